@@ -1,0 +1,90 @@
+//! The two sums that tie a copy together: CRC64NVME over what is stored, BLAKE3 over what was read.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use crc_fast::CrcAlgorithm;
+use serde::{Deserialize, Serialize};
+
+/// A CRC64NVME: S3's full-object checksum, which combines from the parts' in any order. Serialised as S3 writes it: the eight
+/// big-endian bytes in base64.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Crc64(pub u64);
+
+/// Text that is not a CRC64NVME in base64.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is not a CRC64NVME: eight bytes in base64")]
+pub struct ParseCrcError(String);
+
+impl Crc64 {
+    /// The sum of `bytes`.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(crc_fast::checksum(CrcAlgorithm::Crc64Nvme, bytes))
+    }
+
+    /// The sum of this sum's bytes followed by `next_len` bytes whose sum is `next`.
+    #[must_use]
+    pub fn then(self, next: Self, next_len: u64) -> Self {
+        Self(crc_fast::checksum_combine(CrcAlgorithm::Crc64Nvme, self.0, next.0, next_len))
+    }
+
+    /// As in the `x-amz-checksum-crc64nvme` header.
+    #[must_use]
+    pub fn to_base64(self) -> String {
+        BASE64.encode(self.0.to_be_bytes())
+    }
+
+    /// From the `x-amz-checksum-crc64nvme` header.
+    ///
+    /// # Errors
+    /// Where the text is anything but eight bytes in base64.
+    pub fn from_base64(text: &str) -> Result<Self, ParseCrcError> {
+        let bytes = BASE64.decode(text).ok().and_then(|bytes| <[u8; 8]>::try_from(bytes).ok());
+        bytes.map(|bytes| Self(u64::from_be_bytes(bytes))).ok_or_else(|| ParseCrcError(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Crc64 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_base64())
+    }
+}
+
+impl From<Crc64> for String {
+    fn from(crc: Crc64) -> Self {
+        crc.to_base64()
+    }
+}
+
+impl TryFrom<String> for Crc64 {
+    type Error = ParseCrcError;
+    fn try_from(text: String) -> Result<Self, ParseCrcError> {
+        Self::from_base64(&text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_check_value_of_the_algorithm_and_its_header_form() {
+        // "CRC-64/NVME" in the CRC RevEng catalogue: check 0xae8b14860a799888.
+        let crc = Crc64::of(b"123456789");
+        assert_eq!(crc.0, 0xae8b_1486_0a79_9888);
+        assert_eq!(Crc64::from_base64(&crc.to_base64()).expect("our own form"), crc);
+        assert!(Crc64::from_base64("AAAA").is_err());
+    }
+
+    #[test]
+    fn sums_of_pieces_combine_to_the_sum_of_the_whole() {
+        let bytes: Vec<u8> = (0..100_000_u32).map(|i| i.to_le_bytes()[0] ^ i.to_le_bytes()[1]).collect();
+        for cut in [0, 1, 4096, 99_999, 100_000] {
+            let (head, tail) = bytes.split_at(cut);
+            assert_eq!(Crc64::of(head).then(Crc64::of(tail), crate::units::to_u64(tail.len())), Crc64::of(&bytes), "cut at {cut}");
+        }
+    }
+}

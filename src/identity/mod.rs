@@ -1,0 +1,68 @@
+//! Who we are to the cloud: sources of bearer tokens, refreshed long before they expire.
+//!
+//! A conversion outlasts a token's hour, so nobody keeps a token: whoever sends a request asks the source for one.
+
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+
+use crate::retry::Class;
+use crate::secret::Secret;
+
+/// A bearer token and the moment from which it is refused.
+#[derive(Clone, Debug)]
+pub struct Token {
+    /// The text after `Bearer `.
+    pub bearer: Secret,
+    /// When the issuer stops honouring it.
+    pub expires: SystemTime,
+}
+
+/// Gives tokens that are good for a while yet. One refresh serves all callers that wait for it.
+#[async_trait]
+pub trait TokenSource: Send + Sync + 'static {
+    /// A token that is still good, refreshed if it is getting old. A failing refresh is an error only once the old token is of no use.
+    async fn token(&self) -> Result<Token, IdentityError>;
+}
+
+/// Why there is no token.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The identity service said no: a wrong or revoked API key.
+    #[error("{endpoint} refused the API key: {code}: {message}")]
+    Refused {
+        /// Where we asked.
+        endpoint: String,
+        /// IAM's own error code, such as `BXNIM0415E`.
+        code: String,
+        /// IAM's own words.
+        message: String,
+    },
+    /// The identity service could not be reached, or failed.
+    #[error("no token from {endpoint}: {reason}")]
+    Unreachable {
+        /// Where we asked.
+        endpoint: String,
+        /// What happened, without any secret in it.
+        reason: String,
+    },
+    /// The answer was no token.
+    #[error("{endpoint} answered with something that is no token: {reason}")]
+    Malformed {
+        /// Where we asked.
+        endpoint: String,
+        /// What was wrong with it.
+        reason: String,
+    },
+}
+
+impl IdentityError {
+    /// What the error means for another attempt.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Refused { .. } | Self::Malformed { .. } => Class::Permanent,
+            Self::Unreachable { .. } => Class::Transient,
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! snapferry carries a raw block device into object storage as a compressed qcow2 image, at the speed of the disk.
+//!
+//! ```text
+//! source ──chunk──▶ zero test + hash + compress ──bodies──▶ assemble (owns the layout) ──parts──▶ upload ──▶ store
+//!         O_DIRECT        private rayon pool                   one thread                   tokio
+//! ```
+//!
+//! Folders are layers, and a module names only what lies below it (`tests/it/layers.rs` holds them to it):
+//!
+//! | layer | modules | what they know |
+//! |---|---|---|
+//! | 6 | [`cli`] | arguments, terminal, environment, which concrete types are used |
+//! | 4 | [`convert`] | the pipeline from a device to an image |
+//! | 3 | [`source`], [`compress`], [`qcow2`], [`store`] | devices, codecs, the image format, object stores |
+//! | 2 | [`identity`] | who we are to the cloud: tokens |
+//! | 1 | [`units`], [`clock`], [`cancel`], [`retry`], [`secret`], [`hash`] | words that everything else is said in |
+//!
+//! `sim` (the embedded store) and `testing` stand beside the tower: only tests, benches, fuzz targets and the commands
+//! `demo` and `sim` use them.
+
+pub mod cancel;
+pub mod clock;
+pub mod hash;
+pub mod retry;
+pub mod secret;
+pub mod units;
+
+pub mod identity;
+
+pub mod compress;
+pub mod qcow2;
+pub mod source;
+pub mod store;
+
+pub mod convert;
+
+pub mod cli;
+
+#[cfg(feature = "sim")]
+pub mod sim;
+#[cfg(feature = "testing")]
+pub mod testing;

@@ -1,0 +1,71 @@
+//! What an error means for the next attempt, and how long to wait before it.
+
+use std::time::Duration;
+
+use rand::RngExt as _;
+
+/// What to do about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// May go away by itself: a timeout, a reset, a 5xx. Try again.
+    Transient,
+    /// The other side asks for less: 429, 503 SlowDown. Try again later, and with less in flight.
+    Throttled,
+    /// Will be the same next time.
+    Permanent,
+    /// We stopped it ourselves.
+    Cancelled,
+    /// Somebody else owns the job now: stop, touch nothing.
+    LeaseLost,
+}
+
+impl Class {
+    /// Whether another attempt makes sense.
+    #[must_use]
+    pub fn is_retryable(self) -> bool {
+        matches!(self, Self::Transient | Self::Throttled)
+    }
+}
+
+/// Waits between attempts: exponential, with full jitter, bounded.
+#[derive(Clone, Copy, Debug)]
+pub struct Backoff {
+    /// Attempts in all, the first one included.
+    pub attempts: u32,
+    /// The wait before the second attempt is drawn from zero to this.
+    pub first: Duration,
+    /// No wait is drawn from more than this.
+    pub longest: Duration,
+}
+
+impl Backoff {
+    /// For requests to an object store: seven attempts spread over about a minute at most.
+    pub const STORE: Self = Self { attempts: 7, first: Duration::from_millis(500), longest: Duration::from_secs(20) };
+
+    /// The wait before attempt `next` (2, 3, ...), or none when the attempts are used up.
+    #[must_use]
+    pub fn wait_before(&self, next: u32) -> Option<Duration> {
+        if next > self.attempts {
+            return None;
+        }
+        let doublings = next.saturating_sub(2).min(16);
+        let ceiling = self.first.saturating_mul(1 << doublings).min(self.longest);
+        // "Full jitter": many clients that failed together don't come back together.
+        Some(ceiling.mul_f64(rand::rng().random::<f64>()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_stay_bounded_and_end() {
+        let backoff = Backoff { attempts: 4, first: Duration::from_secs(1), longest: Duration::from_secs(3) };
+        for _ in 0..100 {
+            assert!(backoff.wait_before(2).expect("a second attempt") <= Duration::from_secs(1));
+            assert!(backoff.wait_before(4).expect("a fourth attempt") <= Duration::from_secs(3));
+        }
+        assert_eq!(backoff.wait_before(5), None);
+    }
+}

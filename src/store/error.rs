@@ -1,0 +1,165 @@
+//! What can go wrong with a store, and what that means for another attempt.
+
+use std::fmt;
+
+use crate::identity::IdentityError;
+use crate::retry::Class;
+
+/// What was being asked of the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// The request, by S3's own name: `UploadPart`, `HeadObject`.
+    pub request: &'static str,
+    /// What it was about: `s3://bucket/key`, with the part's number where there is one.
+    pub target: String,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.request, self.target)
+    }
+}
+
+/// Why a store did not do as asked. No variant holds a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The store answered no, with a code.
+    #[error("{operation}: the store answered {status} {code}: {message}")]
+    Refused {
+        /// What was asked.
+        operation: Operation,
+        /// HTTP status.
+        status: u16,
+        /// S3's error code, such as `SlowDown`, or the status' own name.
+        code: String,
+        /// The store's words, cut to a line.
+        message: String,
+    },
+    /// There is no such bucket.
+    #[error("bucket {bucket:?} does not exist at {endpoint}")]
+    NoSuchBucket {
+        /// The bucket.
+        bucket: String,
+        /// Where it was looked for.
+        endpoint: String,
+    },
+    /// The keys or the token are not accepted, or may not do this.
+    #[error("{operation}: access denied: {code}: {message}")]
+    Denied {
+        /// What was asked.
+        operation: Operation,
+        /// S3's error code, such as `SignatureDoesNotMatch`.
+        code: String,
+        /// The store's words, cut to a line.
+        message: String,
+    },
+    /// The upload is not known (any more).
+    #[error("{operation}: no such upload {id}")]
+    NoSuchUpload {
+        /// What was asked.
+        operation: Operation,
+        /// The upload's id.
+        id: String,
+    },
+    /// Nothing is stored under the key.
+    #[error("{operation}: no such object")]
+    NoSuchKey {
+        /// What was asked.
+        operation: Operation,
+    },
+    /// The object changed while it was being read, or existed where it must not.
+    #[error("{operation}: a precondition failed: {reason}")]
+    Precondition {
+        /// What was asked.
+        operation: Operation,
+        /// Which one.
+        reason: String,
+    },
+    /// The address can't be reached, or the line broke.
+    #[error("{operation}: {reason}")]
+    Connection {
+        /// What was asked.
+        operation: Operation,
+        /// What happened, as the transport tells it.
+        reason: String,
+    },
+    /// The store's certificate is not trusted.
+    #[error("{operation}: the store's TLS certificate is not trusted: {reason}")]
+    Untrusted {
+        /// What was asked.
+        operation: Operation,
+        /// As rustls tells it.
+        reason: String,
+    },
+    /// No answer within the deadline.
+    #[error("{operation}: no answer within {} s", deadline.as_secs())]
+    TimedOut {
+        /// What was asked.
+        operation: Operation,
+        /// How long we waited.
+        deadline: std::time::Duration,
+    },
+    /// What is stored is not what was sent, or an answer makes no sense.
+    #[error("{operation}: {reason}")]
+    Mismatch {
+        /// What was asked.
+        operation: Operation,
+        /// What differs.
+        reason: String,
+    },
+    /// A local file or folder failed.
+    #[error("{operation}")]
+    Io {
+        /// What was asked.
+        operation: Operation,
+        /// The system's error.
+        #[source]
+        source: std::io::Error,
+    },
+    /// There is no token to ask with.
+    #[error("{operation}")]
+    Identity {
+        /// What was asked.
+        operation: Operation,
+        /// Why not.
+        #[source]
+        source: IdentityError,
+    },
+    /// The store can't be set up at all: a bad endpoint, an unreadable CA file.
+    #[error("{0}")]
+    Setup(String),
+}
+
+impl StoreError {
+    /// What the error means for another attempt.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Refused { status, code, .. } => class_of_refusal(*status, code),
+            Self::Connection { .. } | Self::TimedOut { .. } => Class::Transient,
+            Self::Identity { source, .. } => source.class(),
+            Self::NoSuchBucket { .. }
+            | Self::Denied { .. }
+            | Self::NoSuchUpload { .. }
+            | Self::NoSuchKey { .. }
+            | Self::Precondition { .. }
+            | Self::Untrusted { .. }
+            | Self::Mismatch { .. }
+            | Self::Io { .. }
+            | Self::Setup(_) => Class::Permanent,
+        }
+    }
+}
+
+/// Throttling and passing faults by status and code: S3's error list, IBM COS' "429 or 503" for its limits, and the digest errors
+/// that a flipped bit on the way gives.
+fn class_of_refusal(status: u16, code: &str) -> Class {
+    match (status, code) {
+        (429 | 503, _) | (_, "SlowDown" | "TooManyRequests" | "ServiceUnavailable" | "Throttling") => Class::Throttled,
+        (500 | 502 | 504, _)
+        | (_, "InternalError" | "RequestTimeout" | "BadDigest" | "XAmzContentSHA256Mismatch" | "OperationAborted") => {
+            Class::Transient
+        }
+        _ => Class::Permanent,
+    }
+}

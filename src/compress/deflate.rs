@@ -1,0 +1,34 @@
+//! Deflate by libdeflate: the smaller levels, and `fast` where ISA-L is not built in.
+
+use libdeflater::{CompressionLvl, Compressor};
+
+use super::Level;
+
+pub(super) struct Deflate {
+    compressor: Compressor,
+}
+
+/// libdeflate's own levels, picked from the measured table in `benches/README.md`: 1 and 6 lie on the front of speed against
+/// size, 12 is its end. Level 1 is the least that finds matches at all.
+fn lib_level(level: Level) -> i32 {
+    match level {
+        Level::Fast | Level::Balanced => 1,
+        Level::Small => 6,
+        Level::Smallest => 12,
+    }
+}
+
+pub(super) fn describe(level: Level) -> String {
+    format!("libdeflate level {}, 32 KiB window", lib_level(level))
+}
+
+impl Deflate {
+    pub(super) fn new(level: Level) -> Self {
+        let level = CompressionLvl::new(lib_level(level)).expect("libdeflate has levels 0 to 12");
+        Self { compressor: Compressor::new(level) }
+    }
+
+    pub(super) fn encode(&mut self, cluster: &[u8], out: &mut [u8]) -> Option<usize> {
+        self.compressor.deflate_compress(cluster, out).ok()
+    }
+}

@@ -1,1 +1,24 @@
-//! Not here yet.
+//! The qcow2 format, sans-IO: lengths and offsets in, tables out. No payload, file or thread is known here.
+//!
+//! ```text
+//! head:  header cluster | refcount table | L1 table        sizes known from the virtual size, contents known last
+//! data:  segment 0 | segment 1 | ...                        compressed bodies packed to the byte, raw ones cluster aligned
+//! tail:  L2 tables | refcount blocks                        only tables that map something
+//! ```
+//!
+//! [`Geometry`] says what an image of a disk can look like, before its first byte: where the data begins, how long the file can
+//! get. [`Layout`] then gives each body its place and, when all are placed, the tables that lead to them ([`Image`]). The words of
+//! the format itself are in [`header`], [`l2`] and [`refcount`].
+//!
+//! "Specification" here means QEMU's `docs/interop/qcow2.txt`.
+
+pub mod geometry;
+pub mod header;
+pub mod l2;
+pub mod layout;
+pub mod refcount;
+
+pub use geometry::{Geometry, GeometryError, SEGMENT};
+pub use header::{Compression, Header, HeaderError};
+pub use l2::{EntryError, L1Entry, L2Entry, Mapping};
+pub use layout::{Image, Layout, RawPlace, Tail};

@@ -33,3 +33,31 @@ impl Clock for SystemClock {
         tokio::time::sleep(duration).await;
     }
 }
+
+/// UTC to the second, as in `2026-01-02T03:04:05Z`.
+#[must_use]
+pub fn rfc3339(time: SystemTime) -> String {
+    utc(time, "%Y-%m-%dT%H:%M:%SZ")
+}
+
+/// UTC to the second without punctuation, as in `20260102030405`: for names.
+#[must_use]
+pub fn compact(time: SystemTime) -> String {
+    utc(time, "%Y%m%d%H%M%S")
+}
+
+fn utc(time: SystemTime, format: &str) -> String {
+    // Out of range only in a clock set beyond the year 9999; the epoch then says plainly that the clock is wrong.
+    jiff::Timestamp::try_from(time).unwrap_or(jiff::Timestamp::UNIX_EPOCH).strftime(format).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_print_in_utc() {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_323_045);
+        assert_eq!((rfc3339(time).as_str(), compact(time).as_str()), ("2026-01-02T03:04:05Z", "20260102030405"));
+    }
+}

@@ -13,7 +13,7 @@
 //! | 4 | [`convert`] | the pipeline from a device to an image |
 //! | 3 | [`source`], [`compress`], [`qcow2`], [`store`] | devices, codecs, the image format, object stores |
 //! | 2 | [`identity`] | who we are to the cloud: tokens |
-//! | 1 | [`units`], [`clock`], [`cancel`], [`retry`], [`secret`], [`hash`] | words that everything else is said in |
+//! | 1 | [`units`], [`clock`], [`cancel`], [`retry`], [`secret`], [`hash`], [`trust`] | words that everything else is said in |
 //!
 //! `sim` (the embedded store) and `testing` stand beside the tower: only tests, benches, fuzz targets and the commands
 //! `demo` and `sim` use them.
@@ -23,6 +23,7 @@ pub mod clock;
 pub mod hash;
 pub mod retry;
 pub mod secret;
+pub mod trust;
 pub mod units;
 
 pub mod identity;
@@ -38,5 +39,5 @@ pub mod cli;
 
 #[cfg(feature = "sim")]
 pub mod sim;
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;

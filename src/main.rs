@@ -1,2 +1,7 @@
-//! The command line; see the library for everything else.
-fn main() {}
+//! The `snapferry` command. Everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    snapferry::cli::main(std::env::args_os())
+}

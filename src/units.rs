@@ -78,7 +78,7 @@ impl fmt::Display for ByteCount {
         const UNITS: [(&str, u64); 4] = [("TiB", GIB << 10), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB)];
         for (name, unit) in UNITS {
             if self.0 >= unit {
-                if self.0 % unit == 0 {
+                if self.0.is_multiple_of(unit) {
                     return write!(f, "{} {name}", self.0 / unit);
                 }
                 // Hundredths, in integers: good to the last digit printed at every magnitude.
@@ -106,6 +106,8 @@ impl ClusterBits {
     pub const MIN: u32 = 9;
     /// Largest `cluster_bits` that QEMU opens.
     pub const MAX: u32 = 21;
+    /// 4 KiB, a page: the least that makes sense for whole disks.
+    pub const KIB4: Self = Self(12);
     /// 64 KiB, QEMU's default and what every importer reads.
     pub const DEFAULT: Self = Self(16);
 
@@ -147,6 +149,7 @@ impl ClusterBits {
 
     /// Bytes in a cluster, for buffers.
     #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "no cluster is empty")]
     pub fn len(self) -> usize {
         1 << self.0
     }

@@ -1,1 +1,59 @@
-//! Not here yet.
+//! The command line: the only place that reads arguments and the environment, prints, and picks concrete stores and sources.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+mod args;
+mod config;
+mod convert;
+mod credentials;
+#[cfg(feature = "sim")]
+mod demo;
+mod exit;
+mod log;
+mod progress;
+mod report;
+mod signals;
+#[cfg(feature = "sim")]
+mod sim;
+mod uploads;
+
+use args::{Args, Command};
+use exit::Code;
+
+/// Parses, runs, reports.
+#[must_use]
+pub fn main(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args = match Args::try_parse_from(typed) {
+        Ok(args) => args,
+        Err(error) => {
+            // Help and version are errors to clap too, with exit code 0 and stdout.
+            let _ = error.print();
+            return if error.use_stderr() { Code::Usage.into() } else { Code::Done.into() };
+        }
+    };
+    let console = progress::Console::new();
+    let verbosity = args.verbosity();
+    log::start(verbosity, &console);
+    let outcome = match args.command {
+        Command::Convert(args) => convert::run(&args, verbosity, &console),
+        Command::Uploads(args) => uploads::run(&args),
+        #[cfg(feature = "sim")]
+        Command::Demo(args) => demo::run(&args),
+        #[cfg(feature = "sim")]
+        Command::Sim(args) => sim::run(&args),
+    };
+    match outcome {
+        Ok(code) => code.into(),
+        Err(error) => exit::report(&error).into(),
+    }
+}
+
+/// Threads for requests, TLS and timers. They do little beside the compressors, and one of them always runs the pipeline's end.
+const RUNTIME_THREADS: usize = 2;
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(RUNTIME_THREADS).thread_name("store").enable_all().build()
+}

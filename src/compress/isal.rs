@@ -4,7 +4,9 @@
 //! same bytes from SSE4.2 on (x86-64-v2).
 #![allow(unsafe_code)]
 
-use isal_sys::igzip_lib::{COMP_OK, ISAL_DEF_LVL1_EXTRA_LARGE, NO_FLUSH, isal_deflate_stateless, isal_deflate_stateless_init, isal_zstream};
+use isal_sys::igzip_lib::{
+    COMP_OK, ISAL_DEF_LVL1_EXTRA_LARGE, NO_FLUSH, isal_deflate_stateless, isal_deflate_stateless_init, isal_zstream,
+};
 
 /// For the manifest. The level buffer's size is part of it: it decides where deflate blocks end.
 pub(super) const DESCRIPTION: &str = "isa-l 2.31 level 1, 32 KiB window";

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::units::ClusterBits;
+use crate::units::{ByteCount, ClusterBits, MIB};
 
 mod deflate;
 #[cfg(feature = "isal")]
@@ -139,6 +139,17 @@ impl Encoder {
             (Codec::Deflate, Level::Fast) => isal::DESCRIPTION.to_owned(),
             (Codec::Deflate, _) => deflate::describe(level),
             (Codec::Zstd, _) => zstd::describe(level),
+        }
+    }
+
+    /// The most memory that one encoder takes.
+    #[must_use]
+    pub fn memory(codec: Codec, level: Level, cluster: ClusterBits) -> ByteCount {
+        match codec {
+            // ISA-L: 80 KiB of state and half a MiB of tokens. libdeflate: under 1 MiB, and 9 MiB for its near-optimal parser.
+            Codec::Deflate if level == Level::Smallest => ByteCount(10 * MIB),
+            Codec::Deflate => ByteCount(MIB),
+            Codec::Zstd => zstd::memory(level, cluster),
         }
     }
 

@@ -3,6 +3,7 @@
 use zstd::bulk::Compressor;
 
 use super::Level;
+use crate::units::{ByteCount, ClusterBits, MIB};
 
 pub(super) struct Zstd {
     compressor: Compressor<'static>,
@@ -22,6 +23,16 @@ pub(super) fn describe(level: Level) -> String {
     format!("zstd {} level {}", zstd::zstd_safe::version_string(), lib_level(level))
 }
 
+/// zstd's tables follow its level and the source's size, a cluster; its own account of them is checked against this in the tests.
+pub(super) fn memory(level: Level, cluster: ClusterBits) -> ByteCount {
+    let tables = match level {
+        Level::Fast | Level::Balanced => 3,
+        Level::Small => 8,
+        Level::Smallest => 24,
+    };
+    ByteCount(MIB + tables * cluster.size())
+}
+
 impl Zstd {
     pub(super) fn new(level: Level) -> Self {
         // Defaults do what the format asks: content size on, checksum and dictionary off, and a window that never exceeds
@@ -33,5 +44,26 @@ impl Zstd {
     pub(super) fn encode(&mut self, cluster: &[u8], out: &mut [u8]) -> Option<usize> {
         // The one way to fail with a source and a level that are right is an output that does not fit.
         self.compressor.compress_to_buffer(cluster, out).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::to_u64;
+
+    #[test]
+    fn contexts_stay_within_their_account() {
+        for bits in [12, 16, 21] {
+            let cluster = ClusterBits::new(bits).expect("a cluster size");
+            let bytes: Vec<u8> = (0..cluster.len()).map(|i| (i * i).to_le_bytes()[1]).collect();
+            let mut out = vec![0; cluster.len()];
+            for level in Level::ALL {
+                let mut encoder = Zstd::new(level);
+                encoder.encode(&bytes, &mut out);
+                let taken = to_u64(encoder.compressor.context_mut().sizeof());
+                assert!(taken <= memory(level, cluster).0, "{level} {cluster}: {taken} bytes");
+            }
+        }
     }
 }

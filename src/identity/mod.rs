@@ -9,6 +9,10 @@ use async_trait::async_trait;
 use crate::retry::Class;
 use crate::secret::Secret;
 
+mod api_key;
+
+pub use api_key::{ApiKeyConfig, ApiKeySource, IBM_IAM};
+
 /// A bearer token and the moment from which it is refused.
 #[derive(Clone, Debug)]
 pub struct Token {
@@ -46,6 +50,9 @@ pub enum IdentityError {
         /// What happened, without any secret in it.
         reason: String,
     },
+    /// We can't ask at all: a bad address, an unreadable CA file.
+    #[error("{0}")]
+    Setup(String),
     /// The answer was no token.
     #[error("{endpoint} answered with something that is no token: {reason}")]
     Malformed {
@@ -61,7 +68,7 @@ impl IdentityError {
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            Self::Refused { .. } | Self::Malformed { .. } => Class::Permanent,
+            Self::Refused { .. } | Self::Malformed { .. } | Self::Setup(_) => Class::Permanent,
             Self::Unreachable { .. } => Class::Transient,
         }
     }

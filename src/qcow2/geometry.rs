@@ -137,6 +137,12 @@ impl Geometry {
         SEGMENT.0 >> self.cluster.bits()
     }
 
+    /// Bytes of the disk in each segment but the last.
+    #[must_use]
+    pub fn segment_size(&self) -> ByteCount {
+        SEGMENT
+    }
+
     /// Segments in the disk, the last one perhaps short.
     #[must_use]
     pub fn segments(&self) -> u64 {

@@ -1,1 +1,37 @@
-//! Not here yet.
+//! An S3 store in this process, over a folder, for demonstrations, tests and benches.
+//!
+//! It is strict where real stores differ: every digest that a request carries is checked, every rule of multipart uploads
+//! enforced, nothing visible before it is whole. And it fails on command: see [`Faults`].
+//!
+//! ```text
+//! socket ─▶ server (TCP, TLS) ─▶ front (log, script of faults, IAM and bearer tokens) ─▶ s3s (SigV4, XML) ─▶ store ─▶ folder, uploads
+//! ```
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `server` | the listener, TLS, start and stop |
+//! | `front` | what happens to a request before and after S3 sees it |
+//! | `requests`, `faults`, `stats` | telling requests apart, scripted faults, counters |
+//! | `iam` | API keys to bearer tokens, as IBM's IAM does it |
+//! | `store` | S3's operations |
+//! | `folder`, `uploads` | objects and uploads on disk, and their rules |
+//! | `receive`, `checks` | bodies and digests |
+//!
+//! It is no place for data that matters: it never syncs, and one key may do everything.
+
+mod checks;
+mod faults;
+mod folder;
+mod front;
+mod iam;
+mod receive;
+mod requests;
+mod server;
+mod stats;
+mod store;
+mod uploads;
+
+pub use faults::{Action, Faults, Rule, When};
+pub use requests::Operation;
+pub use server::{SimConfig, SimError, SimStore, TlsFiles, UnsignedPayload};
+pub use stats::{Count, LoggedRequest, Stats};

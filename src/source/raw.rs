@@ -4,7 +4,9 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, SeekFrom, StatxFlags, fcntl_getfl, fcntl_setfl, fstat, ioctl_blksszget, open, seek, statx};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, SeekFrom, StatxFlags, fcntl_getfl, fcntl_setfl, fstat, ioctl_blksszget, open, seek, statx,
+};
 use rustix::io::{Errno, pread, retry_on_intr};
 
 use super::aligned::BUFFER_ALIGNMENT;
@@ -35,7 +37,9 @@ pub struct RawSource {
 enum RawKind {
     Device,
     /// What a regular file looked like when it was opened.
-    File { modified: (i64, i64) },
+    File {
+        modified: (i64, i64),
+    },
 }
 
 impl RawSource {
@@ -79,7 +83,10 @@ impl RawSource {
             let sector = ioctl_blksszget(&file).map_err(ask("asking for the logical block size"))?;
             (to_usize(u64::from(sector)), RawKind::Device)
         } else {
-            (direct_alignment(&file), RawKind::File { modified: (opened.st_mtime, i64::try_from(opened.st_mtime_nsec).unwrap_or(0)) })
+            (
+                direct_alignment(&file),
+                RawKind::File { modified: (opened.st_mtime, i64::try_from(opened.st_mtime_nsec).unwrap_or(0)) },
+            )
         };
         Ok(Self { path: shown, file, size, alignment: alignment.clamp(512, BUFFER_ALIGNMENT), kind })
     }
@@ -171,7 +178,11 @@ impl Source for RawSource {
                     if done < wanted {
                         done -= done % self.alignment;
                         if count < self.alignment {
-                            return Err(SourceError::Shrunk { path: self.path.clone(), offset: at + to_u64(count), size: self.size });
+                            return Err(SourceError::Shrunk {
+                                path: self.path.clone(),
+                                offset: at + to_u64(count),
+                                size: self.size,
+                            });
                         }
                     }
                 }
@@ -206,7 +217,8 @@ impl Source for RawSource {
 
     fn settle(&self) -> Result<(), SourceError> {
         let changed = |what| SourceError::Changed { path: self.path.clone(), what };
-        let ask = |errno: Errno| SourceError::Ask { path: self.path.clone(), question: "asking for the size", source: errno.into() };
+        let ask =
+            |errno: Errno| SourceError::Ask { path: self.path.clone(), question: "asking for the size", source: errno.into() };
         if seek(&self.file, SeekFrom::End(0)).map_err(ask)? != self.size {
             return Err(changed("its size is another now"));
         }

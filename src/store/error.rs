@@ -99,6 +99,47 @@ pub enum StoreError {
         /// How long we waited.
         deadline: std::time::Duration,
     },
+    /// The bytes that arrived are not the bytes that were sent: a checksum says so.
+    #[error("{operation}: damaged on the way: {reason}")]
+    Damaged {
+        /// What was asked.
+        operation: Operation,
+        /// Which sum differs.
+        reason: String,
+    },
+    /// The bucket is in another region than the requests are signed for.
+    #[error("{operation}: {reason}{}", expected.as_ref().map_or_else(String::new, |region| format!("; use region {region:?}")))]
+    WrongRegion {
+        /// What was asked.
+        operation: Operation,
+        /// The region that we signed for, and the store's words.
+        reason: String,
+        /// The one to use, where the store tells.
+        expected: Option<String>,
+    },
+    /// The store does not have this request at all.
+    #[error("{operation}: the store does not offer this request: {reason}")]
+    Unsupported {
+        /// What was asked.
+        operation: Operation,
+        /// What it answered.
+        reason: String,
+    },
+    /// There is no room for more.
+    #[error("{operation}: the disk is full")]
+    Full {
+        /// What was asked.
+        operation: Operation,
+        /// The system's error.
+        #[source]
+        source: std::io::Error,
+    },
+    /// We were told to stop before the store had done as asked.
+    #[error("{operation}: stopped")]
+    Cancelled {
+        /// What was asked.
+        operation: Operation,
+    },
     /// What is stored is not what was sent, or an answer makes no sense.
     #[error("{operation}: {reason}")]
     Mismatch {
@@ -123,7 +164,7 @@ pub enum StoreError {
         operation: Operation,
         /// Why not.
         #[source]
-        source: IdentityError,
+        source: Box<IdentityError>,
     },
     /// The store can't be set up at all: a bad endpoint, an unreadable CA file.
     #[error("{0}")]
@@ -136,7 +177,8 @@ impl StoreError {
     pub fn class(&self) -> Class {
         match self {
             Self::Refused { status, code, .. } => class_of_refusal(*status, code),
-            Self::Connection { .. } | Self::TimedOut { .. } => Class::Transient,
+            Self::Connection { .. } | Self::TimedOut { .. } | Self::Damaged { .. } => Class::Transient,
+            Self::Cancelled { .. } => Class::Cancelled,
             Self::Identity { source, .. } => source.class(),
             Self::NoSuchBucket { .. }
             | Self::Denied { .. }
@@ -144,11 +186,30 @@ impl StoreError {
             | Self::NoSuchKey { .. }
             | Self::Precondition { .. }
             | Self::Untrusted { .. }
+            | Self::WrongRegion { .. }
+            | Self::Unsupported { .. }
+            | Self::Full { .. }
             | Self::Mismatch { .. }
             | Self::Io { .. }
             | Self::Setup(_) => Class::Permanent,
         }
     }
+
+    /// Whether a checksum did not match. Worth another attempt or two, since a bit may have flipped on the way; not seven, since a
+    /// bad memory module flips it every time.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged { .. } => true,
+            Self::Refused { code, .. } => is_digest_code(code),
+            _ => false,
+        }
+    }
+}
+
+/// The codes by which stores say that a body and its checksum differ.
+pub(crate) fn is_digest_code(code: &str) -> bool {
+    matches!(code, "BadDigest" | "XAmzContentSHA256Mismatch" | "XAmzContentChecksumMismatch")
 }
 
 /// Throttling and passing faults by status and code: S3's error list, IBM COS' "429 or 503" for its limits, and the digest errors
@@ -156,10 +217,8 @@ impl StoreError {
 fn class_of_refusal(status: u16, code: &str) -> Class {
     match (status, code) {
         (429 | 503, _) | (_, "SlowDown" | "TooManyRequests" | "ServiceUnavailable" | "Throttling") => Class::Throttled,
-        (500 | 502 | 504, _)
-        | (_, "InternalError" | "RequestTimeout" | "BadDigest" | "XAmzContentSHA256Mismatch" | "OperationAborted") => {
-            Class::Transient
-        }
+        (500 | 502 | 504, _) | (_, "InternalError" | "RequestTimeout" | "OperationAborted") => Class::Transient,
+        _ if is_digest_code(code) => Class::Transient,
         _ => Class::Permanent,
     }
 }

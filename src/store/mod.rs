@@ -14,8 +14,18 @@ use crate::hash::Crc64;
 use crate::units::ByteCount;
 
 mod error;
+pub mod file;
+pub mod limited;
+pub mod pace;
+pub mod retrying;
+pub mod s3;
 
 pub use error::{Operation, StoreError};
+pub use file::FolderStore;
+pub use limited::Limited;
+pub use pace::Pace;
+pub use retrying::Retrying;
+pub use s3::{Auth, S3Config, S3Store};
 
 /// Most parts in one multipart upload (S3 and IBM COS alike).
 pub const MAX_PARTS: u64 = 10_000;

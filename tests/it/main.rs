@@ -1,2 +1,10 @@
-#[test]
-fn t() {}
+//! All integration tests in one binary: one link, and one place for what they share.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod api_key;
+mod devices;
+mod layout;
+mod s3_faults;
+mod sim_store;
+mod stores;

@@ -1,0 +1,96 @@
+# Everything that is done with this tree, by name. `make` alone lists it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+
+# Where rustup puts cargo, for shells that were not told, such as sudo's.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+CARGO ?= cargo
+# Seconds that `make fuzz` gives each target.
+FUZZ_SECONDS ?= 60
+# The demo's disk and how much of it is files.
+DEMO_SIZE ?= 3G
+DEMO_FILL ?= 2252M
+# Passed to benches/compare.py: --quick, --rows, --rounds, --server, see --help.
+BENCH ?=
+
+SCRIPTS := .ci/run $(wildcard scripts/*.sh)
+
+.PHONY: help
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+
+.PHONY: build
+build: ## The release binary: target/release/snapferry
+	scripts/install-system.sh
+	$(CARGO) build --release --locked
+
+.PHONY: install
+install: ## The release binary into cargo's bin folder
+	scripts/install-system.sh
+	$(CARGO) install --path . --locked
+
+.PHONY: demo
+demo: ## A real disk into the embedded store and back, beside qemu-img
+	scripts/demo.sh $(DEMO_SIZE) $(DEMO_FILL)
+
+# Tests that can't run on this machine say so, and are listed once more at the end.
+.PHONY: test
+test: ## The whole test suite; installs what it needs
+	scripts/install-system.sh --test
+	mkdir -p target
+	rm -f target/skipped.txt
+	export SNAPFERRY_SKIPPED="$(CURDIR)/target/skipped.txt"
+	if $(CARGO) nextest --version >/dev/null 2>&1; then
+		$(CARGO) nextest run --locked --features testing
+	else
+		$(CARGO) test --locked --features testing --lib --bins --tests --examples
+	fi
+	$(CARGO) test --locked --features testing --doc
+	if [[ -s target/skipped.txt ]]; then
+		printf 'Skipped on this machine:\n'
+		LC_ALL=C sort -u target/skipped.txt
+	fi
+
+.PHONY: lint
+lint: ## Format, clippy with and without features, shellcheck, cargo-deny
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
+	$(CARGO) clippy --locked --lib --bins --no-default-features -- -D warnings
+	if [[ -f fuzz/Cargo.toml ]]; then $(CARGO) fmt --check --manifest-path fuzz/Cargo.toml; fi
+	if command -v shellcheck >/dev/null; then
+		shellcheck $(SCRIPTS)
+	elif [[ $${CI:-} == true ]]; then
+		echo "shellcheck is missing" >&2
+		exit 1
+	else
+		echo "SKIPPED: shellcheck is not installed" >&2
+	fi
+	if command -v python3 >/dev/null; then benches/compare.py --help >/dev/null; fi
+	if $(CARGO) deny --version >/dev/null 2>&1; then
+		$(CARGO) deny --locked --all-features check licenses bans sources
+	else
+		echo "SKIPPED: cargo-deny is not installed" >&2
+	fi
+
+.PHONY: bench
+bench: ## snapferry beside qemu-img on a 10 GiB disk, into benches/README.md (as root, about an hour; BENCH=--quick for minutes)
+	scripts/install-system.sh --bench
+	$(CARGO) build --release --locked --features testing --bins --examples
+	benches/compare.py $(BENCH)
+
+.PHONY: bench-parts
+bench-parts: ## Criterion benchmarks of the parts
+	scripts/install-system.sh
+	$(CARGO) bench --locked --features testing
+
+.PHONY: fuzz
+fuzz: ## Every fuzz target for FUZZ_SECONDS (60)
+	scripts/fuzz.sh $(FUZZ_SECONDS)
+
+.PHONY: clean
+clean: ## Remove everything that was built, the made disks included
+	$(CARGO) clean
+	rm -rf fuzz/target benches/__pycache__

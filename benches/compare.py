@@ -1,0 +1,666 @@
+#!/usr/bin/env python3
+"""Measures snapferry beside qemu-img, on one disk, in one run, and says which targets are met.
+
+The disk is made (or used again) by scripts/make-disk.sh: real files on ext4, 10 GiB of which 8 are used, behind a read-only
+loop device when root. Every row runs in every round, rounds alternate their direction, and before each row everything is
+written back and the page cache dropped (root only; otherwise it is warm for all alike, and the report says so). Wall time, CPU time
+and peak memory are the process's own, as the kernel counts them. Images that snapferry made are checked by `qemu-img check` each time and
+held against the disk by `qemu-img compare` once for each row, outside of the measured time.
+
+`make bench` builds what is measured and runs this; the report goes between the markers in benches/README.md, and everything
+that was measured to target/bench/last.json. A partial run (--quick, --rows) only prints, unless --write is given.
+
+Rows, for --rows (shell patterns, separated by commas):
+    qemu/deflate  qemu/deflate-W  qemu/zstd-W       qemu-img convert -c; with -W -m 16; the same with zstd
+    file/CODEC/LEVEL                                snapferry convert --output
+    alone/device  alone/codecs                      examples read_device and codec_alone: what the pipeline is made of
+    bucket/snapferry  bucket/s3fs                   into one S3 server: convert --bucket; qemu-img -c onto an s3fs mount
+    rss/SIZE/file  rss/SIZE/bucket                  peak memory for disks of 1 and 64 GiB
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import fnmatch
+import hashlib
+import hmac
+import http.client
+import json
+import os
+import platform
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+HOME = ROOT / "target" / "bench"
+README = ROOT / "benches" / "README.md"
+BEGIN, END = "<!-- compare: begin -->", "<!-- compare: end -->"
+BUCKET = "bench"
+SNAPFERRY = ROOT / "target" / "release" / "snapferry"
+EXAMPLES = ROOT / "target" / "release" / "examples"
+CODECS, LEVELS = ("deflate", "zstd"), ("fast", "balanced", "small")
+DEFAULT = ("deflate", "fast")
+MIB, GIB = 1 << 20, 1 << 30
+# A slow server, a full disk or a hung mount must not stop the bench for ever.
+ROW_LIMIT_S = 3600
+START_LIMIT_S = 30
+
+
+class Failed(Exception):
+    """A row that can't be measured."""
+
+
+class Absent(Exception):
+    """A row that this machine or tree has nothing for."""
+
+
+@dataclasses.dataclass
+class Run:
+    """One measured process."""
+
+    seconds: float
+    cpu: float
+    rss: int
+    size: int | None = None
+    told: dict | None = None
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def settle():
+    """Nothing of the last row is still being written or kept in memory."""
+    os.sync()
+    if os.geteuid() == 0:
+        Path("/proc/sys/vm/drop_caches").write_text("3")
+
+
+def watch(process, ended, peak):
+    """Keeps the process's largest peak memory in `peak`, and ends the process when it takes too long."""
+    deadline = time.monotonic() + ROW_LIMIT_S
+    while not ended.wait(0.02):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            # VmHWM only grows. Not ru_maxrss: that begins with the memory of whoever started the process, which is this script.
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            peak.append(int(status.split("VmHWM:")[1].split()[0]) * 1024)
+            del peak[:-1]
+        if time.monotonic() > deadline:
+            process.kill()
+
+
+def measure(argv, env=None):
+    """Runs a command to its end. Its talk goes to a file that is shown when it fails."""
+    argv = [str(word) for word in argv]
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        begin = time.monotonic()
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env={**os.environ, **(env or {})})
+        ended, peak = threading.Event(), []
+        watcher = threading.Thread(target=watch, args=(process, ended, peak))
+        watcher.start()
+        try:
+            _, status, used = os.wait4(process.pid, 0)
+            seconds = time.monotonic() - begin
+            process.returncode = os.waitstatus_to_exitcode(status)
+        finally:
+            ended.set()
+            watcher.join()
+        out.seek(0)
+        err.seek(0)
+        if process.returncode != 0:
+            raise Failed(f"{' '.join(argv)}: exit code {process.returncode}: {err.read()[-2000:].decode(errors='replace')}")
+        return Run(seconds, used.ru_utime + used.ru_stime, peak[-1] if peak else used.ru_maxrss * 1024), out.read().decode()
+
+
+def tool(name):
+    found = shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin:/sbin")
+    if not found:
+        raise Absent(f"{name} is not installed (scripts/install-system.sh --bench)")
+    return found
+
+
+def quiet(argv):
+    done = subprocess.run([str(word) for word in argv], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise Failed(f"{' '.join(map(str, argv))}: exit code {done.returncode}: {(done.stdout + done.stderr).strip()[-2000:]}")
+    return done.stdout
+
+
+# --- the S3 server ----------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """An S3 server on loopback that both sides upload to: snapferry's own, or Swift."""
+
+    def __init__(self, kind):
+        self.kind = kind
+        self.folder = Path(tempfile.mkdtemp(prefix="server-", dir=HOME))
+        self.port = None
+        if kind == "sim":
+            self.region, self.key, self.secret = "us-south", "snapferry", "snapferry-secret"
+        else:
+            self.region, self.key, self.secret = "us-east-1", "test:tester", "testing123"
+        self.process = None
+
+    @property
+    def env(self):
+        return {"AWS_ACCESS_KEY_ID": self.key, "AWS_SECRET_ACCESS_KEY": self.secret}
+
+    def start(self):
+        if self.kind == "sim":
+            if not SNAPFERRY.exists():
+                raise Absent(f"{SNAPFERRY} is not built (make build)")
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                self.port = free.getsockname()[1]
+            log = open(self.folder / "log", "wb")
+            store = self.folder / "store"
+            store.mkdir()
+            self.process = subprocess.Popen(
+                [SNAPFERRY, "sim", "store", "--dir", store, "--port", str(self.port)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **self.env},
+            )
+        else:
+            script = ROOT / "scripts" / "swift-s3.sh"
+            if not script.exists():
+                raise Absent(f"{script} is missing")
+            self.port = int(quiet([script, "start", self.folder]).strip().rpartition(":")[2].rstrip("/"))
+        self.endpoint = f"http://127.0.0.1:{self.port}"
+        deadline = time.monotonic() + START_LIMIT_S
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                break
+            if time.monotonic() > deadline or (self.process and self.process.poll() is not None):
+                raise Failed(f"the {self.kind} server did not come up")
+            time.sleep(0.05)
+        status = self.request("PUT", f"/{BUCKET}")
+        if status not in (200, 409):
+            raise Failed(f"creating bucket {BUCKET}: the server answered {status}")
+
+    def stop(self):
+        if self.kind == "sim" and self.process:
+            self.process.terminate()
+            try:
+                self.process.wait(START_LIMIT_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        elif self.kind == "swift":
+            with contextlib.suppress(Failed):
+                quiet([ROOT / "scripts" / "swift-s3.sh", "stop", self.folder])
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def request(self, method, path, into=None):
+        """One request with an empty body, signed with SigV4. The answer's body goes to the file `into`."""
+        now = datetime.datetime.now(datetime.timezone.utc)
+        stamp, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
+        host, empty = f"127.0.0.1:{self.port}", hashlib.sha256(b"").hexdigest()
+        headers = {"host": host, "x-amz-content-sha256": empty, "x-amz-date": stamp}
+        names = ";".join(sorted(headers))
+        canonical = "\n".join([method, path, "", *(f"{name}:{headers[name]}" for name in sorted(headers)), "", names, empty])
+        scope = f"{day}/{self.region}/s3/aws4_request"
+        to_sign = "\n".join(["AWS4-HMAC-SHA256", stamp, scope, hashlib.sha256(canonical.encode()).hexdigest()])
+        key = b"AWS4" + self.secret.encode()
+        for word in (day, self.region, "s3", "aws4_request"):
+            key = hmac.digest(key, word.encode(), "sha256")
+        signature = hmac.digest(key, to_sign.encode(), "sha256").hex()
+        headers["authorization"] = f"AWS4-HMAC-SHA256 Credential={self.key}/{scope}, SignedHeaders={names}, Signature={signature}"
+        line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        try:
+            line.request(method, path, headers=headers)
+            answer = line.getresponse()
+            if into and answer.status == 200:
+                with open(into, "wb") as file:
+                    shutil.copyfileobj(answer, file, MIB)
+                if into.stat().st_size != int(answer.getheader("content-length", "-1")):
+                    raise Failed(f"GET {path} ended early")
+            else:
+                answer.read()
+            return answer.status
+        finally:
+            line.close()
+
+    def fetch(self, key, into):
+        status = self.request("GET", f"/{BUCKET}/{key}", into)
+        if status != 200:
+            raise Failed(f"GET {key}: the server answered {status}")
+
+    def remove(self, *keys):
+        for key in keys:
+            self.request("DELETE", f"/{BUCKET}/{key}")
+
+
+@contextlib.contextmanager
+def s3fs(server):
+    """The server's bucket as a folder. What is copied there is kept in a temporary file first, as s3fs does."""
+    with tempfile.TemporaryDirectory(dir=HOME) as folder:
+        folder = Path(folder)
+        at, passwords, temporary = folder / "mnt", folder / "passwd", folder / "tmp"
+        at.mkdir()
+        temporary.mkdir()
+        passwords.touch(mode=0o600)
+        # The bucket's name in front, since the access key may hold a colon itself.
+        passwords.write_text(f"{BUCKET}:{server.key}:{server.secret}\n" if ":" not in server.key else f"{server.key}:{server.secret}\n")
+        env = dict(os.environ)
+        options = ["-o", f"url={server.endpoint}", "-o", "use_path_request_style", "-o", f"endpoint={server.region}",
+                   "-o", f"tmpdir={temporary}"]
+        if ":" in server.key:
+            env.update(server.env, AWSACCESSKEYID=server.key, AWSSECRETACCESSKEY=server.secret)
+        else:
+            options += ["-o", f"passwd_file={passwords}"]
+        process = subprocess.Popen([tool("s3fs"), BUCKET, at, "-f", *options], stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
+        try:
+            deadline = time.monotonic() + START_LIMIT_S
+            while not os.path.ismount(at):
+                if time.monotonic() > deadline or process.poll() is not None:
+                    raise Failed("s3fs did not mount the bucket")
+                time.sleep(0.05)
+            yield at
+        finally:
+            if os.path.ismount(at):
+                quiet([tool("fusermount"), "-u", at])
+            try:
+                process.wait(START_LIMIT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+# --- disks ------------------------------------------------------------------------------------------------------------
+
+
+class Disk:
+    """Something to convert: a loop device when root, a file otherwise."""
+
+    def __init__(self, image, size):
+        self.image, self.size, self.path, self.loop = image, size, image, False
+
+    @property
+    def used(self):
+        return self.image.stat().st_blocks * 512
+
+    def attach(self):
+        if os.geteuid() != 0 or self.loop:
+            return
+        losetup = [tool("losetup"), "--find", "--show", "--read-only"]
+        try:
+            path = quiet([*losetup, "--direct-io=on", self.image])
+        except Failed:
+            path = quiet([*losetup, self.image])
+        self.path, self.loop = Path(path.strip()), True
+
+    def detach(self):
+        if self.loop:
+            quiet([tool("losetup"), "--detach", self.path])
+            self.path, self.loop = self.image, False
+
+
+def made_disk(gib):
+    HOME.mkdir(parents=True, exist_ok=True)
+    image = HOME / f"disk-{gib}G.img"
+    subprocess.run([ROOT / "scripts" / "make-disk.sh", image, f"{gib}G"], check=True, stdout=subprocess.DEVNULL)
+    return Disk(image, gib * GIB)
+
+
+def spread_disk(source, gib):
+    """The same bytes as `source` has, in pieces of 16 MiB, evenly over a larger and otherwise empty disk."""
+    image = HOME / f"disk-{gib}G-of-{source.image.stem}.img"
+    if not (image.exists() and image.stat().st_mtime >= source.image.stat().st_mtime):
+        say(f"spreading {source.image.name} over {gib} GiB")
+        piece, partial = 16 * MIB, image.with_suffix(".making")
+        step = gib * GIB // (source.size // piece) // MIB * MIB
+        with open(source.image, "rb") as old, open(partial, "wb") as new:
+            new.truncate(gib * GIB)
+            for number in range(source.size // piece):
+                old.seek(number * piece)
+                buffer = old.read(piece)
+                if buffer.count(0) != len(buffer):
+                    new.seek(number * step)
+                    new.write(buffer)
+        partial.rename(image)
+    return Disk(image, gib * GIB)
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+class Bench:
+    def __init__(self, options):
+        self.options = options
+        self.disk = None
+        self.one = None
+        self.large = None
+        self.server = None
+        self.no_server = None
+        self.compared = set()
+        self.codec_cpu = {}
+
+    def cleared(self, path):
+        path.unlink(missing_ok=True)
+        path.with_name(path.name + ".manifest").unlink(missing_ok=True)
+        return path
+
+    def verify(self, name, image, disk):
+        """Outside of the measured time: each image is sound; the first of each row is the disk."""
+        quiet([tool("qemu-img"), "check", "-q", image])
+        if name not in self.compared:
+            quiet([tool("qemu-img"), "compare", "-q", "-f", "raw", "-F", "qcow2", disk.path, image])
+            self.compared.add(name)
+
+    def snapferry(self, *words, env=None):
+        if not SNAPFERRY.exists():
+            raise Absent(f"{SNAPFERRY} is not built (make build)")
+        run, out = measure([SNAPFERRY, "convert", "--json", *words], env)
+        try:
+            run.told = json.loads(out.strip().splitlines()[-1])
+        except (IndexError, ValueError) as err:
+            raise Failed(f"convert --json printed no JSON: {out[-200:]!r}") from err
+        return run
+
+    def qemu(self, *words):
+        image = self.cleared(HOME / "qemu.qcow2")
+        run, _ = measure([tool("qemu-img"), "convert", "-c", "-f", "raw", "-O", "qcow2", *words, self.disk.path, image])
+        run.size = image.stat().st_size
+        image.unlink()
+        return run
+
+    def to_file(self, name, disk, codec, level):
+        image = self.cleared(HOME / "snapferry.qcow2")
+        run = self.snapferry("--device", disk.path, "--output", image, "--codec", codec, "--level", level)
+        run.size = image.stat().st_size
+        self.verify(name, image, disk)
+        self.cleared(image)
+        return run
+
+    def needs_server(self):
+        if self.no_server:
+            raise self.no_server
+
+    def to_bucket(self, name, disk):
+        self.needs_server()
+        codec, level = DEFAULT
+        server, key = self.server, "snapferry.qcow2"
+        run = self.snapferry("--device", disk.path, "--bucket", BUCKET, "--key", key, "--endpoint", server.endpoint,
+                             "--region", server.region, "--codec", codec, "--level", level, env=server.env)
+        image = self.cleared(HOME / "fetched.qcow2")
+        server.fetch(key, image)
+        run.size = image.stat().st_size
+        self.verify(name, image, disk)
+        image.unlink()
+        server.remove(key, key + ".manifest")
+        return run
+
+    def onto_s3fs(self):
+        self.needs_server()
+        with s3fs(self.server) as folder:
+            image = folder / "qemu.qcow2"
+            run, _ = measure([tool("qemu-img"), "convert", "-c", "-f", "raw", "-O", "qcow2", self.disk.path, image])
+            run.size = image.stat().st_size
+        self.server.remove("qemu.qcow2")
+        return run
+
+    def example(self, name):
+        path = EXAMPLES / name
+        if not path.exists():
+            raise Absent(f"{path} is not built (cargo build --release --features testing --examples)")
+        run, out = measure([path, self.disk.path])
+        lines = [json.loads(line) for line in out.splitlines() if line.strip()]
+        return run, [entry for line in lines for entry in (line if isinstance(line, list) else [line])]
+
+    def device_alone(self):
+        run, told = self.example("read_device")
+        return Run(told[0]["seconds"], told[0]["cpu_seconds"], run.rss, told=told[0])
+
+    def codecs_alone(self):
+        run, told = self.example("codec_alone")
+        for entry in told:
+            self.codec_cpu.setdefault((entry["codec"], entry["level"]), []).append(entry["cpu_seconds"])
+        return run
+
+    def rows(self):
+        yield "qemu/deflate", lambda: self.qemu()
+        yield "alone/device", self.device_alone
+        for codec in CODECS:
+            for level in LEVELS:
+                name = f"file/{codec}/{level}"
+                yield name, lambda n=name, c=codec, l=level: self.to_file(n, self.disk, c, l)
+            best = "deflate-W" if codec == "deflate" else "zstd-W"
+            how = ["-W", "-m", "16"] + (["-o", "compression_type=zstd"] if codec == "zstd" else [])
+            yield f"qemu/{best}", lambda w=how: self.qemu(*w)
+        yield "alone/codecs", self.codecs_alone
+        yield "bucket/snapferry", lambda: self.to_bucket("bucket/snapferry", self.disk)
+        yield "bucket/s3fs", self.onto_s3fs
+        for size in ("1G", "64G"):
+            pick = (lambda: self.one) if size == "1G" else (lambda: self.large)
+            yield f"rss/{size}/file", lambda p=pick, s=size: self.to_file(f"rss/{s}/file", p(), *DEFAULT)
+            yield f"rss/{size}/bucket", lambda p=pick, s=size: self.to_bucket(f"rss/{s}/bucket", p())
+        if self.options.all:
+            for codec in CODECS:
+                name = f"file/{codec}/smallest"
+                yield name, lambda n=name, c=codec: self.to_file(n, self.one, c, "smallest")
+
+    def prepare(self, names):
+        """Only the disks and the server that the chosen rows need."""
+        wants_one = any(name.startswith("rss/1G") or name.endswith("/smallest") for name in names)
+        wants_large = any(name.startswith("rss/64G") for name in names)
+        self.disk = made_disk(1 if self.options.quick else 10)
+        if wants_one:
+            self.one = self.disk if self.options.quick else made_disk(1)
+        if wants_large:
+            self.large = spread_disk(self.disk, 64)
+        for disk in {disk for disk in (self.disk, self.one, self.large) if disk}:
+            disk.attach()
+        if any("bucket" in name for name in names):
+            self.server = Server(self.options.server)
+            try:
+                self.server.start()
+            except (Absent, Failed) as err:
+                self.no_server = err
+
+    def clean_up(self):
+        if self.server:
+            self.server.stop()
+        for disk in {disk for disk in (self.disk, self.one, self.large) if disk}:
+            disk.detach()
+        for left in ("qemu.qcow2", "snapferry.qcow2", "fetched.qcow2"):
+            self.cleared(HOME / left)
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def middle(runs):
+    """The run that the report shows: medians of what varies, the most of memory."""
+    return Run(
+        statistics.median(run.seconds for run in runs),
+        statistics.median(run.cpu for run in runs),
+        max(run.rss for run in runs),
+        runs[0].size,
+        runs[0].told,
+    )
+
+
+def targets(shown, codec_cpu, cores):
+    """Each target as (what, measured, bound, text of the bound), for the rows that were measured."""
+
+    def at_least(what, value, bound, unit="x"):
+        found.append((what, f"{value:.2f}{unit}", f"at least {bound:g}{unit}", value >= bound))
+
+    def at_most(what, value, bound, unit="", digits=3):
+        found.append((what, f"{value:.{digits}f}{unit}", f"at most {bound:g}{unit}", value <= bound))
+
+    found = []
+    plain, best = shown.get("qemu/deflate"), shown.get("qemu/deflate-W")
+    zstd = shown.get("qemu/zstd-W")
+    for level, faster, smaller in (("fast", 10, 1.0), ("balanced", 5.5, 0.96), ("small", 3, 0.89)):
+        ours = shown.get(f"file/deflate/{level}")
+        if ours and best:
+            at_least(f"deflate {level}: speed beside `qemu-img convert -c -W -m 16`", best.seconds / ours.seconds, faster)
+        if ours and plain and level == "fast":
+            at_least("deflate fast: speed beside `qemu-img convert -c`", plain.seconds / ours.seconds, 18)
+        sizes = [run.size for run in (plain, best) if run]
+        if ours and sizes:
+            at_most(f"deflate {level}: size beside qemu-img's", ours.size / min(sizes), smaller)
+    for level, faster, smaller in (("fast", 4, 1.03), ("balanced", 3.5, 1.0)):
+        ours = shown.get(f"file/zstd/{level}")
+        if ours and zstd:
+            at_least(f"zstd {level}: speed beside `qemu-img -c -W -m 16` with zstd", zstd.seconds / ours.seconds, faster)
+            at_most(f"zstd {level}: size beside qemu-img's", ours.size / zstd.size, smaller)
+    device = shown.get("alone/device")
+    if device:
+        for (codec, level), spent in codec_cpu.items():
+            ours = shown.get(f"file/{codec}/{level}")
+            if ours and level in LEVELS:
+                floor = max(device.seconds, (statistics.median(spent) + device.cpu) / cores)
+                at_most(f"{codec} {level}: wall time over max(device alone, (codec + reader CPU) / {cores})", ours.seconds / floor, 1.15)
+    bucket, mount, file = shown.get("bucket/snapferry"), shown.get("bucket/s3fs"), shown.get("/".join(("file", *DEFAULT)))
+    if bucket and mount:
+        at_least("into a bucket: speed beside `qemu-img convert -c` onto s3fs", mount.seconds / bucket.seconds, 10)
+    if bucket and file:
+        at_most("upload: CPU per GiB stored", (bucket.cpu - file.cpu) / (bucket.size / GIB), 1, " s", 2)
+    for where, bound in (("file", 256), ("bucket", 512)):
+        for size in ("1G", "64G"):
+            ours = shown.get(f"rss/{size}/{where}")
+            if ours:
+                at_most(f"peak memory, {size[:-1]} GiB disk to a {where}", ours.rss / MIB, bound, " MiB", 0)
+        if (small := shown.get(f"rss/1G/{where}")) and (large := shown.get(f"rss/64G/{where}")):
+            at_most(f"peak memory to a {where}: 64 GiB disk beside 1 GiB", large.rss / small.rss, 1.1, "", 2)
+    return found
+
+
+def cpu_model():
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith(("model name", "Model")):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def revision():
+    done = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
+
+
+def report(bench, shown, absent, failed, rounds, cores):
+    disk = bench.disk
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    caches = "page cache dropped before each row" if os.geteuid() == 0 else "not root: page cache warm for all rows alike"
+    lines = [
+        f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}, revision {revision()}. {cpu_model()}, {cores} cores, "
+        f"{memory / GIB:.0f} GiB memory, Linux {platform.release()}; {quiet([tool('qemu-img'), '--version']).splitlines()[0]}.",
+        "",
+        f"Disk: {disk.size // GIB} GiB, {disk.used / GIB:.2f} GiB of it in use, {'a loop device' if disk.loop else 'a file'}; {caches}; "
+        f"{rounds} round{'s' if rounds > 1 else ''}, medians"
+        + (f"; S3 server: {'snapferry sim store' if bench.server.kind == 'sim' else 'Swift s3api'} on the same machine."
+           if bench.server and not bench.no_server else "."),
+        "",
+        "| row | seconds | MiB/s read | CPU s | peak MiB | stored MB | beside `qemu -c` | beside `-W -m 16` of the codec | size beside it |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    plain = shown.get("qemu/deflate")
+    for name, run in shown.items():
+        read = bench.large if name.startswith("rss/64G") else bench.one if name.startswith("rss/1G") or name.endswith("/smallest") else disk
+        same_disk = read is disk and run.size
+        best = shown.get("qemu/zstd-W" if "zstd" in name else "qemu/deflate-W") if same_disk else None
+        lines.append(
+            f"| {name} | {run.seconds:.2f} | {'' if name == 'alone/codecs' else f'{read.size / MIB / run.seconds:.0f}'} | {run.cpu:.2f} | "
+            f"{run.rss / MIB:.0f} | {f'{run.size / 1e6:.1f}' if run.size else ''} | "
+            f"{f'{plain.seconds / run.seconds:.2f}x' if plain and same_disk else ''} | "
+            f"{f'{best.seconds / run.seconds:.2f}x' if best else ''} | {f'{run.size / best.size:.4f}' if best else ''} |"
+        )
+    if bench.codec_cpu:
+        lines += ["", "| codec alone | CPU s for the disk |", "|---|--:|"]
+        lines += [f"| {codec} {level} | {statistics.median(spent):.2f} |" for (codec, level), spent in bench.codec_cpu.items()]
+    found = targets(shown, bench.codec_cpu, cores)
+    if found:
+        lines += ["", "| target | measured | asked | |", "|---|--:|--:|---|"]
+        lines += [f"| {what} | {value} | {bound} | {'met' if met else '**missed**'} |" for what, value, bound, met in found]
+    for word, why in (("Not measured", absent), ("Failed", failed)):
+        if why:
+            lines += ["", f"{word}:", ""] + [f"- {name}: {reason.splitlines()[0]}" for name, reason in why.items()]
+    return "\n".join(lines)
+
+
+def write_readme(text):
+    old = README.read_text()
+    head, found_begin, rest = old.partition(BEGIN)
+    _, found_end, tail = rest.partition(END)
+    if not (found_begin and found_end):
+        raise SystemExit(f"{README} has lost its markers {BEGIN} and {END}")
+    README.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a disk of 1 GiB instead of 10")
+    parser.add_argument("--all", action="store_true", help="level smallest too, on 1 GiB")
+    parser.add_argument("--rows", default="*", metavar="PATTERNS", help="only these rows")
+    parser.add_argument("--rounds", type=int, default=2, help="how often each row runs (2)")
+    parser.add_argument("--server", choices=("sim", "swift"), default="sim", help="where buckets are (sim)")
+    parser.add_argument("--write", action="store_true", help="rewrite benches/README.md after a partial run too")
+    options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error("--rounds must be 1 at least")
+    HOME.mkdir(parents=True, exist_ok=True)
+    bench = Bench(options)
+    patterns = options.rows.split(",")
+    rows = [(name, run) for name, run in bench.rows() if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
+    if not rows:
+        parser.error(f"no row is called {options.rows}")
+    cores = len(os.sched_getaffinity(0))
+    measured, absent, failed = {}, {}, {}
+    # Whoever ends the bench wants loop devices and servers ended too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        bench.prepare([name for name, _ in rows])
+        for number in range(options.rounds):
+            for name, run in rows if number % 2 == 0 else reversed(rows):
+                if name in absent or name in failed:
+                    continue
+                settle()
+                try:
+                    result = run()
+                except Absent as err:
+                    absent[name] = str(err)
+                    say(f"{name}: not measured: {err}")
+                except Failed as err:
+                    failed[name] = str(err)
+                    measured.pop(name, None)
+                    say(f"{name}: failed: {err}")
+                else:
+                    measured.setdefault(name, []).append(result)
+                    size = f", {result.size / 1e6:.1f} MB" if result.size else ""
+                    say(f"round {number + 1}: {name}: {result.seconds:.2f} s, {result.cpu:.2f} s CPU, {result.rss / MIB:.0f} MiB{size}")
+        shown = {name: middle(measured[name]) for name, _ in rows if name in measured}
+        text = report(bench, shown, absent, failed, options.rounds, cores)
+    finally:
+        bench.clean_up()
+    print(text)
+    (HOME / "last.json").write_text(json.dumps(
+        {name: [dataclasses.asdict(run) for run in runs] for name, runs in measured.items()}
+        | {"codec_cpu": {"/".join(key): spent for key, spent in bench.codec_cpu.items()}}, indent=1))
+    whole = not (options.quick or options.rows != "*" or absent or failed)
+    if whole or options.write:
+        write_readme(text)
+        say(f"written to {README}")
+    else:
+        say("a partial run: benches/README.md stays as it is")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (Absent, Failed) as err:
+        sys.exit(f"compare.py: {err}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,36 @@
+//! Any word as an entry: refused, or read so that it is written back bit by bit; and any body that has a place is read back.
+#![no_main]
+
+use arbitrary::Arbitrary;
+use libfuzzer_sys::fuzz_target;
+use snapferry::qcow2::l2::compressed_limit;
+use snapferry::qcow2::{L1Entry, L2Entry, Mapping};
+use snapferry::units::{ClusterBits, HostOffset, SECTOR};
+
+#[derive(Arbitrary, Debug)]
+struct Words {
+    cluster: u8,
+    raw: u64,
+    host: u64,
+    len: u32,
+}
+
+fuzz_target!(|words: Words| {
+    let cluster = ClusterBits::new(9 + u32::from(words.cluster) % 13).expect("from 9 to 21");
+    if let Ok(mapping) = L2Entry(words.raw).decode(cluster) {
+        assert_eq!(mapping.encode(cluster), L2Entry(words.raw));
+    }
+    if let Ok(Some((table, _))) = L1Entry(words.raw).decode(cluster) {
+        assert_eq!(L1Entry::new(table, cluster).0 << 1, words.raw << 1, "all but COPIED");
+    }
+
+    let len = u64::from(words.len) % (cluster.size() - 1) + 1;
+    let room = compressed_limit(cluster).0 - cluster.size() - len;
+    let host = HostOffset(cluster.size() + words.host % (room + 1));
+    let mapping = Mapping::compressed(host, len, cluster);
+    assert_eq!(mapping.encode(cluster).decode(cluster), Ok(mapping));
+    let Mapping::Compressed { sectors, .. } = mapping else { panic!("{mapping:?}") };
+    // What a reader takes, from the body's first byte to the end of its last sector: all of the body, and less than a sector more.
+    let taken = sectors * SECTOR - host.0 % SECTOR;
+    assert!((len..len + SECTOR).contains(&taken), "{taken} bytes for a body of {len}");
+});

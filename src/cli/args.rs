@@ -1,0 +1,250 @@
+//! What was typed.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args as Group, Parser, Subcommand};
+
+use super::log::Verbosity;
+use crate::compress::{Codec, Level};
+use crate::units::ByteCount;
+
+/// Carries raw disks into object storage as compressed qcow2 images, on all cores.
+#[derive(Debug, Parser)]
+#[command(name = "snapferry", version, propagate_version = true, max_term_width = 100)]
+pub struct Args {
+    #[command(subcommand)]
+    pub command: Command,
+
+    /// Say only what went wrong
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+
+    /// Say more: each request to the store, each retry
+    #[arg(short, long, global = true)]
+    verbose: bool,
+}
+
+impl Args {
+    pub fn verbosity(&self) -> Verbosity {
+        match (self.quiet, self.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (_, true) => Verbosity::Verbose,
+            _ => Verbosity::Normal,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Convert a raw device or file into a compressed qcow2 image, in a bucket or a file
+    Convert(ConvertArgs),
+    /// Show or remove incomplete uploads in a bucket
+    Uploads(UploadsArgs),
+    /// Convert a disk into an embedded store and back, beside qemu-img
+    #[cfg(feature = "sim")]
+    Demo(DemoArgs),
+    /// Run an embedded service, to try things on
+    #[cfg(feature = "sim")]
+    Sim(SimArgs),
+}
+
+#[derive(Debug, Group)]
+#[command(
+    after_help = "Examples:\n  snapferry convert --device /dev/vdc --bucket images\n  snapferry convert --device /dev/vdc --bucket images --key web01.qcow2 --region us-south\n  snapferry convert --device disk.raw --output disk.qcow2 --codec zstd --level balanced\n  snapferry convert --device /dev/vdc --bucket images --dry-run"
+)]
+pub struct ConvertArgs {
+    /// The disk: a block device, or a file that holds a raw disk
+    #[arg(long, value_name = "PATH")]
+    pub device: PathBuf,
+
+    #[command(flatten)]
+    pub destination: DestinationArgs,
+
+    /// Replace what is stored there already
+    #[arg(long)]
+    pub force: bool,
+
+    /// Read a device that is mounted or claimed by another program
+    #[arg(long)]
+    pub in_use: bool,
+
+    /// How clusters are compressed: deflate is read by every importer, zstd is smaller and faster
+    #[arg(long, default_value = "deflate", value_name = "deflate|zstd")]
+    pub codec: Codec,
+
+    /// Speed against size
+    #[arg(long, default_value = "fast", value_name = "fast|balanced|small|smallest")]
+    pub level: Level,
+
+    /// qcow2's cluster size, 4k to 2M
+    #[arg(long, default_value = "64k", value_name = "SIZE")]
+    pub cluster_size: ByteCount,
+
+    /// Compression threads [default: one a core]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+
+    /// Bytes in each part of the upload, a multiple of 4M [default: 32M, more for very large disks]
+    #[arg(long, value_name = "SIZE")]
+    pub part_size: Option<ByteCount>,
+
+    /// Parts uploaded at once [default: 6]
+    #[arg(long, value_name = "N")]
+    pub connections: Option<NonZeroUsize>,
+
+    /// Send at most so many bytes a second, as in 50M
+    #[arg(long, value_name = "RATE")]
+    pub limit: Option<ByteCount>,
+
+    /// Store unreadable sectors as zeros, list them, and exit with code 3
+    #[arg(long)]
+    pub salvage: bool,
+
+    /// Leave out the BLAKE3 sums of what was read
+    #[arg(long)]
+    pub no_hash: bool,
+
+    /// Print what would be done: sizes, parts, memory
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Print the result as JSON on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Where the image goes.
+#[derive(Debug, Group)]
+pub struct DestinationArgs {
+    /// Send the image into this bucket
+    #[arg(long, value_name = "NAME", required_unless_present = "output", conflicts_with = "output")]
+    pub bucket: Option<String>,
+
+    /// The image's name in the bucket [default: HOST-DEVICE-UTC.qcow2]
+    #[arg(long, value_name = "KEY", requires = "bucket")]
+    pub key: Option<String>,
+
+    /// Write the image to this file
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// How the object store is reached.
+#[derive(Debug, Group)]
+#[command(next_help_heading = "Object store")]
+pub struct StoreArgs {
+    /// The store's address, or IBM COS' own by kind: direct (from inside a VPC), private, public [default: direct]
+    #[arg(long, value_name = "URL|KIND")]
+    pub endpoint: Option<String>,
+
+    /// The bucket's region [default: AWS_REGION]
+    #[arg(long, value_name = "REGION")]
+    pub region: Option<String>,
+
+    /// HMAC keys: AWS' ini format, or the JSON of an IBM service credential
+    #[arg(long, value_name = "FILE", conflicts_with = "api_key_file")]
+    pub credentials_file: Option<PathBuf>,
+
+    /// An IBM Cloud API key
+    #[arg(long, value_name = "FILE")]
+    pub api_key_file: Option<PathBuf>,
+
+    /// Where IBM IAM gives tokens [default: https://iam.cloud.ibm.com]
+    #[arg(long, value_name = "URL")]
+    pub iam_endpoint: Option<String>,
+
+    /// A private certificate authority, trusted beside the system's
+    #[arg(long, value_name = "PEM")]
+    pub ca_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Group)]
+pub struct UploadsArgs {
+    #[command(subcommand)]
+    pub action: UploadsAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum UploadsAction {
+    /// List incomplete uploads
+    List {
+        #[command(flatten)]
+        bucket: BucketArgs,
+        /// Only of keys that begin so
+        #[arg(long, default_value = "", value_name = "TEXT")]
+        prefix: String,
+        /// Print JSON on stdout
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove incomplete uploads and their parts
+    Abort {
+        #[command(flatten)]
+        bucket: BucketArgs,
+        /// The upload's key
+        #[arg(long, value_name = "KEY", required_unless_present = "all")]
+        key: Option<String>,
+        /// The upload's id [default: every upload of the key]
+        #[arg(long, value_name = "ID", requires = "key")]
+        id: Option<String>,
+        /// Every upload in the bucket
+        #[arg(long, conflicts_with = "key")]
+        all: bool,
+    },
+}
+
+#[derive(Debug, Group)]
+pub struct BucketArgs {
+    /// The bucket
+    #[arg(long, value_name = "NAME")]
+    pub bucket: String,
+
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+#[cfg(feature = "sim")]
+#[derive(Debug, Group)]
+pub struct DemoArgs {
+    /// The disk: a block device, or a file that holds a raw disk
+    #[arg(long, value_name = "PATH")]
+    pub disk: PathBuf,
+}
+
+#[cfg(feature = "sim")]
+#[derive(Debug, Group)]
+pub struct SimArgs {
+    #[command(subcommand)]
+    pub action: SimAction,
+}
+
+#[cfg(feature = "sim")]
+#[derive(Debug, Subcommand)]
+pub enum SimAction {
+    /// An S3 store over a folder, on this machine's loopback address
+    Store(SimStoreArgs),
+}
+
+#[cfg(feature = "sim")]
+#[derive(Debug, Group)]
+pub struct SimStoreArgs {
+    /// Where it keeps its objects
+    #[arg(long, value_name = "FOLDER")]
+    pub dir: PathBuf,
+
+    /// The port to listen on; 0 takes a free one
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    pub port: u16,
+
+    /// Make this bucket if it is not there; may be given more than once
+    #[arg(long, value_name = "NAME")]
+    pub bucket: Vec<String>,
+
+    /// Misbehave as this JSON file says
+    #[arg(long, value_name = "FILE")]
+    pub faults: Option<PathBuf>,
+}

@@ -1,0 +1,212 @@
+//! What it means: arguments and environment resolved into what the layers below take.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::args::{ConvertArgs, DestinationArgs, StoreArgs};
+use super::credentials::{self, Credentials, Environment};
+use super::exit::UsageError;
+use crate::cancel::Cancel;
+use crate::clock::{Clock, SystemClock, compact};
+use crate::convert::plan::{Destination, Hashing, Options};
+use crate::identity::{ApiKeyConfig, ApiKeySource, IBM_IAM};
+use crate::retry::Backoff;
+use crate::store::{Auth, FolderStore, Limited, ObjectKey, ObjectStore, Pace, Retrying, S3Config, S3Store};
+use crate::units::{ByteCount, ClusterBits};
+
+/// The smallest cluster size offered: below it an image is mostly tables.
+const LEAST_CLUSTER: ClusterBits = ClusterBits::KIB4;
+
+/// The converter's options.
+pub fn options(args: &ConvertArgs) -> anyhow::Result<Options> {
+    let cluster = ClusterBits::from_size(args.cluster_size).map_err(|error| UsageError(error.to_string()))?;
+    if cluster < LEAST_CLUSTER {
+        return Err(UsageError(format!("cluster size {cluster} is too small: give {LEAST_CLUSTER} to 2 MiB")).into());
+    }
+    Ok(Options {
+        codec: args.codec,
+        level: args.level,
+        cluster,
+        threads: args.threads,
+        part_size: args.part_size,
+        connections: args.connections,
+        readers: None,
+        hashing: if args.no_hash { Hashing::Off } else { Hashing::Blake3 },
+    })
+}
+
+/// The image's name and place, without touching either.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// An object.
+    Bucket { bucket: String, key: ObjectKey },
+    /// A file: its folder and its name there.
+    File { folder: PathBuf, key: ObjectKey },
+}
+
+impl Place {
+    /// From what was typed; `device`, `host` and `now` make the default key.
+    pub fn resolve(args: &DestinationArgs, device: &Path, host: &str, now: SystemTime) -> anyhow::Result<Self> {
+        if let Some(output) = &args.output {
+            return Self::file(output);
+        }
+        let bucket = args.bucket.clone().ok_or_else(|| UsageError("give --bucket NAME or --output FILE".into()))?;
+        let key = args.key.clone().unwrap_or_else(|| default_key(device, host, now));
+        let key = ObjectKey::new(&key).map_err(|error| UsageError(error.to_string()))?;
+        if !key.as_str().ends_with(".qcow2") {
+            tracing::warn!(%key, "IBM Cloud imports images only under names that end in .qcow2, in lower case");
+        }
+        Ok(Self::Bucket { bucket, key })
+    }
+
+    fn file(output: &Path) -> anyhow::Result<Self> {
+        if output.as_os_str() == "-" {
+            return Err(UsageError(
+                "--output - is not possible: the image's header is known last, and a pipe can't go back to it; give a file, or --bucket".into(),
+            )
+            .into());
+        }
+        let wrong = || UsageError(format!("--output {} does not name a file", output.display()));
+        let name = output.file_name().and_then(|name| name.to_str()).ok_or_else(wrong)?;
+        let key = ObjectKey::new(name).map_err(|error| UsageError(error.to_string()))?;
+        let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Ok(Self::File { folder: folder.to_owned(), key })
+    }
+
+    pub fn key(&self) -> &ObjectKey {
+        match self {
+            Self::Bucket { key, .. } | Self::File { key, .. } => key,
+        }
+    }
+
+    pub fn kind(&self) -> Destination {
+        match self {
+            Self::Bucket { .. } => Destination::Bucket,
+            Self::File { .. } => Destination::File,
+        }
+    }
+
+    /// The file's path, for a local image.
+    pub fn path(&self) -> Option<PathBuf> {
+        match self {
+            Self::Bucket { .. } => None,
+            Self::File { folder, key } => Some(folder.join(key.as_str())),
+        }
+    }
+}
+
+/// `<host>-<device>-<UTC yyyymmddhhmmss>.qcow2`, with nothing but letters, digits, dots and dashes.
+fn default_key(device: &Path, host: &str, now: SystemTime) -> String {
+    let device = device.file_stem().map_or("disk".into(), |name| name.to_string_lossy());
+    let clean = |text: &str| text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect::<String>();
+    format!("{}-{}-{}.qcow2", clean(host), clean(&device), compact(now))
+}
+
+/// This machine's name.
+pub fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The destination with its decorators: each attempt is counted against the rate limit, failures are retried, and throttling halves
+/// what is in flight.
+pub fn open_store(
+    place: &Place,
+    args: &StoreArgs,
+    limit: Option<ByteCount>,
+    connections: usize,
+    cancel: &Cancel,
+) -> anyhow::Result<Arc<dyn ObjectStore>> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let bare: Arc<dyn ObjectStore> = match place {
+        Place::Bucket { bucket, .. } => Arc::new(S3Store::connect(s3_config(bucket, args, &Environment::of_process())?)?),
+        Place::File { folder, .. } => Arc::new(FolderStore::new(folder.clone())),
+    };
+    let limited: Arc<dyn ObjectStore> = match limit {
+        Some(rate) if rate.0 == 0 => return Err(UsageError("--limit 0 would never send a byte".into()).into()),
+        Some(rate) => Arc::new(Limited::new(bare, rate, Arc::clone(&clock))),
+        None => bare,
+    };
+    Ok(Arc::new(Retrying::new(limited, clock, cancel.clone(), Pace::new(connections), Backoff::STORE)))
+}
+
+/// Everything that the S3 client is told.
+pub fn s3_config(bucket: &str, args: &StoreArgs, environment: &Environment) -> anyhow::Result<S3Config> {
+    let region = args
+        .region
+        .as_deref()
+        .or_else(|| ["SNAPFERRY_REGION", "AWS_REGION", "AWS_DEFAULT_REGION"].iter().find_map(|name| environment.get(name)));
+    let asked = args.endpoint.as_deref().or_else(|| {
+        ["SNAPFERRY_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"].iter().find_map(|name| environment.get(name))
+    });
+    let endpoint = endpoint(asked.unwrap_or("direct"), region)?;
+    let auth = match credentials::find(args, environment)? {
+        Credentials::Hmac { access_key, secret_key, session_token } => Auth::Hmac { access_key, secret_key, session_token },
+        Credentials::ApiKey(api_key) => {
+            let endpoint =
+                args.iam_endpoint.as_deref().or_else(|| environment.get("SNAPFERRY_IAM_ENDPOINT")).unwrap_or(IBM_IAM).to_owned();
+            Auth::Bearer(Arc::new(ApiKeySource::new(
+                ApiKeyConfig { endpoint, api_key, ca_file: args.ca_file.clone() },
+                Arc::new(SystemClock),
+            )?))
+        }
+    };
+    // Stores other than IBM's and Amazon's rarely care about the region; this is the name that they answer to.
+    let config = S3Config::new(&endpoint, region.unwrap_or("us-east-1"), bucket, auth);
+    Ok(S3Config { ca_file: args.ca_file.clone(), ..config })
+}
+
+/// A URL as it is, or IBM COS' own endpoint of the kind and region (IBM's documentation, "Endpoints and storage locations").
+fn endpoint(asked: &str, region: Option<&str>) -> anyhow::Result<String> {
+    if asked.starts_with("http://") || asked.starts_with("https://") {
+        return Ok(asked.trim_end_matches('/').to_owned());
+    }
+    let kind = match asked {
+        "public" => "",
+        "private" => "private.",
+        "direct" => "direct.",
+        other => {
+            let message = format!("--endpoint {other:?} is neither a URL (https://...) nor one of direct, private, public");
+            return Err(UsageError(message).into());
+        }
+    };
+    let region = region.ok_or_else(|| {
+        UsageError("which store? Give --region (IBM COS, as in us-south), or --endpoint URL for another S3 store".into())
+    })?;
+    Ok(format!("https://s3.{kind}{region}.cloud-object-storage.appdomain.cloud"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn the_default_key_is_clean_and_dated() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_323_045);
+        assert_eq!(default_key(Path::new("/dev/vdc"), "conv_1.eu", now), "conv-1.eu-vdc-20260102030405.qcow2");
+        assert_eq!(default_key(Path::new("my disk.raw"), "h", now), "h-my-disk-20260102030405.qcow2");
+    }
+
+    #[test]
+    fn endpoints_are_urls_or_ibms_own() {
+        let at = |asked: &str, region| endpoint(asked, region).map_err(|error| error.to_string());
+        assert_eq!(at("http://127.0.0.1:9000/", None).as_deref(), Ok("http://127.0.0.1:9000"));
+        assert_eq!(
+            at("direct", Some("us-south")).as_deref(),
+            Ok("https://s3.direct.us-south.cloud-object-storage.appdomain.cloud")
+        );
+        assert_eq!(at("public", Some("eu-de")).as_deref(), Ok("https://s3.eu-de.cloud-object-storage.appdomain.cloud"));
+        assert!(at("direct", None).expect_err("no region").contains("--region"));
+        assert!(at("s3.example.com", Some("x")).expect_err("no scheme").contains("neither a URL"));
+    }
+
+    #[test]
+    fn a_pipe_is_refused_with_the_reason() {
+        let error = Place::file(Path::new("-")).expect_err("refused").to_string();
+        assert!(error.contains("header is known last"), "{error}");
+        assert!(Place::file(Path::new("/")).is_err() && Place::file(Path::new("a/..")).is_err());
+        let Ok(Place::File { folder, .. }) = Place::file(Path::new("x.qcow2")) else { panic!("a file") };
+        assert_eq!(folder, Path::new("."));
+    }
+}

@@ -1,0 +1,91 @@
+//! `snapferry convert`.
+
+use std::io::{Write as _, stderr, stdout};
+use std::sync::Arc;
+
+use super::args::ConvertArgs;
+use super::config::{self, Place};
+use super::exit::{Code, UsageError};
+use super::progress::{Console, Progress};
+use super::report::{Report, write_plan};
+use super::{log::Verbosity, signals};
+use crate::cancel::Cancel;
+use crate::clock::{Clock as _, SystemClock};
+use crate::convert::counters::Counters;
+use crate::convert::plan::Plan;
+use crate::convert::{Conversion, Converted, Target, plan_for};
+use crate::source::{BadRange, InUse, RawSource, Salvaging, Source};
+
+pub fn run(args: &ConvertArgs, verbosity: Verbosity, console: &Console) -> anyhow::Result<Code> {
+    let options = config::options(args)?;
+    let host = config::host();
+    let place = Place::resolve(&args.destination, &args.device, &host, SystemClock.now())?;
+    let source = RawSource::open(&args.device, if args.in_use { InUse::Read } else { InUse::Refuse })?;
+    if place.path().is_some_and(|path| source.is_same_as(&path)) {
+        return Err(UsageError(format!(
+            "the output is the input: {} would be overwritten while it is read",
+            args.device.display()
+        ))
+        .into());
+    }
+    let plan = plan_for(&source, &options, place.kind())?;
+    let runtime = super::runtime()?;
+    let cancel = Cancel::new();
+    let store = {
+        // The HTTP client looks for the runtime that it is made in.
+        let _inside = runtime.enter();
+        config::open_store(&place, &args.destination.store, args.limit, plan.connections, &cancel)?
+    };
+    if args.dry_run {
+        return dry_run(args, &plan, source.name(), &store.url(place.key()));
+    }
+    signals::listen(runtime.handle(), &cancel)?;
+    let target = Target { store, key: place.key().clone(), kind: place.kind(), replace: args.force };
+    let counters = Arc::new(Counters::default());
+    let progress = Progress::show(console, verbosity, Arc::clone(&counters), source.size());
+    let convert = |source: &dyn Source, bad_ranges: &dyn Fn() -> Vec<BadRange>| {
+        let counters = Arc::clone(&counters);
+        Conversion {
+            source,
+            target: target.clone(),
+            plan: &plan,
+            host: host.clone(),
+            clock: &SystemClock,
+            cancel: cancel.clone(),
+            counters,
+        }
+        .run(runtime.handle(), bad_ranges)
+    };
+    let converted = if args.salvage {
+        let salvaging = Salvaging::new(source);
+        convert(&salvaging, &|| salvaging.bad_ranges())
+    } else {
+        convert(&source, &Vec::new)
+    };
+    drop(progress);
+    let converted = converted?;
+    let report = Report::new(&converted, &counters.totals(), plan.summary());
+    print(args, verbosity, &converted, &report)?;
+    let complete = converted.manifest.salvaged.is_empty();
+    Ok(if complete { Code::Done } else { Code::Source })
+}
+
+fn print(args: &ConvertArgs, verbosity: Verbosity, converted: &Converted, report: &Report) -> anyhow::Result<()> {
+    if verbosity != Verbosity::Quiet {
+        report.write_for_people(converted.took, &mut stderr().lock())?;
+    }
+    if args.json {
+        writeln!(stdout().lock(), "{}", serde_json::to_string(report)?)?;
+    }
+    Ok(())
+}
+
+fn dry_run(args: &ConvertArgs, plan: &Plan, source: &str, image: &str) -> anyhow::Result<Code> {
+    let summary = plan.summary();
+    if args.json {
+        writeln!(stdout().lock(), "{}", serde_json::to_string(&summary)?)?;
+    } else {
+        write_plan(&summary, source, image, &mut stdout().lock())?;
+    }
+    Ok(Code::Done)
+}

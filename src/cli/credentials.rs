@@ -1,0 +1,219 @@
+//! Where keys come from: files, systemd's credentials, the environment. Never the command line.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::args::StoreArgs;
+use super::exit::UsageError;
+use crate::secret::Secret;
+
+/// What was found.
+#[derive(Debug)]
+pub enum Credentials {
+    /// An S3 key pair.
+    Hmac {
+        /// Its public half.
+        access_key: String,
+        /// Its secret half.
+        secret_key: Secret,
+        /// For temporary keys.
+        session_token: Option<Secret>,
+    },
+    /// An IBM Cloud API key.
+    ApiKey(Secret),
+}
+
+/// The environment variables that matter here, read once, so that tests can make them up.
+#[derive(Clone, Default)]
+pub struct Environment {
+    variables: std::collections::BTreeMap<String, String>,
+}
+
+impl Environment {
+    /// The process' own.
+    pub fn of_process() -> Self {
+        Self { variables: std::env::vars().collect() }
+    }
+
+    /// A variable's value, unless it is empty.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+}
+
+/// Looks in this order: `--credentials-file` or `--api-key-file`; `AWS_ACCESS_KEY_ID` with `AWS_SECRET_ACCESS_KEY`;
+/// `IBMCLOUD_API_KEY`; `$CREDENTIALS_DIRECTORY/apikey` from systemd; `AWS_SHARED_CREDENTIALS_FILE` or `~/.aws/credentials`.
+pub fn find(args: &StoreArgs, environment: &Environment) -> anyhow::Result<Credentials> {
+    if let Some(path) = &args.credentials_file {
+        return from_file(path, environment);
+    }
+    if let Some(path) = &args.api_key_file {
+        return api_key(path);
+    }
+    match (environment.get("AWS_ACCESS_KEY_ID"), environment.get("AWS_SECRET_ACCESS_KEY")) {
+        (Some(access_key), Some(secret)) => {
+            let session_token = environment.get("AWS_SESSION_TOKEN").map(Secret::new);
+            return Ok(Credentials::Hmac { access_key: access_key.to_owned(), secret_key: Secret::new(secret), session_token });
+        }
+        (None, None) => {}
+        (Some(_), None) => return Err(UsageError("AWS_ACCESS_KEY_ID is set, but AWS_SECRET_ACCESS_KEY is not".into()).into()),
+        (None, Some(_)) => return Err(UsageError("AWS_SECRET_ACCESS_KEY is set, but AWS_ACCESS_KEY_ID is not".into()).into()),
+    }
+    if let Some(key) = environment.get("IBMCLOUD_API_KEY") {
+        return Ok(Credentials::ApiKey(Secret::new(key)));
+    }
+    let of_systemd = environment.get("CREDENTIALS_DIRECTORY").map(|folder| Path::new(folder).join("apikey"));
+    if let Some(path) = of_systemd.filter(|path| path.exists()) {
+        return api_key(&path);
+    }
+    let shared = environment.get("AWS_SHARED_CREDENTIALS_FILE").map(PathBuf::from);
+    let home = environment.get("HOME").map(|home| Path::new(home).join(".aws/credentials"));
+    match shared.or_else(|| home.filter(|path| path.exists())) {
+        Some(path) => from_file(&path, environment),
+        None => Err(UsageError(
+            "no credentials for the object store: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (HMAC keys) or IBMCLOUD_API_KEY, \
+             or give --credentials-file or --api-key-file"
+                .into(),
+        )
+        .into()),
+    }
+}
+
+fn read(path: &Path, what: &str) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).map_err(|error| UsageError(format!("cannot read the {what} {}: {error}", path.display())).into())
+}
+
+fn api_key(path: &Path) -> anyhow::Result<Credentials> {
+    let text = read(path, "API key file")?;
+    // `ibmcloud iam api-key-create --file` writes JSON; a secret store usually gives the bare key.
+    let key = match serde_json::from_str::<ApiKeyJson>(&text) {
+        Ok(found) => Secret::new(&found.apikey),
+        Err(_) => Secret::new(&text),
+    };
+    if key.is_empty() || key.reveal().contains(char::is_whitespace) {
+        return Err(UsageError(format!("{} does not hold an API key alone", path.display())).into());
+    }
+    Ok(Credentials::ApiKey(key))
+}
+
+#[derive(Deserialize)]
+struct ApiKeyJson {
+    apikey: String,
+}
+
+/// IBM's service credential, as the console lets one download it.
+#[derive(Deserialize)]
+struct ServiceCredential {
+    cos_hmac_keys: Option<HmacJson>,
+    apikey: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct HmacJson {
+    access_key_id: String,
+    secret_access_key: String,
+}
+
+fn from_file(path: &Path, environment: &Environment) -> anyhow::Result<Credentials> {
+    let text = read(path, "credentials file")?;
+    let bad = |why: &str| anyhow::Error::from(UsageError(format!("the credentials file {} {why}", path.display())));
+    if text.trim_start().starts_with('{') {
+        // The parser's own message would quote what it read.
+        let found: ServiceCredential = serde_json::from_str(&text).map_err(|_| bad("is not the JSON of a service credential"))?;
+        return match (found.cos_hmac_keys, found.apikey) {
+            (Some(HmacJson { access_key_id, secret_access_key }), _) => Ok(Credentials::Hmac {
+                access_key: access_key_id,
+                secret_key: Secret::new(&secret_access_key),
+                session_token: None,
+            }),
+            (None, Some(key)) => Ok(Credentials::ApiKey(Secret::new(&key))),
+            (None, None) => Err(bad("holds neither cos_hmac_keys nor an apikey")),
+        };
+    }
+    let profile = environment.get("AWS_PROFILE").unwrap_or("default");
+    from_ini(&text, profile).ok_or_else(|| bad(&format!("has no aws_access_key_id and aws_secret_access_key under [{profile}]")))
+}
+
+fn from_ini(text: &str, profile: &str) -> Option<Credentials> {
+    let mut inside = false;
+    let (mut access_key, mut secret_key, mut session_token) = (None, None, None);
+    for line in text.lines().map(str::trim) {
+        if let Some(section) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            inside = section.trim() == profile;
+        } else if let Some((name, value)) = line.split_once('=').filter(|_| inside && !line.starts_with(['#', ';'])) {
+            match name.trim() {
+                "aws_access_key_id" => access_key = Some(value.trim().to_owned()),
+                "aws_secret_access_key" => secret_key = Some(Secret::new(value)),
+                "aws_session_token" => session_token = Some(Secret::new(value)),
+                _ => {}
+            }
+        }
+    }
+    Some(Credentials::Hmac { access_key: access_key?, secret_key: secret_key?, session_token })
+}
+
+#[cfg(test)]
+impl Environment {
+    pub(super) fn made_up(variables: &[(&str, &str)]) -> Self {
+        Self { variables: variables.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args() -> StoreArgs {
+        StoreArgs { endpoint: None, region: None, credentials_file: None, api_key_file: None, iam_endpoint: None, ca_file: None }
+    }
+
+    fn shown(found: anyhow::Result<Credentials>) -> String {
+        match found {
+            Ok(Credentials::Hmac { access_key, secret_key, session_token }) => {
+                format!("hmac {access_key} {} {}", secret_key.reveal(), session_token.as_ref().map_or("-", Secret::reveal))
+            }
+            Ok(Credentials::ApiKey(key)) => format!("key {}", key.reveal()),
+            Err(error) => format!("error {error}"),
+        }
+    }
+
+    #[test]
+    fn every_place_is_looked_into_in_order() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("written");
+            path
+        };
+        let ini = file(
+            "ini",
+            "[other]\naws_access_key_id=no\n[default]\n# aws_access_key_id = no\naws_access_key_id = ini\naws_secret_access_key=s=1\n",
+        );
+        let json = file("json", r#"{"apikey":"j","cos_hmac_keys":{"access_key_id":"json","secret_access_key":"s2"}}"#);
+        file("apikey", "from-systemd\n");
+        let key = file("key.json", r#"{"name":"x","apikey":"created"}"#);
+        let both = [("AWS_ACCESS_KEY_ID", "env"), ("AWS_SECRET_ACCESS_KEY", "s3"), ("IBMCLOUD_API_KEY", "ibm")];
+        let env = Environment::made_up(&both);
+        assert_eq!(shown(find(&StoreArgs { credentials_file: Some(ini.clone()), ..args() }, &env)), "hmac ini s=1 -");
+        assert_eq!(shown(find(&StoreArgs { credentials_file: Some(json), ..args() }, &env)), "hmac json s2 -");
+        assert_eq!(shown(find(&StoreArgs { api_key_file: Some(key), ..args() }, &env)), "key created");
+        assert_eq!(shown(find(&args(), &env)), "hmac env s3 -");
+        assert_eq!(shown(find(&args(), &Environment::made_up(&both[2..]))), "key ibm");
+        let systemd = [("CREDENTIALS_DIRECTORY", folder.path().to_str().expect("UTF-8"))];
+        assert_eq!(shown(find(&args(), &Environment::made_up(&systemd))), "key from-systemd");
+        let shared = [("AWS_SHARED_CREDENTIALS_FILE", ini.to_str().expect("UTF-8")), ("AWS_PROFILE", "default")];
+        assert_eq!(shown(find(&args(), &Environment::made_up(&shared))), "hmac ini s=1 -");
+        assert!(shown(find(&args(), &Environment::default())).starts_with("error no credentials"));
+        assert!(shown(find(&args(), &Environment::made_up(&both[..1]))).contains("AWS_SECRET_ACCESS_KEY is not"));
+    }
+
+    #[test]
+    fn a_file_that_does_not_parse_is_not_quoted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("bad");
+        std::fs::write(&path, r#"{"apikey": hunter2"#).expect("written");
+        let error = shown(find(&StoreArgs { credentials_file: Some(path), ..args() }, &Environment::default()));
+        assert!(error.contains("is not the JSON") && !error.contains("hunter2"), "{error}");
+    }
+}

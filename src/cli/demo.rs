@@ -1,0 +1,153 @@
+//! `snapferry demo`: a disk into the embedded store and back, beside qemu-img.
+
+use std::io::{Write as _, stdout};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use serde::Deserialize;
+
+use super::args::DemoArgs;
+use super::exit::Code;
+use super::progress::ratio;
+use crate::sim::{SimConfig, SimStore};
+use crate::store::{Auth, ObjectKey, ObjectStore as _, S3Config, S3Store};
+use crate::units::{ByteCount, MIB, to_u64};
+
+const BUCKET: &str = "demo";
+const KEY: &str = "disk.qcow2";
+/// One range request of the read back.
+const RANGE: u64 = 8 * MIB;
+
+/// The part of convert's report that the table needs.
+#[derive(Deserialize)]
+struct Outcome {
+    virtual_size: ByteCount,
+    bytes_stored: u64,
+    seconds: f64,
+}
+
+/// A line of the table.
+struct Row {
+    what: &'static str,
+    took: Duration,
+    size: u64,
+}
+
+pub fn run(args: &DemoArgs) -> anyhow::Result<Code> {
+    let runtime = super::runtime()?;
+    let work = WorkFolder::make()?;
+    let mut out = stdout();
+    let store = runtime.block_on(async {
+        let store = SimStore::start(SimConfig::new(work.path.join("store"))).await?;
+        store.create_bucket(BUCKET).await?;
+        anyhow::Ok(store)
+    })?;
+    writeln!(out, "1. An S3 store listens on {}, and keeps bucket {BUCKET:?} in a temporary folder.", store.endpoint())?;
+    writeln!(
+        out,
+        "2. $ snapferry convert --device {} --bucket {BUCKET} --key {KEY} --endpoint {}",
+        args.disk.display(),
+        store.endpoint()
+    )?;
+    let outcome = convert(&args.disk, &store)?;
+    let back = work.path.join("back.qcow2");
+    writeln!(out, "3. Reading the object back, {} ...", ByteCount(outcome.bytes_stored))?;
+    runtime.block_on(read_back(&store, &back))?;
+    qemu_img(["check", "-q"].map(Path::new).into_iter().chain([back.as_path()]))?;
+    let compare = ["compare", "-f", "raw", "-F", "qcow2"].map(Path::new);
+    qemu_img(compare.into_iter().chain([args.disk.as_path(), back.as_path()]))?;
+    writeln!(out, "   qemu-img check: no errors.   qemu-img compare with {}: images are identical.", args.disk.display())?;
+    std::fs::remove_file(&back)?;
+    writeln!(out, "4. $ qemu-img convert -c -f raw -O qcow2 {} qemu.qcow2", args.disk.display())?;
+    let theirs = work.path.join("qemu.qcow2");
+    let begun = Instant::now();
+    let convert = ["convert", "-c", "-f", "raw", "-O", "qcow2"].map(Path::new);
+    qemu_img(convert.into_iter().chain([args.disk.as_path(), theirs.as_path()]))?;
+    let rows = [
+        Row {
+            what: "snapferry convert, into the bucket",
+            took: Duration::from_secs_f64(outcome.seconds),
+            size: outcome.bytes_stored,
+        },
+        Row { what: "qemu-img convert -c, into a file", took: begun.elapsed(), size: std::fs::metadata(&theirs)?.len() },
+    ];
+    runtime.block_on(store.shutdown());
+    table(&rows, outcome.virtual_size, &mut out)?;
+    Ok(Code::Done)
+}
+
+/// Runs this very program as a user would, its bar on the terminal.
+fn convert(disk: &Path, store: &SimStore) -> anyhow::Result<Outcome> {
+    let config = store.config();
+    let child = Command::new(std::env::current_exe()?)
+        .args(["convert", "--bucket", BUCKET, "--key", KEY, "--json", "--in-use", "--device"])
+        .arg(disk)
+        .args(["--endpoint", &store.endpoint(), "--region", &config.region])
+        .env("AWS_ACCESS_KEY_ID", &config.access_key)
+        .env("AWS_SECRET_ACCESS_KEY", config.secret_key.reveal())
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()?;
+    if !child.status.success() {
+        bail!("the conversion failed ({})", child.status);
+    }
+    serde_json::from_slice(&child.stdout).context("the conversion's report")
+}
+
+async fn read_back(sim: &SimStore, to: &Path) -> anyhow::Result<()> {
+    let config = sim.config();
+    let auth = Auth::Hmac { access_key: config.access_key.clone(), secret_key: config.secret_key.clone(), session_token: None };
+    let store = S3Store::connect(S3Config::new(&sim.endpoint(), &config.region, BUCKET, auth))?;
+    let key = ObjectKey::new(KEY)?;
+    let meta = store.head(&key).await?.context("the object is not there")?;
+    let mut file = std::fs::File::create(to)?;
+    let mut at = 0;
+    while at < meta.size {
+        let bytes = store.get_range(&key, at..meta.size.min(at + RANGE), Some(&meta.etag)).await?;
+        file.write_all(&bytes)?;
+        at += to_u64(bytes.len());
+    }
+    Ok(())
+}
+
+fn qemu_img<'a>(args: impl Iterator<Item = &'a Path>) -> anyhow::Result<()> {
+    let run =
+        Command::new("qemu-img").args(args).output().context("cannot run qemu-img; on Debian and Ubuntu it is in qemu-utils")?;
+    if !run.status.success() {
+        bail!("qemu-img says: {}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    }
+    Ok(())
+}
+
+fn table(rows: &[Row], disk: ByteCount, out: &mut impl std::io::Write) -> std::io::Result<()> {
+    writeln!(out, "\n{:<36} {:>9} {:>12} {:>8} {:>8}", format!("a disk of {disk}"), "seconds", "image", "ratio", "speed")?;
+    let slowest = rows.iter().map(|row| row.took).max().unwrap_or_default();
+    for row in rows {
+        let speed = slowest.as_secs_f64() / row.took.as_secs_f64().max(0.001);
+        let (seconds, image) = (row.took.as_secs_f64(), ByteCount(row.size).to_string());
+        writeln!(out, "{:<36} {seconds:>9.1} {image:>12} {:>8} {speed:>7.1}x", row.what, ratio(row.size, disk.0))?;
+    }
+    Ok(())
+}
+
+/// A temporary folder that goes away with its value.
+struct WorkFolder {
+    path: PathBuf,
+}
+
+impl WorkFolder {
+    fn make() -> anyhow::Result<Self> {
+        let path = std::env::temp_dir().join(format!("snapferry-demo-{}", std::process::id()));
+        std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(Self { path })
+    }
+}
+
+impl Drop for WorkFolder {
+    fn drop(&mut self) {
+        // What can't be removed lies under the system's folder for such things.
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}

@@ -1,0 +1,157 @@
+//! Exit codes, and errors as a person reads them.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use crate::convert::{ConvertError, Failure};
+use crate::identity::IdentityError;
+use crate::source::SourceError;
+use crate::store::StoreError;
+
+/// How a run ended, as the README lists it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// Done.
+    Done = 0,
+    /// Something that nobody expected.
+    Unexpected = 1,
+    /// The command line or the configuration is wrong.
+    Usage = 2,
+    /// The source can't be used, or not all of it could be read (`--salvage`).
+    Source = 3,
+    /// The object store, or the output file.
+    Store = 4,
+    /// Somebody stopped it.
+    Interrupted = 130,
+}
+
+impl From<Code> for ExitCode {
+    fn from(code: Code) -> Self {
+        Self::from(code as u8)
+    }
+}
+
+/// A mistake in what was typed or configured.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(pub String);
+
+/// Prints the error's chain and what to try next, and gives the exit code.
+pub fn report(error: &anyhow::Error) -> Code {
+    let mut lines = format!("snapferry: {}\n", sentence(error));
+    if let Some(hint) = error.chain().find_map(hint_for) {
+        lines.push_str(&format!("  {hint}\n"));
+    }
+    if let Some(Failure { leftover: Some(leftover), .. }) = error.downcast_ref::<Failure>() {
+        lines.push_str(&format!(
+            "  the upload could not be aborted ({}), and is billed until it is: snapferry uploads abort --key {} --id {}\n",
+            leftover.why, leftover.upload.key, leftover.upload.id
+        ));
+    }
+    // Nothing is left to do about a stderr that is gone.
+    let _ = std::io::stderr().write_all(lines.as_bytes());
+    error.chain().find_map(code_for).unwrap_or(Code::Unexpected)
+}
+
+/// `a: b: c`, each cause once: transparent errors repeat their source's words.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let words = cause.to_string();
+        if text.ends_with(&words) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&words);
+    }
+    text
+}
+
+fn code_for(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
+    if let Some(Failure { error, .. }) = cause.downcast_ref::<Failure>() {
+        return Some(code_of_conversion(error));
+    }
+    if let Some(error) = cause.downcast_ref::<ConvertError>() {
+        return Some(code_of_conversion(error));
+    }
+    if cause.is::<StoreError>() || cause.is::<IdentityError>() {
+        return Some(Code::Store);
+    }
+    if cause.is::<SourceError>() {
+        return Some(Code::Source);
+    }
+    cause.is::<UsageError>().then_some(Code::Usage)
+}
+
+fn code_of_conversion(error: &ConvertError) -> Code {
+    match error {
+        ConvertError::Source(_) => Code::Source,
+        ConvertError::Store(_) | ConvertError::Exists { .. } | ConvertError::Manifest { .. } => Code::Store,
+        ConvertError::Geometry(_) | ConvertError::TooLarge { .. } | ConvertError::PartSize { .. } => Code::Usage,
+        ConvertError::Interrupted => Code::Interrupted,
+        ConvertError::Threads { .. } | ConvertError::StageDied { .. } => Code::Unexpected,
+    }
+}
+
+/// The next thing to try, where there is one.
+fn hint_for(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if let Some(Failure { error, .. }) = cause.downcast_ref::<Failure>() {
+        return match error {
+            ConvertError::Source(error) => hint_for(error),
+            ConvertError::Store(error) | ConvertError::Manifest { source: error, .. } => hint_for(error),
+            other => hint_for(other),
+        };
+    }
+    if let Some(error) = cause.downcast_ref::<ConvertError>() {
+        return match error {
+            ConvertError::Exists { .. } => Some("give another --key or --output, or --force to replace it".into()),
+            ConvertError::Manifest { .. } => Some("the image can be used; only its manifest is missing".into()),
+            _ => None,
+        };
+    }
+    if let Some(error) = cause.downcast_ref::<SourceError>() {
+        return hint_for_source(error);
+    }
+    cause.downcast_ref::<StoreError>().and_then(hint_for_store)
+}
+
+fn hint_for_source(error: &SourceError) -> Option<String> {
+    match error {
+        SourceError::Open { path, source } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            Some(format!("reading a device takes rights: run as root, or join the group that owns {path} (often \"disk\")"))
+        }
+        SourceError::Open { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            Some("`lsblk` lists the devices that there are".into())
+        }
+        SourceError::Kind { .. } => Some("give the whole disk, as in --device /dev/vdc, or a file with a raw disk in it".into()),
+        SourceError::Busy { path } => {
+            Some(format!("unmount it (`findmnt -S {path}` tells where it is mounted), or give --in-use if nothing writes to it"))
+        }
+        SourceError::Read { source, .. } if source.raw_os_error().is_some() => {
+            Some("--salvage stores what can be read, with zeros for the rest, and lists each range".into())
+        }
+        SourceError::Changed { .. } => Some("convert a snapshot, or stop what writes to it".into()),
+        _ => None,
+    }
+}
+
+fn hint_for_store(error: &StoreError) -> Option<String> {
+    match error {
+        StoreError::NoSuchBucket { .. } => Some("check the bucket's name, and that --region is the one it was made in".into()),
+        StoreError::Denied { .. } => Some(
+            "check the keys and that they may write to this bucket; the README's \"Credentials\" says where they are looked for"
+                .into(),
+        ),
+        StoreError::Untrusted { .. } => Some("give the authority that signed it: --ca-file PEM".into()),
+        StoreError::Connection { operation, .. } if operation.target.contains(".direct.") => None,
+        StoreError::Connection { .. } | StoreError::TimedOut { .. } => {
+            Some("outside an IBM Cloud VPC the direct endpoints can't be reached: try --endpoint public".into())
+        }
+        StoreError::Io { source, .. } if source.raw_os_error() == Some(rustix::io::Errno::NOSPC.raw_os_error()) => {
+            Some("free space on it, or send the image straight to a bucket: --bucket".into())
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,227 @@
+//! How a running conversion shows itself: a bar on a terminal, a log line every ten seconds elsewhere.
+
+use std::collections::VecDeque;
+use std::io::IsTerminal as _;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use super::log::Verbosity;
+use crate::convert::counters::{Bottleneck, Counters, Totals};
+use crate::units::ByteCount;
+
+/// How often the bar is drawn anew.
+const REDRAW: Duration = Duration::from_millis(250);
+/// How often a line is logged where there is no terminal.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+/// The stretch that rates are taken over: long enough not to flicker, short enough to follow.
+const WINDOW: Duration = Duration::from_secs(5);
+
+/// The terminal on stderr, shared by log lines and the bar.
+#[derive(Clone, Debug)]
+pub struct Console {
+    bars: MultiProgress,
+    terminal: bool,
+}
+
+impl Console {
+    pub fn new() -> Self {
+        Self { bars: MultiProgress::new(), terminal: std::io::stderr().is_terminal() }
+    }
+
+    pub fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
+    /// Runs `print` with the bar out of the way.
+    pub fn suspended<T>(&self, print: impl FnOnce() -> T) -> T {
+        self.bars.suspend(print)
+    }
+}
+
+/// Shows a conversion until dropped.
+pub struct Progress {
+    stop: Option<Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Progress {
+    /// Starts showing `counters`, which go up to `size` bytes.
+    pub fn show(console: &Console, verbosity: Verbosity, counters: Arc<Counters>, size: ByteCount) -> Self {
+        if verbosity == Verbosity::Quiet {
+            return Self { stop: None, thread: None };
+        }
+        let (stop, stopped) = bounded(0);
+        let (bars, terminal) = (console.bars.clone(), console.terminal);
+        let thread = thread::spawn(move || {
+            let mut view = View::new(size);
+            let bar = terminal.then(|| bars.add(bar(size)));
+            let every = if terminal { REDRAW } else { LOG_EVERY };
+            while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
+                let moment = view.look(counters.totals(), Instant::now());
+                match &bar {
+                    Some(bar) => {
+                        bar.set_position(moment.totals.done);
+                        bar.set_message(moment.for_bar());
+                    }
+                    None => moment.log(size),
+                }
+            }
+            if let Some(bar) = bar {
+                bar.finish_and_clear();
+            }
+        });
+        Self { stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            // A bar that panicked is no reason to fail a conversion.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn bar(size: ByteCount) -> ProgressBar {
+    let style =
+        ProgressStyle::with_template("{bar:24.cyan/blue} {percent:>3}%  {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(size.0).with_style(style.progress_chars("█▉▊▋▌▍▎▏ "))
+}
+
+/// Looks at the counters over a moving window.
+struct View {
+    size: ByteCount,
+    seen: VecDeque<(Instant, Totals)>,
+}
+
+/// What is shown.
+struct Moment {
+    totals: Totals,
+    size: ByteCount,
+    /// Bytes of the disk a second.
+    read_rate: u64,
+    /// Bytes of the image a second.
+    stored_rate: u64,
+    left: Option<Duration>,
+    bottleneck: Option<&'static str>,
+}
+
+impl View {
+    fn new(size: ByteCount) -> Self {
+        Self { size, seen: VecDeque::from([(Instant::now(), Totals::default())]) }
+    }
+
+    fn look(&mut self, totals: Totals, now: Instant) -> Moment {
+        self.seen.push_back((now, totals));
+        // One look from before the window stays, so that rates have something to start from.
+        while self.seen.len() > 2 && now.duration_since(self.seen[1].0) > WINDOW {
+            self.seen.pop_front();
+        }
+        let (then, before) = self.seen[0];
+        let elapsed = now.duration_since(then);
+        let rate = |now: u64, before: u64| per_second(now.saturating_sub(before), elapsed);
+        let read_rate = rate(totals.done, before.done);
+        let left = (read_rate > 0).then(|| Duration::from_secs(self.size.0.saturating_sub(totals.done) / read_rate));
+        let bottleneck = totals.bottleneck_since(&before).map(Bottleneck::name);
+        Moment { totals, size: self.size, read_rate, stored_rate: rate(totals.stored, before.stored), left, bottleneck }
+    }
+}
+
+/// Whole bytes a second.
+pub fn per_second(bytes: u64, elapsed: Duration) -> u64 {
+    let millis = elapsed.as_millis().max(1);
+    u64::try_from(u128::from(bytes) * 1000 / millis).unwrap_or(u64::MAX)
+}
+
+impl Moment {
+    /// Image bytes for each disk byte so far, as in `0.34`.
+    fn ratio(&self) -> String {
+        ratio(self.totals.stored, self.totals.done)
+    }
+
+    fn for_bar(&self) -> String {
+        let left = self.left.map_or_else(|| "--:--".to_owned(), clock_face);
+        format!(
+            "{} of {}  read {}/s  write {}/s  ratio {}  ETA {left}  {}-bound",
+            ByteCount(self.totals.done),
+            self.size,
+            ByteCount(self.read_rate),
+            ByteCount(self.stored_rate),
+            self.ratio(),
+            self.bottleneck.unwrap_or("start"),
+        )
+    }
+
+    fn log(&self, size: ByteCount) {
+        let percent = u128::from(self.totals.done) * 100 / u128::from(size.0.max(1));
+        let left = self.left.map_or_else(|| "unknown".to_owned(), clock_face);
+        tracing::info!(
+            percent,
+            done = %ByteCount(self.totals.done),
+            read_rate = %format_args!("{}/s", ByteCount(self.read_rate)),
+            write_rate = %format_args!("{}/s", ByteCount(self.stored_rate)),
+            sent = %ByteCount(self.totals.sent),
+            ratio = %self.ratio(),
+            left = %left,
+            bottleneck = self.bottleneck.unwrap_or("none"),
+            "converting"
+        );
+    }
+}
+
+/// `small` for each byte of `large`, to four digits.
+pub fn ratio(small: u64, large: u64) -> String {
+    if large == 0 {
+        return "-".to_owned();
+    }
+    let ten_thousandths = u128::from(small) * 10_000 / u128::from(large);
+    format!("{}.{:04}", ten_thousandths / 10_000, ten_thousandths % 10_000)
+}
+
+/// `1:02:03`, or `02:03` below an hour.
+pub fn clock_face(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes:02}:{seconds:02}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::{GIB, MIB, to_u64};
+
+    #[test]
+    fn rates_follow_the_window_and_the_rest_is_estimated() {
+        let mut view = View::new(ByteCount(10 * GIB));
+        let start = view.seen[0].0;
+        let at = |seconds: u64, done: u64| {
+            (Totals { done, stored: done / 4, ..Totals::default() }, start + Duration::from_secs(seconds))
+        };
+        for second in 1..=20 {
+            let (totals, now) = at(second, second * 100 * MIB);
+            view.look(totals, now);
+        }
+        let (totals, now) = at(21, 2100 * MIB);
+        let moment = view.look(totals, now);
+        assert_eq!((moment.read_rate, moment.stored_rate), (100 * MIB, 25 * MIB));
+        assert_eq!(moment.left, Some(Duration::from_secs((10 * 1024 - 2100) / 100)));
+        assert_eq!(moment.ratio(), "0.2500");
+        assert!(to_u64(view.seen.len()) <= 8);
+    }
+
+    #[test]
+    fn numbers_print_as_people_read_them() {
+        assert_eq!(
+            (clock_face(Duration::from_secs(3723)).as_str(), clock_face(Duration::from_secs(59)).as_str()),
+            ("1:02:03", "00:59")
+        );
+        assert_eq!((ratio(1, 3).as_str(), ratio(0, 0).as_str(), ratio(5, 4).as_str()), ("0.3333", "-", "1.2500"));
+        assert_eq!(per_second(1000, Duration::from_millis(500)), 2000);
+    }
+}

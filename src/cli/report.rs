@@ -1,0 +1,146 @@
+//! The end of a conversion, for people and for programs.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::progress::{clock_face, per_second, ratio};
+use crate::convert::Converted;
+use crate::convert::counters::Totals;
+use crate::convert::plan::PlanSummary;
+use crate::hash::Crc64;
+use crate::source::BadRange;
+use crate::units::ByteCount;
+
+/// What `--json` prints, one object on stdout. Sizes in bytes.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Where the image is.
+    image: String,
+    /// Where its manifest is.
+    manifest: String,
+    /// The disk's size as the guest sees it.
+    virtual_size: ByteCount,
+    /// Bytes read from the source.
+    bytes_read: u64,
+    /// Bytes of the disk that were known to be holes, and not read.
+    bytes_hole: u64,
+    /// Bytes of the disk that hold zeros, holes included.
+    bytes_zero: u64,
+    /// Bytes of the disk stored as they are.
+    bytes_raw: u64,
+    /// Bytes of the image.
+    bytes_stored: u64,
+    /// Image bytes for each byte of the disk.
+    ratio: f64,
+    /// From the first question to the store to its last answer.
+    seconds: f64,
+    /// Bytes of the disk a second.
+    bytes_per_second: u64,
+    /// Of the whole image, as S3 gives it.
+    crc64nvme: Crc64,
+    /// The stage that held the others up most often.
+    bottleneck: Option<&'static str>,
+    /// What `--salvage` stored as zeros.
+    salvaged: Vec<BadRange>,
+    /// Processor time, user and system, of the whole process.
+    cpu_seconds: f64,
+    /// The most memory that the process has held.
+    peak_rss_bytes: Option<u64>,
+    /// What had been decided.
+    plan: PlanSummary,
+}
+
+impl Report {
+    pub fn new(converted: &Converted, totals: &Totals, plan: PlanSummary) -> Self {
+        let manifest = &converted.manifest;
+        let size = manifest.image.virtual_size;
+        let usage = Usage::of_process();
+        Self {
+            image: converted.url.clone(),
+            manifest: converted.manifest_url.clone(),
+            virtual_size: size,
+            bytes_read: totals.read,
+            bytes_hole: totals.holes,
+            bytes_zero: totals.zero,
+            bytes_raw: totals.raw,
+            bytes_stored: manifest.image.size.0,
+            ratio: ratio(manifest.image.size.0, size.0).parse().unwrap_or(0.0),
+            seconds: converted.took.as_secs_f64(),
+            bytes_per_second: per_second(size.0, converted.took),
+            crc64nvme: manifest.image.crc64,
+            bottleneck: totals.bottleneck_since(&Totals::default()).map(crate::convert::counters::Bottleneck::name),
+            salvaged: manifest.salvaged.clone(),
+            cpu_seconds: usage.cpu.as_secs_f64(),
+            peak_rss_bytes: usage.peak_rss,
+            plan,
+        }
+    }
+
+    /// The same for people.
+    pub fn write_for_people(&self, took: Duration, to: &mut impl Write) -> io::Result<()> {
+        let zero = ByteCount(self.bytes_zero);
+        writeln!(to, "{}", self.image)?;
+        writeln!(
+            to,
+            "  disk      {} ({} zero), read at {}/s in {}",
+            self.virtual_size,
+            zero,
+            ByteCount(self.bytes_per_second),
+            clock_face(took)
+        )?;
+        writeln!(
+            to,
+            "  image     {}, ratio {}, {} {}, CRC64NVME {}",
+            ByteCount(self.bytes_stored),
+            ratio(self.bytes_stored, self.virtual_size.0),
+            self.plan.codec,
+            self.plan.level,
+            self.crc64nvme
+        )?;
+        writeln!(to, "  manifest  {}", self.manifest)?;
+        if let Some(bottleneck) = self.bottleneck {
+            writeln!(to, "  limit     {bottleneck}")?;
+        }
+        for range in &self.salvaged {
+            writeln!(to, "  unreadable, stored as zeros: {} bytes at offset {}", range.length, range.offset)?;
+        }
+        Ok(())
+    }
+}
+
+/// The plan for people, as `--dry-run` prints it.
+pub fn write_plan(plan: &PlanSummary, source: &str, image: &str, to: &mut impl Write) -> io::Result<()> {
+    writeln!(to, "would convert {source} ({}) into {image}", plan.virtual_size)?;
+    writeln!(to, "  codec     {} {}: {}", plan.codec, plan.level, plan.encoder)?;
+    writeln!(to, "  image     at most {}, clusters of {}", plan.largest_image, plan.cluster_size)?;
+    writeln!(to, "  parts     at most {} of {}, {} at once", plan.most_parts, plan.part_size, plan.connections)?;
+    writeln!(to, "  threads   {} compressing, {} reading", plan.threads, plan.readers)?;
+    writeln!(to, "  memory    at most {}", plan.peak_memory)
+}
+
+/// What the process has used so far.
+struct Usage {
+    cpu: Duration,
+    peak_rss: Option<u64>,
+}
+
+impl Usage {
+    /// From /proc, which is there wherever block devices are; all zero where it is not.
+    fn of_process() -> Self {
+        // Fields 14 and 15 of /proc/self/stat: user and system time in ticks (proc(5)); the command's name in brackets may hold blanks.
+        let ticks = std::fs::read_to_string("/proc/self/stat").ok().and_then(|stat| {
+            let (_, rest) = stat.rsplit_once(')')?;
+            let fields: Vec<&str> = rest.split_whitespace().collect();
+            Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
+        });
+        let per_second = rustix::param::clock_ticks_per_second().max(1);
+        let cpu = Duration::from_millis(ticks.unwrap_or(0) * 1000 / per_second);
+        let peak_rss = std::fs::read_to_string("/proc/self/status").ok().and_then(|status| {
+            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+            Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+        });
+        Self { cpu, peak_rss }
+    }
+}

@@ -1,0 +1,79 @@
+//! `snapferry uploads`: incomplete uploads, which cost money until somebody removes them.
+
+use std::io::{Write as _, stdout};
+
+use serde::Serialize;
+
+use super::args::{BucketArgs, UploadsAction, UploadsArgs};
+use super::config::{self, Place};
+use super::exit::{Code, UsageError};
+use crate::cancel::Cancel;
+use crate::clock::rfc3339;
+use crate::store::{ObjectKey, ObjectStore, OpenUpload, Upload};
+
+#[derive(Serialize)]
+struct Listed<'a> {
+    key: &'a str,
+    id: &'a str,
+    started: Option<String>,
+}
+
+pub fn run(args: &UploadsArgs) -> anyhow::Result<Code> {
+    let runtime = super::runtime()?;
+    runtime.block_on(async {
+        match &args.action {
+            UploadsAction::List { bucket, prefix, json } => list(bucket, prefix, *json).await,
+            UploadsAction::Abort { bucket, key, id, all } => abort(bucket, key.as_deref(), id.as_deref(), *all).await,
+        }
+    })
+}
+
+fn open(bucket: &BucketArgs) -> anyhow::Result<std::sync::Arc<dyn ObjectStore>> {
+    // The key plays no part in what is asked of the bucket.
+    let key = ObjectKey::new("uploads").map_err(|error| UsageError(error.to_string()))?;
+    let place = Place::Bucket { bucket: bucket.bucket.clone(), key };
+    config::open_store(&place, &bucket.store, None, 1, &Cancel::new())
+}
+
+async fn list(bucket: &BucketArgs, prefix: &str, json: bool) -> anyhow::Result<Code> {
+    let found = open(bucket)?.list_uploads(prefix).await?;
+    let mut out = stdout().lock();
+    if json {
+        let listed: Vec<Listed<'_>> = found.iter().map(listed).collect();
+        writeln!(out, "{}", serde_json::to_string(&listed)?)?;
+    } else if found.is_empty() {
+        writeln!(out, "no incomplete uploads in {}", bucket.bucket)?;
+    } else {
+        for upload in &found {
+            let Listed { key, id, started } = listed(upload);
+            writeln!(out, "{}  {key}  {id}", started.as_deref().unwrap_or("-"))?;
+        }
+    }
+    Ok(Code::Done)
+}
+
+fn listed(open: &OpenUpload) -> Listed<'_> {
+    Listed { key: open.upload.key.as_str(), id: &open.upload.id, started: open.started.map(rfc3339) }
+}
+
+async fn abort(bucket: &BucketArgs, key: Option<&str>, id: Option<&str>, all: bool) -> anyhow::Result<Code> {
+    let store = open(bucket)?;
+    let key = key.map(ObjectKey::new).transpose().map_err(|error| UsageError(error.to_string()))?;
+    let chosen: Vec<Upload> = match (key, id) {
+        (Some(key), Some(id)) => vec![Upload { key, id: id.to_owned() }],
+        (key, _) => {
+            let found = store.list_uploads(key.as_ref().map_or("", ObjectKey::as_str)).await?;
+            // A prefix also finds longer keys.
+            found.into_iter().map(|open| open.upload).filter(|upload| all || key.as_ref() == Some(&upload.key)).collect()
+        }
+    };
+    let mut out = stdout().lock();
+    for upload in &chosen {
+        store.abort(upload).await?;
+        writeln!(out, "aborted {}  {}", upload.key, upload.id)?;
+    }
+    if chosen.is_empty() {
+        writeln!(out, "no incomplete uploads to abort in {}", bucket.bucket)?;
+    }
+    Ok(Code::Done)
+}

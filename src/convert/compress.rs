@@ -1,0 +1,216 @@
+//! Chunks to bodies, on a rayon pool of our own with one encoder a thread.
+
+use std::ops::Range;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crossbeam_channel::Sender;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use super::counters::Counters;
+use super::plan::{CHUNK, Hashing, Plan};
+use super::{Context, ConvertError};
+use crate::compress::{Encoder, is_zero};
+use crate::source::aligned::PooledBuf;
+use crate::units::{ClusterBits, GuestCluster, GuestOffset, to_u64, to_usize};
+
+/// A BLAKE3 sum of guest bytes.
+pub type GuestHash = [u8; blake3::OUT_LEN];
+
+/// What was read: `len` bytes of the disk from `start`, padded with zeros to a whole number of clusters.
+#[derive(Debug)]
+pub struct Chunk {
+    pub start: GuestOffset,
+    /// Bytes of the disk, at most [`CHUNK`].
+    pub len: usize,
+    pub buf: PooledBuf,
+    /// Room for the chunk's bodies, taken along with `buf`: a job that waited for it here could wait for ever, since the chunk that
+    /// everybody waits for may come last.
+    pub out: PooledBuf,
+}
+
+/// What one guest cluster is stored as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// Nothing: it reads as zeros.
+    Zero,
+    /// Its bytes as they are.
+    Raw,
+    /// So many bytes, right behind the chunk's previous compressed body.
+    Compressed(usize),
+}
+
+/// What a chunk became.
+#[derive(Debug)]
+pub struct Bodies {
+    pub first: GuestCluster,
+    /// One for each cluster of the chunk.
+    pub kinds: Vec<Body>,
+    /// The compressed bodies, end to end.
+    pub compressed: Packed,
+    /// What was read, kept only where a cluster is stored raw.
+    pub raw: Option<PooledBuf>,
+    /// Over the chunk's bytes of the disk, without padding.
+    pub hash: Option<GuestHash>,
+    /// Bytes of the disk.
+    pub len: usize,
+}
+
+/// The front of a buffer.
+#[derive(Debug)]
+pub struct Packed {
+    buf: Option<PooledBuf>,
+    len: usize,
+}
+
+impl Packed {
+    pub fn bytes(&self) -> &[u8] {
+        self.buf.as_ref().map_or(&[], |buf| &buf[..self.len])
+    }
+
+    /// Gives the buffer back before the bodies are dropped.
+    pub fn release(&mut self) {
+        self.buf = None;
+        self.len = 0;
+    }
+}
+
+impl Bodies {
+    /// Where cluster number `index` of the chunk lies in [`Bodies::raw`].
+    pub fn range(index: usize, cluster: ClusterBits) -> Range<usize> {
+        index * cluster.len()..(index + 1) * cluster.len()
+    }
+}
+
+/// The pool and everything that its jobs share.
+pub struct Workers {
+    pool: ThreadPool,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    encoders: Vec<Mutex<Encoder>>,
+    cluster: ClusterBits,
+    hashing: Hashing,
+    zeros: ZeroHashes,
+    context: Context,
+}
+
+impl Workers {
+    /// Starts `plan.threads` threads.
+    pub fn new(plan: &Plan, context: &Context) -> Result<Self, ConvertError> {
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(plan.threads)
+            .thread_name(|index| format!("compress-{index}"))
+            // A job that panics drops its slot, and the assembler reports that; the default would abort the process and
+            // leave the upload behind.
+            .panic_handler(|_| {})
+            .build()
+            .map_err(|source| ConvertError::Threads { reason: source.to_string() })?;
+        let cluster = plan.geometry.cluster();
+        let encoders = (0..plan.threads).map(|_| Mutex::new(Encoder::new(plan.codec, plan.level, cluster))).collect();
+        let shared = Shared { encoders, cluster, hashing: plan.hashing, zeros: ZeroHashes::default(), context: context.clone() };
+        Ok(Self { pool, shared: Arc::new(shared) })
+    }
+
+    /// Jobs that wait or run.
+    pub fn queued(&self) -> usize {
+        self.shared.context.counters.jobs.load(Relaxed)
+    }
+
+    /// Queues a chunk; its bodies go into `slot`. Never waits: the chunk's buffer is what bounds the queue.
+    pub fn submit(&self, chunk: Chunk, slot: Sender<Bodies>) {
+        let shared = Arc::clone(&self.shared);
+        shared.context.counters.jobs.fetch_add(1, Relaxed);
+        // First in, first out: the assembler waits for the oldest.
+        self.pool.spawn_fifo(move || {
+            let counted = JobGuard(&shared.context.counters);
+            if let Some(bodies) = shared.encode(chunk) {
+                // The assembler may be gone already; then nobody wants the bodies.
+                let _ = slot.send(bodies);
+            }
+            drop(counted);
+        });
+    }
+}
+
+/// Takes the job off the gauge also when it panics.
+struct JobGuard<'a>(&'a Counters);
+
+impl Drop for JobGuard<'_> {
+    fn drop(&mut self) {
+        self.0.jobs.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Shared {
+    /// `None` when the work was cancelled.
+    fn encode(&self, chunk: Chunk) -> Option<Bodies> {
+        if self.context.cancel.is_cancelled() {
+            return None;
+        }
+        let cluster = self.cluster;
+        let padded = to_usize(cluster.round_up(to_u64(chunk.len)));
+        let clusters = padded / cluster.len();
+        let first = chunk.start.cluster(cluster);
+        let hashed = self.hashing == Hashing::Blake3;
+        if is_zero(&chunk.buf[..padded]) {
+            let hash = hashed.then(|| self.zeros.of(chunk.len));
+            let kinds = vec![Body::Zero; clusters];
+            return Some(Bodies { first, kinds, compressed: Packed { buf: None, len: 0 }, raw: None, hash, len: chunk.len });
+        }
+        let mut out = chunk.out;
+        let index = rayon::current_thread_index().expect("jobs run on the pool");
+        let mut encoder = self.encoders[index].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hasher = hashed.then(blake3::Hasher::new);
+        let mut kinds = Vec::with_capacity(clusters);
+        let mut packed = 0;
+        let mut any_raw = false;
+        for index in 0..clusters {
+            let range = Bodies::range(index, cluster);
+            let bytes = &chunk.buf[range.clone()];
+            if let Some(hasher) = &mut hasher {
+                // Cluster by cluster, while the bytes are in the cache for the encoder.
+                hasher.update(&chunk.buf[range.start..range.end.min(chunk.len)]);
+            }
+            let kind = if is_zero(bytes) {
+                Body::Zero
+            } else if let Some(len) = encoder.encode(bytes, &mut out[packed..]) {
+                packed += len;
+                Body::Compressed(len)
+            } else {
+                any_raw = true;
+                Body::Raw
+            };
+            kinds.push(kind);
+        }
+        drop(encoder);
+        let compressed = if packed == 0 { Packed { buf: None, len: 0 } } else { Packed { buf: Some(out), len: packed } };
+        let hash = hasher.map(|hasher| *hasher.finalize().as_bytes());
+        Some(Bodies { first, kinds, compressed, raw: any_raw.then_some(chunk.buf), hash, len: chunk.len })
+    }
+}
+
+/// Hashes of zeros, of which disks have many: that of a full chunk is computed once.
+#[derive(Debug, Default)]
+pub struct ZeroHashes {
+    full: std::sync::OnceLock<GuestHash>,
+}
+
+impl ZeroHashes {
+    /// The hash of `len` zeros.
+    pub fn of(&self, len: usize) -> GuestHash {
+        let compute = |len: usize| {
+            let mut hasher = blake3::Hasher::new();
+            let zeros = [0; 4096];
+            let mut left = len;
+            while left > 0 {
+                let piece = left.min(zeros.len());
+                hasher.update(&zeros[..piece]);
+                left -= piece;
+            }
+            *hasher.finalize().as_bytes()
+        };
+        if len == to_usize(CHUNK.0) { *self.full.get_or_init(|| compute(len)) } else { compute(len) }
+    }
+}

@@ -1,0 +1,329 @@
+//! What a conversion will do, decided before the first byte is read: sizes, counts, and the memory it may take.
+
+use std::num::NonZeroUsize;
+
+use serde::Serialize;
+
+use super::ConvertError;
+use crate::compress::{Codec, Encoder, Level};
+use crate::qcow2::Geometry;
+use crate::store::{MAX_OBJECT, MAX_PART, MAX_PARTS};
+use crate::units::{ByteCount, ClusterBits, KIB, MIB, to_u64, to_usize};
+
+/// Bytes of one read, and of one compression job. Measured: 1 to 4 MiB read equally fast, and less makes more jobs than it is worth.
+pub const CHUNK: ByteCount = ByteCount(2 * MIB);
+
+/// Chunks in flight between the first read and the assembler, beyond those that readers and compressors hold. The
+/// assembler may hold a whole segment's chunks back until it knows where their raw clusters go.
+const SLACK_CHUNKS: usize = 10;
+
+/// Reads in flight unless the user says otherwise. A cloud volume needs a queue; a local disk does not mind one.
+const READERS: usize = 6;
+
+/// Parts uploaded at once unless the user says otherwise: at 200 ms to the store, 8 carry three times what 2 do.
+const CONNECTIONS: usize = 6;
+
+/// S3's usual part: large enough that 10,000 make 312 GiB, small enough to hold several.
+const BUCKET_PART: ByteCount = ByteCount(32 * MIB);
+
+/// Part sizes are whole multiples of this; IBM COS recommends it.
+const PART_STEP: u64 = 4 * MIB;
+
+/// Parts that an image's upper bound is spread over at most, so that a tenth of the limit stays in reserve.
+const PARTS_AIMED_AT: u64 = MAX_PARTS * 9 / 10;
+
+/// One write to a local file.
+const FILE_PART: ByteCount = ByteCount(4 * MIB);
+
+/// Writes to a local file at once.
+const FILE_WRITERS: usize = 3;
+
+/// What the process takes before it holds a single chunk: code, runtime, TLS, HTTP buffers. Measured 23 MiB at most.
+const BASE: u64 = 32 * MIB;
+
+/// What kind of place the image goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// A bucket of an object store.
+    Bucket,
+    /// A local file.
+    File,
+}
+
+/// Whether the source's bytes are hashed while they pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hashing {
+    /// BLAKE3 over each chunk and segment, kept in the manifest.
+    #[default]
+    Blake3,
+    /// Not at all.
+    Off,
+}
+
+/// What the user may choose. `None` leaves it to the plan.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How bodies are compressed.
+    pub codec: Codec,
+    /// How hard.
+    pub level: Level,
+    /// qcow2's unit.
+    pub cluster: ClusterBits,
+    /// Compression threads; otherwise one a core.
+    pub threads: Option<NonZeroUsize>,
+    /// Bytes in each part but the last.
+    pub part_size: Option<ByteCount>,
+    /// Parts in flight at most.
+    pub connections: Option<NonZeroUsize>,
+    /// Reads in flight at most.
+    pub readers: Option<NonZeroUsize>,
+    /// Whether chunks are hashed.
+    pub hashing: Hashing,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            codec: Codec::Deflate,
+            level: Level::Fast,
+            cluster: ClusterBits::DEFAULT,
+            threads: None,
+            part_size: None,
+            connections: None,
+            readers: None,
+            hashing: Hashing::Blake3,
+        }
+    }
+}
+
+/// A conversion, decided.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The image's sizes.
+    pub geometry: Geometry,
+    /// How bodies are compressed.
+    pub codec: Codec,
+    /// How hard.
+    pub level: Level,
+    /// Whether chunks are hashed.
+    pub hashing: Hashing,
+    /// Compression threads.
+    pub threads: usize,
+    /// Reads in flight at most.
+    pub readers: usize,
+    /// Chunks in memory at most, each with room for its bodies.
+    pub chunks: usize,
+    /// Bytes in each part but the last.
+    pub part_size: ByteCount,
+    /// Parts in flight at most.
+    pub connections: usize,
+}
+
+impl Plan {
+    /// Decides for a disk of `size` bytes on a machine with `cores` cores.
+    ///
+    /// # Errors
+    /// Where the format or the destination can't take an image of that size, or an option is out of its range.
+    pub fn new(size: ByteCount, options: &Options, destination: Destination, cores: NonZeroUsize) -> Result<Self, ConvertError> {
+        let geometry = Geometry::new(size, options.cluster).map_err(ConvertError::Geometry)?;
+        let bound = geometry.upper_bound();
+        if destination == Destination::Bucket && bound > MAX_OBJECT {
+            return Err(ConvertError::TooLarge { size, bound, limit: MAX_OBJECT });
+        }
+        let threads = options.threads.unwrap_or(cores).get();
+        let readers = options.readers.map_or(READERS, NonZeroUsize::get);
+        // The head is sent last and whole, so that it must fit into the first part.
+        let head = ByteCount(geometry.head_len().next_multiple_of(PART_STEP));
+        let (part, connections) = match destination {
+            Destination::Bucket => {
+                (BUCKET_PART.max(ByteCount((bound.0.div_ceil(PARTS_AIMED_AT)).next_multiple_of(PART_STEP))), CONNECTIONS)
+            }
+            Destination::File => (FILE_PART, FILE_WRITERS),
+        };
+        let part_size = match options.part_size {
+            None => part.max(head),
+            Some(asked) => check_part_size(asked, head, bound, destination)?,
+        };
+        let connections = options.connections.map_or(connections, NonZeroUsize::get);
+        // Each compressor works on one chunk and finds the next one waiting.
+        let chunks = readers + 2 * threads + SLACK_CHUNKS;
+        Ok(Self {
+            geometry,
+            codec: options.codec,
+            level: options.level,
+            hashing: options.hashing,
+            threads,
+            readers,
+            chunks,
+            part_size,
+            connections,
+        })
+    }
+
+    /// Part buffers: one being filled, the first one held back for the head, the others on their way.
+    #[must_use]
+    pub fn part_buffers(&self) -> usize {
+        self.connections + 2
+    }
+
+    /// The most bytes that the image can have.
+    #[must_use]
+    pub fn upper_bound(&self) -> ByteCount {
+        self.geometry.upper_bound()
+    }
+
+    /// The most parts that the image can have.
+    #[must_use]
+    pub fn most_parts(&self) -> u64 {
+        self.upper_bound().0.div_ceil(self.part_size.0)
+    }
+
+    /// The most memory that the conversion takes, in bytes:
+    ///
+    /// ```text
+    ///   32 MiB                              code, runtime, TLS
+    /// + threads x encoder                   its tables
+    /// + chunks x 2 x 2 MiB                  what was read, and its bodies
+    /// + (connections + 2) x part size       parts filling, held back, in flight
+    /// + 8 a guest, 2 a host cluster         L2 tables and refcounts, for a disk that is full
+    /// + segments x 400                      the manifest, while it is written
+    /// ```
+    #[must_use]
+    pub fn peak_memory(&self) -> ByteCount {
+        let cluster = self.geometry.cluster();
+        let encoders = to_u64(self.threads) * Encoder::memory(self.codec, self.level, cluster).0;
+        let chunks = to_u64(self.chunks) * 2 * CHUNK.0;
+        let parts = to_u64(self.part_buffers()) * self.part_size.0;
+        let tables = self.geometry.tables_bound().0;
+        let segments = self.geometry.segments() * 400;
+        ByteCount(BASE + encoders + chunks + parts + tables + segments + 64 * KIB * to_u64(self.readers))
+    }
+
+    /// The plan as `--dry-run --json` prints it.
+    #[must_use]
+    pub fn summary(&self) -> PlanSummary {
+        PlanSummary {
+            virtual_size: self.geometry.virtual_size(),
+            cluster_size: ByteCount(self.geometry.cluster().size()),
+            codec: self.codec.name(),
+            level: self.level.name(),
+            encoder: Encoder::describe(self.codec, self.level),
+            threads: self.threads,
+            readers: self.readers,
+            part_size: self.part_size,
+            connections: self.connections,
+            most_parts: self.most_parts(),
+            largest_image: self.upper_bound(),
+            peak_memory: self.peak_memory(),
+        }
+    }
+
+    /// Bytes in a part, for buffers.
+    #[must_use]
+    pub fn part_len(&self) -> usize {
+        to_usize(self.part_size.0)
+    }
+}
+
+fn check_part_size(
+    asked: ByteCount,
+    head: ByteCount,
+    bound: ByteCount,
+    destination: Destination,
+) -> Result<ByteCount, ConvertError> {
+    let refuse = |why: String| Err(ConvertError::PartSize { asked, why });
+    if !asked.0.is_multiple_of(PART_STEP) || asked.0 == 0 {
+        return refuse(format!("it must be a multiple of {}", ByteCount(PART_STEP)));
+    }
+    if asked < head {
+        return refuse(format!("the image's head, which goes into one part, takes {head}"));
+    }
+    if destination == Destination::Bucket {
+        // The least multiple of the step that is no smaller than S3's least part is 8 MiB.
+        if asked < crate::store::MIN_PART {
+            return refuse(format!("stores take parts of at least {}", crate::store::MIN_PART));
+        }
+        if asked > MAX_PART {
+            return refuse(format!("stores take parts of at most {MAX_PART}"));
+        }
+        if bound.0.div_ceil(asked.0) > MAX_PARTS {
+            let least = ByteCount(bound.0.div_ceil(MAX_PARTS).next_multiple_of(PART_STEP));
+            return refuse(format!("an image of up to {bound} would need more than {MAX_PARTS} parts; give at least {least}"));
+        }
+    }
+    Ok(asked)
+}
+
+/// A plan's numbers, for people and `--json`. Sizes in bytes.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlanSummary {
+    /// The disk's size as the guest sees it.
+    pub virtual_size: ByteCount,
+    /// qcow2's unit.
+    pub cluster_size: ByteCount,
+    /// `deflate` or `zstd`.
+    pub codec: &'static str,
+    /// `fast` to `smallest`.
+    pub level: &'static str,
+    /// The library and its level.
+    pub encoder: String,
+    /// Compression threads.
+    pub threads: usize,
+    /// Reads in flight at most.
+    pub readers: usize,
+    /// Each part but the last.
+    pub part_size: ByteCount,
+    /// Parts in flight at most.
+    pub connections: usize,
+    /// Parts at most.
+    pub most_parts: u64,
+    /// The image at most.
+    pub largest_image: ByteCount,
+    /// Memory at most.
+    pub peak_memory: ByteCount,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::GIB;
+
+    const CORES: NonZeroUsize = NonZeroUsize::new(2).expect("two");
+
+    fn plan(size: u64, options: &Options, destination: Destination) -> Result<Plan, ConvertError> {
+        Plan::new(ByteCount(size), options, destination, CORES)
+    }
+
+    #[test]
+    fn parts_stay_under_the_limit_at_every_size_a_store_takes() {
+        for size in [512, GIB, 100 * GIB, 250 * GIB, 1024 * GIB, 9_000_000_000_000] {
+            let plan = plan(size, &Options::default(), Destination::Bucket).expect("a plan");
+            assert!(plan.most_parts() <= PARTS_AIMED_AT, "{size}: {} parts", plan.most_parts());
+            assert_eq!(plan.part_size.0 % PART_STEP, 0);
+            assert!(plan.part_size.0 >= plan.geometry.head_len());
+        }
+        let error = plan(10_000_000_000_000, &Options::default(), Destination::Bucket).expect_err("over 10 TB with its tables");
+        assert!(matches!(error, ConvertError::TooLarge { .. }), "{error}");
+        plan(10_000_000_000_000, &Options::default(), Destination::File).expect("a file has no such limit");
+    }
+
+    #[test]
+    fn memory_is_within_what_is_promised_for_two_cores() {
+        for size in [GIB, 64 * GIB, 250 * GIB] {
+            let bucket = plan(size, &Options::default(), Destination::Bucket).expect("a plan").peak_memory();
+            let file = plan(size, &Options::default(), Destination::File).expect("a plan").peak_memory();
+            assert!(bucket <= ByteCount(512 * MIB), "{bucket} for a bucket");
+            assert!(file <= ByteCount(256 * MIB), "{file} for a file");
+        }
+    }
+
+    #[test]
+    fn a_part_size_that_cannot_work_is_refused_with_one_that_can() {
+        let asked = |size: u64| Options { part_size: Some(ByteCount(size)), ..Options::default() };
+        let refusal = |size: u64| plan(1024 * GIB, &asked(size), Destination::Bucket).expect_err("refused").to_string();
+        assert!(refusal(5 * MIB).contains("multiple of 4 MiB"));
+        assert!(refusal(4 * MIB).contains("at least 5 MiB"));
+        assert!(refusal(8 * MIB).contains("give at least"));
+        assert!(refusal(6 << 30).contains("at most 5 GiB"));
+    }
+}

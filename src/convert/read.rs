@@ -1,0 +1,145 @@
+//! The first stage: starts reads in disk order, many at a time, and hands each chunk to the compressors.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
+
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+
+use super::compress::{Bodies, Chunk, Workers};
+use super::counters::Bottleneck;
+use super::plan::{CHUNK, Plan};
+use super::{Context, ConvertError, Stopped};
+use crate::source::aligned::BufferPool;
+use crate::source::{Extent, Source};
+use crate::units::{GuestOffset, to_u64, to_usize};
+
+/// What the assembler gets, in disk order.
+#[derive(Debug)]
+pub enum Slot {
+    /// A chunk's bodies, once they are there. A sender that hangs up means that they never will be.
+    Chunk(Receiver<Bodies>),
+    /// Whole chunks of zeros that were not read.
+    Hole {
+        /// First byte.
+        start: GuestOffset,
+        /// Bytes of the disk, whole chunks but for the disk's last.
+        len: u64,
+    },
+}
+
+/// A read to be done.
+struct Ticket {
+    chunk: Chunk,
+    slot: Sender<Bodies>,
+}
+
+/// Reads the whole source: `slots` gets one slot for each chunk before its read begins.
+pub fn run(source: &dyn Source, plan: &Plan, slots: &Sender<Slot>, workers: &Workers, context: &Context) {
+    let (tickets, queue) = bounded(plan.readers);
+    thread::scope(|scope| {
+        for _ in 0..plan.readers {
+            let queue = queue.clone();
+            scope.spawn(move || serve(source, &queue, workers, context));
+        }
+        drop(queue);
+        match issue(source, plan, slots, &tickets, workers, context) {
+            Ok(()) | Err(Halt::Stopped) => {}
+            Err(Halt::Failed(error)) => context.fail(error),
+        }
+        drop(tickets);
+    });
+}
+
+enum Halt {
+    /// Somebody else ended the work, and says why.
+    Stopped,
+    Failed(ConvertError),
+}
+
+impl From<Stopped> for Halt {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
+    }
+}
+
+fn issue(
+    source: &dyn Source,
+    plan: &Plan,
+    slots: &Sender<Slot>,
+    tickets: &Sender<Ticket>,
+    workers: &Workers,
+    context: &Context,
+) -> Result<(), Halt> {
+    let buffers = BufferPool::new(plan.chunks, to_usize(CHUNK.0));
+    let bodies = BufferPool::new(plan.chunks, to_usize(CHUNK.0));
+    let size = source.size().0;
+    let mut at = 0;
+    // What the source said last; asked again where it ends.
+    let mut extent = Extent::Data { end: GuestOffset(0) };
+    while at < size {
+        if let Extent::Data { end } | Extent::Hole { end } = extent
+            && end.0 <= at
+        {
+            extent = source.extent_at(GuestOffset(at)).map_err(|source| Halt::Failed(ConvertError::Source(source)))?;
+        }
+        if let Extent::Hole { end } = extent {
+            // Only whole chunks are skipped, so that what is hashed and compressed never depends on where holes lie.
+            let skipped = if end.0 >= size { size - at } else { (end.0 - at) / CHUNK.0 * CHUNK.0 };
+            if skipped > 0 {
+                context.counters.holes.fetch_add(skipped, Relaxed);
+                push(slots, Slot::Hole { start: GuestOffset(at), len: skipped }, context)?;
+                at += skipped;
+                continue;
+            }
+        }
+        note_bottleneck(&buffers, &bodies, plan, workers, context);
+        let len = CHUNK.0.min(size - at);
+        // In this order and one chunk after the other: the chunk that the assembler waits for always has its buffers already.
+        let buf = context.take(&buffers)?;
+        let out = context.take(&bodies)?;
+        let (slot, bodies_of_chunk) = bounded(1);
+        push(slots, Slot::Chunk(bodies_of_chunk), context)?;
+        let chunk = Chunk { start: GuestOffset(at), len: to_usize(len), buf, out };
+        push(tickets, Ticket { chunk, slot }, context)?;
+        at += len;
+    }
+    Ok(())
+}
+
+/// Sends, or gives up when the work is cancelled or the receiver gone.
+fn push<T>(to: &Sender<T>, value: T, context: &Context) -> Result<(), Stopped> {
+    select! {
+        send(to, value) -> sent => sent.map_err(|_| Stopped),
+        recv(context.cancel.closed()) -> _ => Err(Stopped),
+    }
+}
+
+/// Who holds the next read up? Buffers that are all out are with the compressors or behind them.
+fn note_bottleneck(buffers: &BufferPool, bodies: &BufferPool, plan: &Plan, workers: &Workers, context: &Context) {
+    let found = if !buffers.is_empty() && !bodies.is_empty() {
+        Bottleneck::Read
+    } else if workers.queued() > plan.threads {
+        Bottleneck::Compress
+    } else {
+        Bottleneck::Upload
+    };
+    context.counters.note_bottleneck(found);
+}
+
+fn serve(source: &dyn Source, queue: &Receiver<Ticket>, workers: &Workers, context: &Context) {
+    for Ticket { mut chunk, slot } in queue {
+        if context.cancel.is_cancelled() {
+            return;
+        }
+        // The buffer is as long as a chunk; a disk's last read needs less, in whole sectors and whole clusters.
+        let step = source.alignment().max(to_usize(crate::units::SECTOR));
+        let read = chunk.len.next_multiple_of(step);
+        if let Err(error) = source.read_at(chunk.start, &mut chunk.buf[..read]) {
+            context.fail(ConvertError::Source(error));
+            return;
+        }
+        chunk.buf[read..].fill(0);
+        context.counters.read.fetch_add(to_u64(chunk.len), Relaxed);
+        workers.submit(chunk, slot);
+    }
+}

@@ -1,0 +1,145 @@
+//! The part of IBM's IAM that turns an API key into a bearer token: `POST /identity/token`.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Response, StatusCode};
+use percent_encoding::percent_decode_str;
+use rand::RngExt as _;
+use s3s::Body;
+use serde_json::json;
+
+use crate::secret::Secret;
+
+/// The grant type of an API key.
+const API_KEY_GRANT: &str = "urn:ibm:params:oauth:grant-type:apikey";
+/// Longest form that is read.
+pub(super) const LONGEST_FORM: usize = 64 << 10;
+
+/// Issues tokens, and knows them again.
+#[derive(Debug)]
+pub(super) struct Iam {
+    api_keys: Vec<Secret>,
+    token_life: Duration,
+    issued: Mutex<HashMap<String, Instant>>,
+}
+
+impl Iam {
+    pub(super) fn new(api_keys: Vec<Secret>, token_life: Duration) -> Self {
+        Self { api_keys, token_life, issued: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+        self.issued.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether IAM issued this token and it has not expired.
+    pub(super) fn honours(&self, token: &str) -> bool {
+        self.lock().get(token).is_some_and(|expires| Instant::now() < *expires)
+    }
+
+    /// Ends the life of every token that is out there.
+    pub(super) fn expire_all(&self) {
+        self.lock().clear();
+    }
+
+    /// Answers a form.
+    pub(super) fn answer(&self, form: &[u8]) -> Response<Body> {
+        let form = String::from_utf8_lossy(form);
+        let field = |name: &str| {
+            form.split('&').filter_map(|pair| pair.split_once('=')).find(|(found, _)| *found == name).map(|(_, value)| {
+                let value = value.replace('+', " ");
+                percent_decode_str(&value).decode_utf8_lossy().into_owned()
+            })
+        };
+        match (field("grant_type").as_deref(), field("apikey")) {
+            (Some(API_KEY_GRANT), Some(key)) if self.api_keys.iter().any(|known| known.reveal() == key) => self.issue(),
+            (Some(API_KEY_GRANT), Some(_)) => refusal("BXNIM0415E", "Provided API key could not be found."),
+            (Some(API_KEY_GRANT), None) => refusal("BXNIM0109E", "Property missing or empty: apikey"),
+            (None, _) => refusal("BXNIM0109E", "Property missing or empty: grant_type"),
+            (Some(other), _) => refusal("BXNIM0138E", &format!("Grant type {other} is not supported here.")),
+        }
+    }
+
+    fn issue(&self) -> Response<Body> {
+        let token: String = (0..4).map(|_| format!("{:016x}", rand::rng().random::<u64>())).collect();
+        let now = Instant::now();
+        {
+            let mut issued = self.lock();
+            issued.retain(|_, expires| now < *expires);
+            issued.insert(token.clone(), now + self.token_life);
+        }
+        let expiration = SystemTime::now() + self.token_life;
+        let expiration = expiration.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let body = json!({
+            "access_token": token,
+            "refresh_token": "not_supported",
+            "token_type": "Bearer",
+            "expires_in": self.token_life.as_secs(),
+            "expiration": expiration,
+            "scope": "ibm openid",
+        });
+        answer(StatusCode::OK, &body)
+    }
+}
+
+fn refusal(code: &str, message: &str) -> Response<Body> {
+    let request = format!("{:016x}", rand::rng().random::<u64>());
+    let body = json!({
+        "errorCode": code,
+        "errorMessage": message,
+        "context": { "requestId": request, "requestType": "incoming.Identity_Token" },
+    });
+    answer(StatusCode::BAD_REQUEST, &body)
+}
+
+fn answer(status: StatusCode, body: &serde_json::Value) -> Response<Body> {
+    let mut response = Response::new(Body::from(body.to_string()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(response: &Response<Body>) -> serde_json::Value {
+        serde_json::from_slice(&response.body().bytes().expect("an answer in memory")).expect("JSON")
+    }
+
+    #[test]
+    fn a_token_is_honoured_until_it_expires() {
+        let iam = Iam::new(vec![Secret::new("k+y/1")], Duration::from_secs(3600));
+        let answer = iam.answer(b"grant_type=urn%3Aibm%3Aparams%3Aoauth%3Agrant-type%3Aapikey&apikey=k%2By%2F1");
+        assert_eq!(answer.status(), StatusCode::OK);
+        let token = body(&answer)["access_token"].as_str().expect("a token").to_owned();
+        assert!(iam.honours(&token) && !iam.honours("another"));
+        iam.expire_all();
+        assert!(!iam.honours(&token));
+    }
+
+    #[test]
+    fn a_token_without_a_life_is_refused_at_once() {
+        let iam = Iam::new(vec![Secret::new("key")], Duration::ZERO);
+        let answer = body(&iam.answer(b"apikey=key&grant_type=urn:ibm:params:oauth:grant-type:apikey"));
+        assert!(!iam.honours(answer["access_token"].as_str().expect("a token")));
+    }
+
+    #[test]
+    fn refusals_have_the_codes_of_iam() {
+        let iam = Iam::new(vec![Secret::new("key")], Duration::from_secs(1));
+        for (form, code) in [
+            ("grant_type=urn:ibm:params:oauth:grant-type:apikey&apikey=wrong", "BXNIM0415E"),
+            ("apikey=key", "BXNIM0109E"),
+            ("grant_type=urn:ibm:params:oauth:grant-type:apikey", "BXNIM0109E"),
+            ("grant_type=password&apikey=key", "BXNIM0138E"),
+        ] {
+            let answer = iam.answer(form.as_bytes());
+            assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+            assert_eq!(body(&answer)["errorCode"], code, "{form}");
+        }
+    }
+}

@@ -1,0 +1,663 @@
+//! Any S3-compatible store, IBM Cloud Object Storage first of all.
+//!
+//! The SDK builds, signs and sends; the policies are ours: no retries (`retrying` has them), a deadline for each attempt that allows
+//! for a slow line (the SDK waits for ever on a server that stops reading), no payload hash where TLS guards the bytes, and
+//! CRC64NVME from end to end where the store knows it.
+
+use std::fmt;
+use std::future::Future;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{
+    BehaviorVersion, Config, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation, SharedHttpClient,
+    StalledStreamProtectionConfig,
+};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload, CompletedPart};
+use aws_smithy_http_client::tls;
+use bytes::Bytes;
+
+use super::error::{Operation, StoreError};
+use super::{
+    ETag, MAX_PARTS, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part, PartNumber, StoredPart, Upload, UploadPlan, Whole,
+};
+use crate::hash::Crc64;
+use crate::identity::TokenSource;
+use crate::secret::Secret;
+use crate::trust::{CaFile, keeps_secrets};
+use crate::units::{ByteCount, MIB, to_u64};
+use auth::Bearer;
+use errors::Teller;
+use sums::Sums;
+
+mod auth;
+mod errors;
+mod sums;
+
+pub use errors::region_in;
+pub use sums::PartSum;
+
+/// To reach the store at all.
+const CONNECT: Duration = Duration::from_secs(5);
+/// For any request, on top of the time its body takes at the slowest acceptable rate, unless the user says otherwise.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+/// The slowest acceptable rate unless the user says otherwise, in bytes a second.
+pub const SLOWEST: ByteCount = ByteCount(MIB);
+/// No listing takes more pages than this: a thousand entries each.
+const MAX_PAGES: u32 = 1000;
+
+/// How requests are authorised.
+#[derive(Clone)]
+pub enum Auth {
+    /// Signed with a pair of keys (SigV4).
+    Hmac {
+        /// The public half.
+        access_key: String,
+        /// The secret half.
+        secret_key: Secret,
+        /// For keys that were given out for a while.
+        session_token: Option<Secret>,
+    },
+    /// An IBM IAM token in each request.
+    Bearer(Arc<dyn TokenSource>),
+}
+
+impl fmt::Debug for Auth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hmac { access_key, .. } => f.debug_struct("Hmac").field("access_key", access_key).finish_non_exhaustive(),
+            Self::Bearer(_) => f.write_str("Bearer"),
+        }
+    }
+}
+
+/// Where the bucket is, and how to get in.
+#[derive(Clone, Debug)]
+pub struct S3Config {
+    /// `https://host[:port]`; `http` is for stores on this machine or a trusted network.
+    pub endpoint: String,
+    /// The bucket's location, which signatures are made for.
+    pub region: String,
+    /// The bucket.
+    pub bucket: String,
+    /// How requests are authorised.
+    pub auth: Auth,
+    /// Certificates to trust besides the system's, in PEM.
+    pub ca_file: Option<PathBuf>,
+    /// The slowest rate at which a body may travel before the attempt is given up, per second. See [`SLOWEST`].
+    pub slowest: ByteCount,
+    /// What any attempt may take on top of that. See [`DEADLINE`].
+    pub deadline: Duration,
+}
+
+impl S3Config {
+    /// With the system's certificates and the usual patience.
+    #[must_use]
+    pub fn new(endpoint: &str, region: &str, bucket: &str, auth: Auth) -> Self {
+        Self {
+            endpoint: endpoint.to_owned(),
+            region: region.to_owned(),
+            bucket: bucket.to_owned(),
+            auth,
+            ca_file: None,
+            slowest: SLOWEST,
+            deadline: DEADLINE,
+        }
+    }
+}
+
+/// One bucket.
+#[derive(Debug)]
+pub struct S3Store {
+    client: Client,
+    bearer: Option<Bearer>,
+    bucket: String,
+    /// Over TLS the bytes are safe and the payload hash would cost more than the compression leaves.
+    sign_payload: bool,
+    slowest: ByteCount,
+    deadline: Duration,
+    teller: Teller,
+    sums: Sums,
+}
+
+impl S3Store {
+    /// Sets up a client. Nothing is asked of the store yet.
+    ///
+    /// # Errors
+    /// Where the endpoint is not `http://host` or `https://host`, the bucket has no name, the CA file can't be used, the keys are
+    /// empty, or a token would travel in the clear.
+    pub fn connect(config: S3Config) -> Result<Self, StoreError> {
+        let setup = |reason: String| StoreError::Setup(reason);
+        let endpoint: reqwest::Url = config.endpoint.parse().map_err(|err| {
+            setup(format!("the endpoint {:?} is not a URL such as https://s3.example.com: {err}", config.endpoint))
+        })?;
+        // Not shown before this: a password may be in it.
+        if !endpoint.username().is_empty() || endpoint.password().is_some() {
+            return Err(setup("the endpoint holds a user name or password; keys are given apart from it".to_owned()));
+        }
+        let plain = endpoint.path() == "/" && endpoint.query().is_none() && endpoint.fragment().is_none();
+        if !matches!(endpoint.scheme(), "http" | "https") || endpoint.host_str().is_none() || !plain {
+            return Err(setup(format!("the endpoint {endpoint} is not of the form https://host or http://host:port")));
+        }
+        if config.bucket.is_empty() || config.bucket.contains(|c: char| c == '/' || c.is_control() || c.is_whitespace()) {
+            return Err(setup(format!("{:?} can't be a bucket's name", config.bucket)));
+        }
+        if config.slowest.0 == 0 {
+            return Err(setup("the slowest acceptable rate is 0: no request would ever be given up".to_owned()));
+        }
+        let secure = endpoint.scheme() == "https";
+        let ca = config.ca_file.as_deref().map(CaFile::read).transpose().map_err(|err| setup(chain(&err)))?;
+        let url = endpoint.as_str().trim_end_matches('/').to_owned();
+
+        let mut secrets = Vec::new();
+        let mut builder = Config::builder()
+            .behavior_version(BehaviorVersion::v2026_01_12())
+            .region(Region::new(config.region.clone()))
+            .endpoint_url(&url)
+            .force_path_style(true)
+            .http_client(http_client(secure, ca.as_ref())?)
+            // Sums are given by us, or not at all: the SDK's own would be hashed anew on each attempt.
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT).build())
+            .retry_config(RetryConfig::disabled());
+        let mut bearer = None;
+        match config.auth {
+            Auth::Hmac { access_key, secret_key, session_token } => {
+                if access_key.is_empty() || secret_key.is_empty() {
+                    return Err(setup("the access key or the secret key is empty".to_owned()));
+                }
+                let token = session_token.as_ref().map(|token| token.reveal().to_owned());
+                builder = builder.credentials_provider(Credentials::new(access_key, secret_key.reveal(), token, None, "hmac"));
+                secrets.push(secret_key);
+                secrets.extend(session_token);
+            }
+            Auth::Bearer(source) => {
+                if !keeps_secrets(&endpoint) {
+                    return Err(setup(format!("the endpoint {url} is not https: the token would travel in the clear")));
+                }
+                let ours = Bearer::new(source);
+                builder = builder.allow_no_auth().interceptor(ours.clone());
+                bearer = Some(ours);
+            }
+        }
+        Ok(Self {
+            client: Client::from_conf(builder.build()),
+            bearer,
+            bucket: config.bucket.clone(),
+            sign_payload: !secure,
+            slowest: config.slowest,
+            deadline: config.deadline,
+            teller: Teller { endpoint: url, region: config.region, bucket: config.bucket, secrets },
+            sums: Sums::default(),
+        })
+    }
+
+    /// How parts are covered, as far as this store has shown.
+    #[must_use]
+    pub fn part_sum(&self) -> PartSum {
+        self.sums.part()
+    }
+
+    /// Makes the bucket; that it is ours already is success. For stores that one has to oneself: a cloud's buckets are made with
+    /// more options than a key and a place.
+    ///
+    /// # Errors
+    /// As the store answers.
+    pub async fn create_bucket(&self) -> Result<(), StoreError> {
+        let operation = Operation { request: "CreateBucket", target: format!("s3://{}", self.bucket) };
+        match self.attempt(&operation, None, 0, self.client.create_bucket().bucket(&self.bucket).send()).await {
+            Err(StoreError::Refused { code, .. }) if code == "BucketAlreadyOwnedByYou" => Ok(()),
+            answer => answer.map(|_| ()),
+        }
+    }
+
+    fn operation(&self, request: &'static str, key: &ObjectKey) -> Operation {
+        Operation { request, target: self.url(key) }
+    }
+
+    fn part_operation(&self, request: &'static str, upload: &Upload, number: PartNumber) -> Operation {
+        Operation { request, target: format!("{} part {number}", self.url(&upload.key)) }
+    }
+
+    /// One attempt within its deadline. `body` is how many bytes travel, in either direction.
+    async fn attempt<T, E>(
+        &self,
+        operation: &Operation,
+        upload_id: Option<&str>,
+        body: u64,
+        request: impl Future<Output = Result<T, SdkError<E, HttpResponse>>> + Send,
+    ) -> Result<T, StoreError>
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        if let Some(bearer) = &self.bearer {
+            bearer
+                .renew()
+                .await
+                .map_err(|source| StoreError::Identity { operation: operation.clone(), source: Box::new(source) })?;
+        }
+        self.within(operation, body, request).await?.map_err(|err| self.teller.tell(operation.clone(), upload_id, err))
+    }
+
+    async fn within<T>(&self, operation: &Operation, body: u64, work: impl Future<Output = T> + Send) -> Result<T, StoreError> {
+        let deadline = self.deadline + Duration::from_secs(body / self.slowest.0);
+        // Boxed: the SDK's futures are tens of kilobytes, and would be copied along with every caller's.
+        tokio::time::timeout(deadline, Box::pin(work))
+            .await
+            .map_err(|_| StoreError::TimedOut { operation: operation.clone(), deadline })
+    }
+
+    async fn send_part(&self, upload: &Upload, part: &Part, sum: SentSum) -> Result<Answered, StoreError> {
+        let operation = self.part_operation("UploadPart", upload, part.number);
+        let request = self
+            .client
+            .upload_part()
+            .bucket(&self.bucket)
+            .key(upload.key.as_str())
+            .upload_id(&upload.id)
+            .part_number(wire_number(part.number, &operation)?)
+            // A handle on the same bytes: each attempt costs none.
+            .body(ByteStream::from(part.body.clone()));
+        let request = match sum {
+            SentSum::Crc64 => request.checksum_crc64_nvme(part.crc64.to_base64()),
+            SentSum::Md5(digest) => request.content_md5(sums::md5_header(digest)),
+        };
+        let request = request.customize();
+        let request = if self.sign_payload { request } else { request.disable_payload_signing() };
+        let answer = self.attempt(&operation, Some(&upload.id), to_u64(part.body.len()), request.send()).await?;
+        let echo = match answer.checksum_crc64_nvme() {
+            None => None,
+            Some(text) => Some(Crc64::from_base64(text).map_err(|err| damaged(&operation, err.to_string()))?),
+        };
+        if let Some(echo) = echo.filter(|echo| *echo != part.crc64) {
+            return Err(damaged(&operation, format!("CRC64NVME {} was sent, {echo} arrived", part.crc64)));
+        }
+        Ok(Answered { etag: etag_of(answer.e_tag()), echoed: echo.is_some() })
+    }
+
+    async fn send_part_with_md5(&self, upload: &Upload, part: &Part) -> Result<ETag, StoreError> {
+        let digest = sums::md5_of(part.body.clone()).await;
+        Ok(self.send_part(upload, part, SentSum::Md5(digest)).await?.etag)
+    }
+
+    /// A part on a store that may or may not know CRC64NVME: whatever it answers, the part ends up covered by a sum.
+    async fn probe_with_part(&self, upload: &Upload, part: &Part) -> Result<ETag, StoreError> {
+        match self.send_part(upload, part, SentSum::Crc64).await {
+            Ok(Answered { etag, echoed: true }) => {
+                self.sums.echoed();
+                Ok(etag)
+            }
+            Ok(Answered { etag, echoed: false }) => {
+                self.sums.unknown_to_store();
+                let digest = sums::md5_of(part.body.clone()).await;
+                if etag.0.eq_ignore_ascii_case(&sums::md5_etag(digest)) {
+                    return Ok(etag);
+                }
+                Ok(self.send_part(upload, part, SentSum::Md5(digest)).await?.etag)
+            }
+            Err(err) if may_be_about_fields(&err) => {
+                let etag = self.send_part_with_md5(upload, part).await?;
+                self.sums.unknown_to_store();
+                Ok(etag)
+            }
+            Err(err) => Err(err),
+        }
+    }
+
+    async fn send_create(&self, key: &ObjectKey, with_sums: bool) -> Result<Upload, StoreError> {
+        let operation = self.operation("CreateMultipartUpload", key);
+        let mut request = self.client.create_multipart_upload().bucket(&self.bucket).key(key.as_str());
+        if with_sums {
+            request = request.checksum_algorithm(ChecksumAlgorithm::Crc64Nvme).checksum_type(ChecksumType::FullObject);
+        }
+        let answer = self.attempt(&operation, None, 0, request.send()).await?;
+        match answer.upload_id() {
+            Some(id) if !id.is_empty() => Ok(Upload { key: key.clone(), id: id.to_owned() }),
+            _ => Err(StoreError::Mismatch { operation, reason: "the answer holds no upload id".to_owned() }),
+        }
+    }
+
+    async fn send_complete(&self, upload: &Upload, parts: &[StoredPart], whole: &Whole, with_sums: bool) -> Result<(), StoreError> {
+        let operation = self.operation("CompleteMultipartUpload", &upload.key);
+        let mut list = CompletedMultipartUpload::builder();
+        for part in parts {
+            // No sum of the part in here: stores from before 2022 answer MalformedXML, and each part's was checked on its way.
+            let number = wire_number(part.number, &operation)?;
+            list = list.parts(CompletedPart::builder().part_number(number).e_tag(quoted(&part.etag)).build());
+        }
+        let mut request = self
+            .client
+            .complete_multipart_upload()
+            .bucket(&self.bucket)
+            .key(upload.key.as_str())
+            .upload_id(&upload.id)
+            .multipart_upload(list.build());
+        if with_sums {
+            request = request.checksum_crc64_nvme(whole.crc64.to_base64()).checksum_type(ChecksumType::FullObject).mpu_object_size(
+                i64::try_from(whole.size).map_err(|_| StoreError::Mismatch {
+                    operation: operation.clone(),
+                    reason: format!("{} bytes are more than an object can have", whole.size),
+                })?,
+            );
+        }
+        let answer = self.attempt(&operation, Some(&upload.id), 0, request.send()).await?;
+        // The ETag may be empty here (Ceph, at first), so it is not asked for. A sum, where there is one, must be ours.
+        match answer.checksum_crc64_nvme().map(Crc64::from_base64) {
+            Some(Ok(crc64)) if crc64 != whole.crc64 => Err(StoreError::Mismatch {
+                operation,
+                reason: format!("the object's CRC64NVME is {crc64}, not {} as sent", whole.crc64),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What a part is covered by on its way.
+#[derive(Clone, Copy, Debug)]
+enum SentSum {
+    Crc64,
+    Md5([u8; 16]),
+}
+
+/// What the store said of a part.
+struct Answered {
+    etag: ETag,
+    echoed: bool,
+}
+
+#[async_trait]
+impl ObjectStore for S3Store {
+    fn url(&self, key: &ObjectKey) -> String {
+        format!("s3://{}/{key}", self.bucket)
+    }
+
+    async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectMeta>, StoreError> {
+        let operation = self.operation("HeadObject", key);
+        let request = self.client.head_object().bucket(&self.bucket).key(key.as_str()).checksum_mode(ChecksumMode::Enabled).send();
+        let answer = match self.attempt(&operation, None, 0, request).await {
+            Err(StoreError::NoSuchKey { .. }) => return Ok(None),
+            answer => answer?,
+        };
+        let size = answer
+            .content_length()
+            .and_then(|size| u64::try_from(size).ok())
+            .ok_or_else(|| StoreError::Mismatch { operation: operation.clone(), reason: "the answer holds no size".to_owned() })?;
+        // A sum of another type (of the parts' sums) is not the object's.
+        let whole = !matches!(answer.checksum_type(), Some(ChecksumType::Composite));
+        let crc64 = answer.checksum_crc64_nvme().filter(|_| whole).and_then(|text| Crc64::from_base64(text).ok());
+        Ok(Some(ObjectMeta { size, etag: etag_of(answer.e_tag()), crc64 }))
+    }
+
+    async fn put(&self, key: &ObjectKey, body: Bytes) -> Result<(), StoreError> {
+        let operation = self.operation("PutObject", key);
+        let digest = sums::md5_of(body.clone()).await;
+        let len = to_u64(body.len());
+        let request = self
+            .client
+            .put_object()
+            .bucket(&self.bucket)
+            .key(key.as_str())
+            // Small, and every store checks it.
+            .content_md5(sums::md5_header(digest))
+            .body(ByteStream::from(body))
+            .customize();
+        let request = if self.sign_payload { request } else { request.disable_payload_signing() };
+        self.attempt(&operation, None, len, request.send()).await?;
+        Ok(())
+    }
+
+    async fn get_range(&self, key: &ObjectKey, range: Range<u64>, version: Option<&ETag>) -> Result<Bytes, StoreError> {
+        let operation = self.operation("GetObject", key);
+        let len = range.end.saturating_sub(range.start);
+        if len == 0 {
+            return Ok(Bytes::new());
+        }
+        let version = version.filter(|version| !version.0.is_empty());
+        let request = self
+            .client
+            .get_object()
+            .bucket(&self.bucket)
+            .key(key.as_str())
+            .range(format!("bytes={}-{}", range.start, range.end - 1))
+            .set_if_match(version.map(quoted));
+        let answer = self.attempt(&operation, None, 0, request.send()).await?;
+        // Stores disagree on If-Match, so the answer is held against it too.
+        if let Some(version) = version.filter(|version| etag_of(answer.e_tag()) != **version) {
+            let reason = format!("version {:?} was asked for and {:?} came", version.0, etag_of(answer.e_tag()).0);
+            return Err(StoreError::Precondition { operation, reason });
+        }
+        // "bytes 0-99/1234". A store that doesn't do ranges sends all of it, which is right only if all of it was asked for.
+        let wanted = format!("bytes {}-{}/", range.start, range.end - 1);
+        let placed = answer.content_range().map_or(range.start == 0, |placed| placed.starts_with(&wanted));
+        let told = answer.content_length().and_then(|told| u64::try_from(told).ok());
+        let wrong = |came: String| StoreError::Mismatch {
+            operation: operation.clone(),
+            reason: format!("bytes {} to {} were asked for and {came} came", range.start, range.end),
+        };
+        if !placed || told.is_some_and(|told| told != len) {
+            let placed = answer.content_range().unwrap_or("no range");
+            return Err(wrong(format!("{placed} of {} bytes", told.map_or("?".to_owned(), |told| told.to_string()))));
+        }
+        let body = self.within(&operation, len, answer.body.collect()).await?.map_err(|err| StoreError::Connection {
+            operation: operation.clone(),
+            reason: format!("{}: the answer broke off: {}", self.teller.endpoint, chain(&err)),
+        })?;
+        let body = body.into_bytes();
+        if to_u64(body.len()) == len { Ok(body) } else { Err(wrong(format!("{} bytes", body.len()))) }
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        let operation = self.operation("DeleteObject", key);
+        let request = self.client.delete_object().bucket(&self.bucket).key(key.as_str()).send();
+        match self.attempt(&operation, None, 0, request).await {
+            Ok(_) | Err(StoreError::NoSuchKey { .. }) => Ok(()),
+            Err(err) => Err(err),
+        }
+    }
+
+    async fn create_upload(&self, key: &ObjectKey, plan: &UploadPlan) -> Result<Upload, StoreError> {
+        if !plan.replace && self.head(key).await?.is_some() {
+            let operation = self.operation("CreateMultipartUpload", key);
+            return Err(StoreError::Precondition { operation, reason: "there is an object of that name already".to_owned() });
+        }
+        if self.sums.part() == PartSum::Md5 {
+            return self.send_create(key, false).await;
+        }
+        match self.send_create(key, true).await {
+            Err(err) if may_be_about_fields(&err) => {
+                let upload = self.send_create(key, false).await?;
+                self.sums.unknown_to_store();
+                Ok(upload)
+            }
+            answer => answer,
+        }
+    }
+
+    async fn put_part(&self, upload: &Upload, part: Part) -> Result<StoredPart, StoreError> {
+        let etag = match self.sums.part() {
+            PartSum::Md5 => self.send_part_with_md5(upload, &part).await?,
+            // Each answer is looked at: behind one address there may be stores of different age.
+            PartSum::Crc64 | PartSum::Unknown => self.probe_with_part(upload, &part).await?,
+        };
+        Ok(StoredPart { number: part.number, size: to_u64(part.body.len()), etag })
+    }
+
+    async fn list_parts(&self, upload: &Upload) -> Result<Vec<StoredPart>, StoreError> {
+        let operation = self.operation("ListParts", &upload.key);
+        let strange = |reason: String| StoreError::Mismatch { operation: operation.clone(), reason };
+        let mut found: Vec<StoredPart> = Vec::new();
+        let mut marker: Option<String> = None;
+        for _ in 0..MAX_PAGES {
+            let request = self
+                .client
+                .list_parts()
+                .bucket(&self.bucket)
+                .key(upload.key.as_str())
+                .upload_id(&upload.id)
+                .set_part_number_marker(marker.clone())
+                .send();
+            let page = self.attempt(&operation, Some(&upload.id), 0, request).await?;
+            for part in page.parts() {
+                let number = part.part_number().and_then(|number| u32::try_from(number).ok());
+                let size = part.size().and_then(|size| u64::try_from(size).ok());
+                let (Some(number), Some(size)) = (number, size) else {
+                    return Err(strange("a part in the answer has no number or no size".to_owned()));
+                };
+                if found.last().is_some_and(|last| last.number.0 >= number) || u64::from(number) > MAX_PARTS {
+                    return Err(strange(format!("part {number} in the answer is out of order")));
+                }
+                found.push(StoredPart { number: PartNumber(number), size, etag: etag_of(part.e_tag()) });
+            }
+            if page.is_truncated() != Some(true) {
+                return Ok(found);
+            }
+            let next = page.next_part_number_marker().map(str::to_owned);
+            let last = found.last().map(|part| part.number.to_string());
+            let next = next.filter(|next| !matches!(next.as_str(), "" | "0")).or(last);
+            if next.is_none() || next == marker {
+                return Err(strange("the list goes on without saying where".to_owned()));
+            }
+            marker = next;
+        }
+        Err(strange(format!("the list does not end after {MAX_PAGES} pages")))
+    }
+
+    async fn complete(&self, upload: &Upload, parts: &[StoredPart], whole: &Whole) -> Result<(), StoreError> {
+        // A store that did not echo the parts' sums can't check the whole one.
+        if self.sums.part() == PartSum::Md5 {
+            return self.send_complete(upload, parts, whole, false).await;
+        }
+        match self.send_complete(upload, parts, whole, true).await {
+            // Only what can't be a verdict on the object itself: a wrong sum or size must not pass on the second try.
+            Err(StoreError::Unsupported { .. }) => self.send_complete(upload, parts, whole, false).await,
+            Err(StoreError::Refused { status: 400, code, .. })
+                if matches!(code.as_str(), "InvalidArgument" | "UnsupportedArgument" | "MalformedXML" | "InvalidHeader") =>
+            {
+                self.send_complete(upload, parts, whole, false).await
+            }
+            answer => answer,
+        }
+    }
+
+    async fn abort(&self, upload: &Upload) -> Result<(), StoreError> {
+        let operation = self.operation("AbortMultipartUpload", &upload.key);
+        let request =
+            self.client.abort_multipart_upload().bucket(&self.bucket).key(upload.key.as_str()).upload_id(&upload.id).send();
+        match self.attempt(&operation, Some(&upload.id), 0, request).await {
+            Ok(_) | Err(StoreError::NoSuchUpload { .. }) => Ok(()),
+            Err(err) => Err(err),
+        }
+    }
+
+    async fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
+        let operation = Operation { request: "ListMultipartUploads", target: format!("s3://{}/{prefix}", self.bucket) };
+        let strange = |reason: String| StoreError::Mismatch { operation: operation.clone(), reason };
+        let mut found = Vec::new();
+        let mut marker: (Option<String>, Option<String>) = (None, None);
+        for _ in 0..MAX_PAGES {
+            let request = self
+                .client
+                .list_multipart_uploads()
+                .bucket(&self.bucket)
+                .prefix(prefix)
+                .set_key_marker(marker.0.clone())
+                .set_upload_id_marker(marker.1.clone())
+                .send();
+            let page = self.attempt(&operation, None, 0, request).await?;
+            for upload in page.uploads() {
+                let (Some(key), Some(id)) = (upload.key(), upload.upload_id()) else {
+                    return Err(strange("an upload in the answer has no key or no id".to_owned()));
+                };
+                let Ok(key) = ObjectKey::new(key) else {
+                    tracing::warn!(?key, "an open upload has a key that snapferry never uses; it is left out");
+                    continue;
+                };
+                // A store that doesn't filter must not offer somebody else's uploads for removal.
+                if key.as_str().starts_with(prefix) {
+                    let started = upload.initiated().and_then(|at| SystemTime::try_from(*at).ok());
+                    found.push(OpenUpload { upload: Upload { key, id: id.to_owned() }, started });
+                }
+            }
+            if page.is_truncated() != Some(true) {
+                return Ok(found);
+            }
+            let next = (page.next_key_marker().map(str::to_owned), page.next_upload_id_marker().map(str::to_owned));
+            if next == (None, None) || next == marker {
+                return Err(strange("the list goes on without saying where".to_owned()));
+            }
+            marker = next;
+        }
+        Err(strange(format!("the list does not end after {MAX_PAGES} pages")))
+    }
+}
+
+/// Whether a refusal may be about the checksum fields, so that the request is worth sending without them.
+fn may_be_about_fields(err: &StoreError) -> bool {
+    match err {
+        StoreError::Unsupported { .. } => true,
+        // Throttling and passing faults never come with 400, but for this one.
+        StoreError::Refused { status: 400, code, .. } => !matches!(
+            code.as_str(),
+            "RequestTimeout" | "EntityTooLarge" | "EntityTooSmall" | "InvalidPart" | "KeyTooLongError" | "InvalidBucketName"
+        ),
+        _ => false,
+    }
+}
+
+fn http_client(secure: bool, ca: Option<&CaFile>) -> Result<SharedHttpClient, StoreError> {
+    let builder = aws_smithy_http_client::Builder::new();
+    if !secure {
+        return Ok(builder.build_http());
+    }
+    let mut trust = tls::TrustStore::default();
+    if let Some(ca) = ca {
+        trust = trust.with_pem_certificate(ca.pem());
+    }
+    let context = tls::TlsContext::builder()
+        .with_trust_store(trust)
+        .build()
+        .map_err(|err| StoreError::Setup(format!("can't set up TLS: {}", chain(&err))))?;
+    Ok(builder.tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring)).tls_context(context).build_https())
+}
+
+fn wire_number(number: PartNumber, operation: &Operation) -> Result<i32, StoreError> {
+    i32::try_from(number.0).ok().filter(|&n| n >= 1 && u64::from(number.0) <= MAX_PARTS).ok_or_else(|| StoreError::Mismatch {
+        operation: operation.clone(),
+        reason: format!("part number {number} is not from 1 to {MAX_PARTS}"),
+    })
+}
+
+fn damaged(operation: &Operation, reason: String) -> StoreError {
+    StoreError::Damaged { operation: operation.clone(), reason }
+}
+
+/// Without the quotes, which some answers have and others don't.
+fn etag_of(text: Option<&str>) -> ETag {
+    ETag(text.unwrap_or_default().trim_matches('"').to_owned())
+}
+
+fn quoted(etag: &ETag) -> String {
+    format!("\"{}\"", etag.0)
+}
+
+/// An error and its causes in one line.
+fn chain(err: &dyn std::error::Error) -> String {
+    let mut text = err.to_string();
+    let mut cause = err.source();
+    while let Some(err) = cause {
+        text = format!("{text}: {err}");
+        cause = err.source();
+    }
+    text
+}

@@ -1,0 +1,295 @@
+//! What the S3 client makes of a store that misbehaves: each fault ends in its class, passing ones pass unseen, and whatever happens
+//! no upload is left behind.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use snapferry::cancel::Cancel;
+use snapferry::clock::SystemClock;
+use snapferry::hash::Crc64;
+use snapferry::identity::{ApiKeyConfig, ApiKeySource};
+use snapferry::retry::{Backoff, Class};
+use snapferry::sim::{Action, Operation, Rule, SimConfig, SimStore, TlsFiles, When};
+use snapferry::store::s3::PartSum;
+use snapferry::store::{
+    Auth, ObjectKey, ObjectStore, Pace, Part, PartNumber, Retrying, S3Config, S3Store, StoreError, UploadPlan, Whole,
+};
+use snapferry::testing::clock::ManualClock;
+use snapferry::testing::store_suite::REAL_PART;
+use snapferry::units::{to_u64, to_usize};
+use tempfile::TempDir;
+
+struct Bench {
+    folder: TempDir,
+    sim: SimStore,
+    key: ObjectKey,
+}
+
+fn hmac(sim: &SimStore) -> Auth {
+    Auth::Hmac { access_key: sim.config().access_key.clone(), secret_key: sim.config().secret_key.clone(), session_token: None }
+}
+
+impl Bench {
+    async fn start() -> Self {
+        Self::start_with(|_, config| config).await
+    }
+
+    async fn start_with(change: impl FnOnce(&TempDir, SimConfig) -> SimConfig) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = change(&folder, SimConfig::new(folder.path().join("store")));
+        let sim = SimStore::start(config).await.unwrap();
+        sim.create_bucket("images").await.unwrap();
+        Self { folder, sim, key: ObjectKey::new("disk.qcow2").unwrap() }
+    }
+
+    fn config(&self) -> S3Config {
+        S3Config::new(&self.sim.endpoint(), "us-south", "images", hmac(&self.sim))
+    }
+
+    fn store(&self) -> Arc<S3Store> {
+        Arc::new(S3Store::connect(self.config()).unwrap())
+    }
+
+    /// Gives up soon: for requests that are never answered.
+    fn impatient(&self) -> Arc<S3Store> {
+        let deadline = Duration::from_millis(200);
+        Arc::new(S3Store::connect(S3Config { deadline, slowest: snapferry::units::ByteCount(u64::MAX), ..self.config() }).unwrap())
+    }
+
+    fn fault(&self, operation: Operation, when: When, action: Action) {
+        self.sim.faults().add(Rule::on(operation).when(when), action);
+    }
+
+    fn requests(&self, operation: Operation) -> u64 {
+        self.sim.stats().of(operation).requests
+    }
+
+    /// Two parts of the least size and a bit, the first one last, as the converter sends them.
+    async fn upload(&self, store: &dyn ObjectStore) -> Result<(), StoreError> {
+        let size = to_usize(REAL_PART.0);
+        let bodies = [Bytes::from(vec![1; size]), Bytes::from(vec![2; size]), Bytes::from_static(b"the last part")];
+        let replaces = store.head(&self.key).await?.map(|meta| meta.etag);
+        let upload = store.create_upload(&self.key, &UploadPlan { part_size: REAL_PART, replace: true }).await?;
+        let sent = async {
+            let mut parts = Vec::new();
+            for nth in [1, 2, 0] {
+                let body = bodies[nth].clone();
+                let part = Part { number: PartNumber(u32::try_from(nth + 1).unwrap()), crc64: Crc64::of(&body), body };
+                parts.push(store.put_part(&upload, part).await?);
+            }
+            parts.sort_by_key(|part| part.number);
+            let all = bodies.concat();
+            let whole = Whole { size: to_u64(all.len()), crc64: Crc64::of(&all), replaces };
+            store.complete(&upload, &parts, &whole).await?;
+            Ok(all)
+        }
+        .await;
+        let all = match sent {
+            Ok(all) => all,
+            Err(err) => {
+                store.abort(&upload).await?;
+                return Err(err);
+            }
+        };
+        let read = store.get_range(&self.key, 0..to_u64(all.len()), None).await?;
+        assert!(read == all, "the object is not what was sent");
+        Ok(())
+    }
+
+    async fn nothing_is_left(&self) {
+        self.sim.faults().clear();
+        assert_eq!(self.store().list_uploads("").await.unwrap(), []);
+    }
+}
+
+fn retrying(store: Arc<dyn ObjectStore>) -> Retrying {
+    Retrying::new(store, ManualClock::hurried(), Cancel::new(), Pace::new(4), Backoff::STORE)
+}
+
+fn answer(status: u16, code: &str) -> Action {
+    Action::answer(status, code)
+}
+
+fn html(status: u16) -> Action {
+    Action::Answer { status, code: None, retry_after_s: None }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_fault_of_a_part_ends_in_its_class_and_passing_ones_pass_unseen() {
+    use Class::{Permanent, Throttled, Transient};
+    let bench = Bench::start().await;
+    for (action, class) in [
+        (answer(500, "InternalError"), Transient),
+        (html(502), Transient),
+        (html(504), Transient),
+        (answer(503, "SlowDown"), Throttled),
+        (answer(503, "ServiceUnavailable"), Throttled),
+        (answer(429, "TooManyRequests"), Throttled),
+        (html(429), Throttled),
+        (answer(400, "RequestTimeout"), Transient),
+        (answer(400, "BadDigest"), Transient),
+        (answer(400, "XAmzContentSHA256Mismatch"), Transient),
+        (Action::Reset, Transient),
+        (Action::DropBeforeBody, Transient),
+        (Action::DropAfterBody, Transient),
+        (Action::ApplyThenDrop, Transient),
+        (Action::ApplyThenAnswer { status: 500, code: "InternalError".to_owned() }, Transient),
+        (Action::CorruptChecksum, Transient),
+        (answer(403, "AccessDenied"), Permanent),
+        (answer(400, "ExpiredToken"), Permanent),
+        (answer(404, "NoSuchUpload"), Permanent),
+        (answer(404, "NoSuchBucket"), Permanent),
+        (answer(400, "EntityTooLarge"), Permanent),
+    ] {
+        bench.fault(Operation::UploadPart, When::Nth(2), action.clone());
+        let err = bench.upload(&*bench.store()).await.expect_err("a bare client makes one attempt");
+        assert_eq!(err.class(), class, "{action:?} gave {err:?}");
+        bench.nothing_is_left().await;
+
+        bench.fault(Operation::UploadPart, When::Nth(2), action.clone());
+        let uploaded = bench.upload(&retrying(bench.store())).await;
+        assert_eq!(bench.sim.faults().fired(), [1], "{action:?} did not come to pass");
+        assert_eq!(uploaded.is_ok(), class.is_retryable(), "{action:?} gave {uploaded:?}");
+        bench.nothing_is_left().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_never_answers_is_given_up_at_the_deadline() {
+    let bench = Bench::start().await;
+    let store = bench.store();
+    let upload = store.create_upload(&bench.key, &UploadPlan { part_size: REAL_PART, replace: true }).await.unwrap();
+    let body = Bytes::from(vec![7; to_usize(REAL_PART.0)]);
+    let part = Part { number: PartNumber(1), crc64: Crc64::of(&body), body };
+    for action in [Action::Hang, Action::StopReading, Action::Trickle { bytes_per_second: 64 }] {
+        bench.fault(Operation::UploadPart, When::Always, action.clone());
+        let err = bench.impatient().put_part(&upload, part.clone()).await.unwrap_err();
+        assert!(matches!(err, StoreError::TimedOut { .. }), "{action:?} gave {err:?}");
+        assert_eq!(err.class(), Class::Transient);
+        bench.sim.faults().clear();
+    }
+    store.abort(&upload).await.unwrap();
+    bench.nothing_is_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_complete_is_settled_whatever_the_store_answers() {
+    let bench = Bench::start().await;
+    let complete = Operation::CompleteMultipartUpload;
+    for (action, requests) in [
+        // Done, and the answer lost: HEAD finds the object, and nothing is repeated.
+        (Action::ApplyThenDrop, 1),
+        (Action::ApplyThenAnswer { status: 500, code: "InternalError".to_owned() }, 1),
+        (Action::ApplyThenAnswer { status: 503, code: "SlowDown".to_owned() }, 1),
+        // Not done: HEAD finds nothing new, and the request is repeated.
+        (Action::ErrorInOk { code: "InternalError".to_owned() }, 2),
+        (answer(500, "InternalError"), 2),
+        (html(502), 2),
+        (Action::DropAfterBody, 2),
+        (Action::Reset, 2),
+        (answer(429, "TooManyRequests"), 2),
+        // As Ceph answers at first.
+        (Action::EmptyEtag, 1),
+    ] {
+        bench.store().delete(&bench.key).await.unwrap();
+        let before = bench.requests(complete);
+        bench.fault(complete, When::First(1), action.clone());
+        let uploaded = bench.upload(&retrying(bench.store())).await;
+        assert!(uploaded.is_ok(), "{action:?} gave {uploaded:?}");
+        assert_eq!(bench.requests(complete) - before, requests, "after {action:?}");
+        bench.nothing_is_left().await;
+    }
+    for action in [answer(403, "AccessDenied"), answer(400, "InvalidPart"), Action::ErrorInOk { code: "InvalidPart".to_owned() }] {
+        bench.store().delete(&bench.key).await.unwrap();
+        bench.fault(complete, When::First(1), action.clone());
+        let err = bench.upload(&retrying(bench.store())).await.unwrap_err();
+        assert_eq!(err.class(), Class::Permanent, "{action:?} gave {err:?}");
+        bench.nothing_is_left().await;
+        assert_eq!(bench.store().head(&bench.key).await.unwrap(), None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stores_of_before_2022_get_content_md5_and_remember_it_is_so() {
+    let bench = Bench::start().await;
+    for action in [Action::IgnoreChecksums, Action::RefuseChecksums] {
+        bench.sim.faults().add(Rule::any(), action.clone());
+        let store = bench.store();
+        bench.upload(&*store).await.unwrap();
+        assert_eq!(store.part_sum(), PartSum::Md5, "after {action:?}");
+        let (parts, creates) = (bench.requests(Operation::UploadPart), bench.requests(Operation::CreateMultipartUpload));
+        bench.upload(&*store).await.unwrap();
+        assert_eq!(bench.requests(Operation::UploadPart) - parts, 3, "each part goes once");
+        assert_eq!(bench.requests(Operation::CreateMultipartUpload) - creates, 1);
+        bench.nothing_is_left().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_without_the_listing_says_so() {
+    let bench = Bench::start().await;
+    bench.fault(Operation::ListMultipartUploads, When::Always, answer(501, "NotImplemented"));
+    let err = bench.store().list_uploads("").await.unwrap_err();
+    assert!(matches!(err, StoreError::Unsupported { .. }), "{err:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_region_is_told_as_such() {
+    let bench = Bench::start().await;
+    let config = S3Config { region: "eu-de".to_owned(), ..bench.config() };
+    let err = S3Store::connect(config).unwrap().list_uploads("").await.unwrap_err();
+    assert!(matches!(&err, StoreError::WrongRegion { reason, .. } if reason.contains("eu-de")), "{err:?}");
+    assert!(err.to_string().contains("us-south"), "{err}");
+}
+
+fn with_tls(folder: &TempDir, config: SimConfig) -> SimConfig {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    SimConfig { tls: Some(TlsFiles { certificate, key }), ..config }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_is_trusted_only_by_its_authority_and_tokens_travel_under_it() {
+    let bench = Bench::start_with(with_tls).await;
+    let err = bench.store().head(&bench.key).await.unwrap_err();
+    assert!(matches!(err, StoreError::Untrusted { .. }), "{err:?}");
+    assert_eq!(err.class(), Class::Permanent);
+
+    let ca_file = Some(bench.folder.path().join("cert.pem"));
+    let store = S3Store::connect(S3Config { ca_file: ca_file.clone(), ..bench.config() }).unwrap();
+    bench.upload(&store).await.unwrap();
+
+    let source = ApiKeyConfig {
+        api_key: bench.sim.config().api_keys[0].clone(),
+        endpoint: bench.sim.iam_endpoint(),
+        ca_file: ca_file.clone(),
+    };
+    let untrusting = ApiKeySource::new(ApiKeyConfig { ca_file: None, ..source.clone() }, ManualClock::hurried()).unwrap();
+    let source = ApiKeySource::new(source, Arc::new(SystemClock)).unwrap();
+    let store = |source: ApiKeySource| {
+        S3Store::connect(S3Config { ca_file: ca_file.clone(), auth: Auth::Bearer(Arc::new(source)), ..bench.config() }).unwrap()
+    };
+    let trusting = store(source);
+    bench.upload(&trusting).await.unwrap();
+    let asked = bench.requests(Operation::IdentityToken);
+    assert_eq!(asked, 1, "one token does for all requests");
+    bench.sim.expire_tokens();
+    let err = trusting.create_upload(&bench.key, &UploadPlan { part_size: REAL_PART, replace: true }).await.unwrap_err();
+    assert!(matches!(err, StoreError::Denied { .. }), "{err:?}");
+
+    let err = store(untrusting).head(&bench.key).await.unwrap_err();
+    assert!(matches!(err, StoreError::Identity { .. }), "{err:?}");
+}
+
+#[tokio::test]
+async fn a_token_is_not_sent_in_the_clear() {
+    let bench = Bench::start().await;
+    let key = bench.sim.config().api_keys[0].clone();
+    let source = ApiKeyConfig { api_key: key, endpoint: "https://iam.example.com".to_owned(), ca_file: None };
+    let source = ApiKeySource::new(source, Arc::new(SystemClock)).unwrap();
+    let config = S3Config { endpoint: "http://s3.example.com".to_owned(), auth: Auth::Bearer(Arc::new(source)), ..bench.config() };
+    assert!(matches!(S3Store::connect(config), Err(StoreError::Setup(_))));
+}

@@ -11,7 +11,7 @@ use super::parts::{Message, PartWriter};
 use super::plan::{CHUNK, Hashing, Plan};
 use super::read::Slot;
 use super::{Context, ConvertError, Stopped};
-use crate::hash::Crc64;
+use crate::hash::{Crc64, RunningCrc64};
 use crate::qcow2::{Compression, Image, Layout};
 use crate::source::Source;
 use crate::units::{GuestOffset, HostOffset, to_u64, to_usize};
@@ -79,7 +79,7 @@ struct OpenSegment {
     number: u64,
     /// Where its first body went, once there is one.
     host: HostOffset,
-    crc64: Crc64,
+    crc64: RunningCrc64,
     len: u64,
     /// Chunks with raw clusters, which go behind the last compressed body.
     held: Vec<Bodies>,
@@ -118,7 +118,7 @@ impl<'a> Assembler<'a> {
         Ok(self.open.get_or_insert_with(|| OpenSegment {
             number,
             host,
-            crc64: Crc64::default(),
+            crc64: RunningCrc64::default(),
             len: 0,
             held: Vec::new(),
             hashes: Vec::new(),
@@ -194,7 +194,7 @@ impl<'a> Assembler<'a> {
     /// Adds bytes to the image and to the open segment's sum.
     fn write(&mut self, bytes: &[u8]) -> Result<(), Stopped> {
         if let Some(open) = &mut self.open {
-            open.crc64 = open.crc64.then(Crc64::of(bytes), to_u64(bytes.len()));
+            open.crc64.update(bytes);
             open.len += to_u64(bytes.len());
         }
         self.parts.append(bytes)
@@ -233,7 +233,7 @@ impl<'a> Assembler<'a> {
         if open.len > 0 {
             let blake3 = (self.plan.hashing == Hashing::Blake3).then(|| segment_hash(&open.hashes));
             let guest = GuestOffset(open.number * self.plan.geometry.segment_size().0);
-            self.segments.push(Segment { guest, host: open.host, length: open.len, crc64: open.crc64, blake3 });
+            self.segments.push(Segment { guest, host: open.host, length: open.len, crc64: open.crc64.sum(), blake3 });
         }
         self.context.counters.stored.store(self.parts.position(), Relaxed);
         Ok(())

@@ -1,19 +1,24 @@
 //! Buffers that O_DIRECT takes, and pools of them that bound the memory of a conversion.
 #![allow(unsafe_code)]
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::slice;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
+use rustix::mm::{Advice, madvise};
 
 use crate::cancel::Cancel;
 
 /// Alignment of every buffer's address, in bytes. The largest logical block size in the field is 4096, and a page is
 /// what DMA engines ask for at most.
 pub const BUFFER_ALIGNMENT: usize = 4096;
+
+/// Alignment of buffers that are at least as long: x86-64's huge page. The kernel pins one of them for a direct read where it would pin
+/// 512 small ones.
+const HUGE_PAGE: usize = 2 << 20;
 
 /// Heap memory whose address is a multiple of [`BUFFER_ALIGNMENT`]. Its length is fixed.
 pub struct AlignedBuf {
@@ -34,10 +39,20 @@ impl AlignedBuf {
     #[must_use]
     pub fn zeroed(len: usize) -> Self {
         assert!(len > 0, "a buffer holds something");
-        let layout = Layout::from_size_align(len, BUFFER_ALIGNMENT).expect("a length that fits the address space");
+        let alignment = if len >= HUGE_PAGE { HUGE_PAGE } else { BUFFER_ALIGNMENT };
+        let layout = Layout::from_size_align(len, alignment).expect("a length that fits the address space");
         // SAFETY: the layout's size is not zero.
-        let start = unsafe { alloc_zeroed(layout) };
+        let start = unsafe { alloc(layout) };
         let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
+        if len >= HUGE_PAGE {
+            // Whole huge pages only, so that no neighbour on the heap is advised along. Before the first touch: what is small by
+            // then stays small. A kernel without huge pages refuses, and nothing is lost.
+            let whole = len / HUGE_PAGE * HUGE_PAGE;
+            // SAFETY: the range was just allocated for us, and this advice changes no contents.
+            let _ = unsafe { madvise(start.as_ptr().cast(), whole, Advice::LinuxHugepage) };
+        }
+        // SAFETY: `len` bytes were allocated at `start`.
+        unsafe { start.as_ptr().write_bytes(0, len) };
         Self { start, layout }
     }
 }

@@ -122,7 +122,7 @@ pub struct DestinationArgs {
     pub bucket: Option<String>,
 
     /// The image's name in the bucket [default: HOST-DEVICE-UTC.qcow2]
-    #[arg(long, value_name = "KEY", requires = "bucket")]
+    #[arg(long, value_name = "KEY", requires = "bucket", conflicts_with = "output")]
     pub key: Option<String>,
 
     /// Write the image to this file

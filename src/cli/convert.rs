@@ -71,8 +71,9 @@ pub fn run(args: &ConvertArgs, verbosity: Verbosity, console: &Console) -> anyho
 }
 
 fn print(args: &ConvertArgs, verbosity: Verbosity, converted: &Converted, report: &Report) -> anyhow::Result<()> {
-    if verbosity != Verbosity::Quiet {
-        report.write_for_people(converted.took, &mut stderr().lock())?;
+    match verbosity {
+        Verbosity::Quiet => report.write_salvaged(&mut stderr().lock())?,
+        Verbosity::Normal | Verbosity::Verbose => report.write_for_people(converted.took, &mut stderr().lock())?,
     }
     if args.json {
         writeln!(stdout().lock(), "{}", serde_json::to_string(report)?)?;

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use crate::convert::{ConvertError, Failure};
+use crate::convert::{ConvertError, Failure, Leftover};
 use crate::identity::IdentityError;
 use crate::source::SourceError;
 use crate::store::StoreError;
@@ -43,14 +43,23 @@ pub fn report(error: &anyhow::Error) -> Code {
         lines.push_str(&format!("  {hint}\n"));
     }
     if let Some(Failure { leftover: Some(leftover), .. }) = error.downcast_ref::<Failure>() {
-        lines.push_str(&format!(
-            "  the upload could not be aborted ({}), and is billed until it is: snapferry uploads abort --key {} --id {}\n",
-            leftover.why, leftover.upload.key, leftover.upload.id
-        ));
+        lines.push_str(&format!("  {}\n", words_for_leftover(leftover)));
     }
     // Nothing is left to do about a stderr that is gone.
     let _ = std::io::stderr().write_all(lines.as_bytes());
     error.chain().find_map(code_for).unwrap_or(Code::Unexpected)
+}
+
+/// What is still there, and how to be rid of it.
+fn words_for_leftover(Leftover { upload, url, why }: &Leftover) -> String {
+    match url.strip_prefix("s3://").and_then(|rest| rest.split_once('/')) {
+        Some((bucket, _)) => format!(
+            "the upload could not be aborted ({why}), and is billed until it is: \
+             snapferry uploads abort --bucket {bucket} --key {} --id {} (and the same --endpoint and --region)",
+            upload.key, upload.id
+        ),
+        None => format!("the unfinished file beside {url}, with {} in its name, could not be removed: {why}", upload.id),
+    }
 }
 
 /// `a: b: c`, each cause once: transparent errors repeat their source's words.
@@ -88,6 +97,7 @@ fn code_for(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
 fn code_of_conversion(error: &ConvertError) -> Code {
     match error {
         ConvertError::Source(_) => Code::Source,
+        ConvertError::Manifest { source: StoreError::Cancelled { .. }, .. } => Code::Interrupted,
         ConvertError::Store(_) | ConvertError::Exists { .. } | ConvertError::Manifest { .. } => Code::Store,
         ConvertError::Geometry(_) | ConvertError::TooLarge { .. } | ConvertError::PartSize { .. } => Code::Usage,
         ConvertError::Interrupted => Code::Interrupted,
@@ -100,7 +110,7 @@ fn hint_for(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(Failure { error, .. }) = cause.downcast_ref::<Failure>() {
         return match error {
             ConvertError::Source(error) => hint_for(error),
-            ConvertError::Store(error) | ConvertError::Manifest { source: error, .. } => hint_for(error),
+            ConvertError::Store(error) => hint_for(error),
             other => hint_for(other),
         };
     }
@@ -149,9 +159,7 @@ fn hint_for_store(error: &StoreError) -> Option<String> {
         StoreError::Connection { .. } | StoreError::TimedOut { .. } => {
             Some("outside an IBM Cloud VPC the direct endpoints can't be reached: try --endpoint public".into())
         }
-        StoreError::Io { source, .. } if source.raw_os_error() == Some(rustix::io::Errno::NOSPC.raw_os_error()) => {
-            Some("free space on it, or send the image straight to a bucket: --bucket".into())
-        }
+        StoreError::Full { .. } => Some("free space on it, or send the image straight to a bucket: --bucket".into()),
         _ => None,
     }
 }

@@ -103,6 +103,11 @@ impl Report {
         if let Some(bottleneck) = self.bottleneck {
             writeln!(to, "  limit     {bottleneck}")?;
         }
+        self.write_salvaged(to)
+    }
+
+    /// What is missing from the image: an error to whoever asked for errors alone.
+    pub fn write_salvaged(&self, to: &mut impl Write) -> io::Result<()> {
         for range in &self.salvaged {
             writeln!(to, "  unreadable, stored as zeros: {} bytes at offset {}", range.length, range.offset)?;
         }

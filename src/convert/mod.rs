@@ -25,7 +25,7 @@ use crate::retry::Class;
 use crate::source::aligned::{BufferPool, PooledBuf};
 use crate::source::{Source, SourceError};
 use crate::store::{ETag, ObjectKey, ObjectStore, StoreError, Upload, UploadPlan};
-use crate::units::ByteCount;
+use crate::units::{ByteCount, GuestOffset};
 
 mod assemble;
 mod compress;
@@ -120,6 +120,18 @@ impl ConvertError {
     }
 }
 
+impl ConvertError {
+    /// The place on the disk that could not be read.
+    fn offset(&self) -> Option<GuestOffset> {
+        match self {
+            Self::Source(
+                SourceError::Read { offset, .. } | SourceError::Vanished { offset, .. } | SourceError::Shrunk { offset, .. },
+            ) => Some(*offset),
+            _ => None,
+        }
+    }
+}
+
 /// An error's own words and those of everything behind it.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -137,6 +149,8 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 pub struct Leftover {
     /// Which.
     pub upload: Upload,
+    /// What it was to become.
+    pub url: String,
     /// Why it is still there.
     pub why: String,
 }
@@ -189,11 +203,18 @@ struct Outcome {
 }
 
 impl Context {
-    /// Ends the work with an error, unless it has ended already.
+    /// Ends the work with an error, unless it has ended already. Of reads that fail side by side, the first place on the disk counts.
     fn fail(&self, error: ConvertError) {
-        if !self.cancel.is_cancelled() {
-            self.outcome().error.get_or_insert(error);
+        let ended = self.cancel.is_cancelled();
+        let mut outcome = self.outcome();
+        let counts = match &outcome.error {
+            None => !ended,
+            Some(kept) => error.offset().zip(kept.offset()).is_some_and(|(ours, theirs)| ours < theirs),
+        };
+        if counts {
+            outcome.error = Some(error);
         }
+        drop(outcome);
         self.cancel.cancel(Reason::Failed);
     }
 

@@ -10,7 +10,7 @@ use super::counters::Bottleneck;
 use super::plan::{CHUNK, Plan};
 use super::{Context, ConvertError, Stopped};
 use crate::source::aligned::BufferPool;
-use crate::source::{Extent, Source};
+use crate::source::{Extent, Source, SourceError};
 use crate::units::{GuestOffset, to_u64, to_usize};
 
 /// What the assembler gets, in disk order.
@@ -135,11 +135,22 @@ fn serve(source: &dyn Source, queue: &Receiver<Ticket>, workers: &Workers, conte
         let step = source.alignment().max(to_usize(crate::units::SECTOR));
         let read = chunk.len.next_multiple_of(step);
         if let Err(error) = source.read_at(chunk.start, &mut chunk.buf[..read]) {
-            context.fail(ConvertError::Source(error));
+            context.fail(ConvertError::Source(locate(source, error, chunk.start, &mut chunk.buf[..read])));
             return;
         }
         chunk.buf[read..].fill(0);
         context.counters.read.fetch_add(to_u64(chunk.len), Relaxed);
         workers.submit(chunk, slot);
     }
+}
+
+/// The read of a chunk fails as a whole; this finds the first sector to blame. From the front and once only: a bad sector may keep a
+/// disk busy for many seconds each time.
+fn locate(source: &dyn Source, error: SourceError, start: GuestOffset, buf: &mut [u8]) -> SourceError {
+    if !matches!(error, SourceError::Read { .. }) {
+        return error;
+    }
+    let step = source.alignment();
+    let pieces = (start.0..).step_by(step).zip(buf.chunks_mut(step));
+    pieces.map(|(at, piece)| source.read_at(GuestOffset(at), piece)).find_map(Result::err).unwrap_or(error)
 }

@@ -125,7 +125,13 @@ async fn finish(store: &dyn ObjectStore, upload: &Upload, mut sent: Vec<Sent>, w
     }
     let parts: Vec<StoredPart> = sent.into_iter().map(|part| part.stored).collect();
     store.complete(upload, &parts, &whole).await?;
-    let found = store.head(&upload.key).await?;
+    let found = match store.head(&upload.key).await {
+        // Told to stop, and too late: the object is there, made of parts that were all checked.
+        Err(StoreError::Cancelled { .. }) => {
+            return Ok(ObjectMeta { size: whole.size, etag: ETag(String::new()), crc64: Some(whole.crc64) });
+        }
+        answer => answer?,
+    };
     match found {
         Some(meta) if meta.size == whole.size && meta.crc64.is_none_or(|crc64| crc64 == whole.crc64) => Ok(meta),
         Some(meta) => {
@@ -145,11 +151,11 @@ fn mismatch(store: &dyn ObjectStore, upload: &Upload, request: &'static str, rea
 pub async fn abort(store: &dyn ObjectStore, upload: &Upload, context: &Context) {
     let why = match tokio::time::timeout(ABORT_WITHIN, store.abort(upload)).await {
         Ok(Ok(())) => {
-            tracing::info!(upload = upload.id, "the upload was aborted, nothing is left in the store");
+            tracing::info!(upload = upload.id, "the upload was aborted, no part of it is left");
             return;
         }
         Ok(Err(error)) => super::chain(&error),
         Err(_) => format!("no answer within {} s", ABORT_WITHIN.as_secs()),
     };
-    context.leave_behind(Leftover { upload: upload.clone(), why });
+    context.leave_behind(Leftover { upload: upload.clone(), url: store.url(&upload.key), why });
 }

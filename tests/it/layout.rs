@@ -179,7 +179,7 @@ fn qemu_finds_every_image_clean_and_identical() {
 }
 
 /// The whole disk as imago reads it.
-fn read_by_imago(image: &Path) -> std::io::Result<Vec<u8>> {
+pub fn read_by_imago(image: &Path) -> std::io::Result<Vec<u8>> {
     let image = FormatAccess::new(imago::qcow2::Qcow2::<imago::file::File>::open_path(image, false)?);
     let mut disk = vec![0; to_usize(image.size())];
     image.read(&mut disk[..], 0)?;

@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod api_key;
+mod convert;
+mod determinism;
 mod devices;
+mod layers;
 mod layout;
 mod s3_faults;
 mod sim_store;

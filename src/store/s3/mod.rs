@@ -250,6 +250,18 @@ impl S3Store {
         self.within(operation, body, request).await?.map_err(|err| self.teller.tell(operation.clone(), upload_id, err))
     }
 
+    /// HEAD is refused without a body, and so without a reason. A GET of one byte needs the same rights, and is told why.
+    async fn reasoned(&self, err: StoreError, key: &ObjectKey) -> StoreError {
+        if !matches!(err, StoreError::Denied { .. } | StoreError::Refused { status: 400, .. }) {
+            return err;
+        }
+        match self.get_range(key, 0..1, None).await {
+            Err(reason @ (StoreError::Denied { .. } | StoreError::WrongRegion { .. } | StoreError::NoSuchBucket { .. })) => reason,
+            Err(reason @ StoreError::Refused { status: 400, .. }) => reason,
+            _ => err,
+        }
+    }
+
     async fn within<T>(&self, operation: &Operation, body: u64, work: impl Future<Output = T> + Send) -> Result<T, StoreError> {
         let deadline = self.deadline + Duration::from_secs(body / self.slowest.0);
         // Boxed: the SDK's futures are tens of kilobytes, and would be copied along with every caller's.
@@ -387,7 +399,8 @@ impl ObjectStore for S3Store {
         let request = self.client.head_object().bucket(&self.bucket).key(key.as_str()).checksum_mode(ChecksumMode::Enabled).send();
         let answer = match self.attempt(&operation, None, 0, request).await {
             Err(StoreError::NoSuchKey { .. }) => return Ok(None),
-            answer => answer?,
+            Err(err) => return Err(self.reasoned(err, key).await),
+            Ok(answer) => answer,
         };
         let size = answer
             .content_length()

@@ -1,0 +1,232 @@
+//! Real devices and file systems, sound and failing. All of it needs root and loop devices.
+
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use snapferry::convert::ConvertError;
+use snapferry::convert::manifest::Manifest;
+use snapferry::convert::plan::{Destination, Options};
+use snapferry::source::{Extent, InUse, RawSource, Source, SourceError};
+use snapferry::store::{FolderStore, ObjectStore};
+use snapferry::testing::disks::{Disk, Kind};
+use snapferry::testing::loopdev::{Access, BAD_UNIT, BadRangeDevice, LoopDevice, LoopOptions, MountedDevice, SmallFs};
+use snapferry::testing::oracle::QemuImg;
+use snapferry::units::{ByteCount, GuestOffset, MIB, to_u64, to_usize};
+
+use super::{Bucket, KEY, convert, folder, into_file, key, left_in, prove, run};
+
+#[test]
+fn a_device_converts_whatever_its_sector_size() {
+    let folder = folder();
+    let (raw, image) = (folder.path().join("disk.raw"), folder.path().join(KEY));
+    let disk = Disk::new(Kind::Mixed, ByteCount(19 * MIB + 4096), 31);
+    disk.write(&raw).expect("a disk");
+    for logical_sector in [512, 4096] {
+        let options = LoopOptions { logical_sector, access: Access::ReadOnly };
+        let Some(device) = LoopDevice::attach(&raw, options) else { return };
+        let report = run(into_file(device.path(), &image, &["--json", "--force"])).json();
+        assert_eq!(report["bytes_read"].as_u64(), Some(disk.size.0), "a device has no holes that we could ask for");
+        let manifest: Manifest =
+            serde_json::from_slice(&std::fs::read(folder.path().join(key().manifest().as_str())).expect("the manifest"))
+                .expect("JSON");
+        assert_eq!(manifest.source.name, device.path().to_str().expect("UTF-8"));
+        prove(&disk.to_vec(), &std::fs::read(&image).expect("the image"), &manifest);
+        if let Some(qemu) = QemuImg::find() {
+            assert_eq!(qemu.check(&image), Ok(()));
+            assert_eq!(qemu.compare(&raw, &image), Ok(()));
+        }
+    }
+}
+
+/// A disk of random bytes, the ranges of it that can't be read, and the device.
+fn damaged(bad: Range<u64>) -> Option<(Vec<u8>, BadRangeDevice)> {
+    let contents = Disk::new(Kind::Random, ByteCount(12 * MIB), 32).to_vec();
+    BadRangeDevice::new(&contents, bad).map(|device| (contents, device))
+}
+
+/// In the middle of a chunk, and not at the start of anything.
+const BAD: Range<u64> = 5 * MIB + 7 * BAD_UNIT..5 * MIB + 9 * BAD_UNIT;
+
+#[test]
+fn a_read_error_is_told_with_its_offset_and_leaves_nothing() {
+    let Some((_, device)) = damaged(BAD) else { return };
+    let (folder, bucket) = (folder(), Bucket::start());
+    let says = format!("{}: read error at offset {}", device.path().display(), BAD.start);
+    let ended = run(into_file(device.path(), &folder.path().join(KEY), &["--json"]));
+    ended.expect(3, &[&says, "Input/output error", "--salvage"]);
+    assert_eq!(ended.out, "");
+    assert_eq!(left_in(folder.path()), Vec::<String>::new());
+    run(bucket.convert(device.path(), &["--part-size", "8M"])).expect(3, &[&says, "--salvage"]);
+    bucket.expect_nothing();
+}
+
+#[test]
+fn salvage_stores_all_that_can_be_read_and_reports_the_rest() {
+    let Some((mut contents, device)) = damaged(BAD) else { return };
+    contents[to_usize(BAD.start)..to_usize(BAD.end)].fill(0);
+    let folder = folder();
+    let image = folder.path().join(KEY);
+    let ended = run(into_file(device.path(), &image, &["--salvage", "--json"]));
+    let words = format!("{} bytes at offset {}", BAD.end - BAD.start, BAD.start);
+    ended.expect(3, &["unreadable", &words]);
+    let range = serde_json::json!([{"offset": BAD.start, "length": BAD.end - BAD.start}]);
+    assert_eq!(ended.report()["salvaged"], range);
+    let manifest = std::fs::read(folder.path().join(key().manifest().as_str())).expect("the manifest");
+    let manifest: Manifest = serde_json::from_slice(&manifest).expect("a manifest");
+    assert_eq!(serde_json::to_value(&manifest.salvaged).expect("JSON"), range);
+    prove(&contents, &std::fs::read(&image).expect("the image"), &manifest);
+
+    // Quiet means only what went wrong, and this did.
+    run(into_file(device.path(), &image, &["--salvage", "--quiet", "--force"])).expect(3, &["unreadable", &words]);
+    // A disk without faults gives 0 with --salvage too.
+    let sound = folder.path().join("sound.raw");
+    std::fs::write(&sound, &contents).expect("a disk");
+    let report = run(into_file(&sound, &image, &["--salvage", "--json", "--force"])).json();
+    assert_eq!(report["salvaged"], serde_json::json!([]));
+}
+
+#[test]
+fn a_mounted_device_is_refused_unless_the_user_insists() {
+    let Some(mounted) = MountedDevice::new(8 * MIB) else { return };
+    let folder = folder();
+    let image = folder.path().join(KEY);
+    let device = mounted.path().to_str().expect("UTF-8");
+    run(into_file(mounted.path(), &image, &[])).expect(3, &[device, "is in use", "findmnt", "--in-use"]);
+    assert_eq!(left_in(folder.path()), Vec::<String>::new());
+    run(into_file(mounted.path(), &image, &["--in-use", "--json"])).json();
+}
+
+#[test]
+fn a_device_that_is_taken_away_is_told_with_the_offset() {
+    let folder = folder();
+    let raw = folder.path().join("disk.raw");
+    Disk::new(Kind::Random, ByteCount(12 * MIB), 33).write(&raw).expect("a disk");
+    let Some(device) = LoopDevice::attach(&raw, LoopOptions::default()) else { return };
+    device.lose_from(7 * MIB).expect("cut");
+    let bucket = Bucket::start();
+    let says = format!("{}: read error at offset {}", device.path().display(), 7 * MIB);
+    run(bucket.convert(device.path(), &["--part-size", "8M"])).expect(3, &[&says]);
+    bucket.expect_nothing();
+}
+
+/// A source to which something happens just before the first read at or behind `from`.
+struct Meddled<'a> {
+    inner: RawSource,
+    from: u64,
+    done: AtomicBool,
+    act: &'a (dyn Fn() + Send + Sync),
+}
+
+impl Source for Meddled<'_> {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+    fn size(&self) -> ByteCount {
+        self.inner.size()
+    }
+    fn alignment(&self) -> usize {
+        self.inner.alignment()
+    }
+    fn read_at(&self, offset: GuestOffset, into: &mut [u8]) -> Result<(), SourceError> {
+        if offset.0 + to_u64(into.len()) > self.from && !self.done.swap(true, Ordering::SeqCst) {
+            (self.act)();
+        }
+        self.inner.read_at(offset, into)
+    }
+    fn extent_at(&self, from: GuestOffset) -> Result<Extent, SourceError> {
+        self.inner.extent_at(from)
+    }
+    fn settle(&self) -> Result<(), SourceError> {
+        self.inner.settle()
+    }
+}
+
+/// Converts `path` while `act` happens to it, and gives the source's error. Nothing is left behind.
+fn meddle(path: &Path, from: u64, act: &(dyn Fn() + Send + Sync)) -> SourceError {
+    let folder = folder();
+    let store: Arc<dyn ObjectStore> = Arc::new(FolderStore::new(folder.path().to_owned()));
+    let inner = RawSource::open(path, InUse::Refuse).expect("a source");
+    let source = Meddled { inner, from, done: AtomicBool::new(false), act };
+    // One read at a time, so that what was read before is known.
+    let options = Options { readers: std::num::NonZeroUsize::new(1), ..Options::default() };
+    let failure = convert(&source, &store, Destination::File, &options, &Vec::new).expect_err("it was meddled with");
+    assert_eq!(failure.leftover, None);
+    assert_eq!(left_in(folder.path()), Vec::<String>::new());
+    match failure.error {
+        ConvertError::Source(error) => error,
+        other => panic!("not the source's error: {other:?}"),
+    }
+}
+
+fn random_file(folder: &Path) -> std::path::PathBuf {
+    let raw = folder.join("disk.raw");
+    Disk::new(Kind::Random, ByteCount(24 * MIB), 34).write(&raw).expect("a disk");
+    raw
+}
+
+fn open_for_writing(path: &Path) -> std::fs::File {
+    std::fs::OpenOptions::new().write(true).open(path).expect("the disk")
+}
+
+#[test]
+fn a_file_that_shrinks_meanwhile_is_told_with_its_new_end() {
+    let home = folder();
+    let raw = random_file(home.path());
+    let error = meddle(&raw, 20 * MIB, &|| open_for_writing(&raw).set_len(19 * MIB).expect("cut"));
+    assert!(
+        matches!(error, SourceError::Shrunk { offset: GuestOffset(at), size, .. } if (at, size) == (20 * MIB, 24 * MIB)),
+        "{error:?}"
+    );
+    // Only behind what was read already: the end tells.
+    let raw = random_file(home.path());
+    let error = meddle(&raw, 23 * MIB, &|| open_for_writing(&raw).set_len(25 * MIB).expect("grown"));
+    assert!(matches!(&error, SourceError::Changed { .. }), "{error:?}");
+}
+
+#[test]
+fn a_file_that_is_written_meanwhile_makes_no_image() {
+    let home = folder();
+    let raw = random_file(home.path());
+    let error = meddle(&raw, 20 * MIB, &|| open_for_writing(&raw).write_all_at(b"new", MIB).expect("written"));
+    assert!(matches!(&error, SourceError::Changed { .. }), "{error:?}");
+    assert!(error.to_string().contains("it was written to"), "{error}");
+}
+
+#[test]
+fn a_device_that_vanishes_or_shrinks_meanwhile_makes_no_image() {
+    let home = folder();
+    let raw = random_file(home.path());
+    let attach = || LoopDevice::attach(&raw, LoopOptions::default());
+    let Some(device) = attach() else { return };
+    let error = meddle(device.path(), 20 * MIB, &|| device.lose_from(10 * MIB).expect("cut"));
+    assert!(matches!(error, SourceError::Read { offset: GuestOffset(at), .. } if at == 20 * MIB), "{error:?}");
+    drop(device);
+
+    random_file(home.path());
+    let Some(device) = attach() else { return };
+    let error = meddle(device.path(), 20 * MIB, &|| device.resize(10 * MIB).expect("resized"));
+    assert!(matches!(error, SourceError::Shrunk { offset: GuestOffset(at), .. } if at == 20 * MIB), "{error:?}");
+    drop(device);
+
+    random_file(home.path());
+    let Some(device) = attach() else { return };
+    let error = meddle(device.path(), 23 * MIB, &|| device.resize(25 * MIB).expect("resized"));
+    assert!(matches!(error, SourceError::Changed { .. }), "{error:?}");
+}
+
+#[test]
+fn a_full_disk_is_told_and_left_as_it_was() {
+    let home = folder();
+    let raw = random_file(home.path());
+    for small in [SmallFs::tmpfs(8 * MIB), SmallFs::ext4(16 * MIB)] {
+        let Some(small) = small else { return };
+        let before = left_in(small.path());
+        let ended = run(into_file(&raw, &small.path().join(KEY), &["--json"]));
+        ended.expect(4, &[KEY, "the disk is full", "No space left", "--bucket"]);
+        assert_eq!(ended.out, "");
+        assert_eq!(left_in(small.path()), before);
+    }
+}

@@ -1,0 +1,506 @@
+//! Sources and stores that fail on command: each failure ends with its exit code, a message that names the place, and nothing left.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustix::process::Signal;
+use snapferry::cancel::{Cancel, Reason};
+use snapferry::clock::SystemClock;
+use snapferry::convert::plan::{Destination, Options};
+use snapferry::convert::{Conversion, ConvertError, Target, plan_for};
+use snapferry::retry::Backoff;
+use snapferry::sim::{Action, Operation as Request, Rule, TlsFiles, When};
+use snapferry::source::{Extent, InUse, RawSource, Salvaging, Source, SourceError};
+use snapferry::store::{FolderStore, ObjectStore, Operation, Pace, Retrying, S3Config, S3Store, StoreError};
+use snapferry::testing::disks::{Disk, Kind};
+use snapferry::testing::memory::MemoryStore;
+use snapferry::testing::scripted::{Fault, ScriptedStore};
+use snapferry::units::{ByteCount, GuestOffset, MIB, to_u64, to_usize};
+use tempfile::TempDir;
+
+use super::{BUCKET, Bucket, KEY, Running, convert, folder, into_file, key, left_in, prove, run, runtime, wait_until};
+
+/// Three parts, and something for several threads to do.
+const PARTS: [&str; 2] = ["--part-size", "8M"];
+
+/// A folder with a disk that no codec makes smaller, for when bytes have to travel.
+fn random_disk(size: u64) -> (TempDir, PathBuf, Disk) {
+    let folder = folder();
+    let raw = folder.path().join("disk.raw");
+    let disk = Disk::new(Kind::Random, ByteCount(size), 41);
+    disk.write(&raw).expect("a disk");
+    (folder, raw, disk)
+}
+
+/// A disk in memory of which a part can't be read.
+struct Broken {
+    bytes: Vec<u8>,
+    bad: std::ops::Range<u64>,
+    error: fn(GuestOffset) -> SourceError,
+}
+
+impl Source for Broken {
+    fn name(&self) -> &str {
+        "/dev/broken"
+    }
+    fn size(&self) -> ByteCount {
+        ByteCount(to_u64(self.bytes.len()))
+    }
+    fn alignment(&self) -> usize {
+        512
+    }
+    fn read_at(&self, offset: GuestOffset, into: &mut [u8]) -> Result<(), SourceError> {
+        let end = offset.0 + to_u64(into.len());
+        if offset.0 < self.bad.end && self.bad.start < end {
+            // As the kernel does it: all of the read fails, without a word about where.
+            return Err((self.error)(offset));
+        }
+        let here = &self.bytes[to_usize(offset.0)..self.bytes.len().min(to_usize(end))];
+        into[..here.len()].copy_from_slice(here);
+        into[here.len()..].fill(0);
+        Ok(())
+    }
+    fn extent_at(&self, _: GuestOffset) -> Result<Extent, SourceError> {
+        Ok(Extent::Data { end: GuestOffset(to_u64(self.bytes.len())) })
+    }
+    fn settle(&self) -> Result<(), SourceError> {
+        Ok(())
+    }
+}
+
+fn io_error(offset: GuestOffset) -> SourceError {
+    SourceError::Read { path: "/dev/broken".to_owned(), offset, source: rustix::io::Errno::IO.into() }
+}
+
+fn gone(offset: GuestOffset) -> SourceError {
+    SourceError::Vanished { path: "/dev/broken".to_owned(), offset, source: rustix::io::Errno::NODEV.into() }
+}
+
+#[test]
+fn an_unreadable_sector_is_found_wherever_it_is() {
+    let bytes = Disk::new(Kind::Random, ByteCount(21 * MIB + 700), 42).to_vec();
+    let len = to_u64(bytes.len());
+    for start in [0, 512, 2 * MIB - 512, 2 * MIB, 9 * MIB + 1536, len / 512 * 512] {
+        let source = Broken { bytes: bytes.clone(), bad: start..start + 1, error: io_error };
+        let memory = Arc::new(MemoryStore::new(BUCKET));
+        let store: Arc<dyn ObjectStore> = memory.clone();
+        let failure = convert(&source, &store, Destination::Bucket, &Options::default(), &Vec::new).expect_err("a bad sector");
+        let ConvertError::Source(SourceError::Read { offset, .. }) = failure.error else { panic!("{failure:?}") };
+        assert_eq!(offset, GuestOffset(start));
+        assert_eq!(failure.leftover, None);
+        let left = runtime().block_on(async { (memory.head(&key()).await.ok(), memory.list_uploads("").await.ok()) });
+        assert_eq!(left, (Some(None), Some(Vec::new())));
+
+        let salvaging = Salvaging::new(source);
+        let done =
+            convert(&salvaging, &store, Destination::Bucket, &Options::default(), &|| salvaging.bad_ranges()).expect("salvaged");
+        let mut salvaged = bytes.clone();
+        let end = (start + 512).min(len);
+        salvaged[to_usize(start)..to_usize(end)].fill(0);
+        assert_eq!(done.manifest.salvaged.iter().map(|bad| (bad.offset.0, bad.length)).collect::<Vec<_>>(), [(start, end - start)]);
+        let image = runtime().block_on(store.get_range(&key(), 0..done.manifest.image.size.0, None)).expect("the image");
+        prove(&salvaged, &image, &done.manifest);
+    }
+}
+
+#[test]
+fn a_device_that_is_gone_is_no_case_for_salvage() {
+    let home = folder();
+    let store: Arc<dyn ObjectStore> = Arc::new(FolderStore::new(home.path().to_owned()));
+    let bytes = Disk::new(Kind::Random, ByteCount(12 * MIB), 43).to_vec();
+    let salvaging = Salvaging::new(Broken { bytes, bad: 8 * MIB..12 * MIB, error: gone });
+    let failure = convert(&salvaging, &store, Destination::File, &Options::default(), &Vec::new).expect_err("it is gone");
+    assert!(matches!(&failure.error, ConvertError::Source(SourceError::Vanished { .. })), "{failure:?}");
+    assert_eq!(left_in(home.path()), Vec::<String>::new());
+}
+
+/// Faults that pass, or that the store only seems to have: the image arrives all the same.
+#[test]
+fn passing_faults_of_the_store_pass_unseen() {
+    let (_home, raw, disk) = random_disk(17 * MIB);
+    let (part, complete) = (|| Rule::on(Request::UploadPart), || Rule::on(Request::CompleteMultipartUpload));
+    let once = When::First(1);
+    let code = |code: &str| code.to_owned();
+    for (what, rule, action) in [
+        ("throttled with 503", part().when(When::FirstOfEach(1)), Action::answer(503, "SlowDown")),
+        ("throttled with 429", part().when(When::FirstOfEach(1)), Action::answer(429, "TooManyRequests")),
+        ("an inner error", part().when(When::FirstOfEach(1)), Action::answer(500, "InternalError")),
+        ("a proxy's page", part().when(once), Action::Answer { status: 502, code: None, retry_after_s: None }),
+        ("a reset", part().when(once), Action::Reset),
+        ("no answer", part().when(once), Action::DropAfterBody),
+        ("a part that came and an answer that did not", part().when(once), Action::ApplyThenDrop),
+        ("an answer with another checksum", part().when(once), Action::CorruptChecksum),
+        ("an old store", Rule::any(), Action::IgnoreChecksums),
+        ("an error inside 200", complete().when(once), Action::ErrorInOk { code: code("InternalError") }),
+        ("a completion whose answer was lost", complete().when(once), Action::ApplyThenDrop),
+        (
+            "a completion that was answered with an error",
+            complete().when(once),
+            Action::ApplyThenAnswer { status: 500, code: code("InternalError") },
+        ),
+        ("a completion without an ETag", complete(), Action::EmptyEtag),
+        ("no answer to HEAD", Rule::on(Request::HeadObject).when(once), Action::DropAfterBody),
+        ("a manifest at the second attempt", Rule::on(Request::PutObject).when(once), Action::answer(503, "SlowDown")),
+    ] {
+        let bucket = Bucket::start();
+        bucket.sim.faults().add(rule, action);
+        let ended = run(bucket.convert(&raw, &[&PARTS[..], &["--json"]].concat()));
+        assert_eq!(ended.code, Some(0), "{what}: {}", ended.err);
+        assert!(bucket.sim.faults().fired()[0] > 0, "{what}: it never happened");
+        bucket.sim.faults().clear();
+        prove(&disk.to_vec(), &bucket.object(&key()).expect(what), &bucket.manifest());
+        assert_eq!(bucket.open_uploads(), 0, "{what}");
+    }
+}
+
+#[test]
+fn lasting_faults_of_the_store_end_the_run_and_leave_nothing() {
+    let (_home, raw, _) = random_disk(17 * MIB);
+    let denied = || Action::answer(403, "AccessDenied");
+    let part = || Rule::on(Request::UploadPart);
+    for (rule, action, says) in [
+        (Rule::on(Request::CreateMultipartUpload), denied(), ["CreateMultipartUpload s3://images/disk.qcow2", "access denied"]),
+        (part(), denied(), ["UploadPart s3://images/disk.qcow2 part ", "access denied"]),
+        (part().part(3), Action::answer(400, "EntityTooLarge"), ["UploadPart s3://images/disk.qcow2 part 3", "400 EntityTooLarge"]),
+        (part().part(1), Action::CorruptChecksum, ["UploadPart s3://images/disk.qcow2 part 1", "damaged on the way"]),
+        (
+            Rule::on(Request::CompleteMultipartUpload),
+            Action::ErrorInOk { code: "InvalidPart".to_owned() },
+            ["CompleteMultipartUpload s3://images/disk.qcow2", "InvalidPart"],
+        ),
+    ] {
+        let bucket = Bucket::start();
+        bucket.sim.faults().add(rule, action);
+        let ended = run(bucket.convert(&raw, &PARTS));
+        ended.expect(4, &says);
+        bucket.sim.faults().clear();
+        bucket.expect_nothing();
+    }
+}
+
+#[test]
+fn an_image_without_its_manifest_is_told_as_such() {
+    let (_home, raw, _) = random_disk(MIB);
+    let bucket = Bucket::start();
+    bucket.sim.faults().add(Rule::on(Request::PutObject), Action::answer(403, "AccessDenied"));
+    run(bucket.convert(&raw, &[])).expect(4, &["s3://images/disk.qcow2 is complete", "manifest", "the image can be used"]);
+    bucket.sim.faults().clear();
+    assert!(bucket.object(&key()).is_some() && bucket.object(&key().manifest()).is_none());
+    assert_eq!(bucket.open_uploads(), 0);
+}
+
+#[test]
+fn an_upload_that_cannot_be_aborted_is_named_with_the_command_that_does() {
+    let (_home, raw, _) = random_disk(17 * MIB);
+    let bucket = Bucket::start();
+    bucket.sim.faults().add(Rule::on(Request::UploadPart), Action::answer(403, "AccessDenied"));
+    bucket.sim.faults().add(Rule::on(Request::AbortMultipartUpload), Action::answer(403, "AccessDenied"));
+    let ended = run(bucket.convert(&raw, &PARTS));
+    ended.expect(4, &["could not be aborted", "billed"]);
+    bucket.sim.faults().clear();
+    assert_eq!(bucket.open_uploads(), 1);
+    // The command that is told works as it stands, but for where the store is.
+    let (_, told) = ended.err.split_once("snapferry uploads abort ").expect("a command");
+    assert!(told.starts_with("--bucket images --key disk.qcow2 --id "), "{told}");
+    let mut command = bucket.command(["uploads", "abort"]);
+    let told: Vec<&str> = told.split_whitespace().skip_while(|word| *word != "--key").take(4).collect();
+    command.args(told);
+    run(command).expect(0, &[]);
+    bucket.expect_nothing();
+}
+
+#[test]
+fn a_store_that_does_not_let_us_in_says_why() {
+    let (_home, raw, _) = random_disk(MIB);
+    let bucket = Bucket::start();
+    let at = |words: &[&str]| {
+        let mut command = bucket.keyless(["convert", "--key", KEY]);
+        command.arg("--device").arg(&raw).args(words);
+        command
+    };
+    let config = bucket.sim.config();
+    let mut wrong_keys = at(&[]);
+    wrong_keys.env("AWS_ACCESS_KEY_ID", &config.access_key).env("AWS_SECRET_ACCESS_KEY", "another");
+    run(wrong_keys).expect(4, &["s3://images/disk.qcow2", "access denied: SignatureDoesNotMatch", "check the keys"]);
+    let mut nobody = at(&[]);
+    nobody.env("AWS_ACCESS_KEY_ID", "nobody").env("AWS_SECRET_ACCESS_KEY", "another");
+    run(nobody).expect(4, &["access denied: InvalidAccessKeyId", "check the keys"]);
+    let mut wrong_api_key = at(&["--iam-endpoint", &bucket.sim.iam_endpoint()]);
+    wrong_api_key.env("IBMCLOUD_API_KEY", "another");
+    run(wrong_api_key).expect(4, &[&bucket.sim.iam_endpoint(), "BXNIM0415E"]);
+    bucket.expect_nothing();
+
+    let keys = |mut command: std::process::Command| {
+        command.env("AWS_ACCESS_KEY_ID", &config.access_key).env("AWS_SECRET_ACCESS_KEY", config.secret_key.reveal());
+        command
+    };
+    let convert = |words: &[&str]| {
+        let mut command = super::snapferry(["convert", "--key", KEY, "--endpoint", &bucket.sim.endpoint(), "--device"]);
+        command.arg(&raw).args(words);
+        keys(command)
+    };
+    run(convert(&["--bucket", "nowhere", "--region", "us-south"]))
+        .expect(4, &["bucket \"nowhere\" does not exist", "check the bucket's name"]);
+    run(convert(&["--bucket", BUCKET, "--region", "eu-de"])).expect(4, &["not in region \"eu-de\""]);
+    bucket.expect_nothing();
+}
+
+#[test]
+fn a_token_is_fetched_for_an_api_key_and_again_when_it_expires() {
+    let (home, raw, disk) = random_disk(25 * MIB);
+    let file = home.path().join("apikey");
+    for (life, least) in [(3600, 1), (30, 3)] {
+        let bucket = Bucket::start_with(None, |config| config.token_life = Duration::from_secs(life));
+        std::fs::write(&file, bucket.sim.config().api_keys[0].reveal()).expect("written");
+        let mut command = bucket.keyless(["convert", "--key", KEY, "--json", "--part-size", "8M", "--connections", "1"]);
+        command.arg("--device").arg(&raw).args(["--iam-endpoint", &bucket.sim.iam_endpoint(), "--api-key-file"]).arg(&file);
+        run(command).json();
+        let asked = bucket.sim.stats().of(Request::IdentityToken).requests;
+        assert!(asked >= least && (life < 3600 || asked == 1), "a token that lives {life} s was asked for {asked} times");
+        prove(&disk.to_vec(), &bucket.object(&key()).expect("the image"), &bucket.manifest());
+    }
+}
+
+#[test]
+fn an_expired_token_is_told_as_such() {
+    let (_home, raw, _) = random_disk(MIB);
+    let bucket = Bucket::start_with(None, |config| config.token_life = Duration::ZERO);
+    let mut command = bucket.keyless(["convert", "--key", KEY, "--iam-endpoint", &bucket.sim.iam_endpoint()]);
+    command.arg("--device").arg(&raw).env("IBMCLOUD_API_KEY", bucket.sim.config().api_keys[0].reveal());
+    run(command).expect(4, &["s3://images/disk.qcow2", "access denied"]);
+    bucket.expect_nothing();
+}
+
+/// An authority, and a certificate that it gave to this machine.
+fn certificates(folder: &TempDir) -> (PathBuf, TlsFiles) {
+    let write = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path
+    };
+    let authority_key = KeyPair::generate().expect("a key");
+    let mut authority = CertificateParams::new(Vec::new()).expect("parameters");
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = write("ca.pem", authority.self_signed(&authority_key).expect("a certificate").pem());
+    let issuer = Issuer::new(authority, authority_key);
+    let key = KeyPair::generate().expect("a key");
+    let own =
+        CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("parameters").signed_by(&key, &issuer).expect("a certificate");
+    let files = TlsFiles { certificate: write("own.pem", own.pem()), key: write("key.pem", key.serialize_pem()) };
+    (ca, files)
+}
+
+#[test]
+fn a_private_authority_is_trusted_once_it_is_named() {
+    let (home, raw, disk) = random_disk(9 * MIB);
+    let (ca, files) = certificates(&home);
+    let bucket = Bucket::start_with(Some(ca.clone()), |config| config.tls = Some(files));
+    run(bucket.convert(&raw, &[])).expect(4, &["s3://images/disk.qcow2", "certificate is not trusted", "--ca-file"]);
+    let ca = ca.to_str().expect("UTF-8");
+    run(bucket.convert(&raw, &["--ca-file", "/nonexistent/ca.pem"])).expect(4, &["/nonexistent/ca.pem"]);
+    bucket.expect_nothing();
+    run(bucket.convert(&raw, &["--ca-file", ca, "--json"])).json();
+    prove(&disk.to_vec(), &bucket.object(&key()).expect("the image"), &bucket.manifest());
+    // The same authority vouches for IAM.
+    let mut command = bucket.keyless(["convert", "--key", KEY, "--force", "--json", "--iam-endpoint", &bucket.sim.iam_endpoint()]);
+    command.arg("--device").arg(&raw).args(["--ca-file", ca]).env("IBMCLOUD_API_KEY", bucket.sim.config().api_keys[0].reveal());
+    run(command).json();
+}
+
+/// A sound disk that calls for a stop after its last byte: the upload is completed all the same, since that can't be told from one that
+/// was on its way.
+struct StopsAtEnd<'a> {
+    disk: Broken,
+    store: &'a ScriptedStore,
+}
+
+impl Source for StopsAtEnd<'_> {
+    fn name(&self) -> &str {
+        self.disk.name()
+    }
+    fn size(&self) -> ByteCount {
+        self.disk.size()
+    }
+    fn alignment(&self) -> usize {
+        self.disk.alignment()
+    }
+    fn read_at(&self, offset: GuestOffset, into: &mut [u8]) -> Result<(), SourceError> {
+        self.disk.read_at(offset, into)
+    }
+    fn extent_at(&self, from: GuestOffset) -> Result<Extent, SourceError> {
+        self.disk.extent_at(from)
+    }
+    fn settle(&self) -> Result<(), SourceError> {
+        for request in ["HeadObject", "PutObject"] {
+            let operation = Operation { request, target: KEY.to_owned() };
+            self.store.next(request, Fault::Answer(StoreError::Cancelled { operation }));
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_stop_that_comes_too_late_is_told_as_an_image_without_its_manifest() {
+    let scripted = Arc::new(ScriptedStore::new(Arc::new(MemoryStore::new(BUCKET))));
+    let store: Arc<dyn ObjectStore> = scripted.clone();
+    let bytes = Disk::new(Kind::Text, ByteCount(MIB), 44).to_vec();
+    let source = StopsAtEnd { disk: Broken { bytes, bad: 0..0, error: gone }, store: &scripted };
+    let failure = convert(&source, &store, Destination::Bucket, &Options::default(), &Vec::new).expect_err("it was stopped");
+    let told = matches!(&failure.error, ConvertError::Manifest { source: StoreError::Cancelled { .. }, .. });
+    assert!(told && failure.leftover.is_none(), "{failure:?}");
+    assert_eq!(scripted.count("AbortMultipartUpload"), 0, "there is nothing to abort");
+    assert!(runtime().block_on(store.head(&key())).expect("an answer").is_some());
+}
+
+/// A sound disk to which something happens at one of its reads, counted from 1.
+struct Eventful<'a> {
+    disk: Broken,
+    at: usize,
+    reads: AtomicUsize,
+    event: &'a (dyn Fn() + Send + Sync),
+}
+
+impl Source for Eventful<'_> {
+    fn name(&self) -> &str {
+        self.disk.name()
+    }
+    fn size(&self) -> ByteCount {
+        self.disk.size()
+    }
+    fn alignment(&self) -> usize {
+        self.disk.alignment()
+    }
+    fn read_at(&self, offset: GuestOffset, into: &mut [u8]) -> Result<(), SourceError> {
+        if self.reads.fetch_add(1, Ordering::SeqCst) + 1 == self.at {
+            (self.event)();
+        }
+        self.disk.read_at(offset, into)
+    }
+    fn extent_at(&self, from: GuestOffset) -> Result<Extent, SourceError> {
+        self.disk.extent_at(from)
+    }
+    fn settle(&self) -> Result<(), SourceError> {
+        self.disk.settle()
+    }
+}
+
+/// Converts 41 MiB (21 reads, several parts) into memory while `event` happens at read `at`, and gives the error. Nothing is left.
+fn with_event(at: usize, cancel: &Cancel, event: &(dyn Fn() + Send + Sync)) -> ConvertError {
+    let bytes = Disk::new(Kind::Mixed, ByteCount(41 * MIB), 45).to_vec();
+    let source = Eventful { disk: Broken { bytes, bad: 0..0, error: gone }, at, reads: AtomicUsize::new(0), event };
+    let store: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new(BUCKET));
+    let options = Options { part_size: Some(ByteCount(8 * MIB)), ..Options::default() };
+    let plan = plan_for(&source, &options, Destination::Bucket).expect("a plan");
+    let target = Target { store: Arc::clone(&store), key: key(), kind: Destination::Bucket, replace: false };
+    let runtime = runtime();
+    let conversion = Conversion {
+        source: &source,
+        target,
+        plan: &plan,
+        host: String::new(),
+        clock: &SystemClock,
+        cancel: cancel.clone(),
+        counters: Arc::default(),
+    };
+    let failure = conversion.run(runtime.handle(), &Vec::new).expect_err("it can't succeed");
+    assert_eq!(failure.leftover, None);
+    let left = runtime.block_on(async { (store.head(&key()).await.ok(), store.list_uploads("").await.ok()) });
+    assert_eq!(left, (Some(None), Some(Vec::new())), "at read {at}");
+    failure.error
+}
+
+#[test]
+fn a_stop_at_any_read_ends_the_run_and_leaves_nothing() {
+    for at in 1..=21 {
+        let cancel = Cancel::new();
+        let error = with_event(at, &cancel, &|| cancel.cancel(Reason::Asked));
+        assert!(matches!(error, ConvertError::Interrupted), "at read {at}: {error:?}");
+    }
+}
+
+#[test]
+fn a_stage_that_dies_ends_the_run_and_leaves_nothing() {
+    for at in [1, 11, 21] {
+        let error = with_event(at, &Cancel::new(), &|| panic!("as planned"));
+        assert!(matches!(error, ConvertError::StageDied { .. }), "at read {at}: {error:?}");
+    }
+}
+
+#[test]
+fn a_store_that_stalls_is_given_up_at_the_deadline_and_asked_again() {
+    let (_home, raw, disk) = random_disk(17 * MIB);
+    for action in [Action::Hang, Action::StopReading] {
+        let bucket = Bucket::start();
+        bucket.sim.faults().add(Rule::on(Request::UploadPart).when(When::First(2)), action);
+        let cancel = Cancel::new();
+        let impatient = {
+            let config = bucket.client_config();
+            let _inside = bucket.runtime.enter();
+            // Of the deadline that users get, only the length differs.
+            S3Store::connect(S3Config { deadline: Duration::from_secs(2), slowest: ByteCount(16 * MIB), ..config })
+                .expect("a client")
+        };
+        let store: Arc<dyn ObjectStore> =
+            Arc::new(Retrying::new(Arc::new(impatient), Arc::new(SystemClock), cancel, Pace::new(4), Backoff::STORE));
+        let source = RawSource::open(&raw, InUse::Refuse).expect("a source");
+        let options = Options { part_size: Some(ByteCount(8 * MIB)), ..Options::default() };
+        convert(&source, &store, Destination::Bucket, &options, &Vec::new).expect("an image");
+        assert_eq!(bucket.sim.faults().fired(), [2]);
+        prove(&disk.to_vec(), &bucket.object(&key()).expect("the image"), &bucket.manifest());
+        assert_eq!(bucket.open_uploads(), 0);
+    }
+}
+
+/// A conversion that takes its time, once its first part has arrived.
+fn under_way(bucket: &Bucket, raw: &std::path::Path) -> Running {
+    let running = Running::start(bucket.convert(raw, &["--part-size", "8M", "--limit", "100k"]));
+    wait_until("a part has arrived", || bucket.sim.stats().of(Request::UploadPart).succeeded > 0);
+    running
+}
+
+#[test]
+fn a_signal_ends_the_upload_and_leaves_nothing() {
+    let (_home, raw, _) = random_disk(40 * MIB);
+    for signal in [Signal::INT, Signal::TERM] {
+        let bucket = Bucket::start();
+        let mut running = under_way(&bucket, &raw);
+        running.signal(signal);
+        running.end().expect(130, &["stopping", "interrupted"]);
+        bucket.expect_nothing();
+        assert_eq!(bucket.sim.stats().of(Request::AbortMultipartUpload).succeeded, 1);
+    }
+}
+
+#[test]
+fn a_second_signal_ends_the_run_at_once() {
+    let (_home, raw, _) = random_disk(40 * MIB);
+    let bucket = Bucket::start();
+    bucket.sim.faults().add(Rule::on(Request::AbortMultipartUpload), Action::Hang);
+    let mut running = under_way(&bucket, &raw);
+    running.signal(Signal::INT);
+    wait_until("it aborts the upload", || bucket.sim.stats().of(Request::AbortMultipartUpload).requests > 0);
+    assert!(running.is_running());
+    running.signal(Signal::INT);
+    running.end().expect(130, &["uploads list"]);
+    bucket.sim.faults().clear();
+    assert_eq!((bucket.object(&key()), bucket.open_uploads()), (None, 1));
+}
+
+#[test]
+fn a_signal_leaves_no_file() {
+    let (home, raw, _) = random_disk(40 * MIB);
+    let folder = folder();
+    let image = folder.path().join(KEY);
+    let mut running = Running::start(into_file(&raw, &image, &["--limit", "100k"]));
+    let hidden = || left_in(folder.path()).into_iter().find(|name| name.ends_with(".partial"));
+    wait_until("something is written", || {
+        hidden().and_then(|name| std::fs::metadata(folder.path().join(name)).ok()).is_some_and(|file| file.len() >= 4 * MIB)
+    });
+    running.signal(Signal::TERM);
+    running.end().expect(130, &["interrupted"]);
+    assert_eq!(left_in(folder.path()), Vec::<String>::new());
+    assert_eq!(left_in(home.path()), ["disk.raw"]);
+}

@@ -409,16 +409,16 @@ class Bench:
         self.server.remove("qemu.qcow2")
         return run
 
-    def example(self, name):
+    def example(self, name, *options):
         path = EXAMPLES / name
         if not path.exists():
             raise Absent(f"{path} is not built (cargo build --release --features testing --examples)")
-        run, out = measure([path, self.disk.path])
+        run, out = measure([path, self.disk.path, *options])
         lines = [json.loads(line) for line in out.splitlines() if line.strip()]
         return run, [entry for line in lines for entry in (line if isinstance(line, list) else [line])]
 
-    def device_alone(self):
-        run, told = self.example("read_device")
+    def device_alone(self, engine="pread", depth="6"):
+        run, told = self.example("read_device", engine, depth)
         return Run(told[0]["seconds"], told[0]["cpu_seconds"], run.rss, told=told[0])
 
     def codecs_alone(self):
@@ -430,6 +430,9 @@ class Bench:
     def rows(self):
         yield "qemu/deflate", lambda: self.qemu()
         yield "alone/device", self.device_alone
+        # What the choice of the reader stands on: one request at a time, and the same depth by io_uring.
+        yield "alone/device-pread-1", lambda: self.device_alone("pread", "1")
+        yield "alone/device-uring-6", lambda: self.device_alone("uring", "6")
         for codec in CODECS:
             for level in LEVELS:
                 name = f"file/{codec}/{level}"

@@ -155,10 +155,13 @@ fn hint_for_store(error: &StoreError) -> Option<String> {
                 .into(),
         ),
         StoreError::Untrusted { .. } => Some("give the authority that signed it: --ca-file PEM".into()),
-        StoreError::Connection { operation, .. } if operation.target.contains(".direct.") => None,
-        StoreError::Connection { .. } | StoreError::TimedOut { .. } => {
-            Some("outside an IBM Cloud VPC the direct endpoints can't be reached: try --endpoint public".into())
+        StoreError::Connection { reason, .. } if reason.contains(".direct.") => {
+            Some("IBM COS' direct endpoints are reached from inside a VPC only; elsewhere give --endpoint public".into())
         }
+        StoreError::Connection { .. } | StoreError::TimedOut { .. } => {
+            Some("check --endpoint, and that this machine may reach it".into())
+        }
+        StoreError::WrongRegion { .. } => Some("give the region that the bucket was made in: --region".into()),
         StoreError::Full { .. } => Some("free space on it, or send the image straight to a bucket: --bucket".into()),
         _ => None,
     }

@@ -1,0 +1,121 @@
+//! The parts by themselves: the zero test beside memcpy, each codec, the layout, and the whole pipeline without a disk or a network.
+//!
+//! `make bench-parts`. The comparison with qemu-img on a real disk is `benches/compare.py`.
+#![allow(missing_docs)]
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+
+use snapferry::cancel::Cancel;
+use snapferry::clock::SystemClock;
+use snapferry::compress::{Codec, Encoder, Level, is_zero};
+use snapferry::convert::counters::Counters;
+use snapferry::convert::plan::{Destination, Options};
+use snapferry::convert::{Conversion, Target, plan_for};
+use snapferry::qcow2::{Compression, Geometry, Layout};
+use snapferry::source::{InUse, RawSource};
+use snapferry::store::ObjectKey;
+use snapferry::testing::disks::{Disk, Kind};
+use snapferry::testing::memory::MemoryStore;
+use snapferry::units::{ByteCount, ClusterBits, GIB, GuestCluster, MIB, to_u64, to_usize};
+
+/// Larger than the caches, so that what is measured is memory.
+const ZEROS: u64 = 256 * MIB;
+
+fn zero_test(c: &mut Criterion) {
+    let zeros = vec![0_u8; to_usize(ZEROS)];
+    let mut copy = vec![1_u8; to_usize(ZEROS)];
+    let mut group = c.benchmark_group("zero test");
+    group.throughput(Throughput::Bytes(ZEROS)).sample_size(20);
+    group.bench_function("is_zero", |b| b.iter(|| is_zero(black_box(&zeros))));
+    group.bench_function("memcpy", |b| b.iter(|| copy.copy_from_slice(black_box(&zeros))));
+    group.finish();
+}
+
+/// 8 MiB of what disks hold: this program itself, which is code, tables and text.
+fn sample() -> Vec<u8> {
+    let own = std::env::current_exe().and_then(std::fs::read).expect("a program can read itself");
+    own.iter().copied().cycle().take(to_usize(8 * MIB)).collect()
+}
+
+fn codecs(c: &mut Criterion) {
+    let bytes = sample();
+    let cluster = ClusterBits::DEFAULT;
+    let mut out = vec![0; cluster.len()];
+    let mut group = c.benchmark_group("codec");
+    group.throughput(Throughput::Bytes(to_u64(bytes.len()))).sample_size(10);
+    for codec in Codec::ALL {
+        for level in [Level::Fast, Level::Balanced, Level::Small] {
+            let mut encoder = Encoder::new(codec, level, cluster);
+            group.bench_function(format!("{codec} {level}"), |b| {
+                b.iter(|| {
+                    bytes.chunks_exact(cluster.len()).map(|bytes| encoder.encode(bytes, &mut out).unwrap_or(0)).sum::<usize>()
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+fn layout(c: &mut Criterion) {
+    let geometry = Geometry::new(ByteCount(10 * GIB), ClusterBits::DEFAULT).expect("a geometry");
+    let mut group = c.benchmark_group("layout");
+    group.throughput(Throughput::Elements(geometry.guest_clusters())).sample_size(20);
+    group.bench_function("10 GiB of compressed clusters, tables included", |b| {
+        b.iter(|| {
+            let mut layout = Layout::new(geometry, Compression::Deflate);
+            for guest in 0..geometry.guest_clusters() {
+                layout.place_compressed(GuestCluster(guest), 20_000 + to_usize(guest % 4_096));
+                if (guest + 1).is_multiple_of(geometry.segment_clusters()) {
+                    black_box(layout.end_segment());
+                }
+            }
+            black_box(layout.end_segment());
+            let image = layout.finish();
+            image.tail.map(|table| table.len()).sum::<usize>() + image.head.len()
+        });
+    });
+    group.finish();
+}
+
+fn pipeline(c: &mut Criterion) {
+    let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder");
+    let path = folder.path().join("disk.raw");
+    let size = 256 * MIB;
+    Disk::new(Kind::Mixed, ByteCount(size), 1).write(&path).expect("a disk");
+    let source = RawSource::open(&path, InUse::Refuse).expect("a source");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let options = Options::default();
+    let plan = plan_for(&source, &options, Destination::Bucket).expect("a plan");
+    let mut group = c.benchmark_group("pipeline");
+    group.throughput(Throughput::Bytes(size)).sample_size(10);
+    group.bench_function("from memory to memory, deflate fast", |b| {
+        b.iter_batched(
+            || Target {
+                store: Arc::new(MemoryStore::new("bench")),
+                key: ObjectKey::new("disk.qcow2").expect("a key"),
+                kind: Destination::Bucket,
+                replace: false,
+            },
+            |target| {
+                let conversion = Conversion {
+                    source: &source,
+                    target,
+                    plan: &plan,
+                    host: "bench".to_owned(),
+                    clock: &SystemClock,
+                    cancel: Cancel::new(),
+                    counters: Arc::new(Counters::default()),
+                };
+                conversion.run(runtime.handle(), &Vec::new).expect("converted").manifest.image.size
+            },
+            BatchSize::PerIteration,
+        );
+    });
+    group.finish();
+}
+
+criterion_group!(benches, zero_test, codecs, layout, pipeline);
+criterion_main!(benches);

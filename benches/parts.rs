@@ -69,10 +69,10 @@ fn layout(c: &mut Criterion) {
             for guest in 0..geometry.guest_clusters() {
                 layout.place_compressed(GuestCluster(guest), 20_000 + to_usize(guest % 4_096));
                 if (guest + 1).is_multiple_of(geometry.segment_clusters()) {
-                    black_box(layout.end_segment());
+                    black_box(layout.pad_to_cluster());
                 }
             }
-            black_box(layout.end_segment());
+            black_box(layout.pad_to_cluster());
             let image = layout.finish();
             image.tail.map(|table| table.len()).sum::<usize>() + image.head.len()
         });

@@ -54,7 +54,7 @@ fuzz_target!(|disk: Disk| {
             Call::Compressed { guest, len } => (guest, u64::from(len) % (cluster.size() - 1) + 1),
             Call::Raw { guest } => (guest, cluster.size()),
             Call::EndSegment => {
-                let gap = layout.end_segment();
+                let gap = layout.pad_to_cluster();
                 assert!(gap < cluster.size());
                 file.resize(file.len() + to_usize(gap), 0);
                 continue;
@@ -77,7 +77,7 @@ fuzz_target!(|disk: Disk| {
         file.resize(file.len() + to_usize(len), mark(guest));
         assert_eq!(layout.end().0, to_u64(file.len()));
     }
-    let gap = layout.end_segment();
+    let gap = layout.pad_to_cluster();
     file.resize(file.len() + to_usize(gap), 0);
 
     let Image { head, tail, file_len } = layout.finish();

@@ -87,6 +87,14 @@ impl Place {
         }
     }
 
+    /// For people; as the store that it leads to says it.
+    pub fn url(&self) -> String {
+        match self {
+            Self::Bucket { bucket, key } => format!("s3://{bucket}/{key}"),
+            Self::File { folder, key } => folder.join(key.as_str()).display().to_string(),
+        }
+    }
+
     /// The file's path, for a local image.
     pub fn path(&self) -> Option<PathBuf> {
         match self {

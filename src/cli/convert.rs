@@ -29,6 +29,10 @@ pub fn run(args: &ConvertArgs, verbosity: Verbosity, console: &Console) -> anyho
         .into());
     }
     let plan = plan_for(&source, &options, place.kind())?;
+    // Before anybody asks for keys: a plan needs none.
+    if args.dry_run {
+        return dry_run(args, &plan, source.name(), &place.url());
+    }
     let runtime = super::runtime()?;
     let cancel = Cancel::new();
     let store = {
@@ -36,9 +40,6 @@ pub fn run(args: &ConvertArgs, verbosity: Verbosity, console: &Console) -> anyho
         let _inside = runtime.enter();
         config::open_store(&place, &args.destination.store, args.limit, plan.connections, &cancel)?
     };
-    if args.dry_run {
-        return dry_run(args, &plan, source.name(), &store.url(place.key()));
-    }
     signals::listen(runtime.handle(), &cancel)?;
     let target = Target { store, key: place.key().clone(), kind: place.kind(), replace: args.force };
     let counters = Arc::new(Counters::default());
@@ -71,10 +72,11 @@ pub fn run(args: &ConvertArgs, verbosity: Verbosity, console: &Console) -> anyho
 }
 
 fn print(args: &ConvertArgs, verbosity: Verbosity, converted: &Converted, report: &Report) -> anyhow::Result<()> {
-    match verbosity {
-        Verbosity::Quiet => report.write_salvaged(&mut stderr().lock())?,
-        Verbosity::Normal | Verbosity::Verbose => report.write_for_people(converted.took, &mut stderr().lock())?,
-    }
+    // The image is there, whether or not somebody still listens on stderr.
+    let _ = match verbosity {
+        Verbosity::Quiet => report.write_salvaged(&mut stderr().lock()),
+        Verbosity::Normal | Verbosity::Verbose => report.write_for_people(converted.took, &mut stderr().lock()),
+    };
     if args.json {
         writeln!(stdout().lock(), "{}", serde_json::to_string(report)?)?;
     }

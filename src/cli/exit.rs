@@ -99,7 +99,10 @@ fn code_of_conversion(error: &ConvertError) -> Code {
         ConvertError::Source(_) => Code::Source,
         ConvertError::Manifest { source: StoreError::Cancelled { .. }, .. } => Code::Interrupted,
         ConvertError::Store(_) | ConvertError::Exists { .. } | ConvertError::Manifest { .. } => Code::Store,
-        ConvertError::Geometry(_) | ConvertError::TooLarge { .. } | ConvertError::PartSize { .. } => Code::Usage,
+        ConvertError::Geometry(_)
+        | ConvertError::TooLarge { .. }
+        | ConvertError::PartSize { .. }
+        | ConvertError::TooMany { .. } => Code::Usage,
         ConvertError::Interrupted => Code::Interrupted,
         ConvertError::Threads { .. } | ConvertError::StageDied { .. } => Code::Unexpected,
     }

@@ -34,6 +34,8 @@ pub fn start(verbosity: Verbosity, console: &Console) {
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)
+        // Its own way of complaining about a stderr that is full is a panic.
+        .log_internal_errors(false)
         .with_ansi(console.is_terminal())
         .with_writer(AboveBar(console.clone()));
     // Only a test that runs two commands in one process finds a subscriber already there.

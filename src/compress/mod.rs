@@ -146,7 +146,7 @@ impl Encoder {
     #[must_use]
     pub fn memory(codec: Codec, level: Level, cluster: ClusterBits) -> ByteCount {
         match codec {
-            // ISA-L: 80 KiB of state and half a MiB of tokens. libdeflate: under 1 MiB, and 9 MiB for its near-optimal parser.
+            // ISA-L: 128 KiB of state and half a MiB of tokens. libdeflate: under 1 MiB, and 9 MiB for its near-optimal parser.
             Codec::Deflate if level == Level::Smallest => ByteCount(10 * MIB),
             Codec::Deflate => ByteCount(MIB),
             Codec::Zstd => zstd::memory(level, cluster),

@@ -14,7 +14,7 @@ use super::{Context, ConvertError, Stopped};
 use crate::hash::{Crc64, RunningCrc64};
 use crate::qcow2::{Compression, Image, Layout};
 use crate::source::Source;
-use crate::units::{GuestOffset, HostOffset, to_u64, to_usize};
+use crate::units::{GuestOffset, to_u64, to_usize};
 
 /// What came out, for the manifest and the report.
 #[derive(Debug)]
@@ -74,14 +74,12 @@ struct Assembler<'a> {
     zeros: ZeroHashes,
 }
 
-/// The segment whose chunks are coming in.
+/// The segment whose chunks are coming in. Nothing of it is written before it is whole: its raw clusters go first, and only then is
+/// it known whether there are any.
+#[derive(Default)]
 struct OpenSegment {
     number: u64,
-    /// Where its first body went, once there is one.
-    host: HostOffset,
-    crc64: RunningCrc64,
-    len: u64,
-    /// Chunks with raw clusters, which go behind the last compressed body.
+    /// Its chunks that hold anything.
     held: Vec<Bodies>,
     /// One hash for each chunk so far.
     hashes: Vec<GuestHash>,
@@ -114,15 +112,7 @@ impl<'a> Assembler<'a> {
         if self.open.as_ref().is_some_and(|open| open.number != number) {
             self.close()?;
         }
-        let host = self.layout.end();
-        Ok(self.open.get_or_insert_with(|| OpenSegment {
-            number,
-            host,
-            crc64: RunningCrc64::default(),
-            len: 0,
-            held: Vec::new(),
-            hashes: Vec::new(),
-        }))
+        Ok(self.open.get_or_insert_with(|| OpenSegment { number, ..OpenSegment::default() }))
     }
 
     fn skip(&mut self, start: GuestOffset, len: u64) -> Result<(), Stopped> {
@@ -157,32 +147,23 @@ impl<'a> Assembler<'a> {
         size.min(self.context.source_size - number * size)
     }
 
-    fn take(&mut self, mut bodies: Bodies) -> Result<(), Stopped> {
+    fn take(&mut self, bodies: Bodies) -> Result<(), Stopped> {
         let cluster = self.plan.geometry.cluster();
         let start = bodies.first.offset(cluster);
-        let end = start.0 + to_u64(bodies.len);
-        self.open(start)?;
-        let (mut zero, mut raw) = (0, 0);
-        for (index, kind) in (0_u64..).zip(&bodies.kinds) {
-            match *kind {
-                Body::Zero => zero += 1,
-                Body::Raw => raw += 1,
-                Body::Compressed(len) => {
-                    self.layout.place_compressed(bodies.first + index, len);
-                }
-            }
-        }
-        self.write(bodies.compressed.bytes())?;
-        bodies.compressed.release();
+        let len = to_u64(bodies.len);
+        let end = start.0 + len;
+        let bytes_of = |kind: Body| {
+            let clusters = to_u64(bodies.kinds.iter().filter(|&&found| found == kind).count());
+            // The disk's last cluster may reach past its end.
+            (clusters * cluster.size()).min(len)
+        };
         let counters = &self.context.counters;
-        // The disk's last cluster may reach past its end.
-        counters.zero.fetch_add((zero * cluster.size()).min(to_u64(bodies.len)), Relaxed);
-        counters.raw.fetch_add((raw * cluster.size()).min(to_u64(bodies.len)), Relaxed);
-        counters.stored.store(self.parts.position(), Relaxed);
+        counters.zero.fetch_add(bytes_of(Body::Zero), Relaxed);
+        counters.raw.fetch_add(bytes_of(Body::Raw), Relaxed);
         counters.done.store(end, Relaxed);
         let open = self.open(start)?;
         open.hashes.extend(bodies.hash);
-        if bodies.raw.is_some() {
+        if bodies.kinds.iter().any(|kind| *kind != Body::Zero) {
             open.held.push(bodies);
         }
         if end == (self.segment_of(start) + 1) * self.plan.geometry.segment_size().0 {
@@ -191,56 +172,62 @@ impl<'a> Assembler<'a> {
         Ok(())
     }
 
-    /// Adds bytes to the image and to the open segment's sum.
-    fn write(&mut self, bytes: &[u8]) -> Result<(), Stopped> {
-        if let Some(open) = &mut self.open {
-            open.crc64.update(bytes);
-            open.len += to_u64(bytes.len());
-        }
-        self.parts.append(bytes)
-    }
-
-    /// Gaps are less than a cluster.
-    fn write_gap(&mut self, len: u64) -> Result<(), Stopped> {
+    /// Adds `gap` zeros to the image.
+    fn write_gap(&mut self, gap: u64) -> Result<(), Stopped> {
         const ZEROS: [u8; 4096] = [0; 4096];
-        let mut left = to_usize(len);
+        let mut left = to_usize(gap);
         while left > 0 {
             let piece = left.min(ZEROS.len());
-            self.write(&ZEROS[..piece])?;
+            self.parts.append(&ZEROS[..piece])?;
             left -= piece;
         }
         Ok(())
     }
 
-    /// Ends the open segment: its raw clusters, and zeros up to the next host cluster.
+    /// Ends the open segment: writes its raw clusters, at the start of a host cluster where there are any, and its compressed bodies right
+    /// behind. So only segments with raw clusters have a gap, in front of them, and none has one inside.
     fn close(&mut self) -> Result<(), Stopped> {
+        let Some(open) = self.open.take() else { return Ok(()) };
+        if open.held.is_empty() {
+            return Ok(());
+        }
         let cluster = self.plan.geometry.cluster();
-        let Some(open) = &mut self.open else { return Ok(()) };
-        for bodies in std::mem::take(&mut open.held) {
-            let bytes = bodies.raw.as_ref().expect("only chunks with raw clusters are held");
-            for (index, kind) in bodies.kinds.iter().enumerate() {
-                if *kind == Body::Raw {
-                    let place = self.layout.place_raw(bodies.first + to_u64(index));
-                    self.write_gap(place.gap)?;
-                    self.write(&bytes[Bodies::range(index, cluster)])?;
-                }
+        let mut crc64 = RunningCrc64::default();
+        let mut host = None;
+        for bodies in open.held.iter().filter(|bodies| bodies.raw.is_some()) {
+            let bytes = bodies.raw.as_ref().expect("filtered for it");
+            for (index, _) in bodies.kinds.iter().enumerate().filter(|(_, kind)| **kind == Body::Raw) {
+                let place = self.layout.place_raw(bodies.first + to_u64(index));
+                self.write_gap(place.gap)?;
+                host.get_or_insert(place.at);
+                let bytes = &bytes[Bodies::range(index, cluster)];
+                crc64.update(bytes);
+                self.parts.append(bytes)?;
             }
         }
-        let gap = self.layout.end_segment();
-        self.write_gap(gap)?;
-        debug_assert_eq!(self.layout.end().0, self.parts.position(), "the layout and the bytes written agree");
-        let Some(open) = self.open.take() else { return Ok(()) };
-        if open.len > 0 {
-            let blake3 = (self.plan.hashing == Hashing::Blake3).then(|| segment_hash(&open.hashes));
-            let guest = GuestOffset(open.number * self.plan.geometry.segment_size().0);
-            self.segments.push(Segment { guest, host: open.host, length: open.len, crc64: open.crc64.sum(), blake3 });
+        let host = host.unwrap_or(self.layout.end());
+        for bodies in open.held {
+            for (index, kind) in (0_u64..).zip(&bodies.kinds) {
+                if let Body::Compressed(len) = *kind {
+                    self.layout.place_compressed(bodies.first + index, len);
+                }
+            }
+            crc64.update(bodies.compressed.bytes());
+            self.parts.append(bodies.compressed.bytes())?;
         }
+        debug_assert_eq!(self.layout.end().0, self.parts.position(), "the layout and the bytes written agree");
+        let blake3 = (self.plan.hashing == Hashing::Blake3).then(|| segment_hash(&open.hashes));
+        let guest = GuestOffset(open.number * self.plan.geometry.segment_size().0);
+        let length = self.layout.end().0 - host.0;
+        self.segments.push(Segment { guest, host, length, crc64: crc64.sum(), blake3 });
         self.context.counters.stored.store(self.parts.position(), Relaxed);
         Ok(())
     }
 
     fn finish(mut self) -> Result<Assembled, Stopped> {
         self.close()?;
+        let gap = self.layout.pad_to_cluster();
+        self.write_gap(gap)?;
         let Image { head, tail, file_len } = self.layout.finish();
         for table in tail {
             self.parts.append(&table)?;

@@ -67,12 +67,6 @@ impl Packed {
     pub fn bytes(&self) -> &[u8] {
         self.buf.as_ref().map_or(&[], |buf| &buf[..self.len])
     }
-
-    /// Gives the buffer back before the bodies are dropped.
-    pub fn release(&mut self) {
-        self.buf = None;
-        self.len = 0;
-    }
 }
 
 impl Bodies {

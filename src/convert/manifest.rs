@@ -16,9 +16,9 @@ pub const VERSION: u32 = 1;
 pub struct Segment {
     /// Its first byte in the disk: a multiple of the segment size.
     pub guest: GuestOffset,
-    /// Its first byte in the image: a multiple of the cluster size.
+    /// Its first byte in the image: a multiple of the cluster size where it holds raw clusters, any byte otherwise.
     pub host: HostOffset,
-    /// Its bytes in the image, zeros up to the next cluster included.
+    /// Its bytes in the image.
     pub length: u64,
     /// CRC64NVME of those bytes.
     pub crc64: Crc64,

@@ -70,6 +70,16 @@ pub enum ConvertError {
         /// The rule it breaks.
         why: String,
     },
+    /// More at once than makes sense, or than a machine starts.
+    #[error("{asked} {what} are too many: give at most {most}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// As asked for.
+        asked: usize,
+        /// The most.
+        most: usize,
+    },
     /// Something is stored there already.
     #[error("{url} exists already")]
     Exists {
@@ -113,6 +123,7 @@ impl ConvertError {
             Self::Geometry(_)
             | Self::TooLarge { .. }
             | Self::PartSize { .. }
+            | Self::TooMany { .. }
             | Self::Exists { .. }
             | Self::Threads { .. }
             | Self::StageDied { .. } => Class::Permanent,

@@ -32,6 +32,12 @@ const PART_STEP: u64 = 4 * MIB;
 /// Parts that an image's upper bound is spread over at most, so that a tenth of the limit stays in reserve.
 const PARTS_AIMED_AT: u64 = MAX_PARTS * 9 / 10;
 
+/// Compression threads at most: past the cores of any machine they only cost memory.
+const MOST_THREADS: usize = 512;
+
+/// Reads or parts in flight at most.
+const MOST_IN_FLIGHT: usize = 128;
+
 /// One write to a local file.
 const FILE_PART: ByteCount = ByteCount(4 * MIB);
 
@@ -130,8 +136,8 @@ impl Plan {
         if destination == Destination::Bucket && bound > MAX_OBJECT {
             return Err(ConvertError::TooLarge { size, bound, limit: MAX_OBJECT });
         }
-        let threads = options.threads.unwrap_or(cores).get();
-        let readers = options.readers.map_or(READERS, NonZeroUsize::get);
+        let threads = bounded("threads", options.threads.unwrap_or(cores).get(), MOST_THREADS)?;
+        let readers = bounded("reads at once", options.readers.map_or(READERS, NonZeroUsize::get), MOST_IN_FLIGHT)?;
         // The head is sent last and whole, so that it must fit into the first part.
         let head = ByteCount(geometry.head_len().next_multiple_of(PART_STEP));
         let (part, connections) = match destination {
@@ -144,7 +150,7 @@ impl Plan {
             None => part.max(head),
             Some(asked) => check_part_size(asked, head, bound, destination)?,
         };
-        let connections = options.connections.map_or(connections, NonZeroUsize::get);
+        let connections = bounded("connections", options.connections.map_or(connections, NonZeroUsize::get), MOST_IN_FLIGHT)?;
         // Each compressor works on one chunk and finds the next one waiting.
         let chunks = readers + 2 * threads + SLACK_CHUNKS;
         Ok(Self {
@@ -223,6 +229,10 @@ impl Plan {
     pub fn part_len(&self) -> usize {
         to_usize(self.part_size.0)
     }
+}
+
+fn bounded(what: &'static str, asked: usize, most: usize) -> Result<usize, ConvertError> {
+    if asked > most { Err(ConvertError::TooMany { what, asked, most }) } else { Ok(asked) }
 }
 
 fn check_part_size(
@@ -315,6 +325,13 @@ mod tests {
             assert!(bucket <= ByteCount(512 * MIB), "{bucket} for a bucket");
             assert!(file <= ByteCount(256 * MIB), "{file} for a file");
         }
+    }
+
+    #[test]
+    fn a_slip_of_the_finger_starts_no_army_of_threads() {
+        let options = Options { threads: NonZeroUsize::new(200_000), ..Options::default() };
+        let error = plan(GIB, &options, Destination::File).expect_err("refused");
+        assert!(error.to_string().contains("200000 threads are too many: give at most 512"), "{error}");
     }
 
     #[test]

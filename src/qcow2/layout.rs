@@ -1,8 +1,8 @@
 //! The write side: gives each body its place in the file, and afterwards the tables that lead to them.
 //!
-//! The caller walks the disk in guest order. In each segment it places the compressed bodies first, packed to the byte, then the
-//! raw ones, cluster by cluster; so a segment has at most one gap inside and one at its end, and its bytes depend on nothing but
-//! its own contents. Zero clusters are never placed: without a backing file an unallocated cluster reads as zeros.
+//! Bodies may come in any order: compressed ones are packed to the byte, raw ones take host clusters of their own. The converter places
+//! a segment's raw bodies first and its compressed ones right behind, so that a segment has a gap in front at most, and its bytes depend
+//! on nothing but its own contents. Zero clusters are never placed: without a backing file an unallocated cluster reads as zeros.
 //!
 //! The same calls give the same image, byte for byte.
 
@@ -86,22 +86,22 @@ impl Layout {
         RawPlace { gap, at }
     }
 
-    /// Ends a segment, so that the next body starts a host cluster, and gives the number of zero bytes to write, less than a
-    /// cluster. Called twice it gives 0.
+    /// Ends the host cluster that is partly filled, and gives the number of zero bytes to write, less than a cluster. Called twice it
+    /// gives 0. The last call before [`Layout::finish`].
     #[must_use = "the gap is to be written"]
-    pub fn end_segment(&mut self) -> u64 {
+    pub fn pad_to_cluster(&mut self) -> u64 {
         self.align()
     }
 
     /// The tables of the image, once all bodies are placed.
     ///
     /// # Panics
-    /// Where the last segment was not ended.
+    /// Where the last host cluster is partly filled: the data end with [`Layout::pad_to_cluster`].
     #[must_use]
     pub fn finish(self) -> Image {
         let Self { geometry, compression, end, tables, refcounts } = self;
         let cluster = geometry.cluster();
-        assert!(end.0.is_multiple_of(cluster.size()), "the last segment is not ended: the data end at byte {end}");
+        assert!(end.0.is_multiple_of(cluster.size()), "the last cluster is not padded: the data end at byte {end}");
 
         let mut head = Vec::with_capacity(to_usize(geometry.head_len()));
         Header::new(&geometry, compression).write(&mut head);
@@ -252,9 +252,9 @@ mod tests {
         assert_eq!(layout.place_compressed(GuestCluster(3), 65_535), HostOffset(0x3_0064));
         assert_eq!(layout.place_raw(GuestCluster(1)), RawPlace { gap: 0x1_0000 - 99, at: HostOffset(0x5_0000) });
         assert_eq!(layout.place_raw(GuestCluster(2)), RawPlace { gap: 0, at: HostOffset(0x6_0000) });
-        assert_eq!((layout.end_segment(), layout.end()), (0, HostOffset(0x7_0000)));
+        assert_eq!((layout.pad_to_cluster(), layout.end()), (0, HostOffset(0x7_0000)));
         assert_eq!(layout.place_compressed(GuestCluster(4), 1), HostOffset(0x7_0000));
-        assert_eq!((layout.end_segment(), layout.end_segment(), layout.end()), (0xffff, 0, HostOffset(0x8_0000)));
+        assert_eq!((layout.pad_to_cluster(), layout.pad_to_cluster(), layout.end()), (0xffff, 0, HostOffset(0x8_0000)));
 
         let image = layout.finish();
         assert_eq!((image.head.len(), image.tail.len(), image.file_len), (0x3_0000, 2, ByteCount(0xa_0000)));
@@ -306,7 +306,7 @@ mod tests {
         let last = GuestCluster(geometry.guest_clusters() - 1);
         let at = layout.place_compressed(last, 10);
         assert_eq!(at, HostOffset(geometry.head_len()));
-        let _ = layout.end_segment();
+        let _ = layout.pad_to_cluster();
         let image = layout.finish();
         assert_eq!((image.tail.len(), image.file_len), (2, ByteCount(geometry.head_len() + 3 * 65_536)));
     }
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "not ended")]
+    #[should_panic(expected = "not padded")]
     fn the_last_segment_is_ended() {
         let mut layout = small();
         layout.place_compressed(GuestCluster(0), 5);

@@ -48,7 +48,7 @@ pub fn build(geometry: Geometry, compression: Compression, bodies: &BTreeMap<u64
                 file.extend(bytes);
             }
         }
-        gaps.push(layout.end_segment());
+        gaps.push(layout.pad_to_cluster());
         file.resize(file.len() + to_usize(gaps[gaps.len() - 1]), 0);
         assert!(gaps.iter().all(|&gap| gap < cluster), "a gap of a cluster or more: {gaps:?}");
         assert!(gaps.iter().filter(|&&gap| gap > 0).count() <= 1, "a segment with more than one gap: {gaps:?}");

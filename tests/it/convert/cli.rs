@@ -119,6 +119,8 @@ fn wrong_usage_is_told_and_touches_nothing() {
         (&["--output", output, "--cluster-size", "65k"], "power of two"),
         (&["--output", output, "--part-size", "5M"], "multiple of 4 MiB"),
         (&["--output", output, "--threads", "0"], "--threads"),
+        (&["--output", output, "--threads", "200000"], "200000 threads are too many: give at most 512"),
+        (&["--output", output, "--connections", "1025"], "1025 connections are too many: give at most 128"),
         (&["--output", output, "--limit", "0"], "--limit 0"),
         (&["--output", output, "--quiet", "--verbose"], "--quiet"),
         (&["--output", "/"], "does not name a file"),
@@ -165,6 +167,8 @@ fn the_plan_is_told_and_nothing_is_done() {
     }
     let plan = run(bucket.convert(&raw, &["--dry-run", "--json"])).json();
     assert_eq!((plan["virtual_size"].as_u64(), plan["part_size"].as_u64()), (Some(MIB), Some(32 * MIB)));
+    // A plan asks for no keys.
+    run(bucket.keyless(["convert", "--dry-run", "--device", raw.to_str().expect("UTF-8")])).expect(0, &[]);
     bucket.expect_nothing();
     assert_eq!(bucket.sim.stats().of(Operation::CreateMultipartUpload).requests, 0);
     run(into_file(&raw, &folder.path().join(KEY), &["--dry-run"])).expect(0, &[]);
@@ -181,6 +185,10 @@ fn a_quiet_run_says_nothing_and_an_ordinary_one_what_was_made() {
     let ended = run(into_file(&raw, &image, &["--force"]));
     ended.expect(0, &["disk.qcow2", "1 MiB", "ratio", "CRC64NVME", "disk.qcow2.manifest"]);
     assert_eq!(ended.out, "");
+    // Nobody has to listen.
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has one");
+    let mut unheard = into_file(&raw, &image, &["--force"]);
+    assert_eq!(unheard.stderr(full).status().expect("it runs").code(), Some(0));
     let help = run(snapferry(["convert", "--help"]));
     assert!(help.code == Some(0) && help.out.contains("snapferry convert --device /dev/vdc --bucket images"), "{help:?}");
 }

@@ -2,7 +2,6 @@
 //!
 //! Level 1 and not 3: level 3's match finder depends on the CPU, so that its bytes differ from machine to machine; 0 to 2 give the
 //! same bytes from SSE4.2 on (x86-64-v2).
-
 //!
 //! One thing does not give the same bytes: for the third byte of its input the match finder takes a hash of the *stream's own address*
 //! (`igzip_icf_body_h1_gr_bt.asm`, `.write_first_byte`: a register that still holds the argument stands where the data should).
@@ -12,13 +11,12 @@
 
 use std::ptr::{self, NonNull};
 
-use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
-
-use crate::units::{GIB, to_u64, to_usize};
-
 use isal_sys::igzip_lib::{
     COMP_OK, ISAL_DEF_LVL1_EXTRA_LARGE, NO_FLUSH, isal_deflate_stateless, isal_deflate_stateless_init, isal_zstream,
 };
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
+
+use crate::units::{GIB, to_u64, to_usize};
 
 /// For the manifest. The level buffer's size is part of it: it decides where deflate blocks end.
 pub(super) const DESCRIPTION: &str = "isa-l 2.31 level 1, 32 KiB window";

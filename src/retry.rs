@@ -27,6 +27,18 @@ impl Class {
     }
 }
 
+/// An error's own words and those of everything behind it, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        next = error.source();
+    }
+    text
+}
+
 /// Waits between attempts: exponential, with full jitter, bounded.
 #[derive(Clone, Copy, Debug)]
 pub struct Backoff {

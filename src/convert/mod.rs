@@ -143,18 +143,6 @@ impl ConvertError {
     }
 }
 
-/// An error's own words and those of everything behind it.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        next = error.source();
-    }
-    text
-}
-
 /// An upload that could not be ended, and costs money until somebody does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leftover {

@@ -154,7 +154,7 @@ pub async fn abort(store: &dyn ObjectStore, upload: &Upload, context: &Context) 
             tracing::info!(upload = upload.id, "the upload was aborted, no part of it is left");
             return;
         }
-        Ok(Err(error)) => super::chain(&error),
+        Ok(Err(error)) => crate::retry::chain(&error),
         Err(_) => format!("no answer within {} s", ABORT_WITHIN.as_secs()),
     };
     context.leave_behind(Leftover { upload: upload.clone(), url: store.url(&upload.key), why });

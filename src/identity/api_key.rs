@@ -111,11 +111,11 @@ impl ApiKeySource {
         let _already_there = rustls::crypto::ring::default_provider().install_default();
         let mut http = reqwest::Client::builder().connect_timeout(CONNECT).timeout(DEADLINE);
         if let Some(path) = &config.ca_file {
-            let ca = CaFile::read(path).map_err(|err| setup(chain(&err)))?;
-            let certificates = reqwest::Certificate::from_pem_bundle(ca.pem()).map_err(|err| setup(chain(&err)))?;
+            let ca = CaFile::read(path).map_err(|err| setup(crate::retry::chain(&err)))?;
+            let certificates = reqwest::Certificate::from_pem_bundle(ca.pem()).map_err(|err| setup(crate::retry::chain(&err)))?;
             http = http.tls_certs_merge(certificates);
         }
-        let http = http.build().map_err(|err| setup(format!("can't set up TLS: {}", chain(&err))))?;
+        let http = http.build().map_err(|err| setup(format!("can't set up TLS: {}", crate::retry::chain(&err))))?;
         Ok(Self {
             http,
             endpoint,
@@ -148,9 +148,9 @@ impl ApiKeySource {
         let asked = self.clock.now();
         let form = [("grant_type", GRANT), ("apikey", self.api_key.reveal()), ("response_type", "cloud_iam")];
         let sent = self.http.post(self.endpoint.clone()).header("accept", "application/json").form(&form).send().await;
-        let answer = sent.map_err(|err| unreachable(chain(&err.without_url())))?;
+        let answer = sent.map_err(|err| unreachable(crate::retry::chain(&err.without_url())))?;
         let status = answer.status();
-        let body = answer.bytes().await.map_err(|err| unreachable(chain(&err.without_url())))?;
+        let body = answer.bytes().await.map_err(|err| unreachable(crate::retry::chain(&err.without_url())))?;
         if status.is_success() {
             let granted: Granted = serde_json::from_slice(&body).map_err(|err| IdentityError::Malformed {
                 endpoint: endpoint(),
@@ -236,15 +236,4 @@ impl TokenSource for ApiKeySource {
             None => self.fetch(asking).await,
         }
     }
-}
-
-/// An error and its causes in one line.
-fn chain(err: &dyn std::error::Error) -> String {
-    let mut text = err.to_string();
-    let mut cause = err.source();
-    while let Some(err) = cause {
-        text = format!("{text}: {err}");
-        cause = err.source();
-    }
-    text
 }

@@ -149,7 +149,8 @@ impl ObjectStore for MemoryStore {
             return Err(StoreError::Damaged { operation, reason: format!("part {} has another sum", part.number) });
         }
         let stored = StoredPart { number: part.number, size: to_u64(part.body.len()), etag: etag_of(&part) };
-        open.parts.insert(part.number, part);
+        // A copy, so that the sender's buffer goes back to its pool: an upload may be longer than all the buffers there are.
+        open.parts.insert(part.number, Part { body: Bytes::copy_from_slice(&part.body), ..part });
         Ok(stored)
     }
 

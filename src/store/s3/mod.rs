@@ -155,7 +155,7 @@ impl S3Store {
             return Err(setup("the slowest acceptable rate is 0: no request would ever be given up".to_owned()));
         }
         let secure = endpoint.scheme() == "https";
-        let ca = config.ca_file.as_deref().map(CaFile::read).transpose().map_err(|err| setup(chain(&err)))?;
+        let ca = config.ca_file.as_deref().map(CaFile::read).transpose().map_err(|err| setup(crate::retry::chain(&err)))?;
         let url = endpoint.as_str().trim_end_matches('/').to_owned();
 
         let mut secrets = Vec::new();
@@ -464,7 +464,7 @@ impl ObjectStore for S3Store {
         }
         let body = self.within(&operation, len, answer.body.collect()).await?.map_err(|err| StoreError::Connection {
             operation: operation.clone(),
-            reason: format!("{}: the answer broke off: {}", self.teller.endpoint, chain(&err)),
+            reason: format!("{}: the answer broke off: {}", self.teller.endpoint, crate::retry::chain(&err)),
         })?;
         let body = body.into_bytes();
         if to_u64(body.len()) == len { Ok(body) } else { Err(wrong(format!("{} bytes", body.len()))) }
@@ -640,7 +640,7 @@ fn http_client(secure: bool, ca: Option<&CaFile>) -> Result<SharedHttpClient, St
     let context = tls::TlsContext::builder()
         .with_trust_store(trust)
         .build()
-        .map_err(|err| StoreError::Setup(format!("can't set up TLS: {}", chain(&err))))?;
+        .map_err(|err| StoreError::Setup(format!("can't set up TLS: {}", crate::retry::chain(&err))))?;
     Ok(builder.tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring)).tls_context(context).build_https())
 }
 
@@ -662,15 +662,4 @@ fn etag_of(text: Option<&str>) -> ETag {
 
 fn quoted(etag: &ETag) -> String {
     format!("\"{}\"", etag.0)
-}
-
-/// An error and its causes in one line.
-fn chain(err: &dyn std::error::Error) -> String {
-    let mut text = err.to_string();
-    let mut cause = err.source();
-    while let Some(err) = cause {
-        text = format!("{text}: {err}");
-        cause = err.source();
-    }
-    text
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use snapferry::qcow2::{Compression, Geometry, Image, Layout};
+use snapferry::qcow2::{Compression, Finished, Geometry, Layout};
 use snapferry::testing::model::{Model, Stored};
 use snapferry::units::{ByteCount, ClusterBits, GuestCluster, to_u64, to_usize};
 
@@ -80,7 +80,7 @@ fuzz_target!(|disk: Disk| {
     let gap = layout.pad_to_cluster();
     file.resize(file.len() + to_usize(gap), 0);
 
-    let Image { head, tail, file_len } = layout.finish();
+    let Finished { head, tail, file_len } = layout.finish();
     file[..head.len()].copy_from_slice(&head);
     tail.for_each(|table| file.extend(table));
     assert_eq!(file_len.0, to_u64(file.len()));

@@ -9,12 +9,14 @@ use std::str::FromStr;
 
 use crate::units::{ByteCount, ClusterBits, MIB};
 
+mod decoder;
 mod deflate;
 #[cfg(feature = "isal")]
 mod isal;
 mod zero;
 mod zstd;
 
+pub use decoder::{DecodeError, Decoder};
 pub use zero::is_zero;
 
 /// How bodies are compressed. Written into the image's header.

@@ -12,7 +12,7 @@ use super::plan::{CHUNK, Hashing, Plan};
 use super::read::Slot;
 use super::{Context, ConvertError, Stopped};
 use crate::hash::{Crc64, RunningCrc64};
-use crate::qcow2::{Compression, Image, Layout};
+use crate::qcow2::{Compression, Finished, Layout};
 use crate::source::Source;
 use crate::units::{GuestOffset, to_u64, to_usize};
 
@@ -228,7 +228,7 @@ impl<'a> Assembler<'a> {
         self.close()?;
         let gap = self.layout.pad_to_cluster();
         self.write_gap(gap)?;
-        let Image { head, tail, file_len } = self.layout.finish();
+        let Finished { head, tail, file_len } = self.layout.finish();
         for table in tail {
             self.parts.append(&table)?;
         }

@@ -23,6 +23,9 @@ const OUR_LEN: u32 = 112;
 /// Most bits of a count, as a power of two: 64.
 const MAX_REFCOUNT_ORDER: u32 = 6;
 
+/// Least cluster_bits with extended L2 entries: 32 subclusters of at least a sector (specification, "Extended L2 Entries").
+const EXTENDED_L2_MIN_BITS: u32 = 14;
+
 /// Incompatible feature bits: an image with one that we don't know can't be read.
 mod incompatible {
     /// Refcounts may be wrong; the mapping is right.
@@ -90,6 +93,8 @@ pub struct Header {
     pub dirty: bool,
     /// How compressed clusters are stored.
     pub compression: Compression,
+    /// Whether L2 entries are 16 bytes long, with a state for each of a cluster's 32 subclusters. We write none.
+    pub extended_l2: bool,
 }
 
 /// Why a file is not an image that we read.
@@ -133,8 +138,8 @@ pub enum HeaderError {
     /// It is encrypted.
     #[error("the image is encrypted")]
     Encrypted,
-    /// Its L2 entries have subclusters.
-    #[error("the image has extended L2 entries, which are not read")]
+    /// Subclusters smaller than a sector.
+    #[error("the image has extended L2 entries, which need clusters of at least 16 KiB")]
     ExtendedL2,
     /// The compression type and its feature bit contradict each other, or the type is new.
     #[error("compression type {kind} is not known, or contradicts the incompatible bits {features:#x}")]
@@ -216,6 +221,7 @@ impl Header {
             snapshot_table: HostOffset(0),
             dirty: false,
             compression,
+            extended_l2: false,
         }
     }
 
@@ -244,7 +250,7 @@ impl Header {
         into.extend(self.snapshot_table.0.to_be_bytes());
         match self.version {
             Version::V2 => assert!(
-                !self.dirty && self.compression == Compression::Deflate && self.refcount_order == 4,
+                !self.dirty && !self.extended_l2 && self.compression == Compression::Deflate && self.refcount_order == 4,
                 "version 2 has no feature bits and 16-bit refcounts"
             ),
             Version::V3 => self.write_v3(into),
@@ -260,7 +266,8 @@ impl Header {
             Compression::Zstd => (1, incompatible::COMPRESSION),
         };
         let dirty = if self.dirty { incompatible::DIRTY } else { 0 };
-        into.extend((bit | dirty).to_be_bytes());
+        let extended = if self.extended_l2 { incompatible::EXTENDED_L2 } else { 0 };
+        into.extend((bit | dirty | extended).to_be_bytes());
         let (compatible, autoclear) = (0_u64, 0_u64);
         into.extend(compatible.to_be_bytes());
         into.extend(autoclear.to_be_bytes());
@@ -308,14 +315,21 @@ impl Header {
             snapshot_table: HostOffset(fields.u64(64)?),
             dirty: features.dirty,
             compression: features.compression,
+            extended_l2: features.extended_l2,
         };
         header.check_tables(file_len)?;
         Ok(header)
     }
 
+    /// Bytes of one L2 entry.
+    #[must_use]
+    pub fn l2_entry_len(&self) -> u64 {
+        if self.extended_l2 { 16 } else { 8 }
+    }
+
     /// Whether each table has a length and a place that it can have, before anybody allocates or reads one.
     fn check_tables(&self, file_len: ByteCount) -> Result<(), HeaderError> {
-        let coverage = self.cluster.size() / 8 * self.cluster.size();
+        let coverage = self.cluster.size() / self.l2_entry_len() * self.cluster.size();
         let needed = self.virtual_size.0.div_ceil(coverage);
         if u64::from(self.l1_entries) < needed {
             return Err(HeaderError::L1TooShort { entries: self.l1_entries, virtual_size: self.virtual_size, needed });
@@ -358,12 +372,19 @@ struct Features {
     refcount_order: u32,
     dirty: bool,
     compression: Compression,
+    extended_l2: bool,
 }
 
 impl Features {
     fn parse(fields: &Fields<'_>, version: Version, cluster: ClusterBits) -> Result<Self, HeaderError> {
         if version == Version::V2 {
-            return Ok(Self { header_len: V2_LEN, refcount_order: 4, dirty: false, compression: Compression::Deflate });
+            return Ok(Self {
+                header_len: V2_LEN,
+                refcount_order: 4,
+                dirty: false,
+                compression: Compression::Deflate,
+                extended_l2: false,
+            });
         }
         let length = fields.u32(100)?;
         let header_len = u64::from(length);
@@ -389,7 +410,8 @@ impl Features {
         if bits & incompatible::DATA_FILE != 0 {
             return Err(HeaderError::DataFile);
         }
-        if bits & incompatible::EXTENDED_L2 != 0 {
+        let extended_l2 = bits & incompatible::EXTENDED_L2 != 0;
+        if extended_l2 && cluster.bits() < EXTENDED_L2_MIN_BITS {
             return Err(HeaderError::ExtendedL2);
         }
         // A header without the field has type 0.
@@ -399,7 +421,7 @@ impl Features {
             (1, true) => Compression::Zstd,
             _ => return Err(HeaderError::Compression { kind, features: bits }),
         };
-        Ok(Self { header_len, refcount_order, dirty: bits & incompatible::DIRTY != 0, compression })
+        Ok(Self { header_len, refcount_order, dirty: bits & incompatible::DIRTY != 0, compression, extended_l2 })
     }
 }
 
@@ -530,7 +552,7 @@ mod tests {
     #[test]
     fn each_broken_rule_has_its_own_error() {
         type Refusal = fn(&HeaderError) -> bool;
-        let cases: [(usize, &[u8], Refusal); 31] = [
+        let cases: [(usize, &[u8], Refusal); 30] = [
             (0, b"QFI\xfa", |e| *e == HeaderError::Magic),
             (4, &[0, 0, 0, 1], |e| *e == HeaderError::Version(1)),
             (4, &[0, 0, 0, 4], |e| *e == HeaderError::Version(4)),
@@ -559,7 +581,6 @@ mod tests {
             (79, &[32], |e| *e == HeaderError::Features(32)),
             (79, &[2], |e| *e == HeaderError::Corrupt),
             (79, &[4], |e| *e == HeaderError::DataFile),
-            (79, &[16], |e| *e == HeaderError::ExtendedL2),
             (79, &[8], |e| *e == HeaderError::Compression { kind: 0, features: 8 }),
             (104, &[1], |e| *e == HeaderError::Compression { kind: 1, features: 0 }),
         ];

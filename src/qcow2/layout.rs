@@ -98,7 +98,7 @@ impl Layout {
     /// # Panics
     /// Where the last host cluster is partly filled: the data end with [`Layout::pad_to_cluster`].
     #[must_use]
-    pub fn finish(self) -> Image {
+    pub fn finish(self) -> Finished {
         let Self { geometry, compression, end, tables, refcounts } = self;
         let cluster = geometry.cluster();
         assert!(end.0.is_multiple_of(cluster.size()), "the last cluster is not padded: the data end at byte {end}");
@@ -126,7 +126,7 @@ impl Layout {
 
         let file_len = ByteCount((first_block + to_u64(blocks.len())).offset(cluster).0);
         debug_assert!(file_len <= geometry.upper_bound());
-        Image { head, tail: Tail { order: order.into_iter(), tables: tables.tables, blocks: blocks.into_iter() }, file_len }
+        Finished { head, tail: Tail { order: order.into_iter(), tables: tables.tables, blocks: blocks.into_iter() }, file_len }
     }
 
     fn cluster(&self) -> ClusterBits {
@@ -194,7 +194,7 @@ impl L2Tables {
 
 /// The tables of a finished layout.
 #[derive(Debug)]
-pub struct Image {
+pub struct Finished {
     /// The file's first bytes, exactly [`Geometry::head_len`] of them.
     pub head: Vec<u8>,
     /// Its last, in file order: one cluster after another.

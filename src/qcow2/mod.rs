@@ -7,18 +7,20 @@
 //! ```
 //!
 //! [`Geometry`] says what an image of a disk can look like, before its first byte: where the data begins, how long the file can
-//! get. [`Layout`] then gives each body its place and, when all are placed, the tables that lead to them ([`Image`]). The words of
+//! get. [`Layout`] then gives each body its place and, when all are placed, the tables that lead to them ([`Finished`]). The words of
 //! the format itself are in [`header`], [`l2`] and [`refcount`].
 //!
 //! "Specification" here means QEMU's `docs/interop/qcow2.txt`.
 
 pub mod geometry;
 pub mod header;
+pub mod image;
 pub mod l2;
 pub mod layout;
 pub mod refcount;
 
 pub use geometry::{Geometry, GeometryError, SEGMENT};
 pub use header::{Compression, Header, HeaderError};
+pub use image::{FileError, Image, ImageError, ImageFile, Limits, Mappings, PlaceError, Stored};
 pub use l2::{EntryError, L1Entry, L2Entry, Mapping};
-pub use layout::{Image, Layout, RawPlace, Tail};
+pub use layout::{Finished, Layout, RawPlace, Tail};

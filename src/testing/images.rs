@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::qcow2::{Compression, Geometry, Image, Layout};
+use crate::qcow2::{Compression, Finished, Geometry, Layout};
 use crate::units::{ClusterBits, GuestCluster, to_u64, to_usize};
 
 /// What is to be stored for a guest cluster that is not zero.
@@ -54,7 +54,7 @@ pub fn build(geometry: Geometry, compression: Compression, bodies: &BTreeMap<u64
         assert!(gaps.iter().filter(|&&gap| gap > 0).count() <= 1, "a segment with more than one gap: {gaps:?}");
     }
     assert_eq!(layout.end().0, to_u64(file.len()));
-    let Image { head, tail, file_len } = layout.finish();
+    let Finished { head, tail, file_len } = layout.finish();
     file[..head.len()].copy_from_slice(&head);
     assert_eq!(to_u64(head.len()), geometry.head_len());
     let announced = tail.len();

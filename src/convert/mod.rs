@@ -237,8 +237,6 @@ pub struct Target {
     pub store: Arc<dyn ObjectStore>,
     /// The image's name in it.
     pub key: ObjectKey,
-    /// What kind of place it is.
-    pub kind: Destination,
     /// Whether an image that is there already may be replaced.
     pub replace: bool,
 }

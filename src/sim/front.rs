@@ -25,8 +25,8 @@ use super::iam::{Iam, LONGEST_FORM};
 use super::receive::Wire;
 use super::requests::{Operation, Target};
 use super::server::UnsignedPayload;
+use super::shapes::Quirks;
 use super::stats::Ledger;
-use super::store::Quirks;
 use crate::secret::Secret;
 use crate::units::to_u64;
 

@@ -27,6 +27,7 @@ mod iam;
 mod receive;
 mod requests;
 mod server;
+mod shapes;
 mod stats;
 mod store;
 mod uploads;

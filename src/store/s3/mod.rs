@@ -4,26 +4,16 @@
 //! for a slow line (the SDK waits for ever on a server that stops reading), no payload hash where TLS guards the bytes, and
 //! CRC64NVME from end to end where the store knows it.
 
-use std::fmt;
 use std::future::Future;
 use std::ops::Range;
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
-use aws_sdk_s3::config::retry::RetryConfig;
-use aws_sdk_s3::config::timeout::TimeoutConfig;
-use aws_sdk_s3::config::{
-    BehaviorVersion, Config, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation, SharedHttpClient,
-    StalledStreamProtectionConfig,
-};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload, CompletedPart};
-use aws_smithy_http_client::tls;
+use aws_sdk_s3::types::{ChecksumMode, ChecksumType};
 use bytes::Bytes;
 
 use super::error::{Operation, StoreError};
@@ -31,89 +21,25 @@ use super::{
     ETag, MAX_PARTS, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part, PartNumber, StoredPart, Upload, UploadPlan, Whole,
 };
 use crate::hash::Crc64;
-use crate::identity::TokenSource;
-use crate::secret::Secret;
-use crate::trust::{CaFile, keeps_secrets};
-use crate::units::{ByteCount, MIB, to_u64};
+use crate::units::{ByteCount, to_u64};
 use auth::Bearer;
 use errors::Teller;
 use sums::Sums;
 
 mod auth;
+mod config;
+mod connect;
 mod errors;
+mod multipart;
 mod sums;
 
+pub use config::{Auth, DEADLINE, S3Config, SLOWEST};
 pub use errors::region_in;
+use multipart::may_be_about_fields;
 pub use sums::PartSum;
 
-/// To reach the store at all.
-const CONNECT: Duration = Duration::from_secs(5);
-/// For any request, on top of the time its body takes at the slowest acceptable rate, unless the user says otherwise.
-pub const DEADLINE: Duration = Duration::from_secs(30);
-/// The slowest acceptable rate unless the user says otherwise, in bytes a second.
-pub const SLOWEST: ByteCount = ByteCount(MIB);
 /// No listing takes more pages than this: a thousand entries each.
 const MAX_PAGES: u32 = 1000;
-
-/// How requests are authorised.
-#[derive(Clone)]
-pub enum Auth {
-    /// Signed with a pair of keys (SigV4).
-    Hmac {
-        /// The public half.
-        access_key: String,
-        /// The secret half.
-        secret_key: Secret,
-        /// For keys that were given out for a while.
-        session_token: Option<Secret>,
-    },
-    /// An IBM IAM token in each request.
-    Bearer(Arc<dyn TokenSource>),
-}
-
-impl fmt::Debug for Auth {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Hmac { access_key, .. } => f.debug_struct("Hmac").field("access_key", access_key).finish_non_exhaustive(),
-            Self::Bearer(_) => f.write_str("Bearer"),
-        }
-    }
-}
-
-/// Where the bucket is, and how to get in.
-#[derive(Clone, Debug)]
-pub struct S3Config {
-    /// `https://host[:port]`; `http` is for stores on this machine or a trusted network.
-    pub endpoint: String,
-    /// The bucket's location, which signatures are made for.
-    pub region: String,
-    /// The bucket.
-    pub bucket: String,
-    /// How requests are authorised.
-    pub auth: Auth,
-    /// Certificates to trust besides the system's, in PEM.
-    pub ca_file: Option<PathBuf>,
-    /// The slowest rate at which a body may travel before the attempt is given up, per second. See [`SLOWEST`].
-    pub slowest: ByteCount,
-    /// What any attempt may take on top of that. See [`DEADLINE`].
-    pub deadline: Duration,
-}
-
-impl S3Config {
-    /// With the system's certificates and the usual patience.
-    #[must_use]
-    pub fn new(endpoint: &str, region: &str, bucket: &str, auth: Auth) -> Self {
-        Self {
-            endpoint: endpoint.to_owned(),
-            region: region.to_owned(),
-            bucket: bucket.to_owned(),
-            auth,
-            ca_file: None,
-            slowest: SLOWEST,
-            deadline: DEADLINE,
-        }
-    }
-}
 
 /// One bucket.
 #[derive(Debug)]
@@ -130,79 +56,6 @@ pub struct S3Store {
 }
 
 impl S3Store {
-    /// Sets up a client. Nothing is asked of the store yet.
-    ///
-    /// # Errors
-    /// Where the endpoint is not `http://host` or `https://host`, the bucket has no name, the CA file can't be used, the keys are
-    /// empty, or a token would travel in the clear.
-    pub fn connect(config: S3Config) -> Result<Self, StoreError> {
-        let setup = |reason: String| StoreError::Setup(reason);
-        let endpoint: reqwest::Url = config.endpoint.parse().map_err(|err| {
-            setup(format!("the endpoint {:?} is not a URL such as https://s3.example.com: {err}", config.endpoint))
-        })?;
-        // Not shown before this: a password may be in it.
-        if !endpoint.username().is_empty() || endpoint.password().is_some() {
-            return Err(setup("the endpoint holds a user name or password; keys are given apart from it".to_owned()));
-        }
-        let plain = endpoint.path() == "/" && endpoint.query().is_none() && endpoint.fragment().is_none();
-        if !matches!(endpoint.scheme(), "http" | "https") || endpoint.host_str().is_none() || !plain {
-            return Err(setup(format!("the endpoint {endpoint} is not of the form https://host or http://host:port")));
-        }
-        if config.bucket.is_empty() || config.bucket.contains(|c: char| c == '/' || c.is_control() || c.is_whitespace()) {
-            return Err(setup(format!("{:?} can't be a bucket's name", config.bucket)));
-        }
-        if config.slowest.0 == 0 {
-            return Err(setup("the slowest acceptable rate is 0: no request would ever be given up".to_owned()));
-        }
-        let secure = endpoint.scheme() == "https";
-        let ca = config.ca_file.as_deref().map(CaFile::read).transpose().map_err(|err| setup(crate::retry::chain(&err)))?;
-        let url = endpoint.as_str().trim_end_matches('/').to_owned();
-
-        let mut secrets = Vec::new();
-        let mut builder = Config::builder()
-            .behavior_version(BehaviorVersion::v2026_01_12())
-            .region(Region::new(config.region.clone()))
-            .endpoint_url(&url)
-            .force_path_style(true)
-            .http_client(http_client(secure, ca.as_ref())?)
-            // Sums are given by us, or not at all: the SDK's own would be hashed anew on each attempt.
-            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
-            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
-            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-            .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT).build())
-            .retry_config(RetryConfig::disabled());
-        let mut bearer = None;
-        match config.auth {
-            Auth::Hmac { access_key, secret_key, session_token } => {
-                if access_key.is_empty() || secret_key.is_empty() {
-                    return Err(setup("the access key or the secret key is empty".to_owned()));
-                }
-                let token = session_token.as_ref().map(|token| token.reveal().to_owned());
-                builder = builder.credentials_provider(Credentials::new(access_key, secret_key.reveal(), token, None, "hmac"));
-                secrets.push(secret_key);
-                secrets.extend(session_token);
-            }
-            Auth::Bearer(source) => {
-                if !keeps_secrets(&endpoint) {
-                    return Err(setup(format!("the endpoint {url} is not https: the token would travel in the clear")));
-                }
-                let ours = Bearer::new(source);
-                builder = builder.allow_no_auth().interceptor(ours.clone());
-                bearer = Some(ours);
-            }
-        }
-        Ok(Self {
-            client: Client::from_conf(builder.build()),
-            bearer,
-            bucket: config.bucket.clone(),
-            sign_payload: !secure,
-            slowest: config.slowest,
-            deadline: config.deadline,
-            teller: Teller { endpoint: url, region: config.region, bucket: config.bucket, secrets },
-            sums: Sums::default(),
-        })
-    }
-
     /// How parts are covered, as far as this store has shown.
     #[must_use]
     pub fn part_sum(&self) -> PartSum {
@@ -269,123 +122,6 @@ impl S3Store {
             .await
             .map_err(|_| StoreError::TimedOut { operation: operation.clone(), deadline })
     }
-
-    async fn send_part(&self, upload: &Upload, part: &Part, sum: SentSum) -> Result<Answered, StoreError> {
-        let operation = self.part_operation("UploadPart", upload, part.number);
-        let request = self
-            .client
-            .upload_part()
-            .bucket(&self.bucket)
-            .key(upload.key.as_str())
-            .upload_id(&upload.id)
-            .part_number(wire_number(part.number, &operation)?)
-            // A handle on the same bytes: each attempt costs none.
-            .body(ByteStream::from(part.body.clone()));
-        let request = match sum {
-            SentSum::Crc64 => request.checksum_crc64_nvme(part.crc64.to_base64()),
-            SentSum::Md5(digest) => request.content_md5(sums::md5_header(digest)),
-        };
-        let request = request.customize();
-        let request = if self.sign_payload { request } else { request.disable_payload_signing() };
-        let answer = self.attempt(&operation, Some(&upload.id), to_u64(part.body.len()), request.send()).await?;
-        let echo = match answer.checksum_crc64_nvme() {
-            None => None,
-            Some(text) => Some(Crc64::from_base64(text).map_err(|err| damaged(&operation, err.to_string()))?),
-        };
-        if let Some(echo) = echo.filter(|echo| *echo != part.crc64) {
-            return Err(damaged(&operation, format!("CRC64NVME {} was sent, {echo} arrived", part.crc64)));
-        }
-        Ok(Answered { etag: etag_of(answer.e_tag()), echoed: echo.is_some() })
-    }
-
-    async fn send_part_with_md5(&self, upload: &Upload, part: &Part) -> Result<ETag, StoreError> {
-        let digest = sums::md5_of(part.body.clone()).await;
-        Ok(self.send_part(upload, part, SentSum::Md5(digest)).await?.etag)
-    }
-
-    /// A part on a store that may or may not know CRC64NVME: whatever it answers, the part ends up covered by a sum.
-    async fn probe_with_part(&self, upload: &Upload, part: &Part) -> Result<ETag, StoreError> {
-        match self.send_part(upload, part, SentSum::Crc64).await {
-            Ok(Answered { etag, echoed: true }) => {
-                self.sums.echoed();
-                Ok(etag)
-            }
-            Ok(Answered { etag, echoed: false }) => {
-                self.sums.unknown_to_store();
-                let digest = sums::md5_of(part.body.clone()).await;
-                if etag.0.eq_ignore_ascii_case(&sums::md5_etag(digest)) {
-                    return Ok(etag);
-                }
-                Ok(self.send_part(upload, part, SentSum::Md5(digest)).await?.etag)
-            }
-            Err(err) if may_be_about_fields(&err) => {
-                let etag = self.send_part_with_md5(upload, part).await?;
-                self.sums.unknown_to_store();
-                Ok(etag)
-            }
-            Err(err) => Err(err),
-        }
-    }
-
-    async fn send_create(&self, key: &ObjectKey, with_sums: bool) -> Result<Upload, StoreError> {
-        let operation = self.operation("CreateMultipartUpload", key);
-        let mut request = self.client.create_multipart_upload().bucket(&self.bucket).key(key.as_str());
-        if with_sums {
-            request = request.checksum_algorithm(ChecksumAlgorithm::Crc64Nvme).checksum_type(ChecksumType::FullObject);
-        }
-        let answer = self.attempt(&operation, None, 0, request.send()).await?;
-        match answer.upload_id() {
-            Some(id) if !id.is_empty() => Ok(Upload { key: key.clone(), id: id.to_owned() }),
-            _ => Err(StoreError::Mismatch { operation, reason: "the answer holds no upload id".to_owned() }),
-        }
-    }
-
-    async fn send_complete(&self, upload: &Upload, parts: &[StoredPart], whole: &Whole, with_sums: bool) -> Result<(), StoreError> {
-        let operation = self.operation("CompleteMultipartUpload", &upload.key);
-        let mut list = CompletedMultipartUpload::builder();
-        for part in parts {
-            // No sum of the part in here: stores from before 2022 answer MalformedXML, and each part's was checked on its way.
-            let number = wire_number(part.number, &operation)?;
-            list = list.parts(CompletedPart::builder().part_number(number).e_tag(quoted(&part.etag)).build());
-        }
-        let mut request = self
-            .client
-            .complete_multipart_upload()
-            .bucket(&self.bucket)
-            .key(upload.key.as_str())
-            .upload_id(&upload.id)
-            .multipart_upload(list.build());
-        if with_sums {
-            request = request.checksum_crc64_nvme(whole.crc64.to_base64()).checksum_type(ChecksumType::FullObject).mpu_object_size(
-                i64::try_from(whole.size).map_err(|_| StoreError::Mismatch {
-                    operation: operation.clone(),
-                    reason: format!("{} bytes are more than an object can have", whole.size),
-                })?,
-            );
-        }
-        let answer = self.attempt(&operation, Some(&upload.id), 0, request.send()).await?;
-        // The ETag may be empty here (Ceph, at first), so it is not asked for. A sum, where there is one, must be ours.
-        match answer.checksum_crc64_nvme().map(Crc64::from_base64) {
-            Some(Ok(crc64)) if crc64 != whole.crc64 => Err(StoreError::Mismatch {
-                operation,
-                reason: format!("the object's CRC64NVME is {crc64}, not {} as sent", whole.crc64),
-            }),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// What a part is covered by on its way.
-#[derive(Clone, Copy, Debug)]
-enum SentSum {
-    Crc64,
-    Md5([u8; 16]),
-}
-
-/// What the store said of a part.
-struct Answered {
-    etag: ETag,
-    echoed: bool,
 }
 
 #[async_trait]
@@ -613,35 +349,6 @@ impl ObjectStore for S3Store {
         }
         Err(strange(format!("the list does not end after {MAX_PAGES} pages")))
     }
-}
-
-/// Whether a refusal may be about the checksum fields, so that the request is worth sending without them.
-fn may_be_about_fields(err: &StoreError) -> bool {
-    match err {
-        StoreError::Unsupported { .. } => true,
-        // Throttling and passing faults never come with 400, but for this one.
-        StoreError::Refused { status: 400, code, .. } => !matches!(
-            code.as_str(),
-            "RequestTimeout" | "EntityTooLarge" | "EntityTooSmall" | "InvalidPart" | "KeyTooLongError" | "InvalidBucketName"
-        ),
-        _ => false,
-    }
-}
-
-fn http_client(secure: bool, ca: Option<&CaFile>) -> Result<SharedHttpClient, StoreError> {
-    let builder = aws_smithy_http_client::Builder::new();
-    if !secure {
-        return Ok(builder.build_http());
-    }
-    let mut trust = tls::TrustStore::default();
-    if let Some(ca) = ca {
-        trust = trust.with_pem_certificate(ca.pem());
-    }
-    let context = tls::TlsContext::builder()
-        .with_trust_store(trust)
-        .build()
-        .map_err(|err| StoreError::Setup(format!("can't set up TLS: {}", crate::retry::chain(&err))))?;
-    Ok(builder.tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring)).tls_context(context).build_https())
 }
 
 fn wire_number(number: PartNumber, operation: &Operation) -> Result<i32, StoreError> {

@@ -394,7 +394,7 @@ fn with_event(at: usize, cancel: &Cancel, event: &(dyn Fn() + Send + Sync)) -> C
     let store: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new(BUCKET));
     let options = Options { part_size: Some(ByteCount(8 * MIB)), ..Options::default() };
     let plan = plan_for(&source, &options, Destination::Bucket).expect("a plan");
-    let target = Target { store: Arc::clone(&store), key: key(), kind: Destination::Bucket, replace: false };
+    let target = Target { store: Arc::clone(&store), key: key(), replace: false };
     let runtime = runtime();
     let conversion = Conversion {
         source: &source,

@@ -81,7 +81,7 @@ pub fn convert(
     let runtime = runtime();
     Conversion {
         source,
-        target: Target { store: Arc::clone(store), key: key(), kind, replace: false },
+        target: Target { store: Arc::clone(store), key: key(), replace: false },
         plan: &plan,
         host: "a-host".to_owned(),
         clock: &SystemClock,

@@ -10,7 +10,7 @@
 //! | layer | modules | what they know |
 //! |---|---|---|
 //! | 6 | [`cli`] | arguments, terminal, environment, which concrete types are used |
-//! | 4 | [`convert`] | the pipeline from a device to an image |
+//! | 4 | [`convert`], [`restore`] | the pipeline from a device to an image, and what reads images |
 //! | 3 | [`source`], [`compress`], [`qcow2`], [`store`] | devices, codecs, the image format, object stores |
 //! | 2 | [`identity`] | who we are to the cloud: tokens |
 //! | 1 | [`units`], [`clock`], [`cancel`], [`retry`], [`secret`], [`hash`], [`trust`] | words that everything else is said in |
@@ -34,6 +34,7 @@ pub mod source;
 pub mod store;
 
 pub mod convert;
+pub mod restore;
 
 pub mod cli;
 

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use crate::convert::{ConvertError, Failure, Leftover};
 use crate::identity::IdentityError;
+use crate::qcow2::{FileError, ImageError};
+use crate::restore::LocalImageError;
 use crate::source::SourceError;
 use crate::store::StoreError;
 
@@ -21,6 +23,8 @@ pub enum Code {
     Source = 3,
     /// The object store, or the output file.
     Store = 4,
+    /// An image is refused, or failed its check.
+    Image = 7,
     /// Somebody stopped it.
     Interrupted = 130,
 }
@@ -88,8 +92,13 @@ fn code_for(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
     if cause.is::<StoreError>() || cause.is::<IdentityError>() {
         return Some(Code::Store);
     }
-    if cause.is::<SourceError>() {
+    if cause.is::<SourceError>() || cause.is::<LocalImageError>() {
         return Some(Code::Source);
+    }
+    match cause.downcast_ref::<ImageError>() {
+        Some(ImageError::File(FileError { source, .. })) => return code_for(&**source),
+        Some(_) => return Some(Code::Image),
+        None => {}
     }
     cause.is::<UsageError>().then_some(Code::Usage)
 }
@@ -127,7 +136,20 @@ fn hint_for(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<SourceError>() {
         return hint_for_source(error);
     }
+    if let Some(error) = cause.downcast_ref::<LocalImageError>() {
+        return hint_for_local_image(error);
+    }
     cause.downcast_ref::<StoreError>().and_then(hint_for_store)
+}
+
+fn hint_for_local_image(error: &LocalImageError) -> Option<String> {
+    match error {
+        LocalImageError::Open { path, source } if source.kind() == std::io::ErrorKind::NotFound && path.starts_with("s3:/") => {
+            Some("an object is named s3://BUCKET/KEY".into())
+        }
+        LocalImageError::Changed | LocalImageError::Shrunk { .. } => Some("stop what writes to it, and start again".into()),
+        _ => None,
+    }
 }
 
 fn hint_for_source(error: &SourceError) -> Option<String> {

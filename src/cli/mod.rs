@@ -12,6 +12,8 @@ mod credentials;
 #[cfg(feature = "sim")]
 mod demo;
 mod exit;
+#[allow(dead_code, reason = "for every command that reads an image")]
+mod image;
 mod log;
 mod progress;
 mod report;

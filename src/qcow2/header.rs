@@ -177,6 +177,14 @@ pub enum HeaderError {
         /// The file.
         file_len: u64,
     },
+    /// Two tables share bytes.
+    #[error("the {one} and the {other} overlap")]
+    Overlap {
+        /// The one that begins first.
+        one: &'static str,
+        /// The other.
+        other: &'static str,
+    },
     /// The L1 table does not cover the disk.
     #[error("the L1 table has {entries} entries: a disk of {virtual_size} needs {needed}")]
     L1TooShort {
@@ -346,7 +354,20 @@ impl Header {
         }
         // Entries of the snapshot table vary in length; 40 bytes are the least.
         let snapshots_len = u64::from(self.snapshots) * 40;
-        self.check_table("snapshot table", self.snapshot_table, snapshots_len, u64::MAX, file_len)
+        self.check_table("snapshot table", self.snapshot_table, snapshots_len, u64::MAX, file_len)?;
+        let mut tables = [
+            (self.l1_table.0, u64::from(self.l1_entries) * 8, "L1 table"),
+            (self.refcount_table.0, refcount_table_len, "refcount table"),
+            (self.snapshot_table.0, snapshots_len, "snapshot table"),
+        ];
+        tables.sort_unstable();
+        for pair in tables.windows(2) {
+            let [(at, len, one), (next, next_len, other)] = [pair[0], pair[1]];
+            if len > 0 && next_len > 0 && at + len > next {
+                return Err(HeaderError::Overlap { one, other });
+            }
+        }
+        Ok(())
     }
 
     fn check_table(&self, table: &'static str, at: HostOffset, len: u64, most: u64, file_len: u64) -> Result<(), HeaderError> {

@@ -4,6 +4,7 @@
 //! or into the tables, and nothing is allocated from a count that the file's length does not bear out. A file that the image names is
 //! never opened.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::ops::Range;
 
@@ -208,6 +209,7 @@ impl Image {
         let l1 = self.read_l1(file)?;
         let mut metadata = ClusterSet::new(self.file_len, cluster);
         self.fixed_tables().into_iter().for_each(|table| metadata.insert(table));
+        self.refcount_blocks(file)?.into_iter().for_each(|block| metadata.insert(block.0..block.0 + cluster.size()));
         let coverage = cluster.size() / self.header.l2_entry_len() * cluster.size();
         let wrong_l1 = |index: usize, source| ImageError::L1Entry {
             name: file.name().to_owned(),
@@ -239,22 +241,34 @@ impl Image {
         Ok(mappings)
     }
 
+    /// The refcount blocks that lie where they can. What else is wrong with the table is for `check` to say: reading needs no counts, but
+    /// no body may be where they are.
+    fn refcount_blocks(&self, file: &dyn ImageFile) -> Result<Vec<HostOffset>, ImageError> {
+        let cluster = self.header.cluster;
+        let len = u64::from(self.header.refcount_table_clusters) * cluster.size();
+        let table = self.table_bytes(file, self.header.refcount_table, len)?;
+        let entries = table.as_chunks::<8>().0.iter().map(|raw| u64::from_be_bytes(*raw));
+        let lies_well = |at: &u64| *at > 0 && at.is_multiple_of(cluster.size()) && self.file_len.checked_sub(*at).is_some();
+        Ok(entries.filter(lies_well).map(HostOffset).collect())
+    }
+
+    /// A table that lies within the file: from what was read at first, or from the file.
+    fn table_bytes(&self, file: &dyn ImageFile, at: HostOffset, len: u64) -> Result<Cow<'_, [u8]>, ImageError> {
+        let range = to_usize(at.0)..to_usize(at.0 + len);
+        if let Some(bytes) = self.start.get(range) {
+            return Ok(Cow::Borrowed(bytes));
+        }
+        let mut bytes = vec![0; to_usize(len)];
+        file.read_at(at, &mut bytes)?;
+        Ok(Cow::Owned(bytes))
+    }
+
     /// The active L1 table, as many entries as the disk needs.
     ///
     /// # Errors
     /// Where the file can't be read.
     pub fn read_l1(&self, file: &dyn ImageFile) -> Result<Vec<L1Entry>, ImageError> {
-        let len = to_usize(u64::from(self.header.l1_entries) * 8);
-        let at = to_usize(self.header.l1_table.0);
-        let read;
-        let bytes = if let Some(bytes) = self.start.get(at..at + len) {
-            bytes
-        } else {
-            let mut bytes = vec![0; len];
-            file.read_at(self.header.l1_table, &mut bytes)?;
-            read = bytes;
-            &read
-        };
+        let bytes = self.table_bytes(file, self.header.l1_table, u64::from(self.header.l1_entries) * 8)?;
         Ok(bytes.as_chunks::<8>().0.iter().map(|raw| L1Entry(u64::from_be_bytes(*raw))).collect())
     }
 

@@ -6,6 +6,7 @@
 
 pub mod clock;
 pub mod disks;
+pub mod hostile;
 pub mod images;
 pub mod loopdev;
 pub mod memory;

@@ -6,6 +6,7 @@ mod api_key;
 mod convert;
 mod determinism;
 mod devices;
+mod hostile;
 mod layers;
 mod layout;
 mod s3_faults;

@@ -4,7 +4,8 @@
 //! refusal has its own error. It never follows a file that the image names.
 
 use crate::qcow2::Geometry;
-use crate::units::{ByteCount, ClusterBits, HostOffset, to_u64, to_usize};
+use crate::qcow2::facts::HeaderFacts;
+use crate::units::{ByteCount, ClusterBits, HostOffset};
 
 /// "QFI\xfb".
 pub const MAGIC: [u8; 4] = *b"QFI\xfb";
@@ -14,37 +15,20 @@ pub const MAX_L1: u64 = 32 << 20;
 pub const MAX_REFCOUNT_TABLE: u64 = 8 << 20;
 /// Most internal snapshots (QEMU's `QCOW_MAX_SNAPSHOTS`).
 const MAX_SNAPSHOTS: u32 = 65_536;
-/// Bytes of a version 2 header, which has no length field.
-const V2_LEN: u64 = 72;
-/// Bytes of a version 3 header without a compression type: the least that its length field may say.
-const V3_LEN: u64 = 104;
 /// Bytes of the header that we write: with the compression type, padded to a multiple of eight.
 const OUR_LEN: u32 = 112;
-/// Most bits of a count, as a power of two: 64.
-const MAX_REFCOUNT_ORDER: u32 = 6;
-
-/// Least cluster_bits with extended L2 entries: 32 subclusters of at least a sector (specification, "Extended L2 Entries").
-const EXTENDED_L2_MIN_BITS: u32 = 14;
-
 /// Incompatible feature bits: an image with one that we don't know can't be read.
-mod incompatible {
+pub(super) mod incompatible {
     /// Refcounts may be wrong; the mapping is right.
-    pub(super) const DIRTY: u64 = 1;
+    pub(in crate::qcow2) const DIRTY: u64 = 1;
     /// Something is known to be wrong.
-    pub(super) const CORRUPT: u64 = 1 << 1;
+    pub(in crate::qcow2) const CORRUPT: u64 = 1 << 1;
     /// The data are in another file.
-    pub(super) const DATA_FILE: u64 = 1 << 2;
+    pub(in crate::qcow2) const DATA_FILE: u64 = 1 << 2;
     /// The compression type field counts.
-    pub(super) const COMPRESSION: u64 = 1 << 3;
+    pub(in crate::qcow2) const COMPRESSION: u64 = 1 << 3;
     /// L2 entries of 16 bytes.
-    pub(super) const EXTENDED_L2: u64 = 1 << 4;
-}
-
-/// Header extension types that decide whether an image is read.
-mod extension {
-    pub(super) const END: u32 = 0;
-    pub(super) const DATA_FILE: u32 = 0x4441_5441;
-    pub(super) const ENCRYPTION: u32 = 0x0537_be77;
+    pub(in crate::qcow2) const EXTENDED_L2: u64 = 1 << 4;
 }
 
 /// How an image's compressed clusters are stored.
@@ -118,10 +102,10 @@ pub enum HeaderError {
     #[error("cluster_bits is {0}: it must be from {min} to {max}", min = ClusterBits::MIN, max = ClusterBits::MAX)]
     ClusterBits(u32),
     /// The header can't have that length.
-    #[error("header_length is {0}: it must be a multiple of 8, from {V3_LEN} to the cluster size")]
+    #[error("header_length is {0}: it must be a multiple of 8, from 104 to the cluster size")]
     Length(u32),
     /// Counts can't have that width.
-    #[error("refcount_order is {0}: it must be at most {MAX_REFCOUNT_ORDER}")]
+    #[error("refcount_order is {0}: it must be at most 6")]
     RefcountOrder(u32),
     /// Feature bits that nobody here knows.
     #[error("the image needs features that are not known: incompatible bits {0:#x}")]
@@ -130,14 +114,31 @@ pub enum HeaderError {
     #[error("the image is marked as corrupt")]
     Corrupt,
     /// Its data are elsewhere.
-    #[error("the image keeps its data in another file, which is never followed")]
-    DataFile,
+    #[error("the image keeps its data in another file, {name:?}, which is never followed")]
+    DataFile {
+        /// As the image names it; empty where it does not.
+        name: String,
+    },
     /// It is a difference to another image.
-    #[error("the image has a backing file, which is never followed")]
-    BackingFile,
+    #[error("the image holds only what differs from its backing file {name:?}, which is never followed")]
+    BackingFile {
+        /// As the image names it.
+        name: String,
+    },
+    /// The name of the backing file is not where one can be.
+    #[error("the backing file's name, {len} bytes at byte {at}, is longer than 1023 or outside the first cluster")]
+    BackingName {
+        /// Where it begins.
+        at: u64,
+        /// Its length.
+        len: u32,
+    },
     /// It is encrypted.
-    #[error("the image is encrypted")]
-    Encrypted,
+    #[error("the image is encrypted (method {method})")]
+    Encrypted {
+        /// 1 is AES, 2 is LUKS.
+        method: u32,
+    },
     /// Subclusters smaller than a sector.
     #[error("the image has extended L2 entries, which need clusters of at least 16 KiB")]
     ExtendedL2,
@@ -291,42 +292,11 @@ impl Header {
     /// # Errors
     /// With the first rule that the image breaks.
     pub fn parse(start: &[u8], file_len: ByteCount) -> Result<Self, HeaderError> {
-        let fields = Fields(start);
-        if fields.bytes(0, 4)? != MAGIC {
-            return Err(HeaderError::Magic);
+        let facts = HeaderFacts::parse(start, file_len)?;
+        match facts.refusal() {
+            Some(refusal) => Err(refusal),
+            None => Ok(facts.header),
         }
-        let version = match fields.u32(4)? {
-            2 => Version::V2,
-            3 => Version::V3,
-            other => return Err(HeaderError::Version(other)),
-        };
-        let cluster_bits = fields.u32(20)?;
-        let cluster = ClusterBits::new(cluster_bits).map_err(|_| HeaderError::ClusterBits(cluster_bits))?;
-        let features = Features::parse(&fields, version, cluster)?;
-        if fields.u64(8)? != 0 || fields.u32(16)? != 0 {
-            return Err(HeaderError::BackingFile);
-        }
-        if fields.u32(32)? != 0 {
-            return Err(HeaderError::Encrypted);
-        }
-        parse_extensions(&fields, features.header_len, cluster)?;
-        let header = Self {
-            version,
-            cluster,
-            virtual_size: ByteCount(fields.u64(24)?),
-            l1_entries: fields.u32(36)?,
-            l1_table: HostOffset(fields.u64(40)?),
-            refcount_table: HostOffset(fields.u64(48)?),
-            refcount_table_clusters: fields.u32(56)?,
-            refcount_order: features.refcount_order,
-            snapshots: fields.u32(60)?,
-            snapshot_table: HostOffset(fields.u64(64)?),
-            dirty: features.dirty,
-            compression: features.compression,
-            extended_l2: features.extended_l2,
-        };
-        header.check_tables(file_len)?;
-        Ok(header)
     }
 
     /// Bytes of one L2 entry.
@@ -336,7 +306,7 @@ impl Header {
     }
 
     /// Whether each table has a length and a place that it can have, before anybody allocates or reads one.
-    fn check_tables(&self, file_len: ByteCount) -> Result<(), HeaderError> {
+    pub(super) fn check_tables(&self, file_len: ByteCount) -> Result<(), HeaderError> {
         let coverage = self.cluster.size() / self.l2_entry_len() * self.cluster.size();
         let needed = self.virtual_size.0.div_ceil(coverage);
         if u64::from(self.l1_entries) < needed {
@@ -387,108 +357,10 @@ impl Header {
     }
 }
 
-/// What version 3 added, with version 2's fixed values.
-struct Features {
-    header_len: u64,
-    refcount_order: u32,
-    dirty: bool,
-    compression: Compression,
-    extended_l2: bool,
-}
-
-impl Features {
-    fn parse(fields: &Fields<'_>, version: Version, cluster: ClusterBits) -> Result<Self, HeaderError> {
-        if version == Version::V2 {
-            return Ok(Self {
-                header_len: V2_LEN,
-                refcount_order: 4,
-                dirty: false,
-                compression: Compression::Deflate,
-                extended_l2: false,
-            });
-        }
-        let length = fields.u32(100)?;
-        let header_len = u64::from(length);
-        if !(V3_LEN..=cluster.size()).contains(&header_len) || !header_len.is_multiple_of(8) {
-            return Err(HeaderError::Length(length));
-        }
-        let refcount_order = fields.u32(96)?;
-        if refcount_order > MAX_REFCOUNT_ORDER {
-            return Err(HeaderError::RefcountOrder(refcount_order));
-        }
-        let bits = fields.u64(72)?;
-        let known = incompatible::DIRTY
-            | incompatible::CORRUPT
-            | incompatible::DATA_FILE
-            | incompatible::COMPRESSION
-            | incompatible::EXTENDED_L2;
-        if bits & !known != 0 {
-            return Err(HeaderError::Features(bits & !known));
-        }
-        if bits & incompatible::CORRUPT != 0 {
-            return Err(HeaderError::Corrupt);
-        }
-        if bits & incompatible::DATA_FILE != 0 {
-            return Err(HeaderError::DataFile);
-        }
-        let extended_l2 = bits & incompatible::EXTENDED_L2 != 0;
-        if extended_l2 && cluster.bits() < EXTENDED_L2_MIN_BITS {
-            return Err(HeaderError::ExtendedL2);
-        }
-        // A header without the field has type 0.
-        let kind = if header_len > V3_LEN { fields.bytes(104, 1)?[0] } else { 0 };
-        let compression = match (kind, bits & incompatible::COMPRESSION != 0) {
-            (0, false) => Compression::Deflate,
-            (1, true) => Compression::Zstd,
-            _ => return Err(HeaderError::Compression { kind, features: bits }),
-        };
-        Ok(Self { header_len, refcount_order, dirty: bits & incompatible::DIRTY != 0, compression, extended_l2 })
-    }
-}
-
-/// Walks the extensions: unknown ones are skipped, as the specification asks; those that mean another file or a key are refused.
-fn parse_extensions(fields: &Fields<'_>, header_len: u64, cluster: ClusterBits) -> Result<(), HeaderError> {
-    let mut at = header_len;
-    // An area that runs up to the cluster's end needs no end marker.
-    while at + 8 <= cluster.size() {
-        let kind = fields.u32(at)?;
-        match kind {
-            extension::END => return Ok(()),
-            extension::DATA_FILE => return Err(HeaderError::DataFile),
-            extension::ENCRYPTION => return Err(HeaderError::Encrypted),
-            _ => {}
-        }
-        let len = u64::from(fields.u32(at + 4)?);
-        let next = at + 8 + len.next_multiple_of(8);
-        if next > cluster.size() {
-            return Err(HeaderError::Extension { kind, at });
-        }
-        at = next;
-    }
-    Ok(())
-}
-
-/// Big-endian fields by their offset in the specification.
-struct Fields<'a>(&'a [u8]);
-
-impl Fields<'_> {
-    fn bytes(&self, at: u64, len: u64) -> Result<&[u8], HeaderError> {
-        let range = to_usize(at)..to_usize(at + len);
-        self.0.get(range).ok_or(HeaderError::Truncated { len: to_u64(self.0.len()), needed: at + len })
-    }
-
-    fn u32(&self, at: u64) -> Result<u32, HeaderError> {
-        Ok(u32::from_be_bytes(self.bytes(at, 4)?.try_into().expect("four bytes were asked for")))
-    }
-
-    fn u64(&self, at: u64) -> Result<u64, HeaderError> {
-        Ok(u64::from_be_bytes(self.bytes(at, 8)?.try_into().expect("eight bytes were asked for")))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::units::to_u64;
 
     /// The image that `header_of_qemu` is from is that long.
     const QEMU_FILE: ByteCount = ByteCount(458_752);
@@ -601,7 +473,7 @@ mod tests {
             (60, &[0, 0, 0, 1], |e| matches!(e, HeaderError::Misplaced { table: "snapshot table", offset: 0 })),
             (79, &[32], |e| *e == HeaderError::Features(32)),
             (79, &[2], |e| *e == HeaderError::Corrupt),
-            (79, &[4], |e| *e == HeaderError::DataFile),
+            (79, &[4], |e| matches!(e, HeaderError::DataFile { .. })),
             (79, &[8], |e| *e == HeaderError::Compression { kind: 0, features: 8 }),
             (104, &[1], |e| *e == HeaderError::Compression { kind: 1, features: 0 }),
         ];
@@ -609,10 +481,12 @@ mod tests {
             let error = patched(at, bytes).expect_err("a broken rule");
             assert!(is_right(&error), "{bytes:x?} at {at}: {error}");
         }
-        assert_eq!(patched(8, &[0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 11]), Err(HeaderError::BackingFile));
-        assert_eq!(patched(32, &[0, 0, 0, 2]), Err(HeaderError::Encrypted));
-        assert_eq!(patched(112, &[0x44, 0x41, 0x54, 0x41]), Err(HeaderError::DataFile));
-        assert_eq!(patched(112, &[0x05, 0x37, 0xbe, 0x77]), Err(HeaderError::Encrypted));
+        let named = patched(8, &[0, 0, 0, 0, 0, 0, 0, 0x20, 0, 0, 0, 4]);
+        assert_eq!(named, Err(HeaderError::BackingFile { name: "\0".repeat(4) }));
+        assert_eq!(patched(8, &[0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 11]), Err(HeaderError::BackingName { at: 65536, len: 11 }));
+        assert_eq!(patched(32, &[0, 0, 0, 2]), Err(HeaderError::Encrypted { method: 2 }));
+        assert_eq!(patched(112, &[0x44, 0x41, 0x54, 0x41]), Err(HeaderError::DataFile { name: String::new() }));
+        assert_eq!(patched(112, &[0x05, 0x37, 0xbe, 0x77]), Err(HeaderError::Encrypted { method: 2 }));
         assert_eq!(patched(116, &[0, 0, 0xff, 0x89]), Err(HeaderError::Extension { kind: 0x6803_f857, at: 112 }));
         assert_eq!(patched(116, &[0xff; 4]), Err(HeaderError::Extension { kind: 0x6803_f857, at: 112 }));
     }

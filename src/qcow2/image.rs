@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::error::Error;
 use std::ops::Range;
 
+use crate::qcow2::facts::HeaderFacts;
 use crate::qcow2::header::{Header, HeaderError};
 use crate::qcow2::l2::{EntryError, L1Entry, L2Entry, Mapping};
 use crate::units::{ByteCount, ClusterBits, GuestCluster, GuestOffset, HostCluster, HostOffset, MIB, SECTOR, to_u64, to_usize};
@@ -130,12 +131,24 @@ pub enum PlaceError {
 pub struct Limits {
     /// The largest disk: a file of a few KiB can claim one of 2 EiB.
     pub largest_disk: ByteCount,
+    /// What becomes of images that somebody marked as corrupt.
+    pub marked_corrupt: Marked,
+}
+
+/// What becomes of an image that is marked as corrupt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Marked {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// It is read as far as its tables hold up: for `check`, and for who rescues what is left.
+    Read,
 }
 
 impl Default for Limits {
     /// 64 TiB: more than any cloud's volume.
     fn default() -> Self {
-        Self { largest_disk: ByteCount(64 << 40) }
+        Self { largest_disk: ByteCount(64 << 40), marked_corrupt: Marked::Refuse }
     }
 }
 
@@ -143,6 +156,7 @@ impl Default for Limits {
 #[derive(Clone, Debug)]
 pub struct Image {
     header: Header,
+    facts: HeaderFacts,
     file_len: u64,
     /// The file's first bytes, kept so that what they hold is not asked for again.
     start: Vec<u8>,
@@ -154,26 +168,44 @@ impl Image {
     /// # Errors
     /// Where the file can't be read, is no image, or is one that is refused.
     pub fn open(file: &dyn ImageFile, limits: &Limits) -> Result<Self, ImageError> {
+        let image = Self::inspect(file)?;
+        let corrupt = image.facts.corrupt && limits.marked_corrupt == Marked::Refuse;
+        if let Some(source) = (HeaderFacts { corrupt, ..image.facts.clone() }).refusal() {
+            return Err(ImageError::Header { name: file.name().to_owned(), source });
+        }
+        if image.header.virtual_size > limits.largest_disk {
+            let (size, most) = (image.header.virtual_size, limits.largest_disk);
+            return Err(ImageError::TooLarge { name: file.name().to_owned(), size, most });
+        }
+        Ok(image)
+    }
+
+    /// As [`Image::open`], also where the disk in it is not read: for who asks what the file is. Nothing that it names is opened.
+    ///
+    /// # Errors
+    /// Where the file can't be read, or is no image.
+    pub fn inspect(file: &dyn ImageFile) -> Result<Self, ImageError> {
         let size = file.size();
         let mut start = vec![0; to_usize(size.0.min(FIRST_READ))];
         file.read_at(HostOffset(0), &mut start)?;
-        let refused = |source| ImageError::Header { name: file.name().to_owned(), source };
-        let header = match Header::parse(&start, size) {
+        let facts = match HeaderFacts::parse(&start, size) {
             Err(HeaderError::Truncated { .. }) if size.0 > FIRST_READ => {
                 let cluster = ClusterBits::new(ClusterBits::MAX).expect("the largest there is").size();
                 let have = start.len();
                 start.resize(to_usize(size.0.min(cluster)), 0);
                 file.read_at(HostOffset(to_u64(have)), &mut start[have..])?;
-                Header::parse(&start, size)
+                HeaderFacts::parse(&start, size)
             }
             parsed => parsed,
-        }
-        .map_err(refused)?;
-        if header.virtual_size > limits.largest_disk {
-            let (size, most) = (header.virtual_size, limits.largest_disk);
-            return Err(ImageError::TooLarge { name: file.name().to_owned(), size, most });
-        }
-        Ok(Self { header, file_len: size.0, start })
+        };
+        let facts = facts.map_err(|source| ImageError::Header { name: file.name().to_owned(), source })?;
+        Ok(Self { header: facts.header, facts, file_len: size.0, start })
+    }
+
+    /// All that the header says.
+    #[must_use]
+    pub fn facts(&self) -> &HeaderFacts {
+        &self.facts
     }
 
     /// What the header says.
@@ -253,7 +285,7 @@ impl Image {
     }
 
     /// A table that lies within the file: from what was read at first, or from the file.
-    fn table_bytes(&self, file: &dyn ImageFile, at: HostOffset, len: u64) -> Result<Cow<'_, [u8]>, ImageError> {
+    pub(super) fn table_bytes(&self, file: &dyn ImageFile, at: HostOffset, len: u64) -> Result<Cow<'_, [u8]>, ImageError> {
         let range = to_usize(at.0)..to_usize(at.0 + len);
         if let Some(bytes) = self.start.get(range) {
             return Ok(Cow::Borrowed(bytes));
@@ -472,14 +504,15 @@ impl Mappings {
             // Nothing is read there, but it may not be where tables are.
             Mapping::Zero { reserved: Some((host, _)) } => (host, host.0),
             Mapping::Raw { host, .. } => {
-                // What lies past the disk's end need not be in the file.
+                // What lies past the disk's end need not be in the file, nor what follows the last subcluster that is.
                 let disk_left = self.header.virtual_size.0.saturating_sub(entry.saturating_mul(cluster.size()));
-                (host, host.0 + cluster.size().min(disk_left))
+                let used = words.get(1).map_or(u64::from(SUBCLUSTERS), |bits| u64::from(u32::BITS - allocated(*bits).leading_zeros()));
+                (host, host.0 + (cluster.size() / u64::from(SUBCLUSTERS) * used).min(disk_left))
             }
             Mapping::Compressed { host, sectors } => (host, (host.0 / SECTOR + sectors) * SECTOR),
         };
         // The last sector need not be whole: only a body's own bytes are ever written.
-        if start.0 >= file_len || end > file_len.next_multiple_of(SECTOR) {
+        if (start.0 >= file_len && end > start.0) || end > file_len.next_multiple_of(SECTOR) {
             return Err(PlaceError::PastEnd { start, end, file_len });
         }
         if metadata.touches(&(start.0..end.max(start.0 + 1))) {

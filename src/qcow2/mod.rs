@@ -12,15 +12,22 @@
 //!
 //! "Specification" here means QEMU's `docs/interop/qcow2.txt`.
 
+mod bitmaps;
+pub mod check;
+pub mod facts;
 pub mod geometry;
 pub mod header;
 pub mod image;
 pub mod l2;
 pub mod layout;
 pub mod refcount;
+mod references;
+pub mod snapshots;
 
+pub use facts::{BitmapDirectory, HeaderFacts};
 pub use geometry::{Geometry, GeometryError, SEGMENT};
 pub use header::{Compression, Header, HeaderError};
-pub use image::{FileError, Image, ImageError, ImageFile, Limits, Mappings, PlaceError, Stored};
+pub use image::{FileError, Image, ImageError, ImageFile, Limits, Mappings, Marked, PlaceError, Stored};
 pub use l2::{EntryError, L1Entry, L2Entry, Mapping};
 pub use layout::{Finished, Layout, RawPlace, Tail};
+pub use snapshots::Snapshot;

@@ -3,12 +3,14 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod api_key;
+mod check;
 mod convert;
 mod determinism;
 mod devices;
 mod hostile;
 mod layers;
 mod layout;
+mod qemu_images;
 mod s3_faults;
 mod sim_store;
 mod stores;

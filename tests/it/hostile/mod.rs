@@ -32,11 +32,10 @@ fn chain(error: &dyn std::error::Error) -> String {
     causes.fold(error.to_string(), |text, error| format!("{text}: {error}"))
 }
 
-/// The disk, or where and why there is none.
-fn read(bytes: &[u8]) -> Result<Vec<u8>, (Stage, String)> {
-    let file = Memory(bytes.into());
-    let image = Image::open(&file, &Limits::default()).map_err(|error| (Stage::Open, chain(&error)))?;
-    let mappings = image.load(&file).map_err(|error| (Stage::Load, chain(&error)))?;
+/// The disk in an image, or where and why there is none: one cluster after the other, on one thread.
+pub fn decode(file: &dyn ImageFile) -> Result<Vec<u8>, (Stage, String)> {
+    let image = Image::open(file, &Limits::default()).map_err(|error| (Stage::Open, chain(&error)))?;
+    let mappings = image.load(file).map_err(|error| (Stage::Load, chain(&error)))?;
     let cluster = mappings.cluster();
     let codec = match image.header().compression {
         Compression::Deflate => Codec::Deflate,
@@ -44,24 +43,40 @@ fn read(bytes: &[u8]) -> Result<Vec<u8>, (Stage, String)> {
     };
     let mut decoder = Decoder::new(codec, cluster);
     let mut disk = vec![0; to_usize(cluster.round_up(mappings.virtual_size().0))];
+    let read = |at: HostOffset, len: usize| {
+        let there = len.min(to_usize(file.size().0 - at.0));
+        let mut bytes = vec![0; there];
+        file.read_at(at, &mut bytes).unwrap();
+        bytes.resize(len, 0);
+        bytes
+    };
     for (guest, stored) in mappings.iter() {
         let at = to_usize(guest.offset(cluster).0);
         let into = &mut disk[at..at + cluster.len()];
         match stored {
             Stored::Zero => panic!("zero clusters are not iterated over"),
-            Stored::Raw(host) => {
-                let len = cluster.len().min(bytes.len() - to_usize(host.0));
-                file.read_at(host, &mut into[..len]).unwrap();
+            Stored::Raw(host) => into.copy_from_slice(&read(host, cluster.len())),
+            Stored::Subclusters(host, allocated) => {
+                let bytes = read(host, cluster.len());
+                let len = cluster.len() / 32;
+                for (number, (to, from)) in (0..).zip(into.chunks_mut(len).zip(bytes.chunks(len))) {
+                    if allocated >> number & 1 == 1 {
+                        to.copy_from_slice(from);
+                    }
+                }
             }
-            Stored::Subclusters(..) => panic!("no image here has subclusters that are read"),
             Stored::Compressed { at, len } => {
-                let body = &bytes[to_usize(at.0)..to_usize(at.0 + len)];
-                decoder.decode(body, into).map_err(|error| (Stage::Decode, chain(&error)))?;
+                decoder.decode(&read(at, to_usize(len)), into).map_err(|error| (Stage::Decode, chain(&error)))?;
             }
         }
     }
     disk.truncate(to_usize(mappings.virtual_size().0));
     Ok(disk)
+}
+
+/// Of a file in memory.
+fn read(bytes: &[u8]) -> Result<Vec<u8>, (Stage, String)> {
+    decode(&Memory(bytes.into()))
 }
 
 #[test]

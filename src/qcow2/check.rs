@@ -1,0 +1,499 @@
+//! Whether an image's tables are consistent: QEMU's own audit, figure by figure, and what that leaves out.
+//!
+//! Every reference in the image is counted and held against the counts that it stores. Unlike the reader, this does not stop at the first
+//! wrong entry. Bodies are not looked at.
+
+use std::fmt;
+
+use crate::qcow2::bitmaps;
+use crate::qcow2::image::{Image, ImageError, ImageFile};
+use crate::qcow2::references::{Noted, References, Use};
+use crate::qcow2::snapshots::{self, Snapshot};
+use crate::units::{ClusterBits, GuestOffset, HostCluster, HostOffset, MIB, SECTOR, to_u64, to_usize};
+
+/// Findings that are kept in words; the rest is only counted.
+pub const MOST_FINDINGS: usize = 1000;
+/// Tables are read so many bytes at a time.
+const TABLE_READ: u64 = 4 * MIB;
+
+const COPIED: u64 = 1 << 63;
+const COMPRESSED: u64 = 1 << 62;
+const READS_ZERO: u64 = 1;
+/// Bits 9 to 55 of an entry: a host cluster's place.
+const OFFSET: u64 = (1 << 56) - (1 << 9);
+/// Bits of an L1 entry that must be zero (specification, "L1 table entry").
+const L1_RESERVED: u64 = !(COPIED | OFFSET);
+/// Bits of a standard L2 entry that must be zero (specification, "Standard Cluster Descriptor").
+const L2_RESERVED: u64 = !(COPIED | COMPRESSED | OFFSET | READS_ZERO);
+/// Bits of a refcount table entry that must be zero.
+const REFCOUNT_RESERVED: u64 = (1 << 9) - 1;
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Severity {
+    /// Nothing is wrong, but somebody may want to know.
+    Note,
+    /// Space is lost, data are not.
+    Leak,
+    /// The image is wrong, by QEMU's audit too.
+    Corruption,
+    /// The image is wrong, and QEMU's audit does not look at it.
+    Hidden,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// In words, with the place.
+    pub what: String,
+}
+
+/// What the audit found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Wrong by QEMU's rules.
+    pub corruptions: u64,
+    /// Host clusters that are counted more often than they are used.
+    pub leaks: u64,
+    /// Tables that could not be read.
+    pub check_errors: u64,
+    /// Wrong by our rules alone: overlapping uses.
+    pub hidden: u64,
+    /// Clusters of the disk.
+    pub total_clusters: u64,
+    /// Those that have bytes in the file.
+    pub allocated_clusters: u64,
+    /// Those of them that don't follow the one before in the file; compressed ones all count, as QEMU has it.
+    pub fragmented_clusters: u64,
+    /// Those of them that are compressed.
+    pub compressed_clusters: u64,
+    /// Where the last cluster that is used or counted ends.
+    pub image_end: u64,
+    /// Bytes of the file behind that.
+    pub trailing: u64,
+    /// The first of what was found, in words.
+    pub findings: Vec<Finding>,
+}
+
+impl Report {
+    /// Whether nothing is wrong. Notes are nothing wrong.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.corruptions == 0 && self.leaks == 0 && self.check_errors == 0 && self.hidden == 0
+    }
+
+    fn add(&mut self, severity: Severity, what: fmt::Arguments<'_>) {
+        match severity {
+            Severity::Note => {}
+            Severity::Leak => self.leaks += 1,
+            Severity::Corruption => self.corruptions += 1,
+            Severity::Hidden => self.hidden += 1,
+        }
+        if self.findings.len() < MOST_FINDINGS {
+            self.findings.push(Finding { severity, what: what.to_string() });
+        }
+    }
+}
+
+/// Audits an image that was opened with its marks of corruption ignored. Memory: 4 bytes for each host cluster near one that is used.
+///
+/// # Errors
+/// Where the file can't be read, or its snapshots' table makes no sense.
+pub fn check(file: &dyn ImageFile, image: &Image) -> Result<Report, ImageError> {
+    let header = image.header();
+    let cluster = header.cluster;
+    let report = Report { total_clusters: cluster.clusters_in(image.virtual_size().0), ..Report::default() };
+    let references = References::new(image.file_len().0, cluster);
+    let mut audit = Audit { file, image, cluster, references, report };
+
+    audit.count(HostOffset(0), cluster.size(), Use::Header);
+    let l1 = audit.l1_table(header.l1_table, header.l1_entries, Fragments::Count)?;
+    let (found, table_len) = snapshots::list(file, header)?;
+    for snapshot in &found {
+        audit.snapshot(snapshot)?;
+    }
+    audit.count(header.snapshot_table, table_len, Use::SnapshotTable);
+    if let Some(directory) = &image.facts().bitmaps {
+        for (at, len) in bitmaps::places(file, directory, cluster)? {
+            audit.count(at, len, Use::Bitmap);
+        }
+    }
+    let refcount_table_len = u64::from(header.refcount_table_clusters) * cluster.size();
+    audit.count(header.refcount_table, refcount_table_len, Use::RefcountTable);
+    let blocks = audit.refcount_blocks()?;
+    let stored = Stored::read(file, blocks, header.refcount_order, cluster)?;
+    let highest = audit.compare(&stored);
+    audit.copied_flags(&l1, &stored)?;
+
+    let Audit { mut report, .. } = audit;
+    report.image_end = (highest + 1) * cluster.size();
+    report.trailing = image.file_len().0.saturating_sub(report.image_end);
+    if report.trailing > 0 {
+        let (trailing, end) = (report.trailing, report.image_end);
+        report.add(Severity::Note, format_args!("{trailing} bytes from byte {end} to the file's end are not used"));
+    }
+    Ok(report)
+}
+
+/// Whether clusters are counted for the statistics: those of the active disk are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fragments {
+    Count,
+    Ignore,
+}
+
+struct Audit<'a> {
+    file: &'a dyn ImageFile,
+    image: &'a Image,
+    cluster: ClusterBits,
+    references: References,
+    report: Report,
+}
+
+impl Audit<'_> {
+    fn count(&mut self, at: HostOffset, len: u64, used: Use) {
+        match self.references.add(at, len, used) {
+            Noted::Fine => {}
+            Noted::PastEnd => {
+                let what = used.name();
+                self.report.add(
+                    Severity::Corruption,
+                    format_args!("{what} of {len} bytes at byte {at} reaches past the file's end by a cluster or more"),
+                );
+            }
+            Noted::Overlap(HostCluster(cluster), other) => {
+                let (used, other, at) = (used.name(), other.name(), cluster << self.cluster.bits());
+                self.report.add(Severity::Hidden, format_args!("{used} and {other} share the host cluster at byte {at}"));
+            }
+        }
+    }
+
+    /// Reads what lies within the file; the rest, as QEMU has it, is zeros.
+    fn read(&self, at: HostOffset, len: u64) -> Result<Vec<u8>, ImageError> {
+        let file_len = self.image.file_len().0;
+        let there = len.min(file_len.saturating_sub(at.0));
+        let mut bytes = vec![0; to_usize(there)];
+        if there > 0 {
+            self.file.read_at(at, &mut bytes)?;
+        }
+        bytes.resize(to_usize(len), 0);
+        Ok(bytes)
+    }
+
+    fn words(&self, at: HostOffset, len: u64) -> Result<Vec<u64>, ImageError> {
+        Ok(self.read(at, len)?.as_chunks::<8>().0.iter().map(|raw| u64::from_be_bytes(*raw)).collect())
+    }
+
+    fn snapshot(&mut self, snapshot: &Snapshot) -> Result<(), ImageError> {
+        let Snapshot { l1_table, l1_entries, id, .. } = snapshot;
+        let len = u64::from(*l1_entries) * 8;
+        let wrong = !l1_table.0.is_multiple_of(self.cluster.size()) || len > crate::qcow2::header::MAX_L1;
+        if wrong {
+            self.report.add(
+                Severity::Corruption,
+                format_args!("snapshot {id:?}: no L1 table of {l1_entries} entries can be at byte {l1_table}"),
+            );
+            return Ok(());
+        }
+        // A table that the file can't hold is not read: a count costs nothing to write.
+        if l1_table.0.checked_add(len).is_none_or(|end| end > self.image.file_len().0) {
+            self.count(*l1_table, len, Use::L1Table);
+            return Ok(());
+        }
+        self.l1_table(*l1_table, *l1_entries, Fragments::Ignore).map(drop)
+    }
+
+    /// Counts an L1 table, what it points at, and what that points at. Gives the table.
+    fn l1_table(&mut self, at: HostOffset, entries: u32, fragments: Fragments) -> Result<Vec<u64>, ImageError> {
+        let len = u64::from(entries) * 8;
+        self.count(at, len, Use::L1Table);
+        let table = self.words(at, len)?;
+        let coverage = self.cluster.size() / self.image.header().l2_entry_len() * self.cluster.size();
+        let present: Vec<_> =
+            (0_u64..).zip(&table).filter(|(_, entry)| **entry != 0).map(|(index, entry)| (index, *entry)).collect();
+        // Neighbours in the table mostly are neighbours in the file: read together.
+        let cluster = self.cluster.size();
+        let at_once = to_usize((TABLE_READ / cluster).max(1));
+        for run in present.chunk_by(|one, next| (one.1 & OFFSET) + cluster == next.1 & OFFSET) {
+            for entries in run.chunks(at_once) {
+                let words = self.words(HostOffset(entries[0].1 & OFFSET), to_u64(entries.len()) * self.cluster.size())?;
+                for (&(index, entry), l2) in entries.iter().zip(words.chunks(to_usize(self.cluster.size() / 8))) {
+                    let guest = GuestOffset(index.saturating_mul(coverage));
+                    self.l1_entry(guest, entry);
+                    self.l2_table(guest, l2, fragments);
+                }
+            }
+        }
+        Ok(table)
+    }
+
+    fn l1_entry(&mut self, guest: GuestOffset, entry: u64) {
+        if entry & L1_RESERVED != 0 {
+            self.report.add(
+                Severity::Corruption,
+                format_args!("the L1 entry for the disk's bytes from {guest}, {entry:#018x}, has a reserved bit set"),
+            );
+        }
+        let table = HostOffset(entry & OFFSET);
+        self.count(table, self.cluster.size(), Use::L2Table);
+        if !table.0.is_multiple_of(self.cluster.size()) {
+            self.report.add(Severity::Corruption, format_args!("the L2 table at byte {table} lies between two clusters"));
+        }
+    }
+
+    fn l2_table(&mut self, first: GuestOffset, words: &[u64], fragments: Fragments) {
+        let step = to_usize(self.image.header().l2_entry_len() / 8);
+        let mut next = None;
+        for (index, entry) in (0_u64..).zip(words.chunks(step)) {
+            if entry.iter().all(|word| *word == 0) {
+                continue;
+            }
+            let guest = GuestOffset(first.0.saturating_add(index * self.cluster.size()));
+            self.l2_entry(guest, entry[0], entry.get(1).copied(), fragments, &mut next);
+        }
+    }
+
+    /// `bitmap` is there with extended L2 entries. `next` is where the cluster after the last one would lie.
+    fn l2_entry(&mut self, guest: GuestOffset, word: u64, bitmap: Option<u64>, fragments: Fragments, next: &mut Option<u64>) {
+        let cluster = self.cluster;
+        let report = &mut self.report;
+        let mut wrong = |what: &str| {
+            report.add(Severity::Corruption, format_args!("the L2 entry for the disk's bytes from {guest}, {word:#018x}, {what}"));
+        };
+        if word & COMPRESSED != 0 {
+            if word & COPIED != 0 {
+                wrong("is compressed and marked as copied");
+            }
+            if bitmap.is_some_and(|bitmap| bitmap != 0) {
+                // Nobody can tell what it means: its bytes count as unused.
+                wrong("is compressed and has subclusters");
+                return;
+            }
+            let (at, len) = compressed(word & !COPIED, cluster);
+            if fragments == Fragments::Count {
+                report.allocated_clusters += 1;
+                report.compressed_clusters += 1;
+                report.fragmented_clusters += 1;
+            }
+            self.count(at, len, Use::Compressed);
+            return;
+        }
+        let host = word & OFFSET;
+        let (allocated, zero) = bitmap.map_or((0, 0), |bitmap| (bitmap & u64::from(u32::MAX), bitmap >> 32));
+        if host == 0 {
+            if allocated != 0 {
+                wrong("has subclusters and no place for them");
+            }
+            return;
+        }
+        if allocated & zero != 0 {
+            wrong("has subclusters that are allocated and zero at once");
+        }
+        if word & L2_RESERVED != 0 || (bitmap.is_some() && word & READS_ZERO != 0) {
+            wrong("has a reserved bit set");
+        }
+        if !host.is_multiple_of(cluster.size()) {
+            wrong("points between two clusters");
+        }
+        if fragments == Fragments::Count {
+            report.allocated_clusters += 1;
+            if next.is_some_and(|next| next != host) {
+                report.fragmented_clusters += 1;
+            }
+            *next = Some(host + cluster.size());
+        }
+        self.count(HostOffset(host), cluster.size(), Use::Raw);
+    }
+
+    /// Counts the refcount blocks, and gives the place of each that can be read, by its place in the table.
+    fn refcount_blocks(&mut self) -> Result<Vec<(u64, Place)>, ImageError> {
+        let header = self.image.header();
+        let len = u64::from(header.refcount_table_clusters) * self.cluster.size();
+        let table = self.words(header.refcount_table, len)?;
+        let mut found = Vec::new();
+        for (index, &entry) in (0_u64..).zip(&table) {
+            let block = HostOffset(entry & !REFCOUNT_RESERVED);
+            let wrong = if entry & REFCOUNT_RESERVED != 0 {
+                Some("has a reserved bit set")
+            } else if !block.0.is_multiple_of(self.cluster.size()) {
+                Some("points between two clusters")
+            } else if block.cluster(self.cluster).0 >= self.references.clusters() {
+                Some("points outside the file")
+            } else {
+                None
+            };
+            if let Some(what) = wrong {
+                let cause = format_args!("refcount table entry {index}, {entry:#018x}, {what}");
+                self.report.add(Severity::Corruption, cause);
+                // As QEMU has it: a block with a reserved bit is read, one between two clusters can't be, one outside the file is zeros.
+                if !block.0.is_multiple_of(self.cluster.size()) {
+                    found.push((index, Place::Unreadable));
+                } else if block.0 < self.image.file_len().0 {
+                    found.push((index, Place::At(block)));
+                }
+                continue;
+            }
+            if entry == 0 {
+                continue;
+            }
+            self.count(block, self.cluster.size(), Use::RefcountBlock);
+            let used = self.references.count(block.cluster(self.cluster).0);
+            if used != 1 {
+                self.report.add(
+                    Severity::Corruption,
+                    format_args!("the refcount block at byte {block} is pointed at {used} times, not once"),
+                );
+            }
+            found.push((index, Place::At(block)));
+        }
+        Ok(found)
+    }
+
+    /// Holds the stored counts against what was counted. Gives the last cluster that either speaks of, or 0.
+    fn compare(&mut self, stored: &Stored) -> u64 {
+        // A reference may lead to the cluster behind the file's last one.
+        let clusters = self.references.clusters().max(self.references.highest().map_or(0, |cluster| cluster + 1));
+        let (mut highest, mut unknown, mut compared) = (0, 0, 0);
+        let mut findings = Vec::new();
+        let mut note = |cluster: u64, stored: u64, used: u64| {
+            if stored != 0 || used != 0 {
+                highest = cluster;
+            }
+            if stored != used {
+                findings.push((cluster, stored, used));
+            }
+        };
+        for (index, block) in &stored.blocks {
+            let first = (index * stored.per_block).min(clusters);
+            // What no block stands for is counted 0 times.
+            self.references.counted(compared..first).for_each(|(cluster, used)| note(cluster, 0, used));
+            compared = (first + stored.per_block).min(clusters);
+            let Some(block) = block else {
+                unknown += compared - first;
+                continue;
+            };
+            let mut used = self.references.counted(first..compared).peekable();
+            for cluster in first..compared {
+                let used = used.next_if(|(counted, _)| *counted == cluster).map_or(0, |(_, count)| count);
+                note(cluster, block.count(to_usize(cluster - first), stored.order), used);
+            }
+        }
+        self.references.counted(compared..clusters).for_each(|(cluster, used)| note(cluster, 0, used));
+        self.report.check_errors += unknown;
+        for (cluster, stored, used) in findings {
+            let severity = if stored < used { Severity::Corruption } else { Severity::Leak };
+            let at = cluster << self.cluster.bits();
+            self.report
+                .add(severity, format_args!("the host cluster at byte {at} is used {used} times and counted {stored} times"));
+        }
+        highest
+    }
+
+    /// Whether COPIED says of each table and raw cluster of the active disk that it is counted once.
+    fn copied_flags(&mut self, l1: &[u64], stored: &Stored) -> Result<(), ImageError> {
+        let step = to_usize(self.image.header().l2_entry_len() / 8);
+        let coverage = self.cluster.size() / self.image.header().l2_entry_len() * self.cluster.size();
+        for (index, &entry) in (0_u64..).zip(l1) {
+            let table = entry & OFFSET;
+            if entry == 0 {
+                continue;
+            }
+            let guest = GuestOffset(index.saturating_mul(coverage));
+            if stored.count_at(table, self.cluster).is_some_and(|count| (count == 1) != (entry & COPIED != 0)) {
+                self.report.add(
+                    Severity::Corruption,
+                    format_args!("the L1 entry for the disk's bytes from {guest}, {entry:#018x}, is wrong about being copied"),
+                );
+            }
+            let words = self.words(HostOffset(table), self.cluster.size())?;
+            for (number, word) in (0_u64..).zip(words.chunks(step).map(|entry| entry[0])) {
+                let host = word & OFFSET;
+                if word & COMPRESSED != 0 || host == 0 {
+                    continue;
+                }
+                if stored.count_at(host, self.cluster).is_some_and(|count| (count == 1) != (word & COPIED != 0)) {
+                    let guest = GuestOffset(guest.0.saturating_add(number * self.cluster.size()));
+                    self.report.add(
+                        Severity::Corruption,
+                        format_args!("the L2 entry for the disk's bytes from {guest}, {word:#018x}, is wrong about being copied"),
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a compressed entry points at: first byte, and bytes up to the end of its last sector.
+fn compressed(word: u64, cluster: ClusterBits) -> (HostOffset, u64) {
+    // 62 - (cluster_bits - 8): specification, "Compressed Clusters Descriptor". Unlike the reader's decoding this takes any word.
+    let bits = 62 - (cluster.bits() - 8);
+    let descriptor = word & !COMPRESSED;
+    let at = descriptor & ((1 << bits) - 1);
+    (HostOffset(at), ((descriptor >> bits) + 1) * SECTOR - at % SECTOR)
+}
+
+/// Where a refcount block is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    At(HostOffset),
+    Unreadable,
+}
+
+/// The image's own counts.
+struct Stored {
+    order: u32,
+    per_block: u64,
+    /// By their place in the table; nothing for one that can't be read.
+    blocks: Vec<(u64, Option<Block>)>,
+}
+
+/// One refcount block, as it is in the file.
+struct Block(Vec<u8>);
+
+impl Block {
+    /// Count number `index`, `2^order` bits wide: below a byte from the lowest bit on (specification, "Refcount block entry").
+    fn count(&self, index: usize, order: u32) -> u64 {
+        let bytes = &self.0;
+        let be = |len: usize| bytes[index * len..(index + 1) * len].iter().fold(0, |value, byte| value << 8 | u64::from(*byte));
+        match order {
+            0..=2 => {
+                let (per_byte, width) = (8 >> order, 1_u32 << order);
+                let shift = u32::try_from(index % per_byte).expect("less than 8") * width;
+                u64::from(bytes[index / per_byte] >> shift) & ((1 << width) - 1)
+            }
+            3 => be(1),
+            4 => be(2),
+            5 => be(4),
+            _ => be(8),
+        }
+    }
+}
+
+impl Stored {
+    fn read(file: &dyn ImageFile, places: Vec<(u64, Place)>, order: u32, cluster: ClusterBits) -> Result<Self, ImageError> {
+        let mut blocks = Vec::with_capacity(places.len());
+        for (index, place) in places {
+            let Place::At(at) = place else {
+                blocks.push((index, None));
+                continue;
+            };
+            // The file may end within its last cluster.
+            let there = cluster.size().min(file.size().0.saturating_sub(at.0));
+            let mut bytes = vec![0; to_usize(there)];
+            file.read_at(at, &mut bytes)?;
+            bytes.resize(cluster.len(), 0);
+            blocks.push((index, Some(Block(bytes))));
+        }
+        Ok(Self { order, per_block: cluster.size() * 8 >> order, blocks })
+    }
+
+    /// How often the image counts the cluster at a place, if that can be known.
+    fn count_at(&self, at: u64, cluster: ClusterBits) -> Option<u64> {
+        let number = at >> cluster.bits();
+        let Ok(found) = self.blocks.binary_search_by_key(&(number / self.per_block), |(index, _)| *index) else { return Some(0) };
+        self.blocks[found].1.as_ref().map(|block| block.count(to_usize(number % self.per_block), self.order))
+    }
+}

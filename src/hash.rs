@@ -7,6 +7,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use crc_fast::CrcAlgorithm;
 use serde::{Deserialize, Serialize};
 
+use crate::units::{ByteCount, MIB};
+
 /// A CRC64NVME: S3's full-object checksum, which combines from the parts' in any order. Serialised as S3 writes it: the eight
 /// big-endian bytes in base64.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -87,6 +89,47 @@ impl TryFrom<String> for Crc64 {
     fn try_from(text: String) -> Result<Self, ParseCrcError> {
         Self::from_base64(&text)
     }
+}
+
+/// Guest bytes under one hash: chunks of a disk lie end to end from its start, the last one may be shorter.
+pub const CHUNK: ByteCount = ByteCount(2 * MIB);
+
+/// A BLAKE3 sum of guest bytes.
+pub type GuestHash = [u8; blake3::OUT_LEN];
+
+/// Hashes of zeros, of which disks have many: that of a full chunk is computed once.
+#[derive(Debug, Default)]
+pub struct ZeroHashes {
+    full: std::sync::OnceLock<GuestHash>,
+}
+
+impl ZeroHashes {
+    /// The hash of `len` zeros.
+    #[must_use]
+    pub fn of(&self, len: usize) -> GuestHash {
+        let compute = |len: usize| {
+            let mut hasher = blake3::Hasher::new();
+            let zeros = [0; 4096];
+            let mut left = len;
+            while left > 0 {
+                let piece = left.min(zeros.len());
+                hasher.update(&zeros[..piece]);
+                left -= piece;
+            }
+            *hasher.finalize().as_bytes()
+        };
+        if len == crate::units::to_usize(CHUNK.0) { *self.full.get_or_init(|| compute(len)) } else { compute(len) }
+    }
+}
+
+/// BLAKE3 over the segment's chunk hashes, in order.
+#[must_use]
+pub fn segment_hash(chunks: &[GuestHash]) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new();
+    for hash in chunks {
+        hasher.update(hash);
+    }
+    hasher.finalize()
 }
 
 #[cfg(test)]

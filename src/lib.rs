@@ -12,7 +12,7 @@
 //! | 6 | [`cli`] | arguments, terminal, environment, which concrete types are used |
 //! | 4 | [`convert`], [`restore`] | the pipeline from a device to an image, and what reads images |
 //! | 3 | [`source`], [`compress`], [`qcow2`], [`store`] | devices, codecs, the image format, object stores |
-//! | 2 | [`identity`] | who we are to the cloud: tokens |
+//! | 2 | [`identity`], [`manifest`] | who we are to the cloud: tokens; what ties an image to its disk |
 //! | 1 | [`units`], [`clock`], [`cancel`], [`retry`], [`secret`], [`hash`], [`trust`] | words that everything else is said in |
 //!
 //! `sim` (the embedded store) and `testing` stand beside the tower: only tests, benches, fuzz targets and the commands
@@ -27,6 +27,7 @@ pub mod trust;
 pub mod units;
 
 pub mod identity;
+pub mod manifest;
 
 pub mod compress;
 pub mod qcow2;

@@ -235,6 +235,15 @@ offset!(
     HostCluster
 );
 
+/// A stretch that could not be read and holds zeros in the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct BadRange {
+    /// First byte.
+    pub offset: GuestOffset,
+    /// Bytes.
+    pub length: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use clap::{Args as Group, Parser, Subcommand};
 
+use super::image::ImageArgs;
 use super::log::Verbosity;
 use crate::compress::{Codec, Level};
+use crate::restore::{Sha256Sum, ZeroPolicy};
 use crate::units::ByteCount;
 
 /// Carries raw disks into object storage as compressed qcow2 images, on all cores.
@@ -39,6 +41,10 @@ impl Args {
 pub enum Command {
     /// Convert a raw device or file into a compressed qcow2 image, in a bucket or a file
     Convert(ConvertArgs),
+    /// Read an image back, decode all of it, and hold it against its manifest, its source, its checksum
+    Verify(VerifyArgs),
+    /// Write an image's disk to a device or a file
+    Restore(RestoreArgs),
     /// Show or remove incomplete uploads in a bucket
     Uploads(UploadsArgs),
     /// Convert a disk into an embedded store and back, beside qemu-img
@@ -105,6 +111,10 @@ pub struct ConvertArgs {
     #[arg(long)]
     pub no_hash: bool,
 
+    /// Read the image back and hold it against what was read; keep its SHA-256 in the manifest
+    #[arg(long, conflicts_with_all = ["no_hash", "dry_run"])]
+    pub verify: bool,
+
     /// Print what would be done: sizes, parts, memory
     #[arg(long)]
     pub dry_run: bool,
@@ -160,6 +170,82 @@ pub struct StoreArgs {
     /// A private certificate authority, trusted beside the system's
     #[arg(long, value_name = "PEM")]
     pub ca_file: Option<PathBuf>,
+}
+
+/// How an image is read.
+#[derive(Debug, Group)]
+pub struct ReadingArgs {
+    /// The manifest to check against [default: the one beside the image, if there is one]
+    #[arg(long, value_name = "PATH|none")]
+    pub manifest: Option<PathBuf>,
+
+    /// Refuse an image that holds a larger disk
+    #[arg(long, default_value = "64T", value_name = "SIZE")]
+    pub max_size: ByteCount,
+
+    /// Decoding threads [default: one a core]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+
+    /// Fetches at once [default: 8 from a bucket, 4 from a file]
+    #[arg(long, value_name = "N")]
+    pub connections: Option<NonZeroUsize>,
+
+    /// Print the result as JSON on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Group)]
+#[command(
+    after_help = "Examples:\n  snapferry verify s3://images/web01.qcow2\n  snapferry verify web01.qcow2 --against /dev/vdc\n  snapferry verify --bucket images --key web01.qcow2 --region us-south --sha256 9f86d081..."
+)]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    pub image: ImageArgs,
+
+    /// Compare every byte with this disk
+    #[arg(long, value_name = "DEVICE")]
+    pub against: Option<PathBuf>,
+
+    /// Read a device that is mounted or claimed by another program
+    #[arg(long, requires = "against")]
+    pub in_use: bool,
+
+    /// The SHA-256 that the file must have
+    #[arg(long, value_name = "HEX")]
+    pub sha256: Option<Sha256Sum>,
+
+    #[command(flatten)]
+    pub reading: ReadingArgs,
+}
+
+#[derive(Debug, Group)]
+#[command(
+    after_help = "Examples:\n  snapferry restore s3://images/web01.qcow2 --device /dev/vdd\n  snapferry restore web01.qcow2 --output web01.raw\n  snapferry restore --bucket images --key web01.qcow2 --region us-south --device /dev/vdd --force"
+)]
+pub struct RestoreArgs {
+    #[command(flatten)]
+    pub image: ImageArgs,
+
+    /// Write the disk to this block device
+    #[arg(long, value_name = "DEVICE", required_unless_present = "output", conflicts_with = "output")]
+    pub device: Option<PathBuf>,
+
+    /// Write the disk to this file
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+
+    /// Write over what the device holds, or replace the file
+    #[arg(long)]
+    pub force: bool,
+
+    /// What becomes of a device where the image holds zeros: skip is for one that is all zeros already
+    #[arg(long, default_value = "discard", value_name = "discard|write|skip", conflicts_with = "output")]
+    pub zero: ZeroPolicy,
+
+    #[command(flatten)]
+    pub reading: ReadingArgs,
 }
 
 #[derive(Debug, Group)]

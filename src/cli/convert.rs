@@ -3,17 +3,23 @@
 use std::io::{Write as _, stderr, stdout};
 use std::sync::Arc;
 
+use anyhow::Context as _;
+
 use super::args::ConvertArgs;
 use super::config::{self, Place};
 use super::exit::{Code, UsageError};
 use super::progress::{Console, Progress};
 use super::report::{Report, write_plan};
+use super::verify::write_findings;
 use super::{log::Verbosity, signals};
 use crate::cancel::Cancel;
-use crate::clock::{Clock as _, SystemClock};
+use crate::clock::{Clock as _, SystemClock, rfc3339};
 use crate::convert::counters::Counters;
-use crate::convert::plan::Plan;
-use crate::convert::{Conversion, Converted, Target, plan_for};
+use crate::convert::plan::{Destination, Plan};
+use crate::convert::{Conversion, ConvertError, Converted, Target, plan_for};
+use crate::qcow2::Limits;
+use crate::restore::plan::{Options, Origin};
+use crate::restore::{Sha256Wanted, StoredImage, Verdict, Verification};
 use crate::source::{BadRange, InUse, RawSource, Salvaging, Source};
 
 pub fn run(args: &ConvertArgs, verbosity: Verbosity, console: &Console) -> anyhow::Result<Code> {
@@ -40,7 +46,7 @@ pub fn run(args: &ConvertArgs, verbosity: Verbosity, console: &Console) -> anyho
         let _inside = runtime.enter();
         config::open_store(&place, &args.destination.store, args.limit, plan.connections, &cancel)?
     };
-    signals::listen(runtime.handle(), &cancel)?;
+    signals::listen(runtime.handle(), &cancel, signals::Left::Upload)?;
     let target = Target { store, key: place.key().clone(), replace: args.force };
     let counters = Arc::new(Counters::default());
     let progress = Progress::show(console, verbosity, Arc::clone(&counters), source.size());
@@ -64,11 +70,67 @@ pub fn run(args: &ConvertArgs, verbosity: Verbosity, console: &Console) -> anyho
         convert(&source, &Vec::new)
     };
     drop(progress);
-    let converted = converted?;
+    let mut converted = converted?;
+    let verdict = if args.verify {
+        let back = StoredImage::open(Arc::clone(&target.store), target.key.clone(), runtime.handle().clone())
+            .with_context(|| format!("the image {} is complete, but can't be read back", converted.url))?;
+        let origin = match place.kind() {
+            Destination::Bucket => Origin::Bucket,
+            Destination::File => Origin::File,
+        };
+        Some(verify(&back, origin, &converted, &cancel, console, verbosity)?)
+    } else {
+        None
+    };
+    if let Some(verdict) = &verdict
+        && verdict.good
+    {
+        let image = &mut converted.manifest.image;
+        image.sha256 = verdict.sha256.map(|sum| sum.to_string());
+        image.verified_at = Some(rfc3339(SystemClock.now()));
+        let json = converted.manifest.to_json();
+        runtime
+            .block_on(target.store.put(&target.key.manifest(), json.into()))
+            .map_err(|source| ConvertError::Manifest { url: converted.url.clone(), source })?;
+    }
+    let good = verdict.as_ref().is_none_or(|verdict| verdict.good);
     let report = Report::new(&converted, &counters.totals(), plan.summary());
     print(args, verbosity, &converted, &report)?;
+    if let Some(verdict) = verdict.filter(|verdict| !verdict.good) {
+        // As above: the exit code tells as well.
+        let _ = write_findings(&verdict, &mut stderr().lock());
+    }
     let complete = converted.manifest.salvaged.is_empty();
-    Ok(if complete { Code::Done } else { Code::Source })
+    Ok(match (good, complete) {
+        (false, _) => Code::Image,
+        (true, false) => Code::Source,
+        (true, true) => Code::Done,
+    })
+}
+
+/// Reads the image back from where it went, and holds it against what was noted while the disk was read.
+fn verify(
+    back: &StoredImage,
+    origin: Origin,
+    converted: &Converted,
+    cancel: &Cancel,
+    console: &Console,
+    verbosity: Verbosity,
+) -> anyhow::Result<Verdict> {
+    let verification = Verification {
+        file: back,
+        origin,
+        manifest: Some(&converted.manifest),
+        sha256: Sha256Wanted::Taken,
+        against: None,
+        limits: Limits { largest_disk: converted.manifest.image.virtual_size, ..Limits::default() },
+        options: Options::default(),
+        clock: &SystemClock,
+        cancel: cancel.clone(),
+        counters: Arc::default(),
+    };
+    super::verify::shown(verification, console, verbosity)
+        .with_context(|| format!("the image {} is complete, but was not verified", converted.url))
 }
 
 fn print(args: &ConvertArgs, verbosity: Verbosity, converted: &Converted, report: &Report) -> anyhow::Result<()> {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use crate::convert::{ConvertError, Failure, Leftover};
 use crate::identity::IdentityError;
 use crate::qcow2::{FileError, ImageError};
-use crate::restore::LocalImageError;
+use crate::restore::{LocalImageError, RestoreError, TargetError};
 use crate::source::SourceError;
 use crate::store::StoreError;
 
@@ -21,7 +21,7 @@ pub enum Code {
     Usage = 2,
     /// The source can't be used, or not all of it could be read (`--salvage`).
     Source = 3,
-    /// The object store, or the output file.
+    /// The object store, or the output file or device.
     Store = 4,
     /// An image is refused, or failed its check.
     Image = 7,
@@ -89,18 +89,43 @@ fn code_for(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
     if let Some(error) = cause.downcast_ref::<ConvertError>() {
         return Some(code_of_conversion(error));
     }
+    if let Some(error) = cause.downcast_ref::<RestoreError>() {
+        return code_of_restore(error);
+    }
+    if let Some(StoreError::Cancelled { .. }) = cause.downcast_ref() {
+        return Some(Code::Interrupted);
+    }
     if cause.is::<StoreError>() || cause.is::<IdentityError>() {
         return Some(Code::Store);
     }
     if cause.is::<SourceError>() || cause.is::<LocalImageError>() {
         return Some(Code::Source);
     }
-    match cause.downcast_ref::<ImageError>() {
-        Some(ImageError::File(FileError { source, .. })) => return code_for(&**source),
-        Some(_) => return Some(Code::Image),
-        None => {}
+    if let Some(error) = cause.downcast_ref::<ImageError>() {
+        return code_of_image(error);
     }
     cause.is::<UsageError>().then_some(Code::Usage)
+}
+
+fn code_of_image(error: &ImageError) -> Option<Code> {
+    match error {
+        ImageError::File(FileError { source, .. }) => code_for(&**source),
+        _ => Some(Code::Image),
+    }
+}
+
+fn code_of_restore(error: &RestoreError) -> Option<Code> {
+    match error {
+        RestoreError::Image(error) => code_of_image(error),
+        RestoreError::File(FileError { source, .. }) => code_for(&**source),
+        RestoreError::Body { .. } | RestoreError::Manifest { .. } | RestoreError::Unusable { .. } => Some(Code::Image),
+        RestoreError::Source(_) => Some(Code::Source),
+        RestoreError::Target(_) => Some(Code::Store),
+        RestoreError::Incomplete { source, .. } => code_of_restore(source),
+        RestoreError::TooMany { .. } => Some(Code::Usage),
+        RestoreError::Threads { .. } | RestoreError::StageDied { .. } => Some(Code::Unexpected),
+        RestoreError::Interrupted => Some(Code::Interrupted),
+    }
 }
 
 fn code_of_conversion(error: &ConvertError) -> Code {
@@ -136,10 +161,29 @@ fn hint_for(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<SourceError>() {
         return hint_for_source(error);
     }
+    if let Some(error) = cause.downcast_ref::<RestoreError>() {
+        return hint_for_restore(error);
+    }
     if let Some(error) = cause.downcast_ref::<LocalImageError>() {
         return hint_for_local_image(error);
     }
     cause.downcast_ref::<StoreError>().and_then(hint_for_store)
+}
+
+fn hint_for_restore(error: &RestoreError) -> Option<String> {
+    match error {
+        RestoreError::Target(TargetError::Busy { path }) => {
+            Some(format!("unmount it first: `findmnt -S {path}` and `lsblk {path}` tell what uses it"))
+        }
+        RestoreError::Target(TargetError::Holds { path, .. }) => {
+            Some(format!("`lsblk -f {path}` shows more; --force writes over it"))
+        }
+        RestoreError::Target(TargetError::Exists { .. }) => Some("give another --output, or --force to replace it".into()),
+        RestoreError::Target(TargetError::Kind { wanted: "a regular file", .. }) => Some("a device is named by --device".into()),
+        RestoreError::Unusable { .. } => Some("give the right one by --manifest PATH, or --manifest none to go without".into()),
+        RestoreError::Source(error) => hint_for(error),
+        _ => None,
+    }
 }
 
 fn hint_for_local_image(error: &LocalImageError) -> Option<String> {

@@ -94,14 +94,6 @@ impl ImageName {
         let key = ObjectKey::new(key).map_err(|error| UsageError(error.to_string()))?;
         Ok(Self::Object { bucket: bucket.to_owned(), key })
     }
-
-    /// The path, of a local image.
-    pub fn path(&self) -> Option<&Path> {
-        match self {
-            Self::File(path) => Some(path),
-            Self::Object { .. } => None,
-        }
-    }
 }
 
 impl fmt::Display for ImageName {
@@ -156,7 +148,8 @@ pub fn open(
     }
 }
 
-fn folder_of(path: &Path) -> Option<Shelf> {
+/// A local file as something in its folder; nothing for what is no regular file.
+pub fn folder_of(path: &Path) -> Option<Shelf> {
     if !path.metadata().is_ok_and(|found| found.is_file()) {
         return None;
     }

@@ -12,15 +12,17 @@ mod credentials;
 #[cfg(feature = "sim")]
 mod demo;
 mod exit;
-#[allow(dead_code, reason = "for every command that reads an image")]
 mod image;
 mod log;
 mod progress;
+mod reading;
 mod report;
+mod restore;
 mod signals;
 #[cfg(feature = "sim")]
 mod sim;
 mod uploads;
+mod verify;
 
 use args::{Args, Command};
 use exit::Code;
@@ -41,6 +43,8 @@ pub fn main(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
     log::start(verbosity, &console);
     let outcome = match args.command {
         Command::Convert(args) => convert::run(&args, verbosity, &console),
+        Command::Verify(args) => verify::run(&args, verbosity, &console),
+        Command::Restore(args) => restore::run(&args, verbosity, &console),
         Command::Uploads(args) => uploads::run(&args),
         #[cfg(feature = "sim")]
         Command::Demo(args) => demo::run(&args),

@@ -1,4 +1,4 @@
-//! How a running conversion shows itself: a bar on a terminal, a log line every ten seconds elsewhere.
+//! How running work shows itself: a bar on a terminal, a log line every ten seconds elsewhere.
 
 use std::collections::VecDeque;
 use std::io::IsTerminal as _;
@@ -10,7 +10,8 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::log::Verbosity;
-use crate::convert::counters::{Bottleneck, Counters, Totals};
+use crate::convert::counters as convert;
+use crate::restore::counters as restore;
 use crate::units::ByteCount;
 
 /// How often the bar is drawn anew.
@@ -42,7 +43,55 @@ impl Console {
     }
 }
 
-/// Shows a conversion until dropped.
+/// What is looked at while work goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sample {
+    /// Bytes of the disk that are through.
+    pub done: u64,
+    /// Bytes of the image made or fetched.
+    pub image: u64,
+    /// Bytes of the image that the destination has confirmed.
+    pub sent: u64,
+    /// Times that each of [`Watched::STAGES`] held the others up.
+    pub waits: [u64; 3],
+}
+
+/// Work that tells how far it is.
+pub trait Watched: Send + Sync + 'static {
+    /// What it does, for the log.
+    const DOES: &'static str;
+    /// What happens to the disk, and to the image.
+    const VERBS: [&'static str; 2];
+    /// The stages that may hold the others up.
+    const STAGES: [&'static str; 3];
+
+    /// How far it is now.
+    fn sample(&self) -> Sample;
+}
+
+impl Watched for convert::Counters {
+    const DOES: &'static str = "converting";
+    const VERBS: [&'static str; 2] = ["read", "write"];
+    const STAGES: [&'static str; 3] = ["read", "compress", "upload"];
+
+    fn sample(&self) -> Sample {
+        let convert::Totals { done, stored, sent, waits, .. } = self.totals();
+        Sample { done, image: stored, sent, waits }
+    }
+}
+
+impl Watched for restore::Counters {
+    const DOES: &'static str = "reading the image";
+    const VERBS: [&'static str; 2] = ["decode", "fetch"];
+    const STAGES: [&'static str; 3] = ["fetch", "decode", "disk"];
+
+    fn sample(&self) -> Sample {
+        let restore::Totals { done, fetched, waits } = self.totals();
+        Sample { done, image: fetched, sent: fetched, waits }
+    }
+}
+
+/// Shows work until dropped.
 pub struct Progress {
     stop: Option<Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
@@ -50,7 +99,7 @@ pub struct Progress {
 
 impl Progress {
     /// Starts showing `counters`, which go up to `size` bytes.
-    pub fn show(console: &Console, verbosity: Verbosity, counters: Arc<Counters>, size: ByteCount) -> Self {
+    pub fn show<W: Watched>(console: &Console, verbosity: Verbosity, counters: Arc<W>, size: ByteCount) -> Self {
         if verbosity == Verbosity::Quiet {
             return Self { stop: None, thread: None };
         }
@@ -61,13 +110,13 @@ impl Progress {
             let bar = terminal.then(|| bars.add(bar(size)));
             let every = if terminal { REDRAW } else { LOG_EVERY };
             while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
-                let moment = view.look(counters.totals(), Instant::now());
+                let moment = view.look::<W>(counters.sample(), Instant::now());
                 match &bar {
                     Some(bar) => {
-                        bar.set_position(moment.totals.done);
-                        bar.set_message(moment.for_bar());
+                        bar.set_position(moment.sample.done);
+                        bar.set_message(moment.for_bar(W::VERBS));
                     }
-                    None => moment.log(size),
+                    None => moment.log(W::DOES, size),
                 }
             }
             if let Some(bar) = bar {
@@ -82,7 +131,7 @@ impl Drop for Progress {
     fn drop(&mut self) {
         self.stop = None;
         if let Some(thread) = self.thread.take() {
-            // A bar that panicked is no reason to fail a conversion.
+            // A bar that panicked is no reason to fail the work.
             let _ = thread.join();
         }
     }
@@ -97,28 +146,28 @@ fn bar(size: ByteCount) -> ProgressBar {
 /// Looks at the counters over a moving window.
 struct View {
     size: ByteCount,
-    seen: VecDeque<(Instant, Totals)>,
+    seen: VecDeque<(Instant, Sample)>,
 }
 
 /// What is shown.
 struct Moment {
-    totals: Totals,
+    sample: Sample,
     size: ByteCount,
     /// Bytes of the disk a second.
-    read_rate: u64,
+    disk_rate: u64,
     /// Bytes of the image a second.
-    stored_rate: u64,
+    image_rate: u64,
     left: Option<Duration>,
     bottleneck: Option<&'static str>,
 }
 
 impl View {
     fn new(size: ByteCount) -> Self {
-        Self { size, seen: VecDeque::from([(Instant::now(), Totals::default())]) }
+        Self { size, seen: VecDeque::from([(Instant::now(), Sample::default())]) }
     }
 
-    fn look(&mut self, totals: Totals, now: Instant) -> Moment {
-        self.seen.push_back((now, totals));
+    fn look<W: Watched>(&mut self, sample: Sample, now: Instant) -> Moment {
+        self.seen.push_back((now, sample));
         // One look from before the window stays, so that rates have something to start from.
         while self.seen.len() > 2 && now.duration_since(self.seen[1].0) > WINDOW {
             self.seen.pop_front();
@@ -126,10 +175,11 @@ impl View {
         let (then, before) = self.seen[0];
         let elapsed = now.duration_since(then);
         let rate = |now: u64, before: u64| per_second(now.saturating_sub(before), elapsed);
-        let read_rate = rate(totals.done, before.done);
-        let left = (read_rate > 0).then(|| Duration::from_secs(self.size.0.saturating_sub(totals.done) / read_rate));
-        let bottleneck = totals.bottleneck_since(&before).map(Bottleneck::name);
-        Moment { totals, size: self.size, read_rate, stored_rate: rate(totals.stored, before.stored), left, bottleneck }
+        let disk_rate = rate(sample.done, before.done);
+        let left = (disk_rate > 0).then(|| Duration::from_secs(self.size.0.saturating_sub(sample.done) / disk_rate));
+        let waits = |stage: usize| sample.waits[stage].saturating_sub(before.waits[stage]);
+        let bottleneck = (0..3).max_by_key(|&stage| waits(stage)).filter(|&stage| waits(stage) > 0).map(|stage| W::STAGES[stage]);
+        Moment { sample, size: self.size, disk_rate, image_rate: rate(sample.image, before.image), left, bottleneck }
     }
 }
 
@@ -142,35 +192,35 @@ pub fn per_second(bytes: u64, elapsed: Duration) -> u64 {
 impl Moment {
     /// Image bytes for each disk byte so far, as in `0.34`.
     fn ratio(&self) -> String {
-        ratio(self.totals.stored, self.totals.done)
+        ratio(self.sample.image, self.sample.done)
     }
 
-    fn for_bar(&self) -> String {
+    fn for_bar(&self, [disk, image]: [&str; 2]) -> String {
         let left = self.left.map_or_else(|| "--:--".to_owned(), clock_face);
         format!(
-            "{} of {}  read {}/s  write {}/s  ratio {}  ETA {left}  {}-bound",
-            ByteCount(self.totals.done),
+            "{} of {}  {disk} {}/s  {image} {}/s  ratio {}  ETA {left}  {}-bound",
+            ByteCount(self.sample.done),
             self.size,
-            ByteCount(self.read_rate),
-            ByteCount(self.stored_rate),
+            ByteCount(self.disk_rate),
+            ByteCount(self.image_rate),
             self.ratio(),
             self.bottleneck.unwrap_or("start"),
         )
     }
 
-    fn log(&self, size: ByteCount) {
-        let percent = u128::from(self.totals.done) * 100 / u128::from(size.0.max(1));
+    fn log(&self, does: &str, size: ByteCount) {
+        let percent = u128::from(self.sample.done) * 100 / u128::from(size.0.max(1));
         let left = self.left.map_or_else(|| "unknown".to_owned(), clock_face);
         tracing::info!(
             percent,
-            done = %ByteCount(self.totals.done),
-            read_rate = %format_args!("{}/s", ByteCount(self.read_rate)),
-            write_rate = %format_args!("{}/s", ByteCount(self.stored_rate)),
-            sent = %ByteCount(self.totals.sent),
+            done = %ByteCount(self.sample.done),
+            read_rate = %format_args!("{}/s", ByteCount(self.disk_rate)),
+            write_rate = %format_args!("{}/s", ByteCount(self.image_rate)),
+            sent = %ByteCount(self.sample.sent),
             ratio = %self.ratio(),
             left = %left,
             bottleneck = self.bottleneck.unwrap_or("none"),
-            "converting"
+            "{does}"
         );
     }
 }
@@ -200,16 +250,15 @@ mod tests {
     fn rates_follow_the_window_and_the_rest_is_estimated() {
         let mut view = View::new(ByteCount(10 * GIB));
         let start = view.seen[0].0;
-        let at = |seconds: u64, done: u64| {
-            (Totals { done, stored: done / 4, ..Totals::default() }, start + Duration::from_secs(seconds))
-        };
+        let at =
+            |seconds: u64, done: u64| (Sample { done, image: done / 4, ..Sample::default() }, start + Duration::from_secs(seconds));
         for second in 1..=20 {
-            let (totals, now) = at(second, second * 100 * MIB);
-            view.look(totals, now);
+            let (sample, now) = at(second, second * 100 * MIB);
+            view.look::<convert::Counters>(sample, now);
         }
-        let (totals, now) = at(21, 2100 * MIB);
-        let moment = view.look(totals, now);
-        assert_eq!((moment.read_rate, moment.stored_rate), (100 * MIB, 25 * MIB));
+        let (sample, now) = at(21, 2100 * MIB);
+        let moment = view.look::<convert::Counters>(sample, now);
+        assert_eq!((moment.disk_rate, moment.image_rate), (100 * MIB, 25 * MIB));
         assert_eq!(moment.left, Some(Duration::from_secs((10 * 1024 - 2100) / 100)));
         assert_eq!(moment.ratio(), "0.2500");
         assert!(to_u64(view.seen.len()) <= 8);

@@ -40,6 +40,10 @@ pub struct Report {
     bytes_per_second: u64,
     /// Of the whole image, as S3 gives it.
     crc64nvme: Crc64,
+    /// Of the whole image, once it was read back and found right.
+    sha256: Option<String>,
+    /// When that was.
+    verified_at: Option<String>,
     /// The stage that held the others up most often.
     bottleneck: Option<&'static str>,
     /// What `--salvage` stored as zeros.
@@ -70,6 +74,8 @@ impl Report {
             seconds: converted.took.as_secs_f64(),
             bytes_per_second: per_second(size.0, converted.took),
             crc64nvme: manifest.image.crc64,
+            sha256: manifest.image.sha256.clone(),
+            verified_at: manifest.image.verified_at.clone(),
             bottleneck: totals.bottleneck_since(&Totals::default()).map(crate::convert::counters::Bottleneck::name),
             salvaged: manifest.salvaged.clone(),
             cpu_seconds: usage.cpu.as_secs_f64(),
@@ -100,6 +106,9 @@ impl Report {
             self.crc64nvme
         )?;
         writeln!(to, "  manifest  {}", self.manifest)?;
+        if let Some(sha256) = &self.sha256 {
+            writeln!(to, "  verified  read back and decoded, SHA-256 {sha256}")?;
+        }
         if let Some(bottleneck) = self.bottleneck {
             writeln!(to, "  limit     {bottleneck}")?;
         }
@@ -126,14 +135,14 @@ pub fn write_plan(plan: &PlanSummary, source: &str, image: &str, to: &mut impl W
 }
 
 /// What the process has used so far.
-struct Usage {
-    cpu: Duration,
-    peak_rss: Option<u64>,
+pub struct Usage {
+    pub cpu: Duration,
+    pub peak_rss: Option<u64>,
 }
 
 impl Usage {
     /// From /proc, which is there wherever block devices are; all zero where it is not.
-    fn of_process() -> Self {
+    pub fn of_process() -> Self {
         // Fields 14 and 15 of /proc/self/stat: user and system time in ticks (proc(5)); the command's name in brackets may hold blanks.
         let ticks = std::fs::read_to_string("/proc/self/stat").ok().and_then(|stat| {
             let (_, rest) = stat.rsplit_once(')')?;

@@ -8,11 +8,42 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::exit::Code;
 use crate::cancel::{Cancel, Reason};
 
+/// What work that is not let end leaves behind.
+#[derive(Clone, Copy, Debug)]
+pub enum Left {
+    /// An upload, which `uploads list` finds.
+    Upload,
+    /// A target that holds part of a disk.
+    Target,
+    /// Nothing.
+    Nothing,
+}
+
+impl Left {
+    fn doing(self) -> &'static str {
+        match self {
+            Self::Upload => "ending the upload",
+            Self::Target => "giving up the target",
+            Self::Nothing => "ending what is being read",
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::Upload => "snapferry: stopped at once; `snapferry uploads list` shows an upload that may be left in the bucket\n",
+            Self::Target => {
+                "snapferry: stopped at once; a device is incomplete, or a hidden file that ends in .partial is left beside the output\n"
+            }
+            Self::Nothing => "snapferry: stopped at once\n",
+        }
+    }
+}
+
 /// Listens from now on.
 ///
 /// # Errors
 /// Where the handlers can't be installed.
-pub fn listen(runtime: &Handle, cancel: &Cancel) -> std::io::Result<()> {
+pub fn listen(runtime: &Handle, cancel: &Cancel, left: Left) -> std::io::Result<()> {
     let _inside = runtime.enter();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -25,14 +56,12 @@ pub fn listen(runtime: &Handle, cancel: &Cancel) -> std::io::Result<()> {
                 _ = terminate.recv() => {}
             }
             if asked {
-                // The user has waited long enough; a half-ended upload is found by `uploads list`.
-                let _ = std::io::stderr().write_all(
-                    b"snapferry: stopped at once; `snapferry uploads list` shows an upload that may be left in the bucket\n",
-                );
+                // The user has waited long enough.
+                let _ = std::io::stderr().write_all(left.words().as_bytes());
                 std::process::exit(Code::Interrupted as i32);
             }
             asked = true;
-            tracing::warn!("stopping: ending the upload (once more to exit at once)");
+            tracing::warn!("stopping: {} (once more to exit at once)", left.doing());
             cancel.cancel(Reason::Asked);
         }
     });

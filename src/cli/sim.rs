@@ -19,7 +19,7 @@ pub fn run(args: &SimArgs) -> anyhow::Result<Code> {
 fn store(args: &SimStoreArgs) -> anyhow::Result<Code> {
     let runtime = super::runtime()?;
     let cancel = Cancel::new();
-    signals::listen(runtime.handle(), &cancel)?;
+    signals::listen(runtime.handle(), &cancel, signals::Left::Nothing)?;
     runtime.block_on(async {
         let mut config = SimConfig::new(&args.dir);
         config.bind = (std::net::Ipv4Addr::LOCALHOST, args.port).into();

@@ -5,13 +5,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use crossbeam_channel::Receiver;
 use tokio::sync::mpsc;
 
-use super::compress::{Bodies, Body, GuestHash, ZeroHashes};
-use super::manifest::Segment;
+use super::compress::{Bodies, Body};
 use super::parts::{Message, PartWriter};
 use super::plan::{CHUNK, Hashing, Plan};
 use super::read::Slot;
 use super::{Context, ConvertError, Stopped};
-use crate::hash::{Crc64, RunningCrc64};
+use crate::hash::{Crc64, GuestHash, RunningCrc64, ZeroHashes, segment_hash};
+use crate::manifest::Segment;
 use crate::qcow2::{Compression, Finished, Layout};
 use crate::source::Source;
 use crate::units::{GuestOffset, to_u64, to_usize};
@@ -237,13 +237,4 @@ impl<'a> Assembler<'a> {
         let (size, crc64) = self.parts.finish(&head)?;
         Ok(Assembled { size, crc64, segments: self.segments })
     }
-}
-
-/// BLAKE3 over the segment's chunk hashes, in order.
-fn segment_hash(chunks: &[GuestHash]) -> blake3::Hash {
-    let mut hasher = blake3::Hasher::new();
-    for hash in chunks {
-        hasher.update(hash);
-    }
-    hasher.finalize()
 }

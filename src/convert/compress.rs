@@ -8,20 +8,18 @@ use crossbeam_channel::Sender;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::counters::Counters;
-use super::plan::{CHUNK, Hashing, Plan};
+use super::plan::{Hashing, Plan};
 use super::{Context, ConvertError};
 use crate::compress::{Encoder, is_zero};
+use crate::hash::{GuestHash, ZeroHashes};
 use crate::source::aligned::PooledBuf;
 use crate::units::{ClusterBits, GuestCluster, GuestOffset, to_u64, to_usize};
-
-/// A BLAKE3 sum of guest bytes.
-pub type GuestHash = [u8; blake3::OUT_LEN];
 
 /// What was read: `len` bytes of the disk from `start`, padded with zeros to a whole number of clusters.
 #[derive(Debug)]
 pub struct Chunk {
     pub start: GuestOffset,
-    /// Bytes of the disk, at most [`CHUNK`].
+    /// Bytes of the disk, at most a chunk.
     pub len: usize,
     pub buf: PooledBuf,
     /// Room for the chunk's bodies, taken along with `buf`: a job that waited for it here could wait for ever, since the chunk that
@@ -182,29 +180,5 @@ impl Shared {
         let compressed = if packed == 0 { Packed { buf: None, len: 0 } } else { Packed { buf: Some(out), len: packed } };
         let hash = hasher.map(|hasher| *hasher.finalize().as_bytes());
         Some(Bodies { first, kinds, compressed, raw: any_raw.then_some(chunk.buf), hash, len: chunk.len })
-    }
-}
-
-/// Hashes of zeros, of which disks have many: that of a full chunk is computed once.
-#[derive(Debug, Default)]
-pub struct ZeroHashes {
-    full: std::sync::OnceLock<GuestHash>,
-}
-
-impl ZeroHashes {
-    /// The hash of `len` zeros.
-    pub fn of(&self, len: usize) -> GuestHash {
-        let compute = |len: usize| {
-            let mut hasher = blake3::Hasher::new();
-            let zeros = [0; 4096];
-            let mut left = len;
-            while left > 0 {
-                let piece = left.min(zeros.len());
-                hasher.update(&zeros[..piece]);
-                left -= piece;
-            }
-            *hasher.finalize().as_bytes()
-        };
-        if len == to_usize(CHUNK.0) { *self.full.get_or_init(|| compute(len)) } else { compute(len) }
     }
 }

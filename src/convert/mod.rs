@@ -20,6 +20,8 @@ use tokio::sync::mpsc;
 
 use crate::cancel::{Cancel, Reason};
 use crate::clock::Clock;
+use crate::compress::Encoder;
+use crate::manifest::{self, EncoderRecord, ImageRecord, Manifest, SourceRecord};
 use crate::qcow2::GeometryError;
 use crate::retry::Class;
 use crate::source::aligned::{BufferPool, PooledBuf};
@@ -30,14 +32,12 @@ use crate::units::{ByteCount, GuestOffset};
 mod assemble;
 mod compress;
 pub mod counters;
-pub mod manifest;
 mod parts;
 pub mod plan;
 mod read;
 mod upload;
 
 use counters::Counters;
-use manifest::{EncoderRecord, ImageRecord, Manifest, SourceRecord};
 use plan::{Destination, Options, Plan};
 
 /// Why there is no image.
@@ -370,8 +370,17 @@ impl Conversion<'_> {
                 size: ByteCount(assembled.size),
                 virtual_size: plan.geometry.virtual_size(),
                 crc64: assembled.crc64,
+                sha256: None,
+                verified_at: None,
             },
-            encoder: EncoderRecord::of(plan),
+            encoder: EncoderRecord {
+                codec: plan.codec.name().to_owned(),
+                level: plan.level.name().to_owned(),
+                library: Encoder::describe(plan.codec, plan.level),
+                cluster_size: ByteCount(plan.geometry.cluster().size()),
+                segment_size: plan.geometry.segment_size(),
+                chunk_size: plan::CHUNK,
+            },
             salvaged,
             segments: assembled.segments,
         }

@@ -10,8 +10,9 @@ use crate::qcow2::Geometry;
 use crate::store::{MAX_OBJECT, MAX_PART, MAX_PARTS};
 use crate::units::{ByteCount, ClusterBits, KIB, MIB, to_u64, to_usize};
 
-/// Bytes of one read, and of one compression job. Measured: 1 to 4 MiB read equally fast, and less makes more jobs than it is worth.
-pub const CHUNK: ByteCount = ByteCount(2 * MIB);
+/// Bytes of one read, of one compression job and under one hash. Measured: 1 to 4 MiB read equally fast, and less makes more jobs than it
+/// is worth.
+pub const CHUNK: ByteCount = crate::hash::CHUNK;
 
 /// Chunks in flight between the first read and the assembler, beyond those that readers and compressors hold. The
 /// assembler may hold a whole segment's chunks back until it knows where their raw clusters go.

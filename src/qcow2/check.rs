@@ -487,7 +487,7 @@ impl Stored {
             bytes.resize(cluster.len(), 0);
             blocks.push((index, Some(Block(bytes))));
         }
-        Ok(Self { order, per_block: cluster.size() * 8 >> order, blocks })
+        Ok(Self { order, per_block: (cluster.size() * 8) >> order, blocks })
     }
 
     /// How often the image counts the cluster at a place, if that can be known.

@@ -506,7 +506,8 @@ impl Mappings {
             Mapping::Raw { host, .. } => {
                 // What lies past the disk's end need not be in the file, nor what follows the last subcluster that is.
                 let disk_left = self.header.virtual_size.0.saturating_sub(entry.saturating_mul(cluster.size()));
-                let used = words.get(1).map_or(u64::from(SUBCLUSTERS), |bits| u64::from(u32::BITS - allocated(*bits).leading_zeros()));
+                let used =
+                    words.get(1).map_or(u64::from(SUBCLUSTERS), |bits| u64::from(u32::BITS - allocated(*bits).leading_zeros()));
                 (host, host.0 + (cluster.size() / u64::from(SUBCLUSTERS) * used).min(disk_left))
             }
             Mapping::Compressed { host, sectors } => (host, (host.0 / SECTOR + sectors) * SECTOR),

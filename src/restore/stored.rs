@@ -9,7 +9,7 @@ use crate::store::{ETag, ObjectKey, ObjectMeta, ObjectStore, Operation, StoreErr
 use crate::units::{ByteCount, HostOffset, MIB, to_u64, to_usize};
 
 /// Bytes in one request at most: a table or a batch that is longer is asked for in pieces, so that a line that breaks costs little.
-const LONGEST_RANGE: u64 = 16 * MIB;
+pub(super) const LONGEST_RANGE: u64 = 8 * MIB;
 
 /// An object that holds an image. Only one version of it is read: once it is replaced, reads fail.
 pub struct StoredImage {

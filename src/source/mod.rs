@@ -10,8 +10,9 @@ pub mod aligned;
 mod raw;
 mod salvage;
 
+pub use crate::units::BadRange;
 pub use raw::{InUse, RawSource};
-pub use salvage::{BadRange, Salvaging};
+pub use salvage::Salvaging;
 
 /// What a stretch of a source holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,19 +2,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use serde::{Deserialize, Serialize};
-
 use super::{Extent, Source, SourceError};
-use crate::units::{ByteCount, GuestOffset, to_u64};
-
-/// A stretch that could not be read and holds zeros in the image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct BadRange {
-    /// First byte.
-    pub offset: GuestOffset,
-    /// Bytes.
-    pub length: u64,
-}
+use crate::units::{BadRange, ByteCount, GuestOffset, to_u64};
 
 /// A source whose unreadable sectors read as zeros. Everything that is not a read error (a vanished device, a shrunken file) stays an error.
 #[derive(Debug)]

@@ -113,6 +113,12 @@ impl FolderStore {
     }
 }
 
+/// A hidden name beside `path`, for a file that is not whole yet; nothing where `path` does not name a file.
+pub(crate) fn hidden_beside(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?.to_string_lossy();
+    Some(path.with_file_name(format!(".{name}.{}{SUFFIX}", new_id())))
+}
+
 /// A name that nobody else has chosen: for people the process, for machines a random number.
 fn new_id() -> String {
     format!("{}-{:016x}", std::process::id(), rand::random::<u64>())
@@ -235,7 +241,7 @@ impl Growing {
 }
 
 /// Gives the file its name.
-fn publish(from: &Path, to: &Path, replace: bool) -> io::Result<()> {
+pub(crate) fn publish(from: &Path, to: &Path, replace: bool) -> io::Result<()> {
     if replace {
         return std::fs::rename(from, to);
     }
@@ -250,7 +256,7 @@ fn publish(from: &Path, to: &Path, replace: bool) -> io::Result<()> {
 }
 
 /// Makes a rename survive a power cut.
-fn sync_folder(folder: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     // The empty path is what `Path::parent` says of a bare file name.
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     match File::open(folder)?.sync_all() {

@@ -24,6 +24,7 @@ pub enum Fault {
 struct Script {
     faults: HashMap<&'static str, VecDeque<Fault>>,
     counts: HashMap<&'static str, u32>,
+    cut: Option<usize>,
 }
 
 /// Passes requests on to another store, but for those with a fault in the script. Requests go by S3's names.
@@ -46,6 +47,11 @@ impl ScriptedStore {
     /// The next request of this name that has no fault yet has this one.
     pub fn next(&self, request: &'static str, fault: Fault) {
         self.script().faults.entry(request).or_default().push_back(fault);
+    }
+
+    /// The next object's bytes end after so many.
+    pub fn cut_next(&self, bytes: usize) {
+        self.script().cut = Some(bytes);
     }
 
     /// Forgets the faults that have not happened.
@@ -99,7 +105,9 @@ impl ObjectStore for ScriptedStore {
         self.pass("PutObject", self.inner.put(key, body)).await
     }
     async fn get_range(&self, key: &ObjectKey, range: Range<u64>, version: Option<&ETag>) -> Result<Bytes, StoreError> {
-        self.pass("GetObject", self.inner.get_range(key, range, version)).await
+        let bytes = self.pass("GetObject", self.inner.get_range(key, range, version)).await?;
+        let cut = self.script().cut.take();
+        Ok(cut.map_or(bytes.clone(), |len| bytes.slice(..len.min(bytes.len()))))
     }
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
         self.pass("DeleteObject", self.inner.delete(key)).await

@@ -11,6 +11,7 @@ mod hostile;
 mod layers;
 mod layout;
 mod qemu_images;
+mod restore;
 mod s3_faults;
 mod sim_store;
 mod stores;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use snapferry::convert::ConvertError;
-use snapferry::convert::manifest::Manifest;
 use snapferry::convert::plan::{Destination, Options};
+use snapferry::manifest::Manifest;
 use snapferry::source::{Extent, InUse, RawSource, Source, SourceError};
 use snapferry::store::{FolderStore, ObjectStore};
 use snapferry::testing::disks::{Disk, Kind};

@@ -5,9 +5,9 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use snapferry::compress::{Codec, Level};
-use snapferry::convert::manifest::Manifest;
 use snapferry::convert::plan::{CHUNK, Destination, Options};
 use snapferry::hash::Crc64;
+use snapferry::manifest::Manifest;
 use snapferry::qcow2::SEGMENT;
 use snapferry::source::{InUse, RawSource};
 use snapferry::store::{FolderStore, ObjectStore};

@@ -27,10 +27,10 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use snapferry::cancel::Cancel;
 use snapferry::clock::SystemClock;
-use snapferry::convert::manifest::Manifest;
 use snapferry::convert::plan::{CHUNK, Destination, Options};
 use snapferry::convert::{Conversion, Converted, Failure, Target, plan_for};
 use snapferry::hash::Crc64;
+use snapferry::manifest::Manifest;
 use snapferry::qcow2::SEGMENT;
 use snapferry::sim::{SimConfig, SimStore};
 use snapferry::source::{BadRange, InUse, RawSource, Source};
@@ -320,6 +320,15 @@ impl Bucket {
     pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = self.keyless(args);
         let config = self.sim.config();
+        command.env("AWS_ACCESS_KEY_ID", &config.access_key).env("AWS_SECRET_ACCESS_KEY", config.secret_key.reveal());
+        command
+    }
+
+    /// A command that names the bucket by itself, with everything else that it needs to reach the store.
+    pub fn in_other_words(&self, args: &[&str]) -> Command {
+        let mut command = snapferry(args);
+        let config = self.sim.config();
+        command.args(["--endpoint", &self.sim.endpoint(), "--region", &config.region]);
         command.env("AWS_ACCESS_KEY_ID", &config.access_key).env("AWS_SECRET_ACCESS_KEY", config.secret_key.reveal());
         command
     }

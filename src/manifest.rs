@@ -2,11 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::plan::Plan;
-use crate::compress::Encoder;
 use crate::hash::Crc64;
-use crate::source::BadRange;
-use crate::units::{ByteCount, GuestOffset, HostOffset};
+use crate::units::{BadRange, ByteCount, GuestOffset, HostOffset};
 
 /// The format's version. A reader refuses those above the one it knows; fields are only ever added within a version.
 pub const VERSION: u32 = 1;
@@ -47,6 +44,12 @@ pub struct ImageRecord {
     pub virtual_size: ByteCount,
     /// CRC64NVME of the whole file, as S3 gives it.
     pub crc64: Crc64,
+    /// SHA-256 of the whole file in lower-case hex, as image libraries report it; once it was read back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// UTC, RFC 3339, to the second: when all of it was read back, decoded, and found to hold what was read from the disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified_at: Option<String>,
 }
 
 /// How it was made: the same source with the same of these gives the same bytes.
@@ -88,22 +91,15 @@ pub struct Manifest {
     pub segments: Vec<Segment>,
 }
 
-impl EncoderRecord {
-    /// From a plan.
-    #[must_use]
-    pub fn of(plan: &Plan) -> Self {
-        Self {
-            codec: plan.codec.name().to_owned(),
-            level: plan.level.name().to_owned(),
-            library: Encoder::describe(plan.codec, plan.level),
-            cluster_size: ByteCount(plan.geometry.cluster().size()),
-            segment_size: plan.geometry.segment_size(),
-            chunk_size: super::plan::CHUNK,
-        }
-    }
-}
-
 impl Manifest {
+    /// From what [`Manifest::to_json`] wrote, in this version or another: fields that are not known are ignored.
+    ///
+    /// # Errors
+    /// Where it is no such JSON.
+    pub fn from_json(json: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(json)
+    }
+
     /// As stored: JSON, one segment a line, so that a person can read it and `diff` can compare two.
     ///
     /// # Panics
@@ -164,7 +160,13 @@ mod tests {
             made_by: "snapferry 0".into(),
             created: "2026-01-02T03:04:05Z".into(),
             source: SourceRecord { name: "/dev/vdc".into(), host: "here".into(), size: ByteCount(1) },
-            image: ImageRecord { size: ByteCount(2), virtual_size: ByteCount(512), crc64: Crc64(3) },
+            image: ImageRecord {
+                size: ByteCount(2),
+                virtual_size: ByteCount(512),
+                crc64: Crc64(3),
+                sha256: Some("ab".into()),
+                verified_at: None,
+            },
             encoder: EncoderRecord {
                 codec: "deflate".into(),
                 level: "fast".into(),

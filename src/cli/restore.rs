@@ -1,0 +1,118 @@
+//! `snapferry restore`.
+
+use std::cell::OnceCell;
+use std::io::{self, Write, stderr, stdout};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::args::RestoreArgs;
+use super::exit::{Code, UsageError};
+use super::log::Verbosity;
+use super::progress::{Console, Progress, clock_face, per_second};
+use super::reading::Opened;
+use super::report::Usage;
+use super::signals::Left;
+use crate::clock::SystemClock;
+use crate::restore::counters::{Bottleneck, Counters};
+use crate::restore::{Destination, Force, Restoration, Restored};
+use crate::units::ByteCount;
+
+pub fn run(args: &RestoreArgs, verbosity: Verbosity, console: &Console) -> anyhow::Result<Code> {
+    let force = if args.force { Force::Yes } else { Force::No };
+    let destination = match (&args.device, &args.output) {
+        (Some(path), _) => Destination::Device { path: path.clone(), force, zero: args.zero },
+        (None, Some(path)) => Destination::File { path: path.clone(), force },
+        (None, None) => return Err(UsageError("give --device DEVICE or --output FILE".into()).into()),
+    };
+    let opened = Opened::open(&args.image, &args.reading, Left::Target)?;
+    let counters = Arc::new(Counters::default());
+    let progress = OnceCell::new();
+    let restored = Restoration {
+        file: &*opened.image.file,
+        origin: opened.origin,
+        destination: &destination,
+        manifest: opened.manifest.as_ref(),
+        limits: opened.limits,
+        options: opened.options,
+        clock: &SystemClock,
+        cancel: opened.cancel.clone(),
+        counters: Arc::clone(&counters),
+    }
+    .run(&|size| {
+        let _ = progress.set(Progress::show(console, verbosity, Arc::clone(&counters), size));
+    });
+    drop(progress);
+    let restored = restored?;
+    let target = args.device.as_ref().or(args.output.as_ref()).map(|path| path.display().to_string()).unwrap_or_default();
+    let report = Report::new(&opened, target, &restored, &counters);
+    if verbosity != Verbosity::Quiet {
+        // The disk is there, whether or not somebody still listens on stderr.
+        let _ = report.write_for_people(&restored, &mut stderr().lock());
+    }
+    if args.reading.json {
+        writeln!(stdout().lock(), "{}", serde_json::to_string(&report)?)?;
+    }
+    Ok(Code::Done)
+}
+
+/// The result for `--json`. Sizes in bytes.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    image: &'a str,
+    target: String,
+    /// The disk as the guest sees it.
+    virtual_size: ByteCount,
+    /// Bytes of it that the image stores; the rest is zeros.
+    bytes_decoded: ByteCount,
+    /// Bytes of the image fetched for that.
+    bytes_fetched: ByteCount,
+    /// Whether a manifest was there to check against.
+    manifest: bool,
+    /// Segments whose BLAKE3 was compared with the manifest's.
+    segments_checked: u64,
+    seconds: f64,
+    bytes_per_second: u64,
+    bottleneck: Option<&'static str>,
+    /// By the plan.
+    peak_memory: ByteCount,
+    cpu_seconds: f64,
+    peak_rss_bytes: Option<u64>,
+}
+
+impl<'a> Report<'a> {
+    fn new(opened: &'a Opened, target: String, restored: &Restored, counters: &Counters) -> Self {
+        let usage = Usage::of_process();
+        Self {
+            image: opened.image.file.name(),
+            target,
+            virtual_size: restored.virtual_size,
+            bytes_decoded: restored.mapped,
+            bytes_fetched: restored.fetched,
+            manifest: opened.manifest.is_some(),
+            segments_checked: restored.segments_checked,
+            seconds: restored.took.as_secs_f64(),
+            bytes_per_second: per_second(restored.virtual_size.0, restored.took),
+            bottleneck: counters.totals().bottleneck().map(Bottleneck::name),
+            peak_memory: restored.peak_memory,
+            cpu_seconds: usage.cpu.as_secs_f64(),
+            peak_rss_bytes: usage.peak_rss,
+        }
+    }
+
+    fn write_for_people(&self, restored: &Restored, to: &mut impl Write) -> io::Result<()> {
+        writeln!(to, "{}", self.target)?;
+        let (rate, took) = (ByteCount(self.bytes_per_second), clock_face(restored.took));
+        writeln!(to, "  disk      {}, {} of it stored, {rate}/s in {took}", self.virtual_size, self.bytes_decoded)?;
+        writeln!(to, "  image     {}, {} fetched", self.image, self.bytes_fetched)?;
+        if self.manifest {
+            writeln!(to, "  manifest  {} segments hold what was read when the image was made", self.segments_checked)?;
+        } else {
+            writeln!(to, "  manifest  none: that it decodes is all that is known")?;
+        }
+        if let Some(bottleneck) = self.bottleneck {
+            writeln!(to, "  limit     {bottleneck}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,182 @@
+//! An image beside a disk: where they differ.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use crossbeam_channel::{Receiver, bounded};
+use serde::Serialize;
+
+use super::plan::{SINKS, unmapped};
+use super::{Context, Piece, RestoreError, Sink};
+use crate::hash::CHUNK;
+use crate::qcow2::Mappings;
+use crate::source::aligned::{AlignedBuf, BUFFER_ALIGNMENT};
+use crate::source::{Extent, Source};
+use crate::units::{GuestOffset, to_u64, to_usize};
+
+/// Differences that are kept at most, those that come first on the disk; the others are counted.
+const KEPT: usize = 16;
+/// Differing stretches that are nearer than this count as one.
+const NEAR: usize = 4096;
+
+/// A stretch of the disk that differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Difference {
+    /// The first byte that differs.
+    pub offset: GuestOffset,
+    /// Bytes up to the last one that does.
+    pub length: u64,
+}
+
+#[derive(Debug, Default)]
+struct Differences {
+    first: Vec<Difference>,
+    count: u64,
+}
+
+/// Compares every byte of an image with a disk: what is stored as a [`Sink`], what is not by [`Comparison::finish`].
+pub struct Comparison<'a> {
+    source: &'a dyn Source,
+    found: Mutex<Differences>,
+    /// Chunks of which not all came in one piece; the zeros in them are left to [`Comparison::finish`].
+    partial: Mutex<BTreeSet<u64>>,
+    buffers: Mutex<Vec<AlignedBuf>>,
+}
+
+impl<'a> Comparison<'a> {
+    /// With this disk.
+    #[must_use]
+    pub fn new(source: &'a dyn Source) -> Self {
+        Self { source, found: Mutex::default(), partial: Mutex::default(), buffers: Mutex::default() }
+    }
+
+    /// The first differences on the disk, in order, and how many stretches differ in all. One that crosses a multiple of 2 MiB counts as
+    /// two.
+    #[must_use]
+    pub fn differences(&self) -> (Vec<Difference>, u64) {
+        let found = lock(&self.found);
+        (found.first.clone(), found.count)
+    }
+
+    /// Compares what lies nowhere in the image with the disk: it must be zero there. For after the last piece.
+    ///
+    /// # Errors
+    /// Where the disk can't be read, or the work is cancelled.
+    pub(super) fn finish(&self, mappings: &Mappings, context: &Context) -> Result<(), RestoreError> {
+        let (tasks, queue) = bounded(SINKS);
+        thread::scope(|scope| {
+            for _ in 0..SINKS {
+                let queue = queue.clone();
+                scope.spawn(|| self.compare_zeros(queue, context));
+            }
+            drop(queue);
+            for gap in unmapped(mappings).flat_map(by_chunks) {
+                let whole =
+                    gap.start.is_multiple_of(CHUNK.0) && (gap.end.is_multiple_of(CHUNK.0) || gap.end == mappings.virtual_size().0);
+                // In other chunks something is stored, and the piece with it was compared as a whole.
+                let wanted = whole || lock(&self.partial).contains(&(gap.start / CHUNK.0));
+                if context.cancel.is_cancelled() || (wanted && tasks.send(gap).is_err()) {
+                    break;
+                }
+            }
+            drop(tasks);
+        });
+        context.verdict()
+    }
+
+    fn compare_zeros(&self, queue: Receiver<Range<u64>>, context: &Context) {
+        let mut hole = GuestOffset(0);
+        for gap in queue {
+            if context.cancel.is_cancelled() {
+                continue;
+            }
+            if hole.0 < gap.end
+                && let Ok(Extent::Hole { end }) = self.source.extent_at(GuestOffset(gap.start))
+            {
+                hole = end;
+            }
+            if hole.0 >= gap.end {
+                continue;
+            }
+            let start = GuestOffset(gap.start / CHUNK.0 * CHUNK.0);
+            let outcome = self.with_chunk(start, to_usize(gap.end - start.0), |bytes| {
+                let from = to_usize(gap.start - start.0);
+                self.compare(GuestOffset(gap.start), &bytes[from..], None);
+            });
+            if let Err(error) = outcome {
+                context.fail(error);
+            }
+        }
+    }
+
+    /// Reads the front of a chunk of the disk, and looks at it.
+    fn with_chunk(&self, start: GuestOffset, len: usize, look: impl FnOnce(&[u8])) -> Result<(), RestoreError> {
+        let mut buf = lock(&self.buffers).pop().unwrap_or_else(|| AlignedBuf::zeroed(to_usize(CHUNK.0)));
+        let read = self.source.read_at(start, &mut buf[..len.next_multiple_of(BUFFER_ALIGNMENT)]).map_err(RestoreError::Source);
+        if read.is_ok() {
+            look(&buf[..len]);
+        }
+        lock(&self.buffers).push(buf);
+        read
+    }
+
+    /// Notes where `disk` differs from `image`, or from zeros.
+    fn compare(&self, start: GuestOffset, disk: &[u8], image: Option<&[u8]>) {
+        let same = image.map_or_else(|| crate::compress::is_zero(disk), |image| image == disk);
+        if same {
+            return;
+        }
+        let differs = |at: usize| disk[at] != image.map_or(0, |image| image[at]);
+        let mut open: Option<Range<usize>> = None;
+        let mut found = Vec::new();
+        for at in (0..disk.len()).filter(|&at| differs(at)) {
+            match &mut open {
+                Some(stretch) if at - stretch.end < NEAR => stretch.end = at + 1,
+                _ => found.extend(open.replace(at..at + 1)),
+            }
+        }
+        found.extend(open);
+        let mut differences = lock(&self.found);
+        differences.count += to_u64(found.len());
+        differences.first.extend(
+            found.into_iter().map(|stretch| Difference { offset: start + to_u64(stretch.start), length: to_u64(stretch.len()) }),
+        );
+        differences.first.sort_unstable();
+        differences.first.truncate(KEPT);
+    }
+}
+
+impl Sink for Comparison<'_> {
+    fn take(&self, piece: &Piece) -> Result<(), RestoreError> {
+        let start = piece.start();
+        if piece.is_whole() {
+            return self.with_chunk(start, piece.len(), |disk| self.compare(start, disk, Some(piece.chunk())));
+        }
+        lock(&self.partial).insert(start.0 / CHUNK.0);
+        self.with_chunk(start, piece.len(), |disk| {
+            for (at, bytes) in piece.runs() {
+                let from = to_usize(at.0 - start.0);
+                self.compare(at, &disk[from..from + bytes.len()], Some(bytes));
+            }
+        })
+    }
+
+    fn wants_whole_chunks(&self) -> bool {
+        true
+    }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A range of the disk, cut at every chunk's start.
+fn by_chunks(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let mut at = range.start;
+    std::iter::from_fn(move || {
+        let end = ((at / CHUNK.0 + 1) * CHUNK.0).min(range.end);
+        (at < end).then(|| std::mem::replace(&mut at, end)..end)
+    })
+}

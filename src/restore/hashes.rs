@@ -1,0 +1,233 @@
+//! The hash of each chunk as it was decoded, against those that were taken when the disk was read.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+
+use crate::hash::{CHUNK, GuestHash, ZeroHashes, segment_hash};
+use crate::manifest::{Manifest, VERSION};
+use crate::units::{ByteCount, GuestOffset, to_u64, to_usize};
+
+/// How what was decoded differs from what the manifest says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "what", rename_all = "kebab-case")]
+pub enum HashFinding {
+    /// Other bytes than were read from the disk.
+    Segment {
+        /// Their first.
+        guest: GuestOffset,
+        /// How many.
+        len: u64,
+    },
+    /// Bytes where the disk had nothing but zeros.
+    Unlisted {
+        /// The first byte of the chunk that they are in.
+        guest: GuestOffset,
+    },
+    /// A chunk that is not stored in one place, as it was when the image was made.
+    Scattered {
+        /// Its first byte.
+        guest: GuestOffset,
+    },
+}
+
+impl fmt::Display for HashFinding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Segment { guest, len } => {
+                write!(f, "the {len} bytes of the disk from {guest} are not those that were read when the image was made")
+            }
+            Self::Unlisted { guest } => {
+                write!(f, "the disk was all zeros around byte {guest}, and the image holds something there")
+            }
+            Self::Scattered { guest } => {
+                write!(f, "the disk's bytes from {guest} are not stored where they were when the image was made")
+            }
+        }
+    }
+}
+
+/// A manifest that can't be checked against.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ManifestError {
+    /// It is no manifest.
+    #[error("it is no manifest: {reason}")]
+    Unreadable {
+        /// Why not.
+        reason: String,
+    },
+    /// It is of a later version.
+    #[error("the manifest is of version {version}, and only those up to {VERSION} are known")]
+    Version {
+        /// Its own.
+        version: u32,
+    },
+    /// It is another image's.
+    #[error("the manifest is of a file of {expected} bytes with a disk of {disk}, and this one has {found} with {found_disk}")]
+    Other {
+        /// The file's bytes, by the manifest.
+        expected: u64,
+        /// The disk's bytes, by the manifest.
+        disk: u64,
+        /// The file's bytes.
+        found: u64,
+        /// The disk's bytes.
+        found_disk: u64,
+    },
+    /// It makes no sense.
+    #[error("the manifest says {field} is {value}, which can't be")]
+    Nonsense {
+        /// Which field.
+        field: &'static str,
+        /// What it holds.
+        value: u64,
+    },
+}
+
+/// The hashes of chunks as they are decoded.
+#[derive(Debug)]
+pub struct ChunkHashes {
+    /// Bytes of the source, which is what was hashed: the image's disk may be longer by part of a sector.
+    source_size: u64,
+    found: Mutex<BTreeMap<u64, Found>>,
+}
+
+/// What came of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// All of it, in one piece.
+    Whole(GuestHash),
+    /// Not all in one piece.
+    Parts,
+    /// Something in it does not decode.
+    Damaged,
+}
+
+/// What is told of a chunk.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Decoded<'a> {
+    /// Its bytes.
+    Whole(&'a [u8]),
+    /// That not all of them came together.
+    Part,
+    /// That some of them can't be had.
+    Damaged,
+}
+
+impl ChunkHashes {
+    /// For an image of a source of so many bytes.
+    #[must_use]
+    pub fn new(source_size: ByteCount) -> Self {
+        Self { source_size: source_size.0, found: Mutex::default() }
+    }
+
+    /// Hears of a chunk, or of one of its parts.
+    pub(super) fn put(&self, start: GuestOffset, decoded: Decoded<'_>) {
+        let found = match decoded {
+            Decoded::Whole(bytes) => Found::Whole(*blake3::hash(&bytes[..self.chunk_len(start.0).min(bytes.len())]).as_bytes()),
+            Decoded::Part => Found::Parts,
+            Decoded::Damaged => Found::Damaged,
+        };
+        // Damage in one part is damage to the chunk.
+        self.found()
+            .entry(start.0 / CHUNK.0)
+            .and_modify(|old| *old = if *old == Found::Damaged { *old } else { found })
+            .or_insert(found);
+    }
+
+    /// Bytes of the source in the chunk that begins at `start`.
+    fn chunk_len(&self, start: u64) -> usize {
+        to_usize(CHUNK.0.min(self.source_size.saturating_sub(start)))
+    }
+
+    fn found(&self) -> MutexGuard<'_, BTreeMap<u64, Found>> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Holds everything that was put in against a manifest that [`check_manifest`] found in order: what differs, in the order of the disk,
+    /// and how many segments were compared.
+    pub fn compare(&self, manifest: &Manifest) -> (Vec<HashFinding>, u64) {
+        let found = self.found();
+        let zeros = ZeroHashes::default();
+        let segment_size = manifest.encoder.segment_size.0;
+        let mut findings = Vec::new();
+        let mut compared = 0;
+        let mut listed = std::collections::BTreeSet::new();
+        for segment in &manifest.segments {
+            listed.insert(segment.guest.0 / segment_size);
+            let Some(expected) = segment.blake3 else { continue };
+            let end = (segment.guest.0 + segment_size).min(self.source_size);
+            let mut hashes = Vec::with_capacity(to_usize(segment_size / CHUNK.0));
+            let mut scattered = None;
+            let mut damaged = false;
+            for start in (segment.guest.0..end).step_by(to_usize(CHUNK.0)) {
+                match found.get(&(start / CHUNK.0)) {
+                    Some(Found::Whole(hash)) => hashes.push(*hash),
+                    Some(Found::Parts) => scattered = scattered.or(Some(GuestOffset(start))),
+                    Some(Found::Damaged) => damaged = true,
+                    None => hashes.push(zeros.of(self.chunk_len(start))),
+                }
+            }
+            // Told already, body by body.
+            if damaged {
+                continue;
+            }
+            compared += 1;
+            if let Some(guest) = scattered {
+                findings.push(HashFinding::Scattered { guest });
+            } else if segment_hash(&hashes) != expected {
+                findings.push(HashFinding::Segment { guest: segment.guest, len: end - segment.guest.0 });
+            }
+        }
+        for (chunk, came) in found.iter() {
+            let start = chunk * CHUNK.0;
+            if !listed.contains(&(start / segment_size)) && *came != Found::Whole(zeros.of(self.chunk_len(start))) {
+                findings.push(HashFinding::Unlisted { guest: GuestOffset(start) });
+            }
+        }
+        (findings, compared)
+    }
+}
+
+/// Whether a manifest can be checked against at all.
+///
+/// # Errors
+/// With what can't be.
+pub fn check_manifest(manifest: &Manifest) -> Result<(), ManifestError> {
+    if manifest.version > VERSION {
+        return Err(ManifestError::Version { version: manifest.version });
+    }
+    let nonsense = |field, value| Err(ManifestError::Nonsense { field, value });
+    let encoder = &manifest.encoder;
+    if encoder.chunk_size != CHUNK {
+        return nonsense("encoder.chunk_size", encoder.chunk_size.0);
+    }
+    if encoder.segment_size.0 == 0 || !encoder.segment_size.0.is_multiple_of(CHUNK.0) {
+        return nonsense("encoder.segment_size", encoder.segment_size.0);
+    }
+    let wrong = manifest.segments.iter().find(|segment| {
+        !segment.guest.0.is_multiple_of(encoder.segment_size.0) || segment.guest.0 >= manifest.source.size.0.max(1)
+    });
+    wrong.map_or(Ok(()), |segment| nonsense("segments[].guest", segment.guest.0))
+}
+
+/// Whether a manifest can be checked against and is of an image of these sizes.
+///
+/// # Errors
+/// With what can't be, or the sizes.
+pub(super) fn check_sizes(manifest: &Manifest, file: ByteCount, disk: ByteCount) -> Result<(), ManifestError> {
+    check_manifest(manifest)?;
+    let image = &manifest.image;
+    if (image.size, image.virtual_size) == (file, disk) {
+        return Ok(());
+    }
+    Err(ManifestError::Other { expected: image.size.0, disk: image.virtual_size.0, found: file.0, found_disk: disk.0 })
+}
+
+/// Segments whose hashes a manifest has.
+#[must_use]
+pub(super) fn hashed_segments(manifest: &Manifest) -> u64 {
+    to_u64(manifest.segments.iter().filter(|segment| segment.blake3.is_some()).count())
+}

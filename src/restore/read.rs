@@ -1,0 +1,122 @@
+//! The first stage: starts fetches in the order of the file, several at a time, and hands each batch's bodies to the decoders.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
+
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+
+use super::counters::Bottleneck;
+use super::decode::Decoders;
+use super::plan::{Batch, Plan};
+use super::{Context, RestoreError, Stopped};
+use crate::qcow2::ImageFile;
+use crate::source::aligned::{BufferPool, PooledBuf};
+use crate::units::{HostOffset, to_u64, to_usize};
+
+/// Bytes of the file, from `start`.
+#[derive(Debug)]
+pub(super) struct Fetched {
+    pub start: u64,
+    buf: PooledBuf,
+    len: usize,
+    /// How many of the bytes, from the first, are in no later batch.
+    own: usize,
+}
+
+impl Fetched {
+    /// What was fetched.
+    pub fn bytes(&self) -> &[u8] {
+        &self.buf[..self.len]
+    }
+
+    /// What sums count.
+    pub fn own(&self) -> &[u8] {
+        &self.buf[..self.own]
+    }
+}
+
+/// A batch's bytes once they are there. A sender that hangs up means that they never will be.
+pub(super) type Slot = Receiver<Arc<Fetched>>;
+
+/// A fetch to be done.
+struct Ticket<'a> {
+    batch: &'a Batch,
+    buf: PooledBuf,
+    slot: Sender<Arc<Fetched>>,
+}
+
+/// Fetches every batch of the plan: `slots` gets one slot for each before its fetch begins.
+pub(super) fn run(file: &dyn ImageFile, plan: &Plan, slots: &Sender<Slot>, decoders: Decoders, context: &Context) {
+    let (tickets, queue) = bounded(plan.readers);
+    thread::scope(|scope| {
+        for _ in 0..plan.readers {
+            let queue = queue.clone();
+            let decoders = &decoders;
+            scope.spawn(move || serve(file, plan, &queue, decoders, context));
+        }
+        drop(queue);
+        // Who stopped us has said why.
+        let _ = issue(plan, slots, &tickets, &decoders, context);
+        drop(tickets);
+    });
+}
+
+fn issue<'a>(
+    plan: &'a Plan,
+    slots: &Sender<Slot>,
+    tickets: &Sender<Ticket<'a>>,
+    decoders: &Decoders,
+    context: &Context,
+) -> Result<(), Stopped> {
+    let buffers = BufferPool::new(plan.batch_buffers(), plan.batch_len());
+    for batch in &plan.batches {
+        note_bottleneck(&buffers, plan, decoders, context);
+        // In this order and one batch after the other: the batch that the sums wait for always has its buffer already.
+        let buf = context.take(&buffers)?;
+        let (slot, fetched) = bounded(1);
+        push(slots, fetched, context)?;
+        push(tickets, Ticket { batch, buf, slot }, context)?;
+    }
+    Ok(())
+}
+
+/// Sends, or gives up when the work is cancelled or the receiver gone.
+fn push<T>(to: &Sender<T>, value: T, context: &Context) -> Result<(), Stopped> {
+    select! {
+        send(to, value) -> sent => sent.map_err(|_| Stopped),
+        recv(context.cancel.closed()) -> _ => Err(Stopped),
+    }
+}
+
+/// Who holds the next fetch up? Buffers that are all out are with the decoders or behind them.
+fn note_bottleneck(buffers: &BufferPool, plan: &Plan, decoders: &Decoders, context: &Context) {
+    let found = if !buffers.is_empty() {
+        Bottleneck::Fetch
+    } else if context.counters.jobs.load(Relaxed) > plan.threads || !decoders.is_starved() {
+        Bottleneck::Decode
+    } else {
+        Bottleneck::Sink
+    };
+    context.counters.note_bottleneck(found);
+}
+
+fn serve(file: &dyn ImageFile, plan: &Plan, queue: &Receiver<Ticket<'_>>, decoders: &Decoders, context: &Context) {
+    for Ticket { batch, mut buf, slot } in queue {
+        if context.cancel.is_cancelled() {
+            return;
+        }
+        let len = batch.len();
+        if let Err(error) = file.read_at(HostOffset(batch.fetch.start), &mut buf[..len]) {
+            context.fail(RestoreError::File(error));
+            return;
+        }
+        context.counters.fetched.fetch_add(to_u64(len), Relaxed);
+        let fetched = Arc::new(Fetched { start: batch.fetch.start, buf, len, own: to_usize(batch.own) });
+        // Where nobody wants sums, nobody listens.
+        let _ = slot.send(Arc::clone(&fetched));
+        if decoders.submit(plan, batch, &fetched).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! What an image is restored to: a file under a hidden name until it is whole, or a block device that nobody else uses.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use rustix::fs::{FallocateFlags, FileType, Mode, OFlags, SeekFrom, fallocate, fstat, fsync, ftruncate, open, seek};
+use rustix::io::{Errno, pread, pwrite, retry_on_intr};
+
+use super::signature;
+use crate::store::file::{hidden_beside, publish, sync_folder};
+use crate::units::{ByteCount, GIB, GuestOffset, MIB, to_u64, to_usize};
+
+/// What O_DIRECT asks of an address, a length and an offset at most: the largest sector in the field, and a page.
+const ALIGNMENT: u64 = 4096;
+/// One request to zero a device's range, so that being told to stop is noticed in between.
+const ZERO_AT_ONCE: u64 = GIB;
+/// One write of zeros, where a device can't be asked.
+const ZERO_WRITE: u64 = MIB;
+
+/// Why a target is not used, or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// It can't be opened or made.
+    #[error("cannot open {path} for writing")]
+    Open {
+        /// The target.
+        path: String,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
+    /// It is not what was asked for.
+    #[error("{path} is not {wanted}")]
+    Kind {
+        /// The target.
+        path: String,
+        /// What it should be.
+        wanted: &'static str,
+    },
+    /// Somebody has mounted it, or uses it exclusively.
+    #[error("{path} is in use: it is mounted, or part of something that is")]
+    Busy {
+        /// The target.
+        path: String,
+    },
+    /// It is too small.
+    #[error("{path} has {has}, and the image holds a disk of {needs}")]
+    TooSmall {
+        /// The target.
+        path: String,
+        /// Its size.
+        has: ByteCount,
+        /// The disk's size.
+        needs: ByteCount,
+    },
+    /// It holds something.
+    #[error("{path} holds {what}")]
+    Holds {
+        /// The target.
+        path: String,
+        /// What.
+        what: &'static str,
+    },
+    /// There is a file of that name.
+    #[error("{path} exists already")]
+    Exists {
+        /// The target.
+        path: String,
+    },
+    /// It may only be read.
+    #[error("{path} is read-only")]
+    ReadOnly {
+        /// The target.
+        path: String,
+    },
+    /// A write failed.
+    #[error("{path}: write error at offset {offset}")]
+    Write {
+        /// The target.
+        path: String,
+        /// Where.
+        offset: GuestOffset,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
+    /// Something else that was asked of it failed.
+    #[error("{path}: {what} failed")]
+    Ask {
+        /// The target.
+        path: String,
+        /// What was asked.
+        what: &'static str,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Whether what is there may be lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Force {
+    /// Refuse.
+    #[default]
+    No,
+    /// Write over it.
+    Yes,
+}
+
+/// What becomes of a device where the image holds zeros.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ZeroPolicy {
+    /// Discarded where the device then promises zeros, zeroed otherwise.
+    #[default]
+    Discard,
+    /// Zeroed, and kept allocated.
+    Write,
+    /// Left as it is: for a device that is known to hold zeros.
+    Skip,
+}
+
+/// A name that none of the policies has.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0:?} is none of discard, write, skip")]
+pub struct UnknownPolicyError(String);
+
+impl FromStr for ZeroPolicy {
+    type Err = UnknownPolicyError;
+    fn from_str(typed: &str) -> Result<Self, UnknownPolicyError> {
+        match typed {
+            "discard" => Ok(Self::Discard),
+            "write" => Ok(Self::Write),
+            "skip" => Ok(Self::Skip),
+            other => Err(UnknownPolicyError(other.to_owned())),
+        }
+    }
+}
+
+/// An open target.
+#[derive(Debug)]
+pub enum Target {
+    /// A file.
+    File(FileTarget),
+    /// A block device.
+    Device(DeviceTarget),
+}
+
+/// Writes at any place, past the page cache where that goes.
+#[derive(Debug)]
+pub(super) struct Disk {
+    pub path: String,
+    /// Through the page cache: for what is not aligned.
+    cached: OwnedFd,
+    direct: Option<OwnedFd>,
+    /// It refused a write: no more of them.
+    direct_refused: AtomicBool,
+}
+
+impl Disk {
+    /// Writes all of `bytes`. Pages that `bytes` fill only in part go through the page cache whoever writes them, so that the two ways
+    /// never meet in one page.
+    pub fn write(&self, bytes: &[u8], at: GuestOffset) -> Result<(), TargetError> {
+        let failed = |errno: Errno| match errno {
+            Errno::PERM | Errno::ROFS => TargetError::ReadOnly { path: self.path.clone() },
+            _ => TargetError::Write { path: self.path.clone(), offset: at, source: errno.into() },
+        };
+        let mut done = self.write_direct(bytes, at.0).map_err(failed)?;
+        while done < bytes.len() {
+            match retry_on_intr(|| pwrite(&self.cached, &bytes[done..], at.0 + to_u64(done))) {
+                Ok(0) => return Err(failed(Errno::IO)),
+                Ok(written) => done += written,
+                Err(errno) => return Err(failed(errno)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what can go past the page cache, and says how much that was.
+    fn write_direct(&self, bytes: &[u8], at: u64) -> Result<usize, Errno> {
+        let Some(direct) = self.direct.as_ref().filter(|_| !self.direct_refused.load(Relaxed)) else { return Ok(0) };
+        let step = to_usize(ALIGNMENT);
+        if !bytes.as_ptr().addr().is_multiple_of(step) || !at.is_multiple_of(ALIGNMENT) {
+            return Ok(0);
+        }
+        let whole = bytes.len() - bytes.len() % step;
+        let mut done = 0;
+        // A write may be cut short anywhere; once it stops at an odd place, the rest goes the ordinary way.
+        while done < whole && done.is_multiple_of(step) {
+            match retry_on_intr(|| pwrite(direct, &bytes[done..whole], at + to_u64(done))) {
+                Ok(0) => return Err(Errno::IO),
+                Ok(written) => done += written,
+                Err(Errno::INVAL) => {
+                    self.direct_refused.store(true, Relaxed);
+                    break;
+                }
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Makes what was written survive a power cut.
+    pub fn sync(&self) -> Result<(), TargetError> {
+        retry_on_intr(|| fsync(&self.cached)).map_err(|errno| self.asked("flushing what was written", errno))
+    }
+
+    fn asked(&self, what: &'static str, errno: Errno) -> TargetError {
+        TargetError::Ask { path: self.path.clone(), what, source: errno.into() }
+    }
+}
+
+/// A file under a hidden name beside the one that it will have; removed unless it is [published](FileTarget::publish).
+#[derive(Debug)]
+pub struct FileTarget {
+    pub(super) disk: Disk,
+    hidden: PathBuf,
+    to: PathBuf,
+    force: Force,
+}
+
+impl FileTarget {
+    /// Makes a sparse file of `size` bytes beside `to`.
+    ///
+    /// # Errors
+    /// Where there is one already and that was not to be replaced, or none can be made.
+    pub fn create(to: &Path, size: ByteCount, force: Force) -> Result<Self, TargetError> {
+        let path = to.display().to_string();
+        let failed = |errno: Errno| TargetError::Open { path: path.clone(), source: errno.into() };
+        if let Ok(found) = to.symlink_metadata() {
+            if !to.metadata().unwrap_or(found).is_file() {
+                return Err(TargetError::Kind { path, wanted: "a regular file" });
+            }
+            if force == Force::No {
+                return Err(TargetError::Exists { path });
+            }
+        }
+        let hidden = hidden_beside(to).ok_or_else(|| TargetError::Kind { path: path.clone(), wanted: "a file's name" })?;
+        let base = OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(0o666);
+        let cached = open(&hidden, base | OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, mode).map_err(failed)?;
+        // Not every file system has it (tmpfs before Linux 6.6, FUSE); the page cache does as well there.
+        let direct = open(&hidden, base | OFlags::WRONLY | OFlags::DIRECT, Mode::empty()).ok();
+        let disk = Disk { path, cached, direct, direct_refused: AtomicBool::new(false) };
+        let target = Self { disk, hidden, to: to.to_owned(), force };
+        ftruncate(&target.disk.cached, size.0).map_err(|errno| target.disk.asked("making a sparse file", errno))?;
+        Ok(target)
+    }
+
+    /// Gives the file its name, once all of it is on the disk.
+    ///
+    /// # Errors
+    /// Where a file of that name has come up meanwhile, or the disk fails.
+    pub fn publish(self) -> Result<(), TargetError> {
+        self.disk.sync()?;
+        let failed = |what, source: io::Error| TargetError::Ask { path: self.disk.path.clone(), what, source };
+        publish(&self.hidden, &self.to, self.force == Force::Yes).map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists => TargetError::Exists { path: self.disk.path.clone() },
+            _ => failed("giving it its name", source),
+        })?;
+        sync_folder(self.to.parent().unwrap_or(Path::new(""))).map_err(|source| failed("flushing its folder", source))
+    }
+}
+
+impl Drop for FileTarget {
+    fn drop(&mut self) {
+        // Not there any more once it was published.
+        let _ = std::fs::remove_file(&self.hidden);
+    }
+}
+
+/// A block device, claimed for us alone.
+#[derive(Debug)]
+pub struct DeviceTarget {
+    pub(super) disk: Disk,
+    zero: ZeroPolicy,
+}
+
+impl DeviceTarget {
+    /// Claims the device at `path`.
+    ///
+    /// # Errors
+    /// Where it is no block device, is in use, has less than `size` bytes, or holds something that was not to be lost.
+    pub fn open(path: &Path, size: ByteCount, force: Force, zero: ZeroPolicy) -> Result<Self, TargetError> {
+        let shown = path.display().to_string();
+        let failed = |errno: Errno| TargetError::Open { path: shown.clone(), source: errno.into() };
+        let base = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let probe = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
+        let is_device = |stat: rustix::fs::Stat| FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice;
+        if !is_device(fstat(&probe).map_err(failed)?) {
+            return Err(TargetError::Kind { path: shown, wanted: "a block device" });
+        }
+        // The kernel keeps it for us, and refuses one that is mounted or part of something.
+        let cached = match retry_on_intr(|| open(path, base | OFlags::EXCL, Mode::empty())) {
+            Err(Errno::BUSY) => return Err(TargetError::Busy { path: shown }),
+            opened => opened.map_err(failed)?,
+        };
+        let direct = open(path, base | OFlags::DIRECT, Mode::empty()).ok();
+        let disk = Disk { path: shown.clone(), cached, direct, direct_refused: AtomicBool::new(false) };
+        let has = ByteCount(seek(&disk.cached, SeekFrom::End(0)).map_err(|errno| disk.asked("asking for the size", errno))?);
+        if has < size {
+            return Err(TargetError::TooSmall { path: shown, has, needs: size });
+        }
+        let target = Self { disk, zero };
+        if force == Force::No
+            && let Some(what) = target.holds(has.0)?
+        {
+            return Err(TargetError::Holds { path: shown, what });
+        }
+        Ok(target)
+    }
+
+    fn holds(&self, size: u64) -> Result<Option<&'static str>, TargetError> {
+        let mut front = vec![0; signature::FRONT.min(to_usize(size))];
+        let mut back = vec![0; signature::BACK.min(to_usize(size))];
+        let back_at = size - to_u64(back.len());
+        for (bytes, at) in [(&mut front, 0), (&mut back, back_at)] {
+            let mut done = 0;
+            while done < bytes.len() {
+                match retry_on_intr(|| pread(&self.disk.cached, &mut bytes[done..], at + to_u64(done))) {
+                    Ok(0) => break,
+                    Ok(count) => done += count,
+                    Err(errno) => return Err(self.disk.asked("looking at what it holds", errno)),
+                }
+            }
+        }
+        Ok(signature::find(&front, &back))
+    }
+
+    /// Sees to it that a range reads as zeros, as the policy says. Stops early, with success, when `go_on` says no.
+    pub(super) fn zero(&self, range: std::ops::Range<u64>, go_on: &dyn Fn() -> bool) -> Result<(), TargetError> {
+        if self.zero == ZeroPolicy::Skip {
+            return Ok(());
+        }
+        // Whole pages only, for the kernel drops those from its cache; what is left at the edges is written.
+        let (first, last) = (range.start.next_multiple_of(ALIGNMENT), range.end / ALIGNMENT * ALIGNMENT);
+        if first >= last {
+            return self.write_zeros(range, go_on);
+        }
+        self.write_zeros(range.start..first, go_on)?;
+        let mut at = first;
+        while at < last && go_on() {
+            let end = last.min(at + ZERO_AT_ONCE);
+            self.zero_pages(at..end, go_on)?;
+            at = end;
+        }
+        self.write_zeros(last..range.end, go_on)
+    }
+
+    fn zero_pages(&self, range: std::ops::Range<u64>, go_on: &dyn Fn() -> bool) -> Result<(), TargetError> {
+        // For a block device, punching a hole is a discard that promises zeros, and is refused where the device can't promise;
+        // zeroing a range is what `blkdiscard --zeroout` does (Linux, block/fops.c).
+        let ways: &[FallocateFlags] = match self.zero {
+            ZeroPolicy::Discard => &[FallocateFlags::PUNCH_HOLE, FallocateFlags::ZERO_RANGE],
+            ZeroPolicy::Write => &[FallocateFlags::ZERO_RANGE],
+            ZeroPolicy::Skip => return Ok(()),
+        };
+        for &way in ways {
+            let flags = way | FallocateFlags::KEEP_SIZE;
+            match retry_on_intr(|| fallocate(&self.disk.cached, flags, range.start, range.end - range.start)) {
+                Ok(()) => return Ok(()),
+                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::NODEV) => {}
+                Err(errno) => {
+                    let offset = GuestOffset(range.start);
+                    return Err(TargetError::Write { path: self.disk.path.clone(), offset, source: errno.into() });
+                }
+            }
+        }
+        self.write_zeros(range, go_on)
+    }
+
+    fn write_zeros(&self, range: std::ops::Range<u64>, go_on: &dyn Fn() -> bool) -> Result<(), TargetError> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let zeros = crate::source::aligned::AlignedBuf::zeroed(to_usize(ZERO_WRITE));
+        let mut at = range.start;
+        while at < range.end && go_on() {
+            let end = range.end.min((at / ZERO_WRITE + 1) * ZERO_WRITE);
+            self.disk.write(&zeros[..to_usize(end - at)], GuestOffset(at))?;
+            at = end;
+        }
+        Ok(())
+    }
+}
+
+impl Target {
+    pub(super) fn disk(&self) -> &Disk {
+        match self {
+            Self::File(file) => &file.disk,
+            Self::Device(device) => &device.disk,
+        }
+    }
+}

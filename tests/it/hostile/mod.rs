@@ -1,5 +1,7 @@
 //! Images that are broken on purpose: each is refused with its reason, or read right, by the library and by the program.
 
+mod program;
+
 use std::sync::Arc;
 
 use snapferry::compress::{Codec, Decoder};
@@ -75,7 +77,7 @@ pub fn decode(file: &dyn ImageFile) -> Result<Vec<u8>, (Stage, String)> {
 }
 
 /// Of a file in memory.
-fn read(bytes: &[u8]) -> Result<Vec<u8>, (Stage, String)> {
+fn decode_bytes(bytes: &[u8]) -> Result<Vec<u8>, (Stage, String)> {
     decode(&Memory(bytes.into()))
 }
 
@@ -83,7 +85,7 @@ fn read(bytes: &[u8]) -> Result<Vec<u8>, (Stage, String)> {
 fn the_good_image_is_read() {
     for compression in [Compression::Deflate, Compression::Zstd] {
         let good = Good::new(compression);
-        assert!(read(&good.bytes).unwrap() == good.disk, "{compression:?}");
+        assert!(decode_bytes(&good.bytes).unwrap() == good.disk, "{compression:?}");
     }
 }
 
@@ -93,7 +95,7 @@ fn every_broken_image_is_refused_where_and_why_it_must_be() {
     let images = hostile::all();
     assert!(images.len() > 150, "only {} images", images.len());
     for Hostile { name, bytes, disk, stage, says } in &images {
-        match (read(bytes), stage) {
+        match (decode_bytes(bytes), stage) {
             (Ok(read), Stage::Check | Stage::Never) if disk.starts_with(&read) && !read.is_empty() => {}
             (Ok(_), Stage::Check | Stage::Never) => wrong.push(format!("{name}: other bytes")),
             (Ok(_), _) => wrong.push(format!("{name}: was read, and must be refused ({stage:?})")),

@@ -55,7 +55,7 @@ pub struct ImageRecord {
 /// How it was made: the same source with the same of these gives the same bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EncoderRecord {
-    /// `deflate` or `zstd`.
+    /// `deflate` or `zstd`; `none` where every cluster is stored as it is.
     pub codec: String,
     /// `fast` to `smallest`.
     pub level: String,

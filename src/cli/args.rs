@@ -2,12 +2,14 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args as Group, Parser, Subcommand};
 
 use super::image::ImageArgs;
 use super::log::Verbosity;
 use crate::compress::{Codec, Level};
+use crate::convert::plan::Bodies;
 use crate::restore::{Sha256Sum, ZeroPolicy};
 use crate::units::ByteCount;
 
@@ -75,9 +77,9 @@ pub struct ConvertArgs {
     #[arg(long)]
     pub in_use: bool,
 
-    /// How clusters are compressed: deflate is read by every importer, zstd is smaller and faster
-    #[arg(long, default_value = "deflate", value_name = "deflate|zstd")]
-    pub codec: Codec,
+    /// How clusters are compressed: deflate is read by every importer, zstd is smaller and faster, none stores them as they are
+    #[arg(long, default_value = "deflate", value_name = "deflate|zstd|none")]
+    pub codec: CodecChoice,
 
     /// Speed against size
     #[arg(long, default_value = "fast", value_name = "fast|balanced|small|smallest")]
@@ -122,6 +124,40 @@ pub struct ConvertArgs {
     /// Print the result as JSON on stdout
     #[arg(long)]
     pub json: bool,
+}
+
+/// A codec, or none at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CodecChoice {
+    Codec(Codec),
+    None,
+}
+
+impl CodecChoice {
+    /// What the image's header speaks of: deflate where nobody cares.
+    pub fn codec(self) -> Codec {
+        match self {
+            Self::Codec(codec) => codec,
+            Self::None => Codec::Deflate,
+        }
+    }
+
+    pub fn bodies(self) -> Bodies {
+        match self {
+            Self::Codec(_) => Bodies::Compressed,
+            Self::None => Bodies::Raw,
+        }
+    }
+}
+
+impl FromStr for CodecChoice {
+    type Err = String;
+    fn from_str(typed: &str) -> Result<Self, String> {
+        match typed {
+            "none" => Ok(Self::None),
+            other => other.parse().map(Self::Codec).map_err(|error| format!("{error}, none")),
+        }
+    }
 }
 
 /// Where the image goes.

@@ -25,7 +25,8 @@ pub fn options(args: &ConvertArgs) -> anyhow::Result<Options> {
         return Err(UsageError(format!("cluster size {cluster} is too small: give {LEAST_CLUSTER} to 2 MiB")).into());
     }
     Ok(Options {
-        codec: args.codec,
+        codec: args.codec.codec(),
+        bodies: args.codec.bodies(),
         level: args.level,
         cluster,
         threads: args.threads,
@@ -33,6 +34,7 @@ pub fn options(args: &ConvertArgs) -> anyhow::Result<Options> {
         connections: args.connections,
         readers: None,
         hashing: if args.no_hash { Hashing::Off } else { Hashing::Blake3 },
+        ..Options::default()
     })
 }
 

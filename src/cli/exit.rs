@@ -135,6 +135,7 @@ fn code_of_conversion(error: &ConvertError) -> Code {
         ConvertError::Store(_) | ConvertError::Exists { .. } | ConvertError::Manifest { .. } => Code::Store,
         ConvertError::Geometry(_)
         | ConvertError::TooLarge { .. }
+        | ConvertError::Version2 { .. }
         | ConvertError::PartSize { .. }
         | ConvertError::TooMany { .. } => Code::Usage,
         ConvertError::Interrupted => Code::Interrupted,

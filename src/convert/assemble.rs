@@ -94,7 +94,7 @@ impl<'a> Assembler<'a> {
         Self {
             plan,
             context,
-            layout: Layout::new(plan.geometry, compression),
+            layout: Layout::new(plan.geometry, compression).in_version(plan.version),
             parts: PartWriter::new(plan, to, context),
             open: None,
             segments: Vec::new(),

@@ -8,7 +8,7 @@ use crossbeam_channel::Sender;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::counters::Counters;
-use super::plan::{Hashing, Plan};
+use super::plan::{self, Hashing, Plan};
 use super::{Context, ConvertError};
 use crate::compress::{Encoder, is_zero};
 use crate::hash::{GuestHash, ZeroHashes};
@@ -83,6 +83,7 @@ pub struct Workers {
 struct Shared {
     encoders: Vec<Mutex<Encoder>>,
     cluster: ClusterBits,
+    bodies: plan::Bodies,
     hashing: Hashing,
     zeros: ZeroHashes,
     context: Context,
@@ -101,7 +102,8 @@ impl Workers {
             .map_err(|source| ConvertError::Threads { reason: source.to_string() })?;
         let cluster = plan.geometry.cluster();
         let encoders = (0..plan.threads).map(|_| Mutex::new(Encoder::new(plan.codec, plan.level, cluster))).collect();
-        let shared = Shared { encoders, cluster, hashing: plan.hashing, zeros: ZeroHashes::default(), context: context.clone() };
+        let (bodies, hashing) = (plan.bodies, plan.hashing);
+        let shared = Shared { encoders, cluster, bodies, hashing, zeros: ZeroHashes::default(), context: context.clone() };
         Ok(Self { pool, shared: Arc::new(shared) })
     }
 
@@ -167,12 +169,14 @@ impl Shared {
             }
             let kind = if is_zero(bytes) {
                 Body::Zero
-            } else if let Some(len) = encoder.encode(bytes, &mut out[packed..]) {
-                packed += len;
-                Body::Compressed(len)
             } else {
-                any_raw = true;
-                Body::Raw
+                let len = match self.bodies {
+                    plan::Bodies::Compressed => encoder.encode(bytes, &mut out[packed..]),
+                    plan::Bodies::Raw => None,
+                };
+                packed += len.unwrap_or(0);
+                any_raw |= len.is_none();
+                len.map_or(Body::Raw, Body::Compressed)
             };
             kinds.push(kind);
         }

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 
 use crate::cancel::{Cancel, Reason};
 use crate::clock::Clock;
-use crate::compress::Encoder;
+use crate::compress::Codec;
 use crate::manifest::{self, EncoderRecord, ImageRecord, Manifest, SourceRecord};
 use crate::qcow2::GeometryError;
 use crate::retry::Class;
@@ -38,7 +38,7 @@ mod read;
 mod upload;
 
 use counters::Counters;
-use plan::{Destination, Options, Plan};
+use plan::{Beside, Destination, Options, Plan};
 
 /// Why there is no image.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +61,12 @@ pub enum ConvertError {
         bound: ByteCount,
         /// The store's limit.
         limit: ByteCount,
+    },
+    /// A version 2 image that would need what only version 3 has.
+    #[error("version 2 of qcow2 knows deflate alone, not {codec}")]
+    Version2 {
+        /// As asked for.
+        codec: Codec,
     },
     /// The part size can't be used.
     #[error("a part size of {asked} won't do: {why}")]
@@ -122,6 +128,7 @@ impl ConvertError {
             Self::Interrupted => Class::Cancelled,
             Self::Geometry(_)
             | Self::TooLarge { .. }
+            | Self::Version2 { .. }
             | Self::PartSize { .. }
             | Self::TooMany { .. }
             | Self::Exists { .. }
@@ -305,9 +312,11 @@ impl Conversion<'_> {
         };
         let manifest = self.manifest(assembled, created, bad_ranges());
         let (url, manifest_url) = (store.url(key), store.url(&key.manifest()));
-        runtime
-            .block_on(store.put(&key.manifest(), manifest.to_json().into()))
-            .map_err(|source| ConvertError::Manifest { url: url.clone(), source })?;
+        if self.plan.beside == Beside::Manifest {
+            runtime
+                .block_on(store.put(&key.manifest(), manifest.to_json().into()))
+                .map_err(|source| ConvertError::Manifest { url: url.clone(), source })?;
+        }
         let took = self.clock.instant().duration_since(begun);
         Ok(Converted { url, manifest, manifest_url, took })
     }
@@ -374,9 +383,9 @@ impl Conversion<'_> {
                 verified_at: None,
             },
             encoder: EncoderRecord {
-                codec: plan.codec.name().to_owned(),
+                codec: plan.codec_name().to_owned(),
                 level: plan.level.name().to_owned(),
-                library: Encoder::describe(plan.codec, plan.level),
+                library: plan.encoder(),
                 cluster_size: ByteCount(plan.geometry.cluster().size()),
                 segment_size: plan.geometry.segment_size(),
                 chunk_size: plan::CHUNK,

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::ConvertError;
 use crate::compress::{Codec, Encoder, Level};
 use crate::qcow2::Geometry;
+use crate::qcow2::header::Version;
 use crate::store::{MAX_OBJECT, MAX_PART, MAX_PARTS};
 use crate::units::{ByteCount, ClusterBits, KIB, MIB, to_u64, to_usize};
 
@@ -67,11 +68,35 @@ pub enum Hashing {
     Off,
 }
 
+/// What becomes of clusters that hold something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Bodies {
+    /// They are compressed, where that makes them smaller.
+    #[default]
+    Compressed,
+    /// They are stored as they are: larger, and written at the speed of the disk.
+    Raw,
+}
+
+/// What lies beside the image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Beside {
+    /// The manifest.
+    #[default]
+    Manifest,
+    /// Nothing.
+    Nothing,
+}
+
 /// What the user may choose. `None` leaves it to the plan.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How bodies are compressed.
+    /// The header's revision.
+    pub version: Version,
+    /// How bodies are compressed; the header says so whether or not there are such bodies.
     pub codec: Codec,
+    /// Whether they are.
+    pub bodies: Bodies,
     /// How hard.
     pub level: Level,
     /// qcow2's unit.
@@ -86,12 +111,16 @@ pub struct Options {
     pub readers: Option<NonZeroUsize>,
     /// Whether chunks are hashed.
     pub hashing: Hashing,
+    /// Whether there is to be a manifest.
+    pub beside: Beside,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
+            version: Version::V3,
             codec: Codec::Deflate,
+            bodies: Bodies::Compressed,
             level: Level::Fast,
             cluster: ClusterBits::DEFAULT,
             threads: None,
@@ -99,6 +128,7 @@ impl Default for Options {
             connections: None,
             readers: None,
             hashing: Hashing::Blake3,
+            beside: Beside::Manifest,
         }
     }
 }
@@ -108,12 +138,18 @@ impl Default for Options {
 pub struct Plan {
     /// The image's sizes.
     pub geometry: Geometry,
+    /// The header's revision.
+    pub version: Version,
     /// How bodies are compressed.
     pub codec: Codec,
+    /// Whether they are.
+    pub bodies: Bodies,
     /// How hard.
     pub level: Level,
     /// Whether chunks are hashed.
     pub hashing: Hashing,
+    /// Whether there is to be a manifest.
+    pub beside: Beside,
     /// Compression threads.
     pub threads: usize,
     /// Reads in flight at most.
@@ -132,6 +168,9 @@ impl Plan {
     /// # Errors
     /// Where the format or the destination can't take an image of that size, or an option is out of its range.
     pub fn new(size: ByteCount, options: &Options, destination: Destination, cores: NonZeroUsize) -> Result<Self, ConvertError> {
+        if options.version == Version::V2 && options.codec != Codec::Deflate {
+            return Err(ConvertError::Version2 { codec: options.codec });
+        }
         let geometry = Geometry::new(size, options.cluster).map_err(ConvertError::Geometry)?;
         let bound = geometry.upper_bound();
         if destination == Destination::Bucket && bound > MAX_OBJECT {
@@ -156,9 +195,12 @@ impl Plan {
         let chunks = readers + 2 * threads + SLACK_CHUNKS;
         Ok(Self {
             geometry,
+            version: options.version,
             codec: options.codec,
+            bodies: options.bodies,
             level: options.level,
             hashing: options.hashing,
+            beside: options.beside,
             threads,
             readers,
             chunks,
@@ -206,15 +248,33 @@ impl Plan {
         ByteCount(BASE + encoders + chunks + parts + tables + segments + 64 * KIB * to_u64(self.readers))
     }
 
+    /// `deflate`, `zstd`, or `none`.
+    #[must_use]
+    pub fn codec_name(&self) -> &'static str {
+        match self.bodies {
+            Bodies::Compressed => self.codec.name(),
+            Bodies::Raw => "none",
+        }
+    }
+
+    /// The library that compresses, and its level; `none` where nobody does.
+    #[must_use]
+    pub fn encoder(&self) -> String {
+        match self.bodies {
+            Bodies::Compressed => Encoder::describe(self.codec, self.level),
+            Bodies::Raw => "none".to_owned(),
+        }
+    }
+
     /// The plan as `--dry-run --json` prints it.
     #[must_use]
     pub fn summary(&self) -> PlanSummary {
         PlanSummary {
             virtual_size: self.geometry.virtual_size(),
             cluster_size: ByteCount(self.geometry.cluster().size()),
-            codec: self.codec.name(),
+            codec: self.codec_name(),
             level: self.level.name(),
-            encoder: Encoder::describe(self.codec, self.level),
+            encoder: self.encoder(),
             threads: self.threads,
             readers: self.readers,
             part_size: self.part_size,
@@ -272,7 +332,7 @@ pub struct PlanSummary {
     pub virtual_size: ByteCount,
     /// qcow2's unit.
     pub cluster_size: ByteCount,
-    /// `deflate` or `zstd`.
+    /// `deflate`, `zstd` or `none`.
     pub codec: &'static str,
     /// `fast` to `smallest`.
     pub level: &'static str,

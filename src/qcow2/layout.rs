@@ -7,6 +7,7 @@
 //! The same calls give the same image, byte for byte.
 
 use crate::qcow2::geometry::ENTRY;
+use crate::qcow2::header::Version;
 use crate::qcow2::l2::{L1Entry, L2Entry, Mapping};
 use crate::qcow2::refcount::{Refcounts, clusters_touched};
 use crate::qcow2::{Compression, Geometry, Header};
@@ -25,6 +26,7 @@ pub struct RawPlace {
 #[derive(Debug)]
 pub struct Layout {
     geometry: Geometry,
+    version: Version,
     compression: Compression,
     /// The next free byte.
     end: HostOffset,
@@ -39,7 +41,13 @@ impl Layout {
         let end = HostOffset(geometry.head_len());
         let mut refcounts = Refcounts::new(geometry.cluster());
         refcounts.add(clusters_touched(HostOffset(0), end, geometry.cluster()));
-        Self { geometry, compression, end, tables: L2Tables::new(&geometry), refcounts }
+        Self { geometry, version: Version::V3, compression, end, tables: L2Tables::new(&geometry), refcounts }
+    }
+
+    /// The same with a header of this version. Everything else is as in version 3.
+    #[must_use]
+    pub fn in_version(self, version: Version) -> Self {
+        Self { version, ..self }
     }
 
     /// The measures of the image.
@@ -99,12 +107,12 @@ impl Layout {
     /// Where the last host cluster is partly filled: the data end with [`Layout::pad_to_cluster`].
     #[must_use]
     pub fn finish(self) -> Finished {
-        let Self { geometry, compression, end, tables, refcounts } = self;
+        let Self { geometry, version, compression, end, tables, refcounts } = self;
         let cluster = geometry.cluster();
         assert!(end.0.is_multiple_of(cluster.size()), "the last cluster is not padded: the data end at byte {end}");
 
         let mut head = Vec::with_capacity(to_usize(geometry.head_len()));
-        Header::new(&geometry, compression).write(&mut head);
+        Header { version, ..Header::new(&geometry, compression) }.write(&mut head);
         head.resize(to_usize(geometry.refcount_table().0), 0);
 
         let first_table = end.cluster(cluster);

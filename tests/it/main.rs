@@ -8,6 +8,7 @@ mod convert;
 mod determinism;
 mod devices;
 mod hostile;
+mod image_source;
 mod layers;
 mod layout;
 mod qemu_images;

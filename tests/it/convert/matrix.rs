@@ -5,10 +5,11 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use snapferry::compress::{Codec, Level};
-use snapferry::convert::plan::{CHUNK, Destination, Options};
+use snapferry::convert::plan::{Bodies, CHUNK, Destination, Options, Plan};
 use snapferry::hash::Crc64;
 use snapferry::manifest::Manifest;
 use snapferry::qcow2::SEGMENT;
+use snapferry::qcow2::header::Version;
 use snapferry::source::{InUse, RawSource};
 use snapferry::store::{FolderStore, ObjectStore};
 use snapferry::testing::disks::{Disk, End, Kind};
@@ -207,4 +208,37 @@ fn a_second_reader_reads_what_the_converter_makes() {
         let read = crate::layout::read_by_imago(&made.path).expect("it reads");
         assert!(read == super::padded(&disk.to_vec()), "clusters of {cluster}");
     }
+}
+
+#[test]
+fn what_is_not_compressed_comes_back_in_either_version() {
+    let qemu = QemuImg::find();
+    for version in [Version::V2, Version::V3] {
+        for (seed, cluster) in (20..).zip(CLUSTERS) {
+            let disk = Disk::new(Kind::Mixed, ByteCount(5 * MIB + 512), seed);
+            let options = Options { version, bodies: Bodies::Raw, ..options(Codec::Deflate, Level::Fast, cluster) };
+            let made = convert_disk(&disk, &options);
+            match version {
+                Version::V3 => judge(&made, &disk, qemu),
+                // The plain model knows version 3 alone.
+                Version::V2 => {
+                    let Some(qemu) = qemu else { continue };
+                    assert_eq!(qemu.check(&made.path), Ok(()), "{disk:?}");
+                    assert_eq!(qemu.compare(&made.raw, &made.path), Ok(()), "{disk:?}");
+                }
+            }
+            assert_eq!(made.image[4..8], if version == Version::V2 { [0, 0, 0, 2] } else { [0, 0, 0, 3] });
+            assert_eq!((made.manifest.encoder.codec.as_str(), made.manifest.encoder.library.as_str()), ("none", "none"));
+            let again = convert_disk(&disk, &options);
+            assert!(again.image == made.image, "the same disk and options give the same image");
+        }
+    }
+}
+
+#[test]
+fn version_2_has_no_zstd() {
+    let disk = Disk::new(Kind::Text, ByteCount(MIB), 1);
+    let options = Options { version: Version::V2, codec: Codec::Zstd, ..Options::default() };
+    let error = Plan::new(disk.size, &options, Destination::File, std::num::NonZeroUsize::MIN).expect_err("refused");
+    assert!(error.to_string().contains("deflate alone, not zstd"), "{error}");
 }

@@ -1,8 +1,11 @@
-//! snapferry carries a raw block device into object storage as a compressed qcow2 image, at the speed of the disk.
+//! snapferry carries a raw block device into object storage as a compressed qcow2 image, at the speed of the disk, and back.
 //!
 //! ```text
 //! source ──chunk──▶ zero test + hash + compress ──bodies──▶ assemble (owns the layout) ──parts──▶ upload ──▶ store
 //!         O_DIRECT        private rayon pool                   one thread                   tokio
+//!
+//! image ──batch──▶ decode + hash ──chunk──▶ disk, or comparison, or nothing
+//!        in order   private rayon pool      O_DIRECT
 //! ```
 //!
 //! Folders are layers, and a module names only what lies below it (`tests/it/layers.rs` holds them to it):

@@ -7,6 +7,11 @@ use std::str::FromStr;
 use clap::{Args as Group, Parser, Subcommand};
 
 use super::image::ImageArgs;
+use super::inspect::check::CheckArgs;
+use super::inspect::compare::CompareArgs;
+use super::inspect::info::InfoArgs;
+use super::inspect::map::MapArgs;
+use super::inspect::measure::MeasureArgs;
 use super::log::Verbosity;
 use crate::compress::{Codec, Level};
 use crate::convert::plan::Bodies;
@@ -47,6 +52,19 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Write an image's disk to a device or a file
     Restore(RestoreArgs),
+    /// Do what QEMU's tool of that name does: its options, words and exit codes; also when called by that name
+    #[command(disable_help_flag = true, disable_version_flag = true)]
+    QemuImg(QemuImgArgs),
+    /// Tell what an image is
+    Info(InfoArgs),
+    /// Audit an image's tables, and decode its clusters
+    Check(CheckArgs),
+    /// Show where the disk's bytes lie
+    Map(MapArgs),
+    /// Compare two disks, in images or not, byte for byte
+    Compare(CompareArgs),
+    /// Tell how large an image of a disk gets, compressed too
+    Measure(MeasureArgs),
     /// Show or remove incomplete uploads in a bucket
     Uploads(UploadsArgs),
     /// Convert a disk into an embedded store and back, beside qemu-img
@@ -276,12 +294,24 @@ pub struct RestoreArgs {
     #[arg(long)]
     pub force: bool,
 
+    /// Write the file through the page cache, for who reads it next
+    #[arg(long, requires = "output")]
+    pub page_cache: bool,
+
     /// What becomes of a device where the image holds zeros: skip is for one that is all zeros already
     #[arg(long, default_value = "discard", value_name = "discard|write|skip", conflicts_with = "output")]
     pub zero: ZeroPolicy,
 
     #[command(flatten)]
     pub reading: ReadingArgs,
+}
+
+/// A command line of QEMU's, which we read by QEMU's own rules.
+#[derive(Debug, Group)]
+pub struct QemuImgArgs {
+    /// As for QEMU's tool
+    #[arg(value_name = "ARGS", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub args: Vec<std::ffi::OsString>,
 }
 
 #[derive(Debug, Group)]

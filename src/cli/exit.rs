@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use crate::convert::{ConvertError, Failure, Leftover};
 use crate::identity::IdentityError;
-use crate::qcow2::{FileError, ImageError};
+use crate::qcow2::{FileError, HeaderError, ImageError};
 use crate::restore::{LocalImageError, RestoreError, TargetError};
 use crate::source::SourceError;
 use crate::store::StoreError;
@@ -168,11 +168,15 @@ fn hint_for(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<LocalImageError>() {
         return hint_for_local_image(error);
     }
+    if let Some(error) = cause.downcast_ref::<ImageError>() {
+        return hint_for_image(error);
+    }
     cause.downcast_ref::<StoreError>().and_then(hint_for_store)
 }
 
 fn hint_for_restore(error: &RestoreError) -> Option<String> {
     match error {
+        RestoreError::Image(error) => hint_for_image(error),
         RestoreError::Target(TargetError::Busy { path }) => {
             Some(format!("unmount it first: `findmnt -S {path}` and `lsblk {path}` tell what uses it"))
         }
@@ -184,6 +188,28 @@ fn hint_for_restore(error: &RestoreError) -> Option<String> {
         RestoreError::Unusable { .. } => Some("give the right one by --manifest PATH, or --manifest none to go without".into()),
         RestoreError::Source(error) => hint_for(error),
         _ => None,
+    }
+}
+
+fn hint_for_image(error: &ImageError) -> Option<String> {
+    match error {
+        ImageError::Header { name, source } => match source {
+            HeaderError::BackingFile { .. } => {
+                Some(format!("where you trust both, `qemu-img convert -O qcow2 {name} WHOLE.qcow2` makes one image of them"))
+            }
+            HeaderError::DataFile { .. } => {
+                Some(format!("where you trust both, `qemu-img convert -O qcow2 {name} WHOLE.qcow2` puts the data into the image"))
+            }
+            HeaderError::Encrypted { .. } => Some("decrypt it with qemu-img, which asks for the key".into()),
+            HeaderError::Corrupt => {
+                Some("`snapferry check` tells what is wrong; `qemu-img check -r all` on a copy may mend it".into())
+            }
+            HeaderError::Magic => Some("a raw disk is read by convert, not from an image: give the image's name".into()),
+            _ => None,
+        },
+        ImageError::TooLarge { .. } => Some("--max-size takes larger disks".into()),
+        ImageError::L1Entry { .. } | ImageError::L2Entry { .. } => Some("`snapferry check` lists all that is wrong with it".into()),
+        ImageError::File(_) => None,
     }
 }
 

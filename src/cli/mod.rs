@@ -13,8 +13,11 @@ mod credentials;
 mod demo;
 mod exit;
 mod image;
+mod inspect;
 mod log;
 mod progress;
+mod qemu;
+mod qemu_img;
 mod reading;
 mod report;
 mod restore;
@@ -30,6 +33,11 @@ use exit::Code;
 /// Parses, runs, reports.
 #[must_use]
 pub fn main(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let typed: Vec<OsString> = typed.into_iter().collect();
+    if let Some(args) = qemu_img::arguments(&typed) {
+        log::start(log::Verbosity::Quiet, &progress::Console::new());
+        return qemu_img::run(args);
+    }
     let args = match Args::try_parse_from(typed) {
         Ok(args) => args,
         Err(error) => {
@@ -45,6 +53,13 @@ pub fn main(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Convert(args) => convert::run(&args, verbosity, &console),
         Command::Verify(args) => verify::run(&args, verbosity, &console),
         Command::Restore(args) => restore::run(&args, verbosity, &console),
+        // Reached only where an option stands before the name.
+        Command::QemuImg(args) => return qemu_img::run(&args.args),
+        Command::Info(args) => inspect::info::run(&args),
+        Command::Check(args) => inspect::check::run(&args),
+        Command::Map(args) => inspect::map::run(&args),
+        Command::Compare(args) => inspect::compare::run(&args),
+        Command::Measure(args) => inspect::measure::run(&args),
         Command::Uploads(args) => uploads::run(&args),
         #[cfg(feature = "sim")]
         Command::Demo(args) => demo::run(&args),

@@ -2,6 +2,8 @@
 
 use std::cell::OnceCell;
 use std::io::{self, Write, stderr, stdout};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -15,16 +17,22 @@ use super::report::Usage;
 use super::signals::Left;
 use crate::clock::SystemClock;
 use crate::restore::counters::{Bottleneck, Counters};
-use crate::restore::{Destination, Force, Restoration, Restored};
+use crate::restore::{Destination, Force, PageCache, Restoration, Restored};
 use crate::units::ByteCount;
 
 pub fn run(args: &RestoreArgs, verbosity: Verbosity, console: &Console) -> anyhow::Result<Code> {
     let force = if args.force { Force::Yes } else { Force::No };
+    let cache = if args.page_cache { PageCache::Use } else { PageCache::Bypass };
     let destination = match (&args.device, &args.output) {
         (Some(path), _) => Destination::Device { path: path.clone(), force, zero: args.zero },
-        (None, Some(path)) => Destination::File { path: path.clone(), force },
+        (None, Some(path)) => Destination::File { path: path.clone(), force, cache },
         (None, None) => return Err(UsageError("give --device DEVICE or --output FILE".into()).into()),
     };
+    if let (Some(device), Some(image)) = (&args.device, &args.image.image)
+        && is_same_device(device, image.as_ref())
+    {
+        return Err(UsageError(format!("the image is on {}, and would be overwritten while it is read", device.display())).into());
+    }
     let opened = Opened::open(&args.image, &args.reading, Left::Target)?;
     let counters = Arc::new(Counters::default());
     let progress = OnceCell::new();
@@ -54,6 +62,12 @@ pub fn run(args: &RestoreArgs, verbosity: Verbosity, console: &Console) -> anyho
         writeln!(stdout().lock(), "{}", serde_json::to_string(&report)?)?;
     }
     Ok(Code::Done)
+}
+
+/// Whether two paths lead to one block device.
+fn is_same_device(one: &Path, other: &Path) -> bool {
+    let device = |path: &Path| path.metadata().ok().filter(|found| found.file_type().is_block_device()).map(|found| found.rdev());
+    device(one).is_some_and(|one| device(other) == Some(one))
 }
 
 /// The result for `--json`. Sizes in bytes.

@@ -35,6 +35,7 @@ pub mod counters;
 mod parts;
 pub mod plan;
 mod read;
+pub mod sample;
 mod upload;
 
 use counters::Counters;

@@ -357,6 +357,34 @@ pub enum Stored {
     },
 }
 
+/// The states of a cluster's subclusters: the second word of an extended L2 entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subclusters(u64);
+
+/// Where the bytes of a subcluster lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the cluster's own place.
+    Data,
+    /// Nowhere: it was made zero.
+    Zero,
+    /// Nowhere: it was never written.
+    Nowhere,
+}
+
+impl Subclusters {
+    /// Of subcluster `number`, 0 to 31.
+    #[must_use]
+    pub fn place(self, number: u32) -> Place {
+        let bit = |bit: u32| self.0 >> bit & 1 == 1;
+        match (bit(number), bit(number + SUBCLUSTERS)) {
+            (true, _) => Place::Data,
+            (false, true) => Place::Zero,
+            (false, false) => Place::Nowhere,
+        }
+    }
+}
+
 /// Where the bytes of every guest cluster lie: the image's L2 tables, checked. Takes 8 bytes a cluster of the disk's mapped ranges.
 #[derive(Clone, Debug)]
 pub struct Mappings {
@@ -415,6 +443,19 @@ impl Mappings {
             }
             _ => Mapping::Unallocated,
         }
+    }
+
+    /// The states of a cluster's subclusters, where it is not compressed and the image has such.
+    #[must_use]
+    pub fn subclusters(&self, guest: GuestCluster) -> Option<Subclusters> {
+        if !self.header.extended_l2 {
+            return None;
+        }
+        let per_table = self.entries_per_table();
+        Some(match self.tables.get(to_usize(guest.0 / per_table)) {
+            Some(Some(table)) => Subclusters(table[to_usize(guest.0 % per_table) * 2 + 1]),
+            _ => Subclusters(0),
+        })
     }
 
     /// Every cluster of the disk whose bytes lie anywhere, in the order of the disk.

@@ -115,8 +115,8 @@ impl Decoders {
         Ok(Self { pool, shared: Arc::new(shared), buffers: BufferPool::new(plan.chunk_buffers(), to_usize(CHUNK.0)) })
     }
 
-    /// Whether there are buffers for more chunks than are being decoded.
-    pub fn is_starved(&self) -> bool {
+    /// Whether every buffer is with a job or a sink.
+    pub fn is_out_of_buffers(&self) -> bool {
         self.buffers.is_empty()
     }
 

@@ -25,6 +25,7 @@ use crate::source::aligned::{BufferPool, PooledBuf};
 use crate::units::{GuestOffset, HostOffset};
 
 mod compare;
+mod copy;
 pub mod counters;
 mod damage;
 mod decode;
@@ -34,6 +35,7 @@ pub mod plan;
 mod read;
 mod signature;
 mod source;
+mod sources;
 mod stored;
 mod sums;
 mod target;
@@ -41,6 +43,7 @@ mod verify;
 mod write;
 
 pub use compare::{Comparison, Difference};
+pub use copy::{Copying, RawPlace, Zeros};
 use counters::Counters;
 pub use damage::{BadBodies, BadBody};
 pub use decode::Piece;
@@ -48,9 +51,10 @@ pub use hashes::{ChunkHashes, HashFinding, ManifestError, check_manifest};
 pub use local::{LocalImage, LocalImageError};
 use plan::Plan;
 pub use source::ImageSource;
+pub use sources::{Compared, Until, compare_sources};
 pub use stored::StoredImage;
 pub use sums::{ParseSha256Error, Sha256Sum, Sums, WantedSums};
-pub use target::{Force, TargetError, UnknownPolicyError, ZeroPolicy};
+pub use target::{Force, PageCache, TargetError, UnknownPolicyError, ZeroPolicy};
 pub use verify::{Finding, Sha256Wanted, Verdict, Verification};
 pub use write::{Destination, Restoration, Restored};
 

@@ -93,7 +93,7 @@ fn push<T>(to: &Sender<T>, value: T, context: &Context) -> Result<(), Stopped> {
 fn note_bottleneck(buffers: &BufferPool, plan: &Plan, decoders: &Decoders, context: &Context) {
     let found = if !buffers.is_empty() {
         Bottleneck::Fetch
-    } else if context.counters.jobs.load(Relaxed) > plan.threads || !decoders.is_starved() {
+    } else if context.counters.jobs.load(Relaxed) > plan.threads || !decoders.is_out_of_buffers() {
         Bottleneck::Decode
     } else {
         Bottleneck::Sink

@@ -1,6 +1,7 @@
 //! What an image is restored to: a file under a hidden name until it is whole, or a block device that nobody else uses.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -10,6 +11,7 @@ use rustix::fs::{FallocateFlags, FileType, Mode, OFlags, SeekFrom, fallocate, fs
 use rustix::io::{Errno, pread, pwrite, retry_on_intr};
 
 use super::signature;
+use crate::source::aligned::AlignedBuf;
 use crate::store::file::{hidden_beside, publish, sync_folder};
 use crate::units::{ByteCount, GIB, GuestOffset, MIB, to_u64, to_usize};
 
@@ -108,6 +110,16 @@ pub enum Force {
     No,
     /// Write over it.
     Yes,
+}
+
+/// Whether what is written stays in memory for who reads it next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PageCache {
+    /// It goes past the page cache, and takes no memory from others.
+    #[default]
+    Bypass,
+    /// It goes through the page cache, and on to the disk at the end.
+    Use,
 }
 
 /// What becomes of a device where the image holds zeros.
@@ -226,7 +238,7 @@ impl FileTarget {
     ///
     /// # Errors
     /// Where there is one already and that was not to be replaced, or none can be made.
-    pub fn create(to: &Path, size: ByteCount, force: Force) -> Result<Self, TargetError> {
+    pub fn create(to: &Path, size: ByteCount, force: Force, cache: PageCache) -> Result<Self, TargetError> {
         let path = to.display().to_string();
         let failed = |errno: Errno| TargetError::Open { path: path.clone(), source: errno.into() };
         if let Ok(found) = to.symlink_metadata() {
@@ -242,7 +254,8 @@ impl FileTarget {
         let mode = Mode::from_raw_mode(0o666);
         let cached = open(&hidden, base | OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, mode).map_err(failed)?;
         // Not every file system has it (tmpfs before Linux 6.6, FUSE); the page cache does as well there.
-        let direct = open(&hidden, base | OFlags::WRONLY | OFlags::DIRECT, Mode::empty()).ok();
+        let past_cache = || open(&hidden, base | OFlags::WRONLY | OFlags::DIRECT, Mode::empty()).ok();
+        let direct = if cache == PageCache::Bypass { past_cache() } else { None };
         let disk = Disk { path, cached, direct, direct_refused: AtomicBool::new(false) };
         let target = Self { disk, hidden, to: to.to_owned(), force };
         ftruncate(&target.disk.cached, size.0).map_err(|errno| target.disk.asked("making a sparse file", errno))?;
@@ -271,7 +284,7 @@ impl Drop for FileTarget {
     }
 }
 
-/// A block device, claimed for us alone.
+/// A block device, claimed for us alone; or a file that is written where it lies.
 #[derive(Debug)]
 pub struct DeviceTarget {
     pub(super) disk: Disk,
@@ -312,6 +325,31 @@ impl DeviceTarget {
         Ok(target)
     }
 
+    /// Opens a device, or a file that is long enough, to be written over whatever it holds.
+    ///
+    /// # Errors
+    /// Where it is neither, is a device in use, or has less than `size` bytes.
+    pub fn overwrite(path: &Path, size: ByteCount, zero: ZeroPolicy) -> Result<Self, TargetError> {
+        let shown = path.display().to_string();
+        let found = rustix::fs::stat(path).map_err(|errno| TargetError::Open { path: shown.clone(), source: errno.into() })?;
+        match FileType::from_raw_mode(found.st_mode) {
+            FileType::BlockDevice => Self::open(path, size, Force::Yes, zero),
+            FileType::RegularFile => {
+                let failed = |errno: Errno| TargetError::Open { path: shown.clone(), source: errno.into() };
+                let base = OFlags::RDWR | OFlags::CLOEXEC;
+                let cached = retry_on_intr(|| open(path, base, Mode::empty())).map_err(failed)?;
+                let direct = open(path, base | OFlags::DIRECT, Mode::empty()).ok();
+                let disk = Disk { path: shown.clone(), cached, direct, direct_refused: AtomicBool::new(false) };
+                let has = ByteCount(u64::try_from(found.st_size).unwrap_or(0));
+                if has < size {
+                    return Err(TargetError::TooSmall { path: shown, has, needs: size });
+                }
+                Ok(Self { disk, zero })
+            }
+            _ => Err(TargetError::Kind { path: shown, wanted: "a block device or a regular file" }),
+        }
+    }
+
     fn holds(&self, size: u64) -> Result<Option<&'static str>, TargetError> {
         let mut front = vec![0; signature::FRONT.min(to_usize(size))];
         let mut back = vec![0; signature::BACK.min(to_usize(size))];
@@ -330,7 +368,7 @@ impl DeviceTarget {
     }
 
     /// Sees to it that a range reads as zeros, as the policy says. Stops early, with success, when `go_on` says no.
-    pub(super) fn zero(&self, range: std::ops::Range<u64>, go_on: &dyn Fn() -> bool) -> Result<(), TargetError> {
+    pub(super) fn zero(&self, range: Range<u64>, go_on: &dyn Fn() -> bool) -> Result<(), TargetError> {
         if self.zero == ZeroPolicy::Skip {
             return Ok(());
         }
@@ -349,7 +387,7 @@ impl DeviceTarget {
         self.write_zeros(last..range.end, go_on)
     }
 
-    fn zero_pages(&self, range: std::ops::Range<u64>, go_on: &dyn Fn() -> bool) -> Result<(), TargetError> {
+    fn zero_pages(&self, range: Range<u64>, go_on: &dyn Fn() -> bool) -> Result<(), TargetError> {
         // For a block device, punching a hole is a discard that promises zeros, and is refused where the device can't promise;
         // zeroing a range is what `blkdiscard --zeroout` does (Linux, block/fops.c).
         let ways: &[FallocateFlags] = match self.zero {
@@ -371,11 +409,11 @@ impl DeviceTarget {
         self.write_zeros(range, go_on)
     }
 
-    fn write_zeros(&self, range: std::ops::Range<u64>, go_on: &dyn Fn() -> bool) -> Result<(), TargetError> {
+    fn write_zeros(&self, range: Range<u64>, go_on: &dyn Fn() -> bool) -> Result<(), TargetError> {
         if range.is_empty() {
             return Ok(());
         }
-        let zeros = crate::source::aligned::AlignedBuf::zeroed(to_usize(ZERO_WRITE));
+        let zeros = AlignedBuf::zeroed(to_usize(ZERO_WRITE));
         let mut at = range.start;
         while at < range.end && go_on() {
             let end = range.end.min((at / ZERO_WRITE + 1) * ZERO_WRITE);

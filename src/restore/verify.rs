@@ -131,7 +131,7 @@ pub struct Verdict {
     pub file_size: ByteCount,
     /// Clusters that hold anything: all of them were decoded.
     pub clusters: u64,
-    /// Bytes of the file fetched for that, its tables at the beginning not counted.
+    /// Bytes of the file fetched for that. What was read before of its header and tables, to find them, is not counted.
     pub bytes_fetched: u64,
     /// Whether a manifest was there to check against.
     pub manifest: bool,

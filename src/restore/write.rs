@@ -9,11 +9,11 @@ use std::time::Duration;
 use super::counters::Counters;
 use super::hashes::{ChunkHashes, check_sizes};
 use super::plan::{Options, Origin, Plan, unmapped};
-use super::target::{DeviceTarget, Disk, FileTarget, Force, Target, TargetError, ZeroPolicy};
+use super::target::{DeviceTarget, Disk, FileTarget, Force, PageCache, Target, TargetError, ZeroPolicy};
 use super::{Piece, Reading, RestoreError, Sink, WantedSums, codec_of, cores};
 use crate::cancel::{Cancel, Reason};
 use crate::clock::Clock;
-use crate::compress::is_zero;
+use crate::compress::{Codec, is_zero};
 use crate::manifest::Manifest;
 use crate::qcow2::{Image, ImageFile, Limits, Mappings};
 use crate::units::{ByteCount, GuestOffset, MIB, to_u64, to_usize};
@@ -33,6 +33,8 @@ pub enum Destination {
         path: PathBuf,
         /// Whether a file of that name may be replaced.
         force: Force,
+        /// Which way its bytes take.
+        cache: PageCache,
     },
     /// A block device.
     Device {
@@ -100,16 +102,24 @@ impl Restoration<'_> {
             check_sizes(manifest, self.file.size(), size).map_err(|source| RestoreError::Unusable { name, source })?;
         }
         let target = match self.destination {
-            Destination::File { path, force } => Target::File(FileTarget::create(path, size, *force)?),
+            Destination::File { path, force, cache } => Target::File(FileTarget::create(path, size, *force, *cache)?),
             Destination::Device { path, force, zero } => Target::Device(DeviceTarget::open(path, size, *force, *zero)?),
         };
         begin(plan.mapped());
         let codec = codec_of(image.header());
         let name = target.disk().path.clone();
-        let restored = self.fill(&target, &mappings, codec, &plan, begun);
-        let finished = restored.and_then(|restored| match target {
-            Target::File(file) => file.publish().map(|()| restored).map_err(RestoreError::Target),
-            Target::Device(_) => Ok(restored),
+        let finished = self.fill(&target, &mappings, codec, &plan).and_then(|segments_checked| {
+            if let Target::File(file) = target {
+                file.publish()?;
+            }
+            Ok(Restored {
+                virtual_size: size,
+                mapped: plan.mapped(),
+                fetched: ByteCount(self.counters.totals().fetched),
+                segments_checked,
+                peak_memory: plan.peak_memory(),
+                took: self.clock.instant().duration_since(begun),
+            })
         });
         finished.map_err(|error| match self.destination {
             // Nothing is left of a file, and nothing has come to a device that takes no writes.
@@ -119,17 +129,10 @@ impl Restoration<'_> {
         })
     }
 
-    fn fill(
-        &self,
-        target: &Target,
-        mappings: &Arc<Mappings>,
-        codec: crate::compress::Codec,
-        plan: &Plan,
-        begun: std::time::Instant,
-    ) -> Result<Restored, RestoreError> {
-        let size = mappings.virtual_size();
+    /// Brings the disk to the target, and says how many segments were held against the manifest.
+    fn fill(&self, target: &Target, mappings: &Arc<Mappings>, codec: Codec, plan: &Plan) -> Result<u64, RestoreError> {
         let hashes = self.manifest.map(|manifest| Arc::new(ChunkHashes::new(manifest.source.size)));
-        let writer = Writer::new(target, size);
+        let writer = Writer::new(target, mappings.virtual_size());
         writer.wipe()?;
         let reading = Reading {
             file: self.file,
@@ -161,6 +164,10 @@ impl Restoration<'_> {
             }
         });
         zeroed?;
+        // Zeroing ends early, and well, when somebody asks.
+        if self.cancel.is_cancelled() {
+            return Err(RestoreError::Interrupted);
+        }
         let mut segments_checked = 0;
         if let (Some(hashes), Some(manifest)) = (hashes, self.manifest) {
             let (findings, compared) = hashes.compare(manifest);
@@ -170,14 +177,7 @@ impl Restoration<'_> {
             }
         }
         writer.finish()?;
-        Ok(Restored {
-            virtual_size: size,
-            mapped: plan.mapped(),
-            fetched: ByteCount(self.counters.totals().fetched),
-            segments_checked,
-            peak_memory: plan.peak_memory(),
-            took: self.clock.instant().duration_since(begun),
-        })
+        Ok(segments_checked)
     }
 }
 

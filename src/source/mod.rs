@@ -7,10 +7,14 @@ use crate::retry::Class;
 use crate::units::{ByteCount, GuestOffset};
 
 pub mod aligned;
+mod joined;
+mod paced;
 mod raw;
 mod salvage;
 
 pub use crate::units::BadRange;
+pub use joined::Joined;
+pub use paced::Paced;
 pub use raw::{InUse, RawSource};
 pub use salvage::Salvaging;
 
@@ -58,6 +62,32 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// Where it grew, shrank, or was written to meanwhile, as far as that can be seen.
     fn settle(&self) -> Result<(), SourceError>;
+}
+
+impl<S: Source + ?Sized> Source for Box<S> {
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+
+    fn size(&self) -> ByteCount {
+        (**self).size()
+    }
+
+    fn alignment(&self) -> usize {
+        (**self).alignment()
+    }
+
+    fn read_at(&self, offset: GuestOffset, into: &mut [u8]) -> Result<(), SourceError> {
+        (**self).read_at(offset, into)
+    }
+
+    fn extent_at(&self, from: GuestOffset) -> Result<Extent, SourceError> {
+        (**self).extent_at(from)
+    }
+
+    fn settle(&self) -> Result<(), SourceError> {
+        (**self).settle()
+    }
 }
 
 /// What can be wrong with a source.

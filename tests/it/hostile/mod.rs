@@ -2,31 +2,10 @@
 
 mod program;
 
-use std::sync::Arc;
-
-use snapferry::compress::{Codec, Decoder};
-use snapferry::qcow2::{Compression, FileError, Image, ImageFile, Limits, Stored};
+use snapferry::qcow2::{Compression, Image, ImageFile, Limits, Stored};
 use snapferry::testing::hostile::{self, Good, Hostile, Stage};
-use snapferry::units::{ByteCount, HostOffset, to_usize};
-
-/// A file in memory. What is asked for past its end is a mistake of the reader.
-struct Memory(Arc<[u8]>);
-
-impl ImageFile for Memory {
-    fn name(&self) -> &str {
-        "memory"
-    }
-
-    fn size(&self) -> ByteCount {
-        ByteCount(self.0.len().try_into().unwrap())
-    }
-
-    fn read_at(&self, at: HostOffset, into: &mut [u8]) -> Result<(), FileError> {
-        let at = to_usize(at.0);
-        into.copy_from_slice(&self.0[at..at + into.len()]);
-        Ok(())
-    }
-}
+use snapferry::testing::plain::{MemoryFile, decode_cluster};
+use snapferry::units::to_usize;
 
 /// An error and everything behind it.
 fn chain(error: &dyn std::error::Error) -> String {
@@ -39,38 +18,11 @@ pub fn decode(file: &dyn ImageFile) -> Result<Vec<u8>, (Stage, String)> {
     let image = Image::open(file, &Limits::default()).map_err(|error| (Stage::Open, chain(&error)))?;
     let mappings = image.load(file).map_err(|error| (Stage::Load, chain(&error)))?;
     let cluster = mappings.cluster();
-    let codec = match image.header().compression {
-        Compression::Deflate => Codec::Deflate,
-        Compression::Zstd => Codec::Zstd,
-    };
-    let mut decoder = Decoder::new(codec, cluster);
     let mut disk = vec![0; to_usize(cluster.round_up(mappings.virtual_size().0))];
-    let read = |at: HostOffset, len: usize| {
-        let there = len.min(to_usize(file.size().0 - at.0));
-        let mut bytes = vec![0; there];
-        file.read_at(at, &mut bytes).unwrap();
-        bytes.resize(len, 0);
-        bytes
-    };
     for (guest, stored) in mappings.iter() {
-        let at = to_usize(guest.offset(cluster).0);
-        let into = &mut disk[at..at + cluster.len()];
-        match stored {
-            Stored::Zero => panic!("zero clusters are not iterated over"),
-            Stored::Raw(host) => into.copy_from_slice(&read(host, cluster.len())),
-            Stored::Subclusters(host, allocated) => {
-                let bytes = read(host, cluster.len());
-                let len = cluster.len() / 32;
-                for (number, (to, from)) in (0..).zip(into.chunks_mut(len).zip(bytes.chunks(len))) {
-                    if allocated >> number & 1 == 1 {
-                        to.copy_from_slice(from);
-                    }
-                }
-            }
-            Stored::Compressed { at, len } => {
-                decoder.decode(&read(at, to_usize(len)), into).map_err(|error| (Stage::Decode, chain(&error)))?;
-            }
-        }
+        assert_ne!(stored, Stored::Zero, "zero clusters are not iterated over");
+        let bytes = decode_cluster(file, &image, &mappings, guest).map_err(|error| (Stage::Decode, chain(&error)))?;
+        disk[to_usize(guest.offset(cluster).0)..][..bytes.len()].copy_from_slice(&bytes);
     }
     disk.truncate(to_usize(mappings.virtual_size().0));
     Ok(disk)
@@ -78,7 +30,7 @@ pub fn decode(file: &dyn ImageFile) -> Result<Vec<u8>, (Stage, String)> {
 
 /// Of a file in memory.
 fn decode_bytes(bytes: &[u8]) -> Result<Vec<u8>, (Stage, String)> {
-    decode(&Memory(bytes.into()))
+    decode(&MemoryFile::new(bytes.into()))
 }
 
 #[test]

@@ -90,6 +90,7 @@ fn a_device_that_is_too_small_or_in_use_is_refused_even_by_force() {
     full(&backing, SIZE);
     let Some(device) = LoopDevice::attach(&backing, LoopOptions::default()) else { return };
     run(into_device(&made.path, device.path(), &["--force"])).expect(4, &["is read-only"]);
+    run(into_device(device.path(), device.path(), &["--force"])).expect(2, &["would be overwritten while it is read"]);
     let Some(mounted) = MountedDevice::new(16 * MIB) else { return };
     run(into_device(&made.path, mounted.path(), &["--force"])).expect(4, &["is in use", "findmnt"]);
 }

@@ -24,7 +24,7 @@ use snapferry::manifest::Manifest;
 use snapferry::qcow2::{ImageFile, Limits};
 use snapferry::restore::plan::{Options, Origin};
 use snapferry::restore::{
-    Destination, Force, LocalImage, Restoration, RestoreError, Restored, Sha256Wanted, Verdict, Verification,
+    Destination, Force, LocalImage, PageCache, Restoration, RestoreError, Restored, Sha256Wanted, Verdict, Verification,
 };
 use snapferry::source::Source;
 
@@ -53,7 +53,7 @@ pub fn verify_command(image: &Path, more: &[&str]) -> Command {
 
 /// Restores in this process into a file.
 pub fn restore(file: &dyn ImageFile, manifest: Option<&Manifest>, to: &Path, cancel: &Cancel) -> Result<Restored, RestoreError> {
-    let destination = Destination::File { path: to.to_owned(), force: Force::No };
+    let destination = Destination::File { path: to.to_owned(), force: Force::No, cache: PageCache::Bypass };
     Restoration {
         file,
         origin: Origin::Bucket,

@@ -1,0 +1,41 @@
+//! Any bytes as an image: opened, audited, loaded and decoded, without a panic and in bounded memory; two ways of reading agree.
+#![no_main]
+
+use std::sync::Arc;
+
+use libfuzzer_sys::fuzz_target;
+use snapferry::qcow2::check::check;
+use snapferry::qcow2::{Image, Limits, Marked};
+use snapferry::restore::ImageSource;
+use snapferry::source::Source;
+use snapferry::testing::plain::{MemoryFile, decode_cluster};
+use snapferry::units::{ByteCount, GIB, GuestCluster};
+
+/// Clusters of one image that are decoded: enough for each kind, few enough to go on to the next image.
+const CLUSTERS: usize = 64;
+
+fuzz_target!(|bytes: &[u8]| {
+    let file = MemoryFile::new(bytes.into());
+    let limits = Limits { largest_disk: ByteCount(64 * GIB), marked_corrupt: Marked::Read };
+    let Ok(image) = Image::open(&file, &limits) else { return };
+    // Whatever it finds, it ends.
+    let _ = check(&file, &image);
+    let Ok(mappings) = image.load(&file) else { return };
+    let source = ImageSource::open(Arc::new(MemoryFile::new(bytes.into())), &limits).expect("it was opened and loaded just now");
+    let cluster = mappings.cluster();
+    let last = GuestCluster(mappings.guest_clusters().saturating_sub(1));
+    for (guest, _) in mappings.iter().take(CLUSTERS) {
+        let plain = decode_cluster(&file, &image, &mappings, guest);
+        // Whole sectors of whole clusters, within the disk.
+        if guest == last || cluster.len() < source.alignment() {
+            continue;
+        }
+        let mut read = vec![0; cluster.len()];
+        match (plain, source.read_at(guest.offset(cluster), &mut read)) {
+            (Ok(plain), Ok(())) => assert!(plain == read, "cluster {} reads in two ways", guest.0),
+            (Err(_), Err(_)) => {}
+            (plain, read) => panic!("cluster {}: {:?} and {:?}", guest.0, plain.map(|bytes| bytes.len()), read),
+        }
+    }
+    assert!(mappings.memory().0 <= image.file_len().0, "tables of more bytes than the file has");
+});

@@ -1,0 +1,137 @@
+//! `snapferry check`.
+
+use std::io::{self, Write, stdout};
+use std::sync::Arc;
+
+use clap::Args as Group;
+use serde::Serialize;
+
+use super::{Format, Session};
+use crate::cli::exit::{Code, UsageError};
+use crate::cli::image::ImageArgs;
+use crate::cli::qemu;
+use crate::cli::qemu::check::Checked;
+use crate::clock::SystemClock;
+use crate::qcow2::check::{Report, Severity, check};
+use crate::qcow2::{Image, Limits, Marked};
+use crate::restore::plan::Options;
+use crate::restore::{Finding, Sha256Wanted, Verdict, Verification};
+use crate::units::ByteCount;
+
+#[derive(Debug, Group)]
+#[command(after_help = "Examples:\n  snapferry check web01.qcow2\n  snapferry check s3://images/web01.qcow2 --data --json")]
+pub struct CheckArgs {
+    #[command(flatten)]
+    pub image: ImageArgs,
+
+    /// Decode every cluster too
+    #[arg(long)]
+    pub data: bool,
+
+    /// Print JSON: the fields of `qemu-img check --output=json`, and what that does not tell
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What is told beyond QEMU's own fields.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Told<'a> {
+    #[serde(flatten)]
+    checked: &'a Checked,
+    overlaps: u64,
+    trailing_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    undecodable_clusters: Option<u64>,
+    findings: Vec<String>,
+}
+
+pub fn run(args: &CheckArgs) -> anyhow::Result<Code> {
+    let session = Session::new()?;
+    let found = session.find(args.image.name()?, &args.image.store)?;
+    if found.format == Format::Raw {
+        return Err(UsageError(format!("{} is no qcow2 image: a raw disk has nothing to check", found.name)).into());
+    }
+    // What somebody marked as corrupt is just what is to be looked at.
+    let limits = Limits { marked_corrupt: Marked::Read, largest_disk: ByteCount(u64::MAX) };
+    let image = Image::open(found.file(), &limits)?;
+    let report = check(found.file(), &image)?;
+    let decoded = if args.data && report.corruptions == 0 && report.hidden == 0 {
+        let verification = Verification {
+            file: found.file(),
+            origin: found.origin,
+            manifest: None,
+            sha256: Sha256Wanted::No,
+            against: None,
+            limits,
+            options: Options::default(),
+            clock: &SystemClock,
+            cancel: session.cancel.clone(),
+            counters: Arc::default(),
+        };
+        Some(verification.run(&|_| {})?)
+    } else {
+        None
+    };
+    let checked = Checked::new(&found.name.to_string(), &report);
+    let mut out = stdout().lock();
+    if args.json {
+        qemu::write_json(&told(&checked, &report, decoded.as_ref()), &mut out)?;
+    } else {
+        write_for_people(args, &checked, &report, decoded.as_ref(), &mut out)?;
+    }
+    let good = report.is_clean() && decoded.is_none_or(|verdict| verdict.good);
+    Ok(if good { Code::Done } else { Code::Image })
+}
+
+/// Clusters that fail to decode, in words.
+fn undecodable(verdict: &Verdict) -> impl Iterator<Item = String> + '_ {
+    verdict.findings.iter().map(Finding::to_string)
+}
+
+fn told<'a>(checked: &'a Checked, report: &Report, decoded: Option<&Verdict>) -> Told<'a> {
+    let findings = report.findings.iter().map(|finding| finding.what.clone());
+    Told {
+        checked,
+        overlaps: report.hidden,
+        trailing_bytes: report.trailing,
+        undecodable_clusters: decoded.map(|verdict| crate::units::to_u64(verdict.findings.len()) + verdict.more_findings),
+        findings: findings.chain(decoded.into_iter().flat_map(undecodable)).collect(),
+    }
+}
+
+fn write_for_people(
+    args: &CheckArgs,
+    checked: &Checked,
+    report: &Report,
+    decoded: Option<&Verdict>,
+    to: &mut impl Write,
+) -> io::Result<()> {
+    for finding in &report.findings {
+        let word = match finding.severity {
+            Severity::Note => "note",
+            Severity::Leak => "leak",
+            Severity::Corruption | Severity::Hidden => "wrong",
+        };
+        writeln!(to, "{word:<6} {}", finding.what)?;
+    }
+    let (all, kept) = (report.corruptions + report.leaks + report.hidden, crate::units::to_u64(report.findings.len()));
+    if all > kept {
+        writeln!(to, "... and {} more", all - kept)?;
+    }
+    for finding in decoded.into_iter().flat_map(undecodable) {
+        writeln!(to, "wrong  {finding}")?;
+    }
+    checked.write_text(to)?;
+    if report.hidden > 0 {
+        writeln!(to, "{} host clusters are used for two things at once.", report.hidden)?;
+    }
+    match decoded {
+        Some(Verdict { good: true, clusters, .. }) => writeln!(to, "All {clusters} stored clusters decode."),
+        Some(Verdict { findings, more_findings, .. }) => {
+            writeln!(to, "{} clusters don't decode.", crate::units::to_u64(findings.len()) + more_findings)
+        }
+        None if args.data => writeln!(to, "No cluster was decoded: the tables are not to be trusted."),
+        None => Ok(()),
+    }
+}

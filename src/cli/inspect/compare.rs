@@ -1,0 +1,85 @@
+//! `snapferry compare`.
+
+use std::ffi::OsString;
+use std::io::{Write as _, stdout};
+
+use clap::Args as Group;
+use serde::Serialize;
+
+use super::{Session, limits};
+use crate::cli::args::StoreArgs;
+use crate::cli::exit::Code;
+use crate::cli::image::ImageName;
+use crate::cli::qemu;
+use crate::restore::{Difference, Until, compare_sources};
+use crate::units::ByteCount;
+
+#[derive(Debug, Group)]
+#[command(
+    after_help = "Examples:\n  snapferry compare web01.qcow2 /dev/vdc\n  snapferry compare s3://images/web01.qcow2 s3://images/web01-old.qcow2"
+)]
+pub struct CompareArgs {
+    /// An image, a raw disk or a device: a file, or s3://BUCKET/KEY
+    #[arg(value_name = "ONE")]
+    pub one: OsString,
+
+    /// Another
+    #[arg(value_name = "OTHER")]
+    pub other: OsString,
+
+    /// They must be of the same size; otherwise the longer one may end in zeros
+    #[arg(long)]
+    pub strict: bool,
+
+    /// Refuse an image of a larger disk
+    #[arg(long, value_name = "SIZE", default_value = "64T")]
+    pub max_size: ByteCount,
+
+    /// Print JSON on stdout
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// What `--json` prints. Offsets and lengths in bytes of the disk.
+#[derive(Debug, Serialize)]
+struct Told {
+    identical: bool,
+    sizes: [ByteCount; 2],
+    differing_stretches: u64,
+    first: Vec<Difference>,
+}
+
+pub fn run(args: &CompareArgs) -> anyhow::Result<Code> {
+    let session = Session::new()?;
+    let limits = limits(args.max_size);
+    let [one, other] = [&args.one, &args.other].map(|typed| -> anyhow::Result<_> {
+        let found = session.find(ImageName::parse(typed)?, &args.store)?;
+        found.source(&limits)
+    });
+    let (one, other) = (one?, other?);
+    let sizes = [one.size(), other.size()];
+    let sizes_count = args.strict && sizes[0] != sizes[1];
+    let compared = compare_sources(&*one, &*other, Until::End, &session.cancel, &|_| {})?;
+    let identical = compared.is_same() && !sizes_count;
+    let mut out = stdout().lock();
+    if args.json {
+        qemu::write_json(&Told { identical, sizes, differing_stretches: compared.count, first: compared.first }, &mut out)?;
+    } else if identical {
+        writeln!(out, "identical")?;
+    } else {
+        if sizes_count {
+            writeln!(out, "one has {} bytes, the other {}", sizes[0].0, sizes[1].0)?;
+        }
+        for Difference { offset, length } in &compared.first {
+            writeln!(out, "{length} bytes differ at offset {offset}")?;
+        }
+        let more = compared.count.saturating_sub(crate::units::to_u64(compared.first.len()));
+        if more > 0 {
+            writeln!(out, "... and {more} more stretches")?;
+        }
+    }
+    Ok(if identical { Code::Done } else { Code::Image })
+}

@@ -1,0 +1,49 @@
+//! `snapferry info`.
+
+use std::io::{Write as _, stdout};
+
+use clap::Args as Group;
+
+use super::{Format, Session};
+use crate::cli::exit::Code;
+use crate::cli::image::ImageArgs;
+use crate::cli::qemu;
+use crate::cli::qemu::info::Info;
+use crate::qcow2::{Image, snapshots};
+
+#[derive(Debug, Group)]
+#[command(after_help = "Examples:\n  snapferry info web01.qcow2\n  snapferry info s3://images/web01.qcow2 --json")]
+pub struct InfoArgs {
+    #[command(flatten)]
+    pub image: ImageArgs,
+
+    /// Print JSON as `qemu-img info --output=json` does
+    #[arg(long)]
+    pub json: bool,
+}
+
+pub fn run(args: &InfoArgs) -> anyhow::Result<Code> {
+    let session = Session::new()?;
+    let found = session.find(args.image.name()?, &args.image.store)?;
+    let held = found.held()?;
+    let mut refused = None;
+    let info = match found.format {
+        Format::Raw => Info::raw(&held),
+        Format::Qcow2 => {
+            let image = Image::inspect(found.file())?;
+            let (snapshots, _) = snapshots::list(found.file(), image.header())?;
+            refused = image.facts().refusal();
+            Info::qcow2(&held, image.facts(), &snapshots)
+        }
+    };
+    let mut out = stdout().lock();
+    if args.json {
+        qemu::write_json(&info, &mut out)?;
+    } else {
+        info.write_text(&mut out)?;
+        if let Some(why) = refused {
+            writeln!(out, "not read by snapferry: {why}")?;
+        }
+    }
+    Ok(Code::Done)
+}

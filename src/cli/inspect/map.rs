@@ -1,0 +1,42 @@
+//! `snapferry map`.
+
+use std::io::{Write as _, stdout};
+
+use clap::Args as Group;
+
+use super::{Session, limits};
+use crate::cli::exit::Code;
+use crate::cli::image::ImageArgs;
+use crate::cli::qemu::map;
+use crate::units::ByteCount;
+
+#[derive(Debug, Group)]
+#[command(after_help = "Examples:\n  snapferry map web01.qcow2\n  snapferry map s3://images/web01.qcow2 --json")]
+pub struct MapArgs {
+    #[command(flatten)]
+    pub image: ImageArgs,
+
+    /// Refuse an image of a larger disk
+    #[arg(long, value_name = "SIZE", default_value = "64T")]
+    pub max_size: ByteCount,
+
+    /// Print JSON as `qemu-img map --output=json` does
+    #[arg(long)]
+    pub json: bool,
+}
+
+pub fn run(args: &MapArgs) -> anyhow::Result<Code> {
+    let session = Session::new()?;
+    let found = session.find(args.image.name()?, &args.image.store)?;
+    let limits = limits(args.max_size);
+    let stretches = found.map(&limits)?;
+    let mut out = stdout().lock();
+    if args.json {
+        map::write_json(&stretches, &mut out)?;
+    } else {
+        for stretch in &stretches {
+            writeln!(out, "{stretch}")?;
+        }
+    }
+    Ok(Code::Done)
+}

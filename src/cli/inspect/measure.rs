@@ -1,0 +1,117 @@
+//! `snapferry measure`.
+
+use std::io::{self, Write, stdout};
+use std::num::NonZeroUsize;
+
+use clap::Args as Group;
+use serde::Serialize;
+
+use super::{Format, Session, limits};
+use crate::cli::args::StoreArgs;
+use crate::cli::exit::{Code, UsageError};
+use crate::cli::image::ImageName;
+use crate::cli::qemu;
+use crate::cli::qemu::measure::{self, From, Measured};
+use crate::compress::{Codec, Encoder, Level};
+use crate::convert::sample::{Estimate, Sampling, estimate};
+use crate::qcow2::Image;
+use crate::qcow2::header::Version;
+use crate::units::{ByteCount, ClusterBits};
+
+#[derive(Debug, Group)]
+#[command(
+    after_help = "Examples:\n  snapferry measure /dev/vdc --sample 200 --codec zstd\n  snapferry measure web01.qcow2 --json\n  snapferry measure --size 100G"
+)]
+pub struct MeasureArgs {
+    /// The disk: a device, a file, or an image, also s3://BUCKET/KEY
+    #[arg(value_name = "DISK", required_unless_present = "size", conflicts_with = "size")]
+    pub disk: Option<std::ffi::OsString>,
+
+    /// A disk of so many bytes that holds nothing yet
+    #[arg(long, value_name = "SIZE", conflicts_with = "sample")]
+    pub size: Option<ByteCount>,
+
+    /// Compress so many chunks of 2 MiB, drawn at random, and estimate what all of them come to
+    #[arg(long, value_name = "N")]
+    pub sample: Option<NonZeroUsize>,
+
+    /// Draws the chunks: the same seed draws the same ones [default: another each time]
+    #[arg(long, value_name = "NUMBER", requires = "sample")]
+    pub seed: Option<u64>,
+
+    /// How clusters are compressed
+    #[arg(long, default_value = "deflate", value_name = "deflate|zstd", requires = "sample")]
+    pub codec: Codec,
+
+    /// Speed against size
+    #[arg(long, default_value = "fast", value_name = "fast|balanced|small|smallest", requires = "sample")]
+    pub level: Level,
+
+    /// qcow2's cluster size
+    #[arg(long, default_value = "64k", value_name = "SIZE")]
+    pub cluster_size: ByteCount,
+
+    /// Refuse an image of a larger disk
+    #[arg(long, value_name = "SIZE", default_value = "64T")]
+    pub max_size: ByteCount,
+
+    /// Print JSON: the fields of `qemu-img measure --output=json`, and the estimate
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// What is told beyond QEMU's own fields.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Told {
+    #[serde(flatten)]
+    measured: Measured,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    compressed: Option<Estimate>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encoder: Option<String>,
+}
+
+pub fn run(args: &MeasureArgs) -> anyhow::Result<Code> {
+    let cluster = ClusterBits::from_size(args.cluster_size).map_err(|error| UsageError(error.to_string()))?;
+    let told = match (&args.disk, args.size) {
+        (Some(disk), _) => of_disk(args, disk, cluster)?,
+        (None, Some(size)) => Told { measured: measure::qcow2(size.0, 0, From::Raw, cluster), compressed: None, encoder: None },
+        (None, None) => return Err(UsageError("which disk? Give a device, a file, an image, or --size".into()).into()),
+    };
+    let mut out = stdout().lock();
+    if args.json {
+        qemu::write_json(&told, &mut out)?;
+    } else {
+        write_for_people(&told, &mut out)?;
+    }
+    Ok(Code::Done)
+}
+
+fn of_disk(args: &MeasureArgs, disk: &std::ffi::OsStr, cluster: ClusterBits) -> anyhow::Result<Told> {
+    let session = Session::new()?;
+    let found = session.find(ImageName::parse(disk)?, &args.store)?;
+    let source = found.source(&limits(args.max_size))?;
+    let from = match found.format {
+        Format::Qcow2 if Image::inspect(found.file())?.header().version == Version::V3 => From::Image,
+        Format::Qcow2 | Format::Raw => From::Raw,
+    };
+    let measured = measure::qcow2(source.size().0, measure::stored(&found.map(&limits(args.max_size))?, cluster), from, cluster);
+    let Some(chunks) = args.sample else { return Ok(Told { measured, compressed: None, encoder: None }) };
+    let seed = args.seed.unwrap_or_else(rand::random);
+    let sampling = Sampling { codec: args.codec, level: args.level, cluster, chunks, seed };
+    let compressed = Some(estimate(&*source, &sampling)?);
+    Ok(Told { measured, compressed, encoder: Some(Encoder::describe(args.codec, args.level)) })
+}
+
+fn write_for_people(told: &Told, to: &mut impl Write) -> io::Result<()> {
+    told.measured.write_text(to)?;
+    if let (Some(Estimate { size, at_least, at_most, sampled, chunks, seed }), Some(encoder)) = (told.compressed, &told.encoder) {
+        writeln!(to, "compressed size: {} (about {size}; 95 of 100 times from {at_least} to {at_most})", size.0)?;
+        writeln!(to, "  by {encoder}, from {sampled} of {chunks} chunks; --seed {seed} draws the same")?;
+    }
+    Ok(())
+}

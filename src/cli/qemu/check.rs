@@ -1,0 +1,125 @@
+//! `qemu-img check`.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::qcow2::check::{Report, Severity};
+
+/// What the audit found, as QEMU tells it. What is zero is left out, but for the errors.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Checked {
+    #[serde(skip_serializing_if = "is_zero")]
+    image_end_offset: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    compressed_clusters: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    total_clusters: u64,
+    check_errors: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    corruptions: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    leaks: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    allocated_clusters: u64,
+    filename: String,
+    format: &'static str,
+    #[serde(skip_serializing_if = "is_zero")]
+    fragmented_clusters: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+impl Checked {
+    /// Of the image called `filename`.
+    #[must_use]
+    pub fn new(filename: &str, report: &Report) -> Self {
+        Self {
+            image_end_offset: report.image_end,
+            compressed_clusters: report.compressed_clusters,
+            total_clusters: report.total_clusters,
+            check_errors: report.check_errors,
+            corruptions: report.corruptions,
+            leaks: report.leaks,
+            allocated_clusters: report.allocated_clusters,
+            filename: filename.to_owned(),
+            format: "qcow2",
+            fragmented_clusters: report.fragmented_clusters,
+        }
+    }
+
+    /// QEMU's exit code: 2 for corruption, 3 for leaks alone, 1 where something could not be looked at.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self { corruptions: 1.., .. } => 2,
+            Self { leaks: 1.., .. } => 3,
+            Self { check_errors: 1.., .. } => 1,
+            Self { .. } => 0,
+        }
+    }
+
+    /// As `qemu-img check` prints it on stdout.
+    ///
+    /// # Errors
+    /// Where `to` can't be written to.
+    pub fn write_text(&self, to: &mut impl Write) -> io::Result<()> {
+        if self.corruptions == 0 && self.leaks == 0 && self.check_errors == 0 {
+            writeln!(to, "No errors were found on the image.")?;
+        }
+        if self.corruptions > 0 {
+            writeln!(
+                to,
+                "\n{} errors were found on the image.\nData may be corrupted, or further writes to the image may corrupt it.",
+                self.corruptions
+            )?;
+        }
+        if self.leaks > 0 {
+            let words = "leaked clusters were found on the image.\nThis means waste of disk space, but no harm to data.";
+            writeln!(to, "\n{} {words}", self.leaks)?;
+        }
+        if self.check_errors > 0 {
+            writeln!(to, "\n{} internal errors have occurred during the check.", self.check_errors)?;
+        }
+        if self.total_clusters > 0 && self.allocated_clusters > 0 {
+            let (total, allocated) = (self.total_clusters, self.allocated_clusters);
+            writeln!(
+                to,
+                "{allocated}/{total} = {}% allocated, {}% fragmented, {}% compressed clusters",
+                percent(allocated, total),
+                percent(self.fragmented_clusters, allocated),
+                percent(self.compressed_clusters, allocated),
+            )?;
+        }
+        if self.image_end_offset > 0 {
+            writeln!(to, "Image end offset: {}", self.image_end_offset)?;
+        }
+        Ok(())
+    }
+}
+
+/// Two digits behind the point, rounded.
+fn percent(part: u64, whole: u64) -> String {
+    let hundredths = (u128::from(part) * 20_000 / u128::from(whole.max(1))).div_ceil(2);
+    format!("{}.{:02}", hundredths / 100, hundredths % 100)
+}
+
+/// The findings in words, as QEMU puts its own on stderr.
+///
+/// # Errors
+/// Where `to` can't be written to.
+pub fn write_findings(report: &Report, to: &mut impl Write) -> io::Result<()> {
+    for finding in &report.findings {
+        let word = match finding.severity {
+            Severity::Note => continue,
+            Severity::Leak => "Leaked cluster:",
+            Severity::Corruption | Severity::Hidden => "ERROR",
+        };
+        writeln!(to, "{word} {}", finding.what)?;
+    }
+    Ok(())
+}

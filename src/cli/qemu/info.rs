@@ -1,0 +1,286 @@
+//! `qemu-img info`.
+
+use std::fs::Metadata;
+use std::io::{self, Write};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::size;
+use crate::qcow2::header::Version;
+use crate::qcow2::{Compression, HeaderFacts, Snapshot};
+use crate::units::SECTOR;
+
+/// What is told of a file or an image.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Info {
+    children: Vec<Child>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    snapshots: Vec<SnapshotInfo>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backing_filename_format: Option<String>,
+    virtual_size: u64,
+    filename: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster_size: Option<u64>,
+    format: &'static str,
+    actual_size: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    format_specific: Option<Specific>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    full_backing_filename: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backing_filename: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encrypted: Option<bool>,
+    dirty_flag: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Child {
+    name: &'static str,
+    info: Info,
+}
+
+#[derive(Debug, Serialize)]
+struct Specific {
+    r#type: &'static str,
+    data: Data,
+}
+
+/// What only qcow2 has; of a file nothing.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Data {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    compat: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_file: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    compression_type: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lazy_refcounts: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refcount_bits: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    corrupt: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    extended_l2: Option<bool>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct SnapshotInfo {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    icount: Option<u64>,
+    vm_clock_nsec: u64,
+    name: String,
+    date_sec: u32,
+    date_nsec: u32,
+    vm_clock_sec: u64,
+    id: String,
+    vm_state_size: u64,
+}
+
+/// The bytes that hold an image, as far as they tell something.
+#[derive(Clone, Debug)]
+pub struct Held {
+    filename: String,
+    /// QEMU's name for what they are in.
+    protocol: &'static str,
+    len: u64,
+    /// Bytes that they take.
+    actual: u64,
+}
+
+impl Held {
+    /// In a local file or device of `len` bytes.
+    #[must_use]
+    pub fn local(path: &Path, found: &Metadata, len: u64) -> Self {
+        let kind = found.file_type();
+        let protocol = match () {
+            () if kind.is_block_device() => "host_device",
+            () if kind.is_char_device() => "host_cdrom",
+            () => "file",
+        };
+        Self { filename: path.display().to_string(), protocol, len, actual: found.blocks() * 512 }
+    }
+
+    /// In an object of a store, which takes what it is long.
+    #[must_use]
+    pub fn object(url: &str, len: u64) -> Self {
+        Self { filename: url.to_owned(), protocol: "s3", len, actual: len }
+    }
+
+    fn bare(&self, format: &'static str, virtual_size: u64) -> Info {
+        Info {
+            children: Vec::new(),
+            snapshots: Vec::new(),
+            backing_filename_format: None,
+            virtual_size,
+            filename: self.filename.clone(),
+            cluster_size: None,
+            format,
+            actual_size: self.actual,
+            format_specific: None,
+            full_backing_filename: None,
+            backing_filename: None,
+            encrypted: None,
+            dirty_flag: false,
+        }
+    }
+
+    /// Over the file itself, whose length QEMU rounds up to whole sectors.
+    fn over(&self, format: &'static str, virtual_size: u64) -> Info {
+        let specific = Specific { r#type: "file", data: Data::default() };
+        let file = Info { format_specific: Some(specific), ..self.bare(self.protocol, self.len.next_multiple_of(SECTOR)) };
+        Info { children: vec![Child { name: "file", info: file }], ..self.bare(format, virtual_size) }
+    }
+}
+
+impl Info {
+    /// Of a raw disk.
+    #[must_use]
+    pub fn raw(held: &Held) -> Self {
+        held.over("raw", held.len.next_multiple_of(SECTOR))
+    }
+
+    /// Of an image.
+    #[must_use]
+    pub fn qcow2(held: &Held, facts: &HeaderFacts, snapshots: &[Snapshot]) -> Self {
+        let header = &facts.header;
+        let v3 = header.version == Version::V3;
+        let data = Data {
+            compat: Some(if v3 { "1.1" } else { "0.10" }),
+            data_file: facts.data_file.clone(),
+            compression_type: Some(match header.compression {
+                Compression::Deflate => "zlib",
+                Compression::Zstd => "zstd",
+            }),
+            lazy_refcounts: v3.then_some(facts.lazy_refcounts),
+            refcount_bits: Some(1 << header.refcount_order),
+            corrupt: v3.then_some(facts.corrupt),
+            extended_l2: v3.then_some(header.extended_l2),
+        };
+        Self {
+            snapshots: snapshots.iter().map(SnapshotInfo::of).collect(),
+            backing_filename_format: facts.backing_format.clone().filter(|_| facts.backing_file.is_some()),
+            cluster_size: Some(header.cluster.size()),
+            format_specific: Some(Specific { r#type: "qcow2", data }),
+            full_backing_filename: facts.backing_file.as_deref().map(|name| beside(&held.filename, name)),
+            backing_filename: facts.backing_file.clone(),
+            encrypted: (facts.encryption != 0).then_some(true),
+            dirty_flag: header.dirty,
+            ..held.over("qcow2", header.virtual_size.0 / SECTOR * SECTOR)
+        }
+    }
+
+    /// As `qemu-img info` prints it for people.
+    ///
+    /// # Errors
+    /// Where `to` can't be written to.
+    pub fn write_text(&self, to: &mut impl Write) -> io::Result<()> {
+        writeln!(to, "image: {}", self.filename)?;
+        writeln!(to, "file format: {}", self.format)?;
+        writeln!(to, "virtual size: {} ({} bytes)", size(self.virtual_size), self.virtual_size)?;
+        writeln!(to, "disk size: {}", size(self.actual_size))?;
+        if self.encrypted == Some(true) {
+            writeln!(to, "encrypted: yes")?;
+        }
+        if let Some(cluster) = self.cluster_size {
+            writeln!(to, "cluster_size: {cluster}")?;
+        }
+        if self.dirty_flag {
+            writeln!(to, "cleanly shut down: no")?;
+        }
+        if let Some(name) = &self.backing_filename {
+            let full = self.full_backing_filename.as_ref().filter(|full| *full != name);
+            let full = full.map_or_else(String::new, |full| format!(" (actual path: {full})"));
+            writeln!(to, "backing file: {name}{full}")?;
+            if let Some(format) = &self.backing_filename_format {
+                writeln!(to, "backing file format: {format}")?;
+            }
+        }
+        self.write_snapshots(to)?;
+        if let Some(Specific { r#type: "qcow2", data }) = &self.format_specific {
+            writeln!(to, "Format specific information:")?;
+            data.write_text(to)?;
+        }
+        for Child { name, info } in &self.children {
+            writeln!(to, "Child node '/{name}':")?;
+            writeln!(to, "    filename: {}", info.filename)?;
+            writeln!(to, "    protocol type: {}", info.format)?;
+            writeln!(to, "    file length: {} ({} bytes)", size(info.virtual_size), info.virtual_size)?;
+            writeln!(to, "    disk size: {}", size(info.actual_size))?;
+        }
+        Ok(())
+    }
+
+    fn write_snapshots(&self, to: &mut impl Write) -> io::Result<()> {
+        if self.snapshots.is_empty() {
+            return Ok(());
+        }
+        writeln!(to, "Snapshot list:")?;
+        writeln!(to, "{:<7} {:<16} {:>8}{:>20} {:>15} {:>10}", "ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT")?;
+        for snapshot in &self.snapshots {
+            let date = jiff::Timestamp::from_second(i64::from(snapshot.date_sec)).unwrap_or_default();
+            let date = date.strftime("%Y-%m-%d %H:%M:%S").to_string();
+            let seconds = snapshot.vm_clock_sec;
+            let clock = format!(
+                "{:04}:{:02}:{:02}.{:03}",
+                seconds / 3600,
+                seconds / 60 % 60,
+                seconds % 60,
+                snapshot.vm_clock_nsec / 1_000_000
+            );
+            let icount = snapshot.icount.map_or_else(|| "--".to_owned(), |count| count.to_string());
+            let (id, name, state) = (&snapshot.id, &snapshot.name, size(snapshot.vm_state_size));
+            writeln!(to, "{id:<7} {name:<16} {state:>8}{date:>20} {clock:>15} {icount:>10}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Data {
+    fn write_text(&self, to: &mut impl Write) -> io::Result<()> {
+        let mut line = |name: &str, value: Option<String>| match value {
+            Some(value) => writeln!(to, "    {name}: {value}"),
+            None => Ok(()),
+        };
+        line("compat", self.compat.map(str::to_owned))?;
+        line("data file", self.data_file.clone())?;
+        line("compression type", self.compression_type.map(str::to_owned))?;
+        line("lazy refcounts", self.lazy_refcounts.map(|on| on.to_string()))?;
+        line("refcount bits", self.refcount_bits.map(|bits| bits.to_string()))?;
+        line("corrupt", self.corrupt.map(|on| on.to_string()))?;
+        line("extended l2", self.extended_l2.map(|on| on.to_string()))
+    }
+}
+
+impl SnapshotInfo {
+    fn of(snapshot: &Snapshot) -> Self {
+        const SECOND: u64 = 1_000_000_000;
+        Self {
+            icount: snapshot.icount,
+            vm_clock_nsec: snapshot.vm_clock % SECOND,
+            name: snapshot.name.clone(),
+            date_sec: snapshot.date.0,
+            date_nsec: snapshot.date.1,
+            vm_clock_sec: snapshot.vm_clock / SECOND,
+            id: snapshot.id.clone(),
+            vm_state_size: snapshot.vm_state,
+        }
+    }
+}
+
+/// A name in an image, seen from where the image is: only told, never followed.
+fn beside(image: &str, name: &str) -> String {
+    let is_url =
+        name.split_once(':').is_some_and(|(scheme, _)| scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c)));
+    match image.rsplit_once('/') {
+        Some((folder, _)) if !name.starts_with('/') && !is_url => format!("{folder}/{name}"),
+        _ => name.to_owned(),
+    }
+}

@@ -1,0 +1,184 @@
+//! `qemu-img map`.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::ops::Range;
+
+use serde::Serialize;
+
+use crate::qcow2::Mappings;
+use crate::qcow2::image::{Place, SUBCLUSTERS};
+use crate::qcow2::l2::Mapping;
+use crate::source::{Extent, Source, SourceError};
+use crate::units::{GuestCluster, GuestOffset, SECTOR};
+
+/// A stretch of the disk of which all bytes are stored alike.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Stretch {
+    start: u64,
+    length: u64,
+    depth: u32,
+    present: bool,
+    zero: bool,
+    data: bool,
+    compressed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<u64>,
+}
+
+/// Why there is no map for people.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("File contains external, encrypted or compressed clusters.")]
+pub struct NotMapped;
+
+/// How a stretch is stored; its place apart.
+#[derive(Clone, Copy)]
+enum How {
+    Absent,
+    Zero,
+    Data,
+    Compressed,
+}
+
+impl Stretch {
+    fn new(start: u64, length: u64, how: How, offset: Option<u64>) -> Self {
+        let (present, zero, data, compressed) = match how {
+            How::Absent => (false, true, false, false),
+            How::Zero => (true, true, false, false),
+            How::Data => (true, false, true, false),
+            How::Compressed => (true, false, true, true),
+        };
+        Self { start, length, depth: 0, present, zero, data, compressed, offset }
+    }
+
+    /// The bytes of the disk, where they have to be read to be known.
+    #[must_use]
+    pub fn data(&self) -> Option<Range<u64>> {
+        (self.data && !self.zero).then(|| self.start..self.start + self.length)
+    }
+
+    /// Whether `next`, right behind it, is more of the same, in the file too.
+    fn goes_on_with(&self, next: &Self) -> bool {
+        let alike = |stretch: &Self| (stretch.present, stretch.zero, stretch.data, stretch.compressed, stretch.offset.is_some());
+        alike(self) == alike(next) && self.offset.is_none_or(|offset| Some(offset + self.length) == next.offset)
+    }
+}
+
+impl fmt::Display for Stretch {
+    /// Our own line: from, length, what.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match (self.present, self.zero, self.compressed) {
+            (false, _, _) => "nothing",
+            (true, true, _) => "zeros",
+            (true, false, true) => "compressed",
+            (true, false, false) => "raw",
+        };
+        let place = self.offset.map_or_else(String::new, |offset| format!(" at {offset}"));
+        write!(f, "{:>16} {:>16}  {what}{place}", self.start, self.length)
+    }
+}
+
+/// Joins what goes on.
+fn joined(stretches: impl Iterator<Item = Stretch>) -> Vec<Stretch> {
+    let mut found: Vec<Stretch> = Vec::new();
+    for stretch in stretches.filter(|stretch| stretch.length > 0) {
+        match found.last_mut() {
+            Some(last) if last.goes_on_with(&stretch) => last.length += stretch.length,
+            _ => found.push(stretch),
+        }
+    }
+    found
+}
+
+/// The map of an image.
+#[must_use]
+pub fn of_image(mappings: &Mappings) -> Vec<Stretch> {
+    let cluster = mappings.cluster();
+    let size = mappings.virtual_size().0;
+    let clusters = (0..mappings.guest_clusters()).flat_map(move |number| {
+        let guest = GuestCluster(number);
+        let start = guest.offset(cluster).0;
+        let len = cluster.size().min(size.saturating_sub(start));
+        let whole = |how, offset| vec![Stretch::new(start, len, how, offset)];
+        match (mappings.mapping(guest), mappings.subclusters(guest)) {
+            (Mapping::Compressed { .. }, _) => whole(How::Compressed, None),
+            (mapping, Some(bits)) => {
+                let host = match mapping {
+                    Mapping::Raw { host, .. } => Some(host.0),
+                    _ => None,
+                };
+                let step = cluster.size() / u64::from(SUBCLUSTERS);
+                (0..SUBCLUSTERS)
+                    .map(|number| {
+                        let (at, how) = (
+                            step * u64::from(number),
+                            match bits.place(number) {
+                                Place::Data => How::Data,
+                                Place::Zero => How::Zero,
+                                Place::Nowhere => How::Absent,
+                            },
+                        );
+                        Stretch::new(start + at, step.min(len.saturating_sub(at)), how, host.map(|host| host + at))
+                    })
+                    .collect()
+            }
+            (Mapping::Unallocated, None) => whole(How::Absent, None),
+            (Mapping::Zero { reserved }, None) => whole(How::Zero, reserved.map(|(host, _)| host.0)),
+            (Mapping::Raw { host, .. }, None) => whole(How::Data, Some(host.0)),
+        }
+    });
+    joined(clusters)
+}
+
+/// The map of a raw disk: its holes, as far as the file system tells.
+///
+/// # Errors
+/// Where the file system fails to answer.
+pub fn of_raw(source: &dyn Source) -> Result<Vec<Stretch>, SourceError> {
+    let size = source.size().0;
+    let mut found = Vec::new();
+    let mut at = 0;
+    while at < size {
+        let (end, how) = match source.extent_at(GuestOffset(at))? {
+            Extent::Data { end } => (end.0, How::Data),
+            Extent::Hole { end } => (end.0, How::Zero),
+        };
+        found.push(Stretch::new(at, end - at, how, Some(at)));
+        at = end;
+    }
+    // QEMU's disks are whole sectors.
+    found.push(Stretch::new(size, size.next_multiple_of(SECTOR) - size, How::Zero, Some(size)));
+    Ok(joined(found.into_iter()))
+}
+
+/// As `qemu-img map --output=json` prints it: one stretch a line.
+///
+/// # Errors
+/// Where `to` can't be written to.
+pub fn write_json(stretches: &[Stretch], to: &mut impl Write) -> io::Result<()> {
+    for (number, stretch) in stretches.iter().enumerate() {
+        let Stretch { start, length, depth, present, zero, data, compressed, offset } = stretch;
+        let offset = offset.map_or_else(String::new, |offset| format!(", \"offset\": {offset}"));
+        write!(
+            to,
+            "{}{{ \"start\": {start}, \"length\": {length}, \"depth\": {depth}, \"present\": {present}, \"zero\": {zero}, \
+             \"data\": {data}, \"compressed\": {compressed}{offset}}}",
+            if number == 0 { "[" } else { ",\n" },
+        )?;
+    }
+    writeln!(to, "{}", if stretches.is_empty() { "[]" } else { "]" })
+}
+
+/// As `qemu-img map` prints it for people.
+///
+/// # Errors
+/// Where `to` can't be written to. The inner one where QEMU has no such map.
+pub fn write_text(stretches: &[Stretch], filename: &str, to: &mut impl Write) -> io::Result<Result<(), NotMapped>> {
+    writeln!(to, "{:<16}{:<16}{:<16}File", "Offset", "Length", "Mapped to")?;
+    for stretch in stretches.iter().filter(|stretch| stretch.data && !stretch.zero) {
+        let Some(offset) = stretch.offset else { return Ok(Err(NotMapped)) };
+        let hex = |number: u64| if number == 0 { "0".to_owned() } else { format!("{number:#x}") };
+        writeln!(to, "{:<16}{:<16}{:<16}{filename}", hex(stretch.start), hex(stretch.length), hex(offset))?;
+    }
+    Ok(Ok(()))
+}

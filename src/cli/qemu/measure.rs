@@ -1,0 +1,97 @@
+//! `qemu-img measure`: what an uncompressed image of a disk takes at most.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::map::Stretch;
+use crate::units::{ClusterBits, SECTOR};
+
+/// Bytes of a table's entry.
+const ENTRY: u64 = 8;
+
+/// The answer, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Measured {
+    /// Of bitmaps; for images, which could have some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bitmaps: Option<u64>,
+    /// With what is stored now.
+    pub required: u64,
+    /// With every cluster stored.
+    pub fully_allocated: u64,
+}
+
+/// Whether the disk's data come from an image, of which QEMU tells its bitmaps too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// A size, or a raw disk.
+    Raw,
+    /// A qcow2 image of version 3.
+    Image,
+}
+
+/// A raw copy of a disk of so many bytes.
+#[must_use]
+pub fn raw(size: u64) -> Measured {
+    let size = size.next_multiple_of(SECTOR);
+    Measured { bitmaps: None, required: size, fully_allocated: size }
+}
+
+/// An uncompressed image of a disk of `size` bytes of which `stored` are not known to be zeros, whole clusters.
+#[must_use]
+pub fn qcow2(size: u64, stored: u64, from: From, cluster: ClusterBits) -> Measured {
+    let virtual_size = cluster.round_up(size.next_multiple_of(SECTOR));
+    let fully_allocated = longest(virtual_size, cluster);
+    let bitmaps = (from == From::Image).then_some(0);
+    Measured { bitmaps, required: fully_allocated - virtual_size + stored, fully_allocated }
+}
+
+/// Bytes of the clusters of a disk that are not known to be zeros.
+#[must_use]
+pub fn stored(map: &[Stretch], cluster: ClusterBits) -> u64 {
+    let (mut counted, mut stored) = (0, 0);
+    for data in map.iter().filter_map(Stretch::data) {
+        // From the cluster that it begins in to the end of the one that it ends in, none of them twice.
+        let start = (data.start / cluster.size() * cluster.size()).max(counted);
+        let end = cluster.round_up(data.end);
+        stored += end.saturating_sub(start);
+        counted = counted.max(end);
+    }
+    stored
+}
+
+/// QEMU's own bound (`qcow2_calc_prealloc_size`): the header, tables for every cluster, and the clusters.
+fn longest(virtual_size: u64, cluster: ClusterBits) -> u64 {
+    let per_cluster = cluster.size() / ENTRY;
+    let l2_entries = (virtual_size / cluster.size()).next_multiple_of(per_cluster);
+    let l1_entries = (l2_entries / per_cluster).next_multiple_of(per_cluster);
+    let counted = virtual_size + cluster.size() + (l2_entries + l1_entries) * ENTRY;
+    let clusters = counted / cluster.size();
+    let per_block = cluster.size() / 2;
+    let (mut blocks, mut table) = (0, 0);
+    loop {
+        let next_blocks = (clusters + table + blocks).div_ceil(per_block);
+        let next_table = next_blocks.div_ceil(per_cluster);
+        if (next_blocks, next_table) == (blocks, table) {
+            return counted + (blocks + table) * cluster.size();
+        }
+        (blocks, table) = (next_blocks, next_table);
+    }
+}
+
+impl Measured {
+    /// As `qemu-img measure` prints it for people.
+    ///
+    /// # Errors
+    /// Where `to` can't be written to.
+    pub fn write_text(&self, to: &mut impl Write) -> io::Result<()> {
+        writeln!(to, "required size: {}", self.required)?;
+        writeln!(to, "fully allocated size: {}", self.fully_allocated)?;
+        match self.bitmaps {
+            Some(bitmaps) => writeln!(to, "bitmaps size: {bitmaps}"),
+            None => Ok(()),
+        }
+    }
+}

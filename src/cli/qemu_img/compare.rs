@@ -1,0 +1,92 @@
+//! `qemu-img compare`.
+
+use std::ffi::OsString;
+use std::io::{Write as _, stdout};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::getopt::{Known, Takes, Typed, flag, long, value};
+use super::progress::{Progress, Shown};
+use super::{Ended, Stop, check_cache, images, read, refuse, usage};
+use crate::cancel::Cancel;
+use crate::cli::signals;
+use crate::restore::{RestoreError, Until, compare_sources};
+use crate::retry::chain;
+use crate::source::{Joined, Source as _};
+use crate::units::{ByteCount, SECTOR};
+
+const USAGE: &str = "[-f FMT] [-F FMT] [-s] [-p] [-q] [-T CACHE] [-U] FILENAME1 FILENAME2";
+
+const KNOWN: [Known; 9] = [
+    flag(b'q', Some("quiet")),
+    flag(b'p', Some("progress")),
+    value(b'f', Some("a-format")),
+    value(b'F', Some("b-format")),
+    long("image-opts", Takes::Nothing),
+    flag(b's', Some("strict")),
+    value(b'T', Some("cache")),
+    flag(b'U', Some("force-share")),
+    long("object", Takes::Value),
+];
+
+/// QEMU's codes: they differ; one can't be opened; one can't be read.
+const DIFFERENT: u8 = 1;
+const NOT_OPENED: u8 = 2;
+const NOT_READ: u8 = 4;
+
+pub fn run(args: &[OsString]) -> Ended {
+    let Some(typed) = read("compare", USAGE, args, &KNOWN)? else { return Ok(0) };
+    refuse(&typed, &["image-opts", "object"])?;
+    check_cache(&typed, "cache", "source ").map_err(|stop| match stop {
+        Stop::Says(words, _) => Stop::Says(words, NOT_OPENED),
+        other => other,
+    })?;
+    let [one, other] = &typed.operands[..] else {
+        return Err(usage("compare", "Expecting two image file names"));
+    };
+    let (one, other) = (open(&typed, one, "a-format")?, open(&typed, other, "b-format")?);
+    let quiet = typed.has("quiet");
+    let say = |words: &str| if quiet { Ok(()) } else { writeln!(stdout(), "{words}") };
+    let (size, other_size) = (one.size(), other.size());
+    if typed.has("strict") && size != other_size {
+        say("Strict mode: Image size mismatch!")?;
+        return Ok(DIFFERENT);
+    }
+    if typed.has("strict") {
+        // It also compares what QEMU's drivers tell of how each stretch is stored.
+        return Err(Stop::NotDone("--strict with disks of the same size".into()));
+    }
+    let runtime = crate::cli::runtime()?;
+    let cancel = Cancel::new();
+    signals::listen(runtime.handle(), &cancel, signals::Left::Nothing)?;
+    let done = Arc::new(AtomicU64::new(0));
+    let watched = Arc::clone(&done);
+    let shown = if typed.has("progress") && !quiet { Shown::Yes } else { Shown::No };
+    let longest = ByteCount(size.0.max(other_size.0));
+    let mut progress = Progress::start(shown, longest, Arc::new(move || watched.load(Relaxed)));
+    let counted = |bytes: u64| {
+        done.fetch_add(bytes, Relaxed);
+    };
+    let compared = compare_sources(&one, &other, Until::FirstDifference, &cancel, &counted).map_err(|error| match error {
+        RestoreError::Interrupted => Stop::Interrupted,
+        other => Stop::Says(chain(&other), NOT_READ),
+    })?;
+    if let Some(difference) = compared.first.first() {
+        // QEMU looks at whole sectors.
+        say(&format!("Content mismatch at offset {}!", difference.offset.0 / SECTOR * SECTOR))?;
+        return Ok(DIFFERENT);
+    }
+    progress.complete();
+    if size != other_size {
+        say("Warning: Image size mismatch!")?;
+    }
+    say("Images are identical.")?;
+    Ok(0)
+}
+
+/// One of the two, in whole sectors.
+fn open(typed: &Typed, name: &std::ffi::OsStr, format: &str) -> Result<Joined, Stop> {
+    let path = images::path_of(name)?;
+    let format = images::format_of(&path, typed.last(format), NOT_OPENED)?;
+    Ok(Joined::new(vec![images::open(&path, format, NOT_OPENED)?]))
+}

@@ -1,0 +1,347 @@
+//! `qemu-img convert`.
+
+use std::ffi::OsStr;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::getopt::{Known, Takes, Typed, flag, long, value};
+use super::images::{self, There};
+use super::output::Output;
+use super::progress::{Progress, Shown};
+use super::words::{Format, size};
+use super::{Ended, Stop, check_cache, read, refuse};
+use crate::cancel::Cancel;
+use crate::cli::signals;
+use crate::clock::SystemClock;
+use crate::compress::Level;
+use crate::convert::counters::Counters;
+use crate::convert::plan::{Beside, Bodies, Destination, Hashing, Options};
+use crate::convert::{Conversion, ConvertError, Target, plan_for};
+use crate::restore::{Copying, RawPlace, RestoreError, TargetError, ZeroPolicy, Zeros};
+use crate::retry::chain;
+use crate::source::{Joined, Paced, Salvaging, Source};
+use crate::store::{FolderStore, ObjectKey, ObjectStore, StoreError};
+use crate::units::ByteCount;
+
+const USAGE: &str = "[-f SRC_FMT] [-O TGT_FMT] [-c] [-p] [-q] [-n [--target-is-zero]] [-o TGT_OPTS]\n          \
+    [-t TGT_CACHE] [-T SRC_CACHE] [-S SPARSE_SIZE] [-m NUM_COROUTINES] [-W] [-r RATE] [-U] [--salvage]\n          \
+    SRC_FILENAME [SRC_FILENAME2 [...]] TGT_FILENAME";
+
+/// As in QEMU 10.0.2's `img_convert`.
+const KNOWN: [Known; 26] = [
+    flag(b'q', Some("quiet")),
+    flag(b'p', Some("progress")),
+    value(b'f', Some("source-format")),
+    long("source-image-opts", Takes::Nothing),
+    long("image-opts", Takes::Nothing),
+    value(b'l', Some("source-snapshot")),
+    value(b'T', Some("source-cache")),
+    value(b'O', Some("target-format")),
+    long("target-image-opts", Takes::Nothing),
+    value(b'o', Some("target-options")),
+    flag(b'c', Some("compress")),
+    value(b't', Some("target-cache")),
+    value(b'B', Some("backing")),
+    value(b'F', Some("backing-format")),
+    flag(b'n', Some("no-create")),
+    long("target-is-zero", Takes::Nothing),
+    value(b'S', Some("sparse-size")),
+    long("bitmaps", Takes::Nothing),
+    long("skip-broken-bitmaps", Takes::Nothing),
+    flag(b'U', Some("force-share")),
+    value(b'r', Some("rate")),
+    value(b'm', Some("parallel")),
+    flag(b'C', Some("copy-range-offloading")),
+    long("salvage", Takes::Nothing),
+    flag(b'W', Some("oob-writes")),
+    long("object", Takes::Value),
+];
+
+/// What QEMU leaves out at least, unless told otherwise.
+const SPARSE: u64 = 4096;
+/// The most that it can be told.
+const MOST_SPARSE: u64 = 16 << 20;
+/// How many coroutines QEMU starts at most. Ours are threads, and as many as there are cores.
+const MOST_COROUTINES: u64 = 16;
+
+/// A conversion as asked for, before anything is opened.
+struct Asked {
+    sources: Vec<PathBuf>,
+    target: PathBuf,
+    output: Output,
+    bodies: Bodies,
+    create: Create,
+    /// Nothing where zeros are to be stored.
+    sparse: Option<u64>,
+    rate: Option<ByteCount>,
+    on_error: OnError,
+    shown: Shown,
+}
+
+/// Whether the target is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Create {
+    Yes,
+    /// It is there (`-n`), and holds anything.
+    No,
+    /// It is there and holds zeros (`-n --target-is-zero`).
+    NoAndZero,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OnError {
+    Fail,
+    Salvage,
+}
+
+pub fn run(args: &[std::ffi::OsString]) -> Ended {
+    let Some(typed) = read("convert", USAGE, args, &KNOWN)? else { return Ok(0) };
+    let asked = understand(&typed)?;
+    let sources = asked.sources.iter().map(|path| {
+        let format = images::format_of(path, typed.last("source-format"), 1)?;
+        images::open(path, format, 1)
+    });
+    let joined = Joined::new(sources.collect::<Result<Vec<_>, Stop>>()?);
+    let there = images::what_is_at(&asked.target)?;
+    check_target(&asked, there, joined.size())?;
+
+    let runtime = crate::cli::runtime()?;
+    let cancel = Cancel::new();
+    signals::listen(runtime.handle(), &cancel, signals::Left::Target)?;
+    let source: Box<dyn Source> = match asked.rate {
+        Some(rate) => Box::new(Paced::new(joined, rate, cancel.clone())),
+        None => Box::new(joined),
+    };
+    let work = |source: &dyn Source| match asked.output.format {
+        Format::Qcow2 => to_qcow2(&asked, source, &runtime, &cancel),
+        Format::Raw => to_raw(&asked, source, there, &cancel),
+    };
+    if asked.on_error == OnError::Fail {
+        work(&source)?;
+    } else {
+        let salvaging = Salvaging::new(source);
+        work(&salvaging)?;
+        for bad in salvaging.bad_ranges() {
+            super::warn(&format!(
+                "error while reading at byte {}: {} bytes were left out and read as zeros",
+                bad.offset, bad.length
+            ));
+        }
+    }
+    Ok(0)
+}
+
+fn understand(typed: &Typed) -> Result<Asked, Stop> {
+    refuse(
+        typed,
+        &[
+            "source-image-opts",
+            "image-opts",
+            "source-snapshot",
+            "target-image-opts",
+            "backing",
+            "backing-format",
+            "bitmaps",
+            "skip-broken-bitmaps",
+            "object",
+        ],
+    )?;
+    let text = |name: &str| typed.last(name).map(OsStr::to_string_lossy);
+    let bodies = if typed.has("compress") { Bodies::Compressed } else { Bodies::Raw };
+    if bodies == Bodies::Compressed && typed.has("copy-range-offloading") {
+        return Err(Stop::says("Cannot enable copy offloading when -c is used"));
+    }
+    let coroutines = text("parallel").map_or(Some(8), |count| count.parse::<u64>().ok());
+    if !coroutines.is_some_and(|count| (1..=MOST_COROUTINES).contains(&count)) {
+        return Err(Stop::says("Invalid number of coroutines specified. Must be between 1 and 16."));
+    }
+    let sparse = text("sparse-size").map_or(Some(SPARSE), |typed| size(&typed));
+    let sparse = sparse.filter(|bytes| bytes.is_multiple_of(512) && *bytes <= MOST_SPARSE).ok_or_else(|| {
+        Stop::says(format!(
+            "Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to {MOST_SPARSE}. \
+             Select 0 to disable sparse detection (fully allocates output)."
+        ))
+    })?;
+    let rate = text("rate")
+        .map_or(Ok(0), |typed| size(&typed).ok_or_else(|| Stop::says(format!("Invalid rate limit specified: '{typed}'."))))?;
+    let create = match (typed.has("no-create"), typed.has("target-is-zero")) {
+        (false, false) => Create::Yes,
+        (true, false) => Create::No,
+        (true, true) => Create::NoAndZero,
+        (false, true) => return Err(Stop::says("--target-is-zero requires use of -n flag")),
+    };
+    let [sources @ .., target] = &typed.operands[..] else { return Err(Stop::says("Must specify image file name")) };
+    if sources.is_empty() {
+        return Err(Stop::says("Must specify image file name"));
+    }
+    let sources = sources.iter().map(|name| images::path_of(name)).collect::<Result<Vec<_>, _>>()?;
+    let target = images::path_of(target)?;
+    let format = match typed.last("target-format") {
+        None => Format::Raw,
+        Some(named) => {
+            Format::parse(named)?.ok_or_else(|| Stop::says(format!("Unknown file format '{}'", named.to_string_lossy())))?
+        }
+    };
+    let wrong = |words: String| while_converting(&target, format, &words);
+    let output = Output::parse(format, typed.all("target-options"), &wrong)?;
+    if format == Format::Raw && bodies == Bodies::Compressed {
+        return Err(Stop::says("Compression not supported for this file format"));
+    }
+    if output.size.is_some() {
+        return Err(Stop::NotDone("-o size with convert".into()));
+    }
+    check_cache(typed, "target-cache", "")?;
+    check_cache(typed, "source-cache", "source ")?;
+    let shown = if typed.has("progress") && !typed.has("quiet") { Shown::Yes } else { Shown::No };
+    Ok(Asked {
+        sources,
+        target,
+        output,
+        bodies,
+        create,
+        sparse: (sparse > 0).then_some(sparse),
+        rate: (rate > 0).then_some(ByteCount(rate)),
+        on_error: if typed.has("salvage") { OnError::Salvage } else { OnError::Fail },
+        shown,
+    })
+}
+
+fn while_converting(target: &Path, format: Format, words: &str) -> String {
+    format!("{}: error while converting {}: {words}", target.display(), format.name())
+}
+
+/// What can be said of the target before anything is written.
+fn check_target(asked: &Asked, there: There, source: ByteCount) -> Result<(), Stop> {
+    let shown = asked.target.display();
+    // QEMU finds it by its locks.
+    if asked.sources.iter().any(|source| images::are_same(source, &asked.target)) {
+        let words = format!("Failed to get \"write\" lock\nIs another process using the image [{shown}]?");
+        return Err(Stop::says(while_converting(&asked.target, asked.output.format, &words)));
+    }
+    match (asked.output.format, asked.create, there) {
+        (Format::Qcow2, Create::No | Create::NoAndZero, _) => {
+            return Err(Stop::NotDone("-n with qcow2, which writes into an image that is there,".into()));
+        }
+        (Format::Qcow2, Create::Yes, There::Device) => {
+            return Err(Stop::NotDone(format!("qcow2 on a block device, as {shown} is one,")));
+        }
+        (Format::Raw, Create::No | Create::NoAndZero, There::Nothing) => {
+            return Err(Stop::says(format!("Could not open '{shown}': Could not open '{shown}': No such file or directory")));
+        }
+        (Format::Raw, Create::No | Create::NoAndZero, There::File) => {
+            let has = std::fs::metadata(&asked.target)?.len();
+            if has < source.0 {
+                return Err(Stop::says("output file is smaller than input file"));
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn to_qcow2(asked: &Asked, source: &dyn Source, runtime: &tokio::runtime::Runtime, cancel: &Cancel) -> Result<(), Stop> {
+    let counters = Arc::new(Counters::default());
+    let watched = Arc::clone(&counters);
+    let mut progress = Progress::start(asked.shown, source.size(), Arc::new(move || watched.totals().done));
+    make_qcow2(&asked.output, asked.bodies, &asked.target, source, runtime, cancel, counters)
+        .map_err(|words| words.told(|words| while_converting(&asked.target, Format::Qcow2, words)))?;
+    progress.complete();
+    Ok(())
+}
+
+/// Why no image was made.
+pub enum Unmade {
+    Says(String),
+    Interrupted,
+}
+
+impl Unmade {
+    pub fn told(self, wrong: impl Fn(&str) -> String) -> Stop {
+        match self {
+            Self::Says(words) => Stop::says(wrong(&words)),
+            Self::Interrupted => Stop::Interrupted,
+        }
+    }
+}
+
+/// Makes a qcow2 image of `source` at `target`.
+pub fn make_qcow2(
+    output: &Output,
+    bodies: Bodies,
+    target: &Path,
+    source: &dyn Source,
+    runtime: &tokio::runtime::Runtime,
+    cancel: &Cancel,
+    counters: Arc<Counters>,
+) -> Result<(), Unmade> {
+    let says = |error: ConvertError| match error {
+        ConvertError::Interrupted => Unmade::Interrupted,
+        ConvertError::Store(StoreError::Io { source, .. })
+            if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) =>
+        {
+            Unmade::Says(format!("Could not create '{}': {}", target.display(), images::os_words(&source)))
+        }
+        other => Unmade::Says(chain(&other)),
+    };
+    let options = Options {
+        version: output.version,
+        codec: output.codec,
+        bodies,
+        level: Level::Fast,
+        cluster: output.cluster_bits().unwrap_or(crate::units::ClusterBits::DEFAULT),
+        hashing: Hashing::Off,
+        beside: Beside::Nothing,
+        ..Options::default()
+    };
+    let plan = plan_for(source, &options, Destination::File).map_err(says)?;
+    let path = images::behind_links(target);
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().and_then(OsStr::to_str).and_then(|name| ObjectKey::new(name).ok());
+    let key = name.ok_or_else(|| Unmade::Says(format!("'{}' can't be a file's name here", target.display())))?;
+    let store: Arc<dyn ObjectStore> = Arc::new(FolderStore::new(folder.to_owned()));
+    let converted = Conversion {
+        source,
+        target: Target { store, key, replace: true },
+        plan: &plan,
+        host: String::new(),
+        clock: &SystemClock,
+        cancel: cancel.clone(),
+        counters,
+    }
+    .run(runtime.handle(), &Vec::new);
+    converted.map(drop).map_err(|failure| says(failure.error))
+}
+
+fn to_raw(asked: &Asked, source: &dyn Source, there: There, cancel: &Cancel) -> Result<(), Stop> {
+    let path = images::behind_links(&asked.target);
+    let to = match (asked.create, there) {
+        (Create::Yes, There::Nothing | There::File) => RawPlace::New(&path),
+        _ => RawPlace::Existing(&path),
+    };
+    let policy = if asked.create == Create::NoAndZero { ZeroPolicy::Skip } else { ZeroPolicy::Discard };
+    let zeros = match asked.sparse {
+        Some(grain) => Zeros::Sparse { grain: ByteCount(grain), policy },
+        None => Zeros::Stored,
+    };
+    let done = Arc::new(AtomicU64::new(0));
+    let watched = Arc::clone(&done);
+    let mut progress = Progress::start(asked.shown, source.size(), Arc::new(move || watched.load(Relaxed)));
+    let copied = Copying { source, to, zeros, cancel: cancel.clone(), done: &done }.run();
+    copied.map_err(|error| raw_error(&asked.target, error))?;
+    progress.complete();
+    Ok(())
+}
+
+fn raw_error(target: &Path, error: RestoreError) -> Stop {
+    match error {
+        RestoreError::Interrupted => Stop::Interrupted,
+        RestoreError::Incomplete { source, .. } if matches!(*source, RestoreError::Interrupted) => Stop::Interrupted,
+        RestoreError::Target(TargetError::Open { source, .. }) => {
+            let words = format!("Could not create '{}': {}", target.display(), images::os_words(&source));
+            Stop::says(while_converting(target, Format::Raw, &words))
+        }
+        other => Stop::says(chain(&other)),
+    }
+}

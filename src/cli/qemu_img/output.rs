@@ -1,0 +1,137 @@
+//! What a new image is to be: `-O` or `-f`, and `-o`.
+
+use std::ffi::OsStr;
+
+use super::Stop;
+use super::words::{Format, pairs, size, switch};
+use crate::compress::Codec;
+use crate::qcow2::header::Version;
+use crate::units::{ByteCount, ClusterBits};
+
+/// A new image's properties.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    pub format: Format,
+    /// Bytes of a cluster, as typed: what is wrong with it is told where QEMU tells it.
+    pub cluster: u64,
+    pub codec: Codec,
+    pub version: Version,
+    /// As typed.
+    pub compat: Option<String>,
+    pub preallocation: Option<String>,
+    pub size: Option<u64>,
+}
+
+/// Options that we know of and don't do, whatever their value; those that end with a dot with everything that begins so.
+const NOT_DONE: [&str; 9] = [
+    "backing_file",
+    "backing_fmt",
+    "data_file",
+    "data_file_raw",
+    "encryption",
+    "encrypt.",
+    "keep_data_file",
+    "nocow",
+    "extent_size_hint",
+];
+
+impl Output {
+    /// From all the values of `-o`, in order. Words go after "qemu-img: "; `wrong` makes those of what QEMU tells with the file's name.
+    pub fn parse<'a>(
+        format: Format,
+        options: impl Iterator<Item = &'a OsStr>,
+        wrong: &dyn Fn(String) -> String,
+    ) -> Result<Self, Stop> {
+        let mut output = Self {
+            format,
+            cluster: ClusterBits::DEFAULT.size(),
+            codec: Codec::Deflate,
+            version: Version::V3,
+            compat: None,
+            preallocation: None,
+            size: None,
+        };
+        for option in options {
+            for (key, value) in pairs(&option.to_string_lossy()) {
+                output.set(&key, &value, wrong)?;
+            }
+        }
+        if format == Format::Qcow2 {
+            output.check(wrong)?;
+        }
+        Ok(output)
+    }
+
+    fn set(&mut self, key: &str, value: &str, wrong: &dyn Fn(String) -> String) -> Result<(), Stop> {
+        let not_done = || Stop::NotDone(format!("-o {key}={value}"));
+        let unknown = |parameter: &str| Stop::says(wrong(format!("Parameter '{parameter}' does not accept value '{value}'")));
+        if matches!(key, "help" | "?") {
+            return Err(Stop::NotDone("-o help".into()));
+        }
+        if NOT_DONE.iter().any(|name| key == *name || (name.ends_with('.') && key.starts_with(name))) {
+            return Err(not_done());
+        }
+        match (key, self.format) {
+            ("size", _) => self.size = Some(number(key, value)?),
+            ("preallocation", format) => match (value, format) {
+                ("off", _) => self.preallocation = Some(value.to_owned()),
+                ("falloc" | "full", _) | ("metadata", Format::Qcow2) => return Err(not_done()),
+                _ => return Err(unknown("preallocation")),
+            },
+            ("cluster_size", Format::Qcow2) => self.cluster = number(key, value)?,
+            ("compression_type", Format::Qcow2) => {
+                self.codec = match value {
+                    "zlib" => Codec::Deflate,
+                    "zstd" => Codec::Zstd,
+                    _ => return Err(unknown("compression-type")),
+                }
+            }
+            ("compat", Format::Qcow2) => {
+                self.version = match value {
+                    "0.10" | "v2" => Version::V2,
+                    "1.1" | "v3" => Version::V3,
+                    _ => return Err(unknown("version")),
+                };
+                self.compat = Some(value.to_owned());
+            }
+            ("lazy_refcounts" | "extended_l2", Format::Qcow2) => match switch(value) {
+                Some(false) => {}
+                Some(true) => return Err(not_done()),
+                None => return Err(Stop::says(format!("Parameter '{key}' expects 'on' or 'off'"))),
+            },
+            ("refcount_bits", Format::Qcow2) => match number(key, value)? {
+                16 => {}
+                1 | 2 | 4 | 8 | 32 | 64 => return Err(not_done()),
+                _ => return Err(Stop::says(wrong("Refcount width must be a power of two and may not exceed 64 bits".into()))),
+            },
+            _ => return Err(Stop::says(format!("Invalid parameter '{key}'"))),
+        }
+        Ok(())
+    }
+
+    fn check(&self, wrong: &dyn Fn(String) -> String) -> Result<(), Stop> {
+        if self.version == Version::V2 && self.codec != Codec::Deflate {
+            let words =
+                "Non-zlib compression type is only supported with compatibility level 1.1 and above (use version=v3 or greater)";
+            return Err(Stop::says(wrong(words.into())));
+        }
+        match self.cluster_bits() {
+            Some(_) => Ok(()),
+            None => Err(Stop::says(wrong("Cluster size must be a power of two between 512 and 2048k".into()))),
+        }
+    }
+
+    /// The cluster size, where it is one.
+    pub fn cluster_bits(&self) -> Option<ClusterBits> {
+        ClusterBits::from_size(ByteCount(self.cluster)).ok()
+    }
+}
+
+fn number(key: &str, value: &str) -> Result<u64, Stop> {
+    size(value).ok_or_else(|| {
+        Stop::says(format!(
+            "Parameter '{key}' expects a non-negative number below 2^64\n\
+             Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively."
+        ))
+    })
+}

@@ -1,0 +1,125 @@
+//! The JSON that we print is the JSON that qemu-img prints.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Map, Value};
+use snapferry::testing::disks::{Disk, Kind};
+use snapferry::testing::oracle::QemuImg;
+use snapferry::units::{ByteCount, MIB};
+use tempfile::TempDir;
+
+use super::{json, run, text};
+
+/// Images and disks of every shape that we read, by name.
+fn shapes(folder: &TempDir) -> Vec<(&'static str, PathBuf)> {
+    let at = |name: &str| folder.path().join(name);
+    let disk = at("disk.raw");
+    Disk::new(Kind::Mixed, ByteCount(5 * MIB + 1536), 5).write(&disk).unwrap();
+    let odd = at("odd.raw");
+    std::fs::write(&odd, [7; 700]).unwrap();
+    let sparse = at("sparse.raw");
+    std::fs::File::create(&sparse).unwrap().set_len(3 * MIB).unwrap();
+    run("qemu-io", &["-f", "raw", "-c", "write -P 3 1M 64k", text(&sparse)]);
+    let mut found = vec![("raw", disk.clone()), ("odd raw", odd), ("sparse raw", sparse)];
+    for (name, words) in [
+        ("uncompressed", "convert -f raw -O qcow2"),
+        ("deflate", "convert -c -f raw -O qcow2"),
+        ("zstd", "convert -c -f raw -O qcow2 -o compression_type=zstd,cluster_size=4k"),
+        ("version 2", "convert -f raw -O qcow2 -o compat=0.10,cluster_size=512"),
+        ("subclusters", "convert -f raw -O qcow2 -o extended_l2=on"),
+        ("wide refcounts", "convert -f raw -O qcow2 -o refcount_bits=64,lazy_refcounts=on,cluster_size=2M"),
+    ] {
+        let image = at(&format!("{}.qcow2", name.replace(' ', "-")));
+        let words: Vec<&str> = words.split(' ').chain([text(&disk), text(&image)]).collect();
+        run("qemu-img", &words);
+        found.push((name, image));
+    }
+    let written = at("written.qcow2");
+    run("qemu-img", &["create", "-q", "-f", "qcow2", text(&written), "6M"]);
+    let writes = ["write 100k 200k", "write -z 128k 64k", "write -z -u 64k 64k", "write 4M 1M", "discard 4M 128k"];
+    let mut words = vec!["-f", "qcow2"];
+    writes.iter().for_each(|write| words.extend(["-c", write]));
+    run("qemu-io", &[&words[..], &[text(&written)]].concat());
+    run("qemu-img", &["snapshot", "-c", "one", text(&written)]);
+    run("qemu-io", &["-f", "qcow2", "-c", "write 200k 64k", text(&written)]);
+    found.push(("written", written));
+    let ours = at("ours.qcow2");
+    run(env!("CARGO_BIN_EXE_snapferry"), &["convert", "--device", text(&disk), "--output", text(&ours), "-q"]);
+    found.push(("ours", ours));
+    found
+}
+
+fn qemu(arguments: &[&str]) -> Value {
+    let answer = Command::new("qemu-img").args(arguments).output().unwrap();
+    serde_json::from_slice(&answer.stdout)
+        .unwrap_or_else(|error| panic!("{arguments:?}: {error}: {}", String::from_utf8_lossy(&answer.stderr)))
+}
+
+/// QEMU's fields, each of which must be among ours and the same.
+fn holds(ours: &Value, theirs: &Map<String, Value>) -> bool {
+    theirs.iter().all(|(name, value)| ours.get(name) == Some(value))
+}
+
+fn format(path: &Path) -> &'static str {
+    if path.extension().is_some_and(|extension| extension == "raw") { "raw" } else { "qcow2" }
+}
+
+#[test]
+fn info_map_measure_and_check_print_what_qemu_prints() {
+    let Some(_) = QemuImg::find() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    for (name, path) in shapes(&folder) {
+        let (path, format) = (text(&path), format(&path));
+        assert_eq!(json(&["info", path, "--json"], 0), qemu(&["info", "--output=json", "-f", format, path]), "info: {name}");
+        assert_eq!(json(&["map", path, "--json"], 0), qemu(&["map", "--output=json", "-f", format, path]), "map: {name}");
+        for cluster in ["512", "4k", "64k", "2M"] {
+            let size = format!("cluster_size={cluster}");
+            let theirs = qemu(&["measure", "--output=json", "-f", format, "-O", "qcow2", "-o", &size, path]);
+            let ours = json(&["measure", path, "--json", "--cluster-size", cluster], 0);
+            assert_eq!(ours, theirs, "measure {cluster}: {name}");
+        }
+        if format == "qcow2" {
+            let theirs = qemu(&["check", "--output=json", "-f", format, path]);
+            let ours = json(&["check", path, "--json", "--data"], 0);
+            assert!(holds(&ours, theirs.as_object().unwrap()), "check: {name}: {ours} {theirs}");
+            assert_eq!(ours["undecodable-clusters"], 0, "check: {name}");
+        }
+    }
+    for size in ["512", "1G", "250G", "10T"] {
+        let theirs = qemu(&["measure", "--output=json", "-O", "qcow2", "--size", size]);
+        assert_eq!(json(&["measure", "--size", size, "--json"], 0), theirs, "measure --size {size}");
+    }
+}
+
+#[test]
+fn info_prints_what_qemu_prints_for_people() {
+    let Some(_) = QemuImg::find() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    for (name, path) in shapes(&folder) {
+        let ours = super::snapferry(&["info", text(&path)]);
+        let theirs = Command::new("qemu-img").args(["info", "-f", format(&path)]).arg(&path).env("TZ", "UTC").output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&ours.stdout), String::from_utf8_lossy(&theirs.stdout), "{name}");
+    }
+}
+
+#[test]
+fn info_tells_of_a_backing_file_without_opening_it() {
+    let Some(_) = QemuImg::find() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (base, image) = (folder.path().join("base.raw"), folder.path().join("image.qcow2"));
+    std::fs::write(&base, vec![1; 65536]).unwrap();
+    run("qemu-img", &["create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", text(&image)]);
+    let theirs = qemu(&["info", "--output=json", text(&image)]);
+    std::fs::remove_file(&base).unwrap();
+    assert_eq!(json(&["info", text(&image), "--json"], 0), theirs);
+    let answer = super::snapferry(&["info", text(&image)]);
+    let said = String::from_utf8_lossy(&answer.stdout);
+    assert!(said.contains("not read by snapferry: the image holds only what differs from its backing file \"base.raw\""), "{said}");
+    for command in ["check", "map", "verify"] {
+        let answer = super::snapferry(&[command, text(&image)]);
+        let said = String::from_utf8_lossy(&answer.stderr);
+        assert_eq!(answer.status.code(), Some(7), "{command}: {said}");
+        assert!(said.contains("base.raw") && said.contains("qemu-img convert"), "{command}: {said}");
+    }
+}

@@ -1,0 +1,88 @@
+//! What only our commands do: differences counted, sizes estimated, objects read in few requests.
+
+use snapferry::sim::Operation;
+use snapferry::testing::disks::{Disk, Kind};
+use snapferry::units::{ByteCount, MIB};
+
+use super::{json, run, snapferry, text};
+
+#[test]
+fn differences_between_images_and_disks_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (disk, image, other) = (at("disk.raw"), at("image.qcow2"), at("other.raw"));
+    Disk::new(Kind::Mixed, ByteCount(9 * MIB), 2).write(&disk).unwrap();
+    run(env!("CARGO_BIN_EXE_snapferry"), &["convert", "--device", text(&disk), "--output", text(&image), "-q"]);
+    let same = json(&["compare", text(&image), text(&disk), "--json", "--strict"], 0);
+    assert_eq!((&same["identical"], &same["differing_stretches"]), (&true.into(), &0.into()));
+    let mut bytes = std::fs::read(&disk).unwrap();
+    bytes[5_000_001] ^= 1;
+    bytes[77] ^= 1;
+    bytes.resize(bytes.len() + 4096, 0);
+    std::fs::write(&other, &bytes).unwrap();
+    let differs = json(&["compare", text(&other), text(&image), "--json"], 7);
+    assert_eq!(differs["differing_stretches"], 2);
+    assert_eq!(differs["first"][0], serde_json::json!({ "offset": 77, "length": 1 }));
+    assert_eq!(differs["first"][1]["offset"], 5_000_001);
+    bytes[5_000_001] ^= 1;
+    bytes[77] ^= 1;
+    std::fs::write(&other, &bytes).unwrap();
+    assert_eq!(snapferry(&["compare", text(&other), text(&image)]).status.code(), Some(0));
+    assert_eq!(snapferry(&["compare", text(&other), text(&image), "--strict"]).status.code(), Some(7));
+}
+
+#[test]
+fn the_estimate_of_a_sample_holds_what_the_conversion_gives() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    for (kind, seed) in [(Kind::Text, 1), (Kind::Mixed, 2), (Kind::Random, 3)] {
+        let (disk, image) = (at("disk.raw"), at("image.qcow2"));
+        Disk::new(kind, ByteCount(160 * MIB), seed).write(&disk).unwrap();
+        for (codec, level) in [("deflate", "fast"), ("zstd", "balanced")] {
+            let how = ["--codec", codec, "--level", level];
+            let convert = ["convert", "--device", text(&disk), "--output", text(&image), "--force", "-q"];
+            run(env!("CARGO_BIN_EXE_snapferry"), &[&convert[..], &how].concat());
+            let size = std::fs::metadata(&image).unwrap().len();
+            // All of it: the estimate is exact but for the gaps before raw clusters and the tables' last clusters.
+            let whole = json(&[&["measure", text(&disk), "--json", "--sample", "80", "--seed", "1"][..], &how].concat(), 0);
+            let told = |name: &str| whole["compressed"][name].as_u64().unwrap();
+            assert_eq!((told("sampled"), told("at_least")), (told("chunks"), told("at_most")), "{kind:?}");
+            assert!(told("size").abs_diff(size) <= size / 50 + 4 * 65536, "{kind:?} {codec}: {} for {size}", told("size"));
+            // A part of it: three times the interval, for a seed that can't be unlucky.
+            let part = json(&[&["measure", text(&disk), "--json", "--sample", "30", "--seed", "7"][..], &how].concat(), 0);
+            let told = |name: &str| part["compressed"][name].as_u64().unwrap();
+            let spread = 3 * (told("at_most") - told("size")) + size / 50 + 4 * 65536;
+            assert!(told("size").abs_diff(size) <= spread, "{kind:?} {codec}: {part} for {size}");
+            assert!(told("at_least") <= told("size") && told("size") <= told("at_most"), "{part}");
+        }
+    }
+    let (empty, hole) = (at("empty.raw"), 1_u64 << 40);
+    std::fs::File::create(&empty).unwrap().set_len(hole).unwrap();
+    let nothing = json(&["measure", text(&empty), "--json", "--sample", "100"], 0);
+    assert_eq!(nothing["compressed"]["chunks"], 0, "holes are not read");
+}
+
+#[test]
+fn an_object_is_told_of_in_two_requests() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let disk = at("disk.raw");
+    Disk::new(Kind::Mixed, ByteCount(40 * MIB), 4).write(&disk).unwrap();
+    let bucket = crate::convert::Bucket::start();
+    let ask = |words: &[&str], more: &[&str]| bucket.in_other_words(words).args(more).output().unwrap();
+    let made = bucket.convert(&disk, &["-q"]).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let url = format!("s3://{}/{}", crate::convert::BUCKET, crate::convert::KEY);
+    let gets = || bucket.sim.stats().of(Operation::GetObject).requests;
+    let before = gets();
+    let answer = ask(&["info", &url], &["--json"]);
+    assert!(answer.status.success(), "{}", String::from_utf8_lossy(&answer.stderr));
+    assert!((1..=2).contains(&(gets() - before)), "{} requests", gets() - before);
+    let told: serde_json::Value = serde_json::from_slice(&answer.stdout).unwrap();
+    assert_eq!((&told["format"], &told["virtual-size"]), (&"qcow2".into(), &(40 * MIB).into()));
+    for words in [&["check", &url, "--data"][..], &["compare", &url, text(&disk)]] {
+        let answer = ask(words, &[]);
+        let said = [answer.stdout, answer.stderr].concat();
+        assert!(answer.status.success(), "{words:?}: {}", String::from_utf8_lossy(&said));
+    }
+}

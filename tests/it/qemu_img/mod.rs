@@ -1,0 +1,131 @@
+//! In `qemu-img`'s place: the same command lines, run by QEMU's own tool and by us, end alike and leave the same disks.
+
+use std::ffi::OsStr;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use snapferry::testing::disks::{Disk, Kind};
+use snapferry::testing::oracle::QemuImg;
+use snapferry::units::{ByteCount, MIB};
+use tempfile::TempDir;
+
+mod convert;
+mod create;
+mod devices;
+mod refused;
+mod told;
+
+/// Two folders that look alike: QEMU's tool works in one, ours in the other.
+struct Pair {
+    home: TempDir,
+}
+
+/// How a command ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Ended {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Self {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    }
+}
+
+/// Runs `program` in `folder`, with nothing of the caller's environment.
+fn run_in<S: AsRef<OsStr>>(program: impl AsRef<OsStr>, folder: &Path, args: &[S]) -> Command {
+    let mut command = Command::new(program);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    command.args(args).current_dir(folder).env_clear().env("PATH", path).stdin(Stdio::null());
+    command
+}
+
+fn end(mut command: Command) -> Ended {
+    command.output().unwrap_or_else(|why| panic!("{command:?}: {why}")).into()
+}
+
+impl Pair {
+    /// With a disk of 5 MiB and a little as `a.raw`, one of 1 MiB as `b.raw`, and both as images that QEMU made.
+    fn new(qemu: QemuImg) -> Self {
+        let home = tempfile::tempdir().expect("a folder");
+        symlink(env!("CARGO_BIN_EXE_snapferry"), home.path().join("qemu-img")).expect("a link");
+        let pair = Self { home };
+        for folder in [pair.theirs(), pair.ours()] {
+            std::fs::create_dir(&folder).expect("a folder");
+            let (a, b) = (folder.join("a.raw"), folder.join("b.raw"));
+            Disk::new(Kind::Mixed, ByteCount(5 * MIB + 1000), 7).write(&a).expect("a disk");
+            Disk::new(Kind::Text, ByteCount(MIB), 8).write(&b).expect("a disk");
+            qemu.run(&["convert", "-f", "raw", "-O", "qcow2", "-c"], &[&a, &folder.join("a.qcow2")]).expect("an image");
+            qemu.run(&["convert", "-f", "raw", "-O", "qcow2"], &[&b, &folder.join("b.qcow2")]).expect("an image");
+        }
+        pair
+    }
+
+    fn theirs(&self) -> PathBuf {
+        self.home.path().join("theirs")
+    }
+
+    fn ours(&self) -> PathBuf {
+        self.home.path().join("ours")
+    }
+
+    /// Our program, under QEMU's name.
+    fn link(&self) -> PathBuf {
+        self.home.path().join("qemu-img")
+    }
+
+    /// Runs the same command line in both folders: QEMU's end, and ours.
+    fn run(&self, args: &[&str]) -> (Ended, Ended) {
+        (end(run_in("qemu-img", &self.theirs(), args)), end(run_in(self.link(), &self.ours(), args)))
+    }
+
+    /// Both end well, and `name` holds the same disk.
+    fn expect_same_disk(&self, args: &[&str], name: &str, qemu: QemuImg) {
+        let (theirs, ours) = self.run(args);
+        assert_eq!((theirs.code, ours.code), (Some(0), Some(0)), "{args:?}: {theirs:?} {ours:?}");
+        assert_eq!(shape(&ours.out), shape(&theirs.out), "{args:?}");
+        let (theirs, ours) = (self.theirs().join(name), self.ours().join(name));
+        let format = |path: &Path| if std::fs::read(path).expect("a file").starts_with(b"QFI\xfb") { "qcow2" } else { "raw" };
+        assert_eq!(format(&ours), format(&theirs), "{args:?}");
+        if format(&ours) == "qcow2" {
+            assert_eq!(qemu.check(&ours), Ok(()), "{args:?}");
+        } else {
+            let len = |path: &Path| std::fs::metadata(path).expect("a file").len();
+            assert_eq!(len(&ours), len(&theirs), "{args:?}");
+        }
+        let format = format(&ours);
+        // Strict, so that the sizes count; of a raw file, which was measured, it would also count where the holes are.
+        let strict: &[&str] = if format == "qcow2" { &["-s"] } else { &[] };
+        let compared = qemu.run(&[&["compare", "-f", format, "-F", format], strict].concat(), &[&theirs, &ours]);
+        assert!(compared.is_ok(), "{args:?}: {compared:?}");
+    }
+
+    /// Both end with the same code and the same words.
+    fn expect_same_words(&self, args: &[&str]) {
+        let (theirs, ours) = self.run(args);
+        assert_eq!(ours, theirs, "{args:?}");
+    }
+
+    /// Names in our folder, sorted.
+    fn left(&self) -> Vec<String> {
+        let mut names: Vec<String> = std::fs::read_dir(self.ours())
+            .expect("a folder")
+            .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+/// What is printed but for how often the progress line was drawn.
+fn shape(out: &str) -> String {
+    let lines: Vec<&str> = out.split('\r').collect();
+    match &lines[..] {
+        [first, .., last, end] if first.contains("/100%)") => format!("{first}\r...{last}\r{end}"),
+        _ => out.to_owned(),
+    }
+}

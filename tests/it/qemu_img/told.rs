@@ -1,0 +1,204 @@
+//! `info`, `check`, `map`, `measure` and `compare`: what QEMU's tool prints, we print.
+
+use std::path::Path;
+
+use serde_json::Value;
+use snapferry::testing::oracle::QemuImg;
+
+use super::{Ended, Pair, end, run_in, shape};
+
+/// With more images of QEMU's making, and some that are wrong; the same files in both folders.
+fn pair(qemu: QemuImg) -> Pair {
+    let pair = Pair::new(qemu);
+    let theirs = pair.theirs();
+    let here = |name: &str| theirs.join(name);
+    let make = |options: &[&str], name: &str| {
+        let args = [&["convert", "-f", "raw", "-O", "qcow2"], options].concat();
+        qemu.run(&args, &[&here("a.raw"), &here(name)]).expect("made");
+    };
+    make(&["-o", "compat=0.10"], "old.qcow2");
+    make(&["-c", "-o", "compression_type=zstd,cluster_size=1M"], "zstd.qcow2");
+    make(&["-o", "extended_l2=on,refcount_bits=1"], "sub.qcow2");
+    qemu.run(&["create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on"], &[&here("lazy.qcow2"), Path::new("1G")]).expect("made");
+    qemu.run(&["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "b.qcow2"], &[&here("backed.qcow2")]).expect("made");
+    qemu.run(&["snapshot", "-c", "before"], &[&here("lazy.qcow2")]).expect("made");
+    // A count that is too high, and one that is too low: the refcounts of clusters 5 and 6 of QEMU's own layout.
+    let image = std::fs::read(here("b.qcow2")).expect("an image");
+    for (name, at, count) in [("leaky.qcow2", 0x2_0000 + 2 * 40, 1), ("wrong.qcow2", 0x2_0000 + 2 * 6, 0)] {
+        let mut image = image.clone();
+        image[at..at + 2].copy_from_slice(&u16::to_be_bytes(count));
+        std::fs::write(here(name), image).expect("written");
+    }
+    let copied = std::process::Command::new("cp").arg("--sparse=always").arg("-a").arg(theirs.join(".")).arg(pair.ours()).status();
+    assert!(copied.expect("cp runs").success());
+    pair
+}
+
+const IMAGES: [&str; 11] = [
+    "a.raw",
+    "b.raw",
+    "a.qcow2",
+    "b.qcow2",
+    "old.qcow2",
+    "zstd.qcow2",
+    "sub.qcow2",
+    "lazy.qcow2",
+    "leaky.qcow2",
+    "wrong.qcow2",
+    "backed.qcow2",
+];
+
+fn json(ended: &Ended) -> Value {
+    serde_json::from_str(&ended.out).unwrap_or_else(|why| panic!("{why}: {ended:?}"))
+}
+
+/// Both print the same, but for the bytes that a copy takes on the disk.
+fn expect_same_json(pair: &Pair, args: &[&str]) {
+    let (theirs, ours) = pair.run(args);
+    assert_eq!(ours.code, theirs.code, "{args:?}: {theirs:?} {ours:?}");
+    let (mut theirs, mut ours) = (json(&theirs), json(&ours));
+    for told in [&mut theirs, &mut ours] {
+        let told = if told.is_array() && args[0] == "info" { &mut told[0] } else { told };
+        if args[0] == "info" {
+            told["actual-size"].take();
+            told["children"][0]["info"]["actual-size"].take();
+        }
+    }
+    assert_eq!(ours, theirs, "{args:?}");
+}
+
+#[test]
+fn json_is_qemus() {
+    let Some(qemu) = QemuImg::find() else { return };
+    let pair = pair(qemu);
+    for image in IMAGES {
+        expect_same_json(&pair, &["info", "--output=json", image]);
+        expect_same_json(
+            &pair,
+            &["info", "-U", "-f", if image.ends_with("raw") { "raw" } else { "qcow2" }, "--output", "json", image],
+        );
+        if image == "backed.qcow2" {
+            continue;
+        }
+        expect_same_json(&pair, &["info", "--backing-chain", "--output=json", image]);
+        expect_same_json(&pair, &["map", "--output=json", image]);
+        let measures = [&["-O", "raw"][..], &["-O", "qcow2"], &["-O", "qcow2", "-o", "cluster_size=4k,compat=1.1"]];
+        for options in measures {
+            expect_same_json(&pair, &[&["measure", "--output", "json"], options, &[image]].concat());
+        }
+        if !image.ends_with("raw") {
+            expect_same_json(&pair, &["check", "--output", "json", "-f", "qcow2", image]);
+        }
+    }
+    for size in ["0", "1", "513", "1G", "10T"] {
+        expect_same_json(&pair, &["measure", "--output=json", "-O", "qcow2", "--size", size]);
+        expect_same_json(&pair, &["measure", "--output=json", "-O", "raw", "--size", size]);
+    }
+}
+
+#[test]
+fn what_is_printed_for_people_is_qemus() {
+    let Some(qemu) = QemuImg::find() else { return };
+    let pair = pair(qemu);
+    let without_disk_size = |ended: &Ended| {
+        let lines: Vec<&str> = ended.out.lines().filter(|line| !line.contains("disk size:")).collect();
+        (ended.code, lines.join("\n"))
+    };
+    for image in IMAGES {
+        let lines = [
+            vec!["info", image],
+            vec!["measure", "-O", "qcow2", image],
+            vec!["map", image],
+            vec!["check", image],
+            vec!["check", "-q", image],
+        ];
+        for args in &lines[..if image == "backed.qcow2" { 1 } else { lines.len() }] {
+            // Of snapshots QEMU tells the date in local time, and of what is wrong it has its own words on stderr.
+            let (theirs, ours) = pair.run(args);
+            assert_eq!(without_disk_size(&ours), without_disk_size(&theirs), "{args:?}: {} {}", theirs.err, ours.err);
+        }
+    }
+}
+
+#[test]
+fn disks_are_compared_with_qemus_verdict() {
+    let Some(qemu) = QemuImg::find() else { return };
+    let pair = pair(qemu);
+    for folder in [pair.theirs(), pair.ours()] {
+        let mut disk = std::fs::read(folder.join("a.raw")).expect("a disk");
+        disk.resize(6 << 20, 0);
+        std::fs::write(folder.join("longer.raw"), &disk).expect("written");
+        disk[3_000_001] ^= 1;
+        disk[4_000_000] ^= 1;
+        std::fs::write(folder.join("other.raw"), &disk).expect("written");
+    }
+    for line in [
+        "compare a.raw a.qcow2",
+        "compare -f raw -F qcow2 -U -T none a.raw zstd.qcow2",
+        "compare -q a.raw old.qcow2",
+        "compare a.raw longer.raw",
+        "compare longer.raw sub.qcow2",
+        "compare a.qcow2 other.raw",
+        "compare -q a.qcow2 other.raw",
+        "compare other.raw a.raw",
+        "compare a.raw b.raw",
+        "compare -s a.raw longer.raw",
+        "compare a.raw",
+        "compare a.raw missing",
+        "compare missing a.raw",
+        "compare -f qcow2 a.raw a.raw",
+        "compare -f bad a.raw a.raw",
+        "compare -T bad a.raw a.raw",
+    ] {
+        pair.expect_same_words(&line.split(' ').collect::<Vec<_>>());
+    }
+    let (theirs, ours) = pair.run(&["compare", "-p", "a.raw", "a.qcow2"]);
+    assert_eq!((ours.code, shape(&ours.out)), (theirs.code, shape(&theirs.out)));
+}
+
+#[test]
+fn mistakes_are_told_in_qemus_words() {
+    let Some(qemu) = QemuImg::find() else { return };
+    let pair = pair(qemu);
+    for line in [
+        "info",
+        "info a b",
+        "info missing",
+        "info --output foo a.raw",
+        "info -f bad a.raw",
+        "info -f qcow2 a.raw",
+        "check",
+        "check missing",
+        "check a.raw",
+        "check -f qcow2 a.raw",
+        "map",
+        "map missing",
+        "map a.qcow2 b.qcow2",
+        "measure",
+        "measure missing",
+        "measure --size 1G a.raw",
+        "measure a b",
+        "measure -O nope --size 1G",
+        "measure --size x",
+        "measure --output foo --size 1G",
+    ] {
+        pair.expect_same_words(&line.split(' ').collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn what_takes_more_is_refused_by_name() {
+    let Some(qemu) = QemuImg::find() else { return };
+    let pair = pair(qemu);
+    for (line, what) in [
+        ("info --backing-chain backed.qcow2", "--backing-chain"),
+        ("map backed.qcow2", "backing files"),
+        ("check -r all b.qcow2", "--repair"),
+        ("compare -s a.raw a.qcow2", "--strict with disks of the same size"),
+        ("measure -l before lazy.qcow2", "--snapshot"),
+        ("map --start-offset 64k a.qcow2", "--start-offset"),
+    ] {
+        let ended = end(run_in(pair.link(), &pair.ours(), &line.split(' ').collect::<Vec<_>>()));
+        assert!(ended.code == Some(1) && ended.err.contains(&format!("does not do {what}")), "{line}: {ended:?}");
+    }
+}

@@ -16,6 +16,11 @@ Rows, for --rows (shell patterns, separated by commas):
     alone/device  alone/codecs                      examples read_device and codec_alone: what the pipeline is made of
     bucket/snapferry  bucket/s3fs                   into one S3 server: convert --bucket; qemu-img -c onto an s3fs mount
     rss/SIZE/file  rss/SIZE/bucket                  peak memory for disks of 1 and 64 GiB
+    qemu/restore/CODEC  qemu/restore-direct/CODEC   qemu-img convert -O raw of an image that snapferry made; the same with -t none
+    restore/CODEC  restore-direct/CODEC             snapferry restore --output, through the page cache and past it
+    verify/CODEC  verify/bucket                     snapferry verify of a file, and of an object in the embedded store
+    compare/device                                  snapferry verify --against
+    check/250G                                      snapferry check of an image whose 250 GB are all mapped
 """
 
 import argparse
@@ -72,6 +77,9 @@ class Run:
     rss: int
     size: int | None = None
     told: dict | None = None
+    # Of the cores' time while it ran, by anybody: what nobody used, and what the machine's owner gave to others.
+    idle: float = 0.0
+    stolen: float = 0.0
 
 
 def say(text):
@@ -98,11 +106,18 @@ def watch(process, ended, peak):
             process.kill()
 
 
+def core_times():
+    """Seconds of all cores so far: (idle or waiting for a disk, stolen)."""
+    fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
+    tick = os.sysconf("SC_CLK_TCK")
+    return (fields[3] + fields[4]) / tick, fields[7] / tick
+
+
 def measure(argv, env=None):
     """Runs a command to its end. Its talk goes to a file that is shown when it fails."""
     argv = [str(word) for word in argv]
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        begin = time.monotonic()
+        begin, before = time.monotonic(), core_times()
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env={**os.environ, **(env or {})})
         ended, peak = threading.Event(), []
         watcher = threading.Thread(target=watch, args=(process, ended, peak))
@@ -110,6 +125,7 @@ def measure(argv, env=None):
         try:
             _, status, used = os.wait4(process.pid, 0)
             seconds = time.monotonic() - begin
+            idle, stolen = (now - then for now, then in zip(core_times(), before))
             process.returncode = os.waitstatus_to_exitcode(status)
         finally:
             ended.set()
@@ -118,7 +134,8 @@ def measure(argv, env=None):
         err.seek(0)
         if process.returncode != 0:
             raise Failed(f"{' '.join(argv)}: exit code {process.returncode}: {err.read()[-2000:].decode(errors='replace')}")
-        return Run(seconds, used.ru_utime + used.ru_stime, peak[-1] if peak else used.ru_maxrss * 1024), out.read().decode()
+        peak = peak[-1] if peak else used.ru_maxrss * 1024
+        return Run(seconds, used.ru_utime + used.ru_stime, peak, idle=idle, stolen=stolen), out.read().decode()
 
 
 def tool(name):
@@ -343,6 +360,7 @@ class Bench:
         self.server = None
         self.no_server = None
         self.compared = set()
+        self.images = set()
         self.codec_cpu = {}
 
     def cleared(self, path):
@@ -419,7 +437,7 @@ class Bench:
 
     def device_alone(self, engine="pread", depth="6"):
         run, told = self.example("read_device", engine, depth)
-        return Run(told[0]["seconds"], told[0]["cpu_seconds"], run.rss, told=told[0])
+        return Run(told[0]["seconds"], told[0]["cpu_seconds"], run.rss, told=told[0], idle=run.idle, stolen=run.stolen)
 
     def codecs_alone(self):
         # Level small is left out: it takes minutes, and what surrounds the codec weighs less the slower that is.
@@ -427,6 +445,70 @@ class Bench:
         for entry in told:
             self.codec_cpu.setdefault((entry["codec"], entry["level"]), []).append(entry["cpu_seconds"])
         return run
+
+    def image_of(self, codec):
+        """An image of the disk, made once: what the rows of the read side read."""
+        image = HOME / f"read-{codec}.qcow2"
+        if codec not in self.images:
+            self.cleared(image)
+            self.snapferry("--device", self.disk.path, "--output", image, "--codec", codec)
+            self.images.add(codec)
+            settle()
+        return image
+
+    def qemu_restore(self, codec, *words):
+        image, raw = self.image_of(codec), HOME / "restored.raw"
+        raw.unlink(missing_ok=True)
+        run, _ = measure([tool("qemu-img"), "convert", "-f", "qcow2", "-O", "raw", *words, image, raw])
+        raw.unlink()
+        return run
+
+    def restore(self, codec, *words):
+        image, raw = self.image_of(codec), HOME / "restored.raw"
+        raw.unlink(missing_ok=True)
+        run, _ = measure([SNAPFERRY, "restore", image, "--output", raw, "--quiet", *words])
+        if self.options.compare and codec not in self.compared:
+            quiet([tool("qemu-img"), "compare", "-q", "-f", "raw", "-F", "raw", self.disk.path, raw])
+            self.compared.add(codec)
+        raw.unlink()
+        return run
+
+    def read_back(self, *words, env=None):
+        run, _ = measure([SNAPFERRY, *words, "--quiet"], env)
+        return run
+
+    def verify_object(self):
+        self.needs_server()
+        if self.server.kind != "sim":
+            raise Absent("only the embedded store is as fast as the decoder")
+        codec, key = DEFAULT[0], "read.qcow2"
+        server = self.server
+        where = ["--bucket", BUCKET, "--key", key, "--endpoint", server.endpoint, "--region", server.region]
+        self.snapferry("--device", self.disk.path, *where, "--codec", codec, env=server.env)
+        settle()
+        run = self.read_back("verify", *where, env=server.env)
+        server.remove(key, key + ".manifest")
+        return run
+
+    def check_large(self):
+        """Metadata alone: every cluster of 250 GB has its entry, and a place in a sparse file."""
+        image = HOME / "mapped-250G.qcow2"
+        image.unlink(missing_ok=True)
+        quiet([tool("qemu-img"), "create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", image, "250G"])
+        run = self.read_back("check", image)
+        image.unlink()
+        return run
+
+    def read_rows(self):
+        for codec in CODECS:
+            yield f"qemu/restore/{codec}", lambda c=codec: self.qemu_restore(c)
+            yield f"restore/{codec}", lambda c=codec: self.restore(c, "--page-cache")
+            yield f"qemu/restore-direct/{codec}", lambda c=codec: self.qemu_restore(c, "-t", "none")
+            yield f"restore-direct/{codec}", lambda c=codec: self.restore(c)
+            yield f"verify/{codec}", lambda c=codec: self.read_back("verify", self.image_of(c))
+        yield "verify/bucket", self.verify_object
+        yield "compare/device", lambda: self.read_back("verify", self.image_of(DEFAULT[0]), "--against", self.disk.path)
+        yield "check/250G", self.check_large
 
     def rows(self):
         yield "qemu/deflate", lambda: self.qemu()
@@ -448,6 +530,7 @@ class Bench:
             pick = (lambda: self.one) if size == "1G" else (lambda: self.large)
             yield f"rss/{size}/file", lambda p=pick, s=size: self.to_file(f"rss/{s}/file", p(), *DEFAULT)
             yield f"rss/{size}/bucket", lambda p=pick, s=size: self.to_bucket(f"rss/{s}/bucket", p())
+        yield from self.read_rows()
         if self.options.all:
             for codec in CODECS:
                 name = f"file/{codec}/smallest"
@@ -464,6 +547,10 @@ class Bench:
             self.large = spread_disk(self.disk, 64)
         for disk in {disk for disk in (self.disk, self.one, self.large) if disk}:
             disk.attach()
+            # Once, unmeasured: the storage below this machine has caches of its own, which nobody here can drop. They are warm for all.
+            with open(disk.image, "rb") as whole:
+                while whole.read(8 * MIB):
+                    pass
         if any("bucket" in name for name in names):
             self.server = Server(self.options.server)
             try:
@@ -476,7 +563,7 @@ class Bench:
             self.server.stop()
         for disk in {disk for disk in (self.disk, self.one, self.large) if disk}:
             disk.detach()
-        for left in ("qemu.qcow2", "snapferry.qcow2", "fetched.qcow2"):
+        for left in ("qemu.qcow2", "snapferry.qcow2", "fetched.qcow2", "restored.raw", *(f"read-{codec}.qcow2" for codec in CODECS)):
             self.cleared(HOME / left)
 
 
@@ -491,6 +578,8 @@ def middle(runs):
         max(run.rss for run in runs),
         runs[0].size,
         runs[0].told,
+        statistics.median(run.idle for run in runs),
+        statistics.median(run.stolen for run in runs),
     )
 
 
@@ -532,6 +621,20 @@ def targets(shown, codec_cpu, cores):
         at_least("into a bucket: speed beside `qemu-img convert -c` onto s3fs", mount.seconds / bucket.seconds, 10)
     if bucket and file:
         at_most("upload: CPU per GiB stored", (bucket.cpu - file.cpu) / (bucket.size / GIB), 1, " s", 2)
+    for codec, faster in (("deflate", 3), ("zstd", 2)):
+        for how, words in (("restore", "page cache"), ("restore-direct", "O_DIRECT")):
+            ours, theirs = shown.get(f"{how}/{codec}"), shown.get(f"qemu/{how}/{codec}")
+            if ours and theirs:
+                at_least(f"restore of {codec}, {words}: speed beside `qemu-img convert -O raw`", theirs.seconds / ours.seconds, faster)
+    local, stored = shown.get("verify/deflate"), shown.get("verify/bucket")
+    if local and stored:
+        at_least("verify from the embedded store: speed beside verify of a file", local.seconds / stored.seconds, 0.9)
+    against = shown.get("compare/device")
+    if against and device and local:
+        floor = max(device.seconds, local.seconds)
+        at_most("compare of image and device: wall time over max(device alone, decoding alone)", against.seconds / floor, 1.15, "", 2)
+    if check := shown.get("check/250G"):
+        at_most("check of the metadata of 250 GB", check.seconds, 1, " s", 2)
     for where, bound in (("file", 256), ("bucket", 512)):
         for size in ("1G", "64G"):
             ours = shown.get(f"rss/{size}/{where}")
@@ -567,17 +670,17 @@ def report(bench, shown, absent, failed, rounds, cores):
         + (f"; S3 server: {'snapferry sim store' if bench.server.kind == 'sim' else 'Swift s3api'} on the same machine."
            if bench.server and not bench.no_server else "."),
         "",
-        "| row | seconds | MiB/s read | CPU s | peak MiB | stored MB | beside `qemu -c` | beside `-W -m 16` of the codec | size beside it |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| row | seconds | MiB/s read | CPU s | idle, stolen s | peak MiB | stored MB | beside `qemu -c` | beside `-W -m 16` of the codec | size beside it |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     plain = shown.get("qemu/deflate")
     for name, run in shown.items():
         read = bench.large if name.startswith("rss/64G") else bench.one if name.startswith("rss/1G") or name.endswith("/smallest") else disk
-        same_disk = read is disk and run.size
+        same_disk = read is disk and run.size and not name.startswith("check")
         best = shown.get("qemu/zstd-W" if "zstd" in name else "qemu/deflate-W") if same_disk else None
         lines.append(
-            f"| {name} | {run.seconds:.2f} | {'' if name == 'alone/codecs' else f'{read.size / MIB / run.seconds:.0f}'} | {run.cpu:.2f} | "
-            f"{run.rss / MIB:.0f} | {f'{run.size / 1e6:.1f}' if run.size else ''} | "
+            f"| {name} | {run.seconds:.2f} | {'' if name in ('alone/codecs', 'check/250G') else f'{read.size / MIB / run.seconds:.0f}'} | {run.cpu:.2f} | "
+            f"{run.idle:.1f}, {run.stolen:.1f} | {run.rss / MIB:.0f} | {f'{run.size / 1e6:.1f}' if run.size else ''} | "
             f"{f'{plain.seconds / run.seconds:.2f}x' if plain and same_disk else ''} | "
             f"{f'{best.seconds / run.seconds:.2f}x' if best else ''} | {f'{run.size / best.size:.4f}' if best else ''} |"
         )

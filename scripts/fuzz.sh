@@ -27,6 +27,8 @@ fi
   echo "fuzz.sh: there are no fuzz targets" >&2
   exit 1
 }
+# Images that are broken on purpose are what an image's fuzzing begins with.
+cargo run --quiet --locked --features testing --example hostile_images -- fuzz/corpus/image
 for target in "${targets[@]}"; do
   echo "== $target: $seconds s"
   # What is found goes to the first folder; seeds are only read. No address sanitizer: the targets run safe Rust alone.

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{FallocateFlags, FileType, Mode, OFlags, SeekFrom, fallocate, fstat, fsync, ftruncate, open, seek};
 use rustix::io::{Errno, pread, pwrite, retry_on_intr};
@@ -169,6 +170,8 @@ pub(super) struct Disk {
     direct: Option<OwnedFd>,
     /// It refused a write: no more of them.
     direct_refused: AtomicBool,
+    /// One write through the page cache at a time: the file system lets no two into a file, and whoever waits for it there does so spinning.
+    turn: Mutex<()>,
 }
 
 impl Disk {
@@ -180,6 +183,7 @@ impl Disk {
             _ => TargetError::Write { path: self.path.clone(), offset: at, source: errno.into() },
         };
         let mut done = self.write_direct(bytes, at.0).map_err(failed)?;
+        let _turn = (done < bytes.len()).then(|| self.turn.lock().unwrap_or_else(PoisonError::into_inner));
         while done < bytes.len() {
             match retry_on_intr(|| pwrite(&self.cached, &bytes[done..], at.0 + to_u64(done))) {
                 Ok(0) => return Err(failed(Errno::IO)),
@@ -256,7 +260,7 @@ impl FileTarget {
         // Not every file system has it (tmpfs before Linux 6.6, FUSE); the page cache does as well there.
         let past_cache = || open(&hidden, base | OFlags::WRONLY | OFlags::DIRECT, Mode::empty()).ok();
         let direct = if cache == PageCache::Bypass { past_cache() } else { None };
-        let disk = Disk { path, cached, direct, direct_refused: AtomicBool::new(false) };
+        let disk = Disk { path, cached, direct, direct_refused: AtomicBool::new(false), turn: Mutex::default() };
         let target = Self { disk, hidden, to: to.to_owned(), force };
         ftruncate(&target.disk.cached, size.0).map_err(|errno| target.disk.asked("making a sparse file", errno))?;
         Ok(target)
@@ -311,7 +315,7 @@ impl DeviceTarget {
             opened => opened.map_err(failed)?,
         };
         let direct = open(path, base | OFlags::DIRECT, Mode::empty()).ok();
-        let disk = Disk { path: shown.clone(), cached, direct, direct_refused: AtomicBool::new(false) };
+        let disk = Disk { path: shown.clone(), cached, direct, direct_refused: AtomicBool::new(false), turn: Mutex::default() };
         let has = ByteCount(seek(&disk.cached, SeekFrom::End(0)).map_err(|errno| disk.asked("asking for the size", errno))?);
         if has < size {
             return Err(TargetError::TooSmall { path: shown, has, needs: size });
@@ -339,7 +343,8 @@ impl DeviceTarget {
                 let base = OFlags::RDWR | OFlags::CLOEXEC;
                 let cached = retry_on_intr(|| open(path, base, Mode::empty())).map_err(failed)?;
                 let direct = open(path, base | OFlags::DIRECT, Mode::empty()).ok();
-                let disk = Disk { path: shown.clone(), cached, direct, direct_refused: AtomicBool::new(false) };
+                let disk =
+                    Disk { path: shown.clone(), cached, direct, direct_refused: AtomicBool::new(false), turn: Mutex::default() };
                 let has = ByteCount(u64::try_from(found.st_size).unwrap_or(0));
                 if has < size {
                     return Err(TargetError::TooSmall { path: shown, has, needs: size });

@@ -255,9 +255,6 @@ pub struct ReadingArgs {
     after_help = "Examples:\n  snapferry verify s3://images/web01.qcow2\n  snapferry verify web01.qcow2 --against /dev/vdc\n  snapferry verify --bucket images --key web01.qcow2 --region us-south --sha256 9f86d081..."
 )]
 pub struct VerifyArgs {
-    #[command(flatten)]
-    pub image: ImageArgs,
-
     /// Compare every byte with this disk
     #[arg(long, value_name = "DEVICE")]
     pub against: Option<PathBuf>,
@@ -272,6 +269,10 @@ pub struct VerifyArgs {
 
     #[command(flatten)]
     pub reading: ReadingArgs,
+
+    // Last: its heading in the help holds for all that follows.
+    #[command(flatten)]
+    pub image: ImageArgs,
 }
 
 #[derive(Debug, Group)]
@@ -279,9 +280,6 @@ pub struct VerifyArgs {
     after_help = "Examples:\n  snapferry restore s3://images/web01.qcow2 --device /dev/vdd\n  snapferry restore web01.qcow2 --output web01.raw\n  snapferry restore --bucket images --key web01.qcow2 --region us-south --device /dev/vdd --force"
 )]
 pub struct RestoreArgs {
-    #[command(flatten)]
-    pub image: ImageArgs,
-
     /// Write the disk to this block device
     #[arg(long, value_name = "DEVICE", required_unless_present = "output", conflicts_with = "output")]
     pub device: Option<PathBuf>,
@@ -304,6 +302,10 @@ pub struct RestoreArgs {
 
     #[command(flatten)]
     pub reading: ReadingArgs,
+
+    // Last: its heading in the help holds for all that follows.
+    #[command(flatten)]
+    pub image: ImageArgs,
 }
 
 /// A command line of QEMU's, which we read by QEMU's own rules.

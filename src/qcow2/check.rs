@@ -59,7 +59,7 @@ pub struct Report {
     pub leaks: u64,
     /// Tables that could not be read.
     pub check_errors: u64,
-    /// Wrong by our rules alone: overlapping uses.
+    /// Wrong by our rules alone: uses that overlap, a mark of corruption.
     pub hidden: u64,
     /// Clusters of the disk.
     pub total_clusters: u64,
@@ -108,6 +108,12 @@ pub fn check(file: &dyn ImageFile, image: &Image) -> Result<Report, ImageError> 
     let references = References::new(image.file_len().0, cluster);
     let mut audit = Audit { file, image, cluster, references, report };
 
+    if image.facts().corrupt {
+        audit.report.add(Severity::Hidden, format_args!("the image is marked as corrupt: somebody found it to be wrong"));
+    }
+    if header.dirty {
+        audit.report.add(Severity::Note, format_args!("the image was not closed by who wrote it last: its counts may be behind"));
+    }
     audit.count(HostOffset(0), cluster.size(), Use::Header);
     let l1 = audit.l1_table(header.l1_table, header.l1_entries, Fragments::Count)?;
     let (found, table_len) = snapshots::list(file, header)?;

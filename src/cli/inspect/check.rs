@@ -21,16 +21,21 @@ use crate::units::ByteCount;
 #[derive(Debug, Group)]
 #[command(after_help = "Examples:\n  snapferry check web01.qcow2\n  snapferry check s3://images/web01.qcow2 --data --json")]
 pub struct CheckArgs {
-    #[command(flatten)]
-    pub image: ImageArgs,
-
     /// Decode every cluster too
     #[arg(long)]
     pub data: bool,
 
+    /// Refuse an image of a larger disk
+    #[arg(long, value_name = "SIZE", default_value = "64T")]
+    pub max_size: ByteCount,
+
     /// Print JSON: the fields of `qemu-img check --output=json`, and what that does not tell
     #[arg(long)]
     pub json: bool,
+
+    // Last: its heading in the help holds for all that follows.
+    #[command(flatten)]
+    pub image: ImageArgs,
 }
 
 /// What is told beyond QEMU's own fields.
@@ -39,7 +44,7 @@ pub struct CheckArgs {
 struct Told<'a> {
     #[serde(flatten)]
     checked: &'a Checked,
-    overlaps: u64,
+    errors_beyond_qemu: u64,
     trailing_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     undecodable_clusters: Option<u64>,
@@ -53,7 +58,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<Code> {
         return Err(UsageError(format!("{} is no qcow2 image: a raw disk has nothing to check", found.name)).into());
     }
     // What somebody marked as corrupt is just what is to be looked at.
-    let limits = Limits { marked_corrupt: Marked::Read, largest_disk: ByteCount(u64::MAX) };
+    let limits = Limits { marked_corrupt: Marked::Read, largest_disk: args.max_size };
     let image = Image::open(found.file(), &limits)?;
     let report = check(found.file(), &image)?;
     let decoded = if args.data && report.corruptions == 0 && report.hidden == 0 {
@@ -93,7 +98,7 @@ fn told<'a>(checked: &'a Checked, report: &Report, decoded: Option<&Verdict>) ->
     let findings = report.findings.iter().map(|finding| finding.what.clone());
     Told {
         checked,
-        overlaps: report.hidden,
+        errors_beyond_qemu: report.hidden,
         trailing_bytes: report.trailing,
         undecodable_clusters: decoded.map(|verdict| crate::units::to_u64(verdict.findings.len()) + verdict.more_findings),
         findings: findings.chain(decoded.into_iter().flat_map(undecodable)).collect(),
@@ -124,7 +129,7 @@ fn write_for_people(
     }
     checked.write_text(to)?;
     if report.hidden > 0 {
-        writeln!(to, "{} host clusters are used for two things at once.", report.hidden)?;
+        writeln!(to, "{} errors that QEMU's audit does not look for were found on the image.", report.hidden)?;
     }
     match decoded {
         Some(Verdict { good: true, clusters, .. }) => writeln!(to, "All {clusters} stored clusters decode."),

@@ -14,12 +14,13 @@ use crate::qcow2::{Image, snapshots};
 #[derive(Debug, Group)]
 #[command(after_help = "Examples:\n  snapferry info web01.qcow2\n  snapferry info s3://images/web01.qcow2 --json")]
 pub struct InfoArgs {
-    #[command(flatten)]
-    pub image: ImageArgs,
-
     /// Print JSON as `qemu-img info --output=json` does
     #[arg(long)]
     pub json: bool,
+
+    // Last: its heading in the help holds for all that follows.
+    #[command(flatten)]
+    pub image: ImageArgs,
 }
 
 pub fn run(args: &InfoArgs) -> anyhow::Result<Code> {

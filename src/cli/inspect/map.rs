@@ -13,9 +13,6 @@ use crate::units::ByteCount;
 #[derive(Debug, Group)]
 #[command(after_help = "Examples:\n  snapferry map web01.qcow2\n  snapferry map s3://images/web01.qcow2 --json")]
 pub struct MapArgs {
-    #[command(flatten)]
-    pub image: ImageArgs,
-
     /// Refuse an image of a larger disk
     #[arg(long, value_name = "SIZE", default_value = "64T")]
     pub max_size: ByteCount,
@@ -23,6 +20,10 @@ pub struct MapArgs {
     /// Print JSON as `qemu-img map --output=json` does
     #[arg(long)]
     pub json: bool,
+
+    // Last: its heading in the help holds for all that follows.
+    #[command(flatten)]
+    pub image: ImageArgs,
 }
 
 pub fn run(args: &MapArgs) -> anyhow::Result<Code> {

@@ -10,6 +10,9 @@
 //! get. [`Layout`] then gives each body its place and, when all are placed, the tables that lead to them ([`Finished`]). The words of
 //! the format itself are in [`header`], [`l2`] and [`refcount`].
 //!
+//! The other way, [`Image`] opens what may come from anywhere, [`Mappings`] says where each cluster's bytes lie, and [`check`](mod@check) audits
+//! all tables. They ask an [`ImageFile`] for ranges, whoever keeps the bytes.
+//!
 //! "Specification" here means QEMU's `docs/interop/qcow2.txt`.
 
 mod bitmaps;
@@ -20,6 +23,7 @@ pub mod header;
 pub mod image;
 pub mod l2;
 pub mod layout;
+pub mod mappings;
 pub mod refcount;
 mod references;
 pub mod snapshots;
@@ -27,7 +31,8 @@ pub mod snapshots;
 pub use facts::{BitmapDirectory, HeaderFacts};
 pub use geometry::{Geometry, GeometryError, SEGMENT};
 pub use header::{Compression, Header, HeaderError};
-pub use image::{FileError, Image, ImageError, ImageFile, Limits, Mappings, Marked, PlaceError, Stored};
+pub use image::{FileError, Image, ImageError, ImageFile, Limits, Marked, PlaceError};
 pub use l2::{EntryError, L1Entry, L2Entry, Mapping};
 pub use layout::{Finished, Layout, RawPlace, Tail};
+pub use mappings::{Mappings, Stored};
 pub use snapshots::Snapshot;

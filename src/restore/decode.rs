@@ -15,7 +15,7 @@ use super::read::Fetched;
 use super::{Context, Reading, RestoreError, Stopped};
 use crate::compress::{DecodeError, Decoder};
 use crate::hash::CHUNK;
-use crate::qcow2::image::SUBCLUSTERS;
+use crate::qcow2::mappings::SUBCLUSTERS;
 use crate::qcow2::{Mappings, Stored};
 use crate::source::aligned::{BufferPool, PooledBuf};
 use crate::units::{ByteCount, GuestCluster, GuestOffset, HostOffset, to_u64, to_usize};

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::plan::extent;
 use super::{RestoreError, codec_of};
 use crate::compress::Decoder;
-use crate::qcow2::image::SUBCLUSTERS;
+use crate::qcow2::mappings::SUBCLUSTERS;
 use crate::qcow2::{Image, ImageError, ImageFile, Limits, Mappings, Stored};
 use crate::source::aligned::BUFFER_ALIGNMENT;
 use crate::source::{Extent, Source, SourceError};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::compress::{Codec, DecodeError, Decoder};
-use crate::qcow2::image::SUBCLUSTERS;
+use crate::qcow2::mappings::SUBCLUSTERS;
 use crate::qcow2::{Compression, FileError, Image, ImageFile, Mappings, Stored};
 use crate::units::{ByteCount, GuestCluster, HostOffset, to_u64, to_usize};
 

@@ -7,8 +7,8 @@ use std::ops::Range;
 use serde::Serialize;
 
 use crate::qcow2::Mappings;
-use crate::qcow2::image::{Place, SUBCLUSTERS};
 use crate::qcow2::l2::Mapping;
+use crate::qcow2::mappings::{Place, SUBCLUSTERS};
 use crate::source::{Extent, Source, SourceError};
 use crate::units::{GuestCluster, GuestOffset, SECTOR};
 

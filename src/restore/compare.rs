@@ -36,7 +36,7 @@ struct Differences {
     count: u64,
 }
 
-/// Compares every byte of an image with a disk: what is stored as a [`Sink`], what is not by [`Comparison::finish`].
+/// Compares every byte of an image with a disk: what is stored as a [`Sink`], what is not by the verification at its end.
 pub struct Comparison<'a> {
     source: &'a dyn Source,
     found: Mutex<Differences>,

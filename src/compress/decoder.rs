@@ -68,24 +68,88 @@ impl Decoder {
                 Err(libdeflater::DecompressionError::BadData) => return Err(DecodeError::Garbage(Codec::Deflate)),
                 Err(libdeflater::DecompressionError::InsufficientSpace) => return Err(DecodeError::Long { cluster }),
             },
-            Engine::Zstd(engine) => {
-                let body = frame(body)?;
-                engine.decompress_to_buffer(body, into).map_err(|_| DecodeError::Garbage(Codec::Zstd))?
-            }
+            Engine::Zstd(engine) => frames(engine, body, into)?,
         };
         if to_u64(len) == cluster { Ok(()) } else { Err(DecodeError::Short { len: to_u64(len), cluster }) }
     }
 }
 
-/// The first frame of a body that is followed by other bytes.
-fn frame(body: &[u8]) -> Result<&[u8], DecodeError> {
+/// Decodes the frames at the beginning of a body until the cluster is full: one as a rule, but QEMU reads on where a frame ends early, and
+/// over frames that hold nothing. Gives how much of the cluster is full.
+///
+/// A frame is decoded straight into the cluster, so however large a window it claims, it takes no memory.
+fn frames(engine: &mut ::zstd::bulk::Decompressor<'_>, body: &[u8], into: &mut [u8]) -> Result<usize, DecodeError> {
     let garbage = DecodeError::Garbage(Codec::Zstd);
-    let len = ::zstd::zstd_safe::find_frame_compressed_size(body).map_err(|_| garbage)?;
-    body.get(..len).ok_or(garbage)
+    let (mut from, mut filled) = (0, 0);
+    while filled < into.len() {
+        let rest = &body[from..];
+        let frame = match ::zstd::zstd_safe::find_frame_compressed_size(rest) {
+            Ok(len) => rest.get(..len).ok_or(garbage)?,
+            // Nothing but the rest of the last sector behind the last frame.
+            Err(_) if from > 0 => break,
+            Err(_) => return Err(garbage),
+        };
+        filled += engine.decompress_to_buffer(frame, &mut into[filled..]).map_err(|_| garbage)?;
+        from += frame.len();
+    }
+    Ok(filled)
 }
 
 impl fmt::Debug for Decoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Decoder").field("cluster", &self.cluster).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLUSTER: ClusterBits = ClusterBits::KIB4;
+
+    fn zstd(body: &[u8]) -> Result<Vec<u8>, DecodeError> {
+        let mut into = vec![0xee; to_usize(CLUSTER.size())];
+        Decoder::new(Codec::Zstd, CLUSTER).decode(body, &mut into).map(|()| into)
+    }
+
+    fn frame(bytes: &[u8]) -> Vec<u8> {
+        ::zstd::bulk::compress(bytes, 1).expect("compressed")
+    }
+
+    /// RFC 8878, section 3.1.2.
+    fn skippable(len: u32) -> Vec<u8> {
+        [&0x184d_2a50_u32.to_le_bytes()[..], &len.to_le_bytes(), &vec![7; usize::try_from(len).expect("small")]].concat()
+    }
+
+    #[test]
+    fn frames_are_read_until_the_cluster_is_full() {
+        let cluster: Vec<u8> = (0..4096_u32).map(|i| u8::try_from(i / 16).expect("a byte")).collect();
+        let (first, second) = cluster.split_at(1000);
+        for body in [
+            frame(&cluster),
+            [frame(first), frame(second)].concat(),
+            [skippable(9), frame(&[]), frame(first), skippable(0), frame(second)].concat(),
+            [frame(&cluster), vec![0x55; 300]].concat(),
+            [frame(&cluster), frame(&cluster)].concat(),
+        ] {
+            assert_eq!(zstd(&body).expect("as QEMU reads it"), cluster);
+        }
+    }
+
+    #[test]
+    fn a_body_of_another_length_is_refused() {
+        let cluster = vec![3; 4096];
+        let short = DecodeError::Short { len: 4095, cluster: 4096 };
+        for (body, error) in [
+            (frame(&cluster[1..]), short),
+            ([frame(&cluster[1..]), vec![0; 400]].concat(), short),
+            ([skippable(4), frame(&[])].concat(), DecodeError::Short { len: 0, cluster: 4096 }),
+            (frame(&[3; 4097]), DecodeError::Garbage(Codec::Zstd)),
+            ([frame(&cluster[1..]), frame(&[3; 2])].concat(), DecodeError::Garbage(Codec::Zstd)),
+            (vec![0; 512], DecodeError::Garbage(Codec::Zstd)),
+            (skippable(5000)[..4000].to_vec(), DecodeError::Garbage(Codec::Zstd)),
+        ] {
+            assert_eq!(zstd(&body), Err(error), "{} bytes", body.len());
+        }
     }
 }

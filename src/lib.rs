@@ -13,7 +13,7 @@
 //! | layer | modules | what they know |
 //! |---|---|---|
 //! | 6 | [`cli`] | arguments, terminal, environment, which concrete types are used |
-//! | 4 | [`convert`], [`restore`] | the pipeline from a device to an image, and what reads images |
+//! | 4 | [`convert`], [`restore`], [`vpc`] | the pipeline from a device to an image; what reads images; the cloud's API |
 //! | 3 | [`source`], [`compress`], [`qcow2`], [`store`] | devices, codecs, the image format, object stores |
 //! | 2 | [`identity`], [`manifest`] | who we are to the cloud: tokens; what ties an image to its disk |
 //! | 1 | [`units`], [`clock`], [`cancel`], [`retry`], [`secret`], [`hash`], [`trust`] | words that everything else is said in |
@@ -39,6 +39,7 @@ pub mod store;
 
 pub mod convert;
 pub mod restore;
+pub mod vpc;
 
 pub mod cli;
 

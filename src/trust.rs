@@ -61,6 +61,32 @@ impl CaFile {
     }
 }
 
+/// Why there is no HTTP client.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpClientError {
+    /// The CA file.
+    #[error(transparent)]
+    CaFile(#[from] CaFileError),
+    /// The TLS library.
+    #[error("can't set up TLS")]
+    Tls(#[source] reqwest::Error),
+}
+
+/// A client to be built that trusts the system's authorities and those in `ca_file`.
+///
+/// # Errors
+/// Where the CA file can't be used.
+pub fn http_client(ca_file: Option<&Path>) -> Result<reqwest::ClientBuilder, HttpClientError> {
+    // reqwest is built without a TLS provider of its own. That one is installed already is as good.
+    let _already_there = rustls::crypto::ring::default_provider().install_default();
+    let mut http = reqwest::Client::builder();
+    if let Some(path) = ca_file {
+        let ca = CaFile::read(path)?;
+        http = http.tls_certs_merge(reqwest::Certificate::from_pem_bundle(ca.pem()).map_err(HttpClientError::Tls)?);
+    }
+    Ok(http)
+}
+
 /// Whether a secret may be sent there: over TLS, or to this very machine.
 #[must_use]
 pub fn keeps_secrets(url: &reqwest::Url) -> bool {

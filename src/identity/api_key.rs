@@ -17,7 +17,7 @@ use super::{IdentityError, Token, TokenSource};
 use crate::clock::Clock;
 use crate::retry::Backoff;
 use crate::secret::Secret;
-use crate::trust::{CaFile, keeps_secrets};
+use crate::trust::{HttpClientError, http_client, keeps_secrets};
 
 /// IBM Cloud's public token service.
 pub const IBM_IAM: &str = "https://iam.cloud.ibm.com";
@@ -107,15 +107,9 @@ impl ApiKeySource {
         }
         let endpoint =
             endpoint.join("/identity/token").map_err(|err| setup(format!("the IAM endpoint {endpoint} has no paths: {err}")))?;
-        // reqwest is built without a TLS provider of its own. That one is installed already is as good.
-        let _already_there = rustls::crypto::ring::default_provider().install_default();
-        let mut http = reqwest::Client::builder().connect_timeout(CONNECT).timeout(DEADLINE);
-        if let Some(path) = &config.ca_file {
-            let ca = CaFile::read(path).map_err(|err| setup(crate::retry::chain(&err)))?;
-            let certificates = reqwest::Certificate::from_pem_bundle(ca.pem()).map_err(|err| setup(crate::retry::chain(&err)))?;
-            http = http.tls_certs_merge(certificates);
-        }
-        let http = http.build().map_err(|err| setup(format!("can't set up TLS: {}", crate::retry::chain(&err))))?;
+        let http = http_client(config.ca_file.as_deref())
+            .and_then(|http| http.connect_timeout(CONNECT).timeout(DEADLINE).build().map_err(HttpClientError::Tls))
+            .map_err(|err| setup(crate::retry::chain(&err)))?;
         Ok(Self {
             http,
             endpoint,

@@ -1,0 +1,95 @@
+//! Volumes on servers.
+
+use serde_json::json;
+
+use super::RegionClient;
+use super::create::{Creation, differs};
+use crate::vpc::error::VpcError;
+use crate::vpc::http::Call;
+use crate::vpc::model::{AttachmentState, VolumeAttachment};
+use crate::vpc::names::{AttachmentId, InstanceId, ResourceName, VolumeId};
+use crate::vpc::wait::{Patience, Sighting, Verdict};
+
+impl RegionClient {
+    /// All volumes on a server, the one that it boots from included.
+    ///
+    /// # Errors
+    /// Where the API can't be asked, refuses, or makes no sense; so for every operation.
+    pub async fn attachments(&self, server: &InstanceId) -> Result<Vec<VolumeAttachment>, VpcError> {
+        self.whole_list(&["instances", server.as_str(), "volume_attachments"], "volume_attachments").await
+    }
+
+    /// One attachment.
+    ///
+    /// # Errors
+    /// As for [`RegionClient::attachments`].
+    pub async fn attachment(&self, server: &InstanceId, id: &AttachmentId) -> Result<Option<VolumeAttachment>, VpcError> {
+        self.get_if_any(&["instances", server.as_str(), "volume_attachments", id.as_str()]).await
+    }
+
+    /// Attaches a volume, or adopts the attachment of that name. Should the server be deleted, the volume goes with it.
+    ///
+    /// # Errors
+    /// [`VpcError::NameTaken`] where another volume's attachment has the name, and as for [`RegionClient::attachments`].
+    pub async fn attach(&self, server: &InstanceId, name: &ResourceName, volume: &VolumeId) -> Result<VolumeAttachment, VpcError> {
+        let body = json!({ "name": name, "delete_volume_on_instance_delete": true, "volume": { "id": volume } });
+        let call = Call::post(&["instances", server.as_str(), "volume_attachments"], &body)?;
+        let creation = Creation { noun: "attachment", name, call };
+        self.create(
+            &creation,
+            async || {
+                let all = self.attachments(server).await?;
+                Ok(all.into_iter().find(|attachment| attachment.name == name.as_str()))
+            },
+            |attachment: &VolumeAttachment| attachment.id.as_str(),
+            |attachment| differs("volume", volume.as_str(), attachment.volume.as_ref().map(|volume| volume.id.as_str())),
+        )
+        .await
+    }
+
+    /// Waits until the server has the device.
+    ///
+    /// # Errors
+    /// [`VpcError::Ended`] where it is being removed, [`VpcError::Overdue`], and as for [`RegionClient::attachments`].
+    pub async fn attached(&self, server: &InstanceId, id: &AttachmentId, patience: Patience) -> Result<VolumeAttachment, VpcError> {
+        self.waiting(format!("attachment {id}"), patience)
+            .until(async || {
+                let attachment = self.attachment(server, id).await?;
+                let attachment = self.found(attachment, "attachment", id.as_str())?;
+                let verdict = match attachment.status {
+                    // Attached without a device: it shows in a moment.
+                    AttachmentState::Attached if attachment.device.is_some() => Verdict::Reached,
+                    AttachmentState::Deleting | AttachmentState::Detaching => Verdict::Ended,
+                    _ => Verdict::Underway,
+                };
+                Ok(Sighting { verdict, state: attachment.status.to_string(), reasons: Vec::new(), seen: attachment })
+            })
+            .await
+    }
+
+    /// Detaches a volume, which stays; that it is detached, or on its way, is success.
+    ///
+    /// # Errors
+    /// As for [`RegionClient::attachments`].
+    pub async fn detach(&self, server: &InstanceId, id: &AttachmentId) -> Result<(), VpcError> {
+        match self.delete(&["instances", server.as_str(), "volume_attachments", id.as_str()]).await {
+            Err(VpcError::Refused { request, refusal }) if refusal.status == 409 => match self.attachment(server, id).await? {
+                Some(attachment) if attachment.status != AttachmentState::Detaching => Err(VpcError::Refused { request, refusal }),
+                _ => Ok(()),
+            },
+            detached => detached,
+        }
+    }
+
+    /// Waits until an attachment is gone, so that its volume can be deleted.
+    ///
+    /// # Errors
+    /// [`VpcError::Overdue`], and as for [`RegionClient::attachments`].
+    pub async fn detached(&self, server: &InstanceId, id: &AttachmentId, patience: Patience) -> Result<(), VpcError> {
+        self.gone(format!("attachment {id}"), patience, async || {
+            let attachment = self.attachment(server, id).await?;
+            Ok(attachment.map(|attachment| (attachment.status.to_string(), Vec::new())))
+        })
+        .await
+    }
+}

@@ -1,0 +1,118 @@
+//! Making things whose name is the key: never two of them, whatever becomes of the answers.
+//!
+//! The API has no idempotency keys, but names are unique. So after an answer that leaves open whether the thing was made, its name
+//! is looked up: what is there and is what we asked for is ours, and only where there is nothing the request is sent again. A list may
+//! lag behind: then the second request is refused because of the name, and the look is repeated until the thing shows.
+
+use std::future::Future;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+use super::RegionClient;
+use crate::retry::{Backoff, chain};
+use crate::vpc::error::VpcError;
+use crate::vpc::http::Call;
+use crate::vpc::names::ResourceName;
+
+/// How often a create is sent in all, where its answers are lost.
+const ATTEMPTS: u32 = 5;
+/// The waits after a lost answer.
+const AFTER_LOSS: Backoff = Backoff { attempts: ATTEMPTS, first: Duration::from_secs(2), longest: Duration::from_secs(20) };
+/// How often a name is looked up that the API says is taken, and that its list does not show yet.
+const LOOKS: u32 = 8;
+/// Between those looks: a list that lags is behind by seconds.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(3);
+
+/// How a thing that is there already differs from the one asked for; none where it is the same.
+pub(super) type Difference = Option<String>;
+
+/// What is to be made.
+pub(super) struct Creation<'a> {
+    /// What it is, for messages.
+    pub noun: &'static str,
+    /// Its name.
+    pub name: &'a ResourceName,
+    /// The request.
+    pub call: Call,
+}
+
+/// `field` compared, in words.
+pub(super) fn differs(field: &str, wanted: &str, found: Option<&str>) -> Difference {
+    (found != Some(wanted)).then(|| format!("with {field} {:?} in place of {wanted:?}", found.unwrap_or("none")))
+}
+
+impl RegionClient {
+    /// Makes it, or adopts the one of the same name that is what we asked for.
+    pub(super) async fn create<T, F>(
+        &self,
+        creation: &Creation<'_>,
+        look: impl Fn() -> F,
+        id_of: impl Fn(&T) -> &str,
+        differs: impl Fn(&T) -> Difference,
+    ) -> Result<T, VpcError>
+    where
+        T: DeserializeOwned,
+        F: Future<Output = Result<Option<T>, VpcError>>,
+    {
+        let Creation { noun, name, call } = creation;
+        let adopt = |found: T| match differs(&found) {
+            None => {
+                tracing::info!("{noun} {name} is there already, as {}", id_of(&found));
+                Ok(found)
+            }
+            Some(why) => Err(VpcError::NameTaken { noun, name: name.as_str().to_owned(), id: id_of(&found).to_owned(), why }),
+        };
+        let mut next = 1;
+        let mut lost = false;
+        loop {
+            let sent = self.line.send(call).await;
+            let err = match sent.and_then(|answer| answer.read()) {
+                Ok(made) => return Ok(made),
+                Err(err) => err,
+            };
+            if err.is_ambiguous() {
+                lost = true;
+                if let Some(found) = look().await? {
+                    return adopt(found);
+                }
+                next += 1;
+                let Some(wait) = AFTER_LOSS.wait_before(next) else { return Err(err) };
+                tracing::warn!(attempt = next, "{noun} {name} may or may not have been made, and does not show: {}", chain(&err));
+                self.line.pause(&format!("{noun} {name}"), wait).await?;
+                // What came to light meanwhile is ours.
+                if let Some(found) = look().await? {
+                    return adopt(found);
+                }
+            } else if may_be_a_taken_name(&err) {
+                let looks = if lost { LOOKS } else { 1 };
+                return match self.look_for(looks, &format!("{noun} {name}"), &look).await? {
+                    Some(found) => adopt(found),
+                    None => Err(err),
+                };
+            } else {
+                return Err(err);
+            }
+        }
+    }
+
+    async fn look_for<T, F>(&self, looks: u32, what: &str, look: impl Fn() -> F) -> Result<Option<T>, VpcError>
+    where
+        F: Future<Output = Result<Option<T>, VpcError>>,
+    {
+        for left in (0..looks).rev() {
+            if let Some(found) = look().await? {
+                return Ok(Some(found));
+            }
+            if left > 0 {
+                self.line.pause(what, BETWEEN_LOOKS).await?;
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The codes for a name that is taken are not documented and have changed; that it is taken shows when it is looked up.
+fn may_be_a_taken_name(err: &VpcError) -> bool {
+    matches!(err, VpcError::Refused { refusal, .. } if matches!(refusal.status, 400 | 409))
+}

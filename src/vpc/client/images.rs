@@ -1,0 +1,369 @@
+//! Images: imported, renamed, aged out, deleted, exported.
+
+use std::time::SystemTime;
+
+use serde_json::{Value, json};
+
+use super::RegionClient;
+use super::create::{Creation, differs};
+use crate::clock::rfc3339;
+use crate::vpc::error::VpcError;
+use crate::vpc::http::Call;
+use crate::vpc::model::{ExportFormat, ExportJob, ExportState, Image, ImageState, OperatingSystem};
+use crate::vpc::names::{ExportJobId, ImageId, ResourceGroupId, ResourceName, VolumeId};
+use crate::vpc::wait::{Patience, Sighting, Verdict};
+
+/// What an image is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImageOrigin {
+    /// An object, as `cos://location/bucket/key`, and the operating system in it.
+    File {
+        /// The object.
+        href: String,
+        /// The operating system's name in the region.
+        operating_system: String,
+    },
+    /// The boot volume of a stopped server.
+    Volume(VolumeId),
+}
+
+/// An image to be made.
+#[derive(Clone, Debug)]
+pub struct ImagePrototype {
+    /// Its name.
+    pub name: ResourceName,
+    /// What it is made of.
+    pub origin: ImageOrigin,
+    /// Its resource group.
+    pub resource_group: Option<ResourceGroupId>,
+}
+
+impl ImagePrototype {
+    fn body(&self) -> Value {
+        let mut body = match &self.origin {
+            ImageOrigin::File { href, operating_system } => json!({
+                "file": { "href": href },
+                "operating_system": { "name": operating_system },
+            }),
+            ImageOrigin::Volume(id) => json!({ "source_volume": { "id": id } }),
+        };
+        body["name"] = json!(self.name);
+        if let Some(group) = &self.resource_group {
+            body["resource_group"] = json!({ "id": group });
+        }
+        body
+    }
+}
+
+/// Which images. Only ever the account's own.
+#[derive(Clone, Debug, Default)]
+pub struct ImageFilter {
+    /// Those in these states; any without.
+    pub status: Vec<ImageState>,
+}
+
+impl ImageFilter {
+    fn query(&self) -> Vec<(&'static str, String)> {
+        let mut query = own();
+        if !self.status.is_empty() {
+            let states: Vec<&str> = self.status.iter().map(ImageState::as_str).collect();
+            query.push(("status", states.join(",")));
+        }
+        query
+    }
+}
+
+/// The account's own images, and nobody else's (API change log, 2025-06-30).
+fn own() -> Vec<(&'static str, String)> {
+    vec![("remote.account.id", "null".to_owned())]
+}
+
+/// When an image ages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Schedule {
+    /// At that time.
+    At(SystemTime),
+    /// Not at all.
+    Never,
+}
+
+impl Schedule {
+    fn body(self) -> Value {
+        match self {
+            Self::At(time) => json!(rfc3339(time)),
+            Self::Never => Value::Null,
+        }
+    }
+}
+
+/// What of an image is to be changed.
+#[derive(Clone, Debug, Default)]
+pub struct ImagePatch {
+    /// Its name.
+    pub name: Option<ResourceName>,
+    /// When it is no longer recommended.
+    pub deprecation: Option<Schedule>,
+    /// When it is no longer bootable.
+    pub obsolescence: Option<Schedule>,
+}
+
+impl ImagePatch {
+    fn body(&self) -> Value {
+        let mut body = json!({});
+        if let Some(name) = &self.name {
+            body["name"] = json!(name);
+        }
+        if let Some(schedule) = self.deprecation {
+            body["deprecation_at"] = schedule.body();
+        }
+        if let Some(schedule) = self.obsolescence {
+            body["obsolescence_at"] = schedule.body();
+        }
+        body
+    }
+}
+
+/// A job that exports an image.
+#[derive(Clone, Debug)]
+pub struct ExportPrototype {
+    /// Its name, unique for the image; also the object's, with a suffix.
+    pub name: ResourceName,
+    /// The bucket.
+    pub bucket: String,
+    /// As what.
+    pub format: ExportFormat,
+}
+
+impl RegionClient {
+    /// The account's own images that `filter` lets through.
+    ///
+    /// # Errors
+    /// Where the API can't be asked, refuses, or makes no sense; so for every operation.
+    pub async fn images(&self, filter: &ImageFilter) -> Result<Vec<Image>, VpcError> {
+        self.list(&["images"], "images", &filter.query()).await
+    }
+
+    /// The account's own image of that name.
+    ///
+    /// # Errors
+    /// As for [`RegionClient::images`].
+    pub async fn image_by_name(&self, name: &str) -> Result<Option<Image>, VpcError> {
+        self.by_name(&["images"], "images", &own(), name, |image: &Image| &image.name).await
+    }
+
+    /// The image of that id.
+    ///
+    /// # Errors
+    /// As for [`RegionClient::images`].
+    pub async fn image(&self, id: &ImageId) -> Result<Option<Image>, VpcError> {
+        self.get_if_any(&["images", id.as_str()]).await
+    }
+
+    /// Makes an image, or adopts the one of that name with the same origin. An import's origin does not show in the image: there the
+    /// operating system has to be the same, and the caller compares the file's SHA-256.
+    ///
+    /// # Errors
+    /// [`VpcError::NameTaken`] where another one has the name, and as for [`RegionClient::images`].
+    pub async fn create_image(&self, prototype: &ImagePrototype) -> Result<Image, VpcError> {
+        let call = Call::post(&["images"], &prototype.body())?;
+        let creation = Creation { noun: "image", name: &prototype.name, call };
+        self.create(
+            &creation,
+            || self.image_by_name(prototype.name.as_str()),
+            |image: &Image| image.id.as_str(),
+            |image| match &prototype.origin {
+                ImageOrigin::File { operating_system, .. } => {
+                    let found = image.operating_system.as_ref().map(|os| os.name.as_str());
+                    differs("operating system", operating_system, found)
+                }
+                ImageOrigin::Volume(id) => {
+                    differs("source volume", id.as_str(), image.source_volume.as_ref().map(|volume| volume.id.as_str()))
+                }
+            },
+        )
+        .await
+    }
+
+    /// Changes an image. Changing it twice is changing it once.
+    ///
+    /// # Errors
+    /// As for [`RegionClient::images`].
+    pub async fn patch_image(&self, id: &ImageId, patch: &ImagePatch) -> Result<Image, VpcError> {
+        self.patch(&["images", id.as_str()], &patch.body()).await
+    }
+
+    /// Renames an image. Images take no preconditions, so what has the new name now is looked up where the API refuses it.
+    ///
+    /// # Errors
+    /// [`VpcError::NameTaken`] where another image has the name, and as for [`RegionClient::images`].
+    pub async fn rename_image(&self, id: &ImageId, name: &ResourceName) -> Result<Image, VpcError> {
+        let patch = ImagePatch { name: Some(name.clone()), ..ImagePatch::default() };
+        match self.patch_image(id, &patch).await {
+            Err(VpcError::Refused { request, refusal }) if matches!(refusal.status, 400 | 409) => {
+                match self.image_by_name(name.as_str()).await? {
+                    Some(image) if image.id == *id => Ok(image),
+                    Some(image) => Err(VpcError::NameTaken {
+                        noun: "image",
+                        name: name.as_str().to_owned(),
+                        id: image.id.as_str().to_owned(),
+                        why: "and it is another one".to_owned(),
+                    }),
+                    None => Err(VpcError::Refused { request, refusal }),
+                }
+            }
+            renamed => renamed,
+        }
+    }
+
+    /// Marks an image as no longer recommended. It is billed as before.
+    ///
+    /// # Errors
+    /// As for [`RegionClient::images`].
+    pub async fn deprecate_image(&self, id: &ImageId) -> Result<(), VpcError> {
+        self.age(id, "deprecate", &ImageState::Deprecated).await
+    }
+
+    /// Makes an image unbootable. It is billed as before.
+    ///
+    /// # Errors
+    /// As for [`RegionClient::images`].
+    pub async fn obsolete_image(&self, id: &ImageId) -> Result<(), VpcError> {
+        self.age(id, "obsolete", &ImageState::Obsolete).await
+    }
+
+    /// Sends `word`; where the answer is lost or refused, the image itself tells whether it was done.
+    async fn age(&self, id: &ImageId, word: &str, target: &ImageState) -> Result<(), VpcError> {
+        let call = Call::post(&["images", id.as_str(), word], &json!({}))?.freely();
+        match self.line.send(&call).await {
+            Ok(_) => Ok(()),
+            Err(err @ VpcError::Refused { .. }) if !err.is_not_found() => match self.image(id).await? {
+                Some(image) if image.status == *target => Ok(()),
+                _ => Err(err),
+            },
+            Err(err) => Err(err),
+        }
+    }
+
+    /// Asks for an image to be deleted; that it is gone already, or going, is success. Servers made from it go on.
+    ///
+    /// # Errors
+    /// As for [`RegionClient::images`].
+    pub async fn delete_image(&self, id: &ImageId) -> Result<(), VpcError> {
+        match self.delete(&["images", id.as_str()]).await {
+            Err(VpcError::Refused { request, refusal }) if matches!(refusal.status, 400 | 409) => match self.image(id).await? {
+                Some(image) if image.status != ImageState::Deleting => Err(VpcError::Refused { request, refusal }),
+                _ => Ok(()),
+            },
+            deleted => deleted,
+        }
+    }
+
+    /// Waits until an image is available, in all zones.
+    ///
+    /// # Errors
+    /// [`VpcError::Ended`] where the import failed, [`VpcError::Overdue`], and as for [`RegionClient::images`].
+    pub async fn image_available(&self, id: &ImageId, patience: Patience) -> Result<Image, VpcError> {
+        self.waiting(format!("image {id}"), patience)
+            .until(async || {
+                let image = self.image(id).await?;
+                let image = self.found(image, "image", id.as_str())?;
+                let verdict = match image.status {
+                    ImageState::Available | ImageState::Deprecated => Verdict::Reached,
+                    ImageState::Failed | ImageState::Unusable | ImageState::Deleting | ImageState::Obsolete => Verdict::Ended,
+                    _ => Verdict::Underway,
+                };
+                let reasons = image.status_reasons.iter().map(|reason| reason.shown()).collect();
+                Ok(Sighting { verdict, state: image.status.to_string(), reasons, seen: image })
+            })
+            .await
+    }
+
+    /// Waits until an image is gone.
+    ///
+    /// # Errors
+    /// [`VpcError::Overdue`], and as for [`RegionClient::images`].
+    pub async fn image_gone(&self, id: &ImageId, patience: Patience) -> Result<(), VpcError> {
+        self.gone(format!("image {id}"), patience, async || {
+            let image = self.image(id).await?;
+            Ok(image.map(|image| (image.status.to_string(), image.status_reasons)))
+        })
+        .await
+    }
+
+    /// Starts a job that exports an image, or adopts the image's job of that name into the same bucket.
+    ///
+    /// # Errors
+    /// [`VpcError::NameTaken`] where another job has the name, and as for [`RegionClient::images`].
+    pub async fn export_image(&self, id: &ImageId, prototype: &ExportPrototype) -> Result<ExportJob, VpcError> {
+        let body = json!({
+            "name": prototype.name,
+            "storage_bucket": { "name": prototype.bucket },
+            "format": prototype.format,
+        });
+        let call = Call::post(&["images", id.as_str(), "export_jobs"], &body)?;
+        let creation = Creation { noun: "export job", name: &prototype.name, call };
+        self.create(
+            &creation,
+            async || {
+                let jobs = self.export_jobs(id).await?;
+                Ok(jobs.into_iter().find(|job| job.name == prototype.name.as_str()))
+            },
+            |job: &ExportJob| job.id.as_str(),
+            |job| differs("bucket", &prototype.bucket, Some(&job.storage_bucket.name)),
+        )
+        .await
+    }
+
+    /// An image's export jobs.
+    ///
+    /// # Errors
+    /// As for [`RegionClient::images`].
+    pub async fn export_jobs(&self, id: &ImageId) -> Result<Vec<ExportJob>, VpcError> {
+        self.whole_list(&["images", id.as_str(), "export_jobs"], "export_jobs").await
+    }
+
+    /// Waits until an export job has succeeded.
+    ///
+    /// # Errors
+    /// [`VpcError::Ended`] where it failed, [`VpcError::Overdue`], and as for [`RegionClient::images`].
+    pub async fn export_succeeded(&self, id: &ImageId, job: &ExportJobId, patience: Patience) -> Result<ExportJob, VpcError> {
+        let path = ["images", id.as_str(), "export_jobs", job.as_str()];
+        self.waiting(format!("export job {job}"), patience)
+            .until(async || {
+                let seen: Option<ExportJob> = self.get_if_any(&path).await?;
+                let seen = self.found(seen, "export job", job.as_str())?;
+                let verdict = match seen.status {
+                    ExportState::Succeeded => Verdict::Reached,
+                    ExportState::Failed | ExportState::Deleting => Verdict::Ended,
+                    _ => Verdict::Underway,
+                };
+                let reasons = seen.status_reasons.iter().map(|reason| reason.shown()).collect();
+                Ok(Sighting { verdict, state: seen.status.to_string(), reasons, seen })
+            })
+            .await
+    }
+
+    /// Forgets an export job, ending it where it is still running; its object stays where it had succeeded.
+    ///
+    /// # Errors
+    /// As for [`RegionClient::images`].
+    pub async fn delete_export_job(&self, id: &ImageId, job: &ExportJobId) -> Result<(), VpcError> {
+        self.delete(&["images", id.as_str(), "export_jobs", job.as_str()]).await
+    }
+
+    /// The operating systems that the region knows.
+    ///
+    /// # Errors
+    /// As for [`RegionClient::images`].
+    pub async fn operating_systems(&self) -> Result<Vec<OperatingSystem>, VpcError> {
+        self.list(&["operating_systems"], "operating_systems", &[]).await
+    }
+
+    /// The operating system of that name.
+    ///
+    /// # Errors
+    /// As for [`RegionClient::images`].
+    pub async fn operating_system(&self, name: &str) -> Result<Option<OperatingSystem>, VpcError> {
+        self.get_if_any(&["operating_systems", name]).await
+    }
+}

@@ -1,0 +1,82 @@
+//! What a new server is put into.
+
+use super::RegionClient;
+use crate::vpc::error::VpcError;
+use crate::vpc::model::{InstanceProfile, Key, Region, SecurityGroup, Subnet, Vpc, Zone};
+use crate::vpc::names::VpcId;
+
+impl RegionClient {
+    /// The regions that there are, with their APIs' addresses.
+    ///
+    /// # Errors
+    /// Where the API can't be asked, refuses, or makes no sense; so for every operation.
+    pub async fn regions(&self) -> Result<Vec<Region>, VpcError> {
+        self.whole_list(&["regions"], "regions").await
+    }
+
+    /// The zones of this region.
+    ///
+    /// # Errors
+    /// As for [`RegionClient::regions`].
+    pub async fn zones(&self) -> Result<Vec<Zone>, VpcError> {
+        self.whole_list(&["regions", self.region(), "zones"], "zones").await
+    }
+
+    /// The profiles for servers.
+    ///
+    /// # Errors
+    /// As for [`RegionClient::regions`].
+    pub async fn instance_profiles(&self) -> Result<Vec<InstanceProfile>, VpcError> {
+        self.list(&["instance", "profiles"], "profiles", &[]).await
+    }
+
+    /// All VPCs.
+    ///
+    /// # Errors
+    /// As for [`RegionClient::regions`].
+    pub async fn vpcs(&self) -> Result<Vec<Vpc>, VpcError> {
+        self.list(&["vpcs"], "vpcs", &[]).await
+    }
+
+    /// The VPC of that name. The API has no filter for it.
+    ///
+    /// # Errors
+    /// [`VpcError::Missing`] where there is none, and as for [`RegionClient::regions`].
+    pub async fn vpc(&self, name: &str) -> Result<Vpc, VpcError> {
+        let found = self.vpcs().await?.into_iter().find(|vpc| vpc.name == name);
+        self.found(found, "VPC", name)
+    }
+
+    /// The subnet of that name in a VPC, or in any where the name is in one alone.
+    ///
+    /// # Errors
+    /// [`VpcError::Missing`] where there is none, [`VpcError::Setup`] where several VPCs have one, and as for [`RegionClient::regions`].
+    pub async fn subnet(&self, name: &str, vpc: Option<&VpcId>) -> Result<Subnet, VpcError> {
+        let all: Vec<Subnet> = self.list(&["subnets"], "subnets", &[]).await?;
+        let mut named = all.into_iter().filter(|subnet| subnet.name == name && vpc.is_none_or(|vpc| subnet.vpc.id == *vpc));
+        let first = self.found(named.next(), "subnet", name)?;
+        match named.next() {
+            Some(_) => Err(VpcError::Setup(format!("several VPCs have a subnet {name:?}: name the VPC too"))),
+            None => Ok(first),
+        }
+    }
+
+    /// The SSH key of that name.
+    ///
+    /// # Errors
+    /// [`VpcError::Missing`] where there is none, and as for [`RegionClient::regions`].
+    pub async fn key(&self, name: &str) -> Result<Key, VpcError> {
+        let all: Vec<Key> = self.list(&["keys"], "keys", &[]).await?;
+        self.found(all.into_iter().find(|key| key.name == name), "SSH key", name)
+    }
+
+    /// The security group of that name in a VPC.
+    ///
+    /// # Errors
+    /// [`VpcError::Missing`] where there is none, and as for [`RegionClient::regions`].
+    pub async fn security_group(&self, name: &str, vpc: &VpcId) -> Result<SecurityGroup, VpcError> {
+        let filters = [("vpc.id", vpc.as_str().to_owned())];
+        let all: Vec<SecurityGroup> = self.list(&["security_groups"], "security_groups", &filters).await?;
+        self.found(all.into_iter().find(|group| group.name == name), "security group", name)
+    }
+}

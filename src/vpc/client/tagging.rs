@@ -1,0 +1,119 @@
+//! Global Tagging, for images: the VPC API gives them no tags of their own.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Means, http, safe_url};
+use crate::vpc::error::VpcError;
+use crate::vpc::http::{Call, Line, Policy};
+use crate::vpc::names::{Crn, Tag};
+
+/// IBM's public address.
+pub const GLOBAL_TAGGING: &str = "https://tags.global-search-tagging.cloud.ibm.com";
+
+/// What a client needs to know.
+#[derive(Clone, Debug)]
+pub struct TaggingConfig {
+    /// Where the service is, usually [`GLOBAL_TAGGING`].
+    pub endpoint: String,
+    /// Certificates to trust besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// How long to try.
+    pub policy: Policy,
+}
+
+impl Default for TaggingConfig {
+    fn default() -> Self {
+        Self { endpoint: GLOBAL_TAGGING.to_owned(), ca_file: None, policy: Policy::default() }
+    }
+}
+
+/// The service that tags what has a CRN.
+pub struct Tagging {
+    line: Line,
+}
+
+/// What became of one resource of a request, which may fail within an answer of 200.
+#[derive(Deserialize)]
+struct Outcomes {
+    #[serde(default)]
+    results: Vec<Outcome>,
+}
+
+#[derive(Deserialize)]
+struct Outcome {
+    #[serde(default)]
+    is_error: Option<bool>,
+    #[serde(default)]
+    message: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Found {
+    items: Vec<FoundTag>,
+}
+
+#[derive(Deserialize)]
+struct FoundTag {
+    name: String,
+}
+
+impl Tagging {
+    /// A client that has not asked anything yet.
+    ///
+    /// # Errors
+    /// [`VpcError::Setup`] where the endpoint is no URL, or the CA file can't be used.
+    pub fn new(config: &TaggingConfig, means: Means) -> Result<Self, VpcError> {
+        let line = Line {
+            http: http(&config.policy, config.ca_file.as_deref())?,
+            base: safe_url("tagging", &format!("{}/v3", config.endpoint.trim_end_matches('/')))?,
+            tokens: means.tokens,
+            clock: means.clock,
+            cancel: means.cancel,
+            policy: config.policy,
+            fixed_query: vec![("tag_type", "user")],
+        };
+        Ok(Self { line })
+    }
+
+    /// Adds tags. Those that are there already stay.
+    ///
+    /// # Errors
+    /// Where the service can't be asked, refuses, or makes no sense.
+    pub async fn attach(&self, crn: &Crn, tags: &[Tag]) -> Result<(), VpcError> {
+        self.change("attach", crn, tags).await
+    }
+
+    /// Removes tags.
+    ///
+    /// # Errors
+    /// As for [`Tagging::attach`].
+    pub async fn detach(&self, crn: &Crn, tags: &[Tag]) -> Result<(), VpcError> {
+        self.change("detach", crn, tags).await
+    }
+
+    async fn change(&self, word: &str, crn: &Crn, tags: &[Tag]) -> Result<(), VpcError> {
+        let body = json!({ "resources": [{ "resource_id": crn }], "tag_names": tags });
+        let answer = self.line.send(&Call::post(&["tags", word], &body)?.freely()).await?;
+        let outcomes: Outcomes = answer.read()?;
+        match outcomes.results.into_iter().find(|outcome| outcome.is_error == Some(true)) {
+            None => Ok(()),
+            Some(failed) => {
+                let reason = failed.message.unwrap_or_else(|| "the tags were not accepted".to_owned());
+                Err(VpcError::Malformed { request: answer.request, reason })
+            }
+        }
+    }
+
+    /// The user tags of a resource.
+    ///
+    /// # Errors
+    /// As for [`Tagging::attach`].
+    pub async fn tags(&self, crn: &Crn) -> Result<Vec<String>, VpcError> {
+        let call = Call::get(&["tags"]).query("attached_to", crn.as_str()).query("limit", "1000");
+        let found: Found = self.line.send(&call).await?.read()?;
+        Ok(found.items.into_iter().map(|tag| tag.name).collect())
+    }
+}

@@ -1,0 +1,292 @@
+//! One request at a time: token, version, ids, deadline, and the policy by which requests are tried again.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_MATCH, RETRY_AFTER};
+use reqwest::{Method, StatusCode, Url};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::error::{Request, VpcError};
+use super::refusal::Refusal;
+use crate::cancel::Cancel;
+use crate::clock::Clock;
+use crate::identity::TokenSource;
+use crate::retry::{Backoff, chain};
+
+/// The API as it was on this day (IBM's VPC API change log): the one that these models were written for.
+pub const API_VERSION: &str = "2026-03-24";
+/// The generation of the API. The first one is gone.
+const GENERATION: &str = "2";
+/// What IBM's support finds a request by.
+const REQUEST_ID: &str = "x-request-id";
+/// The largest answer that is read: a page of a hundred instances takes less than one MiB.
+const LARGEST_ANSWER: usize = 64 << 20;
+
+/// How long to try.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// To reach the API at all.
+    pub connect: Duration,
+    /// For one attempt, the answer's body included.
+    pub deadline: Duration,
+    /// For all attempts and the waits between them: no wait begins that would end later.
+    pub budget: Duration,
+    /// The waits, where the API does not tell one.
+    pub backoff: Backoff,
+}
+
+impl Default for Policy {
+    /// A create may take the API half a minute; five minutes of throttling are survived.
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            deadline: Duration::from_secs(60),
+            budget: Duration::from_secs(5 * 60),
+            backoff: Backoff { attempts: 10, first: Duration::from_secs(1), longest: Duration::from_secs(30) },
+        }
+    }
+}
+
+/// Whether a request may be sent again when nobody knows if it was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Repeat {
+    /// It makes no difference how often it is done.
+    Freely,
+    /// Somebody has to look first.
+    OnlyIfRefused,
+}
+
+/// A request, before it is sent.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub method: Method,
+    /// Path segments below the API's base.
+    pub path: Vec<String>,
+    pub query: Vec<(String, String)>,
+    pub body: Option<Vec<u8>>,
+    pub if_match: Option<String>,
+    pub repeat: Repeat,
+}
+
+impl Call {
+    fn new(method: Method, path: &[&str], repeat: Repeat) -> Self {
+        let path = path.iter().map(|&segment| segment.to_owned()).collect();
+        Self { method, path, query: Vec::new(), body: None, if_match: None, repeat }
+    }
+
+    pub fn get(path: &[&str]) -> Self {
+        Self::new(Method::GET, path, Repeat::Freely)
+    }
+
+    pub fn delete(path: &[&str]) -> Self {
+        Self::new(Method::DELETE, path, Repeat::Freely)
+    }
+
+    pub fn put(path: &[&str]) -> Self {
+        Self::new(Method::PUT, path, Repeat::Freely)
+    }
+
+    /// A POST that makes something or sets something off.
+    pub fn post(path: &[&str], body: &impl Serialize) -> Result<Self, VpcError> {
+        Ok(Self { body: Some(json(body)?), ..Self::new(Method::POST, path, Repeat::OnlyIfRefused) })
+    }
+
+    /// A change that is the same however often it is made.
+    pub fn patch(path: &[&str], body: &impl Serialize) -> Result<Self, VpcError> {
+        Ok(Self { body: Some(json(body)?), ..Self::new(Method::PATCH, path, Repeat::Freely) })
+    }
+
+    pub fn query(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.query.push((name.to_owned(), value.into()));
+        self
+    }
+
+    pub fn if_match(mut self, etag: Option<String>) -> Self {
+        self.if_match = etag;
+        self
+    }
+
+    pub fn freely(mut self) -> Self {
+        self.repeat = Repeat::Freely;
+        self
+    }
+}
+
+fn json(body: &impl Serialize) -> Result<Vec<u8>, VpcError> {
+    serde_json::to_vec(body).map_err(|err| VpcError::Setup(format!("a request can't be written as JSON: {err}")))
+}
+
+/// A 2xx answer.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub request: Request,
+    pub etag: Option<String>,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T, VpcError> {
+        serde_json::from_slice(&self.body)
+            .map_err(|err| VpcError::Malformed { request: self.request.clone(), reason: err.to_string() })
+    }
+}
+
+/// The line to one API.
+pub(super) struct Line {
+    pub http: reqwest::Client,
+    pub base: Url,
+    pub tokens: Arc<dyn TokenSource>,
+    pub clock: Arc<dyn Clock>,
+    pub cancel: Cancel,
+    pub policy: Policy,
+    /// Added to every request's query.
+    pub fixed_query: Vec<(&'static str, &'static str)>,
+}
+
+impl Line {
+    /// What the VPC API wants in every query.
+    pub fn vpc_query() -> Vec<(&'static str, &'static str)> {
+        vec![("version", API_VERSION), ("generation", GENERATION)]
+    }
+
+    /// Sends `call` until it is answered, refused for good, or the budget is spent.
+    pub async fn send(&self, call: &Call) -> Result<Answer, VpcError> {
+        let url = self.url(call)?;
+        let begun = self.clock.instant();
+        let mut next = 1;
+        loop {
+            let err = match self.attempt(call, &url).await {
+                Ok(answer) => return Ok(answer),
+                Err(err) => err,
+            };
+            let again = err.class().is_retryable() && (call.repeat == Repeat::Freely || !err.is_ambiguous());
+            next += 1;
+            let wait = self.policy.backoff.wait_before(next).filter(|_| again).map(|wait| match &err {
+                VpcError::Refused { refusal, .. } => wait.max(refusal.retry_after.unwrap_or_default()),
+                _ => wait,
+            });
+            match wait {
+                Some(wait) if self.clock.instant().duration_since(begun) + wait < self.policy.budget => {
+                    tracing::warn!(attempt = next, wait_ms = wait.as_millis(), "asking the cloud again: {}", chain(&err));
+                    self.pause(&format!("{} {}", call.method, url.path()), wait).await?;
+                }
+                _ => return Err(err),
+            }
+        }
+    }
+
+    /// Waits, unless we are told to stop.
+    pub async fn pause(&self, what: &str, wait: Duration) -> Result<(), VpcError> {
+        tokio::select! {
+            biased;
+            _reason = self.cancel.cancelled() => Err(VpcError::Cancelled { what: what.to_owned() }),
+            () = self.clock.sleep(wait) => Ok(()),
+        }
+    }
+
+    fn url(&self, call: &Call) -> Result<Url, VpcError> {
+        let mut url = self.base.clone();
+        url.path_segments_mut()
+            .map_err(|()| VpcError::Setup(format!("the endpoint {} has no paths", self.base)))?
+            .pop_if_empty()
+            .extend(&call.path);
+        url.query_pairs_mut().extend_pairs(&self.fixed_query).extend_pairs(&call.query);
+        Ok(url)
+    }
+
+    async fn attempt(&self, call: &Call, url: &Url) -> Result<Answer, VpcError> {
+        let request = Request { method: call.method.clone(), path: url.path().to_owned(), id: request_id() };
+        if self.cancel.is_cancelled() {
+            return Err(VpcError::Cancelled { what: request.to_string() });
+        }
+        let deadline = self.policy.deadline;
+        let answered = tokio::time::timeout(deadline, self.exchange(call, url, &request));
+        let answer = if call.repeat == Repeat::Freely {
+            tokio::select! {
+                biased;
+                _reason = self.cancel.cancelled() => return Err(VpcError::Cancelled { what: request.to_string() }),
+                answer = answered => answer,
+            }
+        } else {
+            // Its answer says what there is to clean up.
+            answered.await
+        };
+        answer.unwrap_or(Err(VpcError::TimedOut { request, deadline }))
+    }
+
+    async fn exchange(&self, call: &Call, url: &Url, request: &Request) -> Result<Answer, VpcError> {
+        let token = self.tokens.token().await;
+        let token = token.map_err(|source| VpcError::Identity { request: request.clone(), source: Box::new(source) })?;
+        let mut bearer = HeaderValue::from_str(&format!("Bearer {}", token.bearer.reveal()))
+            .map_err(|_| VpcError::Setup("the token can't stand in a header".to_owned()))?;
+        bearer.set_sensitive(true);
+        let mut sent = self.http.request(call.method.clone(), url.clone());
+        sent = sent.header(AUTHORIZATION, bearer).header(ACCEPT, "application/json").header(REQUEST_ID, &request.id);
+        if let Some(etag) = &call.if_match {
+            sent = sent.header(IF_MATCH, etag);
+        }
+        if let Some(body) = &call.body {
+            let kind = if call.method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
+            sent = sent.header(CONTENT_TYPE, kind).body(body.clone());
+        }
+        tracing::debug!(request = %request, id = %request.id, "asking the cloud");
+        let mut answer = sent.send().await.map_err(|err| lost(request, err))?;
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        let mut body = Vec::new();
+        while let Some(piece) = answer.chunk().await.map_err(|err| lost(request, err))? {
+            if body.len() + piece.len() > LARGEST_ANSWER {
+                let reason = format!("it is larger than {LARGEST_ANSWER} bytes");
+                return Err(VpcError::Malformed { request: request.clone(), reason });
+            }
+            body.extend_from_slice(&piece);
+        }
+        tracing::debug!(request = %request, id = %request.id, status = status.as_u16(), "answered");
+        if status.is_success() {
+            let etag = headers.get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
+            return Ok(Answer { request: request.clone(), etag, body });
+        }
+        Err(VpcError::Refused { request: request.clone(), refusal: self.refusal(status, &headers, &body) })
+    }
+
+    fn refusal(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Refusal {
+        let told = headers.get(RETRY_AFTER).and_then(|told| told.to_str().ok());
+        Refusal::read(status.as_u16(), body, told.and_then(|told| retry_after(told, self.clock.now())))
+    }
+}
+
+/// An id that nobody else gives a request.
+fn request_id() -> String {
+    format!("snapferry-{:032x}", rand::random::<u128>())
+}
+
+/// Before the connection stood nothing can have been done; after that, nobody knows.
+fn lost(request: &Request, err: reqwest::Error) -> VpcError {
+    let (request, before) = (request.clone(), err.is_connect() || err.is_builder());
+    let reason = chain(&err.without_url());
+    if before { VpcError::Unreachable { request, reason } } else { VpcError::Lost { request, reason } }
+}
+
+/// `Retry-After`: seconds, or a date (RFC 9110, section 10.2.3).
+fn retry_after(told: &str, now: SystemTime) -> Option<Duration> {
+    if let Ok(seconds) = told.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = jiff::fmt::rfc2822::parse(told.trim()).ok()?.timestamp();
+    Some(SystemTime::from(until).duration_since(now).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        assert_eq!(retry_after("120", now), Some(Duration::from_secs(120)));
+        assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:40 GMT", now), Some(Duration::from_secs(3)));
+        assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:30 GMT", now), Some(Duration::ZERO));
+        assert_eq!(retry_after("soon", now), None);
+    }
+}

@@ -74,10 +74,23 @@ impl Decoder {
     }
 }
 
+/// The largest window that libzstd's decoder takes unasked, and so QEMU: 128 MiB (`ZSTD_WINDOWLOG_LIMIT_DEFAULT` in zstd.h).
+const MOST_WINDOW_LOG: u8 = 27;
+
+/// The window that a frame asks for, in powers of two; none where it is the content (RFC 8878, section 3.1.1.1).
+fn window_log(frame: &[u8]) -> Option<u8> {
+    const MAGIC: [u8; 4] = 0xfd2f_b528_u32.to_le_bytes();
+    const SINGLE_SEGMENT: u8 = 1 << 5;
+    match frame.strip_prefix(&MAGIC)? {
+        [descriptor, window, ..] if descriptor & SINGLE_SEGMENT == 0 => Some(10 + (window >> 3)),
+        _ => None,
+    }
+}
+
 /// Decodes the frames at the beginning of a body until the cluster is full: one as a rule, but QEMU reads on where a frame ends early, and
 /// over frames that hold nothing. Gives how much of the cluster is full.
 ///
-/// A frame is decoded straight into the cluster, so however large a window it claims, it takes no memory.
+/// A frame is decoded straight into the cluster, so its window takes no memory; one that QEMU would not give it is refused all the same.
 fn frames(engine: &mut ::zstd::bulk::Decompressor<'_>, body: &[u8], into: &mut [u8]) -> Result<usize, DecodeError> {
     let garbage = DecodeError::Garbage(Codec::Zstd);
     let (mut from, mut filled) = (0, 0);
@@ -89,6 +102,9 @@ fn frames(engine: &mut ::zstd::bulk::Decompressor<'_>, body: &[u8], into: &mut [
             Err(_) if from > 0 => break,
             Err(_) => return Err(garbage),
         };
+        if window_log(frame).is_some_and(|log| log > MOST_WINDOW_LOG) {
+            return Err(garbage);
+        }
         filled += engine.decompress_to_buffer(frame, &mut into[filled..]).map_err(|_| garbage)?;
         from += frame.len();
     }
@@ -136,6 +152,18 @@ mod tests {
         }
     }
 
+    /// One raw block under a window of so many powers of two (RFC 8878, sections 3.1.1.1 and 3.1.1.2).
+    fn framed(window_log: u8, bytes: &[u8]) -> Vec<u8> {
+        let block = u32::try_from(bytes.len()).expect("small") << 3 | 1;
+        let head = [0x28, 0xb5, 0x2f, 0xfd, 0, (window_log - 10) << 3];
+        [&head[..], &block.to_le_bytes()[..3], bytes].concat()
+    }
+
+    #[test]
+    fn a_window_as_large_as_qemu_takes_is_taken() {
+        assert_eq!(zstd(&framed(27, &[9; 4096])).expect("no memory is needed for it"), vec![9; 4096]);
+    }
+
     #[test]
     fn a_body_of_another_length_is_refused() {
         let cluster = vec![3; 4096];
@@ -147,6 +175,7 @@ mod tests {
             (frame(&[3; 4097]), DecodeError::Garbage(Codec::Zstd)),
             ([frame(&cluster[1..]), frame(&[3; 2])].concat(), DecodeError::Garbage(Codec::Zstd)),
             (vec![0; 512], DecodeError::Garbage(Codec::Zstd)),
+            (framed(28, &cluster), DecodeError::Garbage(Codec::Zstd)),
             (skippable(5000)[..4000].to_vec(), DecodeError::Garbage(Codec::Zstd)),
         ] {
             assert_eq!(zstd(&body), Err(error), "{} bytes", body.len());

@@ -397,21 +397,33 @@ fn bodies(list: &mut List) {
     let frame = |bytes: &[u8]| zstd::bulk::compress(bytes, 3).expect("memory is enough");
     let mut cut = frame(&long[..to_usize(STEP)]);
     cut.truncate(cut.len() - 3);
+    let skipped = [0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4];
     let zstd = [
         ("garbage", vec![0xff; 300]),
         ("one byte long", frame(&long)),
         ("one byte short", frame(&short)),
-        ("an empty frame", frame(&[])),
+        // What follows in the last sector would be read on: the next body, were it not for this.
+        ("an empty frame", [frame(&[]), vec![0xff; 600]].concat()),
         ("a frame without its end", cut),
         ("a window of 2 GiB", vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xa8, 0x01, 0x00, 0x00]),
         ("a dictionary", vec![0x28, 0xb5, 0x2f, 0xfd, 0x23, 0x07, 0, 0, 0, 0, 0x10, 0, 0, 0x01, 0, 0]),
         // Claims 2^62 bytes.
         ("a size of 4 EiB", vec![0x28, 0xb5, 0x2f, 0xfd, 0xe0, 0, 0, 0, 0, 0, 0, 0, 0x40, 0x01, 0, 0]),
-        ("nothing but a skippable frame", vec![0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4]),
+        ("nothing but a skippable frame", [&skipped[..], &[0xff; 600]].concat()),
         ("a skippable frame of 4 GiB", vec![0x50, 0x2a, 0x4d, 0x18, 0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4]),
     ];
     for (name, body) in zstd {
         list.add(format!("zstd: {name}"), &Good::with_body(Compression::Zstd, body), Stage::Decode, "");
+    }
+    let disk = Good::new(Compression::Zstd).disk;
+    let (first, second) = disk[..to_usize(STEP)].split_at(1000);
+    let several = [
+        ("two frames", [frame(first), frame(second)].concat()),
+        ("a skippable and an empty frame first", [&skipped[..], &frame(&[]), &frame(&disk[..to_usize(STEP)])].concat()),
+        ("garbage behind the frame", [frame(&disk[..to_usize(STEP)]), vec![0xff; 100]].concat()),
+    ];
+    for (name, body) in several {
+        list.add(format!("zstd: {name}"), &Good::with_body(Compression::Zstd, body), Stage::Never, "");
     }
 }
 

@@ -4,6 +4,7 @@ mod program;
 
 use snapferry::qcow2::{Compression, Image, ImageFile, Limits, Stored};
 use snapferry::testing::hostile::{self, Good, Hostile, Stage};
+use snapferry::testing::oracle::QemuImg;
 use snapferry::testing::plain::{MemoryFile, decode_cluster};
 use snapferry::units::to_usize;
 
@@ -56,6 +57,23 @@ fn every_broken_image_is_refused_where_and_why_it_must_be() {
         }
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), images.len(), wrong.join("\n"));
+}
+
+#[test]
+fn what_is_odd_but_allowed_is_read_by_qemu_too() {
+    let Some(qemu) = QemuImg::find() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (disk, image) = (folder.path().join("disk.raw"), folder.path().join("image.qcow2"));
+    let mut compared = 0;
+    for odd in hostile::all().into_iter().filter(|image| image.stage == Stage::Never) {
+        // A size that is no whole sector is rounded up.
+        let size = decode_bytes(&odd.bytes).unwrap().len();
+        std::fs::write(&disk, &odd.disk[..size]).unwrap();
+        std::fs::write(&image, &odd.bytes).unwrap();
+        qemu.compare(&disk, &image).unwrap_or_else(|why| panic!("{}: {why}", odd.name));
+        compared += 1;
+    }
+    assert!(compared >= 8, "only {compared}");
 }
 
 #[test]

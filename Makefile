@@ -40,6 +40,7 @@ demo: ## A real disk into the embedded store and back, beside qemu-img
 .PHONY: test
 test: ## The whole test suite; installs what it needs
 	scripts/install-system.sh --test
+	scripts/ibm-sdk.sh
 	mkdir -p target
 	rm -f target/skipped.txt
 	export SNAPFERRY_SKIPPED="$(CURDIR)/target/skipped.txt"

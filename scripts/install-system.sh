@@ -16,7 +16,7 @@ set -euo pipefail
 readonly build=(gcc libc6-dev make nasm autoconf automake libtool)
 readonly demo=(qemu-utils gdisk e2fsprogs util-linux mount)
 readonly swift=(swift-proxy swift-account swift-container swift-object memcached curl)
-readonly tests=(qemu-user dmsetup shellcheck jq python3)
+readonly tests=(qemu-user dmsetup shellcheck jq python3 python3-venv)
 readonly bench=(s3fs python3)
 readonly fuzz=(g++)
 

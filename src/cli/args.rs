@@ -381,6 +381,8 @@ pub struct SimArgs {
 pub enum SimAction {
     /// An S3 store over a folder, on this machine's loopback address
     Store(SimStoreArgs),
+    /// A cloud over a folder: VPC regions, IAM, metadata service, tagging and an S3 store, on this machine's loopback address
+    Region(SimRegionArgs),
 }
 
 #[cfg(feature = "sim")]
@@ -397,6 +399,50 @@ pub struct SimStoreArgs {
     /// Make this bucket if it is not there; may be given more than once
     #[arg(long, value_name = "NAME")]
     pub bucket: Vec<String>,
+
+    /// Misbehave as this JSON file says
+    #[arg(long, value_name = "FILE")]
+    pub faults: Option<PathBuf>,
+}
+
+#[cfg(feature = "sim")]
+#[derive(Debug, Group)]
+pub struct SimRegionArgs {
+    /// Where it keeps everything
+    #[arg(long, value_name = "FOLDER")]
+    pub dir: PathBuf,
+
+    /// The port to listen on; 0 takes a free one
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    pub port: u16,
+
+    /// The store's port; 0 takes a free one
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    pub store_port: u16,
+
+    /// A region; may be given more than once, home first [default: us-south, us-east]
+    #[arg(long, value_name = "NAME")]
+    pub region: Vec<String>,
+
+    /// A raw disk for a server to boot from
+    #[arg(long, value_name = "PATH")]
+    pub disk: Option<PathBuf>,
+
+    /// That server's name
+    #[arg(long, value_name = "NAME", default_value = "web01")]
+    pub server: String,
+
+    /// Make this bucket if it is not there; may be given more than once
+    #[arg(long, value_name = "NAME")]
+    pub bucket: Vec<String>,
+
+    /// The smallest volume and image, in GB
+    #[arg(long, value_name = "GB", default_value_t = 10)]
+    pub least_capacity: u64,
+
+    /// How long each state lasts, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 500)]
+    pub delay_ms: u64,
 
     /// Misbehave as this JSON file says
     #[arg(long, value_name = "FILE")]

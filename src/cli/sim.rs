@@ -1,18 +1,23 @@
 //! `snapferry sim`: the embedded services by themselves, to try things on.
 
-use std::io::{Write as _, stdout};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _, stdout};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::args::{SimAction, SimArgs, SimStoreArgs};
+use super::args::{SimAction, SimArgs, SimRegionArgs, SimStoreArgs};
 use super::credentials::Environment;
 use super::exit::{Code, UsageError};
 use super::signals;
 use crate::cancel::Cancel;
 use crate::secret::Secret;
-use crate::sim::{SimConfig, SimStore};
+use crate::sim::{Delays, RegionConfig, ServerSeed, SimConfig, SimRegion, SimStore};
 
 pub fn run(args: &SimArgs) -> anyhow::Result<Code> {
     match &args.action {
         SimAction::Store(args) => store(args),
+        SimAction::Region(args) => region(args),
     }
 }
 
@@ -50,6 +55,67 @@ fn store(args: &SimStoreArgs) -> anyhow::Result<Code> {
         out.flush()?;
         cancel.cancelled().await;
         store.shutdown().await;
+        Ok(Code::Done)
+    })
+}
+
+/// The folder's API key, made where there is none: it stays the same over restarts.
+fn api_key(folder: &Path) -> io::Result<(PathBuf, Secret)> {
+    fs::create_dir_all(folder)?;
+    let path = folder.join("api-key");
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+        Ok(mut file) => {
+            let key = format!("{:032x}", rand::random::<u128>());
+            file.write_all(key.as_bytes())?;
+            Ok((path, Secret::new(&key)))
+        }
+        Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {
+            let key = Secret::new(&fs::read_to_string(&path)?);
+            Ok((path, key))
+        }
+        Err(err) => Err(err),
+    }
+}
+
+fn region(args: &SimRegionArgs) -> anyhow::Result<Code> {
+    let runtime = super::runtime()?;
+    let cancel = Cancel::new();
+    signals::listen(runtime.handle(), &cancel, signals::Left::Nothing)?;
+    runtime.block_on(async {
+        let (key_file, api_key) = api_key(&args.dir)?;
+        let mut config = RegionConfig::new(&args.dir);
+        config.bind = (std::net::Ipv4Addr::LOCALHOST, args.port).into();
+        config.store_port = args.store_port;
+        config.api_key = api_key;
+        config.least_capacity = args.least_capacity;
+        config.delays = Delays::all(Duration::from_millis(args.delay_ms));
+        if !args.region.is_empty() {
+            config.regions.clone_from(&args.region);
+        }
+        let home = config.regions.first().cloned().unwrap_or_default();
+        let sim = SimRegion::start(config).await?;
+        if let Some(path) = &args.faults {
+            sim.faults().add_file(path).map_err(|error| UsageError(error.to_string()))?;
+        }
+        for bucket in &args.bucket {
+            sim.store().create_bucket(bucket).await?;
+        }
+        if let Some(disk) = &args.disk {
+            sim.seed_server(ServerSeed::new(&home, &args.server, disk)).await?;
+        }
+        let mut out = stdout();
+        writeln!(out, "export SNAPFERRY_VPC_ENDPOINT={}", sim.endpoint_template())?;
+        writeln!(out, "export SNAPFERRY_VPC_REGION={home}")?;
+        writeln!(out, "export SNAPFERRY_IAM_ENDPOINT={}", sim.iam_endpoint())?;
+        writeln!(out, "export SNAPFERRY_METADATA_ENDPOINT={}", sim.metadata_endpoint())?;
+        writeln!(out, "export SNAPFERRY_TAGGING_ENDPOINT={}", sim.tagging_endpoint())?;
+        writeln!(out, "export SNAPFERRY_DEVICE_FOLDER={}", sim.device_folder().display())?;
+        writeln!(out, "export SNAPFERRY_ENDPOINT={}", sim.store().endpoint())?;
+        writeln!(out, "export SNAPFERRY_API_KEY_FILE={}", key_file.display())?;
+        writeln!(out, "# serving {} until Ctrl-C", args.dir.display())?;
+        out.flush()?;
+        cancel.cancelled().await;
+        sim.shutdown().await;
         Ok(Code::Done)
     })
 }

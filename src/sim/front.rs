@@ -22,6 +22,7 @@ use tokio::time::Sleep;
 
 use super::faults::{Action, Faults};
 use super::iam::{Iam, LONGEST_FORM};
+use super::listener::Answers;
 use super::receive::Wire;
 use super::requests::{Operation, Target};
 use super::server::UnsignedPayload;
@@ -122,16 +123,15 @@ enum Ending {
 /// Everything that a connection needs.
 pub(super) struct Front {
     pub(super) s3: S3Service,
-    pub(super) iam: Iam,
+    pub(super) iam: Arc<Iam>,
     pub(super) faults: Faults,
     pub(super) ledger: Ledger,
     pub(super) encrypted: bool,
     pub(super) unsigned_payload: UnsignedPayload,
 }
 
-impl Front {
-    /// Answers one request. `reset` is told when the connection is to end with a TCP reset.
-    pub(super) async fn answer(&self, req: Request<Incoming>, reset: &AtomicBool) -> Result<Response<Body>, Dropped> {
+impl Answers for Front {
+    async fn answer(self: Arc<Self>, req: Request<Incoming>, reset: &AtomicBool) -> Result<Response<Body>, Dropped> {
         let target = Target::of(req.method(), req.uri(), req.headers());
         let path = req.uri().path_and_query().map_or("", |path| path.as_str());
         let visit = self.ledger.begin(&target, req.method(), path);
@@ -146,7 +146,9 @@ impl Front {
         visit.answered(response.status(), sent.unwrap_or_default());
         Ok(response)
     }
+}
 
+impl Front {
     async fn act(
         &self,
         action: Option<Action>,

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 use percent_encoding::percent_decode_str;
@@ -24,11 +26,41 @@ pub(super) struct Iam {
     api_keys: Vec<Secret>,
     token_life: Duration,
     issued: Mutex<HashMap<String, Instant>>,
+    /// A server's own tokens, by which its metadata service knows it; good for nothing else.
+    identities: Mutex<HashMap<String, Instant>>,
+}
+
+/// A token in the form of IBM's: a JWT, into which IBM's own clients look for its times. Its signature is no signature but what makes
+/// it impossible to guess.
+fn jwt(life: Duration) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let head = json!({ "alg": "RS256", "kid": "simulated", "typ": "JWT" });
+    let body = json!({
+        "iss": "https://iam.cloud.ibm.com/identity",
+        "sub": "ServiceId-simulated",
+        "account": { "valid": true, "bss": "0123456789abcdef0123456789abcdef" },
+        "scope": "ibm openid",
+        "iat": now,
+        "exp": now + life.as_secs(),
+    });
+    let signature: [u8; 32] = rand::rng().random();
+    let part = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    format!("{}.{}.{}", part(head.to_string().as_bytes()), part(body.to_string().as_bytes()), part(&signature))
+}
+
+/// Writes a token down until it expires.
+fn mint(issued: &Mutex<HashMap<String, Instant>>, life: Duration) -> String {
+    let token = jwt(life);
+    let now = Instant::now();
+    let mut issued = issued.lock().unwrap_or_else(PoisonError::into_inner);
+    issued.retain(|_, expires| now < *expires);
+    issued.insert(token.clone(), now + life);
+    token
 }
 
 impl Iam {
     pub(super) fn new(api_keys: Vec<Secret>, token_life: Duration) -> Self {
-        Self { api_keys, token_life, issued: Mutex::default() }
+        Self { api_keys, token_life, issued: Mutex::default(), identities: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
@@ -40,9 +72,26 @@ impl Iam {
         self.lock().get(token).is_some_and(|expires| Instant::now() < *expires)
     }
 
+    /// Whether a server is who it says it is.
+    pub(super) fn honours_identity(&self, token: &str) -> bool {
+        let identities = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
+        identities.get(token).is_some_and(|expires| Instant::now() < *expires)
+    }
+
+    /// A bearer token.
+    pub(super) fn mint(&self, life: Duration) -> String {
+        mint(&self.issued, life)
+    }
+
+    /// A token for a server to show to its metadata service.
+    pub(super) fn mint_identity(&self, life: Duration) -> String {
+        mint(&self.identities, life)
+    }
+
     /// Ends the life of every token that is out there.
     pub(super) fn expire_all(&self) {
         self.lock().clear();
+        self.identities.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Answers a form.
@@ -64,13 +113,7 @@ impl Iam {
     }
 
     fn issue(&self) -> Response<Body> {
-        let token: String = (0..4).map(|_| format!("{:016x}", rand::rng().random::<u64>())).collect();
-        let now = Instant::now();
-        {
-            let mut issued = self.lock();
-            issued.retain(|_, expires| now < *expires);
-            issued.insert(token.clone(), now + self.token_life);
-        }
+        let token = self.mint(self.token_life);
         let expiration = SystemTime::now() + self.token_life;
         let expiration = expiration.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let body = json!({

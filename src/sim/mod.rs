@@ -9,13 +9,14 @@
 //!
 //! | file | what it knows |
 //! |---|---|
-//! | `server` | the listener, TLS, start and stop |
+//! | `server`, `listener` | the store as a whole; sockets, TLS, connections |
 //! | `front` | what happens to a request before and after S3 sees it |
 //! | `requests`, `faults`, `stats` | telling requests apart, scripted faults, counters |
 //! | `iam` | API keys to bearer tokens, as IBM's IAM does it |
 //! | `store` | S3's operations |
 //! | `folder`, `uploads` | objects and uploads on disk, and their rules |
 //! | `receive`, `checks` | bodies and digests |
+//! | `region/` | the cloud beside it: VPC regions, IAM, metadata service, tagging |
 //!
 //! It is no place for data that matters: it never syncs, and one key may do everything.
 
@@ -24,7 +25,9 @@ mod faults;
 mod folder;
 mod front;
 mod iam;
+mod listener;
 mod receive;
+mod region;
 mod requests;
 mod server;
 mod shapes;
@@ -33,6 +36,7 @@ mod store;
 mod uploads;
 
 pub use faults::{Action, Faults, Rule, When};
+pub use region::{Deed, Delays, RegionAction, RegionConfig, RegionFaults, RegionOperation, RegionRule, ServerSeed, SimRegion};
 pub use requests::Operation;
 pub use server::{SimConfig, SimError, SimStore, TlsFiles, UnsignedPayload};
 pub use stats::{Count, LoggedRequest, Stats};

@@ -1,6 +1,8 @@
 //! S3's operations on the folder: the words of the protocol in, the folder's words out, and back.
 
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -20,7 +22,7 @@ use s3s::dto::{
 use s3s::{S3, S3Error, S3Request, S3Response, S3Result, s3_error};
 
 use super::checks::{self, Algorithm, Claims, Scheme};
-use super::folder::{Attributes, Conditions, Folder, Listing, Moment, Object, Query, etag, precondition};
+use super::folder::{Attributes, Bucket, Conditions, Folder, Listing, Moment, Object, Query, etag, precondition};
 use super::receive::{Incoming, Outgoing, Sink as _, blocking, receive};
 use super::shapes::{
     Quirks, common_prefixes, copy_range, count, encoded, listed, listed_part, new_object, page_length, set_checksum, signed,
@@ -29,7 +31,7 @@ use super::shapes::{
 use super::uploads::{Demands, ListedPart, Upload, part_number};
 use crate::units::{to_u64, to_usize};
 
-/// Bytes hashed at a time when a part is copied.
+/// Bytes hashed at a time when something is copied.
 const COPY_PIECE: usize = 1 << 20;
 
 /// The S3 side of the store.
@@ -486,4 +488,21 @@ impl S3 for Store {
         blocking(move || upload.abort(&bucket)).await?;
         Ok(S3Response::new(AbortMultipartUploadOutput::default()))
     }
+}
+
+/// Puts a file of this machine into a bucket, as a service beside the store does it.
+pub(super) fn put_file(bucket: &Bucket, key: &str, from: &Path) -> S3Result<()> {
+    let mut file = File::open(from).map_err(S3Error::internal_error)?;
+    let (mut draft, mut tally) = (bucket.draft()?, Claims::of(&HeaderMap::new())?.tally(None));
+    let mut piece = vec![0; COPY_PIECE];
+    loop {
+        let read = file.read(&mut piece).map_err(S3Error::internal_error)?;
+        if read == 0 {
+            break;
+        }
+        tally.update(&piece[..read]);
+        draft.file().write_all(&piece[..read]).map_err(S3Error::internal_error)?;
+    }
+    let object = new_object(key.to_owned(), &tally.finish(), Algorithm::Crc64Nvme, Attributes::default())?;
+    bucket.commit(object, &Conditions::default(), |path| draft.keep_as(path))
 }

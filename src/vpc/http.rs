@@ -35,6 +35,8 @@ pub struct Policy {
     pub budget: Duration,
     /// The waits, where the API does not tell one.
     pub backoff: Backoff,
+    /// How long a list may not yet show what was made: seconds, as eventual consistency goes.
+    pub list_lag: Duration,
 }
 
 impl Default for Policy {
@@ -45,6 +47,7 @@ impl Default for Policy {
             deadline: Duration::from_secs(60),
             budget: Duration::from_secs(5 * 60),
             backoff: Backoff { attempts: 10, first: Duration::from_secs(1), longest: Duration::from_secs(30) },
+            list_lag: Duration::from_secs(60),
         }
     }
 }

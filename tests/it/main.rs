@@ -14,6 +14,7 @@ mod layers;
 mod layout;
 mod qemu_images;
 mod qemu_img;
+mod region;
 mod restore;
 mod s3_faults;
 mod sim_store;

@@ -5,24 +5,14 @@
 //! lag behind: then the second request is refused because of the name, and the look is repeated until the thing shows.
 
 use std::future::Future;
-use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
 use super::RegionClient;
-use crate::retry::{Backoff, chain};
+use crate::retry::chain;
 use crate::vpc::error::VpcError;
 use crate::vpc::http::Call;
 use crate::vpc::names::ResourceName;
-
-/// How often a create is sent in all, where its answers are lost.
-const ATTEMPTS: u32 = 5;
-/// The waits after a lost answer.
-const AFTER_LOSS: Backoff = Backoff { attempts: ATTEMPTS, first: Duration::from_secs(2), longest: Duration::from_secs(20) };
-/// How often a name is looked up that the API says is taken, and that its list does not show yet.
-const LOOKS: u32 = 8;
-/// Between those looks: a list that lags is behind by seconds.
-const BETWEEN_LOOKS: Duration = Duration::from_secs(3);
 
 /// How a thing that is there already differs from the one asked for; none where it is the same.
 pub(super) type Difference = Option<String>;
@@ -77,7 +67,7 @@ impl RegionClient {
                     return adopt(found);
                 }
                 next += 1;
-                let Some(wait) = AFTER_LOSS.wait_before(next) else { return Err(err) };
+                let Some(wait) = self.line.policy.backoff.wait_before(next) else { return Err(err) };
                 tracing::warn!(attempt = next, "{noun} {name} may or may not have been made, and does not show: {}", chain(&err));
                 self.line.pause(&format!("{noun} {name}"), wait).await?;
                 // What came to light meanwhile is ours.
@@ -85,8 +75,9 @@ impl RegionClient {
                     return adopt(found);
                 }
             } else if may_be_a_taken_name(&err) {
-                let looks = if lost { LOOKS } else { 1 };
-                return match self.look_for(looks, &format!("{noun} {name}"), &look).await? {
+                // Where we have made it ourselves and the list lags behind, it shows in a while.
+                let found = if lost { self.look_for(&format!("{noun} {name}"), &look).await? } else { look().await? };
+                return match found {
                     Some(found) => adopt(found),
                     None => Err(err),
                 };
@@ -96,19 +87,22 @@ impl RegionClient {
         }
     }
 
-    async fn look_for<T, F>(&self, looks: u32, what: &str, look: impl Fn() -> F) -> Result<Option<T>, VpcError>
+    /// Looks until it shows, for as long as a list may lag behind.
+    async fn look_for<T, F>(&self, what: &str, look: impl Fn() -> F) -> Result<Option<T>, VpcError>
     where
         F: Future<Output = Result<Option<T>, VpcError>>,
     {
-        for left in (0..looks).rev() {
-            if let Some(found) = look().await? {
-                return Ok(Some(found));
+        let policy = self.line.policy;
+        let begun = self.clock().instant();
+        let mut next = 1;
+        loop {
+            let found = look().await?;
+            if found.is_some() || self.clock().instant().duration_since(begun) >= policy.list_lag {
+                return Ok(found);
             }
-            if left > 0 {
-                self.line.pause(what, BETWEEN_LOOKS).await?;
-            }
+            next = policy.backoff.attempts.min(next + 1);
+            self.line.pause(what, policy.backoff.wait_before(next).unwrap_or(policy.backoff.longest)).await?;
         }
-        Ok(None)
     }
 }
 

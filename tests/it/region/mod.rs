@@ -1,0 +1,144 @@
+//! The client of the VPC API against the simulated cloud, over HTTP, with everything that goes wrong there.
+//!
+//! | file | what it holds them to |
+//! |---|---|
+//! | `chain` | a server's disk by snapshot, volume and attachment to a device, an image and back |
+//! | `rules` | what the API refuses, and how it says so |
+//! | `creates` | never two of a thing, whatever becomes of the answers |
+//! | `faults` | every call under every fault ends in its error class, in time |
+//! | `lists` | pages, filters, names |
+//! | `restarts` | a cloud that is killed goes on where it was |
+//! | `sdk` | IBM's own SDK drives the same cloud |
+
+mod chain;
+mod creates;
+mod faults;
+mod lists;
+mod restarts;
+mod rules;
+mod sdk;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use snapferry::cancel::Cancel;
+use snapferry::clock::SystemClock;
+use snapferry::identity::{ApiKeyConfig, ApiKeySource, TokenSource};
+use snapferry::retry::Backoff;
+use snapferry::sim::{RegionConfig, ServerSeed, SimRegion};
+use snapferry::testing::disks::{Disk, Kind};
+use snapferry::units::{ByteCount, MIB};
+use snapferry::vpc::model::{Instance, Snapshot, Volume};
+use snapferry::vpc::{
+    ClientConfig, Endpoint, Means, Patience, Policy, RegionClient, ResourceName, SnapshotPrototype, VolumePrototype,
+};
+use tempfile::TempDir;
+
+pub const HOME: &str = "us-south";
+pub const AWAY: &str = "us-east";
+pub const SERVER: &str = "web01";
+
+/// Quick attempts, and few enough for a test that wants them used up.
+pub const POLICY: Policy = Policy {
+    connect: Duration::from_secs(5),
+    deadline: Duration::from_secs(10),
+    budget: Duration::from_secs(30),
+    backoff: Backoff { attempts: 4, first: Duration::from_millis(5), longest: Duration::from_millis(20) },
+    list_lag: Duration::from_secs(20),
+};
+
+/// Waits that ask often, and end only where something hangs.
+pub const SOON: Patience =
+    Patience { first: Duration::from_millis(5), longest: Duration::from_millis(20), deadline: Duration::from_secs(60) };
+
+pub struct Cloud {
+    pub sim: SimRegion,
+    pub tokens: Arc<dyn TokenSource>,
+    pub folder: TempDir,
+}
+
+/// A cloud whose volumes may be small.
+pub fn quick(folder: &Path) -> RegionConfig {
+    RegionConfig { least_capacity: 1, ..RegionConfig::new(folder) }
+}
+
+pub fn name(name: &str) -> ResourceName {
+    ResourceName::new(name).unwrap()
+}
+
+impl Cloud {
+    /// With [`SERVER`] at home, on a disk of 1 GiB with a few MiB in it.
+    pub async fn start() -> Self {
+        Self::start_with(|config| config).await
+    }
+
+    pub async fn start_with(change: impl FnOnce(RegionConfig) -> RegionConfig) -> Self {
+        let folder = crate::convert::folder();
+        let sim = SimRegion::start(change(quick(&folder.path().join("cloud")))).await.unwrap();
+        let disk = folder.path().join("web01.raw");
+        Disk { kind: Kind::Mixed, size: ByteCount(8 * MIB), seed: 5 }.write(&disk).unwrap();
+        sim.seed_server(ServerSeed::new(HOME, SERVER, &disk)).await.unwrap();
+        let tokens = tokens(&sim);
+        Self { sim, tokens, folder }
+    }
+
+    pub fn means(&self) -> Means {
+        Means { tokens: Arc::clone(&self.tokens), clock: Arc::new(SystemClock), cancel: Cancel::new() }
+    }
+
+    pub fn client_with(&self, region: &str, policy: Policy) -> RegionClient {
+        let endpoint = Endpoint::parse(&self.sim.endpoint_template());
+        let config = ClientConfig { region: region.to_owned(), endpoint, ca_file: None, policy };
+        RegionClient::new(config, self.means()).unwrap()
+    }
+
+    pub fn client(&self, region: &str) -> RegionClient {
+        self.client_with(region, POLICY)
+    }
+}
+
+pub fn tokens(sim: &SimRegion) -> Arc<dyn TokenSource> {
+    let config = ApiKeyConfig { api_key: sim.api_key(), endpoint: sim.iam_endpoint(), ca_file: None };
+    Arc::new(ApiKeySource::new(config, Arc::new(SystemClock)).unwrap())
+}
+
+/// A snapshot prototype of the server's boot volume.
+pub fn snapshot_of(server: &Instance, called: &str) -> SnapshotPrototype {
+    let boot = server.boot_volume_attachment.as_ref().and_then(|attachment| attachment.volume.as_ref());
+    SnapshotPrototype {
+        name: name(called),
+        source: boot.unwrap().id.clone(),
+        tags: Vec::new(),
+        resource_group: None,
+        clone_zones: Vec::new(),
+    }
+}
+
+pub fn volume_of(snapshot: &Snapshot, called: &str) -> VolumePrototype {
+    VolumePrototype {
+        name: name(called),
+        profile: "10iops-tier".to_owned(),
+        zone: format!("{HOME}-1"),
+        source: snapshot.id.clone(),
+        capacity: None,
+        bandwidth: None,
+        iops: None,
+        encryption_key: None,
+        tags: Vec::new(),
+        resource_group: None,
+    }
+}
+
+/// A whole snapshot of [`SERVER`].
+pub async fn stable_snapshot(client: &RegionClient, called: &str) -> Snapshot {
+    let server = client.server(SERVER).await.unwrap();
+    let snapshot = client.create_snapshot(&snapshot_of(&server, called)).await.unwrap();
+    client.snapshot_stable(&snapshot.id, SOON).await.unwrap()
+}
+
+/// A volume of that, ready to be attached.
+pub async fn ready_volume(client: &RegionClient, snapshot: &Snapshot, called: &str) -> Volume {
+    let volume = client.create_volume(&volume_of(snapshot, called)).await.unwrap();
+    client.volume_available(&volume.id, SOON).await.unwrap()
+}

@@ -1,0 +1,172 @@
+//! What the API refuses, and how it says so.
+
+use serde_json::{Value, json};
+use snapferry::sim::{RegionAction, RegionConfig, RegionOperation, RegionRule, ServerSeed};
+use snapferry::vpc::model::{ImageState, InstanceState};
+use snapferry::vpc::{ImageOrigin, ImagePrototype, InstanceAction, RegionClient, VpcError};
+
+use super::{Cloud, HOME, SERVER, SOON, name, ready_volume, snapshot_of, stable_snapshot, volume_of};
+
+/// The code of a refusal.
+fn code(err: &VpcError) -> &str {
+    match err {
+        VpcError::Refused { refusal, .. } => refusal.code(),
+        other => panic!("not refused: {other}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn generations_are_not_mixed() {
+    let cloud = Cloud::start().await;
+    let client = cloud.client(HOME);
+    let disk = cloud.folder.path().join("web01.raw");
+    let second = ServerSeed { generation: 2, running: false, ..ServerSeed::new(HOME, "db01", &disk) };
+    cloud.sim.seed_server(second).await.unwrap();
+    let first = stable_snapshot(&client, "web01-1").await;
+    // The second generation's servers need not run.
+    let server = client.server("db01").await.unwrap();
+    let snapshot = client.create_snapshot(&snapshot_of(&server, "db01-1")).await.unwrap();
+    let second = client.snapshot_stable(&snapshot.id, SOON).await.unwrap();
+    for (snapshot, wrong, right) in [(&first, "sdp", "5iops-tier"), (&second, "general-purpose", "sdp")] {
+        let mut prototype = volume_of(snapshot, &format!("{}-volume", snapshot.name));
+        prototype.profile = wrong.to_owned();
+        let err = client.create_volume(&prototype).await.unwrap_err();
+        assert_eq!(code(&err), "volume_profile_storage_generation_mismatch", "{wrong}");
+        prototype.profile = right.to_owned();
+        client.create_volume(&prototype).await.unwrap();
+    }
+    cloud.sim.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_of_the_first_generation_needs_a_running_server_and_a_volume_to_itself() {
+    let cloud = Cloud::start_with(|mut config| {
+        config.delays.snapshot = std::time::Duration::from_millis(500);
+        config
+    })
+    .await;
+    let client = cloud.client(HOME);
+    let server = client.server(SERVER).await.unwrap();
+    let first = client.create_snapshot(&snapshot_of(&server, "web01-1")).await.unwrap();
+    // One at a time: a second one waits until the first is stable, or gives up in its own time.
+    let busy = client.create_snapshot(&snapshot_of(&server, "web01-2")).await.unwrap_err();
+    assert_eq!(code(&busy), "snapshots_source_volume_busy");
+    assert!(busy.class().is_retryable());
+    client.snapshot_stable(&first.id, SOON).await.unwrap();
+    client.create_snapshot(&snapshot_of(&server, "web01-2")).await.unwrap();
+    client.act(&server.id, InstanceAction::Stop).await.unwrap();
+    while client.instance(&server.id).await.unwrap().unwrap().status != InstanceState::Stopped {
+        tokio::task::yield_now().await;
+    }
+    let stopped = client.create_snapshot(&snapshot_of(&server, "web01-3")).await.unwrap_err();
+    assert_eq!(code(&stopped), "snapshots_source_volume_not_attached");
+    cloud.sim.shutdown().await;
+}
+
+async fn imported(client: &RegionClient, called: &str, href: &str, os: &str) -> Result<snapferry::vpc::model::Image, VpcError> {
+    let origin = ImageOrigin::File { href: href.to_owned(), operating_system: os.to_owned() };
+    let image = client.create_image(&ImagePrototype { name: name(called), origin, resource_group: None }).await?;
+    client.image_available(&image.id, SOON).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn imports_fail_with_ibms_reasons() {
+    let cloud = Cloud::start_with(|mut config: RegionConfig| {
+        config.bucket_locations.insert("images".to_owned(), "us-east".to_owned());
+        config
+    })
+    .await;
+    let client = cloud.client(HOME);
+    cloud.sim.store().create_bucket("images").await.unwrap();
+    for (href, os, wanted) in [
+        ("cos://us-east/images/a.QCOW2", "debian-12-amd64", "cos_invalid_file_extension"),
+        ("cos://us-east/a.qcow2", "debian-12-amd64", "bad_field"),
+        ("cos://us-south/images/a.qcow2", "debian-12-amd64", "bad_field"),
+        ("cos://us-east/images/a.qcow2", "plan9", "bad_field"),
+        ("cos://us-east/images/a.qcow2", "red-9-amd64-sap-hana", "bad_field"),
+    ] {
+        let err = imported(&client, "a", href, os).await.unwrap_err();
+        assert_eq!(code(&err), wanted, "{href} {os}");
+    }
+    let absent = imported(&client, "absent", "cos://us-east/images/a.qcow2", "debian-12-amd64").await.unwrap_err();
+    let VpcError::Ended { state, reasons, .. } = &absent else { panic!("{absent}") };
+    assert_eq!(state, "failed");
+    assert!(reasons[0].starts_with("image_data_corrupted"), "{reasons:?}");
+    let failed = client.image_by_name("absent").await.unwrap().unwrap();
+    assert_eq!(failed.status, ImageState::Failed);
+    client.delete_image(&failed.id).await.unwrap();
+    client.image_gone(&failed.id, SOON).await.unwrap();
+    cloud.sim.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stuck_or_fails_is_told_from_what_is_slow() {
+    let cloud = Cloud::start().await;
+    let client = cloud.client(HOME);
+    let server = client.server(SERVER).await.unwrap();
+    let fails = RegionAction::FailLater { code: "encryption_key_deleted".to_owned() };
+    cloud.sim.faults().add(RegionRule::on(RegionOperation::CreateSnapshot), fails);
+    let snapshot = client.create_snapshot(&snapshot_of(&server, "web01-1")).await.unwrap();
+    let err = client.snapshot_stable(&snapshot.id, SOON).await.unwrap_err();
+    assert!(matches!(&err, VpcError::Ended { state, .. } if state.starts_with("failed")), "{err}");
+    cloud.sim.faults().clear();
+    let snapshot = stable_snapshot(&client, "web01-2").await;
+    cloud.sim.faults().add(RegionRule::on(RegionOperation::CreateVolume), RegionAction::StuckPending);
+    let volume = client.create_volume(&volume_of(&snapshot, "web01-2")).await.unwrap();
+    let err = client.volume_available(&volume.id, SOON.within(std::time::Duration::from_millis(200))).await.unwrap_err();
+    assert!(matches!(&err, VpcError::Overdue { state, .. } if state == "pending"), "{err}");
+    // Even so it can be deleted.
+    client.delete_volume(&volume.id).await.unwrap();
+    client.volume_gone(&volume.id, SOON).await.unwrap();
+    cloud.sim.shutdown().await;
+}
+
+/// Raw requests, for what the client never sends.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_insists_on_version_token_and_content_type() {
+    let cloud = Cloud::start().await;
+    let client = cloud.client(HOME);
+    let snapshot = stable_snapshot(&client, "web01-1").await;
+    let volume = ready_volume(&client, &snapshot, "web01-1").await;
+    let token = cloud.tokens.token().await.unwrap();
+    let http = reqwest::Client::new();
+    let base = format!("{}/v1", cloud.sim.endpoint(HOME));
+    let ask = async |request: reqwest::RequestBuilder| {
+        let answer = request.send().await.unwrap();
+        let (status, text) = (answer.status().as_u16(), answer.text().await.unwrap());
+        let body: Value = serde_json::from_str(&text).unwrap_or(json!({ "not": text }));
+        (status, body["errors"][0]["code"].as_str().unwrap_or_default().to_owned())
+    };
+    let bearer = token.bearer.reveal();
+    let get = |path: &str| http.get(format!("{base}/{path}"));
+    assert_eq!(ask(get("volumes?version=2026-03-24&generation=2")).await, (401, "token_invalid".to_owned()));
+    assert_eq!(ask(get("volumes?version=2026-03-24").bearer_auth(bearer)).await, (400, "bad_field".to_owned()));
+    assert_eq!(ask(get("volumes?generation=2").bearer_auth(bearer)).await, (400, "bad_field".to_owned()));
+    let good = "version=2026-03-24&generation=2";
+    assert_eq!(ask(get(&format!("volumes?{good}&limit=0")).bearer_auth(bearer)).await, (400, "bad_field".to_owned()));
+    assert_eq!(ask(get(&format!("nothing?{good}")).bearer_auth(bearer)).await, (404, "invalid_route".to_owned()));
+    let patch = |kind: &str, body: Value| {
+        let request = http.patch(format!("{base}/volumes/{}?{good}", volume.id)).bearer_auth(bearer);
+        request.header("content-type", kind).body(body.to_string())
+    };
+    assert_eq!(ask(patch("application/json", json!({}))).await, (415, "invalid_content_type".to_owned()));
+    let tags = json!({ "user_tags": ["a"] });
+    let merge = "application/merge-patch+json";
+    assert_eq!(ask(patch(merge, tags.clone())).await, (400, "missing_header".to_owned()));
+    assert_eq!(ask(patch(merge, tags).header("if-match", "\"old\"")).await, (412, "precondition_failed".to_owned()));
+    assert_eq!(ask(patch(merge, json!({ "name": "Upper" }))).await, (400, "validation_invalid_name".to_owned()));
+    cloud.sim.expire_tokens();
+    assert_eq!(ask(get(&format!("volumes?{good}")).bearer_auth(bearer)).await, (401, "token_invalid".to_owned()));
+    cloud.sim.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn quotas_hold() {
+    let cloud = Cloud::start_with(|config| RegionConfig { volume_quota: 2, ..config }).await;
+    let client = cloud.client(HOME);
+    let snapshot = stable_snapshot(&client, "web01-1").await;
+    ready_volume(&client, &snapshot, "one").await;
+    let err = client.create_volume(&volume_of(&snapshot, "two")).await.unwrap_err();
+    assert_eq!(code(&err), "over_quota");
+    cloud.sim.shutdown().await;
+}

@@ -10,8 +10,13 @@ use crate::retry::Class;
 use crate::secret::Secret;
 
 mod api_key;
+mod instance;
+mod metadata;
+mod refreshing;
 
 pub use api_key::{ApiKeyConfig, ApiKeySource, IBM_IAM};
+pub use instance::{CLOUD_INIT, Instance, Learned, instance_of_cloud_init, region_of_zone};
+pub use metadata::{METADATA_HTTP, METADATA_HTTPS, Metadata, MetadataConfig, Profile, ProfileSource};
 
 /// A bearer token and the moment from which it is refused.
 #[derive(Clone, Debug)]
@@ -32,8 +37,8 @@ pub trait TokenSource: Send + Sync + 'static {
 /// Why there is no token.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// The identity service said no: a wrong or revoked API key.
-    #[error("{endpoint} refused the API key: {code}: {message}")]
+    /// The identity service said no: a wrong or revoked API key, a trusted profile that is not ours.
+    #[error("{endpoint} refused: {code}: {message}")]
     Refused {
         /// Where we asked.
         endpoint: String,
@@ -53,6 +58,14 @@ pub enum IdentityError {
     /// We can't ask at all: a bad address, an unreadable CA file.
     #[error("{0}")]
     Setup(String),
+    /// The instance metadata service does not answer: it is off unless it was switched on for the server.
+    #[error("the instance metadata service does not answer at {}: {reason}", endpoints.join(" or "))]
+    MetadataOff {
+        /// Where we asked.
+        endpoints: Vec<String>,
+        /// What happened there.
+        reason: String,
+    },
     /// The answer was no token.
     #[error("{endpoint} answered with something that is no token: {reason}")]
     Malformed {
@@ -69,7 +82,7 @@ impl IdentityError {
     pub fn class(&self) -> Class {
         match self {
             Self::Refused { .. } | Self::Malformed { .. } | Self::Setup(_) => Class::Permanent,
-            Self::Unreachable { .. } => Class::Transient,
+            Self::Unreachable { .. } | Self::MetadataOff { .. } => Class::Transient,
         }
     }
 }

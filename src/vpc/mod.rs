@@ -39,7 +39,7 @@ pub use error::{Request, VpcError};
 pub use http::{API_VERSION, Policy};
 pub use names::{
     AttachmentId, Crn, ExportJobId, ImageId, InstanceId, KeyId, LONGEST_NAME, LONGEST_TAG, NameError, ResourceGroupId,
-    ResourceName, SecurityGroupId, SnapshotId, SubnetId, Tag, VolumeId, VpcId, region_of_zone,
+    ResourceName, SecurityGroupId, SnapshotId, SubnetId, Tag, VolumeId, VpcId,
 };
 pub use refusal::{Fault, Refusal};
 pub use wait::{Patience, Sighting, Verdict, Waiting};

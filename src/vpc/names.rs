@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::identity::region_of_zone;
+
 /// The longest name, in characters: images, snapshots, volumes, attachments, instances and VPCs alike.
 pub const LONGEST_NAME: usize = 63;
 /// The longest user tag, in characters.
@@ -197,13 +199,6 @@ impl fmt::Display for Crn {
     }
 }
 
-/// The region of a zone such as `us-south-1`: its name without the number.
-#[must_use]
-pub fn region_of_zone(zone: &str) -> Option<&str> {
-    let (region, number) = zone.rsplit_once('-')?;
-    (!number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())).then_some(region)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,9 +223,6 @@ mod tests {
 
     #[test]
     fn regions_are_read_from_zones_and_crns() {
-        assert_eq!(region_of_zone("eu-de-2"), Some("eu-de"));
-        assert_eq!(region_of_zone("eu-de"), None);
-        assert_eq!(region_of_zone("useast"), None);
         for (crn, region) in [
             ("crn:v1:bluemix:public:is:us-south:a/1::snapshot:r006-1", Some("us-south")),
             ("crn:v1:bluemix:public:is:us-south-1:a/1::instance:0717-1", Some("us-south")),

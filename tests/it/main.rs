@@ -12,6 +12,7 @@ mod image_source;
 mod inspect;
 mod layers;
 mod layout;
+mod metadata;
 mod qemu_images;
 mod qemu_img;
 mod region;

@@ -1,16 +1,17 @@
-//! Everything that QEMU writes is read: each image is held against the disk that qemu-img itself reads from it.
+//! Everything that QEMU writes is read: each image is held against the disk that qemu-img itself reads from it, and imago where it can.
 
 use std::path::Path;
 use std::process::Command;
 
 use snapferry::qcow2::check::check;
-use snapferry::qcow2::{Image, Limits};
+use snapferry::qcow2::{Compression, Header, Image, Limits};
 use snapferry::restore::LocalImage;
 use snapferry::testing::disks::{Disk, Kind};
 use snapferry::testing::oracle::QemuImg;
 use snapferry::units::{ByteCount, KIB, MIB};
 
 use crate::hostile::decode;
+use crate::layout::read_by_imago;
 
 /// What each image is made with: the options of `qemu-img create`, and the codec.
 const SHAPES: [&str; 22] = [
@@ -44,7 +45,26 @@ fn run(program: &str, arguments: &[&str]) {
     assert!(answer.status.success(), "{program} {arguments:?}: {said}");
 }
 
-/// Our reading of the image is qemu-img's, and so is our audit.
+/// Why imago does not read an image.
+fn imago_refuses(header: &Header) -> Option<&'static str> {
+    match () {
+        () if header.compression == Compression::Zstd => Some("it has no zstd"),
+        () if header.extended_l2 => Some("it does not know subclusters"),
+        () => None,
+    }
+}
+
+/// Who shares no code with us and QEMU reads the same disk, or refuses what is named above.
+fn second_reader(name: &str, header: &Header, image: &Path, disk: &[u8]) {
+    match (read_by_imago(image), imago_refuses(header)) {
+        (Ok(read), None) => assert!(read == disk, "{name}: imago reads other bytes"),
+        (Err(error), Some(_)) => assert!(error.to_string().contains("incompatible feature"), "{name}: imago: {error}"),
+        (Err(error), None) => panic!("{name}: imago: {error}"),
+        (Ok(_), Some(why)) => panic!("{name}: imago reads it, no longer true that {why}"),
+    }
+}
+
+/// Our reading of the image is qemu-img's and imago's, and our audit is qemu-img's.
 fn compare(name: &str, image: &Path, raw: &Path) {
     let text = |path: &Path| path.to_str().unwrap().to_owned();
     run("qemu-img", &["convert", "-f", "qcow2", "-O", "raw", &text(image), &text(raw)]);
@@ -56,6 +76,7 @@ fn compare(name: &str, image: &Path, raw: &Path) {
     if let Some(at) = disk.iter().zip(&theirs).position(|(ours, theirs)| ours != theirs) {
         panic!("{name}: the first difference is at byte {at}");
     }
+    second_reader(name, opened.header(), image, &theirs);
     let report = check(&file, &opened).unwrap();
     if let Some(difference) = crate::check::difference(name, image) {
         panic!("{difference}");

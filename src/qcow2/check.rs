@@ -100,7 +100,7 @@ impl Report {
 /// Audits an image that was opened with its marks of corruption ignored. Memory: 4 bytes for each host cluster near one that is used.
 ///
 /// # Errors
-/// Where the file can't be read, or its snapshots' table makes no sense.
+/// Where the file can't be read, or its table of snapshots or of bitmaps makes no sense.
 pub fn check(file: &dyn ImageFile, image: &Image) -> Result<Report, ImageError> {
     let header = image.header();
     let cluster = header.cluster;
@@ -121,10 +121,8 @@ pub fn check(file: &dyn ImageFile, image: &Image) -> Result<Report, ImageError> 
         audit.snapshot(snapshot)?;
     }
     audit.count(header.snapshot_table, table_len, Use::SnapshotTable);
-    if let Some(directory) = &image.facts().bitmaps {
-        for (at, len) in bitmaps::places(file, directory, cluster)? {
-            audit.count(at, len, Use::Bitmap);
-        }
+    for (at, len) in bitmaps::places(file, image.facts())? {
+        audit.count(at, len, Use::Bitmap);
     }
     let refcount_table_len = u64::from(header.refcount_table_clusters) * cluster.size();
     audit.count(header.refcount_table, refcount_table_len, Use::RefcountTable);

@@ -202,6 +202,19 @@ pub enum HeaderError {
     /// Too many snapshots to believe.
     #[error("the image claims {0} snapshots: the most is {MAX_SNAPSHOTS}")]
     Snapshots(u32),
+    /// The directory of bitmaps holds another number of them than the header says, or none can hold so many.
+    #[error("the image claims {0} bitmaps, which its directory does not hold")]
+    BitmapCount(u32),
+    /// A bitmap's entry says what none can.
+    #[error("bitmap {number} of the directory: {field} can't be {value}")]
+    Bitmap {
+        /// Which, from 0.
+        number: u32,
+        /// The specification's name of the field.
+        field: &'static str,
+        /// What it says.
+        value: u64,
+    },
     /// A header extension does not fit the first cluster.
     #[error("header extension {kind:#010x} at byte {at} does not end within the first cluster")]
     Extension {

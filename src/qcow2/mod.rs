@@ -15,7 +15,7 @@
 //!
 //! "Specification" here means QEMU's `docs/interop/qcow2.txt`.
 
-mod bitmaps;
+pub mod bitmaps;
 pub mod check;
 pub mod facts;
 pub mod geometry;
@@ -28,6 +28,7 @@ pub mod refcount;
 mod references;
 pub mod snapshots;
 
+pub use bitmaps::Bitmap;
 pub use facts::{BitmapDirectory, HeaderFacts};
 pub use geometry::{Geometry, GeometryError, SEGMENT};
 pub use header::{Compression, Header, HeaderError};

@@ -9,7 +9,7 @@ use crate::cli::exit::Code;
 use crate::cli::image::ImageArgs;
 use crate::cli::qemu;
 use crate::cli::qemu::info::Info;
-use crate::qcow2::{Image, snapshots};
+use crate::qcow2::{Image, bitmaps, snapshots};
 
 #[derive(Debug, Group)]
 #[command(after_help = "Examples:\n  snapferry info web01.qcow2\n  snapferry info s3://images/web01.qcow2 --json")]
@@ -33,8 +33,9 @@ pub fn run(args: &InfoArgs) -> anyhow::Result<Code> {
         Format::Qcow2 => {
             let image = Image::inspect(found.file())?;
             let (snapshots, _) = snapshots::list(found.file(), image.header())?;
+            let bitmaps = bitmaps::list(found.file(), image.facts())?;
             refused = image.facts().refusal();
-            Info::qcow2(&held, image.facts(), &snapshots)
+            Info::qcow2(&held, image.facts(), &snapshots, &bitmaps)
         }
     };
     let mut out = stdout().lock();

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::size;
 use crate::qcow2::header::Version;
-use crate::qcow2::{Compression, HeaderFacts, Snapshot};
+use crate::qcow2::{Bitmap, Compression, HeaderFacts, Snapshot};
 use crate::units::SECTOR;
 
 /// What is told of a file or an image.
@@ -62,6 +62,8 @@ struct Data {
     compression_type: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     lazy_refcounts: Option<bool>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    bitmaps: Vec<BitmapInfo>,
     #[serde(skip_serializing_if = "Option::is_none")]
     refcount_bits: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -82,6 +84,13 @@ struct SnapshotInfo {
     vm_clock_sec: u64,
     id: String,
     vm_state_size: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct BitmapInfo {
+    flags: Vec<&'static str>,
+    name: String,
+    granularity: u64,
 }
 
 /// The bytes that hold an image, as far as they tell something.
@@ -149,7 +158,7 @@ impl Info {
 
     /// Of an image.
     #[must_use]
-    pub fn qcow2(held: &Held, facts: &HeaderFacts, snapshots: &[Snapshot]) -> Self {
+    pub fn qcow2(held: &Held, facts: &HeaderFacts, snapshots: &[Snapshot], bitmaps: &[Bitmap]) -> Self {
         let header = &facts.header;
         let v3 = header.version == Version::V3;
         let data = Data {
@@ -160,6 +169,7 @@ impl Info {
                 Compression::Zstd => "zstd",
             }),
             lazy_refcounts: v3.then_some(facts.lazy_refcounts),
+            bitmaps: bitmaps.iter().map(BitmapInfo::of).collect(),
             refcount_bits: Some(1 << header.refcount_order),
             corrupt: v3.then_some(facts.corrupt),
             extended_l2: v3.then_some(header.extended_l2),
@@ -245,17 +255,44 @@ impl Info {
 
 impl Data {
     fn write_text(&self, to: &mut impl Write) -> io::Result<()> {
-        let mut line = |name: &str, value: Option<String>| match value {
-            Some(value) => writeln!(to, "    {name}: {value}"),
-            None => Ok(()),
-        };
-        line("compat", self.compat.map(str::to_owned))?;
-        line("data file", self.data_file.clone())?;
-        line("compression type", self.compression_type.map(str::to_owned))?;
-        line("lazy refcounts", self.lazy_refcounts.map(|on| on.to_string()))?;
-        line("refcount bits", self.refcount_bits.map(|bits| bits.to_string()))?;
-        line("corrupt", self.corrupt.map(|on| on.to_string()))?;
-        line("extended l2", self.extended_l2.map(|on| on.to_string()))
+        fn line(to: &mut impl Write, name: &str, value: Option<String>) -> io::Result<()> {
+            value.map_or(Ok(()), |value| writeln!(to, "    {name}: {value}"))
+        }
+        line(to, "compat", self.compat.map(str::to_owned))?;
+        line(to, "data file", self.data_file.clone())?;
+        line(to, "compression type", self.compression_type.map(str::to_owned))?;
+        line(to, "lazy refcounts", self.lazy_refcounts.map(|on| on.to_string()))?;
+        self.write_bitmaps(to)?;
+        line(to, "refcount bits", self.refcount_bits.map(|bits| bits.to_string()))?;
+        line(to, "corrupt", self.corrupt.map(|on| on.to_string()))?;
+        line(to, "extended l2", self.extended_l2.map(|on| on.to_string()))
+    }
+
+    fn write_bitmaps(&self, to: &mut impl Write) -> io::Result<()> {
+        if !self.bitmaps.is_empty() {
+            writeln!(to, "    bitmaps:")?;
+        }
+        for (number, bitmap) in self.bitmaps.iter().enumerate() {
+            writeln!(to, "        [{number}]:")?;
+            writeln!(to, "            flags:")?;
+            for (number, flag) in bitmap.flags.iter().enumerate() {
+                writeln!(to, "                [{number}]: {flag}")?;
+            }
+            writeln!(to, "            name: {}", bitmap.name)?;
+            writeln!(to, "            granularity: {}", bitmap.granularity)?;
+        }
+        Ok(())
+    }
+}
+
+impl BitmapInfo {
+    fn of(bitmap: &Bitmap) -> Self {
+        let flags = [(bitmap.in_use, "in-use"), (bitmap.auto, "auto")];
+        Self {
+            flags: flags.into_iter().filter(|(set, _)| *set).map(|(_, flag)| flag).collect(),
+            name: bitmap.name.clone(),
+            granularity: bitmap.granularity.0,
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use super::words::Format;
 use super::{Ended, Report, Stop, images, one_file, read, refuse, report};
 use crate::cli::qemu::info::{Held, Info};
 use crate::cli::qemu::write_json;
-use crate::qcow2::{HeaderError, Image, snapshots};
+use crate::qcow2::{HeaderError, Image, bitmaps, snapshots};
 
 const USAGE: &str = "[-f FMT] [-U] [--backing-chain] [--output human|json] FILENAME";
 
@@ -46,8 +46,10 @@ pub fn run(args: &[OsString]) -> Ended {
                 }
                 _ => {}
             }
-            let (snapshots, _) = snapshots::list(&*file, image.header()).map_err(|error| images::image_error(&path, &error, 1))?;
-            Info::qcow2(&held, facts, &snapshots)
+            let refused = |error| images::image_error(&path, &error, 1);
+            let (snapshots, _) = snapshots::list(&*file, image.header()).map_err(refused)?;
+            let bitmaps = bitmaps::list(&*file, facts).map_err(refused)?;
+            Info::qcow2(&held, facts, &snapshots, &bitmaps)
         }
     };
     let mut out = stdout().lock();

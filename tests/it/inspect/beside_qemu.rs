@@ -103,6 +103,92 @@ fn info_prints_what_qemu_prints_for_people() {
     }
 }
 
+/// An image of 8 MiB with three bitmaps.
+fn with_bitmaps(folder: &TempDir) -> PathBuf {
+    let image = folder.path().join("bitmaps.qcow2");
+    run("qemu-img", &["create", "-q", "-f", "qcow2", text(&image), "8M"]);
+    for options in [&["first"][..], &["-g", "4k", "--disable", "second"], &["zwölf \"Stück\""]] {
+        let (name, options) = options.split_last().unwrap();
+        run("qemu-img", &[&["bitmap", "--add"][..], options, &[text(&image), name]].concat());
+    }
+    run("qemu-io", &["-f", "qcow2", "-c", "write 1M 300k", text(&image)]);
+    image
+}
+
+#[test]
+fn info_lists_bitmaps_as_qemu_does() {
+    let Some(_) = QemuImg::find() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let image = with_bitmaps(&folder);
+    let ours = json(&["info", text(&image), "--json"], 0);
+    assert_eq!(ours, qemu(&["info", "--output=json", text(&image)]));
+    assert_eq!(ours["format-specific"]["data"]["bitmaps"].as_array().map(Vec::len), Some(3));
+    let ours = super::snapferry(&["info", text(&image)]);
+    let theirs = Command::new("qemu-img").args(["info", text(&image)]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&ours.stdout), String::from_utf8_lossy(&theirs.stdout));
+}
+
+/// Each field of the directory and of what leads to it, with values on both sides of its bounds: QEMU takes and refuses the same.
+#[test]
+fn bitmaps_are_refused_where_qemu_refuses_them() {
+    let Some(_) = QemuImg::find() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (image, broken) = (with_bitmaps(&folder), folder.path().join("broken.qcow2"));
+    let bytes = std::fs::read(&image).unwrap();
+    let extension = bytes.windows(4).position(|word| word == 0x2385_2875_u32.to_be_bytes()).unwrap();
+    let word = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
+    let (len, entry) = (word(extension + 16), usize::try_from(word(extension + 24)).unwrap());
+    // Of bytes 0 to 31 of the extension, and 0 to 23 of the first entry: place, bytes, value, and what is then refused.
+    let breaks = [
+        (extension + 8, 4, 0, "bitmaps"),
+        (extension + 8, 4, 2, "bitmaps"),
+        (extension + 8, 4, 4, "bitmaps"),
+        (extension + 8, 4, 65_536, "bitmaps"),
+        (extension + 16, 8, len - 8, "bitmaps"),
+        (extension + 16, 8, len + 8, "bitmap directory ends"),
+        (extension + 16, 8, 1024 * 65_535 + 1, "bitmap directory is"),
+        (extension + 24, 8, word(extension + 24) + 512, "bitmap directory at"),
+        (extension + 24, 8, 1 << 40, "bitmap directory ends"),
+        (entry, 8, 0, "bitmap_table_offset"),
+        (entry, 8, word(entry) + 512, "bitmap_table_offset"),
+        (entry, 8, 1 << 40, ""),
+        (entry + 8, 4, 0, "bitmap_table_size"),
+        (entry + 8, 4, 2, "bitmap_table_size"),
+        (entry + 8, 4, 8192, "bitmap_table_size"),
+        (entry + 8, 4, 8193, "bitmap_table_size"),
+        (entry + 12, 4, 0, ""),
+        (entry + 12, 4, 1, ""),
+        (entry + 12, 4, 3, ""),
+        (entry + 12, 4, 4, "flags"),
+        (entry + 16, 1, 0, "type"),
+        (entry + 16, 1, 2, "type"),
+        (entry + 17, 1, 8, "granularity_bits"),
+        (entry + 17, 1, 9, ""),
+        (entry + 17, 1, 31, ""),
+        (entry + 17, 1, 32, "granularity_bits"),
+        (entry + 18, 2, 0, "name_size"),
+        (entry + 18, 2, 4, ""),
+        (entry + 18, 2, 1024, "name_size"),
+        (entry + 20, 4, 8, "extra_data_size"),
+    ];
+    for (at, size, value, refused) in breaks {
+        let mut bytes = bytes.clone();
+        bytes[at..at + size].copy_from_slice(&u64::to_be_bytes(value)[8 - size..]);
+        std::fs::write(&broken, bytes).unwrap();
+        let theirs = Command::new("qemu-img").args(["info", "--output=json", text(&broken)]).output().unwrap();
+        let ours = super::snapferry(&["info", "--json", text(&broken)]);
+        let said = [&theirs, &ours].map(|answer| String::from_utf8_lossy(&answer.stderr).into_owned()).concat();
+        assert_eq!(ours.status.code(), Some(if refused.is_empty() { 0 } else { 7 }), "{value} at {at}: {said}");
+        assert!(said.contains(refused), "{value} at {at}: {said}");
+        assert_eq!(theirs.status.success(), refused.is_empty(), "{value} at {at}: {said}");
+        if refused.is_empty() {
+            let theirs: Value = serde_json::from_slice(&theirs.stdout).unwrap();
+            let ours: Value = serde_json::from_slice(&ours.stdout).unwrap();
+            assert_eq!(ours["format-specific"], theirs["format-specific"], "{value} at {at}");
+        }
+    }
+}
+
 #[test]
 fn info_tells_of_a_backing_file_without_opening_it() {
     let Some(_) = QemuImg::find() else { return };

@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use clap::{Args as Group, Parser, Subcommand};
 
+use super::cloud::args::{BootVolumeArgs, ImagesArgs, ProvisionArgs, SnapshotArgs};
+use super::cloud::doctor::DoctorArgs;
 use super::image::ImageArgs;
 use super::inspect::check::CheckArgs;
 use super::inspect::compare::CompareArgs;
@@ -32,6 +34,11 @@ pub struct Args {
     /// Say more: each request to the store, each retry
     #[arg(short, long, global = true)]
     verbose: bool,
+
+    // Read before everything else, by `settings`; here for the help, and so that it is no surprise.
+    /// The configuration [default: /etc/snapferry/config.toml, if it is there]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 impl Args {
@@ -67,6 +74,18 @@ pub enum Command {
     Measure(MeasureArgs),
     /// Show or remove incomplete uploads in a bucket
     Uploads(UploadsArgs),
+    /// Show a server's boot volume: its size, storage, operating system, latest snapshot
+    BootVolume(BootVolumeArgs),
+    /// Take, list, delete and copy snapshots
+    Snapshot(SnapshotArgs),
+    /// Make a server from an image or a snapshot
+    Provision(ProvisionArgs),
+    /// List, rename, delete and export images
+    Images(ImagesArgs),
+    /// Look whether everything is as it has to be: identity, rights, bucket, devices, tools
+    Doctor(DoctorArgs),
+    /// Show what is configured, and where it comes from
+    Config(ConfigArgs),
     /// Convert a disk into an embedded store and back, beside qemu-img
     #[cfg(feature = "sim")]
     Demo(DemoArgs),
@@ -182,11 +201,11 @@ impl FromStr for CodecChoice {
 #[derive(Debug, Group)]
 pub struct DestinationArgs {
     /// Send the image into this bucket
-    #[arg(long, value_name = "NAME", required_unless_present = "output", conflicts_with = "output")]
+    #[arg(long, value_name = "NAME", conflicts_with = "output")]
     pub bucket: Option<String>,
 
     /// The image's name in the bucket [default: HOST-DEVICE-UTC.qcow2]
-    #[arg(long, value_name = "KEY", requires = "bucket", conflicts_with = "output")]
+    #[arg(long, value_name = "KEY", conflicts_with = "output")]
     pub key: Option<String>,
 
     /// Write the image to this file
@@ -198,7 +217,7 @@ pub struct DestinationArgs {
 }
 
 /// How the object store is reached.
-#[derive(Debug, Group)]
+#[derive(Clone, Debug, Default, Group)]
 #[command(next_help_heading = "Object store")]
 pub struct StoreArgs {
     /// The store's address, or IBM COS' own by kind: direct (from inside a VPC), private, public [default: direct]
@@ -213,13 +232,29 @@ pub struct StoreArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "api_key_file")]
     pub credentials_file: Option<PathBuf>,
 
+    #[command(flatten)]
+    pub identity: IdentityArgs,
+}
+
+/// Who we are to IBM Cloud.
+#[derive(Clone, Debug, Default, Group)]
+#[command(next_help_heading = "Identity")]
+pub struct IdentityArgs {
     /// An IBM Cloud API key
     #[arg(long, value_name = "FILE")]
     pub api_key_file: Option<PathBuf>,
 
+    /// A trusted profile of this server, by its id or CRN, or the server's default one
+    #[arg(long, value_name = "ID|default", conflicts_with = "api_key_file")]
+    pub trusted_profile: Option<String>,
+
     /// Where IBM IAM gives tokens [default: https://iam.cloud.ibm.com]
     #[arg(long, value_name = "URL")]
     pub iam_endpoint: Option<String>,
+
+    /// The instance metadata service [default: http://169.254.169.254, then https://api.metadata.cloud.ibm.com]
+    #[arg(long, value_name = "URL")]
+    pub metadata_endpoint: Option<String>,
 
     /// A private certificate authority, trusted beside the system's
     #[arg(long, value_name = "PEM")]
@@ -359,6 +394,22 @@ pub struct BucketArgs {
 
     #[command(flatten)]
     pub store: StoreArgs,
+}
+
+#[derive(Debug, Group)]
+pub struct ConfigArgs {
+    #[command(subcommand)]
+    pub action: ConfigAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigAction {
+    /// Print every setting: its value and where that was given
+    Show {
+        /// Print JSON on stdout
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[cfg(feature = "sim")]

@@ -10,7 +10,6 @@ use super::exit::UsageError;
 use crate::cancel::Cancel;
 use crate::clock::{Clock, SystemClock, compact};
 use crate::convert::plan::{Destination, Hashing, Options};
-use crate::identity::{ApiKeyConfig, ApiKeySource, IBM_IAM};
 use crate::retry::Backoff;
 use crate::store::{Auth, FolderStore, Limited, ObjectKey, ObjectStore, Pace, Retrying, S3Config, S3Store};
 use crate::units::{ByteCount, ClusterBits};
@@ -142,28 +141,17 @@ pub fn open_store(
 
 /// Everything that the S3 client is told.
 pub fn s3_config(bucket: &str, args: &StoreArgs, environment: &Environment) -> anyhow::Result<S3Config> {
-    let region = args
-        .region
-        .as_deref()
-        .or_else(|| ["SNAPFERRY_REGION", "AWS_REGION", "AWS_DEFAULT_REGION"].iter().find_map(|name| environment.get(name)));
-    let asked = args.endpoint.as_deref().or_else(|| {
-        ["SNAPFERRY_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"].iter().find_map(|name| environment.get(name))
-    });
+    let of_aws = |names: &[&str]| names.iter().find_map(|name| environment.get(name));
+    let region = args.region.as_deref().or_else(|| of_aws(&["AWS_REGION", "AWS_DEFAULT_REGION"]));
+    let asked = args.endpoint.as_deref().or_else(|| of_aws(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]));
     let endpoint = endpoint(asked.unwrap_or("direct"), region)?;
     let auth = match credentials::find(args, environment)? {
         Credentials::Hmac { access_key, secret_key, session_token } => Auth::Hmac { access_key, secret_key, session_token },
-        Credentials::ApiKey(api_key) => {
-            let endpoint =
-                args.iam_endpoint.as_deref().or_else(|| environment.get("SNAPFERRY_IAM_ENDPOINT")).unwrap_or(IBM_IAM).to_owned();
-            Auth::Bearer(Arc::new(ApiKeySource::new(
-                ApiKeyConfig { endpoint, api_key, ca_file: args.ca_file.clone() },
-                Arc::new(SystemClock),
-            )?))
-        }
+        found => Auth::Bearer(credentials::token_source(found, &args.identity)?),
     };
     // Stores other than IBM's and Amazon's rarely care about the region; this is the name that they answer to.
     let config = S3Config::new(&endpoint, region.unwrap_or("us-east-1"), bucket, auth);
-    Ok(S3Config { ca_file: args.ca_file.clone(), ..config })
+    Ok(S3Config { ca_file: args.identity.ca_file.clone(), ..config })
 }
 
 /// A URL as it is, or IBM COS' own endpoint of the kind and region (IBM's documentation, "Endpoints and storage locations").

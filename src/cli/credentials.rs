@@ -1,11 +1,14 @@
 //! Where keys come from: files, systemd's credentials, the environment. Never the command line.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::args::StoreArgs;
+use super::args::{IdentityArgs, StoreArgs};
 use super::exit::UsageError;
+use crate::clock::SystemClock;
+use crate::identity::{ApiKeyConfig, ApiKeySource, IBM_IAM, Metadata, MetadataConfig, Profile, ProfileSource, TokenSource};
 use crate::secret::Secret;
 
 /// What was found.
@@ -22,6 +25,8 @@ pub enum Credentials {
     },
     /// An IBM Cloud API key.
     ApiKey(Secret),
+    /// A trusted profile of this server.
+    TrustedProfile(Profile),
 }
 
 /// The environment variables that matter here, read once, so that tests can make them up.
@@ -33,7 +38,11 @@ pub struct Environment {
 impl Environment {
     /// The process' own.
     pub fn of_process() -> Self {
-        Self { variables: std::env::vars().collect() }
+        Self {
+            variables: std::env::vars_os()
+                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+                .collect(),
+        }
     }
 
     /// A variable's value, unless it is empty.
@@ -42,14 +51,15 @@ impl Environment {
     }
 }
 
-/// Looks in this order: `--credentials-file` or `--api-key-file`; `AWS_ACCESS_KEY_ID` with `AWS_SECRET_ACCESS_KEY`;
-/// `IBMCLOUD_API_KEY`; `$CREDENTIALS_DIRECTORY/apikey` from systemd; `AWS_SHARED_CREDENTIALS_FILE` or `~/.aws/credentials`.
+/// Looks in this order: `--credentials-file`, `--api-key-file` or `--trusted-profile`; `AWS_ACCESS_KEY_ID` with
+/// `AWS_SECRET_ACCESS_KEY`; `IBMCLOUD_API_KEY`; `$CREDENTIALS_DIRECTORY/apikey` from systemd; `AWS_SHARED_CREDENTIALS_FILE` or
+/// `~/.aws/credentials`.
 pub fn find(args: &StoreArgs, environment: &Environment) -> anyhow::Result<Credentials> {
     if let Some(path) = &args.credentials_file {
         return from_file(path, environment);
     }
-    if let Some(path) = &args.api_key_file {
-        return api_key(path);
+    if let Some(named) = named(&args.identity)? {
+        return Ok(named);
     }
     match (environment.get("AWS_ACCESS_KEY_ID"), environment.get("AWS_SECRET_ACCESS_KEY")) {
         (Some(access_key), Some(secret)) => {
@@ -60,12 +70,8 @@ pub fn find(args: &StoreArgs, environment: &Environment) -> anyhow::Result<Crede
         (Some(_), None) => return Err(UsageError("AWS_ACCESS_KEY_ID is set, but AWS_SECRET_ACCESS_KEY is not".into()).into()),
         (None, Some(_)) => return Err(UsageError("AWS_SECRET_ACCESS_KEY is set, but AWS_ACCESS_KEY_ID is not".into()).into()),
     }
-    if let Some(key) = environment.get("IBMCLOUD_API_KEY") {
-        return Ok(Credentials::ApiKey(Secret::new(key)));
-    }
-    let of_systemd = environment.get("CREDENTIALS_DIRECTORY").map(|folder| Path::new(folder).join("apikey"));
-    if let Some(path) = of_systemd.filter(|path| path.exists()) {
-        return api_key(&path);
+    if let Some(found) = of_environment(environment)? {
+        return Ok(found);
     }
     let shared = environment.get("AWS_SHARED_CREDENTIALS_FILE").map(PathBuf::from);
     let home = environment.get("HOME").map(|home| Path::new(home).join(".aws/credentials"));
@@ -73,11 +79,64 @@ pub fn find(args: &StoreArgs, environment: &Environment) -> anyhow::Result<Crede
         Some(path) => from_file(&path, environment),
         None => Err(UsageError(
             "no credentials for the object store: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (HMAC keys) or IBMCLOUD_API_KEY, \
-             or give --credentials-file or --api-key-file"
+             or give --credentials-file, --api-key-file or --trusted-profile default"
                 .into(),
         )
         .into()),
     }
+}
+
+/// Who we are to IBM's own APIs, which take no S3 keys. Looks in this order: `--api-key-file` or `--trusted-profile`; `IBMCLOUD_API_KEY`;
+/// `$CREDENTIALS_DIRECTORY/apikey` from systemd.
+pub fn find_identity(args: &IdentityArgs, environment: &Environment) -> anyhow::Result<Credentials> {
+    if let Some(found) = named(args)? {
+        return Ok(found);
+    }
+    of_environment(environment)?.ok_or_else(|| {
+        UsageError(
+            "no credentials for IBM Cloud: give --trusted-profile default on a server that has one, or --api-key-file, or set \
+             IBMCLOUD_API_KEY"
+                .into(),
+        )
+        .into()
+    })
+}
+
+/// An API key or a profile that was named. Both come from the configuration too, where one excludes the other.
+fn named(args: &IdentityArgs) -> anyhow::Result<Option<Credentials>> {
+    match (&args.api_key_file, &args.trusted_profile) {
+        (Some(path), _) => api_key(path).map(Some),
+        (None, Some(profile)) => Ok(Some(Credentials::TrustedProfile(Profile::parse(profile)))),
+        (None, None) => Ok(None),
+    }
+}
+
+/// An API key that nobody named.
+fn of_environment(environment: &Environment) -> anyhow::Result<Option<Credentials>> {
+    if let Some(key) = environment.get("IBMCLOUD_API_KEY") {
+        return Ok(Some(Credentials::ApiKey(Secret::new(key))));
+    }
+    let of_systemd = environment.get("CREDENTIALS_DIRECTORY").map(|folder| Path::new(folder).join("apikey"));
+    of_systemd.filter(|path| path.exists()).map(|path| api_key(&path)).transpose()
+}
+
+/// Tokens for what was found.
+pub fn token_source(found: Credentials, args: &IdentityArgs) -> anyhow::Result<Arc<dyn TokenSource>> {
+    let clock = Arc::new(SystemClock);
+    Ok(match found {
+        Credentials::ApiKey(api_key) => {
+            let endpoint = args.iam_endpoint.clone().unwrap_or_else(|| IBM_IAM.to_owned());
+            Arc::new(ApiKeySource::new(ApiKeyConfig { endpoint, api_key, ca_file: args.ca_file.clone() }, clock)?)
+        }
+        Credentials::TrustedProfile(profile) => Arc::new(ProfileSource::new(metadata(args)?, profile, clock)),
+        Credentials::Hmac { .. } => return Err(UsageError("S3 keys give no tokens".into()).into()),
+    })
+}
+
+/// The instance metadata service.
+pub fn metadata(args: &IdentityArgs) -> anyhow::Result<Arc<Metadata>> {
+    let config = MetadataConfig { endpoint: args.metadata_endpoint.clone(), ca_file: args.ca_file.clone() };
+    Ok(Arc::new(Metadata::new(&config)?))
 }
 
 fn read(path: &Path, what: &str) -> anyhow::Result<String> {
@@ -165,7 +224,7 @@ mod tests {
     use super::*;
 
     fn args() -> StoreArgs {
-        StoreArgs { endpoint: None, region: None, credentials_file: None, api_key_file: None, iam_endpoint: None, ca_file: None }
+        StoreArgs::default()
     }
 
     fn shown(found: anyhow::Result<Credentials>) -> String {
@@ -174,6 +233,7 @@ mod tests {
                 format!("hmac {access_key} {} {}", secret_key.reveal(), session_token.as_ref().map_or("-", Secret::reveal))
             }
             Ok(Credentials::ApiKey(key)) => format!("key {}", key.reveal()),
+            Ok(Credentials::TrustedProfile(profile)) => format!("profile {profile:?}"),
             Err(error) => format!("error {error}"),
         }
     }
@@ -197,8 +257,21 @@ mod tests {
         let env = Environment::made_up(&both);
         assert_eq!(shown(find(&StoreArgs { credentials_file: Some(ini.clone()), ..args() }, &env)), "hmac ini s=1 -");
         assert_eq!(shown(find(&StoreArgs { credentials_file: Some(json), ..args() }, &env)), "hmac json s2 -");
-        assert_eq!(shown(find(&StoreArgs { api_key_file: Some(key), ..args() }, &env)), "key created");
+        assert_eq!(
+            shown(find(
+                &StoreArgs { identity: IdentityArgs { api_key_file: Some(key), ..IdentityArgs::default() }, ..args() },
+                &env
+            )),
+            "key created"
+        );
         assert_eq!(shown(find(&args(), &env)), "hmac env s3 -");
+        let profile = IdentityArgs { trusted_profile: Some("default".into()), ..IdentityArgs::default() };
+        assert_eq!(shown(find(&StoreArgs { identity: profile.clone(), ..args() }, &env)), "profile Default");
+        assert_eq!(shown(find_identity(&profile, &env)), "profile Default");
+        assert_eq!(shown(find_identity(&IdentityArgs::default(), &env)), "key ibm");
+        assert!(
+            shown(find_identity(&IdentityArgs::default(), &Environment::made_up(&both[..2]))).starts_with("error no credentials")
+        );
         assert_eq!(shown(find(&args(), &Environment::made_up(&both[2..]))), "key ibm");
         let systemd = [("CREDENTIALS_DIRECTORY", folder.path().to_str().expect("UTF-8"))];
         assert_eq!(shown(find(&args(), &Environment::made_up(&systemd))), "key from-systemd");

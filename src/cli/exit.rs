@@ -9,6 +9,7 @@ use crate::qcow2::{FileError, HeaderError, ImageError};
 use crate::restore::{LocalImageError, RestoreError, TargetError};
 use crate::source::SourceError;
 use crate::store::StoreError;
+use crate::vpc::{NameError, VpcError};
 
 /// How a run ended, as the README lists it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub enum Code {
     Source = 3,
     /// The object store, or the output file or device.
     Store = 4,
+    /// The cloud's API.
+    Cloud = 5,
     /// An image is refused, or failed its check.
     Image = 7,
     /// Somebody stopped it.
@@ -66,6 +69,11 @@ fn words_for_leftover(Leftover { upload, url, why }: &Leftover) -> String {
     }
 }
 
+/// What to try next, where there is something.
+pub fn fix_for(error: &anyhow::Error) -> Option<String> {
+    error.chain().find_map(hint_for)
+}
+
 /// `a: b: c`, each cause once: transparent errors repeat their source's words.
 fn sentence(error: &anyhow::Error) -> String {
     let mut text = String::new();
@@ -95,6 +103,13 @@ fn code_for(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
     if let Some(StoreError::Cancelled { .. }) = cause.downcast_ref() {
         return Some(Code::Interrupted);
     }
+    if let Some(error) = cause.downcast_ref::<VpcError>() {
+        return Some(match error {
+            VpcError::Cancelled { .. } => Code::Interrupted,
+            VpcError::Setup(_) => Code::Usage,
+            _ => Code::Cloud,
+        });
+    }
     if cause.is::<StoreError>() || cause.is::<IdentityError>() {
         return Some(Code::Store);
     }
@@ -104,7 +119,7 @@ fn code_for(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
     if let Some(error) = cause.downcast_ref::<ImageError>() {
         return code_of_image(error);
     }
-    cause.is::<UsageError>().then_some(Code::Usage)
+    (cause.is::<UsageError>() || cause.is::<NameError>()).then_some(Code::Usage)
 }
 
 fn code_of_image(error: &ImageError) -> Option<Code> {
@@ -171,7 +186,46 @@ fn hint_for(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<ImageError>() {
         return hint_for_image(error);
     }
+    if let Some(error) = cause.downcast_ref::<VpcError>() {
+        return hint_for_cloud(error);
+    }
+    if let Some(error) = cause.downcast_ref::<IdentityError>() {
+        return hint_for_identity(error);
+    }
     cause.downcast_ref::<StoreError>().and_then(hint_for_store)
+}
+
+fn hint_for_cloud(error: &VpcError) -> Option<String> {
+    match error {
+        VpcError::Refused { refusal, .. } if refusal.status == 401 => {
+            Some("the token is not accepted: check whose it is, and this machine's clock".into())
+        }
+        VpcError::Refused { refusal, .. } if refusal.status == 403 => {
+            Some("give it the rights that the README's \"Rights\" lists; `snapferry doctor` shows which are missing".into())
+        }
+        VpcError::Unreachable { .. } | VpcError::TimedOut { .. } => {
+            Some("check --region and --vpc-endpoint, and that this machine may reach it".into())
+        }
+        VpcError::Missing { noun: "server" | "image" | "snapshot", .. } => {
+            Some("check the name, and --region: each region has its own".into())
+        }
+        VpcError::NameTaken { .. } => Some("give another --name, or remove what has it".into()),
+        VpcError::Overdue { .. } => Some("it may still get there: the same command again goes on waiting for what is there".into()),
+        VpcError::Identity { source, .. } => hint_for_identity(source),
+        _ => None,
+    }
+}
+
+fn hint_for_identity(error: &IdentityError) -> Option<String> {
+    match error {
+        IdentityError::MetadataOff { .. } => Some(
+            "switch the instance metadata service on (`ibmcloud is instance-update SERVER --metadata-service true`), or give \
+             --api-key-file"
+                .into(),
+        ),
+        IdentityError::Refused { .. } => Some("check the API key, or that the trusted profile is linked to this server".into()),
+        _ => None,
+    }
 }
 
 fn hint_for_restore(error: &RestoreError) -> Option<String> {

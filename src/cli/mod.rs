@@ -3,9 +3,10 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, FromArgMatches as _};
 
 mod args;
+mod cloud;
 mod config;
 mod convert;
 mod credentials;
@@ -21,14 +22,19 @@ mod qemu_img;
 mod reading;
 mod report;
 mod restore;
+mod settings;
+mod shown;
 mod signals;
 #[cfg(feature = "sim")]
 mod sim;
+mod table;
 mod uploads;
 mod verify;
 
 use args::{Args, Command};
+use credentials::Environment;
 use exit::Code;
+use settings::Settings;
 
 /// Parses, runs, reports.
 #[must_use]
@@ -38,7 +44,13 @@ pub fn main(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
         log::start(log::Verbosity::Quiet, &progress::Console::new());
         return qemu_img::run(args);
     }
-    let args = match Args::try_parse_from(typed) {
+    let environment = Environment::of_process();
+    let settings = match Settings::find(&typed, &environment) {
+        Ok(settings) => settings,
+        Err(error) => return exit::report(&error.into()).into(),
+    };
+    let parsed = settings.apply(Args::command()).try_get_matches_from(typed);
+    let args = match parsed.and_then(|matches| Args::from_arg_matches(&matches)) {
         Ok(args) => args,
         Err(error) => {
             // Help and version are errors to clap too, with exit code 0 and stdout.
@@ -61,6 +73,12 @@ pub fn main(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Compare(args) => inspect::compare::run(&args),
         Command::Measure(args) => inspect::measure::run(&args),
         Command::Uploads(args) => uploads::run(&args),
+        Command::BootVolume(args) => cloud::boot_volume::run(&args),
+        Command::Snapshot(args) => cloud::snapshot::run(&args),
+        Command::Provision(args) => cloud::provision::run(&args),
+        Command::Images(args) => cloud::images::run(&args),
+        Command::Doctor(args) => cloud::doctor::run(&args),
+        Command::Config(args) => shown::run(&args, &settings, &environment),
         #[cfg(feature = "sim")]
         Command::Demo(args) => demo::run(&args),
         #[cfg(feature = "sim")]

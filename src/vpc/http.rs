@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_MATCH, RETRY_AFTER};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, ETAG, HeaderMap, HeaderValue, IF_MATCH, RETRY_AFTER};
 use reqwest::{Method, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -126,6 +126,8 @@ fn json(body: &impl Serialize) -> Result<Vec<u8>, VpcError> {
 pub(super) struct Answer {
     pub request: Request,
     pub etag: Option<String>,
+    /// When the other side says that it is.
+    pub date: Option<SystemTime>,
     body: Vec<u8>,
 }
 
@@ -248,7 +250,8 @@ impl Line {
         tracing::debug!(request = %request, id = %request.id, status = status.as_u16(), "answered");
         if status.is_success() {
             let etag = headers.get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
-            return Ok(Answer { request: request.clone(), etag, body });
+            let date = headers.get(DATE).and_then(|date| jiff::fmt::rfc2822::parse(date.to_str().ok()?).ok());
+            return Ok(Answer { request: request.clone(), etag, date: date.map(|date| date.timestamp().into()), body });
         }
         Err(VpcError::Refused { request: request.clone(), refusal: self.refusal(status, &headers, &body) })
     }

@@ -9,6 +9,8 @@ use crate::identity::region_of_zone;
 
 /// The longest name, in characters: images, snapshots, volumes, attachments, instances and VPCs alike.
 pub const LONGEST_NAME: usize = 63;
+/// Hexadecimal digits of the hash in a name that was cut: enough for the servers of one account.
+const HASH_LENGTH: usize = 8;
 /// The longest user tag, in characters.
 pub const LONGEST_TAG: usize = 128;
 
@@ -49,6 +51,23 @@ impl ResourceName {
             && name.starts_with(|c: char| c.is_ascii_lowercase())
             && !name.ends_with('-');
         if fits { Ok(Self(name)) } else { Err(NameError::Name { name }) }
+    }
+
+    /// `base-suffix`. A base that leaves no room for the suffix is cut, with a part of its hash behind, so that two long names that begin
+    /// alike stay apart.
+    ///
+    /// # Errors
+    /// Where that is no name: the base or the suffix has characters that names have not.
+    pub fn suffixed(base: &str, suffix: &str) -> Result<Self, NameError> {
+        let room = LONGEST_NAME.saturating_sub(suffix.len() + 1);
+        if base.len() <= room {
+            return Self::new(format!("{base}-{suffix}"));
+        }
+        let hash = blake3::hash(base.as_bytes()).to_hex();
+        let kept = room.saturating_sub(HASH_LENGTH + 1);
+        // Of what is not ASCII the check below complains.
+        let cut = base.get(..kept).unwrap_or(base).trim_end_matches('-');
+        Self::new(format!("{cut}-{}-{suffix}", &hash[..HASH_LENGTH]))
     }
 
     /// The name.
@@ -211,6 +230,18 @@ mod tests {
         for bad in ["", "-a", "a-", "1a", "Web", "a_b", "a.b", "ü", &"a".repeat(64)] {
             assert_eq!(ResourceName::new(bad), Err(NameError::Name { name: bad.to_owned() }));
         }
+    }
+
+    #[test]
+    fn a_suffix_always_fits_and_long_names_stay_apart() {
+        let name = |base: &str| ResourceName::suffixed(base, "20260102030405").map(|name| name.as_str().to_owned());
+        assert_eq!(name("web01").expect("a name"), "web01-20260102030405");
+        assert_eq!(name(&"a".repeat(48)).expect("a name").len(), 63);
+        let (one, two) = (name(&format!("{}-1", "a".repeat(60))), name(&format!("{}-2", "a".repeat(60))));
+        let (one, two) = (one.expect("a name"), two.expect("a name"));
+        assert_eq!((one.len(), two.len()), (63, 63));
+        assert_ne!(one, two);
+        assert_eq!(name("Web"), Err(NameError::Name { name: "Web-20260102030405".into() }));
     }
 
     #[test]

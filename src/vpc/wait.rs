@@ -127,7 +127,8 @@ impl Waiting<'_> {
                             return Err(VpcError::Ended { what: self.what.clone(), state: now.0, reasons: now.1 });
                         }
                         Verdict::Underway if now != last => {
-                            tracing::info!(state = %now.0, reasons = %now.1.join("; "), "waiting for {}", self.what);
+                            let reasons = if now.1.is_empty() { String::new() } else { format!(" ({})", now.1.join("; ")) };
+                            tracing::info!("waiting for {}: {}{reasons}", self.what, now.0);
                             last = now;
                         }
                         Verdict::Underway => {}

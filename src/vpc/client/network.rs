@@ -1,7 +1,10 @@
 //! What a new server is put into.
 
+use std::time::SystemTime;
+
 use super::RegionClient;
 use crate::vpc::error::VpcError;
+use crate::vpc::http::Call;
 use crate::vpc::model::{InstanceProfile, Key, Region, SecurityGroup, Subnet, Vpc, Zone};
 use crate::vpc::names::VpcId;
 
@@ -12,6 +15,14 @@ impl RegionClient {
     /// Where the API can't be asked, refuses, or makes no sense; so for every operation.
     pub async fn regions(&self) -> Result<Vec<Region>, VpcError> {
         self.whole_list(&["regions"], "regions").await
+    }
+
+    /// The API's own time, where it tells: what tokens and signatures are judged by.
+    ///
+    /// # Errors
+    /// As for [`RegionClient::regions`].
+    pub async fn server_time(&self) -> Result<Option<SystemTime>, VpcError> {
+        Ok(self.line.send(&Call::get(&["regions"])).await?.date)
     }
 
     /// The zones of this region.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `chain` | a server's disk by snapshot, volume and attachment to a device, an image and back |
 //! | `rules` | what the API refuses, and how it says so |
+//! | `commands` | the commands on the cloud, their words and exit codes |
 //! | `creates` | never two of a thing, whatever becomes of the answers |
 //! | `faults` | every call under every fault ends in its error class, in time |
 //! | `lists` | pages, filters, names |
@@ -11,6 +12,7 @@
 //! | `sdk` | IBM's own SDK drives the same cloud |
 
 mod chain;
+mod commands;
 mod creates;
 mod faults;
 mod lists;

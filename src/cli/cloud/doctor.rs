@@ -1,0 +1,350 @@
+//! `snapferry doctor`: whether everything is as it has to be, line by line, each with what to do about it.
+
+use std::io::{Write as _, stdout};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use clap::Args as Group;
+use serde::Serialize;
+
+use super::args::{CloudArgs, OutputArgs};
+use super::{Means, print_json};
+use crate::cancel::Cancel;
+use crate::cli::args::StoreArgs;
+use crate::cli::config::{self, Place};
+use crate::cli::credentials::{self, Environment};
+use crate::cli::exit::{Code, UsageError, fix_for};
+use crate::cli::signals::{self, Left};
+use crate::clock::{SystemClock, rfc3339};
+use crate::identity::{CLOUD_INIT, Instance, TokenSource, instance_of_cloud_init};
+use crate::retry::{Backoff, chain};
+use crate::store::{ObjectKey, ObjectStore};
+use crate::units::to_u64;
+use crate::vpc::device::BY_ID;
+use crate::vpc::{ClientConfig, Endpoint, ImageFilter, Policy, RegionClient, SnapshotFilter, VolumeFilter, VpcError};
+
+/// A clock that is further off gives tokens and signatures that are refused: S3 allows 15 minutes, IAM less.
+const MOST_SKEW: Duration = Duration::from_secs(60);
+/// What is asked here is asked a few times only: somebody waits for the whole list.
+const HASTY: Policy = Policy {
+    connect: Duration::from_secs(5),
+    deadline: Duration::from_secs(15),
+    budget: Duration::from_secs(20),
+    backoff: Backoff { attempts: 3, first: Duration::from_millis(500), longest: Duration::from_secs(2) },
+    list_lag: Duration::from_secs(1),
+};
+/// How the image service is let at buckets (IBM's documentation, "Granting access to IBM Cloud Object Storage to import images").
+const AUTHORIZE: &str = "ibmcloud iam authorization-policy-create is cloud-object-storage Reader --source-resource-type image";
+
+#[derive(Debug, Group)]
+#[command(
+    after_help = "Examples:\n  snapferry doctor\n  snapferry doctor --bucket images-us-east --bucket-region us-east --to us-east --json"
+)]
+pub struct DoctorArgs {
+    /// The bucket that images go to: a small object is written there and removed
+    #[arg(long, value_name = "NAME")]
+    pub bucket: Option<String>,
+
+    /// The region that images are imported into
+    #[arg(id = "recovery_region", long = "to", value_name = "REGION")]
+    pub to: Option<String>,
+
+    /// The store's address, or IBM COS' own by kind: direct (from inside a VPC), private, public [default: direct]
+    #[arg(long, value_name = "URL|KIND")]
+    pub endpoint: Option<String>,
+
+    /// The bucket's region [default: the one of --to]
+    #[arg(id = "region", long = "bucket-region", value_name = "REGION")]
+    pub bucket_region: Option<String>,
+
+    /// HMAC keys for the bucket: AWS' ini format, or the JSON of an IBM service credential
+    #[arg(long, value_name = "FILE")]
+    pub credentials_file: Option<PathBuf>,
+
+    /// Where attached volumes turn up
+    #[arg(long, default_value = BY_ID, value_name = "FOLDER")]
+    pub device_folder: PathBuf,
+
+    #[command(flatten)]
+    pub output: OutputArgs,
+
+    #[command(flatten)]
+    pub cloud: CloudArgs,
+}
+
+/// How one thing is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Verdict {
+    Ok,
+    Warning,
+    Failure,
+}
+
+impl Verdict {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Failure => "FAILURE",
+        }
+    }
+}
+
+/// One line.
+#[derive(Debug, Serialize)]
+struct Finding {
+    what: &'static str,
+    verdict: Verdict,
+    details: String,
+    /// What to do about it.
+    fix: Option<String>,
+    /// With which code the command ends, where this is the first failure.
+    #[serde(skip)]
+    code: Code,
+}
+
+/// All lines so far.
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn ok(&mut self, what: &'static str, details: impl Into<String>) {
+        self.0.push(Finding { what, verdict: Verdict::Ok, details: details.into(), fix: None, code: Code::Done });
+    }
+
+    fn warning(&mut self, what: &'static str, details: impl Into<String>, fix: impl Into<String>) {
+        let (details, fix) = (details.into(), Some(fix.into()));
+        self.0.push(Finding { what, verdict: Verdict::Warning, details, fix, code: Code::Done });
+    }
+
+    fn failure(&mut self, what: &'static str, code: Code, details: impl Into<String>, fix: Option<String>) {
+        self.0.push(Finding { what, verdict: Verdict::Failure, details: details.into(), fix, code });
+    }
+
+    /// A failure as every other command would report it.
+    fn failed(&mut self, what: &'static str, code: Code, error: &anyhow::Error) {
+        let details: Vec<String> = error.chain().map(ToString::to_string).collect();
+        self.failure(what, code, details.join(": "), fix_for(error));
+    }
+}
+
+pub fn run(args: &DoctorArgs) -> anyhow::Result<Code> {
+    let runtime = crate::cli::runtime()?;
+    let cancel = Cancel::new();
+    signals::listen(runtime.handle(), &cancel, Left::Nothing)?;
+    let findings = runtime.block_on(examine(args, &cancel)).0;
+    if args.output.json {
+        print_json(&findings)?;
+    } else {
+        let mut out = stdout().lock();
+        for finding in &findings {
+            writeln!(out, "{:8} {:16} {}", finding.verdict.word(), finding.what, finding.details)?;
+            if let Some(fix) = &finding.fix {
+                writeln!(out, "{:25} -> {fix}", "")?;
+            }
+        }
+    }
+    let first = findings.iter().find(|finding| finding.verdict == Verdict::Failure);
+    Ok(first.map_or(Code::Done, |finding| finding.code))
+}
+
+async fn examine(args: &DoctorArgs, cancel: &Cancel) -> Findings {
+    let mut findings = Findings::default();
+    let own = own_server(args, &mut findings).await;
+    let tokens = match identity(args).await {
+        Ok((tokens, details)) => {
+            findings.ok("token", details);
+            Some(tokens)
+        }
+        Err(error) => {
+            findings.failed("token", Code::Cloud, &error);
+            None
+        }
+    };
+    let home = args.cloud.region.clone().or_else(|| own.map(|own| own.region));
+    if let Some(tokens) = tokens {
+        let means = Means { tokens, clock: std::sync::Arc::new(SystemClock), cancel: cancel.clone() };
+        match &home {
+            Some(home) => region(args, &means, home, Side::Home, &mut findings).await,
+            None => findings.failure(
+                "region",
+                Code::Usage,
+                "not known",
+                Some("give --region, or switch the metadata service on".into()),
+            ),
+        }
+        if let Some(away) = args.to.as_ref().filter(|to| Some(*to) != home.as_ref()) {
+            region(args, &means, away, Side::Recovery, &mut findings).await;
+        }
+    }
+    bucket(args, cancel, &mut findings).await;
+    machine(&args.device_folder, &mut findings);
+    findings
+}
+
+/// Gets a token, and says from whom and for how long.
+async fn identity(args: &DoctorArgs) -> anyhow::Result<(std::sync::Arc<dyn TokenSource>, String)> {
+    let found = credentials::find_identity(&args.cloud.identity, &Environment::of_process())?;
+    let kind = match &found {
+        credentials::Credentials::TrustedProfile(_) => "a trusted profile of this server",
+        _ => "an API key",
+    };
+    let tokens = credentials::token_source(found, &args.cloud.identity)?;
+    let token = tokens.token().await?;
+    Ok((tokens, format!("for {kind}, good until {}", rfc3339(token.expires))))
+}
+
+/// The server that we run on, by its metadata service or by what cloud-init has left.
+async fn own_server(args: &DoctorArgs, findings: &mut Findings) -> Option<Instance> {
+    let service = match credentials::metadata(&args.cloud.identity) {
+        Ok(service) => service,
+        Err(error) => {
+            findings.failed("own server", Code::Usage, &error);
+            return None;
+        }
+    };
+    const FIX: &str = "switch it on: `ibmcloud is instance-update SERVER --metadata-service true`; \
+                       it is needed for trusted profiles and to know this server's region";
+    match service.instance().await {
+        Ok(own) => {
+            findings.ok("own server", format!("{} ({}) in {}, by the metadata service", own.name, own.id, own.zone));
+            Some(own)
+        }
+        Err(error) => {
+            let details = match instance_of_cloud_init(Path::new(CLOUD_INIT)) {
+                Some(id) => format!("{id}, by cloud-init; {}", chain(&error)),
+                None => chain(&error),
+            };
+            findings.warning("own server", details, FIX);
+            None
+        }
+    }
+}
+
+/// What a region is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Home,
+    Recovery,
+}
+
+async fn region(args: &DoctorArgs, means: &Means, name: &str, side: Side, findings: &mut Findings) {
+    let config = ClientConfig {
+        region: name.to_owned(),
+        endpoint: Endpoint::parse(&args.cloud.vpc_endpoint),
+        ca_file: args.cloud.identity.ca_file.clone(),
+        policy: HASTY,
+    };
+    let client = match RegionClient::new(config, means.clone()) {
+        Ok(client) => client,
+        Err(error) => return findings.failed("region", Code::Usage, &error.into()),
+    };
+    match client.server_time().await {
+        Ok(theirs) => {
+            findings.ok("region", format!("{name} answers at {}", client.base()));
+            clock(theirs, findings);
+        }
+        Err(error) => return findings.failed("region", Code::Cloud, &error.into()),
+    }
+    let mut rights = |what: &'static str, read: Result<usize, VpcError>| match read {
+        Ok(count) => findings.ok(what, format!("may be listed in {name}: {count}")),
+        Err(error) => findings.failed(what, Code::Cloud, &error.into()),
+    };
+    if side == Side::Home {
+        rights("servers", client.instances().await.map(|all| all.len()));
+        rights("volumes", client.volumes(&VolumeFilter::default()).await.map(|all| all.len()));
+        rights("snapshots", client.snapshots(&SnapshotFilter::default()).await.map(|all| all.len()));
+    }
+    let images = client.images(&ImageFilter::default()).await;
+    let imported = images.as_ref().is_ok_and(|images| images.iter().any(|image| image.sha256().is_some()));
+    rights("images", images.map(|all| all.len()));
+    rights("OS names", client.operating_systems().await.map(|all| all.len()));
+    let target = args.to.as_deref().unwrap_or(name);
+    if name == target {
+        if imported {
+            findings.ok("image service", format!("has imported an image into {name} before"));
+        } else {
+            let details = "whether it may read the bucket shows when an image is imported, and not before";
+            findings.warning("image service", details, format!("if it was not done yet: {AUTHORIZE}"));
+        }
+    }
+}
+
+fn clock(theirs: Option<SystemTime>, findings: &mut Findings) {
+    let Some(theirs) = theirs else { return };
+    let ours = SystemTime::now();
+    let skew = ours.duration_since(theirs).or_else(|_| theirs.duration_since(ours)).unwrap_or_default();
+    if skew <= MOST_SKEW {
+        findings.ok("clock", format!("{} s from the cloud's", skew.as_secs()));
+    } else {
+        let details = format!("{} s from the cloud's: tokens and signatures may be refused", skew.as_secs());
+        findings.failure("clock", Code::Unexpected, details, Some("set it: `timedatectl set-ntp true`".into()));
+    }
+}
+
+async fn bucket(args: &DoctorArgs, cancel: &Cancel, findings: &mut Findings) {
+    let Some(bucket) = &args.bucket else {
+        return findings.warning("bucket", "none named", "give --bucket NAME to try it");
+    };
+    match probe(args, bucket, cancel).await {
+        Ok(()) => findings.ok("bucket", format!("{bucket} takes an object, gives it back and lets it go")),
+        Err(error) => findings.failed("bucket", Code::Store, &error),
+    }
+}
+
+/// Writes a small object, reads it, and removes it, whatever came before.
+async fn probe(args: &DoctorArgs, bucket: &str, cancel: &Cancel) -> anyhow::Result<()> {
+    let store = StoreArgs {
+        endpoint: args.endpoint.clone(),
+        region: args.bucket_region.clone().or_else(|| args.to.clone()).or_else(|| args.cloud.region.clone()),
+        credentials_file: args.credentials_file.clone(),
+        identity: args.cloud.identity.clone(),
+    };
+    let key = ObjectKey::new(&format!("snapferry-doctor-{:016x}", rand::random::<u64>()))
+        .map_err(|error| UsageError(error.to_string()))?;
+    let place = Place::Bucket { bucket: bucket.to_owned(), key: key.clone() };
+    let store = config::open_store(&place, &store, None, 1, cancel)?;
+    let text = Bytes::from_static(b"a probe of snapferry doctor; it may be removed\n");
+    let tried = try_object(&*store, &key, &text).await;
+    let removed = store.delete(&key).await;
+    tried?;
+    Ok(removed?)
+}
+
+async fn try_object(store: &dyn ObjectStore, key: &ObjectKey, text: &Bytes) -> anyhow::Result<()> {
+    store.put(key, text.clone()).await?;
+    let read = store.get_range(key, 0..to_u64(text.len()), None).await?;
+    anyhow::ensure!(read == *text, "the object came back with other bytes");
+    Ok(())
+}
+
+/// What this machine has to have.
+fn machine(folder: &Path, findings: &mut Findings) {
+    match std::fs::read_dir(folder) {
+        Ok(_) => findings.ok("device folder", format!("{}", folder.display())),
+        Err(error) if folder == Path::new(BY_ID) && error.kind() == std::io::ErrorKind::NotFound => {
+            let fix = "udev makes it with the first disk that has a serial number; a server of IBM Cloud VPC has it";
+            findings.warning("device folder", format!("{}: {error}", folder.display()), fix);
+        }
+        Err(error) => {
+            let fix = Some("give the right one: --device-folder".to_owned());
+            findings.failure("device folder", Code::Source, format!("{}: {error}", folder.display()), fix);
+        }
+    }
+    if rustix::process::geteuid().is_root() {
+        findings.ok("rights", "root: any device can be read");
+    } else {
+        let fix = "run as root, or join the group that owns the devices (often \"disk\")";
+        findings.warning("rights", "not root: devices may be closed to us", fix);
+    }
+    for (tool, use_) in [("lsblk", "shows what is on a disk"), ("qemu-img", "reads what is not ours")] {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let there = std::env::split_paths(&path).any(|folder| folder.join(tool).is_file());
+        match there {
+            true => findings.ok("tools", tool),
+            false => findings.warning("tools", format!("there is no {tool}"), format!("not needed, but it {use_}")),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! `snapferry images`: listed, renamed, deleted, exported.
+
+use std::io::stdout;
+use std::time::SystemTime;
+
+use serde_json::{Value, json};
+
+use super::args::{ChangeArgs, CloudArgs, ImagesAction, ImagesArgs, OutputArgs};
+use super::{image, print_json, run as run_on_cloud, say};
+use crate::cli::exit::Code;
+use crate::cli::table::Table;
+use crate::clock::{compact, rfc3339};
+use crate::vpc::model::{ExportFormat, Image, ImageState};
+use crate::vpc::{ExportPrototype, ImageFilter, Patience, ResourceName};
+
+pub fn run(args: &ImagesArgs) -> anyhow::Result<Code> {
+    match &args.action {
+        ImagesAction::List { status, output, cloud } => list(status, *output, cloud),
+        ImagesAction::Rename { image, name, change, cloud } => rename(image, name, *change, cloud),
+        ImagesAction::Delete { images, change, cloud } => delete(images, *change, cloud),
+        ImagesAction::Export { image, bucket, name, format, change, cloud } => {
+            export(image, bucket, name.as_ref(), *format, *change, cloud)
+        }
+    }
+}
+
+/// An image as `--json` has it.
+fn shown(image: &Image) -> Value {
+    json!({
+        "name": image.name,
+        "id": image.id,
+        "crn": image.crn,
+        "status": image.status,
+        "reasons": image.status_reasons.iter().map(|reason| reason.shown()).collect::<Vec<_>>(),
+        "created_at": rfc3339(image.created_at),
+        "disk_gb": image.minimum_provisioned_size,
+        "file_gb": image.file.size,
+        "sha256": image.sha256(),
+        "operating_system": image.operating_system.as_ref().map(|os| &os.name),
+    })
+}
+
+fn list(status: &[String], output: OutputArgs, cloud: &CloudArgs) -> anyhow::Result<Code> {
+    let images = run_on_cloud(cloud, async |cloud| {
+        let filter = ImageFilter { status: status.iter().map(|state| ImageState::from(state.clone())).collect() };
+        Ok(cloud.client()?.images(&filter).await?)
+    })?;
+    if output.json {
+        print_json(&images.iter().map(shown).collect::<Vec<_>>())?;
+        return Ok(Code::Done);
+    }
+    let mut table = Table::new(&["name", "id", "status", "created", "disk", "operating system", "why"]);
+    for image in &images {
+        table.row(vec![
+            image.name.clone(),
+            image.id.to_string(),
+            image.status.to_string(),
+            rfc3339(image.created_at),
+            image.minimum_provisioned_size.map_or_else(String::new, |size| format!("{size} GB")),
+            image.operating_system.as_ref().map_or_else(String::new, |os| os.name.clone()),
+            image.status_reasons.iter().map(|reason| reason.shown()).collect::<Vec<_>>().join("; "),
+        ]);
+    }
+    table.write(&mut stdout().lock())?;
+    Ok(Code::Done)
+}
+
+fn rename(named: &str, name: &ResourceName, change: ChangeArgs, cloud: &CloudArgs) -> anyhow::Result<Code> {
+    run_on_cloud(cloud, async |cloud| {
+        let client = cloud.client()?;
+        let found = image(&client, named).await?;
+        if change.dry_run {
+            return Ok(say(format_args!("would rename image {}  {} to {name}", found.name, found.id))?);
+        }
+        let renamed = client.rename_image(&found.id, name).await?;
+        if change.output.json {
+            return print_json(&shown(&renamed));
+        }
+        Ok(say(format_args!("{}  {}  was {}", renamed.name, renamed.id, found.name))?)
+    })?;
+    Ok(Code::Done)
+}
+
+fn delete(named: &[String], change: ChangeArgs, cloud: &CloudArgs) -> anyhow::Result<Code> {
+    run_on_cloud(cloud, async |cloud| {
+        let client = cloud.client()?;
+        // All are found before the first is deleted: a name that was mistyped deletes nothing.
+        let mut chosen = Vec::new();
+        for named in named {
+            chosen.push(image(&client, named).await?);
+        }
+        for found in &chosen {
+            if change.dry_run {
+                say(format_args!("would delete image {}  {}", found.name, found.id))?;
+                continue;
+            }
+            client.delete_image(&found.id).await?;
+            if !change.no_wait {
+                client.image_gone(&found.id, Patience::DELETION).await?;
+            }
+            if !change.output.json {
+                say(format_args!("deleted image {}  {}", found.name, found.id))?;
+            }
+        }
+        if change.output.json {
+            print_json(&chosen.iter().map(shown).collect::<Vec<_>>())?;
+        }
+        Ok(())
+    })?;
+    Ok(Code::Done)
+}
+
+fn export(
+    named: &str,
+    bucket: &str,
+    name: Option<&ResourceName>,
+    format: ExportFormat,
+    change: ChangeArgs,
+    cloud: &CloudArgs,
+) -> anyhow::Result<Code> {
+    run_on_cloud(cloud, async |cloud| {
+        let client = cloud.client()?;
+        let found = image(&client, named).await?;
+        let name = match name {
+            Some(name) => name.clone(),
+            None => ResourceName::suffixed(&found.name, &compact(SystemTime::now()))?,
+        };
+        if change.dry_run {
+            return Ok(say(format_args!("would export image {}  {} into bucket {bucket} by job {name}", found.name, found.id))?);
+        }
+        let prototype = ExportPrototype { name, bucket: bucket.to_owned(), format };
+        let mut job = client.export_image(&found.id, &prototype).await?;
+        if !change.no_wait {
+            job = client.export_succeeded(&found.id, &job.id, Patience::EXPORT).await?;
+        }
+        let href = job.storage_href.as_deref().unwrap_or_default();
+        if change.output.json {
+            return print_json(&json!({ "job": job.name, "id": job.id, "status": job.status, "href": href }));
+        }
+        Ok(say(format_args!("{}  {}  {href}", job.name, job.status))?)
+    })?;
+    Ok(Code::Done)
+}

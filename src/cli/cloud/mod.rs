@@ -1,0 +1,115 @@
+//! Commands on the cloud: what is there, and small changes to it.
+
+use std::io::{self, Write as _, stdout};
+use std::sync::Arc;
+
+use serde::Serialize;
+use tokio::runtime::Runtime;
+
+use super::credentials::{self, Environment};
+use super::exit::UsageError;
+use super::signals::{self, Left};
+use crate::cancel::Cancel;
+use crate::clock::SystemClock;
+use crate::identity::TokenSource;
+use crate::vpc::model::{Image, Snapshot};
+use crate::vpc::{ClientConfig, Endpoint, ImageId, Means, Policy, RegionClient, SnapshotId, VpcError};
+use args::CloudArgs;
+
+pub mod args;
+pub mod boot_volume;
+pub mod doctor;
+pub mod images;
+pub mod provision;
+pub mod snapshot;
+
+/// The cloud as a command sees it: one region at a time, one identity.
+pub struct Cloud {
+    args: CloudArgs,
+    means: Means,
+    /// The region that is meant where none is named.
+    pub home: String,
+}
+
+/// Runs a command on the cloud: with a runtime, and the word to stop.
+pub fn run<T>(args: &CloudArgs, work: impl AsyncFnOnce(&Cloud) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let runtime: Runtime = super::runtime()?;
+    let cancel = Cancel::new();
+    signals::listen(runtime.handle(), &cancel, Left::Nothing)?;
+    runtime.block_on(async {
+        let cloud = Cloud::open(args, &cancel).await?;
+        work(&cloud).await
+    })
+}
+
+impl Cloud {
+    async fn open(args: &CloudArgs, cancel: &Cancel) -> anyhow::Result<Self> {
+        let found = credentials::find_identity(&args.identity, &Environment::of_process())?;
+        let tokens: Arc<dyn TokenSource> = credentials::token_source(found, &args.identity)?;
+        let means = Means { tokens, clock: Arc::new(SystemClock), cancel: cancel.clone() };
+        let home = match &args.region {
+            Some(region) => region.clone(),
+            None => own_region(args).await?,
+        };
+        Ok(Self { args: args.clone(), means, home })
+    }
+
+    /// The API of a region.
+    pub fn region(&self, region: &str) -> anyhow::Result<RegionClient> {
+        let config = ClientConfig {
+            region: region.to_owned(),
+            endpoint: Endpoint::parse(&self.args.vpc_endpoint),
+            ca_file: self.args.identity.ca_file.clone(),
+            policy: Policy::default(),
+        };
+        Ok(RegionClient::new(config, self.means.clone())?)
+    }
+
+    /// The API of the region that is meant where none is named.
+    pub fn client(&self) -> anyhow::Result<RegionClient> {
+        self.region(&self.home)
+    }
+}
+
+/// Where we run.
+async fn own_region(args: &CloudArgs) -> anyhow::Result<String> {
+    let own = credentials::metadata(&args.identity)?.instance().await;
+    own.map(|own| own.region).map_err(|err| {
+        tracing::debug!("{}", crate::retry::chain(&err));
+        let why = "which region? Give --region (this server's own is known only where its instance metadata service is on)";
+        UsageError(why.to_owned()).into()
+    })
+}
+
+/// The snapshot of that name, or else of that id.
+async fn snapshot(client: &RegionClient, named: &str) -> Result<Snapshot, VpcError> {
+    let found = match client.snapshot_by_name(named).await? {
+        Some(found) => Some(found),
+        None => client.snapshot(&SnapshotId::new(named)).await?,
+    };
+    found.ok_or_else(|| missing("snapshot", named, client))
+}
+
+/// The account's own image of that name, or else of that id.
+async fn image(client: &RegionClient, named: &str) -> Result<Image, VpcError> {
+    let found = match client.image_by_name(named).await? {
+        Some(found) => Some(found),
+        None => client.image(&ImageId::new(named)).await?,
+    };
+    found.ok_or_else(|| missing("image", named, client))
+}
+
+fn missing(noun: &'static str, named: &str, client: &RegionClient) -> VpcError {
+    VpcError::Missing { noun, name: named.to_owned(), place: client.region().to_owned() }
+}
+
+/// The result, for programs.
+fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    writeln!(stdout().lock(), "{}", serde_json::to_string(value)?)?;
+    Ok(())
+}
+
+/// What was or would be done, for people.
+fn say(words: std::fmt::Arguments<'_>) -> io::Result<()> {
+    writeln!(stdout().lock(), "{words}")
+}

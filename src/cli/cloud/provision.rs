@@ -1,0 +1,91 @@
+//! `snapferry provision`: a server from an image or a snapshot.
+
+use serde_json::json;
+
+use super::args::ProvisionArgs;
+use super::{image, print_json, run as run_on_cloud, say, snapshot};
+use crate::cli::exit::{Code, UsageError};
+use crate::vpc::model::{ImageState, SnapshotState, StorageGeneration};
+use crate::vpc::{BootFrom, InstancePrototype, Patience, RegionClient, ResourceGroupId};
+
+/// What to boot from, and the boot volume's profile where it must be named.
+async fn boot(client: &RegionClient, args: &ProvisionArgs) -> anyhow::Result<(BootFrom, Option<String>, String)> {
+    if let Some(named) = &args.snapshot {
+        let found = snapshot(client, named).await?;
+        if found.lifecycle_state != SnapshotState::Stable {
+            return Err(
+                UsageError(format!("snapshot {} is {}, and only a stable one boots", found.name, found.lifecycle_state)).into()
+            );
+        }
+        // A profile can't restore snapshots of another generation.
+        let fitting = if found.storage_generation == StorageGeneration::SECOND { "sdp" } else { "general-purpose" };
+        let profile = args.boot_profile.clone().unwrap_or_else(|| fitting.to_owned());
+        return Ok((BootFrom::Snapshot(found.id), Some(profile), format!("snapshot {}", found.name)));
+    }
+    let named = args.image.as_deref().unwrap_or_default();
+    let found = image(client, named).await?;
+    if !matches!(found.status, ImageState::Available | ImageState::Deprecated | ImageState::PartiallyAvailable) {
+        return Err(UsageError(format!("image {} is {}, and can't be booted", found.name, found.status)).into());
+    }
+    Ok((BootFrom::Image(found.id), args.boot_profile.clone(), format!("image {}", found.name)))
+}
+
+pub fn run(args: &ProvisionArgs) -> anyhow::Result<Code> {
+    let user_data = args.user_data.as_ref().map(|path| {
+        std::fs::read_to_string(path).map_err(|err| UsageError(format!("cannot read the user data {}: {err}", path.display())))
+    });
+    let user_data = user_data.transpose()?;
+    run_on_cloud(&args.cloud, async |cloud| {
+        let client = cloud.client()?;
+        let vpc = match &args.vpc {
+            Some(name) => Some(client.vpc(name).await?.id),
+            None => None,
+        };
+        let subnet = client.subnet(&args.subnet, vpc.as_ref()).await?;
+        let (boot, boot_profile, origin) = boot(&client, args).await?;
+        let (mut keys, mut security_groups) = (Vec::new(), Vec::new());
+        for name in &args.key {
+            keys.push(client.key(name).await?.id);
+        }
+        for name in &args.security_group {
+            security_groups.push(client.security_group(name, &subnet.vpc.id).await?.id);
+        }
+        let prototype = InstancePrototype {
+            name: args.name.clone(),
+            vpc: subnet.vpc.id.clone(),
+            zone: subnet.zone.name.clone(),
+            profile: args.profile.clone(),
+            boot,
+            boot_profile,
+            boot_volume_name: None,
+            subnet: subnet.id.clone(),
+            address: args.address.map(|address| address.to_string()),
+            security_groups,
+            keys,
+            resource_group: args.resource_group.clone().map(ResourceGroupId::new),
+            tags: Vec::new(),
+            user_data,
+        };
+        if args.change.dry_run {
+            return if args.change.output.json {
+                print_json(&prototype.body())
+            } else {
+                Ok(say(format_args!(
+                    "would make server {} ({}) from {origin} in {}, subnet {}",
+                    args.name, args.profile, subnet.zone.name, subnet.name
+                ))?)
+            };
+        }
+        let mut server = client.create_instance(&prototype).await?;
+        if !args.change.no_wait {
+            server = client.instance_running(&server.id, Patience::INSTANCE).await?;
+        }
+        if args.change.output.json {
+            return print_json(&json!({
+                "name": server.name, "id": server.id, "crn": server.crn, "status": server.status, "zone": server.zone.name,
+            }));
+        }
+        Ok(say(format_args!("{}  {}  {}  {} from {origin}", server.name, server.id, server.status, server.zone.name))?)
+    })?;
+    Ok(Code::Done)
+}

@@ -1,0 +1,170 @@
+//! `snapferry snapshot`: taken, listed, deleted, copied.
+
+use std::io::stdout;
+use std::time::SystemTime;
+
+use serde_json::{Value, json};
+
+use super::args::{SnapshotAction, SnapshotArgs, SnapshotCopyArgs, SnapshotCreateArgs, SnapshotDeleteArgs, SnapshotListArgs};
+use super::{print_json, run as run_on_cloud, say, snapshot};
+use crate::cli::exit::{Code, UsageError};
+use crate::cli::table::Table;
+use crate::clock::{compact, rfc3339};
+use crate::vpc::model::Snapshot;
+use crate::vpc::{Patience, RegionClient, ResourceName, SnapshotFilter, SnapshotOrder, SnapshotPrototype, VolumeId, VpcError};
+
+pub fn run(args: &SnapshotArgs) -> anyhow::Result<Code> {
+    match &args.action {
+        SnapshotAction::Create(args) => create(args),
+        SnapshotAction::List(args) => list(args),
+        SnapshotAction::Delete(args) => delete(args),
+        SnapshotAction::Copy(args) => copy(args),
+    }
+}
+
+/// A snapshot as `--json` has it.
+fn shown(snapshot: &Snapshot) -> Value {
+    json!({
+        "name": snapshot.name,
+        "id": snapshot.id,
+        "crn": snapshot.crn,
+        "state": snapshot.lifecycle_state,
+        "taken_at": rfc3339(snapshot.point_in_time()),
+        "capacity_gb": snapshot.minimum_capacity,
+        "size_gb": snapshot.size,
+        "storage_generation": snapshot.storage_generation,
+        "operating_system": snapshot.operating_system.as_ref().map(|os| &os.name),
+        "source_volume": snapshot.source_volume.id,
+        "tags": snapshot.user_tags,
+        "by_backup_service": snapshot.backup_policy_plan.is_some(),
+        "copies": snapshot.copies.iter().map(|copy| copy.crn.region()).collect::<Vec<_>>(),
+    })
+}
+
+/// What a server boots from.
+async fn boot_volume(client: &RegionClient, server: &str) -> Result<VolumeId, VpcError> {
+    let server = client.server(server).await?;
+    let boot = server.boot_volume_attachment.and_then(|attachment| attachment.volume);
+    let place = client.region().to_owned();
+    boot.map(|volume| volume.id).ok_or(VpcError::Missing { noun: "boot volume of", name: server.name, place })
+}
+
+fn create(args: &SnapshotCreateArgs) -> anyhow::Result<Code> {
+    run_on_cloud(&args.cloud, async |cloud| {
+        let client = cloud.client()?;
+        let source = boot_volume(&client, &args.server).await?;
+        let name = match &args.name {
+            Some(name) => name.clone(),
+            None => ResourceName::suffixed(&args.server, &compact(SystemTime::now()))?,
+        };
+        if args.change.dry_run {
+            return Ok(say(format_args!("would take snapshot {name} of volume {source} of {} in {}", args.server, cloud.home))?);
+        }
+        let prototype =
+            SnapshotPrototype { name, source, tags: args.tag.clone(), resource_group: None, clone_zones: args.clone.clone() };
+        let mut snapshot = client.create_snapshot(&prototype).await?;
+        if !args.change.no_wait {
+            snapshot = client.snapshot_stable(&snapshot.id, Patience::SNAPSHOT).await?;
+        }
+        if args.change.output.json {
+            return print_json(&shown(&snapshot));
+        }
+        Ok(say(format_args!("{}  {}  {}  {} GB", snapshot.name, snapshot.id, snapshot.lifecycle_state, snapshot.minimum_capacity))?)
+    })?;
+    Ok(Code::Done)
+}
+
+fn list(args: &SnapshotListArgs) -> anyhow::Result<Code> {
+    let snapshots = run_on_cloud(&args.cloud, async |cloud| {
+        let client = cloud.client()?;
+        let source_volume = match &args.server {
+            Some(server) => Some(boot_volume(&client, server).await?),
+            None => None,
+        };
+        let filter = SnapshotFilter { source_volume, tag: args.tag.clone(), order: SnapshotOrder::NewestFirst };
+        Ok(client.snapshots(&filter).await?)
+    })?;
+    if args.output.json {
+        print_json(&snapshots.iter().map(shown).collect::<Vec<_>>())?;
+        return Ok(Code::Done);
+    }
+    let mut table = Table::new(&["name", "id", "state", "taken", "capacity", "generation", "tags"]);
+    for snapshot in &snapshots {
+        table.row(vec![
+            snapshot.name.clone(),
+            snapshot.id.to_string(),
+            snapshot.lifecycle_state.to_string(),
+            rfc3339(snapshot.point_in_time()),
+            format!("{} GB", snapshot.minimum_capacity),
+            snapshot.storage_generation.to_string(),
+            snapshot.user_tags.join(","),
+        ]);
+    }
+    table.write(&mut stdout().lock())?;
+    Ok(Code::Done)
+}
+
+fn delete(args: &SnapshotDeleteArgs) -> anyhow::Result<Code> {
+    run_on_cloud(&args.cloud, async |cloud| {
+        let client = cloud.client()?;
+        // All are found before the first is deleted: a name that was mistyped deletes nothing.
+        let mut chosen = Vec::new();
+        for named in &args.snapshots {
+            let found = snapshot(&client, named).await?;
+            if found.backup_policy_plan.is_some() {
+                let why =
+                    format!("snapshot {} belongs to IBM's backup service, whose policy decides how long it is kept", found.name);
+                return Err(UsageError(why).into());
+            }
+            chosen.push(found);
+        }
+        for found in &chosen {
+            if args.change.dry_run {
+                say(format_args!("would delete snapshot {}  {}", found.name, found.id))?;
+                continue;
+            }
+            client.delete_snapshot(&found.id).await?;
+            if !args.change.no_wait {
+                client.snapshot_gone(&found.id, Patience::DELETION).await?;
+            }
+            if !args.change.output.json {
+                say(format_args!("deleted snapshot {}  {}", found.name, found.id))?;
+            }
+        }
+        if args.change.output.json {
+            print_json(&chosen.iter().map(shown).collect::<Vec<_>>())?;
+        }
+        Ok(())
+    })?;
+    Ok(Code::Done)
+}
+
+fn copy(args: &SnapshotCopyArgs) -> anyhow::Result<Code> {
+    run_on_cloud(&args.cloud, async |cloud| {
+        let client = cloud.client()?;
+        let to = args.to.as_deref().ok_or_else(|| UsageError("which region? Give --to".to_owned()))?;
+        if to == cloud.home {
+            return Err(UsageError(format!("a snapshot is not copied into its own region, {to}")).into());
+        }
+        let target = cloud.region(to)?;
+        let source = snapshot(&client, &args.snapshot).await?;
+        let name = match &args.name {
+            Some(name) => name.clone(),
+            None => ResourceName::new(source.name.clone())?,
+        };
+        if args.change.dry_run {
+            let (from, size) = (&cloud.home, source.minimum_capacity);
+            return Ok(say(format_args!("would copy snapshot {} ({size} GB) of {from} into {to} as {name}", source.name))?);
+        }
+        let key = source.encryption_key.as_ref().map(|key| &key.crn);
+        let mut made = target.copy_snapshot(&name, &source.crn, key, &[]).await?;
+        if !args.change.no_wait {
+            made = target.snapshot_stable(&made.id, Patience::COPY).await?;
+        }
+        if args.change.output.json {
+            return print_json(&shown(&made));
+        }
+        Ok(say(format_args!("{}  {}  {}  in {to}", made.name, made.id, made.lifecycle_state))?)
+    })?;
+    Ok(Code::Done)
+}

@@ -1,0 +1,311 @@
+//! Settings: what may be given once for all commands, in the environment or a file, and where each value comes from.
+//!
+//! A flag beats the environment (`SNAPFERRY_*`), which beats the file, which beats the default. What is found is put in place of the
+//! defaults of the flags before the command line is read: so a setting has one name, one check and one meaning wherever it is given.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use clap::Command;
+
+use super::credentials::Environment;
+use super::exit::UsageError;
+
+/// The file that is read unless another is named.
+pub const DEFAULT_FILE: &str = "/etc/snapferry/config.toml";
+/// What a setting's variable begins with.
+const PREFIX: &str = "SNAPFERRY_";
+/// Commands that read no settings: they stand for themselves, or for another tool.
+const APART: [&str; 4] = ["sim", "demo", "qemu-img", "help"];
+
+/// One setting, by the id of the flag that it stands for.
+#[derive(Clone, Copy, Debug)]
+struct Setting {
+    name: &'static str,
+    /// The only commands that it is for, or all that have the flag.
+    only: &'static [&'static str],
+}
+
+const fn everywhere(name: &'static str) -> Setting {
+    Setting { name, only: &[] }
+}
+
+/// All settings. A name is its flag's, with underscores; in commands on the cloud `vpc_region` is `--region`.
+const SETTINGS: [Setting; 22] = [
+    // For what writes: an image that is read is always named whole.
+    Setting { name: "bucket", only: &["convert", "uploads", "list", "abort", "doctor"] },
+    everywhere("endpoint"),
+    everywhere("region"),
+    everywhere("credentials_file"),
+    everywhere("api_key_file"),
+    everywhere("trusted_profile"),
+    everywhere("iam_endpoint"),
+    everywhere("metadata_endpoint"),
+    everywhere("ca_file"),
+    everywhere("vpc_region"),
+    everywhere("vpc_endpoint"),
+    everywhere("recovery_region"),
+    everywhere("tagging_endpoint"),
+    everywhere("resource_group"),
+    everywhere("device_folder"),
+    Setting { name: "codec", only: &["convert"] },
+    Setting { name: "level", only: &["convert"] },
+    Setting { name: "cluster_size", only: &["convert"] },
+    everywhere("threads"),
+    Setting { name: "part_size", only: &["convert"] },
+    everywhere("connections"),
+    Setting { name: "limit", only: &["convert"] },
+];
+
+/// Keys by which people would put a secret into the file.
+const SECRETS: [&str; 6] = ["api_key", "apikey", "secret_access_key", "secret_key", "password", "token"];
+/// Variables that are used besides ours, and whether they are secrets.
+const OTHERS: [(&str, bool); 9] = [
+    ("IBMCLOUD_API_KEY", true),
+    ("AWS_ACCESS_KEY_ID", false),
+    ("AWS_SECRET_ACCESS_KEY", true),
+    ("AWS_SESSION_TOKEN", true),
+    ("AWS_REGION", false),
+    ("AWS_ENDPOINT_URL_S3", false),
+    ("AWS_SHARED_CREDENTIALS_FILE", false),
+    ("CREDENTIALS_DIRECTORY", false),
+    ("SNAPFERRY_QEMU_IMG", false),
+];
+
+/// Where a value was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// In this variable.
+    Environment(String),
+    /// In this line of this file.
+    File(PathBuf, usize),
+    /// Nowhere.
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Environment(name) => write!(f, "environment {name}"),
+            Self::File(path, line) => write!(f, "{}:{line}", path.display()),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    values: BTreeMap<&'static str, (String, Origin)>,
+    file: Option<PathBuf>,
+}
+
+/// One line of `config show`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    pub name: String,
+    /// None where there is none, or no saying which.
+    pub value: Option<String>,
+    pub origin: Origin,
+}
+
+fn variable(name: &str) -> String {
+    format!("{PREFIX}{}", name.to_ascii_uppercase())
+}
+
+/// The file that is named on a command line that nobody has read yet.
+fn named_file(typed: &[OsString]) -> Option<PathBuf> {
+    let mut words = typed.iter().skip(1).take_while(|word| *word != "--");
+    while let Some(word) = words.next() {
+        if word == "--config" {
+            return words.next().map(PathBuf::from);
+        }
+        if let Some(path) = word.to_str().and_then(|word| word.strip_prefix("--config=")) {
+            return Some(path.into());
+        }
+    }
+    None
+}
+
+impl Settings {
+    /// Reads the environment and the file that the command line, `SNAPFERRY_CONFIG` or nobody names.
+    ///
+    /// # Errors
+    /// Where a named file is not there, or a file is no configuration: with the file, the line, and what is wrong there.
+    pub fn find(typed: &[OsString], environment: &Environment) -> Result<Self, UsageError> {
+        let named = named_file(typed).or_else(|| environment.get(&variable("config")).map(PathBuf::from));
+        let mut settings = match &named {
+            Some(path) => Self::of_file(path)?,
+            None if Path::new(DEFAULT_FILE).exists() => Self::of_file(Path::new(DEFAULT_FILE))?,
+            None => Self::default(),
+        };
+        for Setting { name, .. } in SETTINGS {
+            let variable = variable(name);
+            if let Some(value) = environment.get(&variable) {
+                settings.values.insert(name, (value.to_owned(), Origin::Environment(variable)));
+            }
+        }
+        Ok(settings)
+    }
+
+    fn of_file(path: &Path) -> Result<Self, UsageError> {
+        let at = |line: usize, why: String| UsageError(format!("{}:{line}: {why}", path.display()));
+        let text = std::fs::read_to_string(path)
+            .map_err(|err| UsageError(format!("cannot read the configuration {}: {err}", path.display())))?;
+        let table: toml::Table = text.parse().map_err(|err: toml::de::Error| {
+            let line = err.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+            at(line, err.message().to_owned())
+        })?;
+        let mut settings = Self { values: BTreeMap::new(), file: Some(path.to_owned()) };
+        for (key, value) in table {
+            let line = line_of(&text, &key);
+            if SECRETS.contains(&key.as_str()) {
+                return Err(at(line, format!("{key}: a secret does not belong into this file; name a file with it: api_key_file")));
+            }
+            let Some(Setting { name, .. }) = SETTINGS.into_iter().find(|setting| setting.name == key) else {
+                let known: Vec<&str> = SETTINGS.iter().map(|setting| setting.name).collect();
+                return Err(at(line, format!("{key}: there is no such setting; there are {}", known.join(", "))));
+            };
+            let value = match value {
+                toml::Value::String(value) => value,
+                toml::Value::Integer(value) => value.to_string(),
+                toml::Value::Boolean(value) => value.to_string(),
+                _ => return Err(at(line, format!("{key}: give a text or a number"))),
+            };
+            settings.values.insert(name, (value, Origin::File(path.to_owned(), line)));
+        }
+        Ok(settings)
+    }
+
+    /// The command with what was found in place of its flags' defaults.
+    #[must_use]
+    pub fn apply(&self, command: Command) -> Command {
+        command.mut_subcommands(|command| if APART.contains(&command.get_name()) { command } else { self.apply_to(command) })
+    }
+
+    fn apply_to(&self, command: Command) -> Command {
+        let name = command.get_name().to_owned();
+        let command = command.mut_args(|arg| {
+            let setting = SETTINGS.iter().find(|setting| arg.get_id() == setting.name);
+            let setting = setting.filter(|setting| setting.only.is_empty() || setting.only.contains(&name.as_str()));
+            match setting.and_then(|setting| self.values.get(setting.name)) {
+                // A flag that must be given is given so.
+                Some((value, _)) => arg.required(false).default_value(value.clone()).hide_default_value(true),
+                None => arg,
+            }
+        });
+        command.mut_subcommands(|command| self.apply_to(command))
+    }
+
+    /// Every setting with its value and origin, and the variables of others that are looked at. `command` is the one whose defaults
+    /// have not been replaced.
+    #[must_use]
+    pub fn show(&self, command: &Command, environment: &Environment) -> Vec<Shown> {
+        let own = SETTINGS.iter().map(|setting| match self.values.get(setting.name) {
+            Some((value, origin)) => Shown { name: setting.name.to_owned(), value: Some(value.clone()), origin: origin.clone() },
+            None => Shown { name: setting.name.to_owned(), value: default_of(command, setting.name), origin: Origin::Default },
+        });
+        let others = OTHERS.iter().filter_map(|&(name, secret)| {
+            let value = environment.get(name)?;
+            let value = if secret { "***".to_owned() } else { value.to_owned() };
+            Some(Shown { name: name.to_owned(), value: Some(value), origin: Origin::Environment(name.to_owned()) })
+        });
+        own.chain(others).collect()
+    }
+
+    /// The file that was read.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+}
+
+/// A flag's own default.
+fn default_of(command: &Command, name: &str) -> Option<String> {
+    let own = command.get_arguments().find(|arg| arg.get_id() == name).and_then(|arg| arg.get_default_values().first());
+    own.map(|value| value.to_string_lossy().into_owned())
+        .or_else(|| command.get_subcommands().find_map(|command| default_of(command, name)))
+}
+
+/// The line in which a key of the top level stands.
+fn line_of(text: &str, key: &str) -> usize {
+    let holds = |line: &str| {
+        line.trim_start()
+            .trim_start_matches(['"', '\''])
+            .strip_prefix(key)
+            .is_some_and(|rest| rest.trim_start_matches(['"', '\'']).trim_start().starts_with(['=', '.', ']']))
+    };
+    text.lines().position(holds).map_or(1, |line| line + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn typed(words: &[&str]) -> Vec<OsString> {
+        words.iter().map(OsString::from).collect()
+    }
+
+    fn found(text: &str, variables: &[(&str, &str)]) -> Result<Settings, String> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("config.toml");
+        std::fs::write(&path, text).expect("written");
+        let path = path.to_str().expect("UTF-8");
+        let typed = typed(&["snapferry", "convert", "--config", path]);
+        Settings::find(&typed, &Environment::made_up(variables)).map_err(|err| err.to_string().replace(path, "config.toml"))
+    }
+
+    #[test]
+    fn a_flag_beats_the_environment_which_beats_the_file() {
+        use clap::CommandFactory as _;
+        let settings = found("bucket = \"file\"\nlevel = \"small\"\nthreads = 3\n", &[("SNAPFERRY_BUCKET", "environment")]);
+        let command = settings.expect("a configuration").apply(crate::cli::args::Args::command());
+        let read = |words: &[&str], name: &str| {
+            let matches = command.clone().try_get_matches_from(words).expect("arguments");
+            let (_, convert) = matches.subcommand().expect("convert");
+            convert.get_raw(name).map(|mut values| values.next().expect("one").to_string_lossy().into_owned())
+        };
+        let plain = ["snapferry", "convert", "--device", "a"];
+        assert_eq!(read(&plain, "bucket").as_deref(), Some("environment"));
+        assert_eq!(read(&plain, "level").as_deref(), Some("small"));
+        assert_eq!(read(&plain, "threads").as_deref(), Some("3"));
+        assert_eq!(read(&plain, "codec").as_deref(), Some("deflate"));
+        let flagged = ["snapferry", "convert", "--device", "a", "--bucket", "flag"];
+        assert_eq!(read(&flagged, "bucket").as_deref(), Some("flag"));
+        // A destination of another kind is no conflict with what is only configured.
+        let file = ["snapferry", "convert", "--device", "a", "--output", "b"];
+        assert_eq!(read(&file, "output").as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn mistakes_are_named_with_file_and_line() {
+        for (text, message) in [
+            ("bucket = \"a\"\n\nbukket = \"b\"\n", "config.toml:3: bukket: there is no such setting"),
+            ("\n# a comment\napi_key = \"secret\"\n", "config.toml:3: api_key: a secret does not belong into this file"),
+            ("bucket = [1]\n", "config.toml:1: bucket: give a text or a number"),
+            ("bucket = \"a\"\nlevel = \n", "config.toml:2: "),
+        ] {
+            let err = found(text, &[]).expect_err(text);
+            assert!(err.starts_with(message), "{err}");
+            assert!(!err.contains("\"secret\""), "{err}");
+        }
+        let missing = Settings::find(&typed(&["snapferry", "--config=/nowhere.toml"]), &Environment::default());
+        assert!(missing.expect_err("no such file").to_string().contains("/nowhere.toml"));
+    }
+
+    #[test]
+    fn what_is_shown_has_its_origin_and_no_secret() {
+        use clap::CommandFactory as _;
+        let variables = [("IBMCLOUD_API_KEY", "hunter2"), ("SNAPFERRY_VPC_REGION", "eu-de")];
+        let settings = found("level = \"small\"\n", &variables).expect("a configuration");
+        let shown = settings.show(&crate::cli::args::Args::command(), &Environment::made_up(&variables));
+        let of = |name: &str| shown.iter().find(|shown| shown.name == name).cloned().expect(name);
+        assert_eq!(of("vpc_region").origin, Origin::Environment("SNAPFERRY_VPC_REGION".into()));
+        assert!(matches!(of("level").origin, Origin::File(_, 1)));
+        assert_eq!((of("codec").value.as_deref(), of("codec").origin), (Some("deflate"), Origin::Default));
+        assert_eq!(of("IBMCLOUD_API_KEY").value.as_deref(), Some("***"));
+        assert!(!format!("{shown:?}").contains("hunter2"));
+    }
+}

@@ -4,8 +4,9 @@
 #   scripts/demo.sh [SIZE [FILL]]
 #
 # Installs what is missing, builds the release binary, makes a disk of SIZE (3G) with FILL (2252M) of this machine's own
-# programs on it, as a loop device when root, as a file otherwise; then `snapferry demo` converts it into its embedded
-# object store, reads the object back, proves it equal with `qemu-img compare`, and lets `qemu-img convert -c` do the same.
+# programs on it, as a loop device when root, as a file otherwise. Then `snapferry demo` starts a simulated cloud with a server
+# on that disk, shows its boot volume, takes a snapshot, converts the disk into the cloud's object store, reads the object back,
+# proves it equal with `qemu-img compare`, and lets `qemu-img convert -c` do the same.
 # The disk is kept for the next time in target/demo; everything else is in a temporary folder and goes away at the end.
 set -euo pipefail
 

@@ -86,7 +86,7 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Show what is configured, and where it comes from
     Config(ConfigArgs),
-    /// Convert a disk into an embedded store and back, beside qemu-img
+    /// Show a server in a simulated cloud, convert its disk into the store there and back, beside qemu-img
     #[cfg(feature = "sim")]
     Demo(DemoArgs),
     /// Run an embedded service, to try things on

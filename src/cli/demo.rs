@@ -1,4 +1,4 @@
-//! `snapferry demo`: a disk into the embedded store and back, beside qemu-img.
+//! `snapferry demo`: a server in a simulated cloud, its disk into the object store beside it and back, and qemu-img doing the same.
 
 use std::io::{Write as _, stdout};
 use std::path::{Path, PathBuf};
@@ -11,12 +11,14 @@ use serde::Deserialize;
 use super::args::DemoArgs;
 use super::exit::Code;
 use super::progress::ratio;
-use crate::sim::{SimConfig, SimStore};
+use crate::sim::{RegionConfig, ServerSeed, SimRegion, SimStore};
 use crate::store::{Auth, ObjectKey, ObjectStore as _, S3Config, S3Store};
 use crate::units::{ByteCount, MIB, to_u64};
 
 const BUCKET: &str = "demo";
 const KEY: &str = "disk.qcow2";
+const REGION: &str = "us-south";
+const SERVER: &str = "web01";
 /// One range request of the read back.
 const RANGE: u64 = 8 * MIB;
 
@@ -39,22 +41,34 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<Code> {
     let runtime = super::runtime()?;
     let work = WorkFolder::make()?;
     let mut out = stdout();
-    let store = runtime.block_on(async {
-        let store = SimStore::start(SimConfig::new(work.path.join("store"))).await?;
-        store.create_bucket(BUCKET).await?;
-        anyhow::Ok(store)
+    let cloud = runtime.block_on(async {
+        let cloud = SimRegion::start(RegionConfig::new(work.path.join("cloud"))).await?;
+        cloud.store().create_bucket(BUCKET).await?;
+        cloud.seed_server(ServerSeed::new(REGION, SERVER, &args.disk)).await?;
+        anyhow::Ok(cloud)
     })?;
-    writeln!(out, "1. An S3 store listens on {}, and keeps bucket {BUCKET:?} in a temporary folder.", store.endpoint())?;
+    let store = cloud.store();
+    writeln!(
+        out,
+        "1. A simulated cloud listens on {}: region {REGION} with server {SERVER}, whose disk is a copy of yours;",
+        cloud.iam_endpoint()
+    )?;
+    writeln!(out, "   an S3 store beside it on {}, with bucket {BUCKET:?}. All in a temporary folder.", store.endpoint())?;
+    for words in [["boot-volume", SERVER].as_slice(), ["snapshot", "create", SERVER].as_slice()] {
+        writeln!(out, "   $ snapferry {} --region {REGION}", words.join(" "))?;
+        out.flush()?;
+        on_cloud(&cloud, words)?;
+    }
     writeln!(
         out,
         "2. $ snapferry convert --device {} --bucket {BUCKET} --key {KEY} --endpoint {}",
         args.disk.display(),
         store.endpoint()
     )?;
-    let outcome = convert(&args.disk, &store)?;
+    let outcome = convert(&args.disk, store)?;
     let back = work.path.join("back.qcow2");
     writeln!(out, "3. Reading the object back, {} ...", ByteCount(outcome.bytes_stored))?;
-    runtime.block_on(read_back(&store, &back))?;
+    runtime.block_on(read_back(store, &back))?;
     qemu_img(["check", "-q"].map(Path::new).into_iter().chain([back.as_path()]))?;
     let compare = ["compare", "-f", "raw", "-F", "qcow2"].map(Path::new);
     qemu_img(compare.into_iter().chain([args.disk.as_path(), back.as_path()]))?;
@@ -73,9 +87,25 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<Code> {
         },
         Row { what: "qemu-img convert -c, into a file", took: begun.elapsed(), size: std::fs::metadata(&theirs)?.len() },
     ];
-    runtime.block_on(store.shutdown());
+    runtime.block_on(cloud.shutdown());
     table(&rows, outcome.virtual_size, &mut out)?;
     Ok(Code::Done)
+}
+
+/// Runs this very program on the cloud, with its words on the terminal.
+fn on_cloud(cloud: &SimRegion, words: &[&str]) -> anyhow::Result<()> {
+    let status = Command::new(std::env::current_exe()?)
+        .args(words)
+        .args(["--region", REGION, "--quiet"])
+        .env("SNAPFERRY_VPC_ENDPOINT", cloud.endpoint_template())
+        .env("SNAPFERRY_IAM_ENDPOINT", cloud.iam_endpoint())
+        .env("IBMCLOUD_API_KEY", cloud.api_key().reveal())
+        .stdin(Stdio::null())
+        .status()?;
+    if !status.success() {
+        bail!("`snapferry {}` failed ({status})", words.join(" "));
+    }
+    Ok(())
 }
 
 /// Runs this very program as a user would, its bar on the terminal.

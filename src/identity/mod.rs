@@ -81,8 +81,9 @@ impl IdentityError {
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            Self::Refused { .. } | Self::Malformed { .. } | Self::Setup(_) => Class::Permanent,
-            Self::Unreachable { .. } | Self::MetadataOff { .. } => Class::Transient,
+            // A metadata service is on or off; one that is on and fails is unreachable.
+            Self::Refused { .. } | Self::Malformed { .. } | Self::MetadataOff { .. } | Self::Setup(_) => Class::Permanent,
+            Self::Unreachable { .. } => Class::Transient,
         }
     }
 }

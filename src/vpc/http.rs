@@ -166,7 +166,9 @@ impl Line {
                 Ok(answer) => return Ok(answer),
                 Err(err) => err,
             };
-            let again = err.class().is_retryable() && (call.repeat == Repeat::Freely || !err.is_ambiguous());
+            // A token source has made its own attempts.
+            let tried = matches!(err, VpcError::Identity { .. });
+            let again = !tried && err.class().is_retryable() && (call.repeat == Repeat::Freely || !err.is_ambiguous());
             next += 1;
             let wait = self.policy.backoff.wait_before(next).filter(|_| again).map(|wait| match &err {
                 VpcError::Refused { refusal, .. } => wait.max(refusal.retry_after.unwrap_or_default()),

@@ -66,7 +66,7 @@ async fn a_service_that_is_off_or_not_there_is_told_as_such() {
     let source = ProfileSource::new(Arc::new(Metadata::new(&config).unwrap()), Profile::Default, ManualClock::hurried());
     let gone = source.token().await.unwrap_err();
     assert!(matches!(gone, IdentityError::MetadataOff { .. }), "{gone}");
-    assert_eq!(gone.class(), Class::Transient);
+    assert_eq!(gone.class(), Class::Permanent, "nobody waits for a service that is off");
     assert!(gone.to_string().contains("metadata service does not answer at http://127.0.0.1:"), "{gone}");
 }
 

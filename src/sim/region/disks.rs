@@ -16,6 +16,11 @@ use crate::units::{GuestOffset, MIB, SECTOR, to_usize};
 /// One read.
 const STEP: u64 = 2 * MIB;
 
+/// The size of a raw disk, in a device or a file.
+pub(super) fn size_of(disk: &Path) -> io::Result<u64> {
+    Ok(RawSource::open(disk, InUse::Read).map_err(io::Error::other)?.size().0)
+}
+
 /// Copies a raw disk into a file of `size` bytes.
 pub(super) fn copy(from: &Path, to: &Path, size: u64) -> io::Result<()> {
     write(&RawSource::open(from, InUse::Read).map_err(io::Error::other)?, to, size)

@@ -154,6 +154,15 @@ impl RegionFaults {
         Ok(())
     }
 
+    /// Puts a script in JSON in place of the one that there is.
+    ///
+    /// # Errors
+    /// Where the text is no script; then the old one stays.
+    pub fn replace_json(&self, text: &[u8]) -> Result<(), serde_json::Error> {
+        *self.lock() = serde_json::from_slice(text)?;
+        Ok(())
+    }
+
     /// Adds the rules of a script file.
     ///
     /// # Errors

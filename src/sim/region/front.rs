@@ -247,7 +247,7 @@ impl Front {
     fn admin(&self, method: &Method, path: &str, body: &[u8]) -> Option<Response<Body>> {
         let text = match (method.as_str(), path) {
             ("GET", "/sim/faults") => self.faults.to_json(),
-            ("PUT", "/sim/faults") => match self.faults.add_json(body) {
+            ("PUT", "/sim/faults") => match self.faults.replace_json(body) {
                 Ok(()) => self.faults.to_json(),
                 Err(err) => return Some(Refused::new(400, "invalid_request", &err.to_string()).into_response("")),
             },

@@ -116,7 +116,9 @@ impl Region {
     pub(super) fn list_images(&self, ask: &Ask) -> Result<Answer, Refused> {
         let states: Option<Vec<&str>> = ask.query("status").map(|states| states.split(',').collect());
         // All are the account's own, and private.
-        let others = ask.query("visibility") == Some("public") || ask.query("remote.account.id").is_some_and(|id| id != "null");
+        let others = ask.query("visibility") == Some("public")
+            || ask.query("remote.account.id").is_some_and(|id| id != "null")
+            || ask.query("user_data_format").is_some_and(|format| format != "cloud_init");
         let images = self
             .images
             .values()

@@ -288,7 +288,7 @@ pub(super) fn seed(front: &Front, seed: &ServerSeed) -> io::Result<()> {
         Some(true) => return Ok(()),
         Some(false) => {}
     }
-    let capacity = std::fs::metadata(&seed.boot_disk)?.len().div_ceil(GIB).max(front.config.least_capacity);
+    let capacity = disks::size_of(&seed.boot_disk)?.div_ceil(GIB).max(front.config.least_capacity);
     let (now, id) = (Millis::now(), regional_id(&seed.region));
     let volume = Volume {
         life: Life::new(id, format!("{}-boot", seed.name), "available", now),

@@ -136,7 +136,11 @@ impl Job {
         let folder = &front.config.folder;
         let (to, capacity, snapshot, image) = self.look(front, |region| {
             let volume = region.volumes.get(&self.id)?;
-            let snapshot = volume.source_snapshot.as_ref().and_then(|id| region.snapshots.get(id)).map(|s| s.file(folder));
+            // One that is gone leaves nothing to fill the volume from, and zeros in its place would be a lie.
+            let snapshot = match &volume.source_snapshot {
+                Some(id) => Some(region.snapshots.get(id)?.file(folder)),
+                None => None,
+            };
             let server = region.attachments.values().find(|attachment| attachment.boot && attachment.volume == self.id);
             let image = server.and_then(|attachment| region.instances.get(&attachment.instance)?.image.clone());
             Some((volume.file(folder), volume.capacity, snapshot, image))

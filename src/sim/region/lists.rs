@@ -1,9 +1,11 @@
 //! Lists: filtered, in order, page by page.
 
+use std::cmp::Ordering;
+
 use serde_json::{Value, json};
 
 use super::ask::{Answer, Ask, Refused};
-use super::life::Life;
+use super::life::{Life, Millis};
 
 /// IBM's examples show pages of 50, and 100 is the most that its own clients ask for.
 const PAGE: usize = 50;
@@ -14,7 +16,13 @@ pub(super) type Listed<'a> = (&'a Life, Value);
 
 /// One page of `things` as the answer to `ask`, with the API's links. Filters must have been applied already, except for the name.
 pub(super) fn page(ask: &Ask, path: &str, key: &str, mut things: Vec<Listed<'_>>) -> Result<Answer, Refused> {
-    things.retain(|(life, _)| life.listed_from <= ask.now && ask.query("name").is_none_or(|name| name == life.name));
+    things.retain(|(life, shown)| {
+        // All that there is belongs to one resource group.
+        let group = shown.pointer("/resource_group/id").and_then(Value::as_str);
+        life.listed_from <= ask.now
+            && ask.query("name").is_none_or(|name| name == life.name)
+            && ask.query("resource_group.id").is_none_or(|id| group == Some(id))
+    });
     // The newest first, as the API does it; the id makes the order firm.
     things.sort_by(|(a, _), (b, _)| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
     if ask.query("sort") == Some("created_at") {
@@ -28,12 +36,26 @@ pub(super) fn page(ask: &Ask, path: &str, key: &str, mut things: Vec<Listed<'_>>
         }
     };
     let total = things.len();
+    let oldest_first = ask.query("sort") == Some("created_at");
     let from = match ask.query("start") {
         None => 0,
-        Some(start) => things
-            .iter()
-            .position(|(life, _)| life.id == start)
-            .ok_or_else(|| Refused::parameter(400, "bad_field", "start", "The start is none that a page has given."))?,
+        Some(start) => {
+            let wrong = || Refused::parameter(400, "bad_field", "start", "The start is none that a page has given.");
+            let (created, id) = start.split_once('.').ok_or_else(wrong)?;
+            let created: Millis = created.parse().map_err(|_| wrong())?;
+            // By its place in the order, not by the thing: it may have been deleted since.
+            let reached = |life: &Life| match life.created.cmp(&created) {
+                Ordering::Equal => {
+                    if oldest_first {
+                        life.id.as_str() <= id
+                    } else {
+                        life.id.as_str() >= id
+                    }
+                }
+                order => (order == Ordering::Greater) == oldest_first,
+            };
+            things.iter().position(|(life, _)| reached(life)).unwrap_or(things.len())
+        }
     };
     let link = |start: Option<&str>| {
         let mut query: Vec<String> = ask
@@ -48,7 +70,7 @@ pub(super) fn page(ask: &Ask, path: &str, key: &str, mut things: Vec<Listed<'_>>
         }
         json!({ "href": format!("{}?{}", ask.href(path), query.join("&")) })
     };
-    let next = things.get(from + limit).map(|(life, _)| link(Some(&life.id)));
+    let next = things.get(from + limit).map(|(life, _)| link(Some(&format!("{}.{}", life.created, life.id))));
     let shown: Vec<Value> = things.into_iter().skip(from).take(limit).map(|(_, shown)| shown).collect();
     let mut body = json!({ "first": link(None), "limit": limit, "total_count": total, key: shown });
     if let Some(next) = next {

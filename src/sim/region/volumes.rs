@@ -115,6 +115,11 @@ impl Region {
         let volumes = self.volumes.values().filter(|volume| {
             ask.query("zone.name").is_none_or(|zone| zone == volume.zone)
                 && ask.query("tag").is_none_or(|tag| volume.tags.contains(&tag.to_ascii_lowercase()))
+                && ask.query("encryption").is_none_or(|kind| kind == "provider_managed")
+                && ask.query("operating_system.family").is_none_or(|family| {
+                    let os = volume.operating_system.as_deref().and_then(|os| catalog::operating_system(&ask.base, os));
+                    os.is_some_and(|os| os["family"] == family)
+                })
                 && ask.query("attachment_state").is_none_or(|state| (state == "attached") == attached(volume))
                 && ask.query("storage_generation").is_none_or(|generation| generation == volume.generation().to_string())
         });

@@ -1,6 +1,6 @@
 //! Everything that there is, in one file that is replaced after each change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -50,8 +50,8 @@ pub(super) struct Happened {
     pub changed: bool,
     /// Files of what is gone.
     pub files: Vec<PathBuf>,
-    /// Whether links have to be looked at.
-    pub devices: bool,
+    /// Whether a snapshot is among that.
+    snapshots_gone: bool,
 }
 
 impl World {
@@ -95,7 +95,18 @@ impl World {
         for region in self.regions.values_mut() {
             region.settle(now, &folder, &mut happened);
         }
+        if happened.snapshots_gone {
+            self.forget_copies();
+        }
         happened
+    }
+
+    /// A copy that is gone can be made again.
+    fn forget_copies(&mut self) {
+        let there: BTreeSet<String> = self.regions.values().flat_map(|region| region.snapshots.keys().cloned()).collect();
+        for snapshot in self.regions.values_mut().flat_map(|region| region.snapshots.values_mut()) {
+            snapshot.copies.retain(|_, id| there.contains(id));
+        }
     }
 
     /// A thing's life, wherever it is.
@@ -150,7 +161,7 @@ impl Region {
         let filling: Vec<String> = self
             .volumes
             .values()
-            .filter(|volume| volume.hydrated_at > now)
+            .filter(|volume| volume.hydrated_at > now || volume.life.work > 0)
             .filter_map(|volume| volume.source_snapshot.clone())
             .collect();
         let before = self.snapshots.len();
@@ -162,7 +173,7 @@ impl Region {
         }
         let snapshots = turn_all(&mut self.snapshots, now, |thing| &mut thing.life, |thing| files.push(thing.file(folder)));
         self.snapshots.append(&mut waiting);
-        happened.changed |= attachments || snapshots || before != self.snapshots.len() || others.contains(&true);
-        happened.devices |= attachments || !lost_servers.is_empty();
+        happened.snapshots_gone |= before != self.snapshots.len();
+        happened.changed |= attachments || snapshots || others.contains(&true);
     }
 }

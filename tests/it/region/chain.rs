@@ -1,7 +1,5 @@
 //! A server's disk by snapshot, volume and attachment to a device; from the device to an object; from there to an image, and to a server again.
 
-use std::process::Command;
-
 use snapferry::restore::Sha256Sum;
 use snapferry::sim::RegionOperation;
 use snapferry::vpc::device::{Behind, DeviceError, DeviceFolder};
@@ -82,16 +80,7 @@ async fn a_servers_disk_comes_to_a_device_and_everything_goes_again() {
 /// The server's disk as an object, made by the program itself.
 async fn object(cloud: &Cloud) -> Sha256Sum {
     cloud.sim.store().create_bucket("images").await.unwrap();
-    let key = cloud.folder.path().join("api-key");
-    std::fs::write(&key, cloud.sim.api_key().reveal()).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_snapferry"));
-    command.args(["convert", "--bucket", "images", "--key", "web01.qcow2", "--region", HOME, "--verify", "--json", "--quiet"]);
-    command.arg("--device").arg(cloud.folder.path().join("web01.raw"));
-    command.arg("--api-key-file").arg(key).args(["--endpoint", &cloud.sim.store().endpoint()]);
-    command.args(["--iam-endpoint", &cloud.sim.iam_endpoint()]);
-    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let report = super::convert(cloud, &cloud.folder.path().join("web01.raw"), "web01.qcow2").await;
     report["sha256"].as_str().unwrap().parse().unwrap()
 }
 

@@ -78,3 +78,26 @@ async fn what_a_region_has_to_offer_is_found_by_name() {
     assert_eq!(missing.to_string(), "there is no server \"web99\" in us-south");
     cloud.sim.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_whose_first_image_is_deleted_begins_with_the_next() {
+    let cloud = Cloud::start().await;
+    cloud.sim.seed_images(HOME, 101);
+    let client = cloud.client(HOME);
+    let all = client.images(&ImageFilter::default()).await.unwrap();
+    // Between the first page and the second, which begins with the last image, that one goes.
+    cloud
+        .sim
+        .faults()
+        .add(RegionRule::on(RegionOperation::ListImages).when(When::Nth(2)), RegionAction::Delay { milliseconds: 300 });
+    let filter = ImageFilter::default();
+    let (listed, ()) = tokio::join!(client.images(&filter), async {
+        while cloud.sim.asked(RegionOperation::ListImages) < 4 {
+            tokio::task::yield_now().await;
+        }
+        client.delete_image(&all[100].id).await.unwrap();
+        client.image_gone(&all[100].id, SOON).await.unwrap();
+    });
+    assert_eq!(listed.unwrap().len(), 100);
+    cloud.sim.shutdown().await;
+}

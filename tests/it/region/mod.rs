@@ -21,6 +21,7 @@ mod rules;
 mod sdk;
 
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -143,4 +144,17 @@ pub async fn stable_snapshot(client: &RegionClient, called: &str) -> Snapshot {
 pub async fn ready_volume(client: &RegionClient, snapshot: &Snapshot, called: &str) -> Volume {
     let volume = client.create_volume(&volume_of(snapshot, called)).await.unwrap();
     client.volume_available(&volume.id, SOON).await.unwrap()
+}
+
+/// A disk as an object in bucket `images`, made by the program itself; its report.
+pub async fn convert(cloud: &Cloud, disk: &Path, key: &str) -> serde_json::Value {
+    let api_key = cloud.folder.path().join("api-key");
+    std::fs::write(&api_key, cloud.sim.api_key().reveal()).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_snapferry"));
+    command.args(["convert", "--bucket", "images", "--key", key, "--region", HOME, "--verify", "--json", "--quiet", "--device"]);
+    command.arg(disk).arg("--api-key-file").arg(api_key).args(["--endpoint", &cloud.sim.store().endpoint()]);
+    command.args(["--iam-endpoint", &cloud.sim.iam_endpoint()]);
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
 }

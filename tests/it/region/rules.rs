@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use snapferry::sim::{RegionAction, RegionConfig, RegionOperation, RegionRule, ServerSeed};
 use snapferry::vpc::model::{ImageState, InstanceState};
-use snapferry::vpc::{ImageOrigin, ImagePrototype, InstanceAction, RegionClient, VpcError};
+use snapferry::vpc::{ExportPrototype, ImageOrigin, ImagePrototype, InstanceAction, RegionClient, VpcError};
 
 use super::{Cloud, HOME, SERVER, SOON, name, ready_volume, snapshot_of, stable_snapshot, volume_of};
 
@@ -168,5 +168,55 @@ async fn quotas_hold() {
     ready_volume(&client, &snapshot, "one").await;
     let err = client.create_volume(&volume_of(&snapshot, "two")).await.unwrap_err();
     assert_eq!(code(&err), "over_quota");
+    cloud.sim.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_is_gone_can_be_made_again() {
+    let cloud = Cloud::start().await;
+    let (client, away) = (cloud.client(HOME), cloud.client(super::AWAY));
+    let snapshot = stable_snapshot(&client, "web01-1").await;
+    for _ in 0..2 {
+        let copy = away.copy_snapshot(&name("copy"), &snapshot.crn, None, &[]).await.unwrap();
+        away.snapshot_stable(&copy.id, SOON).await.unwrap();
+        away.delete_snapshot(&copy.id).await.unwrap();
+        away.snapshot_gone(&copy.id, SOON).await.unwrap();
+    }
+    cloud.sim.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_authorization_nothing_is_imported_or_exported() {
+    let cloud = Cloud::start_with(|config| RegionConfig { image_service_authorized: false, ..config }).await;
+    let client = cloud.client(HOME);
+    let err = imported(&client, "a", "cos://us-south/images/a.qcow2", "debian-12-amd64").await.unwrap_err();
+    assert_eq!(code(&err), "cos_unauthorized");
+    cloud.sim.seed_images(HOME, 1);
+    let image = client.image_by_name("image-0000").await.unwrap().unwrap();
+    let export = ExportPrototype { name: name("out"), bucket: "images".to_owned(), format: Default::default() };
+    let job = client.export_image(&image.id, &export).await.unwrap();
+    let err = client.export_succeeded(&image.id, &job.id, SOON).await.unwrap_err();
+    assert!(matches!(&err, VpcError::Ended { reasons, .. } if reasons[0].starts_with("cannot_access_storage_bucket")), "{err}");
+    cloud.sim.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_are_of_10_to_250_gb() {
+    let cloud = Cloud::start_with(|config| RegionConfig { least_capacity: 10, ..config }).await;
+    let client = cloud.client(HOME);
+    cloud.sim.store().create_bucket("images").await.unwrap();
+    for (gigabytes, wanted) in [(1, Ok(10)), (250, Ok(250)), (251, Err("image_provisioned_size_unsupported"))] {
+        let disk = cloud.folder.path().join("sparse.raw");
+        std::fs::File::create(&disk).unwrap().set_len(gigabytes << 30).unwrap();
+        let key = format!("disk-{gigabytes}.qcow2");
+        super::convert(&cloud, &disk, &key).await;
+        let image =
+            imported(&client, &format!("disk-{gigabytes}"), &format!("cos://us-south/images/{key}"), "debian-12-amd64").await;
+        match (image, wanted) {
+            (Ok(image), Ok(size)) => assert_eq!(image.minimum_provisioned_size, Some(size)),
+            (Err(VpcError::Ended { reasons, .. }), Err(code)) => assert!(reasons[0].starts_with(code), "{reasons:?}"),
+            (image, wanted) => panic!("{gigabytes} GB: {image:?}, not {wanted:?}"),
+        }
+    }
     cloud.sim.shutdown().await;
 }

@@ -18,27 +18,14 @@ async fn ibms_python_sdk_finds_its_way() {
     let cloud = Cloud::start().await;
     cloud.sim.seed_images(HOME, 120);
     cloud.sim.store().create_bucket("images").await.unwrap();
-    let disk = cloud.folder.path().join("web01.raw");
-    let key = cloud.folder.path().join("api-key");
-    std::fs::write(&key, cloud.sim.api_key().reveal()).unwrap();
-    let mut convert = Command::new(env!("CARGO_BIN_EXE_snapferry"));
-    convert.args(["convert", "--bucket", "images", "--key", "web01.qcow2", "--region", HOME, "--quiet"]);
-    convert.arg("--device").arg(&disk).arg("--api-key-file").arg(&key);
-    convert.args(["--endpoint", &cloud.sim.store().endpoint(), "--iam-endpoint", &cloud.sim.iam_endpoint()]);
+    super::convert(&cloud, &cloud.folder.path().join("web01.raw"), "web01.qcow2").await;
     let mut drive = Command::new(python);
     drive.arg(root.join("tests/python/region.py"));
     drive.env("API_KEY", cloud.sim.api_key().reveal()).env("IAM", cloud.sim.iam_endpoint());
     drive.env("HOME_API", format!("{}/v1", cloud.sim.endpoint(HOME)));
     drive.env("AWAY_API", format!("{}/v1", cloud.sim.endpoint(AWAY)));
     drive.env("OWN", cloud.sim.own_instance_id());
-    for mut command in [convert, drive] {
-        let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
-        assert!(
-            output.status.success(),
-            "{}\n{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
+    let output = tokio::task::spawn_blocking(move || drive.output()).await.unwrap().unwrap();
+    assert!(output.status.success(), "{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     cloud.sim.shutdown().await;
 }

@@ -1,0 +1,18 @@
+//! Any bytes as the body of an error: what is shown of it is one line, not endless, and moves no cursor.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use snapferry::vpc::Refusal;
+
+/// Eight errors of three texts each, cut at 400 characters of up to four bytes, and what stands between them.
+const LONGEST: usize = 64 << 10;
+
+fuzz_target!(|input: (u16, &[u8])| {
+    let (status, body) = input;
+    let refusal = Refusal::read(status, body, None);
+    let shown = refusal.to_string();
+    assert!(shown.len() < LONGEST, "{} bytes", shown.len());
+    assert!(!shown.chars().any(char::is_control), "{shown:?}");
+    assert!(!refusal.faults.is_empty());
+    let _class = refusal.class();
+});

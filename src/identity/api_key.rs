@@ -134,4 +134,8 @@ impl TokenSource for ApiKeySource {
     async fn token(&self) -> Result<Token, IdentityError> {
         self.0.token().await
     }
+
+    fn refused(&self, token: &Token) {
+        self.0.refused(token);
+    }
 }

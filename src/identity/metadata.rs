@@ -307,4 +307,8 @@ impl TokenSource for ProfileSource {
     async fn token(&self) -> Result<Token, IdentityError> {
         self.0.token().await
     }
+
+    fn refused(&self, token: &Token) {
+        self.0.refused(token);
+    }
 }

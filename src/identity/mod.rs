@@ -32,6 +32,9 @@ pub struct Token {
 pub trait TokenSource: Send + Sync + 'static {
     /// A token that is still good, refreshed if it is getting old. A failing refresh is an error only once the old token is of no use.
     async fn token(&self) -> Result<Token, IdentityError>;
+
+    /// Somebody was told that `token` is not good although its time is not over, as when it was revoked: the next one asked for is another.
+    fn refused(&self, _token: &Token) {}
 }
 
 /// Why there is no token.

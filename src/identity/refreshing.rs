@@ -121,6 +121,14 @@ impl<A: Ask> Refreshing<A> {
 
 #[async_trait]
 impl<A: Ask> TokenSource for Refreshing<A> {
+    fn refused(&self, token: &Token) {
+        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        // Another one by now is another matter.
+        if held.as_ref().is_some_and(|held| held.token.bearer == token.bearer) {
+            *held = None;
+        }
+    }
+
     async fn token(&self) -> Result<Token, IdentityError> {
         if let Some(held) = self.usable() {
             if self.clock.now() < held.refresh_from {

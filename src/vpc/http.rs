@@ -12,7 +12,7 @@ use super::error::{Request, VpcError};
 use super::refusal::Refusal;
 use crate::cancel::Cancel;
 use crate::clock::Clock;
-use crate::identity::TokenSource;
+use crate::identity::{Token, TokenSource};
 use crate::retry::{Backoff, chain};
 
 /// The API as it was on this day (IBM's VPC API change log): the one that these models were written for.
@@ -161,9 +161,15 @@ impl Line {
         let url = self.url(call)?;
         let begun = self.clock.instant();
         let mut next = 1;
+        let mut renewed = false;
         loop {
             let err = match self.attempt(call, &url).await {
                 Ok(answer) => return Ok(answer),
+                // With another token, once: this one may have been revoked before its time.
+                Err(err) if is_unauthorized(&err) && !renewed => {
+                    renewed = true;
+                    continue;
+                }
                 Err(err) => err,
             };
             // A token source has made its own attempts.
@@ -225,7 +231,7 @@ impl Line {
 
     async fn exchange(&self, call: &Call, url: &Url, request: &Request) -> Result<Answer, VpcError> {
         let token = self.tokens.token().await;
-        let token = token.map_err(|source| VpcError::Identity { request: request.clone(), source: Box::new(source) })?;
+        let token: Token = token.map_err(|source| VpcError::Identity { request: request.clone(), source: Box::new(source) })?;
         let mut bearer = HeaderValue::from_str(&format!("Bearer {}", token.bearer.reveal()))
             .map_err(|_| VpcError::Setup("the token can't stand in a header".to_owned()))?;
         bearer.set_sensitive(true);
@@ -255,6 +261,9 @@ impl Line {
             let date = headers.get(DATE).and_then(|date| jiff::fmt::rfc2822::parse(date.to_str().ok()?).ok());
             return Ok(Answer { request: request.clone(), etag, date: date.map(|date| date.timestamp().into()), body });
         }
+        if status == StatusCode::UNAUTHORIZED {
+            self.tokens.refused(&token);
+        }
         Err(VpcError::Refused { request: request.clone(), refusal: self.refusal(status, &headers, &body) })
     }
 
@@ -262,6 +271,11 @@ impl Line {
         let told = headers.get(RETRY_AFTER).and_then(|told| told.to_str().ok());
         Refusal::read(status.as_u16(), body, told.and_then(|told| retry_after(told, self.clock.now())))
     }
+}
+
+/// A refusal at the door, before anything was done.
+fn is_unauthorized(err: &VpcError) -> bool {
+    matches!(err, VpcError::Refused { refusal, .. } if refusal.status == 401)
 }
 
 /// An id that nobody else gives a request.

@@ -39,7 +39,7 @@ pub struct ImagePrototype {
 }
 
 impl ImagePrototype {
-    fn body(&self) -> Value {
+    pub(super) fn body(&self) -> Value {
         let mut body = match &self.origin {
             ImageOrigin::File { href, operating_system } => json!({
                 "file": { "href": href },
@@ -108,7 +108,7 @@ pub struct ImagePatch {
 }
 
 impl ImagePatch {
-    fn body(&self) -> Value {
+    pub(super) fn body(&self) -> Value {
         let mut body = json!({});
         if let Some(name) = &self.name {
             body["name"] = json!(name);

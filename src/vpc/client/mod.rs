@@ -205,6 +205,9 @@ impl RegionClient {
 }
 
 #[cfg(test)]
+mod documented;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -26,7 +26,7 @@ pub struct SnapshotPrototype {
 }
 
 impl SnapshotPrototype {
-    fn body(&self) -> Value {
+    pub(super) fn body(&self) -> Value {
         let mut body = json!({ "name": self.name, "source_volume": { "id": self.source } });
         if !self.tags.is_empty() {
             body["user_tags"] = json!(self.tags);

@@ -36,7 +36,7 @@ pub struct VolumePrototype {
 }
 
 impl VolumePrototype {
-    fn body(&self) -> Value {
+    pub(super) fn body(&self) -> Value {
         let mut body = json!({
             "name": self.name,
             "profile": { "name": self.profile },

@@ -315,6 +315,22 @@ async fn told_to_stop_reads_stop_at_once_and_creates_wait_for_their_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_is_revoked_early_is_replaced_once() {
+    let cloud = Cloud::start().await;
+    let client = cloud.client(HOME);
+    client.zones().await.unwrap();
+    cloud.sim.expire_tokens();
+    client.zones().await.unwrap();
+    assert_eq!(cloud.sim.asked(Op::IdentityToken), 2);
+    // One that is never good is not asked for for ever.
+    cloud.sim.faults().add(RegionRule::on(Op::ListZones), RegionAction::answer(401, "token_invalid"));
+    let err = client.zones().await.unwrap_err();
+    assert_eq!(err.class(), Class::Permanent);
+    assert_eq!(cloud.sim.asked(Op::ListZones), 3 + 2);
+    cloud.sim.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_error_shows_a_token() {
     let cloud = Cloud::start().await;
     let snapshot = stable_snapshot(&cloud.client(HOME), "web01-1").await;

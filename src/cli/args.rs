@@ -80,7 +80,7 @@ pub enum Command {
     Snapshot(SnapshotArgs),
     /// Make a server from an image or a snapshot
     Provision(ProvisionArgs),
-    /// List, rename, delete and export images
+    /// List, rename, tag, delete and export images
     Images(ImagesArgs),
     /// Look whether everything is as it has to be: identity, rights, bucket, devices, tools
     Doctor(DoctorArgs),

@@ -6,7 +6,7 @@ use clap::{Args as Group, Subcommand};
 
 use crate::cli::args::IdentityArgs;
 use crate::vpc::model::ExportFormat;
-use crate::vpc::{ResourceName, Tag};
+use crate::vpc::{GLOBAL_TAGGING, ResourceName, Tag};
 
 /// Which cloud, and who we are to it.
 #[derive(Clone, Debug, Group)]
@@ -259,6 +259,34 @@ pub enum ImagesAction {
 
         #[command(flatten)]
         change: ChangeArgs,
+
+        #[command(flatten)]
+        cloud: CloudArgs,
+    },
+    /// Add tags to an image, or remove them; without any, list those that it has
+    Tag {
+        /// The image, by name or id
+        #[arg(value_name = "IMAGE")]
+        image: String,
+
+        /// The tags
+        #[arg(value_name = "TAG")]
+        tags: Vec<Tag>,
+
+        /// Remove them
+        #[arg(long, requires = "tags")]
+        remove: bool,
+
+        /// Global Tagging's address
+        #[arg(long, default_value = GLOBAL_TAGGING, value_name = "URL")]
+        tagging_endpoint: String,
+
+        /// Print what would be done, and do nothing
+        #[arg(long)]
+        dry_run: bool,
+
+        #[command(flatten)]
+        output: OutputArgs,
 
         #[command(flatten)]
         cloud: CloudArgs,

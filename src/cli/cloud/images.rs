@@ -1,4 +1,4 @@
-//! `snapferry images`: listed, renamed, deleted, exported.
+//! `snapferry images`: listed, renamed, tagged, deleted, exported.
 
 use std::io::stdout;
 use std::time::SystemTime;
@@ -11,13 +11,17 @@ use crate::cli::exit::Code;
 use crate::cli::table::Table;
 use crate::clock::{compact, rfc3339};
 use crate::vpc::model::{ExportFormat, Image, ImageState};
-use crate::vpc::{ExportPrototype, ImageFilter, Patience, ResourceName};
+use crate::vpc::{ExportPrototype, ImageFilter, Patience, ResourceName, Tag};
 
 pub fn run(args: &ImagesArgs) -> anyhow::Result<Code> {
     match &args.action {
         ImagesAction::List { status, output, cloud } => list(status, *output, cloud),
         ImagesAction::Rename { image, name, change, cloud } => rename(image, name, *change, cloud),
         ImagesAction::Delete { images, change, cloud } => delete(images, *change, cloud),
+        ImagesAction::Tag { image, tags, remove, tagging_endpoint, dry_run, output, cloud } => {
+            let change = if *remove { TagChange::Remove } else { TagChange::Add };
+            tag(image, tags, change, tagging_endpoint, *dry_run, *output, cloud)
+        }
         ImagesAction::Export { image, bucket, name, format, change, cloud } => {
             export(image, bucket, name.as_ref(), *format, *change, cloud)
         }
@@ -106,6 +110,42 @@ fn delete(named: &[String], change: ChangeArgs, cloud: &CloudArgs) -> anyhow::Re
             print_json(&chosen.iter().map(shown).collect::<Vec<_>>())?;
         }
         Ok(())
+    })?;
+    Ok(Code::Done)
+}
+
+/// What becomes of tags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TagChange {
+    Add,
+    Remove,
+}
+
+fn tag(
+    named: &str,
+    tags: &[Tag],
+    change: TagChange,
+    endpoint: &str,
+    dry_run: bool,
+    output: OutputArgs,
+    cloud: &CloudArgs,
+) -> anyhow::Result<Code> {
+    run_on_cloud(cloud, async |cloud| {
+        let found = image(&cloud.client()?, named).await?;
+        let tagging = cloud.tagging(endpoint)?;
+        let words = tags.iter().map(Tag::as_str).collect::<Vec<_>>().join(", ");
+        match change {
+            _ if tags.is_empty() => {}
+            TagChange::Add if dry_run => return Ok(say(format_args!("would add {words} to image {}", found.name))?),
+            TagChange::Remove if dry_run => return Ok(say(format_args!("would remove {words} from image {}", found.name))?),
+            TagChange::Add => tagging.attach(&found.crn, tags).await?,
+            TagChange::Remove => tagging.detach(&found.crn, tags).await?,
+        }
+        let now = tagging.tags(&found.crn).await?;
+        if output.json {
+            return print_json(&json!({ "name": found.name, "id": found.id, "tags": now }));
+        }
+        Ok(say(format_args!("{}  {}", found.name, if now.is_empty() { "no tags".to_owned() } else { now.join(", ") }))?)
     })?;
     Ok(Code::Done)
 }

@@ -13,7 +13,7 @@ use crate::cancel::Cancel;
 use crate::clock::SystemClock;
 use crate::identity::TokenSource;
 use crate::vpc::model::{Image, Snapshot};
-use crate::vpc::{ClientConfig, Endpoint, ImageId, Means, Policy, RegionClient, SnapshotId, VpcError};
+use crate::vpc::{ClientConfig, Endpoint, ImageId, Means, Policy, RegionClient, SnapshotId, Tagging, TaggingConfig, VpcError};
 use args::CloudArgs;
 
 pub mod args;
@@ -63,6 +63,13 @@ impl Cloud {
             policy: Policy::default(),
         };
         Ok(RegionClient::new(config, self.means.clone())?)
+    }
+
+    /// Global Tagging, which has no regions.
+    pub fn tagging(&self, endpoint: &str) -> anyhow::Result<Tagging> {
+        let ca_file = self.args.identity.ca_file.clone();
+        let config = TaggingConfig { endpoint: endpoint.to_owned(), ca_file, policy: Policy::default() };
+        Ok(Tagging::new(&config, self.means.clone())?)
     }
 
     /// The API of the region that is meant where none is named.

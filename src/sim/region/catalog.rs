@@ -75,10 +75,13 @@ pub(super) fn regional_id(region: &str) -> String {
     format!("{}-{}", prefix(region), uuid())
 }
 
-/// An id of a zone: `0717-...` and on for us-south's.
+/// An id of a zone: `0717-...`, `0727-...` and on for us-south's, as IBM has them.
 pub(super) fn zonal_id(region: &str, zone: &str) -> String {
-    let number = zone.rsplit('-').next().unwrap_or("1");
-    format!("0{}{}7-{}", prefix(region).bytes().map(u32::from).sum::<u32>() % 10, number, uuid())
+    let family = match region {
+        "us-south" => 7,
+        other => other.bytes().map(u32::from).sum::<u32>() % 7,
+    };
+    format!("0{family}{}7-{}", zone.rsplit('-').next().unwrap_or("1"), uuid())
 }
 
 pub(super) fn crn(location: &str, kind: &str, id: &str) -> String {

@@ -52,6 +52,7 @@ impl Cloud {
         command.env("SNAPFERRY_VPC_ENDPOINT", self.sim.endpoint_template());
         command.env("SNAPFERRY_IAM_ENDPOINT", self.sim.iam_endpoint());
         command.env("SNAPFERRY_METADATA_ENDPOINT", self.sim.metadata_endpoint());
+        command.env("SNAPFERRY_TAGGING_ENDPOINT", self.sim.tagging_endpoint());
         command.env("SNAPFERRY_DEVICE_FOLDER", self.sim.device_folder());
         command.env("SNAPFERRY_ENDPOINT", self.sim.store().endpoint());
         command.env("SNAPFERRY_TRUSTED_PROFILE", "default");
@@ -146,6 +147,11 @@ async fn images_are_listed_renamed_exported_and_deleted_and_servers_made() {
     cloud.run(&image(&["rename", "image-0000", "web01-latest", "--dry-run"])).await.code(0).says(&["would rename"]);
     cloud.run(&image(&["rename", "image-0000", "image-0001"])).await.code(5).says(&["\"image-0001\" is taken"]);
     cloud.run(&image(&["rename", "image-0000", "web01-latest"])).await.code(0).says(&["web01-latest", "was image-0000"]);
+    cloud.run(&image(&["tag", "web01-latest", "Nightly", "--dry-run"])).await.code(0).says(&["would add nightly"]);
+    cloud.run(&image(&["tag", "web01-latest"])).await.code(0).says(&["no tags"]);
+    cloud.run(&image(&["tag", "web01-latest", "Nightly", "kept"])).await.code(0).says(&["nightly", "kept"]);
+    let tagged = cloud.run(&image(&["tag", "web01-latest", "kept", "--remove", "--json"])).await.json();
+    assert_eq!(tagged["tags"], serde_json::json!(["nightly"]));
     // A seeded image has no file that could be exported: the job fails, and says so.
     let failed = cloud.run(&image(&["export", "web01-latest", "--bucket", "images"])).await.code(5);
     failed.says(&["is failed", "cannot_access_storage_bucket"]);

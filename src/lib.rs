@@ -16,7 +16,7 @@
 //! | 4 | [`convert`], [`restore`], [`vpc`] | the pipeline from a device to an image; what reads images; the cloud's API |
 //! | 3 | [`source`], [`compress`], [`qcow2`], [`store`] | devices, codecs, the image format, object stores |
 //! | 2 | [`identity`], [`manifest`] | who we are to the cloud: tokens; what ties an image to its disk |
-//! | 1 | [`units`], [`clock`], [`cancel`], [`retry`], [`secret`], [`hash`], [`trust`] | words that everything else is said in |
+//! | 1 | [`units`], [`clock`], [`cancel`], [`retry`], [`secret`], [`hash`], [`trust`], [`job`] | words that everything else is said in |
 //!
 //! `sim` (the embedded store) and `testing` stand beside the tower: only tests, benches, fuzz targets and the commands
 //! `demo` and `sim` use them.
@@ -24,6 +24,7 @@
 pub mod cancel;
 pub mod clock;
 pub mod hash;
+pub mod job;
 pub mod retry;
 pub mod secret;
 pub mod trust;

@@ -21,7 +21,8 @@ use rustix::io::Errno;
 
 use super::error::{Operation, StoreError};
 use super::{
-    ETag, MAX_PARTS, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part, PartNumber, StoredPart, Upload, UploadPlan, Whole,
+    ETag, ListedObject, MAX_PARTS, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part, PartNumber, StoredPart, Upload,
+    UploadPlan, Whole,
 };
 use crate::hash::Crc64;
 use crate::units::{ByteCount, to_u64, to_usize};
@@ -418,6 +419,28 @@ impl ObjectStore for FolderStore {
         let hidden = self.hidden(&upload.key, &upload.id);
         let operation = self.operation("abort", &upload.key);
         off(operation, move |operation| remove(&hidden).map_err(|err| io_error(operation.clone(), err))).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, StoreError> {
+        let (folder, prefix) = (self.folder.clone(), prefix.to_owned());
+        let operation = Operation { request: "list", target: folder.display().to_string() };
+        off(operation, move |operation| {
+            let failed = |err: io::Error| io_error(operation.clone(), err);
+            let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { &folder };
+            let mut found = Vec::new();
+            for entry in std::fs::read_dir(folder).map_err(failed)? {
+                let entry = entry.map_err(failed)?;
+                let name = entry.file_name();
+                let Some(Ok(key)) = name.to_str().filter(|name| name.starts_with(&prefix)).map(ObjectKey::new) else { continue };
+                let meta = entry.metadata().map_err(failed)?;
+                if meta.is_file() && parse_hidden(&name).is_none() {
+                    found.push(ListedObject { key, size: meta.len(), modified: meta.modified().ok() });
+                }
+            }
+            found.sort_by(|a, b| a.key.cmp(&b.key));
+            Ok(found)
+        })
+        .await
     }
 
     async fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::error::StoreError;
-use super::{ETag, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part, StoredPart, Upload, UploadPlan, Whole};
+use super::{ETag, ListedObject, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part, StoredPart, Upload, UploadPlan, Whole};
 use crate::clock::Clock;
 use crate::units::{ByteCount, to_u64};
 
@@ -92,6 +92,10 @@ impl ObjectStore for Limited {
 
     async fn abort(&self, upload: &Upload) -> Result<(), StoreError> {
         self.inner.abort(upload).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, StoreError> {
+        self.inner.list(prefix).await
     }
 
     async fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {

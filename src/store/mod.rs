@@ -168,6 +168,17 @@ pub struct Whole {
     pub replaces: Option<ETag>,
 }
 
+/// An object, as a list tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedObject {
+    /// Its key.
+    pub key: ObjectKey,
+    /// Bytes.
+    pub size: u64,
+    /// When it was completed, where the store tells.
+    pub modified: Option<SystemTime>,
+}
+
 /// An upload that somebody began and nobody has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenUpload {
@@ -210,6 +221,9 @@ pub trait ObjectStore: Send + Sync + 'static {
 
     /// Ends an upload and removes its parts. That there is none is success.
     async fn abort(&self, upload: &Upload) -> Result<(), StoreError>;
+
+    /// Every object whose key begins with `prefix`, by key.
+    async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, StoreError>;
 
     /// Every open upload of keys that begin with `prefix`.
     async fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError>;

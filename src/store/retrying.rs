@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::error::{Operation, StoreError};
 use super::pace::Pace;
-use super::{ETag, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part, StoredPart, Upload, UploadPlan, Whole};
+use super::{ETag, ListedObject, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part, StoredPart, Upload, UploadPlan, Whole};
 use crate::cancel::Cancel;
 use crate::clock::Clock;
 use crate::retry::{Backoff, Class};
@@ -215,6 +215,11 @@ impl ObjectStore for Retrying {
 
     async fn abort(&self, upload: &Upload) -> Result<(), StoreError> {
         self.attempts(self.operation("AbortMultipartUpload", &upload.key), Stop::Never, || self.inner.abort(upload)).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, StoreError> {
+        let operation = Operation { request: "ListObjectsV2", target: format!("prefix {prefix:?}") };
+        self.attempts(operation, Stop::AtOnce, || self.inner.list(prefix)).await
     }
 
     async fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {

@@ -9,8 +9,8 @@ use bytes::{Bytes, BytesMut};
 
 use crate::hash::Crc64;
 use crate::store::{
-    ETag, MAX_PARTS, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Operation, Part, PartNumber, StoreError, StoredPart, Upload,
-    UploadPlan, Whole,
+    ETag, ListedObject, MAX_PARTS, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Operation, Part, PartNumber, StoreError,
+    StoredPart, Upload, UploadPlan, Whole,
 };
 use crate::units::{ByteCount, to_u64, to_usize};
 
@@ -203,6 +203,13 @@ impl ObjectStore for MemoryStore {
     async fn abort(&self, upload: &Upload) -> Result<(), StoreError> {
         self.state().uploads.remove(&upload.id);
         Ok(())
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, StoreError> {
+        let state = self.state();
+        let ours = state.objects.iter().filter(|(key, _)| key.as_str().starts_with(prefix));
+        let listed = ours.map(|(key, object)| ListedObject { key: key.clone(), size: to_u64(object.body.len()), modified: None });
+        Ok(listed.collect())
     }
 
     async fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {

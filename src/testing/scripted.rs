@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::store::{ETag, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part, StoreError, StoredPart, Upload, UploadPlan, Whole};
+use crate::store::{
+    ETag, ListedObject, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part, StoreError, StoredPart, Upload, UploadPlan, Whole,
+};
 
 /// What happens to one request.
 #[derive(Debug)]
@@ -127,6 +129,10 @@ impl ObjectStore for ScriptedStore {
     async fn abort(&self, upload: &Upload) -> Result<(), StoreError> {
         self.pass("AbortMultipartUpload", self.inner.abort(upload)).await
     }
+    async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, StoreError> {
+        self.pass("ListObjectsV2", self.inner.list(prefix)).await
+    }
+
     async fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
         self.pass("ListMultipartUploads", self.inner.list_uploads(prefix)).await
     }

@@ -60,6 +60,7 @@ pub async fn run(store: Arc<dyn ObjectStore>, traits: Traits, prefix: &str) {
     suite.a_version_that_is_gone_is_not_read().await;
     suite.exactly_our_uploads_are_listed().await;
     if suite.traits.many_parts {
+        suite.lists_its_objects().await;
         suite.more_parts_than_a_page().await;
     }
     suite.leaves_nothing_behind().await;
@@ -252,6 +253,24 @@ impl Suite {
         for upload in &uploads {
             store.abort(upload).await.expect("aborted");
         }
+    }
+
+    async fn lists_its_objects(&self) {
+        let store = &self.store;
+        let names = ["objects-b.qcow2", "objects-a.qcow2", "other-object"];
+        for (size, name) in (1..).zip(names) {
+            store.put(&self.key(name), bytes_of(size, size)).await.expect("stored");
+        }
+        // What is not complete is no object.
+        let upload = self.begin(&self.key("objects-c.qcow2")).await;
+        let listed = store.list(self.key("objects-").as_str()).await.expect("listed");
+        let listed: Vec<_> = listed.into_iter().map(|object| (object.key, object.size)).collect();
+        assert_eq!(listed, [(self.key("objects-a.qcow2"), 2), (self.key("objects-b.qcow2"), 1)]);
+        store.abort(&upload).await.expect("aborted");
+        for name in names {
+            store.delete(&self.key(name)).await.expect("removed");
+        }
+        assert_eq!(store.list(self.key("objects-").as_str()).await.expect("listed"), []);
     }
 
     async fn more_parts_than_a_page(&self) {

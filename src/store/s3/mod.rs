@@ -18,7 +18,8 @@ use bytes::Bytes;
 
 use super::error::{Operation, StoreError};
 use super::{
-    ETag, MAX_PARTS, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part, PartNumber, StoredPart, Upload, UploadPlan, Whole,
+    ETag, ListedObject, MAX_PARTS, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part, PartNumber, StoredPart, Upload,
+    UploadPlan, Whole,
 };
 use crate::hash::Crc64;
 use crate::units::{ByteCount, to_u64};
@@ -307,6 +308,41 @@ impl ObjectStore for S3Store {
             Ok(_) | Err(StoreError::NoSuchUpload { .. }) => Ok(()),
             Err(err) => Err(err),
         }
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, StoreError> {
+        let operation = Operation { request: "ListObjectsV2", target: format!("s3://{}/{prefix}", self.bucket) };
+        let strange = |reason: String| StoreError::Mismatch { operation: operation.clone(), reason };
+        let mut found = Vec::new();
+        let mut token: Option<String> = None;
+        for _ in 0..MAX_PAGES {
+            let request = self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix);
+            let page = self.attempt(&operation, None, 0, request.set_continuation_token(token.clone()).send()).await?;
+            for object in page.contents() {
+                let Some(Ok(key)) = object.key().map(ObjectKey::new) else {
+                    tracing::debug!(key = ?object.key(), "an object has a key that snapferry never uses; it is left out");
+                    continue;
+                };
+                // A store that doesn't filter must not offer somebody else's objects for removal.
+                if !key.as_str().starts_with(prefix) {
+                    continue;
+                }
+                let size = object.size().and_then(|size| u64::try_from(size).ok());
+                let size = size.ok_or_else(|| strange(format!("the object {key} has no size")))?;
+                let modified = object.last_modified().and_then(|at| SystemTime::try_from(*at).ok());
+                found.push(ListedObject { key, size, modified });
+            }
+            if page.is_truncated() != Some(true) {
+                found.sort_by(|a, b| a.key.cmp(&b.key));
+                return Ok(found);
+            }
+            let next = page.next_continuation_token().map(str::to_owned);
+            if next.is_none() || next == token {
+                return Err(strange("the list goes on without saying where".to_owned()));
+            }
+            token = next;
+        }
+        Err(strange(format!("the list does not end after {MAX_PAGES} pages")))
     }
 
     async fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {

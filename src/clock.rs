@@ -46,6 +46,13 @@ pub fn compact(time: SystemTime) -> String {
     utc(time, "%Y%m%d%H%M%S")
 }
 
+/// The time that [`compact`] wrote, or nothing.
+#[must_use]
+pub fn time_of_compact(text: &str) -> Option<SystemTime> {
+    let time = jiff::civil::DateTime::strptime("%Y%m%d%H%M%S", text).ok()?;
+    Some(time.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().into())
+}
+
 fn utc(time: SystemTime, format: &str) -> String {
     // Out of range only in a clock set beyond the year 9999; the epoch then says plainly that the clock is wrong.
     jiff::Timestamp::try_from(time).unwrap_or(jiff::Timestamp::UNIX_EPOCH).strftime(format).to_string()

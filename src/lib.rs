@@ -13,6 +13,7 @@
 //! | layer | modules | what they know |
 //! |---|---|---|
 //! | 6 | [`cli`] | arguments, terminal, environment, which concrete types are used |
+//! | 5 | [`worker`] | a whole job: from a server to its image in another region; what it leaves, what is kept |
 //! | 4 | [`convert`], [`restore`], [`vpc`] | the pipeline from a device to an image; what reads images; the cloud's API |
 //! | 3 | [`source`], [`compress`], [`qcow2`], [`store`] | devices, codecs, the image format, object stores |
 //! | 2 | [`identity`], [`manifest`] | who we are to the cloud: tokens; what ties an image to its disk |
@@ -41,6 +42,8 @@ pub mod store;
 pub mod convert;
 pub mod restore;
 pub mod vpc;
+
+pub mod worker;
 
 pub mod cli;
 

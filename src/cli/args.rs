@@ -15,6 +15,7 @@ use super::inspect::info::InfoArgs;
 use super::inspect::map::MapArgs;
 use super::inspect::measure::MeasureArgs;
 use super::log::Verbosity;
+use super::replicate::args::{GcArgs, PlanArgs, ReplicateArgs};
 use crate::compress::{Codec, Level};
 use crate::convert::plan::Bodies;
 use crate::restore::{Sha256Sum, ZeroPolicy};
@@ -74,6 +75,12 @@ pub enum Command {
     Measure(MeasureArgs),
     /// Show or remove incomplete uploads in a bucket
     Uploads(UploadsArgs),
+    /// Carry a server's boot volume into another region's image library, from snapshot to image, without stopping the server
+    Replicate(Box<ReplicateArgs>),
+    /// Tell how long replicating a server will take, and what limits it
+    Plan(PlanArgs),
+    /// Show what dead jobs have left in the cloud, and remove it
+    Gc(GcArgs),
     /// Show a server's boot volume: its size, storage, operating system, latest snapshot
     BootVolume(BootVolumeArgs),
     /// Take, list, delete and copy snapshots

@@ -9,7 +9,10 @@ use crate::qcow2::{FileError, HeaderError, ImageError};
 use crate::restore::{LocalImageError, RestoreError, TargetError};
 use crate::source::SourceError;
 use crate::store::StoreError;
+use crate::vpc::device::DeviceError;
 use crate::vpc::{NameError, VpcError};
+use crate::worker::gc::GcError;
+use crate::worker::{Fault, JobError, JobNamesError, JournalError};
 
 /// How a run ended, as the README lists it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +54,12 @@ pub fn report(error: &anyhow::Error) -> Code {
     }
     if let Some(Failure { leftover: Some(leftover), .. }) = error.downcast_ref::<Failure>() {
         lines.push_str(&format!("  {}\n", words_for_leftover(leftover)));
+    }
+    if let Some(error) = error.downcast_ref::<JobError>() {
+        for left in &error.left {
+            lines.push_str(&format!("  left behind: {left}; `snapferry gc` finds it\n"));
+        }
+        lines.push_str(&format!("  snapferry replicate --resume {} goes on with the job\n", error.id));
     }
     // Nothing is left to do about a stderr that is gone.
     let _ = std::io::stderr().write_all(lines.as_bytes());
@@ -100,6 +109,19 @@ fn code_for(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
     if let Some(error) = cause.downcast_ref::<RestoreError>() {
         return code_of_restore(error);
     }
+    if let Some(error) = cause.downcast_ref::<JobError>() {
+        return code_of_fault(&error.fault);
+    }
+    if let Some(error) = cause.downcast_ref::<Fault>() {
+        return code_of_fault(error);
+    }
+    if let Some(error) = cause.downcast_ref::<GcError>() {
+        return match error {
+            GcError::Cloud { source, .. } => code_for(source),
+            GcError::Store { source, .. } => code_for(source),
+            GcError::Names(_) => Some(Code::Usage),
+        };
+    }
     if let Some(StoreError::Cancelled { .. }) = cause.downcast_ref() {
         return Some(Code::Interrupted);
     }
@@ -119,7 +141,22 @@ fn code_for(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
     if let Some(error) = cause.downcast_ref::<ImageError>() {
         return code_of_image(error);
     }
-    (cause.is::<UsageError>() || cause.is::<NameError>()).then_some(Code::Usage)
+    let usage = cause.is::<UsageError>() || cause.is::<NameError>() || cause.is::<JobNamesError>() || cause.is::<JournalError>();
+    usage.then_some(Code::Usage)
+}
+
+fn code_of_fault(fault: &Fault) -> Option<Code> {
+    match fault {
+        Fault::Cloud(error) => code_for(error),
+        Fault::Store(error) => code_for(error),
+        Fault::Convert(error) => code_for(error),
+        Fault::ReadBack(error) => code_of_restore(error),
+        Fault::Device(_) | Fault::Source(_) => Some(Code::Source),
+        Fault::Names(_) | Fault::Journal(_) | Fault::Obstacles { .. } => Some(Code::Usage),
+        Fault::NotTheSame { .. } | Fault::WrongFile { .. } | Fault::NoSum { .. } => Some(Code::Image),
+        Fault::OutOfTurn { .. } | Fault::Died => Some(Code::Unexpected),
+        Fault::Stopped => Some(Code::Interrupted),
+    }
 }
 
 fn code_of_image(error: &ImageError) -> Option<Code> {
@@ -186,6 +223,12 @@ fn hint_for(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<ImageError>() {
         return hint_for_image(error);
     }
+    if let Some(error) = cause.downcast_ref::<JobError>() {
+        return hint_for_fault(&error.fault);
+    }
+    if let Some(error) = cause.downcast_ref::<Fault>() {
+        return hint_for_fault(error);
+    }
     if let Some(error) = cause.downcast_ref::<VpcError>() {
         return hint_for_cloud(error);
     }
@@ -193,6 +236,22 @@ fn hint_for(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         return hint_for_identity(error);
     }
     cause.downcast_ref::<StoreError>().and_then(hint_for_store)
+}
+
+fn hint_for_fault(fault: &Fault) -> Option<String> {
+    match fault {
+        Fault::Cloud(error) => hint_for(error),
+        Fault::Store(error) => hint_for(error),
+        Fault::Convert(error) => hint_for(error),
+        Fault::Source(error) => hint_for(error),
+        Fault::Device(DeviceError::Absent { .. }) => {
+            Some("see whether udev runs (`udevadm info --query=all /dev/vdb`), and that --device-folder is the right one".into())
+        }
+        Fault::Journal(JournalError::Busy { .. }) => Some("wait for it, or end that process".into()),
+        Fault::Journal(JournalError::File { .. }) => Some("give a folder that can be written to: --state-folder".into()),
+        Fault::WrongFile { .. } => Some("somebody replaced the object, or the image service read another one: look at both".into()),
+        _ => None,
+    }
 }
 
 fn hint_for_cloud(error: &VpcError) -> Option<String> {

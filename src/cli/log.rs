@@ -7,6 +7,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::progress::Console;
+use crate::vpc::CHANGES;
 
 /// How much is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +30,11 @@ pub fn start(verbosity: Verbosity, console: &Console) {
     // Ours at the level that was asked for; libraries never below warnings, since their debug lines show headers.
     let own = if verbosity == Verbosity::Normal { LevelFilter::INFO } else { level };
     // The embedded store's library logs every refusal as an error, and refusals are what it is there for.
-    let default = format!("{},s3s=off,snapferry={own}", level.min(LevelFilter::WARN));
+    let mut default = format!("{},s3s=off,snapferry={own}", level.min(LevelFilter::WARN));
+    // On a terminal the steps themselves tell what was changed.
+    if console.is_terminal() && verbosity == Verbosity::Normal {
+        default.push_str(&format!(",{CHANGES}=warn"));
+    }
     let filter = EnvFilter::try_from_env("SNAPFERRY_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)

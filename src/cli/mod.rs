@@ -20,6 +20,7 @@ mod progress;
 mod qemu;
 mod qemu_img;
 mod reading;
+mod replicate;
 mod report;
 mod restore;
 mod settings;
@@ -73,6 +74,9 @@ pub fn main(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Compare(args) => inspect::compare::run(&args),
         Command::Measure(args) => inspect::measure::run(&args),
         Command::Uploads(args) => uploads::run(&args),
+        Command::Replicate(args) => replicate::run(&args, verbosity, &console),
+        Command::Plan(args) => replicate::plan::run(&args),
+        Command::Gc(args) => replicate::gc::run(&args, verbosity),
         Command::BootVolume(args) => cloud::boot_volume::run(&args),
         Command::Snapshot(args) => cloud::snapshot::run(&args),
         Command::Provision(args) => cloud::provision::run(&args),

@@ -37,6 +37,17 @@ impl Console {
         self.terminal
     }
 
+    /// A line that turns while something is waited for; nothing where there is no terminal.
+    pub fn spinner(&self) -> Option<ProgressBar> {
+        self.terminal.then(|| {
+            let style =
+                ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}").unwrap_or_else(|_| ProgressStyle::default_spinner());
+            let bar = self.bars.add(ProgressBar::new_spinner().with_style(style));
+            bar.enable_steady_tick(REDRAW);
+            bar
+        })
+    }
+
     /// Runs `print` with the bar out of the way.
     pub fn suspended<T>(&self, print: impl FnOnce() -> T) -> T {
         self.bars.suspend(print)

@@ -33,9 +33,9 @@ const fn everywhere(name: &'static str) -> Setting {
 }
 
 /// All settings. A name is its flag's, with underscores; in commands on the cloud `vpc_region` is `--region`.
-const SETTINGS: [Setting; 22] = [
+const SETTINGS: [Setting; 31] = [
     // For what writes: an image that is read is always named whole.
-    Setting { name: "bucket", only: &["convert", "uploads", "list", "abort", "doctor"] },
+    Setting { name: "bucket", only: &["convert", "uploads", "list", "abort", "doctor", "replicate", "gc"] },
     everywhere("endpoint"),
     everywhere("region"),
     everywhere("credentials_file"),
@@ -50,8 +50,17 @@ const SETTINGS: [Setting; 22] = [
     everywhere("tagging_endpoint"),
     everywhere("resource_group"),
     everywhere("device_folder"),
-    Setting { name: "codec", only: &["convert"] },
-    Setting { name: "level", only: &["convert"] },
+    everywhere("state_folder"),
+    everywhere("bucket_location"),
+    everywhere("volume_profile"),
+    everywhere("keep_snapshots"),
+    everywhere("keep_images"),
+    everywhere("keep_objects"),
+    everywhere("snapshot_age"),
+    everywhere("image_age"),
+    everywhere("object_age"),
+    Setting { name: "codec", only: &["convert", "replicate"] },
+    Setting { name: "level", only: &["convert", "replicate"] },
     Setting { name: "cluster_size", only: &["convert"] },
     everywhere("threads"),
     Setting { name: "part_size", only: &["convert"] },

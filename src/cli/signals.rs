@@ -15,6 +15,8 @@ pub enum Left {
     Upload,
     /// A target that holds part of a disk.
     Target,
+    /// A job in the cloud, which can be resumed.
+    Job,
     /// Nothing.
     Nothing,
 }
@@ -24,6 +26,7 @@ impl Left {
         match self {
             Self::Upload => "ending the upload",
             Self::Target => "giving up the target",
+            Self::Job => "detaching and removing the volume, if there is one",
             Self::Nothing => "ending what is being read",
         }
     }
@@ -33,6 +36,9 @@ impl Left {
             Self::Upload => "snapferry: stopped at once; `snapferry uploads list` shows an upload that may be left in the bucket\n",
             Self::Target => {
                 "snapferry: stopped at once; a device is incomplete, or a hidden file that ends in .partial is left beside the output\n"
+            }
+            Self::Job => {
+                "snapferry: stopped at once; `snapferry replicate --resume` goes on with the job, `snapferry gc` shows what it has left\n"
             }
             Self::Nothing => "snapferry: stopped at once\n",
         }

@@ -99,7 +99,7 @@ pub enum VpcError {
         place: String,
     },
     /// It came to a state that it does not leave for the one we waited for.
-    #[error("{what} is {state}{}", reasons_in_brackets(reasons))]
+    #[error("{what} is {state}{}", in_brackets(reasons))]
     Ended {
         /// What we waited for.
         what: String,
@@ -109,7 +109,7 @@ pub enum VpcError {
         reasons: Vec<String>,
     },
     /// It did not come to the state that we waited for.
-    #[error("{what} is still {state} after {} s{}", waited.as_secs(), reasons_in_brackets(reasons))]
+    #[error("{what} is still {state} after {} s{}", waited.as_secs(), in_brackets(reasons))]
     Overdue {
         /// What we waited for.
         what: String,
@@ -131,7 +131,8 @@ pub enum VpcError {
     Setup(String),
 }
 
-fn reasons_in_brackets(reasons: &[String]) -> String {
+/// ` (one; two)`, or nothing.
+pub(super) fn in_brackets(reasons: &[String]) -> String {
     if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join("; ")) }
 }
 

@@ -21,6 +21,8 @@ pub const API_VERSION: &str = "2026-03-24";
 const GENERATION: &str = "2";
 /// What IBM's support finds a request by.
 const REQUEST_ID: &str = "x-request-id";
+/// The log's target for what was changed in the cloud, with the ids of requests: a line each.
+pub const CHANGES: &str = "snapferry::changes";
 /// The largest answer that is read: a page of a hundred instances takes less than one MiB.
 const LARGEST_ANSWER: usize = 64 << 20;
 
@@ -257,6 +259,9 @@ impl Line {
         }
         tracing::debug!(request = %request, id = %request.id, status = status.as_u16(), "answered");
         if status.is_success() {
+            if call.method != Method::GET {
+                tracing::info!(target: CHANGES, id = %request.id, status = status.as_u16(), "{request}");
+            }
             let etag = headers.get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
             let date = headers.get(DATE).and_then(|date| jiff::fmt::rfc2822::parse(date.to_str().ok()?).ok());
             return Ok(Answer { request: request.clone(), etag, date: date.map(|date| date.timestamp().into()), body });

@@ -36,10 +36,10 @@ pub use client::{
     TaggingConfig, VolumeFilter, VolumePrototype,
 };
 pub use error::{Request, VpcError};
-pub use http::{API_VERSION, Policy};
+pub use http::{API_VERSION, CHANGES, Policy};
 pub use names::{
     AttachmentId, Crn, ExportJobId, ImageId, InstanceId, KeyId, LONGEST_NAME, LONGEST_TAG, NameError, ResourceGroupId,
     ResourceName, SecurityGroupId, SnapshotId, SubnetId, Tag, VolumeId, VpcId,
 };
 pub use refusal::{Fault, Refusal};
-pub use wait::{Patience, Sighting, Verdict, Waiting};
+pub use wait::{LogWatch, Patience, Sighting, Verdict, Waiting, Watch};

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt as _;
 
-use super::error::VpcError;
+use super::error::{VpcError, in_brackets};
 use crate::cancel::Cancel;
 use crate::clock::Clock;
 use crate::retry::chain;
@@ -91,6 +91,22 @@ pub struct Sighting<T> {
     pub reasons: Vec<String>,
 }
 
+/// Somebody who wants to know what is waited for.
+pub trait Watch: Send + Sync {
+    /// Told at each change: what is waited for, its state with its progress, and the API's own reasons.
+    fn waiting(&self, what: &str, state: &str, reasons: &[String]);
+}
+
+/// A line in the log at each change.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LogWatch;
+
+impl Watch for LogWatch {
+    fn waiting(&self, what: &str, state: &str, reasons: &[String]) {
+        tracing::info!("waiting for {what}: {state}{}", in_brackets(reasons));
+    }
+}
+
 /// What a wait is for, and what it needs.
 pub struct Waiting<'a> {
     /// In words for people: `snapshot web01-20260102`.
@@ -101,6 +117,8 @@ pub struct Waiting<'a> {
     pub clock: &'a dyn Clock,
     /// Ends the wait.
     pub cancel: &'a Cancel,
+    /// Told at each change.
+    pub watch: &'a dyn Watch,
 }
 
 impl Waiting<'_> {
@@ -127,8 +145,7 @@ impl Waiting<'_> {
                             return Err(VpcError::Ended { what: self.what.clone(), state: now.0, reasons: now.1 });
                         }
                         Verdict::Underway if now != last => {
-                            let reasons = if now.1.is_empty() { String::new() } else { format!(" ({})", now.1.join("; ")) };
-                            tracing::info!("waiting for {}: {}{reasons}", self.what, now.0);
+                            self.watch.waiting(&self.what, &now.0, &now.1);
                             last = now;
                         }
                         Verdict::Underway => {}
@@ -179,7 +196,7 @@ mod tests {
         let clock = ManualClock::hurried();
         let begun = clock.instant();
         let mut answers = answers.into_iter();
-        let waiting = Waiting { what: "snapshot a".to_owned(), patience: SHORT, clock: &*clock, cancel };
+        let waiting = Waiting { what: "snapshot a".to_owned(), patience: SHORT, clock: &*clock, cancel, watch: &LogWatch };
         let seen =
             waiting.until(|| std::future::ready(answers.next().unwrap_or_else(|| sighting(Verdict::Underway, "pending")))).await;
         (seen, clock.instant().duration_since(begun), clock.sleeps())

@@ -8,7 +8,7 @@ use snapferry::identity::{IdentityError, Metadata, MetadataConfig, Profile, Prof
 use snapferry::retry::Class;
 use snapferry::sim::{RegionAction, RegionConfig, RegionOperation, RegionRule, SimRegion, When};
 use snapferry::testing::clock::ManualClock;
-use snapferry::vpc::{ClientConfig, Endpoint, Means, Policy, RegionClient};
+use snapferry::vpc::{ClientConfig, Endpoint, LogWatch, Means, Policy, RegionClient};
 use tempfile::TempDir;
 
 async fn cloud(change: impl FnOnce(&mut RegionConfig)) -> (SimRegion, TempDir) {
@@ -33,7 +33,8 @@ async fn a_server_knows_itself_and_its_profiles_token_opens_the_api() {
     assert!(own.vpc.is_some());
     for profile in ["default", "Profile-1234", "crn:v1:bluemix:public:iam-identity::a/1::profile:Profile-1234"] {
         let tokens = Arc::new(ProfileSource::new(Arc::clone(&service), Profile::parse(profile), Arc::new(SystemClock)));
-        let means = Means { tokens, clock: Arc::new(SystemClock), cancel: snapferry::cancel::Cancel::new() };
+        let means =
+            Means { tokens, clock: Arc::new(SystemClock), cancel: snapferry::cancel::Cancel::new(), watch: Arc::new(LogWatch) };
         let endpoint = Endpoint::parse(&cloud.endpoint_template());
         let config = ClientConfig { region: own.region.clone(), endpoint, ca_file: None, policy: Policy::default() };
         let client = RegionClient::new(config, means).unwrap();

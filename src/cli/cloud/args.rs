@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as Group, Subcommand};
 
-use crate::cli::args::IdentityArgs;
+use crate::cli::args::{IdentityArgs, StoreArgs};
 use crate::vpc::model::ExportFormat;
 use crate::vpc::{GLOBAL_TAGGING, ResourceName, Tag};
 
@@ -22,6 +22,43 @@ pub struct CloudArgs {
 
     #[command(flatten)]
     pub identity: IdentityArgs,
+}
+
+/// Where images go: the recovery region, and the bucket that they pass through.
+#[derive(Clone, Debug, Default, Group)]
+#[command(next_help_heading = "Recovery region and bucket")]
+pub struct RecoveryArgs {
+    /// The region that images are imported into
+    #[arg(id = "recovery_region", long = "to", value_name = "REGION")]
+    pub to: Option<String>,
+
+    /// The bucket that images go to
+    #[arg(long, value_name = "NAME")]
+    pub bucket: Option<String>,
+
+    /// The bucket's region [default: the one of --to]
+    #[arg(id = "region", long = "bucket-region", value_name = "REGION")]
+    pub bucket_region: Option<String>,
+
+    /// The store's address, or IBM COS' own by kind: direct (from inside a VPC), private, public [default: direct]
+    #[arg(long, value_name = "URL|KIND")]
+    pub endpoint: Option<String>,
+
+    /// HMAC keys for the bucket: AWS' ini format, or the JSON of an IBM service credential
+    #[arg(long, value_name = "FILE")]
+    pub credentials_file: Option<PathBuf>,
+}
+
+impl RecoveryArgs {
+    /// How the bucket is reached.
+    pub fn store(&self, identity: &IdentityArgs) -> StoreArgs {
+        StoreArgs {
+            endpoint: self.endpoint.clone(),
+            region: self.bucket_region.clone().or_else(|| self.to.clone()),
+            credentials_file: self.credentials_file.clone(),
+            identity: identity.clone(),
+        }
+    }
 }
 
 /// How a result is printed.

@@ -8,10 +8,9 @@ use bytes::Bytes;
 use clap::Args as Group;
 use serde::Serialize;
 
-use super::args::{CloudArgs, OutputArgs};
+use super::args::{CloudArgs, OutputArgs, RecoveryArgs};
 use super::{Means, print_json};
 use crate::cancel::Cancel;
-use crate::cli::args::StoreArgs;
 use crate::cli::config::{self, Place};
 use crate::cli::credentials::{self, Environment};
 use crate::cli::exit::{Code, UsageError, fix_for};
@@ -22,7 +21,7 @@ use crate::retry::{Backoff, chain};
 use crate::store::{ObjectKey, ObjectStore};
 use crate::units::to_u64;
 use crate::vpc::device::BY_ID;
-use crate::vpc::{ClientConfig, Endpoint, ImageFilter, Policy, RegionClient, SnapshotFilter, VolumeFilter, VpcError};
+use crate::vpc::{ClientConfig, Endpoint, ImageFilter, LogWatch, Policy, RegionClient, SnapshotFilter, VolumeFilter, VpcError};
 
 /// A clock that is further off gives tokens and signatures that are refused: S3 allows 15 minutes, IAM less.
 const MOST_SKEW: Duration = Duration::from_secs(60);
@@ -42,26 +41,6 @@ const AUTHORIZE: &str = "ibmcloud iam authorization-policy-create is cloud-objec
     after_help = "Examples:\n  snapferry doctor\n  snapferry doctor --bucket images-us-east --bucket-region us-east --to us-east --json"
 )]
 pub struct DoctorArgs {
-    /// The bucket that images go to: a small object is written there and removed
-    #[arg(long, value_name = "NAME")]
-    pub bucket: Option<String>,
-
-    /// The region that images are imported into
-    #[arg(id = "recovery_region", long = "to", value_name = "REGION")]
-    pub to: Option<String>,
-
-    /// The store's address, or IBM COS' own by kind: direct (from inside a VPC), private, public [default: direct]
-    #[arg(long, value_name = "URL|KIND")]
-    pub endpoint: Option<String>,
-
-    /// The bucket's region [default: the one of --to]
-    #[arg(id = "region", long = "bucket-region", value_name = "REGION")]
-    pub bucket_region: Option<String>,
-
-    /// HMAC keys for the bucket: AWS' ini format, or the JSON of an IBM service credential
-    #[arg(long, value_name = "FILE")]
-    pub credentials_file: Option<PathBuf>,
-
     /// Where attached volumes turn up
     #[arg(long, default_value = BY_ID, value_name = "FOLDER")]
     pub device_folder: PathBuf,
@@ -71,6 +50,9 @@ pub struct DoctorArgs {
 
     #[command(flatten)]
     pub cloud: CloudArgs,
+
+    #[command(flatten)]
+    pub recovery: RecoveryArgs,
 }
 
 /// How one thing is.
@@ -165,7 +147,8 @@ async fn examine(args: &DoctorArgs, cancel: &Cancel) -> Findings {
     };
     let home = args.cloud.region.clone().or_else(|| own.map(|own| own.region));
     if let Some(tokens) = tokens {
-        let means = Means { tokens, clock: std::sync::Arc::new(SystemClock), cancel: cancel.clone() };
+        let means =
+            Means { tokens, clock: std::sync::Arc::new(SystemClock), cancel: cancel.clone(), watch: std::sync::Arc::new(LogWatch) };
         match &home {
             Some(home) => region(args, &means, home, Side::Home, &mut findings).await,
             None => findings.failure(
@@ -175,7 +158,7 @@ async fn examine(args: &DoctorArgs, cancel: &Cancel) -> Findings {
                 Some("give --region, or switch the metadata service on".into()),
             ),
         }
-        if let Some(away) = args.to.as_ref().filter(|to| Some(*to) != home.as_ref()) {
+        if let Some(away) = args.recovery.to.as_ref().filter(|to| Some(*to) != home.as_ref()) {
             region(args, &means, away, Side::Recovery, &mut findings).await;
         }
     }
@@ -261,7 +244,7 @@ async fn region(args: &DoctorArgs, means: &Means, name: &str, side: Side, findin
     let imported = images.as_ref().is_ok_and(|images| images.iter().any(|image| image.sha256().is_some()));
     rights("images", images.map(|all| all.len()));
     rights("OS names", client.operating_systems().await.map(|all| all.len()));
-    let target = args.to.as_deref().unwrap_or(name);
+    let target = args.recovery.to.as_deref().unwrap_or(name);
     if name == target {
         if imported {
             findings.ok("image service", format!("has imported an image into {name} before"));
@@ -285,7 +268,7 @@ fn clock(theirs: Option<SystemTime>, findings: &mut Findings) {
 }
 
 async fn bucket(args: &DoctorArgs, cancel: &Cancel, findings: &mut Findings) {
-    let Some(bucket) = &args.bucket else {
+    let Some(bucket) = &args.recovery.bucket else {
         return findings.warning("bucket", "none named", "give --bucket NAME to try it");
     };
     match probe(args, bucket, cancel).await {
@@ -296,12 +279,8 @@ async fn bucket(args: &DoctorArgs, cancel: &Cancel, findings: &mut Findings) {
 
 /// Writes a small object, reads it, and removes it, whatever came before.
 async fn probe(args: &DoctorArgs, bucket: &str, cancel: &Cancel) -> anyhow::Result<()> {
-    let store = StoreArgs {
-        endpoint: args.endpoint.clone(),
-        region: args.bucket_region.clone().or_else(|| args.to.clone()).or_else(|| args.cloud.region.clone()),
-        credentials_file: args.credentials_file.clone(),
-        identity: args.cloud.identity.clone(),
-    };
+    let mut store = args.recovery.store(&args.cloud.identity);
+    store.region = store.region.or_else(|| args.cloud.region.clone());
     let key = ObjectKey::new(&format!("snapferry-doctor-{:016x}", rand::random::<u64>()))
         .map_err(|error| UsageError(error.to_string()))?;
     let place = Place::Bucket { bucket: bucket.to_owned(), key: key.clone() };

@@ -13,7 +13,9 @@ use crate::cancel::Cancel;
 use crate::clock::SystemClock;
 use crate::identity::TokenSource;
 use crate::vpc::model::{Image, Snapshot};
-use crate::vpc::{ClientConfig, Endpoint, ImageId, Means, Policy, RegionClient, SnapshotId, Tagging, TaggingConfig, VpcError};
+use crate::vpc::{
+    ClientConfig, Endpoint, ImageId, LogWatch, Means, Policy, RegionClient, SnapshotId, Tagging, TaggingConfig, VpcError, Watch,
+};
 use args::CloudArgs;
 
 pub mod args;
@@ -33,9 +35,14 @@ pub struct Cloud {
 
 /// Runs a command on the cloud: with a runtime, and the word to stop.
 pub fn run<T>(args: &CloudArgs, work: impl AsyncFnOnce(&Cloud) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    run_leaving(args, Left::Nothing, work)
+}
+
+/// The same for a command that leaves something behind if it is not let end.
+pub fn run_leaving<T>(args: &CloudArgs, left: Left, work: impl AsyncFnOnce(&Cloud) -> anyhow::Result<T>) -> anyhow::Result<T> {
     let runtime: Runtime = super::runtime()?;
     let cancel = Cancel::new();
-    signals::listen(runtime.handle(), &cancel, Left::Nothing)?;
+    signals::listen(runtime.handle(), &cancel, left)?;
     runtime.block_on(async {
         let cloud = Cloud::open(args, &cancel).await?;
         work(&cloud).await
@@ -46,12 +53,23 @@ impl Cloud {
     async fn open(args: &CloudArgs, cancel: &Cancel) -> anyhow::Result<Self> {
         let found = credentials::find_identity(&args.identity, &Environment::of_process())?;
         let tokens: Arc<dyn TokenSource> = credentials::token_source(found, &args.identity)?;
-        let means = Means { tokens, clock: Arc::new(SystemClock), cancel: cancel.clone() };
+        let means = Means { tokens, clock: Arc::new(SystemClock), cancel: cancel.clone(), watch: Arc::new(LogWatch) };
         let home = match &args.region {
             Some(region) => region.clone(),
             None => own_region(args).await?,
         };
         Ok(Self { args: args.clone(), means, home })
+    }
+
+    /// The same cloud, heeding another word to stop, with somebody else told what is waited for.
+    pub fn heeding(&self, cancel: &Cancel, watch: &Arc<dyn Watch>) -> Self {
+        let means = Means { cancel: cancel.clone(), watch: Arc::clone(watch), ..self.means.clone() };
+        Self { args: self.args.clone(), means, home: self.home.clone() }
+    }
+
+    /// The word to stop.
+    pub fn cancel(&self) -> &Cancel {
+        &self.means.cancel
     }
 
     /// The API of a region.

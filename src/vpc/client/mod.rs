@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::error::VpcError;
 use super::http::{Call, Line, Policy};
+use super::wait::Watch;
 use crate::cancel::Cancel;
 use crate::clock::Clock;
 use crate::identity::TokenSource;
@@ -108,12 +109,15 @@ pub struct Means {
     pub clock: Arc<dyn Clock>,
     /// The word to stop.
     pub cancel: Cancel,
+    /// Told what is waited for.
+    pub watch: Arc<dyn Watch>,
 }
 
 /// The API of one region. Cheap to share behind an `Arc`.
 pub struct RegionClient {
     line: Line,
     region: String,
+    watch: Arc<dyn Watch>,
 }
 
 impl fmt::Debug for RegionClient {
@@ -145,7 +149,7 @@ impl RegionClient {
             policy: config.policy,
             fixed_query: Line::vpc_query(),
         };
-        Ok(Self { line, region: config.region })
+        Ok(Self { line, region: config.region, watch: means.watch })
     }
 
     /// The region that it speaks to.

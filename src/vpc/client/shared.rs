@@ -24,7 +24,7 @@ struct Tagged {
 
 impl RegionClient {
     pub(super) fn waiting(&self, what: String, patience: Patience) -> Waiting<'_> {
-        Waiting { what, patience, clock: self.clock(), cancel: self.cancel() }
+        Waiting { what, patience, clock: self.clock(), cancel: self.cancel(), watch: &*self.watch }
     }
 
     /// Waits until `look` finds nothing.

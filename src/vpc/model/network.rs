@@ -70,11 +70,36 @@ pub struct SecurityGroup {
     pub name: String,
 }
 
+/// A figure of a profile: fixed, or a range with a default.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Figure {
+    /// Where it is fixed.
+    #[serde(default)]
+    pub value: Option<u64>,
+    /// Where it can be chosen.
+    #[serde(default)]
+    pub default: Option<u64>,
+}
+
+impl Figure {
+    /// What a server has of it, unless somebody chose otherwise.
+    #[must_use]
+    pub fn usual(&self) -> Option<u64> {
+        self.value.or(self.default)
+    }
+}
+
 /// A profile for servers.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct InstanceProfile {
     /// Its name.
     pub name: String,
+    /// Megabits a second, for volumes and the network together.
+    #[serde(default)]
+    pub bandwidth: Option<Figure>,
+    /// Cores.
+    #[serde(default)]
+    pub vcpu_count: Option<Figure>,
 }
 
 /// A resource group, as other things tell of it.

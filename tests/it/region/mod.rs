@@ -34,7 +34,7 @@ use snapferry::testing::disks::{Disk, Kind};
 use snapferry::units::{ByteCount, MIB};
 use snapferry::vpc::model::{Instance, Snapshot, Volume};
 use snapferry::vpc::{
-    ClientConfig, Endpoint, Means, Patience, Policy, RegionClient, ResourceName, SnapshotPrototype, VolumePrototype,
+    ClientConfig, Endpoint, LogWatch, Means, Patience, Policy, RegionClient, ResourceName, SnapshotPrototype, VolumePrototype,
 };
 use tempfile::TempDir;
 
@@ -87,7 +87,7 @@ impl Cloud {
     }
 
     pub fn means(&self) -> Means {
-        Means { tokens: Arc::clone(&self.tokens), clock: Arc::new(SystemClock), cancel: Cancel::new() }
+        Means { tokens: Arc::clone(&self.tokens), clock: Arc::new(SystemClock), cancel: Cancel::new(), watch: Arc::new(LogWatch) }
     }
 
     pub fn client_with(&self, region: &str, policy: Policy) -> RegionClient {

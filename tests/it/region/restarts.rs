@@ -11,7 +11,7 @@ use snapferry::identity::{ApiKeyConfig, ApiKeySource};
 use snapferry::secret::Secret;
 use snapferry::testing::disks::{Disk, Kind};
 use snapferry::units::{ByteCount, MIB};
-use snapferry::vpc::{ClientConfig, Endpoint, InstanceId, Means, RegionClient};
+use snapferry::vpc::{ClientConfig, Endpoint, InstanceId, LogWatch, Means, RegionClient};
 
 use super::{HOME, POLICY, SERVER, SOON, name, ready_volume, snapshot_of, stable_snapshot};
 
@@ -46,7 +46,8 @@ impl Program {
         let api_key = Secret::new(&std::fs::read_to_string(self.export("SNAPFERRY_API_KEY_FILE")).unwrap());
         let endpoint = self.export("SNAPFERRY_IAM_ENDPOINT").to_owned();
         let tokens = ApiKeySource::new(ApiKeyConfig { api_key, endpoint, ca_file: None }, Arc::new(SystemClock)).unwrap();
-        let means = Means { tokens: Arc::new(tokens), clock: Arc::new(SystemClock), cancel: Cancel::new() };
+        let means =
+            Means { tokens: Arc::new(tokens), clock: Arc::new(SystemClock), cancel: Cancel::new(), watch: Arc::new(LogWatch) };
         let endpoint = Endpoint::parse(self.export("SNAPFERRY_VPC_ENDPOINT"));
         RegionClient::new(ClientConfig { region: HOME.to_owned(), endpoint, ca_file: None, policy: POLICY }, means).unwrap()
     }

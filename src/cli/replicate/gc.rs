@@ -1,0 +1,171 @@
+//! `snapferry gc`: what dead jobs have left, shown, and with `--apply` removed.
+
+use std::collections::BTreeSet;
+use std::io::{Write as _, stdout};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde_json::json;
+
+use super::args::GcArgs;
+use super::site::{Ground, state_folder, waits};
+use crate::cli::cloud::{Cloud, run as run_on_cloud};
+use crate::cli::exit::Code;
+use crate::cli::log::Verbosity;
+use crate::cli::table::Table;
+use crate::clock::SystemClock;
+use crate::retry::chain;
+use crate::worker::gc::{Fate, Finding, Kind, Places, Rules, Survey, remove, survey};
+use crate::worker::{Age, JournalFolder};
+
+/// How long the journals of jobs that are over are kept.
+const JOURNALS_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// What became of a leftover.
+struct Removed<'a> {
+    finding: &'a Finding,
+    /// Why it is still there.
+    failed: Option<String>,
+}
+
+pub fn run(args: &GcArgs, verbosity: Verbosity) -> anyhow::Result<Code> {
+    run_on_cloud(&args.cloud, async |cloud| {
+        let places = places(args, cloud)?;
+        let journals = JournalFolder::new(&state_folder(&args.place));
+        let rules = rules(args, &journals)?;
+        let found = survey(&places, &rules).await?;
+        let mut removed = Vec::new();
+        if args.apply {
+            for finding in found.leftovers() {
+                let outcome = remove(finding, &places, &rules).await;
+                if cloud.cancel().is_cancelled() {
+                    outcome?;
+                    continue;
+                }
+                match outcome {
+                    Ok(true) => removed.push(Removed { finding, failed: None }),
+                    Ok(false) => {}
+                    Err(err) => removed.push(Removed { finding, failed: Some(chain(&err)) }),
+                }
+            }
+            let before = SystemTime::now().checked_sub(JOURNALS_KEPT).unwrap_or(SystemTime::UNIX_EPOCH);
+            journals.forget(before)?;
+        }
+        print(args, &places, &found, &removed, verbosity)?;
+        let blind = !found.could_not_list.is_empty() || removed.iter().any(|removed| removed.failed.is_some());
+        Ok(if blind { Code::Cloud } else { Code::Done })
+    })
+}
+
+fn places(args: &GcArgs, cloud: &Cloud) -> anyhow::Result<Places> {
+    let ground = Ground { cloud_args: &args.cloud, recovery: &args.recovery, place: &args.place };
+    let away = match &args.recovery.to {
+        Some(to) => Some((cloud.region(to)?, cloud.tagging(&args.place.tagging_endpoint)?)),
+        None => None,
+    };
+    let bucket = match &args.recovery.bucket {
+        Some(bucket) => Some((ground.store(bucket, cloud.cancel())?, args.prefix.clone())),
+        None => None,
+    };
+    Ok(Places { home: cloud.client()?, away, bucket })
+}
+
+/// What this machine works on is no leftover, however old it is.
+fn rules(args: &GcArgs, journals: &JournalFolder) -> anyhow::Result<Rules> {
+    let mut live = BTreeSet::new();
+    for read in journals.all()? {
+        if journals.is_busy(read.job.id) {
+            live.insert(read.job.names()?.run.to_string());
+        }
+    }
+    let Age(min_age) = args.min_age;
+    Ok(Rules { min_age, live, clock: Arc::new(SystemClock), waits: waits(&args.place) })
+}
+
+fn print(args: &GcArgs, places: &Places, found: &Survey, removed: &[Removed<'_>], verbosity: Verbosity) -> anyhow::Result<()> {
+    let mut out = stdout().lock();
+    let home = places.home.region();
+    if args.output.json {
+        let removed: Vec<_> = removed
+            .iter()
+            .map(|Removed { finding, failed }| json!({ "kind": finding.kind, "id": finding.id, "name": finding.name, "error": failed }))
+            .collect();
+        let report = json!({
+            "region": home,
+            "recovery_region": args.recovery.to,
+            "bucket": args.recovery.bucket,
+            "applied": args.apply,
+            "findings": found.findings,
+            "could_not_list": found.could_not_list,
+            "not_looked_at": found.not_looked_at,
+            "removed": removed,
+        });
+        writeln!(out, "{report}")?;
+        return Ok(());
+    }
+    let mut table = Table::new(&["kind", "name", "id", "age", "size", "fate"]);
+    for finding in &found.findings {
+        table.row(vec![
+            finding.kind.to_string(),
+            finding.name.clone(),
+            finding.id.clone(),
+            finding.age_seconds.map_or_else(|| "unknown".to_owned(), age),
+            finding.size_gb.map_or_else(String::new, |size| format!("{size} GB")),
+            fate(finding, args, removed),
+        ]);
+    }
+    if !found.findings.is_empty() {
+        table.write(&mut out)?;
+    }
+    for blind in &found.could_not_list {
+        writeln!(out, "{}s COULD NOT BE LISTED: {}", blind.kind, blind.why)?;
+    }
+    if verbosity == Verbosity::Quiet {
+        return Ok(());
+    }
+    let looked: Vec<&str> = Kind::ALL
+        .into_iter()
+        .filter(|kind| !found.not_looked_at.contains(kind) && found.could_not_list.iter().all(|blind| blind.kind != *kind))
+        .map(Kind::name)
+        .collect();
+    let leftovers = found.leftovers().count();
+    let counted = if leftovers == 0 { "no leftovers".to_owned() } else { format!("{leftovers} leftovers") };
+    writeln!(out, "{counted} among the {}s of {home}{}", looked.join("s, "), elsewhere(args))?;
+    if !found.not_looked_at.is_empty() {
+        let kinds: Vec<&str> = found.not_looked_at.iter().map(|kind| kind.name()).collect();
+        writeln!(out, "not looked at: {}s (images take --to, uploads and objects --bucket)", kinds.join("s, "))?;
+    }
+    if leftovers > 0 && !args.apply {
+        writeln!(out, "nothing was removed: --apply does it")?;
+    }
+    Ok(())
+}
+
+fn elsewhere(args: &GcArgs) -> String {
+    let to = args.recovery.to.as_ref().map_or_else(String::new, |to| format!(", {to}"));
+    let bucket = args.recovery.bucket.as_ref().map_or_else(String::new, |bucket| format!(", bucket {bucket}"));
+    format!("{to}{bucket}")
+}
+
+fn fate(finding: &Finding, args: &GcArgs, removed: &[Removed<'_>]) -> String {
+    match finding.fate {
+        Fate::Live => "stays: its job is being worked on".to_owned(),
+        Fate::Young => format!("stays: younger than {}", args.min_age),
+        Fate::Leftover if !args.apply => "leftover".to_owned(),
+        Fate::Leftover => match removed.iter().find(|removed| removed.finding == finding) {
+            Some(Removed { failed: None, .. }) => "removed".to_owned(),
+            Some(Removed { failed: Some(why), .. }) => format!("NOT REMOVED: {why}"),
+            None => "stays: it is in use again".to_owned(),
+        },
+    }
+}
+
+/// `3d 4h`, `5h 10m`, `12m`.
+fn age(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours) {
+        (0, 0) => format!("{minutes}m"),
+        (0, _) => format!("{hours}h {minutes}m"),
+        _ => format!("{days}d {hours}h"),
+    }
+}

@@ -1,0 +1,313 @@
+//! `snapferry replicate`: a server's boot volume into another region's image library; and what belongs to it, `plan` and `gc`.
+
+use std::io::{Write as _, stderr, stdout};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+
+use super::cloud::{Cloud, run_leaving};
+use super::exit::{Code, UsageError};
+use super::log::Verbosity;
+use super::progress::Console;
+use super::signals::Left;
+use crate::cancel::Cancel;
+use crate::clock::{SystemClock, rfc3339};
+use crate::job::JobId;
+use crate::retry::chain;
+use crate::vpc::{SnapshotFilter, SnapshotOrder, Watch};
+use crate::worker::holdings::Holdings;
+use crate::worker::journal::Read;
+use crate::worker::names::{self, has};
+use crate::worker::{
+    Encoding, Finished, Goal, Job, JobError, JournalFolder, Keep, Origin, OwnServer, Restore, Retention, Saga, SnapshotFate, State,
+};
+use args::{ReplicateArgs, Resumed};
+use show::Shown;
+use site::{Ground, bucket, recovery_region, state_folder};
+
+pub mod args;
+pub mod gc;
+pub mod plan;
+mod show;
+mod site;
+
+/// A command on jobs, with all that it was told.
+struct Command<'a> {
+    args: &'a ReplicateArgs,
+    verbosity: Verbosity,
+    console: &'a Console,
+    ground: Ground<'a>,
+    journals: JournalFolder,
+}
+
+pub fn run(args: &ReplicateArgs, verbosity: Verbosity, console: &Console) -> anyhow::Result<Code> {
+    let ground = Ground { cloud_args: &args.cloud, recovery: &args.recovery, place: &args.place };
+    let journals = JournalFolder::new(&state_folder(&args.place));
+    let command = Command { args, verbosity, console, ground, journals };
+    run_leaving(&args.cloud, Left::Job, async |cloud| {
+        let own = command.ground.own(cloud).await?;
+        match (args.resume, args.abandon) {
+            (_, Some(id)) => command.abandon(cloud, &own, id).await,
+            (Some(which), None) => command.resume(cloud, &own, which).await,
+            (None, None) if args.dry_run => command.dry_run(cloud, &own).await,
+            (None, None) => command.begin(cloud, &own).await,
+        }
+    })
+}
+
+/// A job from what was typed.
+fn job_of(args: &ReplicateArgs, id: JobId, home: &str) -> anyhow::Result<Job> {
+    let server = args.server.clone().ok_or_else(|| UsageError("which server? Give its name".into()))?;
+    let to = recovery_region(&args.recovery)?.to_owned();
+    let region = args.recovery.bucket_region.clone().unwrap_or_else(|| to.clone());
+    let kept = &args.retention;
+    let job = Job {
+        id,
+        server,
+        from: home.to_owned(),
+        bucket: bucket(&args.recovery)?.to_owned(),
+        bucket_location: args.bucket_location.clone().unwrap_or(region),
+        prefix: args.prefix.clone(),
+        to,
+        origin: args.from_snapshot.clone().map_or(Origin::Server, Origin::Snapshot),
+        goal: if args.no_import { Goal::Object } else { Goal::Image },
+        restore: if args.fast_restore_clone { Restore::FastClone } else { Restore::Plain },
+        snapshot_fate: if args.keep_snapshot { SnapshotFate::Kept } else { SnapshotFate::Prunable },
+        operating_system: args.os.clone(),
+        image_name: args.image_name.as_ref().map(ToString::to_string),
+        volume_profile: args.volume_profile.clone(),
+        encoding: Encoding { codec: args.codec, level: args.level },
+        retention: Retention {
+            snapshots: Keep { newest: kept.keep_snapshots, younger_than: kept.snapshot_age },
+            images: Keep { newest: kept.keep_images, younger_than: kept.image_age },
+            objects: Keep { newest: kept.keep_objects, younger_than: kept.object_age },
+        },
+    };
+    job.names()?;
+    Ok(job)
+}
+
+impl Command<'_> {
+    async fn begin(&self, cloud: &Cloud, own: &OwnServer) -> anyhow::Result<Code> {
+        let job = job_of(self.args, JobId::new(&SystemClock), &cloud.home)?;
+        for unfinished in self.unfinished()? {
+            if unfinished.job.server == job.server && unfinished.job.to == job.to {
+                let id = unfinished.job.id;
+                if self.journals.is_busy(id) {
+                    return Err(
+                        UsageError(format!("job {id} for {} into {} is being worked on already", job.server, job.to)).into()
+                    );
+                }
+                tracing::warn!(
+                    "job {id} for {} was broken off: `snapferry replicate --resume {id}` would go on with it",
+                    job.server
+                );
+            }
+        }
+        self.work(cloud, own, &job).await
+    }
+
+    fn unfinished(&self) -> anyhow::Result<Vec<Read>> {
+        Ok(self.journals.all()?.into_iter().filter(|read| !read.is_over()).collect())
+    }
+
+    async fn resume(&self, cloud: &Cloud, own: &OwnServer, which: Resumed) -> anyhow::Result<Code> {
+        let mut chosen: Vec<Job> = self.unfinished()?.into_iter().map(|read| read.job).collect();
+        chosen.retain(|job| match which {
+            Resumed::All => self.args.server.as_ref().is_none_or(|server| *server == job.server),
+            Resumed::One(id) => job.id == id,
+        });
+        if chosen.is_empty() {
+            chosen = self.begun_elsewhere(cloud, which).await?;
+        }
+        if chosen.is_empty() {
+            let mut out = stdout().lock();
+            match which {
+                Resumed::One(id) => {
+                    let why = format!(
+                        "there is no unfinished job {id} here: give the server too, --to and --bucket, if another machine began it"
+                    );
+                    return Err(UsageError(why).into());
+                }
+                Resumed::All if self.args.output.json => writeln!(out, "[]")?,
+                Resumed::All => writeln!(out, "nothing is left to resume")?,
+            }
+            return Ok(Code::Done);
+        }
+        let mut first_failure = None;
+        for job in &chosen {
+            match self.work(cloud, own, job).await {
+                Ok(_) => {}
+                Err(error) if chosen.len() == 1 || cloud.cancel().is_cancelled() => return Err(error),
+                Err(error) => {
+                    // The others are resumed all the same.
+                    super::exit::report(&error);
+                    first_failure.get_or_insert(error);
+                }
+            }
+        }
+        match first_failure {
+            Some(error) => Err(error.context("not every job could be resumed; of those that could not, the first")),
+            None => Ok(Code::Done),
+        }
+    }
+
+    /// A server's jobs that another machine began, whose journal is not here: their snapshots tell.
+    async fn begun_elsewhere(&self, cloud: &Cloud, which: Resumed) -> anyhow::Result<Vec<Job>> {
+        let Some(server) = &self.args.server else { return Ok(Vec::new()) };
+        let (ours, done) = (names::server_tag(server)?, names::done_tag()?);
+        let filter = SnapshotFilter { tag: Some(ours), source_volume: None, order: SnapshotOrder::NewestFirst };
+        let snapshots = cloud.client()?.snapshots(&filter).await?;
+        let open = snapshots.iter().filter(|snapshot| !has(&snapshot.user_tags, &done));
+        let mut ids: Vec<JobId> = open.filter_map(|snapshot| names::job_of(&snapshot.user_tags)).collect();
+        ids.retain(|&id| match which {
+            Resumed::All => !self.journals.is_busy(id),
+            Resumed::One(wanted) => id == wanted,
+        });
+        // Of several only the newest is worth it: the others are older disks of the same server.
+        ids.sort_unstable();
+        ids.pop().map(|id| job_of(self.args, id, &cloud.home)).into_iter().collect()
+    }
+
+    async fn abandon(&self, cloud: &Cloud, own: &OwnServer, id: JobId) -> anyhow::Result<Code> {
+        let read = self.journals.read(id)?;
+        let read =
+            read.ok_or_else(|| UsageError(format!("there is no job {id} here; `snapferry gc` finds what others have left")))?;
+        let (journal, _) = self.journals.open(&read.job)?;
+        let shown = Arc::new(Shown::new(self.console, self.verbosity));
+        let watch: Arc<dyn Watch> = shown.clone();
+        let site = self.ground.site(cloud, &read.job, own, cloud.cancel(), &watch)?;
+        let saga = Saga { job: &read.job, site: &site, cleaning: &site, journal: &journal, onlooker: &*shown };
+        let left = saga.abandon(read.state()).await?;
+        drop(shown);
+        if self.args.output.json {
+            writeln!(stdout().lock(), "{}", json!({ "job": id, "abandoned": left.is_empty(), "left": left }))?;
+        } else if left.is_empty() {
+            writeln!(stdout().lock(), "job {id} is given up, and what it made is removed")?;
+        }
+        anyhow::ensure!(left.is_empty(), "not all of job {id} could be removed: {}", left[0]);
+        Ok(Code::Done)
+    }
+
+    async fn work(&self, cloud: &Cloud, own: &OwnServer, job: &Job) -> anyhow::Result<Code> {
+        let (journal, before) = self.journals.open(job)?;
+        let known = before.map(|read| read.state()).unwrap_or_default();
+        let shown = Arc::new(Shown::new(self.console, self.verbosity));
+        let watch: Arc<dyn Watch> = shown.clone();
+        let site = self.ground.site(cloud, job, own, cloud.cancel(), &watch)?;
+        // What has to be done after the word to stop heeds nobody; a second word ends the process.
+        let cleaning = self.ground.site(cloud, job, own, &Cancel::new(), &watch)?;
+        if self.verbosity != Verbosity::Quiet && self.console.is_terminal() {
+            let words = format!("job {}: {} in {} -> {}, through bucket {}\n", job.id, job.server, job.from, job.to, job.bucket);
+            let _ = stderr().write_all(words.as_bytes());
+        }
+        let begun = SystemTime::now();
+        let saga = Saga { job, site: &site, cleaning: &cleaning, journal: &journal, onlooker: &*shown };
+        let outcome = saga.run(known).await;
+        drop(shown);
+        match outcome {
+            Ok(finished) => self.report(job, &finished, begun),
+            Err(error) => {
+                if self.args.output.json {
+                    writeln!(stdout().lock(), "{}", failure(&error))?;
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    fn report(&self, job: &Job, finished: &Finished, begun: SystemTime) -> anyhow::Result<Code> {
+        if self.args.output.json {
+            writeln!(stdout().lock(), "{}", record(job, finished, begun))?;
+        }
+        if self.verbosity != Verbosity::Quiet {
+            let took = SystemTime::now().duration_since(begun).unwrap_or_default();
+            let state = &finished.state;
+            let object = state.object.as_ref().map(|object| format!("{}, {}", object.url, object.size)).unwrap_or_default();
+            let image = match (&state.image, job.goal) {
+                (Some(image), Goal::Image) => format!("image {} ({}) in {}, from ", image.name, image.id, job.to),
+                _ => String::new(),
+            };
+            let took = super::progress::clock_face(took);
+            let _ = writeln!(stderr().lock(), "{}: {image}{object}, in {took}", job.server);
+        }
+        Ok(Code::Done)
+    }
+
+    /// What would be done, and what is in the way.
+    async fn dry_run(&self, cloud: &Cloud, own: &OwnServer) -> anyhow::Result<Code> {
+        let job = job_of(self.args, JobId::new(&SystemClock), &cloud.home)?;
+        let names = job.names()?;
+        let watch: Arc<dyn Watch> = Arc::new(crate::vpc::LogWatch);
+        let site = self.ground.site(cloud, &job, own, cloud.cancel(), &watch)?;
+        let looked = plan::preflight(&job, &site).await?;
+        let going = Holdings::look(&job, &site).await.context("what would be pruned")?.beyond(&job.retention, SystemTime::now());
+        let pruned: Vec<String> = going.iter().map(ToString::to_string).collect();
+        let mut out = stdout().lock();
+        if self.args.output.json {
+            let plan = json!({
+                "server": job.server, "from": job.from, "to": job.to, "object": site.store.url(&names.key),
+                "snapshot": names.run, "volume": names.run, "volume_profile": looked.profile, "capacity_gb": looked.disk.capacity,
+                "operating_system": looked.disk.operating_system, "image": names.latest, "would_prune_now": pruned,
+            });
+            writeln!(out, "{plan}")?;
+            return Ok(Code::Done);
+        }
+        writeln!(out, "server     {} in {}, {} GB", job.server, job.from, looked.disk.capacity)?;
+        match &job.origin {
+            Origin::Server => writeln!(out, "snapshot   {}", names.run)?,
+            Origin::Snapshot(named) => writeln!(out, "snapshot   {named}, as it is")?,
+        }
+        writeln!(out, "volume     {}, {}, on {} in {}", names.run, looked.profile, own.name, own.zone)?;
+        writeln!(out, "object     {}", site.store.url(&names.key))?;
+        if job.goal == Goal::Image {
+            let system = looked.disk.operating_system.as_deref().unwrap_or("unknown");
+            writeln!(out, "image      {}, {system}, then {} in {}", names.run, names.latest, job.to)?;
+        }
+        match pruned.is_empty() {
+            true => writeln!(out, "prune      nothing of what there is now; what this run adds counts, too")?,
+            false => writeln!(out, "prune      {}; what this run adds counts, too", pruned.join(", "))?,
+        }
+        Ok(Code::Done)
+    }
+}
+
+/// The whole job, for programs.
+fn record(job: &Job, finished: &Finished, begun: SystemTime) -> Value {
+    let Finished { state, names, steps, warnings } = finished;
+    let State { snapshot, object, image, replaced, pruned, .. } = state;
+    json!({
+        "job": job.id,
+        "result": "done",
+        "server": job.server,
+        "from": job.from,
+        "to": job.to,
+        "begun_at": rfc3339(begun),
+        "seconds": SystemTime::now().duration_since(begun).unwrap_or_default().as_secs_f64(),
+        "snapshot": snapshot.as_ref().map(|snapshot| json!({
+            "id": snapshot.id, "name": snapshot.name, "taken_at": snapshot.taken_at.map(rfc3339),
+        })),
+        "object": object,
+        "manifest": names.key.manifest().as_str(),
+        "image": image,
+        "replaced": replaced,
+        "pruned": pruned,
+        "steps": steps,
+        "warnings": warnings,
+    })
+}
+
+fn failure(error: &JobError) -> Value {
+    json!({
+        "job": error.id,
+        "result": "failed",
+        "server": error.server,
+        "step": error.step,
+        "error": chain(&*error.fault),
+        "retryable": error.class().is_retryable(),
+        "left": error.left,
+        "next": format!("snapferry replicate --resume {}", error.id),
+    })
+}

@@ -1,0 +1,128 @@
+//! A job as it is shown: on a terminal a line for each step that is through, and below them what is waited for, or the bar; elsewhere a line
+//! in the log at each change.
+
+use std::io::Write as _;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use indicatif::ProgressBar;
+
+use crate::cli::log::Verbosity;
+use crate::cli::progress::{Console, Progress as Bar, clock_face};
+use crate::vpc::Watch;
+use crate::worker::{Onlooker, Progress, Step};
+
+/// Shows a job until dropped.
+pub struct Shown {
+    console: Console,
+    verbosity: Verbosity,
+    now: Mutex<Now>,
+}
+
+#[derive(Default)]
+struct Now {
+    spinner: Option<ProgressBar>,
+    bar: Option<Bar>,
+}
+
+impl Now {
+    fn clear(&mut self) {
+        self.bar = None;
+        if let Some(spinner) = self.spinner.take() {
+            spinner.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.now().clear();
+    }
+}
+
+/// What a step is about to do, while nothing more is known.
+fn doing(step: Step) -> &'static str {
+    match step {
+        Step::Resolve => "looking for the server",
+        Step::Preflight => "looking for what is in the way",
+        Step::Snapshot => "taking a snapshot",
+        Step::Stable => "waiting for the snapshot",
+        Step::Clone => "having the snapshot cloned",
+        Step::Volume => "making a volume of it",
+        Step::Attach => "attaching the volume",
+        Step::Convert => "converting",
+        Step::Release => "detaching and deleting the volume",
+        Step::Import => "having the image imported",
+        Step::Available => "waiting for the image",
+        Step::Promote => "making it the latest",
+        Step::Mark => "marking the snapshot as done with",
+        Step::Prune => "looking for what retention does not keep",
+    }
+}
+
+impl Shown {
+    pub fn new(console: &Console, verbosity: Verbosity) -> Self {
+        Self { console: console.clone(), verbosity, now: Mutex::default() }
+    }
+
+    fn now(&self) -> MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn on_terminal(&self) -> bool {
+        self.console.is_terminal() && self.verbosity != Verbosity::Quiet
+    }
+
+    fn begin(&self, now: &mut Now, words: &str) {
+        now.clear();
+        if self.on_terminal() {
+            now.spinner = self.console.spinner();
+            if let Some(spinner) = &now.spinner {
+                spinner.set_message(words.to_owned());
+            }
+        }
+    }
+
+    fn done(&self, now: &mut Now, step: Step, took: Duration, words: &str) {
+        now.clear();
+        if self.on_terminal() {
+            let line = format!("  {:<10} {:>7}  {words}\n", step.name(), clock_face(took));
+            // Nothing is left to do about a stderr that is gone.
+            let _ = self.console.suspended(|| std::io::stderr().write_all(line.as_bytes()));
+        } else {
+            // Which job and step, the log's spans tell.
+            tracing::info!(seconds = took.as_secs(), "{} is through: {words}", step.name());
+        }
+    }
+}
+
+impl Onlooker for Shown {
+    fn see(&self, progress: Progress<'_>) {
+        let mut now = self.now();
+        match progress {
+            Progress::Begun(step) => self.begin(&mut now, doing(step)),
+            Progress::Done { step, took, words } => self.done(&mut now, step, took, words),
+            Progress::Converting(counters, size) => {
+                now.clear();
+                now.bar = Some(Bar::show(&self.console, self.verbosity, counters, size));
+            }
+            Progress::ReadingBack(counters, size) => {
+                now.clear();
+                now.bar = Some(Bar::show(&self.console, self.verbosity, counters, size));
+            }
+            Progress::Still => now.clear(),
+            Progress::CleaningUp => self.begin(&mut now, "cleaning up"),
+        }
+    }
+}
+
+impl Watch for Shown {
+    fn waiting(&self, what: &str, state: &str, reasons: &[String]) {
+        let reasons = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join("; ")) };
+        let now = self.now();
+        match &now.spinner {
+            Some(spinner) => spinner.set_message(format!("waiting for {what}: {state}{reasons}")),
+            None => tracing::info!("waiting for {what}: {state}{reasons}"),
+        }
+    }
+}

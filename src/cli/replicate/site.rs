@@ -1,0 +1,121 @@
+//! A job's surroundings from what was typed: this server, both regions, the bucket, the state folder.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::args::PlaceArgs;
+use crate::cancel::Cancel;
+use crate::cli::cloud::Cloud;
+use crate::cli::cloud::args::{CloudArgs, RecoveryArgs};
+use crate::cli::config::{self, Place};
+use crate::cli::credentials::{self, Environment};
+use crate::cli::exit::UsageError;
+use crate::clock::SystemClock;
+use crate::identity::{CLOUD_INIT, instance_of_cloud_init, region_of_zone};
+use crate::retry::chain;
+use crate::store::{ObjectKey, ObjectStore};
+use crate::vpc::device::{Behind, DeviceFolder};
+use crate::vpc::{InstanceId, VpcError, Watch};
+use crate::worker::{Age, OwnServer, Site, Waits};
+
+/// Requests to the store at once: what a conversion has in flight by default.
+const CONNECTIONS: usize = 6;
+
+/// Everything but the job.
+pub struct Ground<'a> {
+    pub cloud_args: &'a CloudArgs,
+    pub recovery: &'a RecoveryArgs,
+    pub place: &'a PlaceArgs,
+}
+
+/// Where the journals are.
+pub fn state_folder(place: &PlaceArgs) -> PathBuf {
+    let environment = Environment::of_process();
+    if let Some(folder) = &place.state_folder {
+        return folder.clone();
+    }
+    // systemd's own, with StateDirectory=.
+    if let Some(folder) = environment.get("STATE_DIRECTORY") {
+        return folder.split(':').next().unwrap_or(folder).into();
+    }
+    if rustix::process::geteuid().is_root() {
+        return "/var/lib/snapferry".into();
+    }
+    match (environment.get("XDG_STATE_HOME"), environment.get("HOME")) {
+        (Some(state), _) => Path::new(state).join("snapferry"),
+        (None, Some(home)) => Path::new(home).join(".local/state/snapferry"),
+        (None, None) => std::env::temp_dir().join("snapferry"),
+    }
+}
+
+pub fn waits(place: &PlaceArgs) -> Waits {
+    Waits { every: place.poll_every, at_most: place.wait_at_most.map(|Age(length)| length) }
+}
+
+/// The bucket, named.
+pub fn bucket(recovery: &RecoveryArgs) -> Result<&str, UsageError> {
+    recovery.bucket.as_deref().ok_or_else(|| UsageError("which bucket is the image to pass through? Give --bucket".into()))
+}
+
+/// The recovery region, named.
+pub fn recovery_region(recovery: &RecoveryArgs) -> Result<&str, UsageError> {
+    recovery.to.as_deref().ok_or_else(|| UsageError("which region is the image for? Give --to".into()))
+}
+
+impl Ground<'_> {
+    /// The server that we run on.
+    pub async fn own(&self, cloud: &Cloud) -> anyhow::Result<OwnServer> {
+        let id = match &self.place.instance {
+            Some(id) => id.clone(),
+            None => match credentials::metadata(&self.cloud_args.identity)?.instance().await {
+                Ok(own) => {
+                    let id = InstanceId::new(own.id);
+                    return Ok(OwnServer { id, name: own.name, zone: own.zone, region: own.region });
+                }
+                Err(err) => {
+                    tracing::debug!("{}", chain(&err));
+                    let why = "this server's id is not known, and volumes are attached to it: switch its metadata service on \
+                               (`ibmcloud is instance-update SERVER --metadata-service true`), or give --instance ID";
+                    instance_of_cloud_init(Path::new(CLOUD_INIT)).ok_or_else(|| UsageError(why.to_owned()))?
+                }
+            },
+        };
+        let client = cloud.client()?;
+        let missing = || VpcError::Missing { noun: "server", name: id.clone(), place: cloud.home.clone() };
+        let own = client.instance(&InstanceId::new(id.clone())).await?.ok_or_else(missing)?;
+        let region = region_of_zone(&own.zone.name).unwrap_or(&cloud.home).to_owned();
+        Ok(OwnServer { id: own.id, name: own.name, zone: own.zone.name, region })
+    }
+
+    /// The bucket as a store that heeds `cancel`.
+    pub fn store(&self, bucket: &str, cancel: &Cancel) -> anyhow::Result<Arc<dyn ObjectStore>> {
+        let key = ObjectKey::new("snapferry").map_err(|error| UsageError(error.to_string()))?;
+        let place = Place::Bucket { bucket: bucket.to_owned(), key };
+        config::open_store(&place, &self.recovery.store(&self.cloud_args.identity), None, CONNECTIONS, cancel)
+    }
+
+    /// All that a job needs, heeding `cancel`.
+    pub fn site(
+        &self,
+        cloud: &Cloud,
+        job: &crate::worker::Job,
+        own: &OwnServer,
+        cancel: &Cancel,
+        watch: &Arc<dyn Watch>,
+    ) -> anyhow::Result<Site> {
+        let cloud = cloud.heeding(cancel, watch);
+        let behind = if self.place.device_files { Behind::DeviceOrFile } else { Behind::Device };
+        Ok(Site {
+            own: own.clone(),
+            home: cloud.region(&job.from)?,
+            away: cloud.region(&job.to)?,
+            tagging: cloud.tagging(&self.place.tagging_endpoint)?,
+            store: self.store(&job.bucket, cancel)?,
+            devices: DeviceFolder { folder: self.place.device_folder.clone(), behind, ..DeviceFolder::default() },
+            clock: Arc::new(SystemClock),
+            cancel: cancel.clone(),
+            runtime: tokio::runtime::Handle::current(),
+            waits: waits(self.place),
+        })
+    }
+}

@@ -1,0 +1,182 @@
+//! Why a step did not go through, and why a job did not.
+
+use std::fmt;
+
+use super::gc::GcError;
+use super::journal::JournalError;
+use super::names::JobNamesError;
+use super::steps::Step;
+use crate::convert::ConvertError;
+use crate::job::JobId;
+use crate::restore::RestoreError;
+use crate::retry::Class;
+use crate::source::SourceError;
+use crate::store::StoreError;
+use crate::vpc::device::DeviceError;
+use crate::vpc::{NameError, VpcError};
+
+/// Why a step did not go through.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The cloud.
+    #[error(transparent)]
+    Cloud(#[from] VpcError),
+    /// The bucket.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The volume did not turn up, or is not the one.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The volume can't be read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// There is no image.
+    #[error(transparent)]
+    Convert(#[from] ConvertError),
+    /// The image can't be read back.
+    #[error("the image can't be read back")]
+    ReadBack(#[source] RestoreError),
+    /// A name can't be.
+    #[error(transparent)]
+    Names(#[from] JobNamesError),
+    /// The journal can't be kept.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// Things stand in the way, all that were found.
+    #[error("{}", listed(obstacles))]
+    Obstacles {
+        /// Each in a sentence, with what to do.
+        obstacles: Vec<String>,
+    },
+    /// What was read back is not what was read from the disk.
+    #[error("the image {url} does not hold what was read from the volume: {finding}")]
+    NotTheSame {
+        /// The object.
+        url: String,
+        /// What differs first.
+        finding: String,
+    },
+    /// The cloud imported another file than the one that was sent.
+    #[error("image {image} was made from a file with SHA-256 {theirs}, and ours has {ours}")]
+    WrongFile {
+        /// The image's id.
+        image: String,
+        /// By the image library.
+        theirs: String,
+        /// By what was read back.
+        ours: String,
+    },
+    /// The image library does not say which file it has imported.
+    #[error("image {image} is available, and does not tell the SHA-256 of its file: it can't be proved to be ours")]
+    NoSum {
+        /// The image's id.
+        image: String,
+    },
+    /// A step was run without what an earlier one finds out: a bug.
+    #[error("step {step} was run before its time: this is a bug in snapferry")]
+    OutOfTurn {
+        /// Which.
+        step: Step,
+    },
+    /// A thread died: a bug.
+    #[error("the conversion died: this is a bug in snapferry")]
+    Died,
+    /// Somebody asked us to stop.
+    #[error("stopped")]
+    Stopped,
+}
+
+fn listed(obstacles: &[String]) -> String {
+    match obstacles {
+        [only] => only.clone(),
+        several => format!("{} things are in the way: {}", several.len(), several.join("; ")),
+    }
+}
+
+impl From<NameError> for Fault {
+    fn from(error: NameError) -> Self {
+        Self::Names(error.into())
+    }
+}
+
+impl Fault {
+    /// What it means for another attempt.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Cloud(error) => error.class(),
+            Self::Store(error) => error.class(),
+            Self::Device(error) => error.class(),
+            Self::Source(error) => error.class(),
+            Self::Convert(error) => error.class(),
+            Self::ReadBack(error) => error.class(),
+            Self::Journal(error) => error.class(),
+            Self::Stopped => Class::Cancelled,
+            Self::NotTheSame { .. } => Class::Transient,
+            Self::Names(_)
+            | Self::Obstacles { .. }
+            | Self::WrongFile { .. }
+            | Self::NoSum { .. }
+            | Self::OutOfTurn { .. }
+            | Self::Died => Class::Permanent,
+        }
+    }
+
+    /// Whether the cloud has told that a thing came to an end that is of no use.
+    #[must_use]
+    pub(super) fn is_ended(&self) -> bool {
+        matches!(self, Self::Cloud(VpcError::Ended { .. }))
+    }
+}
+
+/// Something that a job has left behind.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Left {
+    /// What it is: `volume`, `upload`.
+    pub kind: &'static str,
+    /// Its name.
+    pub name: String,
+    /// Why it is still there.
+    pub why: String,
+}
+
+impl fmt::Display for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {}", self.kind, self.name, self.why)
+    }
+}
+
+/// A job that did not go through. It can be resumed.
+#[derive(Debug, thiserror::Error)]
+#[error("job {id} for {server}, step {step}")]
+pub struct JobError {
+    /// Which.
+    pub id: JobId,
+    /// Whose.
+    pub server: String,
+    /// Where it stopped.
+    pub step: Step,
+    /// Why.
+    #[source]
+    pub fault: Box<Fault>,
+    /// What could not be cleaned up.
+    pub left: Vec<Left>,
+}
+
+impl JobError {
+    /// What it means for another attempt.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        self.fault.class()
+    }
+}
+
+impl From<GcError> for Fault {
+    fn from(error: GcError) -> Self {
+        match error {
+            GcError::Cloud { source, .. } => Self::Cloud(source),
+            GcError::Store { source, .. } => Self::Store(source),
+            GcError::Names(error) => Self::Names(error.into()),
+        }
+    }
+}

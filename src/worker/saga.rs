@@ -1,0 +1,275 @@
+//! One job from its first question to its last: steps in order, a journal beside them, and what is cleaned up when one fails.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::Instrument as _;
+
+use super::error::{Fault, JobError, Left};
+use super::job::{Goal, Job, Restore};
+use super::journal::{Entry, Event, Journal};
+use super::names::JobNames;
+use super::site::Site;
+use super::state::State;
+use super::steps::{Step, convert};
+use crate::convert::counters::Counters as ConvertCounters;
+use crate::restore::counters::Counters as RestoreCounters;
+use crate::retry::{Class, chain};
+use crate::units::ByteCount;
+use crate::vpc::model::{Instance, Snapshot, Volume};
+use crate::vpc::{Patience, VpcError};
+
+/// What is going on, for whoever looks on.
+pub enum Progress<'a> {
+    /// A step begins.
+    Begun(Step),
+    /// It is through.
+    Done {
+        /// Which.
+        step: Step,
+        /// How long it took.
+        took: Duration,
+        /// What it did.
+        words: &'a str,
+    },
+    /// The volume is being converted; the counters tell how far.
+    Converting(Arc<ConvertCounters>, ByteCount),
+    /// The image is being read back.
+    ReadingBack(Arc<RestoreCounters>, ByteCount),
+    /// No bytes are moved any more.
+    Still,
+    /// The job failed, and is being cleaned up after.
+    CleaningUp,
+}
+
+/// Somebody who looks on.
+pub trait Onlooker: Send + Sync {
+    /// Told at each turn. Must not block.
+    fn see(&self, progress: Progress<'_>);
+}
+
+/// What was found in the cloud this time.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Found {
+    pub server: Option<Instance>,
+    pub volume: Option<Volume>,
+    pub snapshot: Option<Snapshot>,
+}
+
+/// A job under way.
+pub(super) struct Run<'a> {
+    pub job: &'a Job,
+    pub names: JobNames,
+    pub site: &'a Site,
+    pub state: State,
+    pub found: Found,
+    pub warnings: Vec<String>,
+    journal: &'a dyn Journal,
+    onlooker: &'a dyn Onlooker,
+}
+
+impl<'a> Run<'a> {
+    pub fn new(
+        job: &'a Job,
+        site: &'a Site,
+        state: State,
+        journal: &'a dyn Journal,
+        onlooker: &'a dyn Onlooker,
+    ) -> Result<Self, Fault> {
+        let (names, found) = (job.names()?, Found::default());
+        Ok(Self { job, names, site, state, found, warnings: Vec::new(), journal, onlooker })
+    }
+
+    /// Notes what the step is about to make, before it is made.
+    pub async fn intend(&self, step: Step, name: impl ToString) -> Result<(), Fault> {
+        self.record(Event::Intent { step, name: name.to_string() }).await
+    }
+
+    pub async fn record(&self, event: Event) -> Result<(), Fault> {
+        Ok(self.journal.record(&Entry::new(self.site.clock.now(), event, &self.state)).await?)
+    }
+
+    pub fn patience(&self, patience: Patience) -> Patience {
+        self.site.waits.of(patience)
+    }
+
+    pub fn see(&self, progress: Progress<'_>) {
+        self.onlooker.see(progress);
+    }
+
+    /// Something that is not as it should be, and no reason to fail.
+    pub fn warn(&mut self, words: String) {
+        tracing::warn!("{words}");
+        self.warnings.push(words);
+    }
+}
+
+/// A step that is through.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Taken {
+    /// Which.
+    pub step: Step,
+    /// In seconds.
+    pub seconds: f64,
+    /// What it did.
+    pub did: String,
+}
+
+/// A job that is through.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// All that is known.
+    pub state: State,
+    /// Its names.
+    pub names: JobNames,
+    /// What was done this time.
+    pub steps: Vec<Taken>,
+    /// What is not as it should be.
+    pub warnings: Vec<String>,
+}
+
+/// A job with all it needs. `site` heeds the word to stop; `cleaning` is the same without it, for what has to be done after that word.
+pub struct Saga<'a> {
+    /// What is to be done.
+    pub job: &'a Job,
+    /// With what.
+    pub site: &'a Site,
+    /// To clean up with.
+    pub cleaning: &'a Site,
+    /// Where it is noted.
+    pub journal: &'a dyn Journal,
+    /// Who looks on.
+    pub onlooker: &'a dyn Onlooker,
+}
+
+impl<'a> Saga<'a> {
+    fn run_on(&self, site: &'a Site, state: State) -> Result<Run<'a>, Fault> {
+        Run::new(self.job, site, state, self.journal, self.onlooker)
+    }
+
+    fn error(&self, step: Step, fault: Fault, left: Vec<Left>) -> JobError {
+        JobError { id: self.job.id, server: self.job.server.clone(), step, fault: Box::new(fault), left }
+    }
+
+    /// Takes the job to its end, from wherever it stands. `known` is what the journal told, or nothing.
+    ///
+    /// # Errors
+    /// With the step that failed. What costs money by the hour is removed then, as far as that could be done; the snapshot stays, and the
+    /// job can be resumed.
+    pub async fn run(&self, known: State) -> Result<Finished, JobError> {
+        let mut run = self.run_on(self.site, known).map_err(|fault| self.error(Step::Resolve, fault, Vec::new()))?;
+        let mut taken = Vec::new();
+        let span = tracing::info_span!("job", id = %self.job.id, server = %self.job.server, region = %self.job.to);
+        match self.steps(&mut run, &mut taken).instrument(span.clone()).await {
+            Ok(()) => Ok(Finished { state: run.state, names: run.names, steps: taken, warnings: run.warnings }),
+            Err((step, fault)) => {
+                let left = self.clean_up(step, &fault, run.state).instrument(span).await;
+                Err(self.error(step, fault, left))
+            }
+        }
+    }
+
+    async fn steps(&self, run: &mut Run<'a>, taken: &mut Vec<Taken>) -> Result<(), (Step, Fault)> {
+        let host = format!("{} ({})", self.site.own.name, self.site.own.id);
+        run.record(Event::TakenUp { host }).await.map_err(|fault| (Step::Resolve, fault))?;
+        // With the object there, nobody needs the server, its snapshot or a volume any more.
+        let there = convert::adopt(run).await.map_err(|fault| (Step::Convert, fault))?;
+        for step in Step::ALL {
+            let pointless = (there && step.is_for_the_object())
+                || (self.job.goal == Goal::Object && step.is_for_the_image())
+                || (self.job.restore == Restore::Plain && step == Step::Clone);
+            if pointless {
+                continue;
+            }
+            if self.site.cancel.is_cancelled() {
+                return Err((step, Fault::Stopped));
+            }
+            taken.push(self.take(step, run).await.map_err(|fault| (step, fault))?);
+        }
+        run.record(Event::Finished).await.map_err(|fault| (Step::Prune, fault))
+    }
+
+    async fn take(&self, step: Step, run: &mut Run<'a>) -> Result<Taken, Fault> {
+        let begun: Instant = self.site.clock.instant();
+        self.onlooker.see(Progress::Begun(step));
+        let span = tracing::info_span!("step", name = step.name());
+        let words = step.run(run).instrument(span).await?;
+        let took = self.site.clock.instant().duration_since(begun);
+        run.record(Event::Done { step, took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX) }).await?;
+        self.onlooker.see(Progress::Done { step, took, words: &words });
+        Ok(Taken { step, seconds: took.as_secs_f64(), did: words })
+    }
+
+    /// Removes what is of no use to whoever resumes the job; what can't be removed is told.
+    async fn clean_up(&self, step: Step, fault: &Fault, state: State) -> Vec<Left> {
+        if fault.class() == Class::LeaseLost {
+            return Vec::new();
+        }
+        self.onlooker.see(Progress::CleaningUp);
+        let Ok(mut run) = self.run_on(self.cleaning, state) else { return Vec::new() };
+        if let Err(err) = run.record(Event::Failed { step, reason: chain(fault) }).await {
+            tracing::warn!("{}", chain(&err));
+        }
+        let mut undone = vec![Step::Attach, Step::Volume, Step::Clone];
+        match step {
+            // What failed in the cloud's own hands is of no use, and in the way of the next attempt.
+            Step::Stable if fault.is_ended() => undone.push(Step::Snapshot),
+            Step::Available if fault.class() == Class::Permanent && !is_overdue(fault) => undone.push(Step::Import),
+            Step::Convert if matches!(fault, Fault::NotTheSame { .. }) => undone.push(Step::Convert),
+            Step::Promote => undone.push(Step::Promote),
+            _ => {}
+        }
+        let left = undo(&undone, &mut run).await;
+        if let Err(err) = run.record(Event::Failed { step, reason: chain(fault) }).await {
+            tracing::warn!("{}", chain(&err));
+        }
+        left
+    }
+
+    /// Gives the job up: all that it made is removed, but for an image that is the latest or was it.
+    ///
+    /// # Errors
+    /// Where the journal can't be kept. What could not be removed is told.
+    pub async fn abandon(&self, known: State) -> Result<Vec<Left>, JobError> {
+        let failed = |fault| self.error(Step::Resolve, fault, Vec::new());
+        let mut run = self.run_on(self.site, known).map_err(failed)?;
+        let steps: Vec<Step> = Step::ALL.into_iter().rev().collect();
+        let left = undo(&steps, &mut run).await;
+        if left.is_empty() {
+            run.record(Event::Abandoned).await.map_err(failed)?;
+        }
+        Ok(left)
+    }
+}
+
+/// It may still get there, and whoever resumes goes on waiting.
+fn is_overdue(fault: &Fault) -> bool {
+    matches!(fault, Fault::Cloud(VpcError::Overdue { .. }))
+}
+
+async fn undo(steps: &[Step], run: &mut Run<'_>) -> Vec<Left> {
+    let mut left = Vec::new();
+    for &step in steps {
+        if let Err(fault) = step.undo(run).await {
+            let (kind, name) = made_by(step, &run.names);
+            let why = chain(&fault);
+            tracing::warn!("{kind} {name} is left behind: {why}");
+            left.push(Left { kind, name, why });
+        }
+    }
+    left
+}
+
+/// What a step makes.
+fn made_by(step: Step, names: &JobNames) -> (&'static str, String) {
+    let kind = match step {
+        Step::Snapshot => "snapshot",
+        Step::Clone => "clone of snapshot",
+        Step::Volume => "volume",
+        Step::Attach => "attachment",
+        Step::Convert => return ("object", names.key.to_string()),
+        Step::Promote => return ("name", names.latest.to_string()),
+        _ => "image",
+    };
+    (kind, names.run.to_string())
+}

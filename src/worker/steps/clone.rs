@@ -1,0 +1,42 @@
+//! A clone of the snapshot in this server's zone, where the user wants one: a volume of it is at full speed at once.
+
+use super::super::error::Fault;
+use super::super::job::Restore;
+use super::super::names;
+use super::super::saga::Run;
+use super::Step;
+use super::snapshot;
+use crate::vpc::Patience;
+
+pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
+    let (id, zone) = (snapshot::of(run, Step::Clone)?.id.clone(), run.site.own.zone.clone());
+    let home = &run.site.home;
+    if !home.clones(&id).await?.iter().any(|clone| clone.zone.name == zone) {
+        run.state.clone_zone = Some(zone.clone());
+        run.intend(Step::Clone, &zone).await?;
+        home.create_clone(&id, &zone).await?;
+    }
+    home.clone_available(&id, &zone, run.patience(Patience::CLONE)).await?;
+    Ok(format!("in {zone}"))
+}
+
+/// Deletes the clones that this job has made: all of its own snapshot's, and of a snapshot that was there before the one it noted.
+pub(super) async fn undo(run: &mut Run<'_>) -> Result<(), Fault> {
+    if run.job.restore == Restore::Plain {
+        return Ok(());
+    }
+    let home = &run.site.home;
+    let found = match &run.state.snapshot {
+        Some(known) => home.snapshot(&known.id).await?,
+        None => home.snapshot_by_name(run.names.run.as_str()).await?,
+    };
+    let Some(snapshot) = found else { return Ok(()) };
+    let own = names::job_of(&snapshot.user_tags) == Some(run.job.id);
+    for clone in home.clones(&snapshot.id).await? {
+        if own || run.state.clone_zone.as_deref() == Some(clone.zone.name.as_str()) {
+            home.delete_clone(&snapshot.id, &clone.zone.name).await?;
+        }
+    }
+    run.state.clone_zone = None;
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! The volume as an image in the bucket, read back and found to hold what was read. What a predecessor has sent is taken as it is, once that
+//! is proved.
+
+use std::sync::Arc;
+
+use super::super::error::Fault;
+use super::super::saga::{Progress, Run};
+use super::super::state::ObjectState;
+use super::super::transfer::{self, Proof, Sent};
+use super::Step;
+use crate::cancel::{Cancel, Reason};
+use crate::convert::Target;
+use crate::convert::plan::Options;
+use crate::manifest::Manifest;
+use crate::store::ObjectMeta;
+
+/// The most of a manifest that is read: 250 GB make about 4 MiB.
+const LARGEST_MANIFEST: u64 = 256 << 20;
+
+/// Takes over the object of a predecessor that died, if there is one that is whole; whether there is.
+pub(in super::super) async fn adopt(run: &mut Run<'_>) -> Result<bool, Fault> {
+    let store = &run.site.store;
+    let Some(meta) = store.head(&run.names.key).await? else { return Ok(false) };
+    let beside = run.names.key.manifest();
+    let Some(size) = store.head(&beside).await?.map(|found| found.size).filter(|&size| size <= LARGEST_MANIFEST) else {
+        return Ok(false);
+    };
+    let Ok(manifest) = Manifest::from_json(&store.get_range(&beside, 0..size, None).await?) else { return Ok(false) };
+    if !is_of(&manifest, &meta) {
+        return Ok(false);
+    }
+    let manifest = if manifest.image.sha256.is_some() { manifest } else { prove(run, manifest).await? };
+    run.state.object = object(run, &manifest);
+    Ok(run.state.object.is_some())
+}
+
+fn is_of(manifest: &Manifest, object: &ObjectMeta) -> bool {
+    manifest.image.size.0 == object.size && object.crc64.is_none_or(|sum| sum == manifest.image.crc64)
+}
+
+fn object(run: &Run<'_>, manifest: &Manifest) -> Option<ObjectState> {
+    Some(ObjectState {
+        key: run.names.key.clone(),
+        url: run.site.store.url(&run.names.key),
+        size: manifest.image.size,
+        virtual_size: manifest.image.virtual_size,
+        crc64: manifest.image.crc64,
+        sha256: manifest.image.sha256.clone()?,
+    })
+}
+
+pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
+    let device = run.state.attachment.as_ref().ok_or(Fault::OutOfTurn { step: Step::Convert })?.device.clone();
+    abort_uploads(run).await?;
+    run.intend(Step::Convert, &run.names.key).await?;
+    let sent = Sent::default();
+    let encoding = run.job.encoding;
+    let job = transfer::Send {
+        device,
+        target: target(run),
+        options: Options { codec: encoding.codec, level: encoding.level, ..Options::default() },
+        host: run.site.own.name.clone(),
+        clock: Arc::clone(&run.site.clock),
+        counters: Arc::clone(&sent.counters),
+        runtime: run.site.runtime.clone(),
+    };
+    run.see(Progress::Converting(Arc::clone(&sent.counters), transfer::size_of(&job.device)?));
+    let converted = on_a_thread(run, move |cancel| job.run(cancel)).await;
+    run.see(Progress::Still);
+    let manifest = prove(run, converted?.manifest).await?;
+    run.state.object = object(run, &manifest);
+    let image = &manifest.image;
+    Ok(format!("{}, {} of a disk of {}, verified", run.site.store.url(&run.names.key), image.size, image.virtual_size))
+}
+
+fn target(run: &Run<'_>) -> Target {
+    // The key is this job's alone: what is there was left by a predecessor, and could not be proved.
+    Target { store: Arc::clone(&run.site.store), key: run.names.key.clone(), replace: true }
+}
+
+/// Reads the image back, and notes beside it that it is good, with its SHA-256.
+async fn prove(run: &Run<'_>, manifest: Manifest) -> Result<Manifest, Fault> {
+    let proof = Proof {
+        target: target(run),
+        manifest,
+        clock: Arc::clone(&run.site.clock),
+        counters: Arc::default(),
+        runtime: run.site.runtime.clone(),
+    };
+    run.see(Progress::ReadingBack(Arc::clone(&proof.counters), proof.manifest.image.virtual_size));
+    let proved = on_a_thread(run, move |cancel| proof.run(cancel)).await;
+    run.see(Progress::Still);
+    proved
+}
+
+/// Runs what blocks, with a word to stop of its own that follows the job's: the work ends itself by that word, too.
+async fn on_a_thread<T: std::marker::Send + 'static>(
+    run: &Run<'_>,
+    work: impl FnOnce(Cancel) -> Result<T, Fault> + std::marker::Send + 'static,
+) -> Result<T, Fault> {
+    let (cancel, own) = (run.site.cancel.clone(), Cancel::new());
+    let told = own.clone();
+    let mut working = tokio::task::spawn_blocking(move || work(own));
+    let done = tokio::select! {
+        done = &mut working => done,
+        _reason = cancel.cancelled() => {
+            told.cancel(Reason::Asked);
+            working.await
+        }
+    };
+    done.unwrap_or(Err(Fault::Died))
+}
+
+async fn abort_uploads(run: &Run<'_>) -> Result<(), Fault> {
+    for open in run.site.store.list_uploads(run.names.key.as_str()).await? {
+        if open.upload.key == run.names.key {
+            run.site.store.abort(&open.upload).await?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn undo(run: &mut Run<'_>) -> Result<(), Fault> {
+    abort_uploads(run).await?;
+    run.site.store.delete(&run.names.key).await?;
+    run.site.store.delete(&run.names.key.manifest()).await?;
+    run.state.object = None;
+    Ok(())
+}

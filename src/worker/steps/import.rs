@@ -1,0 +1,127 @@
+//! The image in the recovery region: imported under the job's own name, waited for, and proved to be made of our file.
+
+use super::super::error::Fault;
+use super::super::names::{self, Form};
+use super::super::saga::Run;
+use super::super::state::ImageState as Known;
+use super::Step;
+use crate::retry::Class;
+use crate::vpc::model::{Image, ImageState};
+use crate::vpc::{ImageId, ImageOrigin, ImagePrototype, Patience};
+
+/// The job's image, under whatever name it has by now.
+pub(super) async fn own(run: &Run<'_>) -> Result<Option<Image>, Fault> {
+    let away = &run.site.away;
+    if let Some(known) = &run.state.image
+        && let Some(image) = away.image(&known.id).await?
+    {
+        return Ok(Some(image));
+    }
+    // Nobody else gives a thing this name.
+    if let Some(image) = away.image_by_name(run.names.run.as_str()).await? {
+        return Ok(Some(image));
+    }
+    // A predecessor may have made it the latest, and died.
+    let Some(latest) = away.image_by_name(run.names.latest.as_str()).await? else { return Ok(None) };
+    let tags = run.site.tagging.tags(&latest.crn).await?;
+    Ok((names::job_of(&tags) == Some(run.job.id)).then_some(latest))
+}
+
+fn known(image: &Image) -> Known {
+    Known { id: image.id.clone(), crn: image.crn.clone(), name: image.name.clone() }
+}
+
+pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
+    let found = match own(run).await? {
+        // Nothing comes of it any more, and it has the name.
+        Some(image) if matches!(image.status, ImageState::Failed | ImageState::Unusable | ImageState::Deleting) => {
+            remove(run, &image.id).await?;
+            None
+        }
+        found => found,
+    };
+    let image = match found {
+        Some(image) => image,
+        None => create(run).await?,
+    };
+    run.state.image = Some(known(&image));
+    run.intend(Step::Import, &image.id).await?;
+    tag(run, &image).await?;
+    Ok(format!("{} ({}) from {}", image.name, image.id, href(run)))
+}
+
+/// The object's address for the image service.
+fn href(run: &Run<'_>) -> String {
+    format!("cos://{}/{}/{}", run.job.bucket_location, run.job.bucket, run.names.key)
+}
+
+async fn create(run: &Run<'_>) -> Result<Image, Fault> {
+    let system = match run.state.disk.as_ref().and_then(|disk| disk.operating_system.clone()).or(run.job.operating_system.clone()) {
+        Some(known) => known,
+        None => known_system(run).await?,
+    };
+    let origin = ImageOrigin::File { href: href(run), operating_system: system };
+    let prototype = ImagePrototype { name: run.names.run.clone(), origin, resource_group: None };
+    run.intend(Step::Import, &prototype.name).await?;
+    Ok(run.site.away.create_image(&prototype).await?)
+}
+
+/// The operating system, where the job was resumed without its journal once the object was there.
+async fn known_system(run: &Run<'_>) -> Result<String, Fault> {
+    let snapshot = run.site.home.snapshot_by_name(run.names.run.as_str()).await?;
+    let system = match snapshot.and_then(|snapshot| snapshot.operating_system) {
+        Some(system) => Some(system),
+        None => {
+            let server = run.site.home.server(&run.job.server).await?;
+            let boot = server.boot_volume_attachment.and_then(|attachment| attachment.volume);
+            match boot {
+                Some(boot) => run.site.home.volume(&boot.id).await?.and_then(|volume| volume.operating_system),
+                None => None,
+            }
+        }
+    };
+    let unknown = || Fault::Obstacles { obstacles: vec!["the disk's operating system is not known: name it by --os".to_owned()] };
+    Ok(system.ok_or_else(unknown)?.name)
+}
+
+/// The image's tags, which the VPC API does not give it. Without them it is never pruned; that is no reason to be without an image.
+async fn tag(run: &mut Run<'_>, image: &Image) -> Result<(), Fault> {
+    match run.site.tagging.attach(&image.crn, &run.names.tags).await {
+        Ok(()) => Ok(()),
+        Err(err) if err.class() == Class::Permanent => {
+            run.warn(format!("image {} has no tags, so it will not be pruned: {}", image.name, crate::retry::chain(&err)));
+            Ok(())
+        }
+        Err(err) => Err(err.into()),
+    }
+}
+
+pub(super) async fn available(run: &mut Run<'_>) -> Result<String, Fault> {
+    let out_of_turn = || Fault::OutOfTurn { step: Step::Available };
+    let id = run.state.image.as_ref().ok_or_else(out_of_turn)?.id.clone();
+    let ours = run.state.object.as_ref().ok_or_else(out_of_turn)?.sha256.clone();
+    let image = run.site.away.image_available(&id, run.patience(Patience::IMAGE)).await?;
+    run.state.image = Some(known(&image));
+    match image.sha256() {
+        Some(theirs) if theirs == ours => Ok(format!("{}, SHA-256 {ours}", image.name)),
+        Some(theirs) => Err(Fault::WrongFile { image: id.to_string(), theirs, ours }),
+        None => Err(Fault::NoSum { image: id.to_string() }),
+    }
+}
+
+async fn remove(run: &Run<'_>, id: &ImageId) -> Result<(), Fault> {
+    run.site.away.delete_image(id).await?;
+    run.site.away.image_gone(id, run.patience(Patience::DELETION)).await?;
+    Ok(())
+}
+
+pub(super) async fn undo(run: &mut Run<'_>) -> Result<(), Fault> {
+    // Under another name it is, or was, the latest: that is no longer this job's to remove.
+    let unpromoted =
+        |image: &Image| names::form_of(&run.job.server, &image.name) == Some(Form::Run) && image.name == run.names.run.as_str();
+    if let Some(image) = own(run).await?.filter(unpromoted) {
+        remove(run, &image.id).await?;
+    }
+    run.state.image = None;
+    Ok(())
+}

@@ -1,0 +1,37 @@
+//! What retention does not keep of earlier runs goes. The new image is there by now: what can't be removed is told, and no reason to fail.
+
+use super::super::error::Fault;
+use super::super::holdings::Holdings;
+use super::super::saga::Run;
+use super::Step;
+use crate::retry::{Class, chain};
+
+pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
+    let holdings = match Holdings::look(run.job, run.site).await {
+        Ok(holdings) => holdings,
+        Err(err) if err.class() == Class::Cancelled => return Err(err),
+        Err(err) => {
+            run.warn(format!("what there is to prune could not be listed: {}", chain(&err)));
+            return Ok("nothing: it could not be listed".to_owned());
+        }
+    };
+    let going = holdings.beyond(&run.job.retention, run.site.clock.now());
+    if !going.is_empty() {
+        run.intend(Step::Prune, going.len()).await?;
+    }
+    let mut pruned = 0;
+    for thing in &going {
+        match thing.remove(run.site).await {
+            Ok(()) => {
+                run.state.pruned.push(thing.to_string());
+                pruned += 1;
+            }
+            Err(err) if err.class() == Class::Cancelled => return Err(err),
+            Err(err) => run.warn(format!("{thing} is not pruned: {}", chain(&err))),
+        }
+    }
+    Ok(match pruned {
+        0 => "nothing".to_owned(),
+        count => format!("{count}: {}", run.state.pruned.join(", ")),
+    })
+}

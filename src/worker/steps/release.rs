@@ -1,0 +1,36 @@
+//! The volume off the server and gone: as soon as the object is in the bucket, and whenever a job stops.
+
+use super::super::error::Fault;
+use super::super::saga::Run;
+use super::{Step, clone, volume};
+use crate::vpc::model::Volume;
+use crate::vpc::{InstanceId, Patience};
+
+pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
+    let removed = volume::own(run).await?;
+    if let Some(volume) = &removed {
+        run.intend(Step::Release, &volume.name).await?;
+    }
+    volume::undo(run).await?;
+    clone::undo(run).await?;
+    Ok(removed.map_or_else(|| "the volume is gone already".to_owned(), |volume| format!("{} is detached and deleted", volume.name)))
+}
+
+/// Detaches a volume from the servers that `which` picks, and waits until it is off.
+pub(super) async fn detach(run: &Run<'_>, volume: &Volume, which: impl Fn(&InstanceId) -> bool) -> Result<(), Fault> {
+    let home = &run.site.home;
+    for attachment in &volume.volume_attachments {
+        let Some(instance) = attachment.instance.as_ref().map(|instance| &instance.id).filter(|id| which(id)) else { continue };
+        home.detach(instance, &attachment.id).await?;
+        home.detached(instance, &attachment.id, run.patience(Patience::ATTACHMENT)).await?;
+    }
+    Ok(())
+}
+
+/// Detaches a volume from wherever it is, deletes it, and waits until it is gone.
+pub(super) async fn remove(run: &Run<'_>, volume: &Volume) -> Result<(), Fault> {
+    detach(run, volume, |_| true).await?;
+    run.site.home.delete_volume(&volume.id).await?;
+    run.site.home.volume_gone(&volume.id, run.patience(Patience::DELETION)).await?;
+    Ok(())
+}

@@ -1,0 +1,93 @@
+//! The snapshot: taken, waited for, marked once the job is done; or one that there was already, which is left alone.
+
+use super::super::error::Fault;
+use super::super::job::{Origin, SnapshotFate};
+use super::super::names::{self, has};
+use super::super::saga::Run;
+use super::super::state::{DiskState, SnapshotState};
+use super::Step;
+use crate::job::JobId;
+use crate::vpc::model::Snapshot;
+use crate::vpc::{Patience, SnapshotPrototype};
+
+/// The job's snapshot as far as it is known.
+pub(super) fn of<'r>(run: &'r Run<'_>, step: Step) -> Result<&'r SnapshotState, Fault> {
+    run.state.snapshot.as_ref().ok_or(Fault::OutOfTurn { step })
+}
+
+fn note(run: &mut Run<'_>, snapshot: &Snapshot) {
+    run.state.snapshot =
+        Some(SnapshotState { id: snapshot.id.clone(), name: snapshot.name.clone(), taken_at: snapshot.captured_at });
+}
+
+pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
+    if let Some(given) = run.found.snapshot.clone() {
+        note(run, &given);
+        return Ok(format!("{} as it is", given.name));
+    }
+    let source = run.state.server.as_ref().ok_or(Fault::OutOfTurn { step: Step::Snapshot })?.boot_volume.clone();
+    let mut tags = run.names.tags.clone();
+    if run.job.snapshot_fate == SnapshotFate::Kept {
+        tags.push(names::keep_tag()?);
+    }
+    let resource_group = run.found.volume.as_ref().and_then(|volume| volume.resource_group.as_ref());
+    let prototype = SnapshotPrototype {
+        name: run.names.run.clone(),
+        source,
+        tags,
+        resource_group: resource_group.map(|group| group.id.clone()),
+        clone_zones: Vec::new(),
+    };
+    run.intend(Step::Snapshot, &prototype.name).await?;
+    let snapshot = run.site.home.create_snapshot(&prototype).await?;
+    note(run, &snapshot);
+    Ok(format!("{} ({})", snapshot.name, snapshot.id))
+}
+
+pub(super) async fn stable(run: &mut Run<'_>) -> Result<String, Fault> {
+    let id = of(run, Step::Stable)?.id.clone();
+    let snapshot = run.site.home.snapshot_stable(&id, run.patience(Patience::SNAPSHOT)).await?;
+    note(run, &snapshot);
+    // The volume may have grown since the preflight; what counts is what the snapshot holds.
+    let disk = run.state.disk.as_ref().ok_or(Fault::OutOfTurn { step: Step::Stable })?;
+    run.state.disk = Some(DiskState {
+        capacity: snapshot.minimum_capacity,
+        generation: snapshot.storage_generation,
+        operating_system: disk.operating_system.clone(),
+    });
+    Ok(format!("{}, {} GB", snapshot.name, snapshot.minimum_capacity))
+}
+
+/// Whether the snapshot is this job's own making.
+fn is_own(job: JobId, snapshot: &Snapshot) -> bool {
+    names::job_of(&snapshot.user_tags) == Some(job)
+}
+
+pub(super) async fn mark(run: &mut Run<'_>) -> Result<String, Fault> {
+    let home = &run.site.home;
+    let own = home.snapshot_by_name(run.names.run.as_str()).await?.filter(|found| is_own(run.job.id, found));
+    let Some(own) = own.filter(|_| run.job.origin == Origin::Server) else { return Ok("no snapshot of its own".to_owned()) };
+    let done = names::done_tag()?;
+    if !has(&own.user_tags, &done) {
+        run.intend(Step::Mark, &own.name).await?;
+        home.tag_snapshot(&own.id, &[done]).await?;
+    }
+    Ok(format!("{} is done with", own.name))
+}
+
+pub(super) async fn undo(run: &mut Run<'_>) -> Result<(), Fault> {
+    let home = &run.site.home;
+    let mut own = match &run.state.snapshot {
+        Some(known) => home.snapshot(&known.id).await?,
+        None => None,
+    };
+    if own.is_none() {
+        own = home.snapshot_by_name(run.names.run.as_str()).await?;
+    }
+    if let Some(own) = own.filter(|found| is_own(run.job.id, found)) {
+        home.delete_snapshot(&own.id).await?;
+        home.snapshot_gone(&own.id, run.patience(Patience::DELETION)).await?;
+    }
+    run.state.snapshot = None;
+    Ok(())
+}

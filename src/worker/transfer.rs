@@ -1,0 +1,133 @@
+//! A device into a bucket, and the proof that it arrived: what a job does on threads.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+
+use super::error::Fault;
+use crate::cancel::Cancel;
+use crate::clock::{Clock, rfc3339};
+use crate::convert::counters::Counters as ConvertCounters;
+use crate::convert::plan::{Destination, Options};
+use crate::convert::{Conversion, ConvertError, Converted, Failure, Target, plan_for};
+use crate::manifest::Manifest;
+use crate::qcow2::Limits;
+use crate::restore::counters::Counters as RestoreCounters;
+use crate::restore::plan::{Options as ReadOptions, Origin};
+use crate::restore::{RestoreError, Sha256Wanted, StoredImage, Verification};
+use crate::source::{InUse, RawSource, Source as _};
+use crate::units::ByteCount;
+
+/// Bytes of a device.
+///
+/// # Errors
+/// Where it can't be opened for us alone.
+pub fn size_of(device: &Path) -> Result<ByteCount, Fault> {
+    Ok(RawSource::open(device, InUse::Refuse)?.size())
+}
+
+/// What is watched while a device is sent.
+#[derive(Clone, Debug, Default)]
+pub struct Sent {
+    /// How far it is.
+    pub counters: Arc<ConvertCounters>,
+}
+
+/// A device to be sent.
+pub struct Send {
+    /// The device.
+    pub device: PathBuf,
+    /// Where to.
+    pub target: Target,
+    /// As what.
+    pub options: Options,
+    /// Who reads it, for the manifest.
+    pub host: String,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Written while it goes on.
+    pub counters: Arc<ConvertCounters>,
+    /// Runs the requests.
+    pub runtime: Handle,
+}
+
+impl Send {
+    /// Sends it. Blocks.
+    ///
+    /// # Errors
+    /// With what went wrong first. An upload that could not be aborted is logged, and `gc` finds it.
+    pub fn run(self, cancel: Cancel) -> Result<Converted, Fault> {
+        let source = RawSource::open(&self.device, InUse::Refuse)?;
+        let plan = plan_for(&source, &self.options, Destination::Bucket)?;
+        let conversion = Conversion {
+            source: &source,
+            target: self.target,
+            plan: &plan,
+            host: self.host,
+            clock: &*self.clock,
+            cancel,
+            counters: self.counters,
+        };
+        conversion.run(&self.runtime, &Vec::new).map_err(|Failure { error, leftover }| {
+            if let Some(left) = leftover {
+                tracing::warn!(url = %left.url, upload = %left.upload.id, "the upload could not be aborted: {}", left.why);
+            }
+            match error {
+                ConvertError::Interrupted => Fault::Stopped,
+                error => error.into(),
+            }
+        })
+    }
+}
+
+/// An image in the bucket that is to be proved.
+pub struct Proof {
+    /// Where it is.
+    pub target: Target,
+    /// What was noted while the device was read.
+    pub manifest: Manifest,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Written while it goes on.
+    pub counters: Arc<RestoreCounters>,
+    /// Runs the requests.
+    pub runtime: Handle,
+}
+
+impl Proof {
+    /// Reads all of it back, decodes it, and holds it against the manifest, which is stored anew with the file's SHA-256. Blocks.
+    ///
+    /// # Errors
+    /// [`Fault::NotTheSame`] where it holds something else; where it can't be read, or the manifest not be stored.
+    pub fn run(mut self, cancel: Cancel) -> Result<Manifest, Fault> {
+        let Target { store, key, .. } = &self.target;
+        let file = StoredImage::open(Arc::clone(store), key.clone(), self.runtime.clone())?;
+        let verification = Verification {
+            file: &file,
+            origin: Origin::Bucket,
+            manifest: Some(&self.manifest),
+            sha256: Sha256Wanted::Taken,
+            against: None,
+            limits: Limits { largest_disk: self.manifest.image.virtual_size, ..Limits::default() },
+            options: ReadOptions::default(),
+            clock: &*self.clock,
+            cancel,
+            counters: self.counters,
+        };
+        let verdict = verification.run(&|_size| {}).map_err(|error| match error {
+            RestoreError::Interrupted => Fault::Stopped,
+            error => Fault::ReadBack(error),
+        })?;
+        let url = store.url(key);
+        if let Some(finding) = verdict.findings.first().filter(|_| !verdict.good) {
+            return Err(Fault::NotTheSame { url, finding: finding.to_string() });
+        }
+        let image = &mut self.manifest.image;
+        image.sha256 = verdict.sha256.map(|sum| sum.to_string());
+        image.verified_at = Some(rfc3339(self.clock.now()));
+        let stored = self.runtime.block_on(store.put(&key.manifest(), self.manifest.to_json().into()));
+        stored.map_err(|source| ConvertError::Manifest { url, source })?;
+        Ok(self.manifest)
+    }
+}

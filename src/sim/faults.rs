@@ -59,6 +59,8 @@ pub enum Action {
     },
     /// Does as asked, and closes the connection without an answer.
     ApplyThenDrop,
+    /// Does as asked, and never answers.
+    ApplyThenHang,
     /// Does as asked, and answers with an error.
     ApplyThenAnswer {
         /// HTTP status.

@@ -116,6 +116,7 @@ fn signed_region(headers: &HeaderMap, query: Option<&str>) -> Option<String> {
 enum Ending {
     AsItIs,
     Drop,
+    Never,
     Instead(Response<Body>),
     EmptyEtag,
 }
@@ -200,6 +201,7 @@ impl Front {
             Some(Action::Delay { milliseconds }) => tokio::time::sleep(Duration::from_millis(milliseconds)).await,
             Some(Action::Trickle { bytes_per_second }) => inflow.pace = Some(Pace::new(bytes_per_second)),
             Some(Action::ApplyThenDrop) => ending = Ending::Drop,
+            Some(Action::ApplyThenHang) => ending = Ending::Never,
             Some(Action::ApplyThenAnswer { status, code }) => ending = Ending::Instead(scripted(status, Some(&code), None)),
             Some(Action::EmptyEtag) => ending = Ending::EmptyEtag,
             Some(Action::CorruptChecksum) => quirks.corrupt = true,
@@ -215,6 +217,7 @@ impl Front {
         match ending {
             Ending::AsItIs => Ok(response),
             Ending::Drop => Err(Dropped),
+            Ending::Never => std::future::pending().await,
             Ending::Instead(answer) => Ok(answer),
             Ending::EmptyEtag => Ok(without_etag(response).await),
         }

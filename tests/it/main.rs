@@ -16,6 +16,7 @@ mod metadata;
 mod qemu_images;
 mod qemu_img;
 mod region;
+mod replicate;
 mod restore;
 mod s3_faults;
 mod sim_store;

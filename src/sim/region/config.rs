@@ -63,6 +63,8 @@ pub struct RegionConfig {
     pub regions: Vec<String>,
     /// That server's name.
     pub own_server: String,
+    /// More servers without disks beside it, each with the number of its zone.
+    pub other_servers: Vec<(String, u32)>,
     /// The API key that may do everything.
     pub api_key: Secret,
     /// How long a token is good for.
@@ -94,6 +96,7 @@ impl RegionConfig {
             store_port: 0,
             regions: vec!["us-south".to_owned(), "us-east".to_owned()],
             own_server: "ferry".to_owned(),
+            other_servers: Vec::new(),
             api_key: Secret::new(&random()),
             token_life: Duration::from_secs(3600),
             delays: Delays::all(Duration::from_millis(20)),

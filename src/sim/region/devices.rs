@@ -17,18 +17,28 @@ struct Linked {
     device: Option<PathBuf>,
 }
 
-/// All links.
+/// All links, by their paths.
 #[derive(Debug)]
 pub(super) struct Devices {
-    folder: PathBuf,
-    linked: BTreeMap<String, Linked>,
+    linked: BTreeMap<PathBuf, Linked>,
+}
+
+/// Where the volumes of the server that snapferry would run on turn up.
+pub(super) fn own_folder(folder: &Path) -> PathBuf {
+    folder.join("by-id")
+}
+
+/// Where those of another server do.
+pub(super) fn folder_of(folder: &Path, server: &str) -> PathBuf {
+    folder.join("servers").join(server).join("by-id")
 }
 
 impl Devices {
     /// Begins without any: what a killed predecessor has left is taken away.
     pub fn new(folder: &Path) -> Self {
-        let links = folder.join("by-id");
-        for entry in fs::read_dir(&links).into_iter().flatten().flatten() {
+        let others = fs::read_dir(folder.join("servers")).into_iter().flatten().flatten();
+        let folders = others.map(|server| server.path().join("by-id")).chain([own_folder(folder)]);
+        for entry in folders.flat_map(|links| fs::read_dir(links).into_iter().flatten().flatten()) {
             if let Ok(target) = fs::read_link(entry.path())
                 && target.starts_with("/dev")
             {
@@ -36,7 +46,7 @@ impl Devices {
             }
             let _gone_already = fs::remove_file(entry.path());
         }
-        Self { folder: links, linked: BTreeMap::new() }
+        Self { linked: BTreeMap::new() }
     }
 
     /// Makes the links those that the world has by now.
@@ -47,12 +57,14 @@ impl Devices {
             // Boot volumes are the servers' own; there the system is seen by its other links.
             let data = region.attachments.values().filter(|attachment| !attachment.boot && attachment.linked_from <= now);
             for attachment in data.filter(|attachment| matches!(attachment.life.state.as_str(), "attached" | "detaching")) {
-                if let Some(volume) = region.volumes.get(&attachment.volume) {
-                    wanted.insert(attachment.link(), volume.file(&config.folder));
-                }
+                let server = region.instances.get(&attachment.instance).map(|server| server.life.name.as_str());
+                let (Some(volume), Some(server)) = (region.volumes.get(&attachment.volume), server) else { continue };
+                let own = server == config.own_server;
+                let links = if own { own_folder(&config.folder) } else { folder_of(&config.folder, server) };
+                wanted.insert(links.join(attachment.link()), volume.file(&config.folder));
             }
         }
-        let gone: Vec<String> = self.linked.keys().filter(|link| !wanted.contains_key(*link)).cloned().collect();
+        let gone: Vec<PathBuf> = self.linked.keys().filter(|link| !wanted.contains_key(*link)).cloned().collect();
         for link in gone {
             self.unlink(&link);
         }
@@ -63,18 +75,21 @@ impl Devices {
         }
     }
 
-    fn link(&mut self, link: String, file: &Path) {
+    fn link(&mut self, link: PathBuf, file: &Path) {
+        if let Some(Err(err)) = link.parent().map(fs::create_dir_all) {
+            tracing::warn!(%err, link = %link.display(), "a server's folder of devices can't be made");
+        }
         let device = if rustix::process::geteuid().is_root() { attach(file) } else { None };
         let target = device.clone().unwrap_or_else(|| file.to_owned());
-        if let Err(err) = symlink(&target, self.folder.join(&link)) {
-            tracing::warn!(%err, link, "a simulated volume can't be linked");
+        if let Err(err) = symlink(&target, &link) {
+            tracing::warn!(%err, link = %link.display(), "a simulated volume can't be linked");
         }
         self.linked.insert(link, Linked { device });
     }
 
-    fn unlink(&mut self, link: &str) {
-        if let Err(err) = fs::remove_file(self.folder.join(link)) {
-            tracing::warn!(%err, link, "a simulated volume's link was gone already");
+    fn unlink(&mut self, link: &Path) {
+        if let Err(err) = fs::remove_file(link) {
+            tracing::warn!(%err, link = %link.display(), "a simulated volume's link was gone already");
         }
         if let Some(Linked { device: Some(device) }) = self.linked.remove(link) {
             detach(&device);
@@ -83,7 +98,7 @@ impl Devices {
 
     /// Takes all links away.
     pub fn release(&mut self) {
-        for link in self.linked.keys().cloned().collect::<Vec<_>>() {
+        for link in self.linked.keys().cloned().collect::<Vec<PathBuf>>() {
             self.unlink(&link);
         }
     }

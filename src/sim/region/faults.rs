@@ -1,6 +1,7 @@
 //! Faults of the simulated cloud, by operation and turn.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ pub enum RegionAction {
     },
     /// Does as asked, and never answers.
     ApplyThenHang,
+    /// Does as asked, and answers; from then on nobody is answered any more, until the script is dropped.
+    ThenSilence,
     /// Does as asked, and answers with something that is no JSON.
     Garble,
     /// What is made never leaves its first state.
@@ -135,6 +138,7 @@ impl Armed {
 #[derive(Clone, Debug, Default)]
 pub struct RegionFaults {
     armed: Arc<Mutex<Vec<Armed>>>,
+    silent: Arc<AtomicBool>,
 }
 
 impl RegionFaults {
@@ -176,6 +180,7 @@ impl RegionFaults {
     /// Drops the whole script.
     pub fn clear(&self) {
         self.lock().clear();
+        self.silent.store(false, Ordering::Relaxed);
     }
 
     /// How often each rule has acted, in the script's order.
@@ -191,6 +196,9 @@ impl RegionFaults {
 
     /// What to do with a request. Every rule sees it, so that counts don't depend on other rules.
     pub(super) fn pick(&self, operation: RegionOperation, region: &str) -> Option<RegionAction> {
+        if self.silent.load(Ordering::Relaxed) {
+            return Some(RegionAction::Hang);
+        }
         let mut action = None;
         for armed in self.lock().iter_mut() {
             if armed.due(operation, region) && action.is_none() {
@@ -199,6 +207,11 @@ impl RegionFaults {
             }
         }
         action
+    }
+
+    /// From now on nobody is answered.
+    pub(super) fn fall_silent(&self) {
+        self.silent.store(true, Ordering::Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Armed>> {

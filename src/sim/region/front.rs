@@ -71,13 +71,13 @@ impl Front {
         self.lock().asked.get(&operation).copied().unwrap_or_default()
     }
 
-    /// The region and id of the server that snapferry would run on.
-    pub fn own_instance(&self) -> Option<(String, String)> {
+    /// The id of a server of the first region.
+    pub fn instance_id(&self, server: &str) -> Option<String> {
         let name = self.config.regions.first()?;
         let mut state = self.lock();
         let region = state.world.region(name)?;
-        let own = region.instances.values().find(|instance| instance.life.name == self.config.own_server)?;
-        Some((name.clone(), own.life.id.clone()))
+        let found = region.instances.values().find(|instance| instance.life.name == server)?;
+        Some(found.life.id.clone())
     }
 
     /// Looks at the world, changes it, and keeps it. For what no request asks for.
@@ -312,6 +312,7 @@ impl Answers for Front {
             Some(RegionAction::ApplyThenDrop) => return Err(Dropped),
             Some(RegionAction::ApplyThenHang) => return std::future::pending().await,
             Some(RegionAction::ApplyThenAnswer { status, code }) => return Ok(scripted(status, Some(&code), None, &trace)),
+            Some(RegionAction::ThenSilence) => self.faults.fall_silent(),
             Some(RegionAction::Garble) => *response.body_mut() = Body::from("<html>not what you think</html>".to_owned()),
             _ => {}
         }

@@ -152,16 +152,28 @@ impl SimRegion {
         self.front.config.api_key.clone()
     }
 
-    /// Where attached volumes turn up.
+    /// Where volumes turn up that are attached to the server that snapferry would run on.
     #[must_use]
     pub fn device_folder(&self) -> PathBuf {
-        self.front.config.folder.join("by-id")
+        devices::own_folder(&self.front.config.folder)
+    }
+
+    /// Where volumes turn up that are attached to another server.
+    #[must_use]
+    pub fn device_folder_of(&self, server: &str) -> PathBuf {
+        devices::folder_of(&self.front.config.folder, server)
+    }
+
+    /// The id of a server of the first region; empty where there is none of that name.
+    #[must_use]
+    pub fn instance_id(&self, server: &str) -> String {
+        self.front.instance_id(server).unwrap_or_default()
     }
 
     /// The id of the server that snapferry would run on.
     #[must_use]
     pub fn own_instance_id(&self) -> String {
-        self.front.own_instance().map_or_else(String::new, |(_, id)| id)
+        self.instance_id(&self.front.config.own_server)
     }
 
     /// Puts a server with a boot volume into a region; its disk is copied. That there is one of that name is success.

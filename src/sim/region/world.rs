@@ -71,8 +71,11 @@ impl World {
         for (number, name) in config.regions.iter().enumerate() {
             let region = self.regions.entry(name.clone()).or_default();
             region.furniture.furnish(name, now);
-            if number == 0 && !region.instances.values().any(|instance| instance.life.name == config.own_server) {
-                region.add_server(name, &config.own_server, 1, now);
+            let own = (config.own_server.clone(), 1);
+            for (server, zone) in config.other_servers.iter().chain([&own]).filter(|_| number == 0) {
+                if !region.instances.values().any(|instance| instance.life.name == *server) {
+                    region.add_server(name, server, *zone, now);
+                }
             }
         }
     }

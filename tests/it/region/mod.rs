@@ -101,6 +101,14 @@ impl Cloud {
     }
 }
 
+/// A client of a region, for tests that look at what others have done.
+pub fn client_of(sim: &SimRegion, region: &str) -> RegionClient {
+    let endpoint = Endpoint::parse(&sim.endpoint_template());
+    let config = ClientConfig { region: region.to_owned(), endpoint, ca_file: None, policy: POLICY };
+    let means = Means { tokens: tokens(sim), clock: Arc::new(SystemClock), cancel: Cancel::new(), watch: Arc::new(LogWatch) };
+    RegionClient::new(config, means).unwrap()
+}
+
 pub fn tokens(sim: &SimRegion) -> Arc<dyn TokenSource> {
     let config = ApiKeyConfig { api_key: sim.api_key(), endpoint: sim.iam_endpoint(), ca_file: None };
     Arc::new(ApiKeySource::new(config, Arc::new(SystemClock)).unwrap())

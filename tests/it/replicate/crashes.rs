@@ -1,0 +1,257 @@
+//! Killed at every change that a job makes, and resumed: on the same server, and on another one that has none of its files.
+
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use snapferry::sim::{Action, Operation as Store, RegionAction, RegionOperation as Op, RegionRule, Rule, When};
+use snapferry::worker::Step;
+
+use super::{Bench, Host};
+use crate::region::SERVER;
+
+/// A request at which a job is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum At {
+    /// To the cloud, the so-and-so-many-th of its kind.
+    Cloud(Op, u32),
+    /// To the bucket.
+    Bucket(Store, u32),
+}
+
+/// When it is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moment {
+    /// The request is out, and nothing is done.
+    Before,
+    /// It is done, and the answer is not out.
+    In,
+    /// The answer is out, and noted; the next request is not answered any more.
+    After,
+}
+
+/// Every change that each step makes, and for steps that change nothing a question that they ask. What comes after a change in the bucket is
+/// what comes before the next one.
+const POINTS: [(Step, At); 26] = [
+    (Step::Resolve, At::Cloud(Op::ListInstances, 1)),
+    (Step::Preflight, At::Cloud(Op::ListAttachments, 1)),
+    (Step::Snapshot, At::Cloud(Op::CreateSnapshot, 1)),
+    (Step::Stable, At::Cloud(Op::GetSnapshot, 1)),
+    (Step::Clone, At::Cloud(Op::CreateClone, 1)),
+    (Step::Volume, At::Cloud(Op::CreateVolume, 1)),
+    (Step::Attach, At::Cloud(Op::CreateAttachment, 1)),
+    (Step::Convert, At::Bucket(Store::CreateMultipartUpload, 1)),
+    (Step::Convert, At::Bucket(Store::UploadPart, 1)),
+    (Step::Convert, At::Bucket(Store::CompleteMultipartUpload, 1)),
+    (Step::Convert, At::Bucket(Store::PutObject, 1)),
+    (Step::Convert, At::Bucket(Store::GetObject, 1)),
+    (Step::Convert, At::Bucket(Store::PutObject, 2)),
+    (Step::Release, At::Cloud(Op::DeleteAttachment, 1)),
+    (Step::Release, At::Cloud(Op::DeleteVolume, 1)),
+    (Step::Release, At::Cloud(Op::DeleteClone, 1)),
+    (Step::Import, At::Cloud(Op::CreateImage, 1)),
+    (Step::Import, At::Cloud(Op::AttachTag, 1)),
+    (Step::Available, At::Cloud(Op::GetImage, 1)),
+    (Step::Promote, At::Cloud(Op::UpdateImage, 1)),
+    (Step::Promote, At::Cloud(Op::UpdateImage, 2)),
+    (Step::Mark, At::Cloud(Op::UpdateSnapshot, 1)),
+    (Step::Prune, At::Cloud(Op::DeleteSnapshot, 1)),
+    (Step::Prune, At::Cloud(Op::DeleteImage, 1)),
+    (Step::Prune, At::Bucket(Store::DeleteObject, 1)),
+    (Step::Prune, At::Bucket(Store::DeleteObject, 2)),
+];
+
+impl At {
+    fn moments(self) -> &'static [Moment] {
+        match self {
+            Self::Cloud(Op::ListInstances | Op::ListAttachments | Op::GetSnapshot | Op::GetImage, _)
+            | Self::Bucket(Store::GetObject, _) => &[Moment::Before],
+            Self::Cloud(..) => &[Moment::Before, Moment::In, Moment::After],
+            Self::Bucket(..) => &[Moment::Before, Moment::In],
+        }
+    }
+}
+
+/// How long a job may take to get to its point.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+impl Bench {
+    fn arm(&self, at: At, moment: Moment) {
+        match at {
+            At::Cloud(operation, nth) => {
+                let action = match moment {
+                    Moment::Before => RegionAction::Hang,
+                    Moment::In => RegionAction::ApplyThenHang,
+                    Moment::After => RegionAction::ThenSilence,
+                };
+                self.sim.faults().add(RegionRule::on(operation).when(When::Nth(nth)), action);
+            }
+            At::Bucket(operation, nth) => {
+                let action = if moment == Moment::Before { Action::Hang } else { Action::ApplyThenHang };
+                self.sim.store().faults().add(Rule::on(operation).when(When::Nth(nth)), action);
+            }
+        }
+    }
+
+    fn has_fired(&self, at: At) -> bool {
+        match at {
+            At::Cloud(..) => self.sim.faults().fired() == [1],
+            At::Bucket(..) => self.sim.store().faults().fired() == [1],
+        }
+    }
+
+    /// Starts a job and kills it at that point.
+    async fn crash(&self, at: At, moment: Moment) {
+        self.arm(at, moment);
+        let mut command = self.command(Host::Own, &["replicate", SERVER, "--fast-restore-clone"]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let begun = Instant::now();
+        while !self.has_fired(at) {
+            if let Some(status) = child.try_wait().unwrap() {
+                panic!("{at:?} was never reached: {status}: {}", std::io::read_to_string(child.stderr.take().unwrap()).unwrap());
+            }
+            assert!(begun.elapsed() < PATIENCE, "{at:?} was not reached in time");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        // Until it is done, where it is to be done: a moment earlier is a point of its own, and as good.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        kill(&mut child);
+        self.sim.faults().clear();
+        self.sim.store().faults().clear();
+    }
+}
+
+/// With SIGKILL: nobody gets to clean up.
+fn kill(child: &mut Child) {
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// Kills at `at`, resumes on `host`, and looks at what there is in the end.
+async fn matrix(at: At, moment: Moment, host: Host) {
+    let bench = Bench::with_history().await;
+    let case = format!("{at:?} {moment:?}, resumed on {host:?}");
+    let (before, since) = (bench.latest().await.expect("there is one"), bench.sim.history().len());
+    bench.crash(at, moment).await;
+    // Whatever died: there is an image to recover from, and it is not one that nobody has proved.
+    let usable = bench.images().await.into_iter().any(|image| image.id == before.id);
+    assert!(usable, "{case}: the image before is gone");
+    let resumed = bench.resume(host).await.code(0);
+    if resumed.out().contains("nothing is left to resume") {
+        // Nobody else knows of a job that has made nothing yet, or that only had to clean up after itself.
+        let begun = bench.made(Op::CreateSnapshot, since) > 0;
+        let promoted = bench.latest().await.is_some_and(|latest| latest.id != before.id);
+        assert!(promoted || (host == Host::Other && !begun), "{case}: {}", resumed.err());
+        if !begun {
+            bench.run(host, &["--fast-restore-clone"]).await.code(0);
+        }
+    }
+    let found = bench.gc(Host::Own).await;
+    let images = bench.images().await;
+    let latest: Vec<_> = images.iter().filter(|image| image.name == "web01-latest").collect();
+    assert_eq!(latest.len(), 1, "{case}: {images:?}");
+    assert_ne!(latest[0].id, before.id, "{case}: the latest is not new");
+    assert!(images.iter().any(|image| image.id == before.id && image.name != "web01-latest"), "{case}: the one before is gone");
+    assert_eq!(bench.made(Op::CreateImage, since), 1, "{case}: imports");
+    assert_eq!(bench.made(Op::CreateSnapshot, since), 1, "{case}: snapshots");
+    let volumes = if host == Host::Own { 1 } else { 2 };
+    assert!(bench.made(Op::CreateVolume, since) <= volumes, "{case}: volumes");
+    assert_eq!(bench.leaks().await, Vec::<String>::new(), "{case}: gc removed {found:?}");
+    assert_eq!(bench.gc(Host::Other).await, Vec::<String>::new(), "{case}: a second look finds more");
+    // And the next run goes through as if nothing had been.
+    bench.sim.shutdown().await;
+}
+
+async fn all_of(steps: &[Step], host: Host) {
+    for (step, at) in POINTS {
+        if steps.contains(&step) {
+            for &moment in at.moments() {
+                matrix(at, moment, host).await;
+            }
+        }
+    }
+}
+
+macro_rules! crashes {
+    ($($name:ident: $host:ident, [$($step:ident),*];)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                all_of(&[$(Step::$step),*], Host::$host).await;
+            }
+        )*
+        /// The steps that the tests above kill a job in, on each host.
+        const KILLED: &[(Host, &[Step])] = &[$((Host::$host, &[$(Step::$step),*])),*];
+    };
+}
+
+crashes! {
+    killed_before_the_volume_and_resumed_here: Own, [Resolve, Preflight, Snapshot, Stable, Clone];
+    killed_before_the_volume_and_resumed_elsewhere: Other, [Resolve, Preflight, Snapshot, Stable, Clone];
+    killed_over_the_volume_and_resumed_here: Own, [Volume, Attach];
+    killed_over_the_volume_and_resumed_elsewhere: Other, [Volume, Attach];
+    killed_while_converting_and_resumed_here: Own, [Convert];
+    killed_while_converting_and_resumed_elsewhere: Other, [Convert];
+    killed_while_releasing_and_resumed_here: Own, [Release];
+    killed_while_releasing_and_resumed_elsewhere: Other, [Release];
+    killed_over_the_image_and_resumed_here: Own, [Import, Available];
+    killed_over_the_image_and_resumed_elsewhere: Other, [Import, Available];
+    killed_while_promoting_and_resumed_here: Own, [Promote, Mark];
+    killed_while_promoting_and_resumed_elsewhere: Other, [Promote, Mark];
+    killed_while_pruning_and_resumed_here: Own, [Prune];
+    killed_while_pruning_and_resumed_elsewhere: Other, [Prune];
+}
+
+#[test]
+fn every_step_has_a_point_and_every_point_is_tried() {
+    for step in Step::ALL {
+        assert!(POINTS.iter().any(|(of, _)| *of == step), "{step} has no point");
+        for host in [Host::Own, Host::Other] {
+            assert!(KILLED.iter().any(|(on, steps)| *on == host && steps.contains(&step)), "{step} is not tried on {host:?}");
+        }
+    }
+}
+
+/// Every change of a whole run is in the table: a step that learns to make another one needs another point.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_change_has_a_point() {
+    let bench = Bench::with_history().await;
+    let since = bench.sim.history().len();
+    bench.run(Host::Own, &["--fast-restore-clone"]).await.code(0);
+    for deed in bench.sim.history().iter().skip(since) {
+        let known = POINTS.iter().any(|(_, at)| matches!(at, At::Cloud(operation, _) if *operation == deed.operation));
+        assert!(known, "{deed:?} has no point");
+    }
+    for (operation, count) in bench.sim.store().stats().counts {
+        let reads =
+            matches!(operation, Store::HeadObject | Store::ListMultipartUploads | Store::ListObjectsV2 | Store::IdentityToken);
+        let known = POINTS.iter().any(|(_, at)| matches!(at, At::Bucket(known, _) if *known == operation));
+        assert!(reads || known || count.requests == 0, "{operation} has no point");
+    }
+    bench.sim.shutdown().await;
+}
+
+/// Given up wherever it was killed, a job leaves nothing, the image before is the latest again, and giving up twice is giving up once.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_given_up_is_gone_and_giving_up_twice_changes_nothing() {
+    for (step, at) in POINTS {
+        // From the mark on the job is as good as done: what it made is the latest image.
+        if step >= Step::Mark || at == At::Cloud(Op::UpdateImage, 2) {
+            continue;
+        }
+        let bench = Bench::with_history().await;
+        let (before, snapshots) = (bench.latest().await.expect("there is one"), bench.snapshots().await.len());
+        bench.crash(at, if at.moments().contains(&Moment::In) { Moment::In } else { Moment::Before }).await;
+        let jobs = bench.state_folder(Host::Own).join("jobs");
+        let job = std::fs::read_dir(jobs).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).max().unwrap();
+        let job = job.trim_end_matches(".jsonl").to_owned();
+        for _ in 0..2 {
+            bench.finish(bench.command(Host::Own, &["replicate", "--abandon", &job])).await.code(0).says(&["is given up"]);
+        }
+        assert_eq!(bench.leaks().await, Vec::<String>::new(), "{at:?}");
+        assert_eq!(bench.gc(Host::Own).await, Vec::<String>::new(), "{at:?}");
+        assert_eq!(bench.latest().await.map(|latest| latest.id), Some(before.id), "{at:?}");
+        assert_eq!(bench.snapshots().await.len(), snapshots, "{at:?}");
+        bench.resume(Host::Own).await.code(0).says(&["nothing is left to resume"]);
+        bench.sim.shutdown().await;
+    }
+}

@@ -1,0 +1,277 @@
+//! A server replicated by the real program on the simulated cloud: as a user types it, killed anywhere, and with everything going wrong.
+//!
+//! | file | what it holds it to |
+//! |---|---|
+//! | `commands` | replicate, plan and gc: words, JSON, exit codes |
+//! | `crashes` | killed at every change it makes, and resumed on the same or another server |
+//! | `faults` | every call under every fault |
+
+mod commands;
+mod crashes;
+mod faults;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use serde_json::Value;
+use snapferry::sim::{Deed, Delays, RegionConfig, RegionOperation, ServerSeed, SimRegion};
+use snapferry::testing::disks::{Disk, Kind};
+use snapferry::units::{ByteCount, MIB};
+use snapferry::vpc::model::{Image, ImageState, Snapshot};
+use snapferry::vpc::{ImageFilter, SnapshotFilter, VolumeFilter};
+use tempfile::TempDir;
+
+use super::region::{AWAY, HOME, SERVER, client_of};
+
+/// The bucket in the recovery region.
+pub const BUCKET: &str = "images";
+/// Another server that converts, in another zone.
+pub const OTHER: &str = "ferry2";
+
+/// Where a command runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// On the cloud's own server.
+    Own,
+    /// On another server, in another zone, which has none of the first one's files.
+    Other,
+}
+
+/// A cloud with a server to replicate and a bucket.
+pub struct Bench {
+    pub sim: SimRegion,
+    folder: TempDir,
+}
+
+fn config(folder: &Path) -> RegionConfig {
+    let bucket_locations = BTreeMap::from([(BUCKET.to_owned(), AWAY.to_owned())]);
+    RegionConfig {
+        least_capacity: 1,
+        delays: Delays::all(Duration::from_millis(10)),
+        other_servers: vec![(OTHER.to_owned(), 2)],
+        bucket_locations,
+        ..RegionConfig::new(folder)
+    }
+}
+
+/// What a command said.
+pub struct Said {
+    pub output: Output,
+}
+
+impl Said {
+    pub fn out(&self) -> String {
+        String::from_utf8_lossy(&self.output.stdout).into_owned()
+    }
+
+    pub fn err(&self) -> String {
+        String::from_utf8_lossy(&self.output.stderr).into_owned()
+    }
+
+    #[track_caller]
+    pub fn code(self, code: i32) -> Self {
+        assert_eq!(self.output.status.code(), Some(code), "{}\n{}", self.out(), self.err());
+        self
+    }
+
+    #[track_caller]
+    pub fn json(self) -> Value {
+        serde_json::from_slice(&self.code(0).output.stdout).unwrap()
+    }
+
+    #[track_caller]
+    pub fn says(self, words: &[&str]) -> Self {
+        let all = format!("{}\n{}", self.out(), self.err());
+        for word in words {
+            assert!(all.contains(word), "{word:?} is not in:\n{all}");
+        }
+        self
+    }
+}
+
+impl Bench {
+    /// With [`SERVER`] at home, which has not been replicated yet.
+    pub async fn start() -> Self {
+        let folder = crate::convert::folder();
+        let sim = SimRegion::start(config(&folder.path().join("cloud"))).await.unwrap();
+        sim.store().create_bucket(BUCKET).await.unwrap();
+        let disk = folder.path().join("web01.raw");
+        Disk { kind: Kind::Mixed, size: ByteCount(6 * MIB), seed: 5 }.write(&disk).unwrap();
+        sim.seed_server(ServerSeed::new(HOME, SERVER, &disk)).await.unwrap();
+        Self { sim, folder }
+    }
+
+    /// With two images of [`SERVER`] already: a copy of a cloud that is made once for each process.
+    pub async fn with_history() -> Self {
+        static MADE: OnceLock<TempDir> = OnceLock::new();
+        if MADE.get().is_none() {
+            let bench = Self::start().await;
+            for _ in 0..2 {
+                bench.run(Host::Own, &[]).await.code(0);
+            }
+            bench.sim.shutdown().await;
+            let _ = MADE.set(bench.folder);
+        }
+        let folder = crate::convert::folder();
+        let copied = Command::new("cp")
+            .args(["-a", "--sparse=always"])
+            .arg(MADE.get().unwrap().path().join("cloud"))
+            .arg(folder.path())
+            .status();
+        assert!(copied.unwrap().success());
+        let sim = SimRegion::start(config(&folder.path().join("cloud"))).await.unwrap();
+        Self { sim, folder }
+    }
+
+    pub fn state_folder(&self, host: Host) -> PathBuf {
+        self.folder.path().join(match host {
+            Host::Own => "state",
+            Host::Other => "other-state",
+        })
+    }
+
+    /// The program with this cloud in its environment.
+    pub fn command(&self, host: Host, words: &[&str]) -> Command {
+        let key = self.folder.path().join("api-key");
+        std::fs::write(&key, self.sim.api_key().reveal()).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_snapferry"));
+        command.args(words).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.env("SNAPFERRY_VPC_ENDPOINT", self.sim.endpoint_template());
+        command.env("SNAPFERRY_IAM_ENDPOINT", self.sim.iam_endpoint());
+        command.env("SNAPFERRY_METADATA_ENDPOINT", self.sim.metadata_endpoint());
+        command.env("SNAPFERRY_TAGGING_ENDPOINT", self.sim.tagging_endpoint());
+        command.env("SNAPFERRY_ENDPOINT", self.sim.store().endpoint());
+        command.env("SNAPFERRY_API_KEY_FILE", key);
+        command.env("SNAPFERRY_VPC_REGION", HOME).env("SNAPFERRY_RECOVERY_REGION", AWAY).env("SNAPFERRY_BUCKET", BUCKET);
+        command.env("SNAPFERRY_STATE_FOLDER", self.state_folder(host));
+        let devices = match host {
+            Host::Own => self.sim.device_folder(),
+            Host::Other => self.sim.device_folder_of(OTHER),
+        };
+        command.env("SNAPFERRY_DEVICE_FOLDER", devices);
+        if words[0] != "plan" {
+            command.args(["--poll-every", "0.02"]);
+        }
+        if host == Host::Other && words[0] != "plan" {
+            command.args(["--instance", &self.sim.instance_id(OTHER)]);
+        }
+        if words[0] == "replicate" {
+            command.args(["--device-files"]);
+        }
+        command
+    }
+
+    pub async fn finish(&self, mut command: Command) -> Said {
+        let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+        let said = Said { output };
+        let key = self.sim.api_key();
+        assert!(!said.out().contains(key.reveal()) && !said.err().contains(key.reveal()), "the API key is shown");
+        said
+    }
+
+    /// `replicate SERVER` with more words.
+    pub async fn run(&self, host: Host, words: &[&str]) -> Said {
+        self.finish(self.command(host, &[&["replicate", SERVER], words].concat())).await
+    }
+
+    pub async fn resume(&self, host: Host) -> Said {
+        self.run(host, &["--resume"]).await
+    }
+
+    /// `gc --apply`; what it found, by kind.
+    pub async fn gc(&self, host: Host) -> Vec<String> {
+        let report = self.finish(self.command(host, &["gc", "--apply", "--min-age", "0s", "--json"])).await.json();
+        let removed = report["removed"].as_array().unwrap();
+        assert!(removed.iter().all(|removed| removed["error"].is_null()), "{report}");
+        removed.iter().map(|removed| removed["kind"].as_str().unwrap().to_owned()).collect()
+    }
+
+    pub fn client(&self, region: &str) -> snapferry::vpc::RegionClient {
+        client_of(&self.sim, region)
+    }
+
+    pub async fn images(&self) -> Vec<Image> {
+        self.client(AWAY).images(&ImageFilter::default()).await.unwrap()
+    }
+
+    pub async fn latest(&self) -> Option<Image> {
+        self.client(AWAY).image_by_name("web01-latest").await.unwrap()
+    }
+
+    pub async fn snapshots(&self) -> Vec<Snapshot> {
+        self.client(HOME).snapshots(&SnapshotFilter::default()).await.unwrap()
+    }
+
+    /// How often something was made, of the deeds from `since` on.
+    pub fn made(&self, operation: RegionOperation, since: usize) -> usize {
+        let deeds: Vec<Deed> = self.sim.history();
+        deeds.iter().skip(since).filter(|deed| deed.operation == operation && deed.status < 300).count()
+    }
+
+    /// Everything that costs money and is of no use, in words.
+    pub async fn leaks(&self) -> Vec<String> {
+        let home = self.client(HOME);
+        let mut leaks = Vec::new();
+        for volume in home.volumes(&VolumeFilter::default()).await.unwrap() {
+            if volume.source_snapshot.is_some() {
+                leaks.push(format!("volume {}", volume.name));
+            }
+        }
+        for server in home.instances().await.unwrap() {
+            let data = home
+                .attachments(&server.id)
+                .await
+                .unwrap()
+                .into_iter()
+                .filter(|attachment| attachment.kind.as_deref() == Some("data"));
+            leaks.extend(data.map(|attachment| format!("attachment {} of {}", attachment.name, server.name)));
+        }
+        for snapshot in self.snapshots().await {
+            if !snapshot.user_tags.iter().any(|tag| tag == "snapferry:done") {
+                leaks.push(format!("snapshot {}", snapshot.name));
+            }
+            for clone in home.clones(&snapshot.id).await.unwrap() {
+                leaks.push(format!("clone of {} in {}", snapshot.name, clone.zone.name));
+            }
+        }
+        // Under the name that it was imported with, an image never became the latest.
+        let imported: Vec<String> = self
+            .sim
+            .history()
+            .into_iter()
+            .filter(|deed| deed.operation == RegionOperation::CreateImage)
+            .filter_map(|deed| deed.name)
+            .collect();
+        for image in self.images().await {
+            if imported.contains(&image.name) || image.status != ImageState::Available {
+                leaks.push(format!("image {} ({})", image.name, image.status));
+            }
+        }
+        leaks.extend(self.store_leaks());
+        leaks
+    }
+
+    /// Uploads, and objects without manifests or the other way round, as the store's own folder has them.
+    fn store_leaks(&self) -> Vec<String> {
+        let bucket = self.sim.store().config().folder.join(BUCKET);
+        let names = |folder: PathBuf| -> Vec<String> {
+            let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).filter(|name| !name.starts_with('.')).collect()
+        };
+        let mut leaks: Vec<String> = names(bucket.join(".uploads")).into_iter().map(|id| format!("upload {id}")).collect();
+        let objects = names(bucket);
+        for object in &objects {
+            let beside = match object.strip_suffix(".manifest") {
+                Some(image) => image.to_owned(),
+                None => format!("{object}.manifest"),
+            };
+            if !objects.contains(&beside) {
+                leaks.push(format!("half an object: {object}"));
+            }
+        }
+        leaks
+    }
+}

@@ -1,6 +1,6 @@
-//! `snapferry demo`: a server in a simulated cloud, its disk into the object store beside it and back, and qemu-img doing the same.
+//! `snapferry demo`: a server in a simulated cloud replicated twice, and its disk converted and read back beside qemu-img.
 
-use std::io::{Write as _, stdout};
+use std::io::{IsTerminal as _, Write as _, stdout};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -18,6 +18,8 @@ use crate::units::{ByteCount, MIB, to_u64};
 const BUCKET: &str = "demo";
 const KEY: &str = "disk.qcow2";
 const REGION: &str = "us-south";
+/// The region that images are for.
+const AWAY: &str = "us-east";
 const SERVER: &str = "web01";
 /// One range request of the read back.
 const RANGE: u64 = 8 * MIB;
@@ -54,27 +56,40 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<Code> {
         cloud.iam_endpoint()
     )?;
     writeln!(out, "   an S3 store beside it on {}, with bucket {BUCKET:?}. All in a temporary folder.", store.endpoint())?;
-    for words in [["boot-volume", SERVER].as_slice(), ["snapshot", "create", SERVER].as_slice()] {
-        writeln!(out, "   $ snapferry {} --region {REGION}", words.join(" "))?;
-        out.flush()?;
-        on_cloud(&cloud, words)?;
-    }
+    writeln!(out, "   $ snapferry boot-volume {SERVER} --region {REGION}")?;
+    out.flush()?;
+    on_cloud(&cloud, &["boot-volume", SERVER, "--region", REGION])?;
     writeln!(
         out,
-        "2. $ snapferry convert --device {} --bucket {BUCKET} --key {KEY} --endpoint {}",
+        "2. $ snapferry replicate {SERVER} --to {AWAY} --bucket {BUCKET}      twice, so that the second image takes the first one's place"
+    )?;
+    for _ in 0..2 {
+        out.flush()?;
+        let done: Replicated = serde_json::from_slice(&replicate(&cloud, &work.path)?).context("the report")?;
+        // On a terminal each step was shown as it was taken.
+        if !std::io::stderr().is_terminal() {
+            done.write(&mut out)?;
+        }
+    }
+    writeln!(out, "   $ snapferry images list --region {AWAY}")?;
+    out.flush()?;
+    on_cloud(&cloud, &["images", "list", "--region", AWAY])?;
+    writeln!(
+        out,
+        "3. The converter alone, beside qemu-img:\n   $ snapferry convert --device {} --bucket {BUCKET} --key {KEY} --endpoint {}",
         args.disk.display(),
         store.endpoint()
     )?;
     let outcome = convert(&args.disk, store)?;
     let back = work.path.join("back.qcow2");
-    writeln!(out, "3. Reading the object back, {} ...", ByteCount(outcome.bytes_stored))?;
+    writeln!(out, "4. Reading the object back, {} ...", ByteCount(outcome.bytes_stored))?;
     runtime.block_on(read_back(store, &back))?;
     qemu_img(["check", "-q"].map(Path::new).into_iter().chain([back.as_path()]))?;
     let compare = ["compare", "-f", "raw", "-F", "qcow2"].map(Path::new);
     qemu_img(compare.into_iter().chain([args.disk.as_path(), back.as_path()]))?;
     writeln!(out, "   qemu-img check: no errors.   qemu-img compare with {}: images are identical.", args.disk.display())?;
     std::fs::remove_file(&back)?;
-    writeln!(out, "4. $ qemu-img convert -c -f raw -O qcow2 {} qemu.qcow2", args.disk.display())?;
+    writeln!(out, "5. $ qemu-img convert -c -f raw -O qcow2 {} qemu.qcow2", args.disk.display())?;
     let theirs = work.path.join("qemu.qcow2");
     let begun = Instant::now();
     let convert = ["convert", "-c", "-f", "raw", "-O", "qcow2"].map(Path::new);
@@ -96,7 +111,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<Code> {
 fn on_cloud(cloud: &SimRegion, words: &[&str]) -> anyhow::Result<()> {
     let status = Command::new(std::env::current_exe()?)
         .args(words)
-        .args(["--region", REGION, "--quiet"])
+        .arg("--quiet")
         .env("SNAPFERRY_VPC_ENDPOINT", cloud.endpoint_template())
         .env("SNAPFERRY_IAM_ENDPOINT", cloud.iam_endpoint())
         .env("IBMCLOUD_API_KEY", cloud.api_key().reveal())
@@ -106,6 +121,54 @@ fn on_cloud(cloud: &SimRegion, words: &[&str]) -> anyhow::Result<()> {
         bail!("`snapferry {}` failed ({status})", words.join(" "));
     }
     Ok(())
+}
+
+/// Replicates the server, with its bar on the terminal; the report.
+fn replicate(cloud: &SimRegion, work: &Path) -> anyhow::Result<Vec<u8>> {
+    let child = Command::new(std::env::current_exe()?)
+        .args(["replicate", SERVER, "--to", AWAY, "--bucket", BUCKET, "--json", "--poll-every", "0.2", "--device-files"])
+        .env("SNAPFERRY_VPC_ENDPOINT", cloud.endpoint_template())
+        .env("SNAPFERRY_IAM_ENDPOINT", cloud.iam_endpoint())
+        .env("SNAPFERRY_METADATA_ENDPOINT", cloud.metadata_endpoint())
+        .env("SNAPFERRY_TAGGING_ENDPOINT", cloud.tagging_endpoint())
+        .env("SNAPFERRY_DEVICE_FOLDER", cloud.device_folder())
+        .env("SNAPFERRY_ENDPOINT", cloud.store().endpoint())
+        .env("SNAPFERRY_STATE_FOLDER", work.join("state"))
+        .env("IBMCLOUD_API_KEY", cloud.api_key().reveal())
+        .env_remove("AWS_ACCESS_KEY_ID")
+        .env_remove("AWS_SECRET_ACCESS_KEY")
+        // Its log would say the same as the report; a terminal gets the steps and the bar.
+        .env("SNAPFERRY_LOG", "warn")
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()?;
+    if !child.status.success() {
+        bail!("replicating failed ({})", child.status);
+    }
+    Ok(child.stdout)
+}
+
+/// What the demo tells of a job's report.
+#[derive(Deserialize)]
+struct Replicated {
+    seconds: f64,
+    steps: Vec<Taken>,
+}
+
+#[derive(Deserialize)]
+struct Taken {
+    step: String,
+    seconds: f64,
+    did: String,
+}
+
+impl Replicated {
+    fn write(&self, out: &mut impl std::io::Write) -> std::io::Result<()> {
+        for Taken { step, seconds, did } in &self.steps {
+            writeln!(out, "   {step:<10} {seconds:>6.1} s  {did}")?;
+        }
+        writeln!(out, "   {:<10} {:>6.1} s", "all", self.seconds)
+    }
 }
 
 /// Runs this very program as a user would, its bar on the terminal.

@@ -12,7 +12,7 @@ use crate::store::StoreError;
 use crate::vpc::device::DeviceError;
 use crate::vpc::{NameError, VpcError};
 use crate::worker::gc::GcError;
-use crate::worker::{Fault, JobError, JobNamesError, JournalError};
+use crate::worker::{Fault, JobError, JobNamesError, JournalError, Resumable};
 
 /// How a run ended, as the README lists it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,9 @@ pub fn report(error: &anyhow::Error) -> Code {
         for left in &error.left {
             lines.push_str(&format!("  left behind: {left}; `snapferry gc` finds it\n"));
         }
-        lines.push_str(&format!("  snapferry replicate --resume {} goes on with the job\n", error.id));
+        if error.resumable == Resumable::Yes {
+            lines.push_str(&format!("  snapferry replicate --resume {} goes on with the job\n", error.id));
+        }
     }
     // Nothing is left to do about a stderr that is gone.
     let _ = std::io::stderr().write_all(lines.as_bytes());

@@ -146,7 +146,16 @@ impl fmt::Display for Left {
     }
 }
 
-/// A job that did not go through. It can be resumed.
+/// Whether there is anything to go on with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resumable {
+    /// There is.
+    Yes,
+    /// Nothing was made yet: the job is over, and another one may begin.
+    No,
+}
+
+/// A job that did not go through.
 #[derive(Debug, thiserror::Error)]
 #[error("job {id} for {server}, step {step}")]
 pub struct JobError {
@@ -161,6 +170,8 @@ pub struct JobError {
     pub fault: Box<Fault>,
     /// What could not be cleaned up.
     pub left: Vec<Left>,
+    /// Whether it can be resumed.
+    pub resumable: Resumable,
 }
 
 impl JobError {

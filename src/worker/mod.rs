@@ -37,7 +37,7 @@ pub mod transfer;
 #[cfg(test)]
 mod testing;
 
-pub use error::{Fault, JobError, Left};
+pub use error::{Fault, JobError, Left, Resumable};
 pub use job::{Encoding, Goal, Job, Origin, Restore, SnapshotFate};
 pub use journal::{Entry, Event, FileJournal, Journal, JournalError, JournalFolder};
 pub use names::{JobNames, JobNamesError};

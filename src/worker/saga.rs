@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tracing::Instrument as _;
 
-use super::error::{Fault, JobError, Left};
+use super::error::{Fault, JobError, Left, Resumable};
 use super::job::{Goal, Job, Restore};
 use super::journal::{Entry, Event, Journal};
 use super::names::JobNames;
@@ -147,8 +147,8 @@ impl<'a> Saga<'a> {
         Run::new(self.job, site, state, self.journal, self.onlooker)
     }
 
-    fn error(&self, step: Step, fault: Fault, left: Vec<Left>) -> JobError {
-        JobError { id: self.job.id, server: self.job.server.clone(), step, fault: Box::new(fault), left }
+    fn error(&self, step: Step, fault: Fault, left: Vec<Left>, resumable: Resumable) -> JobError {
+        JobError { id: self.job.id, server: self.job.server.clone(), step, fault: Box::new(fault), left, resumable }
     }
 
     /// Takes the job to its end, from wherever it stands. `known` is what the journal told, or nothing.
@@ -157,14 +157,17 @@ impl<'a> Saga<'a> {
     /// With the step that failed. What costs money by the hour is removed then, as far as that could be done; the snapshot stays, and the
     /// job can be resumed.
     pub async fn run(&self, known: State) -> Result<Finished, JobError> {
-        let mut run = self.run_on(self.site, known).map_err(|fault| self.error(Step::Resolve, fault, Vec::new()))?;
+        let mut run = self.run_on(self.site, known).map_err(|fault| self.error(Step::Resolve, fault, Vec::new(), Resumable::No))?;
         let mut taken = Vec::new();
         let span = tracing::info_span!("job", id = %self.job.id, server = %self.job.server, region = %self.job.to);
-        match self.steps(&mut run, &mut taken).instrument(span.clone()).await {
+        // In a box: it holds the futures of all steps.
+        match Box::pin(self.steps(&mut run, &mut taken)).instrument(span.clone()).await {
             Ok(()) => Ok(Finished { state: run.state, names: run.names, steps: taken, warnings: run.warnings }),
             Err((step, fault)) => {
-                let left = self.clean_up(step, &fault, run.state).instrument(span).await;
-                Err(self.error(step, fault, left))
+                let nothing = step <= Step::Preflight && run.state.snapshot.is_none() && run.state.object.is_none();
+                let resumable = if nothing { Resumable::No } else { Resumable::Yes };
+                let left = Box::pin(self.clean_up(step, &fault, run.state, resumable)).instrument(span).await;
+                Err(self.error(step, fault, left, resumable))
             }
         }
     }
@@ -201,7 +204,7 @@ impl<'a> Saga<'a> {
     }
 
     /// Removes what is of no use to whoever resumes the job; what can't be removed is told.
-    async fn clean_up(&self, step: Step, fault: &Fault, state: State) -> Vec<Left> {
+    async fn clean_up(&self, step: Step, fault: &Fault, state: State, resumable: Resumable) -> Vec<Left> {
         if fault.class() == Class::LeaseLost {
             return Vec::new();
         }
@@ -209,6 +212,12 @@ impl<'a> Saga<'a> {
         let Ok(mut run) = self.run_on(self.cleaning, state) else { return Vec::new() };
         if let Err(err) = run.record(Event::Failed { step, reason: chain(fault) }).await {
             tracing::warn!("{}", chain(&err));
+        }
+        if resumable == Resumable::No {
+            if let Err(err) = run.record(Event::Abandoned).await {
+                tracing::warn!("{}", chain(&err));
+            }
+            return Vec::new();
         }
         let mut undone = vec![Step::Attach, Step::Volume, Step::Clone];
         match step {
@@ -231,10 +240,10 @@ impl<'a> Saga<'a> {
     /// # Errors
     /// Where the journal can't be kept. What could not be removed is told.
     pub async fn abandon(&self, known: State) -> Result<Vec<Left>, JobError> {
-        let failed = |fault| self.error(Step::Resolve, fault, Vec::new());
+        let failed = |fault| self.error(Step::Resolve, fault, Vec::new(), Resumable::Yes);
         let mut run = self.run_on(self.site, known).map_err(failed)?;
         let steps: Vec<Step> = Step::ALL.into_iter().rev().collect();
-        let left = undo(&steps, &mut run).await;
+        let left = Box::pin(undo(&steps, &mut run)).await;
         if left.is_empty() {
             run.record(Event::Abandoned).await.map_err(failed)?;
         }

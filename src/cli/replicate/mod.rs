@@ -21,7 +21,8 @@ use crate::worker::holdings::Holdings;
 use crate::worker::journal::Read;
 use crate::worker::names::{self, has};
 use crate::worker::{
-    Encoding, Finished, Goal, Job, JobError, JournalFolder, Keep, Origin, OwnServer, Restore, Retention, Saga, SnapshotFate, State,
+    Encoding, Finished, Goal, Job, JobError, JournalFolder, Keep, Origin, OwnServer, Restore, Resumable, Retention, Saga,
+    SnapshotFate, State,
 };
 use args::{ReplicateArgs, Resumed};
 use show::Shown;
@@ -308,6 +309,6 @@ fn failure(error: &JobError) -> Value {
         "error": chain(&*error.fault),
         "retryable": error.class().is_retryable(),
         "left": error.left,
-        "next": format!("snapferry replicate --resume {}", error.id),
+        "next": (error.resumable == Resumable::Yes).then(|| format!("snapferry replicate --resume {}", error.id)),
     })
 }

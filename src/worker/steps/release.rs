@@ -1,10 +1,16 @@
 //! The volume off the server and gone: as soon as the object is in the bucket, and whenever a job stops.
 
+use std::time::Duration;
+
 use super::super::error::Fault;
 use super::super::saga::Run;
 use super::{Step, clone, volume};
-use crate::vpc::model::Volume;
+use crate::retry::chain;
+use crate::vpc::model::{Volume, VolumeState};
 use crate::vpc::{InstanceId, Patience};
+
+/// How long a volume that nobody wants any more is waited for: it usually takes seconds.
+const MADE_BY: Duration = Duration::from_secs(2 * 60);
 
 pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
     let removed = volume::own(run).await?;
@@ -30,6 +36,13 @@ pub(super) async fn detach(run: &Run<'_>, volume: &Volume, which: impl Fn(&Insta
 /// Detaches a volume from wherever it is, deletes it, and waits until it is gone.
 pub(super) async fn remove(run: &Run<'_>, volume: &Volume) -> Result<(), Fault> {
     detach(run, volume, |_| true).await?;
+    // While it is being made it can't be deleted. That it comes to nothing, or not to an end, shows when it is.
+    if volume.status == VolumeState::Pending {
+        let made = run.site.home.volume_available(&volume.id, run.patience(Patience::VOLUME.within(MADE_BY))).await;
+        if let Err(err) = made {
+            tracing::debug!("{}", chain(&err));
+        }
+    }
     run.site.home.delete_volume(&volume.id).await?;
     run.site.home.volume_gone(&volume.id, run.patience(Patience::DELETION)).await?;
     Ok(())

@@ -1,1 +1,210 @@
 //! The commands as a user types them.
+
+use snapferry::sim::{RegionOperation as Op, ServerSeed};
+
+use super::{BUCKET, Bench, Host};
+use crate::region::{HOME, SERVER};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_is_replicated_twice_and_the_second_image_becomes_the_latest() {
+    let bench = Bench::start().await;
+    let plan = bench.run(Host::Own, &["--dry-run"]).await.code(0);
+    plan.says(&[
+        "web01 in us-south, 1 GB",
+        "10iops-tier, on ferry in us-south-1",
+        "then web01-latest in us-east",
+        "nothing of what there is now",
+    ]);
+    assert_eq!(bench.sim.history().len(), 0, "a dry run changes nothing");
+
+    let first = bench.run(Host::Own, &["--json"]).await.json();
+    assert_eq!(
+        (&first["result"], &first["image"]["name"], &first["replaced"]),
+        (&"done".into(), &"web01-latest".into(), &serde_json::Value::Null)
+    );
+    let steps: Vec<&str> = first["steps"].as_array().unwrap().iter().map(|step| step["step"].as_str().unwrap()).collect();
+    assert_eq!(
+        steps,
+        [
+            "resolve",
+            "preflight",
+            "snapshot",
+            "stable",
+            "volume",
+            "attach",
+            "convert",
+            "release",
+            "import",
+            "available",
+            "promote",
+            "mark",
+            "prune"
+        ]
+    );
+    let second = bench.run(Host::Own, &["--json"]).await.json();
+    assert_eq!(second["replaced"]["id"], first["image"]["id"]);
+    assert_eq!(second["pruned"][0], format!("snapshot {}", first["snapshot"]["name"].as_str().unwrap()));
+    // What the library says of its file is what was read back.
+    let latest = bench.latest().await.unwrap();
+    assert_eq!(latest.sha256().as_deref(), second["object"]["sha256"].as_str());
+    let demoted = bench.images().await.into_iter().find(|image| image.id.as_str() == first["image"]["id"]).unwrap();
+    assert_eq!(Some(demoted.name.as_str()), second["replaced"]["name"].as_str());
+    assert!(demoted.name.starts_with("web01-20") && demoted.name != first["snapshot"]["name"], "{}", demoted.name);
+
+    // A third one goes through as words for people, each step in the log with its job and its request.
+    let third = bench.run(Host::Own, &[]).await.code(0);
+    let third = third.says(&[
+        "step{name=\"snapshot\"}",
+        "server=web01",
+        "POST /us-south/v1/snapshots",
+        "id=snapferry-",
+        "web01: image web01-latest",
+    ]);
+    assert_eq!(third.out(), "", "talk goes to stderr");
+    assert_eq!(bench.images().await.len(), 2, "the oldest is pruned");
+    assert_eq!(bench.leaks().await, Vec::<String>::new());
+    bench.sim.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ways_to_replicate() {
+    let bench = Bench::start().await;
+    // To the object and no further; its snapshot is kept for good.
+    let object = bench.run(Host::Own, &["--no-import", "--keep-snapshot", "--prefix", "nightly/", "--json"]).await.json();
+    assert_eq!(object["image"], serde_json::Value::Null);
+    let url = object["object"]["url"].as_str().unwrap();
+    assert!(url.starts_with("s3://images/nightly/web01/web01-20"), "{url}");
+    let kept = object["snapshot"]["name"].as_str().unwrap().to_owned();
+
+    // From that snapshot, which stays as it is, under another name.
+    let words = ["--from-snapshot", &kept, "--image-name", "golden", "--os", "debian-12-amd64", "--codec", "zstd", "--json"];
+    let image = bench.run(Host::Own, &words).await.json();
+    assert_eq!((&image["image"]["name"], &image["snapshot"]["name"]), (&"golden".into(), &kept.as_str().into()));
+    assert_eq!(bench.made(Op::CreateSnapshot, 0), 1);
+
+    // A third and a fourth: the snapshot that is to be kept outlives them.
+    for _ in 0..2 {
+        bench.run(Host::Own, &[]).await.code(0);
+    }
+    let names: Vec<String> = bench.snapshots().await.into_iter().map(|snapshot| snapshot.name).collect();
+    assert!(names.contains(&kept), "{names:?}");
+    assert_eq!(bench.gc(Host::Own).await, Vec::<String>::new());
+    assert_eq!(bench.leaks().await, Vec::<String>::new());
+    bench.sim.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_the_way_is_told_before_anything_is_made() {
+    let bench = Bench::start().await;
+    let disk = bench.folder.path().join("web01.raw");
+    bench.sim.seed_server(ServerSeed { running: false, ..ServerSeed::new(HOME, "db01", &disk) }).await.unwrap();
+    let mut sap = ServerSeed::new(HOME, "sap01", &disk);
+    sap.operating_system = "red-9-amd64-sap-hana".to_owned();
+    bench.sim.seed_server(sap).await.unwrap();
+    let replicate = async |words: &[&str]| bench.finish(bench.command(Host::Own, &[&["replicate"], words].concat())).await;
+
+    replicate(&["db01"]).await.code(2).says(&["needs a running server, and db01 is stopped: start it, or give --from-snapshot"]);
+    replicate(&["sap01"]).await.code(2).says(&["may not be imported into us-east: name another operating system by --os"]);
+    let several = replicate(&["db01", "--os", "plan9", "--bucket", "nowhere"]).await.code(2);
+    several.says(&[
+        "3 things are in the way",
+        "knows no operating system plan9",
+        "bucket \"nowhere\" does not exist",
+        "is stopped",
+    ]);
+    replicate(&["web99"]).await.code(5).says(&["there is no server \"web99\" in us-south"]);
+    replicate(&[SERVER, "--prefix", "A b/"]).await.code(2).says(&["the prefix \"A b/\" has characters"]);
+    replicate(&[SERVER, "--keep-images", "0"]).await.code(2).says(&["the newest one is always kept"]);
+    replicate(&[]).await.code(2).says(&["SERVER"]);
+    replicate(&["--resume"]).await.code(0).says(&["nothing is left to resume"]);
+    replicate(&["--resume", "01kb3v9w6rj0c2xq4m8s5t7yza"])
+        .await
+        .code(2)
+        .says(&["there is no unfinished job 01kb3v9w6rj0c2xq4m8s5t7yza here"]);
+    replicate(&["--abandon", "01kb3v9w6rj0c2xq4m8s5t7yza"]).await.code(2).says(&["snapferry gc"]);
+    assert_eq!(bench.sim.history().len(), 0, "nothing was made");
+    bench.sim.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_tells_minutes_and_what_limits_them() {
+    let bench = Bench::start().await;
+    let plan = bench.finish(bench.command(Host::Own, &["plan", SERVER])).await.code(0);
+    plan.says(&["1 GB, read from a volume of profile 10iops-tier (6291 Mbit/s)", "on ferry: 2 cores", "convert", "limited by"]);
+    let plan =
+        bench.finish(bench.command(Host::Own, &["plan", SERVER, "--volume-profile", "general-purpose", "--json"])).await.json();
+    assert_eq!((&plan["on"], &plan["forecast"]["volume_bandwidth"]), (&"ferry".into(), &393.into()));
+    bench.sim.shutdown().await;
+}
+
+/// None found and could not look are different answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn gc_tells_what_it_has_not_seen() {
+    let bench = Bench::start().await;
+    let gc = async |words: &[&str]| bench.finish(bench.command(Host::Own, &[&["gc"], words].concat())).await;
+    gc(&[])
+        .await
+        .code(0)
+        .says(&["no leftovers among the uploads, objects, images, volumes, clones, snapshots of us-south, us-east, bucket images"]);
+    let mut narrow = bench.command(Host::Own, &["gc"]);
+    narrow.env_remove("SNAPFERRY_BUCKET").env_remove("SNAPFERRY_RECOVERY_REGION");
+    let narrow = bench.finish(narrow).await.code(0);
+    narrow.says(&["no leftovers among the volumes, clones, snapshots of us-south", "not looked at: uploads, objects, images"]);
+    bench
+        .sim
+        .faults()
+        .add(snapferry::sim::RegionRule::on(Op::ListVolumes), snapferry::sim::RegionAction::answer(403, "not_authorized"));
+    gc(&[]).await.code(5).says(&[
+        "volumes COULD NOT BE LISTED",
+        "not_authorized",
+        "no leftovers among the uploads, objects, images, clones, snapshots",
+    ]);
+    bench.sim.faults().clear();
+
+    // What a job that was killed has left is shown, stays while it is young, and goes.
+    bench.sim.faults().add(snapferry::sim::RegionRule::on(Op::CreateVolume), snapferry::sim::RegionAction::ApplyThenHang);
+    let mut child = bench.command(Host::Own, &["replicate", SERVER]).spawn().unwrap();
+    while bench.made(Op::CreateVolume, 0) == 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    gc(&["--min-age", "0s"]).await.code(0).says(&["stays: its job is being worked on", "no leftovers"]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    bench.sim.faults().clear();
+    gc(&[]).await.code(0).says(&["stays: younger than 1d", "no leftovers"]);
+    gc(&["--min-age", "0s"]).await.code(0).says(&["2 leftovers", "nothing was removed: --apply does it"]);
+    assert_eq!(bench.leaks().await.len(), 2);
+    gc(&["--min-age", "0s", "--apply"]).await.code(0).says(&["volume", "snapshot", "removed"]);
+    assert_eq!(bench.leaks().await, Vec::<String>::new());
+    // And the job can still be resumed, from its beginning.
+    bench.resume(Host::Own).await.code(0).says(&["web01: image web01-latest"]);
+    assert!(BUCKET == "images" && bench.latest().await.is_some());
+    bench.sim.shutdown().await;
+}
+
+/// SIGTERM ends a job cleanly, and tells how to go on with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_told_to_stop_cleans_up_and_tells_how_to_go_on() {
+    let bench = Bench::start().await;
+    let slow = snapferry::sim::RegionAction::delay(std::time::Duration::from_millis(500));
+    bench.sim.faults().add(snapferry::sim::RegionRule::on(Op::GetAttachment), slow);
+    let mut command = bench.command(Host::Own, &["replicate", SERVER, "--json"]);
+    let child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    while bench.made(Op::CreateAttachment, 0) == 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let pid = rustix::process::Pid::from_raw(child.id().try_into().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let output = tokio::task::spawn_blocking(move || child.wait_with_output()).await.unwrap().unwrap();
+    let said = super::Said { output }.code(130);
+    let told: serde_json::Value = serde_json::from_slice(&said.output.stdout).unwrap();
+    assert_eq!((&told["result"], &told["step"], &told["left"]), (&"failed".into(), &"attach".into(), &serde_json::json!([])));
+    said.says(&["stopping: detaching and removing the volume", "snapferry replicate --resume 01", told["next"].as_str().unwrap()]);
+    let leaks = bench.leaks().await;
+    assert!(leaks.len() == 1 && leaks[0].starts_with("snapshot"), "only the snapshot stays, for whoever resumes: {leaks:?}");
+    bench.sim.faults().clear();
+    bench.resume(Host::Own).await.code(0);
+    assert_eq!(bench.made(Op::CreateSnapshot, 0), 1);
+    assert_eq!(bench.leaks().await, Vec::<String>::new());
+    bench.sim.shutdown().await;
+}

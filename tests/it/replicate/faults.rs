@@ -1,1 +1,531 @@
-//! Every call under every fault.
+//! Every call of a job under every fault, in one process: a job ends done, or failed with a reason; what it leaves `gc` finds; the image before
+//! stays; and resumed, it goes through.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use snapferry::cancel::Cancel;
+use snapferry::clock::SystemClock;
+use snapferry::job::JobId;
+use snapferry::retry::Backoff;
+use snapferry::sim::{Action, Operation as Store, RegionAction, RegionOperation as Op, RegionRule, Rule, When};
+use snapferry::store::{Auth, ObjectStore, Pace, Retrying, S3Config, S3Store};
+use snapferry::vpc::device::{Behind, DeviceFolder};
+use snapferry::vpc::{ClientConfig, Endpoint, InstanceId, LogWatch, Means, Policy, RegionClient, Tagging, TaggingConfig};
+use snapferry::worker::gc::{Places, Rules, remove, survey};
+use snapferry::worker::{
+    Encoding, Entry, Fault, Finished, Goal, Job, JobError, Journal, JournalError, Keep, Newest, Onlooker, Origin, OwnServer,
+    Progress, Restore, Retention, Saga, Site, SnapshotFate, State, Step, Waits,
+};
+
+use super::{BUCKET, Bench};
+use crate::region::{AWAY, HOME, SERVER, tokens};
+
+/// Requests that are never answered are given up soon, and few attempts are made.
+const HASTY: Policy = Policy {
+    connect: Duration::from_secs(5),
+    deadline: Duration::from_millis(400),
+    budget: Duration::from_secs(4),
+    backoff: Backoff { attempts: 4, first: Duration::from_millis(5), longest: Duration::from_millis(20) },
+    list_lag: Duration::from_secs(2),
+};
+/// How long a thing that never gets ready is waited for.
+const WAIT: Duration = Duration::from_millis(1500);
+
+/// Keeps what it is told.
+#[derive(Default)]
+struct Notebook(std::sync::Mutex<Vec<Entry>>);
+
+#[async_trait]
+impl Journal for Notebook {
+    async fn record(&self, entry: &Entry) -> Result<(), JournalError> {
+        self.0.lock().unwrap().push(entry.clone());
+        Ok(())
+    }
+}
+
+impl Notebook {
+    fn state(&self) -> State {
+        self.0.lock().unwrap().last().map(|entry| entry.state.clone()).unwrap_or_default()
+    }
+}
+
+struct Nobody;
+
+impl Onlooker for Nobody {
+    fn see(&self, _progress: Progress<'_>) {}
+}
+
+fn job() -> Job {
+    let keep = |count| Keep { newest: Newest::Count(count), younger_than: None };
+    Job {
+        id: JobId::new(&SystemClock),
+        server: SERVER.to_owned(),
+        from: HOME.to_owned(),
+        to: AWAY.to_owned(),
+        bucket: BUCKET.to_owned(),
+        bucket_location: AWAY.to_owned(),
+        prefix: String::new(),
+        origin: Origin::Server,
+        goal: Goal::Image,
+        restore: Restore::FastClone,
+        snapshot_fate: SnapshotFate::Prunable,
+        operating_system: None,
+        image_name: None,
+        volume_profile: None,
+        encoding: Encoding::default(),
+        retention: Retention { snapshots: keep(1), images: keep(2), objects: keep(2) },
+    }
+}
+
+impl Bench {
+    fn means(&self, cancel: &Cancel) -> Means {
+        Means { tokens: tokens(&self.sim), clock: Arc::new(SystemClock), cancel: cancel.clone(), watch: Arc::new(LogWatch) }
+    }
+
+    fn hasty_client(&self, region: &str, cancel: &Cancel) -> RegionClient {
+        let endpoint = Endpoint::parse(&self.sim.endpoint_template());
+        let config = ClientConfig { region: region.to_owned(), endpoint, ca_file: None, policy: HASTY };
+        RegionClient::new(config, self.means(cancel)).unwrap()
+    }
+
+    fn tagging(&self, cancel: &Cancel) -> Tagging {
+        let config = TaggingConfig { endpoint: self.sim.tagging_endpoint(), ca_file: None, policy: HASTY };
+        Tagging::new(&config, self.means(cancel)).unwrap()
+    }
+
+    fn bucket(&self, cancel: &Cancel) -> Arc<dyn ObjectStore> {
+        let config = self.sim.store().config();
+        let auth = Auth::Hmac { access_key: config.access_key.clone(), secret_key: config.secret_key.clone(), session_token: None };
+        let usual = S3Config::new(&self.sim.store().endpoint(), &config.region, BUCKET, auth);
+        let hasty = S3Config { deadline: HASTY.deadline, slowest: snapferry::units::ByteCount(50 << 20), ..usual };
+        let store = Arc::new(S3Store::connect(hasty).unwrap());
+        Arc::new(Retrying::new(store, Arc::new(SystemClock), cancel.clone(), Pace::new(6), HASTY.backoff))
+    }
+
+    fn site(&self, cancel: &Cancel) -> Site {
+        let id = InstanceId::new(self.sim.own_instance_id());
+        let devices =
+            DeviceFolder { folder: self.sim.device_folder(), behind: Behind::DeviceOrFile, deadline: Duration::from_secs(5) };
+        Site {
+            own: OwnServer { id, name: "ferry".to_owned(), zone: format!("{HOME}-1"), region: HOME.to_owned() },
+            home: self.hasty_client(HOME, cancel),
+            away: self.hasty_client(AWAY, cancel),
+            tagging: self.tagging(cancel),
+            store: self.bucket(cancel),
+            devices,
+            clock: Arc::new(SystemClock),
+            cancel: cancel.clone(),
+            runtime: tokio::runtime::Handle::current(),
+            waits: Waits { every: Some(Duration::from_millis(10)), at_most: Some(WAIT) },
+        }
+    }
+
+    async fn saga(&self, job: &Job, site: &Site, notes: &Notebook) -> Result<Finished, JobError> {
+        let cleaning = self.site(&Cancel::new());
+        Saga { job, site, cleaning: &cleaning, journal: notes, onlooker: &Nobody }.run(notes.state()).await
+    }
+
+    /// Where `gc` looks, and by which rules.
+    fn yard(&self) -> (Places, Rules) {
+        let cancel = Cancel::new();
+        let places = Places {
+            home: self.client(HOME),
+            away: Some((self.client(AWAY), self.tagging(&cancel))),
+            bucket: Some((self.bucket(&cancel), String::new())),
+        };
+        let waits = Waits { every: Some(Duration::from_millis(10)), at_most: None };
+        (places, Rules { min_age: Duration::ZERO, live: BTreeSet::new(), clock: Arc::new(SystemClock), waits })
+    }
+
+    /// What `gc` finds.
+    async fn found(&self) -> Vec<String> {
+        let (places, rules) = self.yard();
+        survey(&places, &rules).await.unwrap().leftovers().map(ToString::to_string).collect()
+    }
+
+    /// Has `gc` remove what it finds.
+    async fn collect(&self) {
+        let (places, rules) = self.yard();
+        let found = survey(&places, &rules).await.unwrap();
+        assert_eq!((&found.could_not_list, &found.not_looked_at), (&Vec::new(), &Vec::new()));
+        for leftover in found.leftovers() {
+            assert!(remove(leftover, &places, &rules).await.unwrap(), "{leftover}");
+        }
+    }
+}
+
+/// How a case has to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ends {
+    /// It passes: the job is done.
+    Done,
+    /// It stays: the job fails.
+    Failed,
+    /// Either: it may pass by the time that it is asked about again.
+    Either,
+}
+
+/// Runs a job on `site` once `arm` has arranged what goes wrong, and looks at what there is then.
+async fn case(bench: Bench, what: &str, ends: Ends, site: Site, arm: impl FnOnce(&Bench)) -> Option<JobError> {
+    let (job, notes) = (job(), Notebook::default());
+    let before = bench.latest().await.expect("there is one");
+    let since = bench.sim.history().len();
+    arm(&bench);
+    let outcome = bench.saga(&job, &site, &notes).await;
+    bench.sim.faults().clear();
+    bench.sim.store().faults().clear();
+    let images = bench.images().await;
+    assert!(images.iter().any(|image| image.id == before.id), "{what}: the image before is gone");
+    let mut unpruned = 0;
+    let failed = match outcome {
+        Ok(finished) => {
+            unpruned = finished.warnings.len();
+            assert_ne!(ends, Ends::Failed, "{what}: it went through");
+            assert_eq!(finished.state.image.map(|image| image.name).as_deref(), Some("web01-latest"), "{what}");
+            None
+        }
+        Err(error) => {
+            assert_ne!(ends, Ends::Done, "{what}: {error}: {:?}", error.fault);
+            // Until another one is there, the one before keeps its name.
+            let latest = bench.latest().await.unwrap_or_else(|| panic!("{what}: there is no latest image"));
+            assert!(latest.id == before.id || error.step > Step::Promote, "{what}: {error}");
+            Some(error)
+        }
+    };
+    // What is left behind, `gc` sees; what it removed, a resumed job makes anew.
+    if ends == Ends::Failed {
+        bench.collect().await;
+        assert_eq!(bench.leaks().await, Vec::<String>::new(), "{what}: gc does not see it");
+    }
+    if failed.is_some() {
+        let resumed = bench.saga(&job, &bench.site(&Cancel::new()), &notes).await;
+        resumed.unwrap_or_else(|error| panic!("{what}: resumed: {error}: {:?}", error.fault));
+    }
+    assert_ne!(bench.latest().await.map(|latest| latest.id), Some(before.id), "{what}");
+    bench.collect().await;
+    assert_eq!(bench.leaks().await, Vec::<String>::new(), "{what}");
+    let promoted =
+        bench.sim.history().iter().skip(since).filter(|deed| deed.operation == Op::CreateImage && deed.status == 201).count();
+    assert!(promoted == 1 || failed.is_some(), "{what}: {promoted} imports");
+    let images = bench.images().await.len();
+    assert!(images == 2 || (images == 3 && unpruned > 0), "{what}: {images} images");
+    bench.sim.shutdown().await;
+    failed
+}
+
+/// The error with all that is behind it.
+fn words(error: &JobError) -> String {
+    let mut words = error.to_string();
+    let mut next: Option<&dyn std::error::Error> = Some(&*error.fault);
+    while let Some(cause) = next {
+        words.push_str(&format!(": {cause}"));
+        next = cause.source();
+    }
+    words
+}
+
+/// What a job asks of the cloud.
+const ASKED: [Op; 28] = [
+    Op::ListInstances,
+    Op::GetVolume,
+    Op::GetOperatingSystem,
+    Op::ListAttachments,
+    Op::CreateSnapshot,
+    Op::GetSnapshot,
+    Op::ListClones,
+    Op::CreateClone,
+    Op::GetClone,
+    Op::CreateVolume,
+    Op::ListVolumes,
+    Op::CreateAttachment,
+    Op::GetAttachment,
+    Op::DeleteAttachment,
+    Op::DeleteVolume,
+    Op::DeleteClone,
+    Op::ListImages,
+    Op::CreateImage,
+    Op::AttachTag,
+    Op::GetImage,
+    Op::ListTags,
+    Op::UpdateImage,
+    Op::ListSnapshots,
+    Op::UpdateSnapshot,
+    Op::DeleteSnapshot,
+    Op::DeleteImage,
+    Op::IdentityToken,
+    Op::DeleteSnapshots,
+];
+/// Of those, the ones that a job never asks for, so that the list above is held to what is asked.
+const NEVER: [Op; 1] = [Op::DeleteSnapshots];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_list_of_calls_is_whole() {
+    let bench = Bench::with_history().await;
+    let before: Vec<u64> = Op::ALL.iter().map(|&operation| bench.sim.asked(operation)).collect();
+    bench.saga(&job(), &bench.site(&Cancel::new()), &Notebook::default()).await.unwrap();
+    for (&operation, before) in Op::ALL.iter().zip(before) {
+        let asked = bench.sim.asked(operation) > before;
+        let listed = ASKED.contains(&operation) && !NEVER.contains(&operation);
+        assert_eq!(asked, listed, "{operation:?}");
+    }
+    bench.sim.shutdown().await;
+}
+
+/// Each of `calls` under `action`, at its first time.
+async fn once(calls: &[Op], action: &RegionAction) {
+    for &call in calls {
+        let bench = Bench::with_history().await;
+        let site = bench.site(&Cancel::new());
+        let rule = RegionRule::on(call).when(When::First(1));
+        let arm = |bench: &Bench| bench.sim.faults().add(rule, action.clone());
+        case(bench, &format!("{call:?} {action:?} once"), Ends::Done, site, arm).await;
+    }
+}
+
+fn all_calls() -> Vec<Op> {
+    ASKED.into_iter().filter(|call| !NEVER.contains(call)).collect()
+}
+
+macro_rules! passing {
+    ($($name:ident: $action:expr;)*) => {$(
+        #[tokio::test(flavor = "multi_thread")]
+        async fn $name() {
+            once(&all_calls(), &$action).await;
+        }
+    )*};
+}
+
+passing! {
+    every_call_throttled_once: RegionAction::Answer { status: 429, code: Some("rate_limit".to_owned()), retry_after_s: Some(0) };
+    every_call_failing_once: RegionAction::answer(500, "internal_error");
+    every_call_behind_a_broken_gateway_once: RegionAction::Answer { status: 503, code: None, retry_after_s: None };
+    every_call_hanging_once: RegionAction::Hang;
+    every_call_reset_once: RegionAction::Reset;
+    every_call_done_and_the_answer_dropped_once: RegionAction::ApplyThenDrop;
+    every_call_done_and_never_answered_once: RegionAction::ApplyThenHang;
+    every_call_done_and_told_as_failed_once: RegionAction::ApplyThenAnswer { status: 502, code: "internal_error".to_owned() };
+}
+
+/// What the cloud refuses for good ends the job, with the reason and what was asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_call_refused_for_good() {
+    for call in all_calls() {
+        let bench = Bench::with_history().await;
+        let site = bench.site(&Cancel::new());
+        let arm = |bench: &Bench| bench.sim.faults().add(RegionRule::on(call), RegionAction::answer(403, "not_authorized"));
+        // Neither tags nor what is pruned are worth failing for.
+        let ends = match call {
+            Op::AttachTag | Op::DeleteSnapshot | Op::DeleteImage => Ends::Done,
+            Op::ListTags | Op::GetVolume | Op::GetSnapshot | Op::ListVolumes | Op::ListSnapshots => Ends::Either,
+            _ => Ends::Failed,
+        };
+        if let Some(error) = case(bench, &format!("{call:?} refused"), ends, site, arm).await {
+            let words = words(&error);
+            assert!(words.contains("not_authorized") || call == Op::IdentityToken, "{words}");
+        }
+    }
+}
+
+/// What fails in the cloud's hands is removed, so that it is in nobody's way; and what a list shows late is waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_made_fails_or_shows_late() {
+    for call in [Op::CreateSnapshot, Op::CreateVolume, Op::CreateAttachment, Op::CreateImage] {
+        // An attachment has no state for that.
+        if call != Op::CreateAttachment {
+            let bench = Bench::with_history().await;
+            let site = bench.site(&Cancel::new());
+            let fails = RegionAction::FailLater { code: "image_data_corrupted".to_owned() };
+            let arm = |bench: &Bench| bench.sim.faults().add(RegionRule::on(call), fails);
+            let error = case(bench, &format!("{call:?} fails later"), Ends::Failed, site, arm).await.unwrap();
+            assert!(words(&error).contains("is failed") && words(&error).contains("image_data_corrupted"), "{}", words(&error));
+            assert!(error.left.is_empty(), "{:?}", error.left);
+        }
+        let bench = Bench::with_history().await;
+        let site = bench.site(&Cancel::new());
+        let arm = |bench: &Bench| {
+            bench.sim.faults().add(RegionRule::on(call).when(When::First(1)), RegionAction::ListLag { milliseconds: 300 });
+        };
+        case(bench, &format!("{call:?} does not show in lists at once"), Ends::Done, site, arm).await;
+    }
+}
+
+/// What never gets ready can't be removed either, as long as the cloud is at it: the job tells what it leaves, and `gc` finds it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_made_never_gets_ready() {
+    for (call, step) in [
+        (Op::CreateSnapshot, Step::Stable),
+        (Op::CreateVolume, Step::Volume),
+        (Op::CreateAttachment, Step::Attach),
+        (Op::CreateImage, Step::Available),
+    ] {
+        let bench = Bench::with_history().await;
+        let before = bench.latest().await.unwrap();
+        bench.sim.faults().add(RegionRule::on(call), RegionAction::StuckPending);
+        let error = bench.saga(&job(), &bench.site(&Cancel::new()), &Notebook::default()).await.unwrap_err();
+        assert_eq!(error.step, step);
+        assert!(error.fault.to_string().contains("is still"), "{}", error.fault);
+        let (leaks, found) = (bench.leaks().await, bench.found().await);
+        assert!(!leaks.is_empty(), "{call:?}: what is stuck is gone");
+        for leak in leaks.iter().filter(|leak| !leak.starts_with("attachment")) {
+            let name = leak.split(' ').nth(1).unwrap();
+            assert!(found.iter().any(|found| found.contains(name)), "{call:?}: gc does not see {leak}: {found:?}");
+        }
+        assert_eq!(bench.latest().await.map(|latest| latest.id), Some(before.id), "{call:?}");
+        bench.sim.shutdown().await;
+    }
+}
+
+/// What a job asks of the bucket, and how that may go wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_call_to_the_bucket() {
+    let calls = [
+        Store::HeadObject,
+        Store::ListMultipartUploads,
+        Store::CreateMultipartUpload,
+        Store::UploadPart,
+        Store::CompleteMultipartUpload,
+        Store::PutObject,
+        Store::GetObject,
+        Store::ListObjectsV2,
+        Store::DeleteObject,
+    ];
+    let passing = [
+        Action::Answer { status: 503, code: Some("SlowDown".to_owned()), retry_after_s: Some(0) },
+        Action::Hang,
+        Action::Reset,
+        Action::ApplyThenDrop,
+    ];
+    for call in calls {
+        for action in &passing {
+            let bench = Bench::with_history().await;
+            let site = bench.site(&Cancel::new());
+            let arm = |bench: &Bench| bench.sim.store().faults().add(Rule::on(call).when(When::First(1)), action.clone());
+            case(bench, &format!("{call} {action:?} once"), Ends::Done, site, arm).await;
+        }
+        let bench = Bench::with_history().await;
+        let gone = Action::Answer { status: 404, code: Some("NoSuchBucket".to_owned()), retry_after_s: None };
+        let arm = |bench: &Bench| bench.sim.store().faults().add(Rule::on(call), gone);
+        let site = bench.site(&Cancel::new());
+        let ends = match call {
+            // A HEAD has no body that would tell; and what is pruned is not worth failing for.
+            Store::HeadObject => Ends::Either,
+            Store::ListObjectsV2 | Store::DeleteObject => Ends::Done,
+            _ => Ends::Failed,
+        };
+        if let Some(error) = case(bench, &format!("{call}: the bucket is gone"), ends, site, arm).await
+            && call != Store::HeadObject
+        {
+            assert!(words(&error).contains("bucket \"images\" does not exist"), "{}", words(&error));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_never_turns_up() {
+    let bench = Bench::with_history().await;
+    let mut site = bench.site(&Cancel::new());
+    let empty = crate::convert::folder();
+    site.devices = DeviceFolder { folder: empty.path().to_owned(), deadline: Duration::from_millis(200), ..site.devices };
+    let error = case(bench, "no device", Ends::Failed, site, |_| {}).await.unwrap();
+    assert_eq!(error.step, Step::Attach);
+    assert!(error.fault.to_string().contains("did not turn up within"), "{}", error.fault);
+    assert!(error.left.is_empty(), "{:?}", error.left);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_of_another_size() {
+    let bench = Bench::with_history().await;
+    let mut site = bench.site(&Cancel::new());
+    let links = crate::convert::folder();
+    let small = links.path().join("small");
+    std::fs::File::create(&small).unwrap().set_len(1 << 20).unwrap();
+    site.devices.folder = links.path().to_owned();
+    // Whatever turns up leads to a disk that is not the volume.
+    let (home, own, folder) = (bench.client(HOME), site.own.id.clone(), links.path().to_owned());
+    let linking = tokio::spawn(async move {
+        loop {
+            for attachment in home.attachments(&own).await.unwrap() {
+                if let Some(device) = attachment.device {
+                    let _ = std::os::unix::fs::symlink(&small, folder.join(format!("virtio-{}", &device.id[..20])));
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    let error = case(bench, "a small device", Ends::Failed, site, |_| {}).await.unwrap();
+    linking.abort();
+    assert!(error.fault.to_string().contains("has 1 MiB, the volume 1 GiB"), "{}", error.fault);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_of_another_file() {
+    let bench = Bench::with_history().await;
+    let site = bench.site(&Cancel::new());
+    bench.sim.faults().add(RegionRule::on(Op::CreateImage).when(When::First(1)), RegionAction::delay(Duration::from_millis(300)));
+    let (job, notes) = (job(), Notebook::default());
+    let names = job.names().unwrap();
+    let stored = bench.sim.store().config().folder.join(BUCKET).join(names.key.as_str().replace('/', "%2F"));
+    let faults = bench.sim.faults().clone();
+    let copy = stored.clone();
+    let tampering = tokio::spawn(async move {
+        while faults.fired() != [1] {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let good = std::fs::read(&copy).unwrap();
+        let mut bad = good.clone();
+        *bad.last_mut().unwrap() ^= 1;
+        std::fs::write(&copy, bad).unwrap();
+        good
+    });
+    let before = bench.latest().await.unwrap();
+    let error = bench.saga(&job, &site, &notes).await.unwrap_err();
+    assert!(matches!(*error.fault, Fault::WrongFile { .. }), "{:?}", error.fault);
+    assert_eq!((error.step, bench.latest().await.map(|latest| latest.id)), (Step::Available, Some(before.id)));
+    // The image of the wrong file is gone, and with the right one it goes through.
+    assert_eq!(bench.images().await.len(), 2);
+    std::fs::write(&stored, tampering.await.unwrap()).unwrap();
+    bench.saga(&job, &bench.site(&Cancel::new()), &notes).await.unwrap();
+    bench.collect().await;
+    assert_eq!(bench.leaks().await, Vec::<String>::new());
+    bench.sim.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_that_end_early() {
+    for call in all_calls() {
+        let bench = Bench::with_history().await;
+        let site = bench.site(&Cancel::new());
+        let rule = RegionRule::on(call).when(When::First(1));
+        let arm = |bench: &Bench| bench.sim.faults().add(rule, RegionAction::answer(401, "token_invalid"));
+        let ends = if call == Op::IdentityToken { Ends::Either } else { Ends::Done };
+        case(bench, &format!("{call:?}: the token has ended"), ends, site, arm).await;
+    }
+}
+
+/// Told to stop at any call, a job cleans up after itself and can be resumed.
+#[tokio::test(flavor = "multi_thread")]
+async fn stopped_at_every_call() {
+    for call in all_calls() {
+        let bench = Bench::with_history().await;
+        let cancel = Cancel::new();
+        let site = bench.site(&cancel);
+        let rule = RegionRule::on(call).when(When::First(1));
+        let arm = |bench: &Bench| bench.sim.faults().add(rule, RegionAction::delay(Duration::from_millis(50)));
+        let faults = bench.sim.faults().clone();
+        let stopping = tokio::spawn(async move {
+            while faults.fired() != [1] {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            cancel.cancel(snapferry::cancel::Reason::Asked);
+        });
+        let failed = case(bench, &format!("stopped at {call:?}"), Ends::Either, site, arm).await;
+        stopping.abort();
+        if let Some(error) = failed {
+            assert_eq!(error.class(), snapferry::retry::Class::Cancelled, "{call:?}: {:?}", error.fault);
+            assert!(error.left.is_empty(), "{call:?}: {:?}", error.left);
+        }
+    }
+}

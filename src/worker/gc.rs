@@ -86,6 +86,8 @@ pub struct Rules {
     pub min_age: Duration,
     /// The runs, by name, that somebody is working on.
     pub live: BTreeSet<String>,
+    /// The runs, by name, that this machine's journals tell of.
+    pub known: BTreeSet<String>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// How often and how long deletions are waited for.
@@ -221,7 +223,7 @@ pub async fn survey(places: &Places, rules: &Rules) -> Result<Survey, GcError> {
         let listed = match (kind, &places.away, &places.bucket) {
             (Kind::Upload, _, Some((store, prefix))) => uploads(&**store, prefix, rules).await,
             (Kind::Object, _, Some((store, prefix))) => objects(&**store, prefix, rules).await,
-            (Kind::Image, Some((away, tagging)), _) => images(away, tagging, rules).await,
+            (Kind::Image, Some((away, tagging)), _) => images(&places.home, away, tagging, rules).await,
             (Kind::Volume, ..) => volumes(&places.home, rules).await,
             (Kind::Clone, ..) => clones(&places.home, rules).await,
             (Kind::Snapshot, ..) => snapshots(&places.home, rules).await,
@@ -305,12 +307,15 @@ fn looks_like_a_run(name: &str) -> bool {
     names::time_of_run(name).is_some()
 }
 
-async fn images(away: &RegionClient, tagging: &Tagging, rules: &Rules) -> Result<Vec<Finding>, GcError> {
+async fn images(home: &RegionClient, away: &RegionClient, tagging: &Tagging, rules: &Rules) -> Result<Vec<Finding>, GcError> {
     let listed = away.images(&ImageFilter::default()).await.map_err(cloud("list images"))?;
+    // A job that died between making an image and tagging it: its name is that of a snapshot of ours, or of a journal.
+    let mut runs = rules.known.clone();
+    runs.extend(own_snapshots(home).await?.into_iter().map(|snapshot| snapshot.name));
     let mut found = Vec::new();
     for Image { id, crn, name, created_at, file, .. } in listed.into_iter().filter(|image| looks_like_a_run(&image.name)) {
         let tags = tagging.tags(&crn).await.map_err(cloud(format!("list the tags of image {name}")))?;
-        if own_run(&tags, &name) {
+        if own_run(&tags, &name) || (names::job_of(&tags).is_none() && runs.contains(&name)) {
             let finding = rules.finding(Kind::Image, Which::Image(id), &name, &name, Some(created_at));
             found.push(Finding { size_gb: file.size, ..finding });
         }

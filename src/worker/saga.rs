@@ -176,7 +176,7 @@ impl<'a> Saga<'a> {
         let host = format!("{} ({})", self.site.own.name, self.site.own.id);
         run.record(Event::TakenUp { host }).await.map_err(|fault| (Step::Resolve, fault))?;
         // With the object there, nobody needs the server, its snapshot or a volume any more.
-        let there = convert::adopt(run).await.map_err(|fault| (Step::Convert, fault))?;
+        let there = convert::adopt(run).await.map_err(|fault| (Step::Preflight, fault))?;
         for step in Step::ALL {
             let pointless = (there && step.is_for_the_object())
                 || (self.job.goal == Goal::Object && step.is_for_the_image())

@@ -72,14 +72,16 @@ fn places(args: &GcArgs, cloud: &Cloud) -> anyhow::Result<Places> {
 
 /// What this machine works on is no leftover, however old it is.
 fn rules(args: &GcArgs, journals: &JournalFolder) -> anyhow::Result<Rules> {
-    let mut live = BTreeSet::new();
+    let (mut live, mut known) = (BTreeSet::new(), BTreeSet::new());
     for read in journals.all()? {
+        let run = read.job.names()?.run.to_string();
         if journals.is_busy(read.job.id) {
-            live.insert(read.job.names()?.run.to_string());
+            live.insert(run.clone());
         }
+        known.insert(run);
     }
     let Age(min_age) = args.min_age;
-    Ok(Rules { min_age, live, clock: Arc::new(SystemClock), waits: waits(&args.place) })
+    Ok(Rules { min_age, live, known, clock: Arc::new(SystemClock), waits: waits(&args.place) })
 }
 
 fn print(args: &GcArgs, places: &Places, found: &Survey, removed: &[Removed<'_>], verbosity: Verbosity) -> anyhow::Result<()> {

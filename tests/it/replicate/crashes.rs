@@ -230,6 +230,23 @@ async fn every_change_has_a_point() {
     bench.sim.shutdown().await;
 }
 
+/// Whatever a job that was killed has left, and nobody resumes: `gc` sees it, on a server that knows nothing of the job.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_resumes_is_found_by_those_who_never_heard_of_it() {
+    for (step, at) in POINTS {
+        // Between the two renamings there is nothing to remove, and from the mark on the job is as good as done.
+        if step >= Step::Promote {
+            continue;
+        }
+        let bench = Bench::with_history().await;
+        bench.crash(at, if at.moments().contains(&Moment::In) { Moment::In } else { Moment::Before }).await;
+        let (leaks, removed) = (bench.leaks().await, bench.gc(Host::Other).await);
+        assert_eq!(bench.leaks().await, Vec::<String>::new(), "{at:?}: of {leaks:?} gc removed {removed:?}");
+        assert_eq!((bench.images().await.len(), bench.snapshots().await.len()), (2, 1), "{at:?}");
+        bench.sim.shutdown().await;
+    }
+}
+
 /// Given up wherever it was killed, a job leaves nothing, the image before is the latest again, and giving up twice is giving up once.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_given_up_is_gone_and_giving_up_twice_changes_nothing() {

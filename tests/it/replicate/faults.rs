@@ -137,7 +137,10 @@ impl Bench {
             bucket: Some((self.bucket(&cancel), String::new())),
         };
         let waits = Waits { every: Some(Duration::from_millis(10)), at_most: None };
-        (places, Rules { min_age: Duration::ZERO, live: BTreeSet::new(), clock: Arc::new(SystemClock), waits })
+        (
+            places,
+            Rules { min_age: Duration::ZERO, live: BTreeSet::new(), known: BTreeSet::new(), clock: Arc::new(SystemClock), waits },
+        )
     }
 
     /// What `gc` finds.

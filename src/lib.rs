@@ -14,7 +14,7 @@
 //! |---|---|---|
 //! | 6 | [`cli`] | arguments, terminal, environment, which concrete types are used |
 //! | 5 | [`worker`] | a whole job: from a server to its image in another region; what it leaves, what is kept |
-//! | 4 | [`convert`], [`restore`], [`vpc`] | the pipeline from a device to an image; what reads images; the cloud's API |
+//! | 4 | [`convert`], [`restore`], [`vpc`], [`queue`] | the pipeline from a device to an image; what reads images; the cloud's API; jobs that wait for a worker |
 //! | 3 | [`source`], [`compress`], [`qcow2`], [`store`] | devices, codecs, the image format, object stores |
 //! | 2 | [`identity`], [`manifest`] | who we are to the cloud: tokens; what ties an image to its disk |
 //! | 1 | [`units`], [`clock`], [`cancel`], [`retry`], [`secret`], [`hash`], [`trust`], [`job`] | words that everything else is said in |
@@ -40,6 +40,7 @@ pub mod source;
 pub mod store;
 
 pub mod convert;
+pub mod queue;
 pub mod restore;
 pub mod vpc;
 

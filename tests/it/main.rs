@@ -15,6 +15,7 @@ mod layout;
 mod metadata;
 mod qemu_images;
 mod qemu_img;
+mod queue;
 mod region;
 mod replicate;
 mod restore;

@@ -1,0 +1,162 @@
+//! Whether a Redis is fit to keep jobs: what `doctor` asks of it.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use super::redis::{RedisConfig, address_of, client};
+use super::{QueueError, Timing};
+
+/// The oldest Redis whose scripts and streams do what ours need.
+const OLDEST: (u32, u32) = (6, 2);
+/// A clock that is further off makes times in lists and logs misleading. Leases don't depend on it.
+const MOST_SKEW: Duration = Duration::from_secs(10);
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// It is well.
+    Ok,
+    /// Jobs are safe, and something is not as it should be.
+    Warning,
+    /// Jobs may be lost.
+    Failure,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What.
+    pub what: &'static str,
+    /// How bad.
+    pub severity: Severity,
+    /// How it is.
+    pub details: String,
+    /// What to do about it.
+    pub fix: Option<&'static str>,
+}
+
+/// What Redis tells of itself.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// `INFO`, line by line.
+    pub info: HashMap<String, String>,
+    /// `CONFIG GET`, of those settings that may be read.
+    pub settings: HashMap<String, String>,
+    /// Its clock.
+    pub time: Option<SystemTime>,
+}
+
+/// Asks a server all that `judge` wants to know.
+///
+/// # Errors
+/// Where it can't be reached or refuses us.
+pub async fn ask(config: &RedisConfig) -> Result<Told, QueueError> {
+    let address = address_of(&config.url);
+    let refused = |err: redis::RedisError| QueueError::Refused { address: address.clone(), reason: err.to_string() };
+    let unavailable = |err: redis::RedisError| QueueError::Unavailable { address: address.clone(), reason: err.to_string() };
+    let mut connection = client(config)?.get_multiplexed_async_connection().await.map_err(unavailable)?;
+    let info: String = redis::cmd("INFO").query_async(&mut connection).await.map_err(refused)?;
+    let time: (u64, u32) = redis::cmd("TIME").query_async(&mut connection).await.map_err(refused)?;
+    let mut settings = HashMap::new();
+    for name in ["appendonly", "maxmemory-policy"] {
+        // Where a provider does not let us read settings, INFO has to do.
+        if let Ok(pairs) = redis::cmd("CONFIG").arg("GET").arg(name).query_async::<HashMap<String, String>>(&mut connection).await {
+            settings.extend(pairs);
+        }
+    }
+    let info = info.lines().filter_map(|line| line.split_once(':')).map(|(name, value)| (name.to_owned(), value.trim().to_owned()));
+    let time = SystemTime::UNIX_EPOCH + Duration::new(time.0, time.1.saturating_mul(1000));
+    Ok(Told { info: info.collect(), settings, time: Some(time) })
+}
+
+/// What that means for jobs.
+#[must_use]
+pub fn judge(told: &Told, tls: bool, timing: &Timing, now: SystemTime) -> Vec<Finding> {
+    let info = |name: &str| told.info.get(name).map_or("", String::as_str);
+    let finding = |what, severity, details: String, fix: &'static str| Finding {
+        what,
+        severity,
+        details,
+        fix: (severity != Severity::Ok).then_some(fix),
+    };
+    let grade = |good, otherwise| if good { Severity::Ok } else { otherwise };
+    let mut findings = Vec::new();
+
+    let version = info("redis_version");
+    let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
+    let known = (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= OLDEST;
+    let name = if info("server_name").is_empty() { "redis" } else { info("server_name") };
+    findings.push(finding("version", grade(known, Severity::Failure), format!("{name} {version}"), "use Redis 6.2 or later"));
+
+    let aof = info("aof_enabled") == "1" || told.settings.get("appendonly").is_some_and(|value| value == "yes");
+    let details =
+        if aof { "every change is written to a file" } else { "a crash of the server loses every job since the last dump" };
+    findings.push(finding("append-only file", grade(aof, Severity::Failure), details.to_owned(), "set `appendonly yes`"));
+
+    let policy = told.settings.get("maxmemory-policy").map_or(info("maxmemory_policy"), String::as_str);
+    let (keeps, details) = match policy {
+        "" => (false, "the eviction policy is not told".to_owned()),
+        policy => (policy == "noeviction", format!("eviction policy {policy}")),
+    };
+    let severity = grade(keeps, if policy.is_empty() { Severity::Warning } else { Severity::Failure });
+    findings.push(finding(
+        "eviction",
+        severity,
+        details,
+        "set `maxmemory-policy noeviction`: any other one drops jobs when memory is short",
+    ));
+
+    let role = info("role");
+    findings.push(finding(
+        "role",
+        grade(role == "master", Severity::Failure),
+        role.to_owned(),
+        "give the primary's address: a replica takes no jobs",
+    ));
+
+    let details = if tls { "the connection is encrypted" } else { "passwords and jobs travel in the clear" };
+    findings.push(finding(
+        "TLS",
+        grade(tls, Severity::Warning),
+        details.to_owned(),
+        "use rediss:// with --redis-ca-file, unless this is your own network",
+    ));
+
+    if let Some(theirs) = told.time {
+        let skew = now.duration_since(theirs).or_else(|_| theirs.duration_since(now)).unwrap_or_default();
+        let details = format!("{} s from this machine's; leases of {} s go by Redis' own", skew.as_secs(), timing.lease.as_secs());
+        findings.push(finding("clock", grade(skew <= MOST_SKEW, Severity::Warning), details, "set both by NTP"));
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(pairs: &[(&str, &str)]) -> Told {
+        let info = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Told { info, settings: HashMap::new(), time: Some(SystemTime::UNIX_EPOCH) }
+    }
+
+    #[test]
+    fn what_loses_jobs_is_a_failure() {
+        let judged = |pairs: &[(&str, &str)], tls| {
+            let findings = judge(&told(pairs), tls, &Timing::default(), SystemTime::UNIX_EPOCH);
+            findings.into_iter().map(|finding| (finding.what, finding.severity)).collect::<Vec<_>>()
+        };
+        let good = [("redis_version", "7.0.15"), ("aof_enabled", "1"), ("maxmemory_policy", "noeviction"), ("role", "master")];
+        assert!(judged(&good, true).iter().all(|(_, severity)| *severity == Severity::Ok));
+        let bad = [("redis_version", "5.0.7"), ("aof_enabled", "0"), ("maxmemory_policy", "allkeys-lru"), ("role", "slave")];
+        let failures: Vec<&str> =
+            judged(&bad, false).iter().filter(|(_, severity)| *severity == Severity::Failure).map(|(what, _)| *what).collect();
+        assert_eq!(failures, ["version", "append-only file", "eviction", "role"]);
+        assert_eq!(
+            judged(&good, false).iter().find(|(what, _)| *what == "TLS").map(|(_, severity)| *severity),
+            Some(Severity::Warning)
+        );
+    }
+}

@@ -1,0 +1,19 @@
+-- ARGV: id, token, error, wait in ms
+local id, token, wait = ARGV[1], ARGV[2], tonumber(ARGV[4])
+-- The answer to the first time may have been lost.
+if field(id, 'failed_by') == token then
+  return 'on'
+end
+if not holds(id, token) then
+  return 'lost'
+end
+unlease(id)
+change(id, 'failed_by', token, 'error', ARGV[3], 'attempts', number(id, 'attempts') + 1)
+if field(id, 'cancel') then
+  close(id, 'cancelled')
+  note(id, 'cancelled')
+else
+  make_delayed(id, now + wait)
+  note(id, 'failed', ARGV[3])
+end
+return 'on'

@@ -1,0 +1,245 @@
+//! Jobs that wait for a worker, on Redis for a fleet and in memory for one process.
+//!
+//! A job is *leased* to a worker under a random token, and everything that the worker says of it carries that token: once the lease has run
+//! out and somebody else has the job, the old token is good for nothing. Time is the queue's own, never a worker's.
+//!
+//! ```text
+//!           enqueue            claim                finish
+//!   ─▶ delayed ──due──▶ ready ───────▶ running ───────────────▶ done
+//!         ▲               ▲   ◀─release──┤ │ └──fail for good──▶ dead ──retry──▶ ready
+//!         └── park, fail ─┼──────────────┘ │      ▲
+//!                         └──lease ran out─┴──────┘ a third time without a step    cancel ─▶ cancelled
+//! ```
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `job` | what a job is to the queue, and its states |
+//! | `memory` | the queue in one process, on any clock; the rules in Rust |
+//! | `redis`, `lua/` | the queue on Redis; the same rules, each change one script |
+//! | `examine` | whether a Redis is fit to keep jobs |
+//!
+//! Both pass one suite, and a model test holds the one to the other.
+
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::job::JobId;
+use crate::retry::Class;
+
+pub mod examine;
+mod job;
+mod memory;
+mod redis;
+
+pub use job::{Counts, Delivered, Enqueued, Happening, Job, JobState, NewJob, Priority, Reaped};
+pub use memory::MemoryQueue;
+pub use redis::{RedisConfig, RedisQueue};
+
+/// The form of what is kept in Redis. A queue that holds a later one is refused.
+pub const SCHEMA: u32 = 1;
+
+/// How leases are timed. With these, a worker that has stopped by itself has nothing in flight when another one takes over: it stops 90 s after
+/// the last beat that it sent, no request that changes anything lasts longer than 25 s after that, and the lease lasts 120 s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// How long a lease lasts after each beat.
+    pub lease: Duration,
+    /// How often a worker beats.
+    pub beat: Duration,
+    /// After so long without a good beat, reckoned from when that was sent, a worker stops by itself.
+    pub stop: Duration,
+    /// Takeovers without a step between them after which a job is taken for poison.
+    pub takeovers: u32,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self { lease: Duration::from_secs(120), beat: Duration::from_secs(20), stop: Duration::from_secs(90), takeovers: 3 }
+    }
+}
+
+/// Proof of a lease: 128 random bits that the claimer makes itself, so that a claim whose answer was lost can be sent again.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Token(String);
+
+impl Token {
+    /// A new one.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(format!("{:032x}", rand::random::<u128>()))
+    }
+
+    /// As the queue keeps it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for Token {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Enough to tell two apart in a log.
+        write!(f, "{}...", self.0.get(..6).unwrap_or_default())
+    }
+}
+
+/// A job in a worker's hands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Which job.
+    pub id: JobId,
+    /// The proof.
+    pub token: Token,
+}
+
+/// What the queue answers to somebody who holds a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// Go on.
+    On,
+    /// The job was cancelled: clean up, and end it.
+    Cancelled,
+}
+
+/// What becomes of a job that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Another attempt after that time.
+    RetryAfter(Duration),
+    /// None.
+    Dead,
+}
+
+/// Why the queue did not do as asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum QueueError {
+    /// Somebody else has the job, or it is over: stop, and touch nothing.
+    #[error("the lease on job {id} is lost")]
+    LeaseLost {
+        /// Which.
+        id: JobId,
+    },
+    /// There is no such job.
+    #[error("there is no job {id} in the queue")]
+    NoSuchJob {
+        /// Which.
+        id: JobId,
+    },
+    /// The job is in a state in which that can't be done.
+    #[error("job {id} is {state}")]
+    WrongState {
+        /// Which.
+        id: JobId,
+        /// Its state.
+        state: JobState,
+    },
+    /// Another job is open for the same server and region.
+    #[error("job {other} is open for the same server and region")]
+    Duplicate {
+        /// That one.
+        other: JobId,
+    },
+    /// Redis can't be reached, is starting, or out of memory: it may pass.
+    #[error("Redis at {address}: {reason}")]
+    Unavailable {
+        /// Where, without secrets.
+        address: String,
+        /// Its own words.
+        reason: String,
+    },
+    /// Redis refuses, for good.
+    #[error("Redis at {address} refuses: {reason}")]
+    Refused {
+        /// Where, without secrets.
+        address: String,
+        /// Its own words.
+        reason: String,
+    },
+    /// What is kept there is not what this program keeps.
+    #[error("the queue at {address} makes no sense to this version of snapferry: {reason}")]
+    Foreign {
+        /// Where, without secrets.
+        address: String,
+        /// In what.
+        reason: String,
+    },
+}
+
+impl QueueError {
+    /// What the error means for another attempt. Every operation may be sent again.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::LeaseLost { .. } => Class::LeaseLost,
+            Self::Unavailable { .. } => Class::Transient,
+            Self::NoSuchJob { .. }
+            | Self::WrongState { .. }
+            | Self::Duplicate { .. }
+            | Self::Refused { .. }
+            | Self::Foreign { .. } => Class::Permanent,
+        }
+    }
+}
+
+/// Jobs that wait for a worker. Each operation is one attempt, and may be sent again after any error.
+#[async_trait]
+pub trait Queue: Send + Sync {
+    /// Adds a job, unless one is open for the same server and region: then that one's id comes back. The same job again is no second one.
+    async fn enqueue(&self, job: &NewJob) -> Result<Enqueued, QueueError>;
+
+    /// Leases the next job to `worker` under `token`; the same token again gives the same job. None where none is ready.
+    async fn claim(&self, worker: &str, token: &Token) -> Result<Option<Delivered>, QueueError>;
+
+    /// Extends a lease, and tells how far the job is, in JSON.
+    async fn beat(&self, lease: &Lease, progress: &str) -> Result<Held, QueueError>;
+
+    /// Keeps a job's journal and the step that it is at; that counts as progress, and extends the lease.
+    async fn step(&self, lease: &Lease, step: &str, journal: &str) -> Result<Held, QueueError>;
+
+    /// Gives a job back that has to wait, for so long; nothing is counted against it.
+    async fn park(&self, lease: &Lease, wait: Duration) -> Result<(), QueueError>;
+
+    /// Gives a job back at once, in its old place; nothing is counted against it.
+    async fn release(&self, lease: &Lease) -> Result<(), QueueError>;
+
+    /// Ends a job that is done, with its result in JSON. The same again is success.
+    async fn finish(&self, lease: &Lease, result: &str) -> Result<(), QueueError>;
+
+    /// Ends an attempt that failed.
+    async fn fail(&self, lease: &Lease, error: &str, then: Then) -> Result<(), QueueError>;
+
+    /// Ends a job that was cancelled and has been cleaned up after.
+    async fn stop(&self, lease: &Lease) -> Result<(), QueueError>;
+
+    /// Cancels a job: at once where it waits, and through the next beat where it runs; its state after that.
+    async fn cancel(&self, id: JobId) -> Result<JobState, QueueError>;
+
+    /// Readies a job that is dead or cancelled once more, with a clean slate.
+    async fn retry(&self, id: JobId) -> Result<(), QueueError>;
+
+    /// Takes the jobs back whose leases have run out. After a restart of the queue nothing is taken back for one lease: nobody could beat meanwhile.
+    async fn reap(&self) -> Result<Reaped, QueueError>;
+
+    /// Forgets jobs that have been over for longer than that; how many.
+    async fn purge(&self, over_for: Duration) -> Result<u64, QueueError>;
+
+    /// One job.
+    async fn job(&self, id: JobId) -> Result<Option<Job>, QueueError>;
+
+    /// The jobs in a state, the next or newest first, at most so many.
+    async fn jobs(&self, state: JobState, most: usize) -> Result<Vec<Job>, QueueError>;
+
+    /// How many there are in each state.
+    async fn counts(&self) -> Result<Counts, QueueError>;
+
+    /// What has happened, the newest last, at most so many.
+    async fn events(&self, most: usize) -> Result<Vec<Happening>, QueueError>;
+}

@@ -1,0 +1,431 @@
+//! The queue on Redis: each change is one script, which the server runs whole or not at all, on its own clock.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::{
+    Client, ConnectionAddr, ErrorKind, FromRedisValue, IntoConnectionInfo as _, RedisError, Script, ServerErrorKind,
+    TlsCertificates,
+};
+
+use super::job::{Counts, Delivered, Enqueued, Happening, Job, JobState, NewJob, Priority, Reaped};
+use super::{Held, Lease, Queue, QueueError, Then, Timing, Token};
+use crate::job::JobId;
+use crate::secret::Secret;
+
+/// How long one operation may take. A Redis that is saving or failing over stalls for seconds, and the library's half second would call that lost.
+const ANSWER: Duration = Duration::from_secs(5);
+/// How long a connection may take to stand.
+const CONNECT: Duration = Duration::from_secs(5);
+/// What all keys begin with, unless told otherwise. The braces are a hash tag: all keys lie in one slot of a cluster.
+const PREFIX: &str = "{snapferry}:";
+
+/// Where `now` comes from.
+const SERVER_CLOCK: &str = "local t = redis.call('TIME')\nlocal now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)\n";
+/// For tests that turn the clock: each call's last argument.
+#[cfg(any(test, feature = "testing"))]
+const GIVEN_CLOCK: &str = "local now = tonumber(ARGV[#ARGV])\n";
+
+macro_rules! scripts {
+    ($($name:ident = $file:literal),* $(,)?) => {
+        struct Scripts {
+            $($name: Script,)*
+        }
+
+        impl Scripts {
+            fn on(clock: &str) -> Self {
+                let whole = |body: &str| Script::new(&format!("{clock}{}{body}", include_str!("lua/common.lua")));
+                Self { $($name: whole(include_str!($file)),)* }
+            }
+        }
+    };
+}
+
+scripts! {
+    enqueue = "lua/enqueue.lua",
+    claim = "lua/claim.lua",
+    beat = "lua/beat.lua",
+    step = "lua/step.lua",
+    park = "lua/park.lua",
+    finish = "lua/finish.lua",
+    fail = "lua/fail.lua",
+    cancel = "lua/cancel.lua",
+    retry = "lua/retry.lua",
+    reap = "lua/reap.lua",
+    purge = "lua/purge.lua",
+}
+
+/// Where the queue is.
+#[derive(Clone)]
+pub struct RedisConfig {
+    /// `redis://host:port/db`, `rediss://...` for TLS, `unix:///path`; without a password, which would end up in logs.
+    pub url: String,
+    /// The user's name, where there are users.
+    pub user: Option<String>,
+    /// The password.
+    pub password: Option<Secret>,
+    /// A private certificate authority.
+    pub ca_file: Option<PathBuf>,
+    /// What all keys begin with, for several queues on one server; a hash tag is put around it.
+    pub prefix: Option<String>,
+    /// How leases are timed.
+    pub timing: Timing,
+}
+
+impl fmt::Debug for RedisConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisConfig").field("url", &address_of(&self.url)).field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+/// A URL without what it may hold of secrets.
+pub(super) fn address_of(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
+        _ => url.to_owned(),
+    }
+}
+
+/// A client, its connection made anew whenever it breaks.
+pub struct RedisQueue {
+    connection: ConnectionManager,
+    scripts: &'static Scripts,
+    prefix: String,
+    address: String,
+    timing: Timing,
+    /// In place of the server's clock, in milliseconds.
+    given_clock: Option<std::sync::Arc<std::sync::atomic::AtomicU64>>,
+}
+
+/// A client that has not connected yet.
+pub(super) fn client(config: &RedisConfig) -> Result<Client, QueueError> {
+    let address = address_of(&config.url);
+    let refused = |reason: String| QueueError::Refused { address: address.clone(), reason };
+    let mut info = config.url.as_str().into_connection_info().map_err(|err| refused(err.to_string()))?;
+    if info.redis_settings().password().is_some() {
+        return Err(refused("a password in a URL ends up in logs: give it in a file or the environment".to_owned()));
+    }
+    let mut settings = info.redis_settings().clone();
+    if let Some(user) = &config.user {
+        settings = settings.set_username(user);
+    }
+    if let Some(password) = &config.password {
+        settings = settings.set_password(password.reveal());
+    }
+    info = info.set_redis_settings(settings);
+    let is_tls = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
+    let made = if is_tls {
+        let root_cert = match &config.ca_file {
+            Some(path) => Some(std::fs::read(path).map_err(|err| refused(format!("the CA file {}: {err}", path.display())))?),
+            None => None,
+        };
+        Client::build_with_tls(info, TlsCertificates { client_tls: None, root_cert })
+    } else {
+        Client::open(info)
+    };
+    made.map_err(|err| refused(err.to_string()))
+}
+
+impl RedisQueue {
+    /// Connects.
+    ///
+    /// # Errors
+    /// Where the server can't be reached or refuses us.
+    pub async fn connect(config: &RedisConfig) -> Result<Self, QueueError> {
+        let address = address_of(&config.url);
+        let client = client(config)?;
+        let patience = ConnectionManagerConfig::new()
+            .set_response_timeout(Some(ANSWER))
+            .set_connection_timeout(Some(CONNECT))
+            .set_number_of_retries(2);
+        let connection = ConnectionManager::new_with_config(client, patience).await.map_err(|err| told(&address, &err))?;
+        static SCRIPTS: OnceLock<Scripts> = OnceLock::new();
+        let scripts = SCRIPTS.get_or_init(|| Scripts::on(SERVER_CLOCK));
+        let prefix = config.prefix.as_ref().map_or_else(|| PREFIX.to_owned(), |prefix| format!("{{{prefix}}}:"));
+        Ok(Self { connection, scripts, prefix, address, timing: config.timing, given_clock: None })
+    }
+
+    /// The same queue on a clock that a test turns, in milliseconds.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn on_clock(self, clock: std::sync::Arc<std::sync::atomic::AtomicU64>) -> Self {
+        static SCRIPTS: OnceLock<Scripts> = OnceLock::new();
+        let scripts = SCRIPTS.get_or_init(|| Scripts::on(GIVEN_CLOCK));
+        Self { scripts, given_clock: Some(clock), ..self }
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// Runs a script. Where the server does not know it, as after a restart, the library sends it and asks again.
+    async fn run<T: FromRedisValue>(&self, script: &Script, arguments: &[&str]) -> Result<T, QueueError> {
+        let mut call = script.key(&self.prefix);
+        for argument in arguments {
+            call.arg(*argument);
+        }
+        if let Some(clock) = &self.given_clock {
+            call.arg(clock.load(std::sync::atomic::Ordering::Relaxed));
+        }
+        let mut connection = self.connection.clone();
+        call.invoke_async(&mut connection).await.map_err(|err| told(&self.address, &err))
+    }
+
+    async fn ask<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, QueueError> {
+        let mut connection = self.connection.clone();
+        command.query_async(&mut connection).await.map_err(|err| told(&self.address, &err))
+    }
+
+    fn foreign(&self, reason: impl Into<String>) -> QueueError {
+        QueueError::Foreign { address: self.address.clone(), reason: reason.into() }
+    }
+
+    fn id(&self, text: &str) -> Result<JobId, QueueError> {
+        text.parse().map_err(|_| self.foreign(format!("{text:?} is no job's id")))
+    }
+
+    /// What a script that needs a lease has answered.
+    fn held(answer: &str, id: JobId) -> Result<Held, QueueError> {
+        match answer {
+            "lost" => Err(QueueError::LeaseLost { id }),
+            "cancelled" => Ok(Held::Cancelled),
+            _ => Ok(Held::On),
+        }
+    }
+
+    async fn leased(&self, script: &Script, lease: &Lease, more: &[&str]) -> Result<Held, QueueError> {
+        let id = lease.id.to_string();
+        let arguments: Vec<&str> = [id.as_str(), lease.token.as_str()].into_iter().chain(more.iter().copied()).collect();
+        let answer: String = self.run(script, &arguments).await?;
+        Self::held(&answer, lease.id)
+    }
+
+    fn lease_ms(&self) -> String {
+        self.timing.lease.as_millis().to_string()
+    }
+
+    fn read(&self, id: JobId, fields: &HashMap<String, String>) -> Result<Job, QueueError> {
+        let text = |name: &str| fields.get(name).cloned();
+        let needed = |name: &str| text(name).ok_or_else(|| self.foreign(format!("job {id} has no {name}")));
+        let number = |name: &str| -> Result<u64, QueueError> {
+            needed(name)?.parse().map_err(|_| self.foreign(format!("job {id} has a strange {name}")))
+        };
+        let small = |name: &str| u32::try_from(number(name)?).map_err(|_| self.foreign(format!("job {id} has a strange {name}")));
+        let time = |name: &str| Ok::<SystemTime, QueueError>(SystemTime::UNIX_EPOCH + Duration::from_millis(number(name)?));
+        let priority = u8::try_from(number("priority")?).ok().and_then(Priority::new);
+        Ok(Job {
+            id,
+            server: needed("server")?,
+            region: needed("region")?,
+            spec: needed("spec")?,
+            priority: priority.ok_or_else(|| self.foreign(format!("job {id} has a strange priority")))?,
+            state: needed("state")?.parse().map_err(|err: String| self.foreign(err))?,
+            step: text("step"),
+            progress: text("progress"),
+            journal: text("journal"),
+            deliveries: small("deliveries")?,
+            attempts: small("attempts")?,
+            takeovers: small("takeovers")?,
+            error: text("error"),
+            result: text("result"),
+            worker: text("worker"),
+            cancel: fields.contains_key("cancel"),
+            added_at: time("added")?,
+            changed_at: time("changed")?,
+        })
+    }
+}
+
+/// The sorted set of a state.
+fn set_of(state: JobState) -> &'static str {
+    match state {
+        JobState::Running => "leases",
+        other => other.name(),
+    }
+}
+
+/// Redis' errors by what they mean for another attempt.
+fn told(address: &str, err: &RedisError) -> QueueError {
+    let (address, reason) = (address.to_owned(), err.to_string());
+    if err.code() == Some("FOREIGN") {
+        return QueueError::Foreign { address, reason: err.detail().unwrap_or_default().to_owned() };
+    }
+    let passing = matches!(
+        err.code(),
+        Some(
+            "OOM"
+                | "LOADING"
+                | "BUSY"
+                | "READONLY"
+                | "MASTERDOWN"
+                | "CLUSTERDOWN"
+                | "TRYAGAIN"
+                | "UNKILLABLE"
+                | "MISCONF"
+                | "NOREPLICAS"
+        )
+    ) || err.is_io_error()
+        || err.is_timeout()
+        || matches!(
+            err.kind(),
+            ErrorKind::Io
+                | ErrorKind::Server(
+                    ServerErrorKind::BusyLoading
+                        | ServerErrorKind::TryAgain
+                        | ServerErrorKind::ReadOnly
+                        | ServerErrorKind::MasterDown
+                )
+        );
+    if passing { QueueError::Unavailable { address, reason } } else { QueueError::Refused { address, reason } }
+}
+
+#[async_trait]
+impl Queue for RedisQueue {
+    async fn enqueue(&self, job: &NewJob) -> Result<Enqueued, QueueError> {
+        let (id, priority) = (job.id.to_string(), job.priority.level().to_string());
+        let (score, wait) = (job.priority.score(0).to_string(), job.wait.as_millis().to_string());
+        let arguments = [id.as_str(), &job.server, &job.region, &job.spec, &priority, &score, &wait];
+        let (what, other): (String, String) = self.run(&self.scripts.enqueue, &arguments).await?;
+        Ok(if what == "open" { Enqueued::OpenAlready(self.id(&other)?) } else { Enqueued::Added })
+    }
+
+    async fn claim(&self, worker: &str, token: &Token) -> Result<Option<Delivered>, QueueError> {
+        let claimed: Option<String> = self.run(&self.scripts.claim, &[worker, token.as_str(), &self.lease_ms()]).await?;
+        let Some(id) = claimed.map(|id| self.id(&id)).transpose()? else { return Ok(None) };
+        let job = self.job(id).await?.ok_or(QueueError::NoSuchJob { id })?;
+        Ok(Some(Delivered { job, token: token.clone() }))
+    }
+
+    async fn beat(&self, lease: &Lease, progress: &str) -> Result<Held, QueueError> {
+        self.leased(&self.scripts.beat, lease, &[&self.lease_ms(), progress]).await
+    }
+
+    async fn step(&self, lease: &Lease, step: &str, journal: &str) -> Result<Held, QueueError> {
+        self.leased(&self.scripts.step, lease, &[&self.lease_ms(), step, journal]).await
+    }
+
+    async fn park(&self, lease: &Lease, wait: Duration) -> Result<(), QueueError> {
+        self.leased(&self.scripts.park, lease, &[&wait.as_millis().to_string()]).await.map(drop)
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), QueueError> {
+        self.park(lease, Duration::ZERO).await
+    }
+
+    async fn finish(&self, lease: &Lease, result: &str) -> Result<(), QueueError> {
+        self.leased(&self.scripts.finish, lease, &[JobState::Done.name(), result]).await.map(drop)
+    }
+
+    async fn fail(&self, lease: &Lease, error: &str, then: Then) -> Result<(), QueueError> {
+        match then {
+            Then::Dead => self.leased(&self.scripts.finish, lease, &[JobState::Dead.name(), error]).await.map(drop),
+            Then::RetryAfter(wait) => {
+                self.leased(&self.scripts.fail, lease, &[error, &wait.as_millis().to_string()]).await.map(drop)
+            }
+        }
+    }
+
+    async fn stop(&self, lease: &Lease) -> Result<(), QueueError> {
+        self.leased(&self.scripts.finish, lease, &[JobState::Cancelled.name(), ""]).await.map(drop)
+    }
+
+    async fn cancel(&self, id: JobId) -> Result<JobState, QueueError> {
+        let state: Option<String> = self.run(&self.scripts.cancel, &[&id.to_string()]).await?;
+        let state = state.ok_or(QueueError::NoSuchJob { id })?;
+        state.parse().map_err(|err: String| self.foreign(err))
+    }
+
+    async fn retry(&self, id: JobId) -> Result<(), QueueError> {
+        let (what, other): (String, String) = self.run(&self.scripts.retry, &[&id.to_string()]).await?;
+        match what.as_str() {
+            "none" => Err(QueueError::NoSuchJob { id }),
+            "open" => Err(QueueError::Duplicate { other: self.id(&other)? }),
+            "state" => {
+                let state = other.parse().map_err(|err: String| self.foreign(err))?;
+                Err(QueueError::WrongState { id, state })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn reap(&self) -> Result<Reaped, QueueError> {
+        let most = self.timing.takeovers.to_string();
+        let (amnesty, back, dead): (String, Vec<String>, Vec<String>) =
+            self.run(&self.scripts.reap, &[&self.lease_ms(), &most]).await?;
+        let ids = |texts: Vec<String>| texts.iter().map(|text| self.id(text)).collect::<Result<Vec<_>, _>>();
+        Ok(Reaped { taken_back: ids(back)?, dead: ids(dead)?, amnesty: amnesty.parse().unwrap_or_default() })
+    }
+
+    async fn purge(&self, over_for: Duration) -> Result<u64, QueueError> {
+        self.run(&self.scripts.purge, &[&over_for.as_millis().to_string()]).await
+    }
+
+    async fn job(&self, id: JobId) -> Result<Option<Job>, QueueError> {
+        let fields: HashMap<String, String> = self.ask(redis::cmd("HGETALL").arg(self.key(&format!("job:{id}")))).await?;
+        if fields.is_empty() { Ok(None) } else { self.read(id, &fields).map(Some) }
+    }
+
+    async fn jobs(&self, state: JobState, most: usize) -> Result<Vec<Job>, QueueError> {
+        let order = if state.is_over() { "ZREVRANGE" } else { "ZRANGE" };
+        let last = i64::try_from(most).unwrap_or(i64::MAX).saturating_sub(1);
+        if last < 0 {
+            return Ok(Vec::new());
+        }
+        let ids: Vec<String> = self.ask(redis::cmd(order).arg(self.key(set_of(state))).arg(0).arg(last)).await?;
+        let mut jobs = Vec::new();
+        for id in &ids {
+            // One that has moved on between the two questions is left out.
+            jobs.extend(self.job(self.id(id)?).await?.filter(|job| job.state == state));
+        }
+        Ok(jobs)
+    }
+
+    async fn counts(&self) -> Result<Counts, QueueError> {
+        let mut counts = BTreeMap::new();
+        for state in JobState::ALL {
+            counts.insert(state, self.ask(redis::cmd("ZCARD").arg(self.key(set_of(state)))).await?);
+        }
+        Ok(Counts(counts))
+    }
+
+    async fn events(&self, most: usize) -> Result<Vec<Happening>, QueueError> {
+        let mut command = redis::cmd("XREVRANGE");
+        command.arg(self.key("events")).arg("+").arg("-").arg("COUNT").arg(most);
+        let found: Vec<(String, HashMap<String, String>)> = self.ask(&command).await?;
+        let read = |(entry, fields): &(String, HashMap<String, String>)| {
+            let text = |name: &str| fields.get(name).cloned().ok_or_else(|| self.foreign(format!("event {entry} has no {name}")));
+            let at: u64 = text("at")?.parse().map_err(|_| self.foreign(format!("event {entry} has a strange time")))?;
+            let at = SystemTime::UNIX_EPOCH + Duration::from_millis(at);
+            Ok(Happening { at, id: self.id(&text("id")?)?, what: text("what")?, details: text("details")? })
+        };
+        found.iter().rev().map(read).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_shown_without_secrets() {
+        assert_eq!(address_of("rediss://user:hunter2@redis.example:6379/0"), "rediss://redis.example:6379/0");
+        assert_eq!(address_of("redis://127.0.0.1:6379"), "redis://127.0.0.1:6379");
+        let config = RedisConfig {
+            url: "redis://user:hunter2@127.0.0.1:1".to_owned(),
+            user: None,
+            password: None,
+            ca_file: None,
+            prefix: None,
+            timing: Timing::default(),
+        };
+        assert!(!format!("{config:?}").contains("hunter2"));
+        let refused = client(&config).expect_err("a password in a URL");
+        assert!(matches!(&refused, QueueError::Refused { .. }), "{refused}");
+        assert!(!refused.to_string().contains("hunter2"), "{refused}");
+    }
+}

@@ -1,0 +1,268 @@
+//! A real Redis to which everything happens that happens to servers.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use snapferry::queue::examine::{Severity, ask, judge};
+use snapferry::queue::{Counts, Held, JobState, Lease, Queue, QueueError, RedisConfig, RedisQueue, Timing, Token};
+use snapferry::retry::Class;
+use snapferry::secret::Secret;
+
+use super::{Redis, SAFE, is_lost, job};
+
+/// Leases that run out while a test waits for it.
+const SHORT: Timing =
+    Timing { lease: Duration::from_millis(400), beat: Duration::from_millis(50), stop: Duration::from_millis(300), takeovers: 3 };
+
+async fn claim(queue: &RedisQueue, worker: &str) -> Lease {
+    let claimed = queue.claim(worker, &Token::new()).await.unwrap().expect("a job is ready");
+    Lease { id: claimed.job.id, token: claimed.token }
+}
+
+/// Sends it until Redis is there again.
+async fn sent<T>(mut send: impl AsyncFnMut() -> Result<T, QueueError>) -> T {
+    for _ in 0..200 {
+        match send().await {
+            Ok(answer) => return answer,
+            Err(error) => assert_eq!(error.class(), Class::Transient, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("Redis did not come back");
+}
+
+fn total(counts: &Counts) -> u64 {
+    JobState::ALL.iter().map(|&state| counts.of(state)).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_and_restarted_it_has_lost_nothing_and_takes_nothing_back_at_once() {
+    let Some(mut redis) = Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]).await else { return };
+    let queue = redis.queue(SHORT).await;
+    queue.reap().await.unwrap();
+    for number in 0..200 {
+        queue.enqueue(&job(&format!("web{number}"))).await.unwrap();
+    }
+    let lease = claim(&queue, "w1").await;
+    queue.step(&lease, "convert", "journal").await.unwrap();
+    redis.kill();
+    assert!(matches!(queue.beat(&lease, "").await, Err(QueueError::Unavailable { .. })));
+    // Longer than a lease: without an amnesty every running job would be taken from its worker now.
+    tokio::time::sleep(SHORT.lease * 2).await;
+    redis.restart().await;
+    let reaped = sent(async || queue.reap().await).await;
+    assert_eq!((reaped.amnesty, reaped.taken_back), (1, vec![]));
+    assert_eq!(total(&queue.counts().await.unwrap()), 200);
+    assert_eq!(queue.beat(&lease, "").await.unwrap(), Held::On);
+    assert_eq!(queue.job(lease.id).await.unwrap().unwrap().journal.as_deref(), Some("journal"));
+    // And a worker that is really gone is found out after that.
+    tokio::time::sleep(SHORT.lease * 2).await;
+    assert_eq!(queue.reap().await.unwrap().taken_back, [lease.id]);
+    assert!(is_lost(&queue.finish(&lease, "").await));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scripts_forgotten_connections_cut_and_clients_held_up_are_got_over() {
+    let Some(redis) = Redis::start(&SAFE).await else { return };
+    let queue = redis.queue(Timing::default()).await;
+    queue.enqueue(&job("web01")).await.unwrap();
+    let lease = claim(&queue, "w1").await;
+    redis.command(&["SCRIPT", "FLUSH"]).await;
+    assert_eq!(queue.beat(&lease, "").await.unwrap(), Held::On);
+    redis.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
+    assert_eq!(sent(async || queue.beat(&lease, "").await).await, Held::On);
+    redis.command(&["CLIENT", "PAUSE", "700", "ALL"]).await;
+    assert_eq!(queue.beat(&lease, "").await.unwrap(), Held::On, "longer than the library's own patience");
+    queue.finish(&lease, "").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn out_of_memory_passes_and_drops_nothing() {
+    let Some(redis) = Redis::start(&SAFE).await else { return };
+    let queue = redis.queue(Timing::default()).await;
+    queue.enqueue(&job("web01")).await.unwrap();
+    let lease = claim(&queue, "w1").await;
+    redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let full = queue.enqueue(&job("web02")).await.unwrap_err();
+    assert!(matches!(&full, QueueError::Unavailable { reason, .. } if reason.contains("OOM")), "{full}");
+    assert_eq!(queue.beat(&lease, "").await.unwrap_err().class(), Class::Transient);
+    redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    assert_eq!(queue.beat(&lease, "").await.unwrap(), Held::On);
+    assert_eq!(total(&queue.counts().await.unwrap()), 1);
+}
+
+/// Both sides of a split have leased the job. When they are one again, only the token of the side that won is good.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_was_promoted_refuses_the_worker_of_the_other_side() {
+    let Some(primary) = Redis::start(&["--port", "0"]).await else { return };
+    // A replica is reached by TCP only.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    primary.command(&["CONFIG", "SET", "port", &port]).await;
+    let replica = Redis::start(&["--replicaof", &format!("127.0.0.1 {port}")]).await.unwrap();
+    let old = primary.queue(SHORT).await;
+    old.enqueue(&job("web01")).await.unwrap();
+    while !matches!(replica.command(&["EXISTS", "{snapferry}:ready"]).await, redis::Value::Int(1)) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Writing to a replica is refused, and may pass: it may be promoted.
+    let new = replica.queue(SHORT).await;
+    assert_eq!(new.claim("w2", &Token::new()).await.unwrap_err().class(), Class::Transient);
+    replica.command(&["REPLICAOF", "NO", "ONE"]).await;
+    let (stale, winner) = (claim(&old, "w1").await, claim(&new, "w2").await);
+    assert_eq!(stale.id, winner.id);
+    drop(old);
+    // The worker of the old side talks to the new one from now on.
+    assert!(is_lost(&new.beat(&stale, "").await) && is_lost(&new.finish(&stale, "").await));
+    assert_eq!(new.beat(&winner, "").await.unwrap(), Held::On);
+    new.finish(&winner, "").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn emptied_it_takes_the_same_jobs_again() {
+    let Some(redis) = Redis::start(&SAFE).await else { return };
+    let queue = redis.queue(Timing::default()).await;
+    let one = job("web01");
+    queue.enqueue(&one).await.unwrap();
+    let lease = claim(&queue, "w1").await;
+    redis.command(&["FLUSHALL"]).await;
+    assert!(is_lost(&queue.beat(&lease, "").await), "whoever worked on it stops");
+    queue.enqueue(&one).await.unwrap();
+    assert_eq!(claim(&queue, "w2").await.id, one.id, "under its old id, by which everything in the cloud is found");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_of_a_later_version_is_left_alone() {
+    let Some(redis) = Redis::start(&SAFE).await else { return };
+    let queue = redis.queue(Timing::default()).await;
+    queue.enqueue(&job("web01")).await.unwrap();
+    redis.command(&["HSET", "{snapferry}:meta", "schema", "2"]).await;
+    let refused = queue.claim("w1", &Token::new()).await.unwrap_err();
+    assert!(matches!(&refused, QueueError::Foreign { reason, .. } if reason.contains("it has form 2")), "{refused}");
+    assert_eq!(refused.class(), Class::Permanent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn passwords_are_asked_for_and_wrong_ones_refused() {
+    let Some(redis) = Redis::start(&["--requirepass", "hunter2"]).await else { return };
+    let connect = async |password: Option<&str>| {
+        let config = RedisConfig { password: password.map(Secret::new), ..redis.config() };
+        RedisQueue::connect(&config).await.map(drop)
+    };
+    connect(Some("hunter2")).await.unwrap();
+    for wrong in [None, Some("hunter3")] {
+        // Without a password the connection stands, and the first question is refused.
+        let refused = match connect(wrong).await {
+            Err(error) => error,
+            Ok(()) => {
+                let queue = RedisQueue::connect(&redis.config()).await.unwrap();
+                queue.counts().await.unwrap_err()
+            }
+        };
+        assert!(matches!(refused, QueueError::Refused { .. }), "{refused}");
+        assert!(!refused.to_string().contains("hunter"), "{refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unsafe_server_is_told_as_such() {
+    let Some(redis) = Redis::start(&["--appendonly", "no", "--maxmemory-policy", "allkeys-lru"]).await else { return };
+    let told = ask(&redis.config()).await.unwrap();
+    let findings = judge(&told, false, &Timing::default(), std::time::SystemTime::now());
+    let failures: Vec<&str> = findings.iter().filter(|found| found.severity == Severity::Failure).map(|found| found.what).collect();
+    assert_eq!(failures, ["append-only file", "eviction"]);
+    let Some(safe) = Redis::start(&SAFE).await else { return };
+    let told = ask(&safe.config()).await.unwrap();
+    let findings = judge(&told, false, &Timing::default(), std::time::SystemTime::now());
+    assert!(findings.iter().all(|found| found.severity != Severity::Failure), "{findings:?}");
+}
+
+/// Figures for the documents; nothing depends on how quick this machine is.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_queue_itself_can_do() {
+    let Some(redis) = Redis::start(&SAFE).await else { return };
+    let queue = redis.queue(Timing::default()).await;
+    queue.enqueue(&job("web")).await.unwrap();
+    let lease = claim(&queue, "w1").await;
+    const MANY: u32 = 2000;
+    let begun = std::time::Instant::now();
+    for _ in 0..MANY {
+        queue.beat(&lease, r#"{"percent":50}"#).await.unwrap();
+    }
+    let beats = begun.elapsed();
+    queue.finish(&lease, "{}").await.unwrap();
+    let begun = std::time::Instant::now();
+    for number in 0..MANY {
+        queue.enqueue(&job(&format!("web{number}"))).await.unwrap();
+    }
+    let added = begun.elapsed();
+    let begun = std::time::Instant::now();
+    for _ in 0..MANY {
+        let lease = claim(&queue, "w1").await;
+        queue.finish(&lease, "{}").await.unwrap();
+    }
+    let done = begun.elapsed();
+    let redis::Value::Int(bytes) = redis.command(&["MEMORY", "USAGE", &format!("{{snapferry}}:job:{}", lease.id)]).await else {
+        panic!("no size")
+    };
+    let each = |took: Duration| f64::from(MANY) / took.as_secs_f64();
+    // Shown by `cargo nextest run --no-capture`.
+    let _ = writeln!(
+        std::io::stderr(),
+        "beats {:.0}/s, enqueues {:.0}/s, claim and finish {:.0}/s, {bytes} bytes a job",
+        each(beats),
+        each(added),
+        each(done)
+    );
+    assert_eq!(queue.counts().await.unwrap().of(JobState::Done), u64::from(MANY) + 1);
+    assert!((100..20_000).contains(&bytes), "{bytes}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_authority_is_trusted_where_it_is_named_and_no_other() {
+    let temp = crate::convert::folder();
+    let file = |name: &str, text: String| {
+        let path = temp.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let authority = || {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        (params.self_signed(&key).unwrap().pem(), Issuer::new(params, key))
+    };
+    let ((good, issuer), (other, _)) = (authority(), authority());
+    let (good, other) = (file("good.pem", good), file("other.pem", other));
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+    let (certificate, key) = (file("server.pem", certificate.pem()), file("server.key", key.serialize_pem()));
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let text = |path: &std::path::Path| path.to_str().unwrap().to_owned();
+    let options = [
+        "--tls-port",
+        &port,
+        "--tls-cert-file",
+        &text(&certificate),
+        "--tls-key-file",
+        &text(&key),
+        "--tls-ca-cert-file",
+        &text(&good),
+        "--tls-auth-clients",
+        "no",
+    ];
+    let Some(redis) = Redis::start(&options).await else { return };
+    let connect = async |host: &str, ca_file: Option<&std::path::Path>| {
+        let config = RedisConfig {
+            url: format!("rediss://{host}:{port}"),
+            ca_file: ca_file.map(std::path::Path::to_owned),
+            ..redis.config()
+        };
+        RedisQueue::connect(&config).await.map(drop)
+    };
+    connect("localhost", Some(&good)).await.unwrap();
+    for (host, ca) in [("localhost", None), ("localhost", Some(&*other)), ("127.0.0.1", Some(&*good))] {
+        let refused = connect(host, ca).await.unwrap_err();
+        assert!(refused.to_string().contains(&port), "{refused}");
+    }
+}

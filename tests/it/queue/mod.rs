@@ -1,0 +1,141 @@
+//! The queue: one suite on both kinds, a model that holds the one to the other, and a real Redis to which everything happens.
+//!
+//! | file | what it holds them to |
+//! |---|---|
+//! | `suite` | what every queue does |
+//! | `model` | any mix of operations, resends and jumps of time is the same on both, and never breaks the rules |
+//! | `faults` | Redis killed, restarted, paused, out of memory, promoted, emptied |
+
+mod faults;
+mod model;
+mod suite;
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use snapferry::clock::{Clock as _, SystemClock};
+use snapferry::job::JobId;
+use snapferry::queue::{NewJob, Priority, QueueError, RedisConfig, RedisQueue, Timing};
+use snapferry::testing::skip::has_oracle;
+use tempfile::TempDir;
+
+/// How long a server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A server of our own on a Unix socket, in a folder of its own.
+pub struct Redis {
+    child: Child,
+    folder: TempDir,
+    options: Vec<String>,
+}
+
+impl Redis {
+    /// None where there is none to be had, which is a failure in CI.
+    pub async fn start(options: &[&str]) -> Option<Self> {
+        if !has_oracle("redis-server") {
+            return None;
+        }
+        let folder = crate::convert::folder();
+        let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
+        let child = serve(folder.path(), &options);
+        let redis = Self { child, folder, options };
+        redis.wait().await;
+        Some(redis)
+    }
+
+    pub fn url(&self) -> String {
+        format!("unix://{}", self.folder.path().join("socket").display())
+    }
+
+    pub fn config(&self) -> RedisConfig {
+        RedisConfig { url: self.url(), user: None, password: None, ca_file: None, prefix: None, timing: Timing::default() }
+    }
+
+    async fn wait(&self) {
+        let begun = Instant::now();
+        loop {
+            if let Ok(client) = redis::Client::open(self.url())
+                && let Ok(mut connection) = client.get_multiplexed_async_connection().await
+            {
+                match redis::cmd("PING").query_async::<String>(&mut connection).await {
+                    Ok(_) => return,
+                    // It is there, and wants a password.
+                    Err(error) if error.code() == Some("NOAUTH") => return,
+                    Err(_) => {}
+                }
+            }
+            assert!(begun.elapsed() < PATIENCE, "redis-server does not answer");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// With SIGKILL.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub async fn restart(&mut self) {
+        self.child = serve(self.folder.path(), &self.options);
+        self.wait().await;
+    }
+
+    pub async fn queue(&self, timing: Timing) -> RedisQueue {
+        RedisQueue::connect(&RedisConfig { timing, ..self.config() }).await.unwrap()
+    }
+
+    /// Sends a command as any client might.
+    pub async fn command(&self, words: &[&str]) -> redis::Value {
+        let client = redis::Client::open(self.url()).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]);
+        command.query_async(&mut connection).await.unwrap()
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn serve(folder: &Path, options: &[String]) -> Child {
+    Command::new("redis-server")
+        .args(["--port", "0", "--save", "", "--dir"])
+        .arg(folder)
+        .arg("--unixsocket")
+        .arg(folder.join("socket"))
+        .args(options)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// What keeps jobs as they are to be kept.
+pub const SAFE: [&str; 6] = ["--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction"];
+
+pub fn job(server: &str) -> NewJob {
+    NewJob {
+        id: JobId::new(&SystemClock),
+        server: server.to_owned(),
+        region: "us-east".to_owned(),
+        spec: "{}".to_owned(),
+        priority: Priority::default(),
+        wait: Duration::ZERO,
+    }
+}
+
+/// Whether somebody else has the job by now.
+pub fn is_lost<T: std::fmt::Debug>(outcome: &Result<T, QueueError>) -> bool {
+    matches!(outcome, Err(QueueError::LeaseLost { .. }))
+}
+
+/// So that tests may ask the machine for the time by one name.
+pub fn now_ms() -> u64 {
+    let since = SystemClock.now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    u64::try_from(since.as_millis()).unwrap()
+}

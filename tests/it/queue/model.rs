@@ -1,0 +1,247 @@
+//! Any mix of operations by three workers, with resends, late words and jumps of time, does the same to both queues, and never breaks the rules.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use async_trait::async_trait;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use snapferry::clock::Clock;
+use snapferry::job::JobId;
+use snapferry::queue::{JobState, Lease, MemoryQueue, NewJob, Priority, Queue, QueueError, Then, Timing, Token};
+
+use super::{Redis, SAFE, now_ms};
+
+/// A clock that stands until somebody turns it.
+pub struct Turned(pub Arc<AtomicU64>);
+
+#[async_trait]
+impl Clock for Turned {
+    fn now(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_millis(self.0.load(Ordering::Relaxed))
+    }
+
+    fn instant(&self) -> Instant {
+        Instant::now()
+    }
+
+    async fn sleep(&self, _duration: Duration) {}
+}
+
+const TIMING: Timing =
+    Timing { lease: Duration::from_millis(100), beat: Duration::from_millis(20), stop: Duration::from_millis(70), takeovers: 3 };
+
+/// What happens.
+#[derive(Clone, Debug)]
+enum Deed {
+    Enqueue { server: u8, priority: u8, wait: u8 },
+    Again,
+    Claim { worker: usize },
+    ClaimAgain { worker: usize },
+    Beat { lease: usize },
+    Step { lease: usize, step: u8 },
+    Park { lease: usize, wait: u8 },
+    Release { lease: usize },
+    Finish { lease: usize },
+    Retry { lease: usize, wait: u8 },
+    Die { lease: usize },
+    Stop { lease: usize },
+    Cancel { job: usize },
+    Revive { job: usize },
+    Reap,
+    Purge,
+    Pass { milliseconds: u64 },
+}
+
+fn deed() -> impl Strategy<Value = Deed> {
+    prop_oneof![
+        4 => (0_u8..4, 0_u8..10, 0_u8..2).prop_map(|(server, priority, wait)| Deed::Enqueue { server, priority, wait }),
+        1 => Just(Deed::Again),
+        5 => (0_usize..3).prop_map(|worker| Deed::Claim { worker }),
+        1 => (0_usize..3).prop_map(|worker| Deed::ClaimAgain { worker }),
+        3 => (0_usize..8).prop_map(|lease| Deed::Beat { lease }),
+        3 => (0_usize..8, 0_u8..3).prop_map(|(lease, step)| Deed::Step { lease, step }),
+        1 => (0_usize..8, 0_u8..3).prop_map(|(lease, wait)| Deed::Park { lease, wait }),
+        1 => (0_usize..8).prop_map(|lease| Deed::Release { lease }),
+        2 => (0_usize..8).prop_map(|lease| Deed::Finish { lease }),
+        1 => (0_usize..8, 0_u8..3).prop_map(|(lease, wait)| Deed::Retry { lease, wait }),
+        1 => (0_usize..8).prop_map(|lease| Deed::Die { lease }),
+        1 => (0_usize..8).prop_map(|lease| Deed::Stop { lease }),
+        1 => (0_usize..8).prop_map(|job| Deed::Cancel { job }),
+        1 => (0_usize..8).prop_map(|job| Deed::Revive { job }),
+        3 => Just(Deed::Reap),
+        1 => Just(Deed::Purge),
+        4 => prop_oneof![Just(0_u64), Just(1), Just(60), Just(100), Just(101), Just(500)].prop_map(|milliseconds| Deed::Pass { milliseconds }),
+    ]
+}
+
+/// What a test remembers, as workers and users would.
+#[derive(Default)]
+struct Memory {
+    jobs: Vec<NewJob>,
+    leases: Vec<Lease>,
+    tokens: [Option<Token>; 3],
+}
+
+impl Memory {
+    /// One of the last few leases: held, or long lost.
+    fn lease(&self, back: usize) -> Option<Lease> {
+        self.leases.iter().rev().nth(back).cloned()
+    }
+
+    fn job(&self, back: usize) -> Option<JobId> {
+        self.jobs.iter().rev().nth(back).map(|job| job.id)
+    }
+}
+
+/// Does it to a queue; what came of it, in words that can be compared.
+async fn perform(queue: &dyn Queue, deed: &Deed, memory: &Memory, new: &NewJob, token: &Token) -> String {
+    let said = |outcome: Result<String, QueueError>| match outcome {
+        Ok(words) => words,
+        Err(QueueError::LeaseLost { .. }) => "lost".to_owned(),
+        Err(error) => format!("{error:?}"),
+    };
+    let none = || Ok("nobody".to_owned());
+    let wait = |units: u8| Duration::from_millis(u64::from(units) * 50);
+    said(match deed {
+        Deed::Enqueue { .. } => queue.enqueue(new).await.map(|added| format!("{added:?}")),
+        Deed::Again => match memory.jobs.last() {
+            Some(job) => queue.enqueue(job).await.map(|added| format!("{added:?}")),
+            None => none(),
+        },
+        Deed::Claim { worker } => queue.claim(&format!("w{worker}"), token).await.map(|claimed| format!("{claimed:?}")),
+        Deed::ClaimAgain { worker } => match &memory.tokens[*worker] {
+            Some(token) => queue.claim(&format!("w{worker}"), token).await.map(|claimed| format!("{claimed:?}")),
+            None => none(),
+        },
+        Deed::Cancel { job } => match memory.job(*job) {
+            Some(id) => queue.cancel(id).await.map(|state| state.to_string()),
+            None => none(),
+        },
+        Deed::Revive { job } => match memory.job(*job) {
+            Some(id) => queue.retry(id).await.map(|()| "revived".to_owned()),
+            None => none(),
+        },
+        Deed::Reap => queue.reap().await.map(|reaped| format!("{reaped:?}")),
+        Deed::Purge => queue.purge(Duration::from_millis(300)).await.map(|purged| purged.to_string()),
+        Deed::Pass { .. } => Ok("later".to_owned()),
+        Deed::Beat { lease }
+        | Deed::Step { lease, .. }
+        | Deed::Park { lease, .. }
+        | Deed::Release { lease }
+        | Deed::Finish { lease }
+        | Deed::Retry { lease, .. }
+        | Deed::Die { lease }
+        | Deed::Stop { lease } => match memory.lease(*lease) {
+            None => none(),
+            Some(lease) => match deed {
+                Deed::Beat { .. } => queue.beat(&lease, "half").await.map(|held| format!("{held:?}")),
+                Deed::Step { step, .. } => queue.step(&lease, &step.to_string(), "journal").await.map(|held| format!("{held:?}")),
+                Deed::Park { wait: units, .. } => queue.park(&lease, wait(*units)).await.map(|()| "parked".to_owned()),
+                Deed::Release { .. } => queue.release(&lease).await.map(|()| "released".to_owned()),
+                Deed::Finish { .. } => queue.finish(&lease, "result").await.map(|()| "done".to_owned()),
+                Deed::Retry { wait: units, .. } => {
+                    queue.fail(&lease, "error", Then::RetryAfter(wait(*units))).await.map(|()| "failed".to_owned())
+                }
+                Deed::Die { .. } => queue.fail(&lease, "error", Then::Dead).await.map(|()| "dead".to_owned()),
+                _ => queue.stop(&lease).await.map(|()| "stopped".to_owned()),
+            },
+        },
+    })
+}
+
+/// The rules, whatever has happened.
+async fn rules(queue: &dyn Queue, memory: &Memory) {
+    let mut open: BTreeMap<(String, String), JobId> = BTreeMap::new();
+    let (mut there, mut counted) = (0, 0);
+    for state in JobState::ALL {
+        let jobs = queue.jobs(state, 1000).await.unwrap();
+        counted += queue.counts().await.unwrap().of(state);
+        there += u64::try_from(jobs.len()).unwrap();
+        for job in jobs.into_iter().filter(|job| !job.state.is_over()) {
+            let before = open.insert((job.server.clone(), job.region.clone()), job.id);
+            assert_eq!(before, None, "two open jobs for {} into {}", job.server, job.region);
+        }
+    }
+    // None is in two states, and none is lost: what is not there was purged, and only what is over is.
+    assert_eq!(there, counted);
+    assert!(there <= u64::try_from(memory.jobs.len()).unwrap());
+}
+
+async fn play(deeds: &[Deed], redis: Option<&Redis>, prefix: &str) {
+    let clock = Arc::new(AtomicU64::new(now_ms()));
+    let memory_queue = MemoryQueue::new(Arc::new(Turned(Arc::clone(&clock))), TIMING);
+    let redis_queue = match redis {
+        Some(redis) => {
+            let config = snapferry::queue::RedisConfig { prefix: Some(prefix.to_owned()), timing: TIMING, ..redis.config() };
+            let queue = snapferry::queue::RedisQueue::connect(&config).await.unwrap().on_clock(Arc::clone(&clock));
+            queue.reap().await.unwrap();
+            Some(queue)
+        }
+        None => None,
+    };
+    let mut memory = Memory::default();
+    for (number, deed) in deeds.iter().enumerate() {
+        let (server, priority, wait) = match deed {
+            Deed::Enqueue { server, priority, wait } => (*server, *priority, *wait),
+            _ => (0, 0, 0),
+        };
+        let new = NewJob {
+            id: JobId::at(SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_323_045), u128::try_from(number).unwrap()),
+            server: format!("web{server}"),
+            region: "us-east".to_owned(),
+            spec: "{}".to_owned(),
+            priority: Priority::new(priority).unwrap(),
+            wait: Duration::from_millis(u64::from(wait) * 100),
+        };
+        let token = Token::new();
+        let ours = perform(&memory_queue, deed, &memory, &new, &token).await;
+        if let Some(redis_queue) = &redis_queue {
+            let theirs = perform(redis_queue, deed, &memory, &new, &token).await;
+            assert_eq!(theirs, ours, "deed {number}, {deed:?}: Redis, and memory");
+        }
+        match deed {
+            Deed::Enqueue { .. } if ours == "Added" => memory.jobs.push(new),
+            Deed::Claim { worker } => {
+                memory.tokens[*worker] = Some(token.clone());
+                let running = memory_queue.jobs(JobState::Running, 1000).await.unwrap();
+                let claimed = running.into_iter().find(|job| ours.contains(&format!("id: {}", job.id)));
+                memory.leases.extend(claimed.map(|job| Lease { id: job.id, token }));
+            }
+            Deed::Pass { milliseconds } => {
+                clock.fetch_add(*milliseconds, Ordering::Relaxed);
+            }
+            _ => {}
+        }
+        rules(&memory_queue, &memory).await;
+    }
+    if let Some(redis_queue) = &redis_queue {
+        rules(redis_queue, &memory).await;
+        for job in &memory.jobs {
+            assert_eq!(redis_queue.job(job.id).await.unwrap(), memory_queue.job(job.id).await.unwrap());
+        }
+        let told = |events: Vec<snapferry::queue::Happening>| {
+            events.into_iter().map(|event| (event.id, event.what, event.details)).collect::<Vec<_>>()
+        };
+        assert_eq!(told(redis_queue.events(1000).await.unwrap()), told(memory_queue.events(1000).await.unwrap()));
+    }
+}
+
+#[test]
+fn both_queues_do_the_same_whatever_happens() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let redis = runtime.block_on(Redis::start(&SAFE));
+    // Against Redis each case takes some hundred round trips; in memory alone many more can be tried.
+    let cases = if redis.is_some() { 400 } else { 1000 };
+    let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
+    let number = AtomicU64::new(0);
+    runner
+        .run(&proptest::collection::vec(deed(), 1..60), |deeds| {
+            let prefix = format!("case{}", number.fetch_add(1, Ordering::Relaxed));
+            runtime.block_on(play(&deeds, redis.as_ref(), &prefix));
+            Ok(())
+        })
+        .unwrap();
+}

@@ -1,0 +1,261 @@
+//! What every queue does, on a clock that the test turns.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use snapferry::queue::{
+    Enqueued, Held, JobState, Lease, MemoryQueue, NewJob, Priority, Queue, QueueError, Reaped, Then, Timing, Token,
+};
+
+use super::{Redis, SAFE, is_lost, job};
+use crate::queue::model::Turned;
+
+const TIMING: Timing =
+    Timing { lease: Duration::from_secs(120), beat: Duration::from_secs(20), stop: Duration::from_secs(90), takeovers: 3 };
+const SECOND: u64 = 1000;
+
+/// A queue, and the clock that it goes by.
+struct Bench<'a> {
+    queue: &'a dyn Queue,
+    clock: Arc<AtomicU64>,
+}
+
+impl Bench<'_> {
+    fn pass(&self, seconds: u64) {
+        self.clock.fetch_add(seconds * SECOND, Ordering::Relaxed);
+    }
+
+    async fn add(&self, server: &str) -> NewJob {
+        self.pass(1);
+        let job = job(server);
+        assert_eq!(self.queue.enqueue(&job).await.unwrap(), Enqueued::Added);
+        job
+    }
+
+    async fn claim(&self, worker: &str) -> Option<Lease> {
+        let claimed = self.queue.claim(worker, &Token::new()).await.unwrap()?;
+        Some(Lease { id: claimed.job.id, token: claimed.token })
+    }
+
+    async fn state(&self, job: &NewJob) -> JobState {
+        self.queue.job(job.id).await.unwrap().unwrap().state
+    }
+
+    async fn run(&self) {
+        self.a_job_is_added_once_and_goes_through().await;
+        self.the_urgent_go_first_and_then_those_who_came_first().await;
+        self.a_lease_that_ran_out_is_lost_and_a_third_time_is_the_end().await;
+        self.what_waits_waits_and_what_is_given_back_keeps_its_place().await;
+        self.failures_are_tried_again_and_the_dead_can_be_revived().await;
+        self.what_is_cancelled_ends_at_once_or_with_the_next_beat().await;
+        self.what_is_over_is_forgotten_in_time().await;
+    }
+
+    async fn a_job_is_added_once_and_goes_through(&self) {
+        let (queue, one) = (self.queue, self.add("web01").await);
+        assert_eq!(queue.enqueue(&one).await.unwrap(), Enqueued::Added, "a resend");
+        assert_eq!(queue.enqueue(&job("web01")).await.unwrap(), Enqueued::OpenAlready(one.id));
+        let elsewhere = NewJob { region: "eu-de".to_owned(), ..job("web01") };
+        assert_eq!(queue.enqueue(&elsewhere).await.unwrap(), Enqueued::Added);
+        queue.cancel(elsewhere.id).await.unwrap();
+
+        let token = Token::new();
+        let claimed = queue.claim("w1", &token).await.unwrap().unwrap();
+        assert_eq!((claimed.job.id, claimed.job.state, claimed.job.deliveries), (one.id, JobState::Running, 1));
+        assert_eq!(queue.claim("w1", &token).await.unwrap().unwrap(), claimed, "a resend");
+        assert_eq!(queue.claim("w2", &Token::new()).await.unwrap(), None);
+        let lease = Lease { id: one.id, token };
+        assert_eq!(queue.beat(&lease, r#"{"percent":10}"#).await.unwrap(), Held::On);
+        assert_eq!(queue.step(&lease, "snapshot", "journal 1").await.unwrap(), Held::On);
+        let seen = queue.job(one.id).await.unwrap().unwrap();
+        assert_eq!(
+            (seen.step.as_deref(), seen.journal.as_deref(), seen.worker.as_deref()),
+            (Some("snapshot"), Some("journal 1"), Some("w1"))
+        );
+        assert_eq!(seen.progress.as_deref(), Some(r#"{"percent":10}"#));
+        queue.finish(&lease, "result").await.unwrap();
+        queue.finish(&lease, "result").await.expect("a resend");
+        assert!(is_lost(&queue.beat(&lease, "").await));
+        let done = queue.job(one.id).await.unwrap().unwrap();
+        assert_eq!((done.state, done.result.as_deref()), (JobState::Done, Some("result")));
+        let what: Vec<String> =
+            queue.events(100).await.unwrap().into_iter().filter(|event| event.id == one.id).map(|event| event.what).collect();
+        assert_eq!(what, ["added", "claimed", "step", "done"]);
+        // Done once, the server may be replicated again.
+        let again = self.add("web01").await;
+        queue.cancel(again.id).await.unwrap();
+    }
+
+    async fn the_urgent_go_first_and_then_those_who_came_first(&self) {
+        let (queue, mut added) = (self.queue, Vec::new());
+        for (server, level) in [("a", 5), ("b", 0), ("c", 9), ("d", 5), ("e", 9)] {
+            self.pass(1);
+            let job = NewJob { priority: Priority::new(level).unwrap(), ..job(server) };
+            queue.enqueue(&job).await.unwrap();
+            added.push(job);
+        }
+        let listed = queue.jobs(JobState::Ready, 3).await.unwrap();
+        assert_eq!(listed.iter().map(|job| job.server.as_str()).collect::<Vec<_>>(), ["c", "e", "a"]);
+        for server in ["c", "e", "a", "d", "b"] {
+            let lease = self.claim("w1").await.unwrap();
+            let job = added.iter().find(|job| job.id == lease.id).unwrap();
+            assert_eq!(job.server, server);
+            queue.finish(&lease, "").await.unwrap();
+        }
+        assert_eq!(queue.counts().await.unwrap().of(JobState::Ready), 0);
+    }
+
+    async fn a_lease_that_ran_out_is_lost_and_a_third_time_is_the_end(&self) {
+        let (queue, job) = (self.queue, self.add("web02").await);
+        let first = self.claim("w1").await.unwrap();
+        self.pass(119);
+        assert_eq!(queue.reap().await.unwrap(), Reaped::default(), "the lease holds");
+        queue.beat(&first, "").await.unwrap();
+        self.pass(119);
+        assert_eq!(queue.reap().await.unwrap(), Reaped::default(), "the beat has extended it");
+        self.pass(1);
+        assert_eq!(queue.reap().await.unwrap().taken_back, [job.id]);
+        assert!(
+            is_lost(&queue.beat(&first, "").await) && is_lost(&queue.step(&first, "x", "y").await),
+            "the first worker is refused"
+        );
+        let second = self.claim("w2").await.unwrap();
+        assert!(is_lost(&queue.finish(&first, "").await) && is_lost(&queue.fail(&first, "", Then::Dead).await));
+        assert!(is_lost(&queue.release(&first).await) && is_lost(&queue.park(&first, Duration::from_secs(1)).await));
+        // A step is progress: from here three more are allowed.
+        queue.step(&second, "volume", "journal 2").await.unwrap();
+        for time in 1..=3 {
+            self.pass(120);
+            let reaped = queue.reap().await.unwrap();
+            if time < 3 {
+                assert_eq!((reaped.taken_back, reaped.dead), (vec![job.id], vec![]));
+                let claimed = queue.claim("w3", &Token::new()).await.unwrap().unwrap();
+                assert_eq!(claimed.job.journal.as_deref(), Some("journal 2"), "who takes over gets the journal");
+            } else {
+                assert_eq!((reaped.taken_back, reaped.dead), (vec![], vec![job.id]));
+            }
+        }
+        let dead = queue.job(job.id).await.unwrap().unwrap();
+        assert_eq!(
+            (dead.state, dead.error.as_deref()),
+            (JobState::Dead, Some("its worker was lost 3 times without a step between"))
+        );
+    }
+
+    async fn what_waits_waits_and_what_is_given_back_keeps_its_place(&self) {
+        let queue = self.queue;
+        let (early, late) = (self.add("web03").await, self.add("web04").await);
+        let lease = self.claim("w1").await.unwrap();
+        assert_eq!(lease.id, early.id);
+        queue.release(&lease).await.unwrap();
+        assert!(is_lost(&queue.beat(&lease, "").await));
+        let lease = self.claim("w1").await.unwrap();
+        assert_eq!(lease.id, early.id, "given back, it is still before the later one");
+        queue.park(&lease, Duration::from_secs(60)).await.unwrap();
+        let other = self.claim("w1").await.unwrap();
+        assert_eq!((other.id, self.state(&early).await), (late.id, JobState::Delayed));
+        assert_eq!(self.claim("w1").await, None);
+        queue.finish(&other, "").await.unwrap();
+        self.pass(60);
+        let lease = self.claim("w1").await.unwrap();
+        let seen = queue.job(lease.id).await.unwrap().unwrap();
+        assert_eq!((lease.id, seen.attempts, seen.takeovers, seen.deliveries), (early.id, 0, 0, 3));
+        queue.finish(&lease, "").await.unwrap();
+
+        let timed = NewJob { wait: Duration::from_secs(3600), ..job("web05") };
+        queue.enqueue(&timed).await.unwrap();
+        assert_eq!((self.claim("w1").await, self.state(&timed).await), (None, JobState::Delayed));
+        self.pass(3600);
+        let lease = self.claim("w1").await.unwrap();
+        assert_eq!(lease.id, timed.id);
+        queue.finish(&lease, "").await.unwrap();
+    }
+
+    async fn failures_are_tried_again_and_the_dead_can_be_revived(&self) {
+        let (queue, job) = (self.queue, self.add("web06").await);
+        let lease = self.claim("w1").await.unwrap();
+        queue.fail(&lease, "throttled", Then::RetryAfter(Duration::from_secs(30))).await.unwrap();
+        queue.fail(&lease, "throttled", Then::RetryAfter(Duration::from_secs(30))).await.expect("a resend");
+        let seen = queue.job(job.id).await.unwrap().unwrap();
+        assert_eq!((seen.state, seen.attempts, seen.error.as_deref()), (JobState::Delayed, 1, Some("throttled")));
+        self.pass(30);
+        let lease = self.claim("w1").await.unwrap();
+        queue.fail(&lease, "no such server", Then::Dead).await.unwrap();
+        assert_eq!((self.state(&job).await, self.claim("w1").await), (JobState::Dead, None));
+
+        queue.retry(job.id).await.unwrap();
+        let seen = queue.job(job.id).await.unwrap().unwrap();
+        assert_eq!((seen.state, seen.attempts, seen.error), (JobState::Ready, 0, None));
+        assert!(matches!(queue.retry(job.id).await, Err(QueueError::WrongState { state: JobState::Ready, .. })));
+        queue.cancel(job.id).await.unwrap();
+        let other = self.add("web06").await;
+        assert!(matches!(queue.retry(job.id).await, Err(QueueError::Duplicate { other: open }) if open == other.id));
+        queue.cancel(other.id).await.unwrap();
+        let nobody = super::job("nobody").id;
+        assert!(matches!(queue.retry(nobody).await, Err(QueueError::NoSuchJob { .. })));
+        assert!(matches!(queue.cancel(nobody).await, Err(QueueError::NoSuchJob { .. })));
+    }
+
+    async fn what_is_cancelled_ends_at_once_or_with_the_next_beat(&self) {
+        let (queue, waiting) = (self.queue, self.add("web07").await);
+        assert_eq!(queue.cancel(waiting.id).await.unwrap(), JobState::Cancelled);
+        assert_eq!((queue.cancel(waiting.id).await.unwrap(), self.claim("w1").await), (JobState::Cancelled, None));
+        let running = self.add("web08").await;
+        let lease = self.claim("w1").await.unwrap();
+        assert_eq!(queue.cancel(running.id).await.unwrap(), JobState::Running);
+        assert_eq!(queue.beat(&lease, "").await.unwrap(), Held::Cancelled);
+        assert_eq!(queue.step(&lease, "release", "").await.unwrap(), Held::Cancelled);
+        queue.stop(&lease).await.unwrap();
+        queue.stop(&lease).await.expect("a resend");
+        assert_eq!(self.state(&running).await, JobState::Cancelled);
+        // One whose worker is gone, or gives it back, ends all the same.
+        for give_back in [false, true] {
+            let job = self.add("web09").await;
+            let lease = self.claim("w1").await.unwrap();
+            queue.cancel(job.id).await.unwrap();
+            if give_back {
+                queue.release(&lease).await.unwrap();
+            } else {
+                self.pass(121);
+                queue.reap().await.unwrap();
+            }
+            assert_eq!(self.state(&job).await, JobState::Cancelled);
+        }
+    }
+
+    async fn what_is_over_is_forgotten_in_time(&self) {
+        let (queue, job) = (self.queue, self.add("web10").await);
+        let lease = self.claim("w1").await.unwrap();
+        queue.finish(&lease, "").await.unwrap();
+        let over = |counts: snapferry::queue::Counts| {
+            [JobState::Done, JobState::Dead, JobState::Cancelled].map(|state| counts.of(state)).iter().sum::<u64>()
+        };
+        let before = over(queue.counts().await.unwrap());
+        let open = self.add("web11").await;
+        self.pass(10);
+        assert!(queue.purge(Duration::from_secs(60)).await.unwrap() < before, "the last one is not old enough");
+        assert_eq!(self.state(&job).await, JobState::Done);
+        self.pass(60);
+        assert!(queue.purge(Duration::from_secs(60)).await.unwrap() >= 1);
+        assert_eq!((queue.job(job.id).await.unwrap(), self.state(&open).await), (None, JobState::Ready));
+        queue.cancel(open.id).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_suite_in_memory() {
+    let clock = Arc::new(AtomicU64::new(super::now_ms()));
+    let queue = MemoryQueue::new(Arc::new(Turned(Arc::clone(&clock))), TIMING);
+    Bench { queue: &queue, clock }.run().await;
+}
+
+#[tokio::test]
+async fn the_suite_on_redis() {
+    let Some(redis) = Redis::start(&SAFE).await else { return };
+    let clock = Arc::new(AtomicU64::new(super::now_ms()));
+    let queue = redis.queue(TIMING).await.on_clock(Arc::clone(&clock));
+    // Whoever reaps first learns which server this is.
+    queue.reap().await.unwrap();
+    Bench { queue: &queue, clock }.run().await;
+}

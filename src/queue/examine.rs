@@ -5,13 +5,15 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::redis::{RedisConfig, address_of, client};
+use super::redis::{RedisConfig, address_of, client, told};
 use super::{QueueError, Timing};
 
 /// The oldest Redis whose scripts and streams do what ours need.
 const OLDEST: (u32, u32) = (6, 2);
 /// A clock that is further off makes times in lists and logs misleading. Leases don't depend on it.
 const MOST_SKEW: Duration = Duration::from_secs(10);
+/// Above that share of its memory, in percent, a server is close to refusing new jobs.
+const MOST_MEMORY_PERCENT: u64 = 80;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -55,11 +57,10 @@ pub struct Told {
 /// Where it can't be reached or refuses us.
 pub async fn ask(config: &RedisConfig) -> Result<Told, QueueError> {
     let address = address_of(&config.url);
-    let refused = |err: redis::RedisError| QueueError::Refused { address: address.clone(), reason: err.to_string() };
-    let unavailable = |err: redis::RedisError| QueueError::Unavailable { address: address.clone(), reason: err.to_string() };
-    let mut connection = client(config)?.get_multiplexed_async_connection().await.map_err(unavailable)?;
-    let info: String = redis::cmd("INFO").query_async(&mut connection).await.map_err(refused)?;
-    let time: (u64, u32) = redis::cmd("TIME").query_async(&mut connection).await.map_err(refused)?;
+    let failed = |err: redis::RedisError| told(&address, &err);
+    let mut connection = client(config)?.get_multiplexed_async_connection().await.map_err(failed)?;
+    let info: String = redis::cmd("INFO").query_async(&mut connection).await.map_err(failed)?;
+    let time: (u64, u32) = redis::cmd("TIME").query_async(&mut connection).await.map_err(failed)?;
     let mut settings = HashMap::new();
     for name in ["appendonly", "maxmemory-policy"] {
         // Where a provider does not let us read settings, INFO has to do.
@@ -107,6 +108,20 @@ pub fn judge(told: &Told, tls: bool, timing: &Timing, now: SystemTime) -> Vec<Fi
         severity,
         details,
         "set `maxmemory-policy noeviction`: any other one drops jobs when memory is short",
+    ));
+
+    let bytes = |name: &str| info(name).parse::<u64>().unwrap_or(0);
+    let (used, most) = (bytes("used_memory"), bytes("maxmemory"));
+    let full = most > 0 && used.saturating_mul(100) >= most.saturating_mul(MOST_MEMORY_PERCENT);
+    let details = match most {
+        0 => format!("{used} bytes used, without a limit"),
+        most => format!("{used} of {most} bytes used"),
+    };
+    findings.push(finding(
+        "memory",
+        grade(!full, Severity::Warning),
+        details,
+        "raise `maxmemory`, or purge jobs that are over: a full server takes no new ones",
     ));
 
     let role = info("role");
@@ -158,5 +173,9 @@ mod tests {
             judged(&good, false).iter().find(|(what, _)| *what == "TLS").map(|(_, severity)| *severity),
             Some(Severity::Warning)
         );
+        for (used, severity) in [("79", Severity::Ok), ("80", Severity::Warning)] {
+            let memory = [("maxmemory", "100"), ("used_memory", used)];
+            assert!(judged(&memory, true).contains(&("memory", severity)), "{used} of 100");
+        }
     }
 }

@@ -16,6 +16,7 @@
 //! | `job` | what a job is to the queue, and its states |
 //! | `memory` | the queue in one process, on any clock; the rules in Rust |
 //! | `redis`, `lua/` | the queue on Redis; the same rules, each change one script |
+//! | `legacy` | the plain list of names that came before |
 //! | `examine` | whether a Redis is fit to keep jobs |
 //!
 //! Both pass one suite, and a model test holds the one to the other.
@@ -30,10 +31,12 @@ use crate::retry::Class;
 
 pub mod examine;
 mod job;
+mod legacy;
 mod memory;
 mod redis;
 
 pub use job::{Counts, Delivered, Enqueued, Happening, Job, JobState, NewJob, Priority, Reaped};
+pub use legacy::{Imported, import_legacy};
 pub use memory::MemoryQueue;
 pub use redis::{RedisConfig, RedisQueue};
 

@@ -176,7 +176,7 @@ impl RedisQueue {
         call.invoke_async(&mut connection).await.map_err(|err| told(&self.address, &err))
     }
 
-    async fn ask<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, QueueError> {
+    pub(super) async fn ask<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, QueueError> {
         let mut connection = self.connection.clone();
         command.query_async(&mut connection).await.map_err(|err| told(&self.address, &err))
     }
@@ -250,7 +250,7 @@ fn set_of(state: JobState) -> &'static str {
 }
 
 /// Redis' errors by what they mean for another attempt.
-fn told(address: &str, err: &RedisError) -> QueueError {
+pub(super) fn told(address: &str, err: &RedisError) -> QueueError {
     let (address, reason) = (address.to_owned(), err.to_string());
     if err.code() == Some("FOREIGN") {
         return QueueError::Foreign { address, reason: err.detail().unwrap_or_default().to_owned() };

@@ -6,8 +6,9 @@ local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or ''
 local before = redis.call('HGET', key('meta'), 'run_id')
 if before ~= run then
   redis.call('HSET', key('meta'), 'run_id', run)
-  if before then
-    local held = redis.call('ZRANGE', key('leases'), 0, -1)
+  -- Where nobody has reaped before, nobody knows whether this is the server that gave the leases.
+  local held = redis.call('ZRANGE', key('leases'), 0, -1)
+  if #held > 0 then
     for _, id in ipairs(held) do
       redis.call('ZADD', key('leases'), now + lease, id)
     end

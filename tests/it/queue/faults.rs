@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use snapferry::queue::examine::{Severity, ask, judge};
-use snapferry::queue::{Counts, Held, JobState, Lease, Queue, QueueError, RedisConfig, RedisQueue, Timing, Token};
+use snapferry::queue::{
+    Counts, Held, Imported, JobState, Lease, Queue, QueueError, RedisConfig, RedisQueue, Timing, Token, import_legacy,
+};
 use snapferry::retry::Class;
 use snapferry::secret::Secret;
 
@@ -60,6 +62,44 @@ async fn killed_and_restarted_it_has_lost_nothing_and_takes_nothing_back_at_once
     tokio::time::sleep(SHORT.lease * 2).await;
     assert_eq!(queue.reap().await.unwrap().taken_back, [lease.id]);
     assert!(is_lost(&queue.finish(&lease, "").await));
+}
+
+/// Nobody had reaped before the server went down, so nothing tells that it is another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reaps_first_takes_nothing_back_either() {
+    let Some(mut redis) = Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]).await else { return };
+    let queue = redis.queue(SHORT).await;
+    queue.enqueue(&job("web01")).await.unwrap();
+    let lease = claim(&queue, "w1").await;
+    redis.kill();
+    tokio::time::sleep(SHORT.lease * 2).await;
+    redis.restart().await;
+    let reaped = sent(async || queue.reap().await).await;
+    assert_eq!((reaped.amnesty, reaped.taken_back), (1, vec![]));
+    assert_eq!(queue.beat(&lease, "").await.unwrap(), Held::On);
+}
+
+/// As if an import had been killed between moving a name aside and making its job.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_old_list_is_taken_over_and_what_was_left_half_way_too() {
+    let Some(redis) = Redis::start(&SAFE).await else { return };
+    let queue = redis.queue(Timing::default()).await;
+    redis.command(&["RPUSH", "queue", "web01", "web02", "web01"]).await;
+    redis.command(&["RPUSH", "queue:snapferry-import", "web00"]).await;
+    let imported = import_legacy(&queue, "queue", job).await.unwrap();
+    assert_eq!(imported, Imported { added: 3, open_already: 1 });
+    let ready = queue.jobs(JobState::Ready, 10).await.unwrap();
+    let mut servers: Vec<&str> = ready.iter().map(|job| job.server.as_str()).collect();
+    servers.sort_unstable();
+    assert_eq!(servers, ["web00", "web01", "web02"]);
+    let left = redis.command(&["EXISTS", "queue", "queue:snapferry-import"]).await;
+    assert!(matches!(left, redis::Value::Int(0)), "{left:?}");
+    assert_eq!(import_legacy(&queue, "queue", job).await.unwrap(), Imported::default());
+    redis.command(&["RPUSH", "queue", "web03"]).await;
+    redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    assert_eq!(import_legacy(&queue, "queue", job).await.unwrap_err().class(), Class::Transient);
+    redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    assert_eq!(import_legacy(&queue, "queue", job).await.unwrap(), Imported { added: 1, open_already: 0 });
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -172,6 +212,9 @@ async fn an_unsafe_server_is_told_as_such() {
     let failures: Vec<&str> = findings.iter().filter(|found| found.severity == Severity::Failure).map(|found| found.what).collect();
     assert_eq!(failures, ["append-only file", "eviction"]);
     let Some(safe) = Redis::start(&SAFE).await else { return };
+    let locked = Redis::start(&["--requirepass", "hunter2"]).await.unwrap();
+    let wrong = RedisConfig { password: Some(Secret::new("hunter3")), ..locked.config() };
+    assert_eq!(ask(&wrong).await.unwrap_err().class(), Class::Permanent, "waiting does not mend a password");
     let told = ask(&safe.config()).await.unwrap();
     let findings = judge(&told, false, &Timing::default(), std::time::SystemTime::now());
     assert!(findings.iter().all(|found| found.severity != Severity::Failure), "{findings:?}");

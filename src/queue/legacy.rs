@@ -1,0 +1,45 @@
+//! Takes over the plain list of servers' names that scripts kept in Redis before there were jobs.
+
+use super::job::{Enqueued, NewJob};
+use super::{Queue as _, QueueError, RedisQueue};
+
+/// Names that one call takes. Whoever fills the list faster than that calls again.
+const MOST_NAMES: u64 = 100_000;
+
+/// What importing came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Imported {
+    /// Names that became jobs.
+    pub added: u64,
+    /// Names whose servers had an open job already.
+    pub open_already: u64,
+}
+
+/// Makes a job of each name in `list`, from its head on, and empties it.
+///
+/// A name is moved to a list beside it first, and leaves that one only when its job is there: whatever breaks, the next call begins with
+/// what was left. So no name is lost; one whose job was added, and over, before the next call is added again.
+///
+/// # Errors
+/// Where Redis can't be reached or refuses us.
+pub async fn import_legacy(queue: &RedisQueue, list: &str, mut job: impl FnMut(&str) -> NewJob) -> Result<Imported, QueueError> {
+    // A hash tag would not put both into one slot, since the list's name is given: this is for a server that is no cluster.
+    let beside = format!("{list}:snapferry-import");
+    let mut imported = Imported::default();
+    for _ in 0..MOST_NAMES {
+        let left: Option<String> = queue.ask(redis::cmd("LINDEX").arg(&beside).arg(0)).await?;
+        let name = match left {
+            Some(name) => name,
+            None => match queue.ask(redis::cmd("LMOVE").arg(list).arg(&beside).arg("LEFT").arg("RIGHT")).await? {
+                Some(name) => name,
+                None => break,
+            },
+        };
+        match queue.enqueue(&job(&name)).await? {
+            Enqueued::Added => imported.added += 1,
+            Enqueued::OpenAlready(_) => imported.open_already += 1,
+        }
+        let _: u64 = queue.ask(redis::cmd("LREM").arg(&beside).arg(1).arg(&name)).await?;
+    }
+    Ok(imported)
+}

@@ -8,6 +8,7 @@ use clap::{Args as Group, Parser, Subcommand};
 
 use super::cloud::args::{BootVolumeArgs, ImagesArgs, ProvisionArgs, SnapshotArgs};
 use super::cloud::doctor::DoctorArgs;
+use super::fleet::args::{EnqueueArgs, JobsArgs, WorkerArgs};
 use super::image::ImageArgs;
 use super::inspect::check::CheckArgs;
 use super::inspect::compare::CompareArgs;
@@ -77,6 +78,12 @@ pub enum Command {
     Uploads(UploadsArgs),
     /// Carry a server's boot volume into another region's image library, from snapshot to image, without stopping the server
     Replicate(Box<ReplicateArgs>),
+    /// Add servers to the fleet's queue, to be replicated by whichever worker is free
+    Enqueue(Box<EnqueueArgs>),
+    /// Work on the fleet's jobs
+    Worker(Box<WorkerArgs>),
+    /// List, show, cancel, retry and purge the fleet's jobs
+    Jobs(JobsArgs),
     /// Tell how long replicating a server will take, and what limits it
     Plan(PlanArgs),
     /// Show what dead jobs have left in the cloud, and remove it

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use crate::convert::{ConvertError, Failure, Leftover};
 use crate::identity::IdentityError;
 use crate::qcow2::{FileError, HeaderError, ImageError};
+use crate::queue::QueueError;
 use crate::restore::{LocalImageError, RestoreError, TargetError};
 use crate::source::SourceError;
 use crate::store::StoreError;
@@ -29,6 +30,8 @@ pub enum Code {
     Store = 4,
     /// The cloud's API.
     Cloud = 5,
+    /// The fleet's queue.
+    Queue = 6,
     /// An image is refused, or failed its check.
     Image = 7,
     /// Somebody stopped it.
@@ -123,6 +126,9 @@ fn code_for(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
             GcError::Store { source, .. } => code_for(source),
             GcError::Names(_) => Some(Code::Usage),
         };
+    }
+    if cause.is::<QueueError>() {
+        return Some(Code::Queue);
     }
     if let Some(StoreError::Cancelled { .. }) = cause.downcast_ref() {
         return Some(Code::Interrupted);
@@ -236,6 +242,16 @@ fn hint_for(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     }
     if let Some(error) = cause.downcast_ref::<IdentityError>() {
         return hint_for_identity(error);
+    }
+    if let Some(error) = cause.downcast_ref::<QueueError>() {
+        return match error {
+            QueueError::Unavailable { .. } => Some("check --redis, and that this machine may reach it".into()),
+            QueueError::Refused { .. } => Some(
+                "check --redis-user, the password (SNAPFERRY_REDIS_PASSWORD or --redis-password-file) and --redis-ca-file".into(),
+            ),
+            QueueError::NoSuchJob { .. } => Some("`snapferry jobs list` shows those that there are".into()),
+            _ => None,
+        };
     }
     cause.downcast_ref::<StoreError>().and_then(hint_for_store)
 }

@@ -13,6 +13,7 @@ mod credentials;
 #[cfg(feature = "sim")]
 mod demo;
 mod exit;
+mod fleet;
 mod image;
 mod inspect;
 mod log;
@@ -75,6 +76,9 @@ pub fn main(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Measure(args) => inspect::measure::run(&args),
         Command::Uploads(args) => uploads::run(&args),
         Command::Replicate(args) => replicate::run(&args, verbosity, &console),
+        Command::Enqueue(args) => fleet::enqueue::run(&args),
+        Command::Worker(args) => fleet::worker::run(&args, verbosity, &console),
+        Command::Jobs(args) => fleet::jobs::run(&args),
         Command::Plan(args) => replicate::plan::run(&args),
         Command::Gc(args) => replicate::gc::run(&args, verbosity),
         Command::BootVolume(args) => cloud::boot_volume::run(&args),

@@ -37,6 +37,11 @@ impl Console {
         self.terminal
     }
 
+    /// The same for work of which there is more than one at a time: lines, and no bars.
+    pub fn without_terminal(&self) -> Self {
+        Self { bars: self.bars.clone(), terminal: false }
+    }
+
     /// A line that turns while something is waited for; nothing where there is no terminal.
     pub fn spinner(&self) -> Option<ProgressBar> {
         self.terminal.then(|| {

@@ -33,9 +33,9 @@ const fn everywhere(name: &'static str) -> Setting {
 }
 
 /// All settings. A name is its flag's, with underscores; in commands on the cloud `vpc_region` is `--region`.
-const SETTINGS: [Setting; 31] = [
+const SETTINGS: [Setting; 36] = [
     // For what writes: an image that is read is always named whole.
-    Setting { name: "bucket", only: &["convert", "uploads", "list", "abort", "doctor", "replicate", "gc"] },
+    Setting { name: "bucket", only: &["convert", "uploads", "list", "abort", "doctor", "replicate", "gc", "enqueue", "worker"] },
     everywhere("endpoint"),
     everywhere("region"),
     everywhere("credentials_file"),
@@ -51,6 +51,11 @@ const SETTINGS: [Setting; 31] = [
     everywhere("resource_group"),
     everywhere("device_folder"),
     everywhere("state_folder"),
+    everywhere("redis"),
+    everywhere("redis_user"),
+    everywhere("redis_password_file"),
+    everywhere("redis_ca_file"),
+    everywhere("redis_prefix"),
     everywhere("bucket_location"),
     everywhere("volume_profile"),
     everywhere("keep_snapshots"),
@@ -59,8 +64,8 @@ const SETTINGS: [Setting; 31] = [
     everywhere("snapshot_age"),
     everywhere("image_age"),
     everywhere("object_age"),
-    Setting { name: "codec", only: &["convert", "replicate"] },
-    Setting { name: "level", only: &["convert", "replicate"] },
+    Setting { name: "codec", only: &["convert", "replicate", "enqueue"] },
+    Setting { name: "level", only: &["convert", "replicate", "enqueue"] },
     Setting { name: "cluster_size", only: &["convert"] },
     everywhere("threads"),
     Setting { name: "part_size", only: &["convert"] },
@@ -71,7 +76,8 @@ const SETTINGS: [Setting; 31] = [
 /// Keys by which people would put a secret into the file.
 const SECRETS: [&str; 6] = ["api_key", "apikey", "secret_access_key", "secret_key", "password", "token"];
 /// Variables that are used besides ours, and whether they are secrets.
-const OTHERS: [(&str, bool); 9] = [
+const OTHERS: [(&str, bool); 10] = [
+    ("SNAPFERRY_REDIS_PASSWORD", true),
     ("IBMCLOUD_API_KEY", true),
     ("AWS_ACCESS_KEY_ID", false),
     ("AWS_SECRET_ACCESS_KEY", true),

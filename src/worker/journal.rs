@@ -18,6 +18,7 @@ use super::state::State;
 use super::steps::Step;
 use crate::clock::rfc3339;
 use crate::job::JobId;
+use crate::queue::QueueError;
 use crate::retry::Class;
 
 /// The form of journals that this program writes. It reads no later one.
@@ -103,6 +104,9 @@ pub enum JournalError {
         /// In what.
         reason: String,
     },
+    /// The queue does not let us: the lease is lost, or nobody knows for too long. Whoever has it now must not be disturbed.
+    #[error("the job is no longer ours to work on")]
+    Lease(#[source] QueueError),
     /// Another process works on it.
     #[error("job {id} is being worked on by another process ({} is locked)", path.display())]
     Busy {
@@ -118,6 +122,7 @@ impl JournalError {
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
+            Self::Lease(_) => Class::LeaseLost,
             Self::Busy { .. } => Class::Transient,
             Self::File { .. } | Self::Foreign { .. } => Class::Permanent,
         }

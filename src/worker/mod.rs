@@ -15,12 +15,14 @@
 //! | `holdings`, `retention` | what there is of earlier runs; what of it stays |
 //! | `gc` | what dead jobs have left |
 //! | `forecast` | how long a job will take, and what limits it |
+//! | `fleet` | jobs from the queue: leases, beats, what becomes of failures |
 //! | `site` | what a job needs from outside |
 //!
 //! The journal is a hint and the cloud is the truth: each step looks for what it would make by its name, takes that over, and makes it
 //! only where there is none. So a job can be resumed from its id alone.
 
 pub mod error;
+pub mod fleet;
 pub mod forecast;
 pub mod gc;
 pub mod holdings;

@@ -212,6 +212,10 @@ impl<'a> Saga<'a> {
         let Ok(mut run) = self.run_on(self.cleaning, state) else { return Vec::new() };
         if let Err(err) = run.record(Event::Failed { step, reason: chain(fault) }).await {
             tracing::warn!("{}", chain(&err));
+            if err.class() == Class::LeaseLost {
+                // Somebody else works on it, or may: nothing is touched any more.
+                return Vec::new();
+            }
         }
         if resumable == Resumable::No {
             if let Err(err) = run.record(Event::Abandoned).await {

@@ -54,10 +54,7 @@ impl Cloud {
         let found = credentials::find_identity(&args.identity, &Environment::of_process())?;
         let tokens: Arc<dyn TokenSource> = credentials::token_source(found, &args.identity)?;
         let means = Means { tokens, clock: Arc::new(SystemClock), cancel: cancel.clone(), watch: Arc::new(LogWatch) };
-        let home = match &args.region {
-            Some(region) => region.clone(),
-            None => own_region(args).await?,
-        };
+        let home = home_region(args).await?;
         Ok(Self { args: args.clone(), means, home })
     }
 
@@ -93,6 +90,14 @@ impl Cloud {
     /// The API of the region that is meant where none is named.
     pub fn client(&self) -> anyhow::Result<RegionClient> {
         self.region(&self.home)
+    }
+}
+
+/// The region that is meant where none is named.
+pub async fn home_region(args: &CloudArgs) -> anyhow::Result<String> {
+    match &args.region {
+        Some(region) => Ok(region.clone()),
+        None => own_region(args).await,
     }
 }
 

@@ -34,6 +34,26 @@ pub struct ReplicateArgs {
     #[arg(long)]
     pub dry_run: bool,
 
+    #[command(flatten)]
+    pub how: HowArgs,
+
+    #[command(flatten)]
+    pub output: OutputArgs,
+
+    #[command(flatten)]
+    pub place: PlaceArgs,
+
+    #[command(flatten)]
+    pub cloud: CloudArgs,
+
+    #[command(flatten)]
+    pub recovery: RecoveryArgs,
+}
+
+/// How a server is replicated, by whomever.
+#[derive(Clone, Debug, Group)]
+#[command(next_help_heading = "The job")]
+pub struct HowArgs {
     /// Read this snapshot, by name or id, in place of a new one; it is left as it is
     #[arg(long, value_name = "SNAPSHOT")]
     pub from_snapshot: Option<String>,
@@ -79,19 +99,7 @@ pub struct ReplicateArgs {
     pub bucket_location: Option<String>,
 
     #[command(flatten)]
-    pub output: OutputArgs,
-
-    #[command(flatten)]
     pub retention: RetentionArgs,
-
-    #[command(flatten)]
-    pub place: PlaceArgs,
-
-    #[command(flatten)]
-    pub cloud: CloudArgs,
-
-    #[command(flatten)]
-    pub recovery: RecoveryArgs,
 }
 
 /// Which jobs are resumed.

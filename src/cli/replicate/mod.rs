@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
+use super::cloud::args::RecoveryArgs;
 use super::cloud::{Cloud, run_leaving};
 use super::exit::{Code, UsageError};
 use super::log::Verbosity;
@@ -24,15 +25,15 @@ use crate::worker::{
     Encoding, Finished, Goal, Job, JobError, JournalFolder, Keep, Origin, OwnServer, Restore, Resumable, Retention, Saga,
     SnapshotFate, State,
 };
-use args::{ReplicateArgs, Resumed};
+use args::{HowArgs, ReplicateArgs, Resumed};
 use show::Shown;
 use site::{Ground, bucket, recovery_region, state_folder};
 
 pub mod args;
 pub mod gc;
 pub mod plan;
-mod show;
-mod site;
+pub mod show;
+pub mod site;
 
 /// A command on jobs, with all that it was told.
 struct Command<'a> {
@@ -59,27 +60,26 @@ pub fn run(args: &ReplicateArgs, verbosity: Verbosity, console: &Console) -> any
 }
 
 /// A job from what was typed.
-fn job_of(args: &ReplicateArgs, id: JobId, home: &str) -> anyhow::Result<Job> {
-    let server = args.server.clone().ok_or_else(|| UsageError("which server? Give its name".into()))?;
-    let to = recovery_region(&args.recovery)?.to_owned();
-    let region = args.recovery.bucket_region.clone().unwrap_or_else(|| to.clone());
-    let kept = &args.retention;
+pub fn job_of(server: &str, how: &HowArgs, recovery: &RecoveryArgs, id: JobId, home: &str) -> anyhow::Result<Job> {
+    let to = recovery_region(recovery)?.to_owned();
+    let region = recovery.bucket_region.clone().unwrap_or_else(|| to.clone());
+    let kept = &how.retention;
     let job = Job {
         id,
-        server,
+        server: server.to_owned(),
         from: home.to_owned(),
-        bucket: bucket(&args.recovery)?.to_owned(),
-        bucket_location: args.bucket_location.clone().unwrap_or(region),
-        prefix: args.prefix.clone(),
+        bucket: bucket(recovery)?.to_owned(),
+        bucket_location: how.bucket_location.clone().unwrap_or(region),
+        prefix: how.prefix.clone(),
         to,
-        origin: args.from_snapshot.clone().map_or(Origin::Server, Origin::Snapshot),
-        goal: if args.no_import { Goal::Object } else { Goal::Image },
-        restore: if args.fast_restore_clone { Restore::FastClone } else { Restore::Plain },
-        snapshot_fate: if args.keep_snapshot { SnapshotFate::Kept } else { SnapshotFate::Prunable },
-        operating_system: args.os.clone(),
-        image_name: args.image_name.as_ref().map(ToString::to_string),
-        volume_profile: args.volume_profile.clone(),
-        encoding: Encoding { codec: args.codec, level: args.level },
+        origin: how.from_snapshot.clone().map_or(Origin::Server, Origin::Snapshot),
+        goal: if how.no_import { Goal::Object } else { Goal::Image },
+        restore: if how.fast_restore_clone { Restore::FastClone } else { Restore::Plain },
+        snapshot_fate: if how.keep_snapshot { SnapshotFate::Kept } else { SnapshotFate::Prunable },
+        operating_system: how.os.clone(),
+        image_name: how.image_name.as_ref().map(ToString::to_string),
+        volume_profile: how.volume_profile.clone(),
+        encoding: Encoding { codec: how.codec, level: how.level },
         retention: Retention {
             snapshots: Keep { newest: kept.keep_snapshots, younger_than: kept.snapshot_age },
             images: Keep { newest: kept.keep_images, younger_than: kept.image_age },
@@ -91,8 +91,14 @@ fn job_of(args: &ReplicateArgs, id: JobId, home: &str) -> anyhow::Result<Job> {
 }
 
 impl Command<'_> {
+    /// The job that was typed, under that id.
+    fn job(&self, id: JobId, home: &str) -> anyhow::Result<Job> {
+        let server = self.args.server.as_deref().ok_or_else(|| UsageError("which server? Give its name".into()))?;
+        job_of(server, &self.args.how, &self.args.recovery, id, home)
+    }
+
     async fn begin(&self, cloud: &Cloud, own: &OwnServer) -> anyhow::Result<Code> {
-        let job = job_of(self.args, JobId::new(&SystemClock), &cloud.home)?;
+        let job = self.job(JobId::new(&SystemClock), &cloud.home)?;
         for unfinished in self.unfinished()? {
             if unfinished.job.server == job.server && unfinished.job.to == job.to {
                 let id = unfinished.job.id;
@@ -169,7 +175,7 @@ impl Command<'_> {
         });
         // Of several only the newest is worth it: the others are older disks of the same server.
         ids.sort_unstable();
-        ids.pop().map(|id| job_of(self.args, id, &cloud.home)).into_iter().collect()
+        ids.pop().map(|id| self.job(id, &cloud.home)).into_iter().collect()
     }
 
     async fn abandon(&self, cloud: &Cloud, own: &OwnServer, id: JobId) -> anyhow::Result<Code> {
@@ -239,7 +245,7 @@ impl Command<'_> {
 
     /// What would be done, and what is in the way.
     async fn dry_run(&self, cloud: &Cloud, own: &OwnServer) -> anyhow::Result<Code> {
-        let job = job_of(self.args, JobId::new(&SystemClock), &cloud.home)?;
+        let job = self.job(JobId::new(&SystemClock), &cloud.home)?;
         let names = job.names()?;
         let watch: Arc<dyn Watch> = Arc::new(crate::vpc::LogWatch);
         let site = self.ground.site(cloud, &job, own, cloud.cancel(), &watch)?;
@@ -276,7 +282,7 @@ impl Command<'_> {
 }
 
 /// The whole job, for programs.
-fn record(job: &Job, finished: &Finished, begun: SystemTime) -> Value {
+pub fn record(job: &Job, finished: &Finished, begun: SystemTime) -> Value {
     let Finished { state, names, steps, warnings } = finished;
     let State { snapshot, object, image, replaced, pruned, .. } = state;
     json!({

@@ -126,6 +126,13 @@ impl Bench {
         Self { sim, folder }
     }
 
+    /// A raw disk for another server.
+    pub fn disk(&self) -> PathBuf {
+        let disk = self.folder.path().join("another.raw");
+        Disk { kind: Kind::Mixed, size: ByteCount(2 * MIB), seed: 6 }.write(&disk).unwrap();
+        disk
+    }
+
     pub fn state_folder(&self, host: Host) -> PathBuf {
         self.folder.path().join(match host {
             Host::Own => "state",
@@ -152,13 +159,14 @@ impl Bench {
             Host::Other => self.sim.device_folder_of(OTHER),
         };
         command.env("SNAPFERRY_DEVICE_FOLDER", devices);
-        if words[0] != "plan" {
+        let works = ["replicate", "worker"].contains(&words[0]);
+        if works || words[0] == "gc" {
             command.args(["--poll-every", "0.02"]);
+            if host == Host::Other {
+                command.args(["--instance", &self.sim.instance_id(OTHER)]);
+            }
         }
-        if host == Host::Other && words[0] != "plan" {
-            command.args(["--instance", &self.sim.instance_id(OTHER)]);
-        }
-        if words[0] == "replicate" {
+        if works {
             command.args(["--device-files"]);
         }
         command

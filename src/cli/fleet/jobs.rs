@@ -1,0 +1,130 @@
+//! `snapferry jobs`: what is in the fleet's queue.
+
+use std::io::{Write as _, stdout};
+use std::time::SystemTime;
+
+use serde_json::{Value, json};
+
+use super::args::{JobsAction, JobsArgs, QueueArgs};
+use super::open;
+use crate::cli::exit::Code;
+use crate::cli::table::{self, Table};
+use crate::clock::rfc3339;
+use crate::queue::{Job, JobState, Queue, QueueError, RedisQueue};
+use crate::worker::Age;
+
+/// Events that are looked through for those of one job.
+const EVENTS: usize = 10_000;
+
+pub fn run(args: &JobsArgs) -> anyhow::Result<Code> {
+    match &args.action {
+        JobsAction::List { state, most, output, queue } => on_queue(queue, async |queue| {
+            let states = state.map_or_else(|| JobState::ALL.to_vec(), |state| vec![state]);
+            let mut jobs = Vec::new();
+            for state in states {
+                jobs.extend(queue.jobs(state, *most).await?);
+            }
+            if output.json {
+                writeln!(stdout().lock(), "{}", jobs.iter().map(shown).collect::<Value>())?;
+                return Ok(());
+            }
+            let mut table = Table::new(&["job", "server", "region", "state", "step", "since", "worker", "error"]);
+            for job in &jobs {
+                table.row(vec![
+                    job.id.to_string(),
+                    job.server.clone(),
+                    job.region.clone(),
+                    job.state.to_string(),
+                    job.step.clone().unwrap_or_default(),
+                    rfc3339(job.changed_at),
+                    job.worker.clone().unwrap_or_default(),
+                    job.error.clone().unwrap_or_default(),
+                ]);
+            }
+            Ok(table.write(&mut stdout().lock())?)
+        }),
+        JobsAction::Show { job, output, queue } => on_queue(queue, async |queue| {
+            let found = queue.job(*job).await?.ok_or(QueueError::NoSuchJob { id: *job })?;
+            let events: Vec<_> = queue.events(EVENTS).await?.into_iter().filter(|event| event.id == *job).collect();
+            if output.json {
+                let mut all = shown(&found);
+                all["spec"] = serde_json::from_str(&found.spec).unwrap_or_default();
+                all["journal"] = found.journal.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+                all["events"] = events
+                    .iter()
+                    .map(|event| json!({ "at": rfc3339(event.at), "what": event.what, "details": event.details }))
+                    .collect();
+                writeln!(stdout().lock(), "{all}")?;
+                return Ok(());
+            }
+            let mut out = stdout().lock();
+            let pairs = [
+                ("job", found.id.to_string()),
+                ("server", format!("{} into {}", found.server, found.region)),
+                ("state", format!("{} since {}", found.state, rfc3339(found.changed_at))),
+                ("step", found.step.clone().unwrap_or_default()),
+                ("worker", found.worker.clone().unwrap_or_default()),
+                ("claimed", format!("{} times, {} attempts failed", found.deliveries, found.attempts)),
+                ("error", found.error.clone().unwrap_or_default()),
+            ];
+            table::pairs(&pairs, &mut out)?;
+            for event in &events {
+                writeln!(out, "  {}  {:<10} {}", rfc3339(event.at), event.what, event.details)?;
+            }
+            Ok(())
+        }),
+        JobsAction::Cancel { jobs, queue } => on_queue(queue, async |queue| {
+            for id in jobs {
+                let words = match queue.cancel(*id).await? {
+                    JobState::Running => "its worker is told, and removes what it made".to_owned(),
+                    state => state.to_string(),
+                };
+                writeln!(stdout().lock(), "{id}  {words}")?;
+            }
+            Ok(())
+        }),
+        JobsAction::Retry { jobs, queue } => on_queue(queue, async |queue| {
+            for id in jobs {
+                queue.retry(*id).await?;
+                writeln!(stdout().lock(), "{id}  ready")?;
+            }
+            Ok(())
+        }),
+        JobsAction::Purge { older_than: Age(age), queue } => on_queue(queue, async |queue| {
+            let purged = queue.purge(*age).await?;
+            Ok(writeln!(stdout().lock(), "{purged} jobs forgotten")?)
+        }),
+    }
+}
+
+fn on_queue(args: &QueueArgs, work: impl AsyncFnOnce(&RedisQueue) -> anyhow::Result<()>) -> anyhow::Result<Code> {
+    let runtime = crate::cli::runtime()?;
+    runtime.block_on(async {
+        let queue = open(args).await?;
+        work(&queue).await
+    })?;
+    Ok(Code::Done)
+}
+
+/// A job as `--json` has it.
+fn shown(job: &Job) -> Value {
+    let parsed = |text: &Option<String>| text.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok());
+    json!({
+        "job": job.id,
+        "server": job.server,
+        "region": job.region,
+        "state": job.state,
+        "priority": job.priority,
+        "step": job.step,
+        "progress": parsed(&job.progress),
+        "worker": job.worker,
+        "deliveries": job.deliveries,
+        "attempts": job.attempts,
+        "error": job.error,
+        "result": parsed(&job.result),
+        "cancelling": job.cancel,
+        "added_at": rfc3339(job.added_at),
+        "changed_at": rfc3339(job.changed_at),
+        "age_seconds": SystemTime::now().duration_since(job.changed_at).unwrap_or_default().as_secs(),
+    })
+}

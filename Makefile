@@ -56,7 +56,7 @@ test: ## The whole test suite; installs what it needs
 	fi
 
 .PHONY: lint
-lint: ## Format, clippy with and without features, shellcheck, cargo-deny
+lint: ## Format, clippy with and without features, shellcheck, cargo-deny, systemd units
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
 	$(CARGO) clippy --locked --lib --bins --no-default-features -- -D warnings
@@ -70,11 +70,16 @@ lint: ## Format, clippy with and without features, shellcheck, cargo-deny
 		echo "SKIPPED: shellcheck is not installed" >&2
 	fi
 	if command -v python3 >/dev/null; then benches/compare.py --help >/dev/null; fi
+	$(MAKE) check-units
 	if $(CARGO) deny --version >/dev/null 2>&1; then
 		$(CARGO) deny --locked --all-features check licenses bans sources
 	else
 		echo "SKIPPED: cargo-deny is not installed" >&2
 	fi
+
+.PHONY: check-units
+check-units: ## The systemd units, by systemd's own judgement
+	scripts/check-units.sh
 
 .PHONY: bench
 bench: ## snapferry beside qemu-img on a 10 GiB disk, into benches/README.md (as root, about an hour; BENCH=--quick for minutes)

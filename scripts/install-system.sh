@@ -5,7 +5,8 @@
 #
 # Without an option: what the build needs. The options add to that:
 #   --demo    what `make demo` needs: qemu-img, a partitioner, ext4's tools
-#   --test    what the tests need: the same, an independent S3 server (Swift), CPU emulation, Redis, shellcheck, cargo-nextest
+#   --test    what the tests need: the same, an independent S3 server (Swift), CPU emulation, Redis, shellcheck,
+#               systemd-analyze, cargo-nextest
 #   --bench   what `make bench` needs: the same as --demo, s3fs, Swift, python3
 #   --fuzz    what the fuzz targets need: a C++ compiler
 #
@@ -16,7 +17,7 @@ set -euo pipefail
 readonly build=(gcc libc6-dev make nasm autoconf automake libtool)
 readonly demo=(qemu-utils gdisk e2fsprogs util-linux mount)
 readonly swift=(swift-proxy swift-account swift-container swift-object memcached curl)
-readonly tests=(qemu-user dmsetup shellcheck jq python3 python3-venv redis-server)
+readonly tests=(qemu-user dmsetup shellcheck jq python3 python3-venv redis-server systemd)
 readonly bench=(s3fs python3)
 readonly fuzz=(g++)
 

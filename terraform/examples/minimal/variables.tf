@@ -1,0 +1,24 @@
+variable "region" {
+  description = "Source region, where the server is."
+  type        = string
+}
+
+variable "recovery_region" {
+  description = "Region that images are imported to; the bucket is in it."
+  type        = string
+}
+
+variable "resource_group" {
+  description = "Name of the resource group of the servers that are carried."
+  type        = string
+}
+
+variable "server" {
+  description = "Name of the server that snapferry runs on. Its metadata service has to be switched on: `ibmcloud is instance-update NAME --metadata-service true`."
+  type        = string
+}
+
+variable "bucket" {
+  description = "Name of the bucket for images, one of its kind in all of IBM Cloud."
+  type        = string
+}

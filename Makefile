@@ -44,6 +44,7 @@ test: ## The whole test suite; installs what it needs
 	mkdir -p target
 	rm -f target/skipped.txt
 	export SNAPFERRY_SKIPPED="$(CURDIR)/target/skipped.txt"
+	$(MAKE) check-terraform
 	if $(CARGO) nextest --version >/dev/null 2>&1; then
 		$(CARGO) nextest run --locked --features testing
 	else
@@ -80,6 +81,12 @@ lint: ## Format, clippy with and without features, shellcheck, cargo-deny, syste
 .PHONY: check-units
 check-units: ## The systemd units, by systemd's own judgement
 	scripts/check-units.sh
+
+.PHONY: check-terraform
+check-terraform: ## The Terraform files: arguments, references, form; by Terraform itself too, where there is one
+	scripts/terraform-venv.sh
+	target/terraform/bin/python tests/terraform/check.py
+	target/terraform/bin/python scripts/check-terraform.py
 
 .PHONY: bench
 bench: ## snapferry beside qemu-img on a 10 GiB disk, into benches/README.md (as root, about an hour; BENCH=--quick for minutes)

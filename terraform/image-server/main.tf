@@ -21,8 +21,14 @@ locals {
 
   redis      = one(data.ibm_database_connection.redis[*].rediss)
   redis_ca   = local.redis == null ? null : base64decode(local.redis[0].certificate[0].certificate_base64)
-  redis_host = local.redis == null ? null : local.redis[0].hosts[0].hostname
-  redis_port = local.redis == null ? null : local.redis[0].hosts[0].port
+  redis_host = local.redis == null ? null : "${local.redis[0].hosts[0].hostname}:${local.redis[0].hosts[0].port}"
+
+  # For the units: where the queue is, and who they are there. The password is a credential of systemd's, see the output `next`.
+  worker_env = local.redis == null ? null : {
+    SNAPFERRY_REDIS         = "rediss://${local.redis_host}/0"
+    SNAPFERRY_REDIS_USER    = "admin"
+    SNAPFERRY_REDIS_CA_FILE = "/etc/snapferry/redis-ca.pem"
+  }
 }
 
 data "ibm_resource_group" "this" {
@@ -94,5 +100,6 @@ module "server" {
     package_sha256 = var.package_sha256
     config         = join("", [for key, value in local.config : "${key} = ${jsonencode(value)}\n"])
     redis_ca       = local.redis_ca
+    worker_env     = local.worker_env == null ? null : join("", [for key, value in local.worker_env : "${key}=${value}\n"])
   })
 }

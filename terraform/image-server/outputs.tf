@@ -15,7 +15,7 @@ output "trusted_profile" {
 
 output "redis" {
   description = "Where the queue is, without the password; null where none was made."
-  value       = local.redis_host == null ? null : "rediss://admin@${local.redis_host}:${local.redis_port}"
+  value       = local.redis_host == null ? null : local.worker_env.SNAPFERRY_REDIS
 }
 
 output "next" {
@@ -29,9 +29,9 @@ output "next" {
       "snapferry replicate SERVER",
     ],
     local.redis_host == null ? [] : [
-      "# The queue's password, here and on each server; it is in no state and in no user data",
+      "# Set the queue's password, here, and give it to each server: it is in no state and in no user data",
       "ibmcloud cdb deployment-user-password ${one(ibm_database.redis[*].id)} admin",
-      "install -m 600 /dev/stdin /etc/snapferry/worker.env    # then type the lines of the README's section Redis",
+      "install -d -m 700 /etc/credstore && install -m 600 /dev/stdin /etc/credstore/snapferry.redis-password",
       "systemctl restart snapferry-worker",
     ],
   ))

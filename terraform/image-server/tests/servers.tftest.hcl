@@ -56,7 +56,7 @@ run "several_servers_and_a_queue" {
   }
 
   assert {
-    condition     = output.redis == "rediss://admin@queue.example.com:30123"
+    condition     = output.redis == "rediss://queue.example.com:30123/0"
     error_message = "The queue's address has no password in it."
   }
 
@@ -87,8 +87,8 @@ run "user_data_is_yaml_whatever_is_in_it" {
   }
 
   assert {
-    condition     = length(yamldecode(output.user_data_with_ca).write_files) == 3 && yamldecode(output.user_data_with_ca).write_files[1].content == "-----BEGIN\nCA\n"
-    error_message = "The CA has to come as a file of its own."
+    condition     = [for file in yamldecode(output.user_data_with_ca).write_files : file.content if strcontains(file.path, "/etc/snapferry/")] == ["bucket = \"b\"\nlevel = \"fast\"\n", "A=1\nB=2\n", "-----BEGIN\nCA\n"]
+    error_message = "The CA and where the queue is have to come as files of their own."
   }
 }
 

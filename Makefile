@@ -16,11 +16,11 @@ DEMO_FILL ?= 2252M
 # Passed to benches/compare.py: --quick, --rows, --rounds, --server, see --help.
 BENCH ?=
 
-SCRIPTS := .ci/run $(wildcard scripts/*.sh)
+SCRIPTS := .ci/run $(wildcard scripts/*.sh) $(wildcard packaging/debian/*)
 
 .PHONY: help
 help: ## This list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
 
 .PHONY: build
 build: ## The release binary: target/release/snapferry
@@ -31,6 +31,20 @@ build: ## The release binary: target/release/snapferry
 install: ## The release binary into cargo's bin folder
 	scripts/install-system.sh
 	$(CARGO) install --path . --locked
+
+.PHONY: deb
+deb: build ## The Debian package: target/dist/snapferry_*.deb
+	if ! $(CARGO) deb --version >/dev/null 2>&1; then
+		echo "Installing with cargo: cargo-deb" >&2
+		$(CARGO) install --locked cargo-deb
+	fi
+	mkdir -p target/dist
+	rm -f target/dist/*.deb
+	$(CARGO) deb --no-build --output target/dist/
+
+.PHONY: dist
+dist: deb ## What a release consists of: archive, Debian package, SHA256SUMS, in target/dist
+	scripts/dist.sh
 
 .PHONY: demo
 demo: ## A real disk into the embedded store and back, beside qemu-img
@@ -57,7 +71,7 @@ test: ## The whole test suite; installs what it needs
 	fi
 
 .PHONY: lint
-lint: ## Format, clippy with and without features, shellcheck, cargo-deny, systemd units
+lint: ## Format, clippy with and without features, shellcheck, cargo-deny, systemd units, packages
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
 	$(CARGO) clippy --locked --lib --bins --no-default-features -- -D warnings
@@ -71,7 +85,7 @@ lint: ## Format, clippy with and without features, shellcheck, cargo-deny, syste
 		echo "SKIPPED: shellcheck is not installed" >&2
 	fi
 	if command -v python3 >/dev/null; then benches/compare.py --help >/dev/null; fi
-	$(MAKE) check-units
+	$(MAKE) check-units check-packaging
 	if $(CARGO) deny --version >/dev/null 2>&1; then
 		$(CARGO) deny --locked --all-features check licenses bans sources
 	else
@@ -81,6 +95,10 @@ lint: ## Format, clippy with and without features, shellcheck, cargo-deny, syste
 .PHONY: check-units
 check-units: ## The systemd units, by systemd's own judgement
 	scripts/check-units.sh
+
+.PHONY: check-packaging
+check-packaging: ## What packages are made of: files, maintainer scripts, the example of a configuration
+	scripts/check-packaging.py
 
 .PHONY: check-terraform
 check-terraform: ## The Terraform files: arguments, references, form; by Terraform itself too, where there is one

@@ -208,6 +208,41 @@ impl Counts {
     }
 }
 
+/// The last time that a server's image arrived in a region.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Good {
+    /// The server.
+    pub server: String,
+    /// The region.
+    pub region: String,
+    /// When its job was done.
+    pub at: SystemTime,
+    /// That job.
+    pub id: JobId,
+    /// Its result, in JSON.
+    pub result: String,
+}
+
+/// A worker that was heard of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Heard {
+    /// Its name.
+    pub worker: String,
+    /// When last.
+    pub at: SystemTime,
+}
+
+/// Jobs that are added at certain times.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Schedule {
+    /// Its name.
+    pub name: String,
+    /// What is added, and when, which is nothing to the queue.
+    pub plan: String,
+    /// The last tick that was seen to, or when it was made.
+    pub last: SystemTime,
+}
+
 /// Something that happened to a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Happening {

@@ -7,12 +7,14 @@ use super::{Queue as _, QueueError, RedisQueue};
 const MOST_NAMES: u64 = 100_000;
 
 /// What importing came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Imported {
     /// Names that became jobs.
     pub added: u64,
     /// Names whose servers had an open job already.
     pub open_already: u64,
+    /// What makes no job. It is kept in a list beside the other.
+    pub refused: Vec<String>,
 }
 
 /// Makes a job of each name in `list`, from its head on, and empties it.
@@ -22,9 +24,13 @@ pub struct Imported {
 ///
 /// # Errors
 /// Where Redis can't be reached or refuses us.
-pub async fn import_legacy(queue: &RedisQueue, list: &str, mut job: impl FnMut(&str) -> NewJob) -> Result<Imported, QueueError> {
+pub async fn import_legacy(
+    queue: &RedisQueue,
+    list: &str,
+    mut job: impl FnMut(&str) -> Option<NewJob>,
+) -> Result<Imported, QueueError> {
     // A hash tag would not put both into one slot, since the list's name is given: this is for a server that is no cluster.
-    let beside = format!("{list}:snapferry-import");
+    let (beside, refused) = (format!("{list}:snapferry-import"), format!("{list}:snapferry-refused"));
     let mut imported = Imported::default();
     for _ in 0..MOST_NAMES {
         let left: Option<String> = queue.ask(redis::cmd("LINDEX").arg(&beside).arg(0)).await?;
@@ -35,9 +41,15 @@ pub async fn import_legacy(queue: &RedisQueue, list: &str, mut job: impl FnMut(&
                 None => break,
             },
         };
-        match queue.enqueue(&job(&name)).await? {
-            Enqueued::Added => imported.added += 1,
-            Enqueued::OpenAlready(_) => imported.open_already += 1,
+        match job(&name) {
+            Some(job) => match queue.enqueue(&job).await? {
+                Enqueued::Added => imported.added += 1,
+                Enqueued::OpenAlready(_) => imported.open_already += 1,
+            },
+            None => {
+                let _: u64 = queue.ask(redis::cmd("RPUSH").arg(&refused).arg(&name)).await?;
+                imported.refused.push(name.clone());
+            }
         }
         let _: u64 = queue.ask(redis::cmd("LREM").arg(&beside).arg(1).arg(&name)).await?;
     }

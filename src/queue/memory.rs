@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
-use super::job::{Counts, Delivered, Enqueued, Happening, Job, JobState, NewJob, Reaped};
+use super::job::{Counts, Delivered, Enqueued, Good, Happening, Heard, Job, JobState, NewJob, Reaped, Schedule};
 use super::{Held, Lease, Queue, QueueError, Then, Timing, Token};
 use crate::clock::Clock;
 use crate::job::JobId;
@@ -30,6 +30,10 @@ struct Kept {
 struct Inside {
     jobs: BTreeMap<JobId, Kept>,
     events: Vec<Happening>,
+    /// By server and region.
+    good: BTreeMap<(String, String), Good>,
+    workers: BTreeMap<String, SystemTime>,
+    schedules: BTreeMap<String, Schedule>,
 }
 
 /// Jobs in memory, gone with the process.
@@ -102,6 +106,11 @@ impl MemoryQueue {
             }
             _ => {}
         }
+        if state == JobState::Done {
+            let (server, region) = (kept.job.server.clone(), kept.job.region.clone());
+            let good = Good { server, region, at: now.now, id: lease.id, result: words.to_owned() };
+            now.inside.good.insert((good.server.clone(), good.region.clone()), good);
+        }
         now.turn(lease.id, state, None);
         now.note(lease.id, state.name(), words);
         Ok(())
@@ -119,7 +128,7 @@ impl MemoryQueue {
             kept.job.error = Some(error.to_owned());
             kept.job.attempts += 1;
         }
-        if kept.job.cancel {
+        if kept.job.cancel && kept.job.journal.is_none() {
             now.turn(lease.id, JobState::Cancelled, None);
             now.note(lease.id, "cancelled", "");
         } else if wait.is_zero() && failed.is_none() {
@@ -223,6 +232,8 @@ impl Queue for MemoryQueue {
 
     async fn claim(&self, worker: &str, token: &Token) -> Result<Option<Delivered>, QueueError> {
         let mut now = self.change();
+        let at = now.now;
+        now.inside.workers.insert(worker.to_owned(), at);
         let again = now.inside.jobs.values().find(|kept| kept.job.state == JobState::Running && kept.token.as_ref() == Some(token));
         if let Some(again) = again {
             return Ok(Some(Delivered { job: again.job.clone(), token: token.clone() }));
@@ -242,10 +253,16 @@ impl Queue for MemoryQueue {
     }
 
     async fn beat(&self, lease: &Lease, progress: &str) -> Result<Held, QueueError> {
-        self.held(lease, |job| {
+        let mut worker = None;
+        let held = self.held(lease, |job| {
             job.progress = Some(progress.to_owned());
+            worker.clone_from(&job.worker);
             None
-        })
+        })?;
+        let mut now = self.change();
+        let at = now.now;
+        now.inside.workers.extend(worker.map(|worker| (worker, at)));
+        Ok(held)
     }
 
     async fn step(&self, lease: &Lease, step: &str, journal: &str) -> Result<Held, QueueError> {
@@ -289,8 +306,15 @@ impl Queue for MemoryQueue {
         let (state, at) = (now.find(id)?.job.state, now.now);
         match state {
             JobState::Ready | JobState::Delayed => {
-                now.turn(id, JobState::Cancelled, None);
-                now.note(id, "cancelled", "");
+                let kept = now.find(id)?;
+                kept.job.cancel = true;
+                if kept.job.journal.is_some() {
+                    // A worker has to remove what was made.
+                    now.turn(id, JobState::Ready, None);
+                } else {
+                    now.turn(id, JobState::Cancelled, None);
+                    now.note(id, "cancelled", "");
+                }
             }
             JobState::Running => {
                 let kept = now.find(id)?;
@@ -332,8 +356,9 @@ impl Queue for MemoryQueue {
             let kept = now.find(id)?;
             kept.token = None;
             kept.job.takeovers += 1;
-            let (takeovers, cancel, worker) = (kept.job.takeovers, kept.job.cancel, kept.job.worker.clone().unwrap_or_default());
-            if cancel {
+            let drop = kept.job.cancel && kept.job.journal.is_none();
+            let (takeovers, worker) = (kept.job.takeovers, kept.job.worker.clone().unwrap_or_default());
+            if drop {
                 now.turn(id, JobState::Cancelled, None);
                 now.note(id, "cancelled", "");
             } else if takeovers >= self.timing.takeovers {
@@ -355,7 +380,39 @@ impl Queue for MemoryQueue {
         let before = now.now_ms.saturating_sub(milliseconds(over_for));
         let there = now.inside.jobs.len();
         now.inside.jobs.retain(|_, kept| !kept.job.state.is_over() || kept.until_ms >= before);
+        let heard_before = SystemTime::UNIX_EPOCH + Duration::from_millis(before);
+        now.inside.workers.retain(|_, at| *at >= heard_before);
         Ok(crate::units::to_u64(there - now.inside.jobs.len()))
+    }
+
+    async fn set_schedule(&self, name: &str, plan: Option<&str>) -> Result<bool, QueueError> {
+        let mut now = self.change();
+        let Some(plan) = plan else { return Ok(now.inside.schedules.remove(name).is_some()) };
+        let schedule = Schedule { name: name.to_owned(), plan: plan.to_owned(), last: now.now };
+        now.inside.schedules.insert(name.to_owned(), schedule);
+        Ok(true)
+    }
+
+    async fn schedules(&self) -> Result<Vec<Schedule>, QueueError> {
+        Ok(self.change().inside.schedules.values().cloned().collect())
+    }
+
+    async fn tick(&self, name: &str, at: SystemTime) -> Result<bool, QueueError> {
+        let mut now = self.change();
+        let found = now.inside.schedules.get_mut(name).filter(|schedule| schedule.last < at);
+        Ok(found.is_some_and(|schedule| {
+            schedule.last = at;
+            true
+        }))
+    }
+
+    async fn good(&self) -> Result<Vec<Good>, QueueError> {
+        Ok(self.change().inside.good.values().cloned().collect())
+    }
+
+    async fn workers(&self) -> Result<Vec<Heard>, QueueError> {
+        let now = self.change();
+        Ok(now.inside.workers.iter().map(|(worker, &at)| Heard { worker: worker.clone(), at }).collect())
     }
 
     async fn job(&self, id: JobId) -> Result<Option<Job>, QueueError> {

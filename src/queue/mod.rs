@@ -22,7 +22,7 @@
 //! Both pass one suite, and a model test holds the one to the other.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
@@ -35,7 +35,7 @@ mod legacy;
 mod memory;
 mod redis;
 
-pub use job::{Counts, Delivered, Enqueued, Happening, Job, JobState, NewJob, Priority, Reaped};
+pub use job::{Counts, Delivered, Enqueued, Good, Happening, Heard, Job, JobState, NewJob, Priority, Reaped, Schedule};
 pub use legacy::{Imported, import_legacy};
 pub use memory::MemoryQueue;
 pub use redis::{RedisConfig, RedisQueue};
@@ -231,7 +231,22 @@ pub trait Queue: Send + Sync {
     /// Takes the jobs back whose leases have run out. After a restart of the queue nothing is taken back for one lease: nobody could beat meanwhile.
     async fn reap(&self) -> Result<Reaped, QueueError>;
 
-    /// Forgets jobs that have been over for longer than that; how many.
+    /// Keeps a schedule under a name, from now on; `None` removes it. Whether there was one to remove.
+    async fn set_schedule(&self, name: &str, plan: Option<&str>) -> Result<bool, QueueError>;
+
+    /// The schedules, by name.
+    async fn schedules(&self) -> Result<Vec<Schedule>, QueueError>;
+
+    /// Notes that a tick of a schedule was seen to. False where that, or a later one, was noted before, or the schedule is no more.
+    async fn tick(&self, name: &str, at: SystemTime) -> Result<bool, QueueError>;
+
+    /// For each server and region the last time that its image arrived, however long ago, by server and region.
+    async fn good(&self) -> Result<Vec<Good>, QueueError>;
+
+    /// The workers that were heard of, by name.
+    async fn workers(&self) -> Result<Vec<Heard>, QueueError>;
+
+    /// Forgets jobs that have been over, and workers that were not heard of, for longer than that; how many jobs.
     async fn purge(&self, over_for: Duration) -> Result<u64, QueueError>;
 
     /// One job.

@@ -13,7 +13,7 @@ use redis::{
     TlsCertificates,
 };
 
-use super::job::{Counts, Delivered, Enqueued, Happening, Job, JobState, NewJob, Priority, Reaped};
+use super::job::{Counts, Delivered, Enqueued, Good, Happening, Heard, Job, JobState, NewJob, Priority, Reaped, Schedule};
 use super::{Held, Lease, Queue, QueueError, Then, Timing, Token};
 use crate::job::JobId;
 use crate::secret::Secret;
@@ -58,6 +58,8 @@ scripts! {
     retry = "lua/retry.lua",
     reap = "lua/reap.lua",
     purge = "lua/purge.lua",
+    schedule = "lua/schedule.lua",
+    tick = "lua/tick.lua",
 }
 
 /// Where the queue is.
@@ -216,7 +218,7 @@ impl RedisQueue {
             needed(name)?.parse().map_err(|_| self.foreign(format!("job {id} has a strange {name}")))
         };
         let small = |name: &str| u32::try_from(number(name)?).map_err(|_| self.foreign(format!("job {id} has a strange {name}")));
-        let time = |name: &str| Ok::<SystemTime, QueueError>(SystemTime::UNIX_EPOCH + Duration::from_millis(number(name)?));
+        let time = |name: &str| Ok::<SystemTime, QueueError>(at_ms(number(name)?));
         let priority = u8::try_from(number("priority")?).ok().and_then(Priority::new);
         Ok(Job {
             id,
@@ -239,6 +241,11 @@ impl RedisQueue {
             changed_at: time("changed")?,
         })
     }
+}
+
+/// A time as it is kept: milliseconds since 1970.
+fn at_ms(ms: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_millis(ms)
 }
 
 /// The sorted set of a state.
@@ -365,6 +372,52 @@ impl Queue for RedisQueue {
         self.run(&self.scripts.purge, &[&over_for.as_millis().to_string()]).await
     }
 
+    async fn set_schedule(&self, name: &str, plan: Option<&str>) -> Result<bool, QueueError> {
+        self.run(&self.scripts.schedule, &[name, plan.unwrap_or_default()]).await
+    }
+
+    async fn schedules(&self) -> Result<Vec<Schedule>, QueueError> {
+        let plans: BTreeMap<String, String> = self.ask(redis::cmd("HGETALL").arg(self.key("schedules"))).await?;
+        let ticks: HashMap<String, u64> = self.ask(redis::cmd("HGETALL").arg(self.key("ticks"))).await?;
+        // One without a tick was removed between the two questions.
+        let schedules = plans.into_iter().filter_map(|(name, plan)| {
+            let last = at_ms(*ticks.get(&name)?);
+            Some(Schedule { name, plan, last })
+        });
+        Ok(schedules.collect())
+    }
+
+    async fn tick(&self, name: &str, at: SystemTime) -> Result<bool, QueueError> {
+        let ms = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis().to_string();
+        self.run(&self.scripts.tick, &[name, &ms]).await
+    }
+
+    async fn good(&self) -> Result<Vec<Good>, QueueError> {
+        let kept: HashMap<String, String> = self.ask(redis::cmd("HGETALL").arg(self.key("good"))).await?;
+        let mut good = Vec::new();
+        for (name, words) in &kept {
+            let strange = || self.foreign(format!("what is kept of the last success of {name} is strange"));
+            let (region, server) = name.split_once(':').ok_or_else(strange)?;
+            let mut words = words.splitn(3, ' ');
+            let mut next = || words.next().ok_or_else(strange);
+            let (at, id, result) = (next()?, next()?, next()?);
+            good.push(Good {
+                server: server.to_owned(),
+                region: region.to_owned(),
+                at: at_ms(at.parse().map_err(|_| strange())?),
+                id: self.id(id)?,
+                result: result.to_owned(),
+            });
+        }
+        good.sort_unstable_by(|one, other| (&one.server, &one.region).cmp(&(&other.server, &other.region)));
+        Ok(good)
+    }
+
+    async fn workers(&self) -> Result<Vec<Heard>, QueueError> {
+        let heard: BTreeMap<String, u64> = self.ask(redis::cmd("HGETALL").arg(self.key("workers"))).await?;
+        Ok(heard.into_iter().map(|(worker, at)| Heard { worker, at: at_ms(at) }).collect())
+    }
+
     async fn job(&self, id: JobId) -> Result<Option<Job>, QueueError> {
         let fields: HashMap<String, String> = self.ask(redis::cmd("HGETALL").arg(self.key(&format!("job:{id}")))).await?;
         if fields.is_empty() { Ok(None) } else { self.read(id, &fields).map(Some) }
@@ -400,8 +453,7 @@ impl Queue for RedisQueue {
         let read = |(entry, fields): &(String, HashMap<String, String>)| {
             let text = |name: &str| fields.get(name).cloned().ok_or_else(|| self.foreign(format!("event {entry} has no {name}")));
             let at: u64 = text("at")?.parse().map_err(|_| self.foreign(format!("event {entry} has a strange time")))?;
-            let at = SystemTime::UNIX_EPOCH + Duration::from_millis(at);
-            Ok(Happening { at, id: self.id(&text("id")?)?, what: text("what")?, details: text("details")? })
+            Ok(Happening { at: at_ms(at), id: self.id(&text("id")?)?, what: text("what")?, details: text("details")? })
         };
         found.iter().rev().map(read).collect()
     }

@@ -6,8 +6,10 @@ if not state then
 end
 if state == 'ready' or state == 'delayed' then
   redis.call('ZREM', key(state), id)
-  close(id, 'cancelled')
-  note(id, 'cancelled')
+  change(id, 'cancel', 1)
+  if not drop_cancelled(id) then
+    make_ready(id)
+  end
 elseif state == 'running' then
   change(id, 'cancel', 1)
 end

@@ -71,6 +71,16 @@ local function close(id, state)
   end
 end
 
+-- A job that was cancelled is over, unless it has begun: then a worker has to remove what it made.
+local function drop_cancelled(id)
+  if not field(id, 'cancel') or field(id, 'journal') then
+    return false
+  end
+  close(id, 'cancelled')
+  note(id, 'cancelled')
+  return true
+end
+
 local function promote_due()
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('delayed'), '-inf', now, 'LIMIT', 0, 100)) do
     redis.call('ZREM', key('delayed'), id)

@@ -9,10 +9,7 @@ if not holds(id, token) then
 end
 unlease(id)
 change(id, 'failed_by', token, 'error', ARGV[3], 'attempts', number(id, 'attempts') + 1)
-if field(id, 'cancel') then
-  close(id, 'cancelled')
-  note(id, 'cancelled')
-else
+if not drop_cancelled(id) then
   make_delayed(id, now + wait)
   note(id, 'failed', ARGV[3])
 end

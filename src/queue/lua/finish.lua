@@ -10,6 +10,7 @@ end
 unlease(id)
 close(id, state)
 if state == 'done' then
+  redis.call('HSET', key('good'), unique(id), string.format('%.0f %s %s', now, id, ARGV[4]))
   change(id, 'ended_by', token, 'result', ARGV[4])
 elseif state == 'dead' then
   change(id, 'ended_by', token, 'error', ARGV[4], 'attempts', number(id, 'attempts') + 1)

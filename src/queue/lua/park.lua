@@ -4,10 +4,10 @@ if not holds(id, ARGV[2]) then
   return 'lost'
 end
 unlease(id)
-if field(id, 'cancel') then
-  close(id, 'cancelled')
-  note(id, 'cancelled')
-elseif wait > 0 then
+if drop_cancelled(id) then
+  return 'on'
+end
+if wait > 0 then
   make_delayed(id, now + wait)
   note(id, 'parked', tostring(wait))
 else

@@ -20,9 +20,8 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('leases'), '-inf', now)) do
   unlease(id)
   local takeovers = number(id, 'takeovers') + 1
   change(id, 'takeovers', takeovers)
-  if field(id, 'cancel') then
-    close(id, 'cancelled')
-    note(id, 'cancelled')
+  if drop_cancelled(id) then
+    -- Nothing was made.
   elseif takeovers >= most then
     change(id, 'error', 'its worker was lost ' .. takeovers .. ' times without a step between')
     close(id, 'dead')

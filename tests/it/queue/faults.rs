@@ -84,22 +84,23 @@ async fn who_reaps_first_takes_nothing_back_either() {
 async fn the_old_list_is_taken_over_and_what_was_left_half_way_too() {
     let Some(redis) = Redis::start(&SAFE).await else { return };
     let queue = redis.queue(Timing::default()).await;
-    redis.command(&["RPUSH", "queue", "web01", "web02", "web01"]).await;
+    redis.command(&["RPUSH", "queue", "web01", "", "web02", "web01"]).await;
     redis.command(&["RPUSH", "queue:snapferry-import", "web00"]).await;
-    let imported = import_legacy(&queue, "queue", job).await.unwrap();
-    assert_eq!(imported, Imported { added: 3, open_already: 1 });
+    let made = |name: &str| (!name.is_empty()).then(|| job(name));
+    let imported = import_legacy(&queue, "queue", made).await.unwrap();
+    assert_eq!(imported, Imported { added: 3, open_already: 1, refused: vec![String::new()] });
     let ready = queue.jobs(JobState::Ready, 10).await.unwrap();
     let mut servers: Vec<&str> = ready.iter().map(|job| job.server.as_str()).collect();
     servers.sort_unstable();
     assert_eq!(servers, ["web00", "web01", "web02"]);
     let left = redis.command(&["EXISTS", "queue", "queue:snapferry-import"]).await;
     assert!(matches!(left, redis::Value::Int(0)), "{left:?}");
-    assert_eq!(import_legacy(&queue, "queue", job).await.unwrap(), Imported::default());
+    assert_eq!(import_legacy(&queue, "queue", made).await.unwrap(), Imported::default());
     redis.command(&["RPUSH", "queue", "web03"]).await;
     redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    assert_eq!(import_legacy(&queue, "queue", job).await.unwrap_err().class(), Class::Transient);
+    assert_eq!(import_legacy(&queue, "queue", made).await.unwrap_err().class(), Class::Transient);
     redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
-    assert_eq!(import_legacy(&queue, "queue", job).await.unwrap(), Imported { added: 1, open_already: 0 });
+    assert_eq!(import_legacy(&queue, "queue", made).await.unwrap(), Imported { added: 1, ..Imported::default() });
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -52,6 +52,8 @@ enum Deed {
     Revive { job: usize },
     Reap,
     Purge,
+    Schedule { name: u8, made: bool },
+    Tick { name: u8, ahead: u64 },
     Pass { milliseconds: u64 },
 }
 
@@ -73,6 +75,8 @@ fn deed() -> impl Strategy<Value = Deed> {
         1 => (0_usize..8).prop_map(|job| Deed::Revive { job }),
         3 => Just(Deed::Reap),
         1 => Just(Deed::Purge),
+        1 => (0_u8..2, any::<bool>()).prop_map(|(name, made)| Deed::Schedule { name, made }),
+        2 => (0_u8..2, 0_u64..100).prop_map(|(name, ahead)| Deed::Tick { name, ahead }),
         4 => prop_oneof![Just(0_u64), Just(1), Just(60), Just(100), Just(101), Just(500)].prop_map(|milliseconds| Deed::Pass { milliseconds }),
     ]
 }
@@ -126,6 +130,13 @@ async fn perform(queue: &dyn Queue, deed: &Deed, memory: &Memory, new: &NewJob, 
         },
         Deed::Reap => queue.reap().await.map(|reaped| format!("{reaped:?}")),
         Deed::Purge => queue.purge(Duration::from_millis(300)).await.map(|purged| purged.to_string()),
+        Deed::Schedule { name, made } => {
+            queue.set_schedule(&format!("s{name}"), made.then_some("plan")).await.map(|there| there.to_string())
+        }
+        Deed::Tick { name, ahead } => {
+            let at = new.id.time() + Duration::from_millis(*ahead);
+            queue.tick(&format!("s{name}"), at).await.map(|first| first.to_string())
+        }
         Deed::Pass { .. } => Ok("later".to_owned()),
         Deed::Beat { lease }
         | Deed::Step { lease, .. }
@@ -189,7 +200,10 @@ async fn play(deeds: &[Deed], redis: Option<&Redis>, prefix: &str) {
             _ => (0, 0, 0),
         };
         let new = NewJob {
-            id: JobId::at(SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_323_045), u128::try_from(number).unwrap()),
+            id: JobId::at(
+                SystemTime::UNIX_EPOCH + Duration::from_millis(clock.load(Ordering::Relaxed)),
+                u128::try_from(number).unwrap(),
+            ),
             server: format!("web{server}"),
             region: "us-east".to_owned(),
             spec: "{}".to_owned(),
@@ -222,6 +236,9 @@ async fn play(deeds: &[Deed], redis: Option<&Redis>, prefix: &str) {
         for job in &memory.jobs {
             assert_eq!(redis_queue.job(job.id).await.unwrap(), memory_queue.job(job.id).await.unwrap());
         }
+        assert_eq!(redis_queue.good().await.unwrap(), memory_queue.good().await.unwrap());
+        assert_eq!(redis_queue.workers().await.unwrap(), memory_queue.workers().await.unwrap());
+        assert_eq!(redis_queue.schedules().await.unwrap(), memory_queue.schedules().await.unwrap());
         let told = |events: Vec<snapferry::queue::Happening>| {
             events.into_iter().map(|event| (event.id, event.what, event.details)).collect::<Vec<_>>()
         };

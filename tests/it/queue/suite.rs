@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use snapferry::queue::{
-    Enqueued, Held, JobState, Lease, MemoryQueue, NewJob, Priority, Queue, QueueError, Reaped, Then, Timing, Token,
+    Enqueued, Good, Held, JobState, Lease, MemoryQueue, NewJob, Priority, Queue, QueueError, Reaped, Schedule, Then, Timing, Token,
 };
 
 use super::{Redis, SAFE, is_lost, job};
@@ -50,6 +50,8 @@ impl Bench<'_> {
         self.failures_are_tried_again_and_the_dead_can_be_revived().await;
         self.what_is_cancelled_ends_at_once_or_with_the_next_beat().await;
         self.what_is_over_is_forgotten_in_time().await;
+        self.what_was_good_last_is_remembered().await;
+        self.a_tick_is_seen_to_once().await;
     }
 
     async fn a_job_is_added_once_and_goes_through(&self) {
@@ -222,6 +224,29 @@ impl Bench<'_> {
             }
             assert_eq!(self.state(&job).await, JobState::Cancelled);
         }
+        // One that has begun ends only once a worker has removed what it made, wherever it was when it was cancelled.
+        for was in ["waiting", "given back", "lost", "failed"] {
+            let job = self.add("web09").await;
+            let lease = self.claim("w1").await.unwrap();
+            queue.step(&lease, "snapshot", "journal").await.unwrap();
+            if was == "waiting" {
+                queue.park(&lease, Duration::from_secs(600)).await.unwrap();
+            }
+            let state = queue.cancel(job.id).await.unwrap();
+            match was {
+                "given back" => queue.release(&lease).await.unwrap(),
+                "failed" => queue.fail(&lease, "why", Then::RetryAfter(Duration::from_secs(1))).await.unwrap(),
+                "lost" => {
+                    self.pass(121);
+                    assert_eq!(queue.reap().await.unwrap().taken_back, [job.id]);
+                }
+                _ => assert_eq!(state, JobState::Ready, "at once, whatever it waited for"),
+            }
+            self.pass(1);
+            let lease = self.claim("w2").await.expect(was);
+            assert_eq!((lease.id, queue.beat(&lease, "").await.unwrap()), (job.id, Held::Cancelled), "{was}");
+            queue.stop(&lease).await.unwrap();
+        }
     }
 
     async fn what_is_over_is_forgotten_in_time(&self) {
@@ -240,6 +265,47 @@ impl Bench<'_> {
         assert!(queue.purge(Duration::from_secs(60)).await.unwrap() >= 1);
         assert_eq!((queue.job(job.id).await.unwrap(), self.state(&open).await), (None, JobState::Ready));
         queue.cancel(open.id).await.unwrap();
+        assert!(queue.workers().await.unwrap().is_empty(), "nobody was heard of for a minute");
+    }
+
+    async fn what_was_good_last_is_remembered(&self) {
+        let (queue, first) = (self.queue, self.add("db01").await);
+        let lease = self.claim("w9").await.unwrap();
+        queue.finish(&lease, r#"{"image": "db01-latest"}"#).await.unwrap();
+        let good =
+            |good: Vec<Good>| good.into_iter().find(|good| good.server == "db01").map(|good| (good.region, good.id, good.result));
+        let expected = ("us-east".to_owned(), first.id, r#"{"image": "db01-latest"}"#.to_owned());
+        assert_eq!(good(queue.good().await.unwrap()), Some(expected.clone()));
+        // A failure later takes nothing of that away, and forgetting the job neither.
+        self.add("db01").await;
+        let lease = self.claim("w9").await.unwrap();
+        queue.fail(&lease, "why", Then::Dead).await.unwrap();
+        self.pass(100);
+        queue.purge(Duration::from_secs(60)).await.unwrap();
+        assert_eq!(good(queue.good().await.unwrap()), Some(expected));
+        let second = self.add("db01").await;
+        let lease = self.claim("w9").await.unwrap();
+        queue.finish(&lease, "{}").await.unwrap();
+        assert_eq!(good(queue.good().await.unwrap()), Some(("us-east".to_owned(), second.id, "{}".to_owned())));
+        assert_eq!(queue.workers().await.unwrap().into_iter().map(|heard| heard.worker).collect::<Vec<_>>(), ["w9"]);
+    }
+
+    async fn a_tick_is_seen_to_once(&self) {
+        let queue = self.queue;
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(self.clock.load(Ordering::Relaxed));
+        assert!(!queue.tick("nightly", now).await.unwrap(), "there is no such schedule");
+        assert!(queue.set_schedule("nightly", Some("plan")).await.unwrap());
+        let schedule = Schedule { name: "nightly".to_owned(), plan: "plan".to_owned(), last: now };
+        assert_eq!(queue.schedules().await.unwrap(), [schedule.clone()]);
+        assert!(!queue.tick("nightly", now).await.unwrap(), "what was before it was made is not made up for");
+        let tick = now + Duration::from_secs(1);
+        assert!(queue.tick("nightly", tick).await.unwrap());
+        assert!(!queue.tick("nightly", tick).await.unwrap() && !queue.tick("nightly", now).await.unwrap());
+        assert_eq!(queue.schedules().await.unwrap(), [Schedule { last: tick, ..schedule }]);
+        assert!(queue.set_schedule("nightly", None).await.unwrap());
+        assert!(!queue.set_schedule("nightly", None).await.unwrap());
+        assert!(!queue.tick("nightly", tick + Duration::from_secs(1)).await.unwrap());
+        assert_eq!(queue.schedules().await.unwrap(), []);
     }
 }
 

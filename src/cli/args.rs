@@ -8,14 +8,14 @@ use clap::{Args as Group, Parser, Subcommand};
 
 use super::cloud::args::{BootVolumeArgs, ImagesArgs, ProvisionArgs, SnapshotArgs};
 use super::cloud::doctor::DoctorArgs;
-use super::fleet::args::{EnqueueArgs, JobsArgs, WorkerArgs};
+use super::fleet::args::{EnqueueArgs, JobsArgs, ScheduleArgs, StatusArgs, WorkerArgs};
 use super::image::ImageArgs;
 use super::inspect::check::CheckArgs;
 use super::inspect::compare::CompareArgs;
 use super::inspect::info::InfoArgs;
 use super::inspect::map::MapArgs;
 use super::inspect::measure::MeasureArgs;
-use super::log::Verbosity;
+use super::log::{LogFormat, Verbosity};
 use super::replicate::args::{GcArgs, PlanArgs, ReplicateArgs};
 use crate::compress::{Codec, Level};
 use crate::convert::plan::Bodies;
@@ -36,6 +36,10 @@ pub struct Args {
     /// Say more: each request to the store, each retry
     #[arg(short, long, global = true)]
     verbose: bool,
+
+    /// How log lines look: text, json (an object a line), journald (fields for `journalctl JOB=...`)
+    #[arg(long, global = true, value_enum, default_value = "text", value_name = "text|json|journald", hide_possible_values = true)]
+    pub log_format: LogFormat,
 
     // Read before everything else, by `settings`; here for the help, and so that it is no surprise.
     /// The configuration [default: /etc/snapferry/config.toml, if it is there]
@@ -82,8 +86,12 @@ pub enum Command {
     Enqueue(Box<EnqueueArgs>),
     /// Work on the fleet's jobs
     Worker(Box<WorkerArgs>),
-    /// List, show, cancel, retry and purge the fleet's jobs
+    /// List, show, watch, cancel, retry and purge the fleet's jobs
     Jobs(JobsArgs),
+    /// Show of each server and region how old its last good image is
+    Status(StatusArgs),
+    /// Have servers enqueued at certain times
+    Schedule(ScheduleArgs),
     /// Tell how long replicating a server will take, and what limits it
     Plan(PlanArgs),
     /// Show what dead jobs have left in the cloud, and remove it

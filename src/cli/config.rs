@@ -10,8 +10,9 @@ use super::exit::UsageError;
 use crate::cancel::Cancel;
 use crate::clock::{Clock, SystemClock, compact};
 use crate::convert::plan::{Destination, Hashing, Options};
+use crate::fence::Fence;
 use crate::retry::Backoff;
-use crate::store::{Auth, FolderStore, Limited, ObjectKey, ObjectStore, Pace, Retrying, S3Config, S3Store};
+use crate::store::{Auth, FencedStore, FolderStore, Limited, ObjectKey, ObjectStore, Pace, Retrying, S3Config, S3Store};
 use crate::units::{ByteCount, ClusterBits};
 
 /// The smallest cluster size offered: below it an image is mostly tables.
@@ -118,13 +119,14 @@ pub fn host() -> String {
 }
 
 /// The destination with its decorators: each attempt is counted against the rate limit, failures are retried, and throttling halves
-/// what is in flight.
+/// what is in flight. With a fence, each attempt to change something asks it first.
 pub fn open_store(
     place: &Place,
     args: &StoreArgs,
     limit: Option<ByteCount>,
     connections: usize,
     cancel: &Cancel,
+    fence: Option<&Arc<dyn Fence>>,
 ) -> anyhow::Result<Arc<dyn ObjectStore>> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let bare: Arc<dyn ObjectStore> = match place {
@@ -135,6 +137,10 @@ pub fn open_store(
         Some(rate) if rate.0 == 0 => return Err(UsageError("--limit 0 would never send a byte".into()).into()),
         Some(rate) => Arc::new(Limited::new(bare, rate, Arc::clone(&clock))),
         None => bare,
+    };
+    let limited: Arc<dyn ObjectStore> = match fence {
+        Some(fence) => Arc::new(FencedStore::new(limited, Arc::clone(fence))),
+        None => limited,
     };
     Ok(Arc::new(Retrying::new(limited, clock, cancel.clone(), Pace::new(connections), Backoff::STORE)))
 }

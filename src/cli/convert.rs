@@ -44,7 +44,7 @@ pub fn run(args: &ConvertArgs, verbosity: Verbosity, console: &Console) -> anyho
     let store = {
         // The HTTP client looks for the runtime that it is made in.
         let _inside = runtime.enter();
-        config::open_store(&place, &args.destination.store, args.limit, plan.connections, &cancel)?
+        config::open_store(&place, &args.destination.store, args.limit, plan.connections, &cancel, None)?
     };
     signals::listen(runtime.handle(), &cancel, signals::Left::Upload)?;
     let target = Target { store, key: place.key().clone(), replace: args.force };

@@ -34,6 +34,8 @@ pub enum Code {
     Queue = 6,
     /// An image is refused, or failed its check.
     Image = 7,
+    /// An image is older than it may be (`status --check`).
+    Stale = 8,
     /// Somebody stopped it.
     Interrupted = 130,
 }

@@ -140,7 +140,7 @@ pub fn open(
             let store = {
                 // The HTTP client looks for the runtime that it is made in.
                 let _inside = runtime.enter();
-                config::open_store(&place, args, None, connections, cancel)?
+                config::open_store(&place, args, None, connections, cancel, None)?
             };
             let file = StoredImage::open(Arc::clone(&store), key.clone(), runtime.handle().clone())?;
             Ok(OpenImage { file: Arc::new(file), shelf: Some(Shelf { store, key: key.clone() }) })

@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::progress::Console;
 use crate::vpc::CHANGES;
@@ -20,8 +22,19 @@ pub enum Verbosity {
     Verbose,
 }
 
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For programs: an object a line.
+    Json,
+    /// For systemd's journal, by its own socket: every field can be searched for.
+    Journald,
+}
+
 /// Starts logging for the whole process. `SNAPFERRY_LOG` overrides the level, in `tracing`'s filter syntax.
-pub fn start(verbosity: Verbosity, console: &Console) {
+pub fn start(verbosity: Verbosity, format: LogFormat, console: &Console) {
     let level = match verbosity {
         Verbosity::Quiet => LevelFilter::ERROR,
         Verbosity::Normal => LevelFilter::WARN,
@@ -36,15 +49,23 @@ pub fn start(verbosity: Verbosity, console: &Console) {
         default.push_str(&format!(",{CHANGES}=warn"));
     }
     let filter = EnvFilter::try_from_env("SNAPFERRY_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_target(false)
-        // Its own way of complaining about a stderr that is full is a panic.
-        .log_internal_errors(false)
-        .with_ansi(console.is_terminal())
-        .with_writer(AboveBar(console.clone()));
+    // Its own way of complaining about a stderr that is full is a panic.
+    let lines =
+        || tracing_subscriber::fmt::layer().with_target(false).log_internal_errors(false).with_writer(AboveBar(console.clone()));
+    let all = tracing_subscriber::registry().with(filter);
     // Only a test that runs two commands in one process finds a subscriber already there.
-    let _ = subscriber.try_init();
+    let _ = match format {
+        LogFormat::Text => all.with(lines().with_ansi(console.is_terminal())).try_init(),
+        LogFormat::Json => all.with(lines().json().flatten_event(true).with_span_list(true)).try_init(),
+        LogFormat::Journald => match tracing_journald::layer() {
+            Ok(journal) => all.with(journal.with_syslog_identifier("snapferry".to_owned()).with_field_prefix(None)).try_init(),
+            Err(err) => {
+                let begun = all.with(lines().with_ansi(false)).try_init();
+                tracing::warn!("there is no journal to write to, so it goes to stderr: {err}");
+                begun
+            }
+        },
+    };
 }
 
 struct AboveBar(Console);

@@ -43,7 +43,7 @@ use settings::Settings;
 pub fn main(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
     let typed: Vec<OsString> = typed.into_iter().collect();
     if let Some(args) = qemu_img::arguments(&typed) {
-        log::start(log::Verbosity::Quiet, &progress::Console::new());
+        log::start(log::Verbosity::Quiet, log::LogFormat::Text, &progress::Console::new());
         return qemu_img::run(args);
     }
     let environment = Environment::of_process();
@@ -62,7 +62,7 @@ pub fn main(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let console = progress::Console::new();
     let verbosity = args.verbosity();
-    log::start(verbosity, &console);
+    log::start(verbosity, args.log_format, &console);
     let outcome = match args.command {
         Command::Convert(args) => convert::run(&args, verbosity, &console),
         Command::Verify(args) => verify::run(&args, verbosity, &console),
@@ -79,6 +79,8 @@ pub fn main(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Enqueue(args) => fleet::enqueue::run(&args),
         Command::Worker(args) => fleet::worker::run(&args, verbosity, &console),
         Command::Jobs(args) => fleet::jobs::run(&args),
+        Command::Status(args) => fleet::status::run(&args),
+        Command::Schedule(args) => fleet::schedule::run(&args),
         Command::Plan(args) => replicate::plan::run(&args),
         Command::Gc(args) => replicate::gc::run(&args, verbosity),
         Command::BootVolume(args) => cloud::boot_volume::run(&args),

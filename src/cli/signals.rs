@@ -17,6 +17,8 @@ pub enum Left {
     Target,
     /// A job in the cloud, which can be resumed.
     Job,
+    /// A worker's jobs, which others take over.
+    Jobs,
     /// Nothing.
     Nothing,
 }
@@ -27,6 +29,7 @@ impl Left {
             Self::Upload => "ending the upload",
             Self::Target => "giving up the target",
             Self::Job => "detaching and removing the volume, if there is one",
+            Self::Jobs => "giving back the jobs at hand; what is being converted comes to its end first",
             Self::Nothing => "ending what is being read",
         }
     }
@@ -39,6 +42,9 @@ impl Left {
             }
             Self::Job => {
                 "snapferry: stopped at once; `snapferry replicate --resume` goes on with the job, `snapferry gc` shows what it has left\n"
+            }
+            Self::Jobs => {
+                "snapferry: stopped at once; another worker takes the jobs at hand over when their leases have run out, in two minutes\n"
             }
             Self::Nothing => "snapferry: stopped at once\n",
         }

@@ -32,7 +32,7 @@ fn open(bucket: &BucketArgs) -> anyhow::Result<std::sync::Arc<dyn ObjectStore>> 
     // The key plays no part in what is asked of the bucket.
     let key = ObjectKey::new("uploads").map_err(|error| UsageError(error.to_string()))?;
     let place = Place::Bucket { bucket: bucket.bucket.clone(), key };
-    config::open_store(&place, &bucket.store, None, 1, &Cancel::new())
+    config::open_store(&place, &bucket.store, None, 1, &Cancel::new(), None)
 }
 
 async fn list(bucket: &BucketArgs, prefix: &str, json: bool) -> anyhow::Result<Code> {

@@ -53,13 +53,21 @@ pub struct Timing {
     pub beat: Duration,
     /// After so long without a good beat, reckoned from when that was sent, a worker stops by itself.
     pub stop: Duration,
+    /// The wait before a second attempt; each one after that waits twice as long.
+    pub retry: Duration,
     /// Takeovers without a step between them after which a job is taken for poison.
     pub takeovers: u32,
 }
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { lease: Duration::from_secs(120), beat: Duration::from_secs(20), stop: Duration::from_secs(90), takeovers: 3 }
+        Self {
+            lease: Duration::from_secs(120),
+            beat: Duration::from_secs(20),
+            stop: Duration::from_secs(90),
+            retry: Duration::from_secs(60),
+            takeovers: 3,
+        }
     }
 }
 

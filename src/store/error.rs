@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::fence::Fenced;
 use crate::identity::IdentityError;
 use crate::retry::Class;
 
@@ -140,6 +141,15 @@ pub enum StoreError {
         /// What was asked.
         operation: Operation,
     },
+    /// Nothing was asked: what is stored is no longer ours to change.
+    #[error("{operation}")]
+    Fenced {
+        /// What would have been asked.
+        operation: Operation,
+        /// Why not.
+        #[source]
+        source: Fenced,
+    },
     /// What is stored is not what was sent, or an answer makes no sense.
     #[error("{operation}: {reason}")]
     Mismatch {
@@ -179,6 +189,7 @@ impl StoreError {
             Self::Refused { status, code, .. } => class_of_refusal(*status, code),
             Self::Connection { .. } | Self::TimedOut { .. } | Self::Damaged { .. } => Class::Transient,
             Self::Cancelled { .. } => Class::Cancelled,
+            Self::Fenced { .. } => Class::LeaseLost,
             Self::Identity { source, .. } => source.class(),
             Self::NoSuchBucket { .. }
             | Self::Denied { .. }

@@ -14,6 +14,7 @@ use crate::hash::Crc64;
 use crate::units::ByteCount;
 
 mod error;
+pub mod fenced;
 pub mod file;
 pub mod limited;
 pub mod pace;
@@ -21,6 +22,7 @@ pub mod retrying;
 pub mod s3;
 
 pub use error::{Operation, StoreError};
+pub use fenced::FencedStore;
 pub use file::FolderStore;
 pub use limited::Limited;
 pub use pace::Pace;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::refusal::Refusal;
+use crate::fence::Fenced;
 use crate::identity::IdentityError;
 use crate::retry::Class;
 
@@ -126,6 +127,15 @@ pub enum VpcError {
         /// What was being done.
         what: String,
     },
+    /// Nothing was asked: what it would change is no longer ours.
+    #[error("{request}")]
+    Fenced {
+        /// What would have been asked.
+        request: Request,
+        /// Why not.
+        #[source]
+        source: Fenced,
+    },
     /// The client can't be set up at all: a bad endpoint, an unreadable CA file.
     #[error("{0}")]
     Setup(String),
@@ -145,6 +155,7 @@ impl VpcError {
             Self::Unreachable { .. } | Self::Lost { .. } | Self::TimedOut { .. } => Class::Transient,
             Self::Identity { source, .. } => source.class(),
             Self::Cancelled { .. } => Class::Cancelled,
+            Self::Fenced { .. } => Class::LeaseLost,
             Self::Malformed { .. }
             | Self::NameTaken { .. }
             | Self::Missing { .. }

@@ -12,6 +12,7 @@ use super::error::{Request, VpcError};
 use super::refusal::Refusal;
 use crate::cancel::Cancel;
 use crate::clock::Clock;
+use crate::fence::Fence;
 use crate::identity::{Token, TokenSource};
 use crate::retry::{Backoff, chain};
 
@@ -147,6 +148,7 @@ pub(super) struct Line {
     pub tokens: Arc<dyn TokenSource>,
     pub clock: Arc<dyn Clock>,
     pub cancel: Cancel,
+    pub fence: Arc<dyn Fence>,
     pub policy: Policy,
     /// Added to every request's query.
     pub fixed_query: Vec<(&'static str, &'static str)>,
@@ -245,6 +247,9 @@ impl Line {
         if let Some(body) = &call.body {
             let kind = if call.method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
             sent = sent.header(CONTENT_TYPE, kind).body(body.clone());
+        }
+        if call.method != Method::GET {
+            self.fence.pass().await.map_err(|source| VpcError::Fenced { request: request.clone(), source })?;
         }
         tracing::debug!(request = %request, id = %request.id, "asking the cloud");
         let mut answer = sent.send().await.map_err(|err| lost(request, err))?;

@@ -62,6 +62,19 @@ pub enum Event {
     Abandoned,
 }
 
+impl Event {
+    /// Where the job is, in a word: a step, or what became of it.
+    #[must_use]
+    pub fn at(&self) -> &'static str {
+        match self {
+            Self::Intent { step, .. } | Self::Done { step, .. } | Self::Failed { step, .. } => step.name(),
+            Self::TakenUp { .. } => "taken-up",
+            Self::Finished => "finished",
+            Self::Abandoned => "abandoned",
+        }
+    }
+}
+
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {

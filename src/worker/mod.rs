@@ -40,6 +40,7 @@ pub mod transfer;
 mod testing;
 
 pub use error::{Fault, JobError, Left, Resumable};
+pub use fleet::Sight;
 pub use job::{Encoding, Goal, Job, Origin, Restore, SnapshotFate};
 pub use journal::{Entry, Event, FileJournal, Journal, JournalError, JournalFolder};
 pub use names::{JobNames, JobNamesError};

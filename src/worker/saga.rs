@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument as _;
 
 use super::error::{Fault, JobError, Left, Resumable};
@@ -177,6 +178,7 @@ impl<'a> Saga<'a> {
         run.record(Event::TakenUp { host }).await.map_err(|fault| (Step::Resolve, fault))?;
         // With the object there, nobody needs the server, its snapshot or a volume any more.
         let there = convert::adopt(run).await.map_err(|fault| (Step::Preflight, fault))?;
+        let mut turn = None;
         for step in Step::ALL {
             let pointless = (there && step.is_for_the_object())
                 || (self.job.goal == Goal::Object && step.is_for_the_image())
@@ -187,9 +189,24 @@ impl<'a> Saga<'a> {
             if self.site.cancel.is_cancelled() {
                 return Err((step, Fault::Stopped));
             }
+            match step {
+                Step::Clone | Step::Volume if turn.is_none() => turn = Some(self.turn().await.map_err(|fault| (step, fault))?),
+                // The volume is gone: whoever waits may have one.
+                _ if step > Step::Release => turn = None,
+                _ => {}
+            }
             taken.push(self.take(step, run).await.map_err(|fault| (step, fault))?);
         }
         run.record(Event::Finished).await.map_err(|fault| (Step::Prune, fault))
+    }
+
+    /// Waits until this process has hands free for another volume: one that waits costs money by the hour.
+    async fn turn(&self) -> Result<OwnedSemaphorePermit, Fault> {
+        tokio::select! {
+            biased;
+            _reason = self.site.cancel.cancelled() => Err(Fault::Stopped),
+            turn = Arc::clone(&self.site.turn).acquire_owned() => turn.map_err(|_| Fault::Stopped),
+        }
     }
 
     async fn take(&self, step: Step, run: &mut Run<'a>) -> Result<Taken, Fault> {

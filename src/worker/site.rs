@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 use crate::cancel::Cancel;
 use crate::clock::Clock;
@@ -66,6 +67,8 @@ pub struct Site {
     pub clock: Arc<dyn Clock>,
     /// The word to stop.
     pub cancel: Cancel,
+    /// Shared by all jobs of a process: who may have a volume at a time, and read it.
+    pub turn: Arc<Semaphore>,
     /// Runs requests for the conversion's threads.
     pub runtime: Handle,
     /// How often and how long.

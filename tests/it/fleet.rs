@@ -62,7 +62,7 @@ impl Fleet {
     }
 
     fn worker(&self, host: Host) -> Worker {
-        let mut command = self.command(host, &["worker"]);
+        let mut command = self.command(host, &["worker", "--metrics", "off"]);
         Worker(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap())
     }
 

@@ -33,8 +33,13 @@ async fn a_server_knows_itself_and_its_profiles_token_opens_the_api() {
     assert!(own.vpc.is_some());
     for profile in ["default", "Profile-1234", "crn:v1:bluemix:public:iam-identity::a/1::profile:Profile-1234"] {
         let tokens = Arc::new(ProfileSource::new(Arc::clone(&service), Profile::parse(profile), Arc::new(SystemClock)));
-        let means =
-            Means { tokens, clock: Arc::new(SystemClock), cancel: snapferry::cancel::Cancel::new(), watch: Arc::new(LogWatch) };
+        let means = Means {
+            tokens,
+            clock: Arc::new(SystemClock),
+            cancel: snapferry::cancel::Cancel::new(),
+            watch: Arc::new(LogWatch),
+            fence: Arc::new(snapferry::fence::Unfenced),
+        };
         let endpoint = Endpoint::parse(&cloud.endpoint_template());
         let config = ClientConfig { region: own.region.clone(), endpoint, ca_file: None, policy: Policy::default() };
         let client = RegionClient::new(config, means).unwrap();

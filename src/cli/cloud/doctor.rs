@@ -147,8 +147,13 @@ async fn examine(args: &DoctorArgs, cancel: &Cancel) -> Findings {
     };
     let home = args.cloud.region.clone().or_else(|| own.map(|own| own.region));
     if let Some(tokens) = tokens {
-        let means =
-            Means { tokens, clock: std::sync::Arc::new(SystemClock), cancel: cancel.clone(), watch: std::sync::Arc::new(LogWatch) };
+        let means = Means {
+            tokens,
+            clock: std::sync::Arc::new(SystemClock),
+            cancel: cancel.clone(),
+            watch: std::sync::Arc::new(LogWatch),
+            fence: std::sync::Arc::new(crate::fence::Unfenced),
+        };
         match &home {
             Some(home) => region(args, &means, home, Side::Home, &mut findings).await,
             None => findings.failure(
@@ -284,7 +289,7 @@ async fn probe(args: &DoctorArgs, bucket: &str, cancel: &Cancel) -> anyhow::Resu
     let key = ObjectKey::new(&format!("snapferry-doctor-{:016x}", rand::random::<u64>()))
         .map_err(|error| UsageError(error.to_string()))?;
     let place = Place::Bucket { bucket: bucket.to_owned(), key: key.clone() };
-    let store = config::open_store(&place, &store, None, 1, cancel)?;
+    let store = config::open_store(&place, &store, None, 1, cancel, None)?;
     let text = Bytes::from_static(b"a probe of snapferry doctor; it may be removed\n");
     let tried = try_object(&*store, &key, &text).await;
     let removed = store.delete(&key).await;

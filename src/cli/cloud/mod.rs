@@ -2,6 +2,7 @@
 
 use std::io::{self, Write as _, stdout};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio::runtime::Runtime;
@@ -11,6 +12,7 @@ use super::exit::UsageError;
 use super::signals::{self, Left};
 use crate::cancel::Cancel;
 use crate::clock::SystemClock;
+use crate::fence::{Fence, Unfenced};
 use crate::identity::TokenSource;
 use crate::vpc::model::{Image, Snapshot};
 use crate::vpc::{
@@ -29,8 +31,28 @@ pub mod snapshot;
 pub struct Cloud {
     args: CloudArgs,
     means: Means,
+    policy: Policy,
     /// The region that is meant where none is named.
     pub home: String,
+}
+
+/// What a job's requests go by.
+pub struct Terms {
+    /// The word to stop.
+    pub cancel: Cancel,
+    /// Told what is waited for.
+    pub watch: Arc<dyn Watch>,
+    /// Asked before anything is changed.
+    pub fence: Arc<dyn Fence>,
+    /// How long one answer is waited for, where it is not as usual.
+    pub deadline: Option<Duration>,
+}
+
+impl Terms {
+    /// Those of a process that has its jobs to itself.
+    pub fn alone(cancel: &Cancel, watch: &Arc<dyn Watch>) -> Self {
+        Self { cancel: cancel.clone(), watch: Arc::clone(watch), fence: Arc::new(Unfenced), deadline: None }
+    }
 }
 
 /// Runs a command on the cloud: with a runtime, and the word to stop.
@@ -53,15 +75,27 @@ impl Cloud {
     async fn open(args: &CloudArgs, cancel: &Cancel) -> anyhow::Result<Self> {
         let found = credentials::find_identity(&args.identity, &Environment::of_process())?;
         let tokens: Arc<dyn TokenSource> = credentials::token_source(found, &args.identity)?;
-        let means = Means { tokens, clock: Arc::new(SystemClock), cancel: cancel.clone(), watch: Arc::new(LogWatch) };
+        let means = Means {
+            tokens,
+            clock: Arc::new(SystemClock),
+            cancel: cancel.clone(),
+            watch: Arc::new(LogWatch),
+            fence: Arc::new(Unfenced),
+        };
         let home = home_region(args).await?;
-        Ok(Self { args: args.clone(), means, home })
+        Ok(Self { args: args.clone(), means, policy: Policy::default(), home })
     }
 
-    /// The same cloud, heeding another word to stop, with somebody else told what is waited for.
-    pub fn heeding(&self, cancel: &Cancel, watch: &Arc<dyn Watch>) -> Self {
-        let means = Means { cancel: cancel.clone(), watch: Arc::clone(watch), ..self.means.clone() };
-        Self { args: self.args.clone(), means, home: self.home.clone() }
+    /// The same cloud for one job.
+    pub fn on(&self, terms: &Terms) -> Self {
+        let means = Means {
+            cancel: terms.cancel.clone(),
+            watch: Arc::clone(&terms.watch),
+            fence: Arc::clone(&terms.fence),
+            ..self.means.clone()
+        };
+        let deadline = terms.deadline.unwrap_or(self.policy.deadline);
+        Self { args: self.args.clone(), means, home: self.home.clone(), policy: Policy { deadline, ..self.policy } }
     }
 
     /// The word to stop.
@@ -75,7 +109,7 @@ impl Cloud {
             region: region.to_owned(),
             endpoint: Endpoint::parse(&self.args.vpc_endpoint),
             ca_file: self.args.identity.ca_file.clone(),
-            policy: Policy::default(),
+            policy: self.policy,
         };
         Ok(RegionClient::new(config, self.means.clone())?)
     }
@@ -83,7 +117,7 @@ impl Cloud {
     /// Global Tagging, which has no regions.
     pub fn tagging(&self, endpoint: &str) -> anyhow::Result<Tagging> {
         let ca_file = self.args.identity.ca_file.clone();
-        let config = TaggingConfig { endpoint: endpoint.to_owned(), ca_file, policy: Policy::default() };
+        let config = TaggingConfig { endpoint: endpoint.to_owned(), ca_file, policy: self.policy };
         Ok(Tagging::new(&config, self.means.clone())?)
     }
 

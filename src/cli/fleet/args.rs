@@ -1,9 +1,12 @@
-//! What was typed, for the fleet: `enqueue`, `worker`, `jobs`.
+//! What was typed, for the fleet: `enqueue`, `worker`, `jobs`, `status`, `schedule`.
 
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args as Group, Subcommand};
+use jiff::Timestamp;
 
 use crate::cli::cloud::args::{CloudArgs, OutputArgs, RecoveryArgs};
 use crate::cli::replicate::args::{HowArgs, PlaceArgs};
@@ -43,16 +46,20 @@ pub struct QueueArgs {
 
 #[derive(Debug, Group)]
 #[command(
-    after_help = "Examples:\n  snapferry enqueue web01 web02 db01\n  snapferry enqueue --file servers.txt --priority 9 --wait\n  snapferry enqueue web01 --in 6h"
+    after_help = "Examples:\n  snapferry enqueue web01 web02 db01\n  snapferry enqueue --file servers.txt --priority 9 --wait\n  snapferry enqueue web01 --in 6h\n  snapferry enqueue --import-legacy"
 )]
 pub struct EnqueueArgs {
     /// The servers
-    #[arg(value_name = "SERVER", required_unless_present = "file")]
+    #[arg(value_name = "SERVER", required_unless_present_any = ["file", "import_legacy"])]
     pub servers: Vec<String>,
 
     /// More servers, one a line; # begins a comment
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
+
+    /// Take over the names in this plain list in Redis, as shell scripts have filled it, and empty it
+    #[arg(long, value_name = "LIST", num_args = 0..=1, default_missing_value = "queue", conflicts_with_all = ["servers", "file", "later", "at"])]
+    pub import_legacy: Option<String>,
 
     /// Who goes first: 9 before 0
     #[arg(long, default_value = "5", value_name = "0-9")]
@@ -61,6 +68,10 @@ pub struct EnqueueArgs {
     /// Not before so long from now, as in 6h
     #[arg(long = "in", value_name = "AGE")]
     pub later: Option<Age>,
+
+    /// Not before this time, as in 2026-01-31T02:30:00Z
+    #[arg(long, value_name = "TIME", conflicts_with = "later")]
+    pub at: Option<Timestamp>,
 
     /// Wait until all of them are over; the exit code is that of the worst
     #[arg(long)]
@@ -84,12 +95,20 @@ pub struct EnqueueArgs {
 
 #[derive(Debug, Group)]
 #[command(
-    after_help = "Examples:\n  snapferry worker\n  snapferry worker --concurrency 3\n\nSIGTERM: nothing more is claimed, what is being worked on is cleaned up after and given back; another worker goes on with it."
+    after_help = "Examples:\n  snapferry worker\n  snapferry worker --concurrency 3\n\nSIGTERM: nothing more is claimed, what is being converted comes to its end, and then everything is given back; another worker goes on with it."
 )]
 pub struct WorkerArgs {
-    /// Jobs at once; a server takes 12 volumes at most
+    /// Conversions at once, each with a volume attached; jobs that only wait for the cloud come on top
     #[arg(long, default_value = "2", value_name = "N")]
     pub concurrency: NonZeroUsize,
+
+    /// On SIGTERM, how long conversions may go on before they are given back half done
+    #[arg(long, default_value = "14m", value_name = "AGE")]
+    pub stop_within: Age,
+
+    /// Where /metrics, /healthz and /readyz are served, or off
+    #[arg(long, default_value = "127.0.0.1:9419", value_name = "ADDRESS|off")]
+    pub metrics: MetricsAddress,
 
     #[command(flatten)]
     pub queue: QueueArgs,
@@ -114,7 +133,7 @@ pub struct JobsArgs {
 pub enum JobsAction {
     /// List jobs: those that run, that wait, and that were over last
     List {
-        /// Only in this state
+        /// Only in this state: ready, delayed, running, done, dead or cancelled
         #[arg(long, value_name = "STATE")]
         state: Option<JobState>,
 
@@ -137,6 +156,27 @@ pub enum JobsAction {
         #[command(flatten)]
         output: OutputArgs,
 
+        #[command(flatten)]
+        queue: QueueArgs,
+    },
+    /// Show what has happened to jobs, or to one
+    Logs {
+        /// The job
+        #[arg(value_name = "JOB")]
+        job: Option<JobId>,
+
+        /// Go on with what happens from now on
+        #[arg(short, long)]
+        follow: bool,
+
+        #[command(flatten)]
+        output: OutputArgs,
+
+        #[command(flatten)]
+        queue: QueueArgs,
+    },
+    /// Watch jobs: what runs and how far it is, what waits, who works
+    Watch {
         #[command(flatten)]
         queue: QueueArgs,
     },
@@ -167,4 +207,112 @@ pub enum JobsAction {
         #[command(flatten)]
         queue: QueueArgs,
     },
+}
+
+/// Where a worker is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricsAddress {
+    At(SocketAddr),
+    Off,
+}
+
+impl FromStr for MetricsAddress {
+    type Err = String;
+    fn from_str(typed: &str) -> Result<Self, String> {
+        if typed == "off" {
+            return Ok(Self::Off);
+        }
+        typed.parse().map(Self::At).map_err(|_| format!("{typed:?} is no address: give one as in 127.0.0.1:9419, or off"))
+    }
+}
+
+#[derive(Debug, Group)]
+#[command(
+    after_help = "Examples:\n  snapferry status\n  snapferry status --check --max-age 26h\n\nWith --check: exit code 0 where every image is young enough, 8 where one is not, 6 where the queue can't be asked."
+)]
+pub struct StatusArgs {
+    /// Fail where an image is older than --max-age, or was never made
+    #[arg(long)]
+    pub check: bool,
+
+    /// What is too old
+    #[arg(long, default_value = "26h", value_name = "AGE")]
+    pub max_age: Age,
+
+    /// Only these servers
+    #[arg(value_name = "SERVER")]
+    pub servers: Vec<String>,
+
+    #[command(flatten)]
+    pub output: OutputArgs,
+
+    #[command(flatten)]
+    pub queue: QueueArgs,
+}
+
+#[derive(Debug, Group)]
+pub struct ScheduleArgs {
+    #[command(subcommand)]
+    pub action: ScheduleAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ScheduleAction {
+    /// List schedules: when they were and will be due
+    List {
+        #[command(flatten)]
+        output: OutputArgs,
+
+        #[command(flatten)]
+        queue: QueueArgs,
+    },
+    /// Add a schedule, or replace the one of that name; the workers see to it
+    #[command(
+        after_help = "Examples:\n  snapferry schedule add nightly --cron '30 2 * * *' web01 web02 db01\n  snapferry schedule add weekly --cron '0 4 * * 0' --file servers.txt --priority 3"
+    )]
+    Add(Box<ScheduleAddArgs>),
+    /// Remove schedules; jobs that they have added stay
+    Rm {
+        /// Their names
+        #[arg(value_name = "NAME", required = true)]
+        names: Vec<String>,
+
+        #[command(flatten)]
+        queue: QueueArgs,
+    },
+}
+
+#[derive(Debug, Group)]
+pub struct ScheduleAddArgs {
+    /// Its name
+    #[arg(value_name = "NAME")]
+    pub name: String,
+
+    /// When: minute, hour, day, month, weekday, in UTC, as in cron(5)
+    #[arg(long, value_name = "FIELDS")]
+    pub cron: String,
+
+    /// The servers
+    #[arg(value_name = "SERVER", required_unless_present = "file")]
+    pub servers: Vec<String>,
+
+    /// More servers, one a line; # begins a comment
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+
+    /// Who goes first: 9 before 0
+    #[arg(long, default_value = "5", value_name = "0-9")]
+    pub priority: Priority,
+
+    #[command(flatten)]
+    pub how: HowArgs,
+
+    #[command(flatten)]
+    pub queue: QueueArgs,
+
+    #[command(flatten)]
+    pub cloud: CloudArgs,
+
+    #[command(flatten)]
+    pub recovery: RecoveryArgs,
 }

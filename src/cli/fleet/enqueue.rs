@@ -1,46 +1,50 @@
 //! `snapferry enqueue`: servers into the fleet's queue.
 
 use std::io::{Write as _, stdout};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 
 use super::args::EnqueueArgs;
 use super::open;
+use super::servers::named;
 use crate::cancel::Cancel;
 use crate::cli::cloud::home_region;
-use crate::cli::exit::{Code, UsageError};
+use crate::cli::exit::Code;
 use crate::cli::replicate::job_of;
 use crate::cli::signals::{self, Left};
 use crate::clock::SystemClock;
 use crate::job::JobId;
-use crate::queue::{Enqueued, Job, JobState, NewJob, Queue, QueueError};
+use crate::queue::{Enqueued, Imported, Job, JobState, NewJob, Queue, QueueError, RedisQueue, import_legacy};
 use crate::worker::Age;
 
 /// How often is looked whether the jobs are over.
 const LOOK: Duration = Duration::from_secs(1);
 
 pub fn run(args: &EnqueueArgs) -> anyhow::Result<Code> {
-    let servers = servers(args)?;
+    let servers = named(&args.servers, args.file.as_deref())?;
     let runtime = crate::cli::runtime()?;
     let cancel = Cancel::new();
     signals::listen(runtime.handle(), &cancel, Left::Nothing)?;
     runtime.block_on(async {
         let home = home_region(&args.cloud).await?;
-        // All are checked before the first is added: a name that makes no sense adds nothing.
-        let mut jobs = Vec::new();
-        for server in &servers {
+        let new = |server: &str| -> anyhow::Result<NewJob> {
             let job = job_of(server, &args.how, &args.recovery, JobId::new(&SystemClock), &home)?;
-            jobs.push(NewJob {
+            Ok(NewJob {
                 id: job.id,
-                server: job.server.clone(),
-                region: job.to.clone(),
                 spec: serde_json::to_string(&job)?,
+                server: job.server,
+                region: job.to,
                 priority: args.priority,
-                wait: args.later.map_or(Duration::ZERO, |Age(wait)| wait),
-            });
-        }
+                wait: wait_until_due(args),
+            })
+        };
         let queue = open(&args.queue).await?;
+        if let Some(list) = &args.import_legacy {
+            return import(&queue, list, |server| new(server)).await;
+        }
+        // All are checked before the first is added: a name that makes no sense adds nothing.
+        let jobs = servers.iter().map(|server| new(server)).collect::<anyhow::Result<Vec<NewJob>>>()?;
         let mut watched = Vec::new();
         for job in &jobs {
             let added = queue.enqueue(job).await?;
@@ -60,19 +64,32 @@ pub fn run(args: &EnqueueArgs) -> anyhow::Result<Code> {
     })
 }
 
-fn servers(args: &EnqueueArgs) -> anyhow::Result<Vec<String>> {
-    let mut servers = args.servers.clone();
-    if let Some(path) = &args.file {
-        let text = std::fs::read_to_string(path).map_err(|error| UsageError(format!("cannot read {}: {error}", path.display())))?;
-        let names = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim()).filter(|name| !name.is_empty());
-        servers.extend(names.map(str::to_owned));
+/// How long the jobs have to wait at least.
+fn wait_until_due(args: &EnqueueArgs) -> Duration {
+    match (args.later, args.at) {
+        (Some(Age(wait)), _) => wait,
+        (None, Some(at)) => SystemTime::from(at).duration_since(SystemTime::now()).unwrap_or_default(),
+        (None, None) => Duration::ZERO,
     }
-    let mut seen = std::collections::BTreeSet::new();
-    servers.retain(|server| seen.insert(server.clone()));
-    if servers.is_empty() {
-        return Err(UsageError("there are no servers in the file".into()).into());
+}
+
+/// Takes over a plain list of names.
+async fn import(queue: &RedisQueue, list: &str, new: impl Fn(&str) -> anyhow::Result<NewJob>) -> anyhow::Result<Code> {
+    let imported = import_legacy(queue, list, |server| match new(server) {
+        Ok(job) => Some(job),
+        Err(error) => {
+            tracing::warn!("{server:?} makes no job: {error:#}");
+            None
+        }
+    })
+    .await?;
+    let Imported { added, open_already, refused } = imported;
+    writeln!(stdout().lock(), "{added} jobs from the list {list}, {open_already} were in the queue already")?;
+    if refused.is_empty() {
+        return Ok(Code::Done);
     }
-    Ok(servers)
+    tracing::warn!("what makes no job is kept in the list {list}:snapferry-refused");
+    Ok(Code::Usage)
 }
 
 /// Waits until all are over. That somebody stops waiting stops no job.

@@ -5,16 +5,13 @@ use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
-use super::args::{JobsAction, JobsArgs, QueueArgs};
-use super::open;
+use super::args::{JobsAction, JobsArgs};
+use super::{follow, on_queue};
 use crate::cli::exit::Code;
 use crate::cli::table::{self, Table};
 use crate::clock::rfc3339;
-use crate::queue::{Job, JobState, Queue, QueueError, RedisQueue};
+use crate::queue::{Job, JobState, Queue, QueueError};
 use crate::worker::Age;
-
-/// Events that are looked through for those of one job.
-const EVENTS: usize = 10_000;
 
 pub fn run(args: &JobsArgs) -> anyhow::Result<Code> {
     match &args.action {
@@ -35,7 +32,7 @@ pub fn run(args: &JobsArgs) -> anyhow::Result<Code> {
                     job.server.clone(),
                     job.region.clone(),
                     job.state.to_string(),
-                    job.step.clone().unwrap_or_default(),
+                    if job.state == JobState::Running { at(job) } else { job.step.clone().unwrap_or_default() },
                     rfc3339(job.changed_at),
                     job.worker.clone().unwrap_or_default(),
                     job.error.clone().unwrap_or_default(),
@@ -45,7 +42,7 @@ pub fn run(args: &JobsArgs) -> anyhow::Result<Code> {
         }),
         JobsAction::Show { job, output, queue } => on_queue(queue, async |queue| {
             let found = queue.job(*job).await?.ok_or(QueueError::NoSuchJob { id: *job })?;
-            let events: Vec<_> = queue.events(EVENTS).await?.into_iter().filter(|event| event.id == *job).collect();
+            let events: Vec<_> = queue.events(follow::EVENTS).await?.into_iter().filter(|event| event.id == *job).collect();
             if output.json {
                 let mut all = shown(&found);
                 all["spec"] = serde_json::from_str(&found.spec).unwrap_or_default();
@@ -73,9 +70,12 @@ pub fn run(args: &JobsArgs) -> anyhow::Result<Code> {
             }
             Ok(())
         }),
+        JobsAction::Logs { job, follow, output, queue } => follow::logs(*job, *follow, output.json, queue),
+        JobsAction::Watch { queue } => follow::watch(queue),
         JobsAction::Cancel { jobs, queue } => on_queue(queue, async |queue| {
             for id in jobs {
                 let words = match queue.cancel(*id).await? {
+                    JobState::Ready => "a worker is told, and removes what was made".to_owned(),
                     JobState::Running => "its worker is told, and removes what it made".to_owned(),
                     state => state.to_string(),
                 };
@@ -97,13 +97,17 @@ pub fn run(args: &JobsArgs) -> anyhow::Result<Code> {
     }
 }
 
-fn on_queue(args: &QueueArgs, work: impl AsyncFnOnce(&RedisQueue) -> anyhow::Result<()>) -> anyhow::Result<Code> {
-    let runtime = crate::cli::runtime()?;
-    runtime.block_on(async {
-        let queue = open(args).await?;
-        work(&queue).await
-    })?;
-    Ok(Code::Done)
+/// Where a job is: its step with how far that is while it runs, its state otherwise.
+pub fn at(job: &Job) -> String {
+    let step = job.step.as_deref().unwrap_or("begins");
+    let progress: Value = job.progress.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    match (job.state, progress["bytes"].as_u64(), progress["of"].as_u64()) {
+        (JobState::Running, Some(done), Some(all)) if all > 0 => {
+            format!("{} {} %", progress["step"].as_str().unwrap_or(step), u128::from(done) * 100 / u128::from(all))
+        }
+        (JobState::Running, ..) => step.to_owned(),
+        (state, ..) => state.to_string(),
+    }
 }
 
 /// A job as `--json` has it.

@@ -1,7 +1,9 @@
 //! The fleet: servers are enqueued in one place and replicated by whichever worker is free.
 
+use std::path::Path;
+
 use crate::cli::credentials::Environment;
-use crate::cli::exit::UsageError;
+use crate::cli::exit::{Code, UsageError};
 use crate::queue::{RedisConfig, RedisQueue, Timing};
 use crate::secret::Secret;
 use crate::worker::Age;
@@ -9,28 +11,48 @@ use args::QueueArgs;
 
 pub mod args;
 pub mod enqueue;
+mod follow;
 pub mod jobs;
+mod metrics;
+mod notify;
+pub mod schedule;
+mod servers;
+pub mod status;
 pub mod worker;
 
 /// How leases are timed: all parts in proportion where the whole was given.
 fn timing(args: &QueueArgs) -> Timing {
     let usual = Timing::default();
     match args.lease {
-        Some(Age(lease)) => Timing { lease, beat: lease / 6, stop: lease * 3 / 4, ..usual },
+        Some(Age(lease)) => Timing { lease, beat: lease / 6, stop: lease * 3 / 4, retry: lease / 2, ..usual },
         None => usual,
     }
+}
+
+/// Connects, and works.
+fn on_queue(args: &QueueArgs, work: impl AsyncFnOnce(&RedisQueue) -> anyhow::Result<()>) -> anyhow::Result<Code> {
+    crate::cli::runtime()?.block_on(async {
+        let queue = open(args).await?;
+        work(&queue).await
+    })?;
+    Ok(Code::Done)
 }
 
 /// The queue, connected.
 async fn open(args: &QueueArgs) -> anyhow::Result<RedisQueue> {
     let url = args.redis.clone().ok_or_else(|| UsageError("which Redis keeps the jobs? Give --redis URL".into()))?;
-    let password = match &args.redis_password_file {
-        Some(path) => {
-            let text = std::fs::read_to_string(path)
+    let environment = Environment::of_process();
+    // As systemd hands it over, with LoadCredential=redis-password:...
+    let of_systemd = environment.get("CREDENTIALS_DIRECTORY").map(|folder| Path::new(folder).join("redis-password"));
+    let file = args.redis_password_file.clone().or_else(|| of_systemd.filter(|path| path.exists()));
+    let password = match (environment.get("SNAPFERRY_REDIS_PASSWORD"), file) {
+        (Some(password), None) => Some(Secret::new(password)),
+        (_, Some(path)) => {
+            let text = std::fs::read_to_string(&path)
                 .map_err(|error| UsageError(format!("cannot read the password file {}: {error}", path.display())))?;
             Some(Secret::new(text.trim_end()))
         }
-        None => Environment::of_process().get("SNAPFERRY_REDIS_PASSWORD").map(Secret::new),
+        (None, None) => None,
     };
     let config = RedisConfig {
         url,

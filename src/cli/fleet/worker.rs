@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::args::WorkerArgs;
-use super::{open, timing};
+use super::args::{MetricsAddress, WorkerArgs};
+use super::metrics::{Counting, Metrics};
+use super::{metrics, notify, open, timing};
 use crate::cancel::Cancel;
-use crate::cli::cloud::{Cloud, run_leaving};
+use crate::cli::cloud::{Cloud, Terms, run_leaving};
 use crate::cli::exit::Code;
 use crate::cli::log::Verbosity;
 use crate::cli::progress::Console;
@@ -15,9 +16,15 @@ use crate::cli::replicate::show::Shown;
 use crate::cli::replicate::site::Ground;
 use crate::cli::signals::Left;
 use crate::clock::SystemClock;
-use crate::vpc::{LogWatch, Watch};
-use crate::worker::fleet::{Grounds, Worker};
-use crate::worker::{Finished, Job, Onlooker, OwnServer, Site};
+use crate::fence::Fence;
+use crate::queue::Queue;
+use crate::vpc::LogWatch;
+use crate::worker::fleet::{Grounds, Share, Told, Worker};
+use crate::worker::{Age, Finished, Job, Onlooker, OwnServer, Site};
+
+/// How long one request to the cloud may take: a worker stops by itself 90 s after its last good beat, and 25 s after that nothing of its
+/// is under way any more, when its lease of 120 s runs out.
+const DEADLINE: Duration = Duration::from_secs(25);
 
 /// Jobs made ready for work on this server.
 struct Here<'a> {
@@ -26,17 +33,19 @@ struct Here<'a> {
     own: OwnServer,
     console: &'a Console,
     verbosity: Verbosity,
+    metrics: Arc<Metrics>,
 }
 
 impl Grounds for Here<'_> {
-    fn site(&self, job: &Job, cancel: &Cancel) -> Result<Site, String> {
-        let watch: Arc<dyn Watch> = Arc::new(LogWatch);
-        self.ground.site(self.cloud, job, &self.own, cancel, &watch).map_err(|error| format!("{error:#}"))
+    fn site(&self, job: &Job, cancel: &Cancel, fence: Arc<dyn Fence>) -> Result<Site, String> {
+        let terms = Terms { cancel: cancel.clone(), watch: Arc::new(LogWatch), fence, deadline: Some(DEADLINE) };
+        self.ground.site(self.cloud, job, &self.own, &terms).map_err(|error| format!("{error:#}"))
     }
 
     fn onlooker(&self, _job: &Job) -> Arc<dyn Onlooker> {
         // Several jobs at once: a line for each change, whoever looks on.
-        Arc::new(Shown::new(&self.console.without_terminal(), self.verbosity))
+        let shown = Arc::new(Shown::new(&self.console.without_terminal(), self.verbosity));
+        Arc::new(Counting { metrics: Arc::clone(&self.metrics), next: shown })
     }
 
     fn result(&self, job: &Job, finished: &Finished) -> String {
@@ -44,36 +53,39 @@ impl Grounds for Here<'_> {
         let begun = SystemTime::now().checked_sub(Duration::from_secs_f64(took.max(0.0))).unwrap_or(SystemTime::UNIX_EPOCH);
         record(job, finished, begun).to_string()
     }
+
+    fn told(&self, told: Told<'_>) {
+        self.metrics.told(told);
+    }
 }
 
 pub fn run(args: &WorkerArgs, verbosity: Verbosity, console: &Console) -> anyhow::Result<Code> {
-    run_leaving(&args.cloud, Left::Job, async |cloud| {
+    run_leaving(&args.cloud, Left::Jobs, async |cloud| {
         let ground = Ground { cloud_args: &args.cloud, recovery: &args.recovery, place: &args.place };
         let own = ground.own(cloud).await?;
-        let queue = open(&args.queue).await?;
+        let queue: Arc<dyn Queue> = Arc::new(open(&args.queue).await?);
         let name = format!("{} ({})", own.name, own.id);
-        let here = Here { cloud, ground, own, console, verbosity };
-        let worker = Worker {
-            queue: &queue,
-            name: name.clone(),
-            timing: timing(&args.queue),
-            grounds: &here,
-            clock: Arc::new(SystemClock),
-            drain: cloud.cancel().clone(),
+        let metrics = Arc::new(Metrics::new());
+        let here = Here { cloud, ground, own, console, verbosity, metrics: Arc::clone(&metrics) };
+        let Age(grace) = args.stop_within;
+        let share = Share { conversions: args.concurrency.get(), grace };
+        let drain = cloud.cancel().clone();
+        let clock = Arc::new(SystemClock);
+        let worker = Worker::new(Arc::clone(&queue), name.clone(), timing(&args.queue), share, &here, clock, drain.clone());
+        tracing::info!("{name} converts {} at a time", args.concurrency);
+        let beside = async {
+            match args.metrics {
+                MetricsAddress::At(address) => metrics::serve(address, metrics, queue).await,
+                MetricsAddress::Off => {}
+            }
+            std::future::pending::<()>().await;
         };
-        tracing::info!("{name} works on {} jobs at a time", args.concurrency);
-        let hands: Vec<_> = (0..args.concurrency.get()).map(|_| Box::pin(worker.run())).collect();
-        tokio::join!(worker.reap(), all(hands));
+        tokio::select! {
+            () = worker.run() => {}
+            () = notify::keep(&worker, &drain) => {}
+            () = beside => {}
+        }
         tracing::info!("{name} has nothing left in its hands");
         Ok(Code::Done)
     })
-}
-
-/// Runs all of them side by side, in this task: they wait, and what takes time is on threads of its own.
-async fn all<F: Future<Output = ()> + Unpin>(mut hands: Vec<F>) {
-    std::future::poll_fn(|context| {
-        hands.retain_mut(|hand| std::pin::Pin::new(hand).poll(context).is_pending());
-        if hands.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-    })
-    .await;
 }

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use super::cloud::args::RecoveryArgs;
-use super::cloud::{Cloud, run_leaving};
+use super::cloud::{Cloud, Terms, run_leaving};
 use super::exit::{Code, UsageError};
 use super::log::Verbosity;
 use super::progress::Console;
@@ -185,7 +185,7 @@ impl Command<'_> {
         let (journal, _) = self.journals.open(&read.job)?;
         let shown = Arc::new(Shown::new(self.console, self.verbosity));
         let watch: Arc<dyn Watch> = shown.clone();
-        let site = self.ground.site(cloud, &read.job, own, cloud.cancel(), &watch)?;
+        let site = self.ground.site(cloud, &read.job, own, &Terms::alone(cloud.cancel(), &watch))?;
         let saga = Saga { job: &read.job, site: &site, cleaning: &site, journal: &journal, onlooker: &*shown };
         let left = saga.abandon(read.state()).await?;
         drop(shown);
@@ -203,9 +203,9 @@ impl Command<'_> {
         let known = before.map(|read| read.state()).unwrap_or_default();
         let shown = Arc::new(Shown::new(self.console, self.verbosity));
         let watch: Arc<dyn Watch> = shown.clone();
-        let site = self.ground.site(cloud, job, own, cloud.cancel(), &watch)?;
+        let site = self.ground.site(cloud, job, own, &Terms::alone(cloud.cancel(), &watch))?;
         // What has to be done after the word to stop heeds nobody; a second word ends the process.
-        let cleaning = self.ground.site(cloud, job, own, &Cancel::new(), &watch)?;
+        let cleaning = self.ground.site(cloud, job, own, &Terms::alone(&Cancel::new(), &watch))?;
         if self.verbosity != Verbosity::Quiet && self.console.is_terminal() {
             let words = format!("job {}: {} in {} -> {}, through bucket {}\n", job.id, job.server, job.from, job.to, job.bucket);
             let _ = stderr().write_all(words.as_bytes());
@@ -248,7 +248,7 @@ impl Command<'_> {
         let job = self.job(JobId::new(&SystemClock), &cloud.home)?;
         let names = job.names()?;
         let watch: Arc<dyn Watch> = Arc::new(crate::vpc::LogWatch);
-        let site = self.ground.site(cloud, &job, own, cloud.cancel(), &watch)?;
+        let site = self.ground.site(cloud, &job, own, &Terms::alone(cloud.cancel(), &watch))?;
         let looked = plan::preflight(&job, &site).await?;
         let going = Holdings::look(&job, &site).await.context("what would be pruned")?.beyond(&job.retention, SystemTime::now());
         let pruned: Vec<String> = going.iter().map(ToString::to_string).collect();

@@ -3,19 +3,22 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
+
 use super::args::PlaceArgs;
 use crate::cancel::Cancel;
-use crate::cli::cloud::Cloud;
 use crate::cli::cloud::args::{CloudArgs, RecoveryArgs};
+use crate::cli::cloud::{Cloud, Terms};
 use crate::cli::config::{self, Place};
 use crate::cli::credentials::{self, Environment};
 use crate::cli::exit::UsageError;
 use crate::clock::SystemClock;
+use crate::fence::Fence;
 use crate::identity::{CLOUD_INIT, instance_of_cloud_init, region_of_zone};
 use crate::retry::chain;
 use crate::store::{ObjectKey, ObjectStore};
 use crate::vpc::device::{Behind, DeviceFolder};
-use crate::vpc::{InstanceId, VpcError, Watch};
+use crate::vpc::{InstanceId, VpcError};
 use crate::worker::{Age, OwnServer, Site, Waits};
 
 /// Requests to the store at once: what a conversion has in flight by default.
@@ -87,33 +90,27 @@ impl Ground<'_> {
         Ok(OwnServer { id: own.id, name: own.name, zone: own.zone.name, region })
     }
 
-    /// The bucket as a store that heeds `cancel`.
-    pub fn store(&self, bucket: &str, cancel: &Cancel) -> anyhow::Result<Arc<dyn ObjectStore>> {
+    /// The bucket as a store that heeds `cancel`, changed only where `fence`, if there is one, lets it.
+    pub fn store(&self, bucket: &str, cancel: &Cancel, fence: Option<&Arc<dyn Fence>>) -> anyhow::Result<Arc<dyn ObjectStore>> {
         let key = ObjectKey::new("snapferry").map_err(|error| UsageError(error.to_string()))?;
         let place = Place::Bucket { bucket: bucket.to_owned(), key };
-        config::open_store(&place, &self.recovery.store(&self.cloud_args.identity), None, CONNECTIONS, cancel)
+        config::open_store(&place, &self.recovery.store(&self.cloud_args.identity), None, CONNECTIONS, cancel, fence)
     }
 
-    /// All that a job needs, heeding `cancel`.
-    pub fn site(
-        &self,
-        cloud: &Cloud,
-        job: &crate::worker::Job,
-        own: &OwnServer,
-        cancel: &Cancel,
-        watch: &Arc<dyn Watch>,
-    ) -> anyhow::Result<Site> {
-        let cloud = cloud.heeding(cancel, watch);
+    /// All that a job needs, on those terms. Nobody else wants its turn to convert, unless it is given one to share.
+    pub fn site(&self, cloud: &Cloud, job: &crate::worker::Job, own: &OwnServer, terms: &Terms) -> anyhow::Result<Site> {
+        let cloud = cloud.on(terms);
         let behind = if self.place.device_files { Behind::DeviceOrFile } else { Behind::Device };
         Ok(Site {
             own: own.clone(),
             home: cloud.region(&job.from)?,
             away: cloud.region(&job.to)?,
             tagging: cloud.tagging(&self.place.tagging_endpoint)?,
-            store: self.store(&job.bucket, cancel)?,
+            store: self.store(&job.bucket, &terms.cancel, Some(&terms.fence))?,
             devices: DeviceFolder { folder: self.place.device_folder.clone(), behind, ..DeviceFolder::default() },
             clock: Arc::new(SystemClock),
-            cancel: cancel.clone(),
+            cancel: terms.cancel.clone(),
+            turn: Arc::new(Semaphore::new(1)),
             runtime: tokio::runtime::Handle::current(),
             waits: waits(self.place),
         })

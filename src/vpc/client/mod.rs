@@ -13,6 +13,7 @@ use super::http::{Call, Line, Policy};
 use super::wait::Watch;
 use crate::cancel::Cancel;
 use crate::clock::Clock;
+use crate::fence::Fence;
 use crate::identity::TokenSource;
 use crate::retry::chain;
 use crate::trust::{self, keeps_secrets};
@@ -111,6 +112,8 @@ pub struct Means {
     pub cancel: Cancel,
     /// Told what is waited for.
     pub watch: Arc<dyn Watch>,
+    /// Asked before anything is changed.
+    pub fence: Arc<dyn Fence>,
 }
 
 /// The API of one region. Cheap to share behind an `Arc`.
@@ -146,6 +149,7 @@ impl RegionClient {
             tokens: means.tokens,
             clock: means.clock,
             cancel: means.cancel,
+            fence: means.fence,
             policy: config.policy,
             fixed_query: Line::vpc_query(),
         };

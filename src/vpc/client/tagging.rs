@@ -72,6 +72,7 @@ impl Tagging {
             tokens: means.tokens,
             clock: means.clock,
             cancel: means.cancel,
+            fence: means.fence,
             policy: config.policy,
             fixed_query: vec![("tag_type", "user")],
         };

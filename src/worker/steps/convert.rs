@@ -51,8 +51,8 @@ fn object(run: &Run<'_>, manifest: &Manifest) -> Option<ObjectState> {
 
 pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
     let device = run.state.attachment.as_ref().ok_or(Fault::OutOfTurn { step: Step::Convert })?.device.clone();
-    abort_uploads(run).await?;
     run.intend(Step::Convert, &run.names.key).await?;
+    abort_uploads(run).await?;
     let sent = Sent::default();
     let encoding = run.job.encoding;
     let job = transfer::Send {

@@ -14,8 +14,13 @@ use snapferry::secret::Secret;
 use super::{Redis, SAFE, is_lost, job};
 
 /// Leases that run out while a test waits for it.
-const SHORT: Timing =
-    Timing { lease: Duration::from_millis(400), beat: Duration::from_millis(50), stop: Duration::from_millis(300), takeovers: 3 };
+const SHORT: Timing = Timing {
+    lease: Duration::from_millis(400),
+    beat: Duration::from_millis(50),
+    stop: Duration::from_millis(300),
+    retry: Duration::from_secs(1),
+    takeovers: 3,
+};
 
 async fn claim(queue: &RedisQueue, worker: &str) -> Lease {
     let claimed = queue.claim(worker, &Token::new()).await.unwrap().expect("a job is ready");

@@ -30,8 +30,13 @@ impl Clock for Turned {
     async fn sleep(&self, _duration: Duration) {}
 }
 
-const TIMING: Timing =
-    Timing { lease: Duration::from_millis(100), beat: Duration::from_millis(20), stop: Duration::from_millis(70), takeovers: 3 };
+const TIMING: Timing = Timing {
+    lease: Duration::from_millis(100),
+    beat: Duration::from_millis(20),
+    stop: Duration::from_millis(70),
+    retry: Duration::from_secs(1),
+    takeovers: 3,
+};
 
 /// What happens.
 #[derive(Clone, Debug)]

@@ -11,8 +11,13 @@ use snapferry::queue::{
 use super::{Redis, SAFE, is_lost, job};
 use crate::queue::model::Turned;
 
-const TIMING: Timing =
-    Timing { lease: Duration::from_secs(120), beat: Duration::from_secs(20), stop: Duration::from_secs(90), takeovers: 3 };
+const TIMING: Timing = Timing {
+    lease: Duration::from_secs(120),
+    beat: Duration::from_secs(20),
+    stop: Duration::from_secs(90),
+    retry: Duration::from_secs(1),
+    takeovers: 3,
+};
 const SECOND: u64 = 1000;
 
 /// A queue, and the clock that it goes by.
@@ -296,7 +301,7 @@ impl Bench<'_> {
         assert!(!queue.tick("nightly", now).await.unwrap(), "there is no such schedule");
         assert!(queue.set_schedule("nightly", Some("plan")).await.unwrap());
         let schedule = Schedule { name: "nightly".to_owned(), plan: "plan".to_owned(), last: now };
-        assert_eq!(queue.schedules().await.unwrap(), [schedule.clone()]);
+        assert_eq!(queue.schedules().await.unwrap(), std::slice::from_ref(&schedule));
         assert!(!queue.tick("nightly", now).await.unwrap(), "what was before it was made is not made up for");
         let tick = now + Duration::from_secs(1);
         assert!(queue.tick("nightly", tick).await.unwrap());

@@ -87,7 +87,13 @@ impl Cloud {
     }
 
     pub fn means(&self) -> Means {
-        Means { tokens: Arc::clone(&self.tokens), clock: Arc::new(SystemClock), cancel: Cancel::new(), watch: Arc::new(LogWatch) }
+        Means {
+            tokens: Arc::clone(&self.tokens),
+            clock: Arc::new(SystemClock),
+            cancel: Cancel::new(),
+            watch: Arc::new(LogWatch),
+            fence: Arc::new(snapferry::fence::Unfenced),
+        }
     }
 
     pub fn client_with(&self, region: &str, policy: Policy) -> RegionClient {
@@ -105,7 +111,13 @@ impl Cloud {
 pub fn client_of(sim: &SimRegion, region: &str) -> RegionClient {
     let endpoint = Endpoint::parse(&sim.endpoint_template());
     let config = ClientConfig { region: region.to_owned(), endpoint, ca_file: None, policy: POLICY };
-    let means = Means { tokens: tokens(sim), clock: Arc::new(SystemClock), cancel: Cancel::new(), watch: Arc::new(LogWatch) };
+    let means = Means {
+        tokens: tokens(sim),
+        clock: Arc::new(SystemClock),
+        cancel: Cancel::new(),
+        watch: Arc::new(LogWatch),
+        fence: Arc::new(snapferry::fence::Unfenced),
+    };
     RegionClient::new(config, means).unwrap()
 }
 

@@ -46,8 +46,13 @@ impl Program {
         let api_key = Secret::new(&std::fs::read_to_string(self.export("SNAPFERRY_API_KEY_FILE")).unwrap());
         let endpoint = self.export("SNAPFERRY_IAM_ENDPOINT").to_owned();
         let tokens = ApiKeySource::new(ApiKeyConfig { api_key, endpoint, ca_file: None }, Arc::new(SystemClock)).unwrap();
-        let means =
-            Means { tokens: Arc::new(tokens), clock: Arc::new(SystemClock), cancel: Cancel::new(), watch: Arc::new(LogWatch) };
+        let means = Means {
+            tokens: Arc::new(tokens),
+            clock: Arc::new(SystemClock),
+            cancel: Cancel::new(),
+            watch: Arc::new(LogWatch),
+            fence: Arc::new(snapferry::fence::Unfenced),
+        };
         let endpoint = Endpoint::parse(self.export("SNAPFERRY_VPC_ENDPOINT"));
         RegionClient::new(ClientConfig { region: HOME.to_owned(), endpoint, ca_file: None, policy: POLICY }, means).unwrap()
     }

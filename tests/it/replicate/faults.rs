@@ -82,7 +82,13 @@ fn job() -> Job {
 
 impl Bench {
     fn means(&self, cancel: &Cancel) -> Means {
-        Means { tokens: tokens(&self.sim), clock: Arc::new(SystemClock), cancel: cancel.clone(), watch: Arc::new(LogWatch) }
+        Means {
+            tokens: tokens(&self.sim),
+            clock: Arc::new(SystemClock),
+            cancel: cancel.clone(),
+            watch: Arc::new(LogWatch),
+            fence: Arc::new(snapferry::fence::Unfenced),
+        }
     }
 
     fn hasty_client(&self, region: &str, cancel: &Cancel) -> RegionClient {
@@ -118,6 +124,7 @@ impl Bench {
             devices,
             clock: Arc::new(SystemClock),
             cancel: cancel.clone(),
+            turn: Arc::new(tokio::sync::Semaphore::new(1)),
             runtime: tokio::runtime::Handle::current(),
             waits: Waits { every: Some(Duration::from_millis(10)), at_most: Some(WAIT) },
         }

@@ -143,7 +143,12 @@ impl Bench {
     /// The program with this cloud in its environment.
     pub fn command(&self, host: Host, words: &[&str]) -> Command {
         let key = self.folder.path().join("api-key");
-        std::fs::write(&key, self.sim.api_key().reveal()).unwrap();
+        if !key.exists() {
+            // In one go: a worker that runs already may read it at any time.
+            let new = key.with_extension("new");
+            std::fs::write(&new, self.sim.api_key().reveal()).unwrap();
+            std::fs::rename(&new, &key).unwrap();
+        }
         let mut command = Command::new(env!("CARGO_BIN_EXE_snapferry"));
         command.args(words).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("SNAPFERRY_VPC_ENDPOINT", self.sim.endpoint_template());

@@ -1,0 +1,115 @@
+//! `snapferry jobs logs` and `jobs watch`: what happens, as it happens.
+
+use std::io::{IsTerminal as _, Write as _, stdout};
+use std::time::{Duration, SystemTime};
+
+use serde_json::json;
+
+use super::args::QueueArgs;
+use super::jobs::at;
+use super::open;
+use crate::cancel::Cancel;
+use crate::cli::exit::Code;
+use crate::cli::signals::{self, Left};
+use crate::cli::table::Table;
+use crate::clock::rfc3339;
+use crate::job::JobId;
+use crate::queue::{Happening, JobState, Queue};
+
+/// Events that are looked through; the queue keeps about so many.
+pub const EVENTS: usize = 10_000;
+/// How often is looked.
+const LOOK: Duration = Duration::from_secs(1);
+/// Events that may happen between two looks and are still seen.
+const BETWEEN: usize = 1000;
+/// Jobs that are over, or wait, of which so many are shown.
+const SHOWN: usize = 10;
+/// To the upper left corner, and nothing below it (ECMA-48: CUP, ED).
+const CLEARED: &str = "\x1b[H\x1b[J";
+
+pub fn logs(job: Option<JobId>, follow: bool, as_json: bool, queue: &QueueArgs) -> anyhow::Result<Code> {
+    watched(queue, follow, async |queue, last: &mut Option<Happening>| {
+        let most = if last.is_some() { BETWEEN } else { EVENTS };
+        let events = queue.events(most).await?;
+        // Where the last one that was seen is not among them, all of them are new.
+        let from = last.as_ref().and_then(|last| events.iter().rposition(|event| event == last)).map_or(0, |at| at + 1);
+        let mut out = stdout().lock();
+        for event in events[from..].iter().filter(|event| job.is_none_or(|id| id == event.id)) {
+            if as_json {
+                let line = json!({ "at": rfc3339(event.at), "job": event.id, "what": event.what, "details": event.details });
+                writeln!(out, "{line}")?;
+            } else {
+                writeln!(out, "{}  {}  {:<10} {}", rfc3339(event.at), event.id, event.what, event.details)?;
+            }
+        }
+        *last = events.last().cloned().or(last.take());
+        Ok(())
+    })
+}
+
+pub fn watch(queue: &QueueArgs) -> anyhow::Result<Code> {
+    if !stdout().is_terminal() {
+        return logs(None, true, false, queue);
+    }
+    watched(queue, true, async |queue, _nothing: &mut ()| {
+        let now = SystemTime::now();
+        let counts = queue.counts().await?;
+        let summary: Vec<String> = JobState::ALL.iter().map(|&state| format!("{} {state}", counts.of(state))).collect();
+        let mut table = Table::new(&["job", "server", "region", "now", "for", "worker", "error"]);
+        for (state, most) in
+            [(JobState::Running, EVENTS), (JobState::Ready, SHOWN), (JobState::Delayed, SHOWN), (JobState::Dead, SHOWN)]
+        {
+            for job in queue.jobs(state, most).await? {
+                table.row(vec![
+                    job.id.to_string(),
+                    job.server.clone(),
+                    job.region.clone(),
+                    at(&job),
+                    crate::cli::progress::clock_face(now.duration_since(job.changed_at).unwrap_or_default()),
+                    job.worker.unwrap_or_default(),
+                    job.error.unwrap_or_default(),
+                ]);
+            }
+        }
+        let mut out = stdout().lock();
+        writeln!(out, "{CLEARED}{}   {}\n", rfc3339(now), summary.join(", "))?;
+        Ok(table.write(&mut out)?)
+    })
+}
+
+/// Looks once, or again and again until told to stop.
+async fn look<T: Default>(
+    queue: &dyn Queue,
+    again: bool,
+    cancel: &Cancel,
+    mut work: impl AsyncFnMut(&dyn Queue, &mut T) -> anyhow::Result<()>,
+) -> anyhow::Result<Code> {
+    let mut kept = T::default();
+    loop {
+        work(queue, &mut kept).await?;
+        if !again {
+            return Ok(Code::Done);
+        }
+        tokio::select! {
+            biased;
+            _reason = cancel.cancelled() => return Ok(Code::Done),
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}
+
+fn watched<T: Default>(
+    args: &QueueArgs,
+    again: bool,
+    work: impl AsyncFnMut(&dyn Queue, &mut T) -> anyhow::Result<()>,
+) -> anyhow::Result<Code> {
+    let runtime = crate::cli::runtime()?;
+    let cancel = Cancel::new();
+    if again {
+        signals::listen(runtime.handle(), &cancel, Left::Nothing)?;
+    }
+    runtime.block_on(async {
+        let queue = open(args).await?;
+        look(&queue, again, &cancel, work).await
+    })
+}

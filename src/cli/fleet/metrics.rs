@@ -1,0 +1,228 @@
+//! What a worker counts, for Prometheus, and whether it lives: on an address of its own, on loopback unless told otherwise.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, SystemTime};
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::CONTENT_TYPE;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::queue::{JobState, Queue, QueueError};
+use crate::retry::{Class, chain};
+use crate::worker::fleet::Told;
+use crate::worker::{Finished, Onlooker, Progress};
+
+/// Steps take from a second to hours.
+const STEP_SECONDS: [f64; 12] = [1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 2400.0, 4800.0, 9600.0];
+/// How long a client may take to ask.
+const ASKING: Duration = Duration::from_secs(10);
+/// What scrapers take for Prometheus' text.
+const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabel {
+    state: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabels {
+    result: String,
+    class: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StepLabel {
+    step: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ServerLabels {
+    server: String,
+    region: String,
+}
+
+/// What a worker counts.
+pub struct Metrics {
+    results: Family<ResultLabels, Counter>,
+    steps: Family<StepLabel, Histogram, fn() -> Histogram>,
+    leases_lost: Counter,
+    takeovers: Counter,
+    queue_failures: Counter,
+    disk_bytes: Counter,
+    stored_bytes: Counter,
+}
+
+impl Metrics {
+    pub fn new() -> Self {
+        Self {
+            results: Family::default(),
+            steps: Family::new_with_constructor(|| Histogram::new(STEP_SECONDS)),
+            leases_lost: Counter::default(),
+            takeovers: Counter::default(),
+            queue_failures: Counter::default(),
+            disk_bytes: Counter::default(),
+            stored_bytes: Counter::default(),
+        }
+    }
+
+    pub fn told(&self, told: Told<'_>) {
+        let ended = |result: &str, class: &str| {
+            self.results.get_or_create(&ResultLabels { result: result.to_owned(), class: class.to_owned() }).inc();
+        };
+        match told {
+            Told::Done(Finished { state, .. }) => {
+                ended("done", "");
+                if let Some(object) = &state.object {
+                    self.disk_bytes.inc_by(object.virtual_size.0);
+                    self.stored_bytes.inc_by(object.size.0);
+                }
+            }
+            Told::Failed(class) => ended("failed", word(class)),
+            Told::LeaseLost => {
+                self.leases_lost.inc();
+            }
+            Told::TakenBack(jobs) => {
+                self.takeovers.inc_by(crate::units::to_u64(jobs));
+            }
+            Told::QueueFailed => {
+                self.queue_failures.inc();
+            }
+        }
+    }
+
+    /// All of it, with what the queue knows, as text.
+    async fn text(&self, queue: &dyn Queue) -> Result<String, QueueError> {
+        let jobs: Family<StateLabel, Gauge> = Family::default();
+        let counts = queue.counts().await?;
+        for state in JobState::ALL {
+            let count = i64::try_from(counts.of(state)).unwrap_or(i64::MAX);
+            jobs.get_or_create(&StateLabel { state: state.name().to_owned() }).set(count);
+        }
+        let oldest: Gauge<f64, AtomicU64> = Gauge::default();
+        let waiting = queue.jobs(JobState::Ready, 1).await?;
+        oldest.set(
+            waiting.first().map_or(0.0, |job| SystemTime::now().duration_since(job.added_at).unwrap_or_default().as_secs_f64()),
+        );
+        let last: Family<ServerLabels, Gauge<f64, AtomicU64>> = Family::default();
+        for good in queue.good().await? {
+            let at = good.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+            last.get_or_create(&ServerLabels { server: good.server, region: good.region }).set(at);
+        }
+        let mut registry = Registry::with_prefix("snapferry");
+        registry.register("jobs", "Jobs in the queue", jobs);
+        registry.register_with_unit("oldest_ready", "Age of the job that is next", Unit::Seconds, oldest);
+        registry.register_with_unit(
+            "last_success_timestamp",
+            "When a server's image last arrived in a region",
+            Unit::Seconds,
+            last,
+        );
+        registry.register("job_results", "How attempts at jobs ended on this worker", self.results.clone());
+        registry.register_with_unit("step_duration", "How long the steps of jobs took", Unit::Seconds, self.steps.clone());
+        registry.register("lease_lost", "Jobs that became somebody else's while this worker had them", self.leases_lost.clone());
+        registry.register("takeovers", "Jobs that this worker took back from others that were gone", self.takeovers.clone());
+        registry.register("queue_errors", "Times that the queue could not be asked", self.queue_failures.clone());
+        registry.register_with_unit("disk", "Of disks that were carried", Unit::Bytes, self.disk_bytes.clone());
+        registry.register_with_unit("stored", "Of images that were stored", Unit::Bytes, self.stored_bytes.clone());
+        let mut text = String::new();
+        // Writing into a string fails only where a metric's own code says so; then what is there is better than nothing.
+        let _ = text::encode(&mut text, &registry);
+        Ok(text)
+    }
+}
+
+fn word(class: Class) -> &'static str {
+    match class {
+        Class::Transient => "transient",
+        Class::Throttled => "throttled",
+        Class::Permanent => "permanent",
+        Class::Cancelled => "cancelled",
+        Class::LeaseLost => "lease_lost",
+    }
+}
+
+/// Counts what it sees, and passes it on.
+pub struct Counting {
+    pub metrics: Arc<Metrics>,
+    pub next: Arc<dyn Onlooker>,
+}
+
+impl Onlooker for Counting {
+    fn see(&self, progress: Progress<'_>) {
+        if let Progress::Done { step, took, .. } = &progress {
+            let label = StepLabel { step: step.name().to_owned() };
+            self.metrics.steps.get_or_create(&label).observe(took.as_secs_f64());
+        }
+        self.next.see(progress);
+    }
+}
+
+/// Answers for as long as the process lives. Another worker on the same machine may have the address; that is no reason to end.
+pub async fn serve(address: SocketAddr, metrics: Arc<Metrics>, queue: Arc<dyn Queue>) {
+    let listener = match TcpListener::bind(address).await {
+        Ok(listener) => listener,
+        Err(err) => {
+            tracing::warn!("no metrics at http://{address}/metrics: {err}; give another address by --metrics, or --metrics off");
+            return;
+        }
+    };
+    let bound = listener.local_addr().unwrap_or(address);
+    tracing::info!("metrics at http://{bound}/metrics, health at http://{bound}/healthz");
+    loop {
+        match listener.accept().await {
+            Ok((line, _)) => {
+                tokio::spawn(speak(line, Arc::clone(&metrics), Arc::clone(&queue)));
+            }
+            // Too many open files, mostly: later there may be fewer.
+            Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+        }
+    }
+}
+
+async fn speak(line: TcpStream, metrics: Arc<Metrics>, queue: Arc<dyn Queue>) {
+    let answer = service_fn(|request: Request<Incoming>| {
+        let (metrics, queue) = (Arc::clone(&metrics), Arc::clone(&queue));
+        async move { Ok::<_, std::convert::Infallible>(answer(&request, &metrics, &*queue).await) }
+    });
+    let mut http = http1::Builder::new();
+    let served = http.timer(TokioTimer::new()).header_read_timeout(ASKING).serve_connection(TokioIo::new(line), answer);
+    if let Err(err) = served.await {
+        tracing::debug!("a scrape ended early: {err}");
+    }
+}
+
+async fn answer(request: &Request<Incoming>, metrics: &Metrics, queue: &dyn Queue) -> Response<Full<Bytes>> {
+    let said = |status: StatusCode, kind: &'static str, words: String| {
+        let mut response = Response::new(Full::new(Bytes::from(words)));
+        *response.status_mut() = status;
+        response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+        response
+    };
+    let plain = |status, words: &str| said(status, "text/plain; charset=utf-8", format!("{words}\n"));
+    match (request.method(), request.uri().path()) {
+        (&Method::GET | &Method::HEAD, "/metrics") => match metrics.text(queue).await {
+            Ok(text) => said(StatusCode::OK, TEXT, text),
+            Err(err) => plain(StatusCode::SERVICE_UNAVAILABLE, &chain(&err)),
+        },
+        // That it answers is what is asked; an outage of the queue is no reason to start it anew.
+        (&Method::GET | &Method::HEAD, "/healthz") => plain(StatusCode::OK, "alive"),
+        (&Method::GET | &Method::HEAD, "/readyz") => match queue.counts().await {
+            Ok(_) => plain(StatusCode::OK, "ready"),
+            Err(err) => plain(StatusCode::SERVICE_UNAVAILABLE, &chain(&err)),
+        },
+        _ => plain(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz"),
+    }
+}

@@ -1,0 +1,53 @@
+//! What a worker tells systemd: that it is ready, that it lives, what it does, that it ends. Without systemd all of it is nothing.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+use crate::cancel::Cancel;
+use crate::worker::Sight;
+use crate::worker::fleet::Worker;
+
+/// How often the line that `systemctl status` shows is written.
+const STATUS: Duration = Duration::from_secs(5);
+
+/// Tells until dropped. Nothing but this task's own turns feed the watchdog: an outage of the queue or the cloud must not end an upload.
+pub async fn keep(worker: &Worker<'_>, drain: &Cancel) {
+    say(&[NotifyState::Ready, NotifyState::Status(&status(worker, drain))]);
+    let every = sd_notify::watchdog_enabled().map_or(STATUS, |limit| (limit / 3).min(STATUS));
+    let mut stopping = false;
+    loop {
+        tokio::select! {
+            biased;
+            _reason = drain.cancelled(), if !stopping => {
+                stopping = true;
+                say(&[NotifyState::Stopping]);
+            }
+            () = tokio::time::sleep(every) => {}
+        }
+        say(&[NotifyState::Watchdog, NotifyState::Status(&status(worker, drain))]);
+    }
+}
+
+fn say(words: &[NotifyState<'_>]) {
+    if let Err(err) = sd_notify::notify(words) {
+        tracing::debug!("systemd could not be told: {err}");
+    }
+}
+
+/// In a line: `web01 convert 43 % of 100 GiB; db01 import`.
+fn status(worker: &Worker<'_>, drain: &Cancel) -> String {
+    let jobs: Vec<String> = worker.in_hand().iter().map(|sight| words(sight)).collect();
+    let jobs = if jobs.is_empty() { "idle".to_owned() } else { jobs.join("; ") };
+    if drain.is_cancelled() { format!("ending: {jobs}") } else { jobs }
+}
+
+fn words(sight: &Sight) -> String {
+    let step = sight.step().map_or("begins", crate::worker::Step::name);
+    match sight.bytes() {
+        Some((done, size)) if size.0 > 0 => {
+            format!("{} {step} {} % of {size}", sight.server, u128::from(done.0) * 100 / u128::from(size.0))
+        }
+        _ => format!("{} {step}", sight.server),
+    }
+}

@@ -1,0 +1,78 @@
+//! `snapferry schedule`: jobs that are added at certain times, by whichever worker looks first.
+
+use std::io::{Write as _, stdout};
+use std::time::SystemTime;
+
+use serde_json::{Value, json};
+
+use super::args::{QueueArgs, ScheduleAction, ScheduleAddArgs, ScheduleArgs};
+use super::servers::named;
+use super::{on_queue, open};
+use crate::cli::cloud::home_region;
+use crate::cli::exit::{Code, UsageError};
+use crate::cli::replicate::job_of;
+use crate::cli::table::Table;
+use crate::clock::{SystemClock, rfc3339};
+use crate::job::JobId;
+use crate::queue::Queue;
+use crate::worker::fleet::schedule::{Plan, Ticks, read};
+
+pub fn run(args: &ScheduleArgs) -> anyhow::Result<Code> {
+    match &args.action {
+        ScheduleAction::List { output, queue } => list(output.json, queue),
+        ScheduleAction::Add(args) => add(args),
+        ScheduleAction::Rm { names, queue } => on_queue(queue, async |queue| {
+            for name in names {
+                if !queue.set_schedule(name, None).await? {
+                    return Err(UsageError(format!(
+                        "there is no schedule {name}; `snapferry schedule list` shows those there are"
+                    ))
+                    .into());
+                }
+                writeln!(stdout().lock(), "{name} is no more")?;
+            }
+            Ok(())
+        }),
+    }
+}
+
+fn add(args: &ScheduleAddArgs) -> anyhow::Result<Code> {
+    let servers = named(&args.servers, args.file.as_deref())?;
+    let ticks = Ticks::read(&args.cron).map_err(|error| UsageError(error.to_string()))?;
+    let next = ticks.next(SystemTime::now()).ok_or_else(|| UsageError(format!("{:?} never comes", args.cron)))?;
+    crate::cli::runtime()?.block_on(async {
+        let home = home_region(&args.cloud).await?;
+        let jobs = servers.iter().map(|server| job_of(server, &args.how, &args.recovery, JobId::new(&SystemClock), &home));
+        let plan = Plan { cron: args.cron.clone(), priority: args.priority, jobs: jobs.collect::<anyhow::Result<_>>()? };
+        open(&args.queue).await?.set_schedule(&args.name, Some(&serde_json::to_string(&plan)?)).await?;
+        writeln!(stdout().lock(), "{}: {} servers, next at {}", args.name, servers.len(), rfc3339(next))?;
+        Ok(Code::Done)
+    })
+}
+
+fn list(as_json: bool, queue: &QueueArgs) -> anyhow::Result<Code> {
+    on_queue(queue, async |queue| {
+        let now = SystemTime::now();
+        let mut table = Table::new(&["schedule", "cron", "servers", "last", "next"]);
+        let mut all = Vec::new();
+        for schedule in queue.schedules().await? {
+            let (plan, ticks) = match read(&schedule) {
+                Ok(read) => read,
+                Err(reason) => {
+                    tracing::error!("{} makes no sense to this version of snapferry: {reason}", schedule.name);
+                    continue;
+                }
+            };
+            let next = ticks.next(now).map(rfc3339);
+            let servers: Vec<&str> = plan.jobs.iter().map(|job| job.server.as_str()).collect();
+            all.push(json!({
+                "schedule": schedule.name, "cron": plan.cron, "priority": plan.priority, "servers": servers,
+                "last": rfc3339(schedule.last), "next": next,
+            }));
+            let last = rfc3339(schedule.last);
+            table.row(vec![schedule.name, plan.cron, servers.join(" "), last, next.unwrap_or_default()]);
+        }
+        let mut out = stdout().lock();
+        if as_json { Ok(writeln!(out, "{}", Value::from(all))?) } else { Ok(table.write(&mut out)?) }
+    })
+}

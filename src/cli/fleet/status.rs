@@ -1,0 +1,157 @@
+//! `snapferry status`: of each server and region, how old the last good image is, and what is going on.
+
+use std::collections::BTreeMap;
+use std::io::{Write as _, stdout};
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+
+use super::args::StatusArgs;
+use super::jobs::at;
+use super::on_queue;
+use crate::cli::exit::Code;
+use crate::cli::table::Table;
+use crate::clock::rfc3339;
+use crate::queue::{Good, Job, JobState, Queue};
+use crate::worker::Age;
+use crate::worker::fleet::schedule::read;
+
+/// Jobs of each state that are looked at.
+const JOBS: usize = 10_000;
+
+/// What is known of a server's images in a region.
+#[derive(Default)]
+struct Row {
+    good: Option<Good>,
+    /// Waiting or running.
+    open: Option<Job>,
+    /// The last one that failed for good.
+    dead: Option<Job>,
+}
+
+impl Row {
+    /// How old what was carried is: the snapshot's age, or its job's, where the result does not tell.
+    fn age(&self, now: SystemTime) -> Option<Duration> {
+        let good = self.good.as_ref()?;
+        let result: Value = serde_json::from_str(&good.result).unwrap_or_default();
+        let taken = result["snapshot"]["taken_at"].as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+        now.duration_since(taken.map_or(good.at, SystemTime::from)).ok().or(Some(Duration::ZERO))
+    }
+
+    fn image(&self) -> Option<String> {
+        let result: Value = serde_json::from_str(&self.good.as_ref()?.result).ok()?;
+        Some(result["image"]["name"].as_str()?.to_owned())
+    }
+
+    /// A failure counts for as long as nothing good came after it.
+    fn failed(&self) -> Option<&Job> {
+        let good = self.good.as_ref().map(|good| good.at);
+        self.dead.as_ref().filter(|job| good.is_none_or(|good| good < job.changed_at))
+    }
+}
+
+pub fn run(args: &StatusArgs) -> anyhow::Result<Code> {
+    let mut code = Code::Done;
+    on_queue(&args.queue, async |queue| {
+        let now = SystemTime::now();
+        let mut rows = rows(queue).await?;
+        rows.retain(|(server, _), _| args.servers.is_empty() || args.servers.contains(server));
+        let Age(most) = args.max_age;
+        let too_old = |row: &Row| row.age(now).is_none_or(|age| age > most);
+        if args.check && (rows.is_empty() || rows.values().any(too_old)) {
+            code = Code::Stale;
+        }
+        if args.output.json {
+            let all: Vec<Value> =
+                rows.iter().map(|((server, region), row)| shown(server, region, row, now, too_old(row))).collect();
+            return Ok(writeln!(stdout().lock(), "{}", Value::from(all))?);
+        }
+        let mut table = Table::new(&["server", "region", "last good", "image", "now", "failed"]);
+        for ((server, region), row) in &rows {
+            let age = row.age(now).map_or_else(|| "never".to_owned(), rough);
+            let mark = if args.check && too_old(row) { ", too old" } else { "" };
+            table.row(vec![
+                server.clone(),
+                region.clone(),
+                format!("{age}{mark}"),
+                row.image().unwrap_or_default(),
+                row.open.as_ref().map(at).unwrap_or_default(),
+                row.failed().and_then(|job| job.error.clone()).unwrap_or_default(),
+            ]);
+        }
+        let mut out = stdout().lock();
+        table.write(&mut out)?;
+        for heard in queue.workers().await? {
+            let ago = now.duration_since(heard.at).unwrap_or_default();
+            writeln!(out, "worker {} was heard of {} ago", heard.worker, rough(ago))?;
+        }
+        if rows.is_empty() {
+            writeln!(out, "no server was ever enqueued: `snapferry enqueue SERVER`")?;
+        }
+        Ok(())
+    })?;
+    Ok(code)
+}
+
+/// Everything that was ever good, is in the queue, or is meant to be.
+async fn rows(queue: &dyn Queue) -> anyhow::Result<BTreeMap<(String, String), Row>> {
+    let mut rows: BTreeMap<(String, String), Row> = BTreeMap::new();
+    for good in queue.good().await? {
+        let row = rows.entry((good.server.clone(), good.region.clone())).or_default();
+        row.good = Some(good);
+    }
+    for state in [JobState::Dead, JobState::Delayed, JobState::Ready, JobState::Running] {
+        for job in queue.jobs(state, JOBS).await? {
+            let row = rows.entry((job.server.clone(), job.region.clone())).or_default();
+            match state {
+                // The newest come first.
+                JobState::Dead => {
+                    row.dead.get_or_insert(job);
+                }
+                _ => row.open = Some(job),
+            }
+        }
+    }
+    for schedule in queue.schedules().await? {
+        let Ok((plan, _)) = read(&schedule) else { continue };
+        for job in plan.jobs {
+            rows.entry((job.server, job.to)).or_default();
+        }
+    }
+    Ok(rows)
+}
+
+fn shown(server: &str, region: &str, row: &Row, now: SystemTime, too_old: bool) -> Value {
+    json!({
+        "server": server,
+        "region": region,
+        "age_seconds": row.age(now).map(|age| age.as_secs()),
+        "too_old": too_old,
+        "last_success": row.good.as_ref().map(|good| json!({ "at": rfc3339(good.at), "job": good.id })),
+        "image": row.image(),
+        "job": row.open.as_ref().map(|job| json!({ "job": job.id, "state": job.state, "step": job.step })),
+        "failed": row.failed().map(|job| json!({ "job": job.id, "at": rfc3339(job.changed_at), "error": job.error })),
+    })
+}
+
+/// A length of time as people say it: `45s`, `12m`, `7h 5m`, `3d 4h`.
+fn rough(length: Duration) -> String {
+    let seconds = length.as_secs();
+    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, minutes) => format!("{minutes}m"),
+        (0, hours, minutes) => format!("{hours}h {minutes}m"),
+        (days, hours, _) => format!("{days}d {hours}h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_are_told_roughly() {
+        let told = [45, 720, 25_500, 273_600].map(|seconds| rough(Duration::from_secs(seconds)));
+        assert_eq!(told, ["45s", "12m", "7h 5m", "3d 4h"]);
+    }
+}

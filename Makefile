@@ -70,6 +70,18 @@ test: ## The whole test suite; installs what it needs
 		LC_ALL=C sort -u target/skipped.txt
 	fi
 
+# How many jobs `make soak` has, and by which seed things go wrong.
+SOAK_JOBS ?= 200
+SOAK_SEED ?= 7
+
+.PHONY: soak
+soak: ## Many jobs on four workers, with faults and kills by chance (minutes); then every takeover with the real lease
+	scripts/install-system.sh --test
+	export SNAPFERRY_SOAK_JOBS=$(SOAK_JOBS) SNAPFERRY_SOAK_SEED=$(SOAK_SEED) SNAPFERRY_TEST_LEASE=120s
+	$(CARGO) test --locked --features testing --test it -- --nocapture fleet::handover::a_worker_is_killed
+	unset SNAPFERRY_TEST_LEASE
+	$(CARGO) test --locked --features testing --test it -- --nocapture fleet::soak
+
 .PHONY: lint
 lint: ## Format, clippy with and without features, shellcheck, cargo-deny, systemd units, packages
 	$(CARGO) fmt --check

@@ -35,7 +35,10 @@ const fn everywhere(name: &'static str) -> Setting {
 /// All settings. A name is its flag's, with underscores; in commands on the cloud `vpc_region` is `--region`.
 const SETTINGS: [Setting; 36] = [
     // For what writes: an image that is read is always named whole.
-    Setting { name: "bucket", only: &["convert", "uploads", "list", "abort", "doctor", "replicate", "gc", "enqueue", "worker"] },
+    Setting {
+        name: "bucket",
+        only: &["convert", "uploads", "list", "abort", "doctor", "replicate", "gc", "enqueue", "worker", "add"],
+    },
     everywhere("endpoint"),
     everywhere("region"),
     everywhere("credentials_file"),
@@ -64,8 +67,8 @@ const SETTINGS: [Setting; 36] = [
     everywhere("snapshot_age"),
     everywhere("image_age"),
     everywhere("object_age"),
-    Setting { name: "codec", only: &["convert", "replicate", "enqueue"] },
-    Setting { name: "level", only: &["convert", "replicate", "enqueue"] },
+    Setting { name: "codec", only: &["convert", "replicate", "enqueue", "add"] },
+    Setting { name: "level", only: &["convert", "replicate", "enqueue", "add"] },
     Setting { name: "cluster_size", only: &["convert"] },
     everywhere("threads"),
     Setting { name: "part_size", only: &["convert"] },

@@ -419,17 +419,20 @@ impl Queue for MemoryQueue {
         Ok(self.change().inside.jobs.get(&id).map(|kept| kept.job.clone()))
     }
 
-    async fn jobs(&self, state: JobState, most: usize) -> Result<Vec<Job>, QueueError> {
+    async fn jobs_in(&self, states: &[JobState], most: usize) -> Result<Vec<Job>, QueueError> {
         let now = self.change();
-        let mut found: Vec<&Kept> = now.inside.jobs.values().filter(|kept| kept.job.state == state).collect();
-        match state {
-            JobState::Ready => found.sort_by_key(|kept| (kept.score, kept.job.id)),
-            _ => found.sort_by_key(|kept| (kept.until_ms, kept.job.id)),
-        }
-        if state.is_over() {
-            found.reverse();
-        }
-        Ok(found.into_iter().take(most).map(|kept| kept.job.clone()).collect())
+        let of = |&state: &JobState| {
+            let mut found: Vec<&Kept> = now.inside.jobs.values().filter(|kept| kept.job.state == state).collect();
+            match state {
+                JobState::Ready => found.sort_by_key(|kept| (kept.score, kept.job.id)),
+                _ => found.sort_by_key(|kept| (kept.until_ms, kept.job.id)),
+            }
+            if state.is_over() {
+                found.reverse();
+            }
+            found.into_iter().take(most).map(|kept| kept.job.clone()).collect::<Vec<Job>>()
+        };
+        Ok(states.iter().flat_map(of).collect())
     }
 
     async fn counts(&self) -> Result<Counts, QueueError> {

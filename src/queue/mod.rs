@@ -260,8 +260,14 @@ pub trait Queue: Send + Sync {
     /// One job.
     async fn job(&self, id: JobId) -> Result<Option<Job>, QueueError>;
 
+    /// The jobs in some states, state by state, the next or newest first, at most so many of each. One that moves from one of these states
+    /// to another meanwhile is in it once.
+    async fn jobs_in(&self, states: &[JobState], most: usize) -> Result<Vec<Job>, QueueError>;
+
     /// The jobs in a state, the next or newest first, at most so many.
-    async fn jobs(&self, state: JobState, most: usize) -> Result<Vec<Job>, QueueError>;
+    async fn jobs(&self, state: JobState, most: usize) -> Result<Vec<Job>, QueueError> {
+        self.jobs_in(&[state], most).await
+    }
 
     /// How many there are in each state.
     async fn counts(&self) -> Result<Counts, QueueError>;

@@ -423,17 +423,24 @@ impl Queue for RedisQueue {
         if fields.is_empty() { Ok(None) } else { self.read(id, &fields).map(Some) }
     }
 
-    async fn jobs(&self, state: JobState, most: usize) -> Result<Vec<Job>, QueueError> {
-        let order = if state.is_over() { "ZREVRANGE" } else { "ZRANGE" };
+    async fn jobs_in(&self, states: &[JobState], most: usize) -> Result<Vec<Job>, QueueError> {
         let last = i64::try_from(most).unwrap_or(i64::MAX).saturating_sub(1);
         if last < 0 {
             return Ok(Vec::new());
         }
-        let ids: Vec<String> = self.ask(redis::cmd(order).arg(self.key(set_of(state))).arg(0).arg(last)).await?;
+        // All at one moment, so that none is missed on its way.
+        let mut all = redis::pipe();
+        all.atomic();
+        for &state in states {
+            let order = if state.is_over() { "ZREVRANGE" } else { "ZRANGE" };
+            all.cmd(order).arg(self.key(set_of(state))).arg(0).arg(last);
+        }
+        let mut connection = self.connection.clone();
+        let ids: Vec<Vec<String>> = all.query_async(&mut connection).await.map_err(|err| told(&self.address, &err))?;
         let mut jobs = Vec::new();
-        for id in &ids {
-            // One that has moved on between the two questions is left out.
-            jobs.extend(self.job(self.id(id)?).await?.filter(|job| job.state == state));
+        for id in ids.iter().flatten() {
+            // One that has moved out of all of them since then is left out.
+            jobs.extend(self.job(self.id(id)?).await?.filter(|job| states.contains(&job.state)));
         }
         Ok(jobs)
     }

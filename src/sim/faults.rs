@@ -96,6 +96,24 @@ pub enum When {
     First(u32),
     /// The first so many of each target: of each part of each upload, of each key.
     FirstOfEach(u32),
+    /// Some of them, by chance; the same ones for the same seed.
+    Share {
+        /// How many in a hundred.
+        percent: u8,
+        /// Which.
+        seed: u64,
+    },
+}
+
+impl When {
+    /// Whether chance has it that a request is acted on, the so-and-so-many-th of those that match.
+    pub(super) fn by_chance(seed: u64, percent: u8, number: u32) -> bool {
+        // SplitMix64 (Steele, Lea, Flood 2014): its outputs for successive states are as good as random.
+        let mut state = seed.wrapping_add(u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        state = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        state = (state ^ (state >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (state ^ (state >> 31)) % 100 < u64::from(percent)
+    }
 }
 
 /// Which requests go wrong.
@@ -195,6 +213,7 @@ impl Armed {
                 *seen += 1;
                 *seen <= first
             }
+            When::Share { percent, seed } => When::by_chance(seed, percent, self.seen),
         }
     }
 }
@@ -301,6 +320,8 @@ mod tests {
         assert_eq!(turns(When::Always, &numbers), [true; 5]);
         assert_eq!(turns(When::Nth(3), &numbers), [false, false, true, false, false]);
         assert_eq!(turns(When::First(2), &numbers), [true, true, false, false, false]);
+        let struck = |seed| (0..10_000).filter(|&number| When::by_chance(seed, 5, number)).count();
+        assert!((450..550).contains(&struck(1)) && (450..550).contains(&struck(2)), "{} {}", struck(1), struck(2));
         assert_eq!(turns(When::FirstOfEach(2), &numbers), [true, true, true, true, false]);
     }
 

@@ -56,20 +56,18 @@ pub fn watch(queue: &QueueArgs) -> anyhow::Result<Code> {
         let counts = queue.counts().await?;
         let summary: Vec<String> = JobState::ALL.iter().map(|&state| format!("{} {state}", counts.of(state))).collect();
         let mut table = Table::new(&["job", "server", "region", "now", "for", "worker", "error"]);
-        for (state, most) in
-            [(JobState::Running, EVENTS), (JobState::Ready, SHOWN), (JobState::Delayed, SHOWN), (JobState::Dead, SHOWN)]
-        {
-            for job in queue.jobs(state, most).await? {
-                table.row(vec![
-                    job.id.to_string(),
-                    job.server.clone(),
-                    job.region.clone(),
-                    at(&job),
-                    crate::cli::progress::clock_face(now.duration_since(job.changed_at).unwrap_or_default()),
-                    job.worker.unwrap_or_default(),
-                    job.error.unwrap_or_default(),
-                ]);
-            }
+        let running = queue.jobs(JobState::Running, EVENTS).await?;
+        let others = queue.jobs_in(&[JobState::Ready, JobState::Delayed, JobState::Dead], SHOWN).await?;
+        for job in running.into_iter().chain(others) {
+            table.row(vec![
+                job.id.to_string(),
+                job.server.clone(),
+                job.region.clone(),
+                at(&job),
+                crate::cli::progress::clock_face(now.duration_since(job.changed_at).unwrap_or_default()),
+                job.worker.unwrap_or_default(),
+                job.error.unwrap_or_default(),
+            ]);
         }
         let mut out = stdout().lock();
         writeln!(out, "{CLEARED}{}   {}\n", rfc3339(now), summary.join(", "))?;

@@ -17,10 +17,7 @@ pub fn run(args: &JobsArgs) -> anyhow::Result<Code> {
     match &args.action {
         JobsAction::List { state, most, output, queue } => on_queue(queue, async |queue| {
             let states = state.map_or_else(|| JobState::ALL.to_vec(), |state| vec![state]);
-            let mut jobs = Vec::new();
-            for state in states {
-                jobs.extend(queue.jobs(state, *most).await?);
-            }
+            let jobs = queue.jobs_in(&states, *most).await?;
             if output.json {
                 writeln!(stdout().lock(), "{}", jobs.iter().map(shown).collect::<Value>())?;
                 return Ok(());

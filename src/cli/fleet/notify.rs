@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+use tokio::task::JoinHandle;
 
 use crate::cancel::Cancel;
 use crate::worker::Sight;
@@ -11,28 +12,50 @@ use crate::worker::fleet::Worker;
 /// How often the line that `systemctl status` shows is written.
 const STATUS: Duration = Duration::from_secs(5);
 
+/// Where the worker is in its life.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Life {
+    Ready,
+    Works,
+    Stops,
+}
+
 /// Tells until dropped. Nothing but this task's own turns feed the watchdog: an outage of the queue or the cloud must not end an upload.
 pub async fn keep(worker: &Worker<'_>, drain: &Cancel) {
-    say(&[NotifyState::Ready, NotifyState::Status(&status(worker, drain))]);
     let every = sd_notify::watchdog_enabled().map_or(STATUS, |limit| (limit / 3).min(STATUS));
+    let mut telling = tell(Life::Ready, status(worker, drain));
     let mut stopping = false;
     loop {
         tokio::select! {
             biased;
             _reason = drain.cancelled(), if !stopping => {
                 stopping = true;
-                say(&[NotifyState::Stopping]);
+                // This one must not be left out.
+                let _ = telling.await;
+                telling = tell(Life::Stops, status(worker, drain));
             }
-            () = tokio::time::sleep(every) => {}
+            () = tokio::time::sleep(every) => {
+                if telling.is_finished() {
+                    telling = tell(Life::Works, status(worker, drain));
+                }
+            }
         }
-        say(&[NotifyState::Watchdog, NotifyState::Status(&status(worker, drain))]);
     }
 }
 
-fn say(words: &[NotifyState<'_>]) {
-    if let Err(err) = sd_notify::notify(words) {
-        tracing::debug!("systemd could not be told: {err}");
-    }
+/// On a thread of its own: systemd's socket takes ten messages, and whoever sends one more waits.
+fn tell(life: Life, status: String) -> JoinHandle<()> {
+    tokio::task::spawn_blocking(move || {
+        let mut words = vec![NotifyState::Watchdog, NotifyState::Status(&status)];
+        match life {
+            Life::Ready => words.push(NotifyState::Ready),
+            Life::Stops => words.push(NotifyState::Stopping),
+            Life::Works => {}
+        }
+        if let Err(err) = sd_notify::notify(&words) {
+            tracing::debug!("systemd could not be told: {err}");
+        }
+    })
 }
 
 /// In a line: `web01 convert 43 % of 100 GiB; db01 import`.

@@ -100,16 +100,13 @@ async fn rows(queue: &dyn Queue) -> anyhow::Result<BTreeMap<(String, String), Ro
         let row = rows.entry((good.server.clone(), good.region.clone())).or_default();
         row.good = Some(good);
     }
-    for state in [JobState::Dead, JobState::Delayed, JobState::Ready, JobState::Running] {
-        for job in queue.jobs(state, JOBS).await? {
-            let row = rows.entry((job.server.clone(), job.region.clone())).or_default();
-            match state {
-                // The newest come first.
-                JobState::Dead => {
-                    row.dead.get_or_insert(job);
-                }
-                _ => row.open = Some(job),
-            }
+    for job in queue.jobs_in(&[JobState::Dead, JobState::Delayed, JobState::Ready, JobState::Running], JOBS).await? {
+        let row = rows.entry((job.server.clone(), job.region.clone())).or_default();
+        if job.state == JobState::Dead {
+            // The newest come first.
+            row.dead.get_or_insert(job);
+        } else {
+            row.open = Some(job);
         }
     }
     for schedule in queue.schedules().await? {

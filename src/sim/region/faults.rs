@@ -82,6 +82,12 @@ pub struct RegionRule {
 }
 
 impl RegionRule {
+    /// Every request.
+    #[must_use]
+    pub fn any() -> Self {
+        Self::default()
+    }
+
     /// Every request for `operation`.
     #[must_use]
     pub fn on(operation: RegionOperation) -> Self {
@@ -130,6 +136,7 @@ impl Armed {
             When::Nth(nth) => self.seen == nth,
             // There is one target of each operation.
             When::First(first) | When::FirstOfEach(first) => self.seen <= first,
+            When::Share { percent, seed } => When::by_chance(seed, percent, self.seen),
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::region::SERVER;
 
 /// A request at which a job is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum At {
+pub enum At {
     /// To the cloud, the so-and-so-many-th of its kind.
     Cloud(Op, u32),
     /// To the bucket.
@@ -20,7 +20,7 @@ enum At {
 
 /// When it is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Moment {
+pub enum Moment {
     /// The request is out, and nothing is done.
     Before,
     /// It is done, and the answer is not out.
@@ -31,7 +31,7 @@ enum Moment {
 
 /// Every change that each step makes, and for steps that change nothing a question that they ask. What comes after a change in the bucket is
 /// what comes before the next one.
-const POINTS: [(Step, At); 26] = [
+pub const POINTS: [(Step, At); 26] = [
     (Step::Resolve, At::Cloud(Op::ListInstances, 1)),
     (Step::Preflight, At::Cloud(Op::ListAttachments, 1)),
     (Step::Snapshot, At::Cloud(Op::CreateSnapshot, 1)),
@@ -61,7 +61,7 @@ const POINTS: [(Step, At); 26] = [
 ];
 
 impl At {
-    fn moments(self) -> &'static [Moment] {
+    pub fn moments(self) -> &'static [Moment] {
         match self {
             Self::Cloud(Op::ListInstances | Op::ListAttachments | Op::GetSnapshot | Op::GetImage, _)
             | Self::Bucket(Store::GetObject, _) => &[Moment::Before],
@@ -75,7 +75,7 @@ impl At {
 const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Bench {
-    fn arm(&self, at: At, moment: Moment) {
+    pub fn arm(&self, at: At, moment: Moment) {
         match at {
             At::Cloud(operation, nth) => {
                 let action = match moment {
@@ -92,7 +92,7 @@ impl Bench {
         }
     }
 
-    fn has_fired(&self, at: At) -> bool {
+    pub fn has_fired(&self, at: At) -> bool {
         match at {
             At::Cloud(..) => self.sim.faults().fired() == [1],
             At::Bucket(..) => self.sim.store().faults().fired() == [1],
@@ -115,6 +115,10 @@ impl Bench {
         // Until it is done, where it is to be done: a moment earlier is a point of its own, and as good.
         tokio::time::sleep(Duration::from_millis(20)).await;
         kill(&mut child);
+        self.disarm();
+    }
+
+    pub fn disarm(&self) {
         self.sim.faults().clear();
         self.sim.store().faults().clear();
     }

@@ -7,7 +7,7 @@
 //! | `faults` | every call under every fault |
 
 mod commands;
-mod crashes;
+pub mod crashes;
 mod faults;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,232 @@
+//! The fleet as a user has it: enqueue, worker, jobs, status, schedule.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, SystemTime};
+
+use rustix::process::Signal;
+use serde_json::Value;
+use snapferry::queue::{Queue as _, Timing};
+use snapferry::sim::{RegionAction, RegionOperation as Op, RegionRule, ServerSeed, When};
+
+use super::{Fleet, Worker};
+use crate::region::{HOME, SERVER};
+use crate::replicate::Host;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_servers_on_two_workers_all_arrive() {
+    let Some(fleet) = Fleet::start().await else { return };
+    let disk = fleet.bench.disk();
+    let names: Vec<String> = (1..=4).map(|number| format!("app{number}")).collect();
+    for name in &names {
+        fleet.bench.sim.seed_server(ServerSeed::new(HOME, name, &disk)).await.unwrap();
+    }
+    let (one, two) = (fleet.worker(Host::Own), fleet.worker(Host::Other));
+    let mut words = vec!["enqueue", "--wait", SERVER];
+    words.extend(names.iter().map(String::as_str));
+    fleet.run(&words).await.code(0).says(&["app1 into us-east: done", "app4 into us-east: done", "web01 into us-east: done"]);
+    let images: Vec<String> = fleet.bench.images().await.into_iter().map(|image| image.name).collect();
+    for name in &names {
+        assert!(images.contains(&format!("{name}-latest")), "{images:?}");
+    }
+    assert_eq!(fleet.bench.leaks().await, Vec::<String>::new());
+    let shown = fleet.run(&["jobs", "list"]).await.code(0);
+    let both = shown.out().contains("ferry (") && shown.out().contains("ferry2 (");
+    assert!(both, "both have taken a share: {}", shown.out());
+    for worker in [one, two] {
+        worker.signal(Signal::TERM);
+        assert_eq!(worker.ended().await, Some(0), "an idle worker ends at once");
+    }
+    // A server that is in no cloud ends as dead, with the reason; a name that makes no sense is not even added.
+    let worker = fleet.worker(Host::Own);
+    fleet.run(&["enqueue", "web99", "--wait"]).await.code(5).says(&["web99 into us-east: dead", "there is no server"]);
+    fleet.run(&["enqueue", "Web_1"]).await.code(2).says(&["is no name for the cloud"]);
+    drop(worker);
+    fleet.run(&["jobs", "purge", "--older-than", "0s"]).await.code(0).says(&["jobs forgotten"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_told_to_stop_gives_back_what_it_has() {
+    let Some(fleet) = Fleet::start().await else { return };
+    let since = fleet.bench.sim.history().len();
+    let slow = RegionAction::delay(Duration::from_millis(300));
+    fleet.bench.sim.faults().add(RegionRule::on(Op::GetAttachment).when(When::First(1)), slow);
+    let first = fleet.worker(Host::Own);
+    fleet.run(&["enqueue", SERVER]).await.code(0);
+    fleet.until("the attachment", async || fleet.bench.made(Op::CreateAttachment, since) == 1).await;
+    first.signal(Signal::TERM);
+    assert_eq!(first.ended().await, Some(0));
+    let job = fleet.job().await;
+    assert_eq!((&job["state"], &job["attempts"]), (&"ready".into(), &0.into()), "given back, and nothing counted: {job}");
+    let leaks = fleet.bench.leaks().await;
+    assert!(leaks.len() == 1 && leaks[0].starts_with("snapshot"), "the volume is gone: {leaks:?}");
+    let _second = fleet.worker(Host::Other);
+    fleet.until_state("done").await;
+    fleet.check(since, "drained").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_cancelled_while_it_runs_leaves_nothing() {
+    let Some(fleet) = Fleet::start().await else { return };
+    let (since, before) = (fleet.bench.sim.history().len(), fleet.bench.latest().await.unwrap());
+    let slow = RegionAction::delay(Duration::from_millis(1500));
+    fleet.bench.sim.faults().add(RegionRule::on(Op::GetAttachment).when(When::First(1)), slow);
+    let _worker = fleet.worker(Host::Own);
+    fleet.run(&["enqueue", SERVER]).await.code(0);
+    fleet.until("the attachment", async || fleet.bench.made(Op::CreateAttachment, since) == 1).await;
+    let job = fleet.job().await["job"].as_str().unwrap().to_owned();
+    fleet.run(&["jobs", "cancel", &job]).await.code(0).says(&["its worker is told"]);
+    fleet.until_state("cancelled").await;
+    assert_eq!(fleet.bench.leaks().await, Vec::<String>::new());
+    assert_eq!(fleet.bench.latest().await.map(|latest| latest.id), Some(before.id));
+    let shown = fleet.run(&["jobs", "show", &job]).await.code(0);
+    shown.says(&["cancelled since", "claimed", "web01 into us-east"]);
+    // And once more, from its beginning.
+    fleet.run(&["jobs", "retry", &job]).await.code(0).says(&["ready"]);
+    fleet.until_state("done").await;
+    let job = fleet.job().await;
+    assert_eq!(job["attempts"], 0, "nothing had to be tried again: {job}");
+    assert_eq!(fleet.bench.leaks().await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_tells_how_old_the_images_are_and_fails_where_they_are_too_old() {
+    let Some(fleet) = Fleet::start().await else { return };
+    fleet.run(&["status"]).await.code(0).says(&["no server was ever enqueued"]);
+    fleet.run(&["status", "--check"]).await.code(8);
+    let worker = fleet.worker(Host::Own);
+    fleet.run(&["enqueue", SERVER, "--wait"]).await.code(0);
+    fleet.run(&["status", "--check"]).await.code(0).says(&["web01", "us-east", "web01-latest", "worker ferry ("]);
+    let row = fleet.run(&["status", "--json", SERVER]).await.json()[0].clone();
+    assert!(row["age_seconds"].as_u64().unwrap() < 60 && row["too_old"] == false, "{row}");
+    fleet.run(&["status", "--check", "--max-age", "0s"]).await.code(8).says(&["too old"]);
+    // One that has failed is told, and that it was never good.
+    fleet.run(&["enqueue", "web99", "--wait"]).await.code(5);
+    fleet.run(&["status", "--check"]).await.code(8).says(&["web99", "never, too old", "there is no server"]);
+    fleet.run(&["status", "--check", SERVER]).await.code(0);
+    // And one that somebody means to have, and that was never tried.
+    fleet.run(&["schedule", "add", "nightly", "--cron", "30 2 * * *", "db01"]).await.code(0).says(&["nightly: 1 servers, next at"]);
+    fleet.run(&["status", "db01", "--check"]).await.code(8).says(&["db01", "never"]);
+    drop(worker);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_adds_its_jobs_once_however_many_workers_look() {
+    let Some(fleet) = Fleet::start().await else { return };
+    fleet
+        .run(&["schedule", "add", "nightly", "--cron", "61 * * * *", SERVER])
+        .await
+        .code(2)
+        .says(&["no time for a schedule", "five fields"]);
+    fleet.run(&["schedule", "add", "never", "--cron", "0 0 30 2 *", SERVER]).await.code(2).says(&["never comes"]);
+    fleet.run(&["schedule", "rm", "nightly"]).await.code(2).says(&["there is no schedule nightly"]);
+    fleet.run(&["schedule", "add", "often", "--cron", "* * * * *", SERVER]).await.code(0);
+    let listed = fleet.run(&["schedule", "list", "--json"]).await.json();
+    assert_eq!((&listed[0]["schedule"], &listed[0]["servers"][0]), (&"often".into(), &SERVER.into()), "{listed}");
+    // As if it had been made yesterday: several ticks were missed, and one counts.
+    let queue = fleet.redis.queue(Timing::default()).await;
+    let plan = queue.schedules().await.unwrap()[0].plan.clone();
+    let yesterday = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() - 86_400_000;
+    fleet.redis.command(&["HSET", "{snapferry}:ticks", "often", &yesterday.to_string()]).await;
+    let workers = [fleet.worker(Host::Own), fleet.worker(Host::Other)];
+    fleet.until("the tick", async || !queue.events(10).await.unwrap().is_empty()).await;
+    fleet.run(&["schedule", "rm", "often"]).await.code(0).says(&["often is no more"]);
+    fleet.until_state("done").await;
+    let added = queue.events(1000).await.unwrap().iter().filter(|event| event.what == "added").count();
+    // A minute may have turned meanwhile, and then that tick is another one.
+    assert!(added <= 2, "{added} jobs of two ticks at most");
+    assert!(plan.contains("\"cron\":\"* * * * *\""), "{plan}");
+    drop(workers);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_list_is_taken_over_and_what_makes_no_job_is_kept() {
+    let Some(fleet) = Fleet::start().await else { return };
+    fleet.redis.command(&["RPUSH", "queue", "web01", "Web_2", "web01"]).await;
+    fleet.run(&["enqueue", "--import-legacy"]).await.code(2).says(&[
+        "1 jobs from the list queue, 1 were in the queue already",
+        "\"Web_2\" makes no job",
+        "queue:snapferry-refused",
+    ]);
+    fleet.run(&["enqueue", "--import-legacy"]).await.code(0).says(&["0 jobs from the list queue"]);
+    fleet.run(&["enqueue", "db01", "--at", "2099-01-31T02:30:00Z"]).await.code(0);
+    fleet.run(&["jobs", "list", "--state", "delayed"]).await.code(0).says(&["db01"]);
+    fleet.run(&["enqueue", "db02", "--at", "tomorrow"]).await.code(2);
+    fleet.run(&["jobs", "logs"]).await.code(0).says(&["added      web01 into us-east", "added      db01 into us-east"]);
+}
+
+/// What a worker serves at `path`.
+fn got(address: &str, path: &str) -> String {
+    let mut line = TcpStream::connect(address).unwrap();
+    line.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
+    let mut answer = String::new();
+    line.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn systemd_is_told_and_prometheus_finds_what_counts() {
+    let Some(mut fleet) = Fleet::start().await else { return };
+    let socket = fleet.bench.state_folder(Host::Own).with_extension("notify");
+    let systemd = UnixDatagram::bind(&socket).unwrap();
+    systemd.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let log = fleet.bench.state_folder(Host::Own).with_extension("log");
+    let mut command = fleet.command(Host::Own, &["--log-format", "json", "worker", "--metrics", &address]);
+    command.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "1500000");
+    command.stderr(std::fs::File::create(&log).unwrap());
+    let worker = Worker::start(command);
+    let told = |systemd: &UnixDatagram| {
+        let mut words = [0; 4096];
+        let length = systemd.recv(&mut words).expect("systemd is told");
+        String::from_utf8_lossy(&words[..length]).into_owned()
+    };
+    let first = told(&systemd);
+    assert!(first.contains("READY=1") && first.contains("STATUS=idle"), "{first}");
+    fleet
+        .bench
+        .sim
+        .faults()
+        .add(RegionRule::on(Op::GetAttachment).when(When::First(1)), RegionAction::delay(Duration::from_millis(1500)));
+    fleet.run(&["enqueue", SERVER]).await.code(0);
+    let mut seen = String::new();
+    while !seen.contains("STATUS=web01 attach") {
+        seen = told(&systemd);
+        assert!(seen.contains("WATCHDOG=1"), "{seen}");
+    }
+    // Somebody has to take its messages, as systemd does, or it can't send more.
+    let (heard, messages) = std::sync::mpsc::channel();
+    std::thread::spawn(move || while heard.send(told(&systemd)).is_ok() {});
+    fleet.until_state("done").await;
+    let (served, at) = (address.clone(), "/metrics");
+    let metrics = tokio::task::spawn_blocking(move || got(&served, at)).await.unwrap();
+    for line in [
+        "snapferry_jobs{state=\"done\"} 1",
+        "snapferry_last_success_timestamp_seconds{server=\"web01\",region=\"us-east\"} 1",
+        "snapferry_job_results_total{result=\"done\",class=\"\"} 1",
+        "snapferry_step_duration_seconds_count{step=\"convert\"} 1",
+        "snapferry_oldest_ready_seconds 0",
+        "snapferry_disk_bytes_total 1073741824",
+    ] {
+        assert!(metrics.contains(line), "{line:?} is not in:\n{metrics}");
+    }
+    // Without the queue it lives on, and says that it is not ready.
+    fleet.redis.kill();
+    let (served, again) = (address.clone(), address.clone());
+    let health = tokio::task::spawn_blocking(move || got(&served, "/healthz")).await.unwrap();
+    assert!(health.starts_with("HTTP/1.1 200"), "{health}");
+    let ready = tokio::task::spawn_blocking(move || got(&again, "/readyz")).await.unwrap();
+    assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
+    while messages.try_recv().is_ok() {}
+    let fed = messages.recv_timeout(Duration::from_secs(30)).unwrap();
+    assert!(fed.contains("WATCHDOG=1"), "the watchdog is fed whatever Redis does: {fed}");
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.ended().await, Some(0));
+    let lines: Vec<Value> =
+        std::fs::read_to_string(&log).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let step = lines.iter().find(|line| line["message"].as_str().is_some_and(|words| words.starts_with("convert is through")));
+    let step = step.expect("a line for the step");
+    assert_eq!((&step["spans"][0]["server"], &step["spans"][0]["region"]), (&SERVER.into(), &"us-east".into()), "{step}");
+    assert!(lines.iter().any(|line| line["id"].as_str().is_some_and(|id| id.starts_with("snapferry-"))), "requests have their ids");
+}

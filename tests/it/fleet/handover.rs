@@ -1,0 +1,205 @@
+//! Killed at every change, asleep past its lease, ended in the middle: another worker goes on, and the first one touches nothing.
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use rustix::process::Signal;
+use snapferry::queue::{JobState, Queue as _};
+use snapferry::sim::{Action, Operation as Store, RegionAction, RegionOperation as Op, RegionRule, Rule, When};
+use tokio::sync::Semaphore;
+use tokio::task::{JoinSet, LocalSet};
+
+use super::{Fleet, patience};
+use crate::region::SERVER;
+use crate::replicate::Host;
+use crate::replicate::crashes::{At, Moment, POINTS};
+
+/// Fleets at a time, with a lease for tests and with the real one: they mostly wait for that to run out.
+const AT_ONCE: [usize; 2] = [4, 20];
+
+/// Kills the worker that has the job at that point; how long it takes until the other one has it, where it was not over by then.
+async fn killed(at: At, moment: Moment) -> Option<Option<Duration>> {
+    let fleet = Fleet::start().await?;
+    let case = format!("{at:?} {moment:?}");
+    let (since, before) = (fleet.bench.sim.history().len(), fleet.bench.latest().await.expect("there is one"));
+    fleet.bench.arm(at, moment);
+    let mut workers = [fleet.worker(Host::Own), fleet.worker(Host::Other)];
+    fleet.run(&["enqueue", SERVER, "--fast-restore-clone"]).await.code(0);
+    let queue = fleet.queue().await;
+    let begun = Instant::now();
+    while !fleet.bench.has_fired(at) {
+        assert!(begun.elapsed() < patience(), "{case} was not reached");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    // Until it is done, where it is to be done: a moment earlier is a point of its own, and as good.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let victim = loop {
+        match queue.jobs_in(&[JobState::Running, JobState::Done], 1).await.unwrap().pop() {
+            // After its last change to the cloud nothing is left to hang in.
+            Some(job) if job.state == JobState::Done => return Some(None),
+            Some(running) => break running.worker.unwrap(),
+            // A machine that is so slow that the lease has run out meanwhile gives it to one of them again.
+            None => tokio::time::sleep(Duration::from_millis(2)).await,
+        }
+    };
+    workers[usize::from(victim.starts_with("ferry2"))].kill();
+    let killed_at = SystemTime::now();
+    fleet.bench.disarm();
+    assert!(fleet.bench.images().await.iter().any(|image| image.id == before.id), "{case}: no image to recover from");
+    fleet.until_state("done").await;
+    let claims = queue.events(1000).await.unwrap().into_iter().filter(|event| event.what == "claimed");
+    let taken = claims.filter(|event| event.at >= killed_at && event.details != victim).map(|event| event.at).next();
+    assert_eq!(fleet.job().await["attempts"], 0, "{case}: attempts");
+    assert_ne!(fleet.bench.latest().await.unwrap().id, before.id, "{case}: the latest is not new");
+    fleet.check(since, &case).await;
+    fleet.nothing_is_left(&case).await;
+    Some(Some(taken.expect("the other one has claimed it").duration_since(killed_at).unwrap_or_default()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_killed_at_every_change_and_another_one_takes_over() {
+    let (slots, local, mut running) =
+        (Arc::new(Semaphore::new(AT_ONCE[usize::from(super::has_real_lease())])), LocalSet::new(), JoinSet::new());
+    for (_, at) in POINTS {
+        for &moment in at.moments() {
+            let slots = Arc::clone(&slots);
+            // The futures of tests stay in their thread; what they wait for are other processes.
+            let case = async move {
+                let _slot = slots.acquire().await.unwrap();
+                killed(at, moment).await
+            };
+            running.spawn_local_on(case, &local);
+        }
+    }
+    let tried = running.len();
+    let ended: Vec<Option<Duration>> = local.run_until(running.join_all()).await.into_iter().flatten().collect();
+    let mut took: Vec<Duration> = ended.iter().copied().flatten().collect();
+    took.sort_unstable();
+    let Some(&longest) = took.last() else { return };
+    let (half, most) = (took[took.len() / 2], took[took.len() * 95 / 100]);
+    let _ = writeln!(
+        std::io::stderr(),
+        "killed at {tried} points, lease {}: {} were over by then, {} taken over and done; takeover p50 {half:.1?}, p95 {most:.1?}, max {longest:.1?}",
+        super::lease(),
+        ended.len() - took.len(),
+        took.len()
+    );
+    assert!(ended.len() == tried && took.len() + 3 >= tried, "{} of {tried} were taken over", took.len());
+}
+
+/// A worker that was asleep while another one took over changes nothing any more, whatever it was at.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_wakes_up_too_late_touches_nothing() {
+    for at in [
+        At::Cloud(Op::CreateSnapshot, 1),
+        At::Cloud(Op::CreateAttachment, 1),
+        At::Bucket(Store::UploadPart, 1),
+        At::Bucket(Store::CompleteMultipartUpload, 1),
+        At::Cloud(Op::DeleteAttachment, 1),
+        At::Cloud(Op::CreateImage, 1),
+        At::Cloud(Op::UpdateImage, 1),
+    ] {
+        let Some(fleet) = Fleet::start().await else { return };
+        let (case, since) = (format!("asleep at {at:?}"), fleet.bench.sim.history().len());
+        // Its answer comes once it is asleep, and it reads that when it wakes up.
+        let wait = Duration::from_millis(300);
+        match at {
+            At::Cloud(operation, nth) => {
+                fleet.bench.sim.faults().add(RegionRule::on(operation).when(When::Nth(nth)), RegionAction::delay(wait));
+            }
+            At::Bucket(operation, nth) => {
+                fleet.bench.sim.store().faults().add(Rule::on(operation).when(When::Nth(nth)), Action::Delay { milliseconds: 300 });
+            }
+        }
+        let sleeper = fleet.worker(Host::Own);
+        fleet.run(&["enqueue", SERVER]).await.code(0);
+        fleet.until("the point", async || fleet.bench.has_fired(at)).await;
+        sleeper.signal(Signal::STOP);
+        tokio::time::sleep(wait).await;
+        let second = fleet.worker(Host::Other);
+        fleet.until_state("done").await;
+        second.signal(Signal::TERM);
+        assert_eq!(second.ended().await, Some(0));
+        let changes = |fleet: &Fleet| {
+            let changing = [
+                Store::UploadPart,
+                Store::CompleteMultipartUpload,
+                Store::PutObject,
+                Store::DeleteObject,
+                Store::CreateMultipartUpload,
+            ];
+            let stats = fleet.bench.sim.store().stats();
+            (fleet.bench.sim.history(), changing.map(|operation| stats.of(operation).requests))
+        };
+        let before = changes(&fleet);
+        sleeper.signal(Signal::CONT);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        sleeper.signal(Signal::TERM);
+        assert_eq!(sleeper.ended().await, Some(0));
+        assert_eq!(changes(&fleet), before, "{case}: it has changed something");
+        assert_eq!(fleet.job().await["state"], "done", "{case}");
+        fleet.check(since, &case).await;
+    }
+}
+
+/// What is being converted comes to its end, and nobody converts it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_told_to_end_finishes_what_it_converts() {
+    let Some(fleet) = Fleet::start().await else { return };
+    let since = fleet.bench.sim.history().len();
+    fleet.bench.sim.store().faults().add(Rule::on(Store::UploadPart).when(When::First(1)), Action::Delay { milliseconds: 1500 });
+    let first = fleet.worker(Host::Own);
+    fleet.run(&["enqueue", SERVER]).await.code(0);
+    fleet.until("the part", async || fleet.bench.sim.store().faults().fired() == [1]).await;
+    first.signal(Signal::TERM);
+    assert_eq!(first.ended().await, Some(0));
+    let job = fleet.job().await;
+    assert_eq!((&job["state"], &job["attempts"]), (&"ready".into(), &0.into()), "given back, and nothing counted: {job}");
+    let sent = fleet.bench.sim.store().stats().of(Store::CompleteMultipartUpload).requests;
+    let _second = fleet.worker(Host::Other);
+    fleet.until_state("done").await;
+    assert_eq!(fleet.bench.sim.store().stats().of(Store::CompleteMultipartUpload).requests, sent, "it was converted again");
+    fleet.check(since, "ended while converting").await;
+}
+
+/// Redis is gone for a while: shorter than a lease nobody notices, longer than that the worker gives up, and goes on later.
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_is_killed_and_restarted_under_a_running_job() {
+    for gone in [Duration::from_millis(300), Duration::from_secs(4)] {
+        let Some(mut fleet) = Fleet::start().await else { return };
+        let since = fleet.bench.sim.history().len();
+        fleet
+            .bench
+            .sim
+            .faults()
+            .add(RegionRule::on(Op::GetAttachment).when(When::First(1)), RegionAction::delay(Duration::from_millis(300)));
+        let _worker = fleet.worker(Host::Own);
+        fleet.run(&["enqueue", SERVER]).await.code(0);
+        fleet.until("the attachment", async || fleet.bench.made(Op::CreateAttachment, since) == 1).await;
+        fleet.redis.kill();
+        tokio::time::sleep(gone).await;
+        fleet.redis.restart().await;
+        fleet.until_state("done").await;
+        fleet.check(since, &format!("Redis gone for {gone:?}")).await;
+    }
+}
+
+/// Everything that the queue knew is gone: enqueueing again takes over what is in the cloud, or leaves it to gc.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_was_emptied_is_filled_again() {
+    let Some(fleet) = Fleet::start().await else { return };
+    fleet
+        .bench
+        .sim
+        .faults()
+        .add(RegionRule::on(Op::GetAttachment).when(When::First(1)), RegionAction::delay(Duration::from_millis(300)));
+    let since = fleet.bench.sim.history().len();
+    let _worker = fleet.worker(Host::Own);
+    fleet.run(&["enqueue", SERVER]).await.code(0);
+    fleet.until("the attachment", async || fleet.bench.made(Op::CreateAttachment, since) == 1).await;
+    fleet.redis.command(&["FLUSHALL"]).await;
+    fleet.run(&["enqueue", SERVER, "--wait"]).await.code(0).says(&["web01 into us-east: done"]);
+    fleet.nothing_is_left("emptied").await;
+    assert_eq!(fleet.bench.images().await.iter().filter(|image| image.name == "web01-latest").count(), 1);
+}

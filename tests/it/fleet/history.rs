@@ -1,0 +1,82 @@
+//! The rules that hold whatever has happened, by what the queue and the cloud have written down.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use snapferry::job::JobId;
+use snapferry::queue::{JobState, Queue as _};
+use snapferry::sim::RegionOperation as Op;
+
+use super::Fleet;
+use crate::replicate::Host;
+
+/// Events that are looked at: all that the queue keeps.
+const EVENTS: usize = 10_000;
+
+impl Fleet {
+    /// Looks at everything from `since` on, which is a place in the cloud's history.
+    pub(super) async fn history(&self, since: usize, what: &str) {
+        let queue = self.queue().await;
+        self.one_worker_at_a_time(&queue, what).await;
+        self.nothing_is_made_twice(since, what);
+        self.every_job_is_somewhere(&queue, what).await;
+        self.every_success_is_the_latest(&queue, what).await;
+    }
+
+    /// Between two claims of a job the first one's lease has come to an end, by the queue's own account.
+    async fn one_worker_at_a_time(&self, queue: &snapferry::queue::RedisQueue, what: &str) {
+        let mut running: BTreeSet<JobId> = BTreeSet::new();
+        for event in queue.events(EVENTS).await.unwrap() {
+            match event.what.as_str() {
+                "claimed" => assert!(running.insert(event.id), "{what}: {} was claimed by two", event.id),
+                "step" => assert!(running.contains(&event.id), "{what}: {} went on without a lease: {event:?}", event.id),
+                "done" | "dead" | "cancelled" | "failed" | "parked" | "released" | "taken-back" => {
+                    running.remove(&event.id);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// No snapshot and no image is made twice under one name.
+    fn nothing_is_made_twice(&self, since: usize, what: &str) {
+        let mut made: BTreeMap<(Op, String), usize> = BTreeMap::new();
+        for deed in self.bench.sim.history().into_iter().skip(since).filter(|deed| deed.status < 300) {
+            if matches!(deed.operation, Op::CreateSnapshot | Op::CreateImage) {
+                *made.entry((deed.operation, deed.name.unwrap_or_default())).or_default() += 1;
+            }
+        }
+        let twice: Vec<_> = made.iter().filter(|(_, count)| **count > 1).collect();
+        assert!(twice.is_empty(), "{what}: {twice:?}");
+    }
+
+    /// None is lost: what was added is in exactly one state.
+    async fn every_job_is_somewhere(&self, queue: &snapferry::queue::RedisQueue, what: &str) {
+        let added: BTreeSet<JobId> =
+            queue.events(EVENTS).await.unwrap().into_iter().filter(|event| event.what == "added").map(|event| event.id).collect();
+        let mut there = BTreeSet::new();
+        for state in JobState::ALL {
+            for job in queue.jobs(state, EVENTS).await.unwrap() {
+                assert!(there.insert(job.id), "{what}: {} is in two states", job.id);
+            }
+        }
+        assert_eq!(there, added, "{what}: jobs");
+    }
+
+    /// The latest image of each server is that of the last job that was done.
+    async fn every_success_is_the_latest(&self, queue: &snapferry::queue::RedisQueue, what: &str) {
+        let images = self.bench.images().await;
+        for good in queue.good().await.unwrap() {
+            let latest: Vec<_> = images.iter().filter(|image| image.name == format!("{}-latest", good.server)).collect();
+            assert_eq!(latest.len(), 1, "{what}: {} has {latest:?}", good.server);
+            let result: serde_json::Value = serde_json::from_str(&good.result).unwrap();
+            assert_eq!(result["image"]["id"], latest[0].id.to_string(), "{what}: {}", good.server);
+        }
+    }
+
+    /// Nothing is left of jobs that are over, and a second look finds nothing more.
+    pub(super) async fn nothing_is_left(&self, what: &str) {
+        self.bench.gc(Host::Own).await;
+        assert_eq!(self.bench.gc(Host::Other).await, Vec::<String>::new(), "{what}: a second look finds more");
+        assert_eq!(self.bench.leaks().await, Vec::<String>::new(), "{what}");
+    }
+}

@@ -1,0 +1,132 @@
+//! The fleet: the real program as workers on two servers of the simulated cloud, with a real Redis between them.
+//!
+//! | file | what it holds it to |
+//! |---|---|
+//! | `commands` | enqueue, worker, jobs, status, schedule, as a user has them; what systemd and Prometheus are told |
+//! | `handover` | killed at every change, asleep past its lease, ended in the middle: another worker goes on |
+//! | `soak` | many jobs, several workers, faults and kills by chance |
+//! | `history` | the rules that hold whatever has happened |
+
+mod commands;
+mod handover;
+mod history;
+mod soak;
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use snapferry::queue::{RedisConfig, RedisQueue, Timing};
+use snapferry::sim::RegionOperation as Op;
+
+use crate::queue::{Redis, SAFE};
+use crate::region::SERVER;
+use crate::replicate::{Bench, Host, Said};
+
+/// A fleet has its real lease where this is set, as in `120s`; two seconds otherwise, so that tests take no hours.
+const LEASE: &str = "SNAPFERRY_TEST_LEASE";
+
+fn lease() -> String {
+    std::env::var(LEASE).unwrap_or_else(|_| "2s".to_owned())
+}
+
+fn has_real_lease() -> bool {
+    std::env::var_os(LEASE).is_some()
+}
+
+/// Nothing takes longer; what does, fails.
+fn patience() -> Duration {
+    let lease: snapferry::worker::Age = lease().parse().unwrap();
+    Duration::from_secs(90) + lease.0 * 4
+}
+
+struct Fleet {
+    bench: Bench,
+    redis: Redis,
+}
+
+/// A worker that is killed where nobody has ended it.
+struct Worker(Child);
+
+impl Worker {
+    fn start(mut command: Command) -> Self {
+        Self(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap())
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_raw(self.0.id().try_into().unwrap()).unwrap(), signal).unwrap();
+    }
+
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+
+    /// What it ends with, once it does.
+    async fn ended(mut self) -> Option<i32> {
+        tokio::task::spawn_blocking(move || self.0.wait().unwrap().code()).await.unwrap()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Fleet {
+    async fn start() -> Option<Self> {
+        let redis = Redis::start(&SAFE).await?;
+        Some(Self { bench: Bench::with_history().await, redis })
+    }
+
+    fn command(&self, host: Host, words: &[&str]) -> Command {
+        let mut command = self.bench.command(host, words);
+        command.env("SNAPFERRY_REDIS", self.redis.url()).args(["--lease", &lease()]);
+        command
+    }
+
+    async fn run(&self, words: &[&str]) -> Said {
+        self.bench.finish(self.command(Host::Own, words)).await
+    }
+
+    fn worker(&self, host: Host) -> Worker {
+        Worker::start(self.command(host, &["worker", "--metrics", "off"]))
+    }
+
+    /// The queue, as another program sees it.
+    async fn queue(&self) -> RedisQueue {
+        RedisQueue::connect(&RedisConfig { timing: Timing::default(), ..self.redis.config() }).await.unwrap()
+    }
+
+    /// The newest job of the server.
+    async fn job(&self) -> Value {
+        let jobs = self.run(&["jobs", "list", "--json"]).await.json();
+        let jobs = jobs.as_array().unwrap().iter().filter(|job| job["server"] == SERVER);
+        jobs.max_by_key(|job| job["job"].as_str().unwrap().to_owned()).unwrap().clone()
+    }
+
+    async fn until(&self, what: &str, mut reached: impl AsyncFnMut() -> bool) {
+        let begun = Instant::now();
+        while !reached().await {
+            assert!(begun.elapsed() < patience(), "{what} did not come about: {}", self.job().await);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn until_state(&self, state: &str) {
+        self.until(state, async || self.job().await["state"] == state).await;
+    }
+
+    /// One new latest image, one import, nothing left.
+    async fn check(&self, since: usize, what: &str) {
+        assert_eq!(self.bench.made(Op::CreateImage, since), 1, "{what}: imports");
+        assert_eq!(self.bench.made(Op::CreateSnapshot, since), 1, "{what}: snapshots");
+        self.bench.gc(Host::Own).await;
+        assert_eq!(self.bench.leaks().await, Vec::<String>::new(), "{what}");
+        assert_eq!(self.bench.images().await.len(), 2, "{what}");
+        self.history(since, what).await;
+    }
+}

@@ -114,7 +114,7 @@ def check_example(program):
     text = EXAMPLE.read_text(encoding="utf-8")
     source = SETTINGS.read_text(encoding="utf-8")
     table = re.search(r"const SETTINGS: \[Setting; (\d+)\] = \[(.*?)\n\];", source, re.DOTALL)
-    known = re.findall(r'(?:everywhere\(|Setting \{ name: )"(\w+)"', table[2]) if table else []
+    known = re.findall(r'(?:everywhere\(|Setting \{\s*name: )"(\w+)"', table[2]) if table else []
     if not table or len(known) != int(table[1]):
         complain("src/cli/settings.rs: its table of settings has another form than this check reads")
         return

@@ -112,7 +112,7 @@ impl MemoryQueue {
             now.inside.good.insert((good.server.clone(), good.region.clone()), good);
         }
         now.turn(lease.id, state, None);
-        now.note(lease.id, state.name(), words);
+        now.note(lease.id, state.name(), if state == JobState::Done { "" } else { words });
         Ok(())
     }
 

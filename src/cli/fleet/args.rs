@@ -12,6 +12,7 @@ use crate::cli::cloud::args::{CloudArgs, OutputArgs, RecoveryArgs};
 use crate::cli::replicate::args::{HowArgs, PlaceArgs};
 use crate::job::JobId;
 use crate::queue::{JobState, Priority};
+use crate::vpc::{GLOBAL_TAGGING, Tag};
 use crate::worker::Age;
 
 /// Where the fleet's queue is.
@@ -20,7 +21,7 @@ use crate::worker::Age;
 pub struct QueueArgs {
     /// The Redis that keeps the jobs: redis://HOST:PORT, rediss:// with TLS, unix:///SOCKET; the password comes from
     /// SNAPFERRY_REDIS_PASSWORD or --redis-password-file
-    #[arg(long, value_name = "URL", required = true)]
+    #[arg(long, value_name = "URL")]
     pub redis: Option<String>,
 
     /// The user's name, where Redis has users
@@ -46,19 +47,27 @@ pub struct QueueArgs {
 
 #[derive(Debug, Group)]
 #[command(
-    after_help = "Examples:\n  snapferry enqueue web01 web02 db01\n  snapferry enqueue --file servers.txt --priority 9 --wait\n  snapferry enqueue web01 --in 6h\n  snapferry enqueue --import-legacy"
+    after_help = "Examples:\n  snapferry enqueue web01 web02 db01\n  snapferry enqueue --file servers.txt --priority 9 --wait\n  snapferry enqueue --tag nightly\n  snapferry enqueue web01 --in 6h\n  snapferry enqueue --import-legacy"
 )]
 pub struct EnqueueArgs {
     /// The servers
-    #[arg(value_name = "SERVER", required_unless_present_any = ["file", "import_legacy"])]
+    #[arg(value_name = "SERVER", required_unless_present_any = ["file", "tag", "import_legacy"])]
     pub servers: Vec<String>,
 
     /// More servers, one a line; # begins a comment
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
 
+    /// More servers: all of the region that have this user tag now
+    #[arg(long, value_name = "TAG")]
+    pub tag: Option<Tag>,
+
+    /// Global Tagging's address
+    #[arg(long, default_value = GLOBAL_TAGGING, value_name = "URL")]
+    pub tagging_endpoint: String,
+
     /// Take over the names in this plain list in Redis, as shell scripts have filled it, and empty it
-    #[arg(long, value_name = "LIST", num_args = 0..=1, default_missing_value = "queue", conflicts_with_all = ["servers", "file", "later", "at"])]
+    #[arg(long, value_name = "LIST", num_args = 0..=1, default_missing_value = "queue", conflicts_with_all = ["servers", "file", "tag", "later", "at"])]
     pub import_legacy: Option<String>,
 
     /// Who goes first: 9 before 0
@@ -293,12 +302,20 @@ pub struct ScheduleAddArgs {
     pub cron: String,
 
     /// The servers
-    #[arg(value_name = "SERVER", required_unless_present = "file")]
+    #[arg(value_name = "SERVER", required_unless_present_any = ["file", "tag"])]
     pub servers: Vec<String>,
 
     /// More servers, one a line; # begins a comment
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
+
+    /// More servers: all of the region that have this user tag now
+    #[arg(long, value_name = "TAG")]
+    pub tag: Option<Tag>,
+
+    /// Global Tagging's address
+    #[arg(long, default_value = GLOBAL_TAGGING, value_name = "URL")]
+    pub tagging_endpoint: String,
 
     /// Who goes first: 9 before 0
     #[arg(long, default_value = "5", value_name = "0-9")]

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::args::EnqueueArgs;
 use super::open;
-use super::servers::named;
+use super::servers::{named, tagged};
 use crate::cancel::Cancel;
 use crate::cli::cloud::home_region;
 use crate::cli::exit::Code;
@@ -22,7 +22,11 @@ use crate::worker::Age;
 const LOOK: Duration = Duration::from_secs(1);
 
 pub fn run(args: &EnqueueArgs) -> anyhow::Result<Code> {
-    let servers = named(&args.servers, args.file.as_deref())?;
+    let mut servers = named(&args.servers, args.file.as_deref())?;
+    if let Some(tag) = &args.tag {
+        let more = tagged(tag, &args.cloud, &args.tagging_endpoint)?;
+        servers.extend(more.into_iter().filter(|server| !servers.contains(server)).collect::<Vec<_>>());
+    }
     let runtime = crate::cli::runtime()?;
     let cancel = Cancel::new();
     signals::listen(runtime.handle(), &cancel, Left::Nothing)?;

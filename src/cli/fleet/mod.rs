@@ -39,7 +39,7 @@ fn on_queue(args: &QueueArgs, work: impl AsyncFnOnce(&RedisQueue) -> anyhow::Res
 }
 
 /// The queue, connected.
-async fn open(args: &QueueArgs) -> anyhow::Result<RedisQueue> {
+pub async fn open(args: &QueueArgs) -> anyhow::Result<RedisQueue> {
     let url = args.redis.clone().ok_or_else(|| UsageError("which Redis keeps the jobs? Give --redis URL".into()))?;
     let environment = Environment::of_process();
     // As systemd hands it over, with LoadCredential=redis-password:...

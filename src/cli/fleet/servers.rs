@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use crate::cli::cloud::{self, args::CloudArgs};
 use crate::cli::exit::UsageError;
+use crate::vpc::Tag;
+use crate::worker::names::has;
 
 /// Each name once, in the order given.
 pub fn named(typed: &[String], file: Option<&Path>) -> Result<Vec<String>, UsageError> {
@@ -19,6 +22,25 @@ pub fn named(typed: &[String], file: Option<&Path>) -> Result<Vec<String>, Usage
         (true, Some(path)) => Err(UsageError(format!("there are no servers in {}", path.display()))),
         _ => Ok(servers),
     }
+}
+
+/// The servers of the region that have a tag, by name.
+pub fn tagged(tag: &Tag, args: &CloudArgs, tagging_endpoint: &str) -> anyhow::Result<Vec<String>> {
+    cloud::run(args, async |cloud| {
+        let tagging = cloud.tagging(tagging_endpoint)?;
+        let mut servers = Vec::new();
+        // The API of servers does not tell their tags, so each is asked for.
+        for server in cloud.client()?.instances().await? {
+            if has(&tagging.tags(&server.crn).await?, tag) {
+                servers.push(server.name);
+            }
+        }
+        if servers.is_empty() {
+            return Err(UsageError(format!("no server in {} has the tag {tag}", cloud.home)).into());
+        }
+        servers.sort_unstable();
+        Ok(servers)
+    })
 }
 
 #[cfg(test)]

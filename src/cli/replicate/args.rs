@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args as Group;
 
 use crate::cli::cloud::args::{CloudArgs, OutputArgs, RecoveryArgs};
+use crate::cli::fleet::args::QueueArgs;
 use crate::compress::{Codec, Level};
 use crate::job::JobId;
 use crate::vpc::device::BY_ID;
@@ -231,6 +232,9 @@ pub struct GcArgs {
 
     #[command(flatten)]
     pub place: PlaceArgs,
+
+    #[command(flatten)]
+    pub queue: QueueArgs,
 
     #[command(flatten)]
     pub cloud: CloudArgs,

@@ -11,12 +11,14 @@ use super::args::GcArgs;
 use super::site::{Ground, state_folder, waits};
 use crate::cli::cloud::{Cloud, run as run_on_cloud};
 use crate::cli::exit::Code;
+use crate::cli::fleet;
 use crate::cli::log::Verbosity;
 use crate::cli::table::Table;
 use crate::clock::SystemClock;
+use crate::queue::{JobState, Queue as _};
 use crate::retry::chain;
 use crate::worker::gc::{Fate, Finding, Kind, Places, Rules, Survey, remove, survey};
-use crate::worker::{Age, JournalFolder};
+use crate::worker::{Age, Job, JournalFolder};
 
 /// How long the journals of jobs that are over are kept.
 const JOURNALS_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -32,7 +34,7 @@ pub fn run(args: &GcArgs, verbosity: Verbosity) -> anyhow::Result<Code> {
     run_on_cloud(&args.cloud, async |cloud| {
         let places = places(args, cloud)?;
         let journals = JournalFolder::new(&state_folder(&args.place));
-        let rules = rules(args, &journals)?;
+        let rules = rules(args, &journals).await?;
         let found = survey(&places, &rules).await?;
         let mut removed = Vec::new();
         if args.apply {
@@ -70,8 +72,8 @@ fn places(args: &GcArgs, cloud: &Cloud) -> anyhow::Result<Places> {
     Ok(Places { home: cloud.client()?, away, bucket })
 }
 
-/// What this machine works on is no leftover, however old it is.
-fn rules(args: &GcArgs, journals: &JournalFolder) -> anyhow::Result<Rules> {
+/// What this machine works on is no leftover, however old it is, nor is what the fleet has still to do.
+async fn rules(args: &GcArgs, journals: &JournalFolder) -> anyhow::Result<Rules> {
     let (mut live, mut known) = (BTreeSet::new(), BTreeSet::new());
     for read in journals.all()? {
         let run = read.job.names()?.run.to_string();
@@ -79,6 +81,17 @@ fn rules(args: &GcArgs, journals: &JournalFolder) -> anyhow::Result<Rules> {
             live.insert(run.clone());
         }
         known.insert(run);
+    }
+    if args.queue.redis.is_some() {
+        let queue = fleet::open(&args.queue).await?;
+        for queued in queue.jobs_in(&JobState::ALL, usize::MAX).await? {
+            let Ok(job) = serde_json::from_str::<Job>(&queued.spec) else { continue };
+            let run = job.names()?.run.to_string();
+            if !queued.state.is_over() {
+                live.insert(run.clone());
+            }
+            known.insert(run);
+        }
     }
     let Age(min_age) = args.min_age;
     Ok(Rules { min_age, live, known, clock: Arc::new(SystemClock), waits: waits(&args.place) })

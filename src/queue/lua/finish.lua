@@ -17,5 +17,6 @@ elseif state == 'dead' then
 else
   change(id, 'ended_by', token)
 end
-note(id, state, ARGV[4])
+-- A result is long, and kept with the job.
+note(id, state, state == 'done' and '' or ARGV[4])
 return 'on'

@@ -338,7 +338,7 @@ impl Ending {
     fn of(error: &JobError) -> Self {
         match error.class() {
             Class::LeaseLost => Self::Lost,
-            class => Self::Failed(format!("{error}: {}", chain(&*error.fault)), class),
+            class => Self::Failed(format!("{}: {}", error.step, chain(&*error.fault)), class),
         }
     }
 }

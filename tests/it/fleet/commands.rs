@@ -9,9 +9,10 @@ use rustix::process::Signal;
 use serde_json::Value;
 use snapferry::queue::{Queue as _, Timing};
 use snapferry::sim::{RegionAction, RegionOperation as Op, RegionRule, ServerSeed, When};
+use snapferry::vpc::{Policy, Tagging, TaggingConfig};
 
 use super::{Fleet, Worker};
-use crate::region::{HOME, SERVER};
+use crate::region::{HOME, SERVER, means_of};
 use crate::replicate::Host;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -153,6 +154,15 @@ async fn an_old_list_is_taken_over_and_what_makes_no_job_is_kept() {
     fleet.run(&["enqueue", "db01", "--at", "2099-01-31T02:30:00Z"]).await.code(0);
     fleet.run(&["jobs", "list", "--state", "delayed"]).await.code(0).says(&["db01"]);
     fleet.run(&["enqueue", "db02", "--at", "tomorrow"]).await.code(2);
+    // All that have a tag.
+    fleet.run(&["enqueue", "--tag", "nightly"]).await.code(2).says(&["no server in us-south has the tag nightly"]);
+    let server = fleet.bench.client(HOME).instance_by_name(SERVER).await.unwrap().unwrap();
+    let config = TaggingConfig { endpoint: fleet.bench.sim.tagging_endpoint(), ca_file: None, policy: Policy::default() };
+    let tagging = Tagging::new(&config, means_of(&fleet.bench.sim)).unwrap();
+    tagging.attach(&server.crn, &["nightly".parse().unwrap()]).await.unwrap();
+    let first = fleet.job().await["job"].as_str().unwrap().to_owned();
+    fleet.run(&["jobs", "cancel", &first]).await.code(0);
+    fleet.run(&["enqueue", "--tag", "nightly", "web01"]).await.code(0).says(&["web01 into us-east"]);
     fleet.run(&["jobs", "logs"]).await.code(0).says(&["added      web01 into us-east", "added      db01 into us-east"]);
 }
 

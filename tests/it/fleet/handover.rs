@@ -143,6 +143,32 @@ async fn a_worker_that_wakes_up_too_late_touches_nothing() {
     }
 }
 
+/// What a job has made that waits for its next attempt is no leftover, however old it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn gc_spares_what_the_fleet_has_still_to_do() {
+    let Some(fleet) = Fleet::start().await else { return };
+    let since = fleet.bench.sim.history().len();
+    fleet
+        .bench
+        .sim
+        .faults()
+        .add(RegionRule::on(Op::CreateVolume), RegionAction::Answer { status: 403, code: None, retry_after_s: None });
+    let worker = fleet.worker(Host::Own);
+    fleet.run(&["enqueue", SERVER]).await.code(0);
+    fleet.until_state("dead").await;
+    drop(worker);
+    fleet.bench.disarm();
+    let job = fleet.job().await["job"].as_str().unwrap().to_owned();
+    fleet.run(&["jobs", "retry", &job]).await.code(0);
+    let collect = ["gc", "--apply", "--min-age", "0s"];
+    fleet.run(&collect).await.code(0).says(&["no leftovers"]);
+    fleet.run(&["jobs", "cancel", &job]).await.code(0).says(&["a worker is told"]);
+    let _worker = fleet.worker(Host::Other);
+    fleet.until_state("cancelled").await;
+    fleet.nothing_is_left("cancelled while it waited").await;
+    assert_eq!(fleet.bench.made(Op::CreateSnapshot, since), 1);
+}
+
 /// What is being converted comes to its end, and nobody converts it again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_told_to_end_finishes_what_it_converts() {

@@ -104,6 +104,7 @@ async fn many_jobs_end_done_or_dead_with_a_reason_whatever_happens() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let took = begun.elapsed();
+    let over = number(&fleet, "memory", "used_memory:").await;
     let asked = words(&fleet).await - commands;
     peak = workers.iter().map(peak_memory).max().unwrap_or_default().max(peak);
     fleet.bench.disarm();
@@ -117,13 +118,14 @@ async fn many_jobs_end_done_or_dead_with_a_reason_whatever_happens() {
     let _ = writeln!(
         std::io::stderr(),
         "{jobs} jobs, {} workers, seed {seed}, 5 % of requests go wrong, {kills} workers killed: {} done, {} dead in {:.0} s; \
-         {} words to Redis for each job, {} bytes of Redis for each, {peak} MiB at most in a worker",
+         {} words to Redis for each job, {} bytes of Redis for each that waits and {} for each that is over, {peak} MiB at most in a worker",
         WORKERS.len(),
         counts.of(JobState::Done),
         counts.of(JobState::Dead),
         took.as_secs_f64(),
         asked / u64::try_from(jobs).unwrap(),
         full.saturating_sub(empty) / u64::try_from(jobs).unwrap(),
+        over.saturating_sub(empty) / u64::try_from(jobs).unwrap(),
     );
     assert!(
         counts.of(JobState::Done) * 10 >= u64::try_from(jobs * 9).unwrap(),

@@ -107,17 +107,22 @@ impl Cloud {
     }
 }
 
-/// A client of a region, for tests that look at what others have done.
-pub fn client_of(sim: &SimRegion, region: &str) -> RegionClient {
-    let endpoint = Endpoint::parse(&sim.endpoint_template());
-    let config = ClientConfig { region: region.to_owned(), endpoint, ca_file: None, policy: POLICY };
-    let means = Means {
+/// What such a client goes by.
+pub fn means_of(sim: &SimRegion) -> Means {
+    Means {
         tokens: tokens(sim),
         clock: Arc::new(SystemClock),
         cancel: Cancel::new(),
         watch: Arc::new(LogWatch),
         fence: Arc::new(snapferry::fence::Unfenced),
-    };
+    }
+}
+
+/// A client of a region, for tests that look at what others have done.
+pub fn client_of(sim: &SimRegion, region: &str) -> RegionClient {
+    let endpoint = Endpoint::parse(&sim.endpoint_template());
+    let config = ClientConfig { region: region.to_owned(), endpoint, ca_file: None, policy: POLICY };
+    let means = means_of(sim);
     RegionClient::new(config, means).unwrap()
 }
 

@@ -33,7 +33,7 @@ const fn everywhere(name: &'static str) -> Setting {
 }
 
 /// All settings. A name is its flag's, with underscores; in commands on the cloud `vpc_region` is `--region`.
-const SETTINGS: [Setting; 36] = [
+const SETTINGS: [Setting; 39] = [
     // For what writes: an image that is read is always named whole.
     Setting {
         name: "bucket",
@@ -59,6 +59,9 @@ const SETTINGS: [Setting; 36] = [
     everywhere("redis_password_file"),
     everywhere("redis_ca_file"),
     everywhere("redis_prefix"),
+    everywhere("concurrency"),
+    everywhere("stop_within"),
+    everywhere("metrics"),
     everywhere("bucket_location"),
     everywhere("volume_profile"),
     everywhere("keep_snapshots"),

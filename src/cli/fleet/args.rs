@@ -45,13 +45,11 @@ pub struct QueueArgs {
     pub lease: Option<Age>,
 }
 
-#[derive(Debug, Group)]
-#[command(
-    after_help = "Examples:\n  snapferry enqueue web01 web02 db01\n  snapferry enqueue --file servers.txt --priority 9 --wait\n  snapferry enqueue --tag nightly\n  snapferry enqueue web01 --in 6h\n  snapferry enqueue --import-legacy"
-)]
-pub struct EnqueueArgs {
+/// Which servers.
+#[derive(Clone, Debug, Group)]
+pub struct ServersArgs {
     /// The servers
-    #[arg(value_name = "SERVER", required_unless_present_any = ["file", "tag", "import_legacy"])]
+    #[arg(value_name = "SERVER")]
     pub servers: Vec<String>,
 
     /// More servers, one a line; # begins a comment
@@ -65,6 +63,15 @@ pub struct EnqueueArgs {
     /// Global Tagging's address
     #[arg(long, default_value = GLOBAL_TAGGING, value_name = "URL")]
     pub tagging_endpoint: String,
+}
+
+#[derive(Debug, Group)]
+#[command(
+    after_help = "Examples:\n  snapferry enqueue web01 web02 db01\n  snapferry enqueue --file servers.txt --priority 9 --wait\n  snapferry enqueue --tag nightly\n  snapferry enqueue web01 --in 6h\n  snapferry enqueue --import-legacy"
+)]
+pub struct EnqueueArgs {
+    #[command(flatten)]
+    pub which: ServersArgs,
 
     /// Take over the names in this plain list in Redis, as shell scripts have filled it, and empty it
     #[arg(long, value_name = "LIST", num_args = 0..=1, default_missing_value = "queue", conflicts_with_all = ["servers", "file", "tag", "later", "at"])]
@@ -301,21 +308,8 @@ pub struct ScheduleAddArgs {
     #[arg(long, value_name = "FIELDS")]
     pub cron: String,
 
-    /// The servers
-    #[arg(value_name = "SERVER", required_unless_present_any = ["file", "tag"])]
-    pub servers: Vec<String>,
-
-    /// More servers, one a line; # begins a comment
-    #[arg(long, value_name = "FILE")]
-    pub file: Option<PathBuf>,
-
-    /// More servers: all of the region that have this user tag now
-    #[arg(long, value_name = "TAG")]
-    pub tag: Option<Tag>,
-
-    /// Global Tagging's address
-    #[arg(long, default_value = GLOBAL_TAGGING, value_name = "URL")]
-    pub tagging_endpoint: String,
+    #[command(flatten)]
+    pub which: ServersArgs,
 
     /// Who goes first: 9 before 0
     #[arg(long, default_value = "5", value_name = "0-9")]

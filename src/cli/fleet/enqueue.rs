@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::args::EnqueueArgs;
 use super::open;
-use super::servers::{named, tagged};
+use super::servers::chosen;
 use crate::cancel::Cancel;
 use crate::cli::cloud::home_region;
 use crate::cli::exit::Code;
@@ -22,11 +22,10 @@ use crate::worker::Age;
 const LOOK: Duration = Duration::from_secs(1);
 
 pub fn run(args: &EnqueueArgs) -> anyhow::Result<Code> {
-    let mut servers = named(&args.servers, args.file.as_deref())?;
-    if let Some(tag) = &args.tag {
-        let more = tagged(tag, &args.cloud, &args.tagging_endpoint)?;
-        servers.extend(more.into_iter().filter(|server| !servers.contains(server)).collect::<Vec<_>>());
-    }
+    let servers = match args.import_legacy {
+        Some(_) => Vec::new(),
+        None => chosen(&args.which, &args.cloud)?,
+    };
     let runtime = crate::cli::runtime()?;
     let cancel = Cancel::new();
     signals::listen(runtime.handle(), &cancel, Left::Nothing)?;

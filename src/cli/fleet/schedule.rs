@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 
 use super::args::{QueueArgs, ScheduleAction, ScheduleAddArgs, ScheduleArgs};
-use super::servers::{named, tagged};
+use super::servers::chosen;
 use super::{on_queue, open};
 use crate::cli::cloud::home_region;
 use crate::cli::exit::{Code, UsageError};
@@ -37,11 +37,7 @@ pub fn run(args: &ScheduleArgs) -> anyhow::Result<Code> {
 }
 
 fn add(args: &ScheduleAddArgs) -> anyhow::Result<Code> {
-    let mut servers = named(&args.servers, args.file.as_deref())?;
-    if let Some(tag) = &args.tag {
-        let more = tagged(tag, &args.cloud, &args.tagging_endpoint)?;
-        servers.extend(more.into_iter().filter(|server| !servers.contains(server)).collect::<Vec<_>>());
-    }
+    let servers = chosen(&args.which, &args.cloud)?;
     let ticks = Ticks::read(&args.cron).map_err(|error| UsageError(error.to_string()))?;
     let next = ticks.next(SystemTime::now()).ok_or_else(|| UsageError(format!("{:?} never comes", args.cron)))?;
     crate::cli::runtime()?.block_on(async {

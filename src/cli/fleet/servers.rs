@@ -1,31 +1,44 @@
-//! Servers' names, from the line and from a file.
+//! Which servers are meant: by name, from a file, by tag.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
+use super::args::ServersArgs;
 use crate::cli::cloud::{self, args::CloudArgs};
 use crate::cli::exit::UsageError;
 use crate::vpc::Tag;
 use crate::worker::names::has;
 
-/// Each name once, in the order given.
-pub fn named(typed: &[String], file: Option<&Path>) -> Result<Vec<String>, UsageError> {
-    let mut servers = typed.to_vec();
-    if let Some(path) = file {
-        let text = std::fs::read_to_string(path).map_err(|error| UsageError(format!("cannot read {}: {error}", path.display())))?;
-        let names = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim()).filter(|name| !name.is_empty());
-        servers.extend(names.map(str::to_owned));
+/// Each name once, in the order given. A tag is looked for in the cloud.
+///
+/// # Errors
+/// Where there is none.
+pub fn chosen(which: &ServersArgs, cloud: &CloudArgs) -> anyhow::Result<Vec<String>> {
+    let mut servers = which.servers.clone();
+    servers.extend(from_file(which)?);
+    if let Some(tag) = &which.tag {
+        servers.extend(tagged(tag, cloud, &which.tagging_endpoint)?);
     }
     let mut seen = BTreeSet::new();
     servers.retain(|server| seen.insert(server.clone()));
-    match (servers.is_empty(), file) {
-        (true, Some(path)) => Err(UsageError(format!("there are no servers in {}", path.display()))),
-        _ => Ok(servers),
+    if servers.is_empty() {
+        return Err(UsageError("which servers? Give their names, --file FILE or --tag TAG".into()).into());
     }
+    Ok(servers)
+}
+
+fn from_file(which: &ServersArgs) -> Result<Vec<String>, UsageError> {
+    let Some(path) = &which.file else { return Ok(Vec::new()) };
+    let text = std::fs::read_to_string(path).map_err(|error| UsageError(format!("cannot read {}: {error}", path.display())))?;
+    let names = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim()).filter(|name| !name.is_empty());
+    let names: Vec<String> = names.map(str::to_owned).collect();
+    if names.is_empty() {
+        return Err(UsageError(format!("there are no servers in {}", path.display())));
+    }
+    Ok(names)
 }
 
 /// The servers of the region that have a tag, by name.
-pub fn tagged(tag: &Tag, args: &CloudArgs, tagging_endpoint: &str) -> anyhow::Result<Vec<String>> {
+fn tagged(tag: &Tag, args: &CloudArgs, tagging_endpoint: &str) -> anyhow::Result<Vec<String>> {
     cloud::run(args, async |cloud| {
         let tagging = cloud.tagging(tagging_endpoint)?;
         let mut servers = Vec::new();
@@ -48,13 +61,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_come_once_and_comments_are_none() {
+    fn comments_and_blank_lines_are_no_names() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("servers");
-        std::fs::write(&file, "# all of them\n  web01\n\ndb01 # the one that matters\nweb01\n").expect("written");
-        assert_eq!(named(&["db01".to_owned()], Some(&file)).expect("names"), ["db01", "web01"]);
+        let which = ServersArgs { servers: Vec::new(), file: Some(file.clone()), tag: None, tagging_endpoint: String::new() };
+        assert!(from_file(&which).expect_err("no file").to_string().contains("cannot read"));
+        std::fs::write(&file, "# all of them\n  web01\n\ndb01 # the one that matters\n").expect("written");
+        assert_eq!(from_file(&which).expect("names"), ["web01", "db01"]);
         std::fs::write(&file, "# none\n").expect("written");
-        assert!(named(&[], Some(&file)).expect_err("none").to_string().contains("no servers in"));
-        assert!(named(&[], Some(&folder.path().join("gone"))).expect_err("no file").to_string().contains("cannot read"));
+        assert!(from_file(&which).expect_err("none").to_string().contains("no servers in"));
     }
 }

@@ -81,6 +81,7 @@ soak: ## Many jobs on four workers, with faults and kills by chance (minutes); t
 	$(CARGO) test --locked --features testing --test it -- --nocapture fleet::handover::a_worker_is_killed
 	unset SNAPFERRY_TEST_LEASE
 	$(CARGO) test --locked --features testing --test it -- --nocapture fleet::soak
+	SNAPFERRY_SCALE_JOBS=1000 $(CARGO) test --locked --features testing --test it -- --nocapture fleet::scale
 
 .PHONY: lint
 lint: ## Format, clippy with and without features, shellcheck, cargo-deny, systemd units, packages

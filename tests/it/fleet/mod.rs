@@ -5,11 +5,13 @@
 //! | `commands` | enqueue, worker, jobs, status, schedule, as a user has them; what systemd and Prometheus are told |
 //! | `handover` | killed at every change, asleep past its lease, ended in the middle: another worker goes on |
 //! | `soak` | many jobs, several workers, faults and kills by chance |
+//! | `scale` | fifty workers on one queue |
 //! | `history` | the rules that hold whatever has happened |
 
 mod commands;
 mod handover;
 mod history;
+mod scale;
 mod soak;
 
 use std::process::{Child, Command, Stdio};

@@ -1,0 +1,76 @@
+//! Fifty workers on one queue, each on a connection of its own, saying all that they say of a job, and as fast as they can.
+//!
+//! `make soak` has them share 1,000 jobs; `SNAPFERRY_SCALE_JOBS` says how many.
+
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+use snapferry::queue::{JobState, Lease, NewJob, Priority, Queue as _, RedisConfig, RedisQueue, Timing, Token};
+use tokio::task::JoinSet;
+
+use crate::queue::{Redis, SAFE, job};
+
+const WORKERS: usize = 50;
+/// Entries in a job's journal, and how long each is, as `soak` finds them.
+const STEPS: usize = 30;
+const JOURNAL: usize = 2000;
+/// Beats of a job, one before each change among them.
+const BEATS: usize = 30;
+
+/// What a worker has done: jobs, and how long each of its words took.
+async fn works(config: RedisConfig, name: String) -> (usize, Vec<Duration>) {
+    let queue = RedisQueue::connect(&config).await.unwrap();
+    let (mut jobs, mut words, journal) = (0, Vec::new(), "x".repeat(JOURNAL));
+    loop {
+        let begun = Instant::now();
+        let Some(claimed) = queue.claim(&name, &Token::new()).await.unwrap() else { return (jobs, words) };
+        words.push(begun.elapsed());
+        let lease = Lease { id: claimed.job.id, token: claimed.token };
+        for number in 0..STEPS.max(BEATS) {
+            let begun = Instant::now();
+            if number < BEATS {
+                queue.beat(&lease, r#"{"step":"convert","bytes":1,"of":2}"#).await.unwrap();
+            }
+            if number < STEPS {
+                queue.step(&lease, &number.to_string(), &journal).await.unwrap();
+            }
+            words.push(begun.elapsed() / 2);
+        }
+        queue.finish(&lease, &journal).await.unwrap();
+        jobs += 1;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_workers_share_what_there_is() {
+    let jobs: usize = std::env::var("SNAPFERRY_SCALE_JOBS").map_or(200, |jobs| jobs.parse().expect("a number of jobs"));
+    let Some(redis) = Redis::start(&SAFE).await else { return };
+    let config = RedisConfig { timing: Timing::default(), ..redis.config() };
+    let queue = RedisQueue::connect(&config).await.unwrap();
+    for number in 0..jobs {
+        queue.enqueue(&NewJob { priority: Priority::default(), ..job(&format!("app{number:04}")) }).await.unwrap();
+    }
+    let begun = Instant::now();
+    let mut workers = JoinSet::new();
+    for number in 0..WORKERS {
+        workers.spawn(works(config.clone(), format!("ferry{number}")));
+    }
+    let (shares, words): (Vec<usize>, Vec<Vec<Duration>>) = workers.join_all().await.into_iter().unzip();
+    let took = begun.elapsed();
+    let mut words: Vec<Duration> = words.into_iter().flatten().collect();
+    words.sort_unstable();
+    let said = jobs * (STEPS + BEATS + 2);
+    let _ = writeln!(
+        std::io::stderr(),
+        "{jobs} jobs on {WORKERS} workers: {said} words in {:.1} s, {:.0} a second, p50 {:.1?}, p99 {:.1?}; {} to {} jobs each",
+        took.as_secs_f64(),
+        f64::from(u32::try_from(said).unwrap()) / took.as_secs_f64(),
+        words[words.len() / 2],
+        words[words.len() * 99 / 100],
+        shares.iter().min().unwrap(),
+        shares.iter().max().unwrap(),
+    );
+    assert_eq!(queue.counts().await.unwrap().of(JobState::Done), u64::try_from(jobs).unwrap());
+    assert_eq!(shares.iter().sum::<usize>(), jobs, "none is worked on twice");
+    assert!(shares.iter().all(|&share| share > 0), "everybody has a share: {shares:?}");
+}

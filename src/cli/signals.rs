@@ -9,7 +9,7 @@ use super::exit::Code;
 use crate::cancel::{Cancel, Reason};
 
 /// What work that is not let end leaves behind.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Left {
     /// An upload, which `uploads list` finds.
     Upload,
@@ -17,24 +17,24 @@ pub enum Left {
     Target,
     /// A job in the cloud, which can be resumed.
     Job,
-    /// A worker's jobs, which others take over.
-    Jobs,
+    /// A worker's jobs. At a second word, which it is told by this one, it gives them back at once; at a third it ends.
+    Jobs(Cancel),
     /// Nothing.
     Nothing,
 }
 
 impl Left {
-    fn doing(self) -> &'static str {
+    fn doing(&self) -> &'static str {
         match self {
             Self::Upload => "ending the upload",
             Self::Target => "giving up the target",
             Self::Job => "detaching and removing the volume, if there is one",
-            Self::Jobs => "giving back the jobs at hand; what is being converted comes to its end first",
+            Self::Jobs(_) => "giving back the jobs at hand; what is being converted comes to its end first",
             Self::Nothing => "ending what is being read",
         }
     }
 
-    fn words(self) -> &'static str {
+    fn words(&self) -> &'static str {
         match self {
             Self::Upload => "snapferry: stopped at once; `snapferry uploads list` shows an upload that may be left in the bucket\n",
             Self::Target => {
@@ -43,7 +43,7 @@ impl Left {
             Self::Job => {
                 "snapferry: stopped at once; `snapferry replicate --resume` goes on with the job, `snapferry gc` shows what it has left\n"
             }
-            Self::Jobs => {
+            Self::Jobs(_) => {
                 "snapferry: stopped at once; another worker takes the jobs at hand over when their leases have run out, in two minutes\n"
             }
             Self::Nothing => "snapferry: stopped at once\n",
@@ -66,6 +66,14 @@ pub fn listen(runtime: &Handle, cancel: &Cancel, left: Left) -> std::io::Result<
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
+            }
+            if asked
+                && let Left::Jobs(hurry) = &left
+                && !hurry.is_cancelled()
+            {
+                tracing::warn!("giving back at once what is being converted, too");
+                hurry.cancel(Reason::Asked);
+                continue;
             }
             if asked {
                 // The user has waited long enough.

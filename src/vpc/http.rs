@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::error::{Request, VpcError};
 use super::refusal::Refusal;
+use super::wait::Watch;
 use crate::cancel::Cancel;
 use crate::clock::Clock;
 use crate::fence::Fence;
@@ -104,6 +105,12 @@ impl Call {
         Ok(Self { body: Some(json(body)?), ..Self::new(Method::PATCH, path, Repeat::Freely) })
     }
 
+    /// What it asks for, without the names of things: `GET instances/volume_attachments`.
+    fn operation(&self) -> String {
+        let kinds: Vec<&str> = self.path.iter().step_by(2).map(String::as_str).collect();
+        format!("{} {}", self.method, kinds.join("/"))
+    }
+
     pub fn query(mut self, name: &str, value: impl Into<String>) -> Self {
         self.query.push((name.to_owned(), value.into()));
         self
@@ -149,6 +156,7 @@ pub(super) struct Line {
     pub clock: Arc<dyn Clock>,
     pub cancel: Cancel,
     pub fence: Arc<dyn Fence>,
+    pub watch: Arc<dyn Watch>,
     pub policy: Policy,
     /// Added to every request's query.
     pub fixed_query: Vec<(&'static str, &'static str)>,
@@ -263,6 +271,7 @@ impl Line {
             body.extend_from_slice(&piece);
         }
         tracing::debug!(request = %request, id = %request.id, status = status.as_u16(), "answered");
+        self.watch.answered(&call.operation(), status.as_u16());
         if status.is_success() {
             if call.method != Method::GET {
                 tracing::info!(target: CHANGES, id = %request.id, status = status.as_u16(), "{request}");

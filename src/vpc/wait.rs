@@ -95,6 +95,9 @@ pub struct Sighting<T> {
 pub trait Watch: Send + Sync {
     /// Told at each change: what is waited for, its state with its progress, and the API's own reasons.
     fn waiting(&self, what: &str, state: &str, reasons: &[String]);
+
+    /// Told each answer: what was asked for, as in `GET snapshots`, and its HTTP status.
+    fn answered(&self, _operation: &str, _status: u16) {}
 }
 
 /// A line in the log at each change.

@@ -22,6 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::queue::{JobState, Queue, QueueError};
 use crate::retry::{Class, chain};
+use crate::vpc::{LogWatch, Watch};
 use crate::worker::fleet::Told;
 use crate::worker::{Finished, Onlooker, Progress};
 
@@ -49,6 +50,12 @@ struct StepLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    operation: String,
+    code: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ServerLabels {
     server: String,
     region: String,
@@ -58,6 +65,7 @@ struct ServerLabels {
 pub struct Metrics {
     results: Family<ResultLabels, Counter>,
     steps: Family<StepLabel, Histogram, fn() -> Histogram>,
+    requests: Family<RequestLabels, Counter>,
     leases_lost: Counter,
     takeovers: Counter,
     queue_failures: Counter,
@@ -70,6 +78,7 @@ impl Metrics {
         Self {
             results: Family::default(),
             steps: Family::new_with_constructor(|| Histogram::new(STEP_SECONDS)),
+            requests: Family::default(),
             leases_lost: Counter::default(),
             takeovers: Counter::default(),
             queue_failures: Counter::default(),
@@ -132,6 +141,7 @@ impl Metrics {
         );
         registry.register("job_results", "How attempts at jobs ended on this worker", self.results.clone());
         registry.register_with_unit("step_duration", "How long the steps of jobs took", Unit::Seconds, self.steps.clone());
+        registry.register("cloud_requests", "Requests that the cloud answered, by kind and status", self.requests.clone());
         registry.register("lease_lost", "Jobs that became somebody else's while this worker had them", self.leases_lost.clone());
         registry.register("takeovers", "Jobs that this worker took back from others that were gone", self.takeovers.clone());
         registry.register("queue_errors", "Times that the queue could not be asked", self.queue_failures.clone());
@@ -151,6 +161,19 @@ fn word(class: Class) -> &'static str {
         Class::Permanent => "permanent",
         Class::Cancelled => "cancelled",
         Class::LeaseLost => "lease_lost",
+    }
+}
+
+/// Counts the cloud's answers, and writes into the log what is waited for.
+pub struct Answers(pub Arc<Metrics>);
+
+impl Watch for Answers {
+    fn waiting(&self, what: &str, state: &str, reasons: &[String]) {
+        LogWatch.waiting(what, state, reasons);
+    }
+
+    fn answered(&self, operation: &str, status: u16) {
+        self.0.requests.get_or_create(&RequestLabels { operation: operation.to_owned(), code: status }).inc();
     }
 }
 

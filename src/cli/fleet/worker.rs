@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::args::{MetricsAddress, WorkerArgs};
-use super::metrics::{Counting, Metrics};
+use super::metrics::{Answers, Counting, Metrics};
 use super::{metrics, notify, open, timing};
 use crate::cancel::Cancel;
 use crate::cli::cloud::{Cloud, Terms, run_leaving};
@@ -18,8 +18,7 @@ use crate::cli::signals::Left;
 use crate::clock::SystemClock;
 use crate::fence::Fence;
 use crate::queue::Queue;
-use crate::vpc::LogWatch;
-use crate::worker::fleet::{Grounds, Share, Told, Worker};
+use crate::worker::fleet::{Grounds, Share, Told, Words, Worker};
 use crate::worker::{Age, Finished, Job, Onlooker, OwnServer, Site};
 
 /// How long one request to the cloud may take: a worker stops by itself 90 s after its last good beat, and 25 s after that nothing of its
@@ -38,7 +37,8 @@ struct Here<'a> {
 
 impl Grounds for Here<'_> {
     fn site(&self, job: &Job, cancel: &Cancel, fence: Arc<dyn Fence>) -> Result<Site, String> {
-        let terms = Terms { cancel: cancel.clone(), watch: Arc::new(LogWatch), fence, deadline: Some(DEADLINE) };
+        let terms =
+            Terms { cancel: cancel.clone(), watch: Arc::new(Answers(Arc::clone(&self.metrics))), fence, deadline: Some(DEADLINE) };
         self.ground.site(self.cloud, job, &self.own, &terms).map_err(|error| format!("{error:#}"))
     }
 
@@ -60,7 +60,8 @@ impl Grounds for Here<'_> {
 }
 
 pub fn run(args: &WorkerArgs, verbosity: Verbosity, console: &Console) -> anyhow::Result<Code> {
-    run_leaving(&args.cloud, Left::Jobs, async |cloud| {
+    let hurry = Cancel::new();
+    run_leaving(&args.cloud, Left::Jobs(hurry.clone()), async |cloud| {
         let ground = Ground { cloud_args: &args.cloud, recovery: &args.recovery, place: &args.place };
         let own = ground.own(cloud).await?;
         let queue: Arc<dyn Queue> = Arc::new(open(&args.queue).await?);
@@ -71,7 +72,8 @@ pub fn run(args: &WorkerArgs, verbosity: Verbosity, console: &Console) -> anyhow
         let share = Share { conversions: args.concurrency.get(), grace };
         let drain = cloud.cancel().clone();
         let clock = Arc::new(SystemClock);
-        let worker = Worker::new(Arc::clone(&queue), name.clone(), timing(&args.queue), share, &here, clock, drain.clone());
+        let words = Words { drain: drain.clone(), hurry };
+        let worker = Worker::new(Arc::clone(&queue), name.clone(), timing(&args.queue), share, &here, clock, words);
         tracing::info!("{name} converts {} at a time", args.concurrency);
         let beside = async {
             match args.metrics {

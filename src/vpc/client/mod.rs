@@ -120,7 +120,6 @@ pub struct Means {
 pub struct RegionClient {
     line: Line,
     region: String,
-    watch: Arc<dyn Watch>,
 }
 
 impl fmt::Debug for RegionClient {
@@ -150,10 +149,11 @@ impl RegionClient {
             clock: means.clock,
             cancel: means.cancel,
             fence: means.fence,
+            watch: means.watch,
             policy: config.policy,
             fixed_query: Line::vpc_query(),
         };
-        Ok(Self { line, region: config.region, watch: means.watch })
+        Ok(Self { line, region: config.region })
     }
 
     /// The region that it speaks to.

@@ -24,7 +24,7 @@ struct Tagged {
 
 impl RegionClient {
     pub(super) fn waiting(&self, what: String, patience: Patience) -> Waiting<'_> {
-        Waiting { what, patience, clock: self.clock(), cancel: self.cancel(), watch: &*self.watch }
+        Waiting { what, patience, clock: self.clock(), cancel: self.cancel(), watch: &*self.line.watch }
     }
 
     /// Waits until `look` finds nothing.

@@ -73,6 +73,7 @@ impl Tagging {
             clock: means.clock,
             cancel: means.cancel,
             fence: means.fence,
+            watch: means.watch,
             policy: config.policy,
             fixed_query: vec![("tag_type", "user")],
         };

@@ -98,6 +98,15 @@ pub struct Share {
     pub grace: Duration,
 }
 
+/// What a worker is told from outside.
+#[derive(Clone, Debug)]
+pub struct Words {
+    /// To claim nothing more, to end its conversions, and to give back everything else.
+    pub drain: Cancel,
+    /// After that: to give back its conversions, too.
+    pub hurry: Cancel,
+}
+
 /// One server's share in the fleet.
 pub struct Worker<'a> {
     queue: Arc<dyn Queue>,
@@ -107,6 +116,7 @@ pub struct Worker<'a> {
     clock: Arc<dyn Clock>,
     share: Share,
     drain: Cancel,
+    hurry: Cancel,
     /// Those that still need a volume.
     early: Arc<Semaphore>,
     /// One asks for work at a time.
@@ -117,7 +127,7 @@ pub struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    /// A worker of that name. `drain` is the word to claim nothing more and to give back what is being worked on.
+    /// A worker of that name.
     #[must_use]
     pub fn new(
         queue: Arc<dyn Queue>,
@@ -126,12 +136,12 @@ impl<'a> Worker<'a> {
         share: Share,
         grounds: &'a dyn Grounds,
         clock: Arc<dyn Clock>,
-        drain: Cancel,
+        Words { drain, hurry }: Words,
     ) -> Self {
         let early = Arc::new(Semaphore::new(share.conversions + 1));
         let turn = Arc::new(Semaphore::new(share.conversions));
         let (asking, in_hand) = (tokio::sync::Mutex::default(), Mutex::default());
-        Self { queue, name, timing, grounds, clock, share, drain, early, asking, turn, in_hand }
+        Self { queue, name, timing, grounds, clock, share, drain, hurry, early, asking, turn, in_hand }
     }
 
     /// The jobs in its hands.
@@ -255,7 +265,8 @@ impl<'a> Worker<'a> {
     async fn drained(&self, sight: &Sight) {
         self.drain.cancelled().await;
         let begun = self.clock.instant();
-        while sight.step() == Some(Step::Convert) && self.clock.instant().duration_since(begun) < self.share.grace {
+        let in_time = || !self.hurry.is_cancelled() && self.clock.instant().duration_since(begun) < self.share.grace;
+        while sight.step() == Some(Step::Convert) && in_time() {
             self.clock.sleep(DRAINING).await;
         }
     }

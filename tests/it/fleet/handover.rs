@@ -189,6 +189,28 @@ async fn a_worker_that_is_told_to_end_finishes_what_it_converts() {
     fleet.check(since, "ended while converting").await;
 }
 
+/// Told twice it gives back what it converts, too: the upload is aborted, and nothing is counted against the job.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_told_twice_ends_at_once() {
+    let Some(fleet) = Fleet::start().await else { return };
+    let since = fleet.bench.sim.history().len();
+    fleet.bench.sim.store().faults().add(Rule::on(Store::UploadPart).when(When::First(1)), Action::Hang);
+    let first = fleet.worker(Host::Own);
+    fleet.run(&["enqueue", SERVER]).await.code(0);
+    fleet.until("the part", async || fleet.bench.sim.store().faults().fired() == [1]).await;
+    first.signal(Signal::TERM);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(fleet.job().await["state"], "running", "told once it goes on");
+    first.signal(Signal::TERM);
+    assert_eq!(first.ended().await, Some(0));
+    let job = fleet.job().await;
+    assert_eq!((&job["state"], &job["attempts"]), (&"ready".into(), &0.into()), "{job}");
+    fleet.bench.disarm();
+    let _second = fleet.worker(Host::Other);
+    fleet.until_state("done").await;
+    fleet.check(since, "told twice").await;
+}
+
 /// Redis is gone for a while: shorter than a lease nobody notices, longer than that the worker gives up, and goes on later.
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_is_killed_and_restarted_under_a_running_job() {

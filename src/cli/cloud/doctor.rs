@@ -14,9 +14,11 @@ use crate::cancel::Cancel;
 use crate::cli::config::{self, Place};
 use crate::cli::credentials::{self, Environment};
 use crate::cli::exit::{Code, UsageError, fix_for};
+use crate::cli::fleet::{self, args::QueueArgs};
 use crate::cli::signals::{self, Left};
 use crate::clock::{SystemClock, rfc3339};
 use crate::identity::{CLOUD_INIT, Instance, TokenSource, instance_of_cloud_init};
+use crate::queue::examine::Severity;
 use crate::retry::{Backoff, chain};
 use crate::store::{ObjectKey, ObjectStore};
 use crate::units::to_u64;
@@ -38,7 +40,7 @@ const AUTHORIZE: &str = "ibmcloud iam authorization-policy-create is cloud-objec
 
 #[derive(Debug, Group)]
 #[command(
-    after_help = "Examples:\n  snapferry doctor\n  snapferry doctor --bucket images-us-east --bucket-region us-east --to us-east --json"
+    after_help = "Examples:\n  snapferry doctor\n  snapferry doctor --redis rediss://redis.example:6380 --redis-ca-file ca.pem\n  snapferry doctor --bucket images-us-east --bucket-region us-east --to us-east --json"
 )]
 pub struct DoctorArgs {
     /// Where attached volumes turn up
@@ -53,6 +55,9 @@ pub struct DoctorArgs {
 
     #[command(flatten)]
     pub recovery: RecoveryArgs,
+
+    #[command(flatten)]
+    pub queue: QueueArgs,
 }
 
 /// How one thing is.
@@ -168,8 +173,28 @@ async fn examine(args: &DoctorArgs, cancel: &Cancel) -> Findings {
         }
     }
     bucket(args, cancel, &mut findings).await;
+    queue(args, &mut findings).await;
     machine(&args.device_folder, &mut findings);
     findings
+}
+
+/// The fleet's queue, where one is named.
+async fn queue(args: &DoctorArgs, findings: &mut Findings) {
+    if args.queue.redis.is_none() {
+        return;
+    }
+    let found = match fleet::examine(&args.queue).await {
+        Ok(found) => found,
+        Err(error) => return findings.failed("queue", Code::Queue, &error),
+    };
+    for found in found {
+        let (details, fix) = (format!("{}: {}", found.what, found.details), found.fix.unwrap_or_default());
+        match found.severity {
+            Severity::Ok => findings.ok("queue", details),
+            Severity::Warning => findings.warning("queue", details, fix),
+            Severity::Failure => findings.failure("queue", Code::Queue, details, Some(fix.to_owned())),
+        }
+    }
 }
 
 /// Gets a token, and says from whom and for how long.

@@ -1,9 +1,11 @@
 //! The fleet: servers are enqueued in one place and replicated by whichever worker is free.
 
 use std::path::Path;
+use std::time::SystemTime;
 
 use crate::cli::credentials::Environment;
 use crate::cli::exit::{Code, UsageError};
+use crate::queue::examine::{Finding, ask, judge};
 use crate::queue::{RedisConfig, RedisQueue, Timing};
 use crate::secret::Secret;
 use crate::worker::Age;
@@ -40,6 +42,20 @@ fn on_queue(args: &QueueArgs, work: impl AsyncFnOnce(&RedisQueue) -> anyhow::Res
 
 /// The queue, connected.
 pub async fn open(args: &QueueArgs) -> anyhow::Result<RedisQueue> {
+    Ok(RedisQueue::connect(&config(args)?).await?)
+}
+
+/// Whether the queue's Redis is fit to keep jobs.
+pub async fn examine(args: &QueueArgs) -> anyhow::Result<Vec<Finding>> {
+    let config = config(args)?;
+    let told = ask(&config).await?;
+    // A socket on this machine needs no TLS.
+    let is_private = config.url.starts_with("rediss:") || config.url.starts_with("unix:");
+    Ok(judge(&told, is_private, &config.timing, SystemTime::now()))
+}
+
+/// Where the queue is, and who we are to it.
+fn config(args: &QueueArgs) -> Result<RedisConfig, UsageError> {
     let url = args.redis.clone().ok_or_else(|| UsageError("which Redis keeps the jobs? Give --redis URL".into()))?;
     let environment = Environment::of_process();
     // As systemd hands it over, with LoadCredential=redis-password:...
@@ -54,13 +70,12 @@ pub async fn open(args: &QueueArgs) -> anyhow::Result<RedisQueue> {
         }
         (None, None) => None,
     };
-    let config = RedisConfig {
+    Ok(RedisConfig {
         url,
         user: args.redis_user.clone(),
         password,
         ca_file: args.redis_ca_file.clone(),
         prefix: args.redis_prefix.clone(),
         timing: timing(args),
-    };
-    Ok(RedisQueue::connect(&config).await?)
+    })
 }

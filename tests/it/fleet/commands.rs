@@ -12,6 +12,7 @@ use snapferry::sim::{RegionAction, RegionOperation as Op, RegionRule, ServerSeed
 use snapferry::vpc::{Policy, Tagging, TaggingConfig};
 
 use super::{Fleet, Worker};
+use crate::queue::Redis;
 use crate::region::{HOME, SERVER, means_of};
 use crate::replicate::Host;
 
@@ -154,6 +155,14 @@ async fn an_old_list_is_taken_over_and_what_makes_no_job_is_kept() {
     fleet.run(&["enqueue", "db01", "--at", "2099-01-31T02:30:00Z"]).await.code(0);
     fleet.run(&["jobs", "list", "--state", "delayed"]).await.code(0).says(&["db01"]);
     fleet.run(&["enqueue", "db02", "--at", "tomorrow"]).await.code(2);
+    // Is Redis fit for it?
+    let told = fleet.run(&["doctor"]).await;
+    told.says(&["ok       queue            version: redis 7", "append-only file: every change is written to a file", "eviction"]);
+    let unsafe_one = Redis::start(&["--appendonly", "no"]).await.unwrap();
+    let mut command = fleet.command(Host::Own, &["doctor"]);
+    command.env("SNAPFERRY_REDIS", unsafe_one.url());
+    let told = fleet.bench.finish(command).await;
+    told.says(&["FAILURE  queue            append-only file: a crash of the server loses every job", "-> set `appendonly yes`"]);
     // All that have a tag.
     fleet.run(&["enqueue", "--tag", "nightly"]).await.code(2).says(&["no server in us-south has the tag nightly"]);
     let server = fleet.bench.client(HOME).instance_by_name(SERVER).await.unwrap().unwrap();

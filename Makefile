@@ -38,8 +38,12 @@ deb: build ## The Debian package: target/dist/snapferry_*.deb
 		echo "Installing with cargo: cargo-deb" >&2
 		$(CARGO) install --locked cargo-deb
 	fi
-	mkdir -p target/dist
-	rm -f target/dist/*.deb
+	mkdir -p target/dist target/completions
+	rm -rf target/dist/*.deb target/man
+	target/release/snapferry man --to target/man
+	target/release/snapferry completions bash >target/completions/snapferry.bash
+	target/release/snapferry completions zsh >target/completions/_snapferry
+	target/release/snapferry completions fish >target/completions/snapferry.fish
 	$(CARGO) deb --no-build --output target/dist/
 
 .PHONY: dist

@@ -53,6 +53,9 @@ def assets(package):
         if source == BUILT:
             yield None, target + "snapferry", mode
             continue
+        if source.startswith("target/"):
+            # `make deb` has the program write it.
+            continue
         found = sorted(glob.glob(source, root_dir=HERE))
         if not found:
             complain(f"Cargo.toml: {source}: there is no such file")

@@ -25,6 +25,9 @@ mkdir -p "$dist" "$staged/$name"
 install -m 755 "$program" "$staged/$name/"
 install -m 644 LICENSE README.md CHANGELOG.md packaging/config.toml.example "$staged/$name/"
 cp -r systemd "$staged/$name/"
+"$program" man --to "$staged/$name/man"
+mkdir "$staged/$name/completions"
+for shell in bash zsh fish; do "$program" completions "$shell" >"$staged/$name/completions/snapferry.$shell"; done
 chmod -R u=rwX,go=rX "$staged"
 
 tar --create --directory "$staged" --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$epoch" "$name" |

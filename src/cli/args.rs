@@ -16,6 +16,7 @@ use super::inspect::info::InfoArgs;
 use super::inspect::map::MapArgs;
 use super::inspect::measure::MeasureArgs;
 use super::log::{LogFormat, Verbosity};
+use super::manual::{CompletionsArgs, ManArgs};
 use super::replicate::args::{GcArgs, PlanArgs, ReplicateArgs};
 use crate::compress::{Codec, Level};
 use crate::convert::plan::Bodies;
@@ -108,6 +109,10 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Show what is configured, and where it comes from
     Config(ConfigArgs),
+    /// Print what a shell needs to complete commands and options
+    Completions(CompletionsArgs),
+    /// Print manual pages
+    Man(ManArgs),
     /// Show a server in a simulated cloud, convert its disk into the store there and back, beside qemu-img
     #[cfg(feature = "sim")]
     Demo(DemoArgs),

@@ -17,6 +17,7 @@ mod fleet;
 mod image;
 mod inspect;
 mod log;
+mod manual;
 mod progress;
 mod qemu;
 mod qemu_img;
@@ -89,6 +90,8 @@ pub fn main(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Images(args) => cloud::images::run(&args),
         Command::Doctor(args) => cloud::doctor::run(&args),
         Command::Config(args) => shown::run(&args, &settings, &environment),
+        Command::Completions(args) => Ok(manual::completions(&args)),
+        Command::Man(args) => manual::man(&args),
         #[cfg(feature = "sim")]
         Command::Demo(args) => demo::run(&args),
         #[cfg(feature = "sim")]

@@ -7,6 +7,7 @@ mod check;
 mod convert;
 mod determinism;
 mod devices;
+mod documents;
 mod fleet;
 mod hostile;
 mod image_source;

@@ -1,0 +1,129 @@
+//! What the documents tell people to type exists, and what they point at is there.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// README, docs and the folders' own, with their text.
+fn documents() -> Vec<(PathBuf, String)> {
+    let mut found = vec![root().join("README.md"), root().join("systemd/README.md")];
+    for entry in std::fs::read_dir(root().join("docs")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "md") {
+            found.push(path);
+        }
+    }
+    found.into_iter().map(|path| (path.clone(), std::fs::read_to_string(path).unwrap())).collect()
+}
+
+/// The lines of `sh` blocks that call the program, without what comes before and after the call.
+fn calls(text: &str) -> Vec<Vec<String>> {
+    let (mut inside, mut found) = (false, Vec::new());
+    for line in text.lines() {
+        let line = line.trim();
+        if line.starts_with("```") {
+            inside = line == "```sh";
+            continue;
+        }
+        let call = line.strip_prefix("sudo ").unwrap_or(line).strip_prefix("snapferry ");
+        if let Some(call) = call.filter(|_| inside) {
+            let ends = [" #", " |", " &&", " >", ";"];
+            let end = ends.iter().filter_map(|end| call.find(end)).min().unwrap_or(call.len());
+            found.push(call[..end].split_whitespace().map(str::to_owned).collect());
+        }
+    }
+    found
+}
+
+/// The help of a command, once for each.
+fn help(words: &[String], known: &mut BTreeMap<Vec<String>, Option<String>>) -> Option<String> {
+    let asked = known.entry(words.to_vec()).or_insert_with(|| {
+        let output = Command::new(env!("CARGO_BIN_EXE_snapferry")).args(words).arg("--help").env_clear().output().unwrap();
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    });
+    asked.clone()
+}
+
+/// What is wrong with a call, if anything is.
+fn wrong(words: &[String], known: &mut BTreeMap<Vec<String>, Option<String>>) -> Option<String> {
+    if words[0] == "qemu-img" {
+        // Its options are QEMU's, and tested beside QEMU.
+        return None;
+    }
+    let mut commands: Vec<String> = Vec::new();
+    let mut text = help(&commands, known)?;
+    for word in words {
+        let is_command = text
+            .split_once("Commands:\n")
+            .is_some_and(|(_, listed)| listed.lines().any(|line| line.starts_with(&format!("  {word} ")) || line.trim() == *word));
+        if !is_command {
+            break;
+        }
+        commands.push(word.clone());
+        text = help(&commands, known)?;
+    }
+    if commands.is_empty() {
+        return Some(format!("there is no command {:?}", words[0]));
+    }
+    let flags = words.iter().filter(|word| word.starts_with("--")).map(|word| word.split('=').next().unwrap_or(word));
+    flags
+        .into_iter()
+        .find(|flag| !text.split(|letter: char| !(letter.is_alphanumeric() || letter == '-')).any(|word| word == *flag))
+        .map(|flag| format!("`snapferry {}` has no {flag}", commands.join(" ")))
+}
+
+#[test]
+fn every_command_in_the_documents_exists_with_its_flags() {
+    let (mut known, mut faults, mut tried) = (BTreeMap::new(), Vec::new(), 0);
+    for (path, text) in documents() {
+        for call in calls(&text) {
+            tried += 1;
+            faults.extend(wrong(&call, &mut known).map(|fault| format!("{}: {}: {fault}", path.display(), call.join(" "))));
+        }
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
+    assert!(tried > 50, "{tried} commands were found");
+    let call = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<String>>();
+    assert!(wrong(&call("replicat web01"), &mut known).is_some());
+    assert!(wrong(&call("jobs list --stat dead"), &mut known).is_some());
+    assert!(wrong(&call("jobs list --state dead"), &mut known).is_none());
+}
+
+/// Anchors as they are made of headings: in lower case, blanks as dashes, nothing else but letters and digits.
+fn anchors(text: &str) -> Vec<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim().to_lowercase());
+    headings
+        .map(|heading| {
+            heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c)).map(|c| if c == ' ' { '-' } else { c }).collect()
+        })
+        .collect()
+}
+
+/// Whether a link from a document leads somewhere.
+fn leads(from: &Path, target: &str) -> bool {
+    let (file, anchor) = target.split_once('#').map_or((target, None), |(file, anchor)| (file, Some(anchor)));
+    let path = if file.is_empty() { from.to_owned() } else { from.parent().unwrap().join(file) };
+    match anchor {
+        None => path.exists(),
+        Some(anchor) => std::fs::read_to_string(path).is_ok_and(|text| anchors(&text).iter().any(|known| known == anchor)),
+    }
+}
+
+#[test]
+fn every_link_between_documents_leads_somewhere() {
+    let mut dead = Vec::new();
+    for (path, text) in documents() {
+        for (at, _) in text.match_indices("](") {
+            let target = text[at + 2..].split(')').next().unwrap();
+            if !target.contains("://") && !leads(&path, target) {
+                dead.push(format!("{}: {target}", path.display()));
+            }
+        }
+    }
+    assert!(dead.is_empty(), "{dead:#?}");
+    assert!(!leads(&root().join("README.md"), "docs/nothing.md") && !leads(&root().join("README.md"), "#nothing"));
+}

@@ -38,6 +38,7 @@ deb: build ## The Debian package: target/dist/snapferry_*.deb
 		echo "Installing with cargo: cargo-deb" >&2
 		$(CARGO) install --locked cargo-deb
 	fi
+	scripts/check-glibc.sh target/release/snapferry 2.34
 	mkdir -p target/dist target/completions
 	rm -rf target/dist/*.deb target/man
 	target/release/snapferry man --to target/man
@@ -45,6 +46,10 @@ deb: build ## The Debian package: target/dist/snapferry_*.deb
 	target/release/snapferry completions zsh >target/completions/_snapferry
 	target/release/snapferry completions fish >target/completions/snapferry.fish
 	$(CARGO) deb --no-build --output target/dist/
+
+.PHONY: test-deb
+test-deb: deb ## Installs and removes that package in a minimal Debian of its own (as root, with debootstrap)
+	scripts/test-deb.sh target/dist/snapferry_*.deb
 
 .PHONY: dist
 dist: deb ## What a release consists of: archive, Debian package, SHA256SUMS, in target/dist
@@ -101,7 +106,11 @@ lint: ## Format, clippy with and without features, shellcheck, cargo-deny, syste
 	else
 		echo "SKIPPED: shellcheck is not installed" >&2
 	fi
-	if command -v python3 >/dev/null; then benches/compare.py --help >/dev/null; fi
+	if command -v python3 >/dev/null; then
+		benches/compare.py --help >/dev/null
+		benches/chart.py --check
+		scripts/architecture.py --check
+	fi
 	$(MAKE) check-units check-packaging
 	if $(CARGO) deny --version >/dev/null 2>&1; then
 		$(CARGO) deny --locked --all-features check licenses bans sources
@@ -128,6 +137,7 @@ bench: ## snapferry beside qemu-img on a 10 GiB disk, into benches/README.md (as
 	scripts/install-system.sh --bench
 	$(CARGO) build --release --locked --features testing --bins --examples
 	benches/compare.py $(BENCH)
+	benches/chart.py
 
 .PHONY: bench-parts
 bench-parts: ## Criterion benchmarks of the parts

@@ -14,6 +14,7 @@ mod credentials;
 mod demo;
 mod exit;
 mod fleet;
+mod hints;
 mod image;
 mod inspect;
 mod log;
@@ -64,6 +65,9 @@ pub fn main(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
     let console = progress::Console::new();
     let verbosity = args.verbosity();
     log::start(verbosity, args.log_format, &console);
+    for (name, meant) in Settings::misspelt(&environment) {
+        tracing::warn!("the variable {name} does nothing: was {} meant?", meant.join(" or "));
+    }
     let outcome = match args.command {
         Command::Convert(args) => convert::run(&args, verbosity, &console),
         Command::Verify(args) => verify::run(&args, verbosity, &console),

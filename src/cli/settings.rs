@@ -12,6 +12,7 @@ use clap::Command;
 
 use super::credentials::Environment;
 use super::exit::UsageError;
+use crate::near::near;
 
 /// The file that is read unless another is named.
 pub const DEFAULT_FILE: &str = "/etc/snapferry/config.toml";
@@ -95,6 +96,9 @@ const OTHERS: [(&str, bool); 10] = [
     ("SNAPFERRY_QEMU_IMG", false),
 ];
 
+/// Variables that are read before the settings are.
+const FIRST: [&str; 2] = ["SNAPFERRY_CONFIG", "SNAPFERRY_LOG"];
+
 /// Where a value was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -171,6 +175,22 @@ impl Settings {
         Ok(settings)
     }
 
+    /// Variables that look like ours and are not, each with those that may have been meant. Others' that are like none of ours are
+    /// their own affair.
+    #[must_use]
+    pub fn misspelt(environment: &Environment) -> Vec<(String, Vec<String>)> {
+        let known: Vec<String> = SETTINGS.iter().map(|setting| variable(setting.name)).collect();
+        let known = || known.iter().map(String::as_str).chain(OTHERS.iter().map(|other| other.0)).chain(FIRST);
+        let ours = |name: &&str| name.starts_with(PREFIX) && !known().any(|known| known == *name);
+        let meant = |name: &str| {
+            // All begin alike; what counts comes after that.
+            let rests = known().filter_map(|known| known.strip_prefix(PREFIX));
+            near(&name[PREFIX.len()..], rests).into_iter().map(|rest| format!("{PREFIX}{rest}")).collect::<Vec<_>>()
+        };
+        let names = environment.names().filter(ours);
+        names.map(|name| (name.to_owned(), meant(name))).filter(|(_, meant)| !meant.is_empty()).collect()
+    }
+
     fn of_file(path: &Path) -> Result<Self, UsageError> {
         let at = |line: usize, why: String| UsageError(format!("{}:{line}: {why}", path.display()));
         let text = std::fs::read_to_string(path)
@@ -187,7 +207,9 @@ impl Settings {
             }
             let Some(Setting { name, .. }) = SETTINGS.into_iter().find(|setting| setting.name == key) else {
                 let known: Vec<&str> = SETTINGS.iter().map(|setting| setting.name).collect();
-                return Err(at(line, format!("{key}: there is no such setting; there are {}", known.join(", "))));
+                let meant = near(&key, known.iter().copied());
+                let offered = if meant.is_empty() { known } else { meant };
+                return Err(at(line, format!("{key}: there is no such setting; there are {}", offered.join(", "))));
             };
             let value = match value {
                 toml::Value::String(value) => value,
@@ -301,9 +323,18 @@ mod tests {
     }
 
     #[test]
+    fn a_variable_that_is_nearly_ours_is_told_of() {
+        let variables =
+            [("SNAPFERRY_BUKET", "a"), ("SNAPFERRY_BUCKET", "b"), ("SNAPFERRY_LOG", "c"), ("SNAPFERRY_ZZ", "d"), ("BUKET", "e")];
+        let misspelt = Settings::misspelt(&Environment::made_up(&variables));
+        assert_eq!(misspelt.len(), 1, "{misspelt:?}");
+        assert_eq!((misspelt[0].0.as_str(), misspelt[0].1[0].as_str()), ("SNAPFERRY_BUKET", "SNAPFERRY_BUCKET"));
+    }
+
+    #[test]
     fn mistakes_are_named_with_file_and_line() {
         for (text, message) in [
-            ("bucket = \"a\"\n\nbukket = \"b\"\n", "config.toml:3: bukket: there is no such setting"),
+            ("bucket = \"a\"\n\nbukket = \"b\"\n", "config.toml:3: bukket: there is no such setting; there are bucket"),
             ("\n# a comment\napi_key = \"secret\"\n", "config.toml:3: api_key: a secret does not belong into this file"),
             ("bucket = [1]\n", "config.toml:1: bucket: give a text or a number"),
             ("bucket = \"a\"\nlevel = \n", "config.toml:2: "),

@@ -13,6 +13,8 @@ use crate::retry::Class;
 pub struct Request {
     /// HTTP's word for it.
     pub method: reqwest::Method,
+    /// Of whom: `https://us-south.iaas.cloud.ibm.com`.
+    pub host: String,
     /// Where, without the query, as in `/v1/snapshots`.
     pub path: String,
     /// The id under which IBM's support finds it.
@@ -37,7 +39,7 @@ pub enum VpcError {
         refusal: Refusal,
     },
     /// The address can't be reached, or the line broke before anything was sent.
-    #[error("{request}: {reason}")]
+    #[error("{request}: {} can't be reached: {reason}", request.host)]
     Unreachable {
         /// What was asked.
         request: Request,
@@ -45,7 +47,7 @@ pub enum VpcError {
         reason: String,
     },
     /// The line broke after the request was sent: whether it was done is not known.
-    #[error("{request}: the answer was lost: {reason} (request {})", request.id)]
+    #[error("{request}: the answer of {} was lost: {reason} (request {})", request.host, request.id)]
     Lost {
         /// What was asked.
         request: Request,
@@ -53,7 +55,7 @@ pub enum VpcError {
         reason: String,
     },
     /// No answer within the deadline: whether it was done is not known.
-    #[error("{request}: no answer within {} s (request {})", deadline.as_secs_f64(), request.id)]
+    #[error("{request}: no answer of {} within {} s (request {})", request.host, deadline.as_secs_f64(), request.id)]
     TimedOut {
         /// What was asked.
         request: Request,
@@ -90,7 +92,7 @@ pub enum VpcError {
         why: String,
     },
     /// There is none of that name or id.
-    #[error("there is no {noun} {name:?} in {place}")]
+    #[error("there is no {noun} {name:?} in {place}{}", or_near(near))]
     Missing {
         /// What was looked for.
         noun: &'static str,
@@ -98,6 +100,8 @@ pub enum VpcError {
         name: String,
         /// Where.
         place: String,
+        /// Others that may have been meant, with where they are if that is elsewhere.
+        near: Vec<String>,
     },
     /// It came to a state that it does not leave for the one we waited for.
     #[error("{what} is {state}{}", in_brackets(reasons))]
@@ -146,7 +150,18 @@ pub(super) fn in_brackets(reasons: &[String]) -> String {
     if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join("; ")) }
 }
 
+/// `, but web01 or web02`, or nothing.
+fn or_near(near: &[String]) -> String {
+    if near.is_empty() { String::new() } else { format!(", but {}", near.join(" or ")) }
+}
+
 impl VpcError {
+    /// There is none, and nothing is known that may have been meant.
+    #[must_use]
+    pub fn missing(noun: &'static str, name: &str, place: &str) -> Self {
+        Self::Missing { noun, name: name.to_owned(), place: place.to_owned(), near: Vec::new() }
+    }
+
     /// What the error means for another attempt.
     #[must_use]
     pub fn class(&self) -> Class {

@@ -222,7 +222,8 @@ impl Line {
     }
 
     async fn attempt(&self, call: &Call, url: &Url) -> Result<Answer, VpcError> {
-        let request = Request { method: call.method.clone(), path: url.path().to_owned(), id: request_id() };
+        let host = url.origin().ascii_serialization();
+        let request = Request { method: call.method.clone(), host, path: url.path().to_owned(), id: request_id() };
         if self.cancel.is_cancelled() {
             return Err(VpcError::Cancelled { what: request.to_string() });
         }

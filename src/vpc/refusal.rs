@@ -67,6 +67,12 @@ impl Refusal {
         self.faults.iter().any(|fault| fault.code == code)
     }
 
+    /// Whether one of the errors is about this field, parameter or header.
+    #[must_use]
+    pub fn is_about(&self, target: &str) -> bool {
+        self.faults.iter().any(|fault| fault.target.as_deref() == Some(target))
+    }
+
     /// What it means for another attempt.
     ///
     /// 429 and all 5xx but 501 are tried again, as IBM's SDKs do (go-sdk-core, `core/base_service.go`), and so is 408. A source

@@ -208,7 +208,12 @@ mod tests {
     #[tokio::test]
     async fn a_passing_fault_is_not_the_end_and_a_terminal_state_is() {
         let lost = || {
-            let request = super::super::error::Request { method: reqwest::Method::GET, path: "/".into(), id: "1".into() };
+            let request = super::super::error::Request {
+                method: reqwest::Method::GET,
+                host: "https://a".into(),
+                path: "/".into(),
+                id: "1".into(),
+            };
             Err(VpcError::Unreachable { request, reason: "down".to_owned() })
         };
         let cancel = Cancel::new();

@@ -45,8 +45,8 @@ pub enum Fault {
     /// Things stand in the way, all that were found.
     #[error("{}", listed(obstacles))]
     Obstacles {
-        /// Each in a sentence, with what to do.
-        obstacles: Vec<String>,
+        /// All that were found.
+        obstacles: Vec<Obstacle>,
     },
     /// What was read back is not what was read from the disk.
     #[error("the image {url} does not hold what was read from the volume: {finding}")]
@@ -86,10 +86,37 @@ pub enum Fault {
     Stopped,
 }
 
-fn listed(obstacles: &[String]) -> String {
+/// Something that would stop the job later.
+#[derive(Debug)]
+pub enum Obstacle {
+    /// In a sentence, with what to do.
+    Told(String),
+    /// The bucket is not there, or not ours to write to.
+    Bucket(StoreError),
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Told(words) => f.write_str(words),
+            Self::Bucket(error) => error.fmt(f),
+        }
+    }
+}
+
+fn listed(obstacles: &[Obstacle]) -> String {
     match obstacles {
-        [only] => only.clone(),
-        several => format!("{} things are in the way: {}", several.len(), several.join("; ")),
+        [only] => only.to_string(),
+        several => {
+            let words: Vec<String> = several.iter().map(Obstacle::to_string).collect();
+            format!("{} things are in the way: {}", several.len(), words.join("; "))
+        }
+    }
+}
+
+impl From<Obstacle> for Fault {
+    fn from(obstacle: Obstacle) -> Self {
+        Self::Obstacles { obstacles: vec![obstacle] }
     }
 }
 

@@ -39,7 +39,7 @@ pub mod transfer;
 #[cfg(test)]
 mod testing;
 
-pub use error::{Fault, JobError, Left, Resumable};
+pub use error::{Fault, JobError, Left, Obstacle, Resumable};
 pub use fleet::Sight;
 pub use job::{Encoding, Goal, Job, Origin, Restore, SnapshotFate};
 pub use journal::{Entry, Event, FileJournal, Journal, JournalError, JournalFolder};

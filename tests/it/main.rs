@@ -8,6 +8,7 @@ mod convert;
 mod determinism;
 mod devices;
 mod documents;
+mod first_hour;
 mod fleet;
 mod hostile;
 mod image_source;

@@ -16,8 +16,9 @@ use snapferry::store::{
     Auth, FolderStore, Limited, ObjectKey, ObjectStore, Pace, Part, PartNumber, Retrying, S3Config, S3Store, StoreError,
     UploadPlan, Whole,
 };
+use snapferry::testing::loopdev::SmallFs;
 use snapferry::testing::memory::MemoryStore;
-use snapferry::testing::skip::{in_ci, is_root, skip};
+use snapferry::testing::skip::{in_ci, skip};
 use snapferry::testing::store_suite::{REAL_PART, Traits, run};
 use snapferry::units::{ByteCount, KIB, MIB, to_u64};
 
@@ -200,32 +201,10 @@ async fn a_file_that_turns_up_meanwhile_is_not_overwritten_and_odd_targets_are_r
     }
 }
 
-/// A file system of a megabyte, for as long as this lives.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(folder.path()).status();
-        assert!(mounted.unwrap().success(), "root can mount");
-        Self(folder)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg(self.0.path()).status();
-        assert!(std::thread::panicking() || unmounted.is_ok_and(|status| status.success()), "the small disk is still mounted");
-    }
-}
-
 #[tokio::test]
 async fn a_full_disk_is_told_as_such_and_abort_makes_room_again() {
-    if !is_root() {
-        return;
-    }
-    let disk = SmallDisk::mount();
-    let store = FolderStore::new(disk.0.path().to_owned());
+    let Some(disk) = SmallFs::tmpfs(MIB) else { return };
+    let store = FolderStore::new(disk.path().to_owned());
     let key = ObjectKey::new("disk.qcow2").unwrap();
     let upload = store.create_upload(&key, &UploadPlan { part_size: ByteCount(2 * MIB), replace: false }).await.unwrap();
     let body = Bytes::from(vec![1; usize::try_from(2 * MIB).unwrap()]);
@@ -233,7 +212,7 @@ async fn a_full_disk_is_told_as_such_and_abort_makes_room_again() {
     let err = store.put_part(&upload, part).await.unwrap_err();
     assert!(matches!(err, StoreError::Full { .. }), "{err:?}");
     store.abort(&upload).await.unwrap();
-    assert_eq!(std::fs::read_dir(disk.0.path()).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(disk.path()).unwrap().count(), 0);
     store.put(&key.manifest(), Bytes::from_static(b"{}")).await.unwrap();
 }
 

@@ -79,7 +79,7 @@ async fn look(cloud: &Cloud, server: &str) -> anyhow::Result<Report> {
     let client = cloud.client()?;
     let server = client.server(server).await?;
     let boot = server.boot_volume_attachment.as_ref().and_then(|attachment| attachment.volume.as_ref());
-    let missing = |name: &str| VpcError::Missing { noun: "boot volume of", name: name.to_owned(), place: cloud.home.clone() };
+    let missing = |name: &str| VpcError::missing("boot volume of", name, &cloud.home);
     let boot = boot.ok_or_else(|| missing(&server.name))?;
     let volume = client.volume(&boot.id).await?.ok_or_else(|| missing(&server.name))?;
     let filter =

@@ -15,6 +15,7 @@ use crate::cli::config::{self, Place};
 use crate::cli::credentials::{self, Environment};
 use crate::cli::exit::{Code, UsageError, fix_for};
 use crate::cli::fleet::{self, args::QueueArgs};
+use crate::cli::hints::AUTHORIZE;
 use crate::cli::signals::{self, Left};
 use crate::clock::{SystemClock, rfc3339};
 use crate::identity::{CLOUD_INIT, Instance, TokenSource, instance_of_cloud_init};
@@ -35,8 +36,6 @@ const HASTY: Policy = Policy {
     backoff: Backoff { attempts: 3, first: Duration::from_millis(500), longest: Duration::from_secs(2) },
     list_lag: Duration::from_secs(1),
 };
-/// How the image service is let at buckets (IBM's documentation, "Granting access to IBM Cloud Object Storage to import images").
-const AUTHORIZE: &str = "ibmcloud iam authorization-policy-create is cloud-object-storage Reader --source-resource-type image";
 
 #[derive(Debug, Group)]
 #[command(

@@ -164,7 +164,7 @@ async fn image(client: &RegionClient, named: &str) -> Result<Image, VpcError> {
 }
 
 fn missing(noun: &'static str, named: &str, client: &RegionClient) -> VpcError {
-    VpcError::Missing { noun, name: named.to_owned(), place: client.region().to_owned() }
+    VpcError::missing(noun, named, client.region())
 }
 
 /// The result, for programs.

@@ -45,8 +45,7 @@ fn shown(snapshot: &Snapshot) -> Value {
 async fn boot_volume(client: &RegionClient, server: &str) -> Result<VolumeId, VpcError> {
     let server = client.server(server).await?;
     let boot = server.boot_volume_attachment.and_then(|attachment| attachment.volume);
-    let place = client.region().to_owned();
-    boot.map(|volume| volume.id).ok_or(VpcError::Missing { noun: "boot volume of", name: server.name, place })
+    boot.map(|volume| volume.id).ok_or_else(|| VpcError::missing("boot volume of", &server.name, client.region()))
 }
 
 fn create(args: &SnapshotCreateArgs) -> anyhow::Result<Code> {

@@ -177,7 +177,7 @@ pub struct PlaceArgs {
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub poll_every: Option<Duration>,
 
-    /// Give up a wait after so long, as in 2h [default: by step, 15 minutes to 12 hours]
+    /// Give up a wait after so long, as in 2h [default: by step, 2 minutes to 12 hours]
     #[arg(long, value_name = "AGE")]
     pub wait_at_most: Option<Age>,
 }

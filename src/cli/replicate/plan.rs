@@ -22,7 +22,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Code> {
     let (forecast, converter, on) = run_on_cloud(&args.cloud, async |cloud| {
         let client = cloud.client()?;
         let server = client.server(&args.server).await?;
-        let missing = || VpcError::Missing { noun: "boot volume of", name: args.server.clone(), place: cloud.home.clone() };
+        let missing = || VpcError::missing("boot volume of", &args.server, &cloud.home);
         let boot = server.boot_volume_attachment.and_then(|attachment| attachment.volume).ok_or_else(missing)?;
         let volume = client.volume(&boot.id).await?.ok_or_else(missing)?;
         let disk = DiskState { capacity: volume.capacity, generation: volume.storage_generation, operating_system: None };
@@ -45,7 +45,7 @@ async fn converting_server(args: &PlanArgs, cloud: &Cloud, client: &RegionClient
     }
     let own = credentials::metadata(&args.cloud.identity)?.instance().await;
     let own = own.map_err(|_| UsageError("which server converts? Give --on SERVER (this one's metadata service is off)".into()))?;
-    let missing = || VpcError::Missing { noun: "server", name: own.name.clone(), place: cloud.home.clone() };
+    let missing = || VpcError::missing("server", &own.name, &cloud.home);
     Ok(client.instance(&InstanceId::new(own.id.clone())).await?.ok_or_else(missing)?)
 }
 

@@ -17,7 +17,7 @@ use crate::fence::Fence;
 use crate::identity::{CLOUD_INIT, instance_of_cloud_init, region_of_zone};
 use crate::retry::chain;
 use crate::store::{ObjectKey, ObjectStore};
-use crate::vpc::device::{Behind, DeviceFolder};
+use crate::vpc::device::{Behind, DeviceFolder, UDEV_LAG};
 use crate::vpc::{InstanceId, VpcError};
 use crate::worker::{Age, OwnServer, Site, Waits};
 
@@ -84,7 +84,7 @@ impl Ground<'_> {
             },
         };
         let client = cloud.client()?;
-        let missing = || VpcError::Missing { noun: "server", name: id.clone(), place: cloud.home.clone() };
+        let missing = || VpcError::missing("server", &id, &cloud.home);
         let own = client.instance(&InstanceId::new(id.clone())).await?.ok_or_else(missing)?;
         let region = region_of_zone(&own.zone.name).unwrap_or(&cloud.home).to_owned();
         Ok(OwnServer { id: own.id, name: own.name, zone: own.zone.name, region })
@@ -107,7 +107,11 @@ impl Ground<'_> {
             away: cloud.region(&job.to)?,
             tagging: cloud.tagging(&self.place.tagging_endpoint)?,
             store: self.store(&job.bucket, &terms.cancel, Some(&terms.fence))?,
-            devices: DeviceFolder { folder: self.place.device_folder.clone(), behind, ..DeviceFolder::default() },
+            devices: DeviceFolder {
+                folder: self.place.device_folder.clone(),
+                behind,
+                deadline: waits(self.place).at_most.unwrap_or(UDEV_LAG),
+            },
             clock: Arc::new(SystemClock),
             cancel: terms.cancel.clone(),
             turn: Arc::new(Semaphore::new(1)),

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::RegionClient;
 use super::create::{Creation, differs};
+use crate::near::near;
 use crate::vpc::error::VpcError;
 use crate::vpc::http::Call;
 use crate::vpc::model::{Instance, InstanceState};
@@ -137,13 +138,18 @@ impl RegionClient {
         self.by_name(&["instances"], "instances", &[], name, |instance: &Instance| &instance.name).await
     }
 
-    /// The server of that name, which has to be there.
+    /// The server of that name, which has to be there: where it is not, the error names those that are near it.
     ///
     /// # Errors
     /// [`VpcError::Missing`] where it is not, and as for [`RegionClient::instances`].
     pub async fn server(&self, name: &str) -> Result<Instance, VpcError> {
-        let found = self.instance_by_name(name).await?;
-        self.found(found, "server", name)
+        if let Some(found) = self.instance_by_name(name).await? {
+            return Ok(found);
+        }
+        // Where they may not be listed, that there is none of this name is what has to be told.
+        let all = self.instances().await.unwrap_or_default();
+        let near = near(name, all.iter().map(|server| server.name.as_str())).into_iter().map(str::to_owned).collect();
+        Err(VpcError::Missing { noun: "server", name: name.to_owned(), place: self.region().to_owned(), near })
     }
 
     /// The server of that id.

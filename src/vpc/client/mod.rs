@@ -208,7 +208,7 @@ impl RegionClient {
 
     /// `what` that somebody asked for by name, or an error that says where it was looked for.
     fn found<T>(&self, found: Option<T>, noun: &'static str, name: &str) -> Result<T, VpcError> {
-        found.ok_or_else(|| VpcError::Missing { noun, name: name.to_owned(), place: self.region.clone() })
+        found.ok_or_else(|| VpcError::missing(noun, name, &self.region))
     }
 }
 

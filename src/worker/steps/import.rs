@@ -1,6 +1,6 @@
 //! The image in the recovery region: imported under the job's own name, waited for, and proved to be made of our file.
 
-use super::super::error::Fault;
+use super::super::error::{Fault, Obstacle};
 use super::super::names::{self, Form};
 use super::super::saga::Run;
 use super::super::state::ImageState as Known;
@@ -80,7 +80,7 @@ async fn known_system(run: &Run<'_>) -> Result<String, Fault> {
             }
         }
     };
-    let unknown = || Fault::Obstacles { obstacles: vec!["the disk's operating system is not known: name it by --os".to_owned()] };
+    let unknown = || Fault::from(Obstacle::Told("the disk's operating system is not known: name it by --os".to_owned()));
     Ok(system.ok_or_else(unknown)?.name)
 }
 
@@ -89,7 +89,11 @@ async fn tag(run: &mut Run<'_>, image: &Image) -> Result<(), Fault> {
     match run.site.tagging.attach(&image.crn, &run.names.tags).await {
         Ok(()) => Ok(()),
         Err(err) if err.class() == Class::Permanent => {
-            run.warn(format!("image {} has no tags, so it will not be pruned: {}", image.name, crate::retry::chain(&err)));
+            let why = crate::retry::chain(&err);
+            run.warn(format!(
+                "image {} has no tags, so it will not be pruned (it takes the role Editor on images): {why}",
+                image.name
+            ));
             Ok(())
         }
         Err(err) => Err(err.into()),

@@ -1,6 +1,6 @@
 //! What would stop the job later is found before anything is made: all of it at once, each with what to do.
 
-use super::super::error::Fault;
+use super::super::error::{Fault, Obstacle};
 use super::super::job::{Goal, Origin};
 use super::super::saga::Run;
 use super::super::state::DiskState;
@@ -36,7 +36,8 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
         ));
     }
     free_slot(run, &mut obstacles).await?;
-    bucket(run, &mut obstacles).await?;
+    let unusable = bucket(run).await?;
+    let obstacles: Vec<Obstacle> = obstacles.into_iter().map(Obstacle::Told).chain(unusable.map(Obstacle::Bucket)).collect();
     if !obstacles.is_empty() {
         return Err(Fault::Obstacles { obstacles });
     }
@@ -128,14 +129,11 @@ async fn free_slot(run: &Run<'_>, obstacles: &mut Vec<String>) -> Result<(), Fau
     Ok(())
 }
 
-/// Whether the bucket is there, and ours to write to. Its open uploads are asked for, which needs no object.
-async fn bucket(run: &Run<'_>, obstacles: &mut Vec<String>) -> Result<(), Fault> {
+/// What keeps us from writing to the bucket, if anything does. Its open uploads are asked for, which needs no object.
+async fn bucket(run: &Run<'_>) -> Result<Option<StoreError>, Fault> {
     match run.site.store.list_uploads(run.names.key.as_str()).await {
-        Ok(_) => Ok(()),
-        Err(err @ (StoreError::NoSuchBucket { .. } | StoreError::Denied { .. } | StoreError::WrongRegion { .. })) => {
-            obstacles.push(format!("{err}: check --bucket, --bucket-region and the rights on it (`snapferry doctor --bucket`)"));
-            Ok(())
-        }
+        Ok(_) => Ok(None),
+        Err(err @ (StoreError::NoSuchBucket { .. } | StoreError::Denied { .. } | StoreError::WrongRegion { .. })) => Ok(Some(err)),
         Err(err) => Err(err.into()),
     }
 }

@@ -51,11 +51,7 @@ async fn is_newer(run: &Run<'_>, latest: &Image) -> Result<bool, Fault> {
 /// A job that was resumed late does not put an older disk in a newer one's place.
 async fn step_aside(run: &mut Run<'_>, ours: &ImageId, newer: &Image) -> Result<String, Fault> {
     let image = run.site.away.image(ours).await?;
-    let image = image.ok_or_else(|| VpcError::Missing {
-        noun: "image",
-        name: ours.to_string(),
-        place: run.site.away.region().to_owned(),
-    })?;
+    let image = image.ok_or_else(|| VpcError::missing("image", ours.as_str(), run.site.away.region()))?;
     let mut name = image.name.clone();
     if name == run.names.run.as_str() {
         let dated = free_name(run, &image).await?;

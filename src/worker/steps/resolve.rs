@@ -11,10 +11,12 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
     let home = &run.site.home;
     match &run.job.origin {
         Origin::Server => {
-            let server = home.server(&run.job.server).await?;
+            let server = match home.server(&run.job.server).await {
+                Err(error) => return Err(or_elsewhere(run, error).await.into()),
+                Ok(server) => server,
+            };
             let boot = server.boot_volume_attachment.as_ref().and_then(|attachment| attachment.volume.as_ref());
-            let missing =
-                || VpcError::Missing { noun: "boot volume of", name: server.name.clone(), place: home.region().to_owned() };
+            let missing = || VpcError::missing("boot volume of", &server.name, home.region());
             let boot = boot.ok_or_else(missing)?.id.clone();
             let volume = home.volume(&boot).await?.ok_or_else(missing)?;
             let words = format!("{} ({}), boot volume {}, {} GB", server.name, server.status, volume.name, volume.capacity);
@@ -32,11 +34,25 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
     }
 }
 
+/// The error, which tells of a server of that name in the other region: whoever mixes the two up finds it there.
+async fn or_elsewhere(run: &Run<'_>, error: VpcError) -> VpcError {
+    let away = &run.site.away;
+    match error {
+        VpcError::Missing { noun, name, place, mut near } if away.region() != place => {
+            if let Ok(Some(there)) = away.instance_by_name(&name).await {
+                near.insert(0, format!("{} in {}", there.name, away.region()));
+            }
+            VpcError::Missing { noun, name, place, near }
+        }
+        error => error,
+    }
+}
+
 /// The snapshot of that name, or else of that id.
 async fn named_snapshot(home: &RegionClient, named: &str) -> Result<Snapshot, VpcError> {
     let found = match home.snapshot_by_name(named).await? {
         Some(found) => Some(found),
         None => home.snapshot(&SnapshotId::new(named)).await?,
     };
-    found.ok_or_else(|| VpcError::Missing { noun: "snapshot", name: named.to_owned(), place: home.region().to_owned() })
+    found.ok_or_else(|| VpcError::missing("snapshot", named, home.region()))
 }

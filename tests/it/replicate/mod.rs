@@ -95,8 +95,12 @@ impl Said {
 impl Bench {
     /// With [`SERVER`] at home, which has not been replicated yet.
     pub async fn start() -> Self {
+        Self::start_with(|config| config).await
+    }
+
+    pub async fn start_with(change: impl FnOnce(RegionConfig) -> RegionConfig) -> Self {
         let folder = crate::convert::folder();
-        let sim = SimRegion::start(config(&folder.path().join("cloud"))).await.unwrap();
+        let sim = SimRegion::start(change(config(&folder.path().join("cloud")))).await.unwrap();
         sim.store().create_bucket(BUCKET).await.unwrap();
         let disk = folder.path().join("web01.raw");
         Disk { kind: Kind::Mixed, size: ByteCount(6 * MIB), seed: 5 }.write(&disk).unwrap();
@@ -131,6 +135,17 @@ impl Bench {
         let disk = self.folder.path().join("another.raw");
         Disk { kind: Kind::Mixed, size: ByteCount(2 * MIB), seed: 6 }.write(&disk).unwrap();
         disk
+    }
+
+    /// The path of a file in the bench's own folder.
+    pub fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    /// A file with this text; its path.
+    pub fn file(&self, name: &str, text: &str) -> String {
+        std::fs::write(self.path(name), text).unwrap();
+        self.path(name)
     }
 
     pub fn state_folder(&self, host: Host) -> PathBuf {

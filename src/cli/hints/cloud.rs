@@ -1,0 +1,196 @@
+//! What to try next where the cloud, the bucket, the identity service or the queue said no.
+
+use crate::identity::IdentityError;
+use crate::near::near;
+use crate::queue::QueueError;
+use crate::store::StoreError;
+use crate::vpc::{Request, VpcError};
+use crate::worker::{Fault, JobError, Step};
+
+/// How the image service is let at buckets (IBM's documentation, "Granting access to IBM Cloud Object Storage to import images").
+pub const AUTHORIZE: &str = "ibmcloud iam authorization-policy-create is cloud-object-storage Reader --source-resource-type image";
+/// What IBM's image service says of a bucket that it may not read or write (`status_reasons[].code` of images and export jobs).
+const NO_ACCESS: &str = "cannot_access_storage_bucket";
+/// How IBM's API says that an account has used up what it may have of something.
+const OVER_QUOTA: &str = "over_quota";
+/// The field that a refused import is about where its file is.
+const FILE: &str = "file.href";
+/// IBM's regions (its documentation of VPC endpoints, 2026). Only to guess at what was meant: there may be more by now.
+const REGIONS: [&str; 13] = [
+    "us-south", "us-east", "br-sao", "ca-tor", "ca-mon", "eu-gb", "eu-de", "eu-es", "jp-tok", "jp-osa", "au-syd", "in-che",
+    "in-mum",
+];
+
+pub(super) fn of_job(error: &JobError) -> Option<String> {
+    match (error.step, &*error.fault) {
+        (Step::Import, Fault::Cloud(VpcError::Refused { refusal, .. })) if refusal.is_about(FILE) => Some(let_in()),
+        (Step::Available, Fault::Cloud(VpcError::Ended { .. })) => Some(let_in()),
+        (_, fault) => super::of_fault(fault),
+    }
+}
+
+/// The import itself reads the bucket, and for that the image service needs a right of its own.
+fn let_in() -> String {
+    format!(
+        "the image service reads the bucket by itself: let it in once by `{AUTHORIZE}`, and see that --bucket-location is where the \
+         bucket is"
+    )
+}
+
+pub(super) fn of_cloud(error: &VpcError) -> Option<String> {
+    match error {
+        VpcError::Refused { refusal, .. } if refusal.status == 401 => {
+            Some("the token is not accepted: check whose it is, and this machine's clock (`snapferry doctor` compares it)".into())
+        }
+        VpcError::Refused { request, refusal } if refusal.status == 403 => Some(missing_role(request)),
+        VpcError::Refused { refusal, .. } if refusal.has(OVER_QUOTA) => Some(
+            "`snapferry gc` finds what was left behind; where nothing was, delete what is not needed, or ask IBM's support for more"
+                .into(),
+        ),
+        VpcError::Unreachable { request, .. } | VpcError::TimedOut { request, .. } => Some(unreachable(&request.host)),
+        VpcError::Missing { noun: "server", .. } => {
+            Some("check the name, and --region: each region has its own. `ibmcloud is instances` lists them".into())
+        }
+        VpcError::Missing { noun: "image", .. } => {
+            Some("check the name, and --region: each region has its own. `snapferry images list` shows them".into())
+        }
+        VpcError::Missing { noun: "snapshot", .. } => {
+            Some("check the name, and --region: each region has its own. `snapferry snapshot list` shows them".into())
+        }
+        VpcError::NameTaken { .. } => Some("give another name, or remove what has it".into()),
+        VpcError::Ended { reasons, .. } if reasons.iter().any(|reason| reason.starts_with(NO_ACCESS)) => Some(format!(
+            "the image service needs a right of its own on the bucket, Reader to import and Writer to export: `{AUTHORIZE}`"
+        )),
+        VpcError::Overdue { .. } => Some("it may still get there: the same command again goes on waiting for what is there".into()),
+        VpcError::Identity { source, .. } => of_identity(source),
+        _ => None,
+    }
+}
+
+/// Which role is missing, where, and how it is given.
+fn missing_role(request: &Request) -> String {
+    let (role, on) = match (&request.method, request.path.as_str()) {
+        (_, path) if path.starts_with("/v3/tags") => {
+            ("Editor", "what is tagged: snapshots, volumes and images of VPC Infrastructure Services")
+        }
+        (method, _) if *method == reqwest::Method::GET => ("Viewer", "VPC Infrastructure Services"),
+        (_, path) if path.ends_with("/volume_attachments") => {
+            ("Editor", "the server that snapferry runs on, which attaching a volume changes")
+        }
+        _ => ("Editor", "VPC Infrastructure Services"),
+    };
+    format!(
+        "it needs the role {role} on {on}: `ibmcloud iam trusted-profile-policy-create PROFILE --roles {role} --service-name is` \
+         (service-policy-create for a service ID); `snapferry doctor` shows what else is missing"
+    )
+}
+
+fn unreachable(host: &str) -> String {
+    let region = host.trim_start_matches("https://").split('.').next().unwrap_or_default();
+    let meant = match near(region, REGIONS).first() {
+        Some(meant) if !REGIONS.contains(&region) => format!("was --region {meant} meant? "),
+        _ => String::new(),
+    };
+    format!(
+        "{meant}check --region (`ibmcloud is regions` lists them) and --vpc-endpoint, and that this machine may reach it: a server \
+         without a public gateway needs --vpc-endpoint private"
+    )
+}
+
+pub(super) fn of_identity(error: &IdentityError) -> Option<String> {
+    match error {
+        IdentityError::MetadataOff { .. } => Some(
+            "switch the instance metadata service on (`ibmcloud is instance-update SERVER --metadata-service true`), or give \
+             --api-key-file"
+                .into(),
+        ),
+        IdentityError::Refused { .. } => Some(
+            "check the API key (`ibmcloud iam service-api-key-create NAME SERVICE_ID --file key.json` makes one), or that the \
+             trusted profile is linked to this server (`ibmcloud iam trusted-profile-links PROFILE`)"
+                .into(),
+        ),
+        IdentityError::Unreachable { .. } => {
+            Some("check --iam-endpoint, and that this machine may reach it: `curl -sI` with its address tells".into())
+        }
+        _ => None,
+    }
+}
+
+pub(super) fn of_store(error: &StoreError) -> Option<String> {
+    match error {
+        StoreError::NoSuchBucket { bucket, .. } => Some(format!(
+            "check the bucket's name, and that it was made in the region that is asked (--region, or --bucket-region of a replication); \
+             `ibmcloud cos bucket-create --bucket {bucket} --region REGION` makes it"
+        )),
+        StoreError::Denied { operation, code, .. } => Some(denied(&operation.target, code)),
+        StoreError::Untrusted { .. } => Some("give the authority that signed it: --ca-file PEM".into()),
+        StoreError::Connection { reason, .. } if reason.contains(".direct.") => {
+            Some("IBM COS' direct endpoints are reached from inside a VPC only; elsewhere give --endpoint public".into())
+        }
+        StoreError::Connection { .. } | StoreError::TimedOut { .. } => {
+            Some("check --endpoint, and that this machine may reach it".into())
+        }
+        StoreError::WrongRegion { .. } => Some("give the region that the bucket was made in: --region".into()),
+        StoreError::Full { .. } => Some("free space on it, or send the image straight to a bucket: --bucket".into()),
+        StoreError::Identity { source, .. } => of_identity(source),
+        _ => None,
+    }
+}
+
+fn denied(target: &str, code: &str) -> String {
+    match code {
+        "InvalidAccessKeyId" | "SignatureDoesNotMatch" => {
+            "check the access key and its secret; the README's \"Credentials\" says where they are looked for".into()
+        }
+        "RequestTimeTooSkewed" => "this machine's clock is wrong: `timedatectl set-ntp true`".into(),
+        _ => {
+            let bucket = target.strip_prefix("s3://").and_then(|rest| rest.split('/').next()).unwrap_or("BUCKET");
+            format!(
+                "it needs the role Writer on the bucket (Reader to verify and restore): `ibmcloud iam trusted-profile-policy-create \
+                 PROFILE --roles Writer --service-name cloud-object-storage --resource-type bucket --resource {bucket}` \
+                 (service-policy-create for a service ID); the README's \"Credentials\" says whose rights count"
+            )
+        }
+    }
+}
+
+pub(super) fn of_queue(error: &QueueError) -> Option<String> {
+    match error {
+        QueueError::Unavailable { .. } => Some(
+            "check --redis, and that this machine may reach it; a Redis that speaks TLS, as IBM's does, is named by \
+             rediss://HOST:PORT with --redis-ca-file"
+                .into(),
+        ),
+        QueueError::Refused { .. } => Some(
+            "check --redis-user, the password (SNAPFERRY_REDIS_PASSWORD or --redis-password-file) and --redis-ca-file; \
+             `snapferry doctor` tries them"
+                .into(),
+        ),
+        QueueError::NoSuchJob { .. } => Some("`snapferry jobs list` shows those that there are".into()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_that_nobody_has_is_guessed_at() {
+        assert!(unreachable("https://us-soutt.iaas.cloud.ibm.com").contains("was --region us-south meant?"));
+        for known in ["https://us-south.iaas.cloud.ibm.com", "https://xx-new.iaas.cloud.ibm.com", "http://127.0.0.1:8080"] {
+            assert!(!unreachable(known).contains("meant"), "{known}");
+        }
+    }
+
+    #[test]
+    fn a_missing_role_is_named_by_what_was_asked() {
+        let asked = |method: reqwest::Method, path: &str| {
+            missing_role(&Request { method, host: "https://a".to_owned(), path: path.to_owned(), id: "1".to_owned() })
+        };
+        assert!(asked(reqwest::Method::GET, "/v1/instances").contains("role Viewer on VPC"));
+        assert!(asked(reqwest::Method::POST, "/v1/snapshots").contains("role Editor on VPC"));
+        assert!(asked(reqwest::Method::POST, "/v1/instances/a/volume_attachments").contains("Editor on the server"));
+        assert!(asked(reqwest::Method::POST, "/v3/tags/attach").contains("Editor on what is tagged"));
+    }
+}

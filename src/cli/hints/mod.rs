@@ -1,0 +1,155 @@
+//! What to try next, error by error.
+
+use crate::convert::{ConvertError, Failure};
+use crate::identity::IdentityError;
+use crate::qcow2::{HeaderError, ImageError};
+use crate::queue::QueueError;
+use crate::restore::{LocalImageError, RestoreError, TargetError};
+use crate::source::SourceError;
+use crate::store::StoreError;
+use crate::vpc::VpcError;
+use crate::vpc::device::DeviceError;
+use crate::worker::{Fault, JobError, JournalError, Obstacle};
+
+mod cloud;
+
+pub use cloud::AUTHORIZE;
+
+/// The next thing to try, where there is one.
+pub fn of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if let Some(Failure { error, .. }) = cause.downcast_ref::<Failure>() {
+        return match error {
+            ConvertError::Source(error) => of(error),
+            ConvertError::Store(error) => of(error),
+            other => of(other),
+        };
+    }
+    if let Some(error) = cause.downcast_ref::<ConvertError>() {
+        return match error {
+            ConvertError::Exists { .. } => Some("give another --key or --output, or --force to replace it".into()),
+            ConvertError::Manifest { .. } => Some("the image can be used; only its manifest is missing".into()),
+            _ => None,
+        };
+    }
+    if let Some(error) = cause.downcast_ref::<SourceError>() {
+        return of_source(error);
+    }
+    if let Some(error) = cause.downcast_ref::<RestoreError>() {
+        return of_restore(error);
+    }
+    if let Some(error) = cause.downcast_ref::<LocalImageError>() {
+        return of_local_image(error);
+    }
+    if let Some(error) = cause.downcast_ref::<ImageError>() {
+        return of_image(error);
+    }
+    if let Some(error) = cause.downcast_ref::<JobError>() {
+        return cloud::of_job(error);
+    }
+    if let Some(error) = cause.downcast_ref::<Fault>() {
+        return of_fault(error);
+    }
+    if let Some(error) = cause.downcast_ref::<VpcError>() {
+        return cloud::of_cloud(error);
+    }
+    if let Some(error) = cause.downcast_ref::<IdentityError>() {
+        return cloud::of_identity(error);
+    }
+    if let Some(error) = cause.downcast_ref::<QueueError>() {
+        return cloud::of_queue(error);
+    }
+    cause.downcast_ref::<StoreError>().and_then(cloud::of_store)
+}
+
+fn of_fault(fault: &Fault) -> Option<String> {
+    match fault {
+        Fault::Cloud(error) => of(error),
+        Fault::Store(error) => of(error),
+        Fault::Convert(error) => of(error),
+        Fault::Source(error) => of(error),
+        Fault::ReadBack(error) => of_restore(error),
+        Fault::Device(DeviceError::Source(error)) => of_source(error),
+        Fault::Device(DeviceError::Absent { .. }) => Some(
+            "see whether the disk is there (`lsblk -o NAME,SERIAL,SIZE`), whether udev runs (`udevadm settle`), and that \
+             --device-folder is where it puts its links"
+                .into(),
+        ),
+        Fault::Journal(JournalError::Busy { .. }) => Some("wait for it, or end that process".into()),
+        Fault::Journal(JournalError::File { .. }) => Some("give a folder that can be written to: --state-folder".into()),
+        Fault::WrongFile { .. } => Some("somebody replaced the object, or the image service read another one: look at both".into()),
+        Fault::Obstacles { obstacles } => obstacles.iter().find_map(|obstacle| match obstacle {
+            Obstacle::Bucket(error) => cloud::of_store(error),
+            Obstacle::Told(_) => None,
+        }),
+        _ => None,
+    }
+}
+
+fn of_restore(error: &RestoreError) -> Option<String> {
+    match error {
+        RestoreError::Image(error) => of_image(error),
+        RestoreError::Target(TargetError::Busy { path }) => {
+            Some(format!("unmount it first: `findmnt -S {path}` and `lsblk {path}` tell what uses it"))
+        }
+        RestoreError::Target(TargetError::Holds { path, .. }) => {
+            Some(format!("`lsblk -f {path}` shows more; --force writes over it"))
+        }
+        RestoreError::Target(TargetError::Exists { .. }) => Some("give another --output, or --force to replace it".into()),
+        RestoreError::Target(TargetError::Kind { wanted: "a regular file", .. }) => Some("a device is named by --device".into()),
+        RestoreError::Unusable { .. } => Some("give the right one by --manifest PATH, or --manifest none to go without".into()),
+        RestoreError::Source(error) => of(error),
+        _ => None,
+    }
+}
+
+fn of_image(error: &ImageError) -> Option<String> {
+    match error {
+        ImageError::Header { name, source } => match source {
+            HeaderError::BackingFile { .. } => {
+                Some(format!("where you trust both, `qemu-img convert -O qcow2 {name} WHOLE.qcow2` makes one image of them"))
+            }
+            HeaderError::DataFile { .. } => {
+                Some(format!("where you trust both, `qemu-img convert -O qcow2 {name} WHOLE.qcow2` puts the data into the image"))
+            }
+            HeaderError::Encrypted { .. } => Some("decrypt it with qemu-img, which asks for the key".into()),
+            HeaderError::Corrupt => {
+                Some("`snapferry check` tells what is wrong; `qemu-img check -r all` on a copy may mend it".into())
+            }
+            HeaderError::Magic => Some("a raw disk is read by convert, not from an image: give the image's name".into()),
+            _ => None,
+        },
+        ImageError::TooLarge { .. } => Some("--max-size takes larger disks".into()),
+        ImageError::L1Entry { .. } | ImageError::L2Entry { .. } => Some("`snapferry check` lists all that is wrong with it".into()),
+        ImageError::File(_) => None,
+    }
+}
+
+fn of_local_image(error: &LocalImageError) -> Option<String> {
+    match error {
+        LocalImageError::Open { path, source } if source.kind() == std::io::ErrorKind::NotFound && path.starts_with("s3:/") => {
+            Some("an object is named s3://BUCKET/KEY".into())
+        }
+        LocalImageError::Changed | LocalImageError::Shrunk { .. } => Some("stop what writes to it, and start again".into()),
+        _ => None,
+    }
+}
+
+fn of_source(error: &SourceError) -> Option<String> {
+    match error {
+        SourceError::Open { path, source } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            Some(format!("reading a device takes rights: run as root, or join the group that owns {path} (often \"disk\")"))
+        }
+        SourceError::Open { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            Some("`lsblk` lists the devices that there are".into())
+        }
+        SourceError::Kind { .. } => Some("give the whole disk, as in --device /dev/vdc, or a file with a raw disk in it".into()),
+        SourceError::Busy { path } => {
+            Some(format!("unmount it (`findmnt -S {path}` tells where it is mounted), or give --in-use if nothing writes to it"))
+        }
+        SourceError::Read { source, .. } if source.raw_os_error().is_some() => {
+            Some("--salvage stores what can be read, with zeros for the rest, and lists each range".into())
+        }
+        SourceError::Changed { .. } => Some("convert a snapshot, or stop what writes to it".into()),
+        _ => None,
+    }
+}

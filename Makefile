@@ -39,6 +39,7 @@ deb: build ## The Debian package: target/dist/snapferry_*.deb
 		$(CARGO) install --locked cargo-deb
 	fi
 	scripts/check-glibc.sh target/release/snapferry 2.34
+	scripts/licences.py --texts target/third-party-licences.txt
 	mkdir -p target/dist target/completions
 	rm -rf target/dist/*.deb target/man
 	target/release/snapferry man --to target/man
@@ -110,6 +111,7 @@ lint: ## Format, clippy with and without features, shellcheck, cargo-deny, syste
 		benches/compare.py --help >/dev/null
 		benches/chart.py --check
 		scripts/architecture.py --check
+		scripts/licences.py --check
 	fi
 	$(MAKE) check-units check-packaging
 	if $(CARGO) deny --version >/dev/null 2>&1; then

@@ -23,6 +23,7 @@ staged=$(mktemp -d)
 trap 'rm -rf "$staged"' EXIT
 mkdir -p "$dist" "$staged/$name"
 install -m 755 "$program" "$staged/$name/"
+scripts/licences.py --texts "$staged/$name/third-party-licences.txt"
 install -m 644 LICENSE README.md CHANGELOG.md packaging/config.toml.example "$staged/$name/"
 cp -r systemd "$staged/$name/"
 "$program" man --to "$staged/$name/man"

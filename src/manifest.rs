@@ -1,7 +1,10 @@
 //! The small object beside an image that ties it to the disk it was made from. `docs/manifest.md` explains each field.
 
+use std::time::SystemTime;
+
 use serde::{Deserialize, Serialize};
 
+use crate::clock::rfc3339;
 use crate::hash::Crc64;
 use crate::units::{BadRange, ByteCount, GuestOffset, HostOffset};
 
@@ -98,6 +101,12 @@ impl Manifest {
     /// Where it is no such JSON.
     pub fn from_json(json: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(json)
+    }
+
+    /// Notes that the stored image was read back and holds what this says, and the file's SHA-256 where it was taken.
+    pub fn note_verified(&mut self, sha256: Option<String>, at: SystemTime) {
+        self.image.sha256 = sha256;
+        self.image.verified_at = Some(rfc3339(at));
     }
 
     /// As stored: JSON, one segment a line, so that a person can read it and `diff` can compare two.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::args::{ConvertArgs, DestinationArgs, StoreArgs};
-use super::credentials::{self, Credentials, Environment};
+use super::credentials::{self, Credentials, Environment, Identity};
 use super::exit::UsageError;
 use crate::cancel::Cancel;
 use crate::clock::{Clock, SystemClock, compact};
@@ -118,42 +118,66 @@ pub fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// The destination with its decorators: each attempt is counted against the rate limit, failures are retried, and throttling halves
-/// what is in flight. With a fence, each attempt to change something asks it first.
-pub fn open_store(
-    place: &Place,
-    args: &StoreArgs,
-    limit: Option<ByteCount>,
-    connections: usize,
-    cancel: &Cancel,
-    fence: Option<&Arc<dyn Fence>>,
-) -> anyhow::Result<Arc<dyn ObjectStore>> {
+/// How a store is used.
+pub struct Use<'a> {
+    /// Bytes a second to it, at most.
+    pub limit: Option<ByteCount>,
+    /// Requests to it at once.
+    pub connections: usize,
+    /// Ends its requests.
+    pub cancel: &'a Cancel,
+    /// Asked before anything in it is changed.
+    pub fence: Option<&'a Arc<dyn Fence>>,
+    /// Whose tokens serve here too, where it is the same one that is let in.
+    pub identity: Option<&'a Identity>,
+}
+
+impl<'a> Use<'a> {
+    /// Without a limit, by whoever it is that is let in.
+    pub fn plain(connections: usize, cancel: &'a Cancel) -> Self {
+        Self { limit: None, connections, cancel, fence: None, identity: None }
+    }
+}
+
+/// The store that the place leads to, with its decorators: each attempt is counted against the rate limit, failures are retried, and
+/// throttling halves what is in flight. With a fence, each attempt to change something asks it first.
+pub fn open_store(place: &Place, args: &StoreArgs, usage: &Use<'_>) -> anyhow::Result<Arc<dyn ObjectStore>> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let bare: Arc<dyn ObjectStore> = match place {
-        Place::Bucket { bucket, .. } => Arc::new(S3Store::connect(s3_config(bucket, args, &Environment::of_process())?)?),
+        Place::Bucket { bucket, .. } => {
+            Arc::new(S3Store::connect(s3_config(bucket, args, &Environment::of_process(), usage.identity)?)?)
+        }
         Place::File { folder, .. } => Arc::new(FolderStore::new(folder.clone())),
     };
-    let limited: Arc<dyn ObjectStore> = match limit {
+    let limited: Arc<dyn ObjectStore> = match usage.limit {
         Some(rate) if rate.0 == 0 => return Err(UsageError("--limit 0 would never send a byte".into()).into()),
         Some(rate) => Arc::new(Limited::new(bare, rate, Arc::clone(&clock))),
         None => bare,
     };
-    let limited: Arc<dyn ObjectStore> = match fence {
+    let fenced: Arc<dyn ObjectStore> = match usage.fence {
         Some(fence) => Arc::new(FencedStore::new(limited, Arc::clone(fence))),
         None => limited,
     };
-    Ok(Arc::new(Retrying::new(limited, clock, cancel.clone(), Pace::new(connections), Backoff::STORE)))
+    Ok(Arc::new(Retrying::new(fenced, clock, usage.cancel.clone(), Pace::new(usage.connections), Backoff::STORE)))
 }
 
 /// Everything that the S3 client is told.
-pub fn s3_config(bucket: &str, args: &StoreArgs, environment: &Environment) -> anyhow::Result<S3Config> {
+pub fn s3_config(
+    bucket: &str,
+    args: &StoreArgs,
+    environment: &Environment,
+    identity: Option<&Identity>,
+) -> anyhow::Result<S3Config> {
     let of_aws = |names: &[&str]| names.iter().find_map(|name| environment.get(name));
     let region = args.region.as_deref().or_else(|| of_aws(&["AWS_REGION", "AWS_DEFAULT_REGION"]));
     let asked = args.endpoint.as_deref().or_else(|| of_aws(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]));
     let endpoint = endpoint(asked.unwrap_or("direct"), region)?;
     let auth = match credentials::find(args, environment)? {
         Credentials::Hmac { access_key, secret_key, session_token } => Auth::Hmac { access_key, secret_key, session_token },
-        found => Auth::Bearer(credentials::token_source(found, &args.identity)?),
+        found => Auth::Bearer(match identity.filter(|identity| identity.is(&found)) {
+            Some(identity) => Arc::clone(&identity.tokens),
+            None => credentials::token_source(&found, &args.identity)?,
+        }),
     };
     // Stores other than IBM's and Amazon's rarely care about the region; this is the name that they answer to.
     let config = S3Config::new(&endpoint, region.unwrap_or("us-east-1"), bucket, auth);

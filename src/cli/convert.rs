@@ -6,20 +6,19 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use super::args::ConvertArgs;
-use super::config::{self, Place};
+use super::config::{self, Place, Use};
 use super::exit::{Code, UsageError};
 use super::progress::{Console, Progress};
 use super::report::{Report, write_plan};
 use super::verify::write_findings;
 use super::{log::Verbosity, signals};
 use crate::cancel::Cancel;
-use crate::clock::{Clock as _, SystemClock, rfc3339};
+use crate::clock::{Clock as _, SystemClock};
 use crate::convert::counters::Counters;
 use crate::convert::plan::{Destination, Plan};
-use crate::convert::{Conversion, ConvertError, Converted, Target, plan_for};
-use crate::qcow2::Limits;
-use crate::restore::plan::{Options, Origin};
-use crate::restore::{Sha256Wanted, StoredImage, Verdict, Verification};
+use crate::convert::{Conversion, Converted, Target, plan_for};
+use crate::restore::plan::Origin;
+use crate::restore::{StoredImage, Verification};
 use crate::source::{BadRange, InUse, RawSource, Salvaging, Source};
 
 pub fn run(args: &ConvertArgs, verbosity: Verbosity, console: &Console) -> anyhow::Result<Code> {
@@ -44,7 +43,8 @@ pub fn run(args: &ConvertArgs, verbosity: Verbosity, console: &Console) -> anyho
     let store = {
         // The HTTP client looks for the runtime that it is made in.
         let _inside = runtime.enter();
-        config::open_store(&place, &args.destination.store, args.limit, plan.connections, &cancel, None)?
+        let usage = Use { limit: args.limit, ..Use::plain(plan.connections, &cancel) };
+        config::open_store(&place, &args.destination.store, &usage)?
     };
     signals::listen(runtime.handle(), &cancel, signals::Left::Upload)?;
     let target = Target { store, key: place.key().clone(), replace: args.force };
@@ -78,20 +78,18 @@ pub fn run(args: &ConvertArgs, verbosity: Verbosity, console: &Console) -> anyho
             Destination::Bucket => Origin::Bucket,
             Destination::File => Origin::File,
         };
-        Some(verify(&back, origin, &converted, &cancel, console, verbosity)?)
+        let verification = Verification::of_new(&back, origin, &converted.manifest, &SystemClock, cancel.clone());
+        let verdict = super::verify::shown(verification, console, verbosity)
+            .with_context(|| format!("the image {} is complete, but was not verified", converted.url))?;
+        Some(verdict)
     } else {
         None
     };
     if let Some(verdict) = &verdict
         && verdict.good
     {
-        let image = &mut converted.manifest.image;
-        image.sha256 = verdict.sha256.map(|sum| sum.to_string());
-        image.verified_at = Some(rfc3339(SystemClock.now()));
-        let json = converted.manifest.to_json();
-        runtime
-            .block_on(target.store.put(&target.key.manifest(), json.into()))
-            .map_err(|source| ConvertError::Manifest { url: converted.url.clone(), source })?;
+        converted.manifest.note_verified(verdict.sha256.map(|sum| sum.to_string()), SystemClock.now());
+        target.put_manifest(&converted.manifest, runtime.handle())?;
     }
     let good = verdict.as_ref().is_none_or(|verdict| verdict.good);
     let report = Report::new(&converted, &counters.totals(), plan.summary());
@@ -106,31 +104,6 @@ pub fn run(args: &ConvertArgs, verbosity: Verbosity, console: &Console) -> anyho
         (true, false) => Code::Source,
         (true, true) => Code::Done,
     })
-}
-
-/// Reads the image back from where it went, and holds it against what was noted while the disk was read.
-fn verify(
-    back: &StoredImage,
-    origin: Origin,
-    converted: &Converted,
-    cancel: &Cancel,
-    console: &Console,
-    verbosity: Verbosity,
-) -> anyhow::Result<Verdict> {
-    let verification = Verification {
-        file: back,
-        origin,
-        manifest: Some(&converted.manifest),
-        sha256: Sha256Wanted::Taken,
-        against: None,
-        limits: Limits { largest_disk: converted.manifest.image.virtual_size, ..Limits::default() },
-        options: Options::default(),
-        clock: &SystemClock,
-        cancel: cancel.clone(),
-        counters: Arc::default(),
-    };
-    super::verify::shown(verification, console, verbosity)
-        .with_context(|| format!("the image {} is complete, but was not verified", converted.url))
 }
 
 fn print(args: &ConvertArgs, verbosity: Verbosity, converted: &Converted, report: &Report) -> anyhow::Result<()> {

@@ -12,7 +12,7 @@ use crate::identity::{ApiKeyConfig, ApiKeySource, IBM_IAM, Metadata, MetadataCon
 use crate::secret::Secret;
 
 /// What was found.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credentials {
     /// An S3 key pair.
     Hmac {
@@ -125,15 +125,45 @@ fn of_environment(environment: &Environment) -> anyhow::Result<Option<Credential
     of_systemd.filter(|path| path.exists()).map(|path| api_key(&path)).transpose()
 }
 
+/// Somebody that IBM Cloud knows, with the source of its tokens: one for all who are the same.
+#[derive(Clone)]
+pub struct Identity {
+    found: Credentials,
+    /// Its tokens.
+    pub tokens: Arc<dyn TokenSource>,
+}
+
+impl Identity {
+    /// Looks as [`find_identity`] does.
+    pub fn find(args: &IdentityArgs, environment: &Environment) -> anyhow::Result<Self> {
+        let found = find_identity(args, environment)?;
+        Ok(Self { tokens: token_source(&found, args)?, found })
+    }
+
+    /// Who it is, for people.
+    pub fn kind(&self) -> &'static str {
+        match self.found {
+            Credentials::TrustedProfile(_) => "a trusted profile of this server",
+            Credentials::ApiKey(_) | Credentials::Hmac { .. } => "an API key",
+        }
+    }
+
+    /// Whether tokens for what was found are this one's.
+    pub fn is(&self, found: &Credentials) -> bool {
+        self.found == *found
+    }
+}
+
 /// Tokens for what was found.
-pub fn token_source(found: Credentials, args: &IdentityArgs) -> anyhow::Result<Arc<dyn TokenSource>> {
+pub fn token_source(found: &Credentials, args: &IdentityArgs) -> anyhow::Result<Arc<dyn TokenSource>> {
     let clock = Arc::new(SystemClock);
     Ok(match found {
         Credentials::ApiKey(api_key) => {
             let endpoint = args.iam_endpoint.clone().unwrap_or_else(|| IBM_IAM.to_owned());
-            Arc::new(ApiKeySource::new(ApiKeyConfig { endpoint, api_key, ca_file: args.ca_file.clone() }, clock)?)
+            let config = ApiKeyConfig { endpoint, api_key: api_key.clone(), ca_file: args.ca_file.clone() };
+            Arc::new(ApiKeySource::new(config, clock)?)
         }
-        Credentials::TrustedProfile(profile) => Arc::new(ProfileSource::new(metadata(args)?, profile, clock)),
+        Credentials::TrustedProfile(profile) => Arc::new(ProfileSource::new(metadata(args)?, profile.clone(), clock)),
         Credentials::Hmac { .. } => return Err(UsageError("S3 keys give no tokens".into()).into()),
     })
 }

@@ -9,7 +9,7 @@ use clap::Args as Group;
 use tokio::runtime::Runtime;
 
 use super::args::StoreArgs;
-use super::config::{self, Place};
+use super::config::{self, Place, Use};
 use super::exit::UsageError;
 use crate::cancel::Cancel;
 use crate::qcow2::ImageFile;
@@ -140,7 +140,7 @@ pub fn open(
             let store = {
                 // The HTTP client looks for the runtime that it is made in.
                 let _inside = runtime.enter();
-                config::open_store(&place, args, None, connections, cancel, None)?
+                config::open_store(&place, args, &Use::plain(connections, cancel))?
             };
             let file = StoredImage::open(Arc::clone(&store), key.clone(), runtime.handle().clone())?;
             Ok(OpenImage { file: Arc::new(file), shelf: Some(Shelf { store, key: key.clone() }) })

@@ -5,7 +5,7 @@ use std::io::{Write as _, stdout};
 use serde::Serialize;
 
 use super::args::{BucketArgs, UploadsAction, UploadsArgs};
-use super::config::{self, Place};
+use super::config::{self, Place, Use};
 use super::exit::{Code, UsageError};
 use crate::cancel::Cancel;
 use crate::clock::rfc3339;
@@ -32,7 +32,7 @@ fn open(bucket: &BucketArgs) -> anyhow::Result<std::sync::Arc<dyn ObjectStore>> 
     // The key plays no part in what is asked of the bucket.
     let key = ObjectKey::new("uploads").map_err(|error| UsageError(error.to_string()))?;
     let place = Place::Bucket { bucket: bucket.bucket.clone(), key };
-    config::open_store(&place, &bucket.store, None, 1, &Cancel::new(), None)
+    config::open_store(&place, &bucket.store, &Use::plain(1, &Cancel::new()))
 }
 
 async fn list(bucket: &BucketArgs, prefix: &str, json: bool) -> anyhow::Result<Code> {

@@ -249,6 +249,17 @@ pub struct Target {
     pub replace: bool,
 }
 
+impl Target {
+    /// Puts the manifest beside the image. Blocks.
+    ///
+    /// # Errors
+    /// [`ConvertError::Manifest`]: the image itself is there.
+    pub fn put_manifest(&self, manifest: &Manifest, runtime: &Handle) -> Result<(), ConvertError> {
+        let put = runtime.block_on(self.store.put(&self.key.manifest(), manifest.to_json().into()));
+        put.map_err(|source| ConvertError::Manifest { url: self.store.url(&self.key), source })
+    }
+}
+
 /// A disk to convert, with everything that the conversion needs from outside.
 pub struct Conversion<'a> {
     /// The disk.
@@ -314,9 +325,7 @@ impl Conversion<'_> {
         let manifest = self.manifest(assembled, created, bad_ranges());
         let (url, manifest_url) = (store.url(key), store.url(&key.manifest()));
         if self.plan.beside == Beside::Manifest {
-            runtime
-                .block_on(store.put(&key.manifest(), manifest.to_json().into()))
-                .map_err(|source| ConvertError::Manifest { url: url.clone(), source })?;
+            self.target.put_manifest(&manifest, runtime)?;
         }
         let took = self.clock.instant().duration_since(begun);
         Ok(Converted { url, manifest, manifest_url, took })

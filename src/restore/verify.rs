@@ -180,7 +180,24 @@ impl Found {
     }
 }
 
-impl Verification<'_> {
+impl<'a> Verification<'a> {
+    /// Of an image that was just written, against what was noted while its disk was read: all of it, and the file's SHA-256.
+    #[must_use]
+    pub fn of_new(file: &'a dyn ImageFile, origin: Origin, manifest: &'a Manifest, clock: &'a dyn Clock, cancel: Cancel) -> Self {
+        Self {
+            file,
+            origin,
+            manifest: Some(manifest),
+            sha256: Sha256Wanted::Taken,
+            against: None,
+            limits: Limits { largest_disk: manifest.image.virtual_size, ..Limits::default() },
+            options: Options::default(),
+            clock,
+            cancel,
+            counters: Arc::default(),
+        }
+    }
+
     /// Verifies. Blocks. `begin` is told how many bytes will be decoded before the first is.
     ///
     /// # Errors

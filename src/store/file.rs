@@ -140,6 +140,11 @@ fn parse_hidden(name: &OsStr) -> Option<(ObjectKey, String)> {
     is_id(id).then(|| ObjectKey::new(key).ok().map(|key| (key, id.to_owned())))?
 }
 
+/// The folder, and this one where its path is empty.
+fn or_here(folder: &Path) -> &Path {
+    if folder.as_os_str().is_empty() { Path::new(".") } else { folder }
+}
+
 fn io_error(operation: Operation, source: io::Error) -> StoreError {
     match Errno::from_io_error(&source) {
         Some(Errno::NOSPC | Errno::DQUOT) => StoreError::Full { operation, source },
@@ -259,7 +264,7 @@ pub(crate) fn publish(from: &Path, to: &Path, replace: bool) -> io::Result<()> {
 /// Makes a rename survive a power cut.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     // The empty path is what `Path::parent` says of a bare file name.
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let folder = or_here(folder);
     match File::open(folder)?.sync_all() {
         // File systems that have nothing to sync there say so.
         Err(err) if Errno::from_io_error(&err) == Some(Errno::INVAL) => Ok(()),
@@ -426,9 +431,8 @@ impl ObjectStore for FolderStore {
         let operation = Operation { request: "list", target: folder.display().to_string() };
         off(operation, move |operation| {
             let failed = |err: io::Error| io_error(operation.clone(), err);
-            let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { &folder };
             let mut found = Vec::new();
-            for entry in std::fs::read_dir(folder).map_err(failed)? {
+            for entry in std::fs::read_dir(or_here(&folder)).map_err(failed)? {
                 let entry = entry.map_err(failed)?;
                 let name = entry.file_name();
                 let Some(Ok(key)) = name.to_str().filter(|name| name.starts_with(&prefix)).map(ObjectKey::new) else { continue };
@@ -448,9 +452,8 @@ impl ObjectStore for FolderStore {
         let operation = Operation { request: "list", target: folder.display().to_string() };
         off(operation, move |operation| {
             let failed = |err: io::Error| io_error(operation.clone(), err);
-            let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { &folder };
             let mut found = Vec::new();
-            for entry in std::fs::read_dir(folder).map_err(failed)? {
+            for entry in std::fs::read_dir(or_here(&folder)).map_err(failed)? {
                 let entry = entry.map_err(failed)?;
                 let Some((key, id)) = parse_hidden(&entry.file_name()).filter(|(key, _)| key.as_str().starts_with(&prefix)) else {
                     continue;

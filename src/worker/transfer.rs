@@ -7,15 +7,14 @@ use tokio::runtime::Handle;
 
 use super::error::Fault;
 use crate::cancel::Cancel;
-use crate::clock::{Clock, rfc3339};
+use crate::clock::Clock;
 use crate::convert::counters::Counters as ConvertCounters;
 use crate::convert::plan::{Destination, Options};
 use crate::convert::{Conversion, ConvertError, Converted, Failure, Target, plan_for};
 use crate::manifest::Manifest;
-use crate::qcow2::Limits;
 use crate::restore::counters::Counters as RestoreCounters;
-use crate::restore::plan::{Options as ReadOptions, Origin};
-use crate::restore::{RestoreError, Sha256Wanted, StoredImage, Verification};
+use crate::restore::plan::Origin;
+use crate::restore::{RestoreError, StoredImage, Verification};
 use crate::source::{InUse, RawSource, Source as _};
 use crate::units::ByteCount;
 
@@ -103,18 +102,8 @@ impl Proof {
     pub fn run(mut self, cancel: Cancel) -> Result<Manifest, Fault> {
         let Target { store, key, .. } = &self.target;
         let file = StoredImage::open(Arc::clone(store), key.clone(), self.runtime.clone())?;
-        let verification = Verification {
-            file: &file,
-            origin: Origin::Bucket,
-            manifest: Some(&self.manifest),
-            sha256: Sha256Wanted::Taken,
-            against: None,
-            limits: Limits { largest_disk: self.manifest.image.virtual_size, ..Limits::default() },
-            options: ReadOptions::default(),
-            clock: &*self.clock,
-            cancel,
-            counters: self.counters,
-        };
+        let fresh = Verification::of_new(&file, Origin::Bucket, &self.manifest, &*self.clock, cancel);
+        let verification = Verification { counters: self.counters, ..fresh };
         let verdict = verification.run(&|_size| {}).map_err(|error| match error {
             RestoreError::Interrupted => Fault::Stopped,
             error => Fault::ReadBack(error),
@@ -123,11 +112,8 @@ impl Proof {
         if let Some(finding) = verdict.findings.first().filter(|_| !verdict.good) {
             return Err(Fault::NotTheSame { url, finding: finding.to_string() });
         }
-        let image = &mut self.manifest.image;
-        image.sha256 = verdict.sha256.map(|sum| sum.to_string());
-        image.verified_at = Some(rfc3339(self.clock.now()));
-        let stored = self.runtime.block_on(store.put(&key.manifest(), self.manifest.to_json().into()));
-        stored.map_err(|source| ConvertError::Manifest { url, source })?;
+        self.manifest.note_verified(verdict.sha256.map(|sum| sum.to_string()), self.clock.now());
+        self.target.put_manifest(&self.manifest, &self.runtime)?;
         Ok(self.manifest)
     }
 }

@@ -11,8 +11,8 @@ use serde::Serialize;
 use super::args::{CloudArgs, OutputArgs, RecoveryArgs};
 use super::{Means, print_json};
 use crate::cancel::Cancel;
-use crate::cli::config::{self, Place};
-use crate::cli::credentials::{self, Environment};
+use crate::cli::config::{self, Place, Use};
+use crate::cli::credentials::{self, Environment, Identity};
 use crate::cli::exit::{Code, UsageError, fix_for};
 use crate::cli::fleet::{self, args::QueueArgs};
 use crate::cli::hints::AUTHORIZE;
@@ -198,14 +198,10 @@ async fn queue(args: &DoctorArgs, findings: &mut Findings) {
 
 /// Gets a token, and says from whom and for how long.
 async fn identity(args: &DoctorArgs) -> anyhow::Result<(std::sync::Arc<dyn TokenSource>, String)> {
-    let found = credentials::find_identity(&args.cloud.identity, &Environment::of_process())?;
-    let kind = match &found {
-        credentials::Credentials::TrustedProfile(_) => "a trusted profile of this server",
-        _ => "an API key",
-    };
-    let tokens = credentials::token_source(found, &args.cloud.identity)?;
-    let token = tokens.token().await?;
-    Ok((tokens, format!("for {kind}, good until {}", rfc3339(token.expires))))
+    let identity = Identity::find(&args.cloud.identity, &Environment::of_process())?;
+    let token = identity.tokens.token().await?;
+    let words = format!("for {}, good until {}", identity.kind(), rfc3339(token.expires));
+    Ok((identity.tokens, words))
 }
 
 /// The server that we run on, by its metadata service or by what cloud-init has left.
@@ -313,7 +309,7 @@ async fn probe(args: &DoctorArgs, bucket: &str, cancel: &Cancel) -> anyhow::Resu
     let key = ObjectKey::new(&format!("snapferry-doctor-{:016x}", rand::random::<u64>()))
         .map_err(|error| UsageError(error.to_string()))?;
     let place = Place::Bucket { bucket: bucket.to_owned(), key: key.clone() };
-    let store = config::open_store(&place, &store, None, 1, cancel, None)?;
+    let store = config::open_store(&place, &store, &Use::plain(1, cancel))?;
     let text = Bytes::from_static(b"a probe of snapferry doctor; it may be removed\n");
     let tried = try_object(&*store, &key, &text).await;
     let removed = store.delete(&key).await;

@@ -7,13 +7,12 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
-use super::credentials::{self, Environment};
+use super::credentials::{self, Environment, Identity};
 use super::exit::UsageError;
 use super::signals::{self, Left};
 use crate::cancel::Cancel;
 use crate::clock::SystemClock;
 use crate::fence::{Fence, Unfenced};
-use crate::identity::TokenSource;
 use crate::vpc::model::{Image, Snapshot};
 use crate::vpc::{
     ClientConfig, Endpoint, ImageId, LogWatch, Means, Policy, RegionClient, SnapshotId, Tagging, TaggingConfig, VpcError, Watch,
@@ -28,8 +27,10 @@ pub mod provision;
 pub mod snapshot;
 
 /// The cloud as a command sees it: one region at a time, one identity.
+#[derive(Clone)]
 pub struct Cloud {
     args: CloudArgs,
+    identity: Identity,
     means: Means,
     policy: Policy,
     /// The region that is meant where none is named.
@@ -73,17 +74,16 @@ pub fn run_leaving<T>(args: &CloudArgs, left: Left, work: impl AsyncFnOnce(&Clou
 
 impl Cloud {
     async fn open(args: &CloudArgs, cancel: &Cancel) -> anyhow::Result<Self> {
-        let found = credentials::find_identity(&args.identity, &Environment::of_process())?;
-        let tokens: Arc<dyn TokenSource> = credentials::token_source(found, &args.identity)?;
+        let identity = Identity::find(&args.identity, &Environment::of_process())?;
         let means = Means {
-            tokens,
+            tokens: Arc::clone(&identity.tokens),
             clock: Arc::new(SystemClock),
             cancel: cancel.clone(),
             watch: Arc::new(LogWatch),
             fence: Arc::new(Unfenced),
         };
         let home = home_region(args).await?;
-        Ok(Self { args: args.clone(), means, policy: Policy::default(), home })
+        Ok(Self { args: args.clone(), identity, means, policy: Policy::default(), home })
     }
 
     /// The same cloud for one job.
@@ -95,7 +95,12 @@ impl Cloud {
             ..self.means.clone()
         };
         let deadline = terms.deadline.unwrap_or(self.policy.deadline);
-        Self { args: self.args.clone(), means, home: self.home.clone(), policy: Policy { deadline, ..self.policy } }
+        Self { means, policy: Policy { deadline, ..self.policy }, ..self.clone() }
+    }
+
+    /// Who we are.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     /// The word to stop.

@@ -66,7 +66,7 @@ fn places(args: &GcArgs, cloud: &Cloud) -> anyhow::Result<Places> {
         None => None,
     };
     let bucket = match &args.recovery.bucket {
-        Some(bucket) => Some((ground.store(bucket, cloud.cancel(), None)?, args.prefix.clone())),
+        Some(bucket) => Some((ground.store(bucket, cloud, None)?, args.prefix.clone())),
         None => None,
     };
     Ok(Places { home: cloud.client()?, away, bucket })

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use super::args::PlaceArgs;
-use crate::cancel::Cancel;
 use crate::cli::cloud::args::{CloudArgs, RecoveryArgs};
 use crate::cli::cloud::{Cloud, Terms};
-use crate::cli::config::{self, Place};
+use crate::cli::config::{self, Place, Use};
 use crate::cli::credentials::{self, Environment};
 use crate::cli::exit::UsageError;
 use crate::clock::SystemClock;
@@ -90,11 +89,12 @@ impl Ground<'_> {
         Ok(OwnServer { id: own.id, name: own.name, zone: own.zone.name, region })
     }
 
-    /// The bucket as a store that heeds `cancel`, changed only where `fence`, if there is one, lets it.
-    pub fn store(&self, bucket: &str, cancel: &Cancel, fence: Option<&Arc<dyn Fence>>) -> anyhow::Result<Arc<dyn ObjectStore>> {
+    /// The bucket as a store that heeds the cloud's word to stop, changed only where `fence`, if there is one, lets it.
+    pub fn store(&self, bucket: &str, cloud: &Cloud, fence: Option<&Arc<dyn Fence>>) -> anyhow::Result<Arc<dyn ObjectStore>> {
         let key = ObjectKey::new("snapferry").map_err(|error| UsageError(error.to_string()))?;
         let place = Place::Bucket { bucket: bucket.to_owned(), key };
-        config::open_store(&place, &self.recovery.store(&self.cloud_args.identity), None, CONNECTIONS, cancel, fence)
+        let usage = Use { fence, identity: Some(cloud.identity()), ..Use::plain(CONNECTIONS, cloud.cancel()) };
+        config::open_store(&place, &self.recovery.store(&self.cloud_args.identity), &usage)
     }
 
     /// All that a job needs, on those terms. Nobody else wants its turn to convert, unless it is given one to share.
@@ -106,7 +106,7 @@ impl Ground<'_> {
             home: cloud.region(&job.from)?,
             away: cloud.region(&job.to)?,
             tagging: cloud.tagging(&self.place.tagging_endpoint)?,
-            store: self.store(&job.bucket, &terms.cancel, Some(&terms.fence))?,
+            store: self.store(&job.bucket, &cloud, Some(&terms.fence))?,
             devices: DeviceFolder {
                 folder: self.place.device_folder.clone(),
                 behind,

@@ -224,10 +224,10 @@ fn a_store_that_does_not_let_us_in_says_why() {
     let config = bucket.sim.config();
     let mut wrong_keys = at(&[]);
     wrong_keys.env("AWS_ACCESS_KEY_ID", &config.access_key).env("AWS_SECRET_ACCESS_KEY", "another");
-    run(wrong_keys).expect(4, &["s3://images/disk.qcow2", "access denied: SignatureDoesNotMatch", "check the keys"]);
+    run(wrong_keys).expect(4, &["s3://images/disk.qcow2", "access denied: SignatureDoesNotMatch", "check the access key"]);
     let mut nobody = at(&[]);
     nobody.env("AWS_ACCESS_KEY_ID", "nobody").env("AWS_SECRET_ACCESS_KEY", "another");
-    run(nobody).expect(4, &["access denied: InvalidAccessKeyId", "check the keys"]);
+    run(nobody).expect(4, &["access denied: InvalidAccessKeyId", "check the access key"]);
     let mut wrong_api_key = at(&["--iam-endpoint", &bucket.sim.iam_endpoint()]);
     wrong_api_key.env("IBMCLOUD_API_KEY", "another");
     run(wrong_api_key).expect(4, &[&bucket.sim.iam_endpoint(), "BXNIM0415E"]);

@@ -41,6 +41,8 @@ async fn a_server_is_replicated_twice_and_the_second_image_becomes_the_latest() 
             "prune"
         ]
     );
+    // One for the plan and one for the job: the bucket is asked with the same token as the cloud.
+    assert_eq!(bench.sim.asked(Op::IdentityToken), 2);
     let second = bench.run(Host::Own, &["--json"]).await.json();
     assert_eq!(second["replaced"]["id"], first["image"]["id"]);
     assert_eq!(second["pruned"][0], format!("snapshot {}", first["snapshot"]["name"].as_str().unwrap()));

@@ -60,6 +60,11 @@ dist: deb ## What a release consists of: archive, Debian package, SHA256SUMS, in
 demo: ## A real disk into the embedded store and back, beside qemu-img
 	scripts/demo.sh $(DEMO_SIZE) $(DEMO_FILL)
 
+.PHONY: recording
+recording: build ## Records a replication in a terminal: docs/terminal.svg (needs tmux)
+	scripts/install-system.sh --demo
+	scripts/record.py "$$(scripts/make-disk.sh target/demo/disk.img $(DEMO_SIZE) --fill $(DEMO_FILL) | tail -n 1)"
+
 # Tests that can't run on this machine say so, and are listed once more at the end.
 .PHONY: test
 test: ## The whole test suite; installs what it needs

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::redis::{RedisConfig, address_of, client, told};
+use super::connection::{RedisConfig, address_of, client, told};
 use super::{QueueError, Timing};
 
 /// The oldest Redis whose scripts and streams do what ours need.

@@ -208,6 +208,17 @@ impl Counts {
     }
 }
 
+/// What the last look for leftovers has found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Surveyed {
+    /// Where was looked.
+    pub place: String,
+    /// When.
+    pub at: SystemTime,
+    /// What was found, in JSON.
+    pub found: String,
+}
+
 /// The last time that a server's image arrived in a region.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Good {

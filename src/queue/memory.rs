@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
-use super::job::{Counts, Delivered, Enqueued, Good, Happening, Heard, Job, JobState, NewJob, Reaped, Schedule};
+use super::job::{Counts, Delivered, Enqueued, Good, Happening, Heard, Job, JobState, NewJob, Reaped, Schedule, Surveyed};
 use super::{Held, Lease, Queue, QueueError, Then, Timing, Token};
 use crate::clock::Clock;
 use crate::job::JobId;
@@ -34,6 +34,7 @@ struct Inside {
     good: BTreeMap<(String, String), Good>,
     workers: BTreeMap<String, SystemTime>,
     schedules: BTreeMap<String, Schedule>,
+    surveys: BTreeMap<String, Surveyed>,
 }
 
 /// Jobs in memory, gone with the process.
@@ -408,6 +409,17 @@ impl Queue for MemoryQueue {
 
     async fn good(&self) -> Result<Vec<Good>, QueueError> {
         Ok(self.change().inside.good.values().cloned().collect())
+    }
+
+    async fn set_survey(&self, place: &str, found: &str) -> Result<(), QueueError> {
+        let mut now = self.change();
+        let surveyed = Surveyed { place: place.to_owned(), at: now.now, found: found.to_owned() };
+        now.inside.surveys.insert(place.to_owned(), surveyed);
+        Ok(())
+    }
+
+    async fn surveys(&self) -> Result<Vec<Surveyed>, QueueError> {
+        Ok(self.change().inside.surveys.values().cloned().collect())
     }
 
     async fn workers(&self) -> Result<Vec<Heard>, QueueError> {

@@ -16,6 +16,7 @@
 //! | `job` | what a job is to the queue, and its states |
 //! | `memory` | the queue in one process, on any clock; the rules in Rust |
 //! | `redis`, `lua/` | the queue on Redis; the same rules, each change one script |
+//! | `connection` | how a Redis is reached, and what its errors mean |
 //! | `legacy` | the plain list of names that came before |
 //! | `examine` | whether a Redis is fit to keep jobs |
 //!
@@ -29,16 +30,18 @@ use async_trait::async_trait;
 use crate::job::JobId;
 use crate::retry::Class;
 
+mod connection;
 pub mod examine;
 mod job;
 mod legacy;
 mod memory;
 mod redis;
 
-pub use job::{Counts, Delivered, Enqueued, Good, Happening, Heard, Job, JobState, NewJob, Priority, Reaped, Schedule};
+pub use connection::RedisConfig;
+pub use job::{Counts, Delivered, Enqueued, Good, Happening, Heard, Job, JobState, NewJob, Priority, Reaped, Schedule, Surveyed};
 pub use legacy::{Imported, import_legacy};
 pub use memory::MemoryQueue;
-pub use redis::{RedisConfig, RedisQueue};
+pub use redis::RedisQueue;
 
 /// The form of what is kept in Redis. A queue that holds a later one is refused.
 pub const SCHEMA: u32 = 1;
@@ -250,6 +253,12 @@ pub trait Queue: Send + Sync {
 
     /// For each server and region the last time that its image arrived, however long ago, by server and region.
     async fn good(&self) -> Result<Vec<Good>, QueueError>;
+
+    /// Keeps what a look for leftovers in a place has found, in JSON, in place of the one before.
+    async fn set_survey(&self, place: &str, found: &str) -> Result<(), QueueError>;
+
+    /// The last look for leftovers in each place, by place.
+    async fn surveys(&self) -> Result<Vec<Surveyed>, QueueError>;
 
     /// The workers that were heard of, by name.
     async fn workers(&self) -> Result<Vec<Heard>, QueueError>;

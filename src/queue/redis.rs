@@ -1,22 +1,19 @@
 //! The queue on Redis: each change is one script, which the server runs whole or not at all, on its own clock.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
-use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{
-    Client, ConnectionAddr, ErrorKind, FromRedisValue, IntoConnectionInfo as _, RedisError, Script, ServerErrorKind,
-    TlsCertificates,
-};
+use redis::{FromRedisValue, Script};
 
-use super::job::{Counts, Delivered, Enqueued, Good, Happening, Heard, Job, JobState, NewJob, Priority, Reaped, Schedule};
+use super::connection::{RedisConfig, address_of, client, told};
+use super::job::{
+    Counts, Delivered, Enqueued, Good, Happening, Heard, Job, JobState, NewJob, Priority, Reaped, Schedule, Surveyed,
+};
 use super::{Held, Lease, Queue, QueueError, Then, Timing, Token};
 use crate::job::JobId;
-use crate::secret::Secret;
 
 /// How long one operation may take. A Redis that is saving or failing over stalls for seconds, and the library's half second would call that lost.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -59,39 +56,9 @@ scripts! {
     reap = "lua/reap.lua",
     purge = "lua/purge.lua",
     list = "lua/list.lua",
+    survey = "lua/survey.lua",
     schedule = "lua/schedule.lua",
     tick = "lua/tick.lua",
-}
-
-/// Where the queue is.
-#[derive(Clone)]
-pub struct RedisConfig {
-    /// `redis://host:port/db`, `rediss://...` for TLS, `unix:///path`; without a password, which would end up in logs.
-    pub url: String,
-    /// The user's name, where there are users.
-    pub user: Option<String>,
-    /// The password.
-    pub password: Option<Secret>,
-    /// A private certificate authority.
-    pub ca_file: Option<PathBuf>,
-    /// What all keys begin with, for several queues on one server; a hash tag is put around it.
-    pub prefix: Option<String>,
-    /// How leases are timed.
-    pub timing: Timing,
-}
-
-impl fmt::Debug for RedisConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisConfig").field("url", &address_of(&self.url)).field("user", &self.user).finish_non_exhaustive()
-    }
-}
-
-/// A URL without what it may hold of secrets.
-pub(super) fn address_of(url: &str) -> String {
-    match (url.split_once("://"), url.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
-        _ => url.to_owned(),
-    }
 }
 
 /// A client, its connection made anew whenever it breaks.
@@ -103,35 +70,6 @@ pub struct RedisQueue {
     timing: Timing,
     /// In place of the server's clock, in milliseconds.
     given_clock: Option<std::sync::Arc<std::sync::atomic::AtomicU64>>,
-}
-
-/// A client that has not connected yet.
-pub(super) fn client(config: &RedisConfig) -> Result<Client, QueueError> {
-    let address = address_of(&config.url);
-    let refused = |reason: String| QueueError::Refused { address: address.clone(), reason };
-    let mut info = config.url.as_str().into_connection_info().map_err(|err| refused(err.to_string()))?;
-    if info.redis_settings().password().is_some() {
-        return Err(refused("a password in a URL ends up in logs: give it in a file or the environment".to_owned()));
-    }
-    let mut settings = info.redis_settings().clone();
-    if let Some(user) = &config.user {
-        settings = settings.set_username(user);
-    }
-    if let Some(password) = &config.password {
-        settings = settings.set_password(password.reveal());
-    }
-    info = info.set_redis_settings(settings);
-    let is_tls = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
-    let made = if is_tls {
-        let root_cert = match &config.ca_file {
-            Some(path) => Some(std::fs::read(path).map_err(|err| refused(format!("the CA file {}: {err}", path.display())))?),
-            None => None,
-        };
-        Client::build_with_tls(info, TlsCertificates { client_tls: None, root_cert })
-    } else {
-        Client::open(info)
-    };
-    made.map_err(|err| refused(err.to_string()))
 }
 
 impl RedisQueue {
@@ -257,41 +195,6 @@ fn set_of(state: JobState) -> &'static str {
     }
 }
 
-/// Redis' errors by what they mean for another attempt.
-pub(super) fn told(address: &str, err: &RedisError) -> QueueError {
-    let (address, reason) = (address.to_owned(), err.to_string());
-    if err.code() == Some("FOREIGN") {
-        return QueueError::Foreign { address, reason: err.detail().unwrap_or_default().to_owned() };
-    }
-    let passing = matches!(
-        err.code(),
-        Some(
-            "OOM"
-                | "LOADING"
-                | "BUSY"
-                | "READONLY"
-                | "MASTERDOWN"
-                | "CLUSTERDOWN"
-                | "TRYAGAIN"
-                | "UNKILLABLE"
-                | "MISCONF"
-                | "NOREPLICAS"
-        )
-    ) || err.is_io_error()
-        || err.is_timeout()
-        || matches!(
-            err.kind(),
-            ErrorKind::Io
-                | ErrorKind::Server(
-                    ServerErrorKind::BusyLoading
-                        | ServerErrorKind::TryAgain
-                        | ServerErrorKind::ReadOnly
-                        | ServerErrorKind::MasterDown
-                )
-        );
-    if passing { QueueError::Unavailable { address, reason } } else { QueueError::Refused { address, reason } }
-}
-
 #[async_trait]
 impl Queue for RedisQueue {
     async fn enqueue(&self, job: &NewJob) -> Result<Enqueued, QueueError> {
@@ -412,6 +315,20 @@ impl Queue for RedisQueue {
         }
         good.sort_unstable_by(|one, other| (&one.server, &one.region).cmp(&(&other.server, &other.region)));
         Ok(good)
+    }
+
+    async fn set_survey(&self, place: &str, found: &str) -> Result<(), QueueError> {
+        self.run(&self.scripts.survey, &[place, found]).await
+    }
+
+    async fn surveys(&self) -> Result<Vec<Surveyed>, QueueError> {
+        let kept: BTreeMap<String, String> = self.ask(redis::cmd("HGETALL").arg(self.key("surveys"))).await?;
+        let read = |(place, words): (String, String)| {
+            let parts = words.split_once(' ').and_then(|(at, found)| Some((at_ms(at.parse().ok()?), found.to_owned())));
+            let (at, found) = parts.ok_or_else(|| self.foreign(format!("what is kept of the survey of {place} is strange")))?;
+            Ok(Surveyed { place, at, found })
+        };
+        kept.into_iter().map(read).collect()
     }
 
     async fn workers(&self) -> Result<Vec<Heard>, QueueError> {

@@ -12,7 +12,7 @@ use crate::store::{
     ETag, ListedObject, MAX_PARTS, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Operation, Part, PartNumber, StoreError,
     StoredPart, Upload, UploadPlan, Whole,
 };
-use crate::units::{ByteCount, to_u64, to_usize};
+use crate::units::{to_u64, to_usize};
 
 struct Object {
     body: Bytes,
@@ -36,7 +36,6 @@ struct State {
 /// Holds everything it is given, checks everything it can, forgets everything when dropped.
 pub struct MemoryStore {
     bucket: String,
-    min_part: ByteCount,
     state: Mutex<State>,
 }
 
@@ -44,14 +43,7 @@ impl MemoryStore {
     /// An empty bucket that takes parts of any size.
     #[must_use]
     pub fn new(bucket: &str) -> Self {
-        Self { bucket: bucket.to_owned(), min_part: ByteCount(0), state: Mutex::default() }
-    }
-
-    /// Refuses smaller parts than this, but for the last, as real stores do.
-    #[must_use]
-    pub fn with_min_part(mut self, min_part: ByteCount) -> Self {
-        self.min_part = min_part;
-        self
+        Self { bucket: bucket.to_owned(), state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -176,13 +168,10 @@ impl ObjectStore for MemoryStore {
             return Self::refuse(operation, "InvalidPart", message);
         }
         let mut body = BytesMut::new();
-        for (nth, named) in parts.iter().enumerate() {
+        for named in parts {
             let Some(part) = open.parts.get(&named.number).filter(|part| etag_of(part) == named.etag) else {
                 return Self::refuse(operation, "InvalidPart", format!("part {} is not that one", named.number));
             };
-            if nth + 1 < parts.len() && to_u64(part.body.len()) < self.min_part.0 {
-                return Self::refuse(operation, "EntityTooSmall", format!("part {} has {} bytes", part.number, part.body.len()));
-            }
             body.extend_from_slice(&part.body);
         }
         if to_u64(body.len()) != whole.size {

@@ -207,6 +207,12 @@ pub struct Survey {
 }
 
 impl Survey {
+    /// The kinds of which all were seen.
+    pub fn seen(&self) -> impl Iterator<Item = Kind> {
+        let blind = |kind| self.not_looked_at.contains(&kind) || self.could_not_list.iter().any(|blind| blind.kind == kind);
+        Kind::ALL.into_iter().filter(move |&kind| !blind(kind))
+    }
+
     /// Those that go.
     pub fn leftovers(&self) -> impl Iterator<Item = &Finding> {
         self.findings.iter().filter(|finding| finding.fate == Fate::Leftover)

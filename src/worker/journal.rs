@@ -177,15 +177,6 @@ impl Read {
     pub fn is_over(&self) -> bool {
         matches!(self.entries.last().map(|entry| &entry.event), Some(Event::Finished | Event::Abandoned))
     }
-
-    /// The step at which it stands: the last one that was begun or failed.
-    #[must_use]
-    pub fn at_step(&self) -> Option<Step> {
-        self.entries.iter().rev().find_map(|entry| match entry.event {
-            Event::Intent { step, .. } | Event::Failed { step, .. } | Event::Done { step, .. } => Some(step),
-            _ => None,
-        })
-    }
 }
 
 /// The journals of one machine: a file for each job in a folder.
@@ -382,7 +373,7 @@ mod tests {
         fs::write(&path, format!("{text}{{\"at\":\"2026")).expect("written");
         let (journal, before) = folder.open(&job).expect("a journal");
         let before = before.expect("it was there");
-        assert_eq!((&before.entries, before.at_step(), before.is_over()), (&vec![intent.clone()], Some(Step::Snapshot), false));
+        assert_eq!((&before.entries, before.is_over()), (&vec![intent.clone()], false));
         let finished = entry(Event::Finished);
         journal.record(&finished).await.expect("recorded");
         let now = folder.read(job.id).expect("read").expect("there");

@@ -83,12 +83,6 @@ impl JobNames {
         Ok(Self { run, latest, series, key, tags })
     }
 
-    /// The tag that tells this job's things from other jobs'.
-    #[must_use]
-    pub fn job_tag(&self) -> &Tag {
-        &self.tags[1]
-    }
-
     /// What the image that was `-latest` until now is called: after the time at which it was made.
     ///
     /// # Errors

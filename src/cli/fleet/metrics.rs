@@ -1,5 +1,6 @@
 //! What a worker counts, for Prometheus, and whether it lives: on an address of its own, on loopback unless told otherwise.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -53,6 +54,20 @@ struct StepLabel {
 struct RequestLabels {
     operation: String,
     code: u16,
+}
+
+/// What `gc` keeps in the queue of its last look, as JSON: leftovers by kind, of kinds of which it saw all.
+pub type Leftovers = BTreeMap<String, u32>;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LeftoverLabels {
+    region: String,
+    kind: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RegionLabel {
+    region: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -130,6 +145,16 @@ impl Metrics {
             let at = good.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
             last.get_or_create(&ServerLabels { server: good.server, region: good.region }).set(at);
         }
+        let leaked: Family<LeftoverLabels, Gauge<i64>> = Family::default();
+        let looked: Family<RegionLabel, Gauge<f64, AtomicU64>> = Family::default();
+        for survey in queue.surveys().await? {
+            // What another version has kept may have another form: then its time alone is told.
+            for (kind, count) in serde_json::from_str::<Leftovers>(&survey.found).unwrap_or_default() {
+                leaked.get_or_create(&LeftoverLabels { region: survey.place.clone(), kind }).set(count.into());
+            }
+            let at = survey.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+            looked.get_or_create(&RegionLabel { region: survey.place }).set(at);
+        }
         let mut registry = Registry::with_prefix("snapferry");
         registry.register("jobs", "Jobs in the queue", jobs);
         registry.register_with_unit("oldest_ready", "Age of the job that is next", Unit::Seconds, oldest);
@@ -139,6 +164,8 @@ impl Metrics {
             Unit::Seconds,
             last,
         );
+        registry.register("leaked_resources", "What dead jobs had left when gc last looked", leaked);
+        registry.register_with_unit("last_survey_timestamp", "When gc last looked", Unit::Seconds, looked);
         registry.register("job_results", "How attempts at jobs ended on this worker", self.results.clone());
         registry.register_with_unit("step_duration", "How long the steps of jobs took", Unit::Seconds, self.steps.clone());
         registry.register("cloud_requests", "Requests that the cloud answered, by kind and status", self.requests.clone());

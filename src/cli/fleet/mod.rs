@@ -15,7 +15,7 @@ pub mod args;
 pub mod enqueue;
 mod follow;
 pub mod jobs;
-mod metrics;
+pub mod metrics;
 mod notify;
 pub mod schedule;
 mod servers;

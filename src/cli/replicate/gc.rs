@@ -12,10 +12,11 @@ use super::site::{Ground, state_folder, waits};
 use crate::cli::cloud::{Cloud, run as run_on_cloud};
 use crate::cli::exit::Code;
 use crate::cli::fleet;
+use crate::cli::fleet::metrics::Leftovers;
 use crate::cli::log::Verbosity;
 use crate::cli::table::Table;
 use crate::clock::SystemClock;
-use crate::queue::{JobState, Queue as _};
+use crate::queue::{JobState, Queue as _, RedisQueue};
 use crate::retry::chain;
 use crate::worker::gc::{Fate, Finding, Kind, Places, Rules, Survey, remove, survey};
 use crate::worker::{Age, Job, JournalFolder};
@@ -34,7 +35,11 @@ pub fn run(args: &GcArgs, verbosity: Verbosity) -> anyhow::Result<Code> {
     run_on_cloud(&args.cloud, async |cloud| {
         let places = places(args, cloud)?;
         let journals = JournalFolder::new(&state_folder(&args.place));
-        let rules = rules(args, &journals).await?;
+        let queue = match args.queue.redis {
+            Some(_) => Some(fleet::open(&args.queue).await?),
+            None => None,
+        };
+        let rules = rules(args, &journals, queue.as_ref()).await?;
         let found = survey(&places, &rules).await?;
         let mut removed = Vec::new();
         if args.apply {
@@ -52,6 +57,13 @@ pub fn run(args: &GcArgs, verbosity: Verbosity) -> anyhow::Result<Code> {
             }
             let before = SystemTime::now().checked_sub(JOURNALS_KEPT).unwrap_or(SystemTime::UNIX_EPOCH);
             journals.forget(before)?;
+        }
+        if let Some(queue) = &queue {
+            let left = serde_json::to_string(&left(&found, &removed))?;
+            // For the workers' metrics: nothing of the work itself hangs on it.
+            if let Err(err) = queue.set_survey(places.home.region(), &left).await {
+                tracing::warn!("the metrics will not know what was found: {}", chain(&err));
+            }
         }
         print(args, &places, &found, &removed, verbosity)?;
         let blind = !found.could_not_list.is_empty() || removed.iter().any(|removed| removed.failed.is_some());
@@ -73,7 +85,7 @@ fn places(args: &GcArgs, cloud: &Cloud) -> anyhow::Result<Places> {
 }
 
 /// What this machine works on is no leftover, however old it is, nor is what the fleet has still to do.
-async fn rules(args: &GcArgs, journals: &JournalFolder) -> anyhow::Result<Rules> {
+async fn rules(args: &GcArgs, journals: &JournalFolder, queue: Option<&RedisQueue>) -> anyhow::Result<Rules> {
     let (mut live, mut known) = (BTreeSet::new(), BTreeSet::new());
     for read in journals.all()? {
         let run = read.job.names()?.run.to_string();
@@ -82,8 +94,7 @@ async fn rules(args: &GcArgs, journals: &JournalFolder) -> anyhow::Result<Rules>
         }
         known.insert(run);
     }
-    if args.queue.redis.is_some() {
-        let queue = fleet::open(&args.queue).await?;
+    if let Some(queue) = queue {
         for queued in queue.jobs_in(&JobState::ALL, usize::MAX).await? {
             let Ok(job) = serde_json::from_str::<Job>(&queued.spec) else { continue };
             let run = job.names()?.run.to_string();
@@ -95,6 +106,13 @@ async fn rules(args: &GcArgs, journals: &JournalFolder) -> anyhow::Result<Rules>
     }
     let Age(min_age) = args.min_age;
     Ok(Rules { min_age, live, known, clock: Arc::new(SystemClock), waits: waits(&args.place) })
+}
+
+/// How many leftovers there are still, of each kind of which all were seen.
+fn left(found: &Survey, removed: &[Removed<'_>]) -> Leftovers {
+    let gone = |finding: &Finding| removed.iter().any(|removed| removed.failed.is_none() && removed.finding == finding);
+    let count = |kind| found.leftovers().filter(|finding| finding.kind == kind && !gone(finding)).count();
+    found.seen().map(|kind| (kind.name().to_owned(), u32::try_from(count(kind)).unwrap_or(u32::MAX))).collect()
 }
 
 fn print(args: &GcArgs, places: &Places, found: &Survey, removed: &[Removed<'_>], verbosity: Verbosity) -> anyhow::Result<()> {
@@ -138,11 +156,7 @@ fn print(args: &GcArgs, places: &Places, found: &Survey, removed: &[Removed<'_>]
     if verbosity == Verbosity::Quiet {
         return Ok(());
     }
-    let looked: Vec<&str> = Kind::ALL
-        .into_iter()
-        .filter(|kind| !found.not_looked_at.contains(kind) && found.could_not_list.iter().all(|blind| blind.kind != *kind))
-        .map(Kind::name)
-        .collect();
+    let looked: Vec<&str> = found.seen().map(Kind::name).collect();
     let leftovers = found.leftovers().count();
     let counted = if leftovers == 0 { "no leftovers".to_owned() } else { format!("{leftovers} leftovers") };
     writeln!(out, "{counted} among the {}s of {home}{}", looked.join("s, "), elsewhere(args))?;

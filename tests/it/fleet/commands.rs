@@ -185,6 +185,39 @@ fn got(address: &str, path: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_gc_saw_last_is_in_every_workers_metrics() {
+    let Some(fleet) = Fleet::start().await else { return };
+    let (bench, faults) = (&fleet.bench, fleet.bench.sim.faults());
+    let before = bench.sim.history().len();
+    faults.add(RegionRule::on(Op::CreateVolume), RegionAction::ApplyThenHang);
+    let mut child = bench.command(Host::Own, &["replicate", SERVER]).spawn().unwrap();
+    while bench.made(Op::CreateVolume, before) == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    faults.clear();
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let worker = Worker::start(fleet.command(Host::Own, &["worker", "--metrics", &address]));
+    let leaked = async |more: &[&str], volumes: usize| {
+        fleet.run(&[&["gc", "--min-age", "0s"], more].concat()).await.code(0);
+        let address = address.clone();
+        let metrics = tokio::task::spawn_blocking(move || got(&address, "/metrics")).await.unwrap();
+        for line in [
+            format!("snapferry_leaked_resources{{region=\"us-south\",kind=\"volume\"}} {volumes}"),
+            "snapferry_leaked_resources{region=\"us-south\",kind=\"image\"} 0".to_owned(),
+            "snapferry_last_survey_timestamp_seconds{region=\"us-south\"} 1".to_owned(),
+        ] {
+            assert!(metrics.contains(&line), "{line:?} is not in:\n{metrics}");
+        }
+    };
+    leaked(&[], 1).await;
+    leaked(&["--apply"], 0).await;
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.ended().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn systemd_is_told_and_prometheus_finds_what_counts() {
     let Some(mut fleet) = Fleet::start().await else { return };
     let socket = fleet.bench.state_folder(Host::Own).with_extension("notify");

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use snapferry::queue::{
-    Enqueued, Good, Held, JobState, Lease, MemoryQueue, NewJob, Priority, Queue, QueueError, Reaped, Schedule, Then, Timing, Token,
+    Enqueued, Good, Held, JobState, Lease, MemoryQueue, NewJob, Priority, Queue, QueueError, Reaped, Schedule, Surveyed, Then,
+    Timing, Token,
 };
 
 use super::{Redis, SAFE, is_lost, job};
@@ -57,6 +58,7 @@ impl Bench<'_> {
         self.what_is_over_is_forgotten_in_time().await;
         self.what_was_good_last_is_remembered().await;
         self.a_tick_is_seen_to_once().await;
+        self.the_last_survey_of_each_place_is_kept().await;
     }
 
     async fn a_job_is_added_once_and_goes_through(&self) {
@@ -293,6 +295,22 @@ impl Bench<'_> {
         queue.finish(&lease, "{}").await.unwrap();
         assert_eq!(good(queue.good().await.unwrap()), Some(("us-east".to_owned(), second.id, "{}".to_owned())));
         assert_eq!(queue.workers().await.unwrap().into_iter().map(|heard| heard.worker).collect::<Vec<_>>(), ["w9"]);
+    }
+
+    async fn the_last_survey_of_each_place_is_kept(&self) {
+        assert_eq!(self.queue.surveys().await.unwrap(), []);
+        for (place, found) in [("us-south", "{\"volume\": 2}"), ("us-south", "{}"), ("eu-de", "{\"snapshot\": 1}")] {
+            self.pass(1);
+            self.queue.set_survey(place, found).await.unwrap();
+        }
+        let at = |seconds_ago: u64| {
+            SystemTime::UNIX_EPOCH + Duration::from_millis(self.clock.load(Ordering::Relaxed) - seconds_ago * SECOND)
+        };
+        let surveyed = |place: &str, at, found: &str| Surveyed { place: place.to_owned(), at, found: found.to_owned() };
+        assert_eq!(
+            self.queue.surveys().await.unwrap(),
+            [surveyed("eu-de", at(0), "{\"snapshot\": 1}"), surveyed("us-south", at(1), "{}")]
+        );
     }
 
     async fn a_tick_is_seen_to_once(&self) {

@@ -129,7 +129,8 @@ async fn wait(queue: &dyn Queue, mut open: Vec<JobId>, cancel: &Cancel) -> anyho
 
 fn ending(job: &Job) -> String {
     match &job.error {
-        Some(error) if job.state != JobState::Done => format!("{}: {error}", job.state),
+        // What to do about it, in a line of its own.
+        Some(error) if job.state != JobState::Done => format!("{}: {}", job.state, error.replace('\n', "\n  ")),
         _ => job.state.to_string(),
     }
 }

@@ -11,7 +11,7 @@ use super::open;
 use crate::cancel::Cancel;
 use crate::cli::exit::Code;
 use crate::cli::signals::{self, Left};
-use crate::cli::table::Table;
+use crate::cli::table::{Table, first_line};
 use crate::clock::rfc3339;
 use crate::job::JobId;
 use crate::queue::{Happening, JobState, Queue};
@@ -39,7 +39,7 @@ pub fn logs(job: Option<JobId>, follow: bool, as_json: bool, queue: &QueueArgs) 
                 let line = json!({ "at": rfc3339(event.at), "job": event.id, "what": event.what, "details": event.details });
                 writeln!(out, "{line}")?;
             } else {
-                writeln!(out, "{}  {}  {:<10} {}", rfc3339(event.at), event.id, event.what, event.details)?;
+                writeln!(out, "{}  {}  {:<10} {}", rfc3339(event.at), event.id, event.what, first_line(&event.details))?;
             }
         }
         *last = events.last().cloned().or(last.take());

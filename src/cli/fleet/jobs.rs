@@ -63,7 +63,7 @@ pub fn run(args: &JobsArgs) -> anyhow::Result<Code> {
             ];
             table::pairs(&pairs, &mut out)?;
             for event in &events {
-                writeln!(out, "  {}  {:<10} {}", rfc3339(event.at), event.what, event.details)?;
+                writeln!(out, "  {}  {:<10} {}", rfc3339(event.at), event.what, table::first_line(&event.details))?;
             }
             Ok(())
         }),

@@ -45,7 +45,8 @@ fn add(args: &ScheduleAddArgs) -> anyhow::Result<Code> {
         let jobs = servers.iter().map(|server| job_of(server, &args.how, &args.recovery, JobId::new(&SystemClock), &home));
         let plan = Plan { cron: args.cron.clone(), priority: args.priority, jobs: jobs.collect::<anyhow::Result<_>>()? };
         open(&args.queue).await?.set_schedule(&args.name, Some(&serde_json::to_string(&plan)?)).await?;
-        writeln!(stdout().lock(), "{}: {} servers, next at {}", args.name, servers.len(), rfc3339(next))?;
+        let plural = if servers.len() == 1 { "" } else { "s" };
+        writeln!(stdout().lock(), "{}: {} server{plural}, next at {}", args.name, servers.len(), rfc3339(next))?;
         Ok(Code::Done)
     })
 }

@@ -9,6 +9,7 @@ use super::{metrics, notify, open, timing};
 use crate::cancel::Cancel;
 use crate::cli::cloud::{Cloud, Terms, run_leaving};
 use crate::cli::exit::Code;
+use crate::cli::hints;
 use crate::cli::log::Verbosity;
 use crate::cli::progress::Console;
 use crate::cli::replicate::record;
@@ -18,8 +19,9 @@ use crate::cli::signals::Left;
 use crate::clock::SystemClock;
 use crate::fence::Fence;
 use crate::queue::Queue;
+use crate::retry::chain;
 use crate::worker::fleet::{Grounds, Share, Told, Words, Worker};
-use crate::worker::{Age, Finished, Job, Onlooker, OwnServer, Site};
+use crate::worker::{Age, Finished, Job, JobError, Onlooker, OwnServer, Site};
 
 /// How long one request to the cloud may take: a worker stops by itself 90 s after its last good beat, and 25 s after that nothing of its
 /// is under way any more, when its lease of 120 s runs out.
@@ -52,6 +54,15 @@ impl Grounds for Here<'_> {
         let took: f64 = finished.steps.iter().map(|step| step.seconds).sum();
         let begun = SystemTime::now().checked_sub(Duration::from_secs_f64(took.max(0.0))).unwrap_or(SystemTime::UNIX_EPOCH);
         record(job, finished, begun).to_string()
+    }
+
+    fn words(&self, error: &JobError) -> String {
+        let mut words = format!("{}: {}", error.step, chain(&*error.fault));
+        if let Some(hint) = hints::of(error) {
+            words.push('\n');
+            words.push_str(&hint);
+        }
+        words
     }
 
     fn told(&self, told: Told<'_>) {

@@ -85,6 +85,9 @@ pub trait Grounds: Send + Sync {
     /// The result of a job that is done, in JSON.
     fn result(&self, job: &Job, finished: &Finished) -> String;
 
+    /// Why a job failed: a line, and what to do about it in another, where that is known.
+    fn words(&self, error: &JobError) -> String;
+
     /// Told what is to be counted.
     fn told(&self, told: Told<'_>);
 }
@@ -304,10 +307,17 @@ impl<'a> Worker<'a> {
                     Ok(left) => {
                         Ending::Failed(format!("cancelled, and not all of it could be removed: {}", left[0]), Class::Transient)
                     }
-                    Err(error) => Ending::of(&error),
+                    Err(error) => self.ending(&error),
                 }
             }
-            Err(error) => Ending::of(&error),
+            Err(error) => self.ending(&error),
+        }
+    }
+
+    fn ending(&self, error: &JobError) -> Ending {
+        match error.class() {
+            Class::LeaseLost => Ending::Lost,
+            class => Ending::Failed(self.grounds.words(error), class),
         }
     }
 
@@ -325,7 +335,7 @@ impl<'a> Worker<'a> {
             Ending::Failed(why, class) => {
                 let again = (class.is_retryable() || *class == Class::Cancelled) && attempts + 1 < MOST_ATTEMPTS;
                 let then = if again { Then::RetryAfter(retry_after(self.timing.retry, attempts)) } else { Then::Dead };
-                tracing::warn!(job = %lease.id, ?then, "{why}");
+                tracing::warn!(job = %lease.id, ?then, "{}", why.replace('\n', "; "));
                 self.grounds.told(Told::Failed(*class));
                 self.queue.fail(lease, why, then).await
             }
@@ -343,15 +353,6 @@ enum Ending {
     Stopped,
     Lost,
     Failed(String, Class),
-}
-
-impl Ending {
-    fn of(error: &JobError) -> Self {
-        match error.class() {
-            Class::LeaseLost => Self::Lost,
-            class => Self::Failed(format!("{}: {}", error.step, chain(&*error.fault)), class),
-        }
-    }
 }
 
 fn retry_after(first: Duration, attempts: u32) -> Duration {

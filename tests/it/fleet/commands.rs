@@ -108,7 +108,7 @@ async fn status_tells_how_old_the_images_are_and_fails_where_they_are_too_old() 
     fleet.run(&["status", "--check"]).await.code(8).says(&["web99", "never, too old", "there is no server"]);
     fleet.run(&["status", "--check", SERVER]).await.code(0);
     // And one that somebody means to have, and that was never tried.
-    fleet.run(&["schedule", "add", "nightly", "--cron", "30 2 * * *", "db01"]).await.code(0).says(&["nightly: 1 servers, next at"]);
+    fleet.run(&["schedule", "add", "nightly", "--cron", "30 2 * * *", "db01"]).await.code(0).says(&["nightly: 1 server, next at"]);
     fleet.run(&["status", "db01", "--check"]).await.code(8).says(&["db01", "never"]);
     drop(worker);
 }
@@ -182,6 +182,22 @@ fn got(address: &str, path: &str) -> String {
     let mut answer = String::new();
     line.read_to_string(&mut answer).unwrap();
     answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_refused_keeps_what_to_do_about_it() {
+    let Some(fleet) = Fleet::start().await else { return };
+    fleet.bench.sim.faults().add(RegionRule::on(Op::CreateSnapshot), RegionAction::answer(403, "not_authorized"));
+    let worker = fleet.worker(Host::Own);
+    let next = "it needs the role Editor on VPC Infrastructure Services";
+    let said = fleet.run(&["enqueue", SERVER, "--wait"]).await.code(5).says(&["dead: snapshot: POST", "403 not_authorized", next]);
+    let id = said.out().split_whitespace().next().unwrap().to_owned();
+    let listed = fleet.run(&["jobs", "list"]).await.code(0).says(&["403 not_authorized"]);
+    assert_eq!(listed.out().lines().count(), 2, "{}", listed.out());
+    let shown = fleet.run(&["jobs", "show", &id]).await.code(0).says(&["403 not_authorized", next]);
+    assert_eq!(shown.out().matches(next).count(), 1, "{}", shown.out());
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.ended().await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,6 +17,7 @@ mod fleet;
 mod hints;
 mod image;
 mod inspect;
+mod lengths;
 mod log;
 mod manual;
 mod progress;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use super::lengths::clock_face;
 use super::log::Verbosity;
 use crate::convert::counters as convert;
 use crate::restore::counters as restore;
@@ -250,13 +251,6 @@ pub fn ratio(small: u64, large: u64) -> String {
     format!("{}.{:04}", ten_thousandths / 10_000, ten_thousandths % 10_000)
 }
 
-/// `1:02:03`, or `02:03` below an hour.
-pub fn clock_face(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes:02}:{seconds:02}") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -282,10 +276,6 @@ mod tests {
 
     #[test]
     fn numbers_print_as_people_read_them() {
-        assert_eq!(
-            (clock_face(Duration::from_secs(3723)).as_str(), clock_face(Duration::from_secs(59)).as_str()),
-            ("1:02:03", "00:59")
-        );
         assert_eq!((ratio(1, 3).as_str(), ratio(0, 0).as_str(), ratio(5, 4).as_str()), ("0.3333", "-", "1.2500"));
         assert_eq!(per_second(1000, Duration::from_millis(500)), 2000);
     }

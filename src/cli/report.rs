@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::progress::{clock_face, per_second, ratio};
+use super::lengths::clock_face;
+use super::progress::{per_second, ratio};
 use crate::convert::Converted;
 use crate::convert::counters::Totals;
 use crate::convert::plan::PlanSummary;

@@ -10,8 +10,9 @@ use serde::Serialize;
 
 use super::args::RestoreArgs;
 use super::exit::{Code, UsageError};
+use super::lengths::clock_face;
 use super::log::Verbosity;
-use super::progress::{Console, Progress, clock_face, per_second};
+use super::progress::{Console, Progress, per_second};
 use super::reading::Opened;
 use super::report::Usage;
 use super::signals::Left;

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::args::VerifyArgs;
 use super::exit::Code;
+use super::lengths::clock_face;
 use super::log::Verbosity;
-use super::progress::{Console, Progress, clock_face, per_second};
+use super::progress::{Console, Progress, per_second};
 use super::reading::Opened;
 use super::signals::Left;
 use crate::clock::SystemClock;

@@ -65,11 +65,11 @@ pub struct Holdings {
 }
 
 impl Holdings {
-    /// Looks for everything of the job's server.
+    /// Looks for everything of the job's server. `newest` is the image that the job itself has made, which a list may not show yet.
     ///
     /// # Errors
     /// Where something can't be listed: then nothing is known, which is not the same as that there is nothing.
-    pub async fn look(job: &Job, site: &Site) -> Result<Self, Fault> {
+    pub async fn look(job: &Job, site: &Site, newest: Option<&ImageId>) -> Result<Self, Fault> {
         let names = job.names()?;
         let filter =
             SnapshotFilter { tag: Some(names::server_tag(&job.server)?), source_volume: None, order: SnapshotOrder::NewestFirst };
@@ -82,8 +82,12 @@ impl Holdings {
             let thing = Thing::Snapshot(snapshot.id.clone(), snapshot.name.clone());
             snapshots.push((snapshot_candidate(&job.server, snapshot, &open)?, thing));
         }
+        let mut found = site.away.images(&ImageFilter::default()).await?;
+        if let Some(id) = newest.filter(|id| found.iter().all(|image| image.id != **id)) {
+            found.extend(site.away.image(id).await?);
+        }
         let mut images = Vec::new();
-        for image in site.away.images(&ImageFilter::default()).await? {
+        for image in found {
             let latest = image.name == names.latest.as_str();
             if !latest && names::form_of(&names.series, &image.name).is_none() && names::form_of(&job.server, &image.name).is_none()
             {

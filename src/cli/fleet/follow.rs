@@ -10,6 +10,7 @@ use super::jobs::at;
 use super::open;
 use crate::cancel::Cancel;
 use crate::cli::exit::Code;
+use crate::cli::lengths::clock_face;
 use crate::cli::signals::{self, Left};
 use crate::cli::table::{Table, first_line};
 use crate::clock::rfc3339;
@@ -64,7 +65,7 @@ pub fn watch(queue: &QueueArgs) -> anyhow::Result<Code> {
                 job.server.clone(),
                 job.region.clone(),
                 at(&job),
-                crate::cli::progress::clock_face(now.duration_since(job.changed_at).unwrap_or_default()),
+                clock_face(now.duration_since(job.changed_at).unwrap_or_default()),
                 job.worker.unwrap_or_default(),
                 job.error.unwrap_or_default(),
             ]);

@@ -10,6 +10,7 @@ use super::args::StatusArgs;
 use super::jobs::at;
 use super::on_queue;
 use crate::cli::exit::Code;
+use crate::cli::lengths::rough;
 use crate::cli::table::Table;
 use crate::clock::rfc3339;
 use crate::queue::{Good, Job, JobState, Queue};
@@ -129,26 +130,4 @@ fn shown(server: &str, region: &str, row: &Row, now: SystemTime, too_old: bool) 
         "job": row.open.as_ref().map(|job| json!({ "job": job.id, "state": job.state, "step": job.step })),
         "failed": row.failed().map(|job| json!({ "job": job.id, "at": rfc3339(job.changed_at), "error": job.error })),
     })
-}
-
-/// A length of time as people say it: `45s`, `12m`, `7h 5m`, `3d 4h`.
-fn rough(length: Duration) -> String {
-    let seconds = length.as_secs();
-    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60) {
-        (0, 0, 0) => format!("{seconds}s"),
-        (0, 0, minutes) => format!("{minutes}m"),
-        (0, hours, minutes) => format!("{hours}h {minutes}m"),
-        (days, hours, _) => format!("{days}d {hours}h"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lengths_are_told_roughly() {
-        let told = [45, 720, 25_500, 273_600].map(|seconds| rough(Duration::from_secs(seconds)));
-        assert_eq!(told, ["45s", "12m", "7h 5m", "3d 4h"]);
-    }
 }

@@ -130,7 +130,9 @@ pub(super) fn of_store(error: &StoreError) -> Option<String> {
         StoreError::Connection { .. } | StoreError::TimedOut { .. } => {
             Some("check --endpoint, and that this machine may reach it".into())
         }
-        StoreError::WrongRegion { .. } => Some("give the region that the bucket was made in: --region".into()),
+        StoreError::WrongRegion { .. } => {
+            Some("give the region that the bucket was made in: --region (of a replication: --bucket-region)".into())
+        }
         StoreError::Full { .. } => Some("free space on it, or send the image straight to a bucket: --bucket".into()),
         StoreError::Identity { source, .. } => of_identity(source),
         _ => None,

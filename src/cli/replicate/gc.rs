@@ -13,6 +13,7 @@ use crate::cli::cloud::{Cloud, run as run_on_cloud};
 use crate::cli::exit::Code;
 use crate::cli::fleet;
 use crate::cli::fleet::metrics::Leftovers;
+use crate::cli::lengths::rough;
 use crate::cli::log::Verbosity;
 use crate::cli::table::Table;
 use crate::clock::SystemClock;
@@ -142,7 +143,7 @@ fn print(args: &GcArgs, places: &Places, found: &Survey, removed: &[Removed<'_>]
             finding.kind.to_string(),
             finding.name.clone(),
             finding.id.clone(),
-            finding.age_seconds.map_or_else(|| "unknown".to_owned(), age),
+            finding.age_seconds.map_or_else(|| "unknown".to_owned(), |seconds| rough(Duration::from_secs(seconds))),
             finding.size_gb.map_or_else(String::new, |size| format!("{size} GB")),
             fate(finding, args, removed),
         ]);
@@ -186,15 +187,5 @@ fn fate(finding: &Finding, args: &GcArgs, removed: &[Removed<'_>]) -> String {
             Some(Removed { failed: Some(why), .. }) => format!("NOT REMOVED: {why}"),
             None => "stays: it is in use again".to_owned(),
         },
-    }
-}
-
-/// `3d 4h`, `5h 10m`, `12m`.
-fn age(seconds: u64) -> String {
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
-    match (days, hours) {
-        (0, 0) => format!("{minutes}m"),
-        (0, _) => format!("{hours}h {minutes}m"),
-        _ => format!("{days}d {hours}h"),
     }
 }

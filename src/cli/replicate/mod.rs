@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::cloud::args::RecoveryArgs;
 use super::cloud::{Cloud, Terms, run_leaving};
 use super::exit::{Code, UsageError};
+use super::lengths::{clock_face, rough};
 use super::log::Verbosity;
 use super::progress::Console;
 use super::signals::Left;
@@ -57,6 +58,15 @@ pub fn run(args: &ReplicateArgs, verbosity: Verbosity, console: &Console) -> any
             (None, None) => command.begin(cloud, &own).await,
         }
     })
+}
+
+/// A server's jobs that are not done, wherever they were begun: their snapshots tell.
+async fn open_jobs(cloud: &Cloud, server: &str) -> anyhow::Result<Vec<JobId>> {
+    let (ours, done) = (names::server_tag(server)?, names::done_tag()?);
+    let filter = SnapshotFilter { tag: Some(ours), source_volume: None, order: SnapshotOrder::NewestFirst };
+    let snapshots = cloud.client()?.snapshots(&filter).await?;
+    let open = snapshots.iter().filter(|snapshot| !has(&snapshot.user_tags, &done));
+    Ok(open.filter_map(|snapshot| names::job_of(&snapshot.user_tags)).collect())
 }
 
 /// A job from what was typed.
@@ -113,6 +123,18 @@ impl Command<'_> {
                 );
             }
         }
+        // What can't be listed here shows where the job itself looks.
+        for id in open_jobs(cloud, &job.server).await.unwrap_or_default() {
+            if self.journals.read(id)?.is_none() {
+                tracing::warn!(
+                    "job {id} for {} was begun elsewhere {} ago, and is not done: where it is not under way, `snapferry replicate {} \
+                     --resume` would go on with it",
+                    job.server,
+                    rough(SystemTime::now().duration_since(id.time()).unwrap_or_default()),
+                    job.server
+                );
+            }
+        }
         self.work(cloud, own, &job).await
     }
 
@@ -164,11 +186,7 @@ impl Command<'_> {
     /// A server's jobs that another machine began, whose journal is not here: their snapshots tell.
     async fn begun_elsewhere(&self, cloud: &Cloud, which: Resumed) -> anyhow::Result<Vec<Job>> {
         let Some(server) = &self.args.server else { return Ok(Vec::new()) };
-        let (ours, done) = (names::server_tag(server)?, names::done_tag()?);
-        let filter = SnapshotFilter { tag: Some(ours), source_volume: None, order: SnapshotOrder::NewestFirst };
-        let snapshots = cloud.client()?.snapshots(&filter).await?;
-        let open = snapshots.iter().filter(|snapshot| !has(&snapshot.user_tags, &done));
-        let mut ids: Vec<JobId> = open.filter_map(|snapshot| names::job_of(&snapshot.user_tags)).collect();
+        let mut ids = open_jobs(cloud, server).await?;
         ids.retain(|&id| match which {
             Resumed::All => !self.journals.is_busy(id),
             Resumed::One(wanted) => id == wanted,
@@ -237,7 +255,7 @@ impl Command<'_> {
                 (Some(image), Goal::Image) => format!("image {} ({}) in {}, from ", image.name, image.id, job.to),
                 _ => String::new(),
             };
-            let took = super::progress::clock_face(took);
+            let took = clock_face(took);
             let _ = writeln!(stderr().lock(), "{}: {image}{object}, in {took}", job.server);
         }
         Ok(Code::Done)
@@ -250,7 +268,8 @@ impl Command<'_> {
         let watch: Arc<dyn Watch> = Arc::new(crate::vpc::LogWatch);
         let site = self.ground.site(cloud, &job, own, &Terms::alone(cloud.cancel(), &watch))?;
         let looked = plan::preflight(&job, &site).await?;
-        let going = Holdings::look(&job, &site).await.context("what would be pruned")?.beyond(&job.retention, SystemTime::now());
+        let going =
+            Holdings::look(&job, &site, None).await.context("what would be pruned")?.beyond(&job.retention, SystemTime::now());
         let pruned: Vec<String> = going.iter().map(ToString::to_string).collect();
         let mut out = stdout().lock();
         if self.args.output.json {

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use indicatif::ProgressBar;
 
+use crate::cli::lengths::clock_face;
 use crate::cli::log::Verbosity;
-use crate::cli::progress::{Console, Progress as Bar, clock_face};
+use crate::cli::progress::{Console, Progress as Bar};
 use crate::vpc::Watch;
 use crate::worker::{Onlooker, Progress, Step};
 

@@ -7,7 +7,8 @@ use super::Step;
 use crate::retry::{Class, chain};
 
 pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
-    let holdings = match Holdings::look(run.job, run.site).await {
+    let newest = run.state.image.as_ref().map(|image| &image.id);
+    let holdings = match Holdings::look(run.job, run.site, newest).await {
         Ok(holdings) => holdings,
         Err(err) if err.class() == Class::Cancelled => return Err(err),
         Err(err) => {

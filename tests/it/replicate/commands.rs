@@ -1,6 +1,6 @@
 //! The commands as a user types them.
 
-use snapferry::sim::{RegionOperation as Op, ServerSeed};
+use snapferry::sim::{RegionAction, RegionOperation as Op, RegionRule, ServerSeed};
 
 use super::{BUCKET, Bench, Host};
 use crate::region::{HOME, SERVER};
@@ -139,6 +139,33 @@ async fn a_plan_tells_minutes_and_what_limits_them() {
     bench.sim.shutdown().await;
 }
 
+/// A job that has just had its volume made, and does not hear of it.
+async fn over_its_volume(bench: &Bench) -> std::process::Child {
+    bench.sim.faults().add(RegionRule::on(Op::CreateVolume), RegionAction::ApplyThenHang);
+    let child = bench.command(Host::Own, &["replicate", SERVER]).spawn().unwrap();
+    while bench.made(Op::CreateVolume, 0) == 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    child
+}
+
+/// Two machines that don't share a queue are told of one another, and what comes of both is the newer one's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_was_begun_elsewhere_is_told_of() {
+    let bench = Bench::start().await;
+    let mut child = over_its_volume(&bench).await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    bench.sim.faults().clear();
+    let newer = bench.run(Host::Other, &[]).await.code(0);
+    newer.says(&["was begun elsewhere", "and is not done", "`snapferry replicate web01 --resume` would go on with it"]);
+    let latest = bench.latest().await.unwrap().id;
+    bench.resume(Host::Own).await.code(0).says(&["web01-latest is of a newer job already"]);
+    assert_eq!(bench.latest().await.unwrap().id, latest);
+    assert_eq!((bench.leaks().await, bench.images().await.len()), (Vec::new(), 2));
+    bench.sim.shutdown().await;
+}
+
 /// None found and could not look are different answers.
 #[tokio::test(flavor = "multi_thread")]
 async fn gc_tells_what_it_has_not_seen() {
@@ -152,10 +179,7 @@ async fn gc_tells_what_it_has_not_seen() {
     narrow.env_remove("SNAPFERRY_BUCKET").env_remove("SNAPFERRY_RECOVERY_REGION");
     let narrow = bench.finish(narrow).await.code(0);
     narrow.says(&["no leftovers among the volumes, clones, snapshots of us-south", "not looked at: uploads, objects, images"]);
-    bench
-        .sim
-        .faults()
-        .add(snapferry::sim::RegionRule::on(Op::ListVolumes), snapferry::sim::RegionAction::answer(403, "not_authorized"));
+    bench.sim.faults().add(RegionRule::on(Op::ListVolumes), RegionAction::answer(403, "not_authorized"));
     gc(&[]).await.code(5).says(&[
         "volumes COULD NOT BE LISTED",
         "not_authorized",
@@ -164,11 +188,7 @@ async fn gc_tells_what_it_has_not_seen() {
     bench.sim.faults().clear();
 
     // What a job that was killed has left is shown, stays while it is young, and goes.
-    bench.sim.faults().add(snapferry::sim::RegionRule::on(Op::CreateVolume), snapferry::sim::RegionAction::ApplyThenHang);
-    let mut child = bench.command(Host::Own, &["replicate", SERVER]).spawn().unwrap();
-    while bench.made(Op::CreateVolume, 0) == 0 {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
+    let mut child = over_its_volume(&bench).await;
     gc(&["--min-age", "0s"]).await.code(0).says(&["stays: its job is being worked on", "no leftovers"]);
     child.kill().unwrap();
     child.wait().unwrap();
@@ -188,8 +208,8 @@ async fn gc_tells_what_it_has_not_seen() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_is_told_to_stop_cleans_up_and_tells_how_to_go_on() {
     let bench = Bench::start().await;
-    let slow = snapferry::sim::RegionAction::delay(std::time::Duration::from_millis(500));
-    bench.sim.faults().add(snapferry::sim::RegionRule::on(Op::GetAttachment), slow);
+    let slow = RegionAction::delay(std::time::Duration::from_millis(500));
+    bench.sim.faults().add(RegionRule::on(Op::GetAttachment), slow);
     let mut command = bench.command(Host::Own, &["replicate", SERVER, "--json"]);
     let child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
     while bench.made(Op::CreateAttachment, 0) == 0 {

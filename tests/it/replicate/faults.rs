@@ -20,7 +20,7 @@ use snapferry::worker::{
     Progress, Restore, Retention, Saga, Site, SnapshotFate, State, Step, Waits,
 };
 
-use super::{BUCKET, Bench};
+use super::{BUCKET, Bench, Host};
 use crate::region::{AWAY, HOME, SERVER, tokens};
 
 /// Requests that are never answered are given up soon, and few attempts are made.
@@ -214,7 +214,14 @@ async fn case(bench: Bench, what: &str, ends: Ends, site: Site, arm: impl FnOnce
         let resumed = bench.saga(&job, &bench.site(&Cancel::new()), &notes).await;
         resumed.unwrap_or_else(|error| panic!("{what}: resumed: {error}: {:?}", error.fault));
     }
-    assert_ne!(bench.latest().await.map(|latest| latest.id), Some(before.id), "{what}");
+    // Where lists lag, until they show it.
+    let latest = loop {
+        match bench.latest().await {
+            Some(latest) => break latest,
+            None => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    };
+    assert_ne!(latest.id, before.id, "{what}");
     bench.collect().await;
     assert_eq!(bench.leaks().await, Vec::<String>::new(), "{what}");
     let promoted =
@@ -360,6 +367,18 @@ async fn what_is_made_fails_or_shows_late() {
         };
         case(bench, &format!("{call:?} does not show in lists at once"), Ends::Done, site, arm).await;
     }
+}
+
+/// A list that lags behind all of the job: the new image counts among those that are kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_list_shows_yet_counts_where_older_ones_are_pruned() {
+    let bench = Bench::with_history().await;
+    let lag = RegionAction::ListLag { milliseconds: 3_600_000 };
+    bench.sim.faults().add(RegionRule::on(Op::CreateImage), lag);
+    let done = bench.run(Host::Own, &["--json"]).await.json();
+    let shown: Vec<String> = bench.images().await.into_iter().map(|image| image.id.to_string()).collect();
+    assert_eq!(shown, [done["replaced"]["id"].as_str().unwrap()], "two are kept, and the newest is not shown");
+    bench.sim.shutdown().await;
 }
 
 /// What never gets ready can't be removed either, as long as the cloud is at it: the job tells what it leaves, and `gc` finds it.

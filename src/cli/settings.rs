@@ -208,8 +208,11 @@ impl Settings {
             let Some(Setting { name, .. }) = SETTINGS.into_iter().find(|setting| setting.name == key) else {
                 let known: Vec<&str> = SETTINGS.iter().map(|setting| setting.name).collect();
                 let meant = near(&key, known.iter().copied());
-                let offered = if meant.is_empty() { known } else { meant };
-                return Err(at(line, format!("{key}: there is no such setting; there are {}", offered.join(", "))));
+                let offered = match &*meant {
+                    [] => format!("there are {}", known.join(", ")),
+                    meant => format!("was {} meant?", meant.join(" or ")),
+                };
+                return Err(at(line, format!("{key}: there is no such setting; {offered}")));
             };
             let value = match value {
                 toml::Value::String(value) => value,
@@ -334,7 +337,7 @@ mod tests {
     #[test]
     fn mistakes_are_named_with_file_and_line() {
         for (text, message) in [
-            ("bucket = \"a\"\n\nbukket = \"b\"\n", "config.toml:3: bukket: there is no such setting; there are bucket"),
+            ("bucket = \"a\"\n\nbukket = \"b\"\n", "config.toml:3: bukket: there is no such setting; was bucket"),
             ("\n# a comment\napi_key = \"secret\"\n", "config.toml:3: api_key: a secret does not belong into this file"),
             ("bucket = [1]\n", "config.toml:1: bucket: give a text or a number"),
             ("bucket = \"a\"\nlevel = \n", "config.toml:2: "),

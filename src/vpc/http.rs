@@ -1,6 +1,8 @@
 //! One request at a time: token, version, ids, deadline, and the policy by which requests are tried again.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, ETAG, HeaderMap, HeaderValue, IF_MATCH, RETRY_AFTER};
@@ -27,6 +29,9 @@ const REQUEST_ID: &str = "x-request-id";
 pub const CHANGES: &str = "snapferry::changes";
 /// The largest answer that is read: a page of a hundred instances takes less than one MiB.
 const LARGEST_ANSWER: usize = 64 << 20;
+
+/// Attempts at an address from which nothing was ever heard: it is likelier misspelt than down.
+const STRANGER: u32 = 4;
 
 /// How long to try.
 #[derive(Clone, Copy, Debug)]
@@ -160,6 +165,8 @@ pub(super) struct Line {
     pub policy: Policy,
     /// Added to every request's query.
     pub fixed_query: Vec<(&'static str, &'static str)>,
+    /// Whether anything was ever answered from there.
+    pub heard: AtomicBool,
 }
 
 impl Line {
@@ -186,7 +193,8 @@ impl Line {
             };
             // A token source has made its own attempts.
             let tried = matches!(err, VpcError::Identity { .. });
-            let again = !tried && err.class().is_retryable() && (call.repeat == Repeat::Freely || !err.is_ambiguous());
+            let stranger = matches!(err, VpcError::Unreachable { .. }) && !self.heard.load(Relaxed) && next >= STRANGER;
+            let again = !tried && !stranger && err.class().is_retryable() && (call.repeat == Repeat::Freely || !err.is_ambiguous());
             next += 1;
             let wait = self.policy.backoff.wait_before(next).filter(|_| again).map(|wait| match &err {
                 VpcError::Refused { refusal, .. } => wait.max(refusal.retry_after.unwrap_or_default()),
@@ -262,6 +270,7 @@ impl Line {
         }
         tracing::debug!(request = %request, id = %request.id, "asking the cloud");
         let mut answer = sent.send().await.map_err(|err| lost(request, err))?;
+        self.heard.store(true, Relaxed);
         let (status, headers) = (answer.status(), answer.headers().clone());
         let mut body = Vec::new();
         while let Some(piece) = answer.chunk().await.map_err(|err| lost(request, err))? {

@@ -77,7 +77,7 @@ async fn who_one_is_is_asked_for() {
         ),
         (
             vec![("SNAPFERRY_API_KEY_FILE", Some(wrong_key.as_str()))],
-            Row { code: 4, wrong: &["identity/token refused: BXNIM0415E"], next: &["ibmcloud iam service-api-key-create"] },
+            Row { code: 5, wrong: &["identity/token refused: BXNIM0415E"], next: &["ibmcloud iam service-api-key-create"] },
         ),
     ] {
         let command = with(bench.command(Host::Own, &REPLICATE), &variables);
@@ -163,6 +163,13 @@ async fn names_and_regions_that_are_not_there_are_guessed_at() {
         next: &["was --region us-south meant?", "ibmcloud is regions"],
     };
     table.row(&bench.finish(bench.command(Host::Own, &typed)).await, &row);
+    // From where nothing ever came, nothing is waited for long.
+    let typed = ["boot-volume", SERVER, "--vpc-endpoint", "http://127.0.0.1:1/{region}"];
+    let said = bench.finish(bench.command(Host::Own, &typed)).await;
+    let row =
+        Row { code: 5, wrong: &["http://127.0.0.1:1 can't be reached"], next: &["ibmcloud is regions", "--vpc-endpoint private"] };
+    table.row(&said, &row);
+    assert_eq!(said.err().matches("asking the cloud again").count(), 3, "{}", said.err());
     let row = Row { code: 5, wrong: &["\"image-0001\" is taken"], next: &["give another name, or remove what has it"] };
     bench.sim.seed_images(AWAY, 2);
     let typed = ["images", "rename", "image-0000", "image-0001", "--region", AWAY];
@@ -374,7 +381,7 @@ async fn settings_that_nobody_reads_are_told_of() {
     table.row(&said, &Row { code: 0, wrong: &["SNAPFERRY_BUKET does nothing"], next: &["was SNAPFERRY_BUCKET"] });
     let file = bench.file("config.toml", "threads = 2\nbukket = \"images\"\n");
     let said = bench.finish(with(shown(), &[("SNAPFERRY_CONFIG", Some(file.as_str()))])).await;
-    table.row(&said, &Row { code: 2, wrong: &["config.toml:2: bukket: there is no such setting"], next: &["there are bucket"] });
+    table.row(&said, &Row { code: 2, wrong: &["config.toml:2: bukket: there is no such setting"], next: &["was bucket"] });
     let said = bench.finish(bench.command(Host::Own, &["replicat", SERVER])).await;
     table.row(&said, &Row { code: 2, wrong: &["unrecognized subcommand 'replicat'"], next: &["'replicate'"] });
     bench.sim.shutdown().await;

@@ -123,8 +123,7 @@ impl Command<'_> {
                 );
             }
         }
-        // What can't be listed here shows where the job itself looks.
-        for id in open_jobs(cloud, &job.server).await.unwrap_or_default() {
+        for id in open_jobs(cloud, &job.server).await? {
             if self.journals.read(id)?.is_none() {
                 tracing::warn!(
                     "job {id} for {} was begun elsewhere {} ago, and is not done: where it is not under way, `snapferry replicate {} \

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use reqwest::Url;
 use serde::Serialize;
@@ -152,6 +153,7 @@ impl RegionClient {
             watch: means.watch,
             policy: config.policy,
             fixed_query: Line::vpc_query(),
+            heard: AtomicBool::new(false),
         };
         Ok(Self { line, region: config.region })
     }

@@ -76,6 +76,7 @@ impl Tagging {
             watch: means.watch,
             policy: config.policy,
             fixed_query: vec![("tag_type", "user")],
+            heard: std::sync::atomic::AtomicBool::new(false),
         };
         Ok(Self { line })
     }

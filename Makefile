@@ -99,7 +99,7 @@ soak: ## Many jobs on four workers, with faults and kills by chance (minutes); t
 	SNAPFERRY_SCALE_JOBS=1000 $(CARGO) test --locked --features testing --test it -- --nocapture fleet::scale
 
 .PHONY: lint
-lint: ## Format, clippy with and without features, shellcheck, cargo-deny, systemd units, packages
+lint: ## Format, clippy with and without features, shellcheck, licences, unused dependencies, systemd units, packages
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
 	$(CARGO) clippy --locked --lib --bins --no-default-features -- -D warnings
@@ -123,6 +123,11 @@ lint: ## Format, clippy with and without features, shellcheck, cargo-deny, syste
 		$(CARGO) deny --locked --all-features check licenses bans sources
 	else
 		echo "SKIPPED: cargo-deny is not installed" >&2
+	fi
+	if $(CARGO) machete --version >/dev/null 2>&1; then
+		$(CARGO) machete
+	else
+		echo "SKIPPED: cargo-machete is not installed" >&2
 	fi
 
 .PHONY: check-units

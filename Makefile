@@ -13,6 +13,8 @@ FUZZ_SECONDS ?= 60
 # The demo's disk and how much of it is files.
 DEMO_SIZE ?= 3G
 DEMO_FILL ?= 2252M
+# Debian's or Ubuntu's name for the system that `make test-deb` installs on; MIRROR for where its packages are.
+SUITE ?= bookworm
 # Passed to benches/compare.py: --quick, --rows, --rounds, --server, see --help.
 BENCH ?=
 
@@ -50,7 +52,7 @@ deb: build ## The Debian package: target/dist/snapferry_*.deb
 
 .PHONY: test-deb
 test-deb: deb ## Installs and removes that package in a minimal Debian of its own (as root, with debootstrap)
-	scripts/test-deb.sh target/dist/snapferry_*.deb
+	scripts/test-deb.sh target/dist/snapferry_*.deb $(SUITE)
 
 .PHONY: dist
 dist: deb ## What a release consists of: archive, Debian package, SHA256SUMS, in target/dist

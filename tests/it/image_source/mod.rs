@@ -105,6 +105,19 @@ fn holes_are_what_is_not_stored() {
     source.settle().expect_err("somebody did");
 }
 
+/// Who asks for every chunk would otherwise go through all of the tables each time.
+#[test]
+fn a_full_disk_is_told_piece_by_piece() {
+    let Some(qemu) = QemuImg::find() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("disk.qcow2");
+    qemu.run(&["create", "-q", "-f", "qcow2", "-o", "preallocation=metadata"], &[&path, Path::new("200M")]).expect("made");
+    let source = open(&path);
+    let ends = [64, 128, 192, 200].map(|end| Extent::Data { end: GuestOffset(end * MIB) });
+    let told = [0, 64, 128, 192].map(|start| source.extent_at(GuestOffset(start * MIB)).expect("an answer"));
+    assert_eq!(told, ends);
+}
+
 #[test]
 fn a_body_that_does_not_decode_is_an_error_at_its_cluster() {
     let Some(qemu) = QemuImg::find() else { return };

@@ -101,10 +101,11 @@ soak: ## Many jobs on four workers, with faults and kills by chance (minutes); t
 	SNAPFERRY_SCALE_JOBS=1000 $(CARGO) test --locked --features testing --test it -- --nocapture fleet::scale
 
 .PHONY: lint
-lint: ## Format, clippy with and without features, shellcheck, licences, unused dependencies, systemd units, packages
+lint: ## Format, clippy with and without features, documentation, shellcheck, licences, unused dependencies, systemd units, packages
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
 	$(CARGO) clippy --locked --lib --bins --no-default-features -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items --all-features
 	if [[ -f fuzz/Cargo.toml ]]; then $(CARGO) fmt --check --manifest-path fuzz/Cargo.toml; fi
 	if command -v shellcheck >/dev/null; then
 		shellcheck $(SCRIPTS)

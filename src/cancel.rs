@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 use tokio::sync::watch;
 
 /// Why the work stops.
@@ -13,6 +13,10 @@ pub enum Reason {
     /// A neighbouring stage failed, and its error is the one to report.
     Failed,
 }
+
+/// Stop: somebody else has said why, or wants nothing more of us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopped;
 
 /// A nothing that is never sent: [`Cancel::closed`] only ever disconnects.
 pub enum Never {}
@@ -74,6 +78,17 @@ impl Cancel {
         &self.closed
     }
 
+    /// For threads: sends, and gives up when the work is to stop or nobody receives any more.
+    ///
+    /// # Errors
+    /// Where it gave up.
+    pub fn send<T>(&self, to: &Sender<T>, value: T) -> Result<(), Stopped> {
+        select! {
+            send(to, value) -> sent => sent.map_err(|_| Stopped),
+            recv(self.closed) -> _ => Err(Stopped),
+        }
+    }
+
     /// For tasks: returns once the work is to stop.
     pub async fn cancelled(&self) -> Reason {
         let mut told = self.shared.told.subscribe();
@@ -98,6 +113,21 @@ mod tests {
         cancel.cancel(Reason::Asked);
         assert!(waiter.join().expect("the waiter ends"));
         assert_eq!(cancel.reason(), Some(Reason::Failed));
+    }
+
+    #[test]
+    fn a_sender_gives_up_when_the_work_stops_or_nobody_receives() {
+        let cancel = Cancel::new();
+        let (to, from) = bounded(1);
+        assert_eq!(cancel.send(&to, 1), Ok(()));
+        let full = {
+            let (cancel, to) = (cancel.clone(), to.clone());
+            std::thread::spawn(move || cancel.send(&to, 2))
+        };
+        cancel.cancel(Reason::Asked);
+        assert_eq!(full.join().expect("the sender ends"), Err(Stopped));
+        drop(from);
+        assert_eq!(Cancel::new().send(&to, 3), Err(Stopped));
     }
 
     #[tokio::test]

@@ -266,6 +266,7 @@ pub struct StoreArgs {
 /// Who we are to IBM Cloud.
 #[derive(Clone, Debug, Default, Group)]
 #[command(next_help_heading = "Identity")]
+#[allow(rustdoc::bare_urls, reason = "they are the help's text")]
 pub struct IdentityArgs {
     /// An IBM Cloud API key
     #[arg(long, value_name = "FILE")]

@@ -1,6 +1,7 @@
 //! `snapferry demo`: a server in a simulated cloud replicated twice, and its disk converted and read back beside qemu-img.
 
 use std::io::{IsTerminal as _, Write as _, stdout};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -232,8 +233,10 @@ struct WorkFolder {
 
 impl WorkFolder {
     fn make() -> anyhow::Result<Self> {
-        let path = std::env::temp_dir().join(format!("snapferry-demo-{}", std::process::id()));
-        std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        let path = std::env::temp_dir().join(format!("snapferry-demo-{:016x}", rand::random::<u64>()));
+        // A disk's copy is in it: for us alone, and nobody has made it before us.
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
+        made.with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Self { path })
     }
 }

@@ -89,7 +89,8 @@ pub trait Watched: Send + Sync + 'static {
 impl Watched for convert::Counters {
     const DOES: &'static str = "converting";
     const VERBS: [&'static str; 2] = ["read", "write"];
-    const STAGES: [&'static str; 3] = ["read", "compress", "upload"];
+    const STAGES: [&'static str; 3] =
+        [convert::Bottleneck::Read.name(), convert::Bottleneck::Compress.name(), convert::Bottleneck::Upload.name()];
 
     fn sample(&self) -> Sample {
         let convert::Totals { done, stored, sent, waits, .. } = self.totals();
@@ -100,7 +101,8 @@ impl Watched for convert::Counters {
 impl Watched for restore::Counters {
     const DOES: &'static str = "reading the image";
     const VERBS: [&'static str; 2] = ["decode", "fetch"];
-    const STAGES: [&'static str; 3] = ["fetch", "decode", "disk"];
+    const STAGES: [&'static str; 3] =
+        [restore::Bottleneck::Fetch.name(), restore::Bottleneck::Decode.name(), restore::Bottleneck::Sink.name()];
 
     fn sample(&self) -> Sample {
         let restore::Totals { done, fetched, waits } = self.totals();

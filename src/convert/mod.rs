@@ -20,11 +20,10 @@ use tokio::sync::mpsc;
 
 use crate::cancel::{Cancel, Reason};
 use crate::clock::Clock;
-use crate::compress::Codec;
+use crate::compress::{Codec, cores};
 use crate::manifest::{self, EncoderRecord, ImageRecord, Manifest, SourceRecord};
 use crate::qcow2::GeometryError;
 use crate::retry::Class;
-use crate::source::aligned::{BufferPool, PooledBuf};
 use crate::source::{Source, SourceError};
 use crate::store::{ETag, ObjectKey, ObjectStore, StoreError, Upload, UploadPlan};
 use crate::units::{ByteCount, GuestOffset};
@@ -189,10 +188,6 @@ impl From<ConvertError> for Failure {
     }
 }
 
-/// Stop: somebody else has said why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stopped;
-
 /// What all stages share.
 #[derive(Clone)]
 struct Context {
@@ -231,10 +226,6 @@ impl Context {
 
     fn outcome(&self) -> std::sync::MutexGuard<'_, Outcome> {
         self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take(&self, pool: &BufferPool) -> Result<PooledBuf, Stopped> {
-        pool.take(&self.cancel).map_err(|_| Stopped)
     }
 }
 
@@ -404,12 +395,6 @@ impl Conversion<'_> {
             segments: assembled.segments,
         }
     }
-}
-
-/// The number of cores that this process may use.
-#[must_use]
-pub fn cores() -> std::num::NonZeroUsize {
-    thread::available_parallelism().unwrap_or(std::num::NonZeroUsize::MIN)
 }
 
 /// A plan for `source` at `target` on this machine.

@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::Context;
 use super::plan::Plan;
-use super::{Context, Stopped};
+use crate::cancel::Stopped;
 use crate::hash::Crc64;
 use crate::source::aligned::{BufferPool, PooledBuf};
 use crate::store::{Part, PartNumber};
@@ -71,7 +72,7 @@ impl<'a> PartWriter<'a> {
     /// The unfilled rest of the current part; waits for a buffer when a new part begins.
     fn room(&mut self) -> Result<&mut [u8], Stopped> {
         if self.current.is_none() {
-            let buf = self.context.take(&self.pool)?;
+            let buf = self.pool.take(&self.context.cancel)?;
             self.current = Some((buf, if self.number == 1 { self.head_len } else { 0 }));
         }
         let (buf, filled) = self.current.as_mut().expect("set above");

@@ -3,12 +3,13 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 
-use crossbeam_channel::{Receiver, Sender, bounded, select};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::compress::{Bodies, Chunk, Workers};
 use super::counters::Bottleneck;
 use super::plan::{CHUNK, Plan};
-use super::{Context, ConvertError, Stopped};
+use super::{Context, ConvertError};
+use crate::cancel::Stopped;
 use crate::source::aligned::BufferPool;
 use crate::source::{Extent, Source, SourceError};
 use crate::units::{GuestOffset, to_u64, to_usize};
@@ -87,7 +88,7 @@ fn issue(
             let skipped = if end.0 >= size { size - at } else { (end.0 - at) / CHUNK.0 * CHUNK.0 };
             if skipped > 0 {
                 context.counters.holes.fetch_add(skipped, Relaxed);
-                push(slots, Slot::Hole { start: GuestOffset(at), len: skipped }, context)?;
+                context.cancel.send(slots, Slot::Hole { start: GuestOffset(at), len: skipped })?;
                 at += skipped;
                 continue;
             }
@@ -95,23 +96,15 @@ fn issue(
         note_bottleneck(&buffers, &bodies, plan, workers, context);
         let len = CHUNK.0.min(size - at);
         // In this order and one chunk after the other: the chunk that the assembler waits for always has its buffers already.
-        let buf = context.take(&buffers)?;
-        let out = context.take(&bodies)?;
+        let buf = buffers.take(&context.cancel)?;
+        let out = bodies.take(&context.cancel)?;
         let (slot, bodies_of_chunk) = bounded(1);
-        push(slots, Slot::Chunk(bodies_of_chunk), context)?;
+        context.cancel.send(slots, Slot::Chunk(bodies_of_chunk))?;
         let chunk = Chunk { start: GuestOffset(at), len: to_usize(len), buf, out };
-        push(tickets, Ticket { chunk, slot }, context)?;
+        context.cancel.send(tickets, Ticket { chunk, slot })?;
         at += len;
     }
     Ok(())
-}
-
-/// Sends, or gives up when the work is cancelled or the receiver gone.
-fn push<T>(to: &Sender<T>, value: T, context: &Context) -> Result<(), Stopped> {
-    select! {
-        send(to, value) -> sent => sent.map_err(|_| Stopped),
-        recv(context.cancel.closed()) -> _ => Err(Stopped),
-    }
 }
 
 /// Who holds the next read up? Buffers that are all out are with the compressors or behind them.

@@ -3,6 +3,7 @@
 use crate::qcow2::facts::{BitmapDirectory, Fields, HeaderFacts};
 use crate::qcow2::header::HeaderError;
 use crate::qcow2::image::{ImageError, ImageFile};
+use crate::qcow2::l2::OFFSET;
 use crate::units::{ByteCount, ClusterBits, HostOffset, MIB, to_u64, to_usize};
 
 /// Most bitmaps of an image (QEMU's `QCOW2_MAX_BITMAPS`).
@@ -23,8 +24,6 @@ const IN_USE: u32 = 1;
 const AUTO: u32 = 2;
 /// Bytes of a directory's entry before its name.
 const FIXED: u64 = 24;
-/// Bits 9 to 55 of a bitmap table's entry: a host cluster's place.
-const OFFSET: u64 = (1 << 56) - (1 << 9);
 
 /// One entry of the directory.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use std::fmt;
 
 use crate::qcow2::bitmaps;
 use crate::qcow2::image::{Image, ImageError, ImageFile};
+use crate::qcow2::l2::{COMPRESSED, COPIED, OFFSET, READS_ZERO, compressed_offset_bits};
 use crate::qcow2::references::{Noted, References, Use};
 use crate::qcow2::snapshots::{self, Snapshot};
 use crate::units::{ClusterBits, GuestOffset, HostCluster, HostOffset, MIB, SECTOR, to_u64, to_usize};
@@ -16,11 +17,6 @@ pub const MOST_FINDINGS: usize = 1000;
 /// Tables are read so many bytes at a time.
 const TABLE_READ: u64 = 4 * MIB;
 
-const COPIED: u64 = 1 << 63;
-const COMPRESSED: u64 = 1 << 62;
-const READS_ZERO: u64 = 1;
-/// Bits 9 to 55 of an entry: a host cluster's place.
-const OFFSET: u64 = (1 << 56) - (1 << 9);
 /// Bits of an L1 entry that must be zero (specification, "L1 table entry").
 const L1_RESERVED: u64 = !(COPIED | OFFSET);
 /// Bits of a standard L2 entry that must be zero (specification, "Standard Cluster Descriptor").
@@ -167,8 +163,8 @@ impl Audit<'_> {
                     format_args!("{what} of {len} bytes at byte {at} reaches past the file's end by a cluster or more"),
                 );
             }
-            Noted::Overlap(HostCluster(cluster), other) => {
-                let (used, other, at) = (used.name(), other.name(), cluster << self.cluster.bits());
+            Noted::Overlap(cluster, other) => {
+                let (used, other, at) = (used.name(), other.name(), cluster.offset(self.cluster));
                 self.report.add(Severity::Hidden, format_args!("{used} and {other} share the host cluster at byte {at}"));
             }
         }
@@ -214,23 +210,29 @@ impl Audit<'_> {
         let len = u64::from(entries) * 8;
         self.count(at, len, Use::L1Table);
         let table = self.words(at, len)?;
-        let coverage = self.cluster.size() / self.image.header().l2_entry_len() * self.cluster.size();
-        let present: Vec<_> =
-            (0_u64..).zip(&table).filter(|(_, entry)| **entry != 0).map(|(index, entry)| (index, *entry)).collect();
-        // Neighbours in the table mostly are neighbours in the file: read together.
+        self.each_l2_table(&table, |audit, guest, entry, l2| {
+            audit.l1_entry(guest, entry);
+            audit.l2_table(guest, l2, fragments);
+        })?;
+        Ok(table)
+    }
+
+    /// Shows each L2 table that an L1 table leads to: the first byte of the disk that it stands for, the entry, and its words.
+    fn each_l2_table(&mut self, l1: &[u64], mut look: impl FnMut(&mut Self, GuestOffset, u64, &[u64])) -> Result<(), ImageError> {
         let cluster = self.cluster.size();
+        let coverage = cluster / self.image.header().l2_entry_len() * cluster;
+        let present: Vec<_> = (0_u64..).zip(l1).filter(|(_, entry)| **entry != 0).map(|(index, entry)| (index, *entry)).collect();
+        // Neighbours in the table mostly are neighbours in the file: read together.
         let at_once = to_usize((TABLE_READ / cluster).max(1));
         for run in present.chunk_by(|one, next| (one.1 & OFFSET) + cluster == next.1 & OFFSET) {
             for entries in run.chunks(at_once) {
-                let words = self.words(HostOffset(entries[0].1 & OFFSET), to_u64(entries.len()) * self.cluster.size())?;
-                for (&(index, entry), l2) in entries.iter().zip(words.chunks(to_usize(self.cluster.size() / 8))) {
-                    let guest = GuestOffset(index.saturating_mul(coverage));
-                    self.l1_entry(guest, entry);
-                    self.l2_table(guest, l2, fragments);
+                let words = self.words(HostOffset(entries[0].1 & OFFSET), to_u64(entries.len()) * cluster)?;
+                for (&(index, entry), l2) in entries.iter().zip(words.chunks(to_usize(cluster / 8))) {
+                    look(self, GuestOffset(index.saturating_mul(coverage)), entry, l2);
                 }
             }
         }
-        Ok(table)
+        Ok(())
     }
 
     fn l1_entry(&mut self, guest: GuestOffset, entry: u64) {
@@ -388,7 +390,7 @@ impl Audit<'_> {
         self.report.check_errors += unknown;
         for (cluster, stored, used) in findings {
             let severity = if stored < used { Severity::Corruption } else { Severity::Leak };
-            let at = cluster << self.cluster.bits();
+            let at = HostCluster(cluster).offset(self.cluster);
             self.report
                 .add(severity, format_args!("the host cluster at byte {at} is used {used} times and counted {stored} times"));
         }
@@ -398,42 +400,35 @@ impl Audit<'_> {
     /// Whether COPIED says of each table and raw cluster of the active disk that it is counted once.
     fn copied_flags(&mut self, l1: &[u64], stored: &Stored) -> Result<(), ImageError> {
         let step = to_usize(self.image.header().l2_entry_len() / 8);
-        let coverage = self.cluster.size() / self.image.header().l2_entry_len() * self.cluster.size();
-        for (index, &entry) in (0_u64..).zip(l1) {
-            let table = entry & OFFSET;
-            if entry == 0 {
-                continue;
-            }
-            let guest = GuestOffset(index.saturating_mul(coverage));
-            if stored.count_at(table, self.cluster).is_some_and(|count| (count == 1) != (entry & COPIED != 0)) {
-                self.report.add(
+        let cluster = self.cluster;
+        let is_wrong = |word: u64| {
+            let count = stored.count_at(HostOffset(word & OFFSET), cluster);
+            count.is_some_and(|count| (count == 1) != (word & COPIED != 0))
+        };
+        self.each_l2_table(l1, |audit, guest, entry, l2| {
+            if is_wrong(entry) {
+                audit.report.add(
                     Severity::Corruption,
                     format_args!("the L1 entry for the disk's bytes from {guest}, {entry:#018x}, is wrong about being copied"),
                 );
             }
-            let words = self.words(HostOffset(table), self.cluster.size())?;
-            for (number, word) in (0_u64..).zip(words.chunks(step).map(|entry| entry[0])) {
-                let host = word & OFFSET;
-                if word & COMPRESSED != 0 || host == 0 {
-                    continue;
-                }
-                if stored.count_at(host, self.cluster).is_some_and(|count| (count == 1) != (word & COPIED != 0)) {
-                    let guest = GuestOffset(guest.0.saturating_add(number * self.cluster.size()));
-                    self.report.add(
+            for (number, word) in (0_u64..).zip(l2.chunks(step).map(|entry| entry[0])) {
+                if word & COMPRESSED == 0 && word & OFFSET != 0 && is_wrong(word) {
+                    let guest = GuestOffset(guest.0.saturating_add(number * cluster.size()));
+                    audit.report.add(
                         Severity::Corruption,
                         format_args!("the L2 entry for the disk's bytes from {guest}, {word:#018x}, is wrong about being copied"),
                     );
                 }
             }
-        }
-        Ok(())
+        })
     }
 }
 
 /// What a compressed entry points at: first byte, and bytes up to the end of its last sector.
 fn compressed(word: u64, cluster: ClusterBits) -> (HostOffset, u64) {
-    // 62 - (cluster_bits - 8): specification, "Compressed Clusters Descriptor". Unlike the reader's decoding this takes any word.
-    let bits = 62 - (cluster.bits() - 8);
+    // Unlike the reader's decoding this takes any word.
+    let bits = compressed_offset_bits(cluster);
     let descriptor = word & !COMPRESSED;
     let at = descriptor & ((1 << bits) - 1);
     (HostOffset(at), ((descriptor >> bits) + 1) * SECTOR - at % SECTOR)
@@ -495,8 +490,8 @@ impl Stored {
     }
 
     /// How often the image counts the cluster at a place, if that can be known.
-    fn count_at(&self, at: u64, cluster: ClusterBits) -> Option<u64> {
-        let number = at >> cluster.bits();
+    fn count_at(&self, at: HostOffset, cluster: ClusterBits) -> Option<u64> {
+        let HostCluster(number) = at.cluster(cluster);
         let Ok(found) = self.blocks.binary_search_by_key(&(number / self.per_block), |(index, _)| *index) else { return Some(0) };
         self.blocks[found].1.as_ref().map(|block| block.count(to_usize(number % self.per_block), self.order))
     }

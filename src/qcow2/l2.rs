@@ -6,13 +6,13 @@
 use crate::units::{ClusterBits, HostOffset, SECTOR};
 
 /// "COPIED": the refcount of what the entry points at is exactly one (bit 63).
-const COPIED: u64 = 1 << 63;
+pub(super) const COPIED: u64 = 1 << 63;
 /// The entry describes a compressed cluster (bit 62).
-const COMPRESSED: u64 = 1 << 62;
+pub(super) const COMPRESSED: u64 = 1 << 62;
 /// A standard entry that reads as zeros (bit 0, version 3 only).
-const READS_ZERO: u64 = 1;
-/// Bits 9 to 55: the cluster-aligned host offset of a standard L2 entry, and of an L1 entry.
-const OFFSET: u64 = (1 << 56) - (1 << 9);
+pub(super) const READS_ZERO: u64 = 1;
+/// Bits 9 to 55: the cluster-aligned host offset of a standard L2 entry, of an L1 entry, and of a bitmap table's entry.
+pub(super) const OFFSET: u64 = (1 << 56) - (1 << 9);
 /// No host offset in an entry has bits from here on ("Bits 56 and up must be 0").
 const OFFSET_BITS: u32 = 56;
 
@@ -82,7 +82,7 @@ impl Ownership {
 }
 
 /// How many low bits of a compressed entry hold the offset: the specification's x = 62 - (cluster_bits - 8).
-fn compressed_offset_bits(cluster: ClusterBits) -> u32 {
+pub(super) fn compressed_offset_bits(cluster: ClusterBits) -> u32 {
     62 - (cluster.bits() - 8)
 }
 

@@ -6,35 +6,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use crossbeam_channel::{Receiver, bounded};
-use serde::Serialize;
 
+use super::differences::{Differences, differences};
 use super::plan::{SINKS, unmapped};
 use super::{Context, Piece, RestoreError, Sink};
 use crate::hash::CHUNK;
 use crate::qcow2::Mappings;
 use crate::source::aligned::{AlignedBuf, BUFFER_ALIGNMENT};
 use crate::source::{Extent, Source};
-use crate::units::{GuestOffset, to_u64, to_usize};
-
-/// Differences that are kept at most, those that come first on the disk; the others are counted.
-const KEPT: usize = 16;
-/// Differing stretches that are nearer than this count as one.
-const NEAR: usize = 4096;
-
-/// A stretch of the disk that differs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Difference {
-    /// The first byte that differs.
-    pub offset: GuestOffset,
-    /// Bytes up to the last one that does.
-    pub length: u64,
-}
-
-#[derive(Debug, Default)]
-struct Differences {
-    first: Vec<Difference>,
-    count: u64,
-}
+use crate::units::{GuestOffset, to_usize};
 
 /// Compares every byte of an image with a disk: what is stored as a [`Sink`], what is not by the verification at its end.
 pub struct Comparison<'a> {
@@ -52,12 +32,10 @@ impl<'a> Comparison<'a> {
         Self { source, found: Mutex::default(), partial: Mutex::default(), buffers: Mutex::default() }
     }
 
-    /// The first differences on the disk, in order, and how many stretches differ in all. One that crosses a multiple of 2 MiB counts as
-    /// two.
+    /// What was found so far.
     #[must_use]
-    pub fn differences(&self) -> (Vec<Difference>, u64) {
-        let found = lock(&self.found);
-        (found.first.clone(), found.count)
+    pub fn differences(&self) -> Differences {
+        lock(&self.found).clone()
     }
 
     /// Compares what lies nowhere in the image with the disk: it must be zero there. For after the last piece.
@@ -124,27 +102,10 @@ impl<'a> Comparison<'a> {
 
     /// Notes where `disk` differs from `image`, or from zeros.
     fn compare(&self, start: GuestOffset, disk: &[u8], image: Option<&[u8]>) {
-        let same = image.map_or_else(|| crate::compress::is_zero(disk), |image| image == disk);
-        if same {
-            return;
+        let found = differences(disk, image, start);
+        if !found.is_empty() {
+            lock(&self.found).add(found);
         }
-        let differs = |at: usize| disk[at] != image.map_or(0, |image| image[at]);
-        let mut open: Option<Range<usize>> = None;
-        let mut found = Vec::new();
-        for at in (0..disk.len()).filter(|&at| differs(at)) {
-            match &mut open {
-                Some(stretch) if at - stretch.end < NEAR => stretch.end = at + 1,
-                _ => found.extend(open.replace(at..at + 1)),
-            }
-        }
-        found.extend(open);
-        let mut differences = lock(&self.found);
-        differences.count += to_u64(found.len());
-        differences.first.extend(
-            found.into_iter().map(|stretch| Difference { offset: start + to_u64(stretch.start), length: to_u64(stretch.len()) }),
-        );
-        differences.first.sort_unstable();
-        differences.first.truncate(KEPT);
     }
 }
 

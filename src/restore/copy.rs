@@ -12,7 +12,7 @@ use std::thread;
 use super::target::{DeviceTarget, FileTarget, PageCache, Target};
 use super::{Force, RestoreError, ZeroPolicy};
 use crate::cancel::{Cancel, Reason};
-use crate::compress::is_zero;
+use crate::compress::{cores, is_zero};
 use crate::hash::CHUNK;
 use crate::source::aligned::AlignedBuf;
 use crate::source::{Extent, Source};
@@ -104,7 +104,7 @@ impl Copying<'_> {
     fn copy(&self, target: &Target, size: u64) -> Result<(), RestoreError> {
         let cursor = Mutex::new(Cursor { at: 0, extent: Extent::Data { end: GuestOffset(0) } });
         let failed = Mutex::new(None);
-        let threads = 2 * super::cores().get() + WAITING;
+        let threads = 2 * cores().get() + WAITING;
         thread::scope(|scope| {
             for _ in 0..threads {
                 scope.spawn(|| {

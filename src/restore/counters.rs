@@ -16,7 +16,7 @@ pub enum Bottleneck {
 impl Bottleneck {
     /// As shown.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Fetch => "fetch",
             Self::Decode => "decode",

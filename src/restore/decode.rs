@@ -12,7 +12,8 @@ use super::damage::{BadBodies, BadBody};
 use super::hashes::{ChunkHashes, Decoded};
 use super::plan::{Batch, Place, Plan, extent};
 use super::read::Fetched;
-use super::{Context, Reading, RestoreError, Stopped};
+use super::{Context, Reading, RestoreError};
+use crate::cancel::Stopped;
 use crate::compress::{DecodeError, Decoder};
 use crate::hash::CHUNK;
 use crate::qcow2::mappings::SUBCLUSTERS;
@@ -128,7 +129,7 @@ impl Decoders {
         places.sort_unstable_by_key(|place| place.guest);
         let chunk = |place: &Place| place.guest.offset(cluster).0 / CHUNK.0;
         for members in places.chunk_by(|one, next| chunk(one) == chunk(next)) {
-            let buf = self.shared.context.take(&self.buffers)?;
+            let buf = self.buffers.take(&self.shared.context.cancel)?;
             let (shared, fetched) = (Arc::clone(&self.shared), Arc::clone(fetched));
             let start = GuestOffset(chunk(&members[0]) * CHUNK.0);
             let members: Box<[GuestCluster]> = members.iter().map(|place| place.guest).collect();

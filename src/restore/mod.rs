@@ -10,7 +10,6 @@
 //! once. What is decoded leaves in pieces of 2 MiB of the disk, in no particular order. Memory is bounded by pools of buffers that travel with
 //! the data; [`plan::Plan::peak_memory`] is the formula. The first real error is kept and everybody else is told to stop.
 
-use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -21,7 +20,6 @@ use crate::compress::{Codec, DecodeError};
 use crate::qcow2::{Compression, FileError, Header, ImageError, ImageFile, Mappings};
 use crate::retry::Class;
 use crate::source::SourceError;
-use crate::source::aligned::{BufferPool, PooledBuf};
 use crate::units::{GuestOffset, HostOffset};
 
 mod compare;
@@ -29,6 +27,7 @@ mod copy;
 pub mod counters;
 mod damage;
 mod decode;
+mod differences;
 mod hashes;
 mod local;
 pub mod plan;
@@ -42,16 +41,17 @@ mod target;
 mod verify;
 mod write;
 
-pub use compare::{Comparison, Difference};
+pub use compare::Comparison;
 pub use copy::{Copying, RawPlace, Zeros};
 use counters::Counters;
 pub use damage::{BadBodies, BadBody};
 pub use decode::Piece;
+pub use differences::{Difference, Differences};
 pub use hashes::{ChunkHashes, HashFinding, ManifestError, check_manifest};
 pub use local::{LocalImage, LocalImageError};
 use plan::Plan;
 pub use source::ImageSource;
-pub use sources::{Compared, Until, compare_sources};
+pub use sources::{Until, compare_sources};
 pub use stored::StoredImage;
 pub use sums::{ParseSha256Error, Sha256Sum, Sums, WantedSums};
 pub use target::{Force, PageCache, TargetError, UnknownPolicyError, ZeroPolicy};
@@ -151,10 +151,6 @@ impl RestoreError {
     }
 }
 
-/// Stop: somebody else has said why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stopped;
-
 /// What all stages share.
 #[derive(Clone)]
 struct Context {
@@ -181,10 +177,6 @@ impl Context {
 
     fn outcome(&self) -> MutexGuard<'_, Option<RestoreError>> {
         self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take(&self, pool: &BufferPool) -> Result<PooledBuf, Stopped> {
-        pool.take(&self.cancel).map_err(|_| Stopped)
     }
 
     /// The first error, or that somebody asked us to stop, or nothing.
@@ -288,10 +280,4 @@ pub fn codec_of(header: &Header) -> Codec {
         Compression::Deflate => Codec::Deflate,
         Compression::Zstd => Codec::Zstd,
     }
-}
-
-/// The number of cores that this process may use.
-#[must_use]
-pub fn cores() -> NonZeroUsize {
-    thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 
-use crossbeam_channel::{Receiver, Sender, bounded, select};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::counters::Bottleneck;
 use super::decode::Decoders;
 use super::plan::{Batch, Plan};
-use super::{Context, RestoreError, Stopped};
+use super::{Context, RestoreError};
+use crate::cancel::Stopped;
 use crate::qcow2::ImageFile;
 use crate::source::aligned::{BufferPool, PooledBuf};
 use crate::units::{HostOffset, to_u64, to_usize};
@@ -73,20 +74,12 @@ fn issue<'a>(
     for batch in &plan.batches {
         note_bottleneck(&buffers, plan, decoders, context);
         // In this order and one batch after the other: the batch that the sums wait for always has its buffer already.
-        let buf = context.take(&buffers)?;
+        let buf = buffers.take(&context.cancel)?;
         let (slot, fetched) = bounded(1);
-        push(slots, fetched, context)?;
-        push(tickets, Ticket { batch, buf, slot }, context)?;
+        context.cancel.send(slots, fetched)?;
+        context.cancel.send(tickets, Ticket { batch, buf, slot })?;
     }
     Ok(())
-}
-
-/// Sends, or gives up when the work is cancelled or the receiver gone.
-fn push<T>(to: &Sender<T>, value: T, context: &Context) -> Result<(), Stopped> {
-    select! {
-        send(to, value) -> sent => sent.map_err(|_| Stopped),
-        recv(context.cancel.closed()) -> _ => Err(Stopped),
-    }
 }
 
 /// Who holds the next fetch up? Buffers that are all out are with the decoders or behind them.

@@ -5,43 +5,15 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use super::RestoreError;
-use super::compare::Difference;
+use super::differences::{Difference, Differences, differences};
 use crate::cancel::{Cancel, Reason};
-use crate::compress::is_zero;
 use crate::hash::CHUNK;
 use crate::source::aligned::AlignedBuf;
 use crate::source::{Extent, Source};
-use crate::units::{GuestOffset, to_u64, to_usize};
+use crate::units::{GuestOffset, to_usize};
 
 /// Chunks that are read at once: as many reads as a device wants in flight.
 const READERS: usize = 6;
-/// Differences that are kept at most, those that come first; the others are counted.
-const KEPT: usize = 16;
-
-/// What came of a comparison.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Compared {
-    /// The first stretches that differ, in order; one that crosses a multiple of 2 MiB counts as two.
-    pub first: Vec<Difference>,
-    /// How many differ in all.
-    pub count: u64,
-}
-
-impl Compared {
-    /// Whether nothing differs.
-    #[must_use]
-    pub fn is_same(&self) -> bool {
-        self.count == 0
-    }
-
-    fn add(&mut self, difference: Difference) {
-        self.count += 1;
-        let place = self.first.partition_point(|kept| *kept < difference);
-        self.first.insert(place, difference);
-        self.first.truncate(KEPT);
-    }
-}
-
 /// How far a comparison goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Until {
@@ -63,9 +35,9 @@ pub fn compare_sources(
     until: Until,
     cancel: &Cancel,
     done: &(dyn Fn(u64) + Sync),
-) -> Result<Compared, RestoreError> {
+) -> Result<Differences, RestoreError> {
     let size = one.size().0.max(other.size().0);
-    let found = Mutex::new(Compared::default());
+    let found = Mutex::new(Differences::default());
     let failed = Mutex::new(None);
     let next = AtomicU64::new(0);
     let stop = Cancel::new();
@@ -82,9 +54,9 @@ pub fn compare_sources(
                     match buffers.compare(one, other, at, len) {
                         Ok(differences) => {
                             let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
-                            differences.into_iter().for_each(|difference| found.add(difference));
+                            found.add(differences);
                             // Chunks are begun in order, and the ones begun are ended: none before this one is left out.
-                            if until == Until::FirstDifference && !found.is_same() {
+                            if until == Until::FirstDifference && !found.is_empty() {
                                 stop.cancel(Reason::Failed);
                             }
                         }
@@ -122,12 +94,12 @@ impl Pair {
 
     fn compare(&mut self, one: &dyn Source, other: &dyn Source, at: u64, len: u64) -> Result<Vec<Difference>, RestoreError> {
         let (in_one, in_other) = (read(one, at, &mut self.one)?, read(other, at, &mut self.other)?);
-        let len = to_usize(len);
+        let (len, start) = (to_usize(len), GuestOffset(at));
         Ok(match (in_one, in_other) {
             (Read::Zeros, Read::Zeros) => Vec::new(),
-            (Read::Bytes, Read::Zeros) => differences(&self.one[..len], None, at),
-            (Read::Zeros, Read::Bytes) => differences(&self.other[..len], None, at),
-            (Read::Bytes, Read::Bytes) => differences(&self.one[..len], Some(&self.other[..len]), at),
+            (Read::Bytes, Read::Zeros) => differences(&self.one[..len], None, start),
+            (Read::Zeros, Read::Bytes) => differences(&self.other[..len], None, start),
+            (Read::Bytes, Read::Bytes) => differences(&self.one[..len], Some(&self.other[..len]), start),
         })
     }
 }
@@ -158,34 +130,6 @@ fn read(source: &dyn Source, at: u64, into: &mut AlignedBuf) -> Result<Read, Res
     Ok(Read::Bytes)
 }
 
-/// Where two chunks differ, or one does from zeros: stretches of whole sectors that differ are one as long as they touch.
-fn differences(one: &[u8], other: Option<&[u8]>, at: u64) -> Vec<Difference> {
-    let same = match other {
-        Some(other) => one == other,
-        None => is_zero(one),
-    };
-    if same {
-        return Vec::new();
-    }
-    let sector = to_usize(crate::units::SECTOR);
-    let zeros = vec![0; sector];
-    let mut found: Vec<Difference> = Vec::new();
-    for (number, piece) in one.chunks(sector).enumerate() {
-        let start = number * sector;
-        let against = other.map_or(&zeros[..piece.len()], |other| &other[start..start + piece.len()]);
-        let differs = |index: &usize| piece[*index] != against[*index];
-        let Some(first) = (0..piece.len()).find(differs) else { continue };
-        let last = (0..piece.len()).rev().find(differs).unwrap_or(first);
-        let offset = at + to_u64(start + first);
-        let end = at + to_u64(start + last) + 1;
-        match found.last_mut() {
-            Some(before) if before.offset.0 + before.length + to_u64(sector) > offset => before.length = end - before.offset.0,
-            _ => found.push(Difference { offset: GuestOffset(offset), length: end - offset }),
-        }
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,7 +151,7 @@ mod tests {
         let compare = |one: &RawSource, other: &RawSource, until| {
             compare_sources(one, other, until, &Cancel::new(), &|_| {}).expect("a comparison")
         };
-        assert!(compare(&one, &longer, Until::End).is_same());
+        assert!(compare(&one, &longer, Until::End).is_empty());
         for at in [6 << 20, 3_000_000, 3_000_001, 100] {
             bytes[at] ^= 1;
         }

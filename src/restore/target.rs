@@ -1,23 +1,20 @@
 //! What an image is restored to: a file under a hidden name until it is whole, or a block device that nobody else uses.
 
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{FallocateFlags, FileType, Mode, OFlags, SeekFrom, fallocate, fstat, fsync, ftruncate, open, seek};
-use rustix::io::{Errno, pread, pwrite, retry_on_intr};
+use rustix::io::{Errno, pread, retry_on_intr};
 
 use super::signature;
 use crate::source::aligned::AlignedBuf;
-use crate::store::file::{hidden_beside, publish, sync_folder};
+use crate::store::local::{ALIGNMENT, DirectFile, hidden_beside, publish, sync_folder};
 use crate::units::{ByteCount, GIB, GuestOffset, MIB, to_u64, to_usize};
 
-/// What O_DIRECT asks of an address, a length and an offset at most: the largest sector in the field, and a page.
-const ALIGNMENT: u64 = 4096;
 /// One request to zero a device's range, so that being told to stop is noticed in between.
 const ZERO_AT_ONCE: u64 = GIB;
 /// One write of zeros, where a device can't be asked.
@@ -161,66 +158,29 @@ pub enum Target {
     Device(DeviceTarget),
 }
 
-/// Writes at any place, past the page cache where that goes.
+/// What is written to.
 #[derive(Debug)]
 pub(super) struct Disk {
     pub path: String,
-    /// Through the page cache: for what is not aligned.
-    cached: OwnedFd,
-    direct: Option<OwnedFd>,
-    /// It refused a write: no more of them.
-    direct_refused: AtomicBool,
-    /// One write through the page cache at a time: the file system lets no two into a file, and whoever waits for it there does so spinning.
-    turn: Mutex<()>,
+    file: DirectFile,
 }
 
 impl Disk {
-    /// Writes all of `bytes`. Pages that `bytes` fill only in part go through the page cache whoever writes them, so that the two ways
-    /// never meet in one page.
-    pub fn write(&self, bytes: &[u8], at: GuestOffset) -> Result<(), TargetError> {
-        let failed = |errno: Errno| match errno {
-            Errno::PERM | Errno::ROFS => TargetError::ReadOnly { path: self.path.clone() },
-            _ => TargetError::Write { path: self.path.clone(), offset: at, source: errno.into() },
-        };
-        let mut done = self.write_direct(bytes, at.0).map_err(failed)?;
-        let _turn = (done < bytes.len()).then(|| self.turn.lock().unwrap_or_else(PoisonError::into_inner));
-        while done < bytes.len() {
-            match retry_on_intr(|| pwrite(&self.cached, &bytes[done..], at.0 + to_u64(done))) {
-                Ok(0) => return Err(failed(Errno::IO)),
-                Ok(written) => done += written,
-                Err(errno) => return Err(failed(errno)),
-            }
-        }
-        Ok(())
+    fn new(path: String, cached: OwnedFd, direct: Option<OwnedFd>) -> Self {
+        Self { path, file: DirectFile::new(cached.into(), direct.map(File::from)) }
     }
 
-    /// Writes what can go past the page cache, and says how much that was.
-    fn write_direct(&self, bytes: &[u8], at: u64) -> Result<usize, Errno> {
-        let Some(direct) = self.direct.as_ref().filter(|_| !self.direct_refused.load(Relaxed)) else { return Ok(0) };
-        let step = to_usize(ALIGNMENT);
-        if !bytes.as_ptr().addr().is_multiple_of(step) || !at.is_multiple_of(ALIGNMENT) {
-            return Ok(0);
-        }
-        let whole = bytes.len() - bytes.len() % step;
-        let mut done = 0;
-        // A write may be cut short anywhere; once it stops at an odd place, the rest goes the ordinary way.
-        while done < whole && done.is_multiple_of(step) {
-            match retry_on_intr(|| pwrite(direct, &bytes[done..whole], at + to_u64(done))) {
-                Ok(0) => return Err(Errno::IO),
-                Ok(written) => done += written,
-                Err(Errno::INVAL) => {
-                    self.direct_refused.store(true, Relaxed);
-                    break;
-                }
-                Err(errno) => return Err(errno),
-            }
-        }
-        Ok(done)
+    /// Writes all of `bytes`.
+    pub fn write(&self, bytes: &[u8], at: GuestOffset) -> Result<(), TargetError> {
+        self.file.write(bytes, at.0).map_err(|source| match Errno::from_io_error(&source) {
+            Some(Errno::PERM | Errno::ROFS) => TargetError::ReadOnly { path: self.path.clone() },
+            _ => TargetError::Write { path: self.path.clone(), offset: at, source },
+        })
     }
 
     /// Makes what was written survive a power cut.
     pub fn sync(&self) -> Result<(), TargetError> {
-        retry_on_intr(|| fsync(&self.cached)).map_err(|errno| self.asked("flushing what was written", errno))
+        retry_on_intr(|| fsync(self.file.file())).map_err(|errno| self.asked("flushing what was written", errno))
     }
 
     fn asked(&self, what: &'static str, errno: Errno) -> TargetError {
@@ -260,9 +220,9 @@ impl FileTarget {
         // Not every file system has it (tmpfs before Linux 6.6, FUSE); the page cache does as well there.
         let past_cache = || open(&hidden, base | OFlags::WRONLY | OFlags::DIRECT, Mode::empty()).ok();
         let direct = if cache == PageCache::Bypass { past_cache() } else { None };
-        let disk = Disk { path, cached, direct, direct_refused: AtomicBool::new(false), turn: Mutex::default() };
+        let disk = Disk::new(path, cached, direct);
         let target = Self { disk, hidden, to: to.to_owned(), force };
-        ftruncate(&target.disk.cached, size.0).map_err(|errno| target.disk.asked("making a sparse file", errno))?;
+        ftruncate(target.disk.file.file(), size.0).map_err(|errno| target.disk.asked("making a sparse file", errno))?;
         Ok(target)
     }
 
@@ -315,8 +275,8 @@ impl DeviceTarget {
             opened => opened.map_err(failed)?,
         };
         let direct = open(path, base | OFlags::DIRECT, Mode::empty()).ok();
-        let disk = Disk { path: shown.clone(), cached, direct, direct_refused: AtomicBool::new(false), turn: Mutex::default() };
-        let has = ByteCount(seek(&disk.cached, SeekFrom::End(0)).map_err(|errno| disk.asked("asking for the size", errno))?);
+        let disk = Disk::new(shown.clone(), cached, direct);
+        let has = ByteCount(seek(disk.file.file(), SeekFrom::End(0)).map_err(|errno| disk.asked("asking for the size", errno))?);
         if has < size {
             return Err(TargetError::TooSmall { path: shown, has, needs: size });
         }
@@ -343,8 +303,7 @@ impl DeviceTarget {
                 let base = OFlags::RDWR | OFlags::CLOEXEC;
                 let cached = retry_on_intr(|| open(path, base, Mode::empty())).map_err(failed)?;
                 let direct = open(path, base | OFlags::DIRECT, Mode::empty()).ok();
-                let disk =
-                    Disk { path: shown.clone(), cached, direct, direct_refused: AtomicBool::new(false), turn: Mutex::default() };
+                let disk = Disk::new(shown.clone(), cached, direct);
                 let has = ByteCount(u64::try_from(found.st_size).unwrap_or(0));
                 if has < size {
                     return Err(TargetError::TooSmall { path: shown, has, needs: size });
@@ -362,7 +321,7 @@ impl DeviceTarget {
         for (bytes, at) in [(&mut front, 0), (&mut back, back_at)] {
             let mut done = 0;
             while done < bytes.len() {
-                match retry_on_intr(|| pread(&self.disk.cached, &mut bytes[done..], at + to_u64(done))) {
+                match retry_on_intr(|| pread(self.disk.file.file(), &mut bytes[done..], at + to_u64(done))) {
                     Ok(0) => break,
                     Ok(count) => done += count,
                     Err(errno) => return Err(self.disk.asked("looking at what it holds", errno)),
@@ -402,7 +361,7 @@ impl DeviceTarget {
         };
         for &way in ways {
             let flags = way | FallocateFlags::KEEP_SIZE;
-            match retry_on_intr(|| fallocate(&self.disk.cached, flags, range.start, range.end - range.start)) {
+            match retry_on_intr(|| fallocate(self.disk.file.file(), flags, range.start, range.end - range.start)) {
                 Ok(()) => return Ok(()),
                 Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::NODEV) => {}
                 Err(errno) => {

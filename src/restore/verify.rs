@@ -6,15 +6,17 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::compare::{Comparison, Difference};
+use super::compare::Comparison;
 use super::counters::Counters;
 use super::damage::{BadBodies, BadBody};
+use super::differences::{Difference, Differences};
 use super::hashes::{ChunkHashes, HashFinding, check_manifest};
 use super::plan::{Cover, Options, Origin, Plan};
 use super::sums::{Sha256Sum, Sums, WantedSums};
-use super::{Context, Piece, Reading, RestoreError, Sink, codec_of, cores};
+use super::{Context, Piece, Reading, RestoreError, Sink, codec_of};
 use crate::cancel::Cancel;
 use crate::clock::Clock;
+use crate::compress::cores;
 use crate::hash::Crc64;
 use crate::manifest::Manifest;
 use crate::qcow2::{Image, ImageFile, Limits, Mappings};
@@ -251,7 +253,7 @@ impl<'a> Verification<'a> {
         if let (Some(comparison), Some(against)) = (&comparison, self.against) {
             comparison.finish(&mappings, &Context::new(&self.cancel, &self.counters))?;
             against.settle().map_err(RestoreError::Source)?;
-            let (first, count) = comparison.differences();
+            let Differences { first, count } = comparison.differences();
             found.add_first(first.into_iter().map(Finding::Differs), count);
         }
         let hashed = self.manifest.map_or(0, super::hashes::hashed_segments);

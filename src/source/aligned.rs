@@ -10,7 +10,7 @@ use std::slice;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use rustix::mm::{Advice, madvise};
 
-use crate::cancel::Cancel;
+use crate::cancel::{Cancel, Stopped};
 
 /// Alignment of every buffer's address, in bytes. The largest logical block size in the field is 4096, and a page is
 /// what DMA engines ask for at most.
@@ -95,10 +95,6 @@ pub struct BufferPool {
     back: Sender<Option<AlignedBuf>>,
 }
 
-/// The work was cancelled while waiting for a buffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PoolClosed;
-
 impl BufferPool {
     /// At most `count` buffers of `len` bytes.
     ///
@@ -118,10 +114,10 @@ impl BufferPool {
     ///
     /// # Errors
     /// When the work is cancelled first.
-    pub fn take(&self, cancel: &Cancel) -> Result<PooledBuf, PoolClosed> {
+    pub fn take(&self, cancel: &Cancel) -> Result<PooledBuf, Stopped> {
         let slot = select! {
-            recv(self.free) -> slot => slot.map_err(|_| PoolClosed)?,
-            recv(cancel.closed()) -> _ => return Err(PoolClosed),
+            recv(self.free) -> slot => slot.map_err(|_| Stopped)?,
+            recv(cancel.closed()) -> _ => return Err(Stopped),
         };
         let buf = slot.unwrap_or_else(|| AlignedBuf::zeroed(self.len));
         Ok(PooledBuf { buf: Some(buf), back: self.back.clone() })
@@ -196,7 +192,7 @@ mod tests {
         std::thread::scope(|s| {
             let waiter = s.spawn(|| pool.take(&cancel).err());
             cancel.cancel(Reason::Asked);
-            assert_eq!(waiter.join().expect("the waiter ends"), Some(PoolClosed));
+            assert_eq!(waiter.join().expect("the waiter ends"), Some(Stopped));
         });
     }
 }

@@ -10,27 +10,22 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use rustix::fs::{CWD, OFlags, RenameFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::error::{Operation, StoreError};
+use super::local::{DirectFile, SUFFIX, hidden_name, is_id, new_id, or_here, publish, sync_folder};
 use super::{
     ETag, ListedObject, MAX_PARTS, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part, PartNumber, StoredPart, Upload,
     UploadPlan, Whole,
 };
 use crate::hash::Crc64;
 use crate::units::{ByteCount, to_u64, to_usize};
-
-/// Ends the hidden names of uploads: `.disk.qcow2.1234-00c0ffee00c0ffee.partial`.
-const SUFFIX: &str = ".partial";
-/// What O_DIRECT asks of a buffer, a length and an offset where nobody knows better. Every disk sold has sectors that divide it.
-const ALIGNMENT: usize = 4096;
 
 /// One folder. The keys are the names of its files.
 #[derive(Debug)]
@@ -43,11 +38,7 @@ pub struct FolderStore {
 #[derive(Debug)]
 struct Growing {
     path: PathBuf,
-    file: File,
-    /// The same file, past the page cache, where the file system takes that.
-    direct: Option<File>,
-    /// It refused a write: no more of them.
-    direct_refused: AtomicBool,
+    file: DirectFile,
     part_size: ByteCount,
     replace: bool,
     parts: Mutex<BTreeMap<PartNumber, Sized64>>,
@@ -110,39 +101,14 @@ impl FolderStore {
     }
 
     fn hidden(&self, key: &ObjectKey, id: &str) -> PathBuf {
-        self.folder.join(format!(".{key}.{id}{SUFFIX}"))
+        self.folder.join(hidden_name(key.as_str(), id))
     }
-}
-
-/// A hidden name beside `path`, for a file that is not whole yet; nothing where `path` does not name a file.
-pub(crate) fn hidden_beside(path: &Path) -> Option<PathBuf> {
-    let name = path.file_name()?.to_string_lossy();
-    Some(path.with_file_name(format!(".{name}.{}{SUFFIX}", new_id())))
-}
-
-/// A name that nobody else has chosen: for people the process, for machines a random number.
-fn new_id() -> String {
-    format!("{}-{:016x}", std::process::id(), rand::random::<u64>())
-}
-
-fn is_id(text: &str) -> bool {
-    text.split_once('-').is_some_and(|(pid, random)| {
-        !pid.is_empty()
-            && pid.bytes().all(|b| b.is_ascii_digit())
-            && random.len() == 16
-            && random.bytes().all(|b| b.is_ascii_hexdigit())
-    })
 }
 
 /// The key and id in a hidden name.
 fn parse_hidden(name: &OsStr) -> Option<(ObjectKey, String)> {
     let (key, id) = name.to_str()?.strip_prefix('.')?.strip_suffix(SUFFIX)?.rsplit_once('.')?;
     is_id(id).then(|| ObjectKey::new(key).ok().map(|key| (key, id.to_owned())))?
-}
-
-/// The folder, and this one where its path is empty.
-fn or_here(folder: &Path) -> &Path {
-    if folder.as_os_str().is_empty() { Path::new(".") } else { folder }
 }
 
 fn io_error(operation: Operation, source: io::Error) -> StoreError {
@@ -175,50 +141,12 @@ impl Growing {
         let direct_flag = i32::try_from(OFlags::DIRECT.bits()).unwrap_or(0);
         // Not every file system has it (tmpfs before Linux 6.6, FUSE); the page cache does as well there.
         let direct = OpenOptions::new().write(true).custom_flags(direct_flag).open(&path).ok();
-        Ok(Self {
-            path,
-            file,
-            direct,
-            direct_refused: AtomicBool::new(false),
-            part_size: plan.part_size,
-            replace: plan.replace,
-            parts: Mutex::default(),
-        })
+        let file = DirectFile::new(file, direct);
+        Ok(Self { path, file, part_size: plan.part_size, replace: plan.replace, parts: Mutex::default() })
     }
 
     fn parts(&self) -> MutexGuard<'_, BTreeMap<PartNumber, Sized64>> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self, body: &[u8], offset: u64) -> io::Result<()> {
-        let done = self.write_direct(body, offset)?;
-        self.file.write_all_at(&body[done..], offset + to_u64(done))
-    }
-
-    /// Writes what can go past the page cache, and says how much that was. The rest, and everything after a refusal, goes the
-    /// ordinary way.
-    fn write_direct(&self, body: &[u8], offset: u64) -> io::Result<usize> {
-        let Some(direct) = self.direct.as_ref().filter(|_| !self.direct_refused.load(Ordering::Relaxed)) else { return Ok(0) };
-        let alignment = to_u64(ALIGNMENT);
-        if !body.as_ptr().addr().is_multiple_of(ALIGNMENT) || !offset.is_multiple_of(alignment) {
-            return Ok(0);
-        }
-        let whole = body.len() - body.len() % ALIGNMENT;
-        let mut done = 0;
-        // A write may be cut short anywhere; once it stops at an odd place, the rest goes the ordinary way.
-        while done < whole && done.is_multiple_of(ALIGNMENT) {
-            match direct.write_at(&body[done..whole], offset + to_u64(done)) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => done += written,
-                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
-                Err(err) if Errno::from_io_error(&err) == Some(Errno::INVAL) => {
-                    self.direct_refused.store(true, Ordering::Relaxed);
-                    break;
-                }
-                Err(err) => return Err(err),
-            }
-        }
-        Ok(done)
     }
 
     /// Whether `named` is what was written, in full and without gaps.
@@ -243,32 +171,6 @@ impl Growing {
             return wrong(format!("{size} bytes with CRC64NVME {crc64} were written, not {} with {}", whole.size, whole.crc64));
         }
         Ok(())
-    }
-}
-
-/// Gives the file its name.
-pub(crate) fn publish(from: &Path, to: &Path, replace: bool) -> io::Result<()> {
-    if replace {
-        return std::fs::rename(from, to);
-    }
-    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // Not every file system can (NFS, some of FUSE). A link fails where there is a file already, just as well.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-            std::fs::hard_link(from, to)?;
-            std::fs::remove_file(from)
-        }
-        answer => answer.map_err(io::Error::from),
-    }
-}
-
-/// Makes a rename survive a power cut.
-pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
-    // The empty path is what `Path::parent` says of a bare file name.
-    let folder = or_here(folder);
-    match File::open(folder)?.sync_all() {
-        // File systems that have nothing to sync there say so.
-        Err(err) if Errno::from_io_error(&err) == Some(Errno::INVAL) => Ok(()),
-        answer => answer,
     }
 }
 
@@ -375,7 +277,7 @@ impl ObjectStore for FolderStore {
                 return wrong(format!("{size} bytes do not fit a part of {}", growing.part_size));
             }
             let offset = u64::from(part.number.0 - 1) * growing.part_size.0;
-            growing.write(&part.body, offset).map_err(|err| io_error(operation.clone(), err))?;
+            growing.file.write(&part.body, offset).map_err(|err| io_error(operation.clone(), err))?;
             let held = Sized64 { size, crc64: part.crc64 };
             growing.parts().insert(part.number, held);
             Ok(held.stored(part.number))
@@ -397,8 +299,8 @@ impl ObjectStore for FolderStore {
         off(operation, move |operation| {
             let published = (|| {
                 // A last part that was sent again may have been longer before.
-                growing.file.set_len(size)?;
-                growing.file.sync_all()?;
+                growing.file.file().set_len(size)?;
+                growing.file.file().sync_all()?;
                 publish(&growing.path, &target, growing.replace)?;
                 sync_folder(&folder)
             })();

@@ -17,6 +17,7 @@ mod error;
 pub mod fenced;
 pub mod file;
 pub mod limited;
+pub(crate) mod local;
 pub mod pace;
 pub mod retrying;
 pub mod s3;

@@ -13,7 +13,7 @@ use crate::cancel::Cancel;
 use crate::clock::Clock;
 use crate::retry::Class;
 use crate::source::{InUse, RawSource, Source as _, SourceError};
-use crate::units::ByteCount;
+use crate::units::{ByteCount, GIB};
 
 /// Where udev links disks by their serial numbers.
 pub const BY_ID: &str = "/dev/disk/by-id";
@@ -25,8 +25,6 @@ const SERIAL_LENGTH: usize = 20;
 pub const UDEV_LAG: Duration = Duration::from_secs(120);
 /// Between two looks at the folder.
 const LOOK: Duration = Duration::from_millis(500);
-/// The API's GB are GiB.
-const GIB: u64 = 1 << 30;
 
 /// Why an attached volume is not to be read.
 #[derive(Debug, thiserror::Error)]
@@ -212,6 +210,7 @@ impl DeviceFolder {
         if !source.is_device() && self.behind == Behind::Device {
             return Err(DeviceError::NoDevice { link: link.to_owned(), path });
         }
+        // The API's GB are GiB.
         let wanted = ByteCount(capacity.saturating_mul(GIB));
         match source.size() {
             found if found == wanted => Ok(path),

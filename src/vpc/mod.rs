@@ -32,8 +32,8 @@ mod wait;
 
 pub use client::{
     BootFrom, ClientConfig, Endpoint, ExportPrototype, GLOBAL_TAGGING, ImageFilter, ImageOrigin, ImagePatch, ImagePrototype,
-    InstanceAction, InstancePrototype, Means, RegionClient, Schedule, SnapshotFilter, SnapshotOrder, SnapshotPrototype, Tagging,
-    TaggingConfig, VolumeFilter, VolumePrototype,
+    InstanceAction, InstancePrototype, LARGEST_IMAGE, Means, RegionClient, Schedule, SnapshotFilter, SnapshotOrder,
+    SnapshotPrototype, Tagging, TaggingConfig, VolumeFilter, VolumePrototype,
 };
 pub use error::{Request, VpcError};
 pub use http::{API_VERSION, CHANGES, Policy};

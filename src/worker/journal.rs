@@ -20,6 +20,7 @@ use crate::clock::rfc3339;
 use crate::job::JobId;
 use crate::queue::QueueError;
 use crate::retry::Class;
+use crate::store::local::sync_folder;
 
 /// The form of journals that this program writes. It reads no later one.
 const SCHEMA: u32 = 1;
@@ -288,10 +289,6 @@ impl JournalFolder {
         }
         Ok(forgotten)
     }
-}
-
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 fn parse(path: &Path, text: &str) -> Result<Read, JournalError> {

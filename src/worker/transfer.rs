@@ -26,13 +26,6 @@ pub fn size_of(device: &Path) -> Result<ByteCount, Fault> {
     Ok(RawSource::open(device, InUse::Refuse)?.size())
 }
 
-/// What is watched while a device is sent.
-#[derive(Clone, Debug, Default)]
-pub struct Sent {
-    /// How far it is.
-    pub counters: Arc<ConvertCounters>,
-}
-
 /// A device to be sent.
 pub struct Send {
     /// The device.

@@ -11,10 +11,7 @@ use crate::cli::exit::Code;
 use crate::cli::table;
 use crate::clock::rfc3339;
 use crate::vpc::model::{HealthState, InstanceState, Snapshot, StorageGeneration, Volume};
-use crate::vpc::{SnapshotFilter, SnapshotOrder, VpcError};
-
-/// The largest disk that IBM imports as an image, in GB (IBM's documentation of custom images).
-const LARGEST_IMAGE: u64 = 250;
+use crate::vpc::{LARGEST_IMAGE, SnapshotFilter, SnapshotOrder};
 
 /// What is printed with `--json`.
 #[derive(Debug, Serialize)]
@@ -78,10 +75,7 @@ pub fn run(args: &BootVolumeArgs) -> anyhow::Result<Code> {
 async fn look(cloud: &Cloud, server: &str) -> anyhow::Result<Report> {
     let client = cloud.client()?;
     let server = client.server(server).await?;
-    let boot = server.boot_volume_attachment.as_ref().and_then(|attachment| attachment.volume.as_ref());
-    let missing = |name: &str| VpcError::missing("boot volume of", name, &cloud.home);
-    let boot = boot.ok_or_else(|| missing(&server.name))?;
-    let volume = client.volume(&boot.id).await?.ok_or_else(|| missing(&server.name))?;
+    let volume = client.boot_volume(&server).await?;
     let filter =
         SnapshotFilter { source_volume: Some(volume.id.clone()), order: SnapshotOrder::NewestFirst, ..SnapshotFilter::default() };
     let snapshots = client.snapshots(&filter).await?;

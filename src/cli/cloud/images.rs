@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 
 use super::args::{ChangeArgs, CloudArgs, ImagesAction, ImagesArgs, OutputArgs};
-use super::{image, print_json, run as run_on_cloud, say};
+use super::{print_json, run as run_on_cloud, say};
 use crate::cli::exit::Code;
 use crate::cli::table::Table;
 use crate::clock::{compact, rfc3339};
@@ -72,7 +72,7 @@ fn list(status: &[String], output: OutputArgs, cloud: &CloudArgs) -> anyhow::Res
 fn rename(named: &str, name: &ResourceName, change: ChangeArgs, cloud: &CloudArgs) -> anyhow::Result<Code> {
     run_on_cloud(cloud, async |cloud| {
         let client = cloud.client()?;
-        let found = image(&client, named).await?;
+        let found = client.named_image(named).await?;
         if change.dry_run {
             return Ok(say(format_args!("would rename image {}  {} to {name}", found.name, found.id))?);
         }
@@ -91,7 +91,7 @@ fn delete(named: &[String], change: ChangeArgs, cloud: &CloudArgs) -> anyhow::Re
         // All are found before the first is deleted: a name that was mistyped deletes nothing.
         let mut chosen = Vec::new();
         for named in named {
-            chosen.push(image(&client, named).await?);
+            chosen.push(client.named_image(named).await?);
         }
         for found in &chosen {
             if change.dry_run {
@@ -131,7 +131,7 @@ fn tag(
     cloud: &CloudArgs,
 ) -> anyhow::Result<Code> {
     run_on_cloud(cloud, async |cloud| {
-        let found = image(&cloud.client()?, named).await?;
+        let found = cloud.client()?.named_image(named).await?;
         let tagging = cloud.tagging(endpoint)?;
         let words = tags.iter().map(Tag::as_str).collect::<Vec<_>>().join(", ");
         match change {
@@ -160,7 +160,7 @@ fn export(
 ) -> anyhow::Result<Code> {
     run_on_cloud(cloud, async |cloud| {
         let client = cloud.client()?;
-        let found = image(&client, named).await?;
+        let found = client.named_image(named).await?;
         let name = match name {
             Some(name) => name.clone(),
             None => ResourceName::suffixed(&found.name, &compact(SystemTime::now()))?,

@@ -13,10 +13,7 @@ use super::signals::{self, Left};
 use crate::cancel::Cancel;
 use crate::clock::SystemClock;
 use crate::fence::{Fence, Unfenced};
-use crate::vpc::model::{Image, Snapshot};
-use crate::vpc::{
-    ClientConfig, Endpoint, ImageId, LogWatch, Means, Policy, RegionClient, SnapshotId, Tagging, TaggingConfig, VpcError, Watch,
-};
+use crate::vpc::{ClientConfig, Endpoint, LogWatch, Means, Policy, RegionClient, Tagging, TaggingConfig, Watch};
 use args::CloudArgs;
 
 pub mod args;
@@ -148,28 +145,6 @@ async fn own_region(args: &CloudArgs) -> anyhow::Result<String> {
         let why = "which region? Give --region (this server's own is known only where its instance metadata service is on)";
         UsageError(why.to_owned()).into()
     })
-}
-
-/// The snapshot of that name, or else of that id.
-async fn snapshot(client: &RegionClient, named: &str) -> Result<Snapshot, VpcError> {
-    let found = match client.snapshot_by_name(named).await? {
-        Some(found) => Some(found),
-        None => client.snapshot(&SnapshotId::new(named)).await?,
-    };
-    found.ok_or_else(|| missing("snapshot", named, client))
-}
-
-/// The account's own image of that name, or else of that id.
-async fn image(client: &RegionClient, named: &str) -> Result<Image, VpcError> {
-    let found = match client.image_by_name(named).await? {
-        Some(found) => Some(found),
-        None => client.image(&ImageId::new(named)).await?,
-    };
-    found.ok_or_else(|| missing("image", named, client))
-}
-
-fn missing(noun: &'static str, named: &str, client: &RegionClient) -> VpcError {
-    VpcError::missing(noun, named, client.region())
 }
 
 /// The result, for programs.

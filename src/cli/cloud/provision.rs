@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::args::ProvisionArgs;
-use super::{image, print_json, run as run_on_cloud, say, snapshot};
+use super::{print_json, run as run_on_cloud, say};
 use crate::cli::exit::{Code, UsageError};
 use crate::vpc::model::{ImageState, SnapshotState, StorageGeneration};
 use crate::vpc::{BootFrom, InstancePrototype, Patience, RegionClient, ResourceGroupId};
@@ -11,7 +11,7 @@ use crate::vpc::{BootFrom, InstancePrototype, Patience, RegionClient, ResourceGr
 /// What to boot from, and the boot volume's profile where it must be named.
 async fn boot(client: &RegionClient, args: &ProvisionArgs) -> anyhow::Result<(BootFrom, Option<String>, String)> {
     if let Some(named) = &args.snapshot {
-        let found = snapshot(client, named).await?;
+        let found = client.named_snapshot(named).await?;
         if found.lifecycle_state != SnapshotState::Stable {
             return Err(
                 UsageError(format!("snapshot {} is {}, and only a stable one boots", found.name, found.lifecycle_state)).into()
@@ -23,7 +23,7 @@ async fn boot(client: &RegionClient, args: &ProvisionArgs) -> anyhow::Result<(Bo
         return Ok((BootFrom::Snapshot(found.id), Some(profile), format!("snapshot {}", found.name)));
     }
     let named = args.image.as_deref().unwrap_or_default();
-    let found = image(client, named).await?;
+    let found = client.named_image(named).await?;
     if !matches!(found.status, ImageState::Available | ImageState::Deprecated | ImageState::PartiallyAvailable) {
         return Err(UsageError(format!("image {} is {}, and can't be booted", found.name, found.status)).into());
     }

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 
 use super::args::{SnapshotAction, SnapshotArgs, SnapshotCopyArgs, SnapshotCreateArgs, SnapshotDeleteArgs, SnapshotListArgs};
-use super::{print_json, run as run_on_cloud, say, snapshot};
+use super::{print_json, run as run_on_cloud, say};
 use crate::cli::exit::{Code, UsageError};
 use crate::cli::table::Table;
 use crate::clock::{compact, rfc3339};
@@ -44,8 +44,7 @@ fn shown(snapshot: &Snapshot) -> Value {
 /// What a server boots from.
 async fn boot_volume(client: &RegionClient, server: &str) -> Result<VolumeId, VpcError> {
     let server = client.server(server).await?;
-    let boot = server.boot_volume_attachment.and_then(|attachment| attachment.volume);
-    boot.map(|volume| volume.id).ok_or_else(|| VpcError::missing("boot volume of", &server.name, client.region()))
+    Ok(client.boot_volume(&server).await?.id)
 }
 
 fn create(args: &SnapshotCreateArgs) -> anyhow::Result<Code> {
@@ -109,7 +108,7 @@ fn delete(args: &SnapshotDeleteArgs) -> anyhow::Result<Code> {
         // All are found before the first is deleted: a name that was mistyped deletes nothing.
         let mut chosen = Vec::new();
         for named in &args.snapshots {
-            let found = snapshot(&client, named).await?;
+            let found = client.named_snapshot(named).await?;
             if found.backup_policy_plan.is_some() {
                 let why =
                     format!("snapshot {} belongs to IBM's backup service, whose policy decides how long it is kept", found.name);
@@ -146,7 +145,7 @@ fn copy(args: &SnapshotCopyArgs) -> anyhow::Result<Code> {
             return Err(UsageError(format!("a snapshot is not copied into its own region, {to}")).into());
         }
         let target = cloud.region(to)?;
-        let source = snapshot(&client, &args.snapshot).await?;
+        let source = client.named_snapshot(&args.snapshot).await?;
         let name = match &args.name {
             Some(name) => name.clone(),
             None => ResourceName::new(source.name.clone())?,

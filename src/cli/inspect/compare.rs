@@ -63,7 +63,7 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<Code> {
     let sizes = [one.size(), other.size()];
     let sizes_count = args.strict && sizes[0] != sizes[1];
     let compared = compare_sources(&*one, &*other, Until::End, &session.cancel, &|_| {})?;
-    let identical = compared.is_same() && !sizes_count;
+    let identical = compared.is_empty() && !sizes_count;
     let mut out = stdout().lock();
     if args.json {
         qemu::write_json(&Told { identical, sizes, differing_stretches: compared.count, first: compared.first }, &mut out)?;

@@ -22,9 +22,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Code> {
     let (forecast, converter, on) = run_on_cloud(&args.cloud, async |cloud| {
         let client = cloud.client()?;
         let server = client.server(&args.server).await?;
-        let missing = || VpcError::missing("boot volume of", &args.server, &cloud.home);
-        let boot = server.boot_volume_attachment.and_then(|attachment| attachment.volume).ok_or_else(missing)?;
-        let volume = client.volume(&boot.id).await?.ok_or_else(missing)?;
+        let volume = client.boot_volume(&server).await?;
         let disk = DiskState { capacity: volume.capacity, generation: volume.storage_generation, operating_system: None };
         let on = converting_server(args, cloud, &client).await?;
         let converter = converter(&client, &on).await?;

@@ -13,6 +13,9 @@ use crate::vpc::model::{ExportFormat, ExportJob, ExportState, Image, ImageState,
 use crate::vpc::names::{ExportJobId, ImageId, ResourceGroupId, ResourceName, VolumeId};
 use crate::vpc::wait::{Patience, Sighting, Verdict};
 
+/// The largest disk that may be imported as an image, in GB (IBM's documentation of custom images).
+pub const LARGEST_IMAGE: u64 = 250;
+
 /// What an image is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ImageOrigin {
@@ -157,6 +160,18 @@ impl RegionClient {
     /// As for [`RegionClient::images`].
     pub async fn image(&self, id: &ImageId) -> Result<Option<Image>, VpcError> {
         self.get_if_any(&["images", id.as_str()]).await
+    }
+
+    /// The account's own image of that name, or else of that id.
+    ///
+    /// # Errors
+    /// [`VpcError::Missing`] where there is none, and as for [`RegionClient::images`].
+    pub async fn named_image(&self, named: &str) -> Result<Image, VpcError> {
+        let found = match self.image_by_name(named).await? {
+            Some(found) => Some(found),
+            None => self.image(&ImageId::new(named)).await?,
+        };
+        self.found(found, "image", named)
     }
 
     /// Makes an image, or adopts the one of that name with the same origin. An import's origin does not show in the image: there the

@@ -8,7 +8,7 @@ use super::create::{Creation, differs};
 use crate::near::near;
 use crate::vpc::error::VpcError;
 use crate::vpc::http::Call;
-use crate::vpc::model::{Instance, InstanceState};
+use crate::vpc::model::{Instance, InstanceState, Volume};
 use crate::vpc::names::{
     Crn, ImageId, InstanceId, KeyId, ResourceGroupId, ResourceName, SecurityGroupId, SnapshotId, SubnetId, Tag, VpcId,
 };
@@ -150,6 +150,18 @@ impl RegionClient {
         let all = self.instances().await.unwrap_or_default();
         let near = near(name, all.iter().map(|server| server.name.as_str())).into_iter().map(str::to_owned).collect();
         Err(VpcError::Missing { noun: "server", name: name.to_owned(), place: self.region().to_owned(), near })
+    }
+
+    /// The volume that a server boots from, which has to be there.
+    ///
+    /// # Errors
+    /// [`VpcError::Missing`] where it is not, and as for [`RegionClient::instances`].
+    pub async fn boot_volume(&self, server: &Instance) -> Result<Volume, VpcError> {
+        let volume = match server.boot_volume() {
+            Some(id) => self.volume(id).await?,
+            None => None,
+        };
+        self.found(volume, "boot volume of", &server.name)
     }
 
     /// The server of that id.

@@ -30,7 +30,7 @@ mod snapshots;
 mod tagging;
 mod volumes;
 
-pub use images::{ExportPrototype, ImageFilter, ImageOrigin, ImagePatch, ImagePrototype, Schedule};
+pub use images::{ExportPrototype, ImageFilter, ImageOrigin, ImagePatch, ImagePrototype, LARGEST_IMAGE, Schedule};
 pub use instances::{BootFrom, InstanceAction, InstancePrototype};
 pub use snapshots::{SnapshotFilter, SnapshotOrder, SnapshotPrototype};
 pub use tagging::{GLOBAL_TAGGING, Tagging, TaggingConfig};

@@ -98,6 +98,18 @@ impl RegionClient {
         self.get_if_any(&["snapshots", id.as_str()]).await
     }
 
+    /// The snapshot of that name, or else of that id.
+    ///
+    /// # Errors
+    /// [`VpcError::Missing`] where there is none, and as for [`RegionClient::snapshots`].
+    pub async fn named_snapshot(&self, named: &str) -> Result<Snapshot, VpcError> {
+        let found = match self.snapshot_by_name(named).await? {
+            Some(found) => Some(found),
+            None => self.snapshot(&SnapshotId::new(named)).await?,
+        };
+        self.found(found, "snapshot", named)
+    }
+
     /// Takes a snapshot, or adopts the one of that name and volume.
     ///
     /// # Errors

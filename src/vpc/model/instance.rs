@@ -109,6 +109,14 @@ pub struct Instance {
     pub created_at: SystemTime,
 }
 
+impl Instance {
+    /// The volume that it boots from; none while it is being made.
+    #[must_use]
+    pub fn boot_volume(&self) -> Option<&VolumeId> {
+        Some(&self.boot_volume_attachment.as_ref()?.volume.as_ref()?.id)
+    }
+}
+
 /// A volume's attachment to a server.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct VolumeAttachment {

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use super::super::error::Fault;
 use super::super::saga::{Progress, Run};
 use super::super::state::ObjectState;
-use super::super::transfer::{self, Proof, Sent};
+use super::super::transfer::{self, Proof};
 use super::Step;
 use crate::cancel::{Cancel, Reason};
 use crate::convert::Target;
+use crate::convert::counters::Counters;
 use crate::convert::plan::Options;
 use crate::manifest::Manifest;
 use crate::store::ObjectMeta;
@@ -53,7 +54,7 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
     let device = run.state.attachment.as_ref().ok_or(Fault::OutOfTurn { step: Step::Convert })?.device.clone();
     run.intend(Step::Convert, &run.names.key).await?;
     abort_uploads(run).await?;
-    let sent = Sent::default();
+    let counters: Arc<Counters> = Arc::default();
     let encoding = run.job.encoding;
     let job = transfer::Send {
         device,
@@ -61,10 +62,10 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
         options: Options { codec: encoding.codec, level: encoding.level, ..Options::default() },
         host: run.site.own.name.clone(),
         clock: Arc::clone(&run.site.clock),
-        counters: Arc::clone(&sent.counters),
+        counters: Arc::clone(&counters),
         runtime: run.site.runtime.clone(),
     };
-    run.see(Progress::Converting(Arc::clone(&sent.counters), transfer::size_of(&job.device)?));
+    run.see(Progress::Converting(counters, transfer::size_of(&job.device)?));
     let converted = on_a_thread(run, move |cancel| job.run(cancel)).await;
     run.see(Progress::Still);
     let manifest = prove(run, converted?.manifest).await?;

@@ -73,9 +73,8 @@ async fn known_system(run: &Run<'_>) -> Result<String, Fault> {
         Some(system) => Some(system),
         None => {
             let server = run.site.home.server(&run.job.server).await?;
-            let boot = server.boot_volume_attachment.and_then(|attachment| attachment.volume);
-            match boot {
-                Some(boot) => run.site.home.volume(&boot.id).await?.and_then(|volume| volume.operating_system),
+            match server.boot_volume() {
+                Some(boot) => run.site.home.volume(boot).await?.and_then(|volume| volume.operating_system),
                 None => None,
             }
         }

@@ -5,10 +5,9 @@ use super::super::job::{Goal, Origin};
 use super::super::saga::Run;
 use super::super::state::DiskState;
 use crate::store::StoreError;
+use crate::vpc::LARGEST_IMAGE;
 use crate::vpc::model::{HealthState, InstanceState, SnapshotState, StorageGeneration};
 
-/// The largest disk that IBM imports as an image, in GB (IBM's documentation of custom images).
-pub const LARGEST_IMAGE: u64 = 250;
 /// Data volumes that a server can have (IBM's documentation of block storage).
 const MOST_DATA_VOLUMES: usize = 12;
 /// Megabits a second that a volume of the second generation may be given (IBM's documentation of its `sdp` profile) ...

@@ -4,8 +4,7 @@ use super::super::error::Fault;
 use super::super::job::Origin;
 use super::super::saga::Run;
 use super::super::state::ServerState;
-use crate::vpc::model::Snapshot;
-use crate::vpc::{RegionClient, SnapshotId, VpcError};
+use crate::vpc::VpcError;
 
 pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
     let home = &run.site.home;
@@ -15,18 +14,15 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
                 Err(error) => return Err(or_elsewhere(run, error).await.into()),
                 Ok(server) => server,
             };
-            let boot = server.boot_volume_attachment.as_ref().and_then(|attachment| attachment.volume.as_ref());
-            let missing = || VpcError::missing("boot volume of", &server.name, home.region());
-            let boot = boot.ok_or_else(missing)?.id.clone();
-            let volume = home.volume(&boot).await?.ok_or_else(missing)?;
+            let volume = home.boot_volume(&server).await?;
             let words = format!("{} ({}), boot volume {}, {} GB", server.name, server.status, volume.name, volume.capacity);
-            run.state.server = Some(ServerState { id: server.id.clone(), boot_volume: boot });
+            run.state.server = Some(ServerState { id: server.id.clone(), boot_volume: volume.id.clone() });
             run.found.server = Some(server);
             run.found.volume = Some(volume);
             Ok(words)
         }
         Origin::Snapshot(named) => {
-            let snapshot = named_snapshot(home, named).await?;
+            let snapshot = home.named_snapshot(named).await?;
             let words = format!("snapshot {} ({}), {} GB", snapshot.name, snapshot.lifecycle_state, snapshot.minimum_capacity);
             run.found.snapshot = Some(snapshot);
             Ok(words)
@@ -46,13 +42,4 @@ async fn or_elsewhere(run: &Run<'_>, error: VpcError) -> VpcError {
         }
         error => error,
     }
-}
-
-/// The snapshot of that name, or else of that id.
-async fn named_snapshot(home: &RegionClient, named: &str) -> Result<Snapshot, VpcError> {
-    let found = match home.snapshot_by_name(named).await? {
-        Some(found) => Some(found),
-        None => home.snapshot(&SnapshotId::new(named)).await?,
-    };
-    found.ok_or_else(|| VpcError::missing("snapshot", named, home.region()))
 }

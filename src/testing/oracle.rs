@@ -3,31 +3,17 @@
 use std::path::Path;
 use std::process::Command;
 
-/// Says why a test looks at nothing, or fails it where nothing may be missing: in CI, where the environment says `CI=true`.
-///
-/// # Panics
-/// In CI.
-#[allow(clippy::print_stderr, reason = "a skipped test is to be seen")]
-pub fn skip(why: &str) {
-    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "in CI nothing is skipped: {why}");
-    eprintln!("SKIPPED: {why}");
-}
+use super::skip::has_oracle;
 
 /// QEMU's own tool.
 #[derive(Clone, Copy, Debug)]
 pub struct QemuImg(());
 
 impl QemuImg {
-    /// The tool, where the machine has it; else the test is skipped as [`skip`] does it.
+    /// The tool, where the machine has it; else the test is skipped as [`has_oracle`] does it.
     #[must_use]
     pub fn find() -> Option<Self> {
-        match Command::new("qemu-img").arg("--version").output() {
-            Ok(answer) if answer.status.success() => Some(Self(())),
-            _ => {
-                skip("there is no qemu-img (package qemu-utils)");
-                None
-            }
-        }
+        has_oracle("qemu-img").then_some(Self(()))
     }
 
     /// What the tool answers: exit code 0, or its words.

@@ -16,9 +16,7 @@ use super::life::{Life, Millis, Turn};
 use super::lists::page;
 use super::volumes::Volume;
 use super::world::Region;
-
-/// The API's GB are GiB.
-pub(super) const GIB: u64 = 1 << 30;
+use crate::units::GIB;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Instance {
@@ -29,7 +27,7 @@ pub(super) struct Instance {
 }
 
 impl Instance {
-    pub fn reference(&self, base: &str, _region: &str) -> Value {
+    pub fn reference(&self, base: &str) -> Value {
         json!({
             "id": self.life.id,
             "name": self.life.name,

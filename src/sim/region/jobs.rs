@@ -10,12 +10,12 @@ use super::config::RegionConfig;
 use super::disks;
 use super::front::Front;
 use super::images::Image;
-use super::instances::GIB;
 use super::life::Millis;
 use super::world::{Region, World};
 use crate::qcow2::{Image as Qcow2, Limits};
 use crate::restore::LocalImage;
 use crate::sim::store::put_file;
+use crate::units::GIB;
 
 /// One read of an object.
 const PIECE: usize = 1 << 20;

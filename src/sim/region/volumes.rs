@@ -52,7 +52,7 @@ impl Region {
                     "type": attachment.kind(),
                     "delete_volume_on_instance_delete": attachment.delete_volume,
                     "href": href(base, &format!("instances/{}/volume_attachments/{}", server.life.id, attachment.life.id)),
-                    "instance": server.reference(base, name),
+                    "instance": server.reference(base),
                 });
                 if let Some(device) = attachment.device() {
                     shown["device"] = device;

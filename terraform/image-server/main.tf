@@ -8,8 +8,9 @@ provider "ibm" {
 locals {
   servers = toset([for number in range(1, var.server_count + 1) : "${var.name}-${number}"])
 
-  # All of it may be read by whoever may see the server: names and addresses, no secret.
-  config = {
+  # All of it may be read by whoever may see the server: names and addresses, no secret. The queue's password is a credential of systemd's,
+  # see the output `next`.
+  config = merge({
     trusted_profile = "default"
     bucket          = module.bucket.name
     region          = module.bucket.region
@@ -17,18 +18,15 @@ locals {
     recovery_region = var.recovery_region
     resource_group  = data.ibm_resource_group.this.id
     level           = var.level
-  }
+    }, local.redis == null ? {} : {
+    redis         = local.redis_url
+    redis_user    = "admin"
+    redis_ca_file = "/etc/snapferry/redis-ca.pem"
+  })
 
-  redis      = one(data.ibm_database_connection.redis[*].rediss)
-  redis_ca   = local.redis == null ? null : base64decode(local.redis[0].certificate[0].certificate_base64)
-  redis_host = local.redis == null ? null : "${local.redis[0].hosts[0].hostname}:${local.redis[0].hosts[0].port}"
-
-  # For the units: where the queue is, and who they are there. The password is a credential of systemd's, see the output `next`.
-  worker_env = local.redis == null ? null : {
-    SNAPFERRY_REDIS         = "rediss://${local.redis_host}/0"
-    SNAPFERRY_REDIS_USER    = "admin"
-    SNAPFERRY_REDIS_CA_FILE = "/etc/snapferry/redis-ca.pem"
-  }
+  redis     = one(data.ibm_database_connection.redis[*].rediss)
+  redis_ca  = local.redis == null ? null : base64decode(local.redis[0].certificate[0].certificate_base64)
+  redis_url = local.redis == null ? null : "rediss://${local.redis[0].hosts[0].hostname}:${local.redis[0].hosts[0].port}/0"
 }
 
 data "ibm_resource_group" "this" {
@@ -100,6 +98,5 @@ module "server" {
     package_sha256 = var.package_sha256
     config         = join("", [for key, value in local.config : "${key} = ${jsonencode(value)}\n"])
     redis_ca       = local.redis_ca
-    worker_env     = local.worker_env == null ? null : join("", [for key, value in local.worker_env : "${key}=${value}\n"])
   })
 }

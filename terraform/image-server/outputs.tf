@@ -15,7 +15,7 @@ output "trusted_profile" {
 
 output "redis" {
   description = "Where the queue is, without the password; null where none was made."
-  value       = local.redis_host == null ? null : local.worker_env.SNAPFERRY_REDIS
+  value       = local.redis_url
 }
 
 output "next" {
@@ -28,7 +28,7 @@ output "next" {
       "snapferry replicate SERVER --dry-run",
       "snapferry replicate SERVER",
     ],
-    local.redis_host == null ? [] : [
+    local.redis_url == null ? [] : [
       "# Set the queue's password, here, and give it to each server: it is in no state and in no user data",
       "ibmcloud cdb deployment-user-password ${one(ibm_database.redis[*].id)} admin",
       "install -d -m 700 /etc/credstore && install -m 600 /dev/stdin /etc/credstore/snapferry.redis-password",

@@ -64,6 +64,11 @@ run "several_servers_and_a_queue" {
     condition     = local.redis_ca == "CERTIFICATE"
     error_message = "The CA is decoded before it becomes a file."
   }
+
+  assert {
+    condition     = local.config.redis == output.redis && local.config.redis_user == "admin" && local.config.redis_ca_file == "/etc/snapferry/redis-ca.pem"
+    error_message = "Every command on a server knows the queue, not its worker alone."
+  }
 }
 
 run "user_data_is_yaml_whatever_is_in_it" {
@@ -87,8 +92,8 @@ run "user_data_is_yaml_whatever_is_in_it" {
   }
 
   assert {
-    condition     = [for file in yamldecode(output.user_data_with_ca).write_files : file.content if strcontains(file.path, "/etc/snapferry/")] == ["bucket = \"b\"\nlevel = \"fast\"\n", "A=1\nB=2\n", "-----BEGIN\nCA\n"]
-    error_message = "The CA and where the queue is have to come as files of their own."
+    condition     = [for file in yamldecode(output.user_data_with_ca).write_files : file.content if strcontains(file.path, "/etc/snapferry/")] == ["bucket = \"b\"\nlevel = \"fast\"\n", "-----BEGIN\nCA\n"]
+    error_message = "The CA has to come as a file of its own."
   }
 }
 

@@ -11,10 +11,10 @@ locals {
 
 output "user_data" {
   description = "Without a CA."
-  value       = templatefile(local.template, merge(local.given, { redis_ca = null, worker_env = null }))
+  value       = templatefile(local.template, merge(local.given, { redis_ca = null }))
 }
 
 output "user_data_with_ca" {
   description = "With one."
-  value       = templatefile(local.template, merge(local.given, { redis_ca = "-----BEGIN\nCA\n", worker_env = "A=1\nB=2\n" }))
+  value       = templatefile(local.template, merge(local.given, { redis_ca = "-----BEGIN\nCA\n" }))
 }

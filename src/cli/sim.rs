@@ -59,6 +59,14 @@ fn store(args: &SimStoreArgs) -> anyhow::Result<Code> {
     })
 }
 
+/// The file with the lines that lead every command to the simulated cloud, for a shell's `.`.
+const EXPORTS: &str = "env";
+
+/// One word for a shell.
+fn word(text: &str) -> String {
+    if text.contains(char::is_whitespace) { format!("'{}'", text.replace('\'', r"'\''")) } else { text.to_owned() }
+}
+
 /// The folder's API key, made where there is none: it stays the same over restarts.
 fn api_key(folder: &Path) -> io::Result<(PathBuf, Secret)> {
     fs::create_dir_all(folder)?;
@@ -82,8 +90,11 @@ fn region(args: &SimRegionArgs) -> anyhow::Result<Code> {
     let cancel = Cancel::new();
     signals::listen(runtime.handle(), &cancel, signals::Left::Nothing)?;
     runtime.block_on(async {
-        let (key_file, api_key) = api_key(&args.dir)?;
-        let mut config = RegionConfig::new(&args.dir);
+        fs::create_dir_all(&args.dir)?;
+        // The lines that are printed hold in any folder.
+        let folder = args.dir.canonicalize()?;
+        let (key_file, api_key) = api_key(&folder)?;
+        let mut config = RegionConfig::new(&folder);
         config.bind = (std::net::Ipv4Addr::LOCALHOST, args.port).into();
         config.store_port = args.store_port;
         config.api_key = api_key;
@@ -93,6 +104,7 @@ fn region(args: &SimRegionArgs) -> anyhow::Result<Code> {
             config.regions.clone_from(&args.region);
         }
         let home = config.regions.first().cloned().unwrap_or_default();
+        let away = config.regions.get(1).unwrap_or(&home).clone();
         let sim = SimRegion::start(config).await?;
         if let Some(path) = &args.faults {
             sim.faults().add_file(path).map_err(|error| UsageError(error.to_string()))?;
@@ -103,16 +115,28 @@ fn region(args: &SimRegionArgs) -> anyhow::Result<Code> {
         if let Some(disk) = &args.disk {
             sim.seed_server(ServerSeed::new(&home, &args.server, disk)).await?;
         }
+        let mut settings = vec![
+            ("VPC_ENDPOINT", sim.endpoint_template()),
+            ("VPC_REGION", home),
+            ("RECOVERY_REGION", away.clone()),
+            ("IAM_ENDPOINT", sim.iam_endpoint()),
+            ("METADATA_ENDPOINT", sim.metadata_endpoint()),
+            ("TAGGING_ENDPOINT", sim.tagging_endpoint()),
+            ("DEVICE_FOLDER", sim.device_folder().display().to_string()),
+            ("ENDPOINT", sim.store().endpoint()),
+            ("REGION", away),
+            ("API_KEY_FILE", key_file.display().to_string()),
+            ("STATE_FOLDER", folder.join("state").display().to_string()),
+        ];
+        settings.extend(args.bucket.first().map(|bucket| ("BUCKET", bucket.clone())));
+        let mut lines: String = settings.iter().map(|(name, value)| format!("export SNAPFERRY_{name}={}\n", word(value))).collect();
+        if !rustix::process::geteuid().is_root() {
+            lines.push_str("# Not root: attached volumes are files. Give replicate and worker --device-files\n");
+        }
+        let file = folder.join(EXPORTS);
+        fs::write(&file, &lines)?;
         let mut out = stdout();
-        writeln!(out, "export SNAPFERRY_VPC_ENDPOINT={}", sim.endpoint_template())?;
-        writeln!(out, "export SNAPFERRY_VPC_REGION={home}")?;
-        writeln!(out, "export SNAPFERRY_IAM_ENDPOINT={}", sim.iam_endpoint())?;
-        writeln!(out, "export SNAPFERRY_METADATA_ENDPOINT={}", sim.metadata_endpoint())?;
-        writeln!(out, "export SNAPFERRY_TAGGING_ENDPOINT={}", sim.tagging_endpoint())?;
-        writeln!(out, "export SNAPFERRY_DEVICE_FOLDER={}", sim.device_folder().display())?;
-        writeln!(out, "export SNAPFERRY_ENDPOINT={}", sim.store().endpoint())?;
-        writeln!(out, "export SNAPFERRY_API_KEY_FILE={}", key_file.display())?;
-        writeln!(out, "# serving {} until Ctrl-C", args.dir.display())?;
+        writeln!(out, "{lines}# serving until Ctrl-C; the same lines are in {}", file.display())?;
         out.flush()?;
         cancel.cancelled().await;
         sim.shutdown().await;

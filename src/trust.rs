@@ -79,7 +79,8 @@ pub enum HttpClientError {
 pub fn http_client(ca_file: Option<&Path>) -> Result<reqwest::ClientBuilder, HttpClientError> {
     // reqwest is built without a TLS provider of its own. That one is installed already is as good.
     let _already_there = rustls::crypto::ring::default_provider().install_default();
-    let mut http = reqwest::Client::builder();
+    // An API key must not follow an answer to somewhere else; neither IAM nor the VPC API redirects.
+    let mut http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
     if let Some(path) = ca_file {
         let ca = CaFile::read(path)?;
         http = http.tls_certs_merge(reqwest::Certificate::from_pem_bundle(ca.pem()).map_err(HttpClientError::Tls)?);

@@ -199,8 +199,16 @@ fn endpoint(asked: &str, region: Option<&str>) -> anyhow::Result<String> {
         }
     };
     let region = region.ok_or_else(|| {
-        UsageError("which store? Give --region (IBM COS, as in us-south), or --endpoint URL for another S3 store".into())
+        UsageError(
+            "where is the bucket? Give its region (--bucket-region, or --region of the commands that have no --bucket-region), as in \
+             us-south; or --endpoint URL for a store other than IBM COS"
+                .into(),
+        )
     })?;
+    // It becomes part of a host's name, and credentials are sent there.
+    if region.is_empty() || !region.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-') {
+        return Err(UsageError(format!("{region:?} is not the region of a bucket: give one such as us-south")).into());
+    }
     Ok(format!("https://s3.{kind}{region}.cloud-object-storage.appdomain.cloud"))
 }
 
@@ -226,6 +234,7 @@ mod tests {
         );
         assert_eq!(at("public", Some("eu-de")).as_deref(), Ok("https://s3.eu-de.cloud-object-storage.appdomain.cloud"));
         assert!(at("direct", None).expect_err("no region").contains("--region"));
+        assert!(at("direct", Some("us.example.com/")).expect_err("a host").contains("not the region of a bucket"));
         assert!(at("s3.example.com", Some("x")).expect_err("no scheme").contains("neither a URL"));
     }
 

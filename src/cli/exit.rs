@@ -62,7 +62,7 @@ pub fn report(error: &anyhow::Error) -> Code {
     }
     if let Some(error) = error.downcast_ref::<JobError>() {
         for left in &error.left {
-            lines.push_str(&format!("  left behind: {left}; `snapferry gc` finds it\n"));
+            lines.push_str(&format!("  left behind: {left}; {}\n", hints::of_left(left)));
         }
         if error.resumable == Resumable::Yes {
             lines.push_str(&format!("  snapferry replicate --resume {} goes on with the job\n", error.id));
@@ -142,7 +142,10 @@ fn code_for(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
             _ => Code::Cloud,
         });
     }
-    if cause.is::<StoreError>() || cause.is::<IdentityError>() {
+    if let Some(error) = cause.downcast_ref::<IdentityError>() {
+        return Some(if matches!(error, IdentityError::Setup(_)) { Code::Usage } else { Code::Cloud });
+    }
+    if cause.is::<StoreError>() {
         return Some(Code::Store);
     }
     if cause.is::<SourceError>() || cause.is::<LocalImageError>() {

@@ -46,12 +46,14 @@ pub enum DeviceError {
         second: String,
     },
     /// The link did not turn up.
-    #[error("{} did not turn up within {} s", link.display(), waited.as_secs())]
+    #[error("{} did not turn up within {} s; there {}", link.display(), waited.as_secs(), were(seen))]
     Absent {
         /// The link.
         link: PathBuf,
         /// How long we waited.
         waited: Duration,
+        /// The folder's links of virtio disks at that moment: the volume is detached before anybody can look.
+        seen: Vec<String>,
     },
     /// It is a file where a block device was to be.
     #[error("{} leads to {}, which is no block device", link.display(), path.display())]
@@ -97,6 +99,10 @@ pub enum DeviceError {
         /// The link.
         link: PathBuf,
     },
+}
+
+fn were(seen: &[String]) -> String {
+    if seen.is_empty() { "were no links of virtio disks".to_owned() } else { format!("were {}", seen.join(", ")) }
 }
 
 impl DeviceError {
@@ -189,13 +195,22 @@ impl DeviceFolder {
     async fn pause(&self, link: &Path, begun: Instant, clock: &dyn Clock, cancel: &Cancel) -> Result<(), DeviceError> {
         let waited = clock.instant().duration_since(begun);
         if waited >= self.deadline {
-            return Err(DeviceError::Absent { link: link.to_owned(), waited });
+            return Err(DeviceError::Absent { link: link.to_owned(), waited, seen: self.links() });
         }
         tokio::select! {
             biased;
             _reason = cancel.cancelled() => Err(DeviceError::Cancelled { link: link.to_owned() }),
             () = clock.sleep(LOOK) => Ok(()),
         }
+    }
+
+    /// The names of all links of virtio disks.
+    fn links(&self) -> Vec<String> {
+        let names = fs::read_dir(&self.folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        let mut links: Vec<String> =
+            names.filter_map(|name| name.into_string().ok()).filter(|name| name.starts_with(PREFIX)).collect();
+        links.sort_unstable();
+        links
     }
 
     fn prove(&self, link: &Path, capacity: u64) -> Result<PathBuf, DeviceError> {
@@ -273,7 +288,11 @@ mod tests {
         let found = folder(temp.path(), Behind::DeviceOrFile);
         let absent = found.find(&device(ID), &[], 1, &*clock, &cancel).await.expect_err("no link");
         assert!(matches!(absent, DeviceError::Absent { .. }), "{absent}");
-        assert!(absent.to_string().contains("virtio-0717-35db69bb-d09b-4 did not turn up within 5 s"), "{absent}");
+        let told = absent.to_string();
+        assert!(told.contains("virtio-0717-35db69bb-d09b-4 did not turn up within 5 s; there were no links"), "{told}");
+        fs::write(temp.path().join("virtio-0717-other"), "").expect("another disk");
+        let absent = found.find(&device(ID), &[], 1, &*clock, &cancel).await.expect_err("no link");
+        assert!(absent.to_string().ends_with("there were virtio-0717-other"), "{absent}");
 
         symlink(&disk, temp.path().join("virtio-0717-35db69bb-d09b-4")).expect("a link");
         assert_eq!(found.find(&device(ID), &[], 1, &*clock, &cancel).await.expect("it is there"), disk);

@@ -1,8 +1,7 @@
 //! One request at a time: token, version, ids, deadline, and the policy by which requests are tried again.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::Relaxed;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, ETAG, HeaderMap, HeaderValue, IF_MATCH, RETRY_AFTER};
@@ -32,6 +31,24 @@ const LARGEST_ANSWER: usize = 64 << 20;
 
 /// Attempts at an address from which nothing was ever heard: it is likelier misspelt than down.
 const STRANGER: u32 = 4;
+
+/// The hosts that have answered at least once. All clients of a process share it: whoever cleans up in an outage must not take a host that has
+/// answered for hours for a misspelt one.
+#[derive(Clone, Debug, Default)]
+pub struct Heard(Arc<Mutex<BTreeSet<String>>>);
+
+impl Heard {
+    fn note(&self, host: &str) {
+        let mut hosts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !hosts.contains(host) {
+            hosts.insert(host.to_owned());
+        }
+    }
+
+    fn of(&self, host: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(host)
+    }
+}
 
 /// How long to try.
 #[derive(Clone, Copy, Debug)]
@@ -165,8 +182,8 @@ pub(super) struct Line {
     pub policy: Policy,
     /// Added to every request's query.
     pub fixed_query: Vec<(&'static str, &'static str)>,
-    /// Whether anything was ever answered from there.
-    pub heard: AtomicBool,
+    /// Who has answered before.
+    pub heard: Heard,
 }
 
 impl Line {
@@ -193,7 +210,8 @@ impl Line {
             };
             // A token source has made its own attempts.
             let tried = matches!(err, VpcError::Identity { .. });
-            let stranger = matches!(err, VpcError::Unreachable { .. }) && !self.heard.load(Relaxed) && next >= STRANGER;
+            let stranger =
+                next >= STRANGER && matches!(&err, VpcError::Unreachable { request, .. } if !self.heard.of(&request.host));
             let again = !tried && !stranger && err.class().is_retryable() && (call.repeat == Repeat::Freely || !err.is_ambiguous());
             next += 1;
             let wait = self.policy.backoff.wait_before(next).filter(|_| again).map(|wait| match &err {
@@ -235,8 +253,15 @@ impl Line {
         if self.cancel.is_cancelled() {
             return Err(VpcError::Cancelled { what: request.to_string() });
         }
+        // Outside of the deadline: a token that is slow to come is not the API's silence, and nothing was sent yet.
+        let token = tokio::select! {
+            biased;
+            _reason = self.cancel.cancelled() => return Err(VpcError::Cancelled { what: request.to_string() }),
+            token = self.tokens.token() => token,
+        };
+        let token = token.map_err(|source| VpcError::Identity { request: request.clone(), source: Box::new(source) })?;
         let deadline = self.policy.deadline;
-        let answered = tokio::time::timeout(deadline, self.exchange(call, url, &request));
+        let answered = tokio::time::timeout(deadline, self.exchange(call, url, &request, &token));
         let answer = if call.repeat == Repeat::Freely {
             tokio::select! {
                 biased;
@@ -250,9 +275,7 @@ impl Line {
         answer.unwrap_or(Err(VpcError::TimedOut { request, deadline }))
     }
 
-    async fn exchange(&self, call: &Call, url: &Url, request: &Request) -> Result<Answer, VpcError> {
-        let token = self.tokens.token().await;
-        let token: Token = token.map_err(|source| VpcError::Identity { request: request.clone(), source: Box::new(source) })?;
+    async fn exchange(&self, call: &Call, url: &Url, request: &Request, token: &Token) -> Result<Answer, VpcError> {
         let mut bearer = HeaderValue::from_str(&format!("Bearer {}", token.bearer.reveal()))
             .map_err(|_| VpcError::Setup("the token can't stand in a header".to_owned()))?;
         bearer.set_sensitive(true);
@@ -270,7 +293,7 @@ impl Line {
         }
         tracing::debug!(request = %request, id = %request.id, "asking the cloud");
         let mut answer = sent.send().await.map_err(|err| lost(request, err))?;
-        self.heard.store(true, Relaxed);
+        self.heard.note(&request.host);
         let (status, headers) = (answer.status(), answer.headers().clone());
         let mut body = Vec::new();
         while let Some(piece) = answer.chunk().await.map_err(|err| lost(request, err))? {
@@ -291,7 +314,7 @@ impl Line {
             return Ok(Answer { request: request.clone(), etag, date: date.map(|date| date.timestamp().into()), body });
         }
         if status == StatusCode::UNAUTHORIZED {
-            self.tokens.refused(&token);
+            self.tokens.refused(token);
         }
         Err(VpcError::Refused { request: request.clone(), refusal: self.refusal(status, &headers, &body) })
     }

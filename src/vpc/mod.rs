@@ -32,11 +32,11 @@ mod wait;
 
 pub use client::{
     BootFrom, ClientConfig, Endpoint, ExportPrototype, GLOBAL_TAGGING, ImageFilter, ImageOrigin, ImagePatch, ImagePrototype,
-    InstanceAction, InstancePrototype, LARGEST_IMAGE, Means, RegionClient, Schedule, SnapshotFilter, SnapshotOrder,
-    SnapshotPrototype, Tagging, TaggingConfig, VolumeFilter, VolumePrototype,
+    InstanceAction, InstancePrototype, LARGEST_IMAGE, Means, PRIVATE_TAGGING, RegionClient, Schedule, SnapshotFilter,
+    SnapshotOrder, SnapshotPrototype, Tagging, TaggingConfig, VolumeFilter, VolumePrototype,
 };
 pub use error::{Request, VpcError};
-pub use http::{API_VERSION, CHANGES, Policy};
+pub use http::{API_VERSION, CHANGES, Heard, Policy};
 pub use names::{
     AttachmentId, Crn, ExportJobId, ImageId, InstanceId, KeyId, LONGEST_NAME, LONGEST_TAG, NameError, ResourceGroupId,
     ResourceName, SecurityGroupId, SnapshotId, SubnetId, Tag, VolumeId, VpcId,

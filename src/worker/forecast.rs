@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::state::DiskState;
 use super::steps::preflight;
+use crate::vpc::LARGEST_IMAGE;
 use crate::vpc::model::StorageGeneration;
 
 /// The least that a server's boot volume keeps of the bandwidth for volumes, in Mbit/s (IBM's documentation, "Bandwidth allocation").
@@ -12,7 +13,7 @@ const BOOT_SHARE: u64 = 393;
 const CORE_COMPRESSES: f64 = 490.0;
 /// What one core decodes of such an image, in MB/s of the disk (`benches/README.md`: 10 GiB in 7.8 s on two cores).
 const CORE_DECODES: f64 = 680.0;
-/// Image bytes for each byte of the disk, of a disk that is four fifths full (`benches/README.md`: 0.27), and some more for disks that are fuller.
+/// Image bytes for each byte of the disk: 0.286 of one that is four fifths full (`benches/README.md`, deflate fast), and some more for fuller ones.
 const RATIO: f64 = 0.3;
 /// Bytes in a GB as the API counts volumes: GiB.
 const GB: f64 = 1_073_741_824.0;
@@ -58,6 +59,20 @@ pub struct Converter {
     pub volume_bandwidth: Option<u64>,
     /// Megabits a second for its network, where it is known.
     pub network_bandwidth: Option<u64>,
+    /// Megabits a second that the profiles of its other data volumes give: that share is theirs even while they are idle.
+    pub other_volumes: u64,
+    /// Volumes that are read at a time.
+    pub at_a_time: u64,
+}
+
+impl Converter {
+    /// Of the bandwidth for volumes, what one volume with a profile of `own` Mbit/s gets: the boot volume's share is kept back, the rest is
+    /// divided by what the volumes' profiles give (IBM's documentation, "Bandwidth allocation").
+    fn share(&self, all: u64, own: u64) -> u64 {
+        let rest = all.saturating_sub(BOOT_SHARE);
+        let wanted = self.at_a_time.max(1) * own + self.other_volumes;
+        (rest * own / wanted.max(1)).max(1)
+    }
 }
 
 /// A part of a job.
@@ -122,17 +137,18 @@ pub fn forecast(disk: &DiskState, profile: Option<&str>, converter: &Converter) 
     let (volume_profile, asked) = preflight::profile(disk, profile);
     let volume_bandwidth = profile_bandwidth(&volume_profile, disk.capacity, asked);
     #[expect(clippy::cast_precision_loss, reason = "gigabytes and cores have far fewer than 53 bits")]
-    let (bytes, cores) = (disk.capacity as f64 * GB, converter.cores.max(1) as f64);
+    let (bytes, cores) = (disk.capacity as f64 * GB, converter.cores.max(1) as f64 / converter.at_a_time.max(1) as f64);
     let minutes_at = |speed: f64| bytes / (speed * 1e6) / 60.0;
     let mut reading = vec![(megabytes(volume_bandwidth), Limit::VolumeProfile), (CORE_COMPRESSES * cores, Limit::Cores)];
     let mut checking = vec![(CORE_DECODES * cores, Limit::Cores)];
     if let Some(all) = converter.volume_bandwidth {
-        reading.push((megabytes(all.saturating_sub(BOOT_SHARE).max(1)), Limit::ServerVolumeBandwidth));
+        reading.push((megabytes(converter.share(all, volume_bandwidth)), Limit::ServerVolumeBandwidth));
     }
     if let Some(network) = converter.network_bandwidth {
         // What goes over the network is the image, the speed is told of the disk.
-        reading.push((megabytes(network) / RATIO, Limit::ServerNetwork));
-        checking.push((megabytes(network) / RATIO, Limit::ServerNetwork));
+        let network = megabytes(network / converter.at_a_time.max(1)) / RATIO;
+        reading.push((network, Limit::ServerNetwork));
+        checking.push((network, Limit::ServerNetwork));
     }
     let (reading, checking) = (slowest(&reading), slowest(&checking));
     let moved =
@@ -141,14 +157,16 @@ pub fn forecast(disk: &DiskState, profile: Option<&str>, converter: &Converter) 
     #[expect(clippy::cast_precision_loss, reason = "gigabytes have far fewer than 53 bits")]
     let gigabytes = disk.capacity as f64;
     let first_snapshot = if disk.generation == StorageGeneration::FIRST { 0.05 } else { 0.02 };
-    let phases = vec![
+    let mut phases = vec![
         waited("snapshot", 1.0 + gigabytes * first_snapshot),
         waited("volume and attachment", 1.5),
         moved("convert", reading),
         moved("read back", checking),
         waited("detach and delete", 1.0),
-        waited("import", 2.0 + gigabytes * 0.05),
     ];
+    if disk.capacity <= LARGEST_IMAGE {
+        phases.push(waited("import", 2.0 + gigabytes * 0.05));
+    }
     let minutes = phases.iter().map(|phase| phase.minutes).sum();
     Forecast { capacity_gb: disk.capacity, volume_profile, volume_bandwidth, phases, minutes }
 }
@@ -158,7 +176,7 @@ mod tests {
     use super::*;
 
     fn disk(capacity: u64, generation: StorageGeneration) -> DiskState {
-        DiskState { capacity, generation, operating_system: None }
+        DiskState { capacity, generation, operating_system: None, resource_group: None }
     }
 
     #[test]
@@ -179,14 +197,29 @@ mod tests {
             assert!(forecast.minutes > phase.minutes);
             (phase.limit, phase.minutes)
         };
-        let small = Converter { cores: 2, volume_bandwidth: Some(1000), network_bandwidth: Some(3000) };
+        let small =
+            Converter { cores: 2, volume_bandwidth: Some(1000), network_bandwidth: Some(3000), other_volumes: 0, at_a_time: 1 };
         let (limit, minutes) = convert(&small, None);
         assert_eq!(limit, Limit::ServerVolumeBandwidth);
         // 100 GiB at 607 Mbit/s.
         assert!((23.0..24.0).contains(&minutes), "{minutes}");
         assert_eq!(convert(&small, Some("general-purpose")).0, Limit::VolumeProfile);
         assert_eq!(convert(&Converter { volume_bandwidth: Some(20_000), cores: 1, ..small }, None).0, Limit::Cores);
-        let thin = Converter { cores: 16, volume_bandwidth: None, network_bandwidth: Some(500) };
+        let thin = Converter { cores: 16, volume_bandwidth: None, network_bandwidth: Some(500), ..small };
         assert_eq!(convert(&thin, None).0, Limit::ServerNetwork);
+        // Two at a time: 303 Mbit/s each. Beside a scratch volume of the same profile: 202.
+        let (_, minutes) = convert(&Converter { at_a_time: 2, ..small }, None);
+        assert!((47.0..48.0).contains(&minutes), "{minutes}");
+        let (_, minutes) = convert(&Converter { at_a_time: 2, other_volumes: 6291, ..small }, None);
+        assert!((70.0..72.0).contains(&minutes), "{minutes}");
+    }
+
+    #[test]
+    fn what_no_image_can_hold_is_not_imported() {
+        let converter = Converter { cores: 2, volume_bandwidth: None, network_bandwidth: None, other_volumes: 0, at_a_time: 1 };
+        let has_import = |capacity| {
+            forecast(&disk(capacity, StorageGeneration::FIRST), None, &converter).phases.iter().any(|p| p.name == "import")
+        };
+        assert!(has_import(LARGEST_IMAGE) && !has_import(LARGEST_IMAGE + 1));
     }
 }

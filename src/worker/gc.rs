@@ -350,8 +350,14 @@ async fn own_snapshots(home: &RegionClient) -> Result<Vec<Snapshot>, GcError> {
 
 async fn clones(home: &RegionClient, rules: &Rules) -> Result<Vec<Finding>, GcError> {
     let mut found = Vec::new();
-    for snapshot in own_snapshots(home).await? {
-        for clone in home.clones(&snapshot.id).await.map_err(cloud(format!("list the clones of {}", snapshot.name)))? {
+    let keep = names::keep_tag()?;
+    for snapshot in own_snapshots(home).await?.into_iter().filter(|snapshot| !has(&snapshot.user_tags, &keep)) {
+        let listed = match home.clones(&snapshot.id).await {
+            // The snapshot went while we looked, and its clones with it.
+            Err(err) if err.is_not_found() => continue,
+            listed => listed.map_err(cloud(format!("list the clones of {}", snapshot.name)))?,
+        };
+        for clone in listed {
             let which = Which::Clone(snapshot.id.clone(), clone.zone.name.clone());
             found.push(rules.finding(Kind::Clone, which, &snapshot.name, &snapshot.name, Some(clone.created_at)));
         }

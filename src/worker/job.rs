@@ -6,7 +6,7 @@ use super::names::{JobNames, JobNamesError};
 use super::retention::Retention;
 use crate::compress::{Codec, Level};
 use crate::job::JobId;
-use crate::vpc::ResourceName;
+use crate::vpc::{ResourceGroupId, ResourceName};
 
 /// What the disk is read from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,9 +106,19 @@ pub struct Job {
     pub bucket: String,
     /// Where the bucket is, as an import's address names it: `us-south`, `us-geo`.
     pub bucket_location: String,
+    /// The bucket's region, as its address names it; without, the recovery region.
+    #[serde(default)]
+    pub bucket_region: Option<String>,
+    /// The store's address, where the job was begun with one: kept for whoever resumes it on the same machine. A worker goes by its own, since
+    /// it would send its credentials there.
+    #[serde(default)]
+    pub endpoint: Option<String>,
     /// What the keys of its objects begin with.
     #[serde(default)]
     pub prefix: String,
+    /// The resource group's id of all that it makes, where it is not the boot volume's.
+    #[serde(default)]
+    pub resource_group: Option<String>,
     /// What is read.
     #[serde(default)]
     pub origin: Origin,
@@ -139,6 +149,12 @@ pub struct Job {
 }
 
 impl Job {
+    /// The resource group that was named, if one was.
+    #[must_use]
+    pub fn resource_group(&self) -> Option<ResourceGroupId> {
+        self.resource_group.clone().map(ResourceGroupId::new)
+    }
+
     /// The names of all that it makes.
     ///
     /// # Errors

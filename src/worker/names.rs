@@ -66,6 +66,8 @@ impl JobNames {
     /// # Errors
     /// Where the server's name or the prefix makes none.
     pub fn of(id: JobId, server: &str, latest: Option<&ResourceName>, prefix: &str) -> Result<Self, JobNamesError> {
+        // By itself first: an error is to show the name that was typed, not one that was made of it.
+        ResourceName::new(server)?;
         let text = id.to_string();
         let tail = &text[text.len() - TAIL_LENGTH..];
         let run = ResourceName::suffixed(server, &format!("{}-{tail}", compact(id.time())))?;

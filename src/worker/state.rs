@@ -9,7 +9,7 @@ use crate::hash::Crc64;
 use crate::store::ObjectKey;
 use crate::units::ByteCount;
 use crate::vpc::model::StorageGeneration;
-use crate::vpc::{AttachmentId, Crn, ImageId, InstanceId, ResourceName, SnapshotId, VolumeId};
+use crate::vpc::{AttachmentId, Crn, ImageId, InstanceId, ResourceGroupId, ResourceName, SnapshotId, VolumeId};
 
 /// The server, as it was when the job looked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,9 @@ pub struct DiskState {
     pub generation: StorageGeneration,
     /// The operating system's name in the recovery region; none where nothing is imported.
     pub operating_system: Option<String>,
+    /// The resource group of the boot volume or the snapshot, in which the job makes all that it makes.
+    #[serde(default)]
+    pub resource_group: Option<ResourceGroupId>,
 }
 
 /// The snapshot.

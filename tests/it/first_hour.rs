@@ -143,10 +143,7 @@ async fn names_and_regions_that_are_not_there_are_guessed_at() {
             ["replicate", "mail", "--quiet"],
             Row { code: 5, wrong: &["there is no server \"mail\" in us-south, but mail in us-east"], next: &["--region"] },
         ),
-        (
-            ["replicate", long.as_str(), "--quiet"],
-            Row { code: 5, wrong: &["there is no server", long.as_str()], next: &["ibmcloud is instances"] },
-        ),
+        (["replicate", long.as_str(), "--quiet"], Row { code: 2, wrong: &[long.as_str()], next: &["1 to 63 lower-case letters"] }),
         (["replicate", "Web_01", "--quiet"], Row { code: 2, wrong: &["Web_01"], next: &["lower-case letters"] }),
         (
             ["boot-volume", "wbe01", "--quiet"],

@@ -39,6 +39,7 @@ async fn a_server_knows_itself_and_its_profiles_token_opens_the_api() {
             cancel: snapferry::cancel::Cancel::new(),
             watch: Arc::new(LogWatch),
             fence: Arc::new(snapferry::fence::Unfenced),
+            heard: Default::default(),
         };
         let endpoint = Endpoint::parse(&cloud.endpoint_template());
         let config = ClientConfig { region: own.region.clone(), endpoint, ca_file: None, policy: Policy::default() };

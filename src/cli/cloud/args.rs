@@ -6,7 +6,7 @@ use clap::{Args as Group, Subcommand};
 
 use crate::cli::args::{IdentityArgs, StoreArgs};
 use crate::vpc::model::ExportFormat;
-use crate::vpc::{GLOBAL_TAGGING, ResourceName, Tag};
+use crate::vpc::{ResourceName, Tag};
 
 /// Which cloud, and who we are to it.
 #[derive(Clone, Debug, Group)]
@@ -19,6 +19,10 @@ pub struct CloudArgs {
     /// The VPC API: public, private, or a URL with {region} in it
     #[arg(long, default_value = "public", value_name = "KIND|URL")]
     pub vpc_endpoint: String,
+
+    /// Global Tagging's address [default: IBM's, private where --vpc-endpoint is]
+    #[arg(long, value_name = "URL")]
+    pub tagging_endpoint: Option<String>,
 
     #[command(flatten)]
     pub identity: IdentityArgs,
@@ -313,10 +317,6 @@ pub enum ImagesAction {
         /// Remove them
         #[arg(long, requires = "tags")]
         remove: bool,
-
-        /// Global Tagging's address
-        #[arg(long, default_value = GLOBAL_TAGGING, value_name = "URL")]
-        tagging_endpoint: String,
 
         /// Print what would be done, and do nothing
         #[arg(long)]

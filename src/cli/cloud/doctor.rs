@@ -9,7 +9,7 @@ use clap::Args as Group;
 use serde::Serialize;
 
 use super::args::{CloudArgs, OutputArgs, RecoveryArgs};
-use super::{Means, print_json};
+use super::{Means, print_json, tagging_config};
 use crate::cancel::Cancel;
 use crate::cli::config::{self, Place, Use};
 use crate::cli::credentials::{self, Environment, Identity};
@@ -24,7 +24,10 @@ use crate::retry::{Backoff, chain};
 use crate::store::{ObjectKey, ObjectStore};
 use crate::units::to_u64;
 use crate::vpc::device::BY_ID;
-use crate::vpc::{ClientConfig, Endpoint, ImageFilter, LogWatch, Policy, RegionClient, SnapshotFilter, VolumeFilter, VpcError};
+use crate::vpc::{
+    ClientConfig, Crn, Endpoint, Heard, ImageFilter, LogWatch, Policy, RegionClient, SnapshotFilter, Tagging, VolumeFilter,
+    VpcError,
+};
 
 /// A clock that is further off gives tokens and signatures that are refused: S3 allows 15 minutes, IAM less.
 const MOST_SKEW: Duration = Duration::from_secs(60);
@@ -157,6 +160,7 @@ async fn examine(args: &DoctorArgs, cancel: &Cancel) -> Findings {
             cancel: cancel.clone(),
             watch: std::sync::Arc::new(LogWatch),
             fence: std::sync::Arc::new(crate::fence::Unfenced),
+            heard: Heard::default(),
         };
         match &home {
             Some(home) => region(args, &means, home, Side::Home, &mut findings).await,
@@ -261,7 +265,12 @@ async fn region(args: &DoctorArgs, means: &Means, name: &str, side: Side, findin
         Err(error) => findings.failed(what, Code::Cloud, &error.into()),
     };
     if side == Side::Home {
-        rights("servers", client.instances().await.map(|all| all.len()));
+        let servers = client.instances().await;
+        let any = servers.as_ref().ok().and_then(|all| all.first()).map(|server| server.crn.clone());
+        rights("servers", servers.map(|all| all.len()));
+        if let Some(any) = any {
+            rights("tags", tags(args, means, &any).await);
+        }
         rights("volumes", client.volumes(&VolumeFilter::default()).await.map(|all| all.len()));
         rights("snapshots", client.snapshots(&SnapshotFilter::default()).await.map(|all| all.len()));
     }
@@ -278,6 +287,12 @@ async fn region(args: &DoctorArgs, means: &Means, name: &str, side: Side, findin
             findings.warning("image service", details, format!("if it was not done yet: {AUTHORIZE}"));
         }
     }
+}
+
+/// Asks Global Tagging, which is at an address of its own, for the tags of anything that there is.
+async fn tags(args: &DoctorArgs, means: &Means, any: &Crn) -> Result<usize, VpcError> {
+    let tagging = Tagging::new(&tagging_config(&args.cloud, HASTY), means.clone())?;
+    Ok(tagging.tags(any).await?.len())
 }
 
 fn clock(theirs: Option<SystemTime>, findings: &mut Findings) {

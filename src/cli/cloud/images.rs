@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 
 use super::args::{ChangeArgs, CloudArgs, ImagesAction, ImagesArgs, OutputArgs};
-use super::{print_json, run as run_on_cloud, say};
+use super::{print_json, run as run_on_cloud, say, would};
 use crate::cli::exit::Code;
 use crate::cli::table::Table;
 use crate::clock::{compact, rfc3339};
@@ -18,9 +18,9 @@ pub fn run(args: &ImagesArgs) -> anyhow::Result<Code> {
         ImagesAction::List { status, output, cloud } => list(status, *output, cloud),
         ImagesAction::Rename { image, name, change, cloud } => rename(image, name, *change, cloud),
         ImagesAction::Delete { images, change, cloud } => delete(images, *change, cloud),
-        ImagesAction::Tag { image, tags, remove, tagging_endpoint, dry_run, output, cloud } => {
+        ImagesAction::Tag { image, tags, remove, dry_run, output, cloud } => {
             let change = if *remove { TagChange::Remove } else { TagChange::Add };
-            tag(image, tags, change, tagging_endpoint, *dry_run, *output, cloud)
+            tag(image, tags, change, *dry_run, *output, cloud)
         }
         ImagesAction::Export { image, bucket, name, format, change, cloud } => {
             export(image, bucket, name.as_ref(), *format, *change, cloud)
@@ -74,7 +74,7 @@ fn rename(named: &str, name: &ResourceName, change: ChangeArgs, cloud: &CloudArg
         let client = cloud.client()?;
         let found = client.named_image(named).await?;
         if change.dry_run {
-            return Ok(say(format_args!("would rename image {}  {} to {name}", found.name, found.id))?);
+            return would(change.output, format_args!("rename image {}  {} to {name}", found.name, found.id));
         }
         let renamed = client.rename_image(&found.id, name).await?;
         if change.output.json {
@@ -95,7 +95,7 @@ fn delete(named: &[String], change: ChangeArgs, cloud: &CloudArgs) -> anyhow::Re
         }
         for found in &chosen {
             if change.dry_run {
-                say(format_args!("would delete image {}  {}", found.name, found.id))?;
+                would(change.output, format_args!("delete image {}  {}", found.name, found.id))?;
                 continue;
             }
             client.delete_image(&found.id).await?;
@@ -106,7 +106,7 @@ fn delete(named: &[String], change: ChangeArgs, cloud: &CloudArgs) -> anyhow::Re
                 say(format_args!("deleted image {}  {}", found.name, found.id))?;
             }
         }
-        if change.output.json {
+        if change.output.json && !change.dry_run {
             print_json(&chosen.iter().map(shown).collect::<Vec<_>>())?;
         }
         Ok(())
@@ -121,23 +121,15 @@ enum TagChange {
     Remove,
 }
 
-fn tag(
-    named: &str,
-    tags: &[Tag],
-    change: TagChange,
-    endpoint: &str,
-    dry_run: bool,
-    output: OutputArgs,
-    cloud: &CloudArgs,
-) -> anyhow::Result<Code> {
+fn tag(named: &str, tags: &[Tag], change: TagChange, dry_run: bool, output: OutputArgs, cloud: &CloudArgs) -> anyhow::Result<Code> {
     run_on_cloud(cloud, async |cloud| {
         let found = cloud.client()?.named_image(named).await?;
-        let tagging = cloud.tagging(endpoint)?;
+        let tagging = cloud.tagging()?;
         let words = tags.iter().map(Tag::as_str).collect::<Vec<_>>().join(", ");
         match change {
             _ if tags.is_empty() => {}
-            TagChange::Add if dry_run => return Ok(say(format_args!("would add {words} to image {}", found.name))?),
-            TagChange::Remove if dry_run => return Ok(say(format_args!("would remove {words} from image {}", found.name))?),
+            TagChange::Add if dry_run => return would(output, format_args!("add {words} to image {}", found.name)),
+            TagChange::Remove if dry_run => return would(output, format_args!("remove {words} from image {}", found.name)),
             TagChange::Add => tagging.attach(&found.crn, tags).await?,
             TagChange::Remove => tagging.detach(&found.crn, tags).await?,
         }
@@ -166,7 +158,10 @@ fn export(
             None => ResourceName::suffixed(&found.name, &compact(SystemTime::now()))?,
         };
         if change.dry_run {
-            return Ok(say(format_args!("would export image {}  {} into bucket {bucket} by job {name}", found.name, found.id))?);
+            return would(
+                change.output,
+                format_args!("export image {}  {} into bucket {bucket} by job {name}", found.name, found.id),
+            );
         }
         let prototype = ExportPrototype { name, bucket: bucket.to_owned(), format };
         let mut job = client.export_image(&found.id, &prototype).await?;

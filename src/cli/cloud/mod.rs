@@ -13,8 +13,11 @@ use super::signals::{self, Left};
 use crate::cancel::Cancel;
 use crate::clock::SystemClock;
 use crate::fence::{Fence, Unfenced};
-use crate::vpc::{ClientConfig, Endpoint, LogWatch, Means, Policy, RegionClient, Tagging, TaggingConfig, Watch};
-use args::CloudArgs;
+use crate::vpc::{
+    ClientConfig, Endpoint, GLOBAL_TAGGING, Heard, LogWatch, Means, PRIVATE_TAGGING, Policy, RegionClient, Tagging, TaggingConfig,
+    Watch,
+};
+use args::{CloudArgs, OutputArgs};
 
 pub mod args;
 pub mod boot_volume;
@@ -78,6 +81,7 @@ impl Cloud {
             cancel: cancel.clone(),
             watch: Arc::new(LogWatch),
             fence: Arc::new(Unfenced),
+            heard: Heard::default(),
         };
         let home = home_region(args).await?;
         Ok(Self { args: args.clone(), identity, means, policy: Policy::default(), home })
@@ -117,9 +121,8 @@ impl Cloud {
     }
 
     /// Global Tagging, which has no regions.
-    pub fn tagging(&self, endpoint: &str) -> anyhow::Result<Tagging> {
-        let ca_file = self.args.identity.ca_file.clone();
-        let config = TaggingConfig { endpoint: endpoint.to_owned(), ca_file, policy: self.policy };
+    pub fn tagging(&self) -> anyhow::Result<Tagging> {
+        let config = tagging_config(&self.args, self.policy);
         Ok(Tagging::new(&config, self.means.clone())?)
     }
 
@@ -127,6 +130,16 @@ impl Cloud {
     pub fn client(&self) -> anyhow::Result<RegionClient> {
         self.region(&self.home)
     }
+}
+
+/// Where Global Tagging is: named, or beside the VPC API, publicly or privately.
+fn tagging_config(args: &CloudArgs, policy: Policy) -> TaggingConfig {
+    let beside = match Endpoint::parse(&args.vpc_endpoint) {
+        Endpoint::Private => PRIVATE_TAGGING,
+        Endpoint::Public | Endpoint::Template(_) => GLOBAL_TAGGING,
+    };
+    let endpoint = args.tagging_endpoint.clone().unwrap_or_else(|| beside.to_owned());
+    TaggingConfig { endpoint, ca_file: args.identity.ca_file.clone(), policy }
 }
 
 /// The region that is meant where none is named.
@@ -153,7 +166,15 @@ fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What was or would be done, for people.
+/// What would be done without `--dry-run`: a line for people, an object for programs.
+fn would(output: OutputArgs, words: std::fmt::Arguments<'_>) -> anyhow::Result<()> {
+    if output.json {
+        return print_json(&serde_json::json!({ "dry_run": true, "would": words.to_string() }));
+    }
+    Ok(say(format_args!("would {words}"))?)
+}
+
+/// What was done, for people.
 fn say(words: std::fmt::Arguments<'_>) -> io::Result<()> {
     writeln!(stdout().lock(), "{words}")
 }

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 
 use super::args::{SnapshotAction, SnapshotArgs, SnapshotCopyArgs, SnapshotCreateArgs, SnapshotDeleteArgs, SnapshotListArgs};
-use super::{print_json, run as run_on_cloud, say};
+use super::{print_json, run as run_on_cloud, say, would};
 use crate::cli::exit::{Code, UsageError};
 use crate::cli::table::Table;
 use crate::clock::{compact, rfc3339};
@@ -56,7 +56,10 @@ fn create(args: &SnapshotCreateArgs) -> anyhow::Result<Code> {
             None => ResourceName::suffixed(&args.server, &compact(SystemTime::now()))?,
         };
         if args.change.dry_run {
-            return Ok(say(format_args!("would take snapshot {name} of volume {source} of {} in {}", args.server, cloud.home))?);
+            return would(
+                args.change.output,
+                format_args!("take snapshot {name} of volume {source} of {} in {}", args.server, cloud.home),
+            );
         }
         let prototype =
             SnapshotPrototype { name, source, tags: args.tag.clone(), resource_group: None, clone_zones: args.clone.clone() };
@@ -118,7 +121,7 @@ fn delete(args: &SnapshotDeleteArgs) -> anyhow::Result<Code> {
         }
         for found in &chosen {
             if args.change.dry_run {
-                say(format_args!("would delete snapshot {}  {}", found.name, found.id))?;
+                would(args.change.output, format_args!("delete snapshot {}  {}", found.name, found.id))?;
                 continue;
             }
             client.delete_snapshot(&found.id).await?;
@@ -129,7 +132,7 @@ fn delete(args: &SnapshotDeleteArgs) -> anyhow::Result<Code> {
                 say(format_args!("deleted snapshot {}  {}", found.name, found.id))?;
             }
         }
-        if args.change.output.json {
+        if args.change.output.json && !args.change.dry_run {
             print_json(&chosen.iter().map(shown).collect::<Vec<_>>())?;
         }
         Ok(())
@@ -152,7 +155,10 @@ fn copy(args: &SnapshotCopyArgs) -> anyhow::Result<Code> {
         };
         if args.change.dry_run {
             let (from, size) = (&cloud.home, source.minimum_capacity);
-            return Ok(say(format_args!("would copy snapshot {} ({size} GB) of {from} into {to} as {name}", source.name))?);
+            return would(
+                args.change.output,
+                format_args!("copy snapshot {} ({size} GB) of {from} into {to} as {name}", source.name),
+            );
         }
         let key = source.encryption_key.as_ref().map(|key| &key.crn);
         let mut made = target.copy_snapshot(&name, &source.crn, key, &[]).await?;

@@ -12,7 +12,7 @@ use crate::cli::cloud::args::{CloudArgs, OutputArgs, RecoveryArgs};
 use crate::cli::replicate::args::{HowArgs, PlaceArgs};
 use crate::job::JobId;
 use crate::queue::{JobState, Priority};
-use crate::vpc::{GLOBAL_TAGGING, Tag};
+use crate::vpc::Tag;
 use crate::worker::Age;
 
 /// Where the fleet's queue is.
@@ -59,10 +59,6 @@ pub struct ServersArgs {
     /// More servers: all of the region that have this user tag now
     #[arg(long, value_name = "TAG")]
     pub tag: Option<Tag>,
-
-    /// Global Tagging's address
-    #[arg(long, default_value = GLOBAL_TAGGING, value_name = "URL")]
-    pub tagging_endpoint: String,
 }
 
 #[derive(Debug, Group)]

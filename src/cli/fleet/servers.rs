@@ -16,7 +16,7 @@ pub fn chosen(which: &ServersArgs, cloud: &CloudArgs) -> anyhow::Result<Vec<Stri
     let mut servers = which.servers.clone();
     servers.extend(from_file(which)?);
     if let Some(tag) = &which.tag {
-        servers.extend(tagged(tag, cloud, &which.tagging_endpoint)?);
+        servers.extend(tagged(tag, cloud)?);
     }
     let mut seen = BTreeSet::new();
     servers.retain(|server| seen.insert(server.clone()));
@@ -38,9 +38,9 @@ fn from_file(which: &ServersArgs) -> Result<Vec<String>, UsageError> {
 }
 
 /// The servers of the region that have a tag, by name.
-fn tagged(tag: &Tag, args: &CloudArgs, tagging_endpoint: &str) -> anyhow::Result<Vec<String>> {
+fn tagged(tag: &Tag, args: &CloudArgs) -> anyhow::Result<Vec<String>> {
     cloud::run(args, async |cloud| {
-        let tagging = cloud.tagging(tagging_endpoint)?;
+        let tagging = cloud.tagging()?;
         let mut servers = Vec::new();
         // The API of servers does not tell their tags, so each is asked for.
         for server in cloud.client()?.instances().await? {
@@ -64,7 +64,7 @@ mod tests {
     fn comments_and_blank_lines_are_no_names() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("servers");
-        let which = ServersArgs { servers: Vec::new(), file: Some(file.clone()), tag: None, tagging_endpoint: String::new() };
+        let which = ServersArgs { servers: Vec::new(), file: Some(file.clone()), tag: None };
         assert!(from_file(&which).expect_err("no file").to_string().contains("cannot read"));
         std::fs::write(&file, "# all of them\n  web01\n\ndb01 # the one that matters\n").expect("written");
         assert_eq!(from_file(&which).expect("names"), ["web01", "db01"]);

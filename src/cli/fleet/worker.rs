@@ -41,7 +41,9 @@ impl Grounds for Here<'_> {
     fn site(&self, job: &Job, cancel: &Cancel, fence: Arc<dyn Fence>) -> Result<Site, String> {
         let terms =
             Terms { cancel: cancel.clone(), watch: Arc::new(Answers(Arc::clone(&self.metrics))), fence, deadline: Some(DEADLINE) };
-        self.ground.site(self.cloud, job, &self.own, &terms).map_err(|error| format!("{error:#}"))
+        // Whoever can write to the queue must not choose where this worker's credentials go.
+        let job = Job { endpoint: None, ..job.clone() };
+        self.ground.site(self.cloud, &job, &self.own, &terms).map_err(|error| format!("{error:#}"))
     }
 
     fn onlooker(&self, _job: &Job) -> Arc<dyn Onlooker> {

@@ -13,6 +13,8 @@ pub const AUTHORIZE: &str = "ibmcloud iam authorization-policy-create is cloud-o
 const NO_ACCESS: &str = "cannot_access_storage_bucket";
 /// How IBM's API says that an account has used up what it may have of something.
 const OVER_QUOTA: &str = "over_quota";
+/// How IBM's API says that another snapshot of the volume is being taken.
+const BUSY: &str = "snapshots_source_volume_busy";
 /// The field that a refused import is about where its file is.
 const FILE: &str = "file.href";
 /// IBM's regions (its documentation of VPC endpoints, 2026). Only to guess at what was meant: there may be more by now.
@@ -24,8 +26,30 @@ const REGIONS: [&str; 13] = [
 pub(super) fn of_job(error: &JobError) -> Option<String> {
     match (error.step, &*error.fault) {
         (Step::Import, Fault::Cloud(VpcError::Refused { refusal, .. })) if refusal.is_about(FILE) => Some(let_in()),
-        (Step::Available, Fault::Cloud(VpcError::Ended { .. })) => Some(let_in()),
+        (Step::Import, Fault::Cloud(VpcError::Refused { request, refusal })) if refusal.status == 403 => {
+            Some(format!("{}; or {}", missing_role(request), let_in()))
+        }
+        (Step::Available, Fault::Cloud(VpcError::Ended { reasons, .. })) => Some(of_failed_import(reasons)),
+        // It goes on waiting when it is resumed, which is told anyway.
+        (_, Fault::Cloud(VpcError::Overdue { .. })) => None,
         (_, fault) => super::of_fault(fault),
+    }
+}
+
+/// By the reasons that IBM documents of images that failed (`status_reasons[].code`).
+fn of_failed_import(reasons: &[String]) -> String {
+    let because = |code: &str| reasons.iter().any(|reason| reason.starts_with(code));
+    if because("image_data_corrupted") {
+        "the image service could not read the file: `snapferry verify` tells whether it is whole, and --codec deflate with the default \
+         cluster size is what every importer reads"
+            .to_owned()
+    } else if because("image_provisioned_size_unsupported") {
+        "the disk is larger than an image may be: carry it as an object (--no-import), or its snapshot (`snapferry snapshot copy`)"
+            .to_owned()
+    } else if because("encryption_key") || because("encrypted_data_key") {
+        "the key that the image is to be encrypted with is gone or disabled: see to it in Key Protect or HPCS".to_owned()
+    } else {
+        let_in()
     }
 }
 
@@ -61,7 +85,12 @@ pub(super) fn of_cloud(error: &VpcError) -> Option<String> {
         VpcError::Ended { reasons, .. } if reasons.iter().any(|reason| reason.starts_with(NO_ACCESS)) => Some(format!(
             "the image service needs a right of its own on the bucket, Reader to import and Writer to export: `{AUTHORIZE}`"
         )),
-        VpcError::Overdue { .. } => Some("it may still get there: the same command again goes on waiting for what is there".into()),
+        VpcError::Overdue { .. } => {
+            Some("it may still get there: `snapferry snapshot list` and `snapferry images list` show how far it is".into())
+        }
+        VpcError::Refused { refusal, .. } if refusal.has(BUSY) => {
+            Some("IBM takes one snapshot of a volume at a time: a backup policy may be at it. Try again in some minutes".into())
+        }
         VpcError::Identity { source, .. } => of_identity(source),
         _ => None,
     }
@@ -85,12 +114,20 @@ fn missing_role(request: &Request) -> String {
     )
 }
 
+/// The region that may have been meant where IBM has none of that name.
+fn meant_by(region: &str) -> Option<&'static str> {
+    if REGIONS.contains(&region) { None } else { near(region, REGIONS).first().copied() }
+}
+
 fn unreachable(host: &str) -> String {
-    let region = host.trim_start_matches("https://").split('.').next().unwrap_or_default();
-    let meant = match near(region, REGIONS).first() {
-        Some(meant) if !REGIONS.contains(&region) => format!("was --region {meant} meant? "),
-        _ => String::new(),
-    };
+    let name = host.trim_start_matches("https://");
+    if name.starts_with("tags.") {
+        return "images are tagged there, by IBM's Global Tagging: a server without a public gateway reaches it at \
+                https://tags.private.global-search-tagging.cloud.ibm.com (--vpc-endpoint private, or --tagging-endpoint URL)"
+            .to_owned();
+    }
+    let region = name.split('.').next().unwrap_or_default();
+    let meant = meant_by(region).map_or_else(String::new, |meant| format!("was --region {meant} meant? "));
     format!(
         "{meant}check --region (`ibmcloud is regions` lists them) and --vpc-endpoint, and that this machine may reach it: a server \
          without a public gateway needs --vpc-endpoint private"
@@ -125,7 +162,9 @@ pub(super) fn of_store(error: &StoreError) -> Option<String> {
         StoreError::Denied { operation, code, .. } => Some(denied(&operation.target, code)),
         StoreError::Untrusted { .. } => Some("give the authority that signed it: --ca-file PEM".into()),
         StoreError::Connection { reason, .. } if reason.contains(".direct.") => {
-            Some("IBM COS' direct endpoints are reached from inside a VPC only; elsewhere give --endpoint public".into())
+            let region = reason.split(".direct.").nth(1).and_then(|rest| rest.split('.').next()).unwrap_or_default();
+            let meant = meant_by(region).map_or_else(String::new, |meant| format!("was region {meant} meant, not {region}? "));
+            Some(format!("{meant}IBM COS' direct endpoints are reached from inside a VPC only; elsewhere give --endpoint public"))
         }
         StoreError::Connection { .. } | StoreError::TimedOut { .. } => {
             Some("check --endpoint, and that this machine may reach it".into())

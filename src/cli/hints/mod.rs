@@ -9,11 +9,24 @@ use crate::source::SourceError;
 use crate::store::StoreError;
 use crate::vpc::VpcError;
 use crate::vpc::device::DeviceError;
-use crate::worker::{Fault, JobError, JournalError, Obstacle};
+use crate::worker::{Fault, JobError, JournalError, Left, Obstacle};
 
 mod cloud;
 
 pub use cloud::AUTHORIZE;
+
+/// What finds a thing that a job has left behind.
+pub fn of_left(left: &Left) -> String {
+    match left.kind {
+        "name" => format!(
+            "`snapferry images list` shows the image before, and `snapferry images rename IMAGE {}` gives it back",
+            left.name
+        ),
+        "image" => "`snapferry gc --to REGION` finds it".to_owned(),
+        "object" => "`snapferry gc --bucket BUCKET --to REGION` finds it".to_owned(),
+        _ => "`snapferry gc` finds it".to_owned(),
+    }
+}
 
 /// The next thing to try, where there is one.
 pub fn of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
@@ -63,6 +76,13 @@ pub fn of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
 
 fn of_fault(fault: &Fault) -> Option<String> {
     match fault {
+        Fault::Device(DeviceError::Source(SourceError::Busy { path })) | Fault::Source(SourceError::Busy { path }) => {
+            Some(format!(
+                "something on this server took the volume as soon as it was there: while the job runs, `lsblk {path}` shows what. LVM and RAID \
+             activate the disks that they find; `devices/global_filter` in /etc/lvm/lvm.conf and `AUTO -all` in /etc/mdadm/mdadm.conf keep \
+             them from it"
+            ))
+        }
         Fault::Cloud(error) => of(error),
         Fault::Store(error) => of(error),
         Fault::Convert(error) => of(error),
@@ -70,8 +90,8 @@ fn of_fault(fault: &Fault) -> Option<String> {
         Fault::ReadBack(error) => of_restore(error),
         Fault::Device(DeviceError::Source(error)) => of_source(error),
         Fault::Device(DeviceError::Absent { .. }) => Some(
-            "see whether the disk is there (`lsblk -o NAME,SERIAL,SIZE`), whether udev runs (`udevadm settle`), and that \
-             --device-folder is where it puts its links"
+            "see whether udev runs (`udevadm settle`) and that --device-folder is where it puts its links; while the job waits, \
+             `lsblk -o NAME,SERIAL,SIZE` shows the disk"
                 .into(),
         ),
         Fault::Journal(JournalError::Busy { .. }) => Some("wait for it, or end that process".into()),

@@ -1,5 +1,6 @@
 //! What was typed, for `replicate`, `plan` and `gc`.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,8 +10,8 @@ use crate::cli::cloud::args::{CloudArgs, OutputArgs, RecoveryArgs};
 use crate::cli::fleet::args::QueueArgs;
 use crate::compress::{Codec, Level};
 use crate::job::JobId;
+use crate::vpc::ResourceName;
 use crate::vpc::device::BY_ID;
-use crate::vpc::{GLOBAL_TAGGING, ResourceName};
 use crate::worker::{Age, Newest};
 
 #[derive(Debug, Group)]
@@ -22,8 +23,8 @@ pub struct ReplicateArgs {
     #[arg(value_name = "SERVER", required_unless_present_any = ["resume", "abandon"])]
     pub server: Option<String>,
 
-    /// Go on with what was broken off: this job, or every one that this machine knows of; with a server's name also one that another
-    /// machine has begun
+    /// Resume this job, or every unfinished one that this machine knows of; with a server's name also one that another machine began.
+    /// --os, --bucket-location and --volume-profile may be given anew
     #[arg(long, value_name = "JOB", num_args = 0..=1, default_missing_value = "all", conflicts_with_all = ["abandon", "dry_run"])]
     pub resume: Option<Resumed>,
 
@@ -94,6 +95,10 @@ pub struct HowArgs {
     /// What the keys of objects begin with, as in nightly/
     #[arg(long, default_value = "", value_name = "TEXT")]
     pub prefix: String,
+
+    /// The resource group's id, for all that is made [default: the boot volume's]
+    #[arg(long, value_name = "ID")]
+    pub resource_group: Option<String>,
 
     /// Where the bucket is, as imports name it: us-east, us-geo [default: its region]
     #[arg(long, value_name = "LOCATION")]
@@ -166,12 +171,8 @@ pub struct PlaceArgs {
     pub device_folder: PathBuf,
 
     /// Take regular files there for devices, as a simulated cloud has them where it is not root
-    #[arg(long, hide = true)]
+    #[arg(long)]
     pub device_files: bool,
-
-    /// Global Tagging's address
-    #[arg(long, default_value = GLOBAL_TAGGING, value_name = "URL")]
-    pub tagging_endpoint: String,
 
     /// Ask the cloud so often while waiting [default: every 2 s at first, later every 10 s]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
@@ -189,7 +190,9 @@ fn seconds(typed: &str) -> Result<Duration, String> {
 }
 
 #[derive(Debug, Group)]
-#[command(after_help = "Examples:\n  snapferry plan web01\n  snapferry plan web01 --volume-profile general-purpose --json")]
+#[command(
+    after_help = "Examples:\n  snapferry plan web01\n  snapferry plan web01 --on ferry1 --concurrency 2\n  snapferry plan web01 --volume-profile general-purpose --json"
+)]
 pub struct PlanArgs {
     /// The server
     #[arg(value_name = "SERVER")]
@@ -202,6 +205,10 @@ pub struct PlanArgs {
     /// The server that converts [default: this one]
     #[arg(long, value_name = "SERVER")]
     pub on: Option<String>,
+
+    /// Volumes that it reads at a time, as a worker's --concurrency
+    #[arg(long = "concurrency", default_value = "1", value_name = "N")]
+    pub at_a_time: NonZeroU32,
 
     #[command(flatten)]
     pub output: OutputArgs,

@@ -45,6 +45,10 @@ pub fn run(args: &GcArgs, verbosity: Verbosity) -> anyhow::Result<Code> {
         let mut removed = Vec::new();
         if args.apply {
             for finding in found.leftovers() {
+                // Removing may take hours: somebody may have taken the job up since we looked.
+                if self::rules(args, &journals, queue.as_ref()).await?.live.contains(&finding.run) {
+                    continue;
+                }
                 let outcome = remove(finding, &places, &rules).await;
                 if cloud.cancel().is_cancelled() {
                     outcome?;
@@ -75,11 +79,11 @@ pub fn run(args: &GcArgs, verbosity: Verbosity) -> anyhow::Result<Code> {
 fn places(args: &GcArgs, cloud: &Cloud) -> anyhow::Result<Places> {
     let ground = Ground { cloud_args: &args.cloud, recovery: &args.recovery, place: &args.place };
     let away = match &args.recovery.to {
-        Some(to) => Some((cloud.region(to)?, cloud.tagging(&args.place.tagging_endpoint)?)),
+        Some(to) => Some((cloud.region(to)?, cloud.tagging()?)),
         None => None,
     };
     let bucket = match &args.recovery.bucket {
-        Some(bucket) => Some((ground.store(bucket, cloud, None)?, args.prefix.clone())),
+        Some(bucket) => Some((ground.store(bucket, cloud)?, args.prefix.clone())),
         None => None,
     };
     Ok(Places { home: cloud.client()?, away, bucket })

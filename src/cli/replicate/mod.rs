@@ -23,7 +23,7 @@ use crate::worker::holdings::Holdings;
 use crate::worker::journal::Read;
 use crate::worker::names::{self, has};
 use crate::worker::{
-    Encoding, Finished, Goal, Job, JobError, JournalFolder, Keep, Origin, OwnServer, Restore, Resumable, Retention, Saga,
+    Encoding, Event, Finished, Goal, Job, JobError, JournalFolder, Keep, Origin, OwnServer, Restore, Resumable, Retention, Saga,
     SnapshotFate, State,
 };
 use args::{HowArgs, ReplicateArgs, Resumed};
@@ -79,8 +79,11 @@ pub fn job_of(server: &str, how: &HowArgs, recovery: &RecoveryArgs, id: JobId, h
         server: server.to_owned(),
         from: home.to_owned(),
         bucket: bucket(recovery)?.to_owned(),
-        bucket_location: how.bucket_location.clone().unwrap_or(region),
+        bucket_location: how.bucket_location.clone().unwrap_or_else(|| region.clone()),
+        bucket_region: Some(region),
+        endpoint: recovery.endpoint.clone(),
         prefix: how.prefix.clone(),
+        resource_group: how.resource_group.clone(),
         to,
         origin: how.from_snapshot.clone().map_or(Origin::Server, Origin::Snapshot),
         goal: if how.no_import { Goal::Object } else { Goal::Image },
@@ -160,10 +163,11 @@ impl Command<'_> {
                     return Err(UsageError(why).into());
                 }
                 Resumed::All if self.args.output.json => writeln!(out, "[]")?,
-                Resumed::All => writeln!(out, "nothing is left to resume")?,
+                Resumed::All => writeln!(out, "nothing to resume in {}", state_folder(&self.args.place).display())?,
             }
             return Ok(Code::Done);
         }
+        let chosen: Vec<Job> = chosen.into_iter().map(|job| self.mended(job)).collect();
         let mut first_failure = None;
         for job in &chosen {
             match self.work(cloud, own, job).await {
@@ -179,6 +183,17 @@ impl Command<'_> {
         match first_failure {
             Some(error) => Err(error.context("not every job could be resumed; of those that could not, the first")),
             None => Ok(Code::Done),
+        }
+    }
+
+    /// A job that stopped for want of one of these goes on with what was typed this time.
+    fn mended(&self, job: Job) -> Job {
+        let how = &self.args.how;
+        Job {
+            operating_system: how.os.clone().or(job.operating_system),
+            bucket_location: how.bucket_location.clone().unwrap_or(job.bucket_location),
+            volume_profile: how.volume_profile.clone().or(job.volume_profile),
+            ..job
         }
     }
 
@@ -199,6 +214,12 @@ impl Command<'_> {
         let read = self.journals.read(id)?;
         let read =
             read.ok_or_else(|| UsageError(format!("there is no job {id} here; `snapferry gc` finds what others have left")))?;
+        if matches!(read.entries.last().map(|entry| &entry.event), Some(Event::Finished)) {
+            let why = format!(
+                "job {id} is done, and what it made is in use: `snapferry images delete` and `snapferry snapshot delete` remove single things"
+            );
+            return Err(UsageError(why).into());
+        }
         let (journal, _) = self.journals.open(&read.job)?;
         let shown = Arc::new(Shown::new(self.console, self.verbosity));
         let watch: Arc<dyn Watch> = shown.clone();

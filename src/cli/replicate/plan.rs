@@ -1,14 +1,17 @@
 //! `snapferry plan`: how long replicating a server will take, and what limits it; and the look before a dry run.
 
 use std::io::{Write as _, stdout};
+use std::path::Path;
 
 use super::args::PlanArgs;
 use crate::cli::cloud::{Cloud, run as run_on_cloud};
 use crate::cli::credentials;
 use crate::cli::exit::{Code, UsageError};
+use crate::identity::{CLOUD_INIT, instance_of_cloud_init};
+use crate::retry::chain;
 use crate::vpc::model::Instance;
-use crate::vpc::{InstanceId, RegionClient, VpcError};
-use crate::worker::forecast::{Converter, Forecast, forecast};
+use crate::vpc::{InstanceId, LARGEST_IMAGE, RegionClient, VpcError};
+use crate::worker::forecast::{Converter, Forecast, forecast, profile_bandwidth};
 use crate::worker::state::DiskState;
 use crate::worker::steps::Look;
 use crate::worker::{Fault, Job, Site};
@@ -23,9 +26,22 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Code> {
         let client = cloud.client()?;
         let server = client.server(&args.server).await?;
         let volume = client.boot_volume(&server).await?;
-        let disk = DiskState { capacity: volume.capacity, generation: volume.storage_generation, operating_system: None };
+        let disk = DiskState {
+            capacity: volume.capacity,
+            generation: volume.storage_generation,
+            operating_system: None,
+            resource_group: None,
+        };
+        if let Some(asked) = &args.volume_profile {
+            let profiles = client.volume_profiles().await?;
+            if !profiles.iter().any(|profile| profile.name == *asked) {
+                let names: Vec<&str> = profiles.iter().map(|profile| profile.name.as_str()).collect();
+                let why = format!("{} has no volume profile {asked:?}; it has {}", cloud.home, names.join(", "));
+                return Err(UsageError(why).into());
+            }
+        }
         let on = converting_server(args, cloud, &client).await?;
-        let converter = converter(&client, &on).await?;
+        let converter = converter(&client, &on, args.at_a_time.get().into()).await?;
         Ok((forecast(&disk, args.volume_profile.as_deref(), &converter), converter, on.name))
     })?;
     if args.output.json {
@@ -42,18 +58,34 @@ async fn converting_server(args: &PlanArgs, cloud: &Cloud, client: &RegionClient
         return Ok(client.server(on).await?);
     }
     let own = credentials::metadata(&args.cloud.identity)?.instance().await;
-    let own = own.map_err(|_| UsageError("which server converts? Give --on SERVER (this one's metadata service is off)".into()))?;
-    let missing = || VpcError::missing("server", &own.name, &cloud.home);
-    Ok(client.instance(&InstanceId::new(own.id.clone())).await?.ok_or_else(missing)?)
+    let id = match own {
+        Ok(own) => own.id,
+        Err(err) => {
+            let why =
+                || UsageError(format!("which server converts? Give --on SERVER; this one does not know itself ({})", chain(&err)));
+            instance_of_cloud_init(Path::new(CLOUD_INIT)).ok_or_else(why)?
+        }
+    };
+    let missing = || VpcError::missing("server", &id, &cloud.home);
+    Ok(client.instance(&InstanceId::new(id.clone())).await?.ok_or_else(missing)?)
 }
 
 /// What the server has for the job, by its profile and its own settings.
-async fn converter(client: &RegionClient, on: &Instance) -> anyhow::Result<Converter> {
+async fn converter(client: &RegionClient, on: &Instance, at_a_time: u64) -> anyhow::Result<Converter> {
     let profiles = client.instance_profiles().await?;
     let profile = profiles.into_iter().find(|profile| profile.name == on.profile.name);
     let all = profile.as_ref().and_then(|profile| profile.bandwidth.as_ref()?.usual());
     let volumes = on.total_volume_bandwidth;
+    let mut other_volumes = 0;
+    for attachment in client.attachments(&on.id).await?.iter().filter(|attachment| attachment.kind.as_deref() != Some("boot")) {
+        let Some(attached) = &attachment.volume else { continue };
+        if let Some(volume) = client.volume(&attached.id).await? {
+            other_volumes += profile_bandwidth(&volume.profile.name, volume.capacity, volume.bandwidth);
+        }
+    }
     Ok(Converter {
+        other_volumes,
+        at_a_time,
         // Two where nobody tells: the smallest that makes sense.
         cores: profile.and_then(|profile| profile.vcpu_count?.usual()).unwrap_or(2),
         volume_bandwidth: volumes,
@@ -69,13 +101,17 @@ fn write(server: &str, on: &str, converter: &Converter, forecast: &Forecast) -> 
         "{server}: {} GB, read from a volume of profile {} ({} Mbit/s)",
         forecast.capacity_gb, forecast.volume_profile, forecast.volume_bandwidth
     )?;
+    let among = if converter.at_a_time > 1 { format!(", shared by {} conversions", converter.at_a_time) } else { String::new() };
     writeln!(
         out,
-        "on {on}: {} cores, {} for volumes, {} for the network",
+        "on {on}: {} cores, {} for volumes, {} for the network{among}",
         converter.cores,
         mbit(converter.volume_bandwidth),
         mbit(converter.network_bandwidth)
     )?;
+    if forecast.capacity_gb > LARGEST_IMAGE {
+        writeln!(out, "An image may have {LARGEST_IMAGE} GB: this disk can be carried as an object only (--no-import).")?;
+    }
     for phase in &forecast.phases {
         let speed = phase.megabytes_per_second.map_or_else(String::new, |speed| format!("{speed:.0} MB/s, "));
         writeln!(out, "  {:<22} {:>6.1} min  {speed}limited by {}", phase.name, phase.minutes, phase.limit.words())?;

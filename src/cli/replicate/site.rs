@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use super::args::PlaceArgs;
+use crate::cli::args::StoreArgs;
 use crate::cli::cloud::args::{CloudArgs, RecoveryArgs};
 use crate::cli::cloud::{Cloud, Terms};
 use crate::cli::config::{self, Place, Use};
@@ -18,7 +19,7 @@ use crate::retry::chain;
 use crate::store::{ObjectKey, ObjectStore};
 use crate::vpc::device::{Behind, DeviceFolder, UDEV_LAG};
 use crate::vpc::{InstanceId, VpcError};
-use crate::worker::{Age, OwnServer, Site, Waits};
+use crate::worker::{Age, Job, OwnServer, Site, Waits};
 
 /// Requests to the store at once: what a conversion has in flight by default.
 const CONNECTIONS: usize = 6;
@@ -89,24 +90,43 @@ impl Ground<'_> {
         Ok(OwnServer { id: own.id, name: own.name, zone: own.zone.name, region })
     }
 
-    /// The bucket as a store that heeds the cloud's word to stop, changed only where `fence`, if there is one, lets it.
-    pub fn store(&self, bucket: &str, cloud: &Cloud, fence: Option<&Arc<dyn Fence>>) -> anyhow::Result<Arc<dyn ObjectStore>> {
+    /// The bucket that was typed, as a store that heeds the cloud's word to stop.
+    pub fn store(&self, bucket: &str, cloud: &Cloud) -> anyhow::Result<Arc<dyn ObjectStore>> {
+        self.open(bucket, cloud, None, self.recovery.store(&self.cloud_args.identity))
+    }
+
+    /// A job's bucket, where the job knows it to be: whoever resumes it need not say so again.
+    fn store_of(&self, job: &Job, cloud: &Cloud, fence: &Arc<dyn Fence>) -> anyhow::Result<Arc<dyn ObjectStore>> {
+        let typed = self.recovery.store(&self.cloud_args.identity);
+        let region = job.bucket_region.clone().or(typed.region).or_else(|| Some(job.to.clone()));
+        let endpoint = typed.endpoint.or_else(|| job.endpoint.clone());
+        self.open(&job.bucket, cloud, Some(fence), StoreArgs { region, endpoint, ..typed })
+    }
+
+    /// Changed only where `fence`, if there is one, lets it.
+    fn open(
+        &self,
+        bucket: &str,
+        cloud: &Cloud,
+        fence: Option<&Arc<dyn Fence>>,
+        args: StoreArgs,
+    ) -> anyhow::Result<Arc<dyn ObjectStore>> {
         let key = ObjectKey::new("snapferry").map_err(|error| UsageError(error.to_string()))?;
         let place = Place::Bucket { bucket: bucket.to_owned(), key };
         let usage = Use { fence, identity: Some(cloud.identity()), ..Use::plain(CONNECTIONS, cloud.cancel()) };
-        config::open_store(&place, &self.recovery.store(&self.cloud_args.identity), &usage)
+        config::open_store(&place, &args, &usage)
     }
 
     /// All that a job needs, on those terms. Nobody else wants its turn to convert, unless it is given one to share.
-    pub fn site(&self, cloud: &Cloud, job: &crate::worker::Job, own: &OwnServer, terms: &Terms) -> anyhow::Result<Site> {
+    pub fn site(&self, cloud: &Cloud, job: &Job, own: &OwnServer, terms: &Terms) -> anyhow::Result<Site> {
         let cloud = cloud.on(terms);
         let behind = if self.place.device_files { Behind::DeviceOrFile } else { Behind::Device };
         Ok(Site {
             own: own.clone(),
             home: cloud.region(&job.from)?,
             away: cloud.region(&job.to)?,
-            tagging: cloud.tagging(&self.place.tagging_endpoint)?,
-            store: self.store(&job.bucket, &cloud, Some(&terms.fence))?,
+            tagging: cloud.tagging()?,
+            store: self.store_of(job, &cloud, &terms.fence)?,
             devices: DeviceFolder {
                 folder: self.place.device_folder.clone(),
                 behind,

@@ -59,7 +59,7 @@ impl RegionClient {
                 let verdict = match attachment.status {
                     // Attached without a device: it shows in a moment.
                     AttachmentState::Attached if attachment.device.is_some() => Verdict::Reached,
-                    AttachmentState::Deleting | AttachmentState::Detaching => Verdict::Ended,
+                    ref leaving if leaving.is_leaving() => Verdict::Ended,
                     _ => Verdict::Underway,
                 };
                 Ok(Sighting { verdict, state: attachment.status.to_string(), reasons: Vec::new(), seen: attachment })
@@ -74,7 +74,7 @@ impl RegionClient {
     pub async fn detach(&self, server: &InstanceId, id: &AttachmentId) -> Result<(), VpcError> {
         match self.delete(&["instances", server.as_str(), "volume_attachments", id.as_str()]).await {
             Err(VpcError::Refused { request, refusal }) if refusal.status == 409 => match self.attachment(server, id).await? {
-                Some(attachment) if attachment.status != AttachmentState::Detaching => Err(VpcError::Refused { request, refusal }),
+                Some(attachment) if !attachment.status.is_leaving() => Err(VpcError::Refused { request, refusal }),
                 _ => Ok(()),
             },
             detached => detached,

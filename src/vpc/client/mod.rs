@@ -3,14 +3,13 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use reqwest::Url;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::VpcError;
-use super::http::{Call, Line, Policy};
+use super::http::{Call, Heard, Line, Policy};
 use super::wait::Watch;
 use crate::cancel::Cancel;
 use crate::clock::Clock;
@@ -33,7 +32,7 @@ mod volumes;
 pub use images::{ExportPrototype, ImageFilter, ImageOrigin, ImagePatch, ImagePrototype, LARGEST_IMAGE, Schedule};
 pub use instances::{BootFrom, InstanceAction, InstancePrototype};
 pub use snapshots::{SnapshotFilter, SnapshotOrder, SnapshotPrototype};
-pub use tagging::{GLOBAL_TAGGING, Tagging, TaggingConfig};
+pub use tagging::{GLOBAL_TAGGING, PRIVATE_TAGGING, Tagging, TaggingConfig};
 pub use volumes::{VolumeFilter, VolumePrototype};
 
 /// Where a region's API is.
@@ -115,6 +114,8 @@ pub struct Means {
     pub watch: Arc<dyn Watch>,
     /// Asked before anything is changed.
     pub fence: Arc<dyn Fence>,
+    /// Who has answered before.
+    pub heard: Heard,
 }
 
 /// The API of one region. Cheap to share behind an `Arc`.
@@ -153,7 +154,7 @@ impl RegionClient {
             watch: means.watch,
             policy: config.policy,
             fixed_query: Line::vpc_query(),
-            heard: AtomicBool::new(false),
+            heard: means.heard,
         };
         Ok(Self { line, region: config.region })
     }

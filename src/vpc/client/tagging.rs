@@ -13,6 +13,9 @@ use crate::vpc::names::{Crn, Tag};
 /// IBM's public address.
 pub const GLOBAL_TAGGING: &str = "https://tags.global-search-tagging.cloud.ibm.com";
 
+/// IBM's private address, for servers of a VPC (IBM's documentation of Global Search and Tagging, "Endpoint URLs").
+pub const PRIVATE_TAGGING: &str = "https://tags.private.global-search-tagging.cloud.ibm.com";
+
 /// What a client needs to know.
 #[derive(Clone, Debug)]
 pub struct TaggingConfig {
@@ -76,7 +79,7 @@ impl Tagging {
             watch: means.watch,
             policy: config.policy,
             fixed_query: vec![("tag_type", "user")],
-            heard: std::sync::atomic::AtomicBool::new(false),
+            heard: means.heard,
         };
         Ok(Self { line })
     }

@@ -43,6 +43,14 @@ open_enum! {
     }
 }
 
+impl AttachmentState {
+    /// Whether the volume is on its way off the server.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        matches!(self, Self::Deleting | Self::Detaching)
+    }
+}
+
 /// What the server sees of a volume.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct AttachedDevice {

@@ -32,7 +32,6 @@ use super::job::Job;
 use super::journal::Entry;
 use super::saga::{Finished, Onlooker, Saga};
 use super::site::Site;
-use super::state::State;
 use super::steps::Step;
 use crate::cancel::{Cancel, Reason};
 use crate::clock::Clock;
@@ -294,7 +293,7 @@ impl<'a> Worker<'a> {
         let onlooker =
             Watched { sight: Arc::clone(&hold.sight), next: self.grounds.onlooker(&job), early: Mutex::new(Some(early)) };
         let saga = Saga { job: &job, site: &site, cleaning: &cleaning, journal: &**hold, onlooker: &onlooker };
-        match Box::pin(saga.run(known)).await {
+        match Box::pin(saga.run(known.clone())).await {
             Ok(finished) => {
                 self.grounds.told(Told::Done(&finished));
                 Ending::Done(self.grounds.result(&job, &finished))
@@ -302,7 +301,7 @@ impl<'a> Worker<'a> {
             Err(_) if hold.is_lost() => Ending::Lost,
             Err(error) if error.class() == Class::Cancelled && hold.is_cancelled() => {
                 let abandoning = Saga { site: &cleaning, ..saga };
-                match Box::pin(abandoning.abandon(State::default())).await {
+                match Box::pin(abandoning.abandon(known)).await {
                     Ok(left) if left.is_empty() => Ending::Stopped,
                     Ok(left) => {
                         Ending::Failed(format!("cancelled, and not all of it could be removed: {}", left[0]), Class::Transient)

@@ -15,6 +15,7 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
     // It may still be where another host had it.
     if let Some(volume) = home.volume(&id).await? {
         release::detach(run, &volume, |instance| *instance != own.id).await?;
+        release::let_go(run, &volume, &own.id).await?;
     }
     run.intend(Step::Attach, &run.names.run).await?;
     let attachment = home.attach(&own.id, &run.names.run, &id).await?;

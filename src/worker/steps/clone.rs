@@ -32,7 +32,12 @@ pub(super) async fn undo(run: &mut Run<'_>) -> Result<(), Fault> {
     };
     let Some(snapshot) = found else { return Ok(()) };
     let own = names::job_of(&snapshot.user_tags) == Some(run.job.id);
-    for clone in home.clones(&snapshot.id).await? {
+    let clones = match home.clones(&snapshot.id).await {
+        // The snapshot went meanwhile, and its clones with it.
+        Err(err) if err.is_not_found() => Vec::new(),
+        listed => listed?,
+    };
+    for clone in clones {
         if own || run.state.clone_zone.as_deref() == Some(clone.zone.name.as_str()) {
             home.delete_clone(&snapshot.id, &clone.zone.name).await?;
         }

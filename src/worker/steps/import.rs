@@ -5,9 +5,9 @@ use super::super::names::{self, Form};
 use super::super::saga::Run;
 use super::super::state::ImageState as Known;
 use super::Step;
-use crate::retry::Class;
+use crate::retry::{Class, chain};
 use crate::vpc::model::{Image, ImageState};
-use crate::vpc::{ImageId, ImageOrigin, ImagePrototype, Patience};
+use crate::vpc::{ImageId, ImageOrigin, ImagePrototype, Patience, ResourceGroupId};
 
 /// The job's image, under whatever name it has by now.
 pub(super) async fn own(run: &Run<'_>) -> Result<Option<Image>, Fault> {
@@ -23,8 +23,19 @@ pub(super) async fn own(run: &Run<'_>) -> Result<Option<Image>, Fault> {
     }
     // A predecessor may have made it the latest, and died.
     let Some(latest) = away.image_by_name(run.names.latest.as_str()).await? else { return Ok(None) };
-    let tags = run.site.tagging.tags(&latest.crn).await?;
+    let tags = tags(run, &latest).await?;
     Ok((names::job_of(&tags) == Some(run.job.id)).then_some(latest))
+}
+
+/// An image's tags; none where we may not read them, as where we may not write them.
+pub(super) async fn tags(run: &Run<'_>, image: &Image) -> Result<Vec<String>, Fault> {
+    match run.site.tagging.tags(&image.crn).await {
+        Err(err) if err.class() == Class::Permanent => {
+            tracing::warn!("the tags of image {} can't be read: {}", image.name, chain(&err));
+            Ok(Vec::new())
+        }
+        read => Ok(read?),
+    }
 }
 
 fn known(image: &Image) -> Known {
@@ -56,31 +67,30 @@ fn href(run: &Run<'_>) -> String {
 }
 
 async fn create(run: &Run<'_>) -> Result<Image, Fault> {
-    let system = match run.state.disk.as_ref().and_then(|disk| disk.operating_system.clone()).or(run.job.operating_system.clone()) {
-        Some(known) => known,
-        None => known_system(run).await?,
+    let (system, resource_group) = match &run.state.disk {
+        Some(disk) => (disk.operating_system.clone(), disk.resource_group.clone()),
+        None => looked_up(run).await?,
     };
-    let origin = ImageOrigin::File { href: href(run), operating_system: system };
-    let prototype = ImagePrototype { name: run.names.run.clone(), origin, resource_group: None };
+    let unknown = || Fault::from(Obstacle::Told("the disk's operating system is not known: name it by --os".to_owned()));
+    let operating_system = run.job.operating_system.clone().or(system).ok_or_else(unknown)?;
+    let origin = ImageOrigin::File { href: href(run), operating_system };
+    let resource_group = run.job.resource_group().or(resource_group);
+    let prototype = ImagePrototype { name: run.names.run.clone(), origin, resource_group };
     run.intend(Step::Import, &prototype.name).await?;
     Ok(run.site.away.create_image(&prototype).await?)
 }
 
-/// The operating system, where the job was resumed without its journal once the object was there.
-async fn known_system(run: &Run<'_>) -> Result<String, Fault> {
-    let snapshot = run.site.home.snapshot_by_name(run.names.run.as_str()).await?;
-    let system = match snapshot.and_then(|snapshot| snapshot.operating_system) {
-        Some(system) => Some(system),
-        None => {
-            let server = run.site.home.server(&run.job.server).await?;
-            match server.boot_volume() {
-                Some(boot) => run.site.home.volume(boot).await?.and_then(|volume| volume.operating_system),
-                None => None,
-            }
-        }
+/// The operating system's name and the resource group, where the job was resumed without its journal once the object was there.
+async fn looked_up(run: &Run<'_>) -> Result<(Option<String>, Option<ResourceGroupId>), Fault> {
+    let home = &run.site.home;
+    let (system, group) = match home.snapshot_by_name(run.names.run.as_str()).await? {
+        Some(snapshot) => (snapshot.operating_system, snapshot.resource_group),
+        None => match home.server(&run.job.server).await?.boot_volume() {
+            Some(boot) => home.volume(boot).await?.map(|boot| (boot.operating_system, boot.resource_group)).unwrap_or_default(),
+            None => (None, None),
+        },
     };
-    let unknown = || Fault::from(Obstacle::Told("the disk's operating system is not known: name it by --os".to_owned()));
-    Ok(system.ok_or_else(unknown)?.name)
+    Ok((system.map(|system| system.name), group.map(|group| group.id)))
 }
 
 /// The image's tags, which the VPC API does not give it. Without them it is never pruned; that is no reason to be without an image.
@@ -88,7 +98,7 @@ async fn tag(run: &mut Run<'_>, image: &Image) -> Result<(), Fault> {
     match run.site.tagging.attach(&image.crn, &run.names.tags).await {
         Ok(()) => Ok(()),
         Err(err) if err.class() == Class::Permanent => {
-            let why = crate::retry::chain(&err);
+            let why = chain(&err);
             run.warn(format!(
                 "image {} has no tags, so it will not be pruned (it takes the role Editor on images): {why}",
                 image.name

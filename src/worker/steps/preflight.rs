@@ -2,14 +2,20 @@
 
 use super::super::error::{Fault, Obstacle};
 use super::super::job::{Goal, Origin};
+use super::super::names;
 use super::super::saga::Run;
 use super::super::state::DiskState;
+use crate::retry::Class;
 use crate::store::StoreError;
 use crate::vpc::LARGEST_IMAGE;
 use crate::vpc::model::{HealthState, InstanceState, SnapshotState, StorageGeneration};
 
 /// Data volumes that a server can have (IBM's documentation of block storage).
 const MOST_DATA_VOLUMES: usize = 12;
+/// How the API says that a volume is encrypted under a root key of the account's.
+const USER_MANAGED: &str = "user_managed";
+/// The one profile of the second generation.
+const SECOND_GENERATION: &str = "sdp";
 /// Megabits a second that a volume of the second generation may be given (IBM's documentation of its `sdp` profile) ...
 const SDP_BANDWIDTH: u64 = 8192;
 /// ... from this capacity on, in GB.
@@ -34,7 +40,11 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
             disk.capacity
         ));
     }
+    if let Some(disk) = &disk {
+        known_profile(run, disk, &mut obstacles).await?;
+    }
     free_slot(run, &mut obstacles).await?;
+    tagging(run).await?;
     let unusable = bucket(run).await?;
     let obstacles: Vec<Obstacle> = obstacles.into_iter().map(Obstacle::Told).chain(unusable.map(Obstacle::Bucket)).collect();
     if !obstacles.is_empty() {
@@ -55,7 +65,7 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
 
 /// What is to be read, and what is wrong with it.
 async fn disk(run: &Run<'_>, obstacles: &mut Vec<String>) -> Result<Option<DiskState>, Fault> {
-    let (capacity, generation, system) = match &run.job.origin {
+    let (capacity, generation, system, group) = match &run.job.origin {
         Origin::Server => {
             let (Some(server), Some(volume)) = (&run.found.server, &run.found.volume) else { return Ok(None) };
             if volume.storage_generation == StorageGeneration::FIRST && server.status != InstanceState::Running {
@@ -72,14 +82,26 @@ async fn disk(run: &Run<'_>, obstacles: &mut Vec<String>) -> Result<Option<DiskS
                     reasons.join("; ")
                 ));
             }
-            (volume.capacity, volume.storage_generation, volume.operating_system.clone())
+            if volume.encryption.as_deref() == Some(USER_MANAGED) {
+                tracing::warn!(
+                    "volume {} is encrypted under a key of your own; its image and object will be under the bucket's and IBM's",
+                    volume.name
+                );
+            }
+            (volume.capacity, volume.storage_generation, volume.operating_system.clone(), &volume.resource_group)
         }
         Origin::Snapshot(_) => {
             let Some(snapshot) = &run.found.snapshot else { return Ok(None) };
             if snapshot.lifecycle_state != SnapshotState::Stable {
                 obstacles.push(format!("snapshot {} is {}, not stable", snapshot.name, snapshot.lifecycle_state));
             }
-            (snapshot.minimum_capacity, snapshot.storage_generation, snapshot.operating_system.clone())
+            if let Some(other) = names::server_of(&snapshot.user_tags).filter(|other| *other != run.job.server) {
+                obstacles.push(format!(
+                    "snapshot {} is of server {other}, not of {}: name the server that it is of, or another snapshot",
+                    snapshot.name, run.job.server
+                ));
+            }
+            (snapshot.minimum_capacity, snapshot.storage_generation, snapshot.operating_system.clone(), &snapshot.resource_group)
         }
     };
     let system = match run.job.goal {
@@ -95,7 +117,8 @@ async fn disk(run: &Run<'_>, obstacles: &mut Vec<String>) -> Result<Option<DiskS
             }
         },
     };
-    Ok(Some(DiskState { capacity, generation, operating_system: system }))
+    let resource_group = run.job.resource_group().or_else(|| group.as_ref().map(|group| group.id.clone()));
+    Ok(Some(DiskState { capacity, generation, operating_system: system, resource_group }))
 }
 
 async fn importable(run: &Run<'_>, name: &str, obstacles: &mut Vec<String>) -> Result<(), Fault> {
@@ -109,6 +132,35 @@ async fn importable(run: &Run<'_>, name: &str, obstacles: &mut Vec<String>) -> R
         None => obstacles.push(format!("{} knows no operating system {name}: name another one by --os", away.region())),
     }
     Ok(())
+}
+
+/// Whether there is a profile of that name, and for storage of the disk's generation: a name that was mistyped shows here, and not after
+/// the snapshot.
+async fn known_profile(run: &Run<'_>, disk: &DiskState, obstacles: &mut Vec<String>) -> Result<(), Fault> {
+    let Some(asked) = &run.job.volume_profile else { return Ok(()) };
+    let profiles = run.site.home.volume_profiles().await?;
+    // The second generation has one profile, all others are the first's (IBM's documentation of block storage profiles).
+    let fits = |name: &str| (name == SECOND_GENERATION) == (disk.generation != StorageGeneration::FIRST);
+    if !profiles.iter().any(|profile| profile.name == *asked && fits(&profile.name)) {
+        let fitting: Vec<&str> = profiles.iter().map(|profile| profile.name.as_str()).filter(|name| fits(name)).collect();
+        obstacles.push(format!(
+            "{} has no volume profile {asked:?} for storage of generation {}: give --volume-profile {}",
+            run.job.from,
+            disk.generation,
+            fitting.join(" or ")
+        ));
+    }
+    Ok(())
+}
+
+/// Images are tagged by a service of its own, at another address than all else: that it can't be reached shows here, and not after the
+/// conversion. That it refuses us is no reason to be without an image.
+async fn tagging(run: &Run<'_>) -> Result<(), Fault> {
+    let Some(server) = run.found.server.as_ref().filter(|_| run.job.goal == Goal::Image) else { return Ok(()) };
+    match run.site.tagging.tags(&server.crn).await {
+        Err(err) if err.class() != Class::Permanent => Err(err.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Whether this server has room for one more volume.
@@ -128,7 +180,8 @@ async fn free_slot(run: &Run<'_>, obstacles: &mut Vec<String>) -> Result<(), Fau
     Ok(())
 }
 
-/// What keeps us from writing to the bucket, if anything does. Its open uploads are asked for, which needs no object.
+/// What keeps us from the bucket, if anything does. Its open uploads are asked for, which needs no object; a role that may read the bucket and not
+/// write to it passes.
 async fn bucket(run: &Run<'_>) -> Result<Option<StoreError>, Fault> {
     match run.site.store.list_uploads(run.names.key.as_str()).await {
         Ok(_) => Ok(None),
@@ -142,9 +195,9 @@ async fn bucket(run: &Run<'_>) -> Result<Option<StoreError>, Fault> {
 pub fn profile(disk: &DiskState, asked: Option<&str>) -> (String, Option<u64>) {
     let fastest = match disk.generation {
         StorageGeneration::FIRST => "10iops-tier",
-        _ => "sdp",
+        _ => SECOND_GENERATION,
     };
     let profile = asked.unwrap_or(fastest);
-    let bandwidth = (profile == "sdp" && disk.capacity >= SDP_FULL_BANDWIDTH_FROM).then_some(SDP_BANDWIDTH);
+    let bandwidth = (profile == SECOND_GENERATION && disk.capacity >= SDP_FULL_BANDWIDTH_FROM).then_some(SDP_BANDWIDTH);
     (profile.to_owned(), bandwidth)
 }

@@ -5,7 +5,7 @@ use super::super::error::Fault;
 use super::super::names;
 use super::super::saga::Run;
 use super::super::state::ReplacedState;
-use super::Step;
+use super::{Step, import};
 use crate::vpc::model::Image;
 use crate::vpc::{ImageId, ResourceName, VpcError};
 
@@ -43,7 +43,7 @@ fn rename_known(run: &mut Run<'_>, name: &ResourceName) {
 
 /// Whether a job that began after this one has made it.
 async fn is_newer(run: &Run<'_>, latest: &Image) -> Result<bool, Fault> {
-    let tags = run.site.tagging.tags(&latest.crn).await?;
+    let tags = import::tags(run, latest).await?;
     let same_server = names::server_of(&tags).as_deref() == Some(run.job.server.as_str());
     Ok(same_server && names::job_of(&tags).is_some_and(|job| job > run.job.id))
 }
@@ -76,12 +76,16 @@ async fn free_name(run: &Run<'_>, image: &Image) -> Result<ResourceName, Fault> 
 /// Gives the image before its name back, unless ours has it by now.
 pub(super) async fn undo(run: &mut Run<'_>) -> Result<(), Fault> {
     let Some(replaced) = run.state.replaced.clone() else { return Ok(()) };
-    let latest = &run.names.latest;
-    match run.site.away.image_by_name(latest.as_str()).await? {
-        Some(_) => {}
-        None => {
-            run.site.away.rename_image(&replaced.id, latest).await?;
-        }
+    let (away, latest) = (&run.site.away, &run.names.latest);
+    // By ids: a list may still show the name where it was before.
+    let mut known = vec![replaced.id.clone()];
+    known.extend(run.state.image.as_ref().map(|image| image.id.clone()));
+    let mut taken = away.image_by_name(latest.as_str()).await?.is_some_and(|there| !known.contains(&there.id));
+    for id in &known {
+        taken |= away.image(id).await?.is_some_and(|image| image.name == latest.as_str());
+    }
+    if !taken {
+        away.rename_image(&replaced.id, latest).await?;
     }
     if !run.state.image_named(latest) {
         run.state.replaced = None;

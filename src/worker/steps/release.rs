@@ -33,6 +33,20 @@ pub(super) async fn detach(run: &Run<'_>, volume: &Volume, which: impl Fn(&Insta
     Ok(())
 }
 
+/// Waits for a volume that is on its way off `server`: until it is off, its attachment has the name that a new one is to have.
+pub(super) async fn let_go(run: &Run<'_>, volume: &Volume, server: &InstanceId) -> Result<(), Fault> {
+    let home = &run.site.home;
+    for attachment in &volume.volume_attachments {
+        if attachment.instance.as_ref().is_none_or(|instance| instance.id != *server) {
+            continue;
+        }
+        if home.attachment(server, &attachment.id).await?.is_some_and(|there| there.status.is_leaving()) {
+            home.detached(server, &attachment.id, run.patience(Patience::ATTACHMENT)).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Detaches a volume from wherever it is, deletes it, and waits until it is gone.
 pub(super) async fn remove(run: &Run<'_>, volume: &Volume) -> Result<(), Fault> {
     detach(run, volume, |_| true).await?;

@@ -25,19 +25,14 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
         note(run, &given);
         return Ok(format!("{} as it is", given.name));
     }
-    let source = run.state.server.as_ref().ok_or(Fault::OutOfTurn { step: Step::Snapshot })?.boot_volume.clone();
+    let out_of_turn = || Fault::OutOfTurn { step: Step::Snapshot };
+    let source = run.state.server.as_ref().ok_or_else(out_of_turn)?.boot_volume.clone();
+    let resource_group = run.state.disk.as_ref().ok_or_else(out_of_turn)?.resource_group.clone();
     let mut tags = run.names.tags.clone();
     if run.job.snapshot_fate == SnapshotFate::Kept {
         tags.push(names::keep_tag()?);
     }
-    let resource_group = run.found.volume.as_ref().and_then(|volume| volume.resource_group.as_ref());
-    let prototype = SnapshotPrototype {
-        name: run.names.run.clone(),
-        source,
-        tags,
-        resource_group: resource_group.map(|group| group.id.clone()),
-        clone_zones: Vec::new(),
-    };
+    let prototype = SnapshotPrototype { name: run.names.run.clone(), source, tags, resource_group, clone_zones: Vec::new() };
     run.intend(Step::Snapshot, &prototype.name).await?;
     let snapshot = run.site.home.create_snapshot(&prototype).await?;
     note(run, &snapshot);
@@ -50,11 +45,8 @@ pub(super) async fn stable(run: &mut Run<'_>) -> Result<String, Fault> {
     note(run, &snapshot);
     // The volume may have grown since the preflight; what counts is what the snapshot holds.
     let disk = run.state.disk.as_ref().ok_or(Fault::OutOfTurn { step: Step::Stable })?;
-    run.state.disk = Some(DiskState {
-        capacity: snapshot.minimum_capacity,
-        generation: snapshot.storage_generation,
-        operating_system: disk.operating_system.clone(),
-    });
+    run.state.disk =
+        Some(DiskState { capacity: snapshot.minimum_capacity, generation: snapshot.storage_generation, ..disk.clone() });
     Ok(format!("{}, {} GB", snapshot.name, snapshot.minimum_capacity))
 }
 

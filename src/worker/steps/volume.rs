@@ -22,7 +22,7 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
         iops: None,
         encryption_key: None,
         tags: run.names.tags.clone(),
-        resource_group: run.found.volume.as_ref().and_then(|boot| boot.resource_group.as_ref()).map(|group| group.id.clone()),
+        resource_group: disk.resource_group.clone(),
     };
     let fits = |volume: &Volume| {
         volume.zone.name == prototype.zone

@@ -169,6 +169,26 @@ async fn gc_spares_what_the_fleet_has_still_to_do() {
     assert_eq!(fleet.bench.made(Op::CreateSnapshot, since), 1);
 }
 
+/// Cancelled after its worker died between the two renamings: the image before has its name again, by what the journal alone knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_cancelled_between_two_renamings_gives_the_name_back() {
+    let Some(fleet) = Fleet::start().await else { return };
+    let before = fleet.bench.latest().await.expect("there is one");
+    fleet.bench.sim.faults().add(RegionRule::on(Op::UpdateImage).when(When::Nth(2)), RegionAction::Hang);
+    let first = fleet.worker(Host::Own);
+    fleet.run(&["enqueue", SERVER]).await.code(0);
+    fleet.until("the second renaming", async || fleet.bench.sim.faults().fired() == [1]).await;
+    first.signal(Signal::KILL);
+    first.ended().await;
+    fleet.bench.disarm();
+    let job = fleet.job().await["job"].as_str().unwrap().to_owned();
+    fleet.run(&["jobs", "cancel", &job]).await.code(0);
+    let _second = fleet.worker(Host::Other);
+    fleet.until_state("cancelled").await;
+    assert_eq!(fleet.bench.latest().await.map(|latest| latest.id), Some(before.id));
+    fleet.nothing_is_left("cancelled between two renamings").await;
+}
+
 /// What is being converted comes to its end, and nobody converts it again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_told_to_end_finishes_what_it_converts() {

@@ -93,6 +93,7 @@ impl Cloud {
             cancel: Cancel::new(),
             watch: Arc::new(LogWatch),
             fence: Arc::new(snapferry::fence::Unfenced),
+            heard: Default::default(),
         }
     }
 
@@ -115,6 +116,7 @@ pub fn means_of(sim: &SimRegion) -> Means {
         cancel: Cancel::new(),
         watch: Arc::new(LogWatch),
         fence: Arc::new(snapferry::fence::Unfenced),
+        heard: Default::default(),
     }
 }
 

@@ -52,6 +52,7 @@ impl Program {
             cancel: Cancel::new(),
             watch: Arc::new(LogWatch),
             fence: Arc::new(snapferry::fence::Unfenced),
+            heard: Default::default(),
         };
         let endpoint = Endpoint::parse(self.export("SNAPFERRY_VPC_ENDPOINT"));
         RegionClient::new(ClientConfig { region: HOME.to_owned(), endpoint, ca_file: None, policy: POLICY }, means).unwrap()

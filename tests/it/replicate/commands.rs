@@ -1,9 +1,10 @@
 //! The commands as a user types them.
 
+use serde_json::Value;
 use snapferry::sim::{RegionAction, RegionOperation as Op, RegionRule, ServerSeed};
 
 use super::{BUCKET, Bench, Host};
-use crate::region::{HOME, SERVER};
+use crate::region::{AWAY, HOME, SERVER};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_is_replicated_twice_and_the_second_image_becomes_the_latest() {
@@ -118,12 +119,86 @@ async fn what_is_in_the_way_is_told_before_anything_is_made() {
     replicate(&[SERVER, "--prefix", "A b/"]).await.code(2).says(&["the prefix \"A b/\" has characters"]);
     replicate(&[SERVER, "--keep-images", "0"]).await.code(2).says(&["the newest one is always kept"]);
     replicate(&[]).await.code(2).says(&["SERVER"]);
-    replicate(&["--resume"]).await.code(0).says(&["nothing is left to resume"]);
+    replicate(&["--resume"]).await.code(0).says(&["nothing to resume"]);
     replicate(&["--resume", "01kb3v9w6rj0c2xq4m8s5t7yza"])
         .await
         .code(2)
         .says(&["there is no unfinished job 01kb3v9w6rj0c2xq4m8s5t7yza here"]);
     replicate(&["--abandon", "01kb3v9w6rj0c2xq4m8s5t7yza"]).await.code(2).says(&["snapferry gc"]);
+    assert_eq!(bench.sim.history().len(), 0, "nothing was made");
+    bench.sim.shutdown().await;
+}
+
+/// Whoever resumes says nothing again, not even where the bucket is; what was in the way may be named then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_resumed_by_its_id_alone() {
+    let bench = Bench::start_with(|mut config| {
+        config.bucket_locations.insert(BUCKET.to_owned(), "us-geo".to_owned());
+        config
+    })
+    .await;
+    let endpoint = bench.sim.store().endpoint();
+    let bare = |words: &[&str]| {
+        let mut command = bench.command(Host::Own, words);
+        for name in ["SNAPFERRY_ENDPOINT", "SNAPFERRY_RECOVERY_REGION", "SNAPFERRY_BUCKET"] {
+            command.env_remove(name);
+        }
+        command
+    };
+    let begin = ["replicate", SERVER, "--to", AWAY, "--bucket", BUCKET, "--endpoint", &endpoint, "--json"];
+    let failed = bench.finish(bare(&begin)).await.code(5);
+    let told: Value = serde_json::from_str(failed.out().lines().last().unwrap()).unwrap();
+    assert_eq!(told["step"], "import", "{told}");
+    let job = told["job"].as_str().unwrap();
+    assert_eq!(told["next"], format!("snapferry replicate --resume {job}"));
+    // The same mistake ends it in the same place; named anew, the location is the right one.
+    bench.finish(bare(&["replicate", "--resume", job])).await.code(5).says(&["step import", "--bucket-location"]);
+    bench.finish(bare(&["replicate", "--resume", job, "--bucket-location", "us-geo"])).await.code(0).says(&["web01-latest"]);
+    assert_eq!(bench.leaks().await, Vec::<String>::new());
+    // What is done is in use, and not given up by one wrong id.
+    bench.finish(bare(&["replicate", "--abandon", job])).await.code(2).says(&["is done", "snapferry images delete"]);
+    assert!(bench.latest().await.is_some());
+    bench.sim.shutdown().await;
+}
+
+/// What would only show after the snapshot, or after the conversion.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mistyped_profile_another_servers_snapshot_and_closed_tags_are_told_of_first() {
+    let bench = Bench::start().await;
+    let profile = bench.run(Host::Own, &["--volume-profile", "10iops"]).await.code(2);
+    profile.says(&["us-south has no volume profile \"10iops\" for storage of generation 1", "10iops-tier"]);
+    bench.run(Host::Own, &["--volume-profile", "sdp"]).await.code(2).says(&["for storage of generation 1"]);
+    let plan = ["plan", SERVER, "--volume-profile", "10iops"];
+    bench.finish(bench.command(Host::Own, &plan)).await.code(2).says(&["no volume profile \"10iops\""]);
+    let mut closed = bench.command(Host::Own, &["replicate", SERVER]);
+    closed.env("SNAPFERRY_TAGGING_ENDPOINT", "http://127.0.0.1:1");
+    bench.finish(closed).await.code(5).says(&["step preflight", "http://127.0.0.1:1 can't be reached"]);
+    assert_eq!(bench.sim.history().len(), 0, "nothing was made");
+
+    bench.run(Host::Own, &[]).await.code(0);
+    bench.sim.seed_server(ServerSeed::new(HOME, "db01", bench.disk())).await.unwrap();
+    let of_web01 = bench.snapshots().await.remove(0).name;
+    let other = bench.finish(bench.command(Host::Own, &["replicate", "db01", "--from-snapshot", &of_web01])).await.code(2);
+    other.says(&["is of server web01, not of db01"]);
+    assert_eq!(bench.images().await.len(), 1);
+    bench.sim.shutdown().await;
+}
+
+/// One object on stdout, whatever is done or would be.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_is_json_where_json_is_asked_for() {
+    let bench = Bench::start().await;
+    bench.sim.seed_images(AWAY, 1);
+    for words in [
+        &["snapshot", "create", SERVER][..],
+        &["images", "delete", "image-0000", "--region", AWAY],
+        &["images", "rename", "image-0000", "other", "--region", AWAY],
+        &["images", "tag", "image-0000", "nightly", "--region", AWAY],
+        &["images", "export", "image-0000", "--bucket", BUCKET, "--region", AWAY],
+    ] {
+        let told = bench.finish(bench.command(Host::Own, &[words, &["--dry-run", "--json"]].concat())).await.json();
+        assert!(told["dry_run"] == true && told["would"].is_string(), "{told}");
+    }
     assert_eq!(bench.sim.history().len(), 0, "nothing was made");
     bench.sim.shutdown().await;
 }
@@ -136,6 +211,8 @@ async fn a_plan_tells_minutes_and_what_limits_them() {
     let plan =
         bench.finish(bench.command(Host::Own, &["plan", SERVER, "--volume-profile", "general-purpose", "--json"])).await.json();
     assert_eq!((&plan["on"], &plan["forecast"]["volume_bandwidth"]), (&"ferry".into(), &393.into()));
+    let shared = bench.finish(bench.command(Host::Own, &["plan", SERVER, "--concurrency", "2"])).await.code(0);
+    shared.says(&["shared by 2 conversions"]);
     bench.sim.shutdown().await;
 }
 

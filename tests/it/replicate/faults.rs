@@ -68,6 +68,9 @@ fn job() -> Job {
         bucket: BUCKET.to_owned(),
         bucket_location: AWAY.to_owned(),
         prefix: String::new(),
+        bucket_region: None,
+        endpoint: None,
+        resource_group: None,
         origin: Origin::Server,
         goal: Goal::Image,
         restore: Restore::FastClone,
@@ -88,6 +91,7 @@ impl Bench {
             cancel: cancel.clone(),
             watch: Arc::new(LogWatch),
             fence: Arc::new(snapferry::fence::Unfenced),
+            heard: Default::default(),
         }
     }
 

@@ -34,7 +34,7 @@ const fn everywhere(name: &'static str) -> Setting {
 }
 
 /// All settings. A name is its flag's, with underscores; in commands on the cloud `vpc_region` is `--region`.
-const SETTINGS: [Setting; 39] = [
+const SETTINGS: [Setting; 40] = [
     // For what writes: an image that is read is always named whole.
     Setting {
         name: "bucket",
@@ -62,6 +62,7 @@ const SETTINGS: [Setting; 39] = [
     everywhere("redis_prefix"),
     everywhere("concurrency"),
     everywhere("stop_within"),
+    everywhere("keep_jobs"),
     everywhere("metrics"),
     everywhere("bucket_location"),
     everywhere("volume_profile"),
@@ -106,6 +107,8 @@ pub enum Origin {
     Environment(String),
     /// In this line of this file.
     File(PathBuf, usize),
+    /// Handed over by systemd, in this file.
+    Credential(PathBuf),
     /// Nowhere.
     Default,
 }
@@ -115,6 +118,7 @@ impl fmt::Display for Origin {
         match self {
             Self::Environment(name) => write!(f, "environment {name}"),
             Self::File(path, line) => write!(f, "{}:{line}", path.display()),
+            Self::Credential(path) => write!(f, "credential {}", path.display()),
             Self::Default => f.write_str("default"),
         }
     }
@@ -172,7 +176,26 @@ impl Settings {
                 settings.values.insert(name, (value.to_owned(), Origin::Environment(variable)));
             }
         }
+        settings.prefer_secrets_at_hand(environment);
         Ok(settings)
+    }
+
+    /// What systemd hands over, or a variable holds, beats a file that the configuration names: that may be for root alone.
+    fn prefer_secrets_at_hand(&mut self, environment: &Environment) {
+        let folder = environment.get("CREDENTIALS_DIRECTORY").map(Path::new);
+        for (name, credential, variable) in
+            [("api_key_file", "apikey", None), ("redis_password_file", "redis-password", Some("SNAPFERRY_REDIS_PASSWORD"))]
+        {
+            if !matches!(self.values.get(name), Some((_, Origin::File(..)))) {
+                continue;
+            }
+            let handed = folder.map(|folder| folder.join(credential)).filter(|path| path.exists());
+            if let Some(path) = handed {
+                self.values.insert(name, (path.display().to_string(), Origin::Credential(path)));
+            } else if variable.is_some_and(|variable| environment.get(variable).is_some()) {
+                self.values.remove(name);
+            }
+        }
     }
 
     /// Variables that look like ours and are not, each with those that may have been meant. Others' that are like none of ours are
@@ -323,6 +346,26 @@ mod tests {
         // A destination of another kind is no conflict with what is only configured.
         let file = ["snapferry", "convert", "--device", "a", "--output", "b"];
         assert_eq!(read(&file, "output").as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn a_secret_that_is_at_hand_beats_a_file_that_is_configured() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let handed = folder.path().join("redis-password");
+        std::fs::write(&handed, "hunter2").expect("written");
+        let credentials = ("CREDENTIALS_DIRECTORY", folder.path().to_str().expect("UTF-8"));
+        let password = ("SNAPFERRY_REDIS_PASSWORD", "hunter2");
+        let configured = "redis_password_file = \"/etc/snapferry/redis-password\"\napi_key_file = \"/etc/snapferry/apikey\"\n";
+        let value = |variables: &[(&str, &str)], name: &str| {
+            found(configured, variables).expect("a configuration").values.get(name).map(|(value, _)| value.clone())
+        };
+        assert_eq!(value(&[], "redis_password_file").as_deref(), Some("/etc/snapferry/redis-password"));
+        assert_eq!(value(&[credentials, password], "redis_password_file").as_deref(), handed.to_str());
+        assert_eq!(value(&[password], "redis_password_file"), None, "the variable holds it");
+        assert_eq!(value(&[credentials], "api_key_file").as_deref(), Some("/etc/snapferry/apikey"), "none was handed over");
+        // A file that somebody names for this one run is meant.
+        let named = ("SNAPFERRY_REDIS_PASSWORD_FILE", "mine");
+        assert_eq!(value(&[credentials, password, named], "redis_password_file").as_deref(), Some("mine"));
     }
 
     #[test]

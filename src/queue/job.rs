@@ -159,7 +159,7 @@ pub struct Job {
     pub deliveries: u32,
     /// Attempts that failed.
     pub attempts: u32,
-    /// Takeovers since its last step.
+    /// Takeovers since it last got a step further.
     pub takeovers: u32,
     /// Why it failed last.
     pub error: Option<String>,

@@ -24,6 +24,8 @@ struct Kept {
     token: Option<Token>,
     ended_by: Option<Token>,
     failed_by: Option<Token>,
+    /// The place of the last step that it ever got through, from 1.
+    furthest: u32,
 }
 
 #[derive(Default)]
@@ -71,14 +73,14 @@ impl MemoryQueue {
     }
 
     /// A change by the holder of a lease, which is extended.
-    fn held(&self, lease: &Lease, change: impl FnOnce(&mut Job) -> Option<String>) -> Result<Held, QueueError> {
+    fn held(&self, lease: &Lease, change: impl FnOnce(&mut Kept) -> Option<String>) -> Result<Held, QueueError> {
         let mut now = self.change();
         let until = now.now_ms + milliseconds(self.timing.lease);
         let at = now.now;
         let kept = now.holder(lease)?;
         kept.until_ms = until;
         kept.job.changed_at = at;
-        let event = change(&mut kept.job);
+        let event = change(kept);
         let held = if kept.job.cancel { Held::Cancelled } else { Held::On };
         if let Some(step) = event {
             now.note(lease.id, "step", &step);
@@ -221,6 +223,7 @@ impl Queue for MemoryQueue {
             token: None,
             ended_by: None,
             failed_by: None,
+            furthest: 0,
         };
         now.inside.jobs.insert(job.id, kept);
         if !job.wait.is_zero() {
@@ -255,9 +258,9 @@ impl Queue for MemoryQueue {
 
     async fn beat(&self, lease: &Lease, progress: &str) -> Result<Held, QueueError> {
         let mut worker = None;
-        let held = self.held(lease, |job| {
-            job.progress = Some(progress.to_owned());
-            worker.clone_from(&job.worker);
+        let held = self.held(lease, |kept| {
+            kept.job.progress = Some(progress.to_owned());
+            worker.clone_from(&kept.job.worker);
             None
         })?;
         let mut now = self.change();
@@ -266,12 +269,14 @@ impl Queue for MemoryQueue {
         Ok(held)
     }
 
-    async fn step(&self, lease: &Lease, step: &str, journal: &str) -> Result<Held, QueueError> {
-        self.held(lease, |job| {
-            let other = job.step.as_deref() != Some(step);
-            job.step = Some(step.to_owned());
-            job.journal = Some(journal.to_owned());
-            job.takeovers = 0;
+    async fn step(&self, lease: &Lease, step: &str, journal: &str, through: Option<u32>) -> Result<Held, QueueError> {
+        self.held(lease, |kept| {
+            let other = kept.job.step.as_deref() != Some(step);
+            kept.job.step = Some(step.to_owned());
+            kept.job.journal = Some(journal.to_owned());
+            if let Some(through) = through.filter(|&through| through > kept.furthest) {
+                (kept.furthest, kept.job.takeovers) = (through, 0);
+            }
             other.then(|| step.to_owned())
         })
     }
@@ -339,7 +344,7 @@ impl Queue for MemoryQueue {
         }
         let kept = now.find(id)?;
         kept.job = Job { cancel: false, error: None, attempts: 0, takeovers: 0, ..kept.job.clone() };
-        (kept.ended_by, kept.failed_by) = (None, None);
+        (kept.ended_by, kept.failed_by, kept.furthest) = (None, None, 0);
         now.turn(id, JobState::Ready, None);
         now.note(id, "retried", "");
         Ok(())
@@ -363,7 +368,7 @@ impl Queue for MemoryQueue {
                 now.turn(id, JobState::Cancelled, None);
                 now.note(id, "cancelled", "");
             } else if takeovers >= self.timing.takeovers {
-                kept.job.error = Some(format!("its worker was lost {takeovers} times without a step between"));
+                kept.job.error = Some(format!("its worker was lost {takeovers} times before it got a step further"));
                 now.turn(id, JobState::Dead, None);
                 now.note(id, "dead", "poison");
                 reaped.dead.push(id);
@@ -409,6 +414,15 @@ impl Queue for MemoryQueue {
 
     async fn good(&self) -> Result<Vec<Good>, QueueError> {
         Ok(self.change().inside.good.values().cloned().collect())
+    }
+
+    async fn forget(&self, server: &str, region: &str) -> Result<bool, QueueError> {
+        let mut now = self.change();
+        let good = now.inside.good.remove(&(server.to_owned(), region.to_owned())).is_some();
+        let there = now.inside.jobs.len();
+        let meant = |job: &Job| job.state == JobState::Dead && job.server == server && job.region == region;
+        now.inside.jobs.retain(|_, kept| !meant(&kept.job));
+        Ok(good || now.inside.jobs.len() < there)
     }
 
     async fn set_survey(&self, place: &str, found: &str) -> Result<(), QueueError> {

@@ -8,7 +8,7 @@
 //!   ─▶ delayed ──due──▶ ready ───────▶ running ───────────────▶ done
 //!         ▲               ▲   ◀─release──┤ │ └──fail for good──▶ dead ──retry──▶ ready
 //!         └── park, fail ─┼──────────────┘ │      ▲
-//!                         └──lease ran out─┴──────┘ a third time without a step    cancel ─▶ cancelled
+//!                         └──lease ran out─┴──────┘ a third time, no further      cancel ─▶ cancelled
 //! ```
 //!
 //! | file | what it knows |
@@ -58,7 +58,7 @@ pub struct Timing {
     pub stop: Duration,
     /// The wait before a second attempt; each one after that waits twice as long.
     pub retry: Duration,
-    /// Takeovers without a step between them after which a job is taken for poison.
+    /// Takeovers after which a job that got no step further meanwhile is taken for poison.
     pub takeovers: u32,
 }
 
@@ -215,8 +215,9 @@ pub trait Queue: Send + Sync {
     /// Extends a lease, and tells how far the job is, in JSON.
     async fn beat(&self, lease: &Lease, progress: &str) -> Result<Held, QueueError>;
 
-    /// Keeps a job's journal and the step that it is at; that counts as progress, and extends the lease.
-    async fn step(&self, lease: &Lease, step: &str, journal: &str) -> Result<Held, QueueError>;
+    /// Keeps a job's journal and the step that it is at, and extends the lease. `through` is the place of the step that this ends, from 1, where
+    /// it ends one: only a step further than ever before is progress, since whoever takes a job over goes through the earlier ones again.
+    async fn step(&self, lease: &Lease, step: &str, journal: &str, through: Option<u32>) -> Result<Held, QueueError>;
 
     /// Gives a job back that has to wait, for so long; nothing is counted against it.
     async fn park(&self, lease: &Lease, wait: Duration) -> Result<(), QueueError>;
@@ -253,6 +254,9 @@ pub trait Queue: Send + Sync {
 
     /// For each server and region the last time that its image arrived, however long ago, by server and region.
     async fn good(&self) -> Result<Vec<Good>, QueueError>;
+
+    /// Forgets the last time that a server's image arrived in a region, and its dead jobs; whether there was anything of that.
+    async fn forget(&self, server: &str, region: &str) -> Result<bool, QueueError>;
 
     /// Keeps what a look for leftovers in a place has found, in JSON, in place of the one before.
     async fn set_survey(&self, place: &str, found: &str) -> Result<(), QueueError>;

@@ -5,20 +5,15 @@ use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{FromRedisValue, Script};
 
-use super::connection::{RedisConfig, address_of, client, told};
+use super::connection::{Line, RedisConfig, address_of};
 use super::job::{
     Counts, Delivered, Enqueued, Good, Happening, Heard, Job, JobState, NewJob, Priority, Reaped, Schedule, Surveyed,
 };
 use super::{Held, Lease, Queue, QueueError, Then, Timing, Token};
 use crate::job::JobId;
 
-/// How long one operation may take. A Redis that is saving or failing over stalls for seconds, and the library's half second would call that lost.
-const ANSWER: Duration = Duration::from_secs(5);
-/// How long a connection may take to stand.
-const CONNECT: Duration = Duration::from_secs(5);
 /// What all keys begin with, unless told otherwise. The braces are a hash tag: all keys lie in one slot of a cluster.
 const PREFIX: &str = "{snapferry}:";
 
@@ -55,6 +50,7 @@ scripts! {
     retry = "lua/retry.lua",
     reap = "lua/reap.lua",
     purge = "lua/purge.lua",
+    forget = "lua/forget.lua",
     list = "lua/list.lua",
     survey = "lua/survey.lua",
     schedule = "lua/schedule.lua",
@@ -63,7 +59,7 @@ scripts! {
 
 /// A client, its connection made anew whenever it breaks.
 pub struct RedisQueue {
-    connection: ConnectionManager,
+    line: Line,
     scripts: &'static Scripts,
     prefix: String,
     address: String,
@@ -79,16 +75,11 @@ impl RedisQueue {
     /// Where the server can't be reached or refuses us.
     pub async fn connect(config: &RedisConfig) -> Result<Self, QueueError> {
         let address = address_of(&config.url);
-        let client = client(config)?;
-        let patience = ConnectionManagerConfig::new()
-            .set_response_timeout(Some(ANSWER))
-            .set_connection_timeout(Some(CONNECT))
-            .set_number_of_retries(2);
-        let connection = ConnectionManager::new_with_config(client, patience).await.map_err(|err| told(&address, &err))?;
+        let line = Line::connect(config).await?;
         static SCRIPTS: OnceLock<Scripts> = OnceLock::new();
         let scripts = SCRIPTS.get_or_init(|| Scripts::on(SERVER_CLOCK));
         let prefix = config.prefix.as_ref().map_or_else(|| PREFIX.to_owned(), |prefix| format!("{{{prefix}}}:"));
-        Ok(Self { connection, scripts, prefix, address, timing: config.timing, given_clock: None })
+        Ok(Self { line, scripts, prefix, address, timing: config.timing, given_clock: None })
     }
 
     /// The same queue on a clock that a test turns, in milliseconds.
@@ -113,13 +104,15 @@ impl RedisQueue {
         if let Some(clock) = &self.given_clock {
             call.arg(clock.load(std::sync::atomic::Ordering::Relaxed));
         }
-        let mut connection = self.connection.clone();
-        call.invoke_async(&mut connection).await.map_err(|err| told(&self.address, &err))
+        let mut taken = self.line.take().await?;
+        let answer = call.invoke_async(&mut taken.connection).await;
+        self.line.heard(&taken, answer).await
     }
 
     pub(super) async fn ask<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, QueueError> {
-        let mut connection = self.connection.clone();
-        command.query_async(&mut connection).await.map_err(|err| told(&self.address, &err))
+        let mut taken = self.line.take().await?;
+        let answer = command.query_async(&mut taken.connection).await;
+        self.line.heard(&taken, answer).await
     }
 
     fn foreign(&self, reason: impl Into<String>) -> QueueError {
@@ -216,8 +209,9 @@ impl Queue for RedisQueue {
         self.leased(&self.scripts.beat, lease, &[&self.lease_ms(), progress]).await
     }
 
-    async fn step(&self, lease: &Lease, step: &str, journal: &str) -> Result<Held, QueueError> {
-        self.leased(&self.scripts.step, lease, &[&self.lease_ms(), step, journal]).await
+    async fn step(&self, lease: &Lease, step: &str, journal: &str, through: Option<u32>) -> Result<Held, QueueError> {
+        let through = through.unwrap_or_default().to_string();
+        self.leased(&self.scripts.step, lease, &[&self.lease_ms(), step, journal, &through]).await
     }
 
     async fn park(&self, lease: &Lease, wait: Duration) -> Result<(), QueueError> {
@@ -273,7 +267,14 @@ impl Queue for RedisQueue {
     }
 
     async fn purge(&self, over_for: Duration) -> Result<u64, QueueError> {
-        self.run(&self.scripts.purge, &[&over_for.as_millis().to_string()]).await
+        let (over_for, mut purged) = (over_for.as_millis().to_string(), 0);
+        // Each time so many at most, so that nobody else waits for long.
+        loop {
+            match self.run::<u64>(&self.scripts.purge, &[&over_for]).await? {
+                0 => return Ok(purged),
+                some => purged += some,
+            }
+        }
     }
 
     async fn set_schedule(&self, name: &str, plan: Option<&str>) -> Result<bool, QueueError> {
@@ -315,6 +316,10 @@ impl Queue for RedisQueue {
         }
         good.sort_unstable_by(|one, other| (&one.server, &one.region).cmp(&(&other.server, &other.region)));
         Ok(good)
+    }
+
+    async fn forget(&self, server: &str, region: &str) -> Result<bool, QueueError> {
+        self.run(&self.scripts.forget, &[server, region]).await
     }
 
     async fn set_survey(&self, place: &str, found: &str) -> Result<(), QueueError> {
@@ -383,6 +388,7 @@ impl Queue for RedisQueue {
 
 #[cfg(test)]
 mod tests {
+    use super::super::connection::client;
     use super::*;
 
     #[test]

@@ -74,6 +74,15 @@ impl Event {
             Self::Abandoned => "abandoned",
         }
     }
+
+    /// The place of the step that is through by this, from 1.
+    #[must_use]
+    pub fn through(&self) -> Option<u32> {
+        match self {
+            Self::Done { step, .. } => Some(*step as u32 + 1),
+            _ => None,
+        }
+    }
 }
 
 /// One line.

@@ -118,6 +118,10 @@ pub struct WorkerArgs {
     #[arg(long, default_value = "14m", value_name = "AGE")]
     pub stop_within: Age,
 
+    /// How long jobs that are over are remembered
+    #[arg(long, default_value = "30d", value_name = "AGE")]
+    pub keep_jobs: Age,
+
     /// Where /metrics, /healthz and /readyz are served, or off
     #[arg(long, default_value = "127.0.0.1:9419", value_name = "ADDRESS|off")]
     pub metrics: MetricsAddress,
@@ -240,7 +244,7 @@ impl FromStr for MetricsAddress {
 
 #[derive(Debug, Group)]
 #[command(
-    after_help = "Examples:\n  snapferry status\n  snapferry status --check --max-age 26h\n\nWith --check: exit code 0 where every image is young enough, 8 where one is not, 6 where the queue can't be asked."
+    after_help = "Examples:\n  snapferry status\n  snapferry status --check --max-age 26h\n  snapferry status --forget web07\n\nWith --check: exit code 0 where every image is young enough, 8 where one is not, 6 where the queue can't be asked."
 )]
 pub struct StatusArgs {
     /// Fail where an image is older than --max-age, or was never made
@@ -254,6 +258,14 @@ pub struct StatusArgs {
     /// Only these servers
     #[arg(value_name = "SERVER")]
     pub servers: Vec<String>,
+
+    /// Forget these servers, which are no more: their last image, and their jobs that are dead
+    #[arg(long, requires = "servers", conflicts_with_all = ["check", "json"])]
+    pub forget: bool,
+
+    /// Forget them for this region alone
+    #[arg(long, value_name = "REGION", requires = "forget")]
+    pub to: Option<String>,
 
     #[command(flatten)]
     pub output: OutputArgs,

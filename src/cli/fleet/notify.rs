@@ -12,12 +12,18 @@ use crate::worker::fleet::Worker;
 /// How often the line that `systemctl status` shows is written.
 const STATUS: Duration = Duration::from_secs(5);
 
+/// How much time to end in is asked for each time. The longest part of a clean-up takes hours, where the cloud does.
+const MORE: Duration = Duration::from_secs(60);
+
 /// Where the worker is in its life.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Life {
     Ready,
     Works,
+    /// It has been told to stop.
     Stops,
+    /// It is at that.
+    Ends,
 }
 
 /// Tells until dropped. Nothing but this task's own turns feed the watchdog: an outage of the queue or the cloud must not end an upload.
@@ -36,7 +42,7 @@ pub async fn keep(worker: &Worker<'_>, drain: &Cancel) {
             }
             () = tokio::time::sleep(every) => {
                 if telling.is_finished() {
-                    telling = tell(Life::Works, status(worker, drain));
+                    telling = tell(if stopping { Life::Ends } else { Life::Works }, status(worker, drain));
                 }
             }
         }
@@ -50,7 +56,10 @@ fn tell(life: Life, status: String) -> JoinHandle<()> {
         match life {
             Life::Ready => words.push(NotifyState::Ready),
             Life::Stops => words.push(NotifyState::Stopping),
-            Life::Works => {}
+            Life::Works | Life::Ends => {}
+        }
+        if matches!(life, Life::Stops | Life::Ends) {
+            words.push(NotifyState::ExtendTimeoutUsec(u32::try_from(MORE.as_micros()).unwrap_or(u32::MAX)));
         }
         if let Err(err) = sd_notify::notify(&words) {
             tracing::debug!("systemd could not be told: {err}");

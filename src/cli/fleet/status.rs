@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::args::StatusArgs;
 use super::jobs::at;
 use super::on_queue;
-use crate::cli::exit::Code;
+use crate::cli::exit::{Code, UsageError};
 use crate::cli::lengths::rough;
 use crate::cli::table::Table;
 use crate::clock::rfc3339;
@@ -56,7 +56,13 @@ pub fn run(args: &StatusArgs) -> anyhow::Result<Code> {
     on_queue(&args.queue, async |queue| {
         let now = SystemTime::now();
         let mut rows = rows(queue).await?;
+        if args.forget {
+            return forget(queue, args, &rows).await;
+        }
         rows.retain(|(server, _), _| args.servers.is_empty() || args.servers.contains(server));
+        let unknown: Vec<&String> = args.servers.iter().filter(|&server| !rows.keys().any(|(known, _)| known == server)).collect();
+        // Nothing is known of it, which is no image, and not no matter.
+        rows.extend(unknown.iter().map(|&server| ((server.clone(), String::new()), Row::default())));
         let Age(most) = args.max_age;
         let too_old = |row: &Row| row.age(now).is_none_or(|age| age > most);
         if args.check && (rows.is_empty() || rows.values().any(too_old)) {
@@ -86,12 +92,37 @@ pub fn run(args: &StatusArgs) -> anyhow::Result<Code> {
             let ago = now.duration_since(heard.at).unwrap_or_default();
             writeln!(out, "worker {} was heard of {} ago", heard.worker, rough(ago))?;
         }
+        for server in unknown {
+            writeln!(out, "{server} was never enqueued: `snapferry enqueue {server}`")?;
+        }
         if rows.is_empty() {
             writeln!(out, "no server was ever enqueued: `snapferry enqueue SERVER`")?;
         }
         Ok(())
     })?;
     Ok(code)
+}
+
+/// Drops what is known of servers that are no more, so that nobody waits for their images.
+async fn forget(queue: &dyn Queue, args: &StatusArgs, known: &BTreeMap<(String, String), Row>) -> anyhow::Result<()> {
+    for server in &args.servers {
+        let meant = |region: &str| args.to.as_deref().is_none_or(|to| to == region);
+        let regions: Vec<&str> =
+            known.keys().filter(|(name, region)| name == server && meant(region)).map(|(_, region)| region.as_str()).collect();
+        if regions.is_empty() {
+            return Err(UsageError(format!("nothing is known of {server}; `snapferry status` shows the servers there are")).into());
+        }
+        for region in regions {
+            queue.forget(server, region).await?;
+            writeln!(stdout().lock(), "{server} into {region} is forgotten")?;
+        }
+    }
+    for (server, region) in rows(queue).await?.keys().filter(|key| args.servers.contains(&key.0)) {
+        tracing::warn!(
+            "{server} into {region} is still in the queue, or in a schedule: `snapferry jobs cancel`, `snapferry schedule rm`"
+        );
+    }
+    Ok(())
 }
 
 /// Everything that was ever good, is in the queue, or is meant to be.
@@ -122,7 +153,7 @@ async fn rows(queue: &dyn Queue) -> anyhow::Result<BTreeMap<(String, String), Ro
 fn shown(server: &str, region: &str, row: &Row, now: SystemTime, too_old: bool) -> Value {
     json!({
         "server": server,
-        "region": region,
+        "region": (!region.is_empty()).then_some(region),
         "age_seconds": row.age(now).map(|age| age.as_secs()),
         "too_old": too_old,
         "last_success": row.good.as_ref().map(|good| json!({ "at": rfc3339(good.at), "job": good.id })),

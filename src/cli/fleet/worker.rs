@@ -1,13 +1,15 @@
 //! `snapferry worker`: this server's share in the fleet.
 
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::args::{MetricsAddress, WorkerArgs};
 use super::metrics::{Answers, Counting, Metrics};
-use super::{metrics, notify, open, timing};
+use super::{config, metrics, notify, timing};
 use crate::cancel::Cancel;
 use crate::cli::cloud::{Cloud, Terms, run_leaving};
+use crate::cli::credentials;
 use crate::cli::exit::Code;
 use crate::cli::hints;
 use crate::cli::log::Verbosity;
@@ -18,7 +20,8 @@ use crate::cli::replicate::site::Ground;
 use crate::cli::signals::Left;
 use crate::clock::SystemClock;
 use crate::fence::Fence;
-use crate::queue::Queue;
+use crate::identity::{CLOUD_INIT, IdentityError, instance_of_cloud_init};
+use crate::queue::{Queue, RedisQueue};
 use crate::retry::chain;
 use crate::worker::fleet::{Grounds, Share, Told, Words, Worker};
 use crate::worker::{Age, Finished, Job, JobError, Onlooker, OwnServer, Site};
@@ -26,6 +29,11 @@ use crate::worker::{Age, Finished, Job, JobError, Onlooker, OwnServer, Site};
 /// How long one request to the cloud may take: a worker stops by itself 90 s after its last good beat, and 25 s after that nothing of its
 /// is under way any more, when its lease of 120 s runs out.
 const DEADLINE: Duration = Duration::from_secs(25);
+
+/// How long this server's metadata service may take to answer. At boot a worker may be there before the way to it is.
+const AWAKE: Duration = Duration::from_secs(120);
+/// How often it is asked until then.
+const ASK: Duration = Duration::from_secs(2);
 
 /// Jobs made ready for work on this server.
 struct Here<'a> {
@@ -72,17 +80,45 @@ impl Grounds for Here<'_> {
     }
 }
 
+/// Waits until this server's metadata service answers, where nothing else tells who and where this server is. One that stays silent is off,
+/// which those who ask it afterwards say; one that fails is an error that may pass.
+async fn awake(args: &WorkerArgs) -> anyhow::Result<()> {
+    let known = args.place.instance.is_some() || instance_of_cloud_init(Path::new(CLOUD_INIT)).is_some();
+    if known && args.cloud.region.is_some() {
+        return Ok(());
+    }
+    let (metadata, begun) = (credentials::metadata(&args.cloud.identity)?, Instant::now());
+    loop {
+        let silent = match metadata.instance().await {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        let is_off = matches!(silent, IdentityError::MetadataOff { .. });
+        if !is_off && !silent.class().is_retryable() {
+            return Ok(());
+        }
+        if begun.elapsed() >= AWAKE {
+            return if is_off { Ok(()) } else { Err(silent.into()) };
+        }
+        tracing::warn!("asking again, for {} s in all: {}", AWAKE.as_secs(), chain(&silent));
+        tokio::time::sleep(ASK).await;
+    }
+}
+
 pub fn run(args: &WorkerArgs, verbosity: Verbosity, console: &Console) -> anyhow::Result<Code> {
+    // Before anybody is asked: no answer mends that.
+    let redis = config(&args.queue)?;
+    crate::cli::runtime()?.block_on(awake(args))?;
     let hurry = Cancel::new();
     run_leaving(&args.cloud, Left::Jobs(hurry.clone()), async |cloud| {
         let ground = Ground { cloud_args: &args.cloud, recovery: &args.recovery, place: &args.place };
         let own = ground.own(cloud).await?;
-        let queue: Arc<dyn Queue> = Arc::new(open(&args.queue).await?);
+        let queue: Arc<dyn Queue> = Arc::new(RedisQueue::connect(&redis).await?);
         let name = format!("{} ({})", own.name, own.id);
         let metrics = Arc::new(Metrics::new());
         let here = Here { cloud, ground, own, console, verbosity, metrics: Arc::clone(&metrics) };
-        let Age(grace) = args.stop_within;
-        let share = Share { conversions: args.concurrency.get(), grace };
+        let (Age(grace), Age(remembered)) = (args.stop_within, args.keep_jobs);
+        let share = Share { conversions: args.concurrency.get(), grace, remembered };
         let drain = cloud.cancel().clone();
         let clock = Arc::new(SystemClock);
         let words = Words { drain: drain.clone(), hurry };

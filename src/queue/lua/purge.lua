@@ -1,4 +1,5 @@
 -- ARGV: milliseconds that a job has been over for
+-- Takes a thousand of each state at most: whoever calls it does so until it finds none.
 local since = string.format('%.0f', now - tonumber(ARGV[1]))
 local purged = 0
 for _, state in ipairs({ 'done', 'dead', 'cancelled' }) do

@@ -23,7 +23,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('leases'), '-inf', now)) do
   if drop_cancelled(id) then
     -- Nothing was made.
   elseif takeovers >= most then
-    change(id, 'error', 'its worker was lost ' .. takeovers .. ' times without a step between')
+    change(id, 'error', 'its worker was lost ' .. takeovers .. ' times before it got a step further')
     close(id, 'dead')
     note(id, 'dead', 'poison')
     dead[#dead + 1] = id

@@ -13,7 +13,7 @@ if open then
 end
 redis.call('ZREM', key(state), id)
 redis.call('HSET', key('unique'), unique(id), id)
-redis.call('HDEL', job_key(id), 'cancel', 'error', 'ended_by', 'failed_by')
+redis.call('HDEL', job_key(id), 'cancel', 'error', 'ended_by', 'failed_by', 'furthest')
 change(id, 'attempts', 0, 'takeovers', 0)
 make_ready(id)
 note(id, 'retried')

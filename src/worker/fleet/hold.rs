@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use rand::RngExt as _;
 
-use super::super::journal::{Entry, Journal, JournalError};
+use super::super::journal::{Entry, Event, Journal, JournalError};
 use super::watched::Sight;
 use crate::cancel::{Cancel, Reason};
 use crate::clock::Clock;
 use crate::fence::{Fence, Fenced};
-use crate::queue::{Held, Lease, Queue, QueueError, Timing};
+use crate::queue::{Held, Lease, Queue, QueueError, Then, Timing};
 use crate::retry::{Class, chain};
 
 /// How long a queue that can't be reached is left alone.
@@ -23,7 +23,15 @@ const JITTER: f64 = 0.2;
 /// What a worker has to say to the queue of a job.
 enum Word<'a> {
     Beat(&'a str),
-    Step { step: &'a str, journal: &'a str },
+    Step { event: &'a Event, journal: &'a str },
+}
+
+/// The last word on a job.
+pub(super) enum Last<'a> {
+    Finish(&'a str),
+    Fail(&'a str, Then),
+    Stop,
+    Release,
 }
 
 /// A job that was claimed.
@@ -62,7 +70,7 @@ impl Hold {
     async fn send(&self, word: &Word<'_>) -> Result<Held, QueueError> {
         match word {
             Word::Beat(progress) => self.queue.beat(&self.lease, progress).await,
-            Word::Step { step, journal } => self.queue.step(&self.lease, step, journal).await,
+            Word::Step { event, journal } => self.queue.step(&self.lease, event.at(), journal, event.through()).await,
         }
     }
 
@@ -100,6 +108,29 @@ impl Hold {
         }
     }
 
+    /// Sends the last word until it is answered, refused, or so much time has passed that somebody else may soon have the job.
+    pub async fn end(&self, last: &Last<'_>) -> Result<(), QueueError> {
+        let mut again = false;
+        loop {
+            let sent = match last {
+                Last::Finish(result) => self.queue.finish(&self.lease, result).await,
+                Last::Fail(why, then) => self.queue.fail(&self.lease, why, *then).await,
+                Last::Stop => self.queue.stop(&self.lease).await,
+                Last::Release => self.queue.release(&self.lease).await,
+            };
+            match sent {
+                // The queue knows the other words when they come again. A job that was given back may be anybody's by now.
+                Err(error) if again && error.class() == Class::LeaseLost && matches!(last, Last::Release) => return Ok(()),
+                Err(error) if error.class() == Class::Transient && !self.is_overdue() => {
+                    tracing::warn!(job = %self.lease.id, "the queue does not answer: {}", chain(&error));
+                    again = true;
+                    self.clock.sleep(UNREACHABLE).await;
+                }
+                sent => return sent,
+            }
+        }
+    }
+
     async fn beat(&self) -> Result<(), QueueError> {
         let progress = self.sight.progress().to_string();
         self.say(Word::Beat(&progress)).await
@@ -121,7 +152,7 @@ impl Hold {
 impl Journal for Hold {
     async fn record(&self, entry: &Entry) -> Result<(), JournalError> {
         let text = serde_json::to_string(entry).unwrap_or_default();
-        self.say(Word::Step { step: entry.event.at(), journal: &text }).await.map_err(JournalError::Lease)
+        self.say(Word::Step { event: &entry.event, journal: &text }).await.map_err(JournalError::Lease)
     }
 }
 

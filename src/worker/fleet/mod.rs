@@ -38,7 +38,7 @@ use crate::clock::Clock;
 use crate::fence::Fence;
 use crate::queue::{Delivered, Lease, Queue, QueueError, Then, Timing, Token};
 use crate::retry::{Class, chain};
-use hold::Hold;
+use hold::{Hold, Last};
 pub use watched::Sight;
 use watched::Watched;
 
@@ -50,6 +50,8 @@ const MOST_ATTEMPTS: u32 = 8;
 const IDLE: Duration = Duration::from_secs(1);
 /// How often is looked whether a schedule's time has come.
 const LOOK: Duration = Duration::from_secs(10);
+/// How often the queue is rid of what has been over for long.
+const TIDY: Duration = Duration::from_secs(3600);
 /// How often a worker that drains looks whether its conversions are through.
 const DRAINING: Duration = Duration::from_millis(200);
 /// Jobs that are through with their volumes and wait for the cloud, beside those that are not.
@@ -98,6 +100,8 @@ pub struct Share {
     pub conversions: usize,
     /// How long a conversion may go on once the worker is told to end.
     pub grace: Duration,
+    /// How long the queue remembers jobs that are over.
+    pub remembered: Duration,
 }
 
 /// What a worker is told from outside.
@@ -155,7 +159,7 @@ impl<'a> Worker<'a> {
     /// Works until told to stop, and everything is given back or at its end.
     pub async fn run(&self) {
         let hands: Vec<_> = (0..self.share.conversions + 1 + WAITING).map(|_| Box::pin(self.hand())).collect();
-        tokio::join!(self.reap(), self.tick(), all(hands));
+        tokio::join!(self.reap(), self.tick(), self.tidy(), all(hands));
     }
 
     /// Works on one job after the other.
@@ -176,12 +180,17 @@ impl<'a> Worker<'a> {
             _reason = self.drain.cancelled() => None,
             ready = waiting => ready,
         }?;
+        let mut token = Token::new();
         while !self.drain.is_cancelled() {
-            match self.queue.claim(&self.name, &Token::new()).await {
+            match self.queue.claim(&self.name, &token).await {
                 Ok(Some(delivered)) => return Some((delivered, early)),
                 Ok(None) => self.idle(IDLE).await,
                 Err(error) => {
                     self.failed(&error);
+                    // Where the answer was lost, there may be a job under this token.
+                    if error.class() != Class::Transient {
+                        token = Token::new();
+                    }
                     self.idle(IDLE * 2).await;
                 }
             }
@@ -221,6 +230,16 @@ impl<'a> Worker<'a> {
                 self.failed(&error);
             }
             self.idle(LOOK).await;
+        }
+    }
+
+    /// Has the queue forget what has been over for long: it keeps all in memory.
+    async fn tidy(&self) {
+        while !self.drain.is_cancelled() {
+            if let Err(error) = self.queue.purge(self.share.remembered).await {
+                self.failed(&error);
+            }
+            self.idle(TIDY).await;
         }
     }
 
@@ -295,8 +314,8 @@ impl<'a> Worker<'a> {
         let saga = Saga { job: &job, site: &site, cleaning: &cleaning, journal: &**hold, onlooker: &onlooker };
         match Box::pin(saga.run(known.clone())).await {
             Ok(finished) => {
-                self.grounds.told(Told::Done(&finished));
-                Ending::Done(self.grounds.result(&job, &finished))
+                let result = self.grounds.result(&job, &finished);
+                Ending::Done(Box::new(finished), result)
             }
             Err(_) if hold.is_lost() => Ending::Lost,
             Err(error) if error.class() == Class::Cancelled && hold.is_cancelled() => {
@@ -322,33 +341,39 @@ impl<'a> Worker<'a> {
 
     /// Tells the queue what became of a job.
     async fn end(&self, hold: &Hold, ending: Ending, attempts: u32) {
-        let lease = &hold.lease;
-        let told = match &ending {
-            Ending::Done(result) => self.queue.finish(lease, result).await,
-            Ending::Stopped => self.queue.stop(lease).await,
-            Ending::Lost => {
-                tracing::warn!(job = %lease.id, "it is somebody else's by now, and nothing more was changed");
-                return self.grounds.told(Told::LeaseLost);
-            }
-            Ending::Failed(_, Class::Cancelled) if !hold.is_cancelled() => self.queue.release(lease).await,
+        let lost = || {
+            tracing::warn!(job = %hold.lease.id, "it is somebody else's by now, and nothing more was changed");
+            self.grounds.told(Told::LeaseLost);
+        };
+        let last = match &ending {
+            Ending::Done(_, result) => Last::Finish(result),
+            Ending::Stopped => Last::Stop,
+            Ending::Lost => return lost(),
+            Ending::Failed(_, Class::Cancelled) if !hold.is_cancelled() => Last::Release,
             Ending::Failed(why, class) => {
                 let again = (class.is_retryable() || *class == Class::Cancelled) && attempts + 1 < MOST_ATTEMPTS;
                 let then = if again { Then::RetryAfter(retry_after(self.timing.retry, attempts)) } else { Then::Dead };
-                tracing::warn!(job = %lease.id, ?then, "{}", why.replace('\n', "; "));
+                tracing::warn!(job = %hold.lease.id, ?then, "{}", why.replace('\n', "; "));
                 self.grounds.told(Told::Failed(*class));
-                self.queue.fail(lease, why, then).await
+                Last::Fail(why, then)
             }
         };
-        if let Err(error) = told {
+        match hold.end(&last).await {
+            Ok(()) => {
+                if let Ending::Done(finished, _) = &ending {
+                    self.grounds.told(Told::Done(finished));
+                }
+            }
+            Err(error) if error.class() == Class::LeaseLost => lost(),
             // Its lease runs out, and whoever takes it over finds in the cloud how far it is.
-            self.failed(&error);
+            Err(error) => self.failed(&error),
         }
     }
 }
 
 /// What became of a job.
 enum Ending {
-    Done(String),
+    Done(Box<Finished>, String),
     Stopped,
     Lost,
     Failed(String, Class),

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::process::Signal;
 use serde_json::Value;
-use snapferry::queue::{Queue as _, Timing};
+use snapferry::queue::{JobState, Queue as _, Timing};
 use snapferry::sim::{RegionAction, RegionOperation as Op, RegionRule, ServerSeed, When};
 use snapferry::vpc::{Policy, Tagging, TaggingConfig};
 
@@ -110,7 +110,30 @@ async fn status_tells_how_old_the_images_are_and_fails_where_they_are_too_old() 
     // And one that somebody means to have, and that was never tried.
     fleet.run(&["schedule", "add", "nightly", "--cron", "30 2 * * *", "db01"]).await.code(0).says(&["nightly: 1 server, next at"]);
     fleet.run(&["status", "db01", "--check"]).await.code(8).says(&["db01", "never"]);
+    // And one that nobody has ever heard of, as when its name is mistyped, beside one that is well.
+    fleet.run(&["status", "--check", SERVER, "web98"]).await.code(8).says(&["never, too old", "web98 was never enqueued"]);
+    let rows = fleet.run(&["status", "--json", "web98"]).await.json();
+    assert_eq!(
+        (&rows[0]["server"], &rows[0]["region"], &rows[0]["too_old"]),
+        (&"web98".into(), &Value::Null, &true.into()),
+        "{rows}"
+    );
+    // One that is no more is forgotten, and no image of it is missed.
+    fleet.run(&["status", "--forget", "web98"]).await.code(2).says(&["nothing is known of web98"]);
+    fleet.run(&["status", "--forget", "web99", "--to", "eu-de"]).await.code(2);
+    fleet.run(&["status", "--forget", "web99"]).await.code(0).says(&["web99 into us-east is forgotten"]);
+    fleet.run(&["status", "--forget", "db01"]).await.code(0).says(&["still in the queue, or in a schedule"]);
+    fleet.run(&["schedule", "rm", "nightly"]).await.code(0);
+    fleet.run(&["status", "--check"]).await.code(0);
     drop(worker);
+    // Workers forget what has been over for long; what was good last stays known.
+    let mut command = fleet.command(Host::Own, &["worker", "--metrics", "off", "--keep-jobs", "0s"]);
+    let queue = fleet.queue().await;
+    assert!(queue.counts().await.unwrap().of(JobState::Done) > 0);
+    command.stderr(std::process::Stdio::null());
+    let _worker = Worker::start(command);
+    fleet.until("nothing to remember", async || queue.counts().await.unwrap().of(JobState::Done) == 0).await;
+    fleet.run(&["status", "--check"]).await.code(0).says(&["web01"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::Signal;
-use snapferry::queue::{JobState, Queue as _};
+use snapferry::queue::{JobState, Lease, Queue as _, Token};
 use snapferry::sim::{Action, Operation as Store, RegionAction, RegionOperation as Op, RegionRule, Rule, When};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, LocalSet};
 
-use super::{Fleet, patience};
+use super::{Fleet, Worker, patience};
+use crate::queue::job;
+use crate::queue::way::{Cut, Way};
 use crate::region::SERVER;
 use crate::replicate::Host;
 use crate::replicate::crashes::{At, Moment, POINTS};
@@ -229,6 +231,33 @@ async fn a_worker_that_is_told_twice_ends_at_once() {
     let _second = fleet.worker(Host::Other);
     fleet.until_state("done").await;
     fleet.check(since, "told twice").await;
+}
+
+/// A question or an answer is lost on the way, and the word is said again: nobody has to wait for the lease to run out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_and_a_last_word_that_are_lost_are_sent_again() {
+    for (words, cut) in [("\r\nferry (", Cut::After), ("\r\ndone\r\n", Cut::Before), ("\r\ndone\r\n", Cut::After)] {
+        let Some(fleet) = Fleet::start().await else { return };
+        let (since, queue) = (fleet.bench.sim.history().len(), fleet.queue().await);
+        // So that Redis knows the scripts, and does at once what is sent.
+        queue.enqueue(&job("other")).await.unwrap();
+        let claimed = queue.claim("w1", &Token::new()).await.unwrap().unwrap();
+        queue.finish(&Lease { id: claimed.job.id, token: claimed.token }, "{}").await.unwrap();
+        queue.forget("other", "us-east").await.unwrap();
+        fleet.run(&["enqueue", SERVER]).await.code(0);
+        let way = Way::to(&fleet.redis).await;
+        way.cut(words, cut);
+        let mut command = fleet.command(Host::Own, &["worker", "--metrics", "off"]);
+        command.env("SNAPFERRY_REDIS", way.url());
+        let _worker = Worker::start(command);
+        fleet.until_state("done").await;
+        assert!(way.has_cut(), "{words:?} was not sent");
+        let id = fleet.job().await["job"].as_str().unwrap().to_owned();
+        let events = queue.events(1000).await.unwrap().into_iter().filter(|event| event.id.to_string() == id);
+        let claims = events.filter(|event| event.what == "claimed").count();
+        assert_eq!(claims, 1, "cut {cut:?} {words:?}");
+        fleet.check(since, &format!("cut {cut:?} {words:?}")).await;
+    }
 }
 
 /// Redis is gone for a while: shorter than a lease nobody notices, longer than that the worker gives up, and goes on later.

@@ -32,7 +32,7 @@ async fn works(config: RedisConfig, name: String) -> (usize, Vec<Duration>) {
                 queue.beat(&lease, r#"{"step":"convert","bytes":1,"of":2}"#).await.unwrap();
             }
             if number < STEPS {
-                queue.step(&lease, &number.to_string(), &journal).await.unwrap();
+                queue.step(&lease, &number.to_string(), &journal, u32::try_from(number).ok()).await.unwrap();
             }
             words.push(begun.elapsed() / 2);
         }

@@ -11,6 +11,7 @@ use snapferry::queue::{
 use snapferry::retry::Class;
 use snapferry::secret::Secret;
 
+use super::way::Way;
 use super::{Redis, SAFE, is_lost, job};
 
 /// Leases that run out while a test waits for it.
@@ -52,7 +53,7 @@ async fn killed_and_restarted_it_has_lost_nothing_and_takes_nothing_back_at_once
         queue.enqueue(&job(&format!("web{number}"))).await.unwrap();
     }
     let lease = claim(&queue, "w1").await;
-    queue.step(&lease, "convert", "journal").await.unwrap();
+    queue.step(&lease, "convert", "journal", None).await.unwrap();
     redis.kill();
     assert!(matches!(queue.beat(&lease, "").await, Err(QueueError::Unavailable { .. })));
     // Longer than a lease: without an amnesty every running job would be taken from its worker now.
@@ -121,6 +122,56 @@ async fn scripts_forgotten_connections_cut_and_clients_held_up_are_got_over() {
     redis.command(&["CLIENT", "PAUSE", "700", "ALL"]).await;
     assert_eq!(queue.beat(&lease, "").await.unwrap(), Held::On, "longer than the library's own patience");
     queue.finish(&lease, "").await.unwrap();
+}
+
+/// As when a firewall forgets a connection: nothing comes back, and nothing is closed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_has_gone_silent_is_replaced() {
+    let Some(redis) = Redis::start(&SAFE).await else { return };
+    let way = Way::to(&redis).await;
+    let queue = way.queue(&redis.config()).await;
+    queue.enqueue(&job("web01")).await.unwrap();
+    let lease = claim(&queue, "w1").await;
+    way.silence();
+    let unanswered = queue.beat(&lease, "").await.unwrap_err();
+    assert_eq!(unanswered.class(), Class::Transient, "{unanswered}");
+    assert_eq!((queue.beat(&lease, "").await.unwrap(), way.accepted()), (Held::On, 2));
+}
+
+/// The name of a Redis that fails over leads to the new primary, and a connection stays with the old one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_to_a_primary_that_was_demoted_is_replaced() {
+    let Some(redis) = Redis::start(&SAFE).await else { return };
+    let way = Way::to(&redis).await;
+    let queue = way.queue(&redis.config()).await;
+    redis.command(&["REPLICAOF", "127.0.0.1", "1"]).await;
+    assert_eq!(queue.enqueue(&job("web01")).await.unwrap_err().class(), Class::Transient);
+    redis.command(&["REPLICAOF", "NO", "ONE"]).await;
+    queue.enqueue(&job("web01")).await.unwrap();
+    assert_eq!(way.accepted(), 2, "connections");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_of_a_new_connection_passes() {
+    let Some(redis) = Redis::start(&["--requirepass", "hunter2"]).await else { return };
+    let config = RedisConfig { password: Some(Secret::new("hunter2")), ..redis.config() };
+    let (way, client) = (Way::to(&redis).await, redis::Client::open(redis.url()).unwrap());
+    let mut other = client.get_multiplexed_async_connection().await.unwrap();
+    let mut order = async |words: &[&str]| {
+        redis::cmd(words[0]).arg(&words[1..]).query_async::<redis::Value>(&mut other).await.unwrap();
+    };
+    order(&["AUTH", "hunter2"]).await;
+    let queue = way.queue(&config).await;
+    queue.enqueue(&job("web01")).await.unwrap();
+    order(&["CONFIG", "SET", "maxclients", "1"]).await;
+    order(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
+    for _ in 0..3 {
+        // The first one finds the old connection closed, the others are refused a new one.
+        let refused = queue.counts().await.unwrap_err();
+        assert_eq!(refused.class(), Class::Transient, "{refused}");
+    }
+    order(&["CONFIG", "SET", "maxclients", "100"]).await;
+    assert_eq!(queue.counts().await.unwrap().of(JobState::Ready), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -224,6 +275,16 @@ async fn an_unsafe_server_is_told_as_such() {
     let told = ask(&safe.config()).await.unwrap();
     let findings = judge(&told, false, &Timing::default(), std::time::SystemTime::now());
     assert!(findings.iter().all(|found| found.severity != Severity::Failure), "{findings:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_over_is_forgotten_however_much_it_is() {
+    let Some(redis) = Redis::start(&SAFE).await else { return };
+    let queue = redis.queue(Timing::default()).await;
+    let filled = "for number = 1, 2500 do redis.call('ZADD', KEYS[1], 1, number) end";
+    redis.command(&["EVAL", filled, "1", "{snapferry}:done"]).await;
+    assert_eq!(queue.purge(Duration::from_secs(60)).await.unwrap(), 2500);
+    assert_eq!(total(&queue.counts().await.unwrap()), 0);
 }
 
 /// Figures for the documents; nothing depends on how quick this machine is.

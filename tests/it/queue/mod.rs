@@ -5,10 +5,12 @@
 //! | `suite` | what every queue does |
 //! | `model` | any mix of operations, resends and jumps of time is the same on both, and never breaks the rules |
 //! | `faults` | Redis killed, restarted, paused, out of memory, promoted, emptied |
+//! | `way` | connections that fall silent, or are cut |
 
 mod faults;
 mod model;
 mod suite;
+pub mod way;
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};

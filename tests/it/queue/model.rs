@@ -46,7 +46,7 @@ enum Deed {
     Claim { worker: usize },
     ClaimAgain { worker: usize },
     Beat { lease: usize },
-    Step { lease: usize, step: u8 },
+    Step { lease: usize, step: u8, through: Option<u32> },
     Park { lease: usize, wait: u8 },
     Release { lease: usize },
     Finish { lease: usize },
@@ -57,6 +57,7 @@ enum Deed {
     Revive { job: usize },
     Reap,
     Purge,
+    Forget { server: u8 },
     Schedule { name: u8, made: bool },
     Tick { name: u8, ahead: u64 },
     Pass { milliseconds: u64 },
@@ -69,7 +70,7 @@ fn deed() -> impl Strategy<Value = Deed> {
         5 => (0_usize..3).prop_map(|worker| Deed::Claim { worker }),
         1 => (0_usize..3).prop_map(|worker| Deed::ClaimAgain { worker }),
         3 => (0_usize..8).prop_map(|lease| Deed::Beat { lease }),
-        3 => (0_usize..8, 0_u8..3).prop_map(|(lease, step)| Deed::Step { lease, step }),
+        3 => (0_usize..8, 0_u8..3, proptest::option::of(1_u32..4)).prop_map(|(lease, step, through)| Deed::Step { lease, step, through }),
         1 => (0_usize..8, 0_u8..3).prop_map(|(lease, wait)| Deed::Park { lease, wait }),
         1 => (0_usize..8).prop_map(|lease| Deed::Release { lease }),
         2 => (0_usize..8).prop_map(|lease| Deed::Finish { lease }),
@@ -80,6 +81,7 @@ fn deed() -> impl Strategy<Value = Deed> {
         1 => (0_usize..8).prop_map(|job| Deed::Revive { job }),
         3 => Just(Deed::Reap),
         1 => Just(Deed::Purge),
+        1 => (0_u8..4).prop_map(|server| Deed::Forget { server }),
         1 => (0_u8..2, any::<bool>()).prop_map(|(name, made)| Deed::Schedule { name, made }),
         2 => (0_u8..2, 0_u64..100).prop_map(|(name, ahead)| Deed::Tick { name, ahead }),
         4 => prop_oneof![Just(0_u64), Just(1), Just(60), Just(100), Just(101), Just(500)].prop_map(|milliseconds| Deed::Pass { milliseconds }),
@@ -135,6 +137,7 @@ async fn perform(queue: &dyn Queue, deed: &Deed, memory: &Memory, new: &NewJob, 
         },
         Deed::Reap => queue.reap().await.map(|reaped| format!("{reaped:?}")),
         Deed::Purge => queue.purge(Duration::from_millis(300)).await.map(|purged| purged.to_string()),
+        Deed::Forget { server } => queue.forget(&format!("web{server}"), "us-east").await.map(|there| there.to_string()),
         Deed::Schedule { name, made } => {
             queue.set_schedule(&format!("s{name}"), made.then_some("plan")).await.map(|there| there.to_string())
         }
@@ -154,7 +157,9 @@ async fn perform(queue: &dyn Queue, deed: &Deed, memory: &Memory, new: &NewJob, 
             None => none(),
             Some(lease) => match deed {
                 Deed::Beat { .. } => queue.beat(&lease, "half").await.map(|held| format!("{held:?}")),
-                Deed::Step { step, .. } => queue.step(&lease, &step.to_string(), "journal").await.map(|held| format!("{held:?}")),
+                Deed::Step { step, through, .. } => {
+                    queue.step(&lease, &step.to_string(), "journal", *through).await.map(|held| format!("{held:?}"))
+                }
                 Deed::Park { wait: units, .. } => queue.park(&lease, wait(*units)).await.map(|()| "parked".to_owned()),
                 Deed::Release { .. } => queue.release(&lease).await.map(|()| "released".to_owned()),
                 Deed::Finish { .. } => queue.finish(&lease, "result").await.map(|()| "done".to_owned()),

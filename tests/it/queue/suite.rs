@@ -52,6 +52,7 @@ impl Bench<'_> {
         self.a_job_is_added_once_and_goes_through().await;
         self.the_urgent_go_first_and_then_those_who_came_first().await;
         self.a_lease_that_ran_out_is_lost_and_a_third_time_is_the_end().await;
+        self.steps_that_are_taken_again_are_no_progress().await;
         self.what_waits_waits_and_what_is_given_back_keeps_its_place().await;
         self.failures_are_tried_again_and_the_dead_can_be_revived().await;
         self.what_is_cancelled_ends_at_once_or_with_the_next_beat().await;
@@ -76,7 +77,7 @@ impl Bench<'_> {
         assert_eq!(queue.claim("w2", &Token::new()).await.unwrap(), None);
         let lease = Lease { id: one.id, token };
         assert_eq!(queue.beat(&lease, r#"{"percent":10}"#).await.unwrap(), Held::On);
-        assert_eq!(queue.step(&lease, "snapshot", "journal 1").await.unwrap(), Held::On);
+        assert_eq!(queue.step(&lease, "snapshot", "journal 1", Some(1)).await.unwrap(), Held::On);
         let seen = queue.job(one.id).await.unwrap().unwrap();
         assert_eq!(
             (seen.step.as_deref(), seen.journal.as_deref(), seen.worker.as_deref()),
@@ -126,14 +127,14 @@ impl Bench<'_> {
         self.pass(1);
         assert_eq!(queue.reap().await.unwrap().taken_back, [job.id]);
         assert!(
-            is_lost(&queue.beat(&first, "").await) && is_lost(&queue.step(&first, "x", "y").await),
+            is_lost(&queue.beat(&first, "").await) && is_lost(&queue.step(&first, "x", "y", Some(9)).await),
             "the first worker is refused"
         );
         let second = self.claim("w2").await.unwrap();
         assert!(is_lost(&queue.finish(&first, "").await) && is_lost(&queue.fail(&first, "", Then::Dead).await));
         assert!(is_lost(&queue.release(&first).await) && is_lost(&queue.park(&first, Duration::from_secs(1)).await));
         // A step is progress: from here three more are allowed.
-        queue.step(&second, "volume", "journal 2").await.unwrap();
+        queue.step(&second, "volume", "journal 2", Some(2)).await.unwrap();
         for time in 1..=3 {
             self.pass(120);
             let reaped = queue.reap().await.unwrap();
@@ -148,8 +149,33 @@ impl Bench<'_> {
         let dead = queue.job(job.id).await.unwrap().unwrap();
         assert_eq!(
             (dead.state, dead.error.as_deref()),
-            (JobState::Dead, Some("its worker was lost 3 times without a step between"))
+            (JobState::Dead, Some("its worker was lost 3 times before it got a step further"))
         );
+    }
+
+    /// A job that kills whoever converts it: each worker takes it up, goes through the steps before, and is gone.
+    async fn steps_that_are_taken_again_are_no_progress(&self) {
+        let (queue, job) = (self.queue, self.add("web02").await);
+        let lost_at = async |furthest: u32| {
+            let lease = self.claim("w1").await.unwrap();
+            queue.step(&lease, "taken-up", "journal", None).await.unwrap();
+            for place in 1..=furthest {
+                queue.step(&lease, &format!("step {place}"), "journal", Some(place)).await.unwrap();
+            }
+            queue.step(&lease, "convert", "journal", None).await.unwrap();
+            self.pass(120);
+            queue.reap().await.unwrap()
+        };
+        for furthest in [3, 3, 4, 4] {
+            assert_eq!(lost_at(furthest).await.taken_back, [job.id], "a second time, and then it got further");
+        }
+        assert_eq!(lost_at(4).await.dead, [job.id]);
+        // Whoever revives it gives it all of its chances again.
+        queue.retry(job.id).await.unwrap();
+        for _ in 0..2 {
+            assert_eq!(lost_at(3).await.taken_back, [job.id]);
+        }
+        assert_eq!(lost_at(3).await.dead, [job.id]);
     }
 
     async fn what_waits_waits_and_what_is_given_back_keeps_its_place(&self) {
@@ -214,7 +240,7 @@ impl Bench<'_> {
         let lease = self.claim("w1").await.unwrap();
         assert_eq!(queue.cancel(running.id).await.unwrap(), JobState::Running);
         assert_eq!(queue.beat(&lease, "").await.unwrap(), Held::Cancelled);
-        assert_eq!(queue.step(&lease, "release", "").await.unwrap(), Held::Cancelled);
+        assert_eq!(queue.step(&lease, "release", "", Some(1)).await.unwrap(), Held::Cancelled);
         queue.stop(&lease).await.unwrap();
         queue.stop(&lease).await.expect("a resend");
         assert_eq!(self.state(&running).await, JobState::Cancelled);
@@ -235,7 +261,7 @@ impl Bench<'_> {
         for was in ["waiting", "given back", "lost", "failed"] {
             let job = self.add("web09").await;
             let lease = self.claim("w1").await.unwrap();
-            queue.step(&lease, "snapshot", "journal").await.unwrap();
+            queue.step(&lease, "snapshot", "journal", Some(1)).await.unwrap();
             if was == "waiting" {
                 queue.park(&lease, Duration::from_secs(600)).await.unwrap();
             }
@@ -295,6 +321,18 @@ impl Bench<'_> {
         queue.finish(&lease, "{}").await.unwrap();
         assert_eq!(good(queue.good().await.unwrap()), Some(("us-east".to_owned(), second.id, "{}".to_owned())));
         assert_eq!(queue.workers().await.unwrap().into_iter().map(|heard| heard.worker).collect::<Vec<_>>(), ["w9"]);
+        // A server that is no more is forgotten, and the same one in another region, or another one, is not.
+        let dead = self.add("db01").await;
+        let lease = self.claim("w9").await.unwrap();
+        queue.fail(&lease, "no such server", Then::Dead).await.unwrap();
+        let other = self.add("db02").await;
+        let lease = self.claim("w9").await.unwrap();
+        queue.fail(&lease, "no such server", Then::Dead).await.unwrap();
+        assert!(!queue.forget("db01", "eu-de").await.unwrap());
+        assert!(queue.forget("db01", "us-east").await.unwrap());
+        assert!(!queue.forget("db01", "us-east").await.unwrap(), "nothing is left to forget");
+        assert_eq!(good(queue.good().await.unwrap()), None);
+        assert_eq!((queue.job(dead.id).await.unwrap(), self.state(&other).await), (None, JobState::Dead));
     }
 
     async fn the_last_survey_of_each_place_is_kept(&self) {

@@ -1,0 +1,120 @@
+//! A way to a Redis by TCP on which connections break as they do in networks.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use snapferry::queue::{RedisConfig, RedisQueue};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::unix;
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+
+use super::Redis;
+
+/// When a connection is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// The question is lost.
+    Before,
+    /// The answer is.
+    After,
+}
+
+#[derive(Default)]
+struct Faults {
+    accepted: AtomicUsize,
+    /// So many of the first connections are silent.
+    silent: AtomicUsize,
+    /// The words at which a connection is cut, once.
+    cut: Mutex<Option<(Vec<u8>, Cut)>>,
+}
+
+/// Connections that are passed on.
+pub struct Way {
+    port: u16,
+    faults: Arc<Faults>,
+}
+
+impl Way {
+    pub async fn to(redis: &Redis) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (port, faults) = (listener.local_addr().unwrap().port(), Arc::<Faults>::default());
+        let (socket, shared) = (redis.url().strip_prefix("unix://").unwrap().to_owned(), Arc::clone(&faults));
+        tokio::spawn(async move {
+            while let Ok((theirs, _)) = listener.accept().await {
+                let number = shared.accepted.fetch_add(1, Ordering::SeqCst);
+                let ours = UnixStream::connect(&socket).await.unwrap();
+                tokio::spawn(carry(theirs, ours, number, Arc::clone(&shared)));
+            }
+        });
+        Self { port, faults }
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub async fn queue(&self, config: &RedisConfig) -> RedisQueue {
+        RedisQueue::connect(&RedisConfig { url: self.url(), ..config.clone() }).await.unwrap()
+    }
+
+    /// How many connections there were.
+    pub fn accepted(&self) -> usize {
+        self.faults.accepted.load(Ordering::SeqCst)
+    }
+
+    /// From now on nothing comes through on those that there are, and nobody closes them.
+    pub fn silence(&self) {
+        self.faults.silent.store(self.accepted(), Ordering::SeqCst);
+    }
+
+    /// Cuts the next connection over which these words are sent.
+    pub fn cut(&self, words: &str, cut: Cut) {
+        *self.faults.cut.lock().unwrap() = Some((words.as_bytes().to_vec(), cut));
+    }
+
+    /// Whether that has come about.
+    pub fn has_cut(&self) -> bool {
+        self.faults.cut.lock().unwrap().is_none()
+    }
+}
+
+/// Until either side ends it, or it is cut.
+async fn carry(theirs: TcpStream, ours: UnixStream, number: usize, faults: Arc<Faults>) {
+    let ((from_client, to_client), (from_redis, to_redis)) = (theirs.into_split(), ours.into_split());
+    tokio::select! {
+        () = ask(from_client, to_redis, number, &faults) => {}
+        () = answer(from_redis, to_client, number, &faults) => {}
+    }
+}
+
+async fn ask(mut from: OwnedReadHalf, mut to: unix::OwnedWriteHalf, number: usize, faults: &Faults) {
+    let mut bytes = [0; 65536];
+    while let Ok(length @ 1..) = from.read(&mut bytes).await {
+        heed(number, faults).await;
+        let found = |(words, _): &mut (Vec<u8>, Cut)| bytes[..length].windows(words.len()).any(|window| window == words);
+        let cut = faults.cut.lock().unwrap().take_if(found);
+        if matches!(cut, Some((_, Cut::Before))) {
+            return;
+        }
+        if to.write_all(&bytes[..length]).await.is_err() || cut.is_some() {
+            return;
+        }
+    }
+}
+
+async fn answer(mut from: unix::OwnedReadHalf, mut to: OwnedWriteHalf, number: usize, faults: &Faults) {
+    let mut bytes = [0; 65536];
+    while let Ok(length @ 1..) = from.read(&mut bytes).await {
+        heed(number, faults).await;
+        if to.write_all(&bytes[..length]).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn heed(number: usize, faults: &Faults) {
+    if number < faults.silent.load(Ordering::SeqCst) {
+        std::future::pending::<()>().await;
+    }
+}

@@ -155,6 +155,10 @@ async fn own_region(args: &CloudArgs) -> anyhow::Result<String> {
     let own = credentials::metadata(&args.identity)?.instance().await;
     own.map(|own| own.region).map_err(|err| {
         tracing::debug!("{}", crate::retry::chain(&err));
+        // One that is on and fails may answer the next time.
+        if err.class().is_retryable() {
+            return err.into();
+        }
         let why = "which region? Give --region (this server's own is known only where its instance metadata service is on)";
         UsageError(why.to_owned()).into()
     })

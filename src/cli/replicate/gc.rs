@@ -133,6 +133,7 @@ fn print(args: &GcArgs, places: &Places, found: &Survey, removed: &[Removed<'_>]
             "recovery_region": args.recovery.to,
             "bucket": args.recovery.bucket,
             "applied": args.apply,
+            "queue_asked": args.queue.redis.is_some(),
             "findings": found.findings,
             "could_not_list": found.could_not_list,
             "not_looked_at": found.not_looked_at,
@@ -168,6 +169,9 @@ fn print(args: &GcArgs, places: &Places, found: &Survey, removed: &[Removed<'_>]
     if !found.not_looked_at.is_empty() {
         let kinds: Vec<&str> = found.not_looked_at.iter().map(|kind| kind.name()).collect();
         writeln!(out, "not looked at: {}s (images take --to, uploads and objects --bucket)", kinds.join("s, "))?;
+    }
+    if args.queue.redis.is_none() {
+        writeln!(out, "no queue was asked: a fleet's jobs are told from dead ones by their age alone (--redis)")?;
     }
     if leftovers > 0 && !args.apply {
         writeln!(out, "nothing was removed: --apply does it")?;

@@ -78,7 +78,7 @@ pub(super) fn client(config: &RedisConfig) -> Result<Client, QueueError> {
         settings = settings.set_password(password.reveal());
     }
     let keepalive = TcpKeepalive::new().with_time(QUIET).with_interval(PROBE);
-    let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive).set_user_timeout(DEAD);
+    let tcp = TcpSettings::default().set_keepalive(keepalive).set_user_timeout(DEAD);
     info = info.set_redis_settings(settings).set_tcp_settings(tcp);
     let is_tls = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
     let made = if is_tls {

@@ -254,6 +254,15 @@ pub struct Schedule {
     pub last: SystemTime,
 }
 
+/// Since when a schedule that is kept counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// From now on: what lies before is not made up for.
+    Now,
+    /// As the one of that name did before, whose times it has: what was due then is still due.
+    Before,
+}
+
 /// Something that happened to a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Happening {
@@ -261,7 +270,7 @@ pub struct Happening {
     pub at: SystemTime,
     /// To which job.
     pub id: JobId,
-    /// What: `added`, `claimed`, `step`, `parked`, `released`, `done`, `failed`, `dead`, `cancelled`, `taken-back`, `retried`.
+    /// What: `added`, `claimed`, `step`, `released`, `done`, `failed`, `dead`, `cancelled`, `taken-back`, `retried`.
     pub what: String,
     /// Its step, its error, its worker: whatever belongs to it.
     pub details: String,

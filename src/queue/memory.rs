@@ -6,13 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
-use super::job::{Counts, Delivered, Enqueued, Good, Happening, Heard, Job, JobState, NewJob, Reaped, Schedule, Surveyed};
-use super::{Held, Lease, Queue, QueueError, Then, Timing, Token};
+use super::job::{Counts, Delivered, Enqueued, Good, Happening, Heard, Job, JobState, NewJob, Reaped, Schedule, Since, Surveyed};
+use super::{EVENTS_KEPT, Held, Lease, Queue, QueueError, Then, Timing, Token};
 use crate::clock::Clock;
 use crate::job::JobId;
-
-/// Events that are kept.
-const EVENTS_KEPT: usize = 10_000;
 
 /// A job and what only the queue knows of it.
 struct Kept {
@@ -119,14 +116,15 @@ impl MemoryQueue {
         Ok(())
     }
 
-    fn give_back(&self, lease: &Lease, wait: Duration, what: &str, details: &str, failed: Option<&str>) -> Result<(), QueueError> {
+    /// Back at once, or, after an error, some time later.
+    fn give_back(&self, lease: &Lease, failed: Option<(&str, Duration)>) -> Result<(), QueueError> {
         let mut now = self.change();
         if failed.is_some() && now.inside.jobs.get(&lease.id).is_some_and(|kept| kept.failed_by.as_ref() == Some(&lease.token)) {
             return Ok(());
         }
         let kept = now.holder(lease)?;
         kept.token = None;
-        if let Some(error) = failed {
+        if let Some((error, _)) = failed {
             kept.failed_by = Some(lease.token.clone());
             kept.job.error = Some(error.to_owned());
             kept.job.attempts += 1;
@@ -134,13 +132,13 @@ impl MemoryQueue {
         if kept.job.cancel && kept.job.journal.is_none() {
             now.turn(lease.id, JobState::Cancelled, None);
             now.note(lease.id, "cancelled", "");
-        } else if wait.is_zero() && failed.is_none() {
-            now.turn(lease.id, JobState::Ready, None);
-            now.note(lease.id, what, details);
-        } else {
+        } else if let Some((error, wait)) = failed {
             let due = now.now_ms + milliseconds(wait);
             now.turn(lease.id, JobState::Delayed, Some(due));
-            now.note(lease.id, what, details);
+            now.note(lease.id, "failed", error);
+        } else {
+            now.turn(lease.id, JobState::Ready, None);
+            now.note(lease.id, "released", "");
         }
         Ok(())
     }
@@ -281,15 +279,8 @@ impl Queue for MemoryQueue {
         })
     }
 
-    async fn park(&self, lease: &Lease, wait: Duration) -> Result<(), QueueError> {
-        if wait.is_zero() {
-            return self.release(lease).await;
-        }
-        self.give_back(lease, wait, "parked", &milliseconds(wait).to_string(), None)
-    }
-
     async fn release(&self, lease: &Lease) -> Result<(), QueueError> {
-        self.give_back(lease, Duration::ZERO, "released", "", None)
+        self.give_back(lease, None)
     }
 
     async fn finish(&self, lease: &Lease, result: &str) -> Result<(), QueueError> {
@@ -299,7 +290,7 @@ impl Queue for MemoryQueue {
     async fn fail(&self, lease: &Lease, error: &str, then: Then) -> Result<(), QueueError> {
         match then {
             Then::Dead => self.end(lease, JobState::Dead, error),
-            Then::RetryAfter(wait) => self.give_back(lease, wait, "failed", error, Some(error)),
+            Then::RetryAfter(wait) => self.give_back(lease, Some((error, wait))),
         }
     }
 
@@ -391,12 +382,21 @@ impl Queue for MemoryQueue {
         Ok(crate::units::to_u64(there - now.inside.jobs.len()))
     }
 
-    async fn set_schedule(&self, name: &str, plan: Option<&str>) -> Result<bool, QueueError> {
+    async fn now(&self) -> Result<SystemTime, QueueError> {
+        Ok(self.change().now)
+    }
+
+    async fn set_schedule(&self, name: &str, plan: &str, since: Since) -> Result<(), QueueError> {
         let mut now = self.change();
-        let Some(plan) = plan else { return Ok(now.inside.schedules.remove(name).is_some()) };
-        let schedule = Schedule { name: name.to_owned(), plan: plan.to_owned(), last: now.now };
+        let before = now.inside.schedules.get(name).filter(|_| since == Since::Before);
+        let last = before.map_or(now.now, |before| before.last);
+        let schedule = Schedule { name: name.to_owned(), plan: plan.to_owned(), last };
         now.inside.schedules.insert(name.to_owned(), schedule);
-        Ok(true)
+        Ok(())
+    }
+
+    async fn remove_schedule(&self, name: &str) -> Result<bool, QueueError> {
+        Ok(self.change().inside.schedules.remove(name).is_some())
     }
 
     async fn schedules(&self) -> Result<Vec<Schedule>, QueueError> {
@@ -465,6 +465,13 @@ impl Queue for MemoryQueue {
         let now = self.change();
         let count = |state| now.inside.jobs.values().filter(|kept| kept.job.state == state).count();
         Ok(Counts(JobState::ALL.into_iter().map(|state| (state, crate::units::to_u64(count(state)))).collect()))
+    }
+
+    async fn waiting(&self) -> Result<Option<Duration>, QueueError> {
+        let now = self.change();
+        let ready = now.inside.jobs.values().filter(|kept| kept.job.state == JobState::Ready);
+        let since = ready.map(|kept| kept.job.changed_at).min();
+        Ok(since.map(|since| now.now.duration_since(since).unwrap_or_default()))
     }
 
     async fn events(&self, most: usize) -> Result<Vec<Happening>, QueueError> {

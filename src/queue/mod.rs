@@ -7,7 +7,7 @@
 //!           enqueue            claim                finish
 //!   ─▶ delayed ──due──▶ ready ───────▶ running ───────────────▶ done
 //!         ▲               ▲   ◀─release──┤ │ └──fail for good──▶ dead ──retry──▶ ready
-//!         └── park, fail ─┼──────────────┘ │      ▲
+//!         └───── fail ────┼──────────────┘ │      ▲
 //!                         └──lease ran out─┴──────┘ a third time, no further      cancel ─▶ cancelled
 //! ```
 //!
@@ -38,13 +38,18 @@ mod memory;
 mod redis;
 
 pub use connection::RedisConfig;
-pub use job::{Counts, Delivered, Enqueued, Good, Happening, Heard, Job, JobState, NewJob, Priority, Reaped, Schedule, Surveyed};
+pub use job::{
+    Counts, Delivered, Enqueued, Good, Happening, Heard, Job, JobState, NewJob, Priority, Reaped, Schedule, Since, Surveyed,
+};
 pub use legacy::{Imported, import_legacy};
 pub use memory::MemoryQueue;
 pub use redis::RedisQueue;
 
 /// The form of what is kept in Redis. A queue that holds a later one is refused.
 pub const SCHEMA: u32 = 1;
+
+/// So many events are kept, or a few more.
+pub const EVENTS_KEPT: usize = 10_000;
 
 /// How leases are timed. With these, a worker that has stopped by itself has nothing in flight when another one takes over: it stops 90 s after
 /// the last beat that it sent, no request that changes anything lasts longer than 25 s after that, and the lease lasts 120 s.
@@ -219,9 +224,6 @@ pub trait Queue: Send + Sync {
     /// it ends one: only a step further than ever before is progress, since whoever takes a job over goes through the earlier ones again.
     async fn step(&self, lease: &Lease, step: &str, journal: &str, through: Option<u32>) -> Result<Held, QueueError>;
 
-    /// Gives a job back that has to wait, for so long; nothing is counted against it.
-    async fn park(&self, lease: &Lease, wait: Duration) -> Result<(), QueueError>;
-
     /// Gives a job back at once, in its old place; nothing is counted against it.
     async fn release(&self, lease: &Lease) -> Result<(), QueueError>;
 
@@ -243,8 +245,14 @@ pub trait Queue: Send + Sync {
     /// Takes the jobs back whose leases have run out. After a restart of the queue nothing is taken back for one lease: nobody could beat meanwhile.
     async fn reap(&self) -> Result<Reaped, QueueError>;
 
-    /// Keeps a schedule under a name, from now on; `None` removes it. Whether there was one to remove.
-    async fn set_schedule(&self, name: &str, plan: Option<&str>) -> Result<bool, QueueError>;
+    /// The queue's own time, by which everything in it happens.
+    async fn now(&self) -> Result<SystemTime, QueueError>;
+
+    /// Keeps a schedule under a name, in place of the one before.
+    async fn set_schedule(&self, name: &str, plan: &str, since: Since) -> Result<(), QueueError>;
+
+    /// Removes a schedule; whether there was one.
+    async fn remove_schedule(&self, name: &str) -> Result<bool, QueueError>;
 
     /// The schedules, by name.
     async fn schedules(&self) -> Result<Vec<Schedule>, QueueError>;
@@ -284,6 +292,9 @@ pub trait Queue: Send + Sync {
 
     /// How many there are in each state.
     async fn counts(&self) -> Result<Counts, QueueError>;
+
+    /// For how long the job has been ready that has been so the longest. None where none is.
+    async fn waiting(&self) -> Result<Option<Duration>, QueueError>;
 
     /// What has happened, the newest last, at most so many.
     async fn events(&self, most: usize) -> Result<Vec<Happening>, QueueError>;

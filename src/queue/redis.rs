@@ -9,9 +9,9 @@ use redis::{FromRedisValue, Script};
 
 use super::connection::{Line, RedisConfig, address_of};
 use super::job::{
-    Counts, Delivered, Enqueued, Good, Happening, Heard, Job, JobState, NewJob, Priority, Reaped, Schedule, Surveyed,
+    Counts, Delivered, Enqueued, Good, Happening, Heard, Job, JobState, NewJob, Priority, Reaped, Schedule, Since, Surveyed,
 };
-use super::{Held, Lease, Queue, QueueError, Then, Timing, Token};
+use super::{EVENTS_KEPT, Held, Lease, Queue, QueueError, Then, Timing, Token};
 use crate::job::JobId;
 
 /// What all keys begin with, unless told otherwise. The braces are a hash tag: all keys lie in one slot of a cluster.
@@ -31,7 +31,7 @@ macro_rules! scripts {
 
         impl Scripts {
             fn on(clock: &str) -> Self {
-                let whole = |body: &str| Script::new(&format!("{clock}{}{body}", include_str!("lua/common.lua")));
+                let whole = |body: &str| Script::new(&format!("{clock}local EVENTS_KEPT = {EVENTS_KEPT}\n{}{body}", include_str!("lua/states.lua")));
                 Self { $($name: whole(include_str!($file)),)* }
             }
         }
@@ -43,7 +43,7 @@ scripts! {
     claim = "lua/claim.lua",
     beat = "lua/beat.lua",
     step = "lua/step.lua",
-    park = "lua/park.lua",
+    release = "lua/release.lua",
     finish = "lua/finish.lua",
     fail = "lua/fail.lua",
     cancel = "lua/cancel.lua",
@@ -55,6 +55,7 @@ scripts! {
     survey = "lua/survey.lua",
     schedule = "lua/schedule.lua",
     tick = "lua/tick.lua",
+    waiting = "lua/waiting.lua",
 }
 
 /// A client, its connection made anew whenever it breaks.
@@ -214,12 +215,8 @@ impl Queue for RedisQueue {
         self.leased(&self.scripts.step, lease, &[&self.lease_ms(), step, journal, &through]).await
     }
 
-    async fn park(&self, lease: &Lease, wait: Duration) -> Result<(), QueueError> {
-        self.leased(&self.scripts.park, lease, &[&wait.as_millis().to_string()]).await.map(drop)
-    }
-
     async fn release(&self, lease: &Lease) -> Result<(), QueueError> {
-        self.park(lease, Duration::ZERO).await
+        self.leased(&self.scripts.release, lease, &[]).await.map(drop)
     }
 
     async fn finish(&self, lease: &Lease, result: &str) -> Result<(), QueueError> {
@@ -277,8 +274,24 @@ impl Queue for RedisQueue {
         }
     }
 
-    async fn set_schedule(&self, name: &str, plan: Option<&str>) -> Result<bool, QueueError> {
-        self.run(&self.scripts.schedule, &[name, plan.unwrap_or_default()]).await
+    async fn now(&self) -> Result<SystemTime, QueueError> {
+        if let Some(clock) = &self.given_clock {
+            return Ok(at_ms(clock.load(std::sync::atomic::Ordering::Relaxed)));
+        }
+        let (seconds, microseconds): (u64, u64) = self.ask(&redis::cmd("TIME")).await?;
+        Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_micros(microseconds))
+    }
+
+    async fn set_schedule(&self, name: &str, plan: &str, since: Since) -> Result<(), QueueError> {
+        let since = match since {
+            Since::Now => "now",
+            Since::Before => "before",
+        };
+        self.run::<u64>(&self.scripts.schedule, &[name, plan, since]).await.map(drop)
+    }
+
+    async fn remove_schedule(&self, name: &str) -> Result<bool, QueueError> {
+        self.run(&self.scripts.schedule, &[name, ""]).await
     }
 
     async fn schedules(&self) -> Result<Vec<Schedule>, QueueError> {
@@ -371,6 +384,11 @@ impl Queue for RedisQueue {
             counts.insert(state, self.ask(redis::cmd("ZCARD").arg(self.key(set_of(state)))).await?);
         }
         Ok(Counts(counts))
+    }
+
+    async fn waiting(&self) -> Result<Option<Duration>, QueueError> {
+        let milliseconds: Option<u64> = self.run(&self.scripts.waiting, &[]).await?;
+        Ok(milliseconds.map(Duration::from_millis))
     }
 
     async fn events(&self, most: usize) -> Result<Vec<Happening>, QueueError> {

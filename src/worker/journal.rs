@@ -360,6 +360,18 @@ mod tests {
         Entry::new(SystemTime::UNIX_EPOCH, event, &state)
     }
 
+    /// What the queue takes for progress.
+    #[test]
+    fn only_a_step_that_is_through_has_a_place() {
+        let through = |step| Event::Done { step, took_ms: 0 }.through();
+        let places: Vec<Option<u32>> = Step::ALL.into_iter().map(through).collect();
+        assert_eq!(places, (1..=14).map(Some).collect::<Vec<_>>());
+        let intent = Event::Intent { step: Step::Prune, name: String::new() };
+        for event in [Event::TakenUp { host: String::new() }, intent, Event::Finished, Event::Abandoned] {
+            assert_eq!(event.through(), None, "{event:?}");
+        }
+    }
+
     #[tokio::test]
     async fn what_was_recorded_is_read_and_a_cut_line_counts_for_nothing() {
         let temp = tempfile::tempdir().expect("a folder");

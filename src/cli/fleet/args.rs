@@ -70,7 +70,7 @@ pub struct EnqueueArgs {
     pub which: ServersArgs,
 
     /// Take over the names in this plain list in Redis, as shell scripts have filled it, and empty it
-    #[arg(long, value_name = "LIST", num_args = 0..=1, default_missing_value = "queue", conflicts_with_all = ["servers", "file", "tag", "later", "at"])]
+    #[arg(long, value_name = "LIST", num_args = 0..=1, default_missing_value = "queue", conflicts_with_all = ["servers", "file", "tag", "later", "at", "wait", "json"])]
     pub import_legacy: Option<String>,
 
     /// Who goes first: 9 before 0
@@ -85,7 +85,7 @@ pub struct EnqueueArgs {
     #[arg(long, value_name = "TIME", conflicts_with = "later")]
     pub at: Option<Timestamp>,
 
-    /// Wait until all of them are over; the exit code is that of the worst
+    /// Wait until all of them are over; the exit code is 5 where one is dead, and 130 where one was cancelled
     #[arg(long)]
     pub wait: bool,
 
@@ -153,9 +153,9 @@ pub enum JobsAction {
         #[arg(long, value_name = "STATE")]
         state: Option<JobState>,
 
-        /// At most so many of each state
-        #[arg(long, default_value = "20", value_name = "N")]
-        most: usize,
+        /// At most so many of each state [default: 20, and all with --json]
+        #[arg(long, value_name = "N")]
+        most: Option<usize>,
 
         #[command(flatten)]
         output: OutputArgs,

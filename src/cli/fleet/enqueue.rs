@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime};
 use serde_json::json;
 
 use super::args::EnqueueArgs;
-use super::open;
 use super::servers::chosen;
+use super::{Away, open};
 use crate::cancel::Cancel;
-use crate::cli::cloud::home_region;
+use crate::cli::cloud::{args::OutputArgs, home_region};
 use crate::cli::exit::Code;
 use crate::cli::replicate::job_of;
 use crate::cli::signals::{self, Left};
@@ -63,7 +63,7 @@ pub fn run(args: &EnqueueArgs) -> anyhow::Result<Code> {
                 writeln!(out, "{id}  {} into {}{}", job.server, job.region, if fresh { "" } else { ", in the queue already" })?;
             }
         }
-        if args.wait { wait(&queue, watched, &cancel).await } else { Ok(Code::Done) }
+        if args.wait { wait(&queue, watched, &args.output, &cancel).await } else { Ok(Code::Done) }
     })
 }
 
@@ -96,20 +96,33 @@ async fn import(queue: &RedisQueue, list: &str, new: impl Fn(&str) -> anyhow::Re
 }
 
 /// Waits until all are over. That somebody stops waiting stops no job.
-async fn wait(queue: &dyn Queue, mut open: Vec<JobId>, cancel: &Cancel) -> anyhow::Result<Code> {
-    let mut code = Code::Done;
+async fn wait(queue: &dyn Queue, mut open: Vec<JobId>, output: &OutputArgs, cancel: &Cancel) -> anyhow::Result<Code> {
+    let (mut code, mut away) = (Code::Done, Away::default());
     while !open.is_empty() {
         let mut still = Vec::new();
         for id in open {
-            let Some(job) = queue.job(id).await? else { return Err(QueueError::NoSuchJob { id }.into()) };
+            let job = match queue.job(id).await {
+                Ok(job) => job.ok_or(QueueError::NoSuchJob { id })?,
+                Err(error) if away.bears(&error) => {
+                    still.push(id);
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            away.is_back();
             if !job.state.is_over() {
                 still.push(id);
                 continue;
             }
-            writeln!(stdout().lock(), "{id}  {} into {}: {}", job.server, job.region, ending(&job))?;
-            if job.state != JobState::Done {
-                code = Code::Cloud;
+            let mut out = stdout().lock();
+            if output.json {
+                let ended =
+                    json!({ "job": id, "server": job.server, "region": job.region, "state": job.state, "error": job.error });
+                writeln!(out, "{ended}")?;
+            } else {
+                writeln!(out, "{id}  {} into {}: {}", job.server, job.region, ending(&job))?;
             }
+            code = worse(code, job.state);
         }
         open = still;
         if open.is_empty() {
@@ -127,10 +140,33 @@ async fn wait(queue: &dyn Queue, mut open: Vec<JobId>, cancel: &Cancel) -> anyho
     Ok(code)
 }
 
+/// The exit code, with a job that has come to its end.
+fn worse(code: Code, state: JobState) -> Code {
+    match (code, state) {
+        (code, JobState::Done) => code,
+        (Code::Done, JobState::Cancelled) => Code::Interrupted,
+        (code, JobState::Cancelled) => code,
+        _ => Code::Cloud,
+    }
+}
+
 fn ending(job: &Job) -> String {
     match &job.error {
         // What to do about it, in a line of its own.
         Some(error) if job.state != JobState::Done => format!("{}: {}", job.state, error.replace('\n', "\n  ")),
         _ => job.state.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_job_is_worse_than_a_cancelled_one() {
+        let code = |states: &[JobState]| states.iter().fold(Code::Done, |code, &state| worse(code, state));
+        assert_eq!(code(&[JobState::Done, JobState::Done]), Code::Done);
+        assert_eq!(code(&[JobState::Done, JobState::Cancelled, JobState::Done]), Code::Interrupted);
+        assert_eq!(code(&[JobState::Cancelled, JobState::Dead, JobState::Cancelled]), Code::Cloud);
     }
 }

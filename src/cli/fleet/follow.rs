@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::args::QueueArgs;
 use super::jobs::at;
-use super::open;
+use super::{Away, open};
 use crate::cancel::Cancel;
 use crate::cli::exit::Code;
 use crate::cli::lengths::clock_face;
@@ -15,14 +15,14 @@ use crate::cli::signals::{self, Left};
 use crate::cli::table::{Table, first_line};
 use crate::clock::rfc3339;
 use crate::job::JobId;
-use crate::queue::{Happening, JobState, Queue};
+use crate::queue::{EVENTS_KEPT, Happening, JobState, Queue};
 
-/// Events that are looked through; the queue keeps about so many.
-pub const EVENTS: usize = 10_000;
 /// How often is looked.
 const LOOK: Duration = Duration::from_secs(1);
 /// Events that may happen between two looks and are still seen.
 const BETWEEN: usize = 1000;
+/// Jobs that run, of which all are shown, in any fleet there is.
+const RUNNING: usize = 10_000;
 /// Jobs that are over, or wait, of which so many are shown.
 const SHOWN: usize = 10;
 /// To the upper left corner, and nothing below it (ECMA-48: CUP, ED).
@@ -30,7 +30,7 @@ const CLEARED: &str = "\x1b[H\x1b[J";
 
 pub fn logs(job: Option<JobId>, follow: bool, as_json: bool, queue: &QueueArgs) -> anyhow::Result<Code> {
     watched(queue, follow, async |queue, last: &mut Option<Happening>| {
-        let most = if last.is_some() { BETWEEN } else { EVENTS };
+        let most = if last.is_some() { BETWEEN } else { EVENTS_KEPT };
         let events = queue.events(most).await?;
         // Where the last one that was seen is not among them, all of them are new.
         let from = last.as_ref().and_then(|last| events.iter().rposition(|event| event == last)).map_or(0, |at| at + 1);
@@ -57,7 +57,7 @@ pub fn watch(queue: &QueueArgs) -> anyhow::Result<Code> {
         let counts = queue.counts().await?;
         let summary: Vec<String> = JobState::ALL.iter().map(|&state| format!("{} {state}", counts.of(state))).collect();
         let mut table = Table::new(&["job", "server", "region", "now", "for", "worker", "error"]);
-        let running = queue.jobs(JobState::Running, EVENTS).await?;
+        let running = queue.jobs(JobState::Running, RUNNING).await?;
         let others = queue.jobs_in(&[JobState::Ready, JobState::Delayed, JobState::Dead], SHOWN).await?;
         for job in running.into_iter().chain(others) {
             table.row(vec![
@@ -83,9 +83,13 @@ async fn look<T: Default>(
     cancel: &Cancel,
     mut work: impl AsyncFnMut(&dyn Queue, &mut T) -> anyhow::Result<()>,
 ) -> anyhow::Result<Code> {
-    let mut kept = T::default();
+    let (mut kept, mut away) = (T::default(), Away::default());
     loop {
-        work(queue, &mut kept).await?;
+        match work(queue, &mut kept).await {
+            Ok(()) => away.is_back(),
+            Err(error) if again && error.downcast_ref().is_some_and(|error| away.bears(error)) => {}
+            Err(error) => return Err(error),
+        }
         if !again {
             return Ok(Code::Done);
         }

@@ -10,14 +10,19 @@ use super::{follow, on_queue};
 use crate::cli::exit::Code;
 use crate::cli::table::{self, Table};
 use crate::clock::rfc3339;
-use crate::queue::{Job, JobState, Queue, QueueError};
+use crate::queue::{EVENTS_KEPT, Job, JobState, Queue, QueueError};
+use crate::units::to_u64;
 use crate::worker::Age;
+
+/// Jobs of each state that are listed for people.
+const LISTED: usize = 20;
 
 pub fn run(args: &JobsArgs) -> anyhow::Result<Code> {
     match &args.action {
         JobsAction::List { state, most, output, queue } => on_queue(queue, async |queue| {
             let states = state.map_or_else(|| JobState::ALL.to_vec(), |state| vec![state]);
-            let jobs = queue.jobs_in(&states, *most).await?;
+            let most = most.unwrap_or(if output.json { usize::MAX } else { LISTED });
+            let jobs = queue.jobs_in(&states, most).await?;
             if output.json {
                 writeln!(stdout().lock(), "{}", jobs.iter().map(shown).collect::<Value>())?;
                 return Ok(());
@@ -35,11 +40,18 @@ pub fn run(args: &JobsArgs) -> anyhow::Result<Code> {
                     job.error.clone().unwrap_or_default(),
                 ]);
             }
-            Ok(table.write(&mut stdout().lock())?)
+            table.write(&mut stdout().lock())?;
+            let counts = queue.counts().await?;
+            let cut: Vec<&str> =
+                states.iter().filter(|&&state| counts.of(state) > to_u64(most)).map(|state| state.name()).collect();
+            if !cut.is_empty() {
+                tracing::warn!("there are more jobs that are {}: --most N shows them", cut.join(", "));
+            }
+            Ok(())
         }),
         JobsAction::Show { job, output, queue } => on_queue(queue, async |queue| {
             let found = queue.job(*job).await?.ok_or(QueueError::NoSuchJob { id: *job })?;
-            let events: Vec<_> = queue.events(follow::EVENTS).await?.into_iter().filter(|event| event.id == *job).collect();
+            let events: Vec<_> = queue.events(EVENTS_KEPT).await?.into_iter().filter(|event| event.id == *job).collect();
             if output.json {
                 let mut all = shown(&found);
                 all["spec"] = serde_json::from_str(&found.spec).unwrap_or_default();
@@ -74,6 +86,11 @@ pub fn run(args: &JobsArgs) -> anyhow::Result<Code> {
                 let words = match queue.cancel(*id).await? {
                     JobState::Ready => "a worker is told, and removes what was made".to_owned(),
                     JobState::Running => "its worker is told, and removes what it made".to_owned(),
+                    JobState::Dead => format!(
+                        "dead already, and nothing was removed: `snapferry gc` removes what it left, or `snapferry jobs retry {id}` \
+                         and then cancel"
+                    ),
+                    JobState::Done => "done already".to_owned(),
                     state => state.to_string(),
                 };
                 writeln!(stdout().lock(), "{id}  {words}")?;

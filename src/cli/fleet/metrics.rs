@@ -136,10 +136,7 @@ impl Metrics {
             jobs.get_or_create(&StateLabel { state: state.name().to_owned() }).set(count);
         }
         let oldest: Gauge<f64, AtomicU64> = Gauge::default();
-        let waiting = queue.jobs(JobState::Ready, 1).await?;
-        oldest.set(
-            waiting.first().map_or(0.0, |job| SystemTime::now().duration_since(job.added_at).unwrap_or_default().as_secs_f64()),
-        );
+        oldest.set(queue.waiting().await?.unwrap_or_default().as_secs_f64());
         let last: Family<ServerLabels, Gauge<f64, AtomicU64>> = Family::default();
         for good in queue.good().await? {
             let at = good.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
@@ -157,7 +154,12 @@ impl Metrics {
         }
         let mut registry = Registry::with_prefix("snapferry");
         registry.register("jobs", "Jobs in the queue", jobs);
-        registry.register_with_unit("oldest_ready", "Age of the job that is next", Unit::Seconds, oldest);
+        registry.register_with_unit(
+            "oldest_ready",
+            "For how long the job has been ready that has been so the longest",
+            Unit::Seconds,
+            oldest,
+        );
         registry.register_with_unit(
             "last_success_timestamp",
             "When a server's image last arrived in a region",

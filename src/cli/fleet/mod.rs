@@ -1,12 +1,13 @@
 //! The fleet: servers are enqueued in one place and replicated by whichever worker is free.
 
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::cli::credentials::Environment;
 use crate::cli::exit::{Code, UsageError};
 use crate::queue::examine::{Finding, ask, judge};
-use crate::queue::{RedisConfig, RedisQueue, Timing};
+use crate::queue::{QueueError, RedisConfig, RedisQueue, Timing};
+use crate::retry::{Class, chain};
 use crate::secret::Secret;
 use crate::worker::Age;
 use args::QueueArgs;
@@ -21,6 +22,28 @@ pub mod schedule;
 mod servers;
 pub mod status;
 pub mod worker;
+
+/// How long somebody who looks on bears with a queue that can't be reached: longer than a restart or a failover takes.
+const AWAY: Duration = Duration::from_secs(600);
+
+/// Since when the queue has not answered.
+#[derive(Default)]
+struct Away(Option<Instant>);
+
+impl Away {
+    /// Whether to look again after that.
+    fn bears(&mut self, error: &QueueError) -> bool {
+        if self.0.is_none() && error.class() == Class::Transient {
+            tracing::warn!("looking again for {} s: {}", AWAY.as_secs(), chain(error));
+        }
+        error.class() == Class::Transient && self.0.get_or_insert_with(Instant::now).elapsed() < AWAY
+    }
+
+    /// It has answered.
+    fn is_back(&mut self) {
+        self.0 = None;
+    }
+}
 
 /// How leases are timed: all parts in proportion where the whole was given.
 fn timing(args: &QueueArgs) -> Timing {

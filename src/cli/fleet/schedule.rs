@@ -14,7 +14,7 @@ use crate::cli::replicate::job_of;
 use crate::cli::table::Table;
 use crate::clock::{SystemClock, rfc3339};
 use crate::job::JobId;
-use crate::queue::Queue;
+use crate::queue::{Queue as _, Since};
 use crate::worker::fleet::schedule::{Plan, Ticks, read};
 
 pub fn run(args: &ScheduleArgs) -> anyhow::Result<Code> {
@@ -23,7 +23,7 @@ pub fn run(args: &ScheduleArgs) -> anyhow::Result<Code> {
         ScheduleAction::Add(args) => add(args),
         ScheduleAction::Rm { names, queue } => on_queue(queue, async |queue| {
             for name in names {
-                if !queue.set_schedule(name, None).await? {
+                if !queue.remove_schedule(name).await? {
                     return Err(UsageError(format!(
                         "there is no schedule {name}; `snapferry schedule list` shows those there are"
                     ))
@@ -44,7 +44,12 @@ fn add(args: &ScheduleAddArgs) -> anyhow::Result<Code> {
         let home = home_region(&args.cloud).await?;
         let jobs = servers.iter().map(|server| job_of(server, &args.how, &args.recovery, JobId::new(&SystemClock), &home));
         let plan = Plan { cron: args.cron.clone(), priority: args.priority, jobs: jobs.collect::<anyhow::Result<_>>()? };
-        open(&args.queue).await?.set_schedule(&args.name, Some(&serde_json::to_string(&plan)?)).await?;
+        let queue = open(&args.queue).await?;
+        let before = queue.schedules().await?.into_iter().find(|schedule| schedule.name == args.name);
+        // Other servers at the same times: what is due by now stays due.
+        let same = before.and_then(|before| read(&before).ok()).is_some_and(|(before, _)| before.cron == plan.cron);
+        let since = if same { Since::Before } else { Since::Now };
+        queue.set_schedule(&args.name, &serde_json::to_string(&plan)?, since).await?;
         let plural = if servers.len() == 1 { "" } else { "s" };
         writeln!(stdout().lock(), "{}: {} server{plural}, next at {}", args.name, servers.len(), rfc3339(next))?;
         Ok(Code::Done)

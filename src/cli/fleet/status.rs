@@ -13,7 +13,7 @@ use crate::cli::exit::{Code, UsageError};
 use crate::cli::lengths::rough;
 use crate::cli::table::Table;
 use crate::clock::rfc3339;
-use crate::queue::{Good, Job, JobState, Queue};
+use crate::queue::{Good, Heard, Job, JobState, Queue};
 use crate::worker::Age;
 use crate::worker::fleet::schedule::read;
 
@@ -71,7 +71,10 @@ pub fn run(args: &StatusArgs) -> anyhow::Result<Code> {
         if args.output.json {
             let all: Vec<Value> =
                 rows.iter().map(|((server, region), row)| shown(server, region, row, now, too_old(row))).collect();
-            return Ok(writeln!(stdout().lock(), "{}", Value::from(all))?);
+            let workers = queue.workers().await?;
+            let heard = |heard: &Heard| json!({ "worker": heard.worker, "heard_at": rfc3339(heard.at) });
+            let all = json!({ "servers": all, "workers": workers.iter().map(heard).collect::<Value>() });
+            return Ok(writeln!(stdout().lock(), "{all}")?);
         }
         let mut table = Table::new(&["server", "region", "last good", "image", "now", "failed"]);
         for ((server, region), row) in &rows {

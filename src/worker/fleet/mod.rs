@@ -22,7 +22,7 @@ pub mod schedule;
 mod watched;
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rand::RngExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -225,7 +225,7 @@ impl<'a> Worker<'a> {
     /// Adds the jobs of schedules whose time has come.
     async fn tick(&self) {
         while !self.drain.is_cancelled() {
-            let added = async { schedule::add_due(&*self.queue, &self.queue.schedules().await?, SystemTime::now()).await };
+            let added = async { schedule::add_due(&*self.queue, &self.queue.schedules().await?, self.queue.now().await?).await };
             if let Err(error) = added.await {
                 self.failed(&error);
             }

@@ -42,6 +42,9 @@ async fn several_servers_on_two_workers_all_arrive() {
     }
     // A server that is in no cloud ends as dead, with the reason; a name that makes no sense is not even added.
     let worker = fleet.worker(Host::Own);
+    let said = fleet.run(&["enqueue", "web97", "--wait", "--json"]).await.code(5);
+    let lines: Vec<Value> = said.out().lines().map(|line| serde_json::from_str(line).expect("JSON alone")).collect();
+    assert_eq!((&lines[0]["added"], &lines[1]["state"]), (&true.into(), &"dead".into()), "{lines:?}");
     fleet.run(&["enqueue", "web99", "--wait"]).await.code(5).says(&["web99 into us-east: dead", "there is no server"]);
     fleet.run(&["enqueue", "Web_1"]).await.code(2).says(&["is no name for the cloud"]);
     drop(worker);
@@ -100,7 +103,7 @@ async fn status_tells_how_old_the_images_are_and_fails_where_they_are_too_old() 
     let worker = fleet.worker(Host::Own);
     fleet.run(&["enqueue", SERVER, "--wait"]).await.code(0);
     fleet.run(&["status", "--check"]).await.code(0).says(&["web01", "us-east", "web01-latest", "worker ferry ("]);
-    let row = fleet.run(&["status", "--json", SERVER]).await.json()[0].clone();
+    let row = fleet.run(&["status", "--json", SERVER]).await.json()["servers"][0].clone();
     assert!(row["age_seconds"].as_u64().unwrap() < 60 && row["too_old"] == false, "{row}");
     fleet.run(&["status", "--check", "--max-age", "0s"]).await.code(8).says(&["too old"]);
     // One that has failed is told, and that it was never good.
@@ -112,12 +115,10 @@ async fn status_tells_how_old_the_images_are_and_fails_where_they_are_too_old() 
     fleet.run(&["status", "db01", "--check"]).await.code(8).says(&["db01", "never"]);
     // And one that nobody has ever heard of, as when its name is mistyped, beside one that is well.
     fleet.run(&["status", "--check", SERVER, "web98"]).await.code(8).says(&["never, too old", "web98 was never enqueued"]);
-    let rows = fleet.run(&["status", "--json", "web98"]).await.json();
-    assert_eq!(
-        (&rows[0]["server"], &rows[0]["region"], &rows[0]["too_old"]),
-        (&"web98".into(), &Value::Null, &true.into()),
-        "{rows}"
-    );
+    let all = fleet.run(&["status", "--json", "web98"]).await.json();
+    let row = &all["servers"][0];
+    assert_eq!((&row["server"], &row["region"], &row["too_old"]), (&"web98".into(), &Value::Null, &true.into()), "{all}");
+    assert!(all["workers"][0]["worker"].as_str().unwrap().starts_with("ferry ("), "{all}");
     // One that is no more is forgotten, and no image of it is missed.
     fleet.run(&["status", "--forget", "web98"]).await.code(2).says(&["nothing is known of web98"]);
     fleet.run(&["status", "--forget", "web99", "--to", "eu-de"]).await.code(2);
@@ -134,6 +135,37 @@ async fn status_tells_how_old_the_images_are_and_fails_where_they_are_too_old() 
     let _worker = Worker::start(command);
     fleet.until("nothing to remember", async || queue.counts().await.unwrap().of(JobState::Done) == 0).await;
     fleet.run(&["status", "--check"]).await.code(0).says(&["web01"]);
+}
+
+/// At boot a worker may be there before the way to its metadata service is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_waits_for_its_metadata_service_and_for_no_queue_that_nobody_named() {
+    let Some(fleet) = Fleet::start().await else { return };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let command = || {
+        let mut command = fleet.command(Host::Own, &["worker", "--metrics", "off"]);
+        command.env_remove("SNAPFERRY_VPC_REGION").env("SNAPFERRY_METADATA_ENDPOINT", format!("http://{address}"));
+        command
+    };
+    let mut unnamed = command();
+    unnamed.env_remove("SNAPFERRY_REDIS");
+    fleet.bench.finish(unnamed).await.code(2).says(&["which Redis keeps the jobs?"]);
+    let worker = Worker::start(command());
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+    let service = fleet.bench.sim.metadata_endpoint().strip_prefix("http://").unwrap().to_owned();
+    tokio::spawn(async move {
+        while let Ok((mut theirs, _)) = listener.accept().await {
+            let mut ours = tokio::net::TcpStream::connect(&service).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut theirs, &mut ours).await });
+        }
+    });
+    let queue = fleet.queue().await;
+    fleet.until("the worker", async || !queue.workers().await.unwrap().is_empty()).await;
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.ended().await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -154,6 +186,10 @@ async fn a_schedule_adds_its_jobs_once_however_many_workers_look() {
     let plan = queue.schedules().await.unwrap()[0].plan.clone();
     let yesterday = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() - 86_400_000;
     fleet.redis.command(&["HSET", "{snapferry}:ticks", "often", &yesterday.to_string()]).await;
+    // The same times again, as for another server: what is due stays due.
+    fleet.run(&["schedule", "add", "often", "--cron", "* * * * *", SERVER]).await.code(0);
+    let last = queue.schedules().await.unwrap()[0].last;
+    assert_eq!(last.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis(), yesterday);
     let workers = [fleet.worker(Host::Own), fleet.worker(Host::Other)];
     fleet.until("the tick", async || !queue.events(10).await.unwrap().is_empty()).await;
     fleet.run(&["schedule", "rm", "often"]).await.code(0).says(&["often is no more"]);
@@ -175,6 +211,7 @@ async fn an_old_list_is_taken_over_and_what_makes_no_job_is_kept() {
         "queue:snapferry-refused",
     ]);
     fleet.run(&["enqueue", "--import-legacy"]).await.code(0).says(&["0 jobs from the list queue"]);
+    fleet.run(&["enqueue", "--import-legacy", "--wait"]).await.code(2).says(&["cannot be used with"]);
     fleet.run(&["enqueue", "db01", "--at", "2099-01-31T02:30:00Z"]).await.code(0);
     fleet.run(&["jobs", "list", "--state", "delayed"]).await.code(0).says(&["db01"]);
     fleet.run(&["enqueue", "db02", "--at", "tomorrow"]).await.code(2);
@@ -217,6 +254,8 @@ async fn a_job_that_is_refused_keeps_what_to_do_about_it() {
     let id = said.out().split_whitespace().next().unwrap().to_owned();
     let listed = fleet.run(&["jobs", "list"]).await.code(0).says(&["403 not_authorized"]);
     assert_eq!(listed.out().lines().count(), 2, "{}", listed.out());
+    fleet.run(&["jobs", "cancel", &id]).await.code(0).says(&["dead already, and nothing was removed: `snapferry gc`"]);
+    fleet.run(&["jobs", "list", "--most", "0"]).await.code(0).says(&["there are more jobs that are dead: --most N shows them"]);
     let shown = fleet.run(&["jobs", "show", &id]).await.code(0).says(&["403 not_authorized", next]);
     assert_eq!(shown.out().matches(next).count(), 1, "{}", shown.out());
     worker.signal(Signal::TERM);

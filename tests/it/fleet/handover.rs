@@ -1,6 +1,8 @@
 //! Killed at every change, asleep past its lease, ended in the middle: another worker goes on, and the first one touches nothing.
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixDatagram;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -197,10 +199,27 @@ async fn a_worker_that_is_told_to_end_finishes_what_it_converts() {
     let Some(fleet) = Fleet::start().await else { return };
     let since = fleet.bench.sim.history().len();
     fleet.bench.sim.store().faults().add(Rule::on(Store::UploadPart).when(When::First(1)), Action::Delay { milliseconds: 1500 });
-    let first = fleet.worker(Host::Own);
+    let socket = fleet.bench.state_folder(Host::Own).with_extension("notify");
+    let systemd = UnixDatagram::bind(&socket).unwrap();
+    systemd.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let mut command = fleet.command(Host::Own, &["worker", "--metrics", "off"]);
+    command.env("NOTIFY_SOCKET", &socket);
+    let first = Worker::start(command);
     fleet.run(&["enqueue", SERVER]).await.code(0);
     fleet.until("the part", async || fleet.bench.sim.store().faults().fired() == [1]).await;
     first.signal(Signal::TERM);
+    let stops = tokio::task::spawn_blocking(move || {
+        let mut words = [0; 4096];
+        loop {
+            let length = systemd.recv(&mut words).expect("systemd is told");
+            let told = String::from_utf8_lossy(&words[..length]).into_owned();
+            if told.contains("STOPPING=1") {
+                return told;
+            }
+        }
+    });
+    let stops = stops.await.unwrap();
+    assert!(stops.contains("EXTEND_TIMEOUT_USEC=60000000"), "it asks for time to end in: {stops}");
     assert_eq!(first.ended().await, Some(0));
     let job = fleet.job().await;
     assert_eq!((&job["state"], &job["attempts"]), (&"ready".into(), &0.into()), "given back, and nothing counted: {job}");
@@ -247,7 +266,8 @@ async fn a_claim_and_a_last_word_that_are_lost_are_sent_again() {
         fleet.run(&["enqueue", SERVER]).await.code(0);
         let way = Way::to(&fleet.redis).await;
         way.cut(words, cut);
-        let mut command = fleet.command(Host::Own, &["worker", "--metrics", "off"]);
+        // A lease so long that nothing is said again in vain.
+        let mut command = fleet.bench.command(Host::Own, &["worker", "--metrics", "off", "--lease", "30s"]);
         command.env("SNAPFERRY_REDIS", way.url());
         let _worker = Worker::start(command);
         fleet.until_state("done").await;
@@ -260,7 +280,8 @@ async fn a_claim_and_a_last_word_that_are_lost_are_sent_again() {
     }
 }
 
-/// Redis is gone for a while: shorter than a lease nobody notices, longer than that the worker gives up, and goes on later.
+/// Redis is gone for a while: shorter than a lease nobody notices, longer than that the worker gives up, and goes on later. Whoever waits for
+/// the job goes on waiting.
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_is_killed_and_restarted_under_a_running_job() {
     for gone in [Duration::from_millis(300), Duration::from_secs(4)] {
@@ -272,12 +293,17 @@ async fn redis_is_killed_and_restarted_under_a_running_job() {
             .faults()
             .add(RegionRule::on(Op::GetAttachment).when(When::First(1)), RegionAction::delay(Duration::from_millis(300)));
         let _worker = fleet.worker(Host::Own);
-        fleet.run(&["enqueue", SERVER]).await.code(0);
+        let mut waiting = fleet.command(Host::Own, &["enqueue", SERVER, "--wait"]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(waiting.stdout.take().unwrap());
+        // Its job is in the queue.
+        said.read_line(&mut String::new()).unwrap();
+        let waiting = Worker(waiting);
         fleet.until("the attachment", async || fleet.bench.made(Op::CreateAttachment, since) == 1).await;
         fleet.redis.kill();
         tokio::time::sleep(gone).await;
         fleet.redis.restart().await;
         fleet.until_state("done").await;
+        assert_eq!(waiting.ended().await, Some(0));
         fleet.check(since, &format!("Redis gone for {gone:?}")).await;
     }
 }

@@ -3,14 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use snapferry::job::JobId;
-use snapferry::queue::{JobState, Queue as _};
+use snapferry::queue::{EVENTS_KEPT, JobState, Queue as _};
 use snapferry::sim::RegionOperation as Op;
 
 use super::Fleet;
 use crate::replicate::Host;
-
-/// Events that are looked at: all that the queue keeps.
-const EVENTS: usize = 10_000;
 
 impl Fleet {
     /// Looks at everything from `since` on, which is a place in the cloud's history.
@@ -25,11 +22,11 @@ impl Fleet {
     /// Between two claims of a job the first one's lease has come to an end, by the queue's own account.
     async fn one_worker_at_a_time(&self, queue: &snapferry::queue::RedisQueue, what: &str) {
         let mut running: BTreeSet<JobId> = BTreeSet::new();
-        for event in queue.events(EVENTS).await.unwrap() {
+        for event in queue.events(EVENTS_KEPT).await.unwrap() {
             match event.what.as_str() {
                 "claimed" => assert!(running.insert(event.id), "{what}: {} was claimed by two", event.id),
                 "step" => assert!(running.contains(&event.id), "{what}: {} went on without a lease: {event:?}", event.id),
-                "done" | "dead" | "cancelled" | "failed" | "parked" | "released" | "taken-back" => {
+                "done" | "dead" | "cancelled" | "failed" | "released" | "taken-back" => {
                     running.remove(&event.id);
                 }
                 _ => {}
@@ -51,11 +48,17 @@ impl Fleet {
 
     /// None is lost: what was added is in exactly one state.
     async fn every_job_is_somewhere(&self, queue: &snapferry::queue::RedisQueue, what: &str) {
-        let added: BTreeSet<JobId> =
-            queue.events(EVENTS).await.unwrap().into_iter().filter(|event| event.what == "added").map(|event| event.id).collect();
+        let added: BTreeSet<JobId> = queue
+            .events(EVENTS_KEPT)
+            .await
+            .unwrap()
+            .into_iter()
+            .filter(|event| event.what == "added")
+            .map(|event| event.id)
+            .collect();
         let mut there = BTreeSet::new();
         for state in JobState::ALL {
-            for job in queue.jobs(state, EVENTS).await.unwrap() {
+            for job in queue.jobs(state, EVENTS_KEPT).await.unwrap() {
                 assert!(there.insert(job.id), "{what}: {} is in two states", job.id);
             }
         }

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use snapferry::clock::Clock;
 use snapferry::job::JobId;
-use snapferry::queue::{JobState, Lease, MemoryQueue, NewJob, Priority, Queue, QueueError, Then, Timing, Token};
+use snapferry::queue::{JobState, Lease, MemoryQueue, NewJob, Priority, Queue, QueueError, Since, Then, Timing, Token};
 
 use super::{Redis, SAFE, now_ms};
 
@@ -47,7 +47,6 @@ enum Deed {
     ClaimAgain { worker: usize },
     Beat { lease: usize },
     Step { lease: usize, step: u8, through: Option<u32> },
-    Park { lease: usize, wait: u8 },
     Release { lease: usize },
     Finish { lease: usize },
     Retry { lease: usize, wait: u8 },
@@ -58,8 +57,9 @@ enum Deed {
     Reap,
     Purge,
     Forget { server: u8 },
-    Schedule { name: u8, made: bool },
+    Schedule { name: u8, since: Option<Since> },
     Tick { name: u8, ahead: u64 },
+    Waiting,
     Pass { milliseconds: u64 },
 }
 
@@ -71,7 +71,6 @@ fn deed() -> impl Strategy<Value = Deed> {
         1 => (0_usize..3).prop_map(|worker| Deed::ClaimAgain { worker }),
         3 => (0_usize..8).prop_map(|lease| Deed::Beat { lease }),
         3 => (0_usize..8, 0_u8..3, proptest::option::of(1_u32..4)).prop_map(|(lease, step, through)| Deed::Step { lease, step, through }),
-        1 => (0_usize..8, 0_u8..3).prop_map(|(lease, wait)| Deed::Park { lease, wait }),
         1 => (0_usize..8).prop_map(|lease| Deed::Release { lease }),
         2 => (0_usize..8).prop_map(|lease| Deed::Finish { lease }),
         1 => (0_usize..8, 0_u8..3).prop_map(|(lease, wait)| Deed::Retry { lease, wait }),
@@ -82,7 +81,9 @@ fn deed() -> impl Strategy<Value = Deed> {
         3 => Just(Deed::Reap),
         1 => Just(Deed::Purge),
         1 => (0_u8..4).prop_map(|server| Deed::Forget { server }),
-        1 => (0_u8..2, any::<bool>()).prop_map(|(name, made)| Deed::Schedule { name, made }),
+        1 => (0_u8..2, prop_oneof![Just(None), Just(Some(Since::Now)), Just(Some(Since::Before))])
+            .prop_map(|(name, since)| Deed::Schedule { name, since }),
+        1 => Just(Deed::Waiting),
         2 => (0_u8..2, 0_u64..100).prop_map(|(name, ahead)| Deed::Tick { name, ahead }),
         4 => prop_oneof![Just(0_u64), Just(1), Just(60), Just(100), Just(101), Just(500)].prop_map(|milliseconds| Deed::Pass { milliseconds }),
     ]
@@ -138,9 +139,11 @@ async fn perform(queue: &dyn Queue, deed: &Deed, memory: &Memory, new: &NewJob, 
         Deed::Reap => queue.reap().await.map(|reaped| format!("{reaped:?}")),
         Deed::Purge => queue.purge(Duration::from_millis(300)).await.map(|purged| purged.to_string()),
         Deed::Forget { server } => queue.forget(&format!("web{server}"), "us-east").await.map(|there| there.to_string()),
-        Deed::Schedule { name, made } => {
-            queue.set_schedule(&format!("s{name}"), made.then_some("plan")).await.map(|there| there.to_string())
+        Deed::Schedule { name, since: Some(since) } => {
+            queue.set_schedule(&format!("s{name}"), "plan", *since).await.map(|()| "kept".to_owned())
         }
+        Deed::Schedule { name, since: None } => queue.remove_schedule(&format!("s{name}")).await.map(|there| there.to_string()),
+        Deed::Waiting => queue.waiting().await.map(|waiting| format!("{waiting:?}")),
         Deed::Tick { name, ahead } => {
             let at = new.id.time() + Duration::from_millis(*ahead);
             queue.tick(&format!("s{name}"), at).await.map(|first| first.to_string())
@@ -148,7 +151,6 @@ async fn perform(queue: &dyn Queue, deed: &Deed, memory: &Memory, new: &NewJob, 
         Deed::Pass { .. } => Ok("later".to_owned()),
         Deed::Beat { lease }
         | Deed::Step { lease, .. }
-        | Deed::Park { lease, .. }
         | Deed::Release { lease }
         | Deed::Finish { lease }
         | Deed::Retry { lease, .. }
@@ -160,7 +162,6 @@ async fn perform(queue: &dyn Queue, deed: &Deed, memory: &Memory, new: &NewJob, 
                 Deed::Step { step, through, .. } => {
                     queue.step(&lease, &step.to_string(), "journal", *through).await.map(|held| format!("{held:?}"))
                 }
-                Deed::Park { wait: units, .. } => queue.park(&lease, wait(*units)).await.map(|()| "parked".to_owned()),
                 Deed::Release { .. } => queue.release(&lease).await.map(|()| "released".to_owned()),
                 Deed::Finish { .. } => queue.finish(&lease, "result").await.map(|()| "done".to_owned()),
                 Deed::Retry { wait: units, .. } => {

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use snapferry::queue::{
-    Enqueued, Good, Held, JobState, Lease, MemoryQueue, NewJob, Priority, Queue, QueueError, Reaped, Schedule, Surveyed, Then,
-    Timing, Token,
+    Enqueued, Good, Held, JobState, Lease, MemoryQueue, NewJob, Priority, Queue, QueueError, Reaped, Schedule, Since, Surveyed,
+    Then, Timing, Token,
 };
 
 use super::{Redis, SAFE, is_lost, job};
@@ -105,6 +105,7 @@ impl Bench<'_> {
             queue.enqueue(&job).await.unwrap();
             added.push(job);
         }
+        assert_eq!(queue.waiting().await.unwrap(), Some(Duration::from_secs(4)), "the first one, whoever is next");
         let listed = queue.jobs(JobState::Ready, 3).await.unwrap();
         assert_eq!(listed.iter().map(|job| job.server.as_str()).collect::<Vec<_>>(), ["c", "e", "a"]);
         for server in ["c", "e", "a", "d", "b"] {
@@ -113,7 +114,7 @@ impl Bench<'_> {
             assert_eq!(job.server, server);
             queue.finish(&lease, "").await.unwrap();
         }
-        assert_eq!(queue.counts().await.unwrap().of(JobState::Ready), 0);
+        assert_eq!((queue.counts().await.unwrap().of(JobState::Ready), queue.waiting().await.unwrap()), (0, None));
     }
 
     async fn a_lease_that_ran_out_is_lost_and_a_third_time_is_the_end(&self) {
@@ -132,7 +133,7 @@ impl Bench<'_> {
         );
         let second = self.claim("w2").await.unwrap();
         assert!(is_lost(&queue.finish(&first, "").await) && is_lost(&queue.fail(&first, "", Then::Dead).await));
-        assert!(is_lost(&queue.release(&first).await) && is_lost(&queue.park(&first, Duration::from_secs(1)).await));
+        assert!(is_lost(&queue.release(&first).await) && is_lost(&queue.fail(&first, "", Then::RetryAfter(Duration::ZERO)).await));
         // A step is progress: from here three more are allowed.
         queue.step(&second, "volume", "journal 2", Some(2)).await.unwrap();
         for time in 1..=3 {
@@ -187,7 +188,7 @@ impl Bench<'_> {
         assert!(is_lost(&queue.beat(&lease, "").await));
         let lease = self.claim("w1").await.unwrap();
         assert_eq!(lease.id, early.id, "given back, it is still before the later one");
-        queue.park(&lease, Duration::from_secs(60)).await.unwrap();
+        queue.fail(&lease, "busy", Then::RetryAfter(Duration::from_secs(60))).await.unwrap();
         let other = self.claim("w1").await.unwrap();
         assert_eq!((other.id, self.state(&early).await), (late.id, JobState::Delayed));
         assert_eq!(self.claim("w1").await, None);
@@ -195,7 +196,7 @@ impl Bench<'_> {
         self.pass(60);
         let lease = self.claim("w1").await.unwrap();
         let seen = queue.job(lease.id).await.unwrap().unwrap();
-        assert_eq!((lease.id, seen.attempts, seen.takeovers, seen.deliveries), (early.id, 0, 0, 3));
+        assert_eq!((lease.id, seen.attempts, seen.takeovers, seen.deliveries), (early.id, 1, 0, 3));
         queue.finish(&lease, "").await.unwrap();
 
         let timed = NewJob { wait: Duration::from_secs(3600), ..job("web05") };
@@ -263,7 +264,7 @@ impl Bench<'_> {
             let lease = self.claim("w1").await.unwrap();
             queue.step(&lease, "snapshot", "journal", Some(1)).await.unwrap();
             if was == "waiting" {
-                queue.park(&lease, Duration::from_secs(600)).await.unwrap();
+                queue.fail(&lease, "why", Then::RetryAfter(Duration::from_secs(600))).await.unwrap();
             }
             let state = queue.cancel(job.id).await.unwrap();
             match was {
@@ -355,17 +356,24 @@ impl Bench<'_> {
         let queue = self.queue;
         let now = SystemTime::UNIX_EPOCH + Duration::from_millis(self.clock.load(Ordering::Relaxed));
         assert!(!queue.tick("nightly", now).await.unwrap(), "there is no such schedule");
-        assert!(queue.set_schedule("nightly", Some("plan")).await.unwrap());
+        assert_eq!(queue.now().await.unwrap(), now);
+        queue.set_schedule("nightly", "plan", Since::Before).await.unwrap();
         let schedule = Schedule { name: "nightly".to_owned(), plan: "plan".to_owned(), last: now };
         assert_eq!(queue.schedules().await.unwrap(), std::slice::from_ref(&schedule));
         assert!(!queue.tick("nightly", now).await.unwrap(), "what was before it was made is not made up for");
         let tick = now + Duration::from_secs(1);
         assert!(queue.tick("nightly", tick).await.unwrap());
         assert!(!queue.tick("nightly", tick).await.unwrap() && !queue.tick("nightly", now).await.unwrap());
-        assert_eq!(queue.schedules().await.unwrap(), [Schedule { last: tick, ..schedule }]);
-        assert!(queue.set_schedule("nightly", None).await.unwrap());
-        assert!(!queue.set_schedule("nightly", None).await.unwrap());
-        assert!(!queue.tick("nightly", tick + Duration::from_secs(1)).await.unwrap());
+        assert_eq!(queue.schedules().await.unwrap(), [Schedule { last: tick, ..schedule.clone() }]);
+        // Another plan for the same times has seen to what the one before has; one for other times begins anew.
+        self.pass(10);
+        for (plan, since, last) in [("more", Since::Before, tick), ("other", Since::Now, now + Duration::from_secs(10))] {
+            queue.set_schedule("nightly", plan, since).await.unwrap();
+            assert_eq!(queue.schedules().await.unwrap(), [Schedule { plan: plan.to_owned(), last, ..schedule.clone() }]);
+        }
+        assert!(queue.remove_schedule("nightly").await.unwrap());
+        assert!(!queue.remove_schedule("nightly").await.unwrap());
+        assert!(!queue.tick("nightly", tick + Duration::from_secs(100)).await.unwrap());
         assert_eq!(queue.schedules().await.unwrap(), []);
     }
 }

@@ -1,9 +1,9 @@
--- What every script begins with. `now` is set before this, in milliseconds, by the server's own clock.
+-- What every script begins with: the keys, and how a job passes from one state to another. Set before this are `now`, in milliseconds, by the
+-- server's own clock, and `EVENTS_KEPT`.
 -- KEYS[1] is what all keys begin with. It has a hash tag, so all of them lie in one slot of a cluster, and may be put together here.
 -- A script checks everything before it writes anything: scripts are atomic, but nothing is rolled back.
 
 local SCHEMA = 1
-local EVENTS_KEPT = 10000
 
 local function key(name)
   return KEYS[1] .. name

@@ -45,7 +45,7 @@ impl Limit {
             }
             Self::ServerNetwork => "this server's network (a larger profile)",
             Self::Cores => "this server's cores (a larger profile)",
-            Self::Cloud => "the cloud; IBM publishes no times, so this is a guess from what is usual",
+            Self::Cloud => "the cloud (a guess: IBM publishes no times)",
         }
     }
 }

@@ -92,7 +92,7 @@ impl Shown {
             let _ = self.console.suspended(|| std::io::stderr().write_all(line.as_bytes()));
         } else {
             // Which job and step, the log's spans tell.
-            tracing::info!(seconds = took.as_secs(), "{} is through: {words}", step.name());
+            tracing::info!(seconds = took.as_secs(), "{} done: {words}", step.name());
         }
     }
 }

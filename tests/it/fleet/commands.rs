@@ -356,7 +356,7 @@ async fn systemd_is_told_and_prometheus_finds_what_counts() {
     assert_eq!(worker.ended().await, Some(0));
     let lines: Vec<Value> =
         std::fs::read_to_string(&log).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let step = lines.iter().find(|line| line["message"].as_str().is_some_and(|words| words.starts_with("convert is through")));
+    let step = lines.iter().find(|line| line["message"].as_str().is_some_and(|words| words.starts_with("convert done")));
     let step = step.expect("a line for the step");
     assert_eq!((&step["spans"][0]["server"], &step["spans"][0]["region"]), (&SERVER.into(), &"us-east".into()), "{step}");
     assert!(lines.iter().any(|line| line["id"].as_str().is_some_and(|id| id.starts_with("snapferry-"))), "requests have their ids");

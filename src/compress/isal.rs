@@ -12,7 +12,8 @@
 use std::ptr::{self, NonNull};
 
 use isal_sys::igzip_lib::{
-    COMP_OK, ISAL_DEF_LVL1_EXTRA_LARGE, NO_FLUSH, isal_deflate_stateless, isal_deflate_stateless_init, isal_zstream,
+    COMP_OK, ISAL_DEF_LVL1_EXTRA_LARGE, NO_FLUSH, STATELESS_OVERFLOW, isal_deflate_stateless, isal_deflate_stateless_init,
+    isal_zstream,
 };
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 
@@ -20,6 +21,9 @@ use crate::units::{GIB, to_u64, to_usize};
 
 /// For the manifest. The level buffer's size is part of it: it decides where deflate blocks end.
 pub(super) const DESCRIPTION: &str = "isa-l 2.31 level 1, 32 KiB window";
+
+/// ISA-L's `COMP_OK`, as its functions return it.
+const DONE: i32 = COMP_OK.cast_signed();
 
 pub(super) struct Deflate {
     stream: Placed,
@@ -77,7 +81,7 @@ impl Placed {
             let place = start.add(offset);
             let _ = munmap(start.cast(), offset);
             let _ = munmap(place.add(MAPPED).cast(), len - offset - MAPPED);
-            mprotect(place.cast(), MAPPED, MprotectFlags::READ | MprotectFlags::WRITE).expect("two pages' worth of memory");
+            mprotect(place.cast(), MAPPED, MprotectFlags::READ | MprotectFlags::WRITE).expect("two windows of memory, 128 KiB");
             Self { stream: NonNull::new_unchecked(place.cast()) }
         }
     }
@@ -119,9 +123,17 @@ impl Deflate {
         // SAFETY: next_in and next_out point to live slices of avail_in and avail_out bytes, level_buf to level_buf_size bytes, and
         // none of them overlap: out and the level buffer are unique borrows. The pointers are not used after the call.
         let outcome = unsafe { isal_deflate_stateless(stream) };
-        // STATELESS_OVERFLOW is the one failure that valid parameters leave: the body is no smaller than the cluster.
-        let done = outcome == i32::try_from(COMP_OK).expect("a code");
-        done.then(|| usize::try_from(stream.total_out).expect("32 bits fit"))
+        fitting(outcome, stream.total_out)
+    }
+}
+
+/// The body's length; nothing where it is no smaller than the cluster. Any other outcome is a bug, with which every cluster would be
+/// stored as it is, and nobody would know.
+fn fitting(outcome: i32, len: u32) -> Option<usize> {
+    match outcome {
+        DONE => Some(usize::try_from(len).expect("32 bits fit")),
+        STATELESS_OVERFLOW => None,
+        code => panic!("ISA-L can't compress: {code}"),
     }
 }
 
@@ -164,5 +176,26 @@ mod tests {
         });
         let first = bodies.next().expect("two hundred");
         assert!(bodies.all(|body| body == first));
+    }
+
+    #[test]
+    fn only_a_body_that_does_not_fit_is_no_body() {
+        let mut encoder = Deflate::new();
+        let mut state = 1_u32;
+        let noise: Vec<u8> = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state.to_be_bytes()[0]
+        })
+        .take(65_536)
+        .collect();
+        assert_eq!(encoder.encode(&noise, &mut vec![0; 65_535]), None);
+        assert_eq!(encoder.encode(&[0; 65_536], &mut []), None);
+    }
+
+    #[test]
+    #[should_panic(expected = "ISA-L can't compress: -4")]
+    fn any_other_failure_is_a_bug() {
+        // ISAL_INVALID_LEVEL.
+        fitting(-4, 0);
     }
 }

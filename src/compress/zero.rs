@@ -2,8 +2,8 @@
 
 /// Whether every byte is zero.
 ///
-/// Looks at the first bytes before it starts in earnest: of the clusters that hold something most show it at once, and only zero
-/// ones cost a full pass, in wide strides that the compiler turns into vector code.
+/// Goes in wide strides that the compiler turns into vector code, and stops after the first one that holds something: most clusters
+/// that do show it at once, and only zero ones cost a full pass.
 #[must_use]
 pub fn is_zero(bytes: &[u8]) -> bool {
     // 1 KiB a stride: long enough to vectorise, short enough to leave early.

@@ -1,7 +1,7 @@
 //! Zstandard: one frame a cluster, with its content size and without a checksum, as QEMU writes it.
 
 use zstd::bulk::Compressor;
-use zstd::zstd_safe::CParameter;
+use zstd::zstd_safe::{CParameter, SafeResult, get_error_name};
 
 use super::Level;
 use crate::units::{ByteCount, ClusterBits, MIB};
@@ -53,8 +53,20 @@ impl Zstd {
     }
 
     pub(super) fn encode(&mut self, cluster: &[u8], out: &mut [u8]) -> Option<usize> {
-        // The one way to fail with a source and a level that are right is an output that does not fit.
-        self.compressor.compress_to_buffer(cluster, out).ok()
+        fitting(self.compressor.context_mut().compress2(out, cluster))
+    }
+}
+
+/// zstd's `ZSTD_error_dstSize_tooSmall`, as its functions return it: errors are sizes counted down from zero.
+const NO_ROOM: usize = 0_usize.wrapping_sub(70);
+
+/// The body's length; nothing where it is no smaller than the cluster. Any other error is a bug, with which every cluster would be
+/// stored as it is, and nobody would know.
+fn fitting(outcome: SafeResult) -> Option<usize> {
+    match outcome {
+        Ok(len) => Some(len),
+        Err(NO_ROOM) => None,
+        Err(code) => panic!("zstd can't compress: {}", get_error_name(code)),
     }
 }
 
@@ -76,5 +88,18 @@ mod tests {
                 assert!(taken <= memory(level, cluster).0, "{level} {cluster}: {taken} bytes");
             }
         }
+    }
+
+    #[test]
+    fn a_body_that_does_not_fit_is_no_body() {
+        assert_eq!(Zstd::new(Level::Fast).encode(b"four", &mut [0; 4]), None);
+        assert_eq!(fitting(Ok(7)), Some(7));
+    }
+
+    #[test]
+    #[should_panic(expected = "zstd can't compress: Parameter is out of bound")]
+    fn any_other_failure_is_a_bug() {
+        // ZSTD_error_parameter_outOfBound.
+        fitting(Err(0_usize.wrapping_sub(42)));
     }
 }

@@ -21,20 +21,22 @@ impl<S: Source> Salvaging<S> {
     /// What could not be read, in order, neighbours joined.
     #[must_use]
     pub fn bad_ranges(&self) -> Vec<BadRange> {
-        let mut found = self.bad.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        found.sort_unstable();
-        found.dedup_by(|next, last| {
-            let touches = last.offset.0 + last.length == next.offset.0;
-            if touches {
-                last.length += next.length;
-            }
-            touches
-        });
-        found
+        self.bad.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Reads what can be read of `into` by halving, down to the device's own block.
-    fn salvage(&self, offset: GuestOffset, into: &mut [u8]) -> Result<(), SourceError> {
+    /// Notes what one read could not get, and says so once for all of it: a disk may have millions of bad blocks.
+    fn note(&self, found: &[BadRange]) {
+        let Some(first) = found.first() else { return };
+        let bytes: u64 = found.iter().map(|range| range.length).sum();
+        tracing::warn!(source = self.name(), offset = first.offset.0, bytes, ranges = found.len(), "unreadable, stored as zeros");
+        let mut bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
+        for range in found {
+            insert(&mut bad, *range);
+        }
+    }
+
+    /// Reads what can be read of `into` by halving, down to the device's own block, and adds what can't be to `bad`.
+    fn salvage(&self, offset: GuestOffset, into: &mut [u8], bad: &mut Vec<BadRange>) -> Result<(), SourceError> {
         match self.inner.read_at(offset, into) {
             Err(SourceError::Read { .. }) => {}
             other => return other,
@@ -43,15 +45,26 @@ impl<S: Source> Salvaging<S> {
         if into.len() <= step {
             into.fill(0);
             let length = to_u64(into.len()).min(self.size().0 - offset.0);
-            tracing::warn!(source = self.name(), offset = offset.0, length, "unreadable, stored as zeros");
-            self.bad.lock().unwrap_or_else(PoisonError::into_inner).push(BadRange { offset, length });
+            insert(bad, BadRange { offset, length });
             return Ok(());
         }
         let half = (into.len() / 2).next_multiple_of(step);
         let (front, back) = into.split_at_mut(half);
-        self.salvage(offset, front)?;
-        self.salvage(offset + to_u64(half), back)
+        self.salvage(offset, front, bad)?;
+        self.salvage(offset + to_u64(half), back, bad)
     }
+}
+
+/// Adds a range to a list of them in order, joined to its neighbours where they touch.
+fn insert(list: &mut Vec<BadRange>, range: BadRange) {
+    let end = |range: &BadRange| range.offset.0 + range.length;
+    let from = list.partition_point(|known| end(known) < range.offset.0);
+    let to = list.partition_point(|known| known.offset.0 <= end(&range));
+    let joined = list[from..to].iter().fold(range, |joined, known| {
+        let offset = joined.offset.min(known.offset);
+        BadRange { offset, length: end(&joined).max(end(known)) - offset.0 }
+    });
+    list.splice(from..to, [joined]);
 }
 
 impl<S: Source> Source for Salvaging<S> {
@@ -68,7 +81,10 @@ impl<S: Source> Source for Salvaging<S> {
     }
 
     fn read_at(&self, offset: GuestOffset, into: &mut [u8]) -> Result<(), SourceError> {
-        self.salvage(offset, into)
+        let mut bad = Vec::new();
+        let read = self.salvage(offset, into, &mut bad);
+        self.note(&bad);
+        read
     }
 
     fn extent_at(&self, from: GuestOffset) -> Result<Extent, SourceError> {
@@ -77,5 +93,62 @@ impl<S: Source> Source for Salvaging<S> {
 
     fn settle(&self) -> Result<(), SourceError> {
         self.inner.settle()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::{KIB, MIB};
+
+    /// A disk of which no byte can be read.
+    struct Dead;
+
+    impl Source for Dead {
+        fn name(&self) -> &str {
+            "/dev/dead"
+        }
+        fn size(&self) -> ByteCount {
+            ByteCount(8 * MIB)
+        }
+        fn alignment(&self) -> usize {
+            512
+        }
+        fn read_at(&self, offset: GuestOffset, _: &mut [u8]) -> Result<(), SourceError> {
+            let source = std::io::ErrorKind::Other.into();
+            Err(SourceError::Read { path: self.name().to_owned(), offset, source })
+        }
+        fn extent_at(&self, _: GuestOffset) -> Result<Extent, SourceError> {
+            Ok(Extent::Data { end: GuestOffset(self.size().0) })
+        }
+        fn settle(&self) -> Result<(), SourceError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_dead_disk_is_one_range_whoever_reads_first() {
+        let salvaging = Salvaging::new(Dead);
+        let mut chunk = vec![1; 2 * 1024 * 1024];
+        for (at, kept) in [(4, 1), (0, 2), (2, 1), (6, 1), (2, 1)] {
+            salvaging.read_at(GuestOffset(at * MIB), &mut chunk).expect("zeros");
+            assert!(chunk.iter().all(|&byte| byte == 0));
+            assert_eq!(salvaging.bad.lock().expect("sound").len(), kept, "after the read at {at} MiB");
+        }
+        assert_eq!(salvaging.bad_ranges(), [BadRange { offset: GuestOffset(0), length: 8 * MIB }]);
+    }
+
+    #[test]
+    fn ranges_that_do_not_touch_stay_apart() {
+        let mut list = Vec::new();
+        for at in [5, 1, 3] {
+            insert(&mut list, BadRange { offset: GuestOffset(at * KIB), length: KIB });
+        }
+        assert_eq!(
+            list.iter().map(|range| (range.offset.0, range.length)).collect::<Vec<_>>(),
+            [1, 3, 5].map(|at| (at * KIB, KIB))
+        );
+        insert(&mut list, BadRange { offset: GuestOffset(2 * KIB), length: KIB });
+        assert_eq!(list.len(), 2);
     }
 }

@@ -338,15 +338,17 @@ impl Header {
         // Entries of the snapshot table vary in length; 40 bytes are the least.
         let snapshots_len = u64::from(self.snapshots) * 40;
         self.check_table("snapshot table", self.snapshot_table, snapshots_len, u64::MAX, file_len)?;
-        let mut tables = [
+        let mut tables = vec![
             (self.l1_table.0, u64::from(self.l1_entries) * 8, "L1 table"),
             (self.refcount_table.0, refcount_table_len, "refcount table"),
             (self.snapshot_table.0, snapshots_len, "snapshot table"),
         ];
+        // An empty table has no place, and must not stand between two that overlap.
+        tables.retain(|(_, len, _)| *len > 0);
         tables.sort_unstable();
         for pair in tables.windows(2) {
-            let [(at, len, one), (next, next_len, other)] = [pair[0], pair[1]];
-            if len > 0 && next_len > 0 && at + len > next {
+            let [(at, len, one), (next, _, other)] = [pair[0], pair[1]];
+            if at + len > next {
                 return Err(HeaderError::Overlap { one, other });
             }
         }

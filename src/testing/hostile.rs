@@ -209,6 +209,8 @@ fn tables(good: &Good, list: &mut List) {
     let past = good.len().next_multiple_of(STEP);
     list.add("an L1 table at the file's end", &good.put64(40, past), Stage::Open, "L1 table ends");
     list.add("an L1 table on top of the refcount table", &good.put64(40, good.refcount_table), Stage::Open, "overlap");
+    let empty_between = good.put32(56, 2).put64(64, good.refcount_table + 1);
+    list.add("a refcount table into the L1 table, and no snapshots in between", &empty_between, Stage::Open, "overlap");
     list.add("no refcount table", &good.put32(56, 0), Stage::Open, "no refcount table");
     for clusters in [2049, 1 << 31, u32::MAX] {
         list.add(format!("a refcount table of {clusters} clusters"), &good.put32(56, clusters), Stage::Open, "refcount table is");

@@ -81,12 +81,6 @@ impl Geometry {
         l2_entries(self.cluster)
     }
 
-    /// Guest bytes that one L2 table covers.
-    #[must_use]
-    pub fn l2_coverage(&self) -> ByteCount {
-        ByteCount(l2_coverage(self.cluster))
-    }
-
     /// Host clusters of the refcount table: enough for the longest file.
     #[must_use]
     pub fn refcount_table_clusters(&self) -> u64 {
@@ -228,7 +222,7 @@ mod tests {
     #[test]
     fn one_l2_table_covers_what_the_specification_says() {
         for (cluster, coverage) in [(9, 32 * KIB), (10, 128 * KIB), (12, 2 * MIB), (14, 32 * MIB), (16, 512 * MIB), (18, 8 * GIB)] {
-            assert_eq!(geometry(1, cluster).l2_coverage(), ByteCount(coverage));
+            assert_eq!(l2_coverage(bits(cluster)), coverage);
         }
         assert_eq!((l2_coverage(bits(20)), l2_coverage(bits(21))), (128 * GIB, 512 * GIB));
     }

@@ -50,12 +50,6 @@ impl Layout {
         Self { version, ..self }
     }
 
-    /// The measures of the image.
-    #[must_use]
-    pub fn geometry(&self) -> &Geometry {
-        &self.geometry
-    }
-
     /// The next free byte: where the file ends so far.
     #[must_use]
     pub fn end(&self) -> HostOffset {

@@ -51,8 +51,11 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// For requests to an object store: seven attempts spread over about a minute at most.
-    pub const STORE: Self = Self { attempts: 7, first: Duration::from_millis(500), longest: Duration::from_secs(20) };
+    /// For requests to an object store: twelve attempts spread over three minutes at most, and over half of that on average. An outage
+    /// of half a minute is survived.
+    pub const STORE: Self = Self { attempts: 12, first: Duration::from_millis(500), longest: Duration::from_secs(30) };
+    /// For a token: seven attempts spread over half a minute at most.
+    pub const TOKEN: Self = Self { attempts: 7, first: Duration::from_millis(500), longest: Duration::from_secs(20) };
 
     /// The wait before attempt `next` (2, 3, ...), or none when the attempts are used up.
     #[must_use]
@@ -60,16 +63,30 @@ impl Backoff {
         if next > self.attempts {
             return None;
         }
-        let doublings = next.saturating_sub(2).min(16);
-        let ceiling = self.first.saturating_mul(1 << doublings).min(self.longest);
         // "Full jitter": many clients that failed together don't come back together.
-        Some(ceiling.mul_f64(rand::rng().random::<f64>()))
+        Some(self.ceiling_before(next).mul_f64(rand::rng().random::<f64>()))
+    }
+
+    /// What the wait before attempt `next` is drawn up to.
+    fn ceiling_before(&self, next: u32) -> Duration {
+        let doublings = next.saturating_sub(2).min(16);
+        self.first.saturating_mul(1 << doublings).min(self.longest)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_store_is_given_minutes_and_a_token_half_a_minute() {
+        let most = |backoff: Backoff| {
+            let ceilings = (2..=backoff.attempts).map(|next| backoff.ceiling_before(next));
+            ceilings.sum::<Duration>()
+        };
+        assert_eq!(most(Backoff::STORE), Duration::from_millis(181_500));
+        assert_eq!(most(Backoff::TOKEN), Duration::from_millis(31_500));
+    }
 
     #[test]
     fn waits_grow_stay_bounded_and_end() {

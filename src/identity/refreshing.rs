@@ -55,7 +55,7 @@ pub(super) struct Refreshing<A> {
 
 impl<A: Ask> Refreshing<A> {
     pub(super) fn new(way: A, clock: Arc<dyn Clock>) -> Self {
-        Self { way, clock, backoff: Backoff::STORE, held: RwLock::new(None), asking: Mutex::new(()) }
+        Self { way, clock, backoff: Backoff::TOKEN, held: RwLock::new(None), asking: Mutex::new(()) }
     }
 
     fn held(&self) -> Option<Held> {

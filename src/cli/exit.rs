@@ -79,9 +79,12 @@ fn words_for_leftover(Leftover { upload, url, why }: &Leftover) -> String {
         Some((bucket, _)) => format!(
             "the upload could not be aborted ({why}), and is billed until it is: \
              snapferry uploads abort --bucket {bucket} --key {} --id {} (and the same --endpoint and --region)",
-            upload.key, upload.id
+            upload.key,
+            upload.id.escape_debug()
         ),
-        None => format!("the unfinished file beside {url}, with {} in its name, could not be removed: {why}", upload.id),
+        None => {
+            format!("the unfinished file beside {url}, with {} in its name, could not be removed: {why}", upload.id.escape_debug())
+        }
     }
 }
 
@@ -197,7 +200,11 @@ fn code_of_conversion(error: &ConvertError) -> Code {
     match error {
         ConvertError::Source(_) => Code::Source,
         ConvertError::Manifest { source: StoreError::Cancelled { .. }, .. } => Code::Interrupted,
-        ConvertError::Store(_) | ConvertError::Exists { .. } | ConvertError::Manifest { .. } => Code::Store,
+        ConvertError::Store(_)
+        | ConvertError::Exists { .. }
+        | ConvertError::Manifest { .. }
+        | ConvertError::Unproved { .. }
+        | ConvertError::Disproved { .. } => Code::Store,
         ConvertError::Geometry(_)
         | ConvertError::TooLarge { .. }
         | ConvertError::Version2 { .. }

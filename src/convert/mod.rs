@@ -9,7 +9,6 @@
 //! [`plan::Plan::peak_memory`] is the formula. The first real error is kept, everybody else is told to stop, and the
 //! upload ends completed or aborted.
 
-use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -20,17 +19,16 @@ use tokio::sync::mpsc;
 
 use crate::cancel::{Cancel, Reason};
 use crate::clock::Clock;
-use crate::compress::{Codec, cores};
+use crate::compress::cores;
 use crate::manifest::{self, EncoderRecord, ImageRecord, Manifest, SourceRecord};
-use crate::qcow2::GeometryError;
-use crate::retry::Class;
-use crate::source::{Source, SourceError};
-use crate::store::{ETag, ObjectKey, ObjectStore, StoreError, Upload, UploadPlan};
-use crate::units::{ByteCount, GuestOffset};
+use crate::source::Source;
+use crate::store::{ETag, ObjectKey, ObjectStore, UploadPlan};
+use crate::units::ByteCount;
 
 mod assemble;
 mod compress;
 pub mod counters;
+mod error;
 mod parts;
 pub mod plan;
 mod read;
@@ -38,155 +36,8 @@ pub mod sample;
 mod upload;
 
 use counters::Counters;
+pub use error::{ConvertError, Failure, Leftover};
 use plan::{Beside, Destination, Options, Plan};
-
-/// Why there is no image.
-#[derive(Debug, thiserror::Error)]
-pub enum ConvertError {
-    /// The source failed.
-    #[error(transparent)]
-    Source(SourceError),
-    /// The destination failed.
-    #[error(transparent)]
-    Store(StoreError),
-    /// The format can't hold the disk.
-    #[error(transparent)]
-    Geometry(GeometryError),
-    /// The store can't hold the image.
-    #[error("a disk of {size} may make an image of {bound}, and a store holds objects of at most {limit}")]
-    TooLarge {
-        /// The disk.
-        size: ByteCount,
-        /// The image at most.
-        bound: ByteCount,
-        /// The store's limit.
-        limit: ByteCount,
-    },
-    /// A version 2 image that would need what only version 3 has.
-    #[error("version 2 of qcow2 knows deflate alone, not {codec}")]
-    Version2 {
-        /// As asked for.
-        codec: Codec,
-    },
-    /// The part size can't be used.
-    #[error("a part size of {asked} won't do: {why}")]
-    PartSize {
-        /// As asked for.
-        asked: ByteCount,
-        /// The rule it breaks.
-        why: String,
-    },
-    /// More at once than makes sense, or than a machine starts.
-    #[error("{asked} {what} are too many: give at most {most}")]
-    TooMany {
-        /// Of what.
-        what: &'static str,
-        /// As asked for.
-        asked: usize,
-        /// The most.
-        most: usize,
-    },
-    /// Something is stored there already.
-    #[error("{url} exists already")]
-    Exists {
-        /// The destination.
-        url: String,
-    },
-    /// The image is complete, its manifest is not.
-    #[error("the image {url} is complete, but its manifest could not be written")]
-    Manifest {
-        /// The image.
-        url: String,
-        /// The store's error.
-        #[source]
-        source: StoreError,
-    },
-    /// Threads could not be started.
-    #[error("cannot start the compression threads: {reason}")]
-    Threads {
-        /// The system's words.
-        reason: String,
-    },
-    /// A stage ended without a word: a bug.
-    #[error("the {stage} stage died: this is a bug in snapferry")]
-    StageDied {
-        /// Which.
-        stage: &'static str,
-    },
-    /// Somebody asked us to stop.
-    #[error("interrupted")]
-    Interrupted,
-}
-
-impl ConvertError {
-    /// What the error means for another attempt at the whole conversion.
-    #[must_use]
-    pub fn class(&self) -> Class {
-        match self {
-            Self::Source(error) => error.class(),
-            Self::Store(error) | Self::Manifest { source: error, .. } => error.class(),
-            Self::Interrupted => Class::Cancelled,
-            Self::Geometry(_)
-            | Self::TooLarge { .. }
-            | Self::Version2 { .. }
-            | Self::PartSize { .. }
-            | Self::TooMany { .. }
-            | Self::Exists { .. }
-            | Self::Threads { .. }
-            | Self::StageDied { .. } => Class::Permanent,
-        }
-    }
-}
-
-impl ConvertError {
-    /// The place on the disk that could not be read.
-    fn offset(&self) -> Option<GuestOffset> {
-        match self {
-            Self::Source(
-                SourceError::Read { offset, .. } | SourceError::Vanished { offset, .. } | SourceError::Shrunk { offset, .. },
-            ) => Some(*offset),
-            _ => None,
-        }
-    }
-}
-
-/// An upload that could not be ended, and costs money until somebody does.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Leftover {
-    /// Which.
-    pub upload: Upload,
-    /// What it was to become.
-    pub url: String,
-    /// Why it is still there.
-    pub why: String,
-}
-
-/// A conversion that did not end in an image.
-#[derive(Debug)]
-pub struct Failure {
-    /// The first real error.
-    pub error: ConvertError,
-    /// What is left in the store, if anything.
-    pub leftover: Option<Leftover>,
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.error.fmt(f)
-    }
-}
-
-impl std::error::Error for Failure {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        std::error::Error::source(&self.error)
-    }
-}
-
-impl From<ConvertError> for Failure {
-    fn from(error: ConvertError) -> Self {
-        Self { error, leftover: None }
-    }
-}
 
 /// What all stages share.
 #[derive(Clone)]
@@ -205,12 +56,13 @@ struct Outcome {
 }
 
 impl Context {
-    /// Ends the work with an error, unless it has ended already. Of reads that fail side by side, the first place on the disk counts.
+    /// Ends the work with an error, unless it has ended already; what is in the store is told even then. Of reads that fail side by side,
+    /// the first place on the disk counts.
     fn fail(&self, error: ConvertError) {
         let ended = self.cancel.is_cancelled();
         let mut outcome = self.outcome();
         let counts = match &outcome.error {
-            None => !ended,
+            None => !ended || error.outlasts_a_stop(),
             Some(kept) => error.offset().zip(kept.offset()).is_some_and(|(ours, theirs)| ours < theirs),
         };
         if counts {
@@ -302,9 +154,11 @@ impl Conversion<'_> {
             outcome: Arc::default(),
         };
         let workers = compress::Workers::new(self.plan, &context)?;
+        let stale = runtime.block_on(self.stale_manifest(replaces.as_ref()))?;
         // Not cut short by a signal: an upload whose answer nobody heard would stay in the store. The pipeline ends it at once then.
-        let upload = runtime.block_on(store.create_upload(key, &upload_plan)).map_err(ConvertError::Store)?;
-        let assembled = self.pipeline(runtime, &workers, upload, replaces, &context);
+        let upload = runtime.block_on(store.create_upload(key, &upload_plan)).map_err(ConvertError::of_store)?;
+        let uploading = upload::Uploading { store: Arc::clone(store), upload, connections: self.plan.connections, replaces, stale };
+        let assembled = self.pipeline(runtime, &workers, uploading, &context);
         let mut outcome = context.outcome();
         let Some(assembled) = assembled else {
             let error = outcome.error.take().unwrap_or(match self.cancel.reason() {
@@ -328,7 +182,7 @@ impl Conversion<'_> {
         let found = tokio::select! {
             biased;
             _ = self.cancel.cancelled() => return Err(ConvertError::Interrupted),
-            found = store.head(key) => found.map_err(ConvertError::Store)?,
+            found = store.head(key) => found.map_err(ConvertError::of_store)?,
         };
         match found {
             Some(_) if !replace => Err(ConvertError::Exists { url: store.url(key) }),
@@ -336,12 +190,24 @@ impl Conversion<'_> {
         }
     }
 
+    /// The manifest of the image that is replaced. A run that writes none of its own also looks for one whose image is gone, and leaves
+    /// a file of that name alone that somebody else has made.
+    async fn stale_manifest(&self, replaces: Option<&ETag>) -> Result<Option<ObjectKey>, ConvertError> {
+        let Target { store, key, .. } = &self.target;
+        let beside = key.manifest();
+        if self.plan.beside == Beside::Manifest {
+            return Ok(replaces.map(|_| beside));
+        }
+        let Some(meta) = store.head(&beside).await.map_err(ConvertError::of_store)? else { return Ok(None) };
+        let json = store.get_range(&beside, 0..meta.size, None).await.map_err(ConvertError::of_store)?;
+        Ok(Manifest::from_json(&json).is_ok().then_some(beside))
+    }
+
     fn pipeline(
         &self,
         runtime: &Handle,
         workers: &compress::Workers,
-        upload: Upload,
-        replaces: Option<ETag>,
+        uploading: upload::Uploading,
         context: &Context,
     ) -> Option<assemble::Assembled> {
         let plan = self.plan;
@@ -355,9 +221,8 @@ impl Conversion<'_> {
                 read::run(self.source, plan, &slots, workers, context);
             });
             let assembler = scope.spawn(|| assemble::run(self.source, &slots, plan, parts_in, context));
-            let store = Arc::clone(&self.target.store);
-            let stored = runtime.block_on(upload::run(parts, store, upload, plan.connections, replaces, context));
-            // A stage that panicked has dropped its channels, so that the others have ended; and the upload with them.
+            let stored = runtime.block_on(uploading.run(parts, context));
+            // A stage that panicked has dropped its channels, so that the others come to an end, as the upload has.
             let assembled = assembler.join().unwrap_or_else(|_| {
                 context.fail(ConvertError::StageDied { stage: "assembly" });
                 None

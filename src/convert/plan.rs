@@ -236,6 +236,7 @@ impl Plan {
     /// + (connections + 2) x part size       parts filling, held back, in flight
     /// + 8 a guest, 2 a host cluster         L2 tables and refcounts, for a disk that is full
     /// + segments x 400                      the manifest, while it is written
+    /// + readers x 64 KiB                    their stacks
     /// ```
     #[must_use]
     pub fn peak_memory(&self) -> ByteCount {

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use super::parts::Message;
 use super::{Context, ConvertError, Leftover};
 use crate::hash::Crc64;
-use crate::store::{ETag, ObjectMeta, ObjectStore, Operation, Part, StoreError, StoredPart, Upload, Whole};
+use crate::store::{ETag, ObjectKey, ObjectStore, Operation, Part, StoreError, StoredPart, Upload, Whole};
 use crate::units::to_u64;
 
 /// How long the way out may take: past it the upload is left to the user, by name.
@@ -22,84 +22,181 @@ struct Sent {
     crc64: Crc64,
 }
 
-/// Sends parts as they come, and completes the upload, or aborts it. The upload is over either way, unless the context is told of
-/// a [`Leftover`].
-pub async fn run(
-    mut parts: mpsc::Receiver<Message>,
-    store: Arc<dyn ObjectStore>,
-    upload: Upload,
-    connections: usize,
-    replaces: Option<ETag>,
-    context: &Context,
-) -> Option<ObjectMeta> {
-    let ended = match send_all(&mut parts, &store, &upload, connections, context).await {
-        Ok(Some((sent, size, crc64))) => finish(&*store, &upload, sent, Whole { size, crc64, replaces }).await,
-        // Another stage stopped, and has said why.
-        Ok(None) => {
-            abort(&*store, &upload, context).await;
-            return None;
-        }
-        Err(error) => Err(error),
-    };
-    match ended {
-        Ok(meta) => Some(meta),
-        Err(error) => {
-            context.fail(ConvertError::Store(error));
-            // Wakes an assembler that waits to hand over a part.
-            parts.close();
-            abort(&*store, &upload, context).await;
-            None
-        }
-    }
+/// All parts of an image, and what the assembler says that they make.
+struct Received {
+    sent: Vec<Sent>,
+    size: u64,
+    crc64: Crc64,
 }
 
-type Received = Option<(Vec<Sent>, u64, Crc64)>;
-
-async fn send_all(
-    parts: &mut mpsc::Receiver<Message>,
-    store: &Arc<dyn ObjectStore>,
-    upload: &Upload,
-    connections: usize,
-    context: &Context,
-) -> Result<Received, StoreError> {
-    let mut flying = JoinSet::new();
-    let received = fly(parts, store, upload, connections, context, &mut flying).await;
-    // Ended for certain, not only told to: a part that arrives after the abort would stay in the store.
-    flying.shutdown().await;
-    received
+/// An upload that has begun, and how it is to go on.
+pub struct Uploading {
+    /// Where to.
+    pub store: Arc<dyn ObjectStore>,
+    /// The upload itself.
+    pub upload: Upload,
+    /// Parts at once.
+    pub connections: usize,
+    /// The version of the image that it replaces.
+    pub replaces: Option<ETag>,
+    /// The manifest of an image that was there before.
+    pub stale: Option<ObjectKey>,
 }
 
-async fn fly(
-    parts: &mut mpsc::Receiver<Message>,
-    store: &Arc<dyn ObjectStore>,
-    upload: &Upload,
-    connections: usize,
-    context: &Context,
-    flying: &mut JoinSet<Result<Sent, StoreError>>,
-) -> Result<Received, StoreError> {
-    let mut sent = Vec::new();
-    let mut whole = None;
-    let mut open = true;
-    while open || !flying.is_empty() {
-        tokio::select! {
-            biased;
-            _ = context.cancel.cancelled() => return Ok(None),
-            Some(landed) = flying.join_next() => {
-                let part = landed.map_err(|panic| StoreError::Setup(format!("sending a part failed: {panic}")))??;
-                context.counters.sent.fetch_add(part.stored.size, Relaxed);
-                sent.push(part);
+impl Uploading {
+    /// Sends parts as they come, and completes the upload, or aborts it. The upload is over either way, unless the context is told of
+    /// a [`Leftover`].
+    pub async fn run(self, mut parts: mpsc::Receiver<Message>, context: &Context) -> Option<()> {
+        let ended = match self.send_all(&mut parts, context).await {
+            Ok(Some(received)) => self.finish(received).await,
+            // Another stage stopped, and has said why.
+            Ok(None) => {
+                abort(&*self.store, &self.upload, context).await;
+                return None;
             }
-            message = parts.recv(), if open && flying.len() < connections => match message {
-                Some(Message::Part(part)) => {
-                    let (store, upload) = (Arc::clone(store), upload.clone());
-                    flying.spawn(async move { send(&*store, &upload, part).await });
+            Err(error) => Err(error),
+        };
+        let Err(error) = ended else { return Some(()) };
+        let made = error.is_of_a_made_image();
+        context.fail(error);
+        // Wakes an assembler that waits to hand over a part.
+        parts.close();
+        if !made {
+            abort(&*self.store, &self.upload, context).await;
+        }
+        None
+    }
+
+    async fn send_all(&self, parts: &mut mpsc::Receiver<Message>, context: &Context) -> Result<Option<Received>, ConvertError> {
+        let mut flying = JoinSet::new();
+        let received = self.fly(parts, context, &mut flying).await;
+        // Ended for certain, not only told to: a part that arrives after the abort would stay in the store.
+        flying.shutdown().await;
+        received
+    }
+
+    async fn fly(
+        &self,
+        parts: &mut mpsc::Receiver<Message>,
+        context: &Context,
+        flying: &mut JoinSet<Result<Sent, StoreError>>,
+    ) -> Result<Option<Received>, ConvertError> {
+        let mut sent = Vec::new();
+        let mut whole = None;
+        let mut open = true;
+        while open || !flying.is_empty() {
+            tokio::select! {
+                biased;
+                _ = context.cancel.cancelled() => return Ok(None),
+                Some(landed) = flying.join_next() => {
+                    let landed = landed.map_err(|_panic| ConvertError::StageDied { stage: "upload" })?;
+                    let part = landed.map_err(ConvertError::Store)?;
+                    context.counters.sent.fetch_add(part.stored.size, Relaxed);
+                    sent.push(part);
                 }
-                Some(Message::Done { size, crc64 }) => { whole = Some((size, crc64)); open = false; }
-                None => open = false,
-            },
+                message = parts.recv(), if open && flying.len() < self.connections => match message {
+                    Some(Message::Part(part)) => {
+                        let (store, upload) = (Arc::clone(&self.store), self.upload.clone());
+                        flying.spawn(async move { send(&*store, &upload, part).await });
+                    }
+                    Some(Message::Done { size, crc64 }) => { whole = Some((size, crc64)); open = false; }
+                    None => open = false,
+                },
+            }
+        }
+        Ok(whole.map(|(size, crc64)| Received { sent, size, crc64 }))
+    }
+
+    /// Compares what was sent with what the assembler made and with what the store holds, completes, and looks at what the store says
+    /// then.
+    async fn finish(&self, received: Received) -> Result<(), ConvertError> {
+        let Received { sent, size, crc64 } = received;
+        let whole = Whole { size, crc64, replaces: self.replaces.clone() };
+        let parts = self.in_order(sent, &whole).map_err(ConvertError::Store)?;
+        self.compare_with_list(&parts).await.map_err(ConvertError::Store)?;
+        self.remove_stale_manifest().await;
+        match self.store.complete(&self.upload, &parts, &whole).await {
+            Ok(()) => self.look(&whole).await,
+            Err(StoreError::Completed { source, .. }) => Err(self.doubted(*source)),
+            Err(error) => Err(ConvertError::Store(error)),
         }
     }
-    Ok(whole.map(|(size, crc64)| (sent, size, crc64)))
+
+    /// The parts by number, once they are proved to be all of the image.
+    fn in_order(&self, mut sent: Vec<Sent>, whole: &Whole) -> Result<Vec<StoredPart>, StoreError> {
+        sent.sort_by_key(|part| part.stored.number);
+        let size: u64 = sent.iter().map(|part| part.stored.size).sum();
+        let crc64 = sent.iter().fold(Crc64::default(), |sum, part| sum.then(part.crc64, part.stored.size));
+        let in_order = (1_u32..).zip(&sent).all(|(number, part)| part.stored.number.0 == number);
+        if size != whole.size || crc64 != whole.crc64 || !in_order {
+            let reason =
+                format!("{} parts with {size} bytes and CRC {crc64} were sent, not {} and {}", sent.len(), whole.size, whole.crc64);
+            return Err(mismatch(&*self.store, &self.upload, "CompleteMultipartUpload", reason));
+        }
+        Ok(sent.into_iter().map(|part| part.stored).collect())
+    }
+
+    /// Holds the parts against the store's own list of them: one request for each thousand. A store that gives no list is not the
+    /// worse for it, since it proves the object's size and sum as well.
+    async fn compare_with_list(&self, parts: &[StoredPart]) -> Result<(), StoreError> {
+        let listed = match self.store.list_parts(&self.upload).await {
+            Ok(listed) => listed,
+            Err(error @ (StoreError::Cancelled { .. } | StoreError::NoSuchUpload { .. })) => return Err(error),
+            Err(error) => {
+                tracing::warn!("the parts can't be compared with the store's list of them: {}", crate::retry::chain(&error));
+                return Ok(());
+            }
+        };
+        let wrong = |reason: String| Err(mismatch(&*self.store, &self.upload, "ListParts", reason));
+        if listed.len() != parts.len() {
+            return wrong(format!("{} parts were sent, and the store holds {}", parts.len(), listed.len()));
+        }
+        let differing = parts.iter().zip(&listed).find(|(sent, held)| (sent.number, sent.size) != (held.number, held.size));
+        match differing {
+            None => Ok(()),
+            Some((sent, held)) => wrong(format!(
+                "part {} of {} bytes was sent, and the store holds part {} of {}",
+                sent.number, sent.size, held.number, held.size
+            )),
+        }
+    }
+
+    /// Right before the new image takes the name: an old manifest beside it would tell of another image, however the run ends. One that
+    /// can't be removed is most often written over in a moment.
+    async fn remove_stale_manifest(&self) {
+        let Some(stale) = &self.stale else { return };
+        if let Err(error) = self.store.delete(stale).await {
+            let url = self.store.url(stale);
+            tracing::warn!(url, "the old image's manifest could not be removed: {}", crate::retry::chain(&error));
+        }
+    }
+
+    /// Looks at the object that was just completed.
+    async fn look(&self, whole: &Whole) -> Result<(), ConvertError> {
+        let found = match self.store.head(&self.upload.key).await {
+            // Told to stop, and too late: the object is there, made of parts that were all checked.
+            Err(StoreError::Cancelled { .. }) => return Ok(()),
+            answer => answer.map_err(|error| self.doubted(error))?,
+        };
+        let wrong = |reason: String| Err(self.doubted(mismatch(&*self.store, &self.upload, "HeadObject", reason)));
+        match found {
+            Some(meta) if meta.size == whole.size && meta.crc64.is_none_or(|crc64| crc64 == whole.crc64) => Ok(()),
+            Some(meta) => {
+                let crc64 = meta.crc64.map_or("none".to_owned(), |crc64| crc64.to_string());
+                wrong(format!("{} bytes with CRC {crc64} are stored, not {} and {}", meta.size, whole.size, whole.crc64))
+            }
+            None => wrong("the object is not there after it was completed".to_owned()),
+        }
+    }
+
+    /// What an error means once the upload was completed.
+    fn doubted(&self, source: StoreError) -> ConvertError {
+        let url = self.store.url(&self.upload.key);
+        match source {
+            StoreError::Mismatch { .. } => ConvertError::Disproved { url, source },
+            source => ConvertError::Unproved { url, source },
+        }
+    }
 }
 
 async fn send(store: &dyn ObjectStore, upload: &Upload, part: Part) -> Result<Sent, StoreError> {
@@ -112,43 +209,12 @@ async fn send(store: &dyn ObjectStore, upload: &Upload, part: Part) -> Result<Se
     Ok(Sent { stored, crc64 })
 }
 
-/// Compares what was sent with what the assembler made, completes, and looks at what the store says then.
-async fn finish(store: &dyn ObjectStore, upload: &Upload, mut sent: Vec<Sent>, whole: Whole) -> Result<ObjectMeta, StoreError> {
-    sent.sort_by_key(|part| part.stored.number);
-    let size: u64 = sent.iter().map(|part| part.stored.size).sum();
-    let crc64 = sent.iter().fold(Crc64::default(), |sum, part| sum.then(part.crc64, part.stored.size));
-    let in_order = (1_u32..).zip(&sent).all(|(number, part)| part.stored.number.0 == number);
-    if size != whole.size || crc64 != whole.crc64 || !in_order {
-        let reason =
-            format!("{} parts with {size} bytes and CRC {crc64} were sent, not {} and {}", sent.len(), whole.size, whole.crc64);
-        return Err(mismatch(store, upload, "CompleteMultipartUpload", reason));
-    }
-    let parts: Vec<StoredPart> = sent.into_iter().map(|part| part.stored).collect();
-    store.complete(upload, &parts, &whole).await?;
-    let found = match store.head(&upload.key).await {
-        // Told to stop, and too late: the object is there, made of parts that were all checked.
-        Err(StoreError::Cancelled { .. }) => {
-            return Ok(ObjectMeta { size: whole.size, etag: ETag(String::new()), crc64: Some(whole.crc64) });
-        }
-        answer => answer?,
-    };
-    match found {
-        Some(meta) if meta.size == whole.size && meta.crc64.is_none_or(|crc64| crc64 == whole.crc64) => Ok(meta),
-        Some(meta) => {
-            let crc64 = meta.crc64.map_or("none".to_owned(), |crc64| crc64.to_string());
-            let reason = format!("{} bytes with CRC {crc64} are stored, not {} and {}", meta.size, whole.size, whole.crc64);
-            Err(mismatch(store, upload, "HeadObject", reason))
-        }
-        None => Err(mismatch(store, upload, "HeadObject", "the object is not there after it was completed".to_owned())),
-    }
-}
-
 fn mismatch(store: &dyn ObjectStore, upload: &Upload, request: &'static str, reason: String) -> StoreError {
     StoreError::Mismatch { operation: Operation { request, target: store.url(&upload.key) }, reason }
 }
 
 /// Ends the upload on the way out.
-pub async fn abort(store: &dyn ObjectStore, upload: &Upload, context: &Context) {
+async fn abort(store: &dyn ObjectStore, upload: &Upload, context: &Context) {
     let why = match tokio::time::timeout(ABORT_WITHIN, store.abort(upload)).await {
         Ok(Ok(())) => {
             tracing::info!(upload = upload.id, "the upload was aborted, no part of it is left");

@@ -12,7 +12,7 @@ use rustix::io::{Errno, pread, retry_on_intr};
 
 use super::signature;
 use crate::source::aligned::AlignedBuf;
-use crate::store::local::{ALIGNMENT, DirectFile, hidden_beside, publish, sync_folder};
+use crate::store::local::{ALIGNMENT, DirectFile, IfThere, hidden_beside, publish, sync_folder};
 use crate::units::{ByteCount, GIB, GuestOffset, MIB, to_u64, to_usize};
 
 /// One request to zero a device's range, so that being told to stop is noticed in between.
@@ -233,7 +233,8 @@ impl FileTarget {
     pub fn publish(self) -> Result<(), TargetError> {
         self.disk.sync()?;
         let failed = |what, source: io::Error| TargetError::Ask { path: self.disk.path.clone(), what, source };
-        publish(&self.hidden, &self.to, self.force == Force::Yes).map_err(|source| match source.kind() {
+        let if_there = if self.force == Force::Yes { IfThere::Replace } else { IfThere::Refuse };
+        publish(&self.hidden, &self.to, if_there).map_err(|source| match source.kind() {
             io::ErrorKind::AlreadyExists => TargetError::Exists { path: self.disk.path.clone() },
             _ => failed("giving it its name", source),
         })?;

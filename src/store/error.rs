@@ -55,7 +55,7 @@ pub enum StoreError {
         message: String,
     },
     /// The upload is not known (any more).
-    #[error("{operation}: no such upload {id}")]
+    #[error("{operation}: no such upload {}", id.escape_debug())]
     NoSuchUpload {
         /// What was asked.
         operation: Operation,
@@ -158,6 +158,24 @@ pub enum StoreError {
         /// What differs.
         reason: String,
     },
+    /// The upload has become an object, and what came after that went wrong: there is nothing to abort any more.
+    #[error("{operation}: the object was made")]
+    Completed {
+        /// What was asked.
+        operation: Operation,
+        /// What went wrong then.
+        #[source]
+        source: Box<StoreError>,
+    },
+    /// The answer to the completion of an upload was lost, and so was every answer to whether there is an object now.
+    #[error("{operation}: whether the object was made is not known")]
+    InDoubt {
+        /// What was asked.
+        operation: Operation,
+        /// Why it is not known.
+        #[source]
+        source: Box<StoreError>,
+    },
     /// A local file or folder failed.
     #[error("{operation}")]
     Io {
@@ -191,6 +209,7 @@ impl StoreError {
             Self::Cancelled { .. } => Class::Cancelled,
             Self::Fenced { .. } => Class::LeaseLost,
             Self::Identity { source, .. } => source.class(),
+            Self::Completed { source, .. } | Self::InDoubt { source, .. } => source.class(),
             Self::NoSuchBucket { .. }
             | Self::Denied { .. }
             | Self::NoSuchUpload { .. }
@@ -206,7 +225,7 @@ impl StoreError {
         }
     }
 
-    /// Whether a checksum did not match. Worth another attempt or two, since a bit may have flipped on the way; not seven, since a
+    /// Whether a checksum did not match. Worth another attempt or two, since a bit may have flipped on the way; not many, since a
     /// bad memory module flips it every time.
     #[must_use]
     pub fn is_damage(&self) -> bool {

@@ -19,7 +19,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::error::{Operation, StoreError};
-use super::local::{DirectFile, SUFFIX, hidden_name, is_id, new_id, or_here, publish, sync_folder};
+use super::local::{DirectFile, IfThere, SUFFIX, hidden_name, is_id, new_id, or_here, publish, sync_folder};
 use super::{
     ETag, ListedObject, MAX_PARTS, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part, PartNumber, StoredPart, Upload,
     UploadPlan, Whole,
@@ -40,7 +40,7 @@ struct Growing {
     path: PathBuf,
     file: DirectFile,
     part_size: ByteCount,
-    replace: bool,
+    if_there: IfThere,
     parts: Mutex<BTreeMap<PartNumber, Sized64>>,
 }
 
@@ -142,7 +142,8 @@ impl Growing {
         // Not every file system has it (tmpfs before Linux 6.6, FUSE); the page cache does as well there.
         let direct = OpenOptions::new().write(true).custom_flags(direct_flag).open(&path).ok();
         let file = DirectFile::new(file, direct);
-        Ok(Self { path, file, part_size: plan.part_size, replace: plan.replace, parts: Mutex::default() })
+        let if_there = if plan.replace { IfThere::Replace } else { IfThere::Refuse };
+        Ok(Self { path, file, part_size: plan.part_size, if_there, parts: Mutex::default() })
     }
 
     fn parts(&self) -> MutexGuard<'_, BTreeMap<PartNumber, Sized64>> {
@@ -204,7 +205,7 @@ impl ObjectStore for FolderStore {
                 let file = OpenOptions::new().write(true).create_new(true).open(&hidden)?;
                 file.write_all_at(&body, 0)?;
                 file.sync_all()?;
-                publish(&hidden, &target, true)?;
+                publish(&hidden, &target, IfThere::Replace)?;
                 sync_folder(&folder)
             })();
             written.map_err(|err| {
@@ -296,25 +297,28 @@ impl ObjectStore for FolderStore {
         let growing = self.growing(&operation, upload)?;
         growing.review(&operation, parts, whole)?;
         let (target, folder, size) = (self.target(&upload.key)?, self.folder.clone(), whole.size);
-        off(operation, move |operation| {
+        let synced = off(operation, move |operation| {
             let published = (|| {
                 // A last part that was sent again may have been longer before.
                 growing.file.file().set_len(size)?;
                 growing.file.file().sync_all()?;
-                publish(&growing.path, &target, growing.replace)?;
-                sync_folder(&folder)
+                publish(&growing.path, &target, growing.if_there)
             })();
-            published.map_err(|err| match err.kind() {
+            published.map_err(|err: io::Error| match err.kind() {
                 io::ErrorKind::AlreadyExists => StoreError::Precondition {
                     operation: operation.clone(),
                     reason: "there is a file of that name by now".to_owned(),
                 },
                 _ => io_error(operation.clone(), err),
-            })
+            })?;
+            Ok(sync_folder(&folder).map_err(|err| StoreError::Completed {
+                operation: operation.clone(),
+                source: Box::new(io_error(Operation { request: "sync", target: folder.display().to_string() }, err)),
+            }))
         })
         .await?;
         self.uploads().remove(&upload.id);
-        Ok(())
+        synced
     }
 
     async fn abort(&self, upload: &Upload) -> Result<(), StoreError> {

@@ -106,9 +106,18 @@ pub(super) fn is_id(text: &str) -> bool {
     })
 }
 
+/// What becomes of a file that has the name already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IfThere {
+    /// It makes room.
+    Replace,
+    /// It stays, and the new one gets no name.
+    Refuse,
+}
+
 /// Gives a file its name.
-pub(crate) fn publish(from: &Path, to: &Path, replace: bool) -> io::Result<()> {
-    if replace {
+pub(crate) fn publish(from: &Path, to: &Path, if_there: IfThere) -> io::Result<()> {
+    if if_there == IfThere::Replace {
         return std::fs::rename(from, to);
     }
     match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {

@@ -1,4 +1,4 @@
-//! How many parts travel at once: as many as the user allows, fewer while the store asks for less.
+//! How many parts travel at once: as many as the user allows, fewer while the store asks for less or the line carries less.
 //!
 //! Additive increase, multiplicative decrease, as TCP does it: throttling halves the window, at most once for all the requests that
 //! were under way together; a run of parts that went well widens it by one.
@@ -49,12 +49,6 @@ impl Pace {
         self.state().window
     }
 
-    /// How many may at best.
-    #[must_use]
-    pub fn connections(&self) -> usize {
-        self.connections
-    }
-
     /// Waits for room in the window.
     pub async fn permit(self: &Arc<Self>) -> Permit {
         loop {
@@ -90,14 +84,14 @@ impl Permit {
         }
     }
 
-    /// The store asked for less.
+    /// The store asked for less, or the part did not get through in time.
     pub fn was_throttled(self) {
         let mut state = self.pace.state();
         state.good_run = 0;
         if state.cuts == self.cuts {
             state.cuts += 1;
             state.window = (state.window / 2).max(1);
-            tracing::debug!(window = state.window, "the store asks for less: fewer parts at once");
+            tracing::debug!(window = state.window, "fewer parts at once: the store asks for less, or the line carries less");
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,6 +18,12 @@ use crate::retry::{Backoff, Class};
 
 /// Attempts on a request whose checksum did not match: a bit flips on the way now and then, but not three times in a row.
 const DAMAGED_ATTEMPTS: u32 = 3;
+/// How often an upload is aborted at most: parts that were on their way may arrive after the first time (S3's documentation,
+/// "AbortMultipartUpload").
+const ABORTS: u32 = 3;
+
+/// Attempts at a store from which nothing was ever heard: its address is likelier misspelt than the store is down.
+const STRANGER_ATTEMPTS: u32 = 4;
 
 /// A store whose passing faults pass unseen.
 ///
@@ -29,6 +36,8 @@ pub struct Retrying {
     cancel: Cancel,
     pace: Arc<Pace>,
     backoff: Backoff,
+    /// Whether the store has ever answered.
+    heard: AtomicBool,
 }
 
 /// Whether a request may be cut short.
@@ -44,7 +53,7 @@ impl Retrying {
     /// Around `inner`, with as many parts at once as `pace` allows.
     #[must_use]
     pub fn new(inner: Arc<dyn ObjectStore>, clock: Arc<dyn Clock>, cancel: Cancel, pace: Arc<Pace>, backoff: Backoff) -> Self {
-        Self { inner, clock, cancel, pace, backoff }
+        Self { inner, clock, cancel, pace, backoff, heard: AtomicBool::new(false) }
     }
 
     fn operation(&self, request: &'static str, key: &ObjectKey) -> Operation {
@@ -54,6 +63,9 @@ impl Retrying {
     /// The wait before attempt `next`, where `err` allows for one.
     fn wait_after(&self, err: &StoreError, next: u32) -> Option<Duration> {
         if !err.class().is_retryable() || (err.is_damage() && next > DAMAGED_ATTEMPTS) {
+            return None;
+        }
+        if is_silence(err) && next > STRANGER_ATTEMPTS && !self.heard.load(Relaxed) {
             return None;
         }
         self.backoff.wait_before(next)
@@ -90,9 +102,15 @@ impl Retrying {
         let attempts_end = if stop == Stop::BetweenAttempts { Stop::Never } else { stop };
         loop {
             let err = match self.unless_stopped(&operation, attempts_end, attempt()).await? {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    self.heard.store(true, Relaxed);
+                    return Ok(answer);
+                }
                 Err(err) => err,
             };
+            if !is_silence(&err) {
+                self.heard.store(true, Relaxed);
+            }
             next += 1;
             match self.wait_after(&err, next) {
                 Some(wait) => self.pause(&operation, next, wait, stop, &err).await?,
@@ -101,13 +119,15 @@ impl Retrying {
         }
     }
 
-    /// Whether the object under the upload's key is the one that `whole` describes, made by this upload.
+    /// Whether the object under the upload's key is the one that `whole` describes, made by this upload. Asked once even after being
+    /// told to stop: the answer says whether there is an object.
     async fn is_there(&self, upload: &Upload, whole: &Whole, err: &StoreError) -> Result<bool, StoreError> {
-        let Some(meta) =
-            self.attempts(self.operation("HeadObject", &upload.key), Stop::AtOnce, || self.inner.head(&upload.key)).await?
-        else {
-            return Ok(false);
+        let look = || self.inner.head(&upload.key);
+        let looked = match self.attempts(self.operation("HeadObject", &upload.key), Stop::AtOnce, look).await {
+            Err(StoreError::Cancelled { .. }) => look().await,
+            answer => answer,
         };
+        let Some(meta) = looked? else { return Ok(false) };
         let same_sum = meta.crc64.map(|crc64| crc64 == whole.crc64);
         let other_version = whole.replaces.as_ref() != Some(&meta.etag);
         // The same parts over the same object give the same mark on stores that make it from the bytes. Once the upload is
@@ -115,6 +135,11 @@ impl Retrying {
         let gone = matches!(err, StoreError::NoSuchUpload { .. });
         Ok(meta.size == whole.size && same_sum != Some(false) && (other_version || (gone && same_sum == Some(true))))
     }
+}
+
+/// Whether nothing came back from the store.
+fn is_silence(err: &StoreError) -> bool {
+    matches!(err, StoreError::Connection { .. } | StoreError::TimedOut { .. } | StoreError::Identity { .. })
 }
 
 /// Whether the store may have done as asked all the same: the answer was lost, or was one that says nothing.
@@ -146,8 +171,20 @@ impl ObjectStore for Retrying {
     }
 
     async fn create_upload(&self, key: &ObjectKey, plan: &UploadPlan) -> Result<Upload, StoreError> {
-        let attempt = || self.inner.create_upload(key, plan);
-        self.attempts(self.operation("CreateMultipartUpload", key), Stop::BetweenAttempts, attempt).await
+        let lost = AtomicBool::new(false);
+        let attempt = || async {
+            let answer = self.inner.create_upload(key, plan).await;
+            // Who asks for less has surely done nothing.
+            let may_be_done = |err: &StoreError| says_nothing(err) && err.class() != Class::Throttled;
+            lost.fetch_or(answer.as_ref().is_err_and(may_be_done), Relaxed);
+            answer
+        };
+        let operation = self.operation("CreateMultipartUpload", key);
+        let created = self.attempts(operation.clone(), Stop::BetweenAttempts, attempt).await;
+        if lost.into_inner() {
+            tracing::warn!(%operation, "an attempt whose answer was lost may have begun another upload: `snapferry uploads list` shows it");
+        }
+        created
     }
 
     async fn put_part(&self, upload: &Upload, part: Part) -> Result<StoredPart, StoreError> {
@@ -161,6 +198,8 @@ impl ObjectStore for Retrying {
                 match &answer {
                     Ok(_) => permit.went_well(),
                     Err(err) if err.class() == Class::Throttled => permit.was_throttled(),
+                    // A line that can't carry so many parts in time may well carry fewer.
+                    Err(StoreError::TimedOut { .. }) => permit.was_throttled(),
                     Err(_) => drop(permit),
                 }
                 answer
@@ -179,26 +218,35 @@ impl ObjectStore for Retrying {
         let operation = self.operation("CompleteMultipartUpload", &upload.key);
         let mut next = 1;
         let mut in_doubt = false;
+        // Why nobody knows, at the moment, whether the object was made.
+        let mut unseen = None;
+        let ended = |err: StoreError, unseen: Option<StoreError>| match unseen {
+            Some(source) => StoreError::InDoubt { operation: operation.clone(), source: Box::new(source) },
+            None => err,
+        };
         loop {
             if self.cancel.is_cancelled() {
-                return Err(StoreError::Cancelled { operation });
+                return Err(ended(StoreError::Cancelled { operation: operation.clone() }, unseen));
             }
             let err = match self.inner.complete(upload, parts, whole).await {
                 Ok(()) => return Ok(()),
+                Err(err @ StoreError::Completed { .. }) => return Err(err),
                 Err(err) => err,
             };
             let doubted = in_doubt;
             in_doubt |= says_nothing(&err);
             if in_doubt {
-                match self.is_there(upload, whole, &err).await {
+                unseen = match self.is_there(upload, whole, &err).await {
                     Ok(true) => {
                         tracing::info!(%operation, "the answer was lost, but the object is there: {err}");
                         return Ok(());
                     }
-                    Ok(false) => {}
-                    Err(StoreError::Cancelled { .. }) => return Err(StoreError::Cancelled { operation }),
-                    Err(head) => tracing::warn!(%operation, "can't tell whether the object is there: {head}"),
-                }
+                    Ok(false) => None,
+                    Err(head) => {
+                        tracing::warn!(%operation, "can't tell whether the object is there: {head}");
+                        Some(head)
+                    }
+                };
             }
             next += 1;
             // After an answer that was lost, "no such upload" may mean that the store is still at it.
@@ -206,15 +254,30 @@ impl ObjectStore for Retrying {
                 StoreError::NoSuchUpload { .. } if doubted => self.backoff.wait_before(next),
                 err => self.wait_after(err, next),
             };
-            match wait {
-                Some(wait) => self.pause(&operation, next, wait, Stop::AtOnce, &err).await?,
-                None => return Err(err),
+            let Some(wait) = wait else { return Err(ended(err, unseen)) };
+            if let Err(stopped) = self.pause(&operation, next, wait, Stop::AtOnce, &err).await {
+                return Err(ended(stopped, unseen));
             }
         }
     }
 
+    /// Aborts until the store holds no part of the upload any more.
     async fn abort(&self, upload: &Upload) -> Result<(), StoreError> {
-        self.attempts(self.operation("AbortMultipartUpload", &upload.key), Stop::Never, || self.inner.abort(upload)).await
+        let operation = self.operation("AbortMultipartUpload", &upload.key);
+        for _ in 0..ABORTS {
+            self.attempts(operation.clone(), Stop::Never, || self.inner.abort(upload)).await?;
+            match self.inner.list_parts(upload).await {
+                Ok(parts) if !parts.is_empty() => {
+                    tracing::debug!(%operation, parts = parts.len(), "parts arrived after the upload was aborted: once more");
+                }
+                Ok(_) | Err(StoreError::NoSuchUpload { .. }) => return Ok(()),
+                Err(err) => {
+                    tracing::debug!(%operation, "can't tell whether parts are left: {err}");
+                    return Ok(());
+                }
+            }
+        }
+        Err(StoreError::Mismatch { operation, reason: format!("it was aborted {ABORTS} times, and still has parts") })
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, StoreError> {
@@ -419,5 +482,71 @@ mod tests {
         let err = bench.store.complete(&upload, &[], &whole(None)).await.expect_err("gone");
         assert!(matches!(err, StoreError::NoSuchUpload { .. }), "{err}");
         assert_eq!(bench.scripted.count("HeadObject"), 0);
+    }
+
+    #[tokio::test]
+    async fn a_line_that_is_too_slow_for_all_parts_carries_fewer() {
+        let bench = bench();
+        let upload = bench.upload().await;
+        bench.scripted.next("UploadPart", Fault::Answer(lost()));
+        bench.put_part(&upload).await.expect("the second attempt");
+        assert_eq!(bench.pace.window(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_store_that_was_never_heard_of_is_given_up_sooner() {
+        let backoff = Backoff { attempts: 9, ..BACKOFF };
+        for (heard, attempts) in [(false, STRANGER_ATTEMPTS), (true, 9)] {
+            let Bench { scripted, clock, cancel, pace, key, .. } = bench();
+            let store = Retrying::new(scripted.clone(), clock, cancel, pace, backoff);
+            if heard {
+                assert_eq!(store.list("").await.expect("an answer"), []);
+            }
+            for _ in 0..9 {
+                scripted.next("HeadObject", Fault::Answer(lost()));
+            }
+            store.head(&key).await.expect_err("never an answer");
+            assert_eq!(scripted.count("HeadObject"), attempts);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stop_does_not_hide_that_the_object_is_there() {
+        let bench = bench();
+        let upload = bench.upload().await;
+        let (parts, whole) = ([bench.put_part(&upload).await.expect("stored")], whole(None));
+        bench.scripted.next("CompleteMultipartUpload", Fault::ApplyThen(lost()));
+        bench.scripted.next("HeadObject", Fault::Hang);
+        let mut completing = Box::pin(bench.store.complete(&upload, &parts, &whole));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(completing.as_mut().poll(&mut context).is_pending());
+        bench.cancel.cancel(Reason::Asked);
+        completing.await.expect("one more look finds it");
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_found_out_is_told_as_such() {
+        let bench = bench();
+        let upload = bench.upload().await;
+        let part = bench.put_part(&upload).await.expect("stored");
+        bench.scripted.next("CompleteMultipartUpload", Fault::ApplyThen(lost()));
+        for _ in 0..9 {
+            bench.scripted.next("HeadObject", Fault::Answer(refused(400, "BadRequest")));
+        }
+        let err = bench.store.complete(&upload, &[part], &whole(None)).await.expect_err("nobody could look");
+        assert!(matches!(&err, StoreError::InDoubt { source, .. } if matches!(**source, StoreError::Refused { .. })), "{err}");
+    }
+
+    #[tokio::test]
+    async fn parts_that_arrive_after_an_abort_are_aborted_too() {
+        for (late, succeeds) in [(0, true), (2, true), (3, false)] {
+            let bench = bench();
+            let upload = bench.upload().await;
+            bench.put_part(&upload).await.expect("stored");
+            bench.scripted.late_parts(late);
+            let ended = bench.store.abort(&upload).await;
+            assert_eq!(ended.is_ok(), succeeds, "{ended:?}");
+            assert_eq!(bench.scripted.count("AbortMultipartUpload"), ABORTS.min(late + 1));
+        }
     }
 }

@@ -20,6 +20,8 @@ pub enum Fault {
     ApplyThen(StoreError),
     /// There is never an answer.
     Hang,
+    /// Whoever asks panics.
+    Panic,
 }
 
 #[derive(Default)]
@@ -27,6 +29,8 @@ struct Script {
     faults: HashMap<&'static str, VecDeque<Fault>>,
     counts: HashMap<&'static str, u32>,
     cut: Option<usize>,
+    hide_part: bool,
+    late_parts: u32,
 }
 
 /// Passes requests on to another store, but for those with a fault in the script. Requests go by S3's names.
@@ -54,6 +58,16 @@ impl ScriptedStore {
     /// The next object's bytes end after so many.
     pub fn cut_next(&self, bytes: usize) {
         self.script().cut = Some(bytes);
+    }
+
+    /// The next list of an upload's parts lacks its last one.
+    pub fn hide_a_part(&self) {
+        self.script().hide_part = true;
+    }
+
+    /// The next so many times that an upload is aborted, the store says that it was, and keeps its parts: as if they arrived late.
+    pub fn late_parts(&self, times: u32) {
+        self.script().late_parts = times;
     }
 
     /// Forgets the faults that have not happened.
@@ -91,6 +105,7 @@ impl ScriptedStore {
                 Err(err)
             }
             Some(Fault::Hang) => std::future::pending().await,
+            Some(Fault::Panic) => panic!("as planned"),
         }
     }
 }
@@ -121,13 +136,24 @@ impl ObjectStore for ScriptedStore {
         self.pass("UploadPart", self.inner.put_part(upload, part)).await
     }
     async fn list_parts(&self, upload: &Upload) -> Result<Vec<StoredPart>, StoreError> {
-        self.pass("ListParts", self.inner.list_parts(upload)).await
+        let mut parts = self.pass("ListParts", self.inner.list_parts(upload)).await?;
+        if std::mem::take(&mut self.script().hide_part) {
+            parts.pop();
+        }
+        Ok(parts)
     }
     async fn complete(&self, upload: &Upload, parts: &[StoredPart], whole: &Whole) -> Result<(), StoreError> {
         self.pass("CompleteMultipartUpload", self.inner.complete(upload, parts, whole)).await
     }
     async fn abort(&self, upload: &Upload) -> Result<(), StoreError> {
-        self.pass("AbortMultipartUpload", self.inner.abort(upload)).await
+        let late = {
+            let mut script = self.script();
+            let late = script.late_parts > 0;
+            script.late_parts = script.late_parts.saturating_sub(1);
+            late
+        };
+        let abort = async { if late { Ok(()) } else { self.inner.abort(upload).await } };
+        self.pass("AbortMultipartUpload", abort).await
     }
     async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, StoreError> {
         self.pass("ListObjectsV2", self.inner.list(prefix)).await

@@ -211,6 +211,20 @@ async fn a_complete_is_settled_whatever_the_store_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_may_take_its_time_to_be_put_together() {
+    let bench = Bench::start().await;
+    let store = bench.store();
+    let upload = store.create_upload(&bench.key, &UploadPlan { part_size: REAL_PART, replace: true }).await.unwrap();
+    let body = Bytes::from_static(b"the only part");
+    let crc64 = Crc64::of(&body);
+    let whole = Whole { size: to_u64(body.len()), crc64, replaces: None };
+    let part = store.put_part(&upload, Part { number: PartNumber(1), body, crc64 }).await.unwrap();
+    // Longer than any other request may take.
+    bench.fault(Operation::CompleteMultipartUpload, When::Always, Action::Delay { milliseconds: 400 });
+    bench.impatient().complete(&upload, &[part], &whole).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stores_of_before_2022_get_content_md5_and_remember_it_is_so() {
     let bench = Bench::start().await;
     for action in [Action::IgnoreChecksums, Action::RefuseChecksums] {

@@ -172,6 +172,7 @@ pub(super) fn of_store(error: &StoreError) -> Option<String> {
         StoreError::WrongRegion { .. } => {
             Some("give the region that the bucket was made in: --region (of a replication: --bucket-region)".into())
         }
+        StoreError::InDoubt { .. } => Some("look whether the image is there before it is made again".into()),
         StoreError::Full { .. } => Some("free space on it, or send the image straight to a bucket: --bucket".into()),
         StoreError::Identity { source, .. } => of_identity(source),
         _ => None,

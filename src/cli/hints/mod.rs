@@ -41,6 +41,10 @@ pub fn of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         return match error {
             ConvertError::Exists { .. } => Some("give another --key or --output, or --force to replace it".into()),
             ConvertError::Manifest { .. } => Some("the image can be used; only its manifest is missing".into()),
+            ConvertError::Unproved { url, .. } => {
+                Some(format!("`snapferry verify {url}` reads all of it back; its manifest was not written"))
+            }
+            ConvertError::Disproved { .. } => Some("don't use it: remove it, or convert again with --force".into()),
             _ => None,
         };
     }

@@ -9,9 +9,13 @@ use crate::identity::TokenSource;
 use crate::secret::Secret;
 use crate::units::{ByteCount, MIB};
 
-/// For any request, on top of the time its body takes at the slowest acceptable rate, unless the user says otherwise.
+/// For any request but the one that completes an upload, on top of the time its body takes at the slowest acceptable rate.
 pub const DEADLINE: Duration = Duration::from_secs(30);
-/// The slowest acceptable rate unless the user says otherwise, in bytes a second.
+/// For the request that completes an upload: a store may put an object together for several minutes (S3's documentation,
+/// "CompleteMultipartUpload").
+pub const COMPLETE: Duration = Duration::from_secs(10 * 60);
+/// The slowest acceptable rate of one request, in bytes a second. On a slower line fewer parts travel at once, until each is fast
+/// enough: at one at a time, a part of 32 MiB has a minute, and a line of 5 Mbit/s does.
 pub const SLOWEST: ByteCount = ByteCount(MIB);
 
 /// How requests are authorised.
@@ -56,6 +60,8 @@ pub struct S3Config {
     pub slowest: ByteCount,
     /// What any attempt may take on top of that. See [`DEADLINE`].
     pub deadline: Duration,
+    /// What an attempt to complete an upload may take. See [`COMPLETE`].
+    pub complete: Duration,
 }
 
 impl S3Config {
@@ -70,6 +76,7 @@ impl S3Config {
             ca_file: None,
             slowest: SLOWEST,
             deadline: DEADLINE,
+            complete: COMPLETE,
         }
     }
 }

@@ -90,6 +90,7 @@ impl S3Store {
             sign_payload: !secure,
             slowest: config.slowest,
             deadline: config.deadline,
+            complete: config.complete,
             teller: Teller { endpoint: url, region: config.region, bucket: config.bucket, secrets },
             sums: Sums::default(),
         })

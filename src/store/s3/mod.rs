@@ -25,7 +25,7 @@ use crate::hash::Crc64;
 use crate::units::{ByteCount, to_u64};
 use auth::Bearer;
 use errors::Teller;
-use sums::Sums;
+use sums::{Fields, Sums};
 
 mod auth;
 mod config;
@@ -34,7 +34,7 @@ mod errors;
 mod multipart;
 mod sums;
 
-pub use config::{Auth, DEADLINE, S3Config, SLOWEST};
+pub use config::{Auth, COMPLETE, DEADLINE, S3Config, SLOWEST};
 pub use errors::region_in;
 use multipart::may_be_about_fields;
 pub use sums::PartSum;
@@ -52,6 +52,7 @@ pub struct S3Store {
     sign_payload: bool,
     slowest: ByteCount,
     deadline: Duration,
+    complete: Duration,
     teller: Teller,
     sums: Sums,
 }
@@ -95,13 +96,26 @@ impl S3Store {
     where
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
+        self.attempt_within(self.deadline_of(body), operation, upload_id, request).await
+    }
+
+    async fn attempt_within<T, E>(
+        &self,
+        deadline: Duration,
+        operation: &Operation,
+        upload_id: Option<&str>,
+        request: impl Future<Output = Result<T, SdkError<E, HttpResponse>>> + Send,
+    ) -> Result<T, StoreError>
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
         if let Some(bearer) = &self.bearer {
             bearer
                 .renew()
                 .await
                 .map_err(|source| StoreError::Identity { operation: operation.clone(), source: Box::new(source) })?;
         }
-        self.within(operation, body, request).await?.map_err(|err| self.teller.tell(operation.clone(), upload_id, err))
+        within(deadline, operation, request).await?.map_err(|err| self.teller.tell(operation.clone(), upload_id, err))
     }
 
     /// HEAD is refused without a body, and so without a reason. A GET of one byte needs the same rights, and is told why.
@@ -116,13 +130,16 @@ impl S3Store {
         }
     }
 
-    async fn within<T>(&self, operation: &Operation, body: u64, work: impl Future<Output = T> + Send) -> Result<T, StoreError> {
-        let deadline = self.deadline + Duration::from_secs(body / self.slowest.0);
-        // Boxed: the SDK's futures are tens of kilobytes, and would be copied along with every caller's.
-        tokio::time::timeout(deadline, Box::pin(work))
-            .await
-            .map_err(|_| StoreError::TimedOut { operation: operation.clone(), deadline })
+    fn deadline_of(&self, body: u64) -> Duration {
+        self.deadline + Duration::from_secs(body / self.slowest.0)
     }
+}
+
+async fn within<T>(deadline: Duration, operation: &Operation, work: impl Future<Output = T> + Send) -> Result<T, StoreError> {
+    // Boxed: the SDK's futures are tens of kilobytes, and would be copied along with every caller's.
+    tokio::time::timeout(deadline, Box::pin(work))
+        .await
+        .map_err(|_| StoreError::TimedOut { operation: operation.clone(), deadline })
 }
 
 #[async_trait]
@@ -199,10 +216,11 @@ impl ObjectStore for S3Store {
             let placed = answer.content_range().unwrap_or("no range");
             return Err(wrong(format!("{placed} of {} bytes", told.map_or("?".to_owned(), |told| told.to_string()))));
         }
-        let body = self.within(&operation, len, answer.body.collect()).await?.map_err(|err| StoreError::Connection {
-            operation: operation.clone(),
-            reason: format!("{}: the answer broke off: {}", self.teller.endpoint, crate::retry::chain(&err)),
-        })?;
+        let body =
+            within(self.deadline_of(len), &operation, answer.body.collect()).await?.map_err(|err| StoreError::Connection {
+                operation: operation.clone(),
+                reason: format!("{}: the answer broke off: {}", self.teller.endpoint, crate::retry::chain(&err)),
+            })?;
         let body = body.into_bytes();
         if to_u64(body.len()) == len { Ok(body) } else { Err(wrong(format!("{} bytes", body.len()))) }
     }
@@ -222,11 +240,11 @@ impl ObjectStore for S3Store {
             return Err(StoreError::Precondition { operation, reason: "there is an object of that name already".to_owned() });
         }
         if self.sums.part() == PartSum::Md5 {
-            return self.send_create(key, false).await;
+            return self.send_create(key, Fields::Without).await;
         }
-        match self.send_create(key, true).await {
+        match self.send_create(key, Fields::Crc64).await {
             Err(err) if may_be_about_fields(&err) => {
-                let upload = self.send_create(key, false).await?;
+                let upload = self.send_create(key, Fields::Without).await?;
                 self.sums.unknown_to_store();
                 Ok(upload)
             }
@@ -286,15 +304,15 @@ impl ObjectStore for S3Store {
     async fn complete(&self, upload: &Upload, parts: &[StoredPart], whole: &Whole) -> Result<(), StoreError> {
         // A store that did not echo the parts' sums can't check the whole one.
         if self.sums.part() == PartSum::Md5 {
-            return self.send_complete(upload, parts, whole, false).await;
+            return self.send_complete(upload, parts, whole, Fields::Without).await;
         }
-        match self.send_complete(upload, parts, whole, true).await {
+        match self.send_complete(upload, parts, whole, Fields::Crc64).await {
             // Only what can't be a verdict on the object itself: a wrong sum or size must not pass on the second try.
-            Err(StoreError::Unsupported { .. }) => self.send_complete(upload, parts, whole, false).await,
+            Err(StoreError::Unsupported { .. }) => self.send_complete(upload, parts, whole, Fields::Without).await,
             Err(StoreError::Refused { status: 400, code, .. })
                 if matches!(code.as_str(), "InvalidArgument" | "UnsupportedArgument" | "MalformedXML" | "InvalidHeader") =>
             {
-                self.send_complete(upload, parts, whole, false).await
+                self.send_complete(upload, parts, whole, Fields::Without).await
             }
             answer => answer,
         }

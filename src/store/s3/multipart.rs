@@ -3,7 +3,8 @@
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart};
 
-use super::{S3Store, damaged, etag_of, quoted, sums, wire_number};
+use super::sums::{self, Fields};
+use super::{S3Store, damaged, etag_of, quoted, wire_number};
 use crate::hash::Crc64;
 use crate::store::{ETag, ObjectKey, Part, StoreError, StoredPart, Upload, Whole};
 use crate::units::to_u64;
@@ -79,10 +80,10 @@ impl S3Store {
         }
     }
 
-    pub(super) async fn send_create(&self, key: &ObjectKey, with_sums: bool) -> Result<Upload, StoreError> {
+    pub(super) async fn send_create(&self, key: &ObjectKey, fields: Fields) -> Result<Upload, StoreError> {
         let operation = self.operation("CreateMultipartUpload", key);
         let mut request = self.client.create_multipart_upload().bucket(&self.bucket).key(key.as_str());
-        if with_sums {
+        if fields == Fields::Crc64 {
             request = request.checksum_algorithm(ChecksumAlgorithm::Crc64Nvme).checksum_type(ChecksumType::FullObject);
         }
         let answer = self.attempt(&operation, None, 0, request.send()).await?;
@@ -97,7 +98,7 @@ impl S3Store {
         upload: &Upload,
         parts: &[StoredPart],
         whole: &Whole,
-        with_sums: bool,
+        fields: Fields,
     ) -> Result<(), StoreError> {
         let operation = self.operation("CompleteMultipartUpload", &upload.key);
         let mut list = CompletedMultipartUpload::builder();
@@ -113,7 +114,7 @@ impl S3Store {
             .key(upload.key.as_str())
             .upload_id(&upload.id)
             .multipart_upload(list.build());
-        if with_sums {
+        if fields == Fields::Crc64 {
             request = request.checksum_crc64_nvme(whole.crc64.to_base64()).checksum_type(ChecksumType::FullObject).mpu_object_size(
                 i64::try_from(whole.size).map_err(|_| StoreError::Mismatch {
                     operation: operation.clone(),
@@ -121,13 +122,14 @@ impl S3Store {
                 })?,
             );
         }
-        let answer = self.attempt(&operation, Some(&upload.id), 0, request.send()).await?;
+        let answer = self.attempt_within(self.complete, &operation, Some(&upload.id), request.send()).await?;
         // The ETag may be empty here (Ceph, at first), so it is not asked for. A sum, where there is one, must be ours.
         match answer.checksum_crc64_nvme().map(Crc64::from_base64) {
-            Some(Ok(crc64)) if crc64 != whole.crc64 => Err(StoreError::Mismatch {
-                operation,
-                reason: format!("the object's CRC64NVME is {crc64}, not {} as sent", whole.crc64),
-            }),
+            Some(Ok(crc64)) if crc64 != whole.crc64 => {
+                let reason = format!("the object's CRC64NVME is {crc64}, not {} as sent", whole.crc64);
+                let wrong = StoreError::Mismatch { operation: operation.clone(), reason };
+                Err(StoreError::Completed { operation, source: Box::new(wrong) })
+            }
             _ => Ok(()),
         }
     }

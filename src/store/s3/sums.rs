@@ -21,6 +21,13 @@ pub enum PartSum {
     Md5,
 }
 
+/// Whether the requests that begin and complete an upload name CRC64NVME, which a store from before 2022 may refuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fields {
+    Crc64,
+    Without,
+}
+
 /// What has been learnt of a store.
 #[derive(Debug, Default)]
 pub(super) struct Sums {

@@ -9,19 +9,22 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustix::process::Signal;
 use snapferry::cancel::{Cancel, Reason};
 use snapferry::clock::SystemClock;
-use snapferry::convert::plan::{Destination, Options};
-use snapferry::convert::{Conversion, ConvertError, Target, plan_for};
+use snapferry::convert::plan::{Beside, Destination, Options};
+use snapferry::convert::{Conversion, ConvertError, Converted, Failure, Target, plan_for};
 use snapferry::retry::Backoff;
 use snapferry::sim::{Action, Operation as Request, Rule, TlsFiles, When};
 use snapferry::source::{Extent, InUse, RawSource, Salvaging, Source, SourceError};
 use snapferry::store::{FolderStore, ObjectStore, Operation, Pace, Retrying, S3Config, S3Store, StoreError};
 use snapferry::testing::disks::{Disk, Kind};
 use snapferry::testing::memory::MemoryStore;
+use snapferry::testing::model::Model;
 use snapferry::testing::scripted::{Fault, ScriptedStore};
 use snapferry::units::{ByteCount, GuestOffset, MIB, to_u64, to_usize};
 use tempfile::TempDir;
 
-use super::{BUCKET, Bucket, KEY, Running, convert, folder, into_file, key, left_in, prove, run, runtime, wait_until};
+use super::{
+    BUCKET, Bucket, KEY, Running, convert, convert_disk, folder, into_file, key, left_in, padded, prove, run, runtime, wait_until,
+};
 
 /// Three parts, and something for several threads to do.
 const PARTS: [&str; 2] = ["--part-size", "8M"];
@@ -190,6 +193,122 @@ fn an_image_without_its_manifest_is_told_as_such() {
     bucket.sim.faults().clear();
     assert!(bucket.object(&key()).is_some() && bucket.object(&key().manifest()).is_none());
     assert_eq!(bucket.open_uploads(), 0);
+}
+
+#[test]
+fn an_image_that_cannot_be_looked_at_is_there_all_the_same() {
+    let (_home, raw, disk) = random_disk(MIB);
+    let bucket = Bucket::start();
+    // The first two looks are at what is there before; this one is at the image.
+    bucket.sim.faults().add(Rule::on(Request::HeadObject).when(When::Nth(3)), Action::answer(403, "AccessDenied"));
+    let ended = run(bucket.convert(&raw, &[]));
+    ended.expect(4, &["s3://images/disk.qcow2 is complete", "access denied", "`snapferry verify s3://images/disk.qcow2`"]);
+    assert!(!ended.err.contains("aborted"), "{}", ended.err);
+    assert_eq!(bucket.sim.stats().of(Request::AbortMultipartUpload).requests, 0);
+    let image = bucket.object(&key()).expect("the image");
+    assert!(Model::read(&image).expect("a sound image").disk().expect("its bodies") == padded(&disk.to_vec()));
+}
+
+#[test]
+fn an_image_that_proves_wrong_is_named() {
+    let (_home, raw, _) = random_disk(MIB);
+    let bucket = Bucket::start();
+    bucket.sim.faults().add(Rule::on(Request::CompleteMultipartUpload), Action::CorruptChecksum);
+    let ended = run(bucket.convert(&raw, &[]));
+    ended.expect(4, &["s3://images/disk.qcow2 does not hold the image that was sent", "CRC64NVME", "don't use it"]);
+    assert!(bucket.object(&key()).is_some());
+    assert_eq!(bucket.sim.stats().of(Request::AbortMultipartUpload).requests, 0);
+}
+
+#[test]
+fn an_old_manifest_does_not_outlive_its_image() {
+    let (_home, raw, _) = random_disk(MIB);
+    let (_other_home, other, _) = random_disk(2 * MIB);
+    let bucket = Bucket::start();
+    run(bucket.convert(&raw, &[])).expect(0, &[]);
+    assert!(bucket.object(&key().manifest()).is_some());
+    bucket.sim.faults().add(Rule::on(Request::PutObject), Action::answer(403, "AccessDenied"));
+    run(bucket.convert(&other, &["--force"])).expect(4, &["s3://images/disk.qcow2 is complete", "manifest"]);
+    assert_eq!(bucket.object(&key().manifest()), None);
+}
+
+#[test]
+fn an_image_without_a_manifest_takes_the_place_of_one_that_had_it() {
+    let made = convert_disk(&Disk::new(Kind::Text, ByteCount(MIB), 46), &Options::default());
+    let manifest = made.folder.path().join(key().manifest().as_str());
+    let store: Arc<dyn ObjectStore> = Arc::new(FolderStore::new(made.folder.path().to_owned()));
+    let source = RawSource::open(&made.raw, InUse::Refuse).expect("a source");
+    let options = Options { beside: Beside::Nothing, ..Options::default() };
+    let somebody_elses = b"{\"name\": \"not ours\"}";
+    for (before, after) in [(None, None), (Some(&somebody_elses[..]), Some(&somebody_elses[..]))] {
+        if let Some(bytes) = before {
+            std::fs::write(&manifest, bytes).expect("written");
+        }
+        std::fs::remove_file(&made.path).expect("removed");
+        convert(&source, &store, Destination::File, &options, &Vec::new).expect("an image");
+        assert_eq!(std::fs::read(&manifest).ok().as_deref(), after);
+    }
+}
+
+/// Converts 17 MiB in parts of 8 MiB into a store that fails as scripted.
+fn into_scripted(script: impl FnOnce(&ScriptedStore)) -> (Arc<ScriptedStore>, Result<Converted, Failure>) {
+    let scripted = Arc::new(ScriptedStore::new(Arc::new(MemoryStore::new(BUCKET))));
+    script(&scripted);
+    let store: Arc<dyn ObjectStore> = scripted.clone();
+    let source = Broken { bytes: Disk::new(Kind::Random, ByteCount(17 * MIB), 47).to_vec(), bad: 0..0, error: gone };
+    let options = Options { part_size: Some(ByteCount(8 * MIB)), ..Options::default() };
+    let ended = convert(&source, &store, Destination::Bucket, &options, &Vec::new);
+    (scripted, ended)
+}
+
+fn expect_nothing_in(scripted: &ScriptedStore) {
+    let memory = scripted.inner();
+    let left = runtime().block_on(async { (memory.head(&key()).await.ok(), memory.list_uploads("").await.ok()) });
+    assert_eq!(left, (Some(None), Some(Vec::new())));
+}
+
+#[test]
+fn a_stop_before_the_upload_has_begun_is_told_as_one() {
+    let operation = Operation { request: "CreateMultipartUpload", target: KEY.to_owned() };
+    let (scripted, ended) =
+        into_scripted(|script| script.next("CreateMultipartUpload", Fault::Answer(StoreError::Cancelled { operation })));
+    let failure = ended.expect_err("stopped");
+    assert!(matches!(failure.error, ConvertError::Interrupted), "{failure:?}");
+    expect_nothing_in(&scripted);
+}
+
+#[test]
+fn a_sender_that_dies_is_told_as_a_bug() {
+    let (scripted, ended) = into_scripted(|script| script.next("UploadPart", Fault::Panic));
+    let failure = ended.expect_err("it died");
+    assert!(matches!(failure.error, ConvertError::StageDied { stage: "upload" }), "{failure:?}");
+    expect_nothing_in(&scripted);
+}
+
+#[test]
+fn parts_are_held_against_the_stores_own_list() {
+    let (scripted, ended) = into_scripted(ScriptedStore::hide_a_part);
+    let failure = ended.expect_err("a part is missing");
+    let ConvertError::Store(error @ StoreError::Mismatch { .. }) = &failure.error else { panic!("{failure:?}") };
+    assert!(error.to_string().contains("3 parts were sent, and the store holds 2"), "{error}");
+    assert_eq!(scripted.count("CompleteMultipartUpload"), 0);
+    expect_nothing_in(&scripted);
+
+    let operation = Operation { request: "ListParts", target: KEY.to_owned() };
+    let unknown = StoreError::Unsupported { operation, reason: "scripted".to_owned() };
+    let (scripted, ended) = into_scripted(|script| script.next("ListParts", Fault::Answer(unknown)));
+    ended.expect("a store without a list does as well");
+    assert_eq!(scripted.count("ListParts"), 1);
+}
+
+#[test]
+fn an_upload_that_may_have_begun_unheard_is_warned_of() {
+    let (_home, raw, _) = random_disk(MIB);
+    let bucket = Bucket::start();
+    let create = Rule::on(Request::CreateMultipartUpload).when(When::First(1));
+    bucket.sim.faults().add(create, Action::ApplyThenDrop);
+    run(bucket.convert(&raw, &[])).expect(0, &["may have begun another upload", "snapferry uploads list"]);
+    assert_eq!(bucket.open_uploads(), 1);
 }
 
 #[test]

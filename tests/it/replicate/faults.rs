@@ -110,7 +110,12 @@ impl Bench {
         let config = self.sim.store().config();
         let auth = Auth::Hmac { access_key: config.access_key.clone(), secret_key: config.secret_key.clone(), session_token: None };
         let usual = S3Config::new(&self.sim.store().endpoint(), &config.region, BUCKET, auth);
-        let hasty = S3Config { deadline: HASTY.deadline, slowest: snapferry::units::ByteCount(50 << 20), ..usual };
+        let hasty = S3Config {
+            deadline: HASTY.deadline,
+            complete: HASTY.deadline,
+            slowest: snapferry::units::ByteCount(50 << 20),
+            ..usual
+        };
         let store = Arc::new(S3Store::connect(hasty).unwrap());
         Arc::new(Retrying::new(store, Arc::new(SystemClock), cancel.clone(), Pace::new(6), HASTY.backoff))
     }

@@ -55,7 +55,7 @@ impl Place {
         }
         let bucket = args.bucket.clone().ok_or_else(|| UsageError("give --bucket NAME or --output FILE".into()))?;
         let key = args.key.clone().unwrap_or_else(|| default_key(device, host, now));
-        let key = ObjectKey::new(&key).map_err(|error| UsageError(error.to_string()))?;
+        let key = ObjectKey::of_image(&key).map_err(|error| UsageError(error.to_string()))?;
         if !key.as_str().ends_with(".qcow2") {
             tracing::warn!(%key, "IBM Cloud imports images only under names that end in .qcow2, in lower case");
         }
@@ -70,6 +70,9 @@ impl Place {
             .into());
         }
         let wrong = || UsageError(format!("--output {} does not name a file", output.display()));
+        // A link stays, and the file behind it is replaced.
+        let behind = output.is_symlink().then(|| std::fs::canonicalize(output).ok()).flatten();
+        let output = behind.as_deref().unwrap_or(output);
         let name = output.file_name().and_then(|name| name.to_str()).ok_or_else(wrong)?;
         let key = ObjectKey::new(name).map_err(|error| UsageError(error.to_string()))?;
         let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -46,6 +46,8 @@ async fn list(bucket: &BucketArgs, prefix: &str, json: bool) -> anyhow::Result<C
     } else {
         for upload in &found {
             let Listed { key, id, started } = listed(upload);
+            // A store's own words, which a terminal must not obey. Keys have no control characters.
+            let id = id.escape_debug();
             writeln!(out, "{}  {key}  {id}", started.as_deref().unwrap_or("-"))?;
         }
     }
@@ -70,7 +72,7 @@ async fn abort(bucket: &BucketArgs, key: Option<&str>, id: Option<&str>, all: bo
     let mut out = stdout().lock();
     for upload in &chosen {
         store.abort(upload).await?;
-        writeln!(out, "aborted {}  {}", upload.key, upload.id)?;
+        writeln!(out, "aborted {}  {}", upload.key, upload.id.escape_debug())?;
     }
     if chosen.is_empty() {
         writeln!(out, "no incomplete uploads to abort in {}", bucket.bucket)?;

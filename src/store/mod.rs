@@ -39,6 +39,9 @@ pub const MAX_PART: ByteCount = ByteCount(5 << 30);
 /// Most bytes in one object (IBM COS: 10 TB).
 pub const MAX_OBJECT: ByteCount = ByteCount(10_000_000_000_000);
 
+/// Most bytes in a key (S3 and IBM COS alike).
+const LONGEST_KEY: usize = 1024;
+
 /// The name of an object in its bucket, or of a file in its folder.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey(String);
@@ -62,7 +65,7 @@ impl ObjectKey {
         if key.is_empty() {
             return fail("it is empty");
         }
-        if key.len() > 1024 {
+        if key.len() > LONGEST_KEY {
             return fail("it is longer than 1024 bytes");
         }
         if key.chars().any(char::is_control) {
@@ -72,6 +75,18 @@ impl ObjectKey {
             return fail("it has an empty, \".\" or \"..\" segment between slashes");
         }
         Ok(Self(key.to_owned()))
+    }
+
+    /// The key of an image, beside which there is room for a manifest.
+    ///
+    /// # Errors
+    /// With the rule that `key` or its manifest's breaks.
+    pub fn of_image(key: &str) -> Result<Self, ObjectKeyError> {
+        let image = Self::new(key)?;
+        if image.manifest().0.len() > LONGEST_KEY {
+            return Err(ObjectKeyError { key: image.0, reason: "its manifest's would be longer than 1024 bytes" });
+        }
+        Ok(image)
     }
 
     /// The text.
@@ -235,6 +250,14 @@ pub trait ObjectStore: Send + Sync + 'static {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_images_key_leaves_room_for_its_manifests() {
+        let longest = "x".repeat(1024 - ".manifest".len());
+        assert_eq!(ObjectKey::of_image(&longest).map(|key| key.manifest().as_str().len()), Ok(1024));
+        let error = ObjectKey::of_image(&format!("{longest}x")).expect_err("a byte too long");
+        assert!(error.to_string().contains("manifest"), "{error}");
+    }
 
     #[test]
     fn keys_that_stores_read_differently_are_refused() {

@@ -92,12 +92,18 @@ impl Teller {
 
     /// One line, not too long, and nothing in it that we keep to ourselves.
     fn clean(&self, text: &str) -> String {
-        let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let mut line = one_line(text);
         for secret in self.secrets.iter().filter(|secret| !secret.is_empty()) {
             line = line.replace(secret.reveal(), "***");
         }
         line.chars().take(LONGEST_MESSAGE).collect()
     }
+}
+
+/// Without line ends, and without what a terminal would obey.
+fn one_line(text: &str) -> String {
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// The usual code for a status without one.
@@ -195,6 +201,14 @@ mod tests {
             secrets: vec![Secret::new("hunter2"), Secret::new("")],
         };
         assert_eq!(teller.clean("token\n\n hunter2  is bad"), "token *** is bad");
+        assert_eq!(teller.clean("gone\u{1b}[2J\u{9b}31m\u{7}"), "gone [2J 31m");
         assert_eq!(teller.clean(&"x".repeat(1000)).len(), LONGEST_MESSAGE);
+    }
+
+    #[test]
+    fn an_uploads_id_is_shown_without_what_a_terminal_obeys() {
+        let operation = Operation { request: "UploadPart", target: "s3://images/disk.qcow2".to_owned() };
+        let error = StoreError::NoSuchUpload { operation, id: "a\u{1b}[2Jb".to_owned() };
+        assert_eq!(error.to_string(), "UploadPart s3://images/disk.qcow2: no such upload a\\u{1b}[2Jb");
     }
 }

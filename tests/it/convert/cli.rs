@@ -194,6 +194,30 @@ fn a_quiet_run_says_nothing_and_an_ordinary_one_what_was_made() {
 }
 
 #[test]
+fn a_link_stays_and_the_file_behind_it_is_replaced() {
+    let folder = folder();
+    let raw = small_disk(folder.path());
+    let (behind, link) = (folder.path().join("behind.qcow2"), folder.path().join("link.qcow2"));
+    std::fs::write(&behind, b"old").expect("written");
+    std::os::unix::fs::symlink("behind.qcow2", &link).expect("a link");
+    run(into_file(&raw, &link, &[])).expect(4, &["behind.qcow2 exists already"]);
+    run(into_file(&raw, &link, &["--force"])).expect(0, &[]);
+    assert_eq!(left_in(folder.path()), ["behind.qcow2", "behind.qcow2.manifest", "disk.raw", "link.qcow2"]);
+    assert!(link.is_symlink() && std::fs::read(&behind).expect("the image").starts_with(b"QFI\xfb"));
+}
+
+#[test]
+fn a_key_without_room_for_the_manifests_is_refused_at_once() {
+    let (folder, bucket) = (folder(), Bucket::start());
+    let raw = small_disk(folder.path());
+    let key = format!("{}.qcow2", "x".repeat(1016 - ".qcow2".len()));
+    let mut command = bucket.command(["convert", "--key", &key]);
+    command.arg("--device").arg(&raw);
+    run(command).expect(2, &["manifest", "1024 bytes"]);
+    assert_eq!(bucket.sim.stats().of(Operation::CreateMultipartUpload).requests, 0);
+}
+
+#[test]
 fn uploads_of_a_run_that_was_killed_are_listed_and_removed() {
     let (folder, bucket) = (folder(), Bucket::start());
     let raw = folder.path().join("disk.raw");

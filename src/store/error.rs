@@ -1,6 +1,7 @@
 //! What can go wrong with a store, and what that means for another attempt.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::fence::Fenced;
 use crate::identity::IdentityError;
@@ -35,6 +36,8 @@ pub enum StoreError {
         code: String,
         /// The store's words, cut to a line.
         message: String,
+        /// How long the store asks us to stay away.
+        retry_after: Option<Duration>,
     },
     /// There is no such bucket.
     #[error("bucket {bucket:?} does not exist at {endpoint}")]
@@ -98,7 +101,7 @@ pub enum StoreError {
         /// What was asked.
         operation: Operation,
         /// How long we waited.
-        deadline: std::time::Duration,
+        deadline: Duration,
     },
     /// The bytes that arrived are not the bytes that were sent: a checksum says so.
     #[error("{operation}: damaged on the way: {reason}")]

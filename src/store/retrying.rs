@@ -18,6 +18,8 @@ use crate::retry::{Backoff, Class};
 
 /// Attempts on a request whose checksum did not match: a bit flips on the way now and then, but not three times in a row.
 const DAMAGED_ATTEMPTS: u32 = 3;
+/// A store that asks for more patience than this is asked sooner.
+const LONGEST_ASKED: Duration = Duration::from_secs(120);
 /// How often an upload is aborted at most: parts that were on their way may arrive after the first time (S3's documentation,
 /// "AbortMultipartUpload").
 const ABORTS: u32 = 3;
@@ -28,8 +30,9 @@ const STRANGER_ATTEMPTS: u32 = 4;
 /// A store whose passing faults pass unseen.
 ///
 /// A request that is told to stop ends at once with [`StoreError::Cancelled`], with three exceptions: [`ObjectStore::abort`] goes on,
-/// since that is what one does after being told to stop; an attempt at [`ObjectStore::complete`] is waited for, since its answer says
-/// whether there is an object; and one at [`ObjectStore::create_upload`], since an upload whose id nobody heard can't be aborted.
+/// since that is what one does after being told to stop; an attempt at [`ObjectStore::complete`] is waited for, and where its answer
+/// was lost so is a look, since they say whether there is an object; and one at [`ObjectStore::create_upload`], since an upload whose
+/// id nobody heard can't be aborted.
 pub struct Retrying {
     inner: Arc<dyn ObjectStore>,
     clock: Arc<dyn Clock>,
@@ -68,7 +71,11 @@ impl Retrying {
         if is_silence(err) && next > STRANGER_ATTEMPTS && !self.heard.load(Relaxed) {
             return None;
         }
-        self.backoff.wait_before(next)
+        let wait = self.backoff.wait_before(next)?;
+        Some(match err {
+            StoreError::Refused { retry_after: Some(asked), .. } => wait.max(LONGEST_ASKED.min(*asked)),
+            _ => wait,
+        })
     }
 
     async fn pause(
@@ -325,7 +332,8 @@ mod tests {
     }
 
     fn refused(status: u16, code: &str) -> StoreError {
-        StoreError::Refused { operation: operation(), status, code: code.to_owned(), message: "scripted".to_owned() }
+        let (code, message) = (code.to_owned(), "scripted".to_owned());
+        StoreError::Refused { operation: operation(), status, code, message, retry_after: None }
     }
 
     fn lost() -> StoreError {
@@ -482,6 +490,24 @@ mod tests {
         let err = bench.store.complete(&upload, &[], &whole(None)).await.expect_err("gone");
         assert!(matches!(err, StoreError::NoSuchUpload { .. }), "{err}");
         assert_eq!(bench.scripted.count("HeadObject"), 0);
+    }
+
+    #[tokio::test]
+    async fn a_store_that_asks_for_time_gets_it_within_reason() {
+        for (asked, least) in [(60, 60), (86_400, 120)] {
+            let bench = bench();
+            let throttled = StoreError::Refused {
+                operation: operation(),
+                status: 503,
+                code: "SlowDown".to_owned(),
+                message: "scripted".to_owned(),
+                retry_after: Some(Duration::from_secs(asked)),
+            };
+            bench.scripted.next("HeadObject", Fault::Answer(throttled));
+            let begun = bench.clock.instant();
+            bench.store.head(&bench.key).await.expect("the second attempt");
+            assert_eq!(bench.clock.instant() - begun, Duration::from_secs(least));
+        }
     }
 
     #[tokio::test]

@@ -55,7 +55,7 @@ impl MemoryStore {
     }
 
     fn refuse<T>(operation: Operation, code: &str, message: String) -> Result<T, StoreError> {
-        Err(StoreError::Refused { operation, status: 400, code: code.to_owned(), message })
+        Err(StoreError::Refused { operation, status: 400, code: code.to_owned(), message, retry_after: None })
     }
 }
 

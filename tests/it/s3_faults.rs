@@ -156,6 +156,15 @@ async fn each_fault_of_a_part_ends_in_its_class_and_passing_ones_pass_unseen() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_asks_for_time_is_heard() {
+    let bench = Bench::start().await;
+    let throttled = Action::Answer { status: 503, code: Some("SlowDown".to_owned()), retry_after_s: Some(7) };
+    bench.fault(Operation::ListObjectsV2, When::First(1), throttled);
+    let err = bench.store().list("").await.unwrap_err();
+    assert!(matches!(&err, StoreError::Refused { retry_after: Some(asked), .. } if asked.as_secs() == 7), "{err:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_never_answers_is_given_up_at_the_deadline() {
     let bench = Bench::start().await;
     let store = bench.store();

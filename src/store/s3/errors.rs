@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io;
+use std::time::Duration;
 
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
@@ -86,7 +87,7 @@ impl Teller {
             (405 | 501, _) | (_, "NotImplemented" | "MethodNotAllowed") => {
                 StoreError::Unsupported { operation, reason: format!("{status} {code}: {message}") }
             }
-            _ => StoreError::Refused { operation, status, code, message },
+            _ => StoreError::Refused { operation, status, code, message, retry_after: retry_after(raw) },
         }
     }
 
@@ -98,6 +99,11 @@ impl Teller {
         }
         line.chars().take(LONGEST_MESSAGE).collect()
     }
+}
+
+/// What `Retry-After` asks for, in seconds. Its other form, a date, would mean to trust two clocks; no store sends it.
+fn retry_after(raw: &HttpResponse) -> Option<Duration> {
+    raw.headers().get("retry-after").and_then(|text| text.trim().parse().ok()).map(Duration::from_secs)
 }
 
 /// Without line ends, and without what a terminal would obey.

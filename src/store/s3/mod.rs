@@ -12,9 +12,9 @@ use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::primitives::{ByteStream, ByteStreamError};
 use aws_sdk_s3::types::{ChecksumMode, ChecksumType};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::error::{Operation, StoreError};
 use super::{
@@ -22,7 +22,7 @@ use super::{
     UploadPlan, Whole,
 };
 use crate::hash::Crc64;
-use crate::units::{ByteCount, to_u64};
+use crate::units::{ByteCount, MIB, to_u64, to_usize};
 use auth::Bearer;
 use errors::Teller;
 use sums::{Fields, Sums};
@@ -41,6 +41,9 @@ pub use sums::PartSum;
 
 /// No listing takes more pages than this: a thousand entries each.
 const MAX_PAGES: u32 = 1000;
+
+/// A buffer is made this large at once for an answer that is as long or longer: a length costs nothing to claim.
+const LARGEST_BUFFER: u64 = 16 * MIB;
 
 /// One bucket.
 #[derive(Debug)]
@@ -86,17 +89,17 @@ impl S3Store {
     }
 
     /// One attempt within its deadline. `body` is how many bytes travel, in either direction.
-    async fn attempt<T, E>(
+    fn attempt<T, E>(
         &self,
         operation: &Operation,
         upload_id: Option<&str>,
         body: u64,
         request: impl Future<Output = Result<T, SdkError<E, HttpResponse>>> + Send,
-    ) -> Result<T, StoreError>
+    ) -> impl Future<Output = Result<T, StoreError>>
     where
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
-        self.attempt_within(self.deadline_of(body), operation, upload_id, request).await
+        self.attempt_within(self.deadline_of(body), operation, upload_id, request)
     }
 
     async fn attempt_within<T, E>(
@@ -216,12 +219,11 @@ impl ObjectStore for S3Store {
             let placed = answer.content_range().unwrap_or("no range");
             return Err(wrong(format!("{placed} of {} bytes", told.map_or("?".to_owned(), |told| told.to_string()))));
         }
-        let body =
-            within(self.deadline_of(len), &operation, answer.body.collect()).await?.map_err(|err| StoreError::Connection {
-                operation: operation.clone(),
-                reason: format!("{}: the answer broke off: {}", self.teller.endpoint, crate::retry::chain(&err)),
-            })?;
-        let body = body.into_bytes();
+        let read = read_up_to(answer.body, len);
+        let body = within(self.deadline_of(len), &operation, read).await?.map_err(|err| StoreError::Connection {
+            operation: operation.clone(),
+            reason: format!("{}: the answer broke off: {}", self.teller.endpoint, crate::retry::chain(&err)),
+        })?;
         if to_u64(body.len()) == len { Ok(body) } else { Err(wrong(format!("{} bytes", body.len()))) }
     }
 
@@ -403,6 +405,17 @@ impl ObjectStore for S3Store {
         }
         Err(strange(format!("the list does not end after {MAX_PAGES} pages")))
     }
+}
+
+/// A body of `len` bytes, or its front, or a little more than that: nobody can send so much that it doesn't fit into memory.
+async fn read_up_to(mut body: ByteStream, len: u64) -> Result<Bytes, ByteStreamError> {
+    let mut bytes = BytesMut::with_capacity(to_usize(len.min(LARGEST_BUFFER)));
+    while to_u64(bytes.len()) <= len
+        && let Some(frame) = body.try_next().await?
+    {
+        bytes.extend_from_slice(&frame);
+    }
+    Ok(bytes.freeze())
 }
 
 fn wire_number(number: PartNumber, operation: &Operation) -> Result<i32, StoreError> {

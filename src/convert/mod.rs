@@ -23,7 +23,7 @@ use crate::compress::cores;
 use crate::manifest::{self, EncoderRecord, ImageRecord, Manifest, SourceRecord};
 use crate::source::Source;
 use crate::store::{ETag, ObjectKey, ObjectStore, UploadPlan};
-use crate::units::ByteCount;
+use crate::units::{ByteCount, MIB};
 
 mod assemble;
 mod compress;
@@ -38,6 +38,9 @@ mod upload;
 use counters::Counters;
 pub use error::{ConvertError, Failure, Leftover};
 use plan::{Beside, Destination, Options, Plan};
+
+/// No file is looked into for a manifest that is larger: of an image of 10 TB it has some 120 MB.
+const LARGEST_MANIFEST: u64 = 256 * MIB;
 
 /// What all stages share.
 #[derive(Clone)]
@@ -154,7 +157,7 @@ impl Conversion<'_> {
             outcome: Arc::default(),
         };
         let workers = compress::Workers::new(self.plan, &context)?;
-        let stale = runtime.block_on(self.stale_manifest(replaces.as_ref()))?;
+        let stale = runtime.block_on(self.stale_manifest(replaces.as_ref()));
         // Not cut short by a signal: an upload whose answer nobody heard would stay in the store. The pipeline ends it at once then.
         let upload = runtime.block_on(store.create_upload(key, &upload_plan)).map_err(ConvertError::of_store)?;
         let uploading = upload::Uploading { store: Arc::clone(store), upload, connections: self.plan.connections, replaces, stale };
@@ -192,15 +195,15 @@ impl Conversion<'_> {
 
     /// The manifest of the image that is replaced. A run that writes none of its own also looks for one whose image is gone, and leaves
     /// a file of that name alone that somebody else has made.
-    async fn stale_manifest(&self, replaces: Option<&ETag>) -> Result<Option<ObjectKey>, ConvertError> {
+    async fn stale_manifest(&self, replaces: Option<&ETag>) -> Option<ObjectKey> {
         let Target { store, key, .. } = &self.target;
         let beside = key.manifest();
         if self.plan.beside == Beside::Manifest {
-            return Ok(replaces.map(|_| beside));
+            return replaces.map(|_| beside);
         }
-        let Some(meta) = store.head(&beside).await.map_err(ConvertError::of_store)? else { return Ok(None) };
-        let json = store.get_range(&beside, 0..meta.size, None).await.map_err(ConvertError::of_store)?;
-        Ok(Manifest::from_json(&json).is_ok().then_some(beside))
+        let meta = store.head(&beside).await.ok().flatten().filter(|meta| meta.size <= LARGEST_MANIFEST)?;
+        let json = store.get_range(&beside, 0..meta.size, None).await.ok()?;
+        Manifest::from_json(&json).is_ok().then_some(beside)
     }
 
     fn pipeline(

@@ -90,7 +90,7 @@ impl Uploading {
                 _ = context.cancel.cancelled() => return Ok(None),
                 Some(landed) = flying.join_next() => {
                     let landed = landed.map_err(|_panic| ConvertError::StageDied { stage: "upload" })?;
-                    let part = landed.map_err(ConvertError::Store)?;
+                    let part = landed.map_err(ConvertError::of_store)?;
                     context.counters.sent.fetch_add(part.stored.size, Relaxed);
                     sent.push(part);
                 }
@@ -112,13 +112,13 @@ impl Uploading {
     async fn finish(&self, received: Received) -> Result<(), ConvertError> {
         let Received { sent, size, crc64 } = received;
         let whole = Whole { size, crc64, replaces: self.replaces.clone() };
-        let parts = self.in_order(sent, &whole).map_err(ConvertError::Store)?;
-        self.compare_with_list(&parts).await.map_err(ConvertError::Store)?;
+        let parts = self.in_order(sent, &whole).map_err(ConvertError::of_store)?;
+        self.compare_with_list(&parts).await.map_err(ConvertError::of_store)?;
         self.remove_stale_manifest().await;
         match self.store.complete(&self.upload, &parts, &whole).await {
             Ok(()) => self.look(&whole).await,
             Err(StoreError::Completed { source, .. }) => Err(self.doubted(*source)),
-            Err(error) => Err(ConvertError::Store(error)),
+            Err(error) => Err(ConvertError::of_store(error)),
         }
     }
 

@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .ONESHELL:
+# Prerequisites stand in the order in which they are needed.
+.NOTPARALLEL:
 
 # Where rustup puts cargo, for shells that were not told, such as sudo's.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -13,8 +15,18 @@ FUZZ_SECONDS ?= 60
 # The demo's disk and how much of it is files.
 DEMO_SIZE ?= 3G
 DEMO_FILL ?= 2252M
-# Debian's or Ubuntu's name for the system that `make test-deb` installs on; MIRROR for where its packages are.
-SUITE ?= bookworm
+# What the Debian package is made of: release, or dev, which is built sooner and runs on systems no older than this one.
+PROFILE ?= release
+BUILT := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+# As the tests are built, so that nothing is built twice: an example takes the same dependencies as they do.
+BUILD_WITH := $(if $(filter dev,$(PROFILE)),--features testing --bins --examples)
+# Packages of release builds alone are what a release consists of.
+DEBS := target/$(if $(filter release,$(PROFILE)),dist,deb-$(PROFILE))
+# What it is packed by.
+CARGO_DEB := 3.8.0
+# Debian's or Ubuntu's name for the system that `make test-deb` installs on, by default this one's; MIRROR for where its packages are,
+# by default where this system's own come from.
+SUITE ?=
 # Passed to benches/compare.py: --quick, --rows, --rounds, --server, see --help.
 BENCH ?=
 
@@ -34,25 +46,35 @@ install: ## The release binary into cargo's bin folder
 	scripts/install-system.sh
 	$(CARGO) install --path . --locked
 
-.PHONY: deb
-deb: build ## The Debian package: target/dist/snapferry_*.deb
+.PHONY: cargo-deb
+cargo-deb:
 	if ! $(CARGO) deb --version >/dev/null 2>&1; then
 		echo "Installing with cargo: cargo-deb" >&2
-		$(CARGO) install --locked cargo-deb
+		$(CARGO) install --locked cargo-deb --version $(CARGO_DEB)
 	fi
-	scripts/check-glibc.sh target/release/snapferry 2.34
+
+.PHONY: deb
+deb: cargo-deb ## The Debian package: target/dist/snapferry_*.deb (PROFILE=dev: target/deb-dev/)
+	scripts/install-system.sh --deb
+	$(CARGO) build --profile $(PROFILE) --locked $(BUILD_WITH)
+	if [[ $(PROFILE) == release ]]; then scripts/check-glibc.sh $(BUILT)/snapferry 2.34; fi
 	scripts/licences.py --texts target/third-party-licences.txt
-	mkdir -p target/dist target/completions
-	rm -rf target/dist/*.deb target/man
-	target/release/snapferry man --to target/man
-	target/release/snapferry completions bash >target/completions/snapferry.bash
-	target/release/snapferry completions zsh >target/completions/_snapferry
-	target/release/snapferry completions fish >target/completions/snapferry.fish
-	$(CARGO) deb --no-build --output target/dist/
+	mkdir -p $(DEBS) target/completions
+	rm -rf $(DEBS)/*.deb target/man
+	$(BUILT)/snapferry man --to target/man
+	$(BUILT)/snapferry completions bash >target/completions/snapferry.bash
+	$(BUILT)/snapferry completions zsh >target/completions/_snapferry
+	$(BUILT)/snapferry completions fish >target/completions/snapferry.fish
+	$(CARGO) deb --no-build --profile $(PROFILE) --output $(DEBS)/
+	# Where dpkg-shlibdeps can't be run, cargo-deb only warns, and leaves out what the program needs.
+	if ! dpkg-deb --field $(DEBS)/snapferry_*.deb Depends | grep -q libc6; then
+		echo "the package does not say that it depends on libc6" >&2
+		exit 1
+	fi
 
 .PHONY: test-deb
-test-deb: deb ## Installs and removes that package in a minimal Debian of its own (as root, with debootstrap)
-	scripts/test-deb.sh target/dist/snapferry_*.deb $(SUITE)
+test-deb: deb ## Installs and removes that package in a minimal system of its own (as root, with debootstrap)
+	scripts/test-deb.sh $(DEBS)/snapferry_*.deb $(SUITE)
 
 .PHONY: dist
 dist: deb ## What a release consists of: archive, Debian package, SHA256SUMS, in target/dist
@@ -67,15 +89,17 @@ recording: build ## Records a replication in a terminal: docs/terminal.svg (need
 	scripts/install-system.sh --demo
 	scripts/record.py "$$(scripts/make-disk.sh target/demo/disk.img $(DEMO_SIZE) --fill $(DEMO_FILL) | tail -n 1)"
 
-# Tests that can't run on this machine say so, and are listed once more at the end.
-.PHONY: test
-test: ## The whole test suite; installs what it needs
+.PHONY: test-tools
+test-tools: ## What the test suite needs, installed
 	scripts/install-system.sh --test
 	scripts/ibm-sdk.sh
 	mkdir -p target
 	rm -f target/skipped.txt
-	export SNAPFERRY_SKIPPED="$(CURDIR)/target/skipped.txt"
-	$(MAKE) check-terraform
+
+# Tests that can't run on this machine say so, and are listed once more at the end.
+.PHONY: test
+test: export SNAPFERRY_SKIPPED := $(CURDIR)/target/skipped.txt
+test: test-tools check-terraform ## The whole test suite; installs what it needs
 	if $(CARGO) nextest --version >/dev/null 2>&1; then
 		$(CARGO) nextest run --locked --features testing
 	else
@@ -101,7 +125,7 @@ soak: ## Many jobs on four workers, with faults and kills by chance (minutes); t
 	SNAPFERRY_SCALE_JOBS=1000 $(CARGO) test --locked --features testing --test it -- --nocapture fleet::scale
 
 .PHONY: lint
-lint: ## Format, clippy with and without features, documentation, shellcheck, licences, unused dependencies, systemd units, packages
+lint: check-units check-packaging ## Format, clippy with and without features, documentation, shellcheck, licences, unused dependencies, systemd units, packages
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
 	$(CARGO) clippy --locked --lib --bins --no-default-features -- -D warnings
@@ -121,7 +145,6 @@ lint: ## Format, clippy with and without features, documentation, shellcheck, li
 		scripts/architecture.py --check
 		scripts/licences.py --check
 	fi
-	$(MAKE) check-units check-packaging
 	if $(CARGO) deny --version >/dev/null 2>&1; then
 		$(CARGO) deny --locked --all-features check licenses bans sources
 	else

@@ -5,8 +5,9 @@
 #
 # Installs what is missing, builds the release binary, makes a disk of SIZE (3G) with FILL (2252M) of this machine's own
 # programs on it, as a loop device when root, as a file otherwise. Then `snapferry demo` starts a simulated cloud with a server
-# on that disk, shows its boot volume, takes a snapshot, converts the disk into the cloud's object store, reads the object back,
-# proves it equal with `qemu-img compare`, and lets `qemu-img convert -c` do the same.
+# on that disk, shows its boot volume, and replicates it twice into another region's image library. The converter alone sends the
+# disk into the cloud's object store; the object is read back and proved equal with `qemu-img compare`, and `qemu-img convert -c`
+# does the same.
 # The disk is kept for the next time in target/demo; everything else is in a temporary folder and goes away at the end.
 set -euo pipefail
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the system packages that snapferry is built, tried out, tested and measured with, on Debian and Ubuntu.
 #
-#   scripts/install-system.sh [--demo] [--test] [--bench] [--fuzz]
+#   scripts/install-system.sh [--demo] [--test] [--bench] [--fuzz] [--deb]
 #
 # Without an option: what the build needs. The options add to that:
 #   --demo    what `make demo` needs: qemu-img, a partitioner, ext4's tools
@@ -9,6 +9,7 @@
 #               systemd-analyze, cargo-nextest
 #   --bench   what `make bench` needs: the same as --demo, s3fs, Swift, python3
 #   --fuzz    what the fuzz targets need: a C++ compiler
+#   --deb     what `make deb` and `make test-deb` need: dpkg-shlibdeps, which finds what the package depends on, python3, debootstrap
 #
 # It asks dpkg first: where nothing is missing it does nothing, and needs neither root nor network. It prints what it is
 # about to install before it does, and asks no questions. When not root it uses sudo.
@@ -20,6 +21,7 @@ readonly swift=(swift-proxy swift-account swift-container swift-object memcached
 readonly tests=(qemu-user dmsetup shellcheck jq python3 python3-venv redis-server systemd)
 readonly bench=(s3fs python3)
 readonly fuzz=(g++)
+readonly deb=(dpkg-dev binutils python3 debootstrap)
 
 usage() {
   sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"
@@ -36,6 +38,7 @@ for option in "$@"; do
       ;;
     --bench) wanted+=("${demo[@]}" "${swift[@]}" "${bench[@]}") ;;
     --fuzz) wanted+=("${fuzz[@]}") ;;
+    --deb) wanted+=("${deb[@]}") ;;
     -h | --help)
       usage
       exit 0
@@ -68,7 +71,7 @@ if ((EUID != 0)); then
   as_root=(sudo)
 fi
 
-# Swift's and memcached's packages would start their daemons on this machine, now and at each boot. The tests start their
+# Swift's, memcached's and Redis' packages would start their daemons on this machine, now and at each boot. The tests start their
 # own, in a folder of their own; so the packages' are kept still. policy-rc.d is Debian's own word for "start nothing now".
 readonly policy=/usr/sbin/policy-rc.d
 wrote_policy=no
@@ -104,7 +107,7 @@ if ((${#missing[@]} > 0)); then
   daemons=()
   for package in "${missing[@]}"; do
     case $package in
-      swift-* | memcached) daemons+=("$package") ;;
+      swift-* | memcached | redis-server) daemons+=("$package") ;;
     esac
   done
   if ((${#daemons[@]} > 0)); then

@@ -71,8 +71,9 @@ def listed():
     return f"""# Licences
 
 snapferry itself is under the Apache License 2.0 ([LICENSE](../LICENSE)). What follows is made by `scripts/licences.py` from `Cargo.lock` and
-what each crate says of itself; `deny.toml` says which licences are taken in, and `make lint` holds both to it. The packages of a release
-carry the texts (`third-party-licences.txt`).
+what each crate says of itself, and `make lint` looks whether it still is what that makes. `deny.toml` says which licences are taken in;
+`make lint` holds every crate to it where cargo-deny is installed, as it is in CI. The packages of a release carry the texts
+(`third-party-licences.txt`).
 
 ## In the program
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Installs a Debian package into a system of its own, looks at what is there then, removes it, purges it, and looks at what is left.
 #
-#   scripts/test-deb.sh PACKAGE.deb [SUITE]      SUITE: bookworm (Debian 12) unless told, or another of Debian's
+#   scripts/test-deb.sh PACKAGE.deb [SUITE]      SUITE: this system's own unless told, or another of Debian's or Ubuntu's
 #
-# As root. The system is a minimal one made by debootstrap, once for each suite, and kept in target/chroot; what is tested is a copy.
-# MIRROR says where Debian's packages come from. No systemd runs in there: that a unit starts, only a real machine can show.
+# As root, or by sudo where that asks for no password. The system is a minimal one made by debootstrap, once for each suite, and kept in
+# target/chroot; what is tested is a copy. MIRROR says where its packages come from: unless told, where apt gets this system's own from. No
+# systemd runs in there: that a unit starts, only a real machine can show.
 set -euo pipefail
 
-readonly mirror=${MIRROR:-http://deb.debian.org/debian}
 # Minutes, of which debootstrap takes two on a slow line.
 readonly patience=20m
 
@@ -16,10 +16,14 @@ if (($# < 1 || $# > 2)); then
   exit 2
 fi
 deb=$(realpath -- "$1")
-suite=${2:-bookworm}
+own=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
+suite=${2:-$own}
 if [[ ! -f $deb || ! $suite =~ ^[a-z]+$ ]]; then
   echo "test-deb.sh: $1, $suite: no such package, or no suite's name" >&2
   exit 2
+fi
+if ((EUID != 0)) && sudo --non-interactive true 2>/dev/null; then
+  exec sudo --non-interactive env CI="${CI:-}" MIRROR="${MIRROR:-}" "$(realpath -- "$0")" "$deb" "$suite"
 fi
 cd "$(dirname "$0")/.."
 
@@ -35,8 +39,34 @@ if ((${#missing[@]} > 0)); then
   exit 0
 fi
 
+# Where apt gets the packages of a suite from, or else this system's own: a mirror has all suites of its distribution.
+mirror_of() {
+  local of found
+  for of in "$1" "$own"; do
+    # shellcheck disable=SC2016 # apt's own variables
+    found=$(apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Created-By: Packages' | awk -v suite="$of" '$1 == suite { print $2; exit }')
+    case $found in
+      # A list of mirrors, the best one first.
+      mirror+file:*) found=$(sed -n 's,^\(https\{0,1\}://[^[:space:]]*\).*,\1,p;T;q' "${found#mirror+file:}") ;;
+    esac
+    [[ -z $found ]] || break
+  done
+  echo "${found%/}"
+}
+
+# As in a container that may not mount anything.
+if ! unshare --mount --pid --net --ipc --uts --fork true 2>/dev/null; then
+  echo "SKIPPED: the package in a system of its own: this machine gives no namespaces" >&2
+  exit 0
+fi
+
 kept=target/chroot/$suite.tar
 if [[ ! -s $kept ]]; then
+  mirror=${MIRROR:-$(mirror_of "$suite")}
+  if [[ -z $mirror ]] || ! wget --quiet --spider --tries=3 --timeout=20 "$mirror/dists/$suite/Release"; then
+    echo "SKIPPED: the package in a system of its own: no mirror with $suite can be reached: MIRROR=${mirror:-URL}" >&2
+    exit 0
+  fi
   mkdir -p target/chroot
   fresh=$(mktemp -d -p "$PWD/target/chroot")
   trap 'rm -rf "$fresh"' EXIT

@@ -107,7 +107,7 @@ pub fn find_identity(args: &IdentityArgs, environment: &Environment) -> anyhow::
     })
 }
 
-/// An API key or a profile that was named. Both come from the configuration too, where one excludes the other.
+/// An API key or a profile that was named: one of them, as the command line and `settings` have it.
 fn named(args: &IdentityArgs) -> anyhow::Result<Option<Credentials>> {
     match (&args.api_key_file, &args.trusted_profile) {
         (Some(path), _) => api_key(path).map(Some),

@@ -50,18 +50,9 @@ pub fn main(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
         return qemu_img::run(args);
     }
     let environment = Environment::of_process();
-    let settings = match Settings::find(&typed, &environment) {
-        Ok(settings) => settings,
-        Err(error) => return exit::report(&error.into()).into(),
-    };
-    let parsed = settings.apply(Args::command()).try_get_matches_from(typed);
-    let args = match parsed.and_then(|matches| Args::from_arg_matches(&matches)) {
-        Ok(args) => args,
-        Err(error) => {
-            // Help and version are errors to clap too, with exit code 0 and stdout.
-            let _ = error.print();
-            return if error.use_stderr() { Code::Usage.into() } else { Code::Done.into() };
-        }
+    let (args, settings) = match read(&typed, &environment) {
+        Ok(read) => read,
+        Err(error) => return refuse(&error).into(),
     };
     let console = progress::Console::new();
     let verbosity = args.verbosity();
@@ -105,6 +96,31 @@ pub fn main(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
     match outcome {
         Ok(code) => code.into(),
         Err(error) => exit::report(&error).into(),
+    }
+}
+
+/// What the command line means, and the settings that it was read with.
+fn read(typed: &[OsString], environment: &Environment) -> anyhow::Result<(Args, Settings)> {
+    let bare = Args::command().try_get_matches_from(typed);
+    if !settings::matter_to(&bare) {
+        return Ok((Args::from_arg_matches(&bare?)?, Settings::default()));
+    }
+    let settings = Settings::find(typed, environment)?;
+    let first = settings.apply(Args::command()).try_get_matches_from(typed)?;
+    // What was typed may take the place of settings of other names.
+    let matches = settings.beside(&first).apply(Args::command()).try_get_matches_from(typed)?;
+    Ok((Args::from_arg_matches(&matches)?, settings))
+}
+
+/// Says why a command line can't be read, or what it asked clap for.
+fn refuse(error: &anyhow::Error) -> Code {
+    match error.downcast_ref::<clap::Error>() {
+        Some(error) => {
+            // Help and version are errors to clap too, with exit code 0 and stdout.
+            let _ = error.print();
+            if error.use_stderr() { Code::Usage } else { Code::Done }
+        }
+        None => exit::report(error),
     }
 }
 

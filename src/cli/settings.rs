@@ -8,7 +8,9 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use clap::Command;
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Command};
 
 use super::credentials::Environment;
 use super::exit::UsageError;
@@ -19,7 +21,7 @@ pub const DEFAULT_FILE: &str = "/etc/snapferry/config.toml";
 /// What a setting's variable begins with.
 const PREFIX: &str = "SNAPFERRY_";
 /// Commands that read no settings: they stand for themselves, or for another tool.
-const APART: [&str; 4] = ["sim", "demo", "qemu-img", "help"];
+const APART: [&str; 6] = ["sim", "demo", "qemu-img", "help", "completions", "man"];
 
 /// One setting, by the id of the flag that it stands for.
 #[derive(Clone, Copy, Debug)]
@@ -81,17 +83,25 @@ const SETTINGS: [Setting; 40] = [
     Setting { name: "limit", only: &["convert"] },
 ];
 
+/// Who we are, with the settings that each takes the place of where they were given with less authority. `credentials_file` takes the
+/// place of none: the store asks for it first, and the cloud needs an identity beside it.
+const INSTEAD: [(&str, [&str; 2]); 2] =
+    [("api_key_file", ["trusted_profile", "credentials_file"]), ("trusted_profile", ["api_key_file", "credentials_file"])];
+
 /// Keys by which people would put a secret into the file.
 const SECRETS: [&str; 6] = ["api_key", "apikey", "secret_access_key", "secret_key", "password", "token"];
 /// Variables that are used besides ours, and whether they are secrets.
-const OTHERS: [(&str, bool); 10] = [
+const OTHERS: [(&str, bool); 13] = [
     ("SNAPFERRY_REDIS_PASSWORD", true),
     ("IBMCLOUD_API_KEY", true),
     ("AWS_ACCESS_KEY_ID", false),
     ("AWS_SECRET_ACCESS_KEY", true),
     ("AWS_SESSION_TOKEN", true),
     ("AWS_REGION", false),
+    ("AWS_DEFAULT_REGION", false),
     ("AWS_ENDPOINT_URL_S3", false),
+    ("AWS_ENDPOINT_URL", false),
+    ("AWS_PROFILE", false),
     ("AWS_SHARED_CREDENTIALS_FILE", false),
     ("CREDENTIALS_DIRECTORY", false),
     ("SNAPFERRY_QEMU_IMG", false),
@@ -158,11 +168,31 @@ fn named_file(typed: &[OsString]) -> Option<PathBuf> {
     None
 }
 
+/// Whether a command line that was read without settings means another thing with them. Help and the version don't, so they are
+/// there where a configuration is broken.
+#[must_use]
+pub fn matter_to(bare: &Result<ArgMatches, clap::Error>) -> bool {
+    match bare {
+        Ok(matches) => !matches.subcommand_name().is_some_and(|name| APART.contains(&name)),
+        Err(error) => !matches!(
+            error.kind(),
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+        ),
+    }
+}
+
+/// Whether a flag was typed, in this command or one below it.
+fn is_typed(matches: &ArgMatches, name: &str) -> bool {
+    let here = matches.ids().any(|id| id == name) && matches.value_source(name) == Some(ValueSource::CommandLine);
+    here || matches.subcommand().is_some_and(|(_, below)| is_typed(below, name))
+}
+
 impl Settings {
     /// Reads the environment and the file that the command line, `SNAPFERRY_CONFIG` or nobody names.
     ///
     /// # Errors
-    /// Where a named file is not there, or a file is no configuration: with the file, the line, and what is wrong there.
+    /// Where a named file is not there, or a file is no configuration: with the file, the line, and what is wrong there. Where two
+    /// identities are given in one place.
     pub fn find(typed: &[OsString], environment: &Environment) -> Result<Self, UsageError> {
         let named = named_file(typed).or_else(|| environment.get(&variable("config")).map(PathBuf::from));
         let mut settings = match &named {
@@ -170,14 +200,33 @@ impl Settings {
             None if Path::new(DEFAULT_FILE).exists() => Self::of_file(Path::new(DEFAULT_FILE))?,
             None => Self::default(),
         };
+        settings.give_way(|name| environment.get(&variable(name)).is_some());
         for Setting { name, .. } in SETTINGS {
             let variable = variable(name);
             if let Some(value) = environment.get(&variable) {
                 settings.values.insert(name, (value.to_owned(), Origin::Environment(variable)));
             }
         }
+        if let (Some((_, one)), Some((_, other))) = (settings.values.get("api_key_file"), settings.values.get("trusted_profile")) {
+            return Err(UsageError(format!("api_key_file ({one}) and trusted_profile ({other}) exclude each other: give one")));
+        }
         settings.prefer_secrets_at_hand(environment);
         Ok(settings)
+    }
+
+    /// Those that remain beside what was typed.
+    #[must_use]
+    pub fn beside(&self, typed: &ArgMatches) -> Self {
+        let mut remaining = self.clone();
+        remaining.give_way(|name| is_typed(typed, name));
+        remaining
+    }
+
+    /// Drops what something that was given with more authority takes the place of.
+    fn give_way(&mut self, is_given: impl Fn(&str) -> bool) {
+        for (_, replaced) in INSTEAD.iter().filter(|(name, _)| is_given(name)) {
+            self.values.retain(|name, _| !replaced.contains(name));
+        }
     }
 
     /// What systemd hands over, or a variable holds, beats a file that the configuration names: that may be for root alone.
@@ -346,6 +395,50 @@ mod tests {
         // A destination of another kind is no conflict with what is only configured.
         let file = ["snapferry", "convert", "--device", "a", "--output", "b"];
         assert_eq!(read(&file, "output").as_deref(), Some("b"));
+    }
+
+    /// What a command is given, of who we are: by flags, variables and a file.
+    fn who(flags: &[&str], variables: &[(&str, &str)], text: &str) -> String {
+        use clap::CommandFactory as _;
+        let settings = found(text, variables).expect("a configuration");
+        let words = [&["snapferry", "convert", "--device", "a", "--output", "b"], flags].concat();
+        let read =
+            |settings: &Settings| settings.apply(crate::cli::args::Args::command()).try_get_matches_from(&words).expect(text);
+        let matches = read(&settings.beside(&read(&settings)));
+        let (_, convert) = matches.subcommand().expect("convert");
+        let names = ["credentials_file", "api_key_file", "trusted_profile"];
+        let given = names.iter().filter_map(|name| convert.get_raw(name)).flatten();
+        given.map(|value| value.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn an_identity_takes_the_place_of_any_that_was_given_with_less_authority() {
+        let names = ["credentials_file", "api_key_file", "trusted_profile"];
+        for high in names {
+            for low in names.into_iter().filter(|low| *low != high) {
+                // The store asks for keys first, and the cloud takes none.
+                let both = high == "credentials_file";
+                let (typed, configured) = (format!("--{}=high", high.replace('_', "-")), format!("{low} = \"low\"\n"));
+                let left = if both { "high low" } else { "high" };
+                assert_eq!(who(&[&typed], &[], &configured), left, "--{high} over {low} of the file");
+                assert_eq!(who(&[&typed], &[(&variable(low), "low")], ""), left, "--{high} over {low} of the environment");
+                assert_eq!(
+                    who(&[], &[(&variable(high), "high")], &configured),
+                    left,
+                    "{high} of the environment over {low} of the file"
+                );
+            }
+        }
+        assert_eq!(who(&[], &[], "credentials_file = \"keys\"\ntrusted_profile = \"default\"\n"), "keys default");
+    }
+
+    #[test]
+    fn two_identities_in_one_place_are_refused() {
+        let err = found("api_key_file = \"a\"\ntrusted_profile = \"b\"\n", &[]).expect_err("two");
+        assert!(err.contains(":1) and trusted_profile (") && err.ends_with(":2) exclude each other: give one"), "{err}");
+        let variables = [("SNAPFERRY_API_KEY_FILE", "a"), ("SNAPFERRY_TRUSTED_PROFILE", "b")];
+        let err = found("", &variables).expect_err("two");
+        assert!(err.contains("environment SNAPFERRY_API_KEY_FILE"), "{err}");
     }
 
     #[test]

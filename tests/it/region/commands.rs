@@ -247,6 +247,14 @@ async fn settings_come_from_flags_environment_and_file_in_that_order() {
     std::fs::write(file, "api_key = \"hunter2\"\n").unwrap();
     let refused = cloud.run(&["config", "show", "--config", file]).await.code(2).says(&["config.toml:1: api_key", "api_key_file"]);
     assert!(!refused.err().contains("hunter2"));
+    // What needs no settings helps where they are broken.
+    for words in
+        [&["--help"][..], &["replicate", "--help"], &["help", "convert"], &["--version"], &["completions", "bash"], &["man"]]
+    {
+        let mut command = cloud.command(words);
+        command.env("SNAPFERRY_CONFIG", file);
+        cloud.finish(command).await.code(0).says(&["snapferry"]);
+    }
     cloud.sim.shutdown().await;
 }
 

@@ -1,17 +1,22 @@
 //! `snapferry demo`: a server in a simulated cloud replicated twice, and its disk converted and read back beside qemu-img.
 
-use std::io::{IsTerminal as _, Write as _, stdout};
+use std::io::{IsTerminal as _, Write, stdout};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use crossbeam_channel::{RecvTimeoutError, bounded, select};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::Deserialize;
+use tokio::runtime::Runtime;
 
 use super::args::DemoArgs;
 use super::exit::Code;
 use super::progress::ratio;
+use super::signals::{self, Left};
+use crate::cancel::{Cancel, Never};
 use crate::sim::{RegionConfig, ServerSeed, SimRegion, SimStore};
 use crate::store::{Auth, ObjectKey, ObjectStore as _, S3Config, S3Store};
 use crate::units::{ByteCount, MIB, to_u64};
@@ -24,6 +29,10 @@ const AWAY: &str = "us-east";
 const SERVER: &str = "web01";
 /// One range request of the read back.
 const RANGE: u64 = 8 * MIB;
+/// How long a child may take to end by itself.
+const GRACE: Duration = Duration::from_secs(3);
+const STOPPED: &str = "stopped";
+const NO_QEMU_IMG: &str = "cannot run qemu-img; on Debian and Ubuntu it is in qemu-utils";
 
 /// The part of convert's report that the table needs.
 #[derive(Deserialize)]
@@ -40,113 +49,229 @@ struct Row {
     size: u64,
 }
 
+/// What a demonstration goes by.
+struct Stage<'a> {
+    disk: &'a Path,
+    work: &'a Path,
+    runtime: &'a Runtime,
+    cancel: &'a Cancel,
+}
+
 pub fn run(args: &DemoArgs) -> anyhow::Result<Code> {
-    let runtime = super::runtime()?;
+    // Its part comes last, after minutes.
+    Command::new("qemu-img").arg("--version").output().context(NO_QEMU_IMG)?;
     let work = WorkFolder::make()?;
-    let mut out = stdout();
-    let cloud = runtime.block_on(async {
-        let cloud = SimRegion::start(RegionConfig::new(work.path.join("cloud"))).await?;
-        cloud.store().create_bucket(BUCKET).await?;
-        cloud.seed_server(ServerSeed::new(REGION, SERVER, &args.disk)).await?;
-        anyhow::Ok(cloud)
-    })?;
-    let store = cloud.store();
-    writeln!(
-        out,
-        "1. A simulated cloud listens on {}: region {REGION} with server {SERVER}, whose disk is a copy of yours;",
-        cloud.iam_endpoint()
-    )?;
-    writeln!(out, "   an S3 store beside it on {}, with bucket {BUCKET:?}. All in a temporary folder.", store.endpoint())?;
-    writeln!(out, "   $ snapferry boot-volume {SERVER} --region {REGION}")?;
-    out.flush()?;
-    on_cloud(&cloud, &["boot-volume", SERVER, "--region", REGION])?;
-    writeln!(
-        out,
-        "2. $ snapferry replicate {SERVER} --to {AWAY} --bucket {BUCKET}      twice, so that the second image takes the first one's place"
-    )?;
-    for _ in 0..2 {
+    let runtime = super::runtime()?;
+    let cancel = Cancel::new();
+    signals::listen(runtime.handle(), &cancel, Left::Demo)?;
+    let told = Stage { disk: &args.disk, work: &work.path, runtime: &runtime, cancel: &cancel }.tell();
+    // The disk may still be being copied: into a file that goes away with its folder.
+    runtime.shutdown_background();
+    match told {
+        Err(_) if cancel.is_cancelled() => Ok(Code::Interrupted),
+        told => told.map(|()| Code::Done),
+    }
+}
+
+impl Stage<'_> {
+    fn tell(&self) -> anyhow::Result<()> {
+        let cloud = self.wait_for(async { Ok(SimRegion::start(RegionConfig::new(self.work.join("cloud"))).await?) })?;
+        let told = self.tell_of(&cloud, &mut stdout());
+        // Whatever became of it: loop devices are left behind otherwise.
+        self.runtime.block_on(cloud.shutdown());
+        told
+    }
+
+    fn tell_of(&self, cloud: &SimRegion, out: &mut impl Write) -> anyhow::Result<()> {
+        self.wait_for(async {
+            cloud.store().create_bucket(BUCKET).await?;
+            Ok(cloud.seed_server(ServerSeed::new(REGION, SERVER, self.disk)).await?)
+        })?;
+        self.introduce(cloud, out)?;
+        self.replicate_twice(cloud, out)?;
+        self.convert_beside(cloud.store(), out)
+    }
+
+    fn introduce(&self, cloud: &SimRegion, out: &mut impl Write) -> anyhow::Result<()> {
+        writeln!(
+            out,
+            "1. A simulated cloud listens on {}: region {REGION} with server {SERVER}, whose disk is a copy of yours;",
+            cloud.iam_endpoint()
+        )?;
+        let store = cloud.store().endpoint();
+        writeln!(out, "   an S3 store beside it on {store}, with bucket {BUCKET:?}. All in a temporary folder.")?;
+        writeln!(out, "   $ snapferry boot-volume {SERVER} --region {REGION}")?;
         out.flush()?;
-        let done: Replicated = serde_json::from_slice(&replicate(&cloud, &work.path)?).context("the report")?;
-        // On a terminal each step was shown as it was taken.
-        if !std::io::stderr().is_terminal() {
-            done.write(&mut out)?;
+        self.on_cloud(cloud, &["boot-volume", SERVER, "--region", REGION])
+    }
+
+    fn replicate_twice(&self, cloud: &SimRegion, out: &mut impl Write) -> anyhow::Result<()> {
+        writeln!(
+            out,
+            "2. $ snapferry replicate {SERVER} --to {AWAY} --bucket {BUCKET}      twice, so that the second image takes the first one's place"
+        )?;
+        for _ in 0..2 {
+            out.flush()?;
+            let done: Replicated = serde_json::from_slice(&self.replicate(cloud)?).context("the report")?;
+            // On a terminal each step was shown as it was taken.
+            if !std::io::stderr().is_terminal() {
+                done.write(out)?;
+            }
+        }
+        writeln!(out, "   $ snapferry images list --region {AWAY}")?;
+        out.flush()?;
+        self.on_cloud(cloud, &["images", "list", "--region", AWAY])
+    }
+
+    fn convert_beside(&self, store: &SimStore, out: &mut impl Write) -> anyhow::Result<()> {
+        let disk = self.disk;
+        writeln!(
+            out,
+            "3. The converter alone, beside qemu-img:\n   $ snapferry convert --device {} --bucket {BUCKET} --key {KEY} --endpoint {}",
+            disk.display(),
+            store.endpoint()
+        )?;
+        let outcome = self.convert(store)?;
+        let back = self.work.join("back.qcow2");
+        writeln!(out, "4. Reading the object back, {} ...", ByteCount(outcome.bytes_stored))?;
+        self.wait_for(read_back(store, &back))?;
+        self.qemu_img(["check", "-q"].map(Path::new).into_iter().chain([back.as_path()]))?;
+        let compare = ["compare", "-f", "raw", "-F", "qcow2"].map(Path::new);
+        self.qemu_img(compare.into_iter().chain([disk, back.as_path()]))?;
+        writeln!(out, "   qemu-img check: no errors.   qemu-img compare with {}: images are identical.", disk.display())?;
+        std::fs::remove_file(&back)?;
+        writeln!(out, "5. $ qemu-img convert -c -f raw -O qcow2 {} qemu.qcow2", disk.display())?;
+        let theirs = self.work.join("qemu.qcow2");
+        let begun = Instant::now();
+        let convert = ["convert", "-c", "-f", "raw", "-O", "qcow2"].map(Path::new);
+        self.qemu_img(convert.into_iter().chain([disk, theirs.as_path()]))?;
+        let rows = [
+            Row {
+                what: "snapferry convert, into the bucket",
+                took: Duration::from_secs_f64(outcome.seconds),
+                size: outcome.bytes_stored,
+            },
+            Row { what: "qemu-img convert -c, into a file", took: begun.elapsed(), size: std::fs::metadata(&theirs)?.len() },
+        ];
+        Ok(table(&rows, outcome.virtual_size, out)?)
+    }
+
+    /// Runs this very program on the cloud, with its words on the terminal.
+    fn on_cloud(&self, cloud: &SimRegion, words: &[&str]) -> anyhow::Result<()> {
+        let mut command = program()?;
+        command
+            .args(words)
+            .arg("--quiet")
+            .env("SNAPFERRY_VPC_ENDPOINT", cloud.endpoint_template())
+            .env("SNAPFERRY_IAM_ENDPOINT", cloud.iam_endpoint())
+            .env("IBMCLOUD_API_KEY", cloud.api_key().reveal());
+        let status = self.finish(&mut command)?.status;
+        if !status.success() {
+            bail!("`snapferry {}` failed ({status})", words.join(" "));
+        }
+        Ok(())
+    }
+
+    /// Replicates the server, with its bar on the terminal; the report.
+    fn replicate(&self, cloud: &SimRegion) -> anyhow::Result<Vec<u8>> {
+        let mut command = program()?;
+        command
+            .args(["replicate", SERVER, "--to", AWAY, "--bucket", BUCKET, "--json", "--poll-every", "0.2", "--device-files"])
+            .env("SNAPFERRY_VPC_ENDPOINT", cloud.endpoint_template())
+            .env("SNAPFERRY_IAM_ENDPOINT", cloud.iam_endpoint())
+            .env("SNAPFERRY_METADATA_ENDPOINT", cloud.metadata_endpoint())
+            .env("SNAPFERRY_TAGGING_ENDPOINT", cloud.tagging_endpoint())
+            .env("SNAPFERRY_DEVICE_FOLDER", cloud.device_folder())
+            .env("SNAPFERRY_ENDPOINT", cloud.store().endpoint())
+            .env("SNAPFERRY_STATE_FOLDER", self.work.join("state"))
+            .env("IBMCLOUD_API_KEY", cloud.api_key().reveal())
+            // Its log would say the same as the report; a terminal gets the steps and the bar.
+            .env("SNAPFERRY_LOG", "warn")
+            .stdout(Stdio::piped());
+        let child = self.finish(&mut command)?;
+        if !child.status.success() {
+            bail!("replicating failed ({})", child.status);
+        }
+        Ok(child.stdout)
+    }
+
+    /// Runs this very program as a user would, its bar on the terminal.
+    fn convert(&self, store: &SimStore) -> anyhow::Result<Outcome> {
+        let config = store.config();
+        let mut command = program()?;
+        command
+            .args(["convert", "--bucket", BUCKET, "--key", KEY, "--json", "--in-use", "--device"])
+            .arg(self.disk)
+            .args(["--endpoint", &store.endpoint(), "--region", &config.region])
+            .env("AWS_ACCESS_KEY_ID", &config.access_key)
+            .env("AWS_SECRET_ACCESS_KEY", config.secret_key.reveal())
+            .stdout(Stdio::piped());
+        let child = self.finish(&mut command)?;
+        if !child.status.success() {
+            bail!("the conversion failed ({})", child.status);
+        }
+        serde_json::from_slice(&child.stdout).context("the conversion's report")
+    }
+
+    fn qemu_img<'a>(&self, args: impl Iterator<Item = &'a Path>) -> anyhow::Result<()> {
+        let mut command = Command::new("qemu-img");
+        command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let run = self.finish(&mut command).context(NO_QEMU_IMG)?;
+        if !run.status.success() {
+            bail!("qemu-img says: {}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+        }
+        Ok(())
+    }
+
+    /// Waits for requests, until somebody asks to stop.
+    fn wait_for<T>(&self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        self.runtime.block_on(async {
+            tokio::select! {
+                done = work => done,
+                _ = self.cancel.cancelled() => bail!(STOPPED),
+            }
+        })
+    }
+
+    /// Runs a command to its end. Where somebody asks to stop it has a moment, and is killed then: what it leaves is simulated, too.
+    fn finish(&self, command: &mut Command) -> anyhow::Result<Output> {
+        let child = command.stdin(Stdio::null()).spawn()?;
+        // Not by its number, which is another's once it has ended.
+        let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+        let (running, ended) = bounded::<Never>(0);
+        let output = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                select! {
+                    recv(self.cancel.closed()) -> _ => {}
+                    recv(ended) -> _ => return,
+                }
+                // A terminal's Ctrl-C has reached the child as well, `kill` has not.
+                if matches!(ended.recv_timeout(GRACE), Err(RecvTimeoutError::Timeout)) {
+                    let _ended_just_now = pidfd_send_signal(&process, Signal::KILL);
+                }
+            });
+            let output = child.wait_with_output();
+            drop(running);
+            output
+        })?;
+        if self.cancel.is_cancelled() {
+            bail!(STOPPED);
+        }
+        Ok(output)
+    }
+}
+
+/// This very program, told nothing by the machine's configuration or the environment: the cloud is a simulated one.
+fn program() -> anyhow::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if ["SNAPFERRY_", "AWS_", "IBMCLOUD_"].iter().any(|prefix| text.starts_with(prefix)) || text == "CREDENTIALS_DIRECTORY" {
+            command.env_remove(&name);
         }
     }
-    writeln!(out, "   $ snapferry images list --region {AWAY}")?;
-    out.flush()?;
-    on_cloud(&cloud, &["images", "list", "--region", AWAY])?;
-    writeln!(
-        out,
-        "3. The converter alone, beside qemu-img:\n   $ snapferry convert --device {} --bucket {BUCKET} --key {KEY} --endpoint {}",
-        args.disk.display(),
-        store.endpoint()
-    )?;
-    let outcome = convert(&args.disk, store)?;
-    let back = work.path.join("back.qcow2");
-    writeln!(out, "4. Reading the object back, {} ...", ByteCount(outcome.bytes_stored))?;
-    runtime.block_on(read_back(store, &back))?;
-    qemu_img(["check", "-q"].map(Path::new).into_iter().chain([back.as_path()]))?;
-    let compare = ["compare", "-f", "raw", "-F", "qcow2"].map(Path::new);
-    qemu_img(compare.into_iter().chain([args.disk.as_path(), back.as_path()]))?;
-    writeln!(out, "   qemu-img check: no errors.   qemu-img compare with {}: images are identical.", args.disk.display())?;
-    std::fs::remove_file(&back)?;
-    writeln!(out, "5. $ qemu-img convert -c -f raw -O qcow2 {} qemu.qcow2", args.disk.display())?;
-    let theirs = work.path.join("qemu.qcow2");
-    let begun = Instant::now();
-    let convert = ["convert", "-c", "-f", "raw", "-O", "qcow2"].map(Path::new);
-    qemu_img(convert.into_iter().chain([args.disk.as_path(), theirs.as_path()]))?;
-    let rows = [
-        Row {
-            what: "snapferry convert, into the bucket",
-            took: Duration::from_secs_f64(outcome.seconds),
-            size: outcome.bytes_stored,
-        },
-        Row { what: "qemu-img convert -c, into a file", took: begun.elapsed(), size: std::fs::metadata(&theirs)?.len() },
-    ];
-    runtime.block_on(cloud.shutdown());
-    table(&rows, outcome.virtual_size, &mut out)?;
-    Ok(Code::Done)
-}
-
-/// Runs this very program on the cloud, with its words on the terminal.
-fn on_cloud(cloud: &SimRegion, words: &[&str]) -> anyhow::Result<()> {
-    let status = Command::new(std::env::current_exe()?)
-        .args(words)
-        .arg("--quiet")
-        .env("SNAPFERRY_VPC_ENDPOINT", cloud.endpoint_template())
-        .env("SNAPFERRY_IAM_ENDPOINT", cloud.iam_endpoint())
-        .env("IBMCLOUD_API_KEY", cloud.api_key().reveal())
-        .stdin(Stdio::null())
-        .status()?;
-    if !status.success() {
-        bail!("`snapferry {}` failed ({status})", words.join(" "));
-    }
-    Ok(())
-}
-
-/// Replicates the server, with its bar on the terminal; the report.
-fn replicate(cloud: &SimRegion, work: &Path) -> anyhow::Result<Vec<u8>> {
-    let child = Command::new(std::env::current_exe()?)
-        .args(["replicate", SERVER, "--to", AWAY, "--bucket", BUCKET, "--json", "--poll-every", "0.2", "--device-files"])
-        .env("SNAPFERRY_VPC_ENDPOINT", cloud.endpoint_template())
-        .env("SNAPFERRY_IAM_ENDPOINT", cloud.iam_endpoint())
-        .env("SNAPFERRY_METADATA_ENDPOINT", cloud.metadata_endpoint())
-        .env("SNAPFERRY_TAGGING_ENDPOINT", cloud.tagging_endpoint())
-        .env("SNAPFERRY_DEVICE_FOLDER", cloud.device_folder())
-        .env("SNAPFERRY_ENDPOINT", cloud.store().endpoint())
-        .env("SNAPFERRY_STATE_FOLDER", work.join("state"))
-        .env("IBMCLOUD_API_KEY", cloud.api_key().reveal())
-        .env_remove("AWS_ACCESS_KEY_ID")
-        .env_remove("AWS_SECRET_ACCESS_KEY")
-        // Its log would say the same as the report; a terminal gets the steps and the bar.
-        .env("SNAPFERRY_LOG", "warn")
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()?;
-    if !child.status.success() {
-        bail!("replicating failed ({})", child.status);
-    }
-    Ok(child.stdout)
+    command.env("SNAPFERRY_CONFIG", "/dev/null");
+    Ok(command)
 }
 
 /// What the demo tells of a job's report.
@@ -164,30 +289,12 @@ struct Taken {
 }
 
 impl Replicated {
-    fn write(&self, out: &mut impl std::io::Write) -> std::io::Result<()> {
+    fn write(&self, out: &mut impl Write) -> std::io::Result<()> {
         for Taken { step, seconds, did } in &self.steps {
             writeln!(out, "   {step:<10} {seconds:>6.1} s  {did}")?;
         }
         writeln!(out, "   {:<10} {:>6.1} s", "all", self.seconds)
     }
-}
-
-/// Runs this very program as a user would, its bar on the terminal.
-fn convert(disk: &Path, store: &SimStore) -> anyhow::Result<Outcome> {
-    let config = store.config();
-    let child = Command::new(std::env::current_exe()?)
-        .args(["convert", "--bucket", BUCKET, "--key", KEY, "--json", "--in-use", "--device"])
-        .arg(disk)
-        .args(["--endpoint", &store.endpoint(), "--region", &config.region])
-        .env("AWS_ACCESS_KEY_ID", &config.access_key)
-        .env("AWS_SECRET_ACCESS_KEY", config.secret_key.reveal())
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()?;
-    if !child.status.success() {
-        bail!("the conversion failed ({})", child.status);
-    }
-    serde_json::from_slice(&child.stdout).context("the conversion's report")
 }
 
 async fn read_back(sim: &SimStore, to: &Path) -> anyhow::Result<()> {
@@ -206,16 +313,7 @@ async fn read_back(sim: &SimStore, to: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn qemu_img<'a>(args: impl Iterator<Item = &'a Path>) -> anyhow::Result<()> {
-    let run =
-        Command::new("qemu-img").args(args).output().context("cannot run qemu-img; on Debian and Ubuntu it is in qemu-utils")?;
-    if !run.status.success() {
-        bail!("qemu-img says: {}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
-    }
-    Ok(())
-}
-
-fn table(rows: &[Row], disk: ByteCount, out: &mut impl std::io::Write) -> std::io::Result<()> {
+fn table(rows: &[Row], disk: ByteCount, out: &mut impl Write) -> std::io::Result<()> {
     writeln!(out, "\n{:<36} {:>9} {:>12} {:>8} {:>8}", format!("a disk of {disk}"), "seconds", "image", "ratio", "speed")?;
     let slowest = rows.iter().map(|row| row.took).max().unwrap_or_default();
     for row in rows {

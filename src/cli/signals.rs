@@ -19,19 +19,26 @@ pub enum Left {
     Job,
     /// A worker's jobs. At a second word, which it is told by this one, it gives them back at once; at a third it ends.
     Jobs(Cancel),
+    /// A demonstration's folder, with a copy of the disk in it.
+    #[cfg(feature = "sim")]
+    Demo,
     /// Nothing.
     Nothing,
 }
 
 impl Left {
-    fn doing(&self) -> &'static str {
-        match self {
+    /// What the work has to do before it ends.
+    fn doing(&self) -> Option<&'static str> {
+        Some(match self {
             Self::Upload => "ending the upload",
             Self::Target => "giving up the target",
             Self::Job => "detaching and removing the volume, if there is one",
             Self::Jobs(_) => "giving back the jobs at hand; what is being converted comes to its end first",
-            Self::Nothing => "ending what is being read",
-        }
+            #[cfg(feature = "sim")]
+            Self::Demo => "removing what was made",
+            // Nothing has to be brought to an end, or hardly anything.
+            Self::Nothing => return None,
+        })
     }
 
     fn words(&self) -> &'static str {
@@ -45,6 +52,10 @@ impl Left {
             }
             Self::Jobs(_) => {
                 "snapferry: stopped at once; another worker takes the jobs at hand over when their leases have run out, in two minutes\n"
+            }
+            #[cfg(feature = "sim")]
+            Self::Demo => {
+                "snapferry: stopped at once; a folder snapferry-demo-... with a copy of the disk is left in TMPDIR or /tmp\n"
             }
             Self::Nothing => "snapferry: stopped at once\n",
         }
@@ -81,7 +92,8 @@ pub fn listen(runtime: &Handle, cancel: &Cancel, left: Left) -> std::io::Result<
                 std::process::exit(Code::Interrupted as i32);
             }
             asked = true;
-            tracing::warn!("stopping: {} (once more to exit at once)", left.doing());
+            let doing = left.doing().map(|doing| format!(": {doing}")).unwrap_or_default();
+            tracing::warn!("stopping{doing} (once more to exit at once)");
             cancel.cancel(Reason::Asked);
         }
     });

@@ -5,6 +5,7 @@
 mod api_key;
 mod check;
 mod convert;
+mod demo;
 mod determinism;
 mod devices;
 mod documents;

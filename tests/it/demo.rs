@@ -1,0 +1,73 @@
+//! `snapferry demo` as somebody types it: on a machine with a configuration of its own, and until Ctrl-C.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use snapferry::testing::disks::{Disk, Kind};
+use snapferry::testing::skip::has_oracle;
+use snapferry::units::{ByteCount, MIB};
+
+/// The demo on a small disk in `folder`, which is for temporary files, too.
+fn demo(folder: &Path) -> Command {
+    let disk = folder.join("disk.raw");
+    Disk { kind: Kind::Mixed, size: ByteCount(8 * MIB), seed: 3 }.write(&disk).unwrap();
+    let temporary = folder.join("tmp");
+    std::fs::create_dir(&temporary).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_snapferry"));
+    command.args(["demo", "--disk"]).arg(disk).env("TMPDIR", temporary).stdout(Stdio::piped());
+    command
+}
+
+fn left_in(folder: &Path) -> Vec<std::ffi::OsString> {
+    std::fs::read_dir(folder.join("tmp")).unwrap().map(|entry| entry.unwrap().file_name()).collect()
+}
+
+#[test]
+fn a_machine_with_a_configuration_shows_the_same_demonstration() {
+    if !has_oracle("qemu-img") {
+        return;
+    }
+    let folder = crate::convert::folder();
+    let config = folder.path().join("config.toml");
+    std::fs::write(&config, "trusted_profile = \"default\"\nbucket = \"ours\"\n").unwrap();
+    let mut command = demo(folder.path());
+    command.env("SNAPFERRY_CONFIG", config);
+    // Each of them would lead a command somewhere else.
+    for name in ["SNAPFERRY_RESOURCE_GROUP", "SNAPFERRY_ENDPOINT", "SNAPFERRY_METADATA_ENDPOINT", "SNAPFERRY_VOLUME_PROFILE"] {
+        command.env(name, "nowhere");
+    }
+    let said = command.env("AWS_ACCESS_KEY_ID", "alone").output().unwrap();
+    let out = String::from_utf8_lossy(&said.stdout);
+    assert!(said.status.success(), "{out}\n{}", String::from_utf8_lossy(&said.stderr));
+    assert!(out.contains("images are identical") && out.contains("qemu-img convert -c, into a file"), "{out}");
+    assert!(left_in(folder.path()).is_empty());
+}
+
+#[test]
+fn a_demonstration_that_is_stopped_leaves_nothing() {
+    if !has_oracle("qemu-img") {
+        return;
+    }
+    let folder = crate::convert::folder();
+    let mut child = demo(folder.path()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    // A volume is attached somewhere in there.
+    assert!(lines.any(|line| line.starts_with("2. $ snapferry replicate")));
+    assert!(!left_in(folder.path()).is_empty());
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
+    let rest: Vec<String> = lines.collect();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
+    assert!(left_in(folder.path()).is_empty());
+    let loops = Command::new("losetup").args(["--list", "--noheadings", "--output", "BACK-FILE"]).output();
+    let loops = loops.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    assert!(!loops.contains(folder.path().to_str().unwrap()), "{loops}");
+}
+
+#[test]
+fn without_qemu_img_nothing_is_begun() {
+    let folder = crate::convert::folder();
+    let said = demo(folder.path()).env("PATH", folder.path()).output().unwrap();
+    assert_eq!(said.status.code(), Some(1));
+    assert!(said.stdout.is_empty() && String::from_utf8_lossy(&said.stderr).contains("qemu-utils"));
+}

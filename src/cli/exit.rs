@@ -38,6 +38,9 @@ pub enum Code {
     Stale = 8,
     /// Somebody stopped it.
     Interrupted = 130,
+    /// Whoever read stdout has closed it, as `head` does: as of a program that SIGPIPE ends. Not 0, since a `check` whose verdict
+    /// nobody waited for has not called the image good.
+    Unheard = 141,
 }
 
 impl From<Code> for ExitCode {
@@ -53,6 +56,9 @@ pub struct UsageError(pub String);
 
 /// Prints the error's chain and what to try next, and gives the exit code.
 pub fn report(error: &anyhow::Error) -> Code {
+    if is_unheard(error) {
+        return Code::Unheard;
+    }
     let mut lines = format!("snapferry: {}\n", sentence(error));
     if let Some(hint) = error.chain().find_map(hints::of) {
         lines.push_str(&format!("  {hint}\n"));
@@ -71,6 +77,11 @@ pub fn report(error: &anyhow::Error) -> Code {
     // Nothing is left to do about a stderr that is gone.
     let _ = std::io::stderr().write_all(lines.as_bytes());
     error.chain().find_map(code_for).unwrap_or(Code::Unexpected)
+}
+
+/// Whether a stdout that nobody reads is all that went wrong. Connections that break are causes of the store's and the cloud's errors.
+fn is_unheard(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 /// What is still there, and how to be rid of it.

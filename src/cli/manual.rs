@@ -28,9 +28,12 @@ pub struct ManArgs {
     pub to: Option<PathBuf>,
 }
 
-pub fn completions(args: &CompletionsArgs) -> Code {
-    clap_complete::generate(args.shell, &mut Args::command(), "snapferry", &mut stdout().lock());
-    Code::Done
+pub fn completions(args: &CompletionsArgs) -> anyhow::Result<Code> {
+    let mut text = Vec::new();
+    // It writes to memory alone: on a stream that can't be written to it panics.
+    clap_complete::generate(args.shell, &mut Args::command(), "snapferry", &mut text);
+    stdout().lock().write_all(&text)?;
+    Ok(Code::Done)
 }
 
 pub fn man(args: &ManArgs) -> anyhow::Result<Code> {

@@ -218,6 +218,22 @@ fn a_key_without_room_for_the_manifests_is_refused_at_once() {
 }
 
 #[test]
+fn a_stdout_that_is_closed_or_full_is_no_accident() {
+    for words in [&["config", "show"][..], &["completions", "bash"], &["man"]] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut closed = snapferry(words);
+        closed.stdout(writer);
+        let ended = run(closed);
+        assert_eq!((ended.code, ended.err.as_str()), (Some(141), ""), "{words:?}");
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has one");
+        let mut unwritten = snapferry(words);
+        unwritten.stdout(full);
+        run(unwritten).expect(1, &["snapferry: No space left on device"]);
+    }
+}
+
+#[test]
 fn uploads_of_a_run_that_was_killed_are_listed_and_removed() {
     let (folder, bucket) = (folder(), Bucket::start());
     let raw = folder.path().join("disk.raw");

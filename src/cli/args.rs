@@ -38,7 +38,8 @@ pub struct Args {
     #[arg(short, long, global = true)]
     verbose: bool,
 
-    /// How log lines look: text, json (an object a line), journald (fields for `journalctl JOB=...`)
+    /// How log lines look: text, json (an object a line), journald (fields for `journalctl JOB=...`). A report at the end stays text on
+    /// stderr; --quiet leaves it out, --json prints it on stdout
     #[arg(long, global = true, value_enum, default_value = "text", value_name = "text|json|journald", hide_possible_values = true)]
     pub log_format: LogFormat,
 

@@ -1,6 +1,6 @@
 //! `snapferry convert`.
 
-use std::io::{Write as _, stderr, stdout};
+use std::io::{stderr, stdout};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -8,10 +8,12 @@ use anyhow::Context as _;
 use super::args::ConvertArgs;
 use super::config::{self, Place, Use};
 use super::exit::{Code, UsageError};
+use super::log::Verbosity;
+use super::print_json;
 use super::progress::{Console, Progress};
 use super::report::{Report, write_plan};
+use super::signals::{self, Left};
 use super::verify::write_findings;
-use super::{log::Verbosity, signals};
 use crate::cancel::Cancel;
 use crate::clock::{Clock as _, SystemClock};
 use crate::convert::counters::Counters;
@@ -46,7 +48,11 @@ pub fn run(args: &ConvertArgs, verbosity: Verbosity, console: &Console) -> anyho
         let usage = Use { limit: args.limit, ..Use::plain(plan.connections, &cancel) };
         config::open_store(&place, &args.destination.store, &usage)?
     };
-    signals::listen(runtime.handle(), &cancel, signals::Left::Upload)?;
+    let left = match place.kind() {
+        Destination::Bucket => Left::Upload,
+        Destination::File => Left::Target,
+    };
+    signals::listen(runtime.handle(), &cancel, left)?;
     let target = Target { store, key: place.key().clone(), replace: args.force };
     let counters = Arc::new(Counters::default());
     let progress = Progress::show(console, verbosity, Arc::clone(&counters), source.size());
@@ -113,7 +119,7 @@ fn print(args: &ConvertArgs, verbosity: Verbosity, converted: &Converted, report
         Verbosity::Normal | Verbosity::Verbose => report.write_for_people(converted.took, &mut stderr().lock()),
     };
     if args.json {
-        writeln!(stdout().lock(), "{}", serde_json::to_string(report)?)?;
+        print_json(report)?;
     }
     Ok(())
 }
@@ -121,7 +127,7 @@ fn print(args: &ConvertArgs, verbosity: Verbosity, converted: &Converted, report
 fn dry_run(args: &ConvertArgs, plan: &Plan, source: &str, image: &str) -> anyhow::Result<Code> {
     let summary = plan.summary();
     if args.json {
-        writeln!(stdout().lock(), "{}", serde_json::to_string(&summary)?)?;
+        print_json(&summary)?;
     } else {
         write_plan(&summary, source, image, &mut stdout().lock())?;
     }

@@ -13,6 +13,7 @@ use super::config::{self, Place, Use};
 use super::exit::UsageError;
 use crate::cancel::Cancel;
 use crate::qcow2::ImageFile;
+use crate::restore::plan::Origin;
 use crate::restore::{LocalImage, StoredImage};
 use crate::store::{FolderStore, ObjectKey, ObjectStore};
 
@@ -88,6 +89,14 @@ impl ImageName {
             return Err(UsageError(format!("{SCHEME}{rest} does not name an object: write s3://BUCKET/KEY")));
         }
         Self::object(bucket, key)
+    }
+
+    /// Where its bytes come from.
+    pub fn origin(&self) -> Origin {
+        match self {
+            Self::File(_) => Origin::File,
+            Self::Object { .. } => Origin::Bucket,
+        }
     }
 
     fn object(bucket: &str, key: &str) -> Result<Self, UsageError> {

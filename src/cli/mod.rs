@@ -1,9 +1,11 @@
 //! The command line: the only place that reads arguments and the environment, prints, and picks concrete stores and sources.
 
 use std::ffi::OsString;
+use std::io::{Write as _, stdout};
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
+use serde::Serialize;
 
 mod args;
 mod cloud;
@@ -122,6 +124,12 @@ fn refuse(error: &anyhow::Error) -> Code {
         }
         None => exit::report(error),
     }
+}
+
+/// A result, for programs.
+fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    writeln!(stdout().lock(), "{}", serde_json::to_string(value)?)?;
+    Ok(())
 }
 
 /// Threads for requests, TLS and timers. They do little beside the compressors, and one of them always runs the pipeline's end.

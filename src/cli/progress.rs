@@ -216,14 +216,15 @@ impl Moment {
 
     fn for_bar(&self, [disk, image]: [&str; 2]) -> String {
         let left = self.left.map_or_else(|| "--:--".to_owned(), clock_face);
+        // At the start nobody has waited yet; later, for a moment, everybody may keep up.
+        let bound = self.bottleneck.map(|stage| format!("  {stage}-bound")).unwrap_or_default();
         format!(
-            "{} of {}  {disk} {}/s  {image} {}/s  ratio {}  ETA {left}  {}-bound",
+            "{} of {}  {disk} {}/s  {image} {}/s  ratio {}  ETA {left}{bound}",
             ByteCount(self.sample.done),
             self.size,
             ByteCount(self.disk_rate),
             ByteCount(self.image_rate),
             self.ratio(),
-            self.bottleneck.unwrap_or("start"),
         )
     }
 
@@ -273,6 +274,7 @@ mod tests {
         assert_eq!((moment.disk_rate, moment.image_rate), (100 * MIB, 25 * MIB));
         assert_eq!(moment.left, Some(Duration::from_secs((10 * 1024 - 2100) / 100)));
         assert_eq!(moment.ratio(), "0.2500");
+        assert!(moment.for_bar(["read", "write"]).ends_with("  ETA 01:21"), "{}", moment.for_bar(["read", "write"]));
         assert!(to_u64(view.seen.len()) <= 8);
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::runtime::Runtime;
 
 use super::args::ReadingArgs;
-use super::image::{self, ImageArgs, ImageName, OpenImage, Shelf};
+use super::image::{self, ImageArgs, OpenImage, Shelf};
 use super::signals::{self, Left};
 use crate::cancel::Cancel;
 use crate::manifest::Manifest;
@@ -37,10 +37,7 @@ impl Opened {
         let runtime = super::runtime()?;
         let cancel = Cancel::new();
         signals::listen(runtime.handle(), &cancel, left)?;
-        let origin = match name {
-            ImageName::File(_) => Origin::File,
-            ImageName::Object { .. } => Origin::Bucket,
-        };
+        let origin = name.origin();
         let connections = reading.connections.map_or(origin.connections(), std::num::NonZeroUsize::get);
         let image = image::open(&name, &image.store, connections, &runtime, &cancel)?;
         let manifest = find_manifest(reading.manifest.as_deref(), &image, &runtime)?;

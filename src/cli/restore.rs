@@ -1,7 +1,7 @@
 //! `snapferry restore`.
 
 use std::cell::OnceCell;
-use std::io::{self, Write, stderr, stdout};
+use std::io::{self, Write, stderr};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use super::args::RestoreArgs;
 use super::exit::{Code, UsageError};
 use super::lengths::clock_face;
 use super::log::Verbosity;
+use super::print_json;
 use super::progress::{Console, Progress, per_second};
 use super::reading::Opened;
 use super::report::Usage;
@@ -60,7 +61,7 @@ pub fn run(args: &RestoreArgs, verbosity: Verbosity, console: &Console) -> anyho
         let _ = report.write_for_people(&restored, &mut stderr().lock());
     }
     if args.reading.json {
-        writeln!(stdout().lock(), "{}", serde_json::to_string(&report)?)?;
+        print_json(&report)?;
     }
     Ok(Code::Done)
 }

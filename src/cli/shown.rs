@@ -14,15 +14,15 @@ use super::table::Table;
 pub fn run(args: &ConfigArgs, settings: &Settings, environment: &Environment) -> anyhow::Result<Code> {
     let ConfigAction::Show { json } = &args.action;
     let shown = settings.show(&Args::command(), environment);
-    let mut out = stdout().lock();
     if *json {
         let list: Vec<_> = shown
             .iter()
             .map(|Shown { name, value, origin }| json!({ "name": name, "value": value, "origin": origin.to_string() }))
             .collect();
-        writeln!(out, "{}", serde_json::to_string(&list)?)?;
+        super::print_json(&list)?;
         return Ok(Code::Done);
     }
+    let mut out = stdout().lock();
     match settings.file() {
         Some(path) => writeln!(out, "file: {}", path.display())?,
         None => writeln!(out, "file: none ({DEFAULT_FILE} is not there)")?,

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::args::{BucketArgs, UploadsAction, UploadsArgs};
 use super::config::{self, Place, Use};
 use super::exit::{Code, UsageError};
+use super::print_json;
 use crate::cancel::Cancel;
 use crate::clock::rfc3339;
 use crate::store::{ObjectKey, ObjectStore, OpenUpload, Upload};
@@ -37,10 +38,9 @@ fn open(bucket: &BucketArgs) -> anyhow::Result<std::sync::Arc<dyn ObjectStore>> 
 
 async fn list(bucket: &BucketArgs, prefix: &str, json: bool) -> anyhow::Result<Code> {
     let found = open(bucket)?.list_uploads(prefix).await?;
-    let mut out = stdout().lock();
+    let mut out = stdout();
     if json {
-        let listed: Vec<Listed<'_>> = found.iter().map(listed).collect();
-        writeln!(out, "{}", serde_json::to_string(&listed)?)?;
+        print_json(&found.iter().map(listed).collect::<Vec<_>>())?;
     } else if found.is_empty() {
         writeln!(out, "no incomplete uploads in {}", bucket.bucket)?;
     } else {

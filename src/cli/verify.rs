@@ -1,12 +1,13 @@
 //! `snapferry verify`.
 
-use std::io::{self, Write, stderr, stdout};
+use std::io::{self, Write, stderr};
 use std::sync::Arc;
 
 use super::args::VerifyArgs;
 use super::exit::Code;
 use super::lengths::clock_face;
 use super::log::Verbosity;
+use super::print_json;
 use super::progress::{Console, Progress, per_second};
 use super::reading::Opened;
 use super::signals::Left;
@@ -60,7 +61,7 @@ fn print(verdict: &Verdict, json: bool, verbosity: Verbosity) -> anyhow::Result<
         Verbosity::Normal | Verbosity::Verbose => write_for_people(verdict, words),
     };
     if json {
-        writeln!(stdout().lock(), "{}", serde_json::to_string(verdict)?)?;
+        print_json(verdict)?;
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use std::num::NonZeroUsize;
 
 use serde::Serialize;
 
+use crate::cancel::Cancel;
 use crate::compress::{Codec, Encoder, Level, is_zero};
 use crate::convert::ConvertError;
 use crate::hash::CHUNK;
@@ -55,8 +56,8 @@ pub struct Estimate {
 /// Reads and compresses a sample of `source`, on this thread.
 ///
 /// # Errors
-/// Where the source can't be read, or no image can hold it.
-pub fn estimate(source: &dyn Source, sampling: &Sampling) -> Result<Estimate, ConvertError> {
+/// Where the source can't be read, or no image can hold it; [`ConvertError::Interrupted`] where it is to stop.
+pub fn estimate(source: &dyn Source, sampling: &Sampling, cancel: &Cancel) -> Result<Estimate, ConvertError> {
     let geometry = Geometry::new(source.size(), sampling.cluster).map_err(ConvertError::Geometry)?;
     let chunks = data_chunks(source)?;
     let count = to_u64(chunks.len());
@@ -66,6 +67,9 @@ pub fn estimate(source: &dyn Source, sampling: &Sampling) -> Result<Estimate, Co
     // Of each stratum its length in chunks, and what its chunk stores.
     let mut strata: Vec<(u64, Stored)> = Vec::with_capacity(to_usize(sampled));
     for number in 0..sampled {
+        if cancel.is_cancelled() {
+            return Err(ConvertError::Interrupted);
+        }
         let (first, end) = (number * count / sampled, (number + 1) * count / sampled);
         let drawn = first + draw.below(end - first);
         strata.push((end - first, looker.look(source, chunks[to_usize(drawn)])?));
@@ -195,4 +199,25 @@ fn real(count: u64) -> f64 {
 )]
 fn whole(bytes: f64) -> ByteCount {
     ByteCount(bytes.round() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cancel::Reason;
+    use crate::source::{InUse, RawSource};
+
+    #[test]
+    fn a_sample_ends_when_somebody_asks() {
+        let disk = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(disk.path(), vec![1; 4 << 20]).expect("written");
+        let source = RawSource::open(disk.path(), InUse::Refuse).expect("a disk");
+        let chunks = NonZeroUsize::new(2).expect("not zero");
+        let sampling = Sampling { codec: Codec::Deflate, level: Level::Fast, cluster: ClusterBits::DEFAULT, chunks, seed: 1 };
+        let cancel = Cancel::new();
+        assert_eq!(estimate(&source, &sampling, &cancel).expect("an estimate").sampled, 2);
+        cancel.cancel(Reason::Asked);
+        let refused = estimate(&source, &sampling, &cancel).expect_err("stopped");
+        assert!(matches!(refused, ConvertError::Interrupted), "{refused}");
+    }
 }

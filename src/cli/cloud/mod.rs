@@ -4,11 +4,11 @@ use std::io::{self, Write as _, stdout};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
 use tokio::runtime::Runtime;
 
 use super::credentials::{self, Environment, Identity};
 use super::exit::UsageError;
+use super::print_json;
 use super::signals::{self, Left};
 use crate::cancel::Cancel;
 use crate::clock::SystemClock;
@@ -162,12 +162,6 @@ async fn own_region(args: &CloudArgs) -> anyhow::Result<String> {
         let why = "which region? Give --region (this server's own is known only where its instance metadata service is on)";
         UsageError(why.to_owned()).into()
     })
-}
-
-/// The result, for programs.
-fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    writeln!(stdout().lock(), "{}", serde_json::to_string(value)?)?;
-    Ok(())
 }
 
 /// What would be done without `--dry-run`: a line for people, an object for programs.

@@ -105,6 +105,12 @@ fn told<'a>(checked: &'a Checked, report: &Report, decoded: Option<&Verdict>) ->
     }
 }
 
+/// Findings that were counted and not kept in words. Notes are kept, and not counted.
+fn untold(report: &Report) -> u64 {
+    let told = report.findings.iter().filter(|finding| finding.severity != Severity::Note).count();
+    (report.corruptions + report.leaks + report.hidden).saturating_sub(crate::units::to_u64(told))
+}
+
 fn write_for_people(
     args: &CheckArgs,
     checked: &Checked,
@@ -120,9 +126,9 @@ fn write_for_people(
         };
         writeln!(to, "{word:<6} {}", finding.what)?;
     }
-    let (all, kept) = (report.corruptions + report.leaks + report.hidden, crate::units::to_u64(report.findings.len()));
-    if all > kept {
-        writeln!(to, "... and {} more", all - kept)?;
+    let more = untold(report);
+    if more > 0 {
+        writeln!(to, "... and {more} more")?;
     }
     for finding in decoded.into_iter().flat_map(undecodable) {
         writeln!(to, "wrong  {finding}")?;
@@ -138,5 +144,20 @@ fn write_for_people(
         }
         None if args.data => writeln!(to, "No cluster was decoded: the tables are not to be trusted."),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qcow2::check;
+
+    #[test]
+    fn a_note_is_none_of_the_findings_that_are_told() {
+        let finding = |severity| check::Finding { severity, what: "x".to_owned() };
+        let findings = vec![finding(Severity::Note), finding(Severity::Leak), finding(Severity::Corruption)];
+        let report = Report { corruptions: 3, leaks: 1, findings, ..Report::default() };
+        assert_eq!(untold(&report), 2);
+        assert_eq!(untold(&Report { corruptions: 1, ..report }), 0);
     }
 }

@@ -103,7 +103,7 @@ fn of_disk(args: &MeasureArgs, disk: &std::ffi::OsStr, cluster: ClusterBits) -> 
     let Some(chunks) = args.sample else { return Ok(Told { measured, compressed: None, encoder: None }) };
     let seed = args.seed.unwrap_or_else(rand::random);
     let sampling = Sampling { codec: args.codec, level: args.level, cluster, chunks, seed };
-    let compressed = Some(estimate(&*source, &sampling)?);
+    let compressed = Some(estimate(&*source, &sampling, &session.cancel)?);
     Ok(Told { measured, compressed, encoder: Some(Encoder::describe(args.codec, args.level)) })
 }
 

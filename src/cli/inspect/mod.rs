@@ -56,10 +56,7 @@ impl Session {
 
     /// Opens what was named. That it is qcow2 its first bytes say; everything else is raw, and nothing else is ever guessed.
     pub fn find(&self, name: ImageName, store: &StoreArgs) -> anyhow::Result<Found> {
-        let origin = match name {
-            ImageName::File(_) => Origin::File,
-            ImageName::Object { .. } => Origin::Bucket,
-        };
+        let origin = name.origin();
         let image = image::open(&name, store, origin.connections(), &self.runtime, &self.cancel)?;
         let mut magic = [0; MAGIC.len()];
         if image.file.size().0 >= to_u64(magic.len()) {

@@ -19,7 +19,7 @@
 //! | 2 | [`identity`], [`manifest`] | who we are to the cloud: tokens; what ties an image to its disk |
 //! | 1 | [`units`], [`clock`], [`cancel`], [`fence`], [`retry`], [`secret`], [`hash`], [`trust`], [`job`], [`near`] | words that everything else is said in |
 //!
-//! `sim` (the embedded store) and `testing` stand beside the tower: only tests, benches, fuzz targets and the commands
+//! `sim` (the simulated cloud and its S3 store) and `testing` stand beside the tower: only tests, benches, fuzz targets and the commands
 //! `demo` and `sim` use them.
 
 pub mod cancel;

@@ -14,13 +14,13 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::SimError;
 use super::requests::{Operation, Target};
+use super::script::{self, Entry, Script, When};
 
 /// What happens instead of the right answer, or to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,39 +83,6 @@ pub enum Action {
     RefuseChecksums,
 }
 
-/// Which of the requests that match a rule it acts on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum When {
-    /// Every one.
-    #[default]
-    Always,
-    /// Only this one, counted from 1.
-    Nth(u32),
-    /// The first so many.
-    First(u32),
-    /// The first so many of each target: of each part of each upload, of each key.
-    FirstOfEach(u32),
-    /// Some of them, by chance; the same ones for the same seed.
-    Share {
-        /// How many in a hundred.
-        percent: u8,
-        /// Which.
-        seed: u64,
-    },
-}
-
-impl When {
-    /// Whether chance has it that a request is acted on, the so-and-so-many-th of those that match.
-    pub(super) fn by_chance(seed: u64, percent: u8, number: u32) -> bool {
-        // SplitMix64 (Steele, Lea, Flood 2014): its outputs for successive states are as good as random.
-        let mut state = seed.wrapping_add(u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        state = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        state = (state ^ (state >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (state ^ (state >> 31)) % 100 < u64::from(percent)
-    }
-}
-
 /// Which requests go wrong.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -172,10 +139,10 @@ impl Rule {
     }
 }
 
-/// One entry of a script file.
+/// One entry as a script has it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Entry {
+struct Written {
     #[serde(default)]
     on: Option<Operation>,
     #[serde(default)]
@@ -198,36 +165,54 @@ struct Armed {
 }
 
 impl Armed {
-    /// Counts a request, and says whether this rule acts on it.
-    fn due(&mut self, target: &Target) -> bool {
+    fn new(rule: Rule, action: Action) -> Self {
+        Self { rule, action, seen: 0, seen_of_each: HashMap::new(), fired: 0 }
+    }
+}
+
+impl From<Written> for Armed {
+    fn from(Written { on, part, key, when, action }: Written) -> Self {
+        Self::new(Rule { on, part, key, when }, action)
+    }
+}
+
+impl Entry for Armed {
+    type Target<'a> = Target;
+    type Action = Action;
+
+    fn is_due(&mut self, target: &Target) -> bool {
         if !self.rule.matches(target) {
             return false;
         }
         self.seen += 1;
-        match self.rule.when {
-            When::Always => true,
-            When::Nth(nth) => self.seen == nth,
-            When::First(first) => self.seen <= first,
-            When::FirstOfEach(first) => {
-                let seen = self.seen_of_each.entry(target.clone()).or_default();
-                *seen += 1;
-                *seen <= first
-            }
-            When::Share { percent, seed } => When::by_chance(seed, percent, self.seen),
-        }
+        let seen_of_each = &mut self.seen_of_each;
+        self.rule.when.is_turn(self.seen, || {
+            let seen = seen_of_each.entry(target.clone()).or_default();
+            *seen += 1;
+            *seen
+        })
+    }
+
+    fn act(&mut self) -> Action {
+        self.fired += 1;
+        self.action.clone()
+    }
+
+    fn fired(&self) -> u32 {
+        self.fired
     }
 }
 
 /// A script that can be changed while the store runs; clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
-    armed: Arc<Mutex<Vec<Armed>>>,
+    script: Script<Armed>,
 }
 
 impl Faults {
     /// Adds a rule at the end of the script.
     pub fn add(&self, rule: Rule, action: Action) {
-        self.lock().push(Armed { rule, action, seen: 0, seen_of_each: HashMap::new(), fired: 0 });
+        self.script.extend([Armed::new(rule, action)]);
     }
 
     /// Adds the rules of a script in JSON.
@@ -235,10 +220,8 @@ impl Faults {
     /// # Errors
     /// Where the text is no script; then nothing is added.
     pub fn add_json(&self, text: &str) -> Result<(), serde_json::Error> {
-        let entries: Vec<Entry> = serde_json::from_str(text)?;
-        for Entry { on, part, key, when, action } in entries {
-            self.add(Rule { on, part, key, when }, action);
-        }
+        let written: Vec<Written> = serde_json::from_str(text)?;
+        self.script.extend(written.into_iter().map(Armed::from));
         Ok(())
     }
 
@@ -247,36 +230,24 @@ impl Faults {
     /// # Errors
     /// Where the file can't be read or is no script.
     pub fn add_file(&self, path: &Path) -> Result<(), SimError> {
-        let fail = |reason: String| SimError::Script { path: path.to_owned(), reason };
-        let text = std::fs::read_to_string(path).map_err(|err| fail(err.to_string()))?;
-        self.add_json(&text).map_err(|err| fail(err.to_string()))
+        self.script.extend(script::read::<Written>(path)?.into_iter().map(Armed::from));
+        Ok(())
     }
 
     /// Drops the whole script.
     pub fn clear(&self) {
-        self.lock().clear();
+        self.script.replace(Vec::new());
     }
 
     /// How often each rule has acted, in the script's order.
     #[must_use]
     pub fn fired(&self) -> Vec<u32> {
-        self.lock().iter().map(|armed| armed.fired).collect()
+        self.script.fired()
     }
 
-    /// What to do with a request. Every rule sees it, so that counts don't depend on other rules.
+    /// What to do with a request.
     pub(super) fn pick(&self, target: &Target) -> Option<Action> {
-        let mut action = None;
-        for armed in self.lock().iter_mut() {
-            if armed.due(target) && action.is_none() {
-                armed.fired += 1;
-                action = Some(armed.action.clone());
-            }
-        }
-        action
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Armed>> {
-        self.armed.lock().unwrap_or_else(PoisonError::into_inner)
+        self.script.pick(target)
     }
 }
 
@@ -320,8 +291,6 @@ mod tests {
         assert_eq!(turns(When::Always, &numbers), [true; 5]);
         assert_eq!(turns(When::Nth(3), &numbers), [false, false, true, false, false]);
         assert_eq!(turns(When::First(2), &numbers), [true, true, false, false, false]);
-        let struck = |seed| (0..10_000).filter(|&number| When::by_chance(seed, 5, number)).count();
-        assert!((450..550).contains(&struck(1)) && (450..550).contains(&struck(2)), "{} {}", struck(1), struck(2));
         assert_eq!(turns(When::FirstOfEach(2), &numbers), [true, true, true, true, false]);
     }
 

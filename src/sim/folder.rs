@@ -13,16 +13,16 @@ use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rand::RngExt as _;
-use s3s::dto::{ETag, ETagCondition, Timestamp};
+use s3s::dto::{ETag, ETagCondition};
 use s3s::{S3Error, S3Result, s3_error};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::checks::Scheme;
+use super::moment::Moment;
 use super::receive::Draft;
 use super::uploads::Upload;
 use crate::hash::Crc64;
@@ -35,24 +35,6 @@ const LONGEST_NAME: usize = 240;
 const META: &str = ".meta";
 const UPLOADS: &str = ".uploads";
 const DRAFTS: &str = ".drafts";
-
-/// Milliseconds since 1970: what S3's dates can say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub(super) struct Moment(u64);
-
-impl Moment {
-    pub(super) fn now() -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-    }
-}
-
-impl From<Moment> for Timestamp {
-    fn from(moment: Moment) -> Self {
-        Self::from(UNIX_EPOCH + Duration::from_millis(moment.0))
-    }
-}
 
 /// What a client says of an object beside its bytes; given back as it came.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -242,7 +224,15 @@ impl Bucket {
         }
         let mut uploads = BTreeMap::new();
         for entry in fs::read_dir(dir.join(UPLOADS))? {
-            let upload = Upload::open(entry?.path())?;
+            let path = entry?.path();
+            let upload = match Upload::open(path.clone()) {
+                // Killed right after the folder was made, or while it was removed: nobody was told of this upload, or it had ended.
+                Err(err) if err.kind() == io::ErrorKind::NotFound => {
+                    tracing::warn!(path = %path.display(), "an upload without a description: left out");
+                    continue;
+                }
+                opened => opened?,
+            };
             uploads.insert((upload.key().to_owned(), upload.id().to_owned()), Arc::new(upload));
         }
         Ok(Self { dir, created, objects: RwLock::new(objects), uploads: RwLock::new(uploads) })
@@ -351,7 +341,7 @@ impl Bucket {
     pub(super) fn create_upload(&self, key: &str, scheme: Option<Scheme>, attributes: Attributes) -> S3Result<Arc<Upload>> {
         let started = Moment::now();
         // Beginning with the time, so that one key's uploads are listed oldest first.
-        let id = format!("{:012x}{}", started.0, unique());
+        let id = format!("{started:012x}{}", unique());
         let upload =
             Upload::create(self.dir.join(UPLOADS).join(&id), id, key.to_owned(), started, scheme, attributes, &self.drafts())
                 .map_err(S3Error::internal_error)?;

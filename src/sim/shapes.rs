@@ -11,7 +11,8 @@ use s3s::dto::{
 use s3s::{S3Request, S3Result, s3_error};
 
 use super::checks::{self, Algorithm, Claims, Kind, Scheme, Sums};
-use super::folder::{Attributes, Moment, Object, etag};
+use super::folder::{Attributes, Object, etag};
+use super::moment::Moment;
 use super::uploads::{ListedPart, StoredPart};
 use crate::store::MAX_PART;
 

@@ -22,7 +22,8 @@ use s3s::dto::{
 use s3s::{S3, S3Error, S3Request, S3Response, S3Result, s3_error};
 
 use super::checks::{self, Algorithm, Claims, Scheme};
-use super::folder::{Attributes, Bucket, Conditions, Folder, Listing, Moment, Object, Query, etag, precondition};
+use super::folder::{Attributes, Bucket, Conditions, Folder, Listing, Object, Query, etag, precondition};
+use super::moment::Moment;
 use super::receive::{Incoming, Outgoing, Sink as _, blocking, receive};
 use super::shapes::{
     Quirks, common_prefixes, copy_range, count, encoded, listed, listed_part, new_object, page_length, set_checksum, signed,

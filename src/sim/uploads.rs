@@ -21,7 +21,8 @@ use s3s::{S3Error, S3Result, s3_error};
 use serde::{Deserialize, Serialize};
 
 use super::checks::{Algorithm, Kind, Scheme, Sums};
-use super::folder::{Attributes, Bucket, Conditions, Moment, Object, read_json, write_json};
+use super::folder::{Attributes, Bucket, Conditions, Object, read_json, write_json};
+use super::moment::Moment;
 use super::receive::{Draft, Sink};
 use crate::hash::Crc64;
 use crate::store::{MAX_PARTS, MIN_PART, PartNumber};

@@ -6,7 +6,7 @@ use percent_encoding::percent_decode_str;
 use s3s::Body;
 use serde_json::{Value, json};
 
-use super::life::Millis;
+use super::super::moment::Moment;
 
 /// The longest body that is read.
 pub(super) const LONGEST_BODY: usize = 1 << 20;
@@ -23,7 +23,7 @@ pub(super) struct Ask {
     pub body: Value,
     /// Its own URL up to the region, without `/v1`.
     pub base: String,
-    pub now: Millis,
+    pub now: Moment,
 }
 
 impl Ask {

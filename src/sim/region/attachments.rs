@@ -3,10 +3,11 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::super::moment::Moment;
 use super::ask::{Answer, Ask, Refused, checked_name, href};
 use super::catalog::{crn, zonal_id};
 use super::config::RegionConfig;
-use super::life::{Life, Millis, Turn};
+use super::life::{Life, Turn};
 use super::lists::whole;
 use super::world::Region;
 
@@ -23,7 +24,7 @@ pub(super) struct Attachment {
     /// The device's serial number.
     pub device: String,
     /// When its link turns up.
-    pub linked_from: Millis,
+    pub linked_from: Moment,
 }
 
 impl Attachment {

@@ -4,9 +4,10 @@ use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::super::moment::Moment;
 use super::ask::{Answer, Ask, Refused, href};
 use super::config::RegionConfig;
-use super::life::{Life, Millis};
+use super::life::Life;
 use super::lists::{page, whole};
 use super::route::RegionOperation;
 
@@ -145,12 +146,12 @@ pub(super) fn regions(config: &RegionConfig, url: &str, operation: RegionOperati
 
 /// A thing that is only a name, for lists.
 fn listed(name: &str) -> Life {
-    Life::new(name.to_owned(), name.to_owned(), "available", Millis::default())
+    Life::new(name.to_owned(), name.to_owned(), "available", Moment::default())
 }
 
 impl Furniture {
     /// Puts everything there that is not.
-    pub fn furnish(&mut self, region: &str, now: Millis) {
+    pub fn furnish(&mut self, region: &str, now: Moment) {
         region.clone_into(&mut self.region);
         if !self.vpcs.is_empty() {
             return;

@@ -6,8 +6,8 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::super::moment::Moment;
 use super::config::RegionConfig;
-use super::life::Millis;
 use super::world::World;
 
 /// What is behind one link.
@@ -51,7 +51,7 @@ impl Devices {
 
     /// Makes the links those that the world has by now.
     pub fn follow(&mut self, world: &World, config: &RegionConfig) {
-        let now = Millis::now();
+        let now = Moment::now();
         let mut wanted = BTreeMap::new();
         for region in world.regions.values() {
             // Boot volumes are the servers' own; there the system is seen by its other links.

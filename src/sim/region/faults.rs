@@ -1,13 +1,13 @@
 //! Faults of the simulated cloud, by operation and turn.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::faults::When;
+use super::super::script::{self, Entry, Script, When};
 use super::super::server::SimError;
 use super::route::RegionOperation;
 
@@ -125,26 +125,32 @@ struct Armed {
     fired: u32,
 }
 
-impl Armed {
-    fn due(&mut self, operation: RegionOperation, region: &str) -> bool {
-        if self.on.is_some_and(|on| on != operation) || self.region.as_ref().is_some_and(|only| only != region) {
+impl Entry for Armed {
+    type Target<'a> = (RegionOperation, &'a str);
+    type Action = RegionAction;
+
+    fn is_due(&mut self, (operation, region): &(RegionOperation, &str)) -> bool {
+        if self.on.is_some_and(|on| on != *operation) || self.region.as_ref().is_some_and(|only| only != region) {
             return false;
         }
         self.seen += 1;
-        match self.when {
-            When::Always => true,
-            When::Nth(nth) => self.seen == nth,
-            // There is one target of each operation.
-            When::First(first) | When::FirstOfEach(first) => self.seen <= first,
-            When::Share { percent, seed } => When::by_chance(seed, percent, self.seen),
-        }
+        self.when.is_turn(self.seen, || self.seen)
+    }
+
+    fn act(&mut self) -> RegionAction {
+        self.fired += 1;
+        self.action.clone()
+    }
+
+    fn fired(&self) -> u32 {
+        self.fired
     }
 }
 
 /// A script that can be changed while the cloud runs; clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct RegionFaults {
-    armed: Arc<Mutex<Vec<Armed>>>,
+    script: Script<Armed>,
     silent: Arc<AtomicBool>,
 }
 
@@ -152,7 +158,7 @@ impl RegionFaults {
     /// Adds a rule at the end of the script.
     pub fn add(&self, rule: RegionRule, action: RegionAction) {
         let RegionRule { on, region, when } = rule;
-        self.lock().push(Armed { on, region, when, action, seen: 0, fired: 0 });
+        self.script.extend([Armed { on, region, when, action, seen: 0, fired: 0 }]);
     }
 
     /// Adds the rules of a script in JSON.
@@ -160,8 +166,7 @@ impl RegionFaults {
     /// # Errors
     /// Where the text is no script; then nothing is added.
     pub fn add_json(&self, text: &[u8]) -> Result<(), serde_json::Error> {
-        let entries: Vec<Armed> = serde_json::from_slice(text)?;
-        self.lock().extend(entries);
+        self.script.extend(serde_json::from_slice::<Vec<Armed>>(text)?);
         Ok(())
     }
 
@@ -170,7 +175,7 @@ impl RegionFaults {
     /// # Errors
     /// Where the text is no script; then the old one stays.
     pub fn replace_json(&self, text: &[u8]) -> Result<(), serde_json::Error> {
-        *self.lock() = serde_json::from_slice(text)?;
+        self.script.replace(serde_json::from_slice(text)?);
         Ok(())
     }
 
@@ -179,50 +184,38 @@ impl RegionFaults {
     /// # Errors
     /// Where the file can't be read or is no script.
     pub fn add_file(&self, path: &Path) -> Result<(), SimError> {
-        let fail = |reason: String| SimError::Script { path: path.to_owned(), reason };
-        let text = std::fs::read(path).map_err(|err| fail(err.to_string()))?;
-        self.add_json(&text).map_err(|err| fail(err.to_string()))
+        self.script.extend(script::read(path)?);
+        Ok(())
     }
 
     /// Drops the whole script.
     pub fn clear(&self) {
-        self.lock().clear();
+        self.script.replace(Vec::new());
         self.silent.store(false, Ordering::Relaxed);
     }
 
     /// How often each rule has acted, in the script's order.
     #[must_use]
     pub fn fired(&self) -> Vec<u32> {
-        self.lock().iter().map(|armed| armed.fired).collect()
+        self.script.fired()
     }
 
     /// The script as JSON, with its counts.
     pub(super) fn to_json(&self) -> String {
-        serde_json::to_string(&*self.lock()).unwrap_or_default()
+        serde_json::to_string(&*self.script.lock()).unwrap_or_default()
     }
 
-    /// What to do with a request. Every rule sees it, so that counts don't depend on other rules.
+    /// What to do with a request.
     pub(super) fn pick(&self, operation: RegionOperation, region: &str) -> Option<RegionAction> {
         if self.silent.load(Ordering::Relaxed) {
             return Some(RegionAction::Hang);
         }
-        let mut action = None;
-        for armed in self.lock().iter_mut() {
-            if armed.due(operation, region) && action.is_none() {
-                armed.fired += 1;
-                action = Some(armed.action.clone());
-            }
-        }
-        action
+        self.script.pick(&(operation, region))
     }
 
     /// From now on nobody is answered.
     pub(super) fn fall_silent(&self) {
         self.silent.store(true, Ordering::Relaxed);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Armed>> {
-        self.armed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

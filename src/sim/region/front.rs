@@ -14,13 +14,13 @@ use rand::RngExt as _;
 use s3s::Body;
 use serde_json::Value;
 
+use super::super::moment::Moment;
 use super::ask::{Answer, Ask, LONGEST_BODY, Refused, pairs};
 use super::config::{RegionConfig, ServerSeed};
 use super::devices::Devices;
 use super::faults::{RegionAction, RegionFaults};
 use super::history::{Deed, History};
 use super::jobs::Job;
-use super::life::Millis;
 use super::route::RegionOperation;
 use super::world::{Happened, World};
 use super::{catalog, metadata, tagging};
@@ -126,7 +126,7 @@ impl Front {
     fn settle(&self) {
         let mut state = self.lock();
         let State { world, devices, .. } = &mut *state;
-        let Happened { changed, files, .. } = world.settle(Millis::now());
+        let Happened { changed, files, .. } = world.settle(Moment::now());
         if changed {
             keep(world);
         }
@@ -234,7 +234,7 @@ impl Front {
                 .map_err(|err| Refused::new(400, "invalid_request", &format!("The body is no JSON: {err}")))?
         };
         let base = format!("{}/{region}", self.url);
-        let ask = Ask { region: region.to_owned(), ids, query, headers: parts.headers, body, base, now: Millis::now() };
+        let ask = Ask { region: region.to_owned(), ids, query, headers: parts.headers, body, base, now: Moment::now() };
         self.settle();
         let front = Arc::clone(self);
         let action = action.cloned();
@@ -335,7 +335,7 @@ fn split(path: &str) -> (&str, &str) {
 }
 
 /// What the script has in store for what was made.
-fn scripted_fate(world: &mut World, about: Option<&str>, action: &RegionAction, now: Millis) {
+fn scripted_fate(world: &mut World, about: Option<&str>, action: &RegionAction, now: Moment) {
     let Some(life) = about.and_then(|id| world.life(id)) else { return };
     match action {
         RegionAction::StuckPending => life.stuck = true,

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::super::moment::Moment;
 use super::ask::{Answer, Ask, Refused, href};
 use super::catalog::{self, crn, regional_id, resource_group};
 use super::config::RegionConfig;
 use super::jobs::Job;
-use super::life::{Life, Millis, Turn};
+use super::life::{Life, Turn};
 use super::lists::page;
 use super::world::Region;
 
@@ -95,7 +96,7 @@ impl Region {
     }
 
     pub(super) fn seed_images(&mut self, count: usize) {
-        let now = Millis::now();
+        let now = Moment::now();
         for number in 0..count {
             let id = regional_id(&self.furniture.region);
             let image = Image {

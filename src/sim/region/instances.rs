@@ -5,6 +5,7 @@ use std::io;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::super::moment::Moment;
 use super::ask::{Answer, Ask, Refused, href};
 use super::attachments::Attachment;
 use super::catalog::{self, crn, regional_id, resource_group, zonal_id, zone_reference};
@@ -12,7 +13,7 @@ use super::config::{RegionConfig, ServerSeed};
 use super::disks;
 use super::front::Front;
 use super::jobs::Job;
-use super::life::{Life, Millis, Turn};
+use super::life::{Life, Turn};
 use super::lists::page;
 use super::volumes::Volume;
 use super::world::Region;
@@ -40,7 +41,7 @@ impl Instance {
 
 impl Region {
     /// A running server without any volume of its own in the world: for itself, or until one is given to it.
-    pub(super) fn add_server(&mut self, region: &str, name: &str, zone: u32, now: Millis) -> String {
+    pub(super) fn add_server(&mut self, region: &str, name: &str, zone: u32, now: Moment) -> String {
         let zone = format!("{region}-{zone}");
         let id = zonal_id(region, &zone);
         let life = Life::new(id.clone(), name.to_owned(), "running", now);
@@ -48,7 +49,7 @@ impl Region {
         id
     }
 
-    fn add_boot_volume(&mut self, server: &str, volume: Volume, now: Millis) {
+    fn add_boot_volume(&mut self, server: &str, volume: Volume, now: Moment) {
         let region = self.furniture.region.clone();
         let Some(zone) = self.instances.get(server).map(|server| server.zone.clone()) else { return };
         let id = zonal_id(&region, &zone);
@@ -239,7 +240,7 @@ impl Region {
     }
 
     /// What goes with a server that is gone: its attachments, and the volumes that were to be deleted with it.
-    pub(super) fn forget_server(&mut self, server: &Instance, now: Millis) {
+    pub(super) fn forget_server(&mut self, server: &Instance, now: Moment) {
         let (gone, kept) = std::mem::take(&mut self.attachments)
             .into_iter()
             .partition::<std::collections::BTreeMap<_, _>, _>(|(_, attachment)| attachment.instance == server.life.id);
@@ -287,7 +288,7 @@ pub(super) fn seed(front: &Front, seed: &ServerSeed) -> io::Result<()> {
         Some(false) => {}
     }
     let capacity = disks::size_of(&seed.boot_disk)?.div_ceil(GIB).max(front.config.least_capacity);
-    let (now, id) = (Millis::now(), regional_id(&seed.region));
+    let (now, id) = (Moment::now(), regional_id(&seed.region));
     let volume = Volume {
         life: Life::new(id, format!("{}-boot", seed.name), "available", now),
         capacity,

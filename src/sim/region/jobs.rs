@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
+use super::super::moment::Moment;
 use super::config::RegionConfig;
 use super::disks;
 use super::front::Front;
 use super::images::Image;
-use super::life::Millis;
 use super::world::{Region, World};
 use crate::qcow2::{Image as Qcow2, Limits};
 use crate::restore::LocalImage;
@@ -126,7 +126,7 @@ impl Job {
         front.with_world(|world| {
             let snapshot = world.regions.get_mut(&self.region).and_then(|region| region.snapshots.get_mut(&self.id));
             if let Some(snapshot) = snapshot {
-                snapshot.captured.get_or_insert(Millis::now());
+                snapshot.captured.get_or_insert(Moment::now());
             }
         });
         Ok(())
@@ -180,7 +180,7 @@ impl Job {
             self.look(front, |region| Some((region.images.get(&self.id)?.source()?, region.images.get(&self.id)?.life.created)));
         let ((bucket, key), created) = looked.map_err(|err| corrupt(&err))?;
         // Queued first, so that a client sees it.
-        while Millis::now() < created.after(front.config.delays.image / 2) {
+        while Moment::now() < created.after(front.config.delays.image / 2) {
             std::thread::sleep(AGAIN);
         }
         front.with_world(|world| {

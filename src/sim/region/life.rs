@@ -1,48 +1,9 @@
 //! States that change with time: what is asked for now is done later, and the time is kept with the thing, so that a restart goes on.
 
-use std::fmt;
-use std::num::ParseIntError;
-use std::str::FromStr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// Milliseconds since 1970, UTC.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub(super) struct Millis(u64);
-
-impl Millis {
-    pub(super) fn now() -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-    }
-
-    pub(super) fn after(self, delay: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)))
-    }
-
-    /// As IBM writes times: to the millisecond.
-    pub(super) fn shown(self) -> String {
-        let time = UNIX_EPOCH + Duration::from_millis(self.0);
-        let time = jiff::Timestamp::try_from(time).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-        time.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()
-    }
-}
-
-impl fmt::Display for Millis {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl FromStr for Millis {
-    type Err = ParseIntError;
-    fn from_str(text: &str) -> Result<Self, ParseIntError> {
-        text.parse().map(Self)
-    }
-}
+use super::super::moment::Moment;
 
 /// What a thing turns into.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,16 +19,16 @@ pub(super) enum Turn {
 pub(super) struct Life {
     pub id: String,
     pub name: String,
-    pub created: Millis,
+    pub created: Moment,
     pub state: String,
     /// The next state, and when it comes.
-    pub next: Option<(Millis, Turn)>,
+    pub next: Option<(Moment, Turn)>,
     /// Work outside of this file that has to be done before the next state comes: a disk to be copied, an object to be read.
     pub work: u32,
     /// Why it is in its state: codes and messages.
     pub reasons: Vec<(String, String)>,
     /// Lists don't show it before that.
-    pub listed_from: Millis,
+    pub listed_from: Moment,
     /// Counts changes, for ETags.
     pub version: u64,
     /// A script said that it never leaves its first state.
@@ -77,7 +38,7 @@ pub(super) struct Life {
 }
 
 impl Life {
-    pub(super) fn new(id: String, name: String, state: &str, now: Millis) -> Self {
+    pub(super) fn new(id: String, name: String, state: &str, now: Moment) -> Self {
         Self {
             id,
             name,
@@ -93,13 +54,13 @@ impl Life {
         }
     }
 
-    pub(super) fn turns(mut self, into: &str, at: Millis) -> Self {
+    pub(super) fn turns(mut self, into: &str, at: Moment) -> Self {
         self.next = Some((at, Turn::Into(into.to_owned())));
         self
     }
 
     /// Comes into `state` now, and goes on from there to `turn`.
-    pub(super) fn enter(&mut self, state: &str, at: Millis, turn: Turn) {
+    pub(super) fn enter(&mut self, state: &str, at: Moment, turn: Turn) {
         state.clone_into(&mut self.state);
         self.next = Some((at, turn));
         self.version += 1;
@@ -113,7 +74,7 @@ impl Life {
     }
 
     /// What is due, taken.
-    pub(super) fn due(&mut self, now: Millis) -> Option<Turn> {
+    pub(super) fn due(&mut self, now: Moment) -> Option<Turn> {
         let gone = matches!(self.next, Some((_, Turn::Gone)));
         if self.work > 0 || (self.stuck && !gone) || self.next.as_ref().is_none_or(|(at, _)| *at > now) {
             return None;
@@ -145,11 +106,13 @@ impl Life {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn what_is_due_comes_once_and_not_before_its_work_is_done() {
-        let now = Millis::now();
+        let now = Moment::now();
         let mut life = Life::new("1".into(), "a".into(), "pending", now).turns("stable", now.after(Duration::from_secs(1)));
         assert_eq!(life.due(now), None);
         let later = now.after(Duration::from_secs(2));
@@ -162,16 +125,11 @@ mod tests {
 
     #[test]
     fn what_is_stuck_can_still_be_deleted() {
-        let now = Millis::now();
+        let now = Moment::now();
         let mut life = Life::new("1".into(), "a".into(), "pending", now).turns("stable", now);
         life.stuck = true;
         assert_eq!(life.due(now), None);
         life.enter("deleting", now, Turn::Gone);
         assert_eq!(life.due(now), Some(Turn::Gone));
-    }
-
-    #[test]
-    fn times_are_written_as_ibm_writes_them() {
-        assert_eq!(Millis(1_767_323_045_006).shown(), "2026-01-02T03:04:05.006Z");
     }
 }

@@ -4,8 +4,9 @@ use std::cmp::Ordering;
 
 use serde_json::{Value, json};
 
+use super::super::moment::Moment;
 use super::ask::{Answer, Ask, Refused};
-use super::life::{Life, Millis};
+use super::life::Life;
 
 /// IBM's examples show pages of 50, and 100 is the most that its own clients ask for.
 const PAGE: usize = 50;
@@ -42,7 +43,7 @@ pub(super) fn page(ask: &Ask, path: &str, key: &str, mut things: Vec<Listed<'_>>
         Some(start) => {
             let wrong = || Refused::parameter(400, "bad_field", "start", "The start is none that a page has given.");
             let (created, id) = start.split_once('.').ok_or_else(wrong)?;
-            let created: Millis = created.parse().map_err(|_| wrong())?;
+            let created: Moment = created.parse().map_err(|_| wrong())?;
             // By its place in the order, not by the thing: it may have been deleted since.
             let reached = |life: &Life| match life.created.cmp(&created) {
                 Ordering::Equal => {

@@ -5,10 +5,10 @@ use std::time::Duration;
 use hyper::header::AUTHORIZATION;
 use serde_json::json;
 
+use super::super::moment::Moment;
 use super::ask::{Answer, Ask, Refused};
 use super::catalog::{crn, resource_group};
 use super::front::Front;
-use super::life::Millis;
 use super::route::RegionOperation as Op;
 use super::world::World;
 
@@ -45,7 +45,7 @@ pub(super) fn identity_token(front: &Front, operation: Op, ask: &Ask) -> Result<
 }
 
 /// A token as the service writes it.
-fn token(text: &str, life: Duration, now: Millis) -> serde_json::Value {
+fn token(text: &str, life: Duration, now: Moment) -> serde_json::Value {
     json!({
         "access_token": text,
         "created_at": now.shown(),

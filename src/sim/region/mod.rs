@@ -10,6 +10,7 @@
 //! | `mod` | start, stop, and what a test or a command asks of it |
 //! | `config` | what it is to be like |
 //! | `front`, `route`, `ask` | requests: who may, which operation, what it says |
+//! | `operations` | which noun's file answers an operation |
 //! | `faults`, `history` | what goes wrong on command; what was done |
 //! | `world`, `life` | everything that there is, on disk; states that change with time |
 //! | `instances`, `attachments`, `volumes`, `snapshots`, `images`, `exports`, `catalog`, `tagging`, `metadata` | the API, one file a noun |

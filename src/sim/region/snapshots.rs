@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::super::moment::Moment;
 use super::ask::{Answer, Ask, Refused, href};
 use super::catalog::{self, crn, regional_id, resource_group, zone_reference};
 use super::config::RegionConfig;
 use super::jobs::Job;
-use super::life::{Life, Millis, Turn};
+use super::life::{Life, Turn};
 use super::lists::page;
 use super::world::{Region, World};
 
@@ -22,9 +23,9 @@ pub(super) struct Snapshot {
     pub generation: u32,
     pub operating_system: Option<String>,
     pub tags: Vec<String>,
-    pub captured: Option<Millis>,
+    pub captured: Option<Moment>,
     /// Zones with a clone, and from when it can be used.
-    pub clones: BTreeMap<String, Millis>,
+    pub clones: BTreeMap<String, Moment>,
     /// Region and id of copies.
     pub copies: BTreeMap<String, String>,
     /// Region and id of what it is a copy of.
@@ -41,12 +42,12 @@ impl Snapshot {
     }
 }
 
-fn show_clone(base: &str, region: &str, zone: &str, available: Millis, now: Millis) -> Value {
+fn show_clone(base: &str, region: &str, zone: &str, available: Moment, now: Moment) -> Value {
     json!({ "available": available <= now, "created_at": now.shown(), "zone": zone_reference(base, region, zone) })
 }
 
 impl Region {
-    fn show_snapshot(&self, base: &str, snapshot: &Snapshot, now: Millis) -> Value {
+    fn show_snapshot(&self, base: &str, snapshot: &Snapshot, now: Moment) -> Value {
         let (life, region) = (&snapshot.life, &self.furniture.region);
         let volume = self.volumes.get(&snapshot.source_volume);
         let zone = volume.map_or(region.as_str(), |volume| &volume.zone);

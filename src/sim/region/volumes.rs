@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::super::moment::Moment;
 use super::ask::{Answer, Ask, Refused, href};
 use super::catalog::{self, crn, generation_of, regional_id, resource_group, volume_profile_reference, zone_reference};
 use super::config::RegionConfig;
 use super::jobs::Job;
-use super::life::{Life, Millis, Turn};
+use super::life::{Life, Turn};
 use super::lists::page;
 use super::world::Region;
 
@@ -22,7 +23,7 @@ pub(super) struct Volume {
     pub operating_system: Option<String>,
     pub source_snapshot: Option<String>,
     /// Until then its data still comes from the snapshot.
-    pub hydrated_at: Millis,
+    pub hydrated_at: Moment,
     pub tags: Vec<String>,
 }
 
@@ -37,7 +38,7 @@ impl Volume {
 }
 
 impl Region {
-    fn show_volume(&self, base: &str, volume: &Volume, now: Millis) -> Value {
+    fn show_volume(&self, base: &str, volume: &Volume, now: Moment) -> Value {
         let life = &volume.life;
         let name = &self.furniture.region;
         let attachments: Vec<Value> = self

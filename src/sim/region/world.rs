@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::super::moment::Moment;
 use super::attachments::Attachment;
 use super::catalog::Furniture;
 use super::config::RegionConfig;
 use super::exports::ExportJob;
 use super::images::Image;
 use super::instances::Instance;
-use super::life::{Life, Millis, Turn};
+use super::life::{Life, Turn};
 use super::snapshots::Snapshot;
 use super::volumes::Volume;
 
@@ -67,7 +68,7 @@ impl World {
 
     /// What every region has before anybody asks for anything.
     pub fn furnish(&mut self, config: &RegionConfig) {
-        let now = Millis::now();
+        let now = Moment::now();
         for (number, name) in config.regions.iter().enumerate() {
             let region = self.regions.entry(name.clone()).or_default();
             region.furniture.furnish(name, now);
@@ -92,7 +93,7 @@ impl World {
     }
 
     /// Lets everything happen that is due.
-    pub fn settle(&mut self, now: Millis) -> Happened {
+    pub fn settle(&mut self, now: Moment) -> Happened {
         let mut happened = Happened::default();
         let folder = self.folder.clone();
         for region in self.regions.values_mut() {
@@ -127,7 +128,7 @@ impl World {
 }
 
 /// Takes what is due from every thing, and those that are gone out of the list.
-fn turn_all<T>(things: &mut Things<T>, now: Millis, life: impl Fn(&mut T) -> &mut Life, mut gone: impl FnMut(T)) -> bool {
+fn turn_all<T>(things: &mut Things<T>, now: Moment, life: impl Fn(&mut T) -> &mut Life, mut gone: impl FnMut(T)) -> bool {
     let mut changed = false;
     let mut ended = Vec::new();
     for (id, thing) in things.iter_mut() {
@@ -146,15 +147,19 @@ fn turn_all<T>(things: &mut Things<T>, now: Millis, life: impl Fn(&mut T) -> &mu
     changed
 }
 
+/// Those of these ids, out of the list.
+fn take<T>(things: &mut Things<T>, ids: Vec<String>) -> Things<T> {
+    ids.into_iter().filter_map(|id| things.remove_entry(&id)).collect()
+}
+
 impl Region {
-    fn settle(&mut self, now: Millis, folder: &Path, happened: &mut Happened) {
+    fn settle(&mut self, now: Moment, folder: &Path, happened: &mut Happened) {
         let files = &mut happened.files;
         let attachments = turn_all(&mut self.attachments, now, |thing| &mut thing.life, |_| {});
         let mut lost_servers = Vec::new();
         let others = [
             turn_all(&mut self.instances, now, |thing| &mut thing.life, |thing| lost_servers.push(thing)),
             turn_all(&mut self.volumes, now, |thing| &mut thing.life, |thing| files.push(thing.file(folder))),
-            turn_all(&mut self.images, now, |thing| &mut thing.life, |_| {}),
             turn_all(&mut self.exports, now, |thing| &mut thing.life, |_| {}),
         ];
         for server in &lost_servers {
@@ -168,15 +173,23 @@ impl Region {
             .filter_map(|volume| volume.source_snapshot.clone())
             .collect();
         let before = self.snapshots.len();
-        let mut waiting = BTreeMap::new();
-        for id in filling {
-            if let Some((key, thing)) = self.snapshots.remove_entry(&id) {
-                waiting.insert(key, thing);
-            }
-        }
+        let mut waiting = take(&mut self.snapshots, filling);
         let snapshots = turn_all(&mut self.snapshots, now, |thing| &mut thing.life, |thing| files.push(thing.file(folder)));
         self.snapshots.append(&mut waiting);
         happened.snapshots_gone |= before != self.snapshots.len();
-        happened.changed |= attachments || snapshots || others.contains(&true);
+        // And so does an image.
+        let booting = self.images_in_use();
+        let mut waiting = take(&mut self.images, booting);
+        let gone = |thing: Image| files.push(Image::kept(folder, &thing.life.id));
+        let images = turn_all(&mut self.images, now, |thing| &mut thing.life, gone);
+        self.images.append(&mut waiting);
+        happened.changed |= attachments || snapshots || images || others.contains(&true);
+    }
+
+    /// Images that boot volumes are being filled from.
+    fn images_in_use(&self) -> Vec<String> {
+        let is_filled = |id: &str| self.volumes.get(id).is_some_and(|volume| volume.life.work > 0);
+        let boots = self.attachments.values().filter(|attachment| attachment.boot && is_filled(&attachment.volume));
+        boots.filter_map(|attachment| self.instances.get(&attachment.instance)?.image.clone()).collect()
     }
 }

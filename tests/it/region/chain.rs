@@ -151,6 +151,8 @@ async fn an_object_becomes_an_image_with_its_sum_and_the_image_an_object() {
     client.obsolete_image(&image.id).await.unwrap();
     client.delete_image(&image.id).await.unwrap();
     client.image_gone(&image.id, SOON).await.unwrap();
+    let kept = cloud.sim.folder().join("images").join(format!("{}.qcow2", image.id));
+    assert!(!kept.exists(), "the service keeps its copy of an image that is gone");
     cloud.sim.shutdown().await;
 }
 

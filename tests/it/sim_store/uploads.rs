@@ -1,11 +1,12 @@
 //! Multipart uploads, and the rules by which they become objects.
 
+use aws_sdk_s3::Client;
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedPart};
 use bytes::Bytes;
 use snapferry::hash::Crc64;
-use snapferry::sim::{Action, Operation, Rule, When};
+use snapferry::sim::{Action, Operation, Rule, SimStore, When};
 
-use super::{BUCKET, Fixture, PART, noise, refusal, refused, stream};
+use super::{BUCKET, Fixture, PART, client_config, noise, refusal, refused, stream};
 
 fn joined(parts: &[&Bytes]) -> Bytes {
     parts.iter().flat_map(|part| part.iter().copied()).collect()
@@ -268,6 +269,20 @@ async fn composite_checksums_are_kept_too() {
     let done = f.complete("a", &id, vec![part]).send().await.expect("completed");
     assert!(done.checksum_sha256().expect("a sum").ends_with("-1"));
     assert_eq!(done.checksum_type(), Some(&ChecksumType::Composite));
+}
+
+#[tokio::test]
+async fn an_upload_without_a_description_keeps_no_store_from_starting() {
+    let f = Fixture::start().await;
+    let id = f.begin("a").await;
+    let config = f.store.config().clone();
+    f.store.shutdown().await;
+    // As a kill leaves it between the folder and its description.
+    std::fs::create_dir(f.folder.path().join(BUCKET).join(".uploads/0000")).expect("a folder");
+    let store = SimStore::start(config).await.expect("the store starts");
+    let client = Client::from_conf(client_config(&store).build());
+    let listed = client.list_multipart_uploads().bucket(BUCKET).send().await.expect("a list");
+    assert_eq!(listed.uploads().iter().map(|upload| upload.upload_id()).collect::<Vec<_>>(), [Some(id.as_str())]);
 }
 
 #[tokio::test]

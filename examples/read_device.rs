@@ -7,18 +7,15 @@
 
 use std::error::Error;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use io_uring::{IoUring, opcode, types};
+use rustix::fs::{Mode, OFlags};
 use snapferry::source::aligned::AlignedBuf;
 use snapferry::source::{InUse, RawSource, Source};
 use snapferry::units::{GuestOffset, MIB, to_u64, to_usize};
-
-/// O_DIRECT on Linux, on every architecture but a few that we don't build for.
-const O_DIRECT: i32 = 0o40000;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
@@ -67,7 +64,7 @@ fn by_threads(source: &RawSource, depth: usize, chunk: usize) -> Result<(), Box<
 }
 
 fn by_ring(path: &str, size: u64, depth: usize, chunk: usize) -> Result<(), Box<dyn Error>> {
-    let file = std::fs::OpenOptions::new().read(true).custom_flags(O_DIRECT).open(path)?;
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::DIRECT, Mode::empty())?;
     let mut ring = IoUring::new(u32::try_from(depth)?)?;
     let mut buffers: Vec<AlignedBuf> = (0..depth).map(|_| AlignedBuf::zeroed(chunk)).collect();
     let (mut next, mut flying) = (0, 0);

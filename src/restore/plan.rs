@@ -173,13 +173,6 @@ impl Plan {
         ByteCount((self.clusters() * self.cluster.size()).min(self.virtual_size.0))
     }
 
-    /// Bytes that will be fetched, and in how many pieces.
-    #[must_use]
-    pub fn fetches(&self) -> (ByteCount, u64) {
-        let bytes = self.batches.iter().map(|batch| to_u64(batch.len())).sum();
-        (ByteCount(bytes), to_u64(self.batches.len()))
-    }
-
     /// Buffers for batches.
     pub(super) fn batch_buffers(&self) -> usize {
         self.readers + BATCHES_DECODING

@@ -8,14 +8,23 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// Files below a folder that end in `.md`.
+fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            collect(&entry.path(), found);
+        } else if entry.path().extension().is_some_and(|extension| extension == "md") {
+            found.push(entry.path());
+        }
+    }
+}
+
 /// README, docs and the folders' own, with their text.
 fn documents() -> Vec<(PathBuf, String)> {
-    let mut found = vec![root().join("README.md"), root().join("systemd/README.md")];
-    for entry in std::fs::read_dir(root().join("docs")).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_some_and(|extension| extension == "md") {
-            found.push(path);
-        }
+    let mut found = vec![root().join("README.md")];
+    for folder in ["docs", "systemd", "benches", "terraform"] {
+        collect(&root().join(folder), &mut found);
     }
     found.into_iter().map(|path| (path.clone(), std::fs::read_to_string(path).unwrap())).collect()
 }
@@ -40,19 +49,23 @@ fn calls(text: &str) -> Vec<Vec<String>> {
 }
 
 /// The help of a command, once for each.
-fn help(words: &[String], known: &mut BTreeMap<Vec<String>, Option<String>>) -> Option<String> {
+fn help(words: &[String], known: &mut BTreeMap<Vec<String>, Option<String>>) -> Result<String, String> {
     let asked = known.entry(words.to_vec()).or_insert_with(|| {
         let output = Command::new(env!("CARGO_BIN_EXE_snapferry")).args(words).arg("--help").env_clear().output().unwrap();
         output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
     });
-    asked.clone()
+    asked.clone().ok_or_else(|| format!("`snapferry {} --help` fails", words.join(" ")))
 }
 
 /// What is wrong with a call, if anything is.
 fn wrong(words: &[String], known: &mut BTreeMap<Vec<String>, Option<String>>) -> Option<String> {
+    look(words, known).err()
+}
+
+fn look(words: &[String], known: &mut BTreeMap<Vec<String>, Option<String>>) -> Result<(), String> {
     if words[0] == "qemu-img" {
         // Its options are QEMU's, and tested beside QEMU.
-        return None;
+        return Ok(());
     }
     let mut commands: Vec<String> = Vec::new();
     let mut text = help(&commands, known)?;
@@ -67,13 +80,14 @@ fn wrong(words: &[String], known: &mut BTreeMap<Vec<String>, Option<String>>) ->
         text = help(&commands, known)?;
     }
     if commands.is_empty() {
-        return Some(format!("there is no command {:?}", words[0]));
+        return Err(format!("there is no command {:?}", words[0]));
     }
     let flags = words.iter().filter(|word| word.starts_with("--")).map(|word| word.split('=').next().unwrap_or(word));
-    flags
-        .into_iter()
-        .find(|flag| !text.split(|letter: char| !(letter.is_alphanumeric() || letter == '-')).any(|word| word == *flag))
-        .map(|flag| format!("`snapferry {}` has no {flag}", commands.join(" ")))
+    let is_there = |flag: &str| text.split(|letter: char| !(letter.is_alphanumeric() || letter == '-')).any(|word| word == flag);
+    match flags.into_iter().find(|flag| !is_there(flag)) {
+        Some(flag) => Err(format!("`snapferry {}` has no {flag}", commands.join(" "))),
+        None => Ok(()),
+    }
 }
 
 #[test]
@@ -91,6 +105,8 @@ fn every_command_in_the_documents_exists_with_its_flags() {
     assert!(wrong(&call("replicat web01"), &mut known).is_some());
     assert!(wrong(&call("jobs list --stat dead"), &mut known).is_some());
     assert!(wrong(&call("jobs list --state dead"), &mut known).is_none());
+    known.insert(call("jobs list"), None);
+    assert!(wrong(&call("jobs list --state dead"), &mut known).is_some(), "a help that fails is no help");
 }
 
 /// Anchors as they are made of headings: in lower case, blanks as dashes, nothing else but letters and digits.

@@ -19,7 +19,7 @@ pub use image::{
 pub use instance::{
     AttachedDevice, AttachmentState, BootAttachment, Instance, InstanceState, VolumeAttachment, VolumeAttachmentReference,
 };
-pub use network::{InstanceProfile, Key, Region, ResourceGroup, SecurityGroup, Subnet, Vpc, Zone};
+pub use network::{InstanceProfile, Key, Region, SecurityGroup, Subnet, Vpc, Zone};
 pub use operating_system::OperatingSystem;
 pub use snapshot::{Snapshot, SnapshotClone, SnapshotCopy, SnapshotState};
 pub use volume::{AttachmentOfVolume, HealthState, StorageGeneration, Volume, VolumeProfile, VolumeState};

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::{Named, Reference};
-use crate::vpc::names::{Crn, KeyId, ResourceGroupId, SecurityGroupId, SubnetId, VpcId};
+use crate::vpc::names::{Crn, KeyId, SecurityGroupId, SubnetId, VpcId};
 
 /// A region.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -101,6 +101,3 @@ pub struct InstanceProfile {
     #[serde(default)]
     pub vcpu_count: Option<Figure>,
 }
-
-/// A resource group, as other things tell of it.
-pub type ResourceGroup = Reference<ResourceGroupId>;

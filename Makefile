@@ -22,7 +22,7 @@ BUILT := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 BUILD_WITH := $(if $(filter dev,$(PROFILE)),--features testing --bins --examples)
 # Packages of release builds alone are what a release consists of.
 DEBS := target/$(if $(filter release,$(PROFILE)),dist,deb-$(PROFILE))
-# What it is packed by.
+# What it is packed by. This version warns of the dev profile; later ones may refuse it.
 CARGO_DEB := 3.8.0
 # Debian's or Ubuntu's name for the system that `make test-deb` installs on, by default this one's; MIRROR for where its packages are,
 # by default where this system's own come from.

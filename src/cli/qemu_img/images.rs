@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Stop;
-use super::words::{Format, probe, protocol};
+use super::words::{Format, PROBED, probe, protocol};
 use crate::cli::qemu::map::{Stretch, of_image, of_raw};
 use crate::qcow2::header::Version;
 use crate::qcow2::{HeaderError, Image, ImageError, ImageFile, Limits, Marked};
@@ -42,8 +42,8 @@ pub fn format_of(path: &Path, named: Option<&OsStr>, code: u8) -> Result<Format,
     let file = file.map_err(|error| Stop::Says(no_such(path, &error), code))?;
     let mut start = Vec::new();
     // What can't be read has no format; reading it again tells why.
-    let _ = file.take(32).read_to_end(&mut start);
-    probe(&start)
+    let _ = file.take(PROBED).read_to_end(&mut start);
+    probe(&start, path)
 }
 
 /// Opens a disk of that format, with `code` as the exit code where it can't be.

@@ -1,6 +1,7 @@
 //! Sizes, formats and lists of options, as QEMU reads them.
 
 use std::ffi::OsStr;
+use std::path::Path;
 
 use super::Stop;
 
@@ -62,25 +63,69 @@ const OTHERS: [&str; 26] = [
     "vvfat",
 ];
 
-/// How a format that we don't do begins (QEMU's probe functions), and its name.
-const MAGICS: [(&[u8], &str); 7] = [
-    (b"QFI\xfb\0\0\0\x01", "qcow"),
-    (b"KDMV", "vmdk"),
-    (b"# Disk DescriptorFile", "vmdk"),
-    (b"vhdxfile", "vhdx"),
-    (b"conectix", "vpc"),
-    (b"QED\0", "qed"),
-    (b"LUKS\xba\xbe", "luks"),
+/// What QEMU reads of a file to tell its format (`BLOCK_PROBE_BUF_SIZE`).
+pub const PROBED: u64 = 512;
+
+/// Bytes that tell a format that we don't do, where they stand, and its name: QEMU's probe functions.
+const MAGICS: [(usize, &[u8], &str); 12] = [
+    (0, b"QFI\xfb\0\0\0\x01", "qcow"),
+    (0, b"KDMV", "vmdk"),
+    (0, b"COWD", "vmdk"),
+    (0, b"# Disk DescriptorFile", "vmdk"),
+    (0, b"vhdxfile", "vhdx"),
+    (0, b"conectix", "vpc"),
+    (0, b"QED\0", "qed"),
+    // Version 1: of LUKS 2 QEMU knows nothing, and takes it as it is.
+    (0, b"LUKS\xba\xbe\0\x01", "luks"),
+    (0x40, b"\x7f\x10\xda\xbe", "vdi"),
+    (0, b"WithoutFreeSpace\x02\0\0\0", "parallels"),
+    (0, b"WithouFreSpacExt\x02\0\0\0", "parallels"),
+    (0, b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n", "cloop"),
 ];
 
-/// What a file is whose first bytes these are: as QEMU probes where no format was given.
-pub fn probe(start: &[u8]) -> Result<Format, Stop> {
-    if let Some((_, name)) = MAGICS.iter().find(|(magic, _)| start.starts_with(magic)) {
-        return Err(Stop::NotDone(format!(
-            "the format {name}, which the image seems to have; -f raw takes its bytes as they are,"
-        )));
+/// What a file of that name is whose first [`PROBED`] bytes these are: as QEMU probes where no format was given.
+pub fn probe(start: &[u8], name: &Path) -> Result<Format, Stop> {
+    if start.starts_with(b"QFI\xfb") && !start.starts_with(b"QFI\xfb\0\0\0\x01") {
+        return Ok(Format::Qcow2);
     }
-    Ok(if start.starts_with(b"QFI\xfb") { Format::Qcow2 } else { Format::Raw })
+    match other_format(start, name) {
+        None => Ok(Format::Raw),
+        Some(other) => {
+            Err(Stop::NotDone(format!("the format {other}, which the image seems to have; -f raw takes its bytes as they are,")))
+        }
+    }
+}
+
+fn other_format(start: &[u8], name: &Path) -> Option<&'static str> {
+    let at = |offset: usize, magic: &[u8]| start.get(offset..).is_some_and(|rest| rest.starts_with(magic));
+    if let Some((_, _, format)) = MAGICS.iter().find(|(offset, magic, _)| at(*offset, magic)) {
+        return Some(format);
+    }
+    if is_vmdk_descriptor(start) {
+        return Some("vmdk");
+    }
+    // Three fields of text, each up to a zero; then the version.
+    let is_bochs = at(0, b"Bochs Virtual HD Image\0")
+        && at(32, b"Redolog\0")
+        && at(48, b"Growing\0")
+        && (at(64, &0x0001_0000_u32.to_le_bytes()) || at(64, &0x0002_0000_u32.to_le_bytes()));
+    if is_bochs {
+        return Some("bochs");
+    }
+    // Its trailer stands at the file's end: QEMU goes by the name.
+    let is_dmg = name.as_os_str().as_encoded_bytes().strip_suffix(b".dmg").is_some_and(|before| !before.is_empty());
+    is_dmg.then_some("dmg")
+}
+
+/// Whether a text describes a VMDK disk: comments and lines of spaces, then its version.
+fn is_vmdk_descriptor(start: &[u8]) -> bool {
+    let is_blank = |line: &[u8]| line.starts_with(b" ") && line.trim_ascii().is_empty();
+    let first = start.split_inclusive(|byte| *byte == b'\n').find(|line| !line.starts_with(b"#") && !is_blank(line));
+    let versions: [&[u8]; 3] = [b"version=1", b"version=2", b"version=3"];
+    first.is_some_and(|line| {
+        let line = line.strip_suffix(b"\n").map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+        line.is_some_and(|line| versions.contains(&line))
+    })
 }
 
 /// Whether a file's name is a protocol's to QEMU, as in `nbd:...`: there is a colon before any slash.
@@ -181,6 +226,55 @@ mod tests {
         for typed in ["", "x", "-1", "1Q", "1.5", "1kb", "99E", "1 k", "0x10k"] {
             assert_eq!(size(typed), None, "{typed:?}");
         }
+    }
+
+    #[test]
+    fn formats_are_told_by_their_first_bytes_as_qemu_tells_them() {
+        let found = |start: &[u8], name: &str| {
+            let mut front = start.to_vec();
+            front.resize(512, 0);
+            match probe(&front, Path::new(name)) {
+                Ok(format) => format.name().to_owned(),
+                Err(Stop::NotDone(what)) => what.split([' ', ',']).nth(2).unwrap_or_default().to_owned(),
+                Err(other) => panic!("{other:?}"),
+            }
+        };
+        let bochs = |version: &[u8]| {
+            let mut header = [0; 68];
+            header[..22].copy_from_slice(b"Bochs Virtual HD Image");
+            header[32..39].copy_from_slice(b"Redolog");
+            header[48..55].copy_from_slice(b"Growing");
+            header[64..].copy_from_slice(version);
+            header
+        };
+        let vdi = [&[0; 64][..], b"\x7f\x10\xda\xbe"].concat();
+        let cases: [(&[u8], &str); 20] = [
+            (b"QFI\xfb\0\0\0\x03", "qcow2"),
+            (b"QFI\xfb\0\0\0\x01", "qcow"),
+            (b"COWD", "vmdk"),
+            (b"# Disk DescriptorFile\nversion=1\n", "vmdk"),
+            (b"# a\r\n  \r\nversion=3\r\n", "vmdk"),
+            (b"\nversion=2\n", "raw"),
+            (b"# version=1\nCID=1\nversion=1\n", "raw"),
+            (b"version=4\n", "raw"),
+            (b"WithoutFreeSpace\x02\0\0\0", "parallels"),
+            (b"WithouFreSpacExt\x02\0\0\0", "parallels"),
+            (b"WithoutFreeSpace\x03\0\0\0", "raw"),
+            (b"LUKS\xba\xbe\0\x01", "luks"),
+            (b"LUKS\xba\xbe\0\x02", "raw"),
+            (&bochs(&[0, 0, 1, 0]), "bochs"),
+            (&bochs(&[0, 0, 2, 0]), "bochs"),
+            (&bochs(&[0, 0, 3, 0]), "raw"),
+            (&vdi, "vdi"),
+            (&vdi[1..], "raw"),
+            (b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n", "cloop"),
+            (b"#!/bin/sh\n", "raw"),
+        ];
+        for (start, format) in cases {
+            assert_eq!(found(start, "disk"), format, "{}", String::from_utf8_lossy(start));
+        }
+        assert_eq!([found(b"", "a.dmg"), found(b"", ".dmg"), found(b"QFI\xfb\0\0\0\x03", "a.dmg")], ["dmg", "raw", "qcow2"]);
+        assert_eq!(probe(&[], Path::new("short")).ok(), Some(Format::Raw));
     }
 
     #[test]

@@ -101,3 +101,36 @@ fn it_answers_to_both_names() {
         assert!(help.code == Some(0) && help.out.contains("Usage:") && help.err.is_empty(), "{help:?}");
     }
 }
+
+#[test]
+fn images_of_every_other_format_are_refused_whatever_they_are_called() {
+    let Some(qemu) = QemuImg::find() else { return };
+    let pair = Pair::new(qemu);
+    for (format, options) in [
+        ("parallels", ""),
+        ("qcow", ""),
+        ("qed", ""),
+        ("vdi", ""),
+        ("vhdx", ""),
+        ("vmdk", "subformat=monolithicSparse"),
+        ("vmdk", "subformat=monolithicFlat"),
+        ("vmdk", "subformat=streamOptimized"),
+        ("vmdk", "subformat=twoGbMaxExtentSparse"),
+        ("vpc", "subformat=dynamic"),
+    ] {
+        let other = pair.ours().join("other");
+        let mut arguments = vec!["create", "-q", "-f", format];
+        if !options.is_empty() {
+            arguments.extend(["-o", options]);
+        }
+        arguments.extend([other.to_str().expect("UTF-8"), "16M"]);
+        qemu.run(&arguments, &[]).expect("an image");
+        let theirs = qemu.run(&["info"], &[&other]).expect("QEMU knows it");
+        assert!(theirs.contains(&format!("file format: {format}")), "{theirs}");
+        for line in ["convert -O raw other out", "info other", "compare other a.raw", "map other", "measure -O qcow2 other"] {
+            let ended = end(run_in(pair.link(), &pair.ours(), &line.split(' ').collect::<Vec<_>>()));
+            assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""), "{format} {options}: {line}: {ended:?}");
+            assert!(ended.err.contains(&format!("does not do the format {format}")), "{format} {options}: {ended:?}");
+        }
+    }
+}

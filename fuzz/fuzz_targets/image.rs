@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
+use snapferry::cancel::Cancel;
 use snapferry::qcow2::check::check;
 use snapferry::qcow2::{Image, Limits, Marked};
 use snapferry::restore::ImageSource;
@@ -19,7 +20,7 @@ fuzz_target!(|bytes: &[u8]| {
     let limits = Limits { largest_disk: ByteCount(64 * GIB), marked_corrupt: Marked::Read };
     let Ok(image) = Image::open(&file, &limits) else { return };
     // Whatever it finds, it ends.
-    let _ = check(&file, &image);
+    let _ = check(&file, &image, &Cancel::new());
     let Ok(mappings) = image.load(&file) else { return };
     let source = ImageSource::open(Arc::new(MemoryFile::new(bytes.into())), &limits).expect("it was opened and loaded just now");
     let cluster = mappings.cluster();

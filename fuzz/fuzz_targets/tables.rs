@@ -3,6 +3,7 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
+use snapferry::cancel::Cancel;
 use snapferry::qcow2::check::check;
 use snapferry::qcow2::{Compression, Geometry, Header, Image, Limits, Stored};
 use snapferry::testing::plain::MemoryFile;
@@ -48,7 +49,7 @@ fuzz_target!(|tables: Tables| {
     let len = to_u64(file.len());
     let file = MemoryFile::new(file.into());
     let image = Image::open(&file, &Limits::default()).expect("a good header");
-    check(&file, &image).expect("all of it lies in the file");
+    check(&file, &image, &Cancel::new()).expect("all of it lies in the file");
     let Ok(mappings) = image.load(&file) else { return };
     for (guest, stored) in mappings.iter() {
         assert_eq!(mappings.stored(guest), stored);

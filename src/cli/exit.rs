@@ -189,6 +189,7 @@ fn code_of_fault(fault: &Fault) -> Option<Code> {
 fn code_of_image(error: &ImageError) -> Option<Code> {
     match error {
         ImageError::File(FileError { source, .. }) => code_for(&**source),
+        ImageError::Interrupted => Some(Code::Interrupted),
         _ => Some(Code::Image),
     }
 }

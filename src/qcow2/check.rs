@@ -3,9 +3,13 @@
 //! Every reference in the image is counted and held against the counts that it stores. Unlike the reader, this does not stop at the first
 //! wrong entry. Bodies are not looked at.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 
+use crate::cancel::Cancel;
 use crate::qcow2::bitmaps;
+use crate::qcow2::header::Version;
 use crate::qcow2::image::{Image, ImageError, ImageFile};
 use crate::qcow2::l2::{COMPRESSED, COPIED, OFFSET, READS_ZERO, compressed_offset_bits};
 use crate::qcow2::references::{Noted, References, Use};
@@ -16,6 +20,8 @@ use crate::units::{ClusterBits, GuestOffset, HostCluster, HostOffset, MIB, SECTO
 pub const MOST_FINDINGS: usize = 1000;
 /// Tables are read so many bytes at a time.
 const TABLE_READ: u64 = 4 * MIB;
+/// Bytes of refcount blocks that are kept at once.
+const KEPT_BLOCKS: u64 = 32 * MIB;
 
 /// Bits of an L1 entry that must be zero (specification, "L1 table entry").
 const L1_RESERVED: u64 = !(COPIED | OFFSET);
@@ -81,11 +87,16 @@ impl Report {
     }
 
     fn add(&mut self, severity: Severity, what: fmt::Arguments<'_>) {
+        self.add_times(1, severity, what);
+    }
+
+    /// What is found `times` times is told once.
+    fn add_times(&mut self, times: u64, severity: Severity, what: fmt::Arguments<'_>) {
         match severity {
             Severity::Note => {}
-            Severity::Leak => self.leaks += 1,
-            Severity::Corruption => self.corruptions += 1,
-            Severity::Hidden => self.hidden += 1,
+            Severity::Leak => self.leaks += times,
+            Severity::Corruption => self.corruptions += times,
+            Severity::Hidden => self.hidden += times,
         }
         if self.findings.len() < MOST_FINDINGS {
             self.findings.push(Finding { severity, what: what.to_string() });
@@ -93,16 +104,18 @@ impl Report {
     }
 }
 
-/// Audits an image that was opened with its marks of corruption ignored. Memory: 4 bytes for each host cluster near one that is used.
+/// Audits an image that was opened with its marks of corruption ignored. Memory: 4 bytes for each host cluster near one that is used,
+/// and at most 32 MiB of the image's own counts.
 ///
 /// # Errors
-/// Where the file can't be read, or its table of snapshots or of bitmaps makes no sense.
-pub fn check(file: &dyn ImageFile, image: &Image) -> Result<Report, ImageError> {
+/// Where the file can't be read, or its table of snapshots or of bitmaps makes no sense; [`ImageError::Interrupted`] where the work is
+/// cancelled.
+pub fn check(file: &dyn ImageFile, image: &Image, cancel: &Cancel) -> Result<Report, ImageError> {
     let header = image.header();
     let cluster = header.cluster;
     let report = Report { total_clusters: cluster.clusters_in(image.virtual_size().0), ..Report::default() };
     let references = References::new(image.file_len().0, cluster);
-    let mut audit = Audit { file, image, cluster, references, report };
+    let mut audit = Audit { file, image, cluster, cancel, references, report };
 
     if image.facts().corrupt {
         audit.report.add(Severity::Hidden, format_args!("the image is marked as corrupt: somebody found it to be wrong"));
@@ -110,22 +123,22 @@ pub fn check(file: &dyn ImageFile, image: &Image) -> Result<Report, ImageError> 
     if header.dirty {
         audit.report.add(Severity::Note, format_args!("the image was not closed by who wrote it last: its counts may be behind"));
     }
-    audit.count(HostOffset(0), cluster.size(), Use::Header);
+    audit.count(HostOffset(0), cluster.size(), 1, Use::Header);
     let l1 = audit.l1_table(header.l1_table, header.l1_entries, Fragments::Count)?;
     let (found, table_len) = snapshots::list(file, header)?;
     for snapshot in &found {
         audit.snapshot(snapshot)?;
     }
-    audit.count(header.snapshot_table, table_len, Use::SnapshotTable);
+    audit.count(header.snapshot_table, table_len, 1, Use::SnapshotTable);
     for (at, len) in bitmaps::places(file, image.facts())? {
-        audit.count(at, len, Use::Bitmap);
+        audit.count(at, len, 1, Use::Bitmap);
     }
     let refcount_table_len = u64::from(header.refcount_table_clusters) * cluster.size();
-    audit.count(header.refcount_table, refcount_table_len, Use::RefcountTable);
-    let blocks = audit.refcount_blocks()?;
-    let stored = Stored::read(file, blocks, header.refcount_order, cluster)?;
-    let highest = audit.compare(&stored);
-    audit.copied_flags(&l1, &stored)?;
+    audit.count(header.refcount_table, refcount_table_len, 1, Use::RefcountTable);
+    let places = audit.refcount_blocks()?;
+    let mut stored = Stored::new(file, places, header.refcount_order, cluster);
+    let highest = audit.compare(&mut stored)?;
+    audit.copied_flags(&l1, &mut stored)?;
 
     let Audit { mut report, .. } = audit;
     report.image_end = (highest + 1) * cluster.size();
@@ -144,28 +157,54 @@ enum Fragments {
     Ignore,
 }
 
+/// The entries of one L2 table, one after the other.
+struct Run {
+    /// L1 entries that lead to the table.
+    times: u64,
+    fragments: Fragments,
+    /// Where the cluster after the last one would lie.
+    next: Option<u64>,
+}
+
 struct Audit<'a> {
     file: &'a dyn ImageFile,
     image: &'a Image,
     cluster: ClusterBits,
+    cancel: &'a Cancel,
     references: References,
     report: Report,
 }
 
+/// An L2 table, and the L1 entries that lead to it: the first byte of the disk that each stands for, and its word.
+struct L2Table<'a> {
+    entries: &'a [(GuestOffset, u64)],
+    words: &'a [u64],
+}
+
 impl Audit<'_> {
-    fn count(&mut self, at: HostOffset, len: u64, used: Use) {
-        match self.references.add(at, len, used) {
+    fn go_on(&self) -> Result<(), ImageError> {
+        if self.cancel.is_cancelled() { Err(ImageError::Interrupted) } else { Ok(()) }
+    }
+
+    /// Counts `times` references to the same bytes.
+    fn count(&mut self, at: HostOffset, len: u64, times: u64, used: Use) {
+        match self.references.add(at, len, times, used) {
             Noted::Fine => {}
             Noted::PastEnd => {
                 let what = used.name();
-                self.report.add(
+                self.report.add_times(
+                    times,
                     Severity::Corruption,
                     format_args!("{what} of {len} bytes at byte {at} reaches past the file's end by a cluster or more"),
                 );
             }
             Noted::Overlap(cluster, other) => {
                 let (used, other, at) = (used.name(), other.name(), cluster.offset(self.cluster));
-                self.report.add(Severity::Hidden, format_args!("{used} and {other} share the host cluster at byte {at}"));
+                self.report.add_times(
+                    times,
+                    Severity::Hidden,
+                    format_args!("{used} and {other} share the host cluster at byte {at}"),
+                );
             }
         }
     }
@@ -199,7 +238,7 @@ impl Audit<'_> {
         }
         // A table that the file can't hold is not read: a count costs nothing to write.
         if l1_table.0.checked_add(len).is_none_or(|end| end > self.image.file_len().0) {
-            self.count(*l1_table, len, Use::L1Table);
+            self.count(*l1_table, len, 1, Use::L1Table);
             return Ok(());
         }
         self.l1_table(*l1_table, *l1_entries, Fragments::Ignore).map(drop)
@@ -208,27 +247,38 @@ impl Audit<'_> {
     /// Counts an L1 table, what it points at, and what that points at. Gives the table.
     fn l1_table(&mut self, at: HostOffset, entries: u32, fragments: Fragments) -> Result<Vec<u64>, ImageError> {
         let len = u64::from(entries) * 8;
-        self.count(at, len, Use::L1Table);
+        self.count(at, len, 1, Use::L1Table);
         let table = self.words(at, len)?;
-        self.each_l2_table(&table, |audit, guest, entry, l2| {
-            audit.l1_entry(guest, entry);
-            audit.l2_table(guest, l2, fragments);
+        self.each_l2_table(&table, |audit, found| {
+            found.entries.iter().for_each(|&(guest, entry)| audit.l1_entry(guest, entry));
+            audit.l2_table(found, fragments);
+            Ok(())
         })?;
         Ok(table)
     }
 
-    /// Shows each L2 table that an L1 table leads to: the first byte of the disk that it stands for, the entry, and its words.
-    fn each_l2_table(&mut self, l1: &[u64], mut look: impl FnMut(&mut Self, GuestOffset, u64, &[u64])) -> Result<(), ImageError> {
+    /// Shows each L2 table that an L1 table leads to, in the order of the file. One that many entries lead to, of which an image of some
+    /// MiB can have millions, is shown once.
+    fn each_l2_table(
+        &mut self,
+        l1: &[u64],
+        mut look: impl FnMut(&mut Self, &L2Table<'_>) -> Result<(), ImageError>,
+    ) -> Result<(), ImageError> {
         let cluster = self.cluster.size();
         let coverage = cluster / self.image.header().l2_entry_len() * cluster;
-        let present: Vec<_> = (0_u64..).zip(l1).filter(|(_, entry)| **entry != 0).map(|(index, entry)| (index, *entry)).collect();
-        // Neighbours in the table mostly are neighbours in the file: read together.
+        let present = (0_u64..).zip(l1).filter(|(_, entry)| **entry != 0);
+        let mut present: Vec<_> = present.map(|(index, entry)| (GuestOffset(index.saturating_mul(coverage)), *entry)).collect();
+        present.sort_by_key(|(_, entry)| entry & OFFSET);
+        let tables: Vec<_> = present.chunk_by(|one, next| one.1 & OFFSET == next.1 & OFFSET).collect();
+        let place = |table: &[(GuestOffset, u64)]| table[0].1 & OFFSET;
+        // Neighbours in the file are read together.
         let at_once = to_usize((TABLE_READ / cluster).max(1));
-        for run in present.chunk_by(|one, next| (one.1 & OFFSET) + cluster == next.1 & OFFSET) {
-            for entries in run.chunks(at_once) {
-                let words = self.words(HostOffset(entries[0].1 & OFFSET), to_u64(entries.len()) * cluster)?;
-                for (&(index, entry), l2) in entries.iter().zip(words.chunks(to_usize(cluster / 8))) {
-                    look(self, GuestOffset(index.saturating_mul(coverage)), entry, l2);
+        for run in tables.chunk_by(|one, next| place(one) + cluster == place(next)) {
+            for tables in run.chunks(at_once) {
+                let words = self.words(HostOffset(place(tables[0])), to_u64(tables.len()) * cluster)?;
+                for (entries, words) in tables.iter().zip(words.chunks(to_usize(cluster / 8))) {
+                    self.go_on()?;
+                    look(self, &L2Table { entries, words })?;
                 }
             }
         }
@@ -243,31 +293,40 @@ impl Audit<'_> {
             );
         }
         let table = HostOffset(entry & OFFSET);
-        self.count(table, self.cluster.size(), Use::L2Table);
+        self.count(table, self.cluster.size(), 1, Use::L2Table);
         if !table.0.is_multiple_of(self.cluster.size()) {
             self.report.add(Severity::Corruption, format_args!("the L2 table at byte {table} lies between two clusters"));
         }
     }
 
-    fn l2_table(&mut self, first: GuestOffset, words: &[u64], fragments: Fragments) {
+    fn l2_table(&mut self, table: &L2Table<'_>, fragments: Fragments) {
         let step = to_usize(self.image.header().l2_entry_len() / 8);
-        let mut next = None;
-        for (index, entry) in (0_u64..).zip(words.chunks(step)) {
+        let first = table.entries[0].0;
+        let mut run = Run { times: to_u64(table.entries.len()), fragments, next: None };
+        for (index, entry) in (0_u64..).zip(table.words.chunks(step)) {
             if entry.iter().all(|word| *word == 0) {
                 continue;
             }
             let guest = GuestOffset(first.0.saturating_add(index * self.cluster.size()));
-            self.l2_entry(guest, entry[0], entry.get(1).copied(), fragments, &mut next);
+            self.l2_entry(guest, entry[0], entry.get(1).copied(), &mut run);
         }
     }
 
-    /// `bitmap` is there with extended L2 entries. `next` is where the cluster after the last one would lie.
-    fn l2_entry(&mut self, guest: GuestOffset, word: u64, bitmap: Option<u64>, fragments: Fragments, next: &mut Option<u64>) {
+    /// `bitmap` is there with extended L2 entries.
+    fn l2_entry(&mut self, guest: GuestOffset, word: u64, bitmap: Option<u64>, run: &mut Run) {
         let cluster = self.cluster;
+        let Run { times, fragments, next } = run;
+        let times = *times;
         let report = &mut self.report;
-        let mut wrong = |what: &str| {
-            report.add(Severity::Corruption, format_args!("the L2 entry for the disk's bytes from {guest}, {word:#018x}, {what}"));
+        let mut wrong_as = |severity, what: &str| {
+            let words = format_args!("the L2 entry for the disk's bytes from {guest}, {word:#018x}, {what}");
+            report.add_times(times, severity, words);
         };
+        if word & (COMPRESSED | READS_ZERO) == READS_ZERO && self.image.header().version == Version::V2 {
+            // QEMU counts it as it counts others, and fails to read there.
+            wrong_as(Severity::Hidden, "says zeros, which no entry of version 2 can");
+        }
+        let mut wrong = |what: &str| wrong_as(Severity::Corruption, what);
         if word & COMPRESSED != 0 {
             if word & COPIED != 0 {
                 wrong("is compressed and marked as copied");
@@ -278,12 +337,12 @@ impl Audit<'_> {
                 return;
             }
             let (at, len) = compressed(word & !COPIED, cluster);
-            if fragments == Fragments::Count {
-                report.allocated_clusters += 1;
-                report.compressed_clusters += 1;
-                report.fragmented_clusters += 1;
+            if *fragments == Fragments::Count {
+                report.allocated_clusters += times;
+                report.compressed_clusters += times;
+                report.fragmented_clusters += times;
             }
-            self.count(at, len, Use::Compressed);
+            self.count(at, len, times, Use::Compressed);
             return;
         }
         let host = word & OFFSET;
@@ -303,14 +362,14 @@ impl Audit<'_> {
         if !host.is_multiple_of(cluster.size()) {
             wrong("points between two clusters");
         }
-        if fragments == Fragments::Count {
-            report.allocated_clusters += 1;
+        if *fragments == Fragments::Count {
+            report.allocated_clusters += times;
             if next.is_some_and(|next| next != host) {
-                report.fragmented_clusters += 1;
+                report.fragmented_clusters += times;
             }
             *next = Some(host + cluster.size());
         }
-        self.count(HostOffset(host), cluster.size(), Use::Raw);
+        self.count(HostOffset(host), cluster.size(), times, Use::Raw);
     }
 
     /// Counts the refcount blocks, and gives the place of each that can be read, by its place in the table.
@@ -344,7 +403,7 @@ impl Audit<'_> {
             if entry == 0 {
                 continue;
             }
-            self.count(block, self.cluster.size(), Use::RefcountBlock);
+            self.count(block, self.cluster.size(), 1, Use::RefcountBlock);
             let used = self.references.count(block.cluster(self.cluster).0);
             if used != 1 {
                 self.report.add(
@@ -358,69 +417,79 @@ impl Audit<'_> {
     }
 
     /// Holds the stored counts against what was counted. Gives the last cluster that either speaks of, or 0.
-    fn compare(&mut self, stored: &Stored) -> u64 {
+    fn compare(&mut self, stored: &mut Stored<'_>) -> Result<u64, ImageError> {
+        let Self { references, report, cancel, cluster: size, .. } = self;
         // A reference may lead to the cluster behind the file's last one.
-        let clusters = self.references.clusters().max(self.references.highest().map_or(0, |cluster| cluster + 1));
+        let clusters = references.clusters().max(references.highest().map_or(0, |cluster| cluster + 1));
         let (mut highest, mut unknown, mut compared) = (0, 0, 0);
-        let mut findings = Vec::new();
         let mut note = |cluster: u64, stored: u64, used: u64| {
             if stored != 0 || used != 0 {
                 highest = cluster;
             }
             if stored != used {
-                findings.push((cluster, stored, used));
+                let severity = if stored < used { Severity::Corruption } else { Severity::Leak };
+                let at = HostCluster(cluster).offset(*size);
+                report.add(severity, format_args!("the host cluster at byte {at} is used {used} times and counted {stored} times"));
             }
         };
-        for (index, block) in &stored.blocks {
+        for number in 0..stored.places.len() {
+            if cancel.is_cancelled() {
+                return Err(ImageError::Interrupted);
+            }
+            let (index, place) = stored.places[number];
             let first = (index * stored.per_block).min(clusters);
             // What no block stands for is counted 0 times.
-            self.references.counted(compared..first).for_each(|(cluster, used)| note(cluster, 0, used));
+            references.counted(compared..first).for_each(|(cluster, used)| note(cluster, 0, used));
             compared = (first + stored.per_block).min(clusters);
-            let Some(block) = block else {
+            if first == compared {
+                break;
+            }
+            let Place::At(at) = place else {
                 unknown += compared - first;
                 continue;
             };
-            let mut used = self.references.counted(first..compared).peekable();
+            let order = stored.order;
+            let block = stored.block(at)?;
+            let mut used = references.counted(first..compared).peekable();
             for cluster in first..compared {
                 let used = used.next_if(|(counted, _)| *counted == cluster).map_or(0, |(_, count)| count);
-                note(cluster, block.count(to_usize(cluster - first), stored.order), used);
+                note(cluster, block.count(to_usize(cluster - first), order), used);
             }
         }
-        self.references.counted(compared..clusters).for_each(|(cluster, used)| note(cluster, 0, used));
-        self.report.check_errors += unknown;
-        for (cluster, stored, used) in findings {
-            let severity = if stored < used { Severity::Corruption } else { Severity::Leak };
-            let at = HostCluster(cluster).offset(self.cluster);
-            self.report
-                .add(severity, format_args!("the host cluster at byte {at} is used {used} times and counted {stored} times"));
-        }
-        highest
+        references.counted(compared..clusters).for_each(|(cluster, used)| note(cluster, 0, used));
+        report.check_errors += unknown;
+        Ok(highest)
     }
 
     /// Whether COPIED says of each table and raw cluster of the active disk that it is counted once.
-    fn copied_flags(&mut self, l1: &[u64], stored: &Stored) -> Result<(), ImageError> {
+    fn copied_flags(&mut self, l1: &[u64], stored: &mut Stored<'_>) -> Result<(), ImageError> {
         let step = to_usize(self.image.header().l2_entry_len() / 8);
         let cluster = self.cluster;
-        let is_wrong = |word: u64| {
-            let count = stored.count_at(HostOffset(word & OFFSET), cluster);
-            count.is_some_and(|count| (count == 1) != (word & COPIED != 0))
+        let mut is_wrong = |word: u64| -> Result<bool, ImageError> {
+            let count = stored.count_at(HostOffset(word & OFFSET))?;
+            Ok(count.is_some_and(|count| (count == 1) != (word & COPIED != 0)))
         };
-        self.each_l2_table(l1, |audit, guest, entry, l2| {
-            if is_wrong(entry) {
-                audit.report.add(
-                    Severity::Corruption,
-                    format_args!("the L1 entry for the disk's bytes from {guest}, {entry:#018x}, is wrong about being copied"),
-                );
-            }
-            for (number, word) in (0_u64..).zip(l2.chunks(step).map(|entry| entry[0])) {
-                if word & COMPRESSED == 0 && word & OFFSET != 0 && is_wrong(word) {
-                    let guest = GuestOffset(guest.0.saturating_add(number * cluster.size()));
+        self.each_l2_table(l1, |audit, table| {
+            for &(guest, entry) in table.entries {
+                if is_wrong(entry)? {
                     audit.report.add(
+                        Severity::Corruption,
+                        format_args!("the L1 entry for the disk's bytes from {guest}, {entry:#018x}, is wrong about being copied"),
+                    );
+                }
+            }
+            let (first, times) = (table.entries[0].0, to_u64(table.entries.len()));
+            for (number, word) in (0_u64..).zip(table.words.chunks(step).map(|entry| entry[0])) {
+                if word & COMPRESSED == 0 && word & OFFSET != 0 && is_wrong(word)? {
+                    let guest = GuestOffset(first.0.saturating_add(number * cluster.size()));
+                    audit.report.add_times(
+                        times,
                         Severity::Corruption,
                         format_args!("the L2 entry for the disk's bytes from {guest}, {word:#018x}, is wrong about being copied"),
                     );
                 }
             }
+            Ok(())
         })
     }
 }
@@ -441,12 +510,16 @@ enum Place {
     Unreadable,
 }
 
-/// The image's own counts.
-struct Stored {
+/// The image's own counts, read block by block as they are asked for.
+struct Stored<'a> {
+    file: &'a dyn ImageFile,
+    cluster: ClusterBits,
     order: u32,
     per_block: u64,
-    /// By their place in the table; nothing for one that can't be read.
-    blocks: Vec<(u64, Option<Block>)>,
+    /// Where each block is, by its place in the table.
+    places: Vec<(u64, Place)>,
+    /// Some of the blocks: all of them can be more than memory holds, for a small file can have any number.
+    kept: HashMap<HostOffset, Block>,
 }
 
 /// One refcount block, as it is in the file.
@@ -471,28 +544,36 @@ impl Block {
     }
 }
 
-impl Stored {
-    fn read(file: &dyn ImageFile, places: Vec<(u64, Place)>, order: u32, cluster: ClusterBits) -> Result<Self, ImageError> {
-        let mut blocks = Vec::with_capacity(places.len());
-        for (index, place) in places {
-            let Place::At(at) = place else {
-                blocks.push((index, None));
-                continue;
-            };
-            // The file may end within its last cluster.
-            let there = cluster.size().min(file.size().0.saturating_sub(at.0));
-            let mut bytes = vec![0; to_usize(there)];
-            file.read_at(at, &mut bytes)?;
-            bytes.resize(cluster.len(), 0);
-            blocks.push((index, Some(Block(bytes))));
+impl<'a> Stored<'a> {
+    fn new(file: &'a dyn ImageFile, places: Vec<(u64, Place)>, order: u32, cluster: ClusterBits) -> Self {
+        Self { file, cluster, order, per_block: (cluster.size() * 8) >> order, places, kept: HashMap::new() }
+    }
+
+    fn block(&mut self, at: HostOffset) -> Result<&Block, ImageError> {
+        if !self.kept.contains_key(&at) && to_u64(self.kept.len()) * self.cluster.size() >= KEPT_BLOCKS {
+            self.kept.clear();
         }
-        Ok(Self { order, per_block: (cluster.size() * 8) >> order, blocks })
+        match self.kept.entry(at) {
+            Entry::Occupied(kept) => Ok(kept.into_mut()),
+            Entry::Vacant(place) => {
+                // The file may end within its last cluster.
+                let there = self.cluster.size().min(self.file.size().0.saturating_sub(at.0));
+                let mut bytes = vec![0; to_usize(there)];
+                self.file.read_at(at, &mut bytes)?;
+                bytes.resize(self.cluster.len(), 0);
+                Ok(place.insert(Block(bytes)))
+            }
+        }
     }
 
     /// How often the image counts the cluster at a place, if that can be known.
-    fn count_at(&self, at: HostOffset, cluster: ClusterBits) -> Option<u64> {
-        let HostCluster(number) = at.cluster(cluster);
-        let Ok(found) = self.blocks.binary_search_by_key(&(number / self.per_block), |(index, _)| *index) else { return Some(0) };
-        self.blocks[found].1.as_ref().map(|block| block.count(to_usize(number % self.per_block), self.order))
+    fn count_at(&mut self, at: HostOffset) -> Result<Option<u64>, ImageError> {
+        let HostCluster(number) = at.cluster(self.cluster);
+        let Ok(found) = self.places.binary_search_by_key(&(number / self.per_block), |(index, _)| *index) else {
+            return Ok(Some(0));
+        };
+        let Place::At(block) = self.places[found].1 else { return Ok(None) };
+        let (index, order) = (to_usize(number % self.per_block), self.order);
+        Ok(Some(self.block(block)?.count(index, order)))
     }
 }

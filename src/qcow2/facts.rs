@@ -1,5 +1,7 @@
 //! Everything that a header says, also of images that are not read: what a person who asks about one wants to know.
 
+use std::ops::Range;
+
 use crate::qcow2::header::{Compression, Header, HeaderError, MAGIC, Version, incompatible};
 use crate::units::{ByteCount, ClusterBits, HostOffset, to_u64, to_usize};
 
@@ -79,7 +81,12 @@ impl HeaderFacts {
         let cluster_bits = fields.u32(20)?;
         let cluster = ClusterBits::new(cluster_bits).map_err(|_| HeaderError::ClusterBits(cluster_bits))?;
         let features = Features::parse(&fields, version, cluster)?;
-        let extensions = Extensions::parse(&fields, features.header_len, cluster)?;
+        // A backing file's name may follow the extensions without an end marker between.
+        let extensions_end = match fields.u64(8)? {
+            0 => cluster.size(),
+            name => name.min(cluster.size()),
+        };
+        let extensions = Extensions::parse(&fields, features.header_len..extensions_end)?;
         let header = Header {
             version,
             cluster,
@@ -212,18 +219,18 @@ struct Extensions {
 }
 
 impl Extensions {
-    fn parse(fields: &Fields<'_>, header_len: u64, cluster: ClusterBits) -> Result<Self, HeaderError> {
+    fn parse(fields: &Fields<'_>, area: Range<u64>) -> Result<Self, HeaderError> {
         let mut found = Self::default();
-        let mut at = header_len;
-        // An area that runs up to the cluster's end needs no end marker.
-        while at + 8 <= cluster.size() {
+        let mut at = area.start;
+        // Those that fill the area need no end marker.
+        while at + 8 <= area.end {
             let kind = fields.u32(at)?;
             if kind == extension::END {
                 break;
             }
             let len = u64::from(fields.u32(at + 4)?);
             let next = at + 8 + len.next_multiple_of(8);
-            if next > cluster.size() {
+            if at + 8 + len > area.end {
                 return Err(HeaderError::Extension { kind, at });
             }
             let contents = fields.bytes(at + 8, len)?;

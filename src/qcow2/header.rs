@@ -507,6 +507,20 @@ mod tests {
     }
 
     #[test]
+    fn a_backing_files_name_is_no_extension() {
+        // Version 2, with the name right behind the header and no end marker, as older tools write it.
+        let mut image = header_of_qemu();
+        image[7] = 2;
+        let name = b"/images/base.qcow2, of some length";
+        image.resize(72, 0);
+        image.extend_from_slice(name);
+        image[8..16].copy_from_slice(&72_u64.to_be_bytes());
+        image[16..20].copy_from_slice(&34_u32.to_be_bytes());
+        let named = String::from_utf8_lossy(name).into_owned();
+        assert_eq!(Header::parse(&image, QEMU_FILE), Err(HeaderError::BackingFile { name: named }));
+    }
+
+    #[test]
     fn a_dirty_image_is_read_and_says_so() {
         assert!(patched(79, &[1]).expect("its mapping is right").dirty);
     }

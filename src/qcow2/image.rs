@@ -64,6 +64,9 @@ pub enum ImageError {
         #[source]
         source: HeaderError,
     },
+    /// Somebody asked to stop.
+    #[error("interrupted")]
+    Interrupted,
     /// The disk in it is larger than the caller takes.
     #[error("{name}: holds a disk of {size}; at most {most} are taken")]
     TooLarge {
@@ -241,7 +244,7 @@ impl Image {
         let mut metadata = ClusterSet::new(self.file_len, cluster);
         self.fixed_tables().into_iter().for_each(|table| metadata.insert(table));
         self.refcount_blocks(file)?.into_iter().for_each(|block| metadata.insert(block.0..block.0 + cluster.size()));
-        let coverage = cluster.size() / self.header.l2_entry_len() * cluster.size();
+        let coverage = self.l2_coverage();
         let wrong_l1 = |index: usize, source| ImageError::L1Entry {
             name: file.name().to_owned(),
             guest: GuestOffset(to_u64(index) * coverage),
@@ -292,12 +295,19 @@ impl Image {
         Ok(Cow::Owned(bytes))
     }
 
-    /// The active L1 table, as many entries as the disk needs.
+    /// Bytes of the disk that one L2 table stands for.
+    fn l2_coverage(&self) -> u64 {
+        let cluster = self.header.cluster.size();
+        cluster / self.header.l2_entry_len() * cluster
+    }
+
+    /// The active L1 table, as many entries as the disk needs: what is behind them may be a saved machine's memory, which no guest reads.
     ///
     /// # Errors
     /// Where the file can't be read.
     pub fn read_l1(&self, file: &dyn ImageFile) -> Result<Vec<L1Entry>, ImageError> {
-        let bytes = self.table_bytes(file, self.header.l1_table, u64::from(self.header.l1_entries) * 8)?;
+        let needed = self.header.virtual_size.0.div_ceil(self.l2_coverage());
+        let bytes = self.table_bytes(file, self.header.l1_table, needed * 8)?;
         Ok(bytes.as_chunks::<8>().0.iter().map(|raw| L1Entry(u64::from_be_bytes(*raw))).collect())
     }
 

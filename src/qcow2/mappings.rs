@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use crate::qcow2::header::Header;
+use crate::qcow2::header::{Header, Version};
 use crate::qcow2::image::{ImageError, PlaceError};
-use crate::qcow2::l2::{L2Entry, Mapping};
+use crate::qcow2::l2::{EntryError, L2Entry, Mapping};
 use crate::units::{ByteCount, ClusterBits, GuestCluster, GuestOffset, HostCluster, HostOffset, SECTOR, to_u64, to_usize};
 
 /// Subclusters of a cluster with extended L2 entries (specification, "Extended L2 Entries").
@@ -114,6 +114,16 @@ impl Mappings {
         }
     }
 
+    /// Where no table stands for a cluster, the next one that a table does stand for, or the first one behind the disk's end.
+    #[must_use]
+    pub fn without_table_until(&self, guest: GuestCluster) -> Option<GuestCluster> {
+        let per_table = self.entries_per_table();
+        let rest = self.tables.get(to_usize(guest.0 / per_table)..).unwrap_or_default();
+        let missing = rest.iter().take_while(|table| table.is_none()).count();
+        let next = if missing == rest.len() { self.guest_clusters() } else { (guest.0 / per_table + to_u64(missing)) * per_table };
+        (next > guest.0).then_some(GuestCluster(next))
+    }
+
     /// What the entry itself says of a cluster.
     ///
     /// # Panics
@@ -211,6 +221,10 @@ impl Mappings {
         let cluster = self.cluster();
         let file_len = self.file_len;
         let mapping = L2Entry(words[0]).decode(cluster)?;
+        // "Bit 0: ... version 3 and up": QEMU refuses to read there too.
+        if matches!(mapping, Mapping::Zero { .. }) && self.header.version == Version::V2 {
+            return Err(EntryError::Reserved(words[0]).into());
+        }
         if let Some(&bits) = words.get(1) {
             let (on, zero) = (allocated(bits), u32::try_from(bits >> 32).expect("the upper half"));
             let wrong = match mapping {
@@ -224,21 +238,23 @@ impl Mappings {
                 return Err(PlaceError::Subclusters(bits));
             }
         }
-        let (start, end) = match mapping {
+        let (start, end, most) = match mapping {
             Mapping::Unallocated | Mapping::Zero { reserved: None } => return Ok(()),
             // Nothing is read there, but it may not be where tables are.
-            Mapping::Zero { reserved: Some((host, _)) } => (host, host.0),
+            Mapping::Zero { reserved: Some((host, _)) } => (host, host.0, file_len),
             Mapping::Raw { host, .. } => {
                 // What lies past the disk's end need not be in the file, nor what follows the last subcluster that is.
-                let disk_left = self.header.virtual_size.0.saturating_sub(entry.saturating_mul(cluster.size()));
+                let disk_left = self.virtual_size().0.saturating_sub(entry.saturating_mul(cluster.size()));
                 let used =
                     words.get(1).map_or(u64::from(SUBCLUSTERS), |bits| u64::from(u32::BITS - allocated(*bits).leading_zeros()));
-                (host, host.0 + (cluster.size() / u64::from(SUBCLUSTERS) * used).min(disk_left))
+                (host, host.0 + (cluster.size() / u64::from(SUBCLUSTERS) * used).min(disk_left), file_len)
             }
-            Mapping::Compressed { host, sectors } => (host, (host.0 / SECTOR + sectors) * SECTOR),
+            // The last sector need not be whole: only a body's own bytes are ever written.
+            Mapping::Compressed { host, sectors } => {
+                (host, (host.0 / SECTOR + sectors) * SECTOR, file_len.next_multiple_of(SECTOR))
+            }
         };
-        // The last sector need not be whole: only a body's own bytes are ever written.
-        if (start.0 >= file_len && end > start.0) || end > file_len.next_multiple_of(SECTOR) {
+        if (start.0 >= file_len && end > start.0) || end > most {
             return Err(PlaceError::PastEnd { start, end, file_len });
         }
         if metadata.touches(&(start.0..end.max(start.0 + 1))) {

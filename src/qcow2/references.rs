@@ -93,8 +93,8 @@ impl References {
         self.cluster.clusters_in(self.file_len)
     }
 
-    /// Counts a reference to every cluster that `bytes` touches.
-    pub(super) fn add(&mut self, at: HostOffset, len: u64, used: Use) -> Noted {
+    /// Counts `times` references to every cluster that `len` bytes at `at` touch.
+    pub(super) fn add(&mut self, at: HostOffset, len: u64, times: u64, used: Use) -> Noted {
         if len == 0 {
             return Noted::Fine;
         }
@@ -114,9 +114,8 @@ impl References {
                 None => *slot |= tag(used) << COUNT_BITS,
             }
             // More than 2^28 - 1 can't be counted by whoever wrote the image either.
-            if *slot & COUNT < COUNT {
-                *slot += 1;
-            }
+            let room = COUNT - (*slot & COUNT);
+            *slot += u32::try_from(times).map_or(room, |times| times.min(room));
         }
         noted
     }
@@ -160,13 +159,16 @@ mod tests {
         let cluster = ClusterBits::KIB4;
         let mut references = References::new(10 * 4096 - 1, cluster);
         assert_eq!(references.clusters(), 10);
-        assert_eq!(references.add(HostOffset(0), 4096, Use::Header), Noted::Fine);
-        assert_eq!(references.add(HostOffset(4000), 200, Use::Compressed), Noted::Overlap(HostCluster(0), Use::Header));
-        assert_eq!(references.add(HostOffset(8191), 1, Use::Compressed), Noted::Fine);
+        assert_eq!(references.add(HostOffset(0), 4096, 1, Use::Header), Noted::Fine);
+        assert_eq!(references.add(HostOffset(4000), 200, 1, Use::Compressed), Noted::Overlap(HostCluster(0), Use::Header));
+        assert_eq!(references.add(HostOffset(8191), 1, 1, Use::Compressed), Noted::Fine);
         assert_eq!([0, 1, 2].map(|cluster| references.count(cluster)), [2, 2, 0]);
-        assert_eq!(references.add(HostOffset(10 * 4096), 4094, Use::Raw), Noted::Fine);
-        assert_eq!(references.add(HostOffset(10 * 4096), 4095, Use::Raw), Noted::PastEnd);
-        assert_eq!(references.add(HostOffset(u64::MAX), 2, Use::Raw), Noted::PastEnd);
+        assert_eq!(references.add(HostOffset(10 * 4096), 4094, 1, Use::Raw), Noted::Fine);
+        assert_eq!(references.add(HostOffset(10 * 4096), 4095, 1, Use::Raw), Noted::PastEnd);
+        assert_eq!(references.add(HostOffset(u64::MAX), 2, 1, Use::Raw), Noted::PastEnd);
         assert_eq!(references.counted(0..11).collect::<Vec<_>>(), [(0, 2), (1, 2), (10, 1)]);
+        assert_eq!(references.add(HostOffset(4096), 1, 5, Use::Compressed), Noted::Fine);
+        assert_eq!(references.add(HostOffset(8192), 1, u64::MAX, Use::Compressed), Noted::Fine);
+        assert_eq!([1, 2].map(|cluster| references.count(cluster)), [7, u64::from(COUNT)]);
     }
 }

@@ -285,6 +285,8 @@ fn l1_entries(good: &Good, list: &mut List) {
     ] {
         list.add(format!("L1 entry {word:#x}"), &good.put64(second, word), Stage::Load, says);
     }
+    let longer = good.put32(36, 3);
+    list.add("an L1 entry behind the disk's end", &longer.put64(good.l1 + 16, COPIED | good.l2[0]), Stage::Check, "");
     list.add("an L1 entry that is not marked as copied", &good.put64(second, table), Stage::Check, "");
 }
 
@@ -311,6 +313,11 @@ fn standard_entries(good: &Good, list: &mut List) {
         list.add(format!("L2 entry {word:#x}"), &good.put64(entry, word), Stage::Load, says);
     }
     list.add("an L2 entry that is not marked as copied", &good.put64(entry, host), Stage::Check, "");
+    let version_2 = good.put32(4, 2);
+    list.add("version 2", &version_2, Stage::Never, "");
+    for word in [1, COPIED | host | 1] {
+        list.add(format!("version 2: L2 entry {word:#x}"), &version_2.put64(entry, word), Stage::Load, "reserved bit");
+    }
 }
 
 fn compressed_entries(good: &Good, list: &mut List) {
@@ -480,9 +487,30 @@ fn truncated(good: &Good, list: &mut List) {
     }
     let raw = good.word(good.entry(1)) & OFFSET;
     list.add("cut in a raw body", &good.cut(raw + 100), Stage::Load, "the file has");
+    let last = raw_at_the_end(good);
+    list.add("a raw body at the end", &last, Stage::Never, "");
+    for missing in [1, 100, 511] {
+        list.add(
+            format!("a raw body without its last {missing} bytes"),
+            &last.cut(last.len() - missing),
+            Stage::Load,
+            "the file has",
+        );
+    }
     list.add("cut behind the bodies", &good.cut(good.l2[0]), Stage::Load, "the file has");
     list.add("cut in the second L2 table", &good.cut(good.l2[1] + 1000), Stage::Load, "the file has");
     list.add("cut behind the L2 tables", &good.cut(good.refcount_block), Stage::Check, "");
+}
+
+/// With the raw body moved to the file's end.
+fn raw_at_the_end(good: &Good) -> Good {
+    let host = good.word(good.entry(1)) & OFFSET;
+    let last = good.len().next_multiple_of(STEP);
+    let count = |host: u64| good.refcount_block + host / STEP * 2;
+    let mut moved = good.put64(good.entry(1), COPIED | last).put(count(host), &[0, 0]).put(count(last), &[0, 1]);
+    moved.bytes.resize(to_usize(last), 0);
+    moved.bytes.extend_from_slice(&good.bytes[to_usize(host)..to_usize(host + STEP)]);
+    moved
 }
 
 fn amplified(good: &Good, list: &mut List) {
@@ -510,4 +538,11 @@ fn amplified(good: &Good, list: &mut List) {
     let bomb = Good { bytes: bomb, ..good.clone() };
     list.add("a disk of 128 TiB", &bomb, Stage::Open, "at most");
     list.add("a disk of 32 TiB under one table", &bomb.put64(24, 32 << 40).put32(36, 64), Stage::Load, "another entry");
+    // One block counts the clusters of 1000 times 2 TiB.
+    let mut counted = bomb.put64(24, 32 << 40).put32(36, 64);
+    counted.bytes.resize(to_usize(10 * MIB), 0);
+    for entry in counted.bytes[to_usize(4 * MIB)..].chunks_mut(8).take(1000) {
+        entry.copy_from_slice(&(8 * MIB).to_be_bytes());
+    }
+    list.add("a refcount table of one block 1000 times", &counted, Stage::Load, "another entry");
 }

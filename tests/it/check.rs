@@ -2,13 +2,17 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use serde_json::Value;
+use snapferry::cancel::{Cancel, Reason};
 use snapferry::qcow2::check::{Report, check};
-use snapferry::qcow2::{Image, Limits, Marked};
+use snapferry::qcow2::{Compression, FileError, Image, ImageError, ImageFile, Limits, Marked};
 use snapferry::restore::LocalImage;
-use snapferry::testing::hostile::{self, Hostile, Stage};
+use snapferry::testing::hostile::{self, Good, Hostile, Stage};
 use snapferry::testing::oracle::QemuImg;
+use snapferry::testing::plain::MemoryFile;
+use snapferry::units::{ByteCount, HostOffset, to_u64};
 
 /// What qemu-img says; nothing where it does not open the image.
 fn qemu_check(path: &Path) -> Option<(Value, Option<i32>)> {
@@ -20,7 +24,7 @@ fn ours(path: &Path) -> Result<Report, String> {
     let limits = Limits { marked_corrupt: Marked::Read, ..Limits::default() };
     let file = LocalImage::open(path).map_err(|error| error.to_string())?;
     let image = Image::open(&file, &limits).map_err(|error| error.to_string())?;
-    check(&file, &image).map_err(|error| error.to_string())
+    check(&file, &image, &Cancel::new()).map_err(|error| error.to_string())
 }
 
 /// The figures that QEMU's JSON leaves out where they are zero.
@@ -43,12 +47,17 @@ fn our_figures(report: &Report) -> [u64; 7] {
 
 /// Where our figures and QEMU's differ, for one image.
 pub fn difference(name: &str, path: &Path) -> Option<String> {
-    let (said, _) = qemu_check(path)?;
+    let (said, code) = qemu_check(path)?;
     let report = match ours(path) {
         Ok(report) => report,
         Err(error) => return Some(format!("{name}: refused: {error}; qemu-img said {said}")),
     };
     let same = figures(&said) == our_figures(&report) && said["image-end-offset"].as_u64().unwrap_or(0) == report.image_end;
+    let command = Command::new(env!("CARGO_BIN_EXE_snapferry")).args(["qemu-img", "check", "-q", "-f", "qcow2"]).arg(path).output();
+    let ours = command.unwrap().status.code();
+    if ours != code {
+        return Some(format!("{name}: ends with {ours:?}, qemu-img with {code:?}: {said}"));
+    }
     (!same)
         .then(|| format!("{name}: {:?} end {}, qemu-img {said}\n   {:?}", our_figures(&report), report.image_end, report.findings))
 }
@@ -78,4 +87,41 @@ fn broken_images_are_counted_as_qemu_counts_them() {
     }
     assert!(compared > 60, "only {compared} images were compared");
     assert!(wrong.is_empty(), "{} of {compared}:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn an_audit_stops_when_it_is_told_to() {
+    let (cancel, file) = (Cancel::new(), MemoryFile::new(Good::new(Compression::Deflate).bytes.into()));
+    let image = Image::open(&file, &Limits::default()).unwrap();
+    cancel.cancel(Reason::Asked);
+    assert!(matches!(check(&file, &image, &cancel), Err(ImageError::Interrupted)));
+}
+
+#[test]
+fn a_table_and_a_block_that_all_entries_lead_to_are_read_a_few_times() {
+    struct Counted(MemoryFile, AtomicU64);
+    impl ImageFile for Counted {
+        fn name(&self) -> &str {
+            self.0.name()
+        }
+        fn size(&self) -> ByteCount {
+            self.0.size()
+        }
+        fn read_at(&self, at: HostOffset, into: &mut [u8]) -> Result<(), FileError> {
+            self.1.fetch_add(to_u64(into.len()), Relaxed);
+            self.0.read_at(at, into)
+        }
+    }
+    for Hostile { name, bytes, .. } in hostile::all() {
+        if !name.contains("32 TiB under one table") && !name.contains("one block 1000 times") {
+            continue;
+        }
+        let len = to_u64(bytes.len());
+        let file = Counted(MemoryFile::new(bytes.into()), AtomicU64::new(0));
+        let image = Image::open(&file, &Limits::default()).unwrap();
+        let report = check(&file, &image, &Cancel::new()).unwrap();
+        assert!(report.corruptions > 0, "{name}: {report:?}");
+        let read = file.1.into_inner();
+        assert!(read < 3 * len, "{name}: {read} bytes of {len}");
+    }
 }

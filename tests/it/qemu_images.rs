@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use snapferry::cancel::Cancel;
 use snapferry::qcow2::check::check;
 use snapferry::qcow2::{Compression, Header, Image, Limits};
 use snapferry::restore::LocalImage;
@@ -77,7 +78,7 @@ fn compare(name: &str, image: &Path, raw: &Path) {
         panic!("{name}: the first difference is at byte {at}");
     }
     second_reader(name, opened.header(), image, &theirs);
-    let report = check(&file, &opened).unwrap();
+    let report = check(&file, &opened, &Cancel::new()).unwrap();
     if let Some(difference) = crate::check::difference(name, image) {
         panic!("{difference}");
     }

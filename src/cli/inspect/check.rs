@@ -60,7 +60,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<Code> {
     // What somebody marked as corrupt is just what is to be looked at.
     let limits = Limits { marked_corrupt: Marked::Read, largest_disk: args.max_size };
     let image = Image::open(found.file(), &limits)?;
-    let report = check(found.file(), &image)?;
+    let report = check(found.file(), &image, &session.cancel)?;
     let decoded = if args.data && report.corruptions == 0 && report.hidden == 0 {
         let verification = Verification {
             file: found.file(),

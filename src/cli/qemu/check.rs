@@ -52,13 +52,13 @@ impl Checked {
         }
     }
 
-    /// QEMU's exit code: 2 for corruption, 3 for leaks alone, 1 where something could not be looked at.
+    /// QEMU's exit code: 1 where something could not be looked at, whatever else was found; 2 for corruption, 3 for leaks alone.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self { check_errors: 1.., .. } => 1,
             Self { corruptions: 1.., .. } => 2,
             Self { leaks: 1.., .. } => 3,
-            Self { check_errors: 1.., .. } => 1,
             Self { .. } => 0,
         }
     }

@@ -6,6 +6,7 @@ use std::io::{stderr, stdout};
 use super::getopt::{Known, Takes, flag, long, value};
 use super::words::Format;
 use super::{Ended, Report, Stop, check_cache, images, one_file, read, refuse, report};
+use crate::cancel::Cancel;
 use crate::cli::qemu::check::{Checked, write_findings};
 use crate::cli::qemu::write_json;
 use crate::qcow2::check::check;
@@ -43,7 +44,7 @@ pub fn run(args: &[OsString]) -> Ended {
     let limits = Limits { marked_corrupt: Marked::Read, ..images::LIMITS };
     let refused = |error: ImageError| images::image_error(&path, &error, 1);
     let image = Image::open(&*file, &limits).map_err(refused)?;
-    let found = check(&*file, &image).map_err(refused)?;
+    let found = check(&*file, &image, &Cancel::new()).map_err(refused)?;
     let checked = Checked::new(&path.display().to_string(), &found);
     match output {
         Report::Json => write_json(&checked, &mut stdout().lock())?,

@@ -162,7 +162,13 @@ fn code_for(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
     if cause.is::<StoreError>() {
         return Some(Code::Store);
     }
-    if cause.is::<SourceError>() || cause.is::<LocalImageError>() {
+    if let Some(error) = cause.downcast_ref::<SourceError>() {
+        return Some(code_of_source(error));
+    }
+    if let Some(FileError { source, .. }) = cause.downcast_ref() {
+        return code_for(&**source);
+    }
+    if cause.is::<LocalImageError>() {
         return Some(Code::Source);
     }
     if let Some(error) = cause.downcast_ref::<ImageError>() {
@@ -178,11 +184,20 @@ fn code_of_fault(fault: &Fault) -> Option<Code> {
         Fault::Store(error) => code_for(error),
         Fault::Convert(error) => code_for(error),
         Fault::ReadBack(error) => code_of_restore(error),
-        Fault::Device(_) | Fault::Source(_) => Some(Code::Source),
+        Fault::Source(error) => Some(code_of_source(error)),
+        Fault::Device(_) => Some(Code::Source),
         Fault::Names(_) | Fault::Journal(_) | Fault::Obstacles { .. } => Some(Code::Usage),
         Fault::NotTheSame { .. } | Fault::WrongFile { .. } | Fault::NoSum { .. } => Some(Code::Image),
         Fault::OutOfTurn { .. } | Fault::Died => Some(Code::Unexpected),
         Fault::Stopped => Some(Code::Interrupted),
+    }
+}
+
+/// Of an image that is read as a disk, what is wrong is within.
+fn code_of_source(error: &SourceError) -> Code {
+    match error {
+        SourceError::Read { source, .. } => source.get_ref().and_then(|within| code_for(within)).unwrap_or(Code::Source),
+        _ => Code::Source,
     }
 }
 
@@ -199,7 +214,7 @@ fn code_of_restore(error: &RestoreError) -> Option<Code> {
         RestoreError::Image(error) => code_of_image(error),
         RestoreError::File(FileError { source, .. }) => code_for(&**source),
         RestoreError::Body { .. } | RestoreError::Manifest { .. } | RestoreError::Unusable { .. } => Some(Code::Image),
-        RestoreError::Source(_) => Some(Code::Source),
+        RestoreError::Source(error) => Some(code_of_source(error)),
         RestoreError::Target(_) => Some(Code::Store),
         RestoreError::Incomplete { source, .. } => code_of_restore(source),
         RestoreError::TooMany { .. } => Some(Code::Usage),
@@ -210,7 +225,7 @@ fn code_of_restore(error: &RestoreError) -> Option<Code> {
 
 fn code_of_conversion(error: &ConvertError) -> Code {
     match error {
-        ConvertError::Source(_) => Code::Source,
+        ConvertError::Source(error) => code_of_source(error),
         ConvertError::Manifest { source: StoreError::Cancelled { .. }, .. } => Code::Interrupted,
         ConvertError::Store(_)
         | ConvertError::Exists { .. }

@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use crate::hash::{CHUNK, GuestHash, ZeroHashes, segment_hash};
 use crate::manifest::{Manifest, VERSION};
-use crate::units::{ByteCount, GuestOffset, to_u64, to_usize};
+use crate::qcow2::SEGMENT;
+use crate::units::{ByteCount, GuestOffset, SECTOR, to_u64, to_usize};
 
 /// How what was decoded differs from what the manifest says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -151,15 +152,14 @@ impl ChunkHashes {
     pub fn compare(&self, manifest: &Manifest) -> (Vec<HashFinding>, u64) {
         let found = self.found();
         let zeros = ZeroHashes::default();
-        let segment_size = manifest.encoder.segment_size.0;
         let mut findings = Vec::new();
         let mut compared = 0;
         let mut listed = std::collections::BTreeSet::new();
         for segment in &manifest.segments {
-            listed.insert(segment.guest.0 / segment_size);
+            listed.insert(segment.guest.0 / SEGMENT.0);
             let Some(expected) = segment.blake3 else { continue };
-            let end = (segment.guest.0 + segment_size).min(self.source_size);
-            let mut hashes = Vec::with_capacity(to_usize(segment_size / CHUNK.0));
+            let end = segment.guest.0.saturating_add(SEGMENT.0).min(self.source_size);
+            let mut hashes = Vec::with_capacity(to_usize(SEGMENT.0 / CHUNK.0));
             let mut scattered = None;
             let mut damaged = false;
             for start in (segment.guest.0..end).step_by(to_usize(CHUNK.0)) {
@@ -183,7 +183,7 @@ impl ChunkHashes {
         }
         for (chunk, came) in found.iter() {
             let start = chunk * CHUNK.0;
-            if !listed.contains(&(start / segment_size)) && *came != Found::Whole(zeros.of(self.chunk_len(start))) {
+            if !listed.contains(&(start / SEGMENT.0)) && *came != Found::Whole(zeros.of(self.chunk_len(start))) {
                 findings.push(HashFinding::Unlisted { guest: GuestOffset(start) });
             }
         }
@@ -204,12 +204,15 @@ pub fn check_manifest(manifest: &Manifest) -> Result<(), ManifestError> {
     if encoder.chunk_size != CHUNK {
         return nonsense("encoder.chunk_size", encoder.chunk_size.0);
     }
-    if encoder.segment_size.0 == 0 || !encoder.segment_size.0.is_multiple_of(CHUNK.0) {
+    if encoder.segment_size != SEGMENT {
         return nonsense("encoder.segment_size", encoder.segment_size.0);
     }
-    let wrong = manifest.segments.iter().find(|segment| {
-        !segment.guest.0.is_multiple_of(encoder.segment_size.0) || segment.guest.0 >= manifest.source.size.0.max(1)
-    });
+    let source_size = manifest.source.size.0;
+    if source_size.checked_next_multiple_of(SECTOR) != Some(manifest.image.virtual_size.0) {
+        return nonsense("source.size", source_size);
+    }
+    let wrong =
+        manifest.segments.iter().find(|segment| !segment.guest.0.is_multiple_of(SEGMENT.0) || segment.guest.0 >= source_size);
     wrong.map_or(Ok(()), |segment| nonsense("segments[].guest", segment.guest.0))
 }
 
@@ -230,4 +233,73 @@ pub(super) fn check_sizes(manifest: &Manifest, file: ByteCount, disk: ByteCount)
 #[must_use]
 pub(super) fn hashed_segments(manifest: &Manifest) -> u64 {
     to_u64(manifest.segments.iter().filter(|segment| segment.blake3.is_some()).count())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::Crc64;
+    use crate::manifest::{EncoderRecord, ImageRecord, Segment, SourceRecord};
+    use crate::units::HostOffset;
+
+    fn manifest(source_size: u64) -> Manifest {
+        Manifest {
+            version: VERSION,
+            made_by: "x".into(),
+            created: "2026-01-02T03:04:05Z".into(),
+            source: SourceRecord { name: "a".into(), host: "b".into(), size: ByteCount(source_size) },
+            image: ImageRecord {
+                size: ByteCount(1 << 16),
+                virtual_size: ByteCount(source_size.next_multiple_of(SECTOR)),
+                crc64: Crc64(0),
+                sha256: None,
+                verified_at: None,
+            },
+            encoder: EncoderRecord {
+                codec: "deflate".into(),
+                level: "fast".into(),
+                library: "x".into(),
+                cluster_size: ByteCount(1 << 16),
+                segment_size: SEGMENT,
+                chunk_size: CHUNK,
+            },
+            salvaged: Vec::new(),
+            segments: vec![Segment {
+                guest: GuestOffset(0),
+                host: HostOffset(1 << 16),
+                length: 10,
+                crc64: Crc64(0),
+                blake3: Some(blake3::hash(b"x")),
+            }],
+        }
+    }
+
+    #[test]
+    fn a_manifest_with_sizes_that_none_has_is_refused() {
+        assert_eq!(check_manifest(&manifest(1000)), Ok(()));
+        type Change = fn(&mut Manifest);
+        let changes: [(Change, &str, u64); 7] = [
+            (|manifest| manifest.encoder.segment_size = ByteCount(0), "encoder.segment_size", 0),
+            (|manifest| manifest.encoder.segment_size = ByteCount(1 << 62), "encoder.segment_size", 1 << 62),
+            (|manifest| manifest.encoder.chunk_size = SEGMENT, "encoder.chunk_size", SEGMENT.0),
+            (|manifest| manifest.source.size = ByteCount(1 << 62), "source.size", 1 << 62),
+            (|manifest| manifest.source.size = ByteCount(u64::MAX), "source.size", u64::MAX),
+            (|manifest| manifest.segments[0].guest = GuestOffset(SEGMENT.0), "segments[].guest", SEGMENT.0),
+            (|manifest| manifest.segments[0].guest = GuestOffset(7), "segments[].guest", 7),
+        ];
+        for (change, field, value) in changes {
+            let mut changed = manifest(1000);
+            change(&mut changed);
+            assert_eq!(check_manifest(&changed), Err(ManifestError::Nonsense { field, value }));
+        }
+    }
+
+    #[test]
+    fn a_segment_at_the_largest_disks_end_is_compared() {
+        let mut last = manifest(u64::MAX - 511);
+        last.segments[0].guest = GuestOffset(u64::MAX / SEGMENT.0 * SEGMENT.0);
+        assert_eq!(check_manifest(&last), Ok(()));
+        let (findings, compared) = ChunkHashes::new(last.source.size).compare(&last);
+        assert!(compared == 1 && matches!(findings[..], [HashFinding::Segment { .. }]), "{findings:?}");
+    }
 }

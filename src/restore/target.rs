@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use rustix::fs::{FallocateFlags, FileType, Mode, OFlags, SeekFrom, fallocate, fstat, fsync, ftruncate, open, seek};
+use rustix::fs::{FallocateFlags, FileType, Mode, OFlags, SeekFrom, Stat, fallocate, fstat, fsync, ftruncate, open, seek};
 use rustix::io::{Errno, pread, retry_on_intr};
 
 use super::signature;
@@ -43,6 +43,12 @@ pub enum TargetError {
     /// Somebody has mounted it, or uses it exclusively.
     #[error("{path} is in use: it is mounted, or part of something that is")]
     Busy {
+        /// The target.
+        path: String,
+    },
+    /// The path led to something else when it was opened than before.
+    #[error("{path} was replaced while it was opened")]
+    Replaced {
         /// The target.
         path: String,
     },
@@ -266,8 +272,8 @@ impl DeviceTarget {
         let failed = |errno: Errno| TargetError::Open { path: shown.clone(), source: errno.into() };
         let base = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let probe = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
-        let is_device = |stat: rustix::fs::Stat| FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice;
-        if !is_device(fstat(&probe).map_err(failed)?) {
+        let found = fstat(&probe).map_err(failed)?;
+        if FileType::from_raw_mode(found.st_mode) != FileType::BlockDevice {
             return Err(TargetError::Kind { path: shown, wanted: "a block device" });
         }
         // The kernel keeps it for us, and refuses one that is mounted or part of something.
@@ -276,6 +282,7 @@ impl DeviceTarget {
             opened => opened.map_err(failed)?,
         };
         let direct = open(path, base | OFlags::DIRECT, Mode::empty()).ok();
+        [Some(&cached), direct.as_ref()].into_iter().flatten().try_for_each(|opened| is_still(&shown, &found, opened))?;
         let disk = Disk::new(shown.clone(), cached, direct);
         let has = ByteCount(seek(disk.file.file(), SeekFrom::End(0)).map_err(|errno| disk.asked("asking for the size", errno))?);
         if has < size {
@@ -304,6 +311,7 @@ impl DeviceTarget {
                 let base = OFlags::RDWR | OFlags::CLOEXEC;
                 let cached = retry_on_intr(|| open(path, base, Mode::empty())).map_err(failed)?;
                 let direct = open(path, base | OFlags::DIRECT, Mode::empty()).ok();
+                [Some(&cached), direct.as_ref()].into_iter().flatten().try_for_each(|opened| is_still(&shown, &found, opened))?;
                 let disk = Disk::new(shown.clone(), cached, direct);
                 let has = ByteCount(u64::try_from(found.st_size).unwrap_or(0));
                 if has < size {
@@ -387,6 +395,17 @@ impl DeviceTarget {
         }
         Ok(())
     }
+}
+
+/// Whether what was opened is what was found at the path: a name under /dev can pass to another device in between.
+fn is_still(path: &str, found: &Stat, opened: &OwnedFd) -> Result<(), TargetError> {
+    let mark = |stat: &Stat| {
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        // A device has as many files as it has names.
+        if kind == FileType::BlockDevice { (kind, stat.st_rdev, 0) } else { (kind, stat.st_dev, stat.st_ino) }
+    };
+    let opened = fstat(opened).map_err(|errno| TargetError::Open { path: path.to_owned(), source: errno.into() })?;
+    if mark(found) == mark(&opened) { Ok(()) } else { Err(TargetError::Replaced { path: path.to_owned() }) }
 }
 
 impl Target {

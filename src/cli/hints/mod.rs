@@ -2,7 +2,7 @@
 
 use crate::convert::{ConvertError, Failure};
 use crate::identity::IdentityError;
-use crate::qcow2::{HeaderError, ImageError};
+use crate::qcow2::{FileError, HeaderError, ImageError};
 use crate::queue::QueueError;
 use crate::restore::{LocalImageError, RestoreError, TargetError};
 use crate::source::SourceError;
@@ -74,6 +74,9 @@ pub fn of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     }
     if let Some(error) = cause.downcast_ref::<QueueError>() {
         return cloud::of_queue(error);
+    }
+    if let Some(FileError { source, .. }) = cause.downcast_ref() {
+        return of(&**source);
     }
     cause.downcast_ref::<StoreError>().and_then(cloud::of_store)
 }
@@ -173,6 +176,8 @@ fn of_source(error: &SourceError) -> Option<String> {
         SourceError::Read { source, .. } if source.raw_os_error().is_some() => {
             Some("--salvage stores what can be read, with zeros for the rest, and lists each range".into())
         }
+        // Of an image that is read as a disk.
+        SourceError::Read { source, .. } => source.get_ref().and_then(|within| of(within)),
         SourceError::Changed { .. } => Some("convert a snapshot, or stop what writes to it".into()),
         _ => None,
     }

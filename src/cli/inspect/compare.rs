@@ -12,7 +12,7 @@ use crate::cli::exit::Code;
 use crate::cli::image::ImageName;
 use crate::cli::qemu;
 use crate::restore::{Difference, Until, compare_sources};
-use crate::units::ByteCount;
+use crate::units::{ByteCount, SECTOR};
 
 #[derive(Debug, Group)]
 #[command(
@@ -60,7 +60,8 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<Code> {
         found.source(&limits)
     });
     let (one, other) = (one?, other?);
-    let sizes = [one.size(), other.size()];
+    // Images hold whole sectors: a raw disk and its own image are of one size.
+    let sizes = [&one, &other].map(|source| ByteCount(source.size().0.next_multiple_of(SECTOR)));
     let sizes_count = args.strict && sizes[0] != sizes[1];
     let compared = compare_sources(&*one, &*other, Until::End, &session.cancel, &|_| {})?;
     let identical = compared.is_empty() && !sizes_count;

@@ -11,7 +11,7 @@ fn differences_between_images_and_disks_are_told() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let (disk, image, other) = (at("disk.raw"), at("image.qcow2"), at("other.raw"));
-    Disk::new(Kind::Mixed, ByteCount(9 * MIB), 2).write(&disk).unwrap();
+    Disk::new(Kind::Mixed, ByteCount(9 * MIB + 1000), 2).write(&disk).unwrap();
     run(env!("CARGO_BIN_EXE_snapferry"), &["convert", "--device", text(&disk), "--output", text(&image), "-q"]);
     let same = json(&["compare", text(&image), text(&disk), "--json", "--strict"], 0);
     assert_eq!((&same["identical"], &same["differing_stretches"]), (&true.into(), &0.into()));
@@ -85,4 +85,19 @@ fn an_object_is_told_of_in_two_requests() {
         let said = [answer.stdout, answer.stderr].concat();
         assert!(answer.status.success(), "{words:?}: {}", String::from_utf8_lossy(&said));
     }
+}
+
+#[test]
+fn a_damaged_image_is_told_from_a_disk_that_can_not_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (disk, image) = (at("disk.raw"), at("image.qcow2"));
+    Disk::new(Kind::Text, ByteCount(4 * MIB), 5).write(&disk).unwrap();
+    run(env!("CARGO_BIN_EXE_snapferry"), &["convert", "--device", text(&disk), "--output", text(&image), "-q"]);
+    let mut bytes = std::fs::read(&image).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle - 2000..middle].fill(0xff);
+    std::fs::write(&image, bytes).unwrap();
+    let answer = snapferry(&["compare", text(&image), text(&disk)]);
+    assert_eq!(answer.status.code(), Some(7), "{}", String::from_utf8_lossy(&answer.stderr));
 }

@@ -114,6 +114,15 @@ fn entries(bytes: &[u8], count: u32, facts: &HeaderFacts) -> Result<Vec<Bitmap>,
 }
 
 impl Bitmap {
+    /// Bytes that it takes at most in an image of a disk of `size` bytes with clusters of this size: its own clusters and its table's, and
+    /// its entry in the directory (QEMU's `qcow2_get_persistent_dirty_bitmap_size`).
+    #[must_use]
+    pub fn space(&self, size: ByteCount, cluster: ClusterBits) -> (u64, u64) {
+        let clusters = cluster.clusters_in(size.0.div_ceil(self.granularity.0).div_ceil(8));
+        let entry = (FIXED + to_u64(self.name.len())).next_multiple_of(8);
+        (clusters * cluster.size() + cluster.round_up(clusters * 8), entry)
+    }
+
     /// The first entry in `bytes`, and its length with what pads it to eight bytes.
     fn parse(bytes: &[u8], number: u32, facts: &HeaderFacts) -> Result<(Self, u64), HeaderError> {
         if to_u64(bytes.len()) < FIXED {

@@ -1,6 +1,6 @@
 //! `snapferry map`.
 
-use std::io::{Write as _, stdout};
+use std::io::{BufWriter, Write as _, stdout};
 
 use clap::Args as Group;
 
@@ -31,7 +31,7 @@ pub fn run(args: &MapArgs) -> anyhow::Result<Code> {
     let found = session.find(args.image.name()?, &args.image.store)?;
     let limits = limits(args.max_size);
     let stretches = found.map(&limits)?;
-    let mut out = stdout().lock();
+    let mut out = BufWriter::new(stdout().lock());
     if args.json {
         map::write_json(&stretches, &mut out)?;
     } else {
@@ -39,5 +39,6 @@ pub fn run(args: &MapArgs) -> anyhow::Result<Code> {
             writeln!(out, "{stretch}")?;
         }
     }
+    out.flush()?;
     Ok(Code::Done)
 }

@@ -14,8 +14,9 @@ use crate::cli::qemu;
 use crate::cli::qemu::measure::{self, From, Measured};
 use crate::compress::{Codec, Encoder, Level};
 use crate::convert::sample::{Estimate, Sampling, estimate};
-use crate::qcow2::Image;
+use crate::qcow2::bitmaps::{self, Bitmap};
 use crate::qcow2::header::Version;
+use crate::qcow2::{Image, ImageFile};
 use crate::units::{ByteCount, ClusterBits};
 
 #[derive(Debug, Group)]
@@ -95,16 +96,24 @@ fn of_disk(args: &MeasureArgs, disk: &std::ffi::OsStr, cluster: ClusterBits) -> 
     let session = Session::new()?;
     let found = session.find(ImageName::parse(disk)?, &args.store)?;
     let source = found.source(&limits(args.max_size))?;
-    let from = match found.format {
-        Format::Qcow2 if Image::inspect(found.file())?.header().version == Version::V3 => From::Image,
-        Format::Qcow2 | Format::Raw => From::Raw,
+    let bitmaps = match found.format {
+        Format::Qcow2 => bitmaps_of(found.file())?,
+        Format::Raw => None,
     };
+    let from = bitmaps.as_deref().map_or(From::Raw, From::Image);
     let measured = measure::qcow2(source.size().0, measure::stored(&found.map(&limits(args.max_size))?, cluster), from, cluster);
     let Some(chunks) = args.sample else { return Ok(Told { measured, compressed: None, encoder: None }) };
     let seed = args.seed.unwrap_or_else(rand::random);
     let sampling = Sampling { codec: args.codec, level: args.level, cluster, chunks, seed };
     let compressed = Some(estimate(&*source, &sampling, &session.cancel)?);
     Ok(Told { measured, compressed, encoder: Some(Encoder::describe(args.codec, args.level)) })
+}
+
+/// Of an image of version 3, which can have some.
+fn bitmaps_of(file: &dyn ImageFile) -> anyhow::Result<Option<Vec<Bitmap>>> {
+    let image = Image::inspect(file)?;
+    let listed = || bitmaps::list(file, image.facts());
+    Ok((image.header().version == Version::V3).then(listed).transpose()?)
 }
 
 fn write_for_people(told: &Told, to: &mut impl Write) -> io::Result<()> {

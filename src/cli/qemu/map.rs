@@ -78,16 +78,18 @@ impl fmt::Display for Stretch {
     }
 }
 
-/// Joins what goes on.
-fn joined(stretches: impl Iterator<Item = Stretch>) -> Vec<Stretch> {
-    let mut found: Vec<Stretch> = Vec::new();
-    for stretch in stretches.filter(|stretch| stretch.length > 0) {
-        match found.last_mut() {
+/// Stretches, joined where one goes on with the next.
+#[derive(Default)]
+struct Joining(Vec<Stretch>);
+
+impl Joining {
+    fn push(&mut self, stretch: Stretch) {
+        match self.0.last_mut() {
+            _ if stretch.length == 0 => {}
             Some(last) if last.goes_on_with(&stretch) => last.length += stretch.length,
-            _ => found.push(stretch),
+            _ => self.0.push(stretch),
         }
     }
-    found
 }
 
 /// The map of an image.
@@ -95,11 +97,17 @@ fn joined(stretches: impl Iterator<Item = Stretch>) -> Vec<Stretch> {
 pub fn of_image(mappings: &Mappings) -> Vec<Stretch> {
     let cluster = mappings.cluster();
     let size = mappings.virtual_size().0;
-    let clusters = (0..mappings.guest_clusters()).flat_map(move |number| {
-        let guest = GuestCluster(number);
+    let mut found = Joining::default();
+    let mut guest = GuestCluster(0);
+    while guest.0 < mappings.guest_clusters() {
         let start = guest.offset(cluster).0;
+        if let Some(next) = mappings.without_table_until(guest) {
+            found.push(Stretch::new(start, next.offset(cluster).0.min(size) - start, How::Absent, None));
+            guest = next;
+            continue;
+        }
         let len = cluster.size().min(size.saturating_sub(start));
-        let whole = |how, offset| vec![Stretch::new(start, len, how, offset)];
+        let mut whole = |how, offset| found.push(Stretch::new(start, len, how, offset));
         match (mappings.mapping(guest), mappings.subclusters(guest)) {
             (Mapping::Compressed { .. }, _) => whole(How::Compressed, None),
             (mapping, Some(bits)) => {
@@ -108,26 +116,23 @@ pub fn of_image(mappings: &Mappings) -> Vec<Stretch> {
                     _ => None,
                 };
                 let step = cluster.size() / u64::from(SUBCLUSTERS);
-                (0..SUBCLUSTERS)
-                    .map(|number| {
-                        let (at, how) = (
-                            step * u64::from(number),
-                            match bits.place(number) {
-                                Place::Data => How::Data,
-                                Place::Zero => How::Zero,
-                                Place::Nowhere => How::Absent,
-                            },
-                        );
-                        Stretch::new(start + at, step.min(len.saturating_sub(at)), how, host.map(|host| host + at))
-                    })
-                    .collect()
+                for number in 0..SUBCLUSTERS {
+                    let at = step * u64::from(number);
+                    let how = match bits.place(number) {
+                        Place::Data => How::Data,
+                        Place::Zero => How::Zero,
+                        Place::Nowhere => How::Absent,
+                    };
+                    found.push(Stretch::new(start + at, step.min(len.saturating_sub(at)), how, host.map(|host| host + at)));
+                }
             }
             (Mapping::Unallocated, None) => whole(How::Absent, None),
             (Mapping::Zero { reserved }, None) => whole(How::Zero, reserved.map(|(host, _)| host.0)),
             (Mapping::Raw { host, .. }, None) => whole(How::Data, Some(host.0)),
         }
-    });
-    joined(clusters)
+        guest = GuestCluster(guest.0 + 1);
+    }
+    found.0
 }
 
 /// The map of a raw disk: its holes, as far as the file system tells.
@@ -136,7 +141,7 @@ pub fn of_image(mappings: &Mappings) -> Vec<Stretch> {
 /// Where the file system fails to answer.
 pub fn of_raw(source: &dyn Source) -> Result<Vec<Stretch>, SourceError> {
     let size = source.size().0;
-    let mut found = Vec::new();
+    let mut found = Joining::default();
     let mut at = 0;
     while at < size {
         let (end, how) = match source.extent_at(GuestOffset(at))? {
@@ -148,7 +153,7 @@ pub fn of_raw(source: &dyn Source) -> Result<Vec<Stretch>, SourceError> {
     }
     // QEMU's disks are whole sectors.
     found.push(Stretch::new(size, size.next_multiple_of(SECTOR) - size, How::Zero, Some(size)));
-    Ok(joined(found.into_iter()))
+    Ok(found.0)
 }
 
 /// As `qemu-img map --output=json` prints it: one stretch a line.

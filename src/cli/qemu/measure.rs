@@ -5,7 +5,8 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::map::Stretch;
-use crate::units::{ClusterBits, SECTOR};
+use crate::qcow2::bitmaps::Bitmap;
+use crate::units::{ByteCount, ClusterBits, SECTOR};
 
 /// Bytes of a table's entry.
 const ENTRY: u64 = 8;
@@ -25,11 +26,11 @@ pub struct Measured {
 
 /// Whether the disk's data come from an image, of which QEMU tells its bitmaps too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum From {
+pub enum From<'a> {
     /// A size, or a raw disk.
     Raw,
-    /// A qcow2 image of version 3.
-    Image,
+    /// A qcow2 image of version 3, with these.
+    Image(&'a [Bitmap]),
 }
 
 /// A raw copy of a disk of so many bytes.
@@ -41,11 +42,21 @@ pub fn raw(size: u64) -> Measured {
 
 /// An uncompressed image of a disk of `size` bytes of which `stored` are not known to be zeros, whole clusters.
 #[must_use]
-pub fn qcow2(size: u64, stored: u64, from: From, cluster: ClusterBits) -> Measured {
+pub fn qcow2(size: u64, stored: u64, from: From<'_>, cluster: ClusterBits) -> Measured {
     let virtual_size = cluster.round_up(size.next_multiple_of(SECTOR));
     let fully_allocated = longest(virtual_size, cluster);
-    let bitmaps = (from == From::Image).then_some(0);
+    let bitmaps = match from {
+        From::Raw => None,
+        From::Image(bitmaps) => Some(space_of(bitmaps, ByteCount(size), cluster)),
+    };
     Measured { bitmaps, required: fully_allocated - virtual_size + stored, fully_allocated }
+}
+
+/// Bytes of bitmaps, and of the directory that lists them.
+fn space_of(bitmaps: &[Bitmap], size: ByteCount, cluster: ClusterBits) -> u64 {
+    let spaces = bitmaps.iter().map(|bitmap| bitmap.space(size, cluster));
+    let (bytes, directory) = spaces.fold((0, 0), |(bytes, directory), (own, entry)| (bytes + own, directory + entry));
+    bytes + cluster.round_up(directory)
 }
 
 /// Bytes of the clusters of a disk that are not known to be zeros.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::Stop;
 use super::words::{Format, PROBED, probe, protocol};
 use crate::cli::qemu::map::{Stretch, of_image, of_raw};
+use crate::qcow2::bitmaps::{self, Bitmap};
 use crate::qcow2::header::Version;
 use crate::qcow2::{HeaderError, Image, ImageError, ImageFile, Limits, Marked};
 use crate::restore::{ImageSource, LocalImage, LocalImageError};
@@ -62,8 +63,8 @@ pub struct Mapped {
     pub stretches: Vec<Stretch>,
     /// Bytes of the disk.
     pub size: ByteCount,
-    /// Of an image.
-    pub version: Option<Version>,
+    /// Of an image of version 3, which can have some.
+    pub bitmaps: Option<Vec<Bitmap>>,
 }
 
 /// Maps a disk of that format.
@@ -72,14 +73,16 @@ pub fn map(path: &Path, format: Format) -> Result<Mapped, Stop> {
         Format::Raw => {
             let source = open(path, Format::Raw, 1)?;
             let stretches = of_raw(&*source).map_err(|error| Stop::says(chain(&error)))?;
-            Ok(Mapped { stretches, size: source.size(), version: None })
+            Ok(Mapped { stretches, size: source.size(), bitmaps: None })
         }
         Format::Qcow2 => {
             let file = open_file(path, 1)?;
             let refused = |error: ImageError| image_error(path, &error, 1);
             let image = Image::open(&*file, &LIMITS).map_err(refused)?;
             let mappings = image.load(&*file).map_err(refused)?;
-            Ok(Mapped { stretches: of_image(&mappings), size: image.virtual_size(), version: Some(image.header().version) })
+            let listed = || bitmaps::list(&*file, image.facts()).map_err(refused);
+            let bitmaps = (image.header().version == Version::V3).then(listed).transpose()?;
+            Ok(Mapped { stretches: of_image(&mappings), size: image.virtual_size(), bitmaps })
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `qemu-img map`.
 
 use std::ffi::OsString;
-use std::io::stdout;
+use std::io::{BufWriter, Write as _, stdout};
 
 use super::getopt::{Known, Takes, flag, long, value};
 use super::{Ended, Report, Stop, images, one_file, read, refuse, report};
@@ -26,12 +26,13 @@ pub fn run(args: &[OsString]) -> Ended {
     let path = images::path_of(one_file("map", &typed)?)?;
     let format = images::format_of(&path, typed.last("format"), 1)?;
     let stretches = images::map(&path, format)?.stretches;
-    let mut out = stdout().lock();
+    let mut out = BufWriter::new(stdout().lock());
     match output {
         Report::Json => map::write_json(&stretches, &mut out)?,
         Report::Human => {
             map::write_text(&stretches, &path.display().to_string(), &mut out)?.map_err(|no| Stop::says(no.to_string()))?;
         }
     }
+    out.flush()?;
     Ok(0)
 }

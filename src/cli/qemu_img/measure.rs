@@ -9,7 +9,6 @@ use super::words::{Format, size};
 use super::{Ended, Report, Stop, images, read, refuse, report};
 use crate::cli::qemu::measure::{self, From};
 use crate::cli::qemu::write_json;
-use crate::qcow2::header::Version;
 use crate::units::ClusterBits;
 
 const USAGE: &str = "[-f FMT] [-O OUTPUT_FMT] [-o OPTIONS] [-U] [--output human|json] (--size SIZE | FILENAME)";
@@ -57,8 +56,7 @@ pub fn run(args: &[OsString]) -> Ended {
                 Format::Raw => measure::raw(images::open(&path, format, 1)?.size().0),
                 Format::Qcow2 => {
                     let mapped = images::map(&path, format)?;
-                    // Bitmaps are a thing of version 3.
-                    let from = if mapped.version == Some(Version::V3) { From::Image } else { From::Raw };
+                    let from = mapped.bitmaps.as_deref().map_or(From::Raw, From::Image);
                     measure::qcow2(mapped.size.0, measure::stored(&mapped.stretches, cluster), from, cluster)
                 }
             }

@@ -216,12 +216,6 @@ impl Image {
         &self.header
     }
 
-    /// The file's first bytes, at least its first cluster where that is no longer than 256 KiB.
-    #[must_use]
-    pub fn start(&self) -> &[u8] {
-        &self.start
-    }
-
     /// Bytes of the file.
     #[must_use]
     pub fn file_len(&self) -> ByteCount {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use crate::qcow2::{FileError, ImageFile};
-use crate::store::{ETag, ObjectKey, ObjectMeta, ObjectStore, Operation, StoreError};
+use crate::store::{ObjectKey, ObjectMeta, ObjectStore, Operation, StoreError};
 use crate::units::{ByteCount, HostOffset, MIB, to_u64, to_usize};
 
 /// Bytes in one request at most: a table or a batch that is longer is asked for in pieces, so that a line that breaks costs little.
@@ -31,18 +31,6 @@ impl StoredImage {
         let meta =
             found.ok_or_else(|| StoreError::NoSuchKey { operation: Operation { request: "HeadObject", target: url.clone() } })?;
         Ok(Self { store, key, url, meta, runtime })
-    }
-
-    /// What the store said of the object when it was opened.
-    #[must_use]
-    pub fn meta(&self) -> &ObjectMeta {
-        &self.meta
-    }
-
-    /// The version that is read.
-    #[must_use]
-    pub fn version(&self) -> &ETag {
-        &self.meta.etag
     }
 
     fn fill(&self, start: HostOffset, into: &mut [u8]) -> Result<(), StoreError> {

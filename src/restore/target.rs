@@ -416,3 +416,21 @@ impl Target {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_leads_elsewhere_when_it_is_opened_again_is_told() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, other) = (folder.path().join("disk"), folder.path().join("other"));
+        std::fs::write(&path, b"one").expect("written");
+        std::fs::write(&other, b"other").expect("written");
+        let found = rustix::fs::stat(&path).expect("it is there");
+        let again = || OwnedFd::from(File::open(&path).expect("opened"));
+        assert!(is_still("disk", &found, &again()).is_ok());
+        std::fs::rename(&other, &path).expect("replaced");
+        assert!(matches!(is_still("disk", &found, &again()), Err(TargetError::Replaced { .. })));
+    }
+}

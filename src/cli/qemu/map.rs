@@ -161,6 +161,9 @@ pub fn of_raw(source: &dyn Source) -> Result<Vec<Stretch>, SourceError> {
 /// # Errors
 /// Where `to` can't be written to.
 pub fn write_json(stretches: &[Stretch], to: &mut impl Write) -> io::Result<()> {
+    // A disk of no bytes has one stretch of none.
+    let none = [Stretch { zero: false, ..Stretch::new(0, 0, How::Absent, None) }];
+    let stretches = if stretches.is_empty() { &none } else { stretches };
     for (number, stretch) in stretches.iter().enumerate() {
         let Stretch { start, length, depth, present, zero, data, compressed, offset } = stretch;
         let offset = offset.map_or_else(String::new, |offset| format!(", \"offset\": {offset}"));
@@ -171,7 +174,7 @@ pub fn write_json(stretches: &[Stretch], to: &mut impl Write) -> io::Result<()> 
             if number == 0 { "[" } else { ",\n" },
         )?;
     }
-    writeln!(to, "{}", if stretches.is_empty() { "[]" } else { "]" })
+    writeln!(to, "]")
 }
 
 /// As `qemu-img map` prints it for people.

@@ -72,6 +72,10 @@ pub fn run(args: &[OsString]) -> Ended {
         other => Stop::Says(chain(&other), NOT_READ),
     })?;
     if let Some(difference) = compared.first.first() {
+        // QEMU looks behind the shorter one's end after it has warned of it.
+        if size != other_size && difference.offset.0 >= size.0.min(other_size.0) {
+            say("Warning: Image size mismatch!")?;
+        }
         // QEMU looks at whole sectors.
         say(&format!("Content mismatch at offset {}!", difference.offset.0 / SECTOR * SECTOR))?;
         return Ok(DIFFERENT);

@@ -22,6 +22,12 @@ fn pair(qemu: QemuImg) -> Pair {
     qemu.run(&["create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on"], &[&here("lazy.qcow2"), Path::new("1G")]).expect("made");
     qemu.run(&["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "b.qcow2"], &[&here("backed.qcow2")]).expect("made");
     qemu.run(&["snapshot", "-c", "before"], &[&here("lazy.qcow2")]).expect("made");
+    make(&[], "marked.qcow2");
+    for bitmap in [&["--add"][..], &["--add", "-g", "512"], &["--add", "--disable"]] {
+        let name = format!("bitmap{}", bitmap.len());
+        qemu.run(&[&["bitmap"], bitmap].concat(), &[&here("marked.qcow2"), Path::new(&name)]).expect("made");
+    }
+    qemu.run(&["create", "-q", "-f", "qcow2"], &[&here("empty.qcow2"), Path::new("0")]).expect("made");
     // A count that is too high, and one that is too low: the refcounts of clusters 5 and 6 of QEMU's own layout.
     let image = std::fs::read(here("b.qcow2")).expect("an image");
     for (name, at, count) in [("leaky.qcow2", 0x2_0000 + 2 * 40, 1), ("wrong.qcow2", 0x2_0000 + 2 * 6, 0)] {
@@ -34,7 +40,7 @@ fn pair(qemu: QemuImg) -> Pair {
     pair
 }
 
-const IMAGES: [&str; 11] = [
+const IMAGES: [&str; 13] = [
     "a.raw",
     "b.raw",
     "a.qcow2",
@@ -43,6 +49,8 @@ const IMAGES: [&str; 11] = [
     "zstd.qcow2",
     "sub.qcow2",
     "lazy.qcow2",
+    "marked.qcow2",
+    "empty.qcow2",
     "leaky.qcow2",
     "wrong.qcow2",
     "backed.qcow2",
@@ -128,6 +136,9 @@ fn disks_are_compared_with_qemus_verdict() {
         let mut disk = std::fs::read(folder.join("a.raw")).expect("a disk");
         disk.resize(6 << 20, 0);
         std::fs::write(folder.join("longer.raw"), &disk).expect("written");
+        disk[5_999_999] ^= 1;
+        std::fs::write(folder.join("tail.raw"), &disk).expect("written");
+        disk[5_999_999] ^= 1;
         disk[3_000_001] ^= 1;
         disk[4_000_000] ^= 1;
         std::fs::write(folder.join("other.raw"), &disk).expect("written");
@@ -138,6 +149,8 @@ fn disks_are_compared_with_qemus_verdict() {
         "compare -q a.raw old.qcow2",
         "compare a.raw longer.raw",
         "compare longer.raw sub.qcow2",
+        "compare a.raw tail.raw",
+        "compare tail.raw a.qcow2",
         "compare a.qcow2 other.raw",
         "compare -q a.qcow2 other.raw",
         "compare other.raw a.raw",

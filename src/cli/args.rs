@@ -30,11 +30,11 @@ pub struct Args {
     #[command(subcommand)]
     pub command: Command,
 
-    /// Say only what went wrong
+    /// Print errors only
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
 
-    /// Say more: each request to the store, each retry
+    /// Log every request to the store and every retry
     #[arg(short, long, global = true)]
     verbose: bool,
 
@@ -44,7 +44,7 @@ pub struct Args {
     pub log_format: LogFormat,
 
     // Read before everything else, by `settings`; here for the help, and so that it is no surprise.
-    /// The configuration [default: /etc/snapferry/config.toml, if it is there]
+    /// Configuration file [default: /etc/snapferry/config.toml, if it exists]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -63,40 +63,40 @@ impl Args {
 pub enum Command {
     /// Convert a raw device or file into a compressed qcow2 image, in a bucket or a file
     Convert(ConvertArgs),
-    /// Read an image back, decode all of it, and hold it against its manifest, its source, its checksum
+    /// Read an image back, decode all of it, and check it against its manifest, source or checksum
     Verify(VerifyArgs),
     /// Write an image's disk to a device or a file
     Restore(RestoreArgs),
-    /// Do what QEMU's tool of that name does: its options, words and exit codes; also when called by that name
+    /// Stand in for QEMU's tool of that name: same options, output and exit codes; also when called by that name
     #[command(disable_help_flag = true, disable_version_flag = true)]
     QemuImg(QemuImgArgs),
-    /// Tell what an image is
+    /// Show what an image is: format, sizes, codec, snapshots, bitmaps
     Info(InfoArgs),
-    /// Audit an image's tables, and decode its clusters
+    /// Audit an image's tables, and decode its clusters with --data
     Check(CheckArgs),
-    /// Show where the disk's bytes lie
+    /// Show where each stretch of the disk lies in the image
     Map(MapArgs),
-    /// Compare two disks, in images or not, byte for byte
+    /// Compare two disks, raw or in images, byte by byte
     Compare(CompareArgs),
-    /// Tell how large an image of a disk gets, compressed too
+    /// Estimate how large an image of a disk will be, optionally compressed
     Measure(MeasureArgs),
     /// Show or remove incomplete uploads in a bucket
     Uploads(UploadsArgs),
-    /// Carry a server's boot volume into another region's image library, from snapshot to image, without stopping the server
+    /// Replicate a server's boot volume into another region's image library, without stopping the server
     Replicate(Box<ReplicateArgs>),
-    /// Add servers to the fleet's queue, to be replicated by whichever worker is free
+    /// Queue servers for replication by whichever worker is free
     Enqueue(Box<EnqueueArgs>),
     /// Work on the fleet's jobs
     Worker(Box<WorkerArgs>),
     /// List, show, watch, cancel, retry and purge the fleet's jobs
     Jobs(JobsArgs),
-    /// Show of each server and region how old its last good image is
+    /// Show the age of each server's last good image, by region
     Status(StatusArgs),
-    /// Have servers enqueued at certain times
+    /// Manage schedules, which queue servers at certain times
     Schedule(ScheduleArgs),
-    /// Tell how long replicating a server will take, and what limits it
+    /// Estimate how long replicating a server takes, and what limits it
     Plan(PlanArgs),
-    /// Show what dead jobs have left in the cloud, and remove it
+    /// Find what dead jobs have left in the cloud, and remove it with --apply
     Gc(GcArgs),
     /// Show a server's boot volume: its size, storage, operating system, latest snapshot
     BootVolume(BootVolumeArgs),
@@ -106,18 +106,18 @@ pub enum Command {
     Provision(ProvisionArgs),
     /// List, rename, tag, delete and export images
     Images(ImagesArgs),
-    /// Look whether everything is as it has to be: identity, rights, bucket, devices, tools
+    /// Check the set-up: identity, rights, bucket, devices, queue, tools
     Doctor(DoctorArgs),
-    /// Show what is configured, and where it comes from
+    /// Show the settings in force, and where each comes from
     Config(ConfigArgs),
-    /// Print what a shell needs to complete commands and options
+    /// Generate shell completions
     Completions(CompletionsArgs),
     /// Print manual pages
     Man(ManArgs),
-    /// Show a server in a simulated cloud, convert its disk into the store there and back, beside qemu-img
+    /// Replicate a server in a simulated cloud, and convert its disk into the store there and back, beside qemu-img
     #[cfg(feature = "sim")]
     Demo(DemoArgs),
-    /// Run an embedded service, to try things on
+    /// Run a simulated cloud or object store to try things on
     #[cfg(feature = "sim")]
     Sim(SimArgs),
 }
@@ -142,7 +142,7 @@ pub struct ConvertArgs {
     #[arg(long)]
     pub in_use: bool,
 
-    /// How clusters are compressed: deflate is read by every importer, zstd is smaller and faster, none stores them as they are
+    /// How clusters are compressed: deflate is read by every importer, zstd is smaller, none stores them uncompressed
     #[arg(long, default_value = "deflate", value_name = "deflate|zstd|none")]
     pub codec: CodecChoice,
 
@@ -154,7 +154,7 @@ pub struct ConvertArgs {
     #[arg(long, default_value = "64k", value_name = "SIZE")]
     pub cluster_size: ByteCount,
 
-    /// Compression threads [default: one a core]
+    /// Compression threads [default: one per core]
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
 
@@ -166,7 +166,7 @@ pub struct ConvertArgs {
     #[arg(long, value_name = "N")]
     pub connections: Option<NonZeroUsize>,
 
-    /// Send at most so many bytes a second, as in 50M
+    /// Limit the upload rate, in bytes per second, e.g. 50M
     #[arg(long, value_name = "RATE")]
     pub limit: Option<ByteCount>,
 
@@ -178,7 +178,7 @@ pub struct ConvertArgs {
     #[arg(long)]
     pub no_hash: bool,
 
-    /// Read the image back and hold it against what was read; keep its SHA-256 in the manifest
+    /// Read the image back and compare it with what was read; record its SHA-256 in the manifest
     #[arg(long, conflicts_with_all = ["no_hash", "dry_run"])]
     pub verify: bool,
 
@@ -301,7 +301,7 @@ pub struct ReadingArgs {
     #[arg(long, default_value = "64T", value_name = "SIZE")]
     pub max_size: ByteCount,
 
-    /// Decoding threads [default: one a core]
+    /// Decoding threads [default: one per core]
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
 
@@ -356,11 +356,11 @@ pub struct RestoreArgs {
     #[arg(long)]
     pub force: bool,
 
-    /// Write the file through the page cache, for who reads it next
+    /// Write the file through the page cache, for whoever reads it next
     #[arg(long, requires = "output")]
     pub page_cache: bool,
 
-    /// What becomes of a device where the image holds zeros: skip is for one that is all zeros already
+    /// How zeros get onto a device; skip is for one that is all zeros already
     #[arg(long, default_value = "discard", value_name = "discard|write|skip", conflicts_with = "output")]
     pub zero: ZeroPolicy,
 
@@ -392,7 +392,7 @@ pub enum UploadsAction {
     List {
         #[command(flatten)]
         bucket: BucketArgs,
-        /// Only of keys that begin so
+        /// Only keys with this prefix
         #[arg(long, default_value = "", value_name = "TEXT")]
         prefix: String,
         /// Print JSON on stdout
@@ -433,7 +433,7 @@ pub struct ConfigArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum ConfigAction {
-    /// Print every setting: its value and where that was given
+    /// Print every setting, its value and where that comes from
     Show {
         /// Print JSON on stdout
         #[arg(long)]
@@ -468,7 +468,7 @@ pub enum SimAction {
 #[cfg(feature = "sim")]
 #[derive(Debug, Group)]
 pub struct SimStoreArgs {
-    /// Where it keeps its objects
+    /// Folder for its objects
     #[arg(long, value_name = "FOLDER")]
     pub dir: PathBuf,
 
@@ -476,11 +476,11 @@ pub struct SimStoreArgs {
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     pub port: u16,
 
-    /// Make this bucket if it is not there; may be given more than once
+    /// Create this bucket if it does not exist; may be given more than once
     #[arg(long, value_name = "NAME")]
     pub bucket: Vec<String>,
 
-    /// Misbehave as this JSON file says
+    /// Inject the faults that this JSON file describes
     #[arg(long, value_name = "FILE")]
     pub faults: Option<PathBuf>,
 }
@@ -488,7 +488,7 @@ pub struct SimStoreArgs {
 #[cfg(feature = "sim")]
 #[derive(Debug, Group)]
 pub struct SimRegionArgs {
-    /// Where it keeps everything
+    /// Folder for everything it keeps
     #[arg(long, value_name = "FOLDER")]
     pub dir: PathBuf,
 
@@ -512,11 +512,11 @@ pub struct SimRegionArgs {
     #[arg(long, value_name = "NAME", default_value = "web01")]
     pub server: String,
 
-    /// Make this bucket if it is not there; may be given more than once
+    /// Create this bucket if it does not exist; may be given more than once
     #[arg(long, value_name = "NAME")]
     pub bucket: Vec<String>,
 
-    /// The smallest volume and image, in GB
+    /// Smallest volume and image, in GB
     #[arg(long, value_name = "GB", default_value_t = 10)]
     pub least_capacity: u64,
 
@@ -524,7 +524,7 @@ pub struct SimRegionArgs {
     #[arg(long, value_name = "MS", default_value_t = 500)]
     pub delay_ms: u64,
 
-    /// Misbehave as this JSON file says
+    /// Inject the faults that this JSON file describes
     #[arg(long, value_name = "FILE")]
     pub faults: Option<PathBuf>,
 }

@@ -23,7 +23,7 @@ pub struct CompletionsArgs {
 #[derive(Debug, Group)]
 #[command(after_help = "Examples:\n  snapferry man | man -l -\n  snapferry man --to /usr/local/share/man/man1")]
 pub struct ManArgs {
-    /// Write a page for each command into this folder, in place of the first one on stdout
+    /// Write a page for each command into this folder, instead of the first one to stdout
     #[arg(long, value_name = "FOLDER")]
     pub to: Option<PathBuf>,
 }

@@ -40,7 +40,7 @@ pub struct RecoveryArgs {
     #[arg(long, value_name = "NAME")]
     pub bucket: Option<String>,
 
-    /// The bucket's region [default: the one of --to]
+    /// The bucket's region [default: that of --to]
     #[arg(id = "region", long = "bucket-region", value_name = "REGION")]
     pub bucket_region: Option<String>,
 
@@ -76,7 +76,7 @@ pub struct OutputArgs {
 /// How something is changed.
 #[derive(Clone, Copy, Debug, Group)]
 pub struct ChangeArgs {
-    /// Print what would be done, and do nothing
+    /// Print what would be done, and change nothing
     #[arg(long)]
     pub dry_run: bool,
 
@@ -110,7 +110,7 @@ pub struct SnapshotArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum SnapshotAction {
-    /// Take a snapshot of a server's boot volume, and wait until it is whole
+    /// Take a snapshot of a server's boot volume, and wait until it is complete
     Create(SnapshotCreateArgs),
     /// List snapshots, the newest first
     List(SnapshotListArgs),
@@ -217,11 +217,11 @@ pub struct ProvisionArgs {
     #[arg(long, value_name = "PROFILE")]
     pub profile: String,
 
-    /// The subnet, which gives the zone and the VPC too
+    /// The subnet, which determines the zone and the VPC
     #[arg(long, value_name = "NAME")]
     pub subnet: String,
 
-    /// The VPC, where several have a subnet of that name
+    /// The VPC, if several have a subnet of that name
     #[arg(long, value_name = "NAME")]
     pub vpc: Option<String>,
 
@@ -241,7 +241,7 @@ pub struct ProvisionArgs {
     #[arg(long, value_name = "PROFILE")]
     pub boot_profile: Option<String>,
 
-    /// What cloud-init is given
+    /// File with user data for cloud-init
     #[arg(long, value_name = "FILE")]
     pub user_data: Option<PathBuf>,
 
@@ -266,7 +266,7 @@ pub struct ImagesArgs {
 pub enum ImagesAction {
     /// List the account's own images
     List {
-        /// Only in these states, as in available,failed
+        /// Only in these states, e.g. available,failed
         #[arg(long, value_name = "STATE", value_delimiter = ',')]
         status: Vec<String>,
 
@@ -292,7 +292,7 @@ pub enum ImagesAction {
         #[command(flatten)]
         cloud: CloudArgs,
     },
-    /// Delete images; servers made from them go on
+    /// Delete images; servers made from them keep running
     Delete {
         /// The images, by name or id
         #[arg(value_name = "IMAGE", required = true)]
@@ -304,7 +304,7 @@ pub enum ImagesAction {
         #[command(flatten)]
         cloud: CloudArgs,
     },
-    /// Add tags to an image, or remove them; without any, list those that it has
+    /// Add tags to an image, or remove them; without tags, list those it has
     Tag {
         /// The image, by name or id
         #[arg(value_name = "IMAGE")]
@@ -318,7 +318,7 @@ pub enum ImagesAction {
         #[arg(long, requires = "tags")]
         remove: bool,
 
-        /// Print what would be done, and do nothing
+        /// Print what would be done, and change nothing
         #[arg(long)]
         dry_run: bool,
 
@@ -338,11 +338,11 @@ pub enum ImagesAction {
         #[arg(long, value_name = "NAME")]
         bucket: String,
 
-        /// The job's name, which is the object's too [default: IMAGE-UTC]
+        /// The job's name, and the object's [default: IMAGE-UTC]
         #[arg(long, value_name = "NAME")]
         name: Option<ResourceName>,
 
-        /// As what: qcow2 or vhd
+        /// Format: qcow2 or vhd
         #[arg(long, default_value = "qcow2", value_name = "FORMAT")]
         format: ExportFormat,
 

@@ -45,7 +45,7 @@ const HASTY: Policy = Policy {
     after_help = "Examples:\n  snapferry doctor\n  snapferry doctor --redis rediss://redis.example:6380 --redis-ca-file ca.pem\n  snapferry doctor --bucket images-us-east --bucket-region us-east --to us-east --json"
 )]
 pub struct DoctorArgs {
-    /// Where attached volumes turn up
+    /// Folder in which attached volumes turn up
     #[arg(long, default_value = BY_ID, value_name = "FOLDER")]
     pub device_folder: PathBuf,
 

@@ -36,7 +36,7 @@ pub struct QueueArgs {
     #[arg(long, value_name = "PEM")]
     pub redis_ca_file: Option<PathBuf>,
 
-    /// What all keys begin with, where several fleets share a server [default: snapferry]
+    /// Prefix of all keys, where several fleets share a Redis [default: snapferry]
     #[arg(long, value_name = "NAME")]
     pub redis_prefix: Option<String>,
 
@@ -52,11 +52,11 @@ pub struct ServersArgs {
     #[arg(value_name = "SERVER")]
     pub servers: Vec<String>,
 
-    /// More servers, one a line; # begins a comment
+    /// File with more servers, one per line; # begins a comment
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
 
-    /// More servers: all of the region that have this user tag now
+    /// All servers of the region that have this user tag now
     #[arg(long, value_name = "TAG")]
     pub tag: Option<Tag>,
 }
@@ -69,19 +69,19 @@ pub struct EnqueueArgs {
     #[command(flatten)]
     pub which: ServersArgs,
 
-    /// Take over the names in this plain list in Redis, as shell scripts have filled it, and empty it
+    /// Make a job of each name in this plain Redis list, as shell scripts filled it, and empty it
     #[arg(long, value_name = "LIST", num_args = 0..=1, default_missing_value = "queue", conflicts_with_all = ["servers", "file", "tag", "later", "at", "wait", "json"])]
     pub import_legacy: Option<String>,
 
-    /// Who goes first: 9 before 0
+    /// Priority, 0 to 9; 9 goes first
     #[arg(long, default_value = "5", value_name = "0-9")]
     pub priority: Priority,
 
-    /// Not before so long from now, as in 6h
+    /// Delay before the jobs may start, e.g. 6h
     #[arg(long = "in", value_name = "AGE")]
     pub later: Option<Age>,
 
-    /// Not before this time, as in 2026-01-31T02:30:00Z
+    /// Earliest start, e.g. 2026-01-31T02:30:00Z
     #[arg(long, value_name = "TIME", conflicts_with = "later")]
     pub at: Option<Timestamp>,
 
@@ -110,11 +110,11 @@ pub struct EnqueueArgs {
     after_help = "Examples:\n  snapferry worker\n  snapferry worker --concurrency 3\n\nSIGTERM: nothing more is claimed, what is being converted comes to its end, and then everything is given back; another worker goes on with it."
 )]
 pub struct WorkerArgs {
-    /// Conversions at once, each with a volume attached; jobs that only wait for the cloud come on top
+    /// Conversions at once, each with a volume attached; jobs that only wait for the cloud do not count
     #[arg(long, default_value = "2", value_name = "N")]
     pub concurrency: NonZeroUsize,
 
-    /// On SIGTERM, how long conversions may go on before they are given back half done
+    /// On SIGTERM, how long conversions may continue before they are given back unfinished
     #[arg(long, default_value = "14m", value_name = "AGE")]
     pub stop_within: Age,
 
@@ -122,7 +122,7 @@ pub struct WorkerArgs {
     #[arg(long, default_value = "30d", value_name = "AGE")]
     pub keep_jobs: Age,
 
-    /// Where /metrics, /healthz and /readyz are served, or off
+    /// Address that serves /metrics, /healthz and /readyz, or off
     #[arg(long, default_value = "127.0.0.1:9419", value_name = "ADDRESS|off")]
     pub metrics: MetricsAddress,
 
@@ -147,7 +147,7 @@ pub struct JobsArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum JobsAction {
-    /// List jobs: those that run, that wait, and that were over last
+    /// List jobs: running, waiting, and most recently finished
     List {
         /// Only in this state: ready, delayed, running, done, dead or cancelled
         #[arg(long, value_name = "STATE")]
@@ -163,7 +163,7 @@ pub enum JobsAction {
         #[command(flatten)]
         queue: QueueArgs,
     },
-    /// Show all that is known of a job
+    /// Show everything known about a job
     Show {
         /// The job
         #[arg(value_name = "JOB")]
@@ -175,13 +175,13 @@ pub enum JobsAction {
         #[command(flatten)]
         queue: QueueArgs,
     },
-    /// Show what has happened to jobs, or to one
+    /// Show the events of all jobs, or of one
     Logs {
         /// The job
         #[arg(value_name = "JOB")]
         job: Option<JobId>,
 
-        /// Go on with what happens from now on
+        /// Keep printing new events
         #[arg(short, long)]
         follow: bool,
 
@@ -191,7 +191,7 @@ pub enum JobsAction {
         #[command(flatten)]
         queue: QueueArgs,
     },
-    /// Watch jobs: what runs and how far it is, what waits, who works
+    /// Watch jobs: what runs and how far it is, what waits, which workers there are
     Watch {
         #[command(flatten)]
         queue: QueueArgs,
@@ -205,7 +205,7 @@ pub enum JobsAction {
         #[command(flatten)]
         queue: QueueArgs,
     },
-    /// Ready jobs once more that are dead or cancelled
+    /// Queue dead or cancelled jobs again
     Retry {
         /// The jobs
         #[arg(value_name = "JOB", required = true)]
@@ -214,9 +214,9 @@ pub enum JobsAction {
         #[command(flatten)]
         queue: QueueArgs,
     },
-    /// Forget jobs that have been over for long
+    /// Delete the records of jobs that finished long ago
     Purge {
-        /// For so long
+        /// Minimum time since they finished
         #[arg(long, default_value = "30d", value_name = "AGE")]
         older_than: Age,
 
@@ -247,11 +247,11 @@ impl FromStr for MetricsAddress {
     after_help = "Examples:\n  snapferry status\n  snapferry status --check --max-age 26h\n  snapferry status --forget web07\n\nWith --check: exit code 0 where every image is young enough, 8 where one is not, 6 where the queue can't be asked."
 )]
 pub struct StatusArgs {
-    /// Fail where an image is older than --max-age, or was never made
+    /// Exit with 8 if an image is older than --max-age, or was never made
     #[arg(long)]
     pub check: bool,
 
-    /// What is too old
+    /// Maximum allowed age
     #[arg(long, default_value = "26h", value_name = "AGE")]
     pub max_age: Age,
 
@@ -282,7 +282,7 @@ pub struct ScheduleArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum ScheduleAction {
-    /// List schedules: when they were and will be due
+    /// List schedules, when they were last due and will be next
     List {
         #[command(flatten)]
         output: OutputArgs,
@@ -290,12 +290,12 @@ pub enum ScheduleAction {
         #[command(flatten)]
         queue: QueueArgs,
     },
-    /// Add a schedule, or replace the one of that name; the workers see to it
+    /// Add a schedule, or replace the one of that name; workers carry it out
     #[command(
         after_help = "Examples:\n  snapferry schedule add nightly --cron '30 2 * * *' web01 web02 db01\n  snapferry schedule add weekly --cron '0 4 * * 0' --file servers.txt --priority 3"
     )]
     Add(Box<ScheduleAddArgs>),
-    /// Remove schedules; jobs that they have added stay
+    /// Remove schedules; jobs they have added stay
     Rm {
         /// Their names
         #[arg(value_name = "NAME", required = true)]
@@ -312,14 +312,14 @@ pub struct ScheduleAddArgs {
     #[arg(value_name = "NAME")]
     pub name: String,
 
-    /// When: minute, hour, day, month, weekday, in UTC, as in cron(5)
+    /// When: minute, hour, day, month, weekday, in UTC, see cron(5)
     #[arg(long, value_name = "FIELDS")]
     pub cron: String,
 
     #[command(flatten)]
     pub which: ServersArgs,
 
-    /// Who goes first: 9 before 0
+    /// Priority, 0 to 9; 9 goes first
     #[arg(long, default_value = "5", value_name = "0-9")]
     pub priority: Priority,
 

@@ -19,7 +19,7 @@ use crate::worker::{Age, Newest};
     after_help = "Examples:\n  snapferry replicate web01 --to us-east --bucket images-us-east\n  snapferry replicate web01 --to us-east --bucket images-us-east --dry-run\n  snapferry replicate --resume\n  snapferry replicate --abandon 01kb3v9w6rj0c2xq4m8s5t7yza"
 )]
 pub struct ReplicateArgs {
-    /// The server; its boot volume is carried (data volumes are not)
+    /// The server; its boot volume is replicated, data volumes are not
     #[arg(value_name = "SERVER", required_unless_present_any = ["resume", "abandon"])]
     pub server: Option<String>,
 
@@ -28,7 +28,7 @@ pub struct ReplicateArgs {
     #[arg(long, value_name = "JOB", num_args = 0..=1, default_missing_value = "all", conflicts_with_all = ["abandon", "dry_run"])]
     pub resume: Option<Resumed>,
 
-    /// Give up a job, and remove what it has made
+    /// Give up an unfinished job, and remove what it has made
     #[arg(long, value_name = "JOB", conflicts_with_all = ["server", "dry_run"])]
     pub abandon: Option<JobId>,
 
@@ -56,11 +56,11 @@ pub struct ReplicateArgs {
 #[derive(Clone, Debug, Group)]
 #[command(next_help_heading = "The job")]
 pub struct HowArgs {
-    /// Read this snapshot, by name or id, in place of a new one; it is left as it is
+    /// Use this snapshot, by name or id, instead of taking one; it is left as it is
     #[arg(long, value_name = "SNAPSHOT")]
     pub from_snapshot: Option<String>,
 
-    /// Restore the volume from a clone in this server's zone: at full speed at once, billed by the hour
+    /// Restore the volume from a fast-restore clone in this server's zone: full speed at once, billed by the hour
     #[arg(long)]
     pub fast_restore_clone: bool,
 
@@ -76,7 +76,7 @@ pub struct HowArgs {
     #[arg(long, value_name = "NAME")]
     pub image_name: Option<ResourceName>,
 
-    /// Stop once the object is in the bucket, and import nothing
+    /// Stop once the object is in the bucket; import nothing
     #[arg(long)]
     pub no_import: bool,
 
@@ -92,7 +92,7 @@ pub struct HowArgs {
     #[arg(long, default_value = "fast", value_name = "fast|balanced|small|smallest")]
     pub level: Level,
 
-    /// What the keys of objects begin with, as in nightly/
+    /// Prefix of the objects' keys, e.g. nightly/
     #[arg(long, default_value = "", value_name = "TEXT")]
     pub prefix: String,
 
@@ -129,27 +129,27 @@ impl std::str::FromStr for Resumed {
 #[derive(Clone, Copy, Debug, Group)]
 #[command(next_help_heading = "Retention")]
 pub struct RetentionArgs {
-    /// Keep the newest so many snapshots of the server, at least one
+    /// Snapshots of the server to keep, newest first (at least 1)
     #[arg(long, default_value = "1", value_name = "N|all")]
     pub keep_snapshots: Newest,
 
-    /// Keep the newest so many images of the server, the latest among them
+    /// Images of the server to keep, newest first, the latest included
     #[arg(long, default_value = "2", value_name = "N|all")]
     pub keep_images: Newest,
 
-    /// Keep the newest so many objects of the server
+    /// Objects of the server to keep, newest first
     #[arg(long, default_value = "2", value_name = "N|all")]
     pub keep_objects: Newest,
 
-    /// Beyond those, keep snapshots that are younger, as in 7d
+    /// Also keep snapshots younger than this, e.g. 7d
     #[arg(long, value_name = "AGE")]
     pub snapshot_age: Option<Age>,
 
-    /// Beyond those, keep images that are younger
+    /// Also keep images younger than this
     #[arg(long, value_name = "AGE")]
     pub image_age: Option<Age>,
 
-    /// Beyond those, keep objects that are younger
+    /// Also keep objects younger than this
     #[arg(long, value_name = "AGE")]
     pub object_age: Option<Age>,
 }
@@ -166,19 +166,19 @@ pub struct PlaceArgs {
     #[arg(long, value_name = "ID")]
     pub instance: Option<String>,
 
-    /// Where attached volumes turn up
+    /// Folder in which attached volumes turn up
     #[arg(long, default_value = BY_ID, value_name = "FOLDER")]
     pub device_folder: PathBuf,
 
-    /// Take regular files there for devices, as a simulated cloud has them where it is not root
+    /// Accept regular files as devices, for a simulated cloud that does not run as root
     #[arg(long)]
     pub device_files: bool,
 
-    /// Ask the cloud so often while waiting [default: every 2 s at first, later every 10 s]
+    /// Polling interval while waiting for the cloud [default: 2 s at first, later 10 s]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub poll_every: Option<Duration>,
 
-    /// Give up a wait after so long, as in 2h [default: by step, 2 minutes to 12 hours]
+    /// Longest wait for any one state, e.g. 2h [default: by step, 2 minutes to 12 hours]
     #[arg(long, value_name = "AGE")]
     pub wait_at_most: Option<Age>,
 }
@@ -226,11 +226,11 @@ pub struct GcArgs {
     #[arg(long)]
     pub apply: bool,
 
-    /// Take nothing younger for a leftover: longer than the longest job
+    /// Ignore anything younger than this; must exceed your longest job
     #[arg(long, default_value = "24h", value_name = "AGE")]
     pub min_age: Age,
 
-    /// What the keys of objects begin with, as for replicate
+    /// Prefix of the objects' keys, as for replicate
     #[arg(long, default_value = "", value_name = "TEXT")]
     pub prefix: String,
 

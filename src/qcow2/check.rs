@@ -12,6 +12,7 @@ use crate::qcow2::bitmaps;
 use crate::qcow2::header::Version;
 use crate::qcow2::image::{Image, ImageError, ImageFile};
 use crate::qcow2::l2::{COMPRESSED, COPIED, OFFSET, READS_ZERO, compressed_offset_bits};
+use crate::qcow2::mappings::SUBCLUSTERS;
 use crate::qcow2::references::{Noted, References, Use};
 use crate::qcow2::snapshots::{self, Snapshot};
 use crate::units::{ClusterBits, GuestOffset, HostCluster, HostOffset, MIB, SECTOR, to_u64, to_usize};
@@ -363,6 +364,15 @@ impl Audit<'_> {
             wrong("points between two clusters");
         }
         if *fragments == Fragments::Count {
+            // What lies past the disk's end need not be in the file, nor what follows the last subcluster that is.
+            let disk_left = self.image.virtual_size().0.saturating_sub(guest.0);
+            let subclusters = bitmap.map_or(SUBCLUSTERS, |_| u64::BITS - allocated.leading_zeros());
+            let end = host + (cluster.size() / u64::from(SUBCLUSTERS) * u64::from(subclusters)).min(disk_left);
+            let file_len = self.image.file_len().0;
+            // A cluster that is wholly past the file's end QEMU counts; the rest of a cut one it reads as zeros.
+            if word & READS_ZERO == 0 && host < file_len && end > file_len {
+                wrong_as(Severity::Hidden, "leads to a cluster that the file ends within");
+            }
             report.allocated_clusters += times;
             if next.is_some_and(|next| next != host) {
                 report.fragmented_clusters += times;

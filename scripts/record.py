@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "target/release/snapferry"
 PICTURE = ROOT / "docs/terminal.svg"
 TYPED = "snapferry replicate web01 --to us-east --bucket images"
-COLUMNS, ROWS = 140, 18
+COLUMNS, ROWS = 160, 18
 # Of a character, in pixels.
 WIDTH, HEIGHT = 8.4, 18
 MARGIN = 14

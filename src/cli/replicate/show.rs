@@ -56,7 +56,7 @@ fn doing(step: Step) -> &'static str {
         Step::Import => "having the image imported",
         Step::Available => "waiting for the image",
         Step::Promote => "making it the latest",
-        Step::Mark => "marking the snapshot as done with",
+        Step::Mark => "marking the snapshot as done",
         Step::Prune => "looking for what retention does not keep",
     }
 }

@@ -64,7 +64,7 @@ pub(super) async fn mark(run: &mut Run<'_>) -> Result<String, Fault> {
         run.intend(Step::Mark, &own.name).await?;
         home.tag_snapshot(&own.id, &[done]).await?;
     }
-    Ok(format!("{} is done with", own.name))
+    Ok(format!("{} is marked as done", own.name))
 }
 
 pub(super) async fn undo(run: &mut Run<'_>) -> Result<(), Fault> {

@@ -46,7 +46,7 @@ pub fn run(args: &GcArgs, verbosity: Verbosity) -> anyhow::Result<Code> {
         if args.apply {
             for finding in found.leftovers() {
                 // Removing may take hours: somebody may have taken the job up since we looked.
-                if self::rules(args, &journals, queue.as_ref()).await?.live.contains(&finding.run) {
+                if live(&journals, queue.as_ref()).await?.contains(&finding.run) {
                     continue;
                 }
                 let outcome = remove(finding, &places, &rules).await;
@@ -91,26 +91,37 @@ fn places(args: &GcArgs, cloud: &Cloud) -> anyhow::Result<Places> {
 
 /// What this machine works on is no leftover, however old it is, nor is what the fleet has still to do.
 async fn rules(args: &GcArgs, journals: &JournalFolder, queue: Option<&RedisQueue>) -> anyhow::Result<Rules> {
-    let (mut live, mut known) = (BTreeSet::new(), BTreeSet::new());
+    let mut known = BTreeSet::new();
     for read in journals.all()? {
-        let run = read.job.names()?.run.to_string();
-        if journals.is_busy(read.job.id) {
-            live.insert(run.clone());
-        }
-        known.insert(run);
+        known.insert(read.job.names()?.run.to_string());
     }
-    if let Some(queue) = queue {
-        for queued in queue.jobs_in(&JobState::ALL, usize::MAX).await? {
-            let Ok(job) = serde_json::from_str::<Job>(&queued.spec) else { continue };
-            let run = job.names()?.run.to_string();
-            if !queued.state.is_over() {
-                live.insert(run.clone());
-            }
-            known.insert(run);
-        }
-    }
+    known.extend(queued(queue, &JobState::ALL).await?);
+    let live = live(journals, queue).await?;
     let Age(min_age) = args.min_age;
     Ok(Rules { min_age, live, known, clock: Arc::new(SystemClock), waits: waits(&args.place) })
+}
+
+/// The runs that somebody works on, or has still to: of a fleet's jobs only those that are open are asked for, since there are few.
+async fn live(journals: &JournalFolder, queue: Option<&RedisQueue>) -> anyhow::Result<BTreeSet<String>> {
+    let mut live = BTreeSet::new();
+    for read in journals.all()?.into_iter().filter(|read| journals.is_busy(read.job.id)) {
+        live.insert(read.job.names()?.run.to_string());
+    }
+    let open: Vec<JobState> = JobState::ALL.into_iter().filter(|state| !state.is_over()).collect();
+    live.extend(queued(queue, &open).await?);
+    Ok(live)
+}
+
+/// The runs of the fleet's jobs in these states.
+async fn queued(queue: Option<&RedisQueue>, states: &[JobState]) -> anyhow::Result<Vec<String>> {
+    let Some(queue) = queue else { return Ok(Vec::new()) };
+    let mut runs = Vec::new();
+    for queued in queue.jobs_in(states, usize::MAX).await? {
+        // What another version has put there is not ours to judge.
+        let Ok(job) = serde_json::from_str::<Job>(&queued.spec) else { continue };
+        runs.push(job.names()?.run.to_string());
+    }
+    Ok(runs)
 }
 
 /// How many leftovers there are still, of each kind of which all were seen.

@@ -106,6 +106,7 @@ test: test-tools check-terraform ## The whole test suite; installs what it needs
 		$(CARGO) test --locked --features testing --lib --bins --tests --examples
 	fi
 	$(CARGO) test --locked --features testing --doc
+	SNAPFERRY=$(CURDIR)/target/debug/snapferry $(CARGO) test --locked --manifest-path tests/qcow2-rs/Cargo.toml --target-dir target/qcow2-rs --tests
 	if [[ -s target/skipped.txt ]]; then
 		printf 'Skipped on this machine:\n'
 		LC_ALL=C sort -u target/skipped.txt
@@ -130,7 +131,7 @@ lint: check-units check-packaging ## Format, clippy with and without features, d
 	$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
 	$(CARGO) clippy --locked --lib --bins --no-default-features -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items --all-features
-	if [[ -f fuzz/Cargo.toml ]]; then $(CARGO) fmt --check --manifest-path fuzz/Cargo.toml; fi
+	for package in fuzz tests/qcow2-rs; do $(CARGO) fmt --check --manifest-path $$package/Cargo.toml; done
 	if command -v shellcheck >/dev/null; then
 		shellcheck $(SCRIPTS)
 	elif [[ $${CI:-} == true ]]; then

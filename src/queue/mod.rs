@@ -41,7 +41,7 @@ pub use connection::RedisConfig;
 pub use job::{
     Counts, Delivered, Enqueued, Good, Happening, Heard, Job, JobState, NewJob, Priority, Reaped, Schedule, Since, Surveyed,
 };
-pub use legacy::{Imported, import_legacy};
+pub use legacy::{Imported, MOST_NAMES, import_legacy};
 pub use memory::MemoryQueue;
 pub use redis::RedisQueue;
 

@@ -15,7 +15,7 @@ use crate::cli::replicate::job_of;
 use crate::cli::signals::{self, Left};
 use crate::clock::SystemClock;
 use crate::job::JobId;
-use crate::queue::{Enqueued, Imported, Job, JobState, NewJob, Queue, QueueError, RedisQueue, import_legacy};
+use crate::queue::{Enqueued, Imported, Job, JobState, MOST_NAMES, NewJob, Queue, QueueError, RedisQueue, import_legacy};
 use crate::worker::Age;
 
 /// How often is looked whether the jobs are over.
@@ -78,7 +78,7 @@ fn wait_until_due(args: &EnqueueArgs) -> Duration {
 
 /// Takes over a plain list of names.
 async fn import(queue: &RedisQueue, list: &str, new: impl Fn(&str) -> anyhow::Result<NewJob>) -> anyhow::Result<Code> {
-    let imported = import_legacy(queue, list, |server| match new(server) {
+    let imported = import_legacy(queue, list, MOST_NAMES, |server| match new(server) {
         Ok(job) => Some(job),
         Err(error) => {
             tracing::warn!("{server:?} makes no job: {error:#}");
@@ -86,13 +86,19 @@ async fn import(queue: &RedisQueue, list: &str, new: impl Fn(&str) -> anyhow::Re
         }
     })
     .await?;
-    let Imported { added, open_already, refused } = imported;
+    let Imported { added, open_already, refused, left } = imported;
     writeln!(stdout().lock(), "{added} jobs from the list {list}, {open_already} were in the queue already")?;
-    if refused.is_empty() {
-        return Ok(Code::Done);
+    if !refused.is_empty() {
+        tracing::warn!("what makes no job is kept in the list {list}:snapferry-refused");
     }
-    tracing::warn!("what makes no job is kept in the list {list}:snapferry-refused");
-    Ok(Code::Usage)
+    if left > 0 {
+        tracing::warn!("{left} names are left in the list {list}: run the same command again");
+    }
+    Ok(match (left, refused.is_empty()) {
+        (0, true) => Code::Done,
+        (0, false) => Code::Usage,
+        _ => Code::Queue,
+    })
 }
 
 /// Waits until all are over. That somebody stops waiting stops no job.

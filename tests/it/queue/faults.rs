@@ -6,7 +6,7 @@ use std::time::Duration;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use snapferry::queue::examine::{Severity, ask, judge};
 use snapferry::queue::{
-    Counts, Held, Imported, JobState, Lease, Queue, QueueError, RedisConfig, RedisQueue, Timing, Token, import_legacy,
+    Counts, Held, Imported, JobState, Lease, MOST_NAMES, Queue, QueueError, RedisConfig, RedisQueue, Timing, Token, import_legacy,
 };
 use snapferry::retry::Class;
 use snapferry::secret::Secret;
@@ -93,20 +93,24 @@ async fn the_old_list_is_taken_over_and_what_was_left_half_way_too() {
     redis.command(&["RPUSH", "queue", "web01", "", "web02", "web01"]).await;
     redis.command(&["RPUSH", "queue:snapferry-import", "web00"]).await;
     let made = |name: &str| (!name.is_empty()).then(|| job(name));
-    let imported = import_legacy(&queue, "queue", made).await.unwrap();
-    assert_eq!(imported, Imported { added: 3, open_already: 1, refused: vec![String::new()] });
+    let imported = import_legacy(&queue, "queue", MOST_NAMES, made).await.unwrap();
+    assert_eq!(imported, Imported { added: 3, open_already: 1, refused: vec![String::new()], left: 0 });
     let ready = queue.jobs(JobState::Ready, 10).await.unwrap();
     let mut servers: Vec<&str> = ready.iter().map(|job| job.server.as_str()).collect();
     servers.sort_unstable();
     assert_eq!(servers, ["web00", "web01", "web02"]);
     let left = redis.command(&["EXISTS", "queue", "queue:snapferry-import"]).await;
     assert!(matches!(left, redis::Value::Int(0)), "{left:?}");
-    assert_eq!(import_legacy(&queue, "queue", made).await.unwrap(), Imported::default());
+    assert_eq!(import_legacy(&queue, "queue", MOST_NAMES, made).await.unwrap(), Imported::default());
     redis.command(&["RPUSH", "queue", "web03"]).await;
     redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    assert_eq!(import_legacy(&queue, "queue", made).await.unwrap_err().class(), Class::Transient);
+    assert_eq!(import_legacy(&queue, "queue", MOST_NAMES, made).await.unwrap_err().class(), Class::Transient);
     redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
-    assert_eq!(import_legacy(&queue, "queue", made).await.unwrap(), Imported { added: 1, ..Imported::default() });
+    assert_eq!(import_legacy(&queue, "queue", MOST_NAMES, made).await.unwrap(), Imported { added: 1, ..Imported::default() });
+    // What one call does not take is told, and is there for the next.
+    redis.command(&["RPUSH", "queue", "web04", "web05", "web06"]).await;
+    assert_eq!(import_legacy(&queue, "queue", 2, made).await.unwrap(), Imported { added: 2, left: 1, ..Imported::default() });
+    assert_eq!(import_legacy(&queue, "queue", 2, made).await.unwrap(), Imported { added: 1, ..Imported::default() });
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,9 +20,10 @@ fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// README, docs and the folders' own, with their text.
+/// The documents at the root, those in docs and the folders' own, with their text.
 fn documents() -> Vec<(PathBuf, String)> {
-    let mut found = vec![root().join("README.md")];
+    let mut found: Vec<PathBuf> =
+        ["README.md", "DESIGN.md", "CONTRIBUTING.md", "SECURITY.md"].iter().map(|name| root().join(name)).collect();
     for folder in ["docs", "systemd", "benches", "terraform"] {
         collect(&root().join(folder), &mut found);
     }

@@ -140,6 +140,7 @@ fn code_for(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
         return match error {
             GcError::Cloud { source, .. } => code_for(source),
             GcError::Store { source, .. } => code_for(source),
+            GcError::Retention(fault) => code_of_fault(fault),
             GcError::Names(_) => Some(Code::Usage),
         };
     }
@@ -186,7 +187,10 @@ fn code_of_fault(fault: &Fault) -> Option<Code> {
         Fault::ReadBack(error) => code_of_restore(error),
         Fault::Source(error) => Some(code_of_source(error)),
         Fault::Device(_) => Some(Code::Source),
-        Fault::Names(_) | Fault::Journal(_) | Fault::Obstacles { .. } => Some(Code::Usage),
+        Fault::Names(_) | Fault::Journal(_) | Fault::Obstacles { .. } | Fault::UnderWay { .. } | Fault::Over { .. } => {
+            Some(Code::Usage)
+        }
+        Fault::TakenOver { .. } | Fault::NoTurn { .. } => Some(Code::Cloud),
         Fault::NotTheSame { .. } | Fault::WrongFile { .. } | Fault::NoSum { .. } => Some(Code::Image),
         Fault::OutOfTurn { .. } | Fault::Died => Some(Code::Unexpected),
         Fault::Stopped => Some(Code::Interrupted),

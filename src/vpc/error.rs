@@ -125,6 +125,18 @@ pub enum VpcError {
         /// The API's own reasons.
         reasons: Vec<String>,
     },
+    /// It is busy with another change, and was so until the deadline.
+    #[error("{what} is still busy with another change after {} s: {request}: {refusal} (request {})", waited.as_secs(), request.id)]
+    Busy {
+        /// What is busy.
+        what: String,
+        /// How long it was waited for.
+        waited: Duration,
+        /// What was asked last.
+        request: Request,
+        /// IBM's own words.
+        refusal: Refusal,
+    },
     /// We were told to stop.
     #[error("{what}: stopped")]
     Cancelled {
@@ -167,6 +179,7 @@ impl VpcError {
     pub fn class(&self) -> Class {
         match self {
             Self::Refused { refusal, .. } => refusal.class(),
+            Self::Busy { .. } => Class::Throttled,
             Self::Unreachable { .. } | Self::Lost { .. } | Self::TimedOut { .. } => Class::Transient,
             Self::Identity { source, .. } => source.class(),
             Self::Cancelled { .. } => Class::Cancelled,

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::error::{Request, VpcError};
 use super::refusal::Refusal;
-use super::wait::Watch;
+use super::wait::{Waits, Watch};
 use crate::cancel::Cancel;
 use crate::clock::Clock;
 use crate::fence::Fence;
@@ -63,6 +63,8 @@ pub struct Policy {
     pub backoff: Backoff,
     /// How long a list may not yet show what was made: seconds, as eventual consistency goes.
     pub list_lag: Duration,
+    /// How something that is busy is waited for.
+    pub waits: Waits,
 }
 
 impl Default for Policy {
@@ -74,6 +76,7 @@ impl Default for Policy {
             budget: Duration::from_secs(5 * 60),
             backoff: Backoff { attempts: 10, first: Duration::from_secs(1), longest: Duration::from_secs(30) },
             list_lag: Duration::from_secs(60),
+            waits: Waits::USUAL,
         }
     }
 }
@@ -212,7 +215,9 @@ impl Line {
             let tried = matches!(err, VpcError::Identity { .. });
             let stranger =
                 next >= STRANGER && matches!(&err, VpcError::Unreachable { request, .. } if !self.heard.of(&request.host));
-            let again = !tried && !stranger && err.class().is_retryable() && (call.repeat == Repeat::Freely || !err.is_ambiguous());
+            // Somebody has to look at what is busy first (`client/conflict`).
+            let busy = matches!(&err, VpcError::Refused { refusal, .. } if refusal.is_conflict());
+            let again = !tried && !stranger && !busy && err.class().is_retryable() && (call.repeat == Repeat::Freely || !err.is_ambiguous());
             next += 1;
             let wait = self.policy.backoff.wait_before(next).filter(|_| again).map(|wait| match &err {
                 VpcError::Refused { refusal, .. } => wait.max(refusal.retry_after.unwrap_or_default()),

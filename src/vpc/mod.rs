@@ -9,6 +9,7 @@
 //! | file | what it knows |
 //! |---|---|
 //! | `client/` | the API's operations, one file a noun |
+//! | `client/conflict` | changes that meet something busy: look, adopt, wait, or tell |
 //! | `client/create` | names as keys: never two of a thing, whatever becomes of the answers |
 //! | `client/lists` | pages |
 //! | `http` | one request: token, headers, deadline, and when to send it again |
@@ -42,4 +43,4 @@ pub use names::{
     ResourceName, SecurityGroupId, SnapshotId, SubnetId, Tag, VolumeId, VpcId,
 };
 pub use refusal::{Fault, Refusal};
-pub use wait::{LogWatch, Patience, Sighting, Verdict, Waiting, Watch};
+pub use wait::{LogWatch, Patience, Sighting, Verdict, Waiting, Waits, Watch};

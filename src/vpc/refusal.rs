@@ -73,6 +73,12 @@ impl Refusal {
         self.faults.iter().any(|fault| fault.target.as_deref() == Some(target))
     }
 
+    /// Whether what was to be changed may only be busy with another change: whoever asked has to look.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        self.status == 409 || self.has("snapshots_source_volume_busy")
+    }
+
     /// What it means for another attempt.
     ///
     /// 429 and all 5xx but 501 are tried again, as IBM's SDKs do (go-sdk-core, `core/base_service.go`), and so is 408. A source

@@ -49,6 +49,8 @@ impl Patience {
     pub const EXPORT: Self = Self::hours(12);
     /// A server to come up.
     pub const INSTANCE: Self = Self::hours(1);
+    /// Something that is busy with another change, to be through with it; where a step has a deadline of its own, that one counts.
+    pub const BUSY: Self = Self { deadline: Duration::from_secs(30 * 60), ..Self::hours(0) };
 
     const fn hours(hours: u64) -> Self {
         Self { first: FIRST, longest: LONGEST, deadline: Duration::from_secs(hours * 3600) }
@@ -64,6 +66,33 @@ impl Patience {
     fn interval(&self, asked: u32) -> Duration {
         let exponent = i32::try_from(asked.saturating_sub(1).min(32)).unwrap_or(32);
         self.first.mul_f64(GROWTH.powi(exponent)).min(self.longest)
+    }
+}
+
+/// How often the cloud is asked, and for how long, where a user wants it otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waits {
+    /// Asked so often from the start, in place of growing intervals of 2 to 10 s.
+    pub every: Option<Duration>,
+    /// Given up after so long, in place of each wait's own deadline.
+    pub at_most: Option<Duration>,
+}
+
+impl Waits {
+    /// Each wait by its own intervals and deadline.
+    pub const USUAL: Self = Self { every: None, at_most: None };
+
+    /// `patience` with what the user wants otherwise.
+    #[must_use]
+    pub fn of(self, patience: Patience) -> Patience {
+        let asked = match self.every {
+            Some(every) => Patience { first: every, longest: every, ..patience },
+            None => patience,
+        };
+        match self.at_most {
+            Some(deadline) => asked.within(deadline),
+            None => asked,
+        }
     }
 }
 
@@ -165,7 +194,7 @@ impl Waiting<'_> {
     }
 
     /// The wait before the next look, cut at the deadline, after which there is one more look.
-    async fn pause(&self, begun: Instant, asked: u32, last: &(String, Vec<String>)) -> Result<(), VpcError> {
+    pub(super) async fn pause(&self, begun: Instant, asked: u32, last: &(String, Vec<String>)) -> Result<(), VpcError> {
         let waited = self.clock.instant().duration_since(begun);
         let left = self.patience.deadline.saturating_sub(waited);
         if left.is_zero() {

@@ -1,6 +1,7 @@
 //! Why a step did not go through, and why a job did not.
 
 use std::fmt;
+use std::time::{Duration, SystemTime};
 
 use super::gc::GcError;
 use super::journal::JournalError;
@@ -47,6 +48,47 @@ pub enum Fault {
     Obstacles {
         /// All that were found.
         obstacles: Vec<Obstacle>,
+    },
+    /// Somebody else replicates the same server into the same region, and was first.
+    #[error(
+        "job {job} for {server} into {region} is under way on {host} since {}, and not done: two at once would be in each other's way",
+        crate::clock::rfc3339(*since)
+    )]
+    UnderWay {
+        /// The other job.
+        job: JobId,
+        /// The server.
+        server: String,
+        /// The recovery region.
+        region: String,
+        /// Who has it.
+        host: String,
+        /// Since when.
+        since: SystemTime,
+    },
+    /// Somebody else has taken this job up.
+    #[error("{host} has taken job {job} over: nothing more is changed here")]
+    TakenOver {
+        /// The job.
+        job: JobId,
+        /// Who has it.
+        host: String,
+    },
+    /// It can't be given up any more.
+    #[error("job {job} is done, and what it made is in use: {why}")]
+    Over {
+        /// The job.
+        job: JobId,
+        /// What shows it.
+        why: String,
+    },
+    /// Another job of this machine attaches or detaches all the time.
+    #[error("server {server} is still being attached to, or detached from, by another job of this machine after {} s", waited.as_secs())]
+    NoTurn {
+        /// The server.
+        server: String,
+        /// How long the turn was waited for.
+        waited: Duration,
     },
     /// What was read back is not what was read from the disk.
     #[error("the image {url} does not hold what was read from the volume: {finding}")]
@@ -139,9 +181,11 @@ impl Fault {
             Self::ReadBack(error) => error.class(),
             Self::Journal(error) => error.class(),
             Self::Stopped => Class::Cancelled,
-            Self::NotTheSame { .. } => Class::Transient,
+            Self::NotTheSame { .. } | Self::UnderWay { .. } | Self::NoTurn { .. } => Class::Transient,
+            Self::TakenOver { .. } => Class::LeaseLost,
             Self::Names(_)
             | Self::Obstacles { .. }
+            | Self::Over { .. }
             | Self::WrongFile { .. }
             | Self::NoSum { .. }
             | Self::OutOfTurn { .. }
@@ -214,6 +258,7 @@ impl From<GcError> for Fault {
         match error {
             GcError::Cloud { source, .. } => Self::Cloud(source),
             GcError::Store { source, .. } => Self::Store(source),
+            GcError::Retention(fault) => *fault,
             GcError::Names(error) => Self::Names(error.into()),
         }
     }

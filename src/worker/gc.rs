@@ -10,8 +10,12 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+use super::catchup::{self, Overdue};
+use super::error::Fault;
+use super::holdings::Thing;
 use super::names::{self, JobNames, has};
 use super::site::Waits;
+use super::turns::Turns;
 use crate::clock::Clock;
 use crate::job::JobId;
 use crate::retry::{Class, chain};
@@ -43,6 +47,9 @@ pub enum GcError {
         #[source]
         source: StoreError,
     },
+    /// What there is to prune, or whose turn it is.
+    #[error("{0}")]
+    Retention(#[source] Box<Fault>),
     /// Never: our own tags are tags.
     #[error(transparent)]
     Names(#[from] NameError),
@@ -55,6 +62,7 @@ impl GcError {
         match self {
             Self::Cloud { source, .. } => source.class(),
             Self::Store { source, .. } => source.class(),
+            Self::Retention(fault) => fault.class(),
             Self::Names(_) => Class::Permanent,
         }
     }
@@ -72,12 +80,14 @@ fn bucket(what: impl Into<String>) -> impl FnOnce(StoreError) -> GcError {
 
 /// Where to look. What is not given is not looked at, and the report says so.
 pub struct Places {
+    /// Who may detach from a server.
+    pub turns: Turns,
     /// The servers' region: volumes, snapshots, clones.
     pub home: RegionClient,
     /// The recovery region: images, and the tags by which they are ours.
     pub away: Option<(RegionClient, Tagging)>,
-    /// The bucket and what our keys in it begin with: uploads, objects.
-    pub bucket: Option<(Arc<dyn ObjectStore>, String)>,
+    /// The bucket, what our keys in it begin with, and its name: uploads, objects.
+    pub bucket: Option<(Arc<dyn ObjectStore>, String, String)>,
 }
 
 /// What makes something a leftover.
@@ -145,6 +155,17 @@ enum Which {
     Volume(VolumeId),
     Clone(SnapshotId, String),
     Snapshot(SnapshotId),
+    Overdue(Thing),
+}
+
+/// What makes something a leftover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Because {
+    /// Its job was never done.
+    Unfinished,
+    /// Its server's newest job is done, and does not keep it.
+    NotKept,
 }
 
 /// Why something that looks like a leftover stays.
@@ -159,7 +180,7 @@ pub enum Fate {
     Young,
 }
 
-/// Something of ours whose job is not done.
+/// Something of ours whose job is not done, or that a newer job does not keep.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// What it is.
@@ -176,6 +197,8 @@ pub struct Finding {
     pub age_seconds: Option<u64>,
     /// What becomes of it.
     pub fate: Fate,
+    /// What makes it a leftover.
+    pub because: Because,
     #[serde(skip)]
     which: Which,
 }
@@ -227,8 +250,8 @@ pub async fn survey(places: &Places, rules: &Rules) -> Result<Survey, GcError> {
     let mut survey = Survey::default();
     for kind in Kind::ALL {
         let listed = match (kind, &places.away, &places.bucket) {
-            (Kind::Upload, _, Some((store, prefix))) => uploads(&**store, prefix, rules).await,
-            (Kind::Object, _, Some((store, prefix))) => objects(&**store, prefix, rules).await,
+            (Kind::Upload, _, Some((store, prefix, _))) => uploads(&**store, prefix, rules).await,
+            (Kind::Object, _, Some((store, prefix, _))) => objects(&**store, prefix, rules).await,
             (Kind::Image, Some((away, tagging)), _) => images(&places.home, away, tagging, rules).await,
             (Kind::Volume, ..) => volumes(&places.home, rules).await,
             (Kind::Clone, ..) => clones(&places.home, rules).await,
@@ -244,7 +267,28 @@ pub async fn survey(places: &Places, rules: &Rules) -> Result<Survey, GcError> {
             Err(err) => survey.could_not_list.push(Blind { kind, why: chain(&err) }),
         }
     }
+    // With one kind unseen it is not known what the newest job is, or what it keeps.
+    if survey.could_not_list.is_empty() {
+        survey.findings.extend(overdue(places, rules).await?);
+        survey.findings.sort_by_key(|finding| finding.kind);
+    }
     Ok(survey)
+}
+
+/// What jobs that are done have not come to prune.
+async fn overdue(places: &Places, rules: &Rules) -> Result<Vec<Finding>, GcError> {
+    let snapshots = own_snapshots(&places.home).await?;
+    let found = catchup::look(&snapshots, places, None, &rules.live, rules.clock.now()).await;
+    let found = found.map_err(|fault| GcError::Retention(Box::new(fault)))?;
+    let finding = |overdue: Overdue| {
+        let name = match &overdue.thing {
+            Thing::Snapshot(_, name) | Thing::Image(_, name) => name.clone(),
+            Thing::Object(key) => key.to_string(),
+        };
+        let (kind, which) = (overdue.kind(), Which::Overdue(overdue.thing));
+        Finding { because: Because::NotKept, ..rules.finding(kind, which, &name, &overdue.by, Some(overdue.made)) }
+    };
+    Ok(found.into_iter().map(finding).collect())
 }
 
 impl Rules {
@@ -264,10 +308,13 @@ impl Rules {
             Which::Image(id) => id.to_string(),
             Which::Volume(id) => id.to_string(),
             Which::Clone(id, zone) => format!("{id} in {zone}"),
-            Which::Snapshot(id) => id.to_string(),
+            Which::Snapshot(id) | Which::Overdue(Thing::Snapshot(id, _)) => id.to_string(),
+            Which::Overdue(Thing::Image(id, _)) => id.to_string(),
+            Which::Overdue(Thing::Object(key)) => key.to_string(),
         };
+        let because = Because::Unfinished;
         let age_seconds = age.map(|age| age.as_secs());
-        Finding { kind, name: name.to_owned(), id, run: run.to_owned(), size_gb: None, age_seconds, fate, which }
+        Finding { kind, name: name.to_owned(), id, run: run.to_owned(), size_gb: None, age_seconds, fate, because, which }
     }
 }
 
@@ -341,7 +388,10 @@ async fn volumes(home: &RegionClient, rules: &Rules) -> Result<Vec<Finding>, GcE
 }
 
 /// Our own snapshots, whatever became of their jobs.
-async fn own_snapshots(home: &RegionClient) -> Result<Vec<Snapshot>, GcError> {
+///
+/// # Errors
+/// Where they can't be listed.
+pub async fn own_snapshots(home: &RegionClient) -> Result<Vec<Snapshot>, GcError> {
     let filter = SnapshotFilter { tag: Some(names::ours()?), source_volume: None, order: SnapshotOrder::NewestFirst };
     let listed = home.snapshots(&filter).await.map_err(cloud("list snapshots"))?;
     let ours = |snapshot: &Snapshot| own_run(&snapshot.user_tags, &snapshot.name) && snapshot.backup_policy_plan.is_none();
@@ -375,6 +425,32 @@ async fn snapshots(home: &RegionClient, rules: &Rules) -> Result<Vec<Finding>, G
     Ok(found.collect())
 }
 
+/// Removes what is not kept, and waits until it is gone, where it is still not.
+async fn prune(thing: &Thing, finding: &Finding, places: &Places, rules: &Rules) -> Result<bool, GcError> {
+    let of_it = |what: &str| format!("{what} {finding}");
+    let still = overdue(places, rules).await?;
+    if !still.iter().any(|now| now.which == finding.which) {
+        return Ok(false);
+    }
+    match (thing, &places.away, &places.bucket) {
+        (Thing::Snapshot(id, _), ..) => {
+            places.home.delete_snapshot(id).await.map_err(cloud(of_it("delete")))?;
+            places.home.snapshot_gone(id, rules.waits.of(Patience::DELETION)).await.map_err(cloud(of_it("delete")))?;
+        }
+        (Thing::Image(id, _), Some((away, _)), _) => {
+            away.delete_image(id).await.map_err(cloud(of_it("delete")))?;
+            away.image_gone(id, rules.waits.of(Patience::DELETION)).await.map_err(cloud(of_it("delete")))?;
+        }
+        (Thing::Object(key), _, Some((store, ..))) => {
+            // The manifest last: alone it is small, and found again.
+            store.delete(key).await.map_err(bucket(of_it("delete")))?;
+            store.delete(&key.manifest()).await.map_err(bucket(of_it("delete")))?;
+        }
+        (Thing::Image(..) | Thing::Object(_), ..) => return Ok(false),
+    }
+    Ok(true)
+}
+
 /// Removes a leftover, and waits until it is gone; whether it was still one. What is no longer what was found stays.
 ///
 /// # Errors
@@ -383,10 +459,11 @@ pub async fn remove(finding: &Finding, places: &Places, rules: &Rules) -> Result
     let home = &places.home;
     let of_it = |what: &str| format!("{what} {finding}");
     match (&finding.which, &places.away, &places.bucket) {
-        (Which::Upload(upload), _, Some((store, _))) => {
+        (Which::Upload(upload), _, Some((store, ..))) => {
             store.abort(upload).await.map_err(bucket(of_it("abort")))?;
         }
-        (Which::Object(key), _, Some((store, prefix))) => {
+        (Which::Overdue(thing), ..) => return prune(thing, finding, places, rules).await,
+        (Which::Object(key), _, Some((store, prefix, _))) => {
             let still = objects(&**store, prefix, rules).await?;
             if !still.iter().any(|now| now.which == finding.which) {
                 return Ok(false);
@@ -406,8 +483,10 @@ pub async fn remove(finding: &Finding, places: &Places, rules: &Rules) -> Result
             let Some(now) = home.volume(id).await.map_err(cloud(of_it("look at")))? else { return Ok(false) };
             for attachment in &now.volume_attachments {
                 let Some(server) = attachment.instance.as_ref().map(|instance| &instance.id) else { continue };
-                home.detach(server, &attachment.id).await.map_err(cloud(of_it("detach")))?;
                 let patience = rules.waits.of(Patience::ATTACHMENT);
+                let turn = places.turns.of(server, patience, &*rules.clock, home.cancel()).await;
+                let _turn = turn.map_err(|fault| GcError::Retention(Box::new(fault)))?;
+                home.detach(server, &attachment.id).await.map_err(cloud(of_it("detach")))?;
                 home.detached(server, &attachment.id, patience).await.map_err(cloud(of_it("detach")))?;
             }
             home.delete_volume(id).await.map_err(cloud(of_it("delete")))?;

@@ -12,8 +12,11 @@
 //! | `steps/` | each step's do and undo |
 //! | `state`, `journal` | what is known, and where it is kept |
 //! | `transfer` | the device into the bucket, and the proof, on threads |
+//! | `standing` | whether a job that is taken up again is still to be done |
+//! | `hold`, `marks` | who works on a job, and what its snapshot tells others in tags |
+//! | `turns` | one attach or detach at a time for each server |
 //! | `holdings`, `retention` | what there is of earlier runs; what of it stays |
-//! | `gc` | what dead jobs have left |
+//! | `gc`, `catchup` | what dead jobs have left; what they did not come to prune |
 //! | `forecast` | how long a job will take, and what limits it |
 //! | `fleet` | jobs from the queue: leases, beats, what becomes of failures |
 //! | `site` | what a job needs from outside |
@@ -21,26 +24,32 @@
 //! The journal is a hint and the cloud is the truth: each step looks for what it would make by its name, takes that over, and makes it
 //! only where there is none. So a job can be resumed from its id alone.
 
+pub mod catchup;
 pub mod error;
 pub mod fleet;
 pub mod forecast;
 pub mod gc;
+pub mod hold;
 pub mod holdings;
 pub mod job;
 pub mod journal;
+pub mod marks;
 pub mod names;
 pub mod retention;
 pub mod saga;
 pub mod site;
+mod standing;
 pub mod state;
 pub mod steps;
 pub mod transfer;
+pub mod turns;
 
 #[cfg(test)]
 mod testing;
 
 pub use error::{Fault, JobError, Left, Obstacle, Resumable};
 pub use fleet::Sight;
+pub use hold::Hold;
 pub use job::{Encoding, Goal, Job, Origin, Restore, SnapshotFate};
 pub use journal::{Entry, Event, FileJournal, Journal, JournalError, JournalFolder};
 pub use names::{JobNames, JobNamesError};
@@ -49,3 +58,4 @@ pub use saga::{Finished, Onlooker, Progress, Saga, Taken};
 pub use site::{OwnServer, Site, Waits};
 pub use state::State;
 pub use steps::Step;
+pub use turns::Turns;

@@ -11,14 +11,16 @@ use super::job::{Goal, Job, Restore};
 use super::journal::{Entry, Event, Journal};
 use super::names::JobNames;
 use super::site::Site;
+use super::standing::{self, Standing};
 use super::state::State;
 use super::steps::{Step, convert};
+use super::turns::Turn;
 use crate::convert::counters::Counters as ConvertCounters;
 use crate::restore::counters::Counters as RestoreCounters;
 use crate::retry::{Class, chain};
 use crate::units::ByteCount;
 use crate::vpc::model::{Instance, Snapshot, Volume};
-use crate::vpc::{Patience, VpcError};
+use crate::vpc::{InstanceId, Patience, VpcError};
 
 /// What is going on, for whoever looks on.
 pub enum Progress<'a> {
@@ -65,6 +67,8 @@ pub(super) struct Run<'a> {
     pub state: State,
     pub found: Found,
     pub warnings: Vec<String>,
+    /// Somebody had taken the job up before.
+    pub resumed: bool,
     journal: &'a dyn Journal,
     onlooker: &'a dyn Onlooker,
 }
@@ -78,7 +82,8 @@ impl<'a> Run<'a> {
         onlooker: &'a dyn Onlooker,
     ) -> Result<Self, Fault> {
         let (names, found) = (job.names()?, Found::default());
-        Ok(Self { job, names, site, state, found, warnings: Vec::new(), journal, onlooker })
+        let resumed = state.taken_up;
+        Ok(Self { job, names, site, state, found, warnings: Vec::new(), resumed, journal, onlooker })
     }
 
     /// Notes what the step is about to make, before it is made.
@@ -92,6 +97,12 @@ impl<'a> Run<'a> {
 
     pub fn patience(&self, patience: Patience) -> Patience {
         self.site.waits.of(patience)
+    }
+
+    /// This machine's turn to attach to a server, or to detach from it.
+    pub async fn turn_of(&self, server: &InstanceId) -> Result<Turn, Fault> {
+        let Site { turns, clock, cancel, .. } = self.site;
+        turns.of(server, self.patience(Patience::ATTACHMENT), &**clock, cancel).await
     }
 
     pub fn see(&self, progress: Progress<'_>) {
@@ -127,6 +138,16 @@ pub struct Finished {
     pub steps: Vec<Taken>,
     /// What is not as it should be.
     pub warnings: Vec<String>,
+    /// Why there was nothing left to do, where the job was over already.
+    pub over: Option<String>,
+}
+
+/// What ends a job early.
+enum Stopped {
+    /// A step failed.
+    At(Step, Fault),
+    /// Whether the job is still to be done can't be known.
+    Unknown(Fault),
 }
 
 /// A job with all it needs. `site` heeds the word to stop; `cleaning` is the same without it, for what has to be done after that word.
@@ -163,9 +184,12 @@ impl<'a> Saga<'a> {
         let span = tracing::info_span!("job", id = %self.job.id, server = %self.job.server, region = %self.job.to);
         // In a box: it holds the futures of all steps.
         match Box::pin(self.steps(&mut run, &mut taken)).instrument(span.clone()).await {
-            Ok(()) => Ok(Finished { state: run.state, names: run.names, steps: taken, warnings: run.warnings }),
-            Err((step, fault)) => {
-                let nothing = step <= Step::Preflight && run.state.snapshot.is_none() && run.state.object.is_none();
+            Ok(over) => Ok(Finished { state: run.state, names: run.names, steps: taken, warnings: run.warnings, over }),
+            // Nothing was changed, and nothing is: what looks like a leftover may be in somebody's use.
+            Err(Stopped::Unknown(fault)) => Err(self.error(Step::Resolve, fault, Vec::new(), Resumable::Yes)),
+            Err(Stopped::At(step, fault)) => {
+                let late = matches!(fault, Fault::UnderWay { .. }) && !run.resumed;
+                let nothing = late || (step <= Step::Preflight && run.state.snapshot.is_none() && run.state.object.is_none());
                 let resumable = if nothing { Resumable::No } else { Resumable::Yes };
                 let left = Box::pin(self.clean_up(step, &fault, run.state, resumable)).instrument(span).await;
                 Err(self.error(step, fault, left, resumable))
@@ -173,11 +197,29 @@ impl<'a> Saga<'a> {
         }
     }
 
-    async fn steps(&self, run: &mut Run<'a>, taken: &mut Vec<Taken>) -> Result<(), (Step, Fault)> {
+    /// Takes what steps there are to take; why there was nothing to do, where the job was over already.
+    async fn steps(&self, run: &mut Run<'a>, taken: &mut Vec<Taken>) -> Result<Option<String>, Stopped> {
+        let at = |step| move |fault| Stopped::At(step, fault);
         let host = format!("{} ({})", self.site.own.name, self.site.own.id);
-        run.record(Event::TakenUp { host }).await.map_err(|fault| (Step::Resolve, fault))?;
+        run.state.taken_up = true;
+        run.record(Event::TakenUp { host }).await.map_err(at(Step::Resolve))?;
+        match self.look_back(run).await {
+            Err(fault) if run.resumed => return Err(Stopped::Unknown(fault)),
+            Err(fault) => return Err(Stopped::At(Step::Resolve, fault)),
+            Ok(Standing::Open) => {}
+            Ok(Standing::Done(why)) => {
+                // Whoever finished it may not have come to that.
+                taken.push(self.take(Step::Prune, run).await.map_err(at(Step::Prune))?);
+                run.record(Event::Finished).await.map_err(at(Step::Prune))?;
+                return Ok(Some(why));
+            }
+            Ok(Standing::Superseded(why)) => {
+                run.record(Event::Finished).await.map_err(at(Step::Resolve))?;
+                return Ok(Some(why));
+            }
+        }
         // With the object there, nobody needs the server, its snapshot or a volume any more.
-        let there = convert::adopt(run).await.map_err(|fault| (Step::Preflight, fault))?;
+        let there = convert::adopt(run).await.map_err(at(Step::Preflight))?;
         let mut turn = None;
         for step in Step::ALL {
             let pointless = (there && step.is_for_the_object())
@@ -187,17 +229,32 @@ impl<'a> Saga<'a> {
                 continue;
             }
             if self.site.cancel.is_cancelled() {
-                return Err((step, Fault::Stopped));
+                return Err(Stopped::At(step, Fault::Stopped));
             }
             match step {
-                Step::Clone | Step::Volume if turn.is_none() => turn = Some(self.turn().await.map_err(|fault| (step, fault))?),
+                Step::Clone | Step::Volume if turn.is_none() => turn = Some(self.turn().await.map_err(at(step))?),
                 // The volume is gone: whoever waits may have one.
                 _ if step > Step::Release => turn = None,
                 _ => {}
             }
-            taken.push(self.take(step, run).await.map_err(|fault| (step, fault))?);
+            taken.push(self.take(step, run).await.map_err(at(step))?);
         }
-        run.record(Event::Finished).await.map_err(|fault| (Step::Prune, fault))
+        run.record(Event::Finished).await.map_err(at(Step::Prune))?;
+        Ok(None)
+    }
+
+    /// Whether the job is still to be done; if so it is ours from here on, and nobody else's.
+    async fn look_back(&self, run: &mut Run<'a>) -> Result<Standing, Fault> {
+        let own = standing::own_snapshot(run).await?;
+        run.resumed |= own.is_some();
+        if !run.resumed {
+            return Ok(Standing::Open);
+        }
+        let standing = standing::of(run, own.as_ref()).await?;
+        if let (Standing::Open, Some(own)) = (&standing, &own) {
+            self.site.hold.take(self.job.id, own, &self.site.home).await?;
+        }
+        Ok(standing)
     }
 
     /// Waits until this process has hands free for another volume: one that waits costs money by the hour.
@@ -226,6 +283,7 @@ impl<'a> Saga<'a> {
             return Vec::new();
         }
         self.onlooker.see(Progress::CleaningUp);
+        self.cleaning.hold.follow(&self.site.hold);
         let Ok(mut run) = self.run_on(self.cleaning, state) else { return Vec::new() };
         if let Err(err) = run.record(Event::Failed { step, reason: chain(fault) }).await {
             tracing::warn!("{}", chain(&err));
@@ -235,10 +293,13 @@ impl<'a> Saga<'a> {
             }
         }
         if resumable == Resumable::No {
+            // What a job has made that comes too late is in nobody's way.
+            let made: Vec<Step> = if run.state.snapshot.is_some() { Step::ALL.into_iter().rev().collect() } else { Vec::new() };
+            let left = Box::pin(undo(&made, &mut run)).await;
             if let Err(err) = run.record(Event::Abandoned).await {
                 tracing::warn!("{}", chain(&err));
             }
-            return Vec::new();
+            return left;
         }
         let mut undone = vec![Step::Attach, Step::Volume, Step::Clone];
         match step {
@@ -250,6 +311,7 @@ impl<'a> Saga<'a> {
             _ => {}
         }
         let left = undo(&undone, &mut run).await;
+        self.cleaning.hold.release(&self.cleaning.home).await;
         if let Err(err) = run.record(Event::Failed { step, reason: chain(fault) }).await {
             tracing::warn!("{}", chain(&err));
         }
@@ -259,10 +321,15 @@ impl<'a> Saga<'a> {
     /// Gives the job up: all that it made is removed, but for an image that is the latest or was it.
     ///
     /// # Errors
-    /// Where the journal can't be kept. What could not be removed is told.
+    /// Where the journal can't be kept, and where the job is done: what it made is in use. What could not be removed is told.
     pub async fn abandon(&self, known: State) -> Result<Vec<Left>, JobError> {
         let failed = |fault| self.error(Step::Resolve, fault, Vec::new(), Resumable::Yes);
         let mut run = self.run_on(self.site, known).map_err(failed)?;
+        let own = standing::own_snapshot(&run).await.map_err(failed)?;
+        if let Standing::Done(why) = standing::of(&run, own.as_ref()).await.map_err(failed)? {
+            run.record(Event::Finished).await.map_err(failed)?;
+            return Err(self.error(Step::Resolve, Fault::Over { job: self.job.id, why }, Vec::new(), Resumable::No));
+        }
         let steps: Vec<Step> = Step::ALL.into_iter().rev().collect();
         let left = Box::pin(undo(&steps, &mut run)).await;
         if left.is_empty() {

@@ -1,16 +1,18 @@
 //! Where a job is worked on: this server, both regions, the bucket, and the word to stop.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+use super::hold::Hold;
+use super::turns::Turns;
 use crate::cancel::Cancel;
 use crate::clock::Clock;
 use crate::store::ObjectStore;
 use crate::vpc::device::DeviceFolder;
-use crate::vpc::{InstanceId, Patience, RegionClient, Tagging};
+pub use crate::vpc::Waits;
+use crate::vpc::{InstanceId, RegionClient, Tagging};
 
 /// The server that we run on, to which volumes are attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,30 +25,6 @@ pub struct OwnServer {
     pub zone: String,
     /// Its region.
     pub region: String,
-}
-
-/// How often the cloud is asked, and for how long.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Waits {
-    /// Asked so often from the start, in place of growing intervals of 2 to 10 s.
-    pub every: Option<Duration>,
-    /// Given up after so long, in place of each wait's own deadline.
-    pub at_most: Option<Duration>,
-}
-
-impl Waits {
-    /// `patience` with what the user wants otherwise.
-    #[must_use]
-    pub fn of(self, patience: Patience) -> Patience {
-        let asked = match self.every {
-            Some(every) => Patience { first: every, longest: every, ..patience },
-            None => patience,
-        };
-        match self.at_most {
-            Some(deadline) => asked.within(deadline),
-            None => asked,
-        }
-    }
 }
 
 /// Everything that a job needs from outside. All of it heeds the same word to stop.
@@ -73,4 +51,8 @@ pub struct Site {
     pub runtime: Handle,
     /// How often and how long.
     pub waits: Waits,
+    /// The hold on the job, by which whoever takes it over is known.
+    pub hold: Arc<Hold>,
+    /// Who may attach to a server, and detach from it.
+    pub turns: Turns,
 }

@@ -107,6 +107,9 @@ pub struct ReplacedState {
 /// All of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
+    /// Somebody has taken the job up before: what it says may be over elsewhere.
+    #[serde(default)]
+    pub taken_up: bool,
     /// The server.
     #[serde(default)]
     pub server: Option<ServerState>,

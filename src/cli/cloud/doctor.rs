@@ -26,7 +26,7 @@ use crate::units::to_u64;
 use crate::vpc::device::BY_ID;
 use crate::vpc::{
     ClientConfig, Crn, Endpoint, Heard, ImageFilter, LogWatch, Policy, RegionClient, SnapshotFilter, Tagging, VolumeFilter,
-    VpcError,
+    VpcError, Waits,
 };
 
 /// A clock that is further off gives tokens and signatures that are refused: S3 allows 15 minutes, IAM less.
@@ -38,6 +38,7 @@ const HASTY: Policy = Policy {
     budget: Duration::from_secs(20),
     backoff: Backoff { attempts: 3, first: Duration::from_millis(500), longest: Duration::from_secs(2) },
     list_lag: Duration::from_secs(1),
+    waits: Waits { every: None, at_most: Some(Duration::from_secs(20)) },
 };
 
 #[derive(Debug, Group)]

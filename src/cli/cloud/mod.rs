@@ -15,7 +15,7 @@ use crate::clock::SystemClock;
 use crate::fence::{Fence, Unfenced};
 use crate::vpc::{
     ClientConfig, Endpoint, GLOBAL_TAGGING, Heard, LogWatch, Means, PRIVATE_TAGGING, Policy, RegionClient, Tagging, TaggingConfig,
-    Watch,
+    Waits, Watch,
 };
 use args::{CloudArgs, OutputArgs};
 
@@ -97,6 +97,11 @@ impl Cloud {
         };
         let deadline = terms.deadline.unwrap_or(self.policy.deadline);
         Self { means, policy: Policy { deadline, ..self.policy }, ..self.clone() }
+    }
+
+    /// The same cloud, which is waited for as the user wants.
+    pub fn waiting(&self, waits: Waits) -> Self {
+        Self { policy: Policy { waits, ..self.policy }, ..self.clone() }
     }
 
     /// Who we are.

@@ -101,6 +101,12 @@ fn of_fault(fault: &Fault) -> Option<String> {
              `lsblk -o NAME,SERIAL,SIZE` shows the disk"
                 .into(),
         ),
+        Fault::UnderWay { job, server, .. } => Some(format!(
+            "let it end; if it is dead, `snapferry replicate {server} --resume {job}` goes on with it here. A job that was taken up a day ago \
+             counts for dead"
+        )),
+        Fault::Over { .. } => Some("`snapferry images delete` and `snapferry snapshot delete` remove single things".into()),
+        Fault::NoTurn { .. } => Some("the other job's log tells what it waits for".into()),
         Fault::Journal(JournalError::Busy { .. }) => Some("wait for it, or end that process".into()),
         Fault::Journal(JournalError::File { .. }) => Some("give a folder that can be written to: --state-folder".into()),
         Fault::WrongFile { .. } => Some("somebody replaced the object, or the image service read another one: look at both".into()),

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::json;
 
 use super::args::GcArgs;
-use super::site::{Ground, state_folder, waits};
+use super::site::{Ground, state_folder, turns, waits};
 use crate::cli::cloud::{Cloud, run as run_on_cloud};
 use crate::cli::exit::Code;
 use crate::cli::fleet;
@@ -19,7 +19,7 @@ use crate::cli::table::Table;
 use crate::clock::SystemClock;
 use crate::queue::{JobState, Queue as _, RedisQueue};
 use crate::retry::chain;
-use crate::worker::gc::{Fate, Finding, Kind, Places, Rules, Survey, remove, survey};
+use crate::worker::gc::{Because, Fate, Finding, Kind, Places, Rules, Survey, remove, survey};
 use crate::worker::{Age, Job, JournalFolder};
 
 /// How long the journals of jobs that are over are kept.
@@ -34,7 +34,8 @@ struct Removed<'a> {
 
 pub fn run(args: &GcArgs, verbosity: Verbosity) -> anyhow::Result<Code> {
     run_on_cloud(&args.cloud, async |cloud| {
-        let places = places(args, cloud)?;
+        let ground = Ground { cloud_args: &args.cloud, recovery: &args.recovery, place: &args.place };
+        let places = places(&ground, &args.prefix, &cloud.waiting(waits(&args.place)))?;
         let journals = JournalFolder::new(&state_folder(&args.place));
         let queue = match args.queue.redis {
             Some(_) => Some(fleet::open(&args.queue).await?),
@@ -76,17 +77,17 @@ pub fn run(args: &GcArgs, verbosity: Verbosity) -> anyhow::Result<Code> {
     })
 }
 
-fn places(args: &GcArgs, cloud: &Cloud) -> anyhow::Result<Places> {
-    let ground = Ground { cloud_args: &args.cloud, recovery: &args.recovery, place: &args.place };
-    let away = match &args.recovery.to {
+/// Where leftovers are looked for, as far as it was typed.
+pub fn places(ground: &Ground<'_>, prefix: &str, cloud: &Cloud) -> anyhow::Result<Places> {
+    let away = match &ground.recovery.to {
         Some(to) => Some((cloud.region(to)?, cloud.tagging()?)),
         None => None,
     };
-    let bucket = match &args.recovery.bucket {
-        Some(bucket) => Some((ground.store(bucket, cloud)?, args.prefix.clone())),
+    let bucket = match &ground.recovery.bucket {
+        Some(bucket) => Some((ground.store(bucket, cloud)?, prefix.to_owned(), bucket.clone())),
         None => None,
     };
-    Ok(Places { home: cloud.client()?, away, bucket })
+    Ok(Places { turns: turns(ground.place), home: cloud.client()?, away, bucket })
 }
 
 /// What this machine works on is no leftover, however old it is, nor is what the fleet has still to do.
@@ -200,6 +201,9 @@ fn fate(finding: &Finding, args: &GcArgs, removed: &[Removed<'_>]) -> String {
     match finding.fate {
         Fate::Live => "stays: its job is being worked on".to_owned(),
         Fate::Young => format!("stays: younger than {}", args.min_age),
+        Fate::Leftover if !args.apply && finding.because == Because::NotKept => {
+            format!("leftover: {} does not keep it", finding.run)
+        }
         Fate::Leftover if !args.apply => "leftover".to_owned(),
         Fate::Leftover => match removed.iter().find(|removed| removed.finding == finding) {
             Some(Removed { failed: None, .. }) => "removed".to_owned(),

@@ -1,5 +1,6 @@
 //! `snapferry replicate`: a server's boot volume into another region's image library; and what belongs to it, `plan` and `gc`.
 
+use std::collections::BTreeSet;
 use std::io::{Write as _, stderr, stdout};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -19,7 +20,9 @@ use crate::clock::{SystemClock, rfc3339};
 use crate::job::JobId;
 use crate::retry::chain;
 use crate::vpc::{SnapshotFilter, SnapshotOrder, Watch};
-use crate::worker::holdings::Holdings;
+use crate::worker::catchup::{self, Overdue};
+use crate::worker::gc::own_snapshots;
+use crate::worker::holdings::{Holdings, Yard};
 use crate::worker::journal::Read;
 use crate::worker::names::{self, has};
 use crate::worker::{
@@ -28,7 +31,7 @@ use crate::worker::{
 };
 use args::{HowArgs, ReplicateArgs, Resumed};
 use show::Shown;
-use site::{Ground, bucket, recovery_region, state_folder};
+use site::{Ground, bucket, recovery_region, state_folder, waits};
 
 pub mod args;
 pub mod gc;
@@ -137,7 +140,8 @@ impl Command<'_> {
                 );
             }
         }
-        self.work(cloud, own, &job).await
+        self.work(cloud, own, &job).await?;
+        Ok(Code::Done)
     }
 
     fn unfinished(&self) -> anyhow::Result<Vec<Read>> {
@@ -150,10 +154,12 @@ impl Command<'_> {
             Resumed::All => self.args.server.as_ref().is_none_or(|server| *server == job.server),
             Resumed::One(id) => job.id == id,
         });
-        if chosen.is_empty() {
+        let begun_here = !chosen.is_empty();
+        if !begun_here {
             chosen = self.begun_elsewhere(cloud, which).await?;
         }
         if chosen.is_empty() {
+            self.catch_up(cloud).await?;
             let mut out = stdout().lock();
             match which {
                 Resumed::One(id) => {
@@ -169,9 +175,10 @@ impl Command<'_> {
         }
         let chosen: Vec<Job> = chosen.into_iter().map(|job| self.mended(job)).collect();
         let mut first_failure = None;
+        let mut worked = false;
         for job in &chosen {
             match self.work(cloud, own, job).await {
-                Ok(_) => {}
+                Ok(done) => worked |= done,
                 Err(error) if chosen.len() == 1 || cloud.cancel().is_cancelled() => return Err(error),
                 Err(error) => {
                     // The others are resumed all the same.
@@ -182,8 +189,41 @@ impl Command<'_> {
         }
         match first_failure {
             Some(error) => Err(error.context("not every job could be resumed; of those that could not, the first")),
+            // What was begun here is over: the server's unfinished job is somewhere else.
+            None if begun_here && !worked && which == Resumed::All => {
+                match self.begun_elsewhere(cloud, which).await?.pop() {
+                    Some(job) => {
+                        self.work(cloud, own, &job).await?;
+                    }
+                    None => self.catch_up(cloud).await?,
+                }
+                Ok(Code::Done)
+            }
             None => Ok(Code::Done),
         }
+    }
+
+    /// Removes what a job of the server that is done has not come to prune, by that job's own rules.
+    async fn catch_up(&self, cloud: &Cloud) -> anyhow::Result<()> {
+        let Some(server) = &self.args.server else { return Ok(()) };
+        let cloud = cloud.waiting(waits(&self.args.place));
+        let places = gc::places(&self.ground, &self.args.how.prefix, &cloud)?;
+        let snapshots = own_snapshots(&places.home).await?;
+        let mut live = BTreeSet::new();
+        for read in self.journals.all()?.into_iter().filter(|read| self.journals.is_busy(read.job.id)) {
+            live.insert(read.job.names()?.run.to_string());
+        }
+        let overdue = catchup::look(&snapshots, &places, Some(server), &live, SystemTime::now()).await?;
+        let away = places.away.as_ref().map(|(away, tagging)| (away, tagging));
+        let yard = Yard { home: &places.home, away, store: places.bucket.as_ref().map(|(store, ..)| &**store) };
+        for Overdue { thing, by, .. } in &overdue {
+            match thing.remove(&yard).await {
+                Ok(()) => tracing::info!("{thing} is pruned, which {by} does not keep"),
+                Err(error) if cloud.cancel().is_cancelled() => return Err(error.into()),
+                Err(error) => tracing::warn!("{thing} is not pruned: {}", chain(&error)),
+            }
+        }
+        Ok(())
     }
 
     /// A job that stopped for want of one of these goes on with what was typed this time.
@@ -236,12 +276,16 @@ impl Command<'_> {
         Ok(Code::Done)
     }
 
-    async fn work(&self, cloud: &Cloud, own: &OwnServer, job: &Job) -> anyhow::Result<Code> {
+    /// Works on a job until it is done; whether there was anything left to do.
+    async fn work(&self, cloud: &Cloud, own: &OwnServer, job: &Job) -> anyhow::Result<bool> {
         let (journal, before) = self.journals.open(job)?;
         let known = before.map(|read| read.state()).unwrap_or_default();
         let shown = Arc::new(Shown::new(self.console, self.verbosity));
         let watch: Arc<dyn Watch> = shown.clone();
         let site = self.ground.site(cloud, job, own, &Terms::alone(cloud.cancel(), &watch))?;
+        // Of what this machine began it knows whether somebody is at it.
+        let idle = self.unfinished()?.into_iter().map(|read| read.job.id).filter(|&id| !self.journals.is_busy(id));
+        site.hold.note_idle(idle.collect());
         // What has to be done after the word to stop heeds nobody; a second word ends the process.
         let cleaning = self.ground.site(cloud, job, own, &Terms::alone(&Cancel::new(), &watch))?;
         if self.verbosity != Verbosity::Quiet && self.console.is_terminal() {
@@ -253,7 +297,10 @@ impl Command<'_> {
         let outcome = saga.run(known).await;
         drop(shown);
         match outcome {
-            Ok(finished) => self.report(job, &finished, begun),
+            Ok(finished) => {
+                self.report(job, &finished, begun)?;
+                Ok(finished.over.is_none())
+            }
             Err(error) => {
                 if self.args.output.json {
                     writeln!(stdout().lock(), "{}", failure(&error))?;
@@ -266,6 +313,12 @@ impl Command<'_> {
     fn report(&self, job: &Job, finished: &Finished, begun: SystemTime) -> anyhow::Result<Code> {
         if self.args.output.json {
             writeln!(stdout().lock(), "{}", record(job, finished, begun))?;
+        }
+        if let Some(why) = &finished.over {
+            if !self.args.output.json {
+                writeln!(stdout().lock(), "job {} for {} is over, nothing was made: {why}", job.id, job.server)?;
+            }
+            return Ok(Code::Done);
         }
         if self.verbosity != Verbosity::Quiet {
             let took = SystemTime::now().duration_since(begun).unwrap_or_default();
@@ -289,7 +342,7 @@ impl Command<'_> {
         let site = self.ground.site(cloud, &job, own, &Terms::alone(cloud.cancel(), &watch))?;
         let looked = plan::preflight(&job, &site).await?;
         let going =
-            Holdings::look(&job, &site, None).await.context("what would be pruned")?.beyond(&job.retention, SystemTime::now());
+            Holdings::of_job(&job, &site, None).await.context("what would be pruned")?.beyond(&job.retention, SystemTime::now());
         let pruned: Vec<String> = going.iter().map(ToString::to_string).collect();
         let mut out = stdout().lock();
         if self.args.output.json {
@@ -322,11 +375,12 @@ impl Command<'_> {
 
 /// The whole job, for programs.
 pub fn record(job: &Job, finished: &Finished, begun: SystemTime) -> Value {
-    let Finished { state, names, steps, warnings } = finished;
+    let Finished { state, names, steps, warnings, over } = finished;
     let State { snapshot, object, image, replaced, pruned, .. } = state;
     json!({
         "job": job.id,
-        "result": "done",
+        "result": if over.is_some() { "over" } else { "done" },
+        "over": over,
         "server": job.server,
         "from": job.from,
         "to": job.to,

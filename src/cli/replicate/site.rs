@@ -13,13 +13,14 @@ use crate::cli::config::{self, Place, Use};
 use crate::cli::credentials::{self, Environment};
 use crate::cli::exit::UsageError;
 use crate::clock::SystemClock;
-use crate::fence::Fence;
+use crate::cancel::Cancel;
+use crate::fence::{Fence, Unfenced};
 use crate::identity::{CLOUD_INIT, instance_of_cloud_init, region_of_zone};
 use crate::retry::chain;
 use crate::store::{ObjectKey, ObjectStore};
 use crate::vpc::device::{Behind, DeviceFolder, UDEV_LAG};
 use crate::vpc::{InstanceId, VpcError};
-use crate::worker::{Age, Job, OwnServer, Site, Waits};
+use crate::worker::{Age, Hold, Job, OwnServer, Site, Turns, Waits};
 
 /// Requests to the store at once: what a conversion has in flight by default.
 const CONNECTIONS: usize = 6;
@@ -53,6 +54,11 @@ pub fn state_folder(place: &PlaceArgs) -> PathBuf {
 
 pub fn waits(place: &PlaceArgs) -> Waits {
     Waits { every: place.poll_every, at_most: place.wait_at_most.map(|Age(length)| length) }
+}
+
+/// This machine's turns to attach to servers, and to detach from them.
+pub fn turns(place: &PlaceArgs) -> Turns {
+    Turns::new(state_folder(place).join("servers"))
 }
 
 /// The bucket, named.
@@ -119,7 +125,14 @@ impl Ground<'_> {
 
     /// All that a job needs, on those terms. Nobody else wants its turn to convert, unless it is given one to share.
     pub fn site(&self, cloud: &Cloud, job: &Job, own: &OwnServer, terms: &Terms) -> anyhow::Result<Site> {
-        let cloud = cloud.on(terms);
+        let waiting = cloud.waiting(waits(self.place));
+        // The hold is looked up by a client that no fence stops.
+        let looking = Terms { fence: Arc::new(Unfenced), cancel: Cancel::new(), watch: Arc::clone(&terms.watch), ..*terms };
+        let home = waiting.on(&looking).region(&job.from)?;
+        let hold = Arc::new(Hold::new(&own.name, Some(home), Arc::clone(&terms.fence), Arc::new(SystemClock)));
+        let fence: Arc<dyn Fence> = Arc::<Hold>::clone(&hold);
+        let terms = &Terms { fence, cancel: terms.cancel.clone(), watch: Arc::clone(&terms.watch), ..*terms };
+        let cloud = waiting.on(terms);
         let behind = if self.place.device_files { Behind::DeviceOrFile } else { Behind::Device };
         Ok(Site {
             own: own.clone(),
@@ -137,6 +150,8 @@ impl Ground<'_> {
             turn: Arc::new(Semaphore::new(1)),
             runtime: tokio::runtime::Handle::current(),
             waits: waits(self.place),
+            hold,
+            turns: turns(self.place),
         })
     }
 }

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::RegionClient;
+use super::conflict::Conflict;
 use super::create::{Creation, differs};
 use crate::vpc::error::VpcError;
 use crate::vpc::http::Call;
@@ -34,8 +35,8 @@ impl RegionClient {
     pub async fn attach(&self, server: &InstanceId, name: &ResourceName, volume: &VolumeId) -> Result<VolumeAttachment, VpcError> {
         let body = json!({ "name": name, "delete_volume_on_instance_delete": true, "volume": { "id": volume } });
         let call = Call::post(&["instances", server.as_str(), "volume_attachments"], &body)?;
-        let creation = Creation { noun: "attachment", name, call };
-        self.create(
+        let creation = Creation { noun: "attachment", name, call, patience: Patience::ATTACHMENT };
+        self.create_unless(
             &creation,
             async || {
                 let all = self.attachments(server).await?;
@@ -43,6 +44,7 @@ impl RegionClient {
             },
             |attachment: &VolumeAttachment| attachment.id.as_str(),
             |attachment| differs("volume", volume.as_str(), attachment.volume.as_ref().map(|volume| volume.id.as_str())),
+            async || self.is_held(volume).await,
         )
         .await
     }
@@ -72,13 +74,24 @@ impl RegionClient {
     /// # Errors
     /// As for [`RegionClient::attachments`].
     pub async fn detach(&self, server: &InstanceId, id: &AttachmentId) -> Result<(), VpcError> {
-        match self.delete(&["instances", server.as_str(), "volume_attachments", id.as_str()]).await {
-            Err(VpcError::Refused { request, refusal }) if refusal.status == 409 => match self.attachment(server, id).await? {
-                Some(attachment) if !attachment.status.is_leaving() => Err(VpcError::Refused { request, refusal }),
-                _ => Ok(()),
-            },
-            detached => detached,
+        let path = ["instances", server.as_str(), "volume_attachments", id.as_str()];
+        self.remove(&format!("server {server}"), Patience::ATTACHMENT, &path, async || {
+            let there = self.attachment(server, id).await?;
+            Ok(Conflict::unless(there.is_none_or(|there| there.status.is_leaving()).then_some(())))
+        })
+        .await
+    }
+
+    /// Whether a server has the volume, and keeps it: as long as that is so it can be neither attached elsewhere nor deleted.
+    pub(super) async fn is_held(&self, volume: &VolumeId) -> Result<bool, VpcError> {
+        let Some(volume) = self.volume(volume).await? else { return Ok(true) };
+        for attachment in &volume.volume_attachments {
+            let Some(server) = attachment.instance.as_ref() else { continue };
+            if self.attachment(&server.id, &attachment.id).await?.is_some_and(|there| !there.status.is_leaving()) {
+                return Ok(true);
+            }
         }
+        Ok(false)
     }
 
     /// Waits until an attachment is gone, so that its volume can be deleted.

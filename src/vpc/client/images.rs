@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 
 use super::RegionClient;
+use super::conflict::Conflict;
 use super::create::{Creation, differs};
 use crate::clock::rfc3339;
 use crate::vpc::error::VpcError;
@@ -181,7 +182,7 @@ impl RegionClient {
     /// [`VpcError::NameTaken`] where another one has the name, and as for [`RegionClient::images`].
     pub async fn create_image(&self, prototype: &ImagePrototype) -> Result<Image, VpcError> {
         let call = Call::post(&["images"], &prototype.body())?;
-        let creation = Creation { noun: "image", name: &prototype.name, call };
+        let creation = Creation { noun: "image", name: &prototype.name, call, patience: Patience::BUSY };
         self.create(
             &creation,
             || self.image_by_name(prototype.name.as_str()),
@@ -204,7 +205,9 @@ impl RegionClient {
     /// # Errors
     /// As for [`RegionClient::images`].
     pub async fn patch_image(&self, id: &ImageId, patch: &ImagePatch) -> Result<Image, VpcError> {
-        self.patch(&["images", id.as_str()], &patch.body()).await
+        let (path, body) = (["images", id.as_str()], patch.body());
+        let send = async || self.patch(&path, &body).await;
+        self.line.change(&format!("image {id}"), Patience::BUSY, send, async || Ok(Conflict::Passing)).await
     }
 
     /// Renames an image. Images take no preconditions, so what has the new name now is looked up where the API refuses it.
@@ -212,21 +215,28 @@ impl RegionClient {
     /// # Errors
     /// [`VpcError::NameTaken`] where another image has the name, and as for [`RegionClient::images`].
     pub async fn rename_image(&self, id: &ImageId, name: &ResourceName) -> Result<Image, VpcError> {
-        let patch = ImagePatch { name: Some(name.clone()), ..ImagePatch::default() };
-        match self.patch_image(id, &patch).await {
-            Err(VpcError::Refused { request, refusal }) if matches!(refusal.status, 400 | 409) => {
-                match self.image_by_name(name.as_str()).await? {
-                    Some(image) if image.id == *id => Ok(image),
-                    Some(image) => Err(VpcError::NameTaken {
-                        noun: "image",
-                        name: name.as_str().to_owned(),
-                        id: image.id.as_str().to_owned(),
-                        why: "and it is another one".to_owned(),
-                    }),
-                    None => Err(VpcError::Refused { request, refusal }),
-                }
+        let patch = ImagePatch { name: Some(name.clone()), ..ImagePatch::default() }.body();
+        let path = ["images", id.as_str()];
+        let look = async || Ok(Conflict::unless(self.renamed(id, name).await?));
+        let send = async || self.patch(&path, &patch).await;
+        match self.line.change(&format!("image {id}"), Patience::BUSY, send, look).await {
+            Err(VpcError::Refused { request, refusal }) if refusal.status == 400 => {
+                self.renamed(id, name).await?.ok_or(VpcError::Refused { request, refusal })
             }
             renamed => renamed,
+        }
+    }
+
+    /// The image, where it has the name; none where nobody has it.
+    async fn renamed(&self, id: &ImageId, name: &ResourceName) -> Result<Option<Image>, VpcError> {
+        match self.image_by_name(name.as_str()).await? {
+            Some(image) if image.id != *id => Err(VpcError::NameTaken {
+                noun: "image",
+                name: name.as_str().to_owned(),
+                id: image.id.as_str().to_owned(),
+                why: "and it is another one".to_owned(),
+            }),
+            found => Ok(found),
         }
     }
 
@@ -249,13 +259,17 @@ impl RegionClient {
     /// Sends `word`; where the answer is lost or refused, the image itself tells whether it was done.
     async fn age(&self, id: &ImageId, word: &str, target: &ImageState) -> Result<(), VpcError> {
         let call = Call::post(&["images", id.as_str(), word], &json!({}))?.freely();
-        match self.line.send(&call).await {
-            Ok(_) => Ok(()),
-            Err(err @ VpcError::Refused { .. }) if !err.is_not_found() => match self.image(id).await? {
-                Some(image) if image.status == *target => Ok(()),
-                _ => Err(err),
-            },
-            Err(err) => Err(err),
+        let is_done = async || Ok(self.image(id).await?.is_some_and(|image| image.status == *target));
+        let send = async || self.line.send(&call).await.map(|_| ());
+        let look = async || match self.image(id).await? {
+            Some(image) if image.status == *target => Ok(Conflict::AsAsked(())),
+            // It has no way there from where it is.
+            Some(image) if !matches!(image.status, ImageState::Available | ImageState::Deprecated) => Ok(Conflict::Final),
+            _ => Ok(Conflict::Passing),
+        };
+        match self.line.change(&format!("image {id}"), Patience::BUSY, send, look).await {
+            Err(err @ VpcError::Refused { .. }) if !err.is_not_found() && is_done().await? => Ok(()),
+            aged => aged,
         }
     }
 
@@ -264,11 +278,10 @@ impl RegionClient {
     /// # Errors
     /// As for [`RegionClient::images`].
     pub async fn delete_image(&self, id: &ImageId) -> Result<(), VpcError> {
-        match self.delete(&["images", id.as_str()]).await {
-            Err(VpcError::Refused { request, refusal }) if matches!(refusal.status, 400 | 409) => match self.image(id).await? {
-                Some(image) if image.status != ImageState::Deleting => Err(VpcError::Refused { request, refusal }),
-                _ => Ok(()),
-            },
+        let is_going = async || Ok(self.image(id).await?.is_none_or(|image| image.status == ImageState::Deleting));
+        let look = async || Ok(Conflict::unless(is_going().await?.then_some(())));
+        match self.remove(&format!("image {id}"), Patience::BUSY, &["images", id.as_str()], look).await {
+            Err(err @ VpcError::Refused { .. }) if err.is_bad_request() && is_going().await? => Ok(()),
             deleted => deleted,
         }
     }
@@ -316,7 +329,7 @@ impl RegionClient {
             "format": prototype.format,
         });
         let call = Call::post(&["images", id.as_str(), "export_jobs"], &body)?;
-        let creation = Creation { noun: "export job", name: &prototype.name, call };
+        let creation = Creation { noun: "export job", name: &prototype.name, call, patience: Patience::BUSY };
         self.create(
             &creation,
             async || {
@@ -363,7 +376,12 @@ impl RegionClient {
     /// # Errors
     /// As for [`RegionClient::images`].
     pub async fn delete_export_job(&self, id: &ImageId, job: &ExportJobId) -> Result<(), VpcError> {
-        self.delete(&["images", id.as_str(), "export_jobs", job.as_str()]).await
+        let path = ["images", id.as_str(), "export_jobs", job.as_str()];
+        self.remove(&format!("export job {job}"), Patience::BUSY, &path, async || {
+            let there: Option<ExportJob> = self.get_if_any(&path).await?;
+            Ok(Conflict::unless(there.is_none_or(|there| there.status == ExportState::Deleting).then_some(())))
+        })
+        .await
     }
 
     /// The operating systems that the region knows.

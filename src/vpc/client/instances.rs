@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::RegionClient;
+use super::conflict::Conflict;
 use super::create::{Creation, differs};
 use crate::near::near;
 use crate::vpc::error::VpcError;
@@ -178,7 +179,7 @@ impl RegionClient {
     /// [`VpcError::NameTaken`] where another one has the name, and as for [`RegionClient::instances`].
     pub async fn create_instance(&self, prototype: &InstancePrototype) -> Result<Instance, VpcError> {
         let call = Call::post(&["instances"], &prototype.body())?;
-        let creation = Creation { noun: "server", name: &prototype.name, call };
+        let creation = Creation { noun: "server", name: &prototype.name, call, patience: Patience::BUSY };
         self.create(
             &creation,
             || self.instance_by_name(prototype.name.as_str()),
@@ -200,7 +201,17 @@ impl RegionClient {
     pub async fn act(&self, id: &InstanceId, action: InstanceAction) -> Result<(), VpcError> {
         let call = Call::post(&["instances", id.as_str(), "actions"], &json!({ "type": action }))?;
         let call = if action == InstanceAction::Reboot { call } else { call.freely() };
-        self.line.send(&call).await.map(|_| ())
+        let send = async || self.line.send(&call).await.map(|_| ());
+        let look = async || {
+            let there = self.instance(id).await?.map(|instance| instance.status);
+            Ok(match (action, there) {
+                (InstanceAction::Start, Some(InstanceState::Running | InstanceState::Starting))
+                | (InstanceAction::Stop, Some(InstanceState::Stopped | InstanceState::Stopping)) => Conflict::AsAsked(()),
+                (_, None | Some(InstanceState::Failed | InstanceState::Deleting)) => Conflict::Final,
+                _ => Conflict::Passing,
+            })
+        };
+        self.line.change(&format!("server {id}"), Patience::BUSY, send, look).await
     }
 
     /// Deletes a server; that it is gone already is success.
@@ -208,7 +219,11 @@ impl RegionClient {
     /// # Errors
     /// As for [`RegionClient::instances`].
     pub async fn delete_instance(&self, id: &InstanceId) -> Result<(), VpcError> {
-        self.delete(&["instances", id.as_str()]).await
+        self.remove(&format!("server {id}"), Patience::BUSY, &["instances", id.as_str()], async || {
+            let there = self.instance(id).await?;
+            Ok(Conflict::unless(there.is_none_or(|there| there.status == InstanceState::Deleting).then_some(())))
+        })
+        .await
     }
 
     /// Waits until a server runs.

@@ -19,6 +19,7 @@ use crate::retry::chain;
 use crate::trust::{self, keeps_secrets};
 
 mod attachments;
+mod conflict;
 mod create;
 mod images;
 mod instances;

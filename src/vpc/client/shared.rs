@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::RegionClient;
+use super::conflict::Conflict;
 use crate::vpc::error::VpcError;
 use crate::vpc::http::Call;
 use crate::vpc::model::StateReason;
@@ -23,8 +24,21 @@ struct Tagged {
 }
 
 impl RegionClient {
+    /// The wait of a caller, who has made `patience` his own already.
     pub(super) fn waiting(&self, what: String, patience: Patience) -> Waiting<'_> {
         Waiting { what, patience, clock: self.clock(), cancel: self.cancel(), watch: &*self.line.watch }
+    }
+
+    /// Deletes the thing at `path`; that it is gone, or `going`, is success. While it is busy it is waited for, unless `going` says that it
+    /// is not to be had.
+    pub(super) async fn remove(
+        &self,
+        what: &str,
+        patience: Patience,
+        path: &[&str],
+        going: impl AsyncFn() -> Result<Conflict<()>, VpcError>,
+    ) -> Result<(), VpcError> {
+        self.line.change(what, patience, async || self.delete(path).await, going).await
     }
 
     /// Waits until `look` finds nothing.
@@ -45,24 +59,47 @@ impl RegionClient {
             .await
     }
 
-    /// Adds tags, keeping those that are there: the whole list is written, on condition that nobody has changed the thing meanwhile.
+    /// Adds tags, keeping those that are there.
     pub(super) async fn add_tags(&self, path: &[&str], noun: &'static str, id: &str, tags: &[Tag]) -> Result<(), VpcError> {
+        self.edit_tags(path, noun, id, |all| all.extend(tags.iter().map(|tag| tag.as_str().to_owned()))).await
+    }
+
+    /// Changes tags: the whole list is written, on condition that nobody has changed the thing meanwhile.
+    pub(super) async fn edit_tags(
+        &self,
+        path: &[&str],
+        noun: &'static str,
+        id: &str,
+        edit: impl Fn(&mut BTreeSet<String>),
+    ) -> Result<(), VpcError> {
+        // Where a lost first answer made our own change, the next look finds the tags there.
+        let again = async || Ok(Conflict::Passing);
+        self.line.change(&format!("{noun} {id}"), Patience::BUSY, async || self.edit_tags_once(path, noun, id, &edit).await, again).await
+    }
+
+    async fn edit_tags_once(
+        &self,
+        path: &[&str],
+        noun: &'static str,
+        id: &str,
+        edit: &impl Fn(&mut BTreeSet<String>),
+    ) -> Result<(), VpcError> {
         let mut attempt = 1;
         loop {
             let answer = match self.line.send(&Call::get(path)).await {
                 Err(err) if err.is_not_found() => return self.found(None, noun, id),
                 answer => answer?,
             };
-            let mut all = answer.read::<Tagged>()?.user_tags;
-            let before = all.len();
-            all.extend(tags.iter().map(|tag| tag.as_str().to_owned()));
-            if all.len() == before {
+            let before = answer.read::<Tagged>()?.user_tags;
+            let mut after = before.clone();
+            edit(&mut after);
+            if after == before {
                 return Ok(());
             }
-            let call = Call::patch(path, &json!({ "user_tags": all }))?.if_match(answer.etag);
+            let call = Call::patch(path, &json!({ "user_tags": after }))?.if_match(answer.etag);
             match self.line.send(&call).await {
                 Ok(_) => return Ok(()),
-                // Also where a lost first answer made our own change: the next look finds the tags there.
+                // Also where a lost first answer made our own change.
                 Err(VpcError::Refused { refusal, .. }) if refusal.status == 412 && attempt < TAG_ATTEMPTS => attempt += 1,
                 Err(err) => return Err(err),
             }

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::RegionClient;
+use super::conflict::Conflict;
 use super::create::{Creation, differs};
 use crate::vpc::error::VpcError;
 use crate::vpc::http::Call;
@@ -116,7 +117,7 @@ impl RegionClient {
     /// [`VpcError::NameTaken`] where another one has the name, and as for [`RegionClient::snapshots`].
     pub async fn create_snapshot(&self, prototype: &SnapshotPrototype) -> Result<Snapshot, VpcError> {
         let call = Call::post(&["snapshots"], &prototype.body())?;
-        let creation = Creation { noun: "snapshot", name: &prototype.name, call };
+        let creation = Creation { noun: "snapshot", name: &prototype.name, call, patience: Patience::BUSY };
         self.create(
             &creation,
             || self.snapshot_by_name(prototype.name.as_str()),
@@ -144,8 +145,9 @@ impl RegionClient {
         if !tags.is_empty() {
             body["user_tags"] = json!(tags);
         }
-        let creation = Creation { noun: "snapshot", name, call: Call::post(&["snapshots"], &body)? };
-        self.create(
+        let call = Call::post(&["snapshots"], &body)?;
+        let creation = Creation { noun: "snapshot", name, call, patience: Patience::BUSY };
+        self.create_unless(
             &creation,
             || self.snapshot_by_name(name.as_str()),
             |snapshot: &Snapshot| snapshot.id.as_str(),
@@ -153,6 +155,8 @@ impl RegionClient {
                 let found = snapshot.source_snapshot.as_ref().and_then(|source| source.crn.as_ref()).map(Crn::as_str);
                 differs("source snapshot", source.as_str(), found)
             },
+            // A region has one copy of a snapshot.
+            async || Ok(self.snapshots(&SnapshotFilter::default()).await?.iter().any(|found| found.is_copy_of(source))),
         )
         .await
     }
@@ -163,15 +167,11 @@ impl RegionClient {
     /// # Errors
     /// As for [`RegionClient::snapshots`].
     pub async fn delete_snapshot(&self, id: &SnapshotId) -> Result<(), VpcError> {
-        match self.delete(&["snapshots", id.as_str()]).await {
-            Err(VpcError::Refused { request, refusal }) if refusal.status == 409 => match self.snapshot(id).await? {
-                Some(snapshot) if snapshot.lifecycle_state != SnapshotState::Deleting => {
-                    Err(VpcError::Refused { request, refusal })
-                }
-                _ => Ok(()),
-            },
-            deleted => deleted,
-        }
+        self.remove(&format!("snapshot {id}"), Patience::BUSY, &["snapshots", id.as_str()], async || {
+            let there = self.snapshot(id).await?;
+            Ok(Conflict::unless(there.is_none_or(|there| there.lifecycle_state == SnapshotState::Deleting).then_some(())))
+        })
+        .await
     }
 
     /// Waits until a snapshot is whole.
@@ -217,12 +217,27 @@ impl RegionClient {
         self.add_tags(&["snapshots", id.as_str()], "snapshot", id.as_str(), tags).await
     }
 
+    /// Puts tags in place of those that `old` picks, keeping the others.
+    ///
+    /// # Errors
+    /// As for [`RegionClient::tag_snapshot`].
+    pub async fn retag_snapshot(&self, id: &SnapshotId, old: impl Fn(&str) -> bool, new: &[Tag]) -> Result<(), VpcError> {
+        let edit = |all: &mut std::collections::BTreeSet<String>| {
+            all.retain(|tag| !old(tag));
+            all.extend(new.iter().map(|tag| tag.as_str().to_owned()));
+        };
+        self.edit_tags(&["snapshots", id.as_str()], "snapshot", id.as_str(), edit).await
+    }
+
     /// Asks for a clone in a zone. Asking twice is asking once.
     ///
     /// # Errors
     /// As for [`RegionClient::snapshots`].
     pub async fn create_clone(&self, id: &SnapshotId, zone: &str) -> Result<SnapshotClone, VpcError> {
-        self.line.send(&Call::put(&["snapshots", id.as_str(), "clones", zone])).await?.read()
+        let path = ["snapshots", id.as_str(), "clones", zone];
+        let put = async || self.line.send(&Call::put(&path)).await?.read();
+        let look = async || Ok(Conflict::unless(self.get_if_any(&path).await?));
+        self.line.change(&format!("snapshot {id}"), Patience::BUSY, put, look).await
     }
 
     /// A snapshot's clones.
@@ -255,6 +270,11 @@ impl RegionClient {
     /// # Errors
     /// As for [`RegionClient::snapshots`].
     pub async fn delete_clone(&self, id: &SnapshotId, zone: &str) -> Result<(), VpcError> {
-        self.delete(&["snapshots", id.as_str(), "clones", zone]).await
+        let path = ["snapshots", id.as_str(), "clones", zone];
+        self.remove(&format!("the clone of snapshot {id} in {zone}"), Patience::BUSY, &path, async || {
+            let there: Option<SnapshotClone> = self.get_if_any(&path).await?;
+            Ok(Conflict::unless(there.is_none().then_some(())))
+        })
+        .await
     }
 }

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::conflict::Conflict;
 use super::{Means, http, safe_url};
 use crate::vpc::error::VpcError;
 use crate::vpc::http::{Call, Line, Policy};
 use crate::vpc::names::{Crn, Tag};
+use crate::vpc::wait::Patience;
 
 /// IBM's public address.
 pub const GLOBAL_TAGGING: &str = "https://tags.global-search-tagging.cloud.ibm.com";
@@ -102,7 +104,9 @@ impl Tagging {
 
     async fn change(&self, word: &str, crn: &Crn, tags: &[Tag]) -> Result<(), VpcError> {
         let body = json!({ "resources": [{ "resource_id": crn }], "tag_names": tags });
-        let answer = self.line.send(&Call::post(&["tags", word], &body)?.freely()).await?;
+        let call = Call::post(&["tags", word], &body)?.freely();
+        let send = async || self.line.send(&call).await;
+        let answer = self.line.change(&format!("{crn}"), Patience::BUSY, send, async || Ok(Conflict::Passing)).await?;
         let outcomes: Outcomes = answer.read()?;
         match outcomes.results.into_iter().find(|outcome| outcome.is_error == Some(true)) {
             None => Ok(()),

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::RegionClient;
+use super::conflict::Conflict;
 use super::create::{Creation, differs};
 use crate::vpc::error::VpcError;
 use crate::vpc::http::Call;
@@ -118,7 +119,7 @@ impl RegionClient {
     /// [`VpcError::NameTaken`] where another one has the name, and as for [`RegionClient::volumes`].
     pub async fn create_volume(&self, prototype: &VolumePrototype) -> Result<Volume, VpcError> {
         let call = Call::post(&["volumes"], &prototype.body())?;
-        let creation = Creation { noun: "volume", name: &prototype.name, call };
+        let creation = Creation { noun: "volume", name: &prototype.name, call, patience: Patience::BUSY };
         self.create(
             &creation,
             || self.volume_by_name(prototype.name.as_str()),
@@ -138,14 +139,16 @@ impl RegionClient {
     /// # Errors
     /// As for [`RegionClient::volumes`].
     pub async fn delete_volume(&self, id: &VolumeId) -> Result<(), VpcError> {
-        match self.delete(&["volumes", id.as_str()]).await {
+        self.remove(&format!("volume {id}"), Patience::BUSY, &["volumes", id.as_str()], async || {
             // A second DELETE while the first is at it conflicts.
-            Err(VpcError::Refused { request, refusal }) if refusal.status == 409 => match self.volume(id).await? {
-                Some(volume) if volume.status != VolumeState::PendingDeletion => Err(VpcError::Refused { request, refusal }),
-                _ => Ok(()),
-            },
-            deleted => deleted,
-        }
+            match self.volume(id).await? {
+                Some(volume) if volume.status == VolumeState::PendingDeletion => Ok(Conflict::AsAsked(())),
+                Some(_) if self.is_held(id).await? => Ok(Conflict::Final),
+                Some(_) => Ok(Conflict::Passing),
+                None => Ok(Conflict::AsAsked(())),
+            }
+        })
+        .await
     }
 
     /// Waits until a volume can be attached. It may still be filling from its snapshot: that is no reason to wait.

@@ -124,6 +124,12 @@ impl Snapshot {
     pub fn point_in_time(&self) -> SystemTime {
         self.captured_at.unwrap_or(self.created_at)
     }
+
+    /// Whether it was copied from the snapshot with that CRN.
+    #[must_use]
+    pub fn is_copy_of(&self, source: &Crn) -> bool {
+        self.source_snapshot.as_ref().and_then(|found| found.crn.as_ref()) == Some(source)
+    }
 }
 
 /// A root key.

@@ -27,7 +27,7 @@ use std::time::Duration;
 use rand::RngExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::error::JobError;
+use super::error::{Fault, JobError};
 use super::job::Job;
 use super::journal::Entry;
 use super::saga::{Finished, Onlooker, Saga};
@@ -325,6 +325,8 @@ impl<'a> Worker<'a> {
                     Ok(left) => {
                         Ending::Failed(format!("cancelled, and not all of it could be removed: {}", left[0]), Class::Transient)
                     }
+                    // Too late: it is done, and stays so.
+                    Err(error) if matches!(*error.fault, Fault::Over { .. }) => Ending::Stopped,
                     Err(error) => self.ending(&error),
                 }
             }

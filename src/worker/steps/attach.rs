@@ -18,8 +18,10 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
         release::let_go(run, &volume, &own.id).await?;
     }
     run.intend(Step::Attach, &run.names.run).await?;
+    let turn = run.turn_of(&own.id).await?;
     let attachment = home.attach(&own.id, &run.names.run, &id).await?;
     let attachment = home.attached(&own.id, &attachment.id, run.patience(Patience::ATTACHMENT)).await?;
+    drop(turn);
     let device = attachment.device.ok_or_else(out_of_turn)?;
     let others: Vec<AttachedDevice> =
         home.attachments(&own.id).await?.into_iter().filter_map(|attachment| attachment.device).collect();

@@ -3,36 +3,46 @@
 
 use std::sync::Arc;
 
-use super::super::error::Fault;
+use super::super::error::{Fault, Obstacle};
+use super::super::job::Goal;
 use super::super::saga::{Progress, Run};
 use super::super::state::ObjectState;
 use super::super::transfer::{self, Proof};
-use super::Step;
+use super::{Step, import};
 use crate::cancel::{Cancel, Reason};
 use crate::convert::Target;
 use crate::convert::counters::Counters;
 use crate::convert::plan::Options;
 use crate::manifest::Manifest;
 use crate::store::ObjectMeta;
+use crate::vpc::model::ImageState;
 
 /// The most of a manifest that is read: 250 GB make about 4 MiB.
 const LARGEST_MANIFEST: u64 = 256 << 20;
 
 /// Takes over the object of a predecessor that died, if there is one that is whole; whether there is.
 pub(in super::super) async fn adopt(run: &mut Run<'_>) -> Result<bool, Fault> {
-    let store = &run.site.store;
-    let Some(meta) = store.head(&run.names.key).await? else { return Ok(false) };
-    let beside = run.names.key.manifest();
-    let Some(size) = store.head(&beside).await?.map(|found| found.size).filter(|&size| size <= LARGEST_MANIFEST) else {
-        return Ok(false);
-    };
-    let Ok(manifest) = Manifest::from_json(&store.get_range(&beside, 0..size, None).await?) else { return Ok(false) };
-    if !is_of(&manifest, &meta) {
-        return Ok(false);
-    }
+    let Some(manifest) = whole(run).await? else { return Ok(false) };
     let manifest = if manifest.image.sha256.is_some() { manifest } else { prove(run, manifest).await? };
     run.state.object = object(run, &manifest);
     Ok(run.state.object.is_some())
+}
+
+/// Whether the job's object is there and whole, as far as the manifest beside it tells.
+pub(in super::super) async fn is_there(run: &Run<'_>) -> Result<bool, Fault> {
+    Ok(whole(run).await?.is_some())
+}
+
+/// The manifest of the job's object, where both are there and belong together.
+async fn whole(run: &Run<'_>) -> Result<Option<Manifest>, Fault> {
+    let store = &run.site.store;
+    let Some(meta) = store.head(&run.names.key).await? else { return Ok(None) };
+    let beside = run.names.key.manifest();
+    let Some(size) = store.head(&beside).await?.map(|found| found.size).filter(|&size| size <= LARGEST_MANIFEST) else {
+        return Ok(None);
+    };
+    let manifest = Manifest::from_json(&store.get_range(&beside, 0..size, None).await?);
+    Ok(manifest.ok().filter(|manifest| is_of(manifest, &meta)))
 }
 
 fn is_of(manifest: &Manifest, object: &ObjectMeta) -> bool {
@@ -52,6 +62,7 @@ fn object(run: &Run<'_>, manifest: &Manifest) -> Option<ObjectState> {
 
 pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
     let device = run.state.attachment.as_ref().ok_or(Fault::OutOfTurn { step: Step::Convert })?.device.clone();
+    unless_imported(run).await?;
     run.intend(Step::Convert, &run.names.key).await?;
     abort_uploads(run).await?;
     let counters: Arc<Counters> = Arc::default();
@@ -72,6 +83,25 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
     run.state.object = object(run, &manifest);
     let image = &manifest.image;
     Ok(format!("{}, {} of a disk of {}, verified", run.site.store.url(&run.names.key), image.size, image.virtual_size))
+}
+
+/// An object from which an image was made is never written over: whoever proves the image by it would find another disk.
+async fn unless_imported(run: &Run<'_>) -> Result<(), Fault> {
+    if !run.resumed || run.job.goal == Goal::Object {
+        return Ok(());
+    }
+    match import::own(run).await? {
+        Some(image) if !matches!(image.status, ImageState::Failed | ImageState::Unusable | ImageState::Deleting) => {
+            let url = run.site.store.url(&run.names.key);
+            Err(Obstacle::Told(format!(
+                "image {} ({}) was made from {url} already, and what is there now is not whole: `snapferry replicate --abandon {}` gives \
+                 the job up, and a new one makes a new image",
+                image.name, image.id, run.job.id
+            ))
+            .into())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn target(run: &Run<'_>) -> Target {

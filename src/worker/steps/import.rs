@@ -1,6 +1,7 @@
 //! The image in the recovery region: imported under the job's own name, waited for, and proved to be made of our file.
 
 use super::super::error::{Fault, Obstacle};
+use super::super::hold;
 use super::super::names::{self, Form};
 use super::super::saga::Run;
 use super::super::state::ImageState as Known;
@@ -10,7 +11,7 @@ use crate::vpc::model::{Image, ImageState};
 use crate::vpc::{ImageId, ImageOrigin, ImagePrototype, Patience, ResourceGroupId};
 
 /// The job's image, under whatever name it has by now.
-pub(super) async fn own(run: &Run<'_>) -> Result<Option<Image>, Fault> {
+pub(in super::super) async fn own(run: &Run<'_>) -> Result<Option<Image>, Fault> {
     let away = &run.site.away;
     if let Some(known) = &run.state.image
         && let Some(image) = away.image(&known.id).await?
@@ -28,7 +29,7 @@ pub(super) async fn own(run: &Run<'_>) -> Result<Option<Image>, Fault> {
 }
 
 /// An image's tags; none where we may not read them, as where we may not write them.
-pub(super) async fn tags(run: &Run<'_>, image: &Image) -> Result<Vec<String>, Fault> {
+pub(in super::super) async fn tags(run: &Run<'_>, image: &Image) -> Result<Vec<String>, Fault> {
     match run.site.tagging.tags(&image.crn).await {
         Err(err) if err.class() == Class::Permanent => {
             tracing::warn!("the tags of image {} can't be read: {}", image.name, chain(&err));
@@ -43,6 +44,9 @@ fn known(image: &Image) -> Known {
 }
 
 pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
+    // Before the first thing that everybody sees.
+    hold::still_ours(run).await?;
+    hold::rivals(run).await?;
     let found = match own(run).await? {
         // Nothing comes of it any more, and it has the name.
         Some(image) if matches!(image.status, ImageState::Failed | ImageState::Unusable | ImageState::Deleting) => {

@@ -29,7 +29,7 @@ use super::state::{DiskState, State};
 mod attach;
 mod clone;
 pub(super) mod convert;
-mod import;
+pub(super) mod import;
 pub(super) mod preflight;
 pub(super) mod promote;
 mod prune;

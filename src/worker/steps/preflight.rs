@@ -1,6 +1,7 @@
 //! What would stop the job later is found before anything is made: all of it at once, each with what to do.
 
 use super::super::error::{Fault, Obstacle};
+use super::super::hold;
 use super::super::job::{Goal, Origin};
 use super::super::names;
 use super::super::saga::Run;
@@ -22,6 +23,7 @@ const SDP_BANDWIDTH: u64 = 8192;
 const SDP_FULL_BANDWIDTH_FROM: u64 = 81;
 
 pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
+    hold::rivals(run).await?;
     let mut obstacles = Vec::new();
     let own = &run.site.own;
     if own.region != run.job.from {

@@ -27,8 +27,10 @@ pub(super) async fn detach(run: &Run<'_>, volume: &Volume, which: impl Fn(&Insta
     let home = &run.site.home;
     for attachment in &volume.volume_attachments {
         let Some(instance) = attachment.instance.as_ref().map(|instance| &instance.id).filter(|id| which(id)) else { continue };
+        let turn = run.turn_of(instance).await?;
         home.detach(instance, &attachment.id).await?;
         home.detached(instance, &attachment.id, run.patience(Patience::ATTACHMENT)).await?;
+        drop(turn);
     }
     Ok(())
 }

@@ -1,7 +1,9 @@
 //! The snapshot: taken, waited for, marked once the job is done; or one that there was already, which is left alone.
 
 use super::super::error::Fault;
+use super::super::hold;
 use super::super::job::{Origin, SnapshotFate};
+use super::super::marks::{self, Destination, Holder};
 use super::super::names::{self, has};
 use super::super::saga::Run;
 use super::super::state::{DiskState, SnapshotState};
@@ -32,10 +34,15 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
     if run.job.snapshot_fate == SnapshotFate::Kept {
         tags.push(names::keep_tag()?);
     }
+    tags.push(Destination::of_job(run.job, &run.names).tag()?);
+    tags.push(marks::rules_tag(&run.job.retention)?);
+    tags.push(run.site.hold.tag()?);
     let prototype = SnapshotPrototype { name: run.names.run.clone(), source, tags, resource_group, clone_zones: Vec::new() };
     run.intend(Step::Snapshot, &prototype.name).await?;
     let snapshot = run.site.home.create_snapshot(&prototype).await?;
     note(run, &snapshot);
+    run.site.hold.take(run.job.id, &snapshot, &run.site.home).await?;
+    hold::rivals(run).await?;
     Ok(format!("{} ({})", snapshot.name, snapshot.id))
 }
 
@@ -43,6 +50,8 @@ pub(super) async fn stable(run: &mut Run<'_>) -> Result<String, Fault> {
     let id = of(run, Step::Stable)?.id.clone();
     let snapshot = run.site.home.snapshot_stable(&id, run.patience(Patience::SNAPSHOT)).await?;
     note(run, &snapshot);
+    // By now every list shows what was begun when this was.
+    hold::rivals(run).await?;
     // The volume may have grown since the preflight; what counts is what the snapshot holds.
     let disk = run.state.disk.as_ref().ok_or(Fault::OutOfTurn { step: Step::Stable })?;
     run.state.disk =
@@ -62,7 +71,7 @@ pub(super) async fn mark(run: &mut Run<'_>) -> Result<String, Fault> {
     let done = names::done_tag()?;
     if !has(&own.user_tags, &done) {
         run.intend(Step::Mark, &own.name).await?;
-        home.tag_snapshot(&own.id, &[done]).await?;
+        home.retag_snapshot(&own.id, Holder::is_tag, &[done]).await?;
     }
     Ok(format!("{} is marked as done", own.name))
 }

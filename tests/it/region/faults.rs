@@ -11,7 +11,7 @@ use snapferry::sim::{RegionAction, RegionOperation as Op, RegionRule};
 use snapferry::vpc::model::Snapshot;
 use snapferry::vpc::{
     AttachmentId, ClientConfig, Endpoint, ExportPrototype, ImageFilter, ImageOrigin, ImagePrototype, InstanceAction, InstanceId,
-    Means, Policy, RegionClient, SnapshotFilter, Tag, VolumeFilter, VolumeId, VpcError,
+    Means, Policy, RegionClient, SnapshotFilter, Tag, VolumeFilter, VolumeId, VpcError, Waits,
 };
 
 use super::{Cloud, HOME, POLICY, SERVER, name, snapshot_of, stable_snapshot, volume_of};
@@ -23,6 +23,7 @@ const HASTY: Policy = Policy {
     budget: Duration::from_secs(3),
     backoff: Backoff { attempts: 3, first: Duration::from_millis(2), longest: Duration::from_millis(5) },
     list_lag: Duration::from_millis(50),
+    waits: Waits { every: Some(Duration::from_millis(5)), at_most: Some(Duration::from_millis(100)) },
 };
 /// What all of them may take side by side: their attempts, each to its deadline, those of the look that follows, and a slow machine.
 const LONGEST: Duration = Duration::from_secs(60);

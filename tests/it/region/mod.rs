@@ -34,7 +34,7 @@ use snapferry::testing::disks::{Disk, Kind};
 use snapferry::units::{ByteCount, MIB};
 use snapferry::vpc::model::{Instance, Snapshot, Volume};
 use snapferry::vpc::{
-    ClientConfig, Endpoint, LogWatch, Means, Patience, Policy, RegionClient, ResourceName, SnapshotPrototype, VolumePrototype,
+    ClientConfig, Endpoint, LogWatch, Means, Patience, Policy, RegionClient, ResourceName, SnapshotPrototype, VolumePrototype, Waits,
 };
 use tempfile::TempDir;
 
@@ -49,6 +49,7 @@ pub const POLICY: Policy = Policy {
     budget: Duration::from_secs(30),
     backoff: Backoff { attempts: 4, first: Duration::from_millis(5), longest: Duration::from_millis(20) },
     list_lag: Duration::from_secs(20),
+    waits: Waits { every: Some(Duration::from_millis(5)), at_most: Some(Duration::from_millis(200)) },
 };
 
 /// Waits that ask often, and end only where something hangs.

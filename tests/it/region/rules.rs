@@ -10,7 +10,7 @@ use super::{Cloud, HOME, SERVER, SOON, name, ready_volume, snapshot_of, stable_s
 /// The code of a refusal.
 fn code(err: &VpcError) -> &str {
     match err {
-        VpcError::Refused { refusal, .. } => refusal.code(),
+        VpcError::Refused { refusal, .. } | VpcError::Busy { refusal, .. } => refusal.code(),
         other => panic!("not refused: {other}"),
     }
 }

@@ -16,8 +16,8 @@ use snapferry::vpc::device::{Behind, DeviceFolder};
 use snapferry::vpc::{ClientConfig, Endpoint, InstanceId, LogWatch, Means, Policy, RegionClient, Tagging, TaggingConfig};
 use snapferry::worker::gc::{Places, Rules, remove, survey};
 use snapferry::worker::{
-    Encoding, Entry, Fault, Finished, Goal, Job, JobError, Journal, JournalError, Keep, Newest, Onlooker, Origin, OwnServer,
-    Progress, Restore, Retention, Saga, Site, SnapshotFate, State, Step, Waits,
+    Encoding, Entry, Fault, Finished, Goal, Hold, Job, JobError, Journal, JournalError, Keep, Newest, Onlooker, Origin, OwnServer,
+    Progress, Restore, Retention, Saga, Site, SnapshotFate, State, Step, Turns, Waits,
 };
 
 use super::{BUCKET, Bench, Host};
@@ -30,6 +30,7 @@ const HASTY: Policy = Policy {
     budget: Duration::from_secs(4),
     backoff: Backoff { attempts: 4, first: Duration::from_millis(5), longest: Duration::from_millis(20) },
     list_lag: Duration::from_secs(2),
+    waits: Waits { every: Some(Duration::from_millis(10)), at_most: Some(WAIT) },
 };
 /// How long a thing that never gets ready is waited for.
 const WAIT: Duration = Duration::from_millis(1500);
@@ -136,6 +137,8 @@ impl Bench {
             turn: Arc::new(tokio::sync::Semaphore::new(1)),
             runtime: tokio::runtime::Handle::current(),
             waits: Waits { every: Some(Duration::from_millis(10)), at_most: Some(WAIT) },
+            hold: Arc::new(Hold::new("ferry", None, Arc::new(snapferry::fence::Unfenced), Arc::new(SystemClock))),
+            turns: Turns::default(),
         }
     }
 
@@ -150,7 +153,8 @@ impl Bench {
         let places = Places {
             home: self.client(HOME),
             away: Some((self.client(AWAY), self.tagging(&cancel))),
-            bucket: Some((self.bucket(&cancel), String::new())),
+            bucket: Some((self.bucket(&cancel), String::new(), BUCKET.to_owned())),
+            turns: Turns::default(),
         };
         let waits = Waits { every: Some(Duration::from_millis(10)), at_most: None };
         (

@@ -1,6 +1,5 @@
 //! `snapferry convert`.
 
-use std::io::{stderr, stdout};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -8,6 +7,7 @@ use anyhow::Context as _;
 use super::args::ConvertArgs;
 use super::config::{self, Place, Use};
 use super::exit::{Code, UsageError};
+use super::foreign;
 use super::log::Verbosity;
 use super::print_json;
 use super::progress::{Console, Progress};
@@ -102,7 +102,7 @@ pub fn run(args: &ConvertArgs, verbosity: Verbosity, console: &Console) -> anyho
     print(args, verbosity, &converted, &report)?;
     if let Some(verdict) = verdict.filter(|verdict| !verdict.good) {
         // As above: the exit code tells as well.
-        let _ = write_findings(&verdict, &mut stderr().lock());
+        let _ = write_findings(&verdict, &mut foreign::err());
     }
     let complete = converted.manifest.salvaged.is_empty();
     Ok(match (good, complete) {
@@ -115,8 +115,8 @@ pub fn run(args: &ConvertArgs, verbosity: Verbosity, console: &Console) -> anyho
 fn print(args: &ConvertArgs, verbosity: Verbosity, converted: &Converted, report: &Report) -> anyhow::Result<()> {
     // The image is there, whether or not somebody still listens on stderr.
     let _ = match verbosity {
-        Verbosity::Quiet => report.write_salvaged(&mut stderr().lock()),
-        Verbosity::Normal | Verbosity::Verbose => report.write_for_people(converted.took, &mut stderr().lock()),
+        Verbosity::Quiet => report.write_salvaged(&mut foreign::err()),
+        Verbosity::Normal | Verbosity::Verbose => report.write_for_people(converted.took, &mut foreign::err()),
     };
     if args.json {
         print_json(report)?;
@@ -129,7 +129,7 @@ fn dry_run(args: &ConvertArgs, plan: &Plan, source: &str, image: &str) -> anyhow
     if args.json {
         print_json(&summary)?;
     } else {
-        write_plan(&summary, source, image, &mut stdout().lock())?;
+        write_plan(&summary, source, image, &mut foreign::out())?;
     }
     Ok(Code::Done)
 }

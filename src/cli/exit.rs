@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use super::foreign::{line, lines as lines_of};
 use super::hints;
 use crate::convert::{ConvertError, Failure, Leftover};
 use crate::identity::IdentityError;
@@ -59,16 +60,16 @@ pub fn report(error: &anyhow::Error) -> Code {
     if is_unheard(error) {
         return Code::Unheard;
     }
-    let mut lines = format!("snapferry: {}\n", sentence(error));
+    let mut lines = format!("snapferry: {}\n", line(&sentence(error)));
     if let Some(hint) = error.chain().find_map(hints::of) {
-        lines.push_str(&format!("  {hint}\n"));
+        lines.push_str(&format!("  {}\n", lines_of(&hint)));
     }
     if let Some(Failure { leftover: Some(leftover), .. }) = error.downcast_ref::<Failure>() {
-        lines.push_str(&format!("  {}\n", words_for_leftover(leftover)));
+        lines.push_str(&format!("  {}\n", line(&words_for_leftover(leftover))));
     }
     if let Some(error) = error.downcast_ref::<JobError>() {
         for left in &error.left {
-            lines.push_str(&format!("  left behind: {left}; {}\n", hints::of_left(left)));
+            lines.push_str(&format!("  left behind: {}\n", line(&format!("{left}; {}", hints::of_left(left)))));
         }
         if error.resumable == Resumable::Yes {
             lines.push_str(&format!("  snapferry replicate --resume {} goes on with the job\n", error.id));

@@ -1,13 +1,18 @@
 //! Log lines: on stderr, above the bar where there is one.
 
+use std::fmt;
 use std::io::{self, Write};
 
+use tracing::field::Field;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use super::foreign::{Form, Shown, line};
 use super::progress::Console;
 use crate::vpc::CHANGES;
 
@@ -50,13 +55,14 @@ pub fn start(verbosity: Verbosity, format: LogFormat, console: &Console) {
     }
     let filter = EnvFilter::try_from_env("SNAPFERRY_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     // Its own way of complaining about a stderr that is full is a panic.
-    let lines =
-        || tracing_subscriber::fmt::layer().with_target(false).log_internal_errors(false).with_writer(AboveBar(console.clone()));
+    let layer = || tracing_subscriber::fmt::layer().with_target(false).log_internal_errors(false);
+    let lines = || layer().fmt_fields(debug_fn(field).delimited(" ")).with_writer(AboveBar(console.clone(), Form::Text));
+    let objects = || layer().json().flatten_event(true).with_span_list(true).with_writer(AboveBar(console.clone(), Form::Json));
     let all = tracing_subscriber::registry().with(filter);
     // Only a test that runs two commands in one process finds a subscriber already there.
     let _ = match format {
         LogFormat::Text => all.with(lines().with_ansi(console.is_terminal())).try_init(),
-        LogFormat::Json => all.with(lines().json().flatten_event(true).with_span_list(true)).try_init(),
+        LogFormat::Json => all.with(objects()).try_init(),
         LogFormat::Journald => match tracing_journald::layer() {
             Ok(journal) => all.with(journal.with_syslog_identifier("snapferry".to_owned()).with_field_prefix(None)).try_init(),
             Err(err) => {
@@ -68,20 +74,34 @@ pub fn start(verbosity: Verbosity, format: LogFormat, console: &Console) {
     };
 }
 
-struct AboveBar(Console);
+/// A field, or the line's own words: what is not ours in it must not be obeyed by a terminal, nor begin a line of its own.
+fn field(to: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    let value = format!("{value:?}");
+    match field.name() {
+        "message" => to.write_str(&line(&value)),
+        name if to.has_ansi_escapes() => write!(to, "\x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m{}", line(&value)),
+        name => write!(to, "{name}={}", line(&value)),
+    }
+}
+
+struct AboveBar(Console, Form);
 
 impl<'a> MakeWriter<'a> for AboveBar {
     type Writer = LineWriter<'a>;
     fn make_writer(&'a self) -> LineWriter<'a> {
-        LineWriter(&self.0)
+        LineWriter(&self.0, self.1)
     }
 }
 
-struct LineWriter<'a>(&'a Console);
+struct LineWriter<'a>(&'a Console, Form);
 
 impl Write for LineWriter<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.suspended(|| io::stderr().write_all(line))?;
+        self.0.suspended(|| match self.1 {
+            // Its fields are escaped already, and what is around them may be coloured.
+            Form::Text => io::stderr().write_all(line),
+            Form::Json => Shown { to: io::stderr(), form: Form::Json }.write_all(line),
+        })?;
         Ok(line.len())
     }
 

@@ -1,7 +1,7 @@
 //! The command line: the only place that reads arguments and the environment, prints, and picks concrete stores and sources.
 
 use std::ffi::OsString;
-use std::io::{Write as _, stdout};
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
@@ -16,6 +16,7 @@ mod credentials;
 mod demo;
 mod exit;
 mod fleet;
+mod foreign;
 mod hints;
 mod image;
 mod inspect;
@@ -41,6 +42,7 @@ mod verify;
 use args::{Args, Command};
 use credentials::Environment;
 use exit::Code;
+use foreign::Form;
 use settings::Settings;
 
 /// Parses, runs, reports.
@@ -128,7 +130,7 @@ fn refuse(error: &anyhow::Error) -> Code {
 
 /// A result, for programs.
 fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    writeln!(stdout().lock(), "{}", serde_json::to_string(value)?)?;
+    writeln!(foreign::out_in(Form::Json), "{}", serde_json::to_string(value)?)?;
     Ok(())
 }
 

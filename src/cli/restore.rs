@@ -1,7 +1,7 @@
 //! `snapferry restore`.
 
 use std::cell::OnceCell;
-use std::io::{self, Write, stderr};
+use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::args::RestoreArgs;
 use super::exit::{Code, UsageError};
+use super::foreign;
 use super::lengths::clock_face;
 use super::log::Verbosity;
 use super::print_json;
@@ -58,7 +59,7 @@ pub fn run(args: &RestoreArgs, verbosity: Verbosity, console: &Console) -> anyho
     let report = Report::new(&opened, target, &restored, &counters);
     if verbosity != Verbosity::Quiet {
         // The disk is there, whether or not somebody still listens on stderr.
-        let _ = report.write_for_people(&restored, &mut stderr().lock());
+        let _ = report.write_for_people(&restored, &mut foreign::err());
     }
     if args.reading.json {
         print_json(&report)?;

@@ -1,6 +1,6 @@
 //! `snapferry config show`: what is configured, and where it comes from.
 
-use std::io::{Write as _, stdout};
+use std::io::Write as _;
 
 use clap::CommandFactory as _;
 use serde_json::json;
@@ -8,6 +8,7 @@ use serde_json::json;
 use super::args::{Args, ConfigAction, ConfigArgs};
 use super::credentials::Environment;
 use super::exit::Code;
+use super::foreign;
 use super::settings::{DEFAULT_FILE, Settings, Shown};
 use super::table::Table;
 
@@ -22,7 +23,7 @@ pub fn run(args: &ConfigArgs, settings: &Settings, environment: &Environment) ->
         super::print_json(&list)?;
         return Ok(Code::Done);
     }
-    let mut out = stdout().lock();
+    let mut out = foreign::out();
     match settings.file() {
         Some(path) => writeln!(out, "file: {}", path.display())?,
         None => writeln!(out, "file: none ({DEFAULT_FILE} is not there)")?,

@@ -1,6 +1,14 @@
 //! Tables for people: columns as wide as what is in them.
+//!
+//! Cells hold text that is not ours: of any length, in any script. So a cell is one line, cut where it is absurdly long, and a column is never
+//! padded beyond [`WIDEST`]: one that is longer moves the rest of its own row, and nobody else's.
 
 use std::io::{self, Write};
+
+use super::foreign::{LONGEST_SHOWN, columns, cut, line, padded};
+
+/// Columns of a terminal up to which the cells of other rows are padded.
+const WIDEST: usize = 120;
 
 /// Rows under headings.
 pub struct Table {
@@ -15,19 +23,21 @@ impl Table {
 
     /// Adds a row; what is empty is shown as a dash, and of several lines the first.
     pub fn row(&mut self, cells: Vec<String>) {
-        self.rows.push(
-            cells.iter().map(|cell| Some(first_line(cell)).filter(|line| !line.is_empty()).unwrap_or("-").to_owned()).collect(),
-        );
+        let shown = |cell: &String| match first_line(cell) {
+            "" => "-".to_owned(),
+            line => cut(line, LONGEST_SHOWN).into_owned(),
+        };
+        self.rows.push(cells.iter().map(shown).collect());
     }
 
     pub fn write(&self, to: &mut impl Write) -> io::Result<()> {
         let width = |column: usize| {
-            let cells = self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
-            cells.chain([self.headings[column].len()]).max().unwrap_or(0)
+            let cells = self.rows.iter().filter_map(|row| row.get(column)).map(|cell| columns(cell));
+            cells.chain([self.headings[column].len()]).max().unwrap_or(0).min(WIDEST)
         };
         let widths: Vec<usize> = (0..self.headings.len()).map(width).collect();
         let line = |cells: Vec<&str>, to: &mut dyn Write| {
-            let padded: Vec<String> = cells.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
+            let padded: Vec<String> = cells.iter().zip(&widths).map(|(cell, &width)| padded(cell, width)).collect();
             writeln!(to, "{}", padded.join("  ").trim_end())
         };
         line(self.headings.clone(), to)?;
@@ -45,8 +55,8 @@ pub fn pairs(pairs: &[(&str, String)], to: &mut impl Write) -> io::Result<()> {
     let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     pairs.iter().try_for_each(|(name, value)| {
         let mut lines = value.lines();
-        writeln!(to, "{name:width$}  {}", lines.next().unwrap_or("-"))?;
-        lines.try_for_each(|line| writeln!(to, "{:width$}  {line}", ""))
+        writeln!(to, "{}  {}", padded(name, width), line(lines.next().unwrap_or("-")))?;
+        lines.try_for_each(|more| writeln!(to, "{}  {}", padded("", width), line(more)))
     })
 }
 
@@ -59,12 +69,30 @@ mod tests {
         let mut table = Table::new(&["name", "state"]);
         table.row(vec!["web01-latest".into(), "available".into()]);
         table.row(vec!["ü\nand more".into(), String::new()]);
+        table.row(vec!["サーバー".into(), "pending".into()]);
         let mut text = Vec::new();
         table.write(&mut text).expect("written");
         let text = String::from_utf8(text).expect("UTF-8");
-        assert_eq!(text, "name          state\nweb01-latest  available\nü             -\n");
+        assert_eq!(text, "name          state\nweb01-latest  available\nü             -\nサーバー      pending\n");
         let mut text = Vec::new();
         pairs(&[("state", "dead".into()), ("error", "no\ndo this".into()), ("step", String::new())], &mut text).expect("written");
         assert_eq!(String::from_utf8(text).expect("UTF-8"), "state  dead\nerror  no\n       do this\nstep   -\n");
+    }
+
+    /// More than 65,535 columns are more than Rust's own padding does.
+    #[test]
+    fn one_cell_that_is_long_or_hostile_is_its_own_rows_affair() {
+        let mut table = Table::new(&["server", "state"]);
+        table.row(vec!["a".repeat(70_000), "ready".into()]);
+        table.row(vec!["x\u{1b}[2J\ry".into(), "done".into()]);
+        let mut text = Vec::new();
+        table.write(&mut text).expect("written");
+        let text = String::from_utf8(text).expect("UTF-8");
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[1], format!("{}…  ready", "a".repeat(LONGEST_SHOWN - 1)));
+        assert_eq!(lines[2], format!("{}  done", padded(r"x\u{1b}[2J\ry", WIDEST)));
+        let mut text = Vec::new();
+        pairs(&[("server", "x\u{1b}c".into())], &mut text).expect("written");
+        assert_eq!(text, b"server  x\\u{1b}c\n");
     }
 }

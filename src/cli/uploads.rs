@@ -1,12 +1,13 @@
 //! `snapferry uploads`: incomplete uploads, which cost money until somebody removes them.
 
-use std::io::{Write as _, stdout};
+use std::io::Write as _;
 
 use serde::Serialize;
 
 use super::args::{BucketArgs, UploadsAction, UploadsArgs};
 use super::config::{self, Place, Use};
 use super::exit::{Code, UsageError};
+use super::foreign;
 use super::print_json;
 use crate::cancel::Cancel;
 use crate::clock::rfc3339;
@@ -38,7 +39,7 @@ fn open(bucket: &BucketArgs) -> anyhow::Result<std::sync::Arc<dyn ObjectStore>> 
 
 async fn list(bucket: &BucketArgs, prefix: &str, json: bool) -> anyhow::Result<Code> {
     let found = open(bucket)?.list_uploads(prefix).await?;
-    let mut out = stdout();
+    let mut out = foreign::out();
     if json {
         print_json(&found.iter().map(listed).collect::<Vec<_>>())?;
     } else if found.is_empty() {
@@ -69,7 +70,7 @@ async fn abort(bucket: &BucketArgs, key: Option<&str>, id: Option<&str>, all: bo
             found.into_iter().map(|open| open.upload).filter(|upload| all || key.as_ref() == Some(&upload.key)).collect()
         }
     };
-    let mut out = stdout().lock();
+    let mut out = foreign::out();
     for upload in &chosen {
         store.abort(upload).await?;
         writeln!(out, "aborted {}  {}", upload.key, upload.id.escape_debug())?;

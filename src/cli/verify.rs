@@ -1,10 +1,11 @@
 //! `snapferry verify`.
 
-use std::io::{self, Write, stderr};
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use super::args::VerifyArgs;
 use super::exit::Code;
+use super::foreign;
 use super::lengths::clock_face;
 use super::log::Verbosity;
 use super::print_json;
@@ -54,7 +55,7 @@ pub fn shown(verification: Verification<'_>, console: &Console, verbosity: Verbo
 }
 
 fn print(verdict: &Verdict, json: bool, verbosity: Verbosity) -> anyhow::Result<()> {
-    let words = &mut stderr().lock();
+    let words = &mut foreign::err();
     // The verdict is in the exit code, whether or not somebody still listens on stderr.
     let _ = match verbosity {
         Verbosity::Quiet => write_findings(verdict, words),

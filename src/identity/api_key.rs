@@ -10,7 +10,8 @@ use reqwest::Url;
 use serde::Deserialize;
 
 use super::refreshing::{Ask, Grant, Refreshing};
-use super::{IdentityError, Token, TokenSource};
+use super::{IdentityError, Token, TokenSource, cut, life_of, reason_of};
+use crate::answers::{LARGEST_OF_IDENTITY, body_of};
 use crate::clock::Clock;
 use crate::secret::Secret;
 use crate::trust::{HttpClientError, http_client, keeps_secrets};
@@ -103,7 +104,7 @@ impl Ask for ApiKey {
         let sent = self.http.post(self.endpoint.clone()).header("accept", "application/json").form(&form).send().await;
         let answer = sent.map_err(|err| unreachable(crate::retry::chain(&err.without_url())))?;
         let status = answer.status();
-        let body = answer.bytes().await.map_err(|err| unreachable(crate::retry::chain(&err.without_url())))?;
+        let body = body_of(answer, LARGEST_OF_IDENTITY).await.map_err(|err| unreachable(reason_of(err)))?;
         if status.is_success() {
             let granted: Granted = serde_json::from_slice(&body).map_err(|err| IdentityError::Malformed {
                 endpoint: endpoint(),
@@ -114,14 +115,15 @@ impl Ask for ApiKey {
             if bearer.is_empty() {
                 return Err(IdentityError::Malformed { endpoint: endpoint(), reason: "the token is empty".to_owned() });
             }
-            return Ok(Grant { bearer, life: Duration::from_secs(granted.expires_in) });
+            return Ok(Grant { bearer, life: life_of(granted.expires_in) });
         }
         let refusal: Option<Refusal> = serde_json::from_slice(&body).ok();
         let (code, message) = refusal.map_or_else(
             || (status.as_u16().to_string(), status.canonical_reason().unwrap_or("no reason given").to_owned()),
             |refusal| (refusal.error_code, refusal.error_message),
         );
-        let message = message.replace(self.api_key.reveal(), "***");
+        let message = cut(&message.replace(self.api_key.reveal(), "***"));
+        let code = cut(&code);
         if status.is_server_error() || matches!(status.as_u16(), 408 | 429) {
             return Err(unreachable(format!("it answered {status}: {code}: {message}")));
         }

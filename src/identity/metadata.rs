@@ -16,7 +16,8 @@ use serde_json::{Value, json};
 
 use super::instance::Instance;
 use super::refreshing::{Ask, Grant, Refreshing};
-use super::{IdentityError, Token, TokenSource};
+use super::{IdentityError, Token, TokenSource, cut, life_of, reason_of};
+use crate::answers::{LARGEST_OF_IDENTITY, body_of};
 use crate::clock::Clock;
 use crate::retry::chain;
 use crate::secret::Secret;
@@ -207,7 +208,7 @@ impl Metadata {
         }
         let answer = sent.send().await.map_err(|err| Failure::Silent(chain(&err.without_url())))?;
         let status = answer.status();
-        let body = answer.bytes().await.map_err(|err| Failure::Silent(chain(&err.without_url())))?;
+        let body = body_of(answer, LARGEST_OF_IDENTITY).await.map_err(|err| Failure::Silent(reason_of(err)))?;
         if status.is_success() {
             return serde_json::from_slice(&body).map_err(|err| {
                 // Where, not what: the text may hold half a token.
@@ -217,6 +218,7 @@ impl Metadata {
         }
         let told: Refusal = serde_json::from_slice(&body).unwrap_or_default();
         let fault = told.errors.into_iter().next().unwrap_or(Fault { code: status.to_string(), message: String::new() });
+        let fault = Fault { code: cut(&fault.code), message: cut(&fault.message) };
         Err(match status {
             StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => Failure::Absent,
             _ if status.is_server_error() || matches!(status.as_u16(), 408 | 429) => Failure::Other(IdentityError::Unreachable {
@@ -237,7 +239,7 @@ impl Metadata {
         if bearer.is_empty() {
             return Err(IdentityError::Malformed { endpoint: self.shown().join(" or "), reason: "the token is empty".to_owned() });
         }
-        Ok(Grant { bearer, life: Duration::from_secs(granted.expires_in) })
+        Ok(Grant { bearer, life: life_of(granted.expires_in) })
     }
 
     /// Who this server is.

@@ -2,11 +2,12 @@
 //!
 //! A conversion outlasts a token's hour, so nobody keeps a token: whoever sends a request asks the source for one.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
-use crate::retry::Class;
+use crate::answers::BodyError;
+use crate::retry::{Class, chain};
 use crate::secret::Secret;
 
 mod api_key;
@@ -17,6 +18,29 @@ mod refreshing;
 pub use api_key::{ApiKeyConfig, ApiKeySource, IBM_IAM};
 pub use instance::{CLOUD_INIT, Instance, Learned, instance_of_cloud_init, region_of_zone};
 pub use metadata::{METADATA_HTTP, METADATA_HTTPS, Metadata, MetadataConfig, Profile, ProfileSource};
+
+/// No token is held for longer, whatever its issuer says: a number costs nothing to claim.
+const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// No words of an issuer are told beyond this many characters.
+const LONGEST_MESSAGE: usize = 400;
+
+/// The life of a token that is granted for so many seconds.
+fn life_of(seconds: u64) -> Duration {
+    Duration::from_secs(seconds).min(LONGEST_LIFE)
+}
+
+/// The front of what an issuer says.
+fn cut(words: &str) -> String {
+    words.chars().take(LONGEST_MESSAGE).collect()
+}
+
+/// Why there is no body, without the address that it was to come from.
+fn reason_of(err: BodyError) -> String {
+    match err {
+        BodyError::Line(err) => chain(&err.without_url()),
+        err @ BodyError::TooLong { .. } => err.to_string(),
+    }
+}
 
 /// A bearer token and the moment from which it is refused.
 #[derive(Clone, Debug)]

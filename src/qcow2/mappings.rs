@@ -1,11 +1,12 @@
 //! Where the bytes of each guest cluster lie: an image's L2 tables, checked entry by entry.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::qcow2::header::{Header, Version};
 use crate::qcow2::image::{ImageError, PlaceError};
 use crate::qcow2::l2::{EntryError, L2Entry, Mapping};
-use crate::units::{ByteCount, ClusterBits, GuestCluster, GuestOffset, HostCluster, HostOffset, SECTOR, to_u64, to_usize};
+use crate::units::{ByteCount, ClusterBits, GuestCluster, GuestOffset, HostOffset, SECTOR, to_u64, to_usize};
 
 /// Subclusters of a cluster with extended L2 entries (specification, "Extended L2 Entries").
 pub const SUBCLUSTERS: u32 = 32;
@@ -271,36 +272,44 @@ fn allocated(bits: u64) -> u32 {
     u32::try_from(bits & u64::from(u32::MAX)).expect("the lower half")
 }
 
-/// A set of host clusters: a bit for each of the file.
+/// A set of host clusters, as runs. Its memory follows what is in it, not the file's length, which costs nothing to claim.
 #[derive(Debug)]
 pub(super) struct ClusterSet {
     cluster: ClusterBits,
-    bits: Vec<u64>,
+    clusters: u64,
+    /// The first cluster of each run, and one past its last. No two touch.
+    runs: BTreeMap<u64, u64>,
 }
 
 impl ClusterSet {
     pub(super) fn new(file_len: u64, cluster: ClusterBits) -> Self {
-        Self { cluster, bits: vec![0; to_usize(cluster.clusters_in(file_len).div_ceil(64))] }
+        Self { cluster, clusters: cluster.clusters_in(file_len), runs: BTreeMap::new() }
     }
 
     /// Adds the clusters that a range of bytes touches, as far as they lie within the file.
     pub(super) fn insert(&mut self, bytes: Range<u64>) {
-        for HostCluster(cluster) in self.clusters(&bytes) {
-            if let Some(word) = self.bits.get_mut(to_usize(cluster / 64)) {
-                *word |= 1 << (cluster % 64);
-            }
+        let Range { mut start, mut end } = self.clusters(&bytes);
+        end = end.min(self.clusters);
+        if start >= end {
+            return;
         }
+        // What it touches becomes one run with it.
+        while let Some((&first, &last)) = self.runs.range(..=end).next_back().filter(|&(_, &last)| last >= start) {
+            (start, end) = (start.min(first), end.max(last));
+            self.runs.remove(&first);
+        }
+        self.runs.insert(start, end);
     }
 
     /// Whether a range of bytes touches one of the set.
     pub(super) fn touches(&self, bytes: &Range<u64>) -> bool {
-        self.clusters(bytes)
-            .any(|HostCluster(cluster)| self.bits.get(to_usize(cluster / 64)).is_some_and(|word| word >> (cluster % 64) & 1 == 1))
+        let Range { start, end } = self.clusters(bytes);
+        self.runs.range(..end).next_back().is_some_and(|(_, &last)| last > start)
     }
 
-    fn clusters(&self, bytes: &Range<u64>) -> impl Iterator<Item = HostCluster> + use<> {
+    fn clusters(&self, bytes: &Range<u64>) -> Range<u64> {
         let bits = self.cluster.bits();
         let end = if bytes.is_empty() { bytes.start >> bits } else { ((bytes.end - 1) >> bits) + 1 };
-        (bytes.start >> bits..end).map(HostCluster)
+        bytes.start >> bits..end
     }
 }

@@ -107,8 +107,23 @@ pub(super) struct Batch {
 }
 
 impl Batch {
+    /// Bytes of one fetch.
     pub fn len(&self) -> usize {
-        to_usize(self.fetch.end - self.fetch.start)
+        let len = self.fetch.end - self.fetch.start;
+        to_usize(if self.places.is_empty() { len.min(SEGMENT.0) } else { len })
+    }
+
+    /// What is fetched at once: all of it, but a stretch without bodies in pieces.
+    pub fn pieces(&self) -> impl Iterator<Item = Self> + '_ {
+        let step = if self.places.is_empty() { SEGMENT.0 } else { u64::MAX };
+        let mut at = self.fetch.start;
+        std::iter::from_fn(move || {
+            let left = self.fetch.end.checked_sub(at).filter(|&left| left > 0)?;
+            let fetch = at..at + left.min(step);
+            at = fetch.end;
+            let own = self.own.saturating_sub(fetch.start - self.fetch.start).min(fetch.end - fetch.start);
+            Some(Self { fetch, own, places: self.places.clone() })
+        })
     }
 }
 
@@ -342,11 +357,11 @@ fn cover_all(mut batches: Vec<Batch>, places: &[Place], file_len: u64) -> Vec<Ba
             last.own = next - last.fetch.start;
             at = next;
         }
-        while at < next {
-            let end = next.min(at + SEGMENT.0);
+        if at < next {
+            // Of any length: a file's costs nothing to claim. It is fetched in pieces.
             let none = batch.as_ref().map_or(places.len(), |batch| batch.places.start);
-            all.push(Batch { fetch: at..end, own: end - at, places: none..none });
-            at = end;
+            all.push(Batch { fetch: at..next, own: next - at, places: none..none });
+            at = next;
         }
         if let Some(batch) = batch {
             at = batch.fetch.start + batch.own;
@@ -381,6 +396,7 @@ mod tests {
             Cover::WholeFile => batches = cover_all(batches, &places, file_len),
         }
         assert_eq!(batches.iter().map(|batch| batch.places.len()).sum::<usize>(), bodies.len(), "each body is in one batch");
+        let batches: Vec<Batch> = batches.iter().flat_map(Batch::pieces).collect();
         for batch in &batches {
             assert!(to_u64(batch.len()) <= LONGEST_BATCH && batch.own <= to_u64(batch.len()), "{batch:?}");
             for &(host, _, len) in &bodies[batch.places.clone()] {
@@ -431,6 +447,8 @@ mod tests {
         }
         assert!(cover(&cut(&[], Cover::WholeFile, 40 * MIB), 0, 40 * MIB));
         assert!(cut(&[], Cover::Bodies, 40 * MIB).is_empty());
+        // A length costs nothing to claim, and so nothing to plan for.
+        assert_eq!(cover_all(Vec::new(), &[], 1 << 50).len(), 1);
     }
 
     #[test]

@@ -41,8 +41,8 @@ impl Fetched {
 pub(super) type Slot = Receiver<Arc<Fetched>>;
 
 /// A fetch to be done.
-struct Ticket<'a> {
-    batch: &'a Batch,
+struct Ticket {
+    batch: Batch,
     buf: PooledBuf,
     slot: Sender<Arc<Fetched>>,
 }
@@ -63,15 +63,15 @@ pub(super) fn run(file: &dyn ImageFile, plan: &Plan, slots: &Sender<Slot>, decod
     });
 }
 
-fn issue<'a>(
-    plan: &'a Plan,
+fn issue(
+    plan: &Plan,
     slots: &Sender<Slot>,
-    tickets: &Sender<Ticket<'a>>,
+    tickets: &Sender<Ticket>,
     decoders: &Decoders,
     context: &Context,
 ) -> Result<(), Stopped> {
     let buffers = BufferPool::new(plan.batch_buffers(), plan.batch_len());
-    for batch in &plan.batches {
+    for batch in plan.batches.iter().flat_map(Batch::pieces) {
         note_bottleneck(&buffers, plan, decoders, context);
         // In this order and one batch after the other: the batch that the sums wait for always has its buffer already.
         let buf = buffers.take(&context.cancel)?;
@@ -94,7 +94,7 @@ fn note_bottleneck(buffers: &BufferPool, plan: &Plan, decoders: &Decoders, conte
     context.counters.note_bottleneck(found);
 }
 
-fn serve(file: &dyn ImageFile, plan: &Plan, queue: &Receiver<Ticket<'_>>, decoders: &Decoders, context: &Context) {
+fn serve(file: &dyn ImageFile, plan: &Plan, queue: &Receiver<Ticket>, decoders: &Decoders, context: &Context) {
     for Ticket { batch, mut buf, slot } in queue {
         if context.cancel.is_cancelled() {
             return;
@@ -108,7 +108,7 @@ fn serve(file: &dyn ImageFile, plan: &Plan, queue: &Receiver<Ticket<'_>>, decode
         let fetched = Arc::new(Fetched { start: batch.fetch.start, buf, len, own: to_usize(batch.own) });
         // Where nobody wants sums, nobody listens.
         let _ = slot.send(Arc::clone(&fetched));
-        if decoders.submit(plan, batch, &fetched).is_err() {
+        if decoders.submit(plan, &batch, &fetched).is_err() {
             return;
         }
     }

@@ -65,6 +65,10 @@ impl Retrying {
 
     /// The wait before attempt `next`, where `err` allows for one.
     fn wait_after(&self, err: &StoreError, next: u32) -> Option<Duration> {
+        // A token source has made its own attempts.
+        if matches!(err, StoreError::Identity { .. }) {
+            return None;
+        }
         if !err.class().is_retryable() || (err.is_damage() && next > DAMAGED_ATTEMPTS) {
             return None;
         }

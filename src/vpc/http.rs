@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use super::error::{Request, VpcError};
 use super::refusal::Refusal;
 use super::wait::{Waits, Watch};
+use crate::answers::{BodyError, LARGEST_OF_CLOUD, body_of};
 use crate::cancel::Cancel;
 use crate::clock::Clock;
 use crate::fence::Fence;
@@ -26,8 +27,6 @@ const GENERATION: &str = "2";
 const REQUEST_ID: &str = "x-request-id";
 /// The log's target for what was changed in the cloud, with the ids of requests: a line each.
 pub const CHANGES: &str = "snapferry::changes";
-/// The largest answer that is read: a page of a hundred instances takes less than one MiB.
-const LARGEST_ANSWER: usize = 64 << 20;
 
 /// Attempts at an address from which nothing was ever heard: it is likelier misspelt than down.
 const STRANGER: u32 = 4;
@@ -297,17 +296,13 @@ impl Line {
             self.fence.pass().await.map_err(|source| VpcError::Fenced { request: request.clone(), source })?;
         }
         tracing::debug!(request = %request, id = %request.id, "asking the cloud");
-        let mut answer = sent.send().await.map_err(|err| lost(request, err))?;
+        let answer = sent.send().await.map_err(|err| lost(request, err))?;
         self.heard.note(&request.host);
         let (status, headers) = (answer.status(), answer.headers().clone());
-        let mut body = Vec::new();
-        while let Some(piece) = answer.chunk().await.map_err(|err| lost(request, err))? {
-            if body.len() + piece.len() > LARGEST_ANSWER {
-                let reason = format!("it is larger than {LARGEST_ANSWER} bytes");
-                return Err(VpcError::Malformed { request: request.clone(), reason });
-            }
-            body.extend_from_slice(&piece);
-        }
+        let body = body_of(answer, LARGEST_OF_CLOUD).await.map_err(|err| match err {
+            BodyError::Line(err) => lost(request, err),
+            err @ BodyError::TooLong { .. } => VpcError::Malformed { request: request.clone(), reason: err.to_string() },
+        })?;
         tracing::debug!(request = %request, id = %request.id, status = status.as_u16(), "answered");
         self.watch.answered(&call.operation(), status.as_u16());
         if status.is_success() {

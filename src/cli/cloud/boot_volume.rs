@@ -1,6 +1,5 @@
 //! `snapferry boot-volume`: what a server boots from, and what stands in the way of carrying it.
 
-use std::io::stdout;
 use std::time::SystemTime;
 
 use serde::Serialize;
@@ -8,6 +7,7 @@ use serde::Serialize;
 use super::args::BootVolumeArgs;
 use super::{Cloud, print_json, run as run_on_cloud};
 use crate::cli::exit::Code;
+use crate::cli::foreign;
 use crate::cli::table;
 use crate::clock::rfc3339;
 use crate::vpc::model::{HealthState, InstanceState, Snapshot, StorageGeneration, Volume};
@@ -153,5 +153,5 @@ fn write(report: &Report) -> anyhow::Result<()> {
         ("latest snapshot", latest),
     ];
     pairs.extend(report.obstacles.iter().map(|obstacle| ("in the way", obstacle.clone())));
-    Ok(table::pairs(&pairs, &mut stdout().lock())?)
+    Ok(table::pairs(&pairs, &mut foreign::out())?)
 }

@@ -1,6 +1,6 @@
 //! `snapferry doctor`: whether everything is as it has to be, line by line, each with what to do about it.
 
-use std::io::{Write as _, stdout};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -15,6 +15,7 @@ use crate::cli::config::{self, Place, Use};
 use crate::cli::credentials::{self, Environment, Identity};
 use crate::cli::exit::{Code, UsageError, fix_for};
 use crate::cli::fleet::{self, args::QueueArgs};
+use crate::cli::foreign;
 use crate::cli::hints::AUTHORIZE;
 use crate::cli::signals::{self, Left};
 use crate::clock::{SystemClock, rfc3339};
@@ -128,7 +129,7 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<Code> {
     if args.output.json {
         print_json(&findings)?;
     } else {
-        let mut out = stdout().lock();
+        let mut out = foreign::out();
         for finding in &findings {
             writeln!(out, "{:8} {:16} {}", finding.verdict.word(), finding.what, finding.details)?;
             if let Some(fix) = &finding.fix {

@@ -1,6 +1,5 @@
 //! `snapferry images`: listed, renamed, tagged, deleted, exported.
 
-use std::io::stdout;
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
@@ -8,6 +7,7 @@ use serde_json::{Value, json};
 use super::args::{ChangeArgs, CloudArgs, ImagesAction, ImagesArgs, OutputArgs};
 use super::{print_json, run as run_on_cloud, say, would};
 use crate::cli::exit::Code;
+use crate::cli::foreign;
 use crate::cli::table::Table;
 use crate::clock::{compact, rfc3339};
 use crate::vpc::model::{ExportFormat, Image, ImageState};
@@ -65,7 +65,7 @@ fn list(status: &[String], output: OutputArgs, cloud: &CloudArgs) -> anyhow::Res
             image.status_reasons.iter().map(|reason| reason.shown()).collect::<Vec<_>>().join("; "),
         ]);
     }
-    table.write(&mut stdout().lock())?;
+    table.write(&mut foreign::out())?;
     Ok(Code::Done)
 }
 

@@ -1,6 +1,6 @@
 //! Commands on the cloud: what is there, and small changes to it.
 
-use std::io::{self, Write as _, stdout};
+use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use super::exit::UsageError;
 use super::print_json;
 use super::signals::{self, Left};
 use crate::cancel::Cancel;
+use crate::cli::foreign;
 use crate::clock::SystemClock;
 use crate::fence::{Fence, Unfenced};
 use crate::vpc::{
@@ -179,5 +180,5 @@ fn would(output: OutputArgs, words: std::fmt::Arguments<'_>) -> anyhow::Result<(
 
 /// What was done, for people.
 fn say(words: std::fmt::Arguments<'_>) -> io::Result<()> {
-    writeln!(stdout().lock(), "{words}")
+    writeln!(foreign::out(), "{words}")
 }

@@ -1,6 +1,5 @@
 //! `snapferry snapshot`: taken, listed, deleted, copied.
 
-use std::io::stdout;
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
@@ -8,6 +7,7 @@ use serde_json::{Value, json};
 use super::args::{SnapshotAction, SnapshotArgs, SnapshotCopyArgs, SnapshotCreateArgs, SnapshotDeleteArgs, SnapshotListArgs};
 use super::{print_json, run as run_on_cloud, say, would};
 use crate::cli::exit::{Code, UsageError};
+use crate::cli::foreign;
 use crate::cli::table::Table;
 use crate::clock::{compact, rfc3339};
 use crate::vpc::model::Snapshot;
@@ -101,7 +101,7 @@ fn list(args: &SnapshotListArgs) -> anyhow::Result<Code> {
             snapshot.user_tags.join(","),
         ]);
     }
-    table.write(&mut stdout().lock())?;
+    table.write(&mut foreign::out())?;
     Ok(Code::Done)
 }
 

@@ -1,6 +1,6 @@
 //! `snapferry enqueue`: servers into the fleet's queue.
 
-use std::io::{Write as _, stdout};
+use std::io::Write as _;
 use std::time::{Duration, SystemTime};
 
 use serde_json::json;
@@ -11,6 +11,7 @@ use super::{Away, open};
 use crate::cancel::Cancel;
 use crate::cli::cloud::{args::OutputArgs, home_region};
 use crate::cli::exit::Code;
+use crate::cli::foreign::{self, Form};
 use crate::cli::replicate::job_of;
 use crate::cli::signals::{self, Left};
 use crate::clock::SystemClock;
@@ -56,7 +57,7 @@ pub fn run(args: &EnqueueArgs) -> anyhow::Result<Code> {
                 Enqueued::OpenAlready(id) => (id, false),
             };
             watched.push(id);
-            let mut out = stdout().lock();
+            let mut out = foreign::out_in(Form::of(args.output.json));
             if args.output.json {
                 writeln!(out, "{}", json!({ "job": id, "server": job.server, "region": job.region, "added": fresh }))?;
             } else {
@@ -87,7 +88,7 @@ async fn import(queue: &RedisQueue, list: &str, new: impl Fn(&str) -> anyhow::Re
     })
     .await?;
     let Imported { added, open_already, refused, left } = imported;
-    writeln!(stdout().lock(), "{added} jobs from the list {list}, {open_already} were in the queue already")?;
+    writeln!(foreign::out(), "{added} jobs from the list {list}, {open_already} were in the queue already")?;
     if !refused.is_empty() {
         tracing::warn!("what makes no job is kept in the list {list}:snapferry-refused");
     }
@@ -120,7 +121,7 @@ async fn wait(queue: &dyn Queue, mut open: Vec<JobId>, output: &OutputArgs, canc
                 still.push(id);
                 continue;
             }
-            let mut out = stdout().lock();
+            let mut out = foreign::out_in(Form::of(output.json));
             if output.json {
                 let ended =
                     json!({ "job": id, "server": job.server, "region": job.region, "state": job.state, "error": job.error });

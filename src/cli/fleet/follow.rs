@@ -10,6 +10,7 @@ use super::jobs::at;
 use super::{Away, open};
 use crate::cancel::Cancel;
 use crate::cli::exit::Code;
+use crate::cli::foreign::{self, Form, LONGEST_SHOWN, cut, padded};
 use crate::cli::lengths::clock_face;
 use crate::cli::signals::{self, Left};
 use crate::cli::table::{Table, first_line};
@@ -34,13 +35,20 @@ pub fn logs(job: Option<JobId>, follow: bool, as_json: bool, queue: &QueueArgs) 
         let events = queue.events(most).await?;
         // Where the last one that was seen is not among them, all of them are new.
         let from = last.as_ref().and_then(|last| events.iter().rposition(|event| event == last)).map_or(0, |at| at + 1);
-        let mut out = stdout().lock();
+        let mut out = foreign::out_in(Form::of(as_json));
         for event in events[from..].iter().filter(|event| job.is_none_or(|id| id == event.id)) {
             if as_json {
                 let line = json!({ "at": rfc3339(event.at), "job": event.id, "what": event.what, "details": event.details });
                 writeln!(out, "{line}")?;
             } else {
-                writeln!(out, "{}  {}  {:<10} {}", rfc3339(event.at), event.id, event.what, first_line(&event.details))?;
+                writeln!(
+                    out,
+                    "{}  {}  {} {}",
+                    rfc3339(event.at),
+                    event.id,
+                    padded(&cut(&event.what, LONGEST_SHOWN), 10),
+                    cut(first_line(&event.details), LONGEST_SHOWN)
+                )?;
             }
         }
         *last = events.last().cloned().or(last.take());
@@ -70,8 +78,9 @@ pub fn watch(queue: &QueueArgs) -> anyhow::Result<Code> {
                 job.error.unwrap_or_default(),
             ]);
         }
-        let mut out = stdout().lock();
-        writeln!(out, "{CLEARED}{}   {}\n", rfc3339(now), summary.join(", "))?;
+        stdout().write_all(CLEARED.as_bytes())?;
+        let mut out = foreign::out();
+        writeln!(out, "{}   {}\n", rfc3339(now), summary.join(", "))?;
         Ok(table.write(&mut out)?)
     })
 }

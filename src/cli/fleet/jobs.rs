@@ -1,6 +1,6 @@
 //! `snapferry jobs`: what is in the fleet's queue.
 
-use std::io::{Write as _, stdout};
+use std::io::Write as _;
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 use super::args::{JobsAction, JobsArgs};
 use super::{follow, on_queue};
 use crate::cli::exit::Code;
+use crate::cli::foreign::{self, LONGEST_SHOWN, cut, padded};
+use crate::cli::print_json;
 use crate::cli::table::{self, Table};
 use crate::clock::rfc3339;
 use crate::queue::{EVENTS_KEPT, Job, JobState, Queue, QueueError};
@@ -24,7 +26,7 @@ pub fn run(args: &JobsArgs) -> anyhow::Result<Code> {
             let most = most.unwrap_or(if output.json { usize::MAX } else { LISTED });
             let jobs = queue.jobs_in(&states, most).await?;
             if output.json {
-                writeln!(stdout().lock(), "{}", jobs.iter().map(shown).collect::<Value>())?;
+                print_json(&jobs.iter().map(shown).collect::<Value>())?;
                 return Ok(());
             }
             let mut table = Table::new(&["job", "server", "region", "state", "step", "since", "worker", "error"]);
@@ -40,7 +42,7 @@ pub fn run(args: &JobsArgs) -> anyhow::Result<Code> {
                     job.error.clone().unwrap_or_default(),
                 ]);
             }
-            table.write(&mut stdout().lock())?;
+            table.write(&mut foreign::out())?;
             let counts = queue.counts().await?;
             let cut: Vec<&str> =
                 states.iter().filter(|&&state| counts.of(state) > to_u64(most)).map(|state| state.name()).collect();
@@ -60,10 +62,10 @@ pub fn run(args: &JobsArgs) -> anyhow::Result<Code> {
                     .iter()
                     .map(|event| json!({ "at": rfc3339(event.at), "what": event.what, "details": event.details }))
                     .collect();
-                writeln!(stdout().lock(), "{all}")?;
+                print_json(&all)?;
                 return Ok(());
             }
-            let mut out = stdout().lock();
+            let mut out = foreign::out();
             let pairs = [
                 ("job", found.id.to_string()),
                 ("server", format!("{} into {}", found.server, found.region)),
@@ -75,7 +77,8 @@ pub fn run(args: &JobsArgs) -> anyhow::Result<Code> {
             ];
             table::pairs(&pairs, &mut out)?;
             for event in &events {
-                writeln!(out, "  {}  {:<10} {}", rfc3339(event.at), event.what, table::first_line(&event.details))?;
+                let (what, details) = (cut(&event.what, LONGEST_SHOWN), cut(table::first_line(&event.details), LONGEST_SHOWN));
+                writeln!(out, "  {}  {} {details}", rfc3339(event.at), padded(&what, 10))?;
             }
             Ok(())
         }),
@@ -93,20 +96,20 @@ pub fn run(args: &JobsArgs) -> anyhow::Result<Code> {
                     JobState::Done => "done already".to_owned(),
                     state => state.to_string(),
                 };
-                writeln!(stdout().lock(), "{id}  {words}")?;
+                writeln!(foreign::out(), "{id}  {words}")?;
             }
             Ok(())
         }),
         JobsAction::Retry { jobs, queue } => on_queue(queue, async |queue| {
             for id in jobs {
                 queue.retry(*id).await?;
-                writeln!(stdout().lock(), "{id}  ready")?;
+                writeln!(foreign::out(), "{id}  ready")?;
             }
             Ok(())
         }),
         JobsAction::Purge { older_than: Age(age), queue } => on_queue(queue, async |queue| {
             let purged = queue.purge(*age).await?;
-            Ok(writeln!(stdout().lock(), "{purged} jobs forgotten")?)
+            Ok(writeln!(foreign::out(), "{purged} jobs forgotten")?)
         }),
     }
 }

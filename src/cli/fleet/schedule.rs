@@ -1,6 +1,6 @@
 //! `snapferry schedule`: jobs that are added at certain times, by whichever worker looks first.
 
-use std::io::{Write as _, stdout};
+use std::io::Write as _;
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
@@ -10,6 +10,7 @@ use super::servers::chosen;
 use super::{on_queue, open};
 use crate::cli::cloud::home_region;
 use crate::cli::exit::{Code, UsageError};
+use crate::cli::foreign::{self, Form};
 use crate::cli::replicate::job_of;
 use crate::cli::table::Table;
 use crate::clock::{SystemClock, rfc3339};
@@ -29,7 +30,7 @@ pub fn run(args: &ScheduleArgs) -> anyhow::Result<Code> {
                     ))
                     .into());
                 }
-                writeln!(stdout().lock(), "{name} is no more")?;
+                writeln!(foreign::out(), "{name} is no more")?;
             }
             Ok(())
         }),
@@ -51,7 +52,7 @@ fn add(args: &ScheduleAddArgs) -> anyhow::Result<Code> {
         let since = if same { Since::Before } else { Since::Now };
         queue.set_schedule(&args.name, &serde_json::to_string(&plan)?, since).await?;
         let plural = if servers.len() == 1 { "" } else { "s" };
-        writeln!(stdout().lock(), "{}: {} server{plural}, next at {}", args.name, servers.len(), rfc3339(next))?;
+        writeln!(foreign::out(), "{}: {} server{plural}, next at {}", args.name, servers.len(), rfc3339(next))?;
         Ok(Code::Done)
     })
 }
@@ -78,7 +79,7 @@ fn list(as_json: bool, queue: &QueueArgs) -> anyhow::Result<Code> {
             let last = rfc3339(schedule.last);
             table.row(vec![schedule.name, plan.cron, servers.join(" "), last, next.unwrap_or_default()]);
         }
-        let mut out = stdout().lock();
+        let mut out = foreign::out_in(Form::of(as_json));
         if as_json { Ok(writeln!(out, "{}", Value::from(all))?) } else { Ok(table.write(&mut out)?) }
     })
 }

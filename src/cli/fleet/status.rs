@@ -1,7 +1,7 @@
 //! `snapferry status`: of each server and region, how old the last good image is, and what is going on.
 
 use std::collections::BTreeMap;
-use std::io::{Write as _, stdout};
+use std::io::Write as _;
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
@@ -10,7 +10,9 @@ use super::args::StatusArgs;
 use super::jobs::at;
 use super::on_queue;
 use crate::cli::exit::{Code, UsageError};
+use crate::cli::foreign::{self, LONGEST_SHOWN, cut};
 use crate::cli::lengths::rough;
+use crate::cli::print_json;
 use crate::cli::table::Table;
 use crate::clock::rfc3339;
 use crate::queue::{Good, Heard, Job, JobState, Queue};
@@ -74,7 +76,7 @@ pub fn run(args: &StatusArgs) -> anyhow::Result<Code> {
             let workers = queue.workers().await?;
             let heard = |heard: &Heard| json!({ "worker": heard.worker, "heard_at": rfc3339(heard.at) });
             let all = json!({ "servers": all, "workers": workers.iter().map(heard).collect::<Value>() });
-            return Ok(writeln!(stdout().lock(), "{all}")?);
+            return print_json(&all);
         }
         let mut table = Table::new(&["server", "region", "last good", "image", "now", "failed"]);
         for ((server, region), row) in &rows {
@@ -89,11 +91,11 @@ pub fn run(args: &StatusArgs) -> anyhow::Result<Code> {
                 row.failed().and_then(|job| job.error.clone()).unwrap_or_default(),
             ]);
         }
-        let mut out = stdout().lock();
+        let mut out = foreign::out();
         table.write(&mut out)?;
         for heard in queue.workers().await? {
             let ago = now.duration_since(heard.at).unwrap_or_default();
-            writeln!(out, "worker {} was heard of {} ago", heard.worker, rough(ago))?;
+            writeln!(out, "worker {} was heard of {} ago", cut(&heard.worker, LONGEST_SHOWN), rough(ago))?;
         }
         for server in unknown {
             writeln!(out, "{server} was never enqueued: `snapferry enqueue {server}`")?;
@@ -117,7 +119,7 @@ async fn forget(queue: &dyn Queue, args: &StatusArgs, known: &BTreeMap<(String, 
         }
         for region in regions {
             queue.forget(server, region).await?;
-            writeln!(stdout().lock(), "{server} into {region} is forgotten")?;
+            writeln!(foreign::out(), "{server} into {region} is forgotten")?;
         }
     }
     for (server, region) in rows(queue).await?.keys().filter(|key| args.servers.contains(&key.0)) {

@@ -1,6 +1,6 @@
 //! `snapferry check`.
 
-use std::io::{self, Write, stdout};
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use clap::Args as Group;
@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::{Format, Session};
 use crate::cli::exit::{Code, UsageError};
+use crate::cli::foreign::{self, Form};
 use crate::cli::image::ImageArgs;
 use crate::cli::qemu;
 use crate::cli::qemu::check::Checked;
@@ -79,7 +80,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<Code> {
         None
     };
     let checked = Checked::new(&found.name.to_string(), &report);
-    let mut out = stdout().lock();
+    let mut out = foreign::out_in(Form::of(args.json));
     if args.json {
         qemu::write_json(&told(&checked, &report, decoded.as_ref()), &mut out)?;
     } else {

@@ -1,7 +1,7 @@
 //! `snapferry compare`.
 
 use std::ffi::OsString;
-use std::io::{Write as _, stdout};
+use std::io::Write as _;
 
 use clap::Args as Group;
 use serde::Serialize;
@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::{Session, limits};
 use crate::cli::args::StoreArgs;
 use crate::cli::exit::Code;
+use crate::cli::foreign::{self, Form};
 use crate::cli::image::ImageName;
 use crate::cli::qemu;
 use crate::restore::{Difference, Until, compare_sources};
@@ -65,7 +66,7 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<Code> {
     let sizes_count = args.strict && sizes[0] != sizes[1];
     let compared = compare_sources(&*one, &*other, Until::End, &session.cancel, &|_| {})?;
     let identical = compared.is_empty() && !sizes_count;
-    let mut out = stdout().lock();
+    let mut out = foreign::out_in(Form::of(args.json));
     if args.json {
         qemu::write_json(&Told { identical, sizes, differing_stretches: compared.count, first: compared.first }, &mut out)?;
     } else if identical {

@@ -1,11 +1,12 @@
 //! `snapferry info`.
 
-use std::io::{Write as _, stdout};
+use std::io::Write as _;
 
 use clap::Args as Group;
 
 use super::{Format, Session};
 use crate::cli::exit::Code;
+use crate::cli::foreign::{self, Form};
 use crate::cli::image::ImageArgs;
 use crate::cli::qemu;
 use crate::cli::qemu::info::Info;
@@ -38,7 +39,7 @@ pub fn run(args: &InfoArgs) -> anyhow::Result<Code> {
             Info::qcow2(&held, image.facts(), &snapshots, &bitmaps)
         }
     };
-    let mut out = stdout().lock();
+    let mut out = foreign::out_in(Form::of(args.json));
     if args.json {
         qemu::write_json(&info, &mut out)?;
     } else {

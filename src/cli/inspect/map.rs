@@ -1,11 +1,12 @@
 //! `snapferry map`.
 
-use std::io::{BufWriter, Write as _, stdout};
+use std::io::{BufWriter, Write as _};
 
 use clap::Args as Group;
 
 use super::{Session, limits};
 use crate::cli::exit::Code;
+use crate::cli::foreign::{self, Form};
 use crate::cli::image::ImageArgs;
 use crate::cli::qemu::map;
 use crate::units::ByteCount;
@@ -31,7 +32,7 @@ pub fn run(args: &MapArgs) -> anyhow::Result<Code> {
     let found = session.find(args.image.name()?, &args.image.store)?;
     let limits = limits(args.max_size);
     let stretches = found.map(&limits)?;
-    let mut out = BufWriter::new(stdout().lock());
+    let mut out = BufWriter::new(foreign::out_in(Form::of(args.json)));
     if args.json {
         map::write_json(&stretches, &mut out)?;
     } else {

@@ -1,6 +1,6 @@
 //! `snapferry measure`.
 
-use std::io::{self, Write, stdout};
+use std::io::{self, Write};
 use std::num::NonZeroUsize;
 
 use clap::Args as Group;
@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::{Format, Session, limits};
 use crate::cli::args::StoreArgs;
 use crate::cli::exit::{Code, UsageError};
+use crate::cli::foreign::{self, Form};
 use crate::cli::image::ImageName;
 use crate::cli::qemu;
 use crate::cli::qemu::measure::{self, From, Measured};
@@ -83,7 +84,7 @@ pub fn run(args: &MeasureArgs) -> anyhow::Result<Code> {
         (None, Some(size)) => Told { measured: measure::qcow2(size.0, 0, From::Raw, cluster), compressed: None, encoder: None },
         (None, None) => return Err(UsageError("which disk? Give a device, a file, an image, or --size".into()).into()),
     };
-    let mut out = stdout().lock();
+    let mut out = foreign::out_in(Form::of(args.json));
     if args.json {
         qemu::write_json(&told, &mut out)?;
     } else {

@@ -1,7 +1,7 @@
 //! `snapferry gc`: what dead jobs have left, shown, and with `--apply` removed.
 
 use std::collections::BTreeSet;
-use std::io::{Write as _, stdout};
+use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,6 +13,7 @@ use crate::cli::cloud::{Cloud, run as run_on_cloud};
 use crate::cli::exit::Code;
 use crate::cli::fleet;
 use crate::cli::fleet::metrics::Leftovers;
+use crate::cli::foreign::{self, Form};
 use crate::cli::lengths::rough;
 use crate::cli::log::Verbosity;
 use crate::cli::table::Table;
@@ -133,7 +134,7 @@ fn left(found: &Survey, removed: &[Removed<'_>]) -> Leftovers {
 }
 
 fn print(args: &GcArgs, places: &Places, found: &Survey, removed: &[Removed<'_>], verbosity: Verbosity) -> anyhow::Result<()> {
-    let mut out = stdout().lock();
+    let mut out = foreign::out_in(Form::of(args.output.json));
     let home = places.home.region();
     if args.output.json {
         let removed: Vec<_> = removed

@@ -1,7 +1,7 @@
 //! `snapferry replicate`: a server's boot volume into another region's image library; and what belongs to it, `plan` and `gc`.
 
 use std::collections::BTreeSet;
-use std::io::{Write as _, stderr, stdout};
+use std::io::Write as _;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -16,6 +16,8 @@ use super::log::Verbosity;
 use super::progress::Console;
 use super::signals::Left;
 use crate::cancel::Cancel;
+use crate::cli::foreign::{self, Form};
+use crate::cli::print_json;
 use crate::clock::{SystemClock, rfc3339};
 use crate::job::JobId;
 use crate::retry::chain;
@@ -160,7 +162,7 @@ impl Command<'_> {
         }
         if chosen.is_empty() {
             self.catch_up(cloud).await?;
-            let mut out = stdout().lock();
+            let mut out = foreign::out_in(Form::of(self.args.output.json));
             match which {
                 Resumed::One(id) => {
                     let why = format!(
@@ -268,9 +270,9 @@ impl Command<'_> {
         let left = saga.abandon(read.state()).await?;
         drop(shown);
         if self.args.output.json {
-            writeln!(stdout().lock(), "{}", json!({ "job": id, "abandoned": left.is_empty(), "left": left }))?;
+            print_json(&json!({ "job": id, "abandoned": left.is_empty(), "left": left }))?;
         } else if left.is_empty() {
-            writeln!(stdout().lock(), "job {id} is given up, and what it made is removed")?;
+            writeln!(foreign::out(), "job {id} is given up, and what it made is removed")?;
         }
         anyhow::ensure!(left.is_empty(), "not all of job {id} could be removed: {}", left[0]);
         Ok(Code::Done)
@@ -290,7 +292,7 @@ impl Command<'_> {
         let cleaning = self.ground.site(cloud, job, own, &Terms::alone(&Cancel::new(), &watch))?;
         if self.verbosity != Verbosity::Quiet && self.console.is_terminal() {
             let words = format!("job {}: {} in {} -> {}, through bucket {}\n", job.id, job.server, job.from, job.to, job.bucket);
-            let _ = stderr().write_all(words.as_bytes());
+            let _ = foreign::err().write_all(words.as_bytes());
         }
         let begun = SystemTime::now();
         let saga = Saga { job, site: &site, cleaning: &cleaning, journal: &journal, onlooker: &*shown };
@@ -303,7 +305,7 @@ impl Command<'_> {
             }
             Err(error) => {
                 if self.args.output.json {
-                    writeln!(stdout().lock(), "{}", failure(&error))?;
+                    print_json(&failure(&error))?;
                 }
                 Err(error.into())
             }
@@ -312,11 +314,11 @@ impl Command<'_> {
 
     fn report(&self, job: &Job, finished: &Finished, begun: SystemTime) -> anyhow::Result<Code> {
         if self.args.output.json {
-            writeln!(stdout().lock(), "{}", record(job, finished, begun))?;
+            print_json(&record(job, finished, begun))?;
         }
         if let Some(why) = &finished.over {
             if !self.args.output.json {
-                writeln!(stdout().lock(), "job {} for {} is over, nothing was made: {why}", job.id, job.server)?;
+                writeln!(foreign::out(), "job {} for {} is over, nothing was made: {why}", job.id, job.server)?;
             }
             return Ok(Code::Done);
         }
@@ -329,7 +331,7 @@ impl Command<'_> {
                 _ => String::new(),
             };
             let took = clock_face(took);
-            let _ = writeln!(stderr().lock(), "{}: {image}{object}, in {took}", job.server);
+            let _ = writeln!(foreign::err(), "{}: {image}{object}, in {took}", job.server);
         }
         Ok(Code::Done)
     }
@@ -344,7 +346,7 @@ impl Command<'_> {
         let going =
             Holdings::of_job(&job, &site, None).await.context("what would be pruned")?.beyond(&job.retention, SystemTime::now());
         let pruned: Vec<String> = going.iter().map(ToString::to_string).collect();
-        let mut out = stdout().lock();
+        let mut out = foreign::out_in(Form::of(self.args.output.json));
         if self.args.output.json {
             let plan = json!({
                 "server": job.server, "from": job.from, "to": job.to, "object": site.store.url(&names.key),

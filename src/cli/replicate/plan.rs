@@ -1,12 +1,14 @@
 //! `snapferry plan`: how long replicating a server will take, and what limits it; and the look before a dry run.
 
-use std::io::{Write as _, stdout};
+use std::io::Write as _;
 use std::path::Path;
 
 use super::args::PlanArgs;
 use crate::cli::cloud::{Cloud, run as run_on_cloud};
 use crate::cli::credentials;
 use crate::cli::exit::{Code, UsageError};
+use crate::cli::foreign;
+use crate::cli::print_json;
 use crate::identity::{CLOUD_INIT, instance_of_cloud_init};
 use crate::retry::chain;
 use crate::vpc::model::Instance;
@@ -46,7 +48,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Code> {
     })?;
     if args.output.json {
         let told = serde_json::json!({ "server": args.server, "on": on, "cores": converter.cores, "forecast": forecast });
-        writeln!(stdout().lock(), "{told}")?;
+        print_json(&told)?;
     } else {
         write(&args.server, &on, &converter, &forecast)?;
     }
@@ -94,7 +96,7 @@ async fn converter(client: &RegionClient, on: &Instance, at_a_time: u64) -> anyh
 }
 
 fn write(server: &str, on: &str, converter: &Converter, forecast: &Forecast) -> anyhow::Result<()> {
-    let mut out = stdout().lock();
+    let mut out = foreign::out();
     let mbit = |known: Option<u64>| known.map_or_else(|| "unknown".to_owned(), |known| format!("{known} Mbit/s"));
     writeln!(
         out,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use indicatif::ProgressBar;
 
+use crate::cli::foreign::{LONGEST_SHOWN, cut, line};
 use crate::cli::lengths::clock_face;
 use crate::cli::log::Verbosity;
 use crate::cli::progress::{Console, Progress as Bar};
@@ -87,7 +88,7 @@ impl Shown {
     fn done(&self, now: &mut Now, step: Step, took: Duration, words: &str) {
         now.clear();
         if self.on_terminal() {
-            let line = format!("  {:<10} {:>7}  {words}\n", step.name(), clock_face(took));
+            let line = format!("  {:<10} {:>7}  {}\n", step.name(), clock_face(took), line(words));
             // Nothing is left to do about a stderr that is gone.
             let _ = self.console.suspended(|| std::io::stderr().write_all(line.as_bytes()));
         } else {
@@ -122,7 +123,7 @@ impl Watch for Shown {
         let reasons = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join("; ")) };
         let now = self.now();
         match &now.spinner {
-            Some(spinner) => spinner.set_message(format!("waiting for {what}: {state}{reasons}")),
+            Some(spinner) => spinner.set_message(cut(&format!("waiting for {what}: {state}{reasons}"), LONGEST_SHOWN).into_owned()),
             None => tracing::info!("waiting for {what}: {state}{reasons}"),
         }
     }

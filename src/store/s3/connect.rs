@@ -12,12 +12,15 @@ use aws_sdk_s3::config::{
 use aws_smithy_http_client::tls;
 
 use super::auth::Bearer;
+use super::bounded::Bounded;
 use super::errors::Teller;
 use super::sums::Sums;
 use super::{Auth, S3Config, S3Store};
 use crate::store::StoreError;
 use crate::trust::{CaFile, keeps_secrets};
 
+/// Bytes of a bucket's name: 63 by today's rules, and 255 by those of long ago.
+const LONGEST_BUCKET: usize = 255;
 /// To reach the store at all.
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -40,7 +43,10 @@ impl S3Store {
         if !matches!(endpoint.scheme(), "http" | "https") || endpoint.host_str().is_none() || !plain {
             return Err(setup(format!("the endpoint {endpoint} is not of the form https://host or http://host:port")));
         }
-        if config.bucket.is_empty() || config.bucket.contains(|c: char| c == '/' || c.is_control() || c.is_whitespace()) {
+        if config.bucket.is_empty()
+            || config.bucket.len() > LONGEST_BUCKET
+            || config.bucket.contains(|c: char| c == '/' || c.is_control() || c.is_whitespace())
+        {
             return Err(setup(format!("{:?} can't be a bucket's name", config.bucket)));
         }
         if config.slowest.0 == 0 {
@@ -56,7 +62,7 @@ impl S3Store {
             .region(Region::new(config.region.clone()))
             .endpoint_url(&url)
             .force_path_style(true)
-            .http_client(http_client(secure, ca.as_ref())?)
+            .http_client(SharedHttpClient::new(Bounded(http_client(secure, ca.as_ref())?)))
             // Sums are given by us, or not at all: the SDK's own would be hashed anew on each attempt.
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)

@@ -7,8 +7,11 @@ use std::time::Duration;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
+use super::bounded::is_too_long;
+use crate::answers::LARGEST_OF_STORE;
 use crate::secret::Secret;
 use crate::store::error::{Operation, StoreError, is_digest_code};
+use crate::units::ByteCount;
 
 /// No message of a store is shown beyond this many characters.
 const LONGEST_MESSAGE: usize = 300;
@@ -38,6 +41,10 @@ impl Teller {
             SdkError::ResponseError(answer) if !answer.raw().status().is_success() => {
                 self.refusal(operation, upload_id, answer.raw(), None, None)
             }
+            _ if is_too_long(&err) => StoreError::Mismatch {
+                operation,
+                reason: format!("{}: the answer is longer than {}", self.endpoint, ByteCount(LARGEST_OF_STORE)),
+            },
             SdkError::ResponseError(_) => StoreError::Connection {
                 operation,
                 reason: format!("{}: the answer can't be read: {}", self.endpoint, causes(&err)),

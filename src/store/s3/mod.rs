@@ -28,6 +28,7 @@ use errors::Teller;
 use sums::{Fields, Sums};
 
 mod auth;
+mod bounded;
 mod config;
 mod connect;
 mod errors;
@@ -41,6 +42,20 @@ pub use sums::PartSum;
 
 /// No listing takes more pages than this: a thousand entries each.
 const MAX_PAGES: u32 = 1000;
+
+/// A list's names and ids may take so much memory: those of a million objects with keys of a hundred bytes do.
+const LARGEST_LIST: u64 = 256 * MIB;
+/// What an entry of a list takes besides its names and ids.
+const ENTRY: usize = 64;
+
+/// The longest upload id that is sent back, in bytes: stores give some hundred at most, and an address has no room for more than 64 KiB.
+const LONGEST_UPLOAD_ID: usize = 2048;
+/// The longest ETag: a hash and a number, in any store there is.
+const LONGEST_ETAG: usize = 1024;
+/// The longest mark by which a list says where it goes on: a key, mostly, in some form.
+const LONGEST_MARK: usize = 8192;
+/// The longest prefix that is asked for: no key is longer.
+const LONGEST_PREFIX: usize = 1024;
 
 /// A buffer is made this large at once for an answer that is as long or longer: a length costs nothing to claim.
 const LARGEST_BUFFER: u64 = 16 * MIB;
@@ -166,7 +181,7 @@ impl ObjectStore for S3Store {
         // A sum of another type (of the parts' sums) is not the object's.
         let whole = !matches!(answer.checksum_type(), Some(ChecksumType::Composite));
         let crc64 = answer.checksum_crc64_nvme().filter(|_| whole).and_then(|text| Crc64::from_base64(text).ok());
-        Ok(Some(ObjectMeta { size, etag: etag_of(answer.e_tag()), crc64 }))
+        Ok(Some(ObjectMeta { size, etag: etag_of(answer.e_tag(), &operation)?, crc64 }))
     }
 
     async fn put(&self, key: &ObjectKey, body: Bytes) -> Result<(), StoreError> {
@@ -203,8 +218,9 @@ impl ObjectStore for S3Store {
             .set_if_match(version.map(quoted));
         let answer = self.attempt(&operation, None, 0, request.send()).await?;
         // Stores disagree on If-Match, so the answer is held against it too.
-        if let Some(version) = version.filter(|version| etag_of(answer.e_tag()) != **version) {
-            let reason = format!("version {:?} was asked for and {:?} came", version.0, etag_of(answer.e_tag()).0);
+        let came = etag_of(answer.e_tag(), &operation)?;
+        if let Some(version) = version.filter(|version| came != **version) {
+            let reason = format!("version {:?} was asked for and {:?} came", version.0, came.0);
             return Err(StoreError::Precondition { operation, reason });
         }
         // "bytes 0-99/1234". A store that doesn't do ranges sends all of it, which is right only if all of it was asked for.
@@ -265,6 +281,7 @@ impl ObjectStore for S3Store {
 
     async fn list_parts(&self, upload: &Upload) -> Result<Vec<StoredPart>, StoreError> {
         let operation = self.operation("ListParts", &upload.key);
+        let id = wire_id(upload, &operation)?;
         let strange = |reason: String| StoreError::Mismatch { operation: operation.clone(), reason };
         let mut found: Vec<StoredPart> = Vec::new();
         let mut marker: Option<String> = None;
@@ -274,7 +291,7 @@ impl ObjectStore for S3Store {
                 .list_parts()
                 .bucket(&self.bucket)
                 .key(upload.key.as_str())
-                .upload_id(&upload.id)
+                .upload_id(id)
                 .set_part_number_marker(marker.clone())
                 .send();
             let page = self.attempt(&operation, Some(&upload.id), 0, request).await?;
@@ -287,7 +304,7 @@ impl ObjectStore for S3Store {
                 if found.last().is_some_and(|last| last.number.0 >= number) || u64::from(number) > MAX_PARTS {
                     return Err(strange(format!("part {number} in the answer is out of order")));
                 }
-                found.push(StoredPart { number: PartNumber(number), size, etag: etag_of(part.e_tag()) });
+                found.push(StoredPart { number: PartNumber(number), size, etag: etag_of(part.e_tag(), &operation)? });
             }
             if page.is_truncated() != Some(true) {
                 return Ok(found);
@@ -295,7 +312,7 @@ impl ObjectStore for S3Store {
             let next = page.next_part_number_marker().map(str::to_owned);
             let last = found.last().map(|part| part.number.to_string());
             let next = next.filter(|next| !matches!(next.as_str(), "" | "0")).or(last);
-            if next.is_none() || next == marker {
+            if next.is_none() || next == marker || next.as_ref().is_some_and(|next| next.len() > LONGEST_MARK) {
                 return Err(strange("the list goes on without saying where".to_owned()));
             }
             marker = next;
@@ -322,8 +339,8 @@ impl ObjectStore for S3Store {
 
     async fn abort(&self, upload: &Upload) -> Result<(), StoreError> {
         let operation = self.operation("AbortMultipartUpload", &upload.key);
-        let request =
-            self.client.abort_multipart_upload().bucket(&self.bucket).key(upload.key.as_str()).upload_id(&upload.id).send();
+        let id = wire_id(upload, &operation)?;
+        let request = self.client.abort_multipart_upload().bucket(&self.bucket).key(upload.key.as_str()).upload_id(id).send();
         match self.attempt(&operation, Some(&upload.id), 0, request).await {
             Ok(_) | Err(StoreError::NoSuchUpload { .. }) => Ok(()),
             Err(err) => Err(err),
@@ -333,7 +350,8 @@ impl ObjectStore for S3Store {
     async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, StoreError> {
         let operation = Operation { request: "ListObjectsV2", target: format!("s3://{}/{prefix}", self.bucket) };
         let strange = |reason: String| StoreError::Mismatch { operation: operation.clone(), reason };
-        let mut found = Vec::new();
+        let prefix = wire_prefix(prefix, &operation)?;
+        let (mut found, mut room) = (Vec::new(), Room::new(&operation));
         let mut token: Option<String> = None;
         for _ in 0..MAX_PAGES {
             let request = self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix);
@@ -350,6 +368,7 @@ impl ObjectStore for S3Store {
                 let size = object.size().and_then(|size| u64::try_from(size).ok());
                 let size = size.ok_or_else(|| strange(format!("the object {key} has no size")))?;
                 let modified = object.last_modified().and_then(|at| SystemTime::try_from(*at).ok());
+                room.take(key.as_str().len())?;
                 found.push(ListedObject { key, size, modified });
             }
             if page.is_truncated() != Some(true) {
@@ -357,7 +376,7 @@ impl ObjectStore for S3Store {
                 return Ok(found);
             }
             let next = page.next_continuation_token().map(str::to_owned);
-            if next.is_none() || next == token {
+            if next.is_none() || next == token || next.as_ref().is_some_and(|next| next.len() > LONGEST_MARK) {
                 return Err(strange("the list goes on without saying where".to_owned()));
             }
             token = next;
@@ -368,7 +387,8 @@ impl ObjectStore for S3Store {
     async fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
         let operation = Operation { request: "ListMultipartUploads", target: format!("s3://{}/{prefix}", self.bucket) };
         let strange = |reason: String| StoreError::Mismatch { operation: operation.clone(), reason };
-        let mut found = Vec::new();
+        let prefix = wire_prefix(prefix, &operation)?;
+        let (mut found, mut room) = (Vec::new(), Room::new(&operation));
         let mut marker: (Option<String>, Option<String>) = (None, None);
         for _ in 0..MAX_PAGES {
             let request = self
@@ -388,9 +408,14 @@ impl ObjectStore for S3Store {
                     tracing::warn!(?key, "an open upload has a key that snapferry never uses; it is left out");
                     continue;
                 };
+                if id.len() > LONGEST_UPLOAD_ID {
+                    tracing::warn!(%key, bytes = id.len(), "an open upload has an id that is too long to be sent back; it is left out");
+                    continue;
+                }
                 // A store that doesn't filter must not offer somebody else's uploads for removal.
                 if key.as_str().starts_with(prefix) {
                     let started = upload.initiated().and_then(|at| SystemTime::try_from(*at).ok());
+                    room.take(key.as_str().len() + id.len())?;
                     found.push(OpenUpload { upload: Upload { key, id: id.to_owned() }, started });
                 }
             }
@@ -398,7 +423,8 @@ impl ObjectStore for S3Store {
                 return Ok(found);
             }
             let next = (page.next_key_marker().map(str::to_owned), page.next_upload_id_marker().map(str::to_owned));
-            if next == (None, None) || next == marker {
+            let too_long = [&next.0, &next.1].into_iter().flatten().any(|next| next.len() > LONGEST_MARK);
+            if next == (None, None) || next == marker || too_long {
                 return Err(strange("the list goes on without saying where".to_owned()));
             }
             marker = next;
@@ -430,8 +456,51 @@ fn damaged(operation: &Operation, reason: String) -> StoreError {
 }
 
 /// Without the quotes, which some answers have and others don't.
-fn etag_of(text: Option<&str>) -> ETag {
-    ETag(text.unwrap_or_default().trim_matches('"').to_owned())
+fn etag_of(text: Option<&str>, operation: &Operation) -> Result<ETag, StoreError> {
+    let text = text.unwrap_or_default().trim_matches('"');
+    within_limit("ETag", text, LONGEST_ETAG, operation).map(|text| ETag(text.to_owned()))
+}
+
+/// An upload's id, as it can stand in an address.
+fn wire_id<'a>(upload: &'a Upload, operation: &Operation) -> Result<&'a str, StoreError> {
+    within_limit("upload id", &upload.id, LONGEST_UPLOAD_ID, operation)
+}
+
+fn wire_prefix<'a>(prefix: &'a str, operation: &Operation) -> Result<&'a str, StoreError> {
+    // The operation's target ends with it.
+    let operation = || Operation { request: operation.request, target: "a prefix".to_owned() };
+    if prefix.len() > LONGEST_PREFIX { within_limit("prefix", prefix, LONGEST_PREFIX, &operation()) } else { Ok(prefix) }
+}
+
+fn within_limit<'a>(what: &str, text: &'a str, most: usize, operation: &Operation) -> Result<&'a str, StoreError> {
+    if text.len() <= most {
+        return Ok(text);
+    }
+    let reason = format!("the {what} has {} bytes; at most {most} are used", text.len());
+    Err(StoreError::Mismatch { operation: operation.clone(), reason })
+}
+
+/// The memory that a list may still take.
+struct Room<'a> {
+    left: u64,
+    operation: &'a Operation,
+}
+
+impl<'a> Room<'a> {
+    fn new(operation: &'a Operation) -> Self {
+        Self { left: LARGEST_LIST, operation }
+    }
+
+    /// One more entry, with names and ids of so many bytes.
+    fn take(&mut self, text: usize) -> Result<(), StoreError> {
+        let reason =
+            || format!("the list takes more than {} of memory; a longer prefix gives a shorter one", ByteCount(LARGEST_LIST));
+        self.left = self
+            .left
+            .checked_sub(to_u64(text + ENTRY))
+            .ok_or_else(|| StoreError::Mismatch { operation: self.operation.clone(), reason: reason() })?;
+        Ok(())
+    }
 }
 
 fn quoted(etag: &ETag) -> String {

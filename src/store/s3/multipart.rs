@@ -4,7 +4,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart};
 
 use super::sums::{self, Fields};
-use super::{S3Store, damaged, etag_of, quoted, wire_number};
+use super::{LONGEST_UPLOAD_ID, S3Store, damaged, etag_of, quoted, wire_id, wire_number, within_limit};
 use crate::hash::Crc64;
 use crate::store::{ETag, ObjectKey, Part, StoreError, StoredPart, Upload, Whole};
 use crate::units::to_u64;
@@ -30,7 +30,7 @@ impl S3Store {
             .upload_part()
             .bucket(&self.bucket)
             .key(upload.key.as_str())
-            .upload_id(&upload.id)
+            .upload_id(wire_id(upload, &operation)?)
             .part_number(wire_number(part.number, &operation)?)
             // A handle on the same bytes: each attempt costs none.
             .body(ByteStream::from(part.body.clone()));
@@ -48,7 +48,7 @@ impl S3Store {
         if let Some(echo) = echo.filter(|echo| *echo != part.crc64) {
             return Err(damaged(&operation, format!("CRC64NVME {} was sent, {echo} arrived", part.crc64)));
         }
-        Ok(Answered { etag: etag_of(answer.e_tag()), echoed: echo.is_some() })
+        Ok(Answered { etag: etag_of(answer.e_tag(), &operation)?, echoed: echo.is_some() })
     }
 
     pub(super) async fn send_part_with_md5(&self, upload: &Upload, part: &Part) -> Result<ETag, StoreError> {
@@ -88,7 +88,10 @@ impl S3Store {
         }
         let answer = self.attempt(&operation, None, 0, request.send()).await?;
         match answer.upload_id() {
-            Some(id) if !id.is_empty() => Ok(Upload { key: key.clone(), id: id.to_owned() }),
+            Some(id) if !id.is_empty() => {
+                let id = within_limit("upload id", id, LONGEST_UPLOAD_ID, &operation)?;
+                Ok(Upload { key: key.clone(), id: id.to_owned() })
+            }
             _ => Err(StoreError::Mismatch { operation, reason: "the answer holds no upload id".to_owned() }),
         }
     }
@@ -112,7 +115,7 @@ impl S3Store {
             .complete_multipart_upload()
             .bucket(&self.bucket)
             .key(upload.key.as_str())
-            .upload_id(&upload.id)
+            .upload_id(wire_id(upload, &operation)?)
             .multipart_upload(list.build());
         if fields == Fields::Crc64 {
             request = request.checksum_crc64_nvme(whole.crc64.to_base64()).checksum_type(ChecksumType::FullObject).mpu_object_size(

@@ -16,6 +16,9 @@ const PAGE: u32 = 100;
 /// No list of ours is longer, so one that is must be going round in circles.
 const MOST_PAGES: usize = 10_000;
 
+/// The longest mark of a next page that is sent back, in bytes: an address has no room for more than 64 KiB.
+const LONGEST_MARK: usize = 8192;
+
 #[derive(Deserialize)]
 struct Link {
     href: String,
@@ -38,6 +41,7 @@ fn page<T: DeserializeOwned>(answer: &Answer, key: &str) -> Result<(Vec<T>, Opti
         url.query_pairs().find(|(name, _)| name == "start").map(|(_, start)| start.into_owned()).filter(|start| !start.is_empty())
     });
     start
+        .filter(|start| start.len() <= LONGEST_MARK)
         .map(|start| (things, Some(start)))
         .ok_or_else(|| malformed(format!("the link to the next page has no start: {}", next.href)))
 }

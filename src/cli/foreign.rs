@@ -1,0 +1,194 @@
+//! Text that is not ours, on its way to people: names from the queue, images, stores and the cloud may hold anything.
+//!
+//! A terminal obeys control characters, and shows text in another order where it is told to. So everything that is printed goes through
+//! [`out`] or [`out_in`], or one of the functions here: what a terminal would obey is shown as `\u{1b}`, as Rust's own escapes are. Whoever can write into a
+//! name can neither change what is on the screen nor add a line to it. The drop-in `qemu-img` prints as QEMU does, which shows such bytes as
+//! they are.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io::{self, StderrLock, StdoutLock, Write, stderr, stdout};
+
+use unicode_width::UnicodeWidthStr as _;
+
+/// The most characters that one value is shown with: an S3 key in full, and no more.
+pub const LONGEST_SHOWN: usize = 1024;
+/// What stands for the rest of a value that is longer.
+const ELLIPSIS: char = '…';
+
+/// Whether a terminal obeys a character, or shows what stands beside it in another order, or shows nothing at all.
+fn is_obeyed(c: char) -> bool {
+    c.is_control()
+        // Unicode's line and paragraph separators, its marks of direction (UAX #9), and characters without a shape.
+        || matches!(c,
+            '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+fn escaped(text: &str, is_kept: impl Fn(char) -> bool, escape: impl Fn(char, &mut String)) -> Cow<'_, str> {
+    let is_bad = |c: char| is_obeyed(c) && !is_kept(c);
+    if !text.contains(is_bad) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if is_bad(c) { escape(c, &mut shown) } else { shown.push(c) }
+    }
+    Cow::Owned(shown)
+}
+
+fn as_rust_does(c: char, to: &mut String) {
+    to.extend(c.escape_debug());
+    // What Rust takes for printable although a terminal obeys it.
+    if to.ends_with(c) {
+        to.pop();
+        to.extend(c.escape_unicode());
+    }
+}
+
+/// Text as one line.
+pub fn line(text: &str) -> Cow<'_, str> {
+    escaped(text, |_| false, as_rust_does)
+}
+
+/// Text of several lines, where the caller made the lines.
+pub fn lines(text: &str) -> Cow<'_, str> {
+    escaped(text, |c| c == '\n', as_rust_does)
+}
+
+/// Text as one line of so many characters at most.
+pub fn cut(text: &str, most: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(most) {
+        None => line(text),
+        Some(_) => {
+            let kept: String = text.chars().take(most.saturating_sub(1)).chain([ELLIPSIS]).collect();
+            Cow::Owned(line(&kept).into_owned())
+        }
+    }
+}
+
+/// JSON, with what a terminal would obey written as JSON's own escapes: the same value to any reader. Such characters stand in strings alone,
+/// and those that JSON forbids there are escaped already.
+fn json(text: &str) -> Cow<'_, str> {
+    let is_layout = |c| matches!(c, '\n' | '\r' | '\t');
+    escaped(text, is_layout, |c, to| {
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            // A string takes it all.
+            let _ = write!(to, "\\u{unit:04x}");
+        }
+    })
+}
+
+/// Columns of a terminal that a text takes.
+pub fn columns(text: &str) -> usize {
+    text.width()
+}
+
+/// A text with blanks behind it, up to so many columns.
+pub fn padded(text: &str, width: usize) -> String {
+    let mut padded = text.to_owned();
+    padded.extend(std::iter::repeat_n(' ', width.saturating_sub(columns(text))));
+    padded
+}
+
+/// Stdout for people: everything that a terminal would obey but the ends of lines and tabs is escaped on the way.
+pub fn out() -> Shown<StdoutLock<'static>> {
+    Shown { to: stdout().lock(), form: Form::Text }
+}
+
+/// Stdout for JSON where that is asked for, which is escaped in JSON's own way.
+pub fn out_in(form: Form) -> Shown<StdoutLock<'static>> {
+    Shown { to: stdout().lock(), form }
+}
+
+/// Stderr for people, as [`out`].
+pub fn err() -> Shown<StderrLock<'static>> {
+    Shown { to: stderr().lock(), form: Form::Text }
+}
+
+/// What is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+impl Form {
+    /// By whether `--json` was given.
+    pub fn of(json: bool) -> Self {
+        if json { Self::Json } else { Self::Text }
+    }
+}
+
+/// A writer behind which nothing arrives that a terminal would obey.
+pub struct Shown<W> {
+    /// Where it goes.
+    pub to: W,
+    /// How it is escaped.
+    pub form: Form,
+}
+
+impl<W: Write> Write for Shown<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // Texts come whole, so what is no UTF-8 here is none.
+        let text = String::from_utf8_lossy(bytes);
+        let shown = match self.form {
+            Form::Text => escaped(&text, |c| matches!(c, '\n' | '\t'), as_rust_does),
+            Form::Json => json(&text),
+        };
+        self.to.write_all(shown.as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOSTILE: &str = "x\u{1b}]0;pwned\u{7}\u{9b}2J\r\n\u{202e}gnp.exe\u{2028}y";
+
+    #[test]
+    fn nothing_that_a_terminal_obeys_is_left() {
+        let expected = r"x\u{1b}]0;pwned\u{7}\u{9b}2J\r\n\u{202e}gnp.exe\u{2028}y";
+        assert_eq!(line(HOSTILE), expected);
+        assert_eq!(lines("a\nb\u{1b}"), "a\nb\\u{1b}");
+        let mut written = Vec::new();
+        Shown { to: &mut written, form: Form::Text }.write_all(HOSTILE.as_bytes()).expect("written");
+        assert_eq!(written, expected.replace(r"\n", "\n").as_bytes());
+        for c in (0..=0x10ffff).filter_map(char::from_u32) {
+            let one = c.to_string();
+            assert!(!line(&one).contains(is_obeyed), "{c:?}");
+        }
+    }
+
+    #[test]
+    fn names_of_any_script_stay_as_they_are() {
+        for name in ["web01", "Datenbank-süd", "サーバー", "сервер", "👩‍💻", r"C:\disks"] {
+            assert!(matches!(line(name), Cow::Borrowed(same) if same == name));
+        }
+    }
+
+    #[test]
+    fn json_stays_the_same_value() {
+        let value = serde_json::json!({ "name": HOSTILE, "tag": "\u{e0041}" });
+        for text in [value.to_string(), serde_json::to_string_pretty(&value).expect("JSON")] {
+            let shown = json(&text);
+            assert!(!shown.contains(|c| is_obeyed(c) && c != '\n'), "{shown}");
+            assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).expect("JSON"), value);
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_is_cut_by_characters_and_by_columns() {
+        assert_eq!((cut("süden", 5), cut("süden", 4)), ("süden".into(), "süd…".into()));
+        assert_eq!(cut("\u{1b}\u{1b}", 2), r"\u{1b}\u{1b}");
+        assert_eq!((columns("サーバー"), padded("サー", 6).as_str()), (8, "サー  "));
+        assert_eq!(padded(&"a".repeat(70_000), 3).len(), 70_000);
+    }
+}

@@ -50,7 +50,7 @@ fn codecs(c: &mut Criterion) {
     group.throughput(Throughput::Bytes(to_u64(bytes.len()))).sample_size(10);
     for codec in Codec::ALL {
         for level in [Level::Fast, Level::Balanced, Level::Small] {
-            let mut encoder = Encoder::new(codec, level, cluster);
+            let mut encoder = Encoder::new(codec, level, cluster).expect("an encoder");
             group.bench_function(format!("{codec} {level}"), |b| {
                 b.iter(|| {
                     bytes.chunks_exact(cluster.len()).map(|bytes| encoder.encode(bytes, &mut out).unwrap_or(0)).sum::<usize>()

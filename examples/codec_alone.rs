@@ -40,8 +40,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn run(path: &Path, codec: Codec, level: Level) -> Result<(), Box<dyn Error>> {
     let source = RawSource::open(path, InUse::Read)?;
     let cluster = ClusterBits::DEFAULT;
-    let mut encoder = Encoder::new(codec, level, cluster);
-    let mut buf = AlignedBuf::zeroed(to_usize(BATCH));
+    let mut encoder = Encoder::new(codec, level, cluster)?;
+    let mut buf = AlignedBuf::zeroed(to_usize(BATCH))?;
     let mut out = vec![0; cluster.len()];
     let (mut spent, mut taken, mut given, mut raw) = (Duration::ZERO, 0_u64, 0_u64, 0_u64);
     let mut at = 0;

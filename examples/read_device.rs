@@ -47,7 +47,7 @@ fn by_threads(source: &RawSource, depth: usize, chunk: usize) -> Result<(), Box<
         let readers: Vec<_> = (0..depth)
             .map(|_| {
                 scope.spawn(|| {
-                    let mut buf = AlignedBuf::zeroed(chunk);
+                    let mut buf = AlignedBuf::zeroed(chunk)?;
                     loop {
                         let at = next.fetch_add(to_u64(chunk), Ordering::Relaxed);
                         if at >= size {
@@ -66,7 +66,7 @@ fn by_threads(source: &RawSource, depth: usize, chunk: usize) -> Result<(), Box<
 fn by_ring(path: &str, size: u64, depth: usize, chunk: usize) -> Result<(), Box<dyn Error>> {
     let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::DIRECT, Mode::empty())?;
     let mut ring = IoUring::new(u32::try_from(depth)?)?;
-    let mut buffers: Vec<AlignedBuf> = (0..depth).map(|_| AlignedBuf::zeroed(chunk)).collect();
+    let mut buffers: Vec<AlignedBuf> = (0..depth).map(|_| AlignedBuf::zeroed(chunk)).collect::<Result<_, _>>()?;
     let (mut next, mut flying) = (0, 0);
     let mut free: Vec<usize> = (0..depth).collect();
     while next < size || flying > 0 {

@@ -15,6 +15,14 @@ pub trait Fence: Send + Sync {
     /// # Errors
     /// Where it must not be.
     async fn pass(&self) -> Result<(), Fenced>;
+
+    /// The same before what can't be taken back: an answer of a moment ago does not do.
+    ///
+    /// # Errors
+    /// As for [`Fence::pass`].
+    async fn pass_surely(&self) -> Result<(), Fenced> {
+        self.pass().await
+    }
 }
 
 /// For a process that shares its work with nobody.

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use rand::RngExt as _;
 
+use crate::limits;
+
 /// What to do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
@@ -33,7 +35,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut next = error.source();
     while let Some(error) = next {
         text.push_str(": ");
-        text.push_str(&error.to_string());
+        text.push_str(&limits::words(error));
         next = error.source();
     }
     text

@@ -8,7 +8,7 @@ use snapferry::units::ClusterBits;
 fuzz_target!(|body: &[u8]| {
     for bits in [9, 12, 16] {
         let cluster = ClusterBits::new(bits).expect("a cluster size");
-        let mut decoder = Decoder::new(Codec::Deflate, cluster);
+        let mut decoder = Decoder::new(Codec::Deflate, cluster).expect("a decoder");
         let (mut one, mut other) = (vec![0xaa; cluster.len()], vec![0x55; cluster.len()]);
         let decoded = decoder.decode(body, &mut one);
         assert_eq!(decoder.decode(body, &mut other), decoded);

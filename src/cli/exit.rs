@@ -7,9 +7,10 @@ use super::foreign::{line, lines as lines_of};
 use super::hints;
 use crate::convert::{ConvertError, Failure, Leftover};
 use crate::identity::IdentityError;
+use crate::limits::{self, OutOfMemory, TooTight};
 use crate::qcow2::{FileError, ImageError};
 use crate::queue::QueueError;
-use crate::restore::{LocalImageError, RestoreError};
+use crate::restore::{LocalImageError, RestoreError, TargetError};
 use crate::source::SourceError;
 use crate::store::StoreError;
 use crate::vpc::{NameError, VpcError};
@@ -109,7 +110,7 @@ pub fn fix_for(error: &anyhow::Error) -> Option<String> {
 fn sentence(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
-        let words = cause.to_string();
+        let words = limits::words(cause);
         if text.ends_with(&words) {
             continue;
         }
@@ -144,6 +145,9 @@ fn code_for(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
             GcError::Retention(fault) => code_of_fault(fault),
             GcError::Names(_) => Some(Code::Usage),
         };
+    }
+    if cause.is::<OutOfMemory>() || cause.is::<TooTight>() {
+        return Some(Code::Unexpected);
     }
     if cause.is::<QueueError>() {
         return Some(Code::Queue);
@@ -201,6 +205,7 @@ fn code_of_fault(fault: &Fault) -> Option<Code> {
 /// Of an image that is read as a disk, what is wrong is within.
 fn code_of_source(error: &SourceError) -> Code {
     match error {
+        SourceError::Memory(_) => Code::Unexpected,
         SourceError::Read { source, .. } => source.get_ref().and_then(|within| code_for(within)).unwrap_or(Code::Source),
         _ => Code::Source,
     }
@@ -210,6 +215,7 @@ fn code_of_image(error: &ImageError) -> Option<Code> {
     match error {
         ImageError::File(FileError { source, .. }) => code_for(&**source),
         ImageError::Interrupted => Some(Code::Interrupted),
+        ImageError::Memory(_) => Some(Code::Unexpected),
         _ => Some(Code::Image),
     }
 }
@@ -220,10 +226,13 @@ fn code_of_restore(error: &RestoreError) -> Option<Code> {
         RestoreError::File(FileError { source, .. }) => code_for(&**source),
         RestoreError::Body { .. } | RestoreError::Manifest { .. } | RestoreError::Unusable { .. } => Some(Code::Image),
         RestoreError::Source(error) => Some(code_of_source(error)),
+        RestoreError::Target(TargetError::Memory(_)) => Some(Code::Unexpected),
         RestoreError::Target(_) => Some(Code::Store),
         RestoreError::Incomplete { source, .. } => code_of_restore(source),
         RestoreError::TooMany { .. } => Some(Code::Usage),
-        RestoreError::Threads { .. } | RestoreError::StageDied { .. } => Some(Code::Unexpected),
+        RestoreError::Threads { .. } | RestoreError::Memory(_) | RestoreError::TooTight(_) | RestoreError::StageDied { .. } => {
+            Some(Code::Unexpected)
+        }
         RestoreError::Interrupted => Some(Code::Interrupted),
     }
 }
@@ -243,6 +252,8 @@ fn code_of_conversion(error: &ConvertError) -> Code {
         | ConvertError::PartSize { .. }
         | ConvertError::TooMany { .. } => Code::Usage,
         ConvertError::Interrupted => Code::Interrupted,
-        ConvertError::Threads { .. } | ConvertError::StageDied { .. } => Code::Unexpected,
+        ConvertError::Threads { .. } | ConvertError::Memory(_) | ConvertError::TooTight(_) | ConvertError::StageDied { .. } => {
+            Code::Unexpected
+        }
     }
 }

@@ -23,6 +23,8 @@ mod inspect;
 mod lengths;
 mod log;
 mod manual;
+mod panics;
+mod process;
 mod progress;
 mod qemu;
 mod qemu_img;
@@ -45,16 +47,30 @@ use exit::Code;
 use foreign::Form;
 use settings::Settings;
 
-/// Parses, runs, reports.
+/// Parses, runs, reports. A panic anywhere ends in [`Code::Unexpected`], with the work given up in order.
 #[must_use]
 pub fn main(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
     let typed: Vec<OsString> = typed.into_iter().collect();
-    if let Some(args) = qemu_img::arguments(&typed) {
+    if let Err(tight) = process::begin() {
+        let name = if qemu_img::arguments(&typed).is_some() { "qemu-img" } else { "snapferry" };
+        let _ = writeln!(std::io::stderr(), "{name}: {tight}");
+        return Code::Unexpected.into();
+    }
+    let ended = std::panic::catch_unwind(|| run(&typed));
+    match ended {
+        Ok(code) if !panics::ended_the_work() => code,
+        // The hook has said why.
+        Ok(_) | Err(_) => Code::Unexpected.into(),
+    }
+}
+
+fn run(typed: &[OsString]) -> ExitCode {
+    if let Some(args) = qemu_img::arguments(typed) {
         log::start(log::Verbosity::Quiet, log::LogFormat::Text, &progress::Console::new());
         return qemu_img::run(args);
     }
     let environment = Environment::of_process();
-    let (args, settings) = match read(&typed, &environment) {
+    let (args, settings) = match read(typed, &environment) {
         Ok(read) => read,
         Err(error) => return refuse(&error).into(),
     };

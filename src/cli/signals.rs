@@ -67,6 +67,10 @@ impl Left {
 /// # Errors
 /// Where the handlers can't be installed.
 pub fn listen(runtime: &Handle, cancel: &Cancel, left: Left) -> std::io::Result<()> {
+    // A worker goes on with its other jobs when one of them dies.
+    if !matches!(left, Left::Jobs(_)) {
+        super::panics::end(cancel);
+    }
     let _inside = runtime.enter();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

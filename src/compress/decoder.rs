@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use super::Codec;
-use crate::units::{ClusterBits, to_u64, to_usize};
+use super::{Codec, heap_has};
+use crate::limits::OutOfMemory;
+use crate::units::{ByteCount, ClusterBits, MIB, to_u64, to_usize};
 
 /// Why a body is not a cluster.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
@@ -39,17 +40,21 @@ pub struct Decoder {
 }
 
 impl Decoder {
+    /// The most memory that one decoder takes: libdeflate's has 12 KiB, zstd's 160 KiB.
+    const MEMORY: ByteCount = ByteCount(MIB);
+
     /// Allocates all that the decoder will ever need.
     ///
-    /// # Panics
-    /// Where there is no memory for it.
-    #[must_use]
-    pub fn new(codec: Codec, cluster: ClusterBits) -> Self {
+    /// # Errors
+    /// Where the system refuses the memory.
+    pub fn new(codec: Codec, cluster: ClusterBits) -> Result<Self, OutOfMemory> {
+        heap_has("a decoder", Self::MEMORY)?;
+        let refused = |_| OutOfMemory::of("a decoder", Self::MEMORY.0);
         let engine = match codec {
             Codec::Deflate => Engine::Deflate(libdeflater::Decompressor::new()),
-            Codec::Zstd => Engine::Zstd(::zstd::bulk::Decompressor::new().expect("zstd allocates a context")),
+            Codec::Zstd => Engine::Zstd(::zstd::bulk::Decompressor::new().map_err(refused)?),
         };
-        Self { engine, cluster }
+        Ok(Self { engine, cluster })
     }
 
     /// Decodes a body into exactly one cluster. What follows the body in `body`, up to the end of its last sector, is not looked at.
@@ -125,7 +130,7 @@ mod tests {
 
     fn zstd(body: &[u8]) -> Result<Vec<u8>, DecodeError> {
         let mut into = vec![0xee; to_usize(CLUSTER.size())];
-        Decoder::new(Codec::Zstd, CLUSTER).decode(body, &mut into).map(|()| into)
+        Decoder::new(Codec::Zstd, CLUSTER).expect("a decoder").decode(body, &mut into).map(|()| into)
     }
 
     fn frame(bytes: &[u8]) -> Vec<u8> {

@@ -2,7 +2,9 @@
 
 use libdeflater::{CompressionLvl, Compressor};
 
-use super::Level;
+use super::{Level, heap_has};
+use crate::limits::OutOfMemory;
+use crate::units::ByteCount;
 
 pub(super) struct Deflate {
     compressor: Compressor,
@@ -23,9 +25,11 @@ pub(super) fn describe(level: Level) -> String {
 }
 
 impl Deflate {
-    pub(super) fn new(level: Level) -> Self {
+    /// `memory` is what it takes at most.
+    pub(super) fn new(level: Level, memory: ByteCount) -> Result<Self, OutOfMemory> {
         let level = CompressionLvl::new(lib_level(level)).expect("libdeflate has levels 0 to 12");
-        Self { compressor: Compressor::new(level) }
+        heap_has("an encoder", memory)?;
+        Ok(Self { compressor: Compressor::new(level) })
     }
 
     pub(super) fn encode(&mut self, cluster: &[u8], out: &mut [u8]) -> Option<usize> {

@@ -9,15 +9,18 @@
 //! [`Placed`] puts every stream where that hash has one and the same value.
 #![allow(unsafe_code)]
 
+use std::ffi::c_void;
 use std::ptr::{self, NonNull};
 
 use isal_sys::igzip_lib::{
     COMP_OK, ISAL_DEF_LVL1_EXTRA_LARGE, NO_FLUSH, STATELESS_OVERFLOW, isal_deflate_stateless, isal_deflate_stateless_init,
     isal_zstream,
 };
-use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
-use crate::units::{GIB, to_u64, to_usize};
+use crate::limits::{OutOfMemory, zeros};
+use crate::units::{to_u64, to_usize};
 
 /// For the manifest. The level buffer's size is part of it: it decides where deflate blocks end.
 pub(super) const DESCRIPTION: &str = "isa-l 2.31 level 1, 32 KiB window";
@@ -39,51 +42,122 @@ struct Placed {
 /// Bits of the address below those that ISA-L hashes: it shifts them out.
 const WINDOW_BITS: u32 = 16;
 
-/// The slot of ISA-L's hash table that every stream's address falls into. Any would do.
-const SLOT: u32 = 0;
+/// The slot of ISA-L's hash table that every stream's address falls into. Any would do, but images would differ from those of earlier versions.
+const SLOT: u64 = 0;
 
 /// ISA-L's `LVL1_HASH_MASK`: its table at level 1 has 8192 entries, for inputs of 4 KiB and more.
-const HASH_MASK: u32 = 8191;
+const HASH_MASK: u64 = 8191;
 
-/// Address space to look for a place in. The hash is linear, and the lowest 15 bits of a window's number already reach every slot: so does
-/// any run of 2^15 windows that begins at a multiple of that, and any 2^16 windows, 4 GiB, hold such a run.
-const SEARCHED: u64 = 4 * GIB;
+/// Bits of a hash.
+const HASH_BITS: usize = 13;
 
 /// Bytes that the stream's mapping takes: its size in whole windows.
 const MAPPED: usize = (size_of::<isal_zstream>() >> WINDOW_BITS).strict_add(1) << WINDOW_BITS;
 
-/// What ISA-L makes of an address: the `crc32` instruction over 32 bits of it, from zero.
-fn hash_of(address: u64) -> u32 {
+/// Bits of a window's number below 2^47, the end of a process's addresses.
+const WINDOW_NUMBER_BITS: usize = 31;
+
+/// What ISA-L makes of the number of a window of addresses: the `crc32` instruction over its 32 bits, from zero.
+const fn hash_of(window: u64) -> u64 {
     /// CRC-32C's polynomial, bits reversed, as in the instruction's definition.
-    const POLYNOMIAL: u32 = 0x82f6_3b78;
-    let bytes = (address >> WINDOW_BITS).to_le_bytes();
-    let data = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-    let crc = (0..32).fold(data, |crc, _| if crc & 1 == 1 { (crc >> 1) ^ POLYNOMIAL } else { crc >> 1 });
+    const POLYNOMIAL: u64 = 0x82f6_3b78;
+    let (mut crc, mut bit) = (window, 0);
+    while bit < u32::BITS {
+        crc = if crc & 1 == 1 { (crc >> 1) ^ POLYNOMIAL } else { crc >> 1 };
+        bit += 1;
+    }
     crc & HASH_MASK
 }
 
-impl Placed {
-    fn new() -> Self {
-        let len = to_usize(SEARCHED) + MAPPED;
-        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-        // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing. Without access it costs address space alone.
-        let found = unsafe { mmap_anonymous(ptr::null_mut(), len, ProtFlags::empty(), flags) };
-        let start = found.expect("4 GiB of address space").cast::<u8>();
-        let window = 1_usize << WINDOW_BITS;
-        let first = start.addr().next_multiple_of(window) - start.addr();
-        let offset = (first..=len - MAPPED)
-            .step_by(window)
-            .find(|offset| hash_of(to_u64(start.addr() + offset)) == SLOT)
-            .expect("every slot has a window in 4 GiB");
-        // SAFETY: all three ranges lie inside the mapping just made, which nobody else knows of; what is unmapped is not used again.
-        // Zero bytes to unmap are refused by the kernel, and nothing is to be done then.
-        unsafe {
-            let place = start.add(offset);
-            let _ = munmap(start.cast(), offset);
-            let _ = munmap(place.add(MAPPED).cast(), len - offset - MAPPED);
-            mprotect(place.cast(), MAPPED, MprotectFlags::READ | MprotectFlags::WRITE).expect("two windows of memory, 128 KiB");
-            Self { stream: NonNull::new_unchecked(place.cast()) }
+/// Windows that hash to [`SLOT`].
+const PLACES: Places = Places::new();
+
+/// The hash is linear, so that the XOR of two windows in slot 0 is one again. These generate all of them, and each has a highest bit that is none of
+/// the others' highest: counted through in binary, they come in the order of their addresses.
+struct Places {
+    generators: [u64; WINDOW_NUMBER_BITS],
+    len: usize,
+}
+
+impl Places {
+    const fn new() -> Self {
+        assert!(SLOT == 0, "other slots are no subspace");
+        let mut places = Self { generators: [0; WINDOW_NUMBER_BITS], len: 0 };
+        // Windows whose hashes are independent, and those hashes.
+        let (mut independent, mut found) = ([(0, 0); HASH_BITS], 0);
+        let mut bit = 0;
+        while bit < WINDOW_NUMBER_BITS {
+            let mut window = 1 << bit;
+            let mut hash = hash_of(window);
+            let mut step = 0;
+            // Often enough for each of them to have its turn behind all the others.
+            while step < HASH_BITS * found {
+                let (of, known) = independent[step % found];
+                // Smaller where the highest bit of the one that is known is set.
+                if hash ^ known < hash {
+                    hash ^= known;
+                    window ^= of;
+                }
+                step += 1;
+            }
+            if hash == 0 {
+                // Of lower bits and this one: it is the highest.
+                places.generators[places.len] = window;
+                places.len += 1;
+            } else {
+                independent[found] = (window, hash);
+                found += 1;
+            }
+            bit += 1;
         }
+        places
+    }
+
+    /// Place number `number`, in the order of addresses.
+    fn window(&self, number: u64) -> u64 {
+        (0..self.len).filter(|bit| number >> bit & 1 == 1).fold(0, |window, bit| window ^ self.generators[bit])
+    }
+
+    /// How many places lie below a window.
+    fn below(&self, window: u64) -> u64 {
+        let (mut low, mut high) = (0, 1_u64 << self.len);
+        while low < high {
+            let middle = low.midpoint(high);
+            if self.window(middle) < window { low = middle + 1 } else { high = middle }
+        }
+        low
+    }
+}
+
+impl Placed {
+    /// Tries place by place downwards from where the kernel would put a mapping: there it keeps the addresses free that it will give out next.
+    /// What is there already is left alone, and nothing but the mapping itself takes address space.
+    fn new() -> Result<Self, OutOfMemory> {
+        let refused = || OutOfMemory::of("an encoder", to_u64(MAPPED));
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
+        let there = unsafe { mmap_anonymous(ptr::null_mut(), MAPPED, access, MapFlags::PRIVATE) }.map_err(|_| refused())?;
+        // SAFETY: it was just mapped with this length, and nobody else knows of it.
+        let _ = unsafe { munmap(there, MAPPED) };
+        let first = PLACES.below(to_u64(there.addr()) >> WINDOW_BITS);
+        for number in (0..first).rev() {
+            let address = to_usize(PLACES.window(number) << WINDOW_BITS);
+            let wanted = ptr::without_provenance_mut::<c_void>(address);
+            // SAFETY: the flag refuses a place where anything is mapped; a kernel before 4.17 does not know it, and maps elsewhere instead.
+            match unsafe { mmap_anonymous(wanted, MAPPED, access, MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE) } {
+                Ok(got) if got.addr() == address => {
+                    return NonNull::new(got.cast()).map(|stream| Self { stream }).ok_or_else(refused);
+                }
+                Ok(elsewhere) => {
+                    // SAFETY: it was just mapped with this length, and nobody else knows of it.
+                    let _ = unsafe { munmap(elsewhere, MAPPED) };
+                }
+                Err(Errno::NOMEM) => return Err(refused()),
+                // Something is there.
+                Err(_) => {}
+            }
+        }
+        Err(refused())
     }
 
     fn get(&mut self) -> &mut isal_zstream {
@@ -101,9 +175,9 @@ impl Drop for Placed {
 }
 
 impl Deflate {
-    pub(super) fn new() -> Self {
-        let len = usize::try_from(ISAL_DEF_LVL1_EXTRA_LARGE).expect("half a megabyte");
-        Self { stream: Placed::new(), level_buffer: vec![0; len] }
+    pub(super) fn new() -> Result<Self, OutOfMemory> {
+        let level_buffer = zeros("an encoder", u64::from(ISAL_DEF_LVL1_EXTRA_LARGE))?;
+        Ok(Self { stream: Placed::new()?, level_buffer })
     }
 
     pub(super) fn encode(&mut self, cluster: &[u8], out: &mut [u8]) -> Option<usize> {
@@ -148,12 +222,33 @@ mod tests {
     #[test]
     fn the_hash_is_that_of_the_instruction_and_every_stream_has_one_slot() {
         // crc32 eax, ecx with eax = 0 and ecx = 1: one step of the polynomial for each of 32 bits.
-        assert_eq!(hash_of(0), 0);
-        assert_eq!(hash_of(1 << WINDOW_BITS), 0xdd45_aab8 & HASH_MASK);
-        let streams: Vec<Placed> = (0..64).map(|_| Placed::new()).collect();
+        assert_eq!((hash_of(0), hash_of(1)), (0, 0xdd45_aab8 & HASH_MASK));
+        let streams: Vec<Placed> = (0..64).map(|_| Placed::new().expect("a place")).collect();
         for placed in &streams {
-            assert_eq!(hash_of(to_u64(placed.stream.addr().get())), SLOT);
+            assert_eq!(hash_of(to_u64(placed.stream.addr().get()) >> WINDOW_BITS), SLOT);
         }
+    }
+
+    #[test]
+    fn places_are_counted_in_the_order_of_their_addresses_and_none_is_left_out() {
+        assert_eq!(PLACES.len, WINDOW_NUMBER_BITS - HASH_BITS, "each bit of the hash matters");
+        let some: Vec<u64> = (0..1 << 10).map(|number| PLACES.window(number)).collect();
+        assert!(some.is_sorted_by(|one, next| one < next));
+        let found: Vec<u64> = (0..1 << 20).filter(|window| hash_of(*window) == SLOT).collect();
+        assert!(found.len() > 100 && some.starts_with(&found), "{} are found by looking at all", found.len());
+        for number in [0, 1, 77, (1 << PLACES.len) - 1] {
+            let window = PLACES.window(number);
+            assert_eq!((hash_of(window), PLACES.below(window), PLACES.below(window + 1)), (SLOT, number, number + 1));
+        }
+    }
+
+    #[test]
+    fn an_encoder_takes_no_more_address_space_than_it_uses() {
+        let mapped = || crate::limits::Allowance::of_process().mapped.0;
+        let before = mapped();
+        let encoders: Vec<Deflate> = (0..64).map(|_| Deflate::new().expect("an encoder")).collect();
+        // 4 GiB each once. Other tests of this process run beside this one.
+        assert!(mapped() < before + to_u64(encoders.len()) * (2 << 20) + (2 << 30));
     }
 
     #[test]
@@ -168,7 +263,7 @@ mod tests {
         .collect();
         let mut out = vec![0; 65_536];
         let mut bodies = (0..200).map(|_| {
-            let mut encoder = Deflate::new();
+            let mut encoder = Deflate::new().expect("an encoder");
             let len = encoder.encode(&cluster, &mut out).expect("it gets smaller");
             // Kept, so that the next one lies elsewhere.
             std::mem::forget(encoder);
@@ -180,7 +275,7 @@ mod tests {
 
     #[test]
     fn only_a_body_that_does_not_fit_is_no_body() {
-        let mut encoder = Deflate::new();
+        let mut encoder = Deflate::new().expect("an encoder");
         let mut state = 1_u32;
         let noise: Vec<u8> = std::iter::repeat_with(|| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

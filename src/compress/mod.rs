@@ -8,7 +8,8 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::str::FromStr;
 
-use crate::units::{ByteCount, ClusterBits, MIB};
+use crate::limits::{OutOfMemory, room};
+use crate::units::{ByteCount, ClusterBits, MIB, to_usize};
 
 mod decoder;
 mod deflate;
@@ -114,6 +115,14 @@ pub fn cores() -> NonZeroUsize {
     std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
+/// Whether the heap has `memory` for a library that would panic without: asked for, and given back right away.
+///
+/// # Errors
+/// Where it has not.
+fn heap_has(what: &'static str, memory: ByteCount) -> Result<(), OutOfMemory> {
+    room::<u8>(what, to_usize(memory.0)).map(drop)
+}
+
 enum Engine {
     #[cfg(feature = "isal")]
     Isal(isal::Deflate),
@@ -129,15 +138,17 @@ pub struct Encoder {
 
 impl Encoder {
     /// Allocates all that the encoder will ever need.
-    #[must_use]
-    pub fn new(codec: Codec, level: Level, cluster: ClusterBits) -> Self {
+    ///
+    /// # Errors
+    /// Where the system refuses the memory.
+    pub fn new(codec: Codec, level: Level, cluster: ClusterBits) -> Result<Self, OutOfMemory> {
         let engine = match (codec, level) {
             #[cfg(feature = "isal")]
-            (Codec::Deflate, Level::Fast) => Engine::Isal(isal::Deflate::new()),
-            (Codec::Deflate, _) => Engine::Deflate(deflate::Deflate::new(level)),
-            (Codec::Zstd, _) => Engine::Zstd(zstd::Zstd::new(level)),
+            (Codec::Deflate, Level::Fast) => Engine::Isal(isal::Deflate::new()?),
+            (Codec::Deflate, _) => Engine::Deflate(deflate::Deflate::new(level, Self::memory(codec, level, cluster))?),
+            (Codec::Zstd, _) => Engine::Zstd(zstd::Zstd::new(level, cluster)?),
         };
-        Self { engine, cluster }
+        Ok(Self { engine, cluster })
     }
 
     /// The library and its level, for the manifest: the same name and options give the same bytes.
@@ -233,7 +244,7 @@ mod tests {
             let mut out = vec![0; cluster.len()];
             for codec in Codec::ALL {
                 for level in Level::ALL {
-                    let mut encoder = Encoder::new(codec, level, cluster);
+                    let mut encoder = Encoder::new(codec, level, cluster).expect("an encoder");
                     let mut bodies = Vec::new();
                     // Noise between the texts would leave its traces in the state of a careless encoder.
                     for bytes in [text(cluster.len()), noise(cluster.len()), vec![0; cluster.len()], text(cluster.len())] {

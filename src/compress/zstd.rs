@@ -3,7 +3,8 @@
 use zstd::bulk::Compressor;
 use zstd::zstd_safe::{CParameter, SafeResult, get_error_name};
 
-use super::Level;
+use super::{Level, heap_has};
+use crate::limits::{OutOfMemory, zeros};
 use crate::units::{ByteCount, ClusterBits, MIB};
 
 pub(super) struct Zstd {
@@ -42,14 +43,21 @@ pub(super) fn memory(level: Level, cluster: ClusterBits) -> ByteCount {
 }
 
 impl Zstd {
-    pub(super) fn new(level: Level) -> Self {
+    pub(super) fn new(level: Level, cluster: ClusterBits) -> Result<Self, OutOfMemory> {
+        let most = memory(level, cluster);
+        heap_has("an encoder", most)?;
         // Defaults do what the format asks: content size on, checksum and dictionary off, and a window that never exceeds
         // the source, which is one cluster.
         let mut compressor = Compressor::new(lib_level(level)).expect("zstd allocates a context");
         if let Some(log) = hash_log(level) {
             compressor.set_parameter(CParameter::HashLog(log)).expect("a table of a size that zstd knows");
         }
-        Self { compressor }
+        // Its tables are made when it first compresses: better now, while a refusal is nothing but an error.
+        let zeros = zeros::<u8>("an encoder", cluster.size())?;
+        match compressor.context_mut().compress2(&mut [0; 256][..], &zeros) {
+            Err(NO_MEMORY) => Err(OutOfMemory::of("an encoder", most.0)),
+            Ok(_) | Err(_) => Ok(Self { compressor }),
+        }
     }
 
     pub(super) fn encode(&mut self, cluster: &[u8], out: &mut [u8]) -> Option<usize> {
@@ -59,6 +67,9 @@ impl Zstd {
 
 /// zstd's `ZSTD_error_dstSize_tooSmall`, as its functions return it: errors are sizes counted down from zero.
 const NO_ROOM: usize = 0_usize.wrapping_sub(70);
+
+/// zstd's `ZSTD_error_memory_allocation`, likewise.
+const NO_MEMORY: usize = 0_usize.wrapping_sub(64);
 
 /// The body's length; nothing where it is no smaller than the cluster. Any other error is a bug, with which every cluster would be
 /// stored as it is, and nobody would know.
@@ -82,7 +93,7 @@ mod tests {
             let bytes: Vec<u8> = (0..cluster.len()).map(|i| (i * i).to_le_bytes()[1]).collect();
             let mut out = vec![0; cluster.len()];
             for level in Level::ALL {
-                let mut encoder = Zstd::new(level);
+                let mut encoder = Zstd::new(level, cluster).expect("an encoder");
                 encoder.encode(&bytes, &mut out);
                 let taken = to_u64(encoder.compressor.context_mut().sizeof());
                 assert!(taken <= memory(level, cluster).0, "{level} {cluster}: {taken} bytes");
@@ -92,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_body_that_does_not_fit_is_no_body() {
-        assert_eq!(Zstd::new(Level::Fast).encode(b"four", &mut [0; 4]), None);
+        assert_eq!(Zstd::new(Level::Fast, ClusterBits::DEFAULT).expect("an encoder").encode(b"four", &mut [0; 4]), None);
         assert_eq!(fitting(Ok(7)), Some(7));
     }
 

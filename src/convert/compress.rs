@@ -10,8 +10,9 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use super::counters::Counters;
 use super::plan::{self, Hashing, Plan};
 use super::{Context, ConvertError};
-use crate::compress::{Encoder, is_zero};
+use crate::compress::{Codec, Encoder, Level, is_zero};
 use crate::hash::{GuestHash, ZeroHashes};
+use crate::limits::OutOfMemory;
 use crate::source::aligned::PooledBuf;
 use crate::units::{ClusterBits, GuestCluster, GuestOffset, to_u64, to_usize};
 
@@ -81,7 +82,10 @@ pub struct Workers {
 }
 
 struct Shared {
-    encoders: Vec<Mutex<Encoder>>,
+    /// One a thread, made when it is first needed.
+    encoders: Vec<Mutex<Option<Encoder>>>,
+    codec: Codec,
+    level: Level,
     cluster: ClusterBits,
     bodies: plan::Bodies,
     hashing: Hashing,
@@ -101,9 +105,10 @@ impl Workers {
             .build()
             .map_err(|source| ConvertError::Threads { reason: source.to_string() })?;
         let cluster = plan.geometry.cluster();
-        let encoders = (0..plan.threads).map(|_| Mutex::new(Encoder::new(plan.codec, plan.level, cluster))).collect();
-        let (bodies, hashing) = (plan.bodies, plan.hashing);
-        let shared = Shared { encoders, cluster, bodies, hashing, zeros: ZeroHashes::default(), context: context.clone() };
+        let encoders = (0..plan.threads).map(|_| Mutex::default()).collect();
+        let Plan { codec, level, bodies, hashing, .. } = *plan;
+        let shared =
+            Shared { encoders, codec, level, cluster, bodies, hashing, zeros: ZeroHashes::default(), context: context.clone() };
         Ok(Self { pool, shared: Arc::new(shared) })
     }
 
@@ -119,9 +124,11 @@ impl Workers {
         // First in, first out: the assembler waits for the oldest.
         self.pool.spawn_fifo(move || {
             let counted = JobGuard(&shared.context.counters);
-            if let Some(bodies) = shared.encode(chunk) {
+            match shared.encode(chunk) {
                 // The assembler may be gone already; then nobody wants the bodies.
-                let _ = slot.send(bodies);
+                Ok(Some(bodies)) => drop(slot.send(bodies)),
+                Ok(None) => {}
+                Err(refused) => shared.context.fail(refused.into()),
             }
             drop(counted);
         });
@@ -139,9 +146,9 @@ impl Drop for JobGuard<'_> {
 
 impl Shared {
     /// `None` when the work was cancelled.
-    fn encode(&self, chunk: Chunk) -> Option<Bodies> {
+    fn encode(&self, chunk: Chunk) -> Result<Option<Bodies>, OutOfMemory> {
         if self.context.cancel.is_cancelled() {
-            return None;
+            return Ok(None);
         }
         let cluster = self.cluster;
         let padded = to_usize(cluster.round_up(to_u64(chunk.len)));
@@ -151,11 +158,16 @@ impl Shared {
         if is_zero(&chunk.buf[..padded]) {
             let hash = hashed.then(|| self.zeros.of(chunk.len));
             let kinds = vec![Body::Zero; clusters];
-            return Some(Bodies { first, kinds, compressed: Packed { buf: None, len: 0 }, raw: None, hash, len: chunk.len });
+            return Ok(Some(Bodies { first, kinds, compressed: Packed { buf: None, len: 0 }, raw: None, hash, len: chunk.len }));
         }
         let mut out = chunk.out;
         let index = rayon::current_thread_index().expect("jobs run on the pool");
         let mut encoder = self.encoders[index].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut encoder = match (self.bodies, &mut *encoder) {
+            (plan::Bodies::Raw, _) => None,
+            (plan::Bodies::Compressed, Some(encoder)) => Some(encoder),
+            (plan::Bodies::Compressed, none) => Some(none.insert(Encoder::new(self.codec, self.level, cluster)?)),
+        };
         let mut hasher = hashed.then(blake3::Hasher::new);
         let mut kinds = Vec::with_capacity(clusters);
         let mut packed = 0;
@@ -170,19 +182,15 @@ impl Shared {
             let kind = if is_zero(bytes) {
                 Body::Zero
             } else {
-                let len = match self.bodies {
-                    plan::Bodies::Compressed => encoder.encode(bytes, &mut out[packed..]),
-                    plan::Bodies::Raw => None,
-                };
+                let len = encoder.as_mut().and_then(|encoder| encoder.encode(bytes, &mut out[packed..]));
                 packed += len.unwrap_or(0);
                 any_raw |= len.is_none();
                 len.map_or(Body::Raw, Body::Compressed)
             };
             kinds.push(kind);
         }
-        drop(encoder);
         let compressed = if packed == 0 { Packed { buf: None, len: 0 } } else { Packed { buf: Some(out), len: packed } };
         let hash = hasher.map(|hasher| *hasher.finalize().as_bytes());
-        Some(Bodies { first, kinds, compressed, raw: any_raw.then_some(chunk.buf), hash, len: chunk.len })
+        Ok(Some(Bodies { first, kinds, compressed, raw: any_raw.then_some(chunk.buf), hash, len: chunk.len }))
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::compress::Codec;
+use crate::limits::{OutOfMemory, TooTight};
 use crate::qcow2::GeometryError;
 use crate::retry::Class;
 use crate::source::SourceError;
@@ -94,6 +95,12 @@ pub enum ConvertError {
         /// The system's words.
         reason: String,
     },
+    /// The system refuses memory.
+    #[error(transparent)]
+    Memory(#[from] OutOfMemory),
+    /// The limits of this process leave too little for any plan.
+    #[error(transparent)]
+    TooTight(#[from] TooTight),
     /// A stage ended without a word: a bug.
     #[error("the {stage} stage died: this is a bug in snapferry")]
     StageDied {
@@ -123,6 +130,8 @@ impl ConvertError {
             | Self::TooMany { .. }
             | Self::Exists { .. }
             | Self::Threads { .. }
+            | Self::Memory(_)
+            | Self::TooTight(_)
             | Self::StageDied { .. } => Class::Permanent,
         }
     }

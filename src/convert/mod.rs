@@ -17,11 +17,13 @@ use crossbeam_channel::bounded;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use crate::cancel::{Cancel, Reason};
+use crate::cancel::{Cancel, Reason, Stopped};
 use crate::clock::Clock;
 use crate::compress::cores;
+use crate::limits::Allowance;
 use crate::manifest::{self, EncoderRecord, ImageRecord, Manifest, SourceRecord};
 use crate::source::Source;
+use crate::source::aligned::{BufferPool, PooledBuf, Untaken};
 use crate::store::{ETag, ObjectKey, ObjectStore, UploadPlan};
 use crate::units::{ByteCount, MIB};
 
@@ -73,6 +75,16 @@ impl Context {
         }
         drop(outcome);
         self.cancel.cancel(Reason::Failed);
+    }
+
+    /// A buffer of a pool; where the system refuses the memory, that ends the work.
+    fn take(&self, pool: &BufferPool) -> Result<PooledBuf, Stopped> {
+        pool.take(&self.cancel).map_err(|untaken| {
+            if let Untaken::Memory(refused) = untaken {
+                self.fail(refused.into());
+            }
+            Stopped
+        })
     }
 
     fn leave_behind(&self, leftover: Leftover) {
@@ -160,6 +172,7 @@ impl Conversion<'_> {
         let stale = runtime.block_on(self.stale_manifest(replaces.as_ref()));
         // Not cut short by a signal: an upload whose answer nobody heard would stay in the store. The pipeline ends it at once then.
         let upload = runtime.block_on(store.create_upload(key, &upload_plan)).map_err(ConvertError::of_store)?;
+        let _ended_also_by_a_panic = upload::AbortOnPanic { runtime, store: Arc::clone(store), upload: upload.clone() };
         let uploading = upload::Uploading { store: Arc::clone(store), upload, connections: self.plan.connections, replaces, stale };
         let assembled = self.pipeline(runtime, &workers, uploading, &context);
         let mut outcome = context.outcome();
@@ -265,10 +278,10 @@ impl Conversion<'_> {
     }
 }
 
-/// A plan for `source` at `target` on this machine.
+/// A plan for `source` at `target` on this machine, within the limits of this process.
 ///
 /// # Errors
-/// As [`Plan::new`].
+/// As [`Plan::new`] and [`Plan::within`].
 pub fn plan_for(source: &dyn Source, options: &Options, kind: Destination) -> Result<Plan, ConvertError> {
-    Plan::new(source.size(), options, kind, cores())
+    Plan::new(source.size(), options, kind, cores())?.within(options, kind, &Allowance::of_process())
 }

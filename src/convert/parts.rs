@@ -72,7 +72,7 @@ impl<'a> PartWriter<'a> {
     /// The unfilled rest of the current part; waits for a buffer when a new part begins.
     fn room(&mut self) -> Result<&mut [u8], Stopped> {
         if self.current.is_none() {
-            let buf = self.pool.take(&self.context.cancel)?;
+            let buf = self.context.take(&self.pool)?;
             self.current = Some((buf, if self.number == 1 { self.head_len } else { 0 }));
         }
         let (buf, filled) = self.current.as_mut().expect("set above");

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::ConvertError;
 use crate::compress::{Codec, Encoder, Level};
+use crate::limits::{Allowance, Demand};
 use crate::qcow2::Geometry;
 use crate::qcow2::header::Version;
 use crate::store::{MAX_OBJECT, MAX_PART, MAX_PARTS};
@@ -30,6 +31,13 @@ const BUCKET_PART: ByteCount = ByteCount(32 * MIB);
 
 /// Part sizes are whole multiples of this; IBM COS recommends it.
 const PART_STEP: u64 = 4 * MIB;
+
+/// No part is made smaller than this to save memory: the least multiple of the step that every store takes.
+const SMALLEST_PART: ByteCount = ByteCount(8 * MIB);
+
+/// Threads beside compressors, readers and those that write a file: the runtime's two, the issuer, the assembler, what shows the progress, and room for a few
+/// that look names up.
+const OTHER_THREADS: usize = 8;
 
 /// Parts that an image's upper bound is spread over at most, so that a tenth of the limit stays in reserve.
 const PARTS_AIMED_AT: u64 = MAX_PARTS * 9 / 10;
@@ -191,8 +199,7 @@ impl Plan {
             Some(asked) => check_part_size(asked, head, bound, destination)?,
         };
         let connections = bounded("connections", options.connections.map_or(connections, NonZeroUsize::get), MOST_IN_FLIGHT)?;
-        // Each compressor works on one chunk and finds the next one waiting.
-        let chunks = readers + 2 * threads + SLACK_CHUNKS;
+        let chunks = chunks(readers, threads);
         Ok(Self {
             geometry,
             version: options.version,
@@ -207,6 +214,67 @@ impl Plan {
             part_size,
             connections,
         })
+    }
+
+    /// The same conversion within the limits of this process: what takes most memory is made smaller, again and again, until all fits. That is the
+    /// compressors with their buffers, the parts (smaller ones first, then fewer at once), or the reads. What the user chose stays.
+    ///
+    /// # Errors
+    /// Where nothing is left to be made smaller, or the image could not be written at all: with the limit in the way.
+    pub fn within(mut self, options: &Options, destination: Destination, allowance: &Allowance) -> Result<Self, ConvertError> {
+        if destination == Destination::File {
+            allowance.file("the image's head alone", ByteCount(self.geometry.head_len()))?;
+        } else if options.connections.is_none() {
+            self.connections = allowance.connections(self.connections);
+        }
+        while let Err(tight) = allowance.fit("this conversion", &self.demand(destination)) {
+            if !self.shrink(options, destination) {
+                return Err(tight.into());
+            }
+        }
+        Ok(self)
+    }
+
+    /// What it takes at most of what may be limited.
+    fn demand(&self, destination: Destination) -> Demand {
+        let files = if destination == Destination::Bucket { self.connections } else { 0 };
+        Demand { memory: self.peak_memory(), threads: self.threads + self.readers + self.connections + OTHER_THREADS, files }
+    }
+
+    /// Makes what takes most memory a little smaller; `false` where nothing can be.
+    fn shrink(&mut self, options: &Options, destination: Destination) -> bool {
+        let chunk = 2 * CHUNK.0;
+        let encoder = Encoder::memory(self.codec, self.level, self.geometry.cluster()).0;
+        let smaller_part = self.smaller_part(options, destination);
+        let may_send_less = options.connections.is_none() && self.connections > 1;
+        let shares = [
+            (options.threads.is_none() && self.threads > 1, to_u64(self.threads) * (encoder + 2 * chunk), Share::Compressors),
+            (smaller_part.is_some() || may_send_less, to_u64(self.part_buffers()) * self.part_size.0, Share::Parts),
+            (options.readers.is_none() && self.readers > 1, to_u64(self.readers) * chunk, Share::Reads),
+        ];
+        let largest = shares.into_iter().filter(|(can_shrink, ..)| *can_shrink).max_by_key(|(_, bytes, _)| *bytes);
+        let Some((_, _, share)) = largest else { return false };
+        match (share, smaller_part) {
+            (Share::Compressors, _) => self.threads -= self.threads.div_ceil(8),
+            (Share::Parts, Some(smaller)) => self.part_size = smaller,
+            (Share::Parts, None) => self.connections -= 1,
+            (Share::Reads, _) => self.readers -= 1,
+        }
+        self.chunks = chunks(self.readers, self.threads);
+        true
+    }
+
+    /// Half of a bucket's part, where it then holds the head, is not too small for a store, and does not make too many of them.
+    fn smaller_part(&self, options: &Options, destination: Destination) -> Option<ByteCount> {
+        let half = ByteCount((self.part_size.0 / 2).next_multiple_of(PART_STEP));
+        let bound = self.upper_bound().0;
+        let goes = destination == Destination::Bucket
+            && options.part_size.is_none()
+            && half < self.part_size
+            && half >= SMALLEST_PART
+            && half.0 >= self.geometry.head_len()
+            && bound.div_ceil(half.0) <= PARTS_AIMED_AT;
+        goes.then_some(half)
     }
 
     /// Part buffers: one being filled, the first one held back for the head, the others on their way.
@@ -291,6 +359,19 @@ impl Plan {
     pub fn part_len(&self) -> usize {
         to_usize(self.part_size.0)
     }
+}
+
+/// What can be made smaller.
+#[derive(Clone, Copy)]
+enum Share {
+    Compressors,
+    Parts,
+    Reads,
+}
+
+/// Chunks in memory: each compressor works on one and finds the next one waiting.
+fn chunks(readers: usize, threads: usize) -> usize {
+    readers + 2 * threads + SLACK_CHUNKS
 }
 
 fn bounded(what: &'static str, asked: usize, most: usize) -> Result<usize, ConvertError> {
@@ -387,6 +468,62 @@ mod tests {
             assert!(bucket <= ByteCount(512 * MIB), "{bucket} for a bucket");
             assert!(file <= ByteCount(256 * MIB), "{file} for a file");
         }
+    }
+
+    /// Parts of 32 MiB, six at once, 128 compressors: 1.1 GiB.
+    fn large(options: &Options) -> Plan {
+        let cores = NonZeroUsize::new(128).expect("not zero");
+        Plan::new(ByteCount(100 * GIB), options, Destination::Bucket, cores).expect("a plan")
+    }
+
+    fn group(memory: u64) -> Allowance {
+        Allowance { memory: Some(ByteCount(memory)), ..Allowance::default() }
+    }
+
+    #[test]
+    fn a_plan_fits_its_control_group_and_shrinks_no_further_than_it_must() {
+        let options = Options::default();
+        let free = large(&options);
+        assert!(free.peak_memory() > ByteCount(GIB));
+        let unlimited = free.clone().within(&options, Destination::Bucket, &Allowance::default()).expect("no limit");
+        assert_eq!((unlimited.threads, unlimited.part_size, unlimited.connections), (128, BUCKET_PART, CONNECTIONS));
+        let mut before = free.threads;
+        for mib in [1024, 512, 256, 192] {
+            let plan = free.clone().within(&options, Destination::Bucket, &group(mib * MIB)).expect("it fits");
+            let most = mib * MIB / 4 * 3;
+            assert!(plan.peak_memory().0 <= most, "{} of {mib} MiB", plan.peak_memory());
+            assert!(mib < 512 || plan.peak_memory().0 > most / 4 * 3, "{} of {mib} MiB", plan.peak_memory());
+            assert!(plan.threads < before && plan.chunks == chunks(plan.readers, plan.threads), "{plan:?}");
+            assert!(plan.part_size.0.is_multiple_of(PART_STEP) && plan.most_parts() <= PARTS_AIMED_AT, "{plan:?}");
+            before = plan.threads;
+        }
+        let refused = free.within(&options, Destination::Bucket, &group(100 * MIB)).expect_err("nothing is so small");
+        assert!(refused.to_string().contains("limited to 100 MiB (memory.max), and this conversion needs at least"), "{refused}");
+    }
+
+    #[test]
+    fn what_the_user_chose_stays_or_is_refused_by_the_limits_name() {
+        let options = Options { threads: NonZeroUsize::new(24), ..Options::default() };
+        let plan = large(&options).within(&options, Destination::Bucket, &group(512 * MIB)).expect("parts get smaller");
+        assert_eq!(plan.threads, 24);
+        assert!(plan.part_size < BUCKET_PART);
+        let options = Options { threads: NonZeroUsize::new(128), ..Options::default() };
+        let refused = large(&options).within(&options, Destination::Bucket, &group(512 * MIB)).expect_err("128 threads take more");
+        assert!(matches!(refused, ConvertError::TooTight(_)), "{refused}");
+    }
+
+    #[test]
+    fn connections_follow_the_files_that_may_be_open_and_a_file_its_own_limit() {
+        let options = Options::default();
+        let few = Allowance { open_files: Some(26), ..Allowance::default() };
+        assert_eq!(large(&options).within(&options, Destination::Bucket, &few).expect("two connections").connections, 2);
+        let asked = Options { connections: NonZeroUsize::new(6), ..Options::default() };
+        let refused = large(&asked).within(&asked, Destination::Bucket, &few).expect_err("six were asked for");
+        assert!(refused.to_string().contains("ulimit -n"), "{refused}");
+        let short = Allowance { file_size: Some(ByteCount(100 * KIB)), ..Allowance::default() };
+        let file = plan(GIB, &options, Destination::File).expect("a plan");
+        let refused = file.within(&options, Destination::File, &short).expect_err("three clusters at least");
+        assert!(refused.to_string().contains("ulimit -f"), "{refused}");
     }
 
     #[test]

@@ -96,8 +96,8 @@ fn issue(
         note_bottleneck(&buffers, &bodies, plan, workers, context);
         let len = CHUNK.0.min(size - at);
         // In this order and one chunk after the other: the chunk that the assembler waits for always has its buffers already.
-        let buf = buffers.take(&context.cancel)?;
-        let out = bodies.take(&context.cancel)?;
+        let buf = context.take(&buffers)?;
+        let out = context.take(&bodies)?;
         let (slot, bodies_of_chunk) = bounded(1);
         context.cancel.send(slots, Slot::Chunk(bodies_of_chunk))?;
         let chunk = Chunk { start: GuestOffset(at), len: to_usize(len), buf, out };

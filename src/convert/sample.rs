@@ -13,6 +13,7 @@ use crate::cancel::Cancel;
 use crate::compress::{Codec, Encoder, Level, is_zero};
 use crate::convert::ConvertError;
 use crate::hash::CHUNK;
+use crate::limits::{OutOfMemory, zeros};
 use crate::qcow2::Geometry;
 use crate::source::aligned::AlignedBuf;
 use crate::source::{Extent, Source};
@@ -63,7 +64,7 @@ pub fn estimate(source: &dyn Source, sampling: &Sampling, cancel: &Cancel) -> Re
     let count = to_u64(chunks.len());
     let sampled = to_u64(sampling.chunks.get()).min(count);
     let mut draw = Draw(sampling.seed);
-    let mut looker = Looker::new(sampling);
+    let mut looker = Looker::new(sampling)?;
     // Of each stratum its length in chunks, and what its chunk stores.
     let mut strata: Vec<(u64, Stored)> = Vec::with_capacity(to_usize(sampled));
     for number in 0..sampled {
@@ -142,14 +143,14 @@ struct Looker {
 }
 
 impl Looker {
-    fn new(sampling: &Sampling) -> Self {
+    fn new(sampling: &Sampling) -> Result<Self, OutOfMemory> {
         let Sampling { codec, level, cluster, .. } = *sampling;
-        Self {
-            encoder: Encoder::new(codec, level, cluster),
+        Ok(Self {
+            encoder: Encoder::new(codec, level, cluster)?,
             cluster,
-            buf: AlignedBuf::zeroed(to_usize(CHUNK.0)),
-            out: vec![0; cluster.len()],
-        }
+            buf: AlignedBuf::zeroed(to_usize(CHUNK.0))?,
+            out: zeros("a cluster", cluster.size())?,
+        })
     }
 
     fn look(&mut self, source: &dyn Source, at: GuestOffset) -> Result<Stored, ConvertError> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -20,6 +21,25 @@ const ABORT_WITHIN: Duration = Duration::from_secs(30);
 struct Sent {
     stored: StoredPart,
     crc64: Crc64,
+}
+
+/// Aborts the upload when this thread panics, past all that would have ended it.
+pub struct AbortOnPanic<'a> {
+    /// Runs the request.
+    pub runtime: &'a Handle,
+    /// Where the upload is.
+    pub store: Arc<dyn ObjectStore>,
+    /// The upload.
+    pub upload: Upload,
+}
+
+impl Drop for AbortOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The panic is what is told.
+            let _ = self.runtime.block_on(async { tokio::time::timeout(ABORT_WITHIN, self.store.abort(&self.upload)).await });
+        }
+    }
 }
 
 /// All parts of an image, and what the assembler says that they make.

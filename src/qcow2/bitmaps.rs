@@ -1,5 +1,6 @@
 //! Persistent bitmaps: listed, and counted by where they lie. What they say is for the program that made them.
 
+use crate::limits::zeros;
 use crate::qcow2::facts::{BitmapDirectory, Fields, HeaderFacts};
 use crate::qcow2::header::HeaderError;
 use crate::qcow2::image::{ImageError, ImageFile};
@@ -50,7 +51,7 @@ pub fn list(file: &dyn ImageFile, facts: &HeaderFacts) -> Result<Vec<Bitmap>, Im
     let Some(directory) = &facts.bitmaps else { return Ok(Vec::new()) };
     let refused = |source| ImageError::Header { name: file.name().to_owned(), source };
     directory.check(facts.header.cluster, file.size()).map_err(refused)?;
-    let mut bytes = vec![0; to_usize(directory.len)];
+    let mut bytes = zeros("the list of bitmaps", directory.len)?;
     file.read_at(directory.at, &mut bytes)?;
     entries(&bytes, directory.count, facts).map_err(refused)
 }
@@ -72,7 +73,7 @@ pub(super) fn places(file: &dyn ImageFile, facts: &HeaderFacts) -> Result<Vec<(H
         let (at, len) = (bitmap.table, bitmap.table_len());
         within("bitmap table", at, len, file.size()).map_err(refused)?;
         found.push((at, len));
-        let mut table = vec![0; to_usize(len)];
+        let mut table = zeros::<u8>("a bitmap's table", len)?;
         file.read_at(at, &mut table)?;
         let clusters = table.as_chunks::<8>().0.iter().map(|raw| u64::from_be_bytes(*raw) & OFFSET);
         found.extend(clusters.filter(|at| *at != 0).map(|at| (HostOffset(at), facts.header.cluster.size())));

@@ -8,6 +8,7 @@ use std::collections::hash_map::Entry;
 use std::fmt;
 
 use crate::cancel::Cancel;
+use crate::limits::zeros;
 use crate::qcow2::bitmaps;
 use crate::qcow2::header::Version;
 use crate::qcow2::image::{Image, ImageError, ImageFile};
@@ -214,7 +215,7 @@ impl Audit<'_> {
     fn read(&self, at: HostOffset, len: u64) -> Result<Vec<u8>, ImageError> {
         let file_len = self.image.file_len().0;
         let there = len.min(file_len.saturating_sub(at.0));
-        let mut bytes = vec![0; to_usize(there)];
+        let mut bytes = zeros("a table of an image", there)?;
         if there > 0 {
             self.file.read_at(at, &mut bytes)?;
         }
@@ -568,7 +569,7 @@ impl<'a> Stored<'a> {
             Entry::Vacant(place) => {
                 // The file may end within its last cluster.
                 let there = self.cluster.size().min(self.file.size().0.saturating_sub(at.0));
-                let mut bytes = vec![0; to_usize(there)];
+                let mut bytes = zeros("a table of an image", there)?;
                 self.file.read_at(at, &mut bytes)?;
                 bytes.resize(self.cluster.len(), 0);
                 Ok(place.insert(Block(bytes)))

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::error::Error;
 use std::ops::Range;
 
+use crate::limits::{OutOfMemory, room, zeros};
 use crate::qcow2::facts::HeaderFacts;
 use crate::qcow2::header::{Header, HeaderError};
 use crate::qcow2::l2::{EntryError, L1Entry};
@@ -64,6 +65,9 @@ pub enum ImageError {
         #[source]
         source: HeaderError,
     },
+    /// The system refuses the memory that its tables take.
+    #[error(transparent)]
+    Memory(#[from] OutOfMemory),
     /// Somebody asked to stop.
     #[error("interrupted")]
     Interrupted,
@@ -262,7 +266,8 @@ impl Image {
             return Err(wrong_l1(twice[1].1, PlaceError::SharedTable(twice[1].0)));
         }
         places.iter().for_each(|&(table, _)| metadata.insert(table.0..table.0 + cluster.size()));
-        let mut tables = vec![None; l1.len()];
+        let mut tables = room("the tables of an image", l1.len())?;
+        tables.resize(l1.len(), None);
         self.read_tables(file, &places, &mut tables)?;
         Mappings::checked(self.header, self.file_len, tables, file.name(), &metadata)
     }
@@ -284,7 +289,7 @@ impl Image {
         if let Some(bytes) = self.start.get(range) {
             return Ok(Cow::Borrowed(bytes));
         }
-        let mut bytes = vec![0; to_usize(len)];
+        let mut bytes = zeros("a table of an image", len)?;
         file.read_at(at, &mut bytes)?;
         Ok(Cow::Owned(bytes))
     }
@@ -302,7 +307,10 @@ impl Image {
     pub fn read_l1(&self, file: &dyn ImageFile) -> Result<Vec<L1Entry>, ImageError> {
         let needed = self.header.virtual_size.0.div_ceil(self.l2_coverage());
         let bytes = self.table_bytes(file, self.header.l1_table, needed * 8)?;
-        Ok(bytes.as_chunks::<8>().0.iter().map(|raw| L1Entry(u64::from_be_bytes(*raw))).collect())
+        let words = bytes.as_chunks::<8>().0;
+        let mut entries = room("the L1 table of an image", words.len())?;
+        entries.extend(words.iter().map(|raw| L1Entry(u64::from_be_bytes(*raw))));
+        Ok(entries)
     }
 
     /// The tables whose places the header gives, as ranges of bytes.
@@ -331,8 +339,10 @@ impl Image {
                 bytes.resize(tables.len() * to_usize(cluster), 0);
                 file.read_at(tables[0].0, &mut bytes)?;
                 for (table, &(_, index)) in bytes.chunks(to_usize(cluster)).zip(tables) {
-                    let words = table.as_chunks::<8>().0.iter().map(|raw| u64::from_be_bytes(*raw)).collect();
-                    into[index] = Some(words);
+                    let words = table.as_chunks::<8>().0;
+                    let mut entries = room("the tables of an image", words.len())?;
+                    entries.extend(words.iter().map(|raw| u64::from_be_bytes(*raw)));
+                    into[index] = Some(entries.into_boxed_slice());
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! Internal snapshots: listed and counted, never read from.
 
+use crate::limits::zeros;
 use crate::qcow2::facts::Fields;
 use crate::qcow2::header::{Header, HeaderError};
 use crate::qcow2::image::{ImageError, ImageFile};
@@ -42,7 +43,7 @@ pub fn list(file: &dyn ImageFile, header: &Header) -> Result<(Vec<Snapshot>, u64
     let refused = |source| ImageError::Header { name: file.name().to_owned(), source };
     // How long it is only its entries say. More than it takes is no harm: the file's end bounds it.
     let most = (file.size().0 - header.snapshot_table.0).min(u64::from(header.snapshots) * 1024).min(MAX_TABLE);
-    let mut bytes = vec![0; to_usize(most)];
+    let mut bytes = zeros("the list of snapshots", most)?;
     file.read_at(header.snapshot_table, &mut bytes)?;
     let mut found = Vec::new();
     let mut at = 0;

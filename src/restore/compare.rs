@@ -91,7 +91,11 @@ impl<'a> Comparison<'a> {
 
     /// Reads the front of a chunk of the disk, and looks at it.
     fn with_chunk(&self, start: GuestOffset, len: usize, look: impl FnOnce(&[u8])) -> Result<(), RestoreError> {
-        let mut buf = lock(&self.buffers).pop().unwrap_or_else(|| AlignedBuf::zeroed(to_usize(CHUNK.0)));
+        let idle = lock(&self.buffers).pop();
+        let mut buf = match idle {
+            Some(buf) => buf,
+            None => AlignedBuf::zeroed(to_usize(CHUNK.0))?,
+        };
         let read = self.source.read_at(start, &mut buf[..len.next_multiple_of(BUFFER_ALIGNMENT)]).map_err(RestoreError::Source);
         if read.is_ok() {
             look(&buf[..len]);

@@ -9,11 +9,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use super::plan::BASE;
+use super::source::READER;
 use super::target::{DeviceTarget, FileTarget, PageCache, Target};
 use super::{Force, RestoreError, ZeroPolicy};
 use crate::cancel::{Cancel, Reason};
 use crate::compress::{cores, is_zero};
 use crate::hash::CHUNK;
+use crate::limits::Allowance;
 use crate::source::aligned::AlignedBuf;
 use crate::source::{Extent, Source};
 use crate::units::{ByteCount, GIB, GuestOffset, SECTOR, to_u64, to_usize};
@@ -104,7 +107,7 @@ impl Copying<'_> {
     fn copy(&self, target: &Target, size: u64) -> Result<(), RestoreError> {
         let cursor = Mutex::new(Cursor { at: 0, extent: Extent::Data { end: GuestOffset(0) } });
         let failed = Mutex::new(None);
-        let threads = 2 * cores().get() + WAITING;
+        let threads = Allowance::of_process().threads(2 * cores().get() + WAITING, CHUNK.0 + READER, BASE);
         thread::scope(|scope| {
             for _ in 0..threads {
                 scope.spawn(|| {
@@ -133,7 +136,10 @@ impl Copying<'_> {
             match job {
                 Job::Zero(range) => self.zero(target, range)?,
                 Job::Copy(range) => {
-                    let buf = buf.get_or_insert_with(|| AlignedBuf::zeroed(to_usize(CHUNK.0)));
+                    let buf = match &mut buf {
+                        Some(buf) => buf,
+                        none => none.insert(AlignedBuf::zeroed(to_usize(CHUNK.0))?),
+                    };
                     let read = to_usize(len).next_multiple_of(self.source.alignment());
                     self.source.read_at(GuestOffset(range.start), &mut buf[..read]).map_err(RestoreError::Source)?;
                     self.write(target, range.start, &buf[..to_usize(len)])?;

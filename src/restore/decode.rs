@@ -14,7 +14,7 @@ use super::plan::{Batch, Place, Plan, extent};
 use super::read::Fetched;
 use super::{Context, Reading, RestoreError};
 use crate::cancel::Stopped;
-use crate::compress::{DecodeError, Decoder};
+use crate::compress::{Codec, DecodeError, Decoder};
 use crate::hash::CHUNK;
 use crate::qcow2::mappings::SUBCLUSTERS;
 use crate::qcow2::{Mappings, Stored};
@@ -78,7 +78,9 @@ pub(super) struct Decoders {
 }
 
 struct Shared {
-    decoders: Vec<Mutex<Decoder>>,
+    /// One a thread, made when it is first needed.
+    decoders: Vec<Mutex<Option<Decoder>>>,
+    codec: Codec,
     mappings: Arc<Mappings>,
     file_len: ByteCount,
     name: String,
@@ -101,9 +103,9 @@ impl Decoders {
             .panic_handler(|_| {})
             .build()
             .map_err(|source| RestoreError::Threads { reason: source.to_string() })?;
-        let cluster = reading.mappings.cluster();
         let shared = Shared {
-            decoders: (0..plan.threads).map(|_| Mutex::new(Decoder::new(reading.codec, cluster))).collect(),
+            decoders: (0..plan.threads).map(|_| Mutex::default()).collect(),
+            codec: reading.codec,
             mappings: Arc::clone(reading.mappings),
             file_len: reading.file.size(),
             name: reading.file.name().to_owned(),
@@ -129,7 +131,7 @@ impl Decoders {
         places.sort_unstable_by_key(|place| place.guest);
         let chunk = |place: &Place| place.guest.offset(cluster).0 / CHUNK.0;
         for members in places.chunk_by(|one, next| chunk(one) == chunk(next)) {
-            let buf = self.buffers.take(&self.shared.context.cancel)?;
+            let buf = self.shared.context.take(&self.buffers)?;
             let (shared, fetched) = (Arc::clone(&self.shared), Arc::clone(fetched));
             let start = GuestOffset(chunk(&members[0]) * CHUNK.0);
             let members: Box<[GuestCluster]> = members.iter().map(|place| place.guest).collect();
@@ -180,11 +182,15 @@ impl Shared {
         let mut damaged = false;
         let index = rayon::current_thread_index().expect("jobs run on the pool");
         let mut decoder = self.decoders[index].lock().unwrap_or_else(PoisonError::into_inner);
+        let decoder = match &mut *decoder {
+            Some(decoder) => decoder,
+            none => none.insert(Decoder::new(self.codec, cluster)?),
+        };
         let mut runs: Vec<Range<usize>> = Vec::new();
         for &guest in members {
             let at = to_usize(guest.offset(cluster).0 - start.0);
             let into = &mut buf[at..at + cluster.len()];
-            if let Err((host, source)) = self.fill(&mut decoder, guest, fetched, into) {
+            if let Err((host, source)) = self.fill(decoder, guest, fetched, into) {
                 let guest = guest.offset(cluster);
                 let Some(bodies) = &self.damaged else {
                     return Err(RestoreError::Body { name: self.name.clone(), guest, host, source });
@@ -200,7 +206,6 @@ impl Shared {
                 _ => runs.push(run),
             }
         }
-        drop(decoder);
         self.context.counters.clusters.fetch_add(to_u64(members.len()), Relaxed);
         let whole = all == members.len() && !damaged;
         if whole && (self.fill_gaps || self.hashes.is_some()) {

@@ -15,11 +15,13 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, bounded};
 
-use crate::cancel::{Cancel, Reason};
+use crate::cancel::{Cancel, Reason, Stopped};
 use crate::compress::{Codec, DecodeError};
+use crate::limits::{OutOfMemory, TooTight};
 use crate::qcow2::{Compression, FileError, Header, ImageError, ImageFile, Mappings};
 use crate::retry::Class;
 use crate::source::SourceError;
+use crate::source::aligned::{BufferPool, PooledBuf, Untaken};
 use crate::units::{GuestOffset, HostOffset};
 
 mod compare;
@@ -128,6 +130,12 @@ pub enum RestoreError {
         /// The system's words.
         reason: String,
     },
+    /// The system refuses memory.
+    #[error(transparent)]
+    Memory(#[from] OutOfMemory),
+    /// The limits of this process leave too little for any plan.
+    #[error(transparent)]
+    TooTight(#[from] TooTight),
     /// A stage ended without a word: a bug.
     #[error("the {stage} stage died: this is a bug in snapferry")]
     StageDied {
@@ -173,6 +181,16 @@ impl Context {
         }
         drop(outcome);
         self.cancel.cancel(Reason::Failed);
+    }
+
+    /// A buffer of a pool; where the system refuses the memory, that ends the work.
+    fn take(&self, pool: &BufferPool) -> Result<PooledBuf, Stopped> {
+        pool.take(&self.cancel).map_err(|untaken| {
+            if let Untaken::Memory(refused) = untaken {
+                self.fail(refused.into());
+            }
+            Stopped
+        })
     }
 
     fn outcome(&self) -> MutexGuard<'_, Option<RestoreError>> {

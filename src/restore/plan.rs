@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::RestoreError;
 use crate::hash::CHUNK;
+use crate::limits::{Allowance, Demand, room};
 use crate::qcow2::{Mappings, SEGMENT, Stored};
 use crate::units::{ByteCount, ClusterBits, GuestCluster, GuestOffset, HostOffset, KIB, MIB, SECTOR, to_u64, to_usize};
 
@@ -27,7 +28,10 @@ const BATCHES_DECODING: usize = 2;
 pub(super) const SINKS: usize = 3;
 
 /// What the process takes before it holds a single body: code, runtime, TLS, HTTP buffers.
-const BASE: u64 = 32 * MIB;
+pub(super) const BASE: u64 = 32 * MIB;
+
+/// Threads beside decoders, readers and sinks: the runtime's two, sums, what zeroes a device, what shows the progress, and room for a few that look names up.
+const OTHER_THREADS: usize = 8;
 
 /// What kind of place the image is read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,7 +164,7 @@ impl Plan {
         let threads = bounded("threads", options.threads.unwrap_or(cores).get(), MOST_THREADS)?;
         let readers = options.connections.map_or(habits.readers, NonZeroUsize::get);
         let readers = bounded("connections", readers, MOST_IN_FLIGHT)?;
-        let mut places: Vec<Place> = Vec::with_capacity(mappings.iter().count());
+        let mut places: Vec<Place> = room("the places of all clusters", mappings.iter().count())?;
         places.extend(mappings.iter().map(|(guest, stored)| Place { host: begin(stored), guest }));
         places.sort_unstable();
         let extent = |place: &Place| extent(mappings, file_len, place.guest);
@@ -174,6 +178,38 @@ impl Plan {
         let (cluster, virtual_size, tables) = (mappings.cluster(), mappings.virtual_size(), mappings.memory());
         let arriving = habits.arriving;
         Ok(Self { places, batches, threads, readers, cluster, virtual_size, tables, arriving, longest })
+    }
+
+    /// The same within the limits of this process: what takes most memory is made smaller, again and again, until all fits, the decoders with their
+    /// buffers or the fetches. What the user chose stays.
+    ///
+    /// # Errors
+    /// Where nothing is left to be made smaller: with the limit in the way.
+    pub fn within(mut self, origin: Origin, options: &Options, allowance: &Allowance) -> Result<Self, RestoreError> {
+        let is_remote = origin == Origin::Bucket;
+        if is_remote && options.connections.is_none() {
+            self.readers = allowance.connections(self.readers);
+        }
+        loop {
+            let demand = Demand {
+                memory: self.peak_memory(),
+                threads: self.threads + self.readers + SINKS + OTHER_THREADS,
+                files: if is_remote { self.readers } else { 0 },
+            };
+            let Err(tight) = allowance.fit("reading this image", &demand) else { return Ok(self) };
+            let fetch = to_u64(self.batch_len()) + self.arriving.min(2 * self.longest);
+            let decoders = (options.threads.is_none() && self.threads > 1).then(|| to_u64(self.threads) * (MIB + 2 * CHUNK.0));
+            let fetches = (options.connections.is_none() && self.readers > 1).then(|| to_u64(self.readers) * fetch);
+            if decoders.is_none() && fetches.is_none() {
+                return Err(tight.into());
+            }
+            // Nothing is less than something.
+            if decoders >= fetches {
+                self.threads -= self.threads.div_ceil(8);
+            } else {
+                self.readers -= 1;
+            }
+        }
     }
 
     /// Clusters whose bytes lie anywhere in the file.
@@ -374,6 +410,34 @@ fn cover_all(mut batches: Vec<Batch>, places: &[Place], file_len: u64) -> Vec<Ba
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_plan_fits_its_control_group_and_what_the_user_chose_stays() {
+        let plan = || Plan {
+            places: Vec::new(),
+            batches: Vec::new(),
+            threads: 128,
+            readers: 8,
+            cluster: ClusterBits::DEFAULT,
+            virtual_size: ByteCount(MIB),
+            tables: ByteCount(0),
+            arriving: 16 * MIB,
+            longest: LONGEST_BATCH,
+        };
+        let group = |mib: u64| Allowance { memory: Some(ByteCount(mib * MIB)), ..Allowance::default() };
+        let options = Options::default();
+        assert!(plan().peak_memory() > ByteCount(800 * MIB));
+        assert_eq!(plan().within(Origin::Bucket, &options, &Allowance::default()).expect("no limit").threads, 128);
+        for mib in [512, 256, 192] {
+            let fitted = plan().within(Origin::Bucket, &options, &group(mib)).expect("it fits");
+            assert!(fitted.peak_memory().0 <= mib * MIB / 4 * 3, "{fitted:?}");
+        }
+        let asked = Options { threads: NonZeroUsize::new(128), ..options };
+        let refused = plan().within(Origin::Bucket, &asked, &group(512)).expect_err("128 take more");
+        assert!(refused.to_string().contains("memory.max"), "{refused}");
+        let few = Allowance { open_files: Some(27), ..Allowance::default() };
+        assert_eq!(plan().within(Origin::Bucket, &options, &few).expect("fewer connections").readers, 3);
+    }
 
     fn place(host: u64, guest: u64) -> Place {
         Place { host: HostOffset(host), guest: GuestCluster(guest) }

@@ -74,7 +74,7 @@ fn issue(
     for batch in plan.batches.iter().flat_map(Batch::pieces) {
         note_bottleneck(&buffers, plan, decoders, context);
         // In this order and one batch after the other: the batch that the sums wait for always has its buffer already.
-        let buf = buffers.take(&context.cancel)?;
+        let buf = context.take(&buffers)?;
         let (slot, fetched) = bounded(1);
         context.cancel.send(slots, fetched)?;
         context.cancel.send(tickets, Ticket { batch, buf, slot })?;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::plan::extent;
 use super::{RestoreError, codec_of};
 use crate::compress::Decoder;
+use crate::limits::{OutOfMemory, zeros};
 use crate::qcow2::mappings::SUBCLUSTERS;
 use crate::qcow2::{Image, ImageError, ImageFile, Limits, Mappings, Stored};
 use crate::source::aligned::BUFFER_ALIGNMENT;
@@ -18,6 +19,8 @@ use crate::units::{ByteCount, GuestCluster, GuestOffset, HostOffset, KIB, MIB, t
 const GAP: u64 = 64 * KIB;
 /// Bodies are fetched together as long as they lie within so many bytes.
 const FETCH: u64 = 4 * MIB;
+/// What one read takes at most, beside the bytes that it is for: the bodies of a chunk that are fetched together, a cluster and a decoder.
+pub(super) const READER: u64 = FETCH + 3 * MIB;
 /// Nobody looks farther than this for the end of the data: of a full disk, each question would go through all of its tables.
 const LOOKED_THROUGH: u64 = 64 * MIB;
 
@@ -67,13 +70,14 @@ impl ImageSource {
         &self.mappings
     }
 
-    fn worker(&self) -> Worker {
+    fn worker(&self) -> Result<Worker, OutOfMemory> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        idle.unwrap_or_else(|| Worker {
-            decoder: Decoder::new(codec_of(self.image.header()), self.mappings.cluster()),
-            fetched: Vec::new(),
-            cluster: vec![0; self.mappings.cluster().len()],
-        })
+        if let Some(worker) = idle {
+            return Ok(worker);
+        }
+        let cluster = self.mappings.cluster();
+        let decoder = Decoder::new(codec_of(self.image.header()), cluster)?;
+        Ok(Worker { decoder, fetched: Vec::new(), cluster: zeros("a cluster", cluster.size())? })
     }
 
     fn give_back(&self, worker: Worker) {
@@ -125,7 +129,10 @@ impl ImageSource {
         let first = batch.iter().map(|wanted| wanted.body.start).min().unwrap_or(0);
         let end = batch.iter().map(|wanted| wanted.body.end).max().unwrap_or(first);
         let Worker { decoder, fetched, cluster: decoded } = worker;
-        fetched.resize(to_usize(end - first), 0);
+        fetched.clear();
+        let len = to_usize(end - first);
+        fetched.try_reserve_exact(len).map_err(|_| OutOfMemory::of("stored clusters", to_u64(len)))?;
+        fetched.resize(len, 0);
         let at = batch.iter().map(|wanted| wanted.guest).min().map_or(offset, |guest| guest.offset(cluster)).max(offset);
         self.file.read_at(HostOffset(first), fetched).map_err(|error| self.error(at, error))?;
         for Wanted { guest, stored, body } in batch {
@@ -193,7 +200,7 @@ impl Source for ImageSource {
     }
 
     fn read_at(&self, offset: GuestOffset, into: &mut [u8]) -> Result<(), SourceError> {
-        let mut worker = self.worker();
+        let mut worker = self.worker()?;
         let filled = self.fill(&mut worker, offset, into);
         self.give_back(worker);
         filled

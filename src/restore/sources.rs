@@ -6,15 +6,20 @@ use std::thread;
 
 use super::RestoreError;
 use super::differences::{Difference, Differences, differences};
+use super::plan::BASE;
+use super::source::READER;
 use crate::cancel::Cancel;
 use crate::compress::cores;
 use crate::hash::CHUNK;
+use crate::limits::{Allowance, OutOfMemory};
 use crate::source::aligned::AlignedBuf;
 use crate::source::{Extent, Source};
 use crate::units::{GuestOffset, SECTOR, to_usize};
 
 /// Threads beside two for each core: most of them wait for disks, while the others decode.
 const WAITING: usize = 4;
+/// What each of them takes: a chunk of both disks, and what it decodes two images with.
+const EACH: u64 = 2 * (CHUNK.0 + READER);
 
 /// How far a comparison goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,8 +54,9 @@ pub fn compare_sources(
         cancel,
         done,
     };
+    let threads = Allowance::of_process().threads(2 * cores().get() + WAITING, EACH, BASE);
     thread::scope(|scope| {
-        for _ in 0..2 * cores().get() + WAITING {
+        for _ in 0..threads {
             scope.spawn(|| comparing.serve());
         }
     });
@@ -99,7 +105,11 @@ impl Comparing<'_> {
                 Ok(None) => return,
                 Err((at, error)) => return self.fail(at, error),
             };
-            let compared = buffers.get_or_insert_with(Pair::new).compare(&chunk);
+            let pair = match &mut buffers {
+                Some(pair) => Ok(pair),
+                none => Pair::new().map(|pair| none.insert(pair)),
+            };
+            let compared = pair.map_err(RestoreError::from).and_then(|pair| pair.compare(&chunk));
             match compared {
                 Ok(differences) if differences.is_empty() => {}
                 Ok(differences) => {
@@ -203,8 +213,8 @@ impl<'a> Side<'a> {
 struct Pair([AlignedBuf; 2]);
 
 impl Pair {
-    fn new() -> Self {
-        Self([AlignedBuf::zeroed(to_usize(CHUNK.0)), AlignedBuf::zeroed(to_usize(CHUNK.0))])
+    fn new() -> Result<Self, OutOfMemory> {
+        Ok(Self([AlignedBuf::zeroed(to_usize(CHUNK.0))?, AlignedBuf::zeroed(to_usize(CHUNK.0))?]))
     }
 
     fn compare(&mut self, chunk: &Chunk<'_>) -> Result<Vec<Difference>, RestoreError> {

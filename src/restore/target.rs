@@ -11,6 +11,7 @@ use rustix::fs::{FallocateFlags, FileType, Mode, OFlags, SeekFrom, Stat, falloca
 use rustix::io::{Errno, pread, retry_on_intr};
 
 use super::signature;
+use crate::limits::OutOfMemory;
 use crate::source::aligned::AlignedBuf;
 use crate::store::local::{ALIGNMENT, DirectFile, IfThere, hidden_beside, publish, sync_folder};
 use crate::units::{ByteCount, GIB, GuestOffset, MIB, to_u64, to_usize};
@@ -93,6 +94,9 @@ pub enum TargetError {
         #[source]
         source: io::Error,
     },
+    /// There is no memory for what is written.
+    #[error(transparent)]
+    Memory(#[from] OutOfMemory),
     /// Something else that was asked of it failed.
     #[error("{path}: {what} failed")]
     Ask {
@@ -386,7 +390,7 @@ impl DeviceTarget {
         if range.is_empty() {
             return Ok(());
         }
-        let zeros = AlignedBuf::zeroed(to_usize(ZERO_WRITE));
+        let zeros = AlignedBuf::zeroed(to_usize(ZERO_WRITE))?;
         let mut at = range.start;
         while at < range.end && go_on() {
             let end = range.end.min((at / ZERO_WRITE + 1) * ZERO_WRITE);

@@ -18,6 +18,7 @@ use crate::cancel::Cancel;
 use crate::clock::Clock;
 use crate::compress::cores;
 use crate::hash::Crc64;
+use crate::limits::Allowance;
 use crate::manifest::Manifest;
 use crate::qcow2::{Image, ImageFile, Limits, Mappings};
 use crate::source::Source;
@@ -220,6 +221,7 @@ impl<'a> Verification<'a> {
         let cover = if sums == WantedSums::None { Cover::Bodies } else { Cover::WholeFile };
         let options = Options { cover, ..self.options };
         let plan = Plan::new(&mappings, self.file.size(), self.origin, &options, cores())?;
+        let plan = plan.within(self.origin, &options, &Allowance::of_process())?;
         begin(plan.mapped());
         let hashes = self.manifest.map(|manifest| Arc::new(ChunkHashes::new(manifest.source.size)));
         let damaged = Arc::new(BadBodies::default());

@@ -14,6 +14,7 @@ use super::{Piece, Reading, RestoreError, Sink, WantedSums, codec_of};
 use crate::cancel::{Cancel, Reason};
 use crate::clock::Clock;
 use crate::compress::{Codec, cores, is_zero};
+use crate::limits::Allowance;
 use crate::manifest::Manifest;
 use crate::qcow2::{Image, ImageFile, Limits, Mappings};
 use crate::units::{ByteCount, GuestOffset, MIB, to_u64, to_usize};
@@ -96,6 +97,7 @@ impl Restoration<'_> {
         let image = Image::open(self.file, &self.limits)?;
         let mappings = Arc::new(image.load(self.file)?);
         let plan = Plan::new(&mappings, self.file.size(), self.origin, &self.options, cores())?;
+        let plan = plan.within(self.origin, &self.options, &Allowance::of_process())?;
         let size = image.virtual_size();
         if let Some(manifest) = self.manifest {
             let name = self.file.name().to_owned();

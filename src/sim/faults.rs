@@ -75,6 +75,8 @@ pub enum Action {
     },
     /// Does as asked, and answers with an empty ETag, as Ceph does on Complete.
     EmptyEtag,
+    /// Does as asked, and answers without a Content-Length, as some proxies pass on a HEAD.
+    NoLength,
     /// Does as asked, and answers with a checksum that is not the body's.
     CorruptChecksum,
     /// A store of before 2022: neither looks at `x-amz-checksum-*` nor answers with it.

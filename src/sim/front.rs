@@ -119,6 +119,7 @@ enum Ending {
     Never,
     Instead(Response<Body>),
     EmptyEtag,
+    NoLength,
 }
 
 /// Everything that a connection needs.
@@ -204,6 +205,7 @@ impl Front {
             Some(Action::ApplyThenHang) => ending = Ending::Never,
             Some(Action::ApplyThenAnswer { status, code }) => ending = Ending::Instead(scripted(status, Some(&code), None)),
             Some(Action::EmptyEtag) => ending = Ending::EmptyEtag,
+            Some(Action::NoLength) => ending = Ending::NoLength,
             Some(Action::CorruptChecksum) => quirks.corrupt = true,
             Some(Action::IgnoreChecksums) => quirks.blind = true,
         }
@@ -220,6 +222,7 @@ impl Front {
             Ending::Never => std::future::pending().await,
             Ending::Instead(answer) => Ok(answer),
             Ending::EmptyEtag => Ok(without_etag(response).await),
+            Ending::NoLength => Ok(without_length(response)),
         }
     }
 
@@ -300,6 +303,13 @@ fn scripted(status: u16, code: Option<&str>, retry_after_s: Option<u32>) -> Resp
 }
 
 /// The same answer with nothing where the entity tag was.
+/// The answer in pieces of which nobody has said how many there are.
+fn without_length(response: Response<Body>) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    parts.headers.remove(CONTENT_LENGTH);
+    Response::from_parts(parts, Body::http_body_unsync(http_body_util::StreamBody::new(http_body_util::BodyStream::new(body))))
+}
+
 async fn without_etag(response: Response<Body>) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
     parts.headers.remove(ETAG);

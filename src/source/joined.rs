@@ -47,7 +47,7 @@ fn read_any(source: &dyn Source, offset: u64, into: &mut [u8]) -> Result<(), Sou
     }
     let first = offset / step * step;
     let end = (offset + to_u64(into.len())).next_multiple_of(step);
-    let mut hull = AlignedBuf::zeroed(to_usize(end - first));
+    let mut hull = AlignedBuf::zeroed(to_usize(end - first))?;
     source.read_at(GuestOffset(first), &mut hull)?;
     into.copy_from_slice(&hull[to_usize(offset - first)..][..into.len()]);
     Ok(())
@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(joined.size(), ByteCount(to_u64(expected.len())));
         for len in [4096, 8192, 32_768] {
             let mut read = Vec::new();
-            let mut piece = AlignedBuf::zeroed(len);
+            let mut piece = AlignedBuf::zeroed(len).expect("a buffer");
             while read.len() < expected.len() {
                 joined.read_at(GuestOffset(to_u64(read.len())), &mut piece).expect("read");
                 read.extend_from_slice(&piece);

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 
+use crate::limits::OutOfMemory;
 use crate::retry::Class;
 use crate::units::{ByteCount, GuestOffset};
 
@@ -162,6 +163,9 @@ pub enum SourceError {
         /// What differs.
         what: &'static str,
     },
+    /// There is no memory to read it with.
+    #[error(transparent)]
+    Memory(#[from] OutOfMemory),
     /// A question about it failed.
     #[error("{path}: {question} failed")]
     Ask {

@@ -80,7 +80,7 @@ mod tests {
         let cancel = Cancel::new();
         let source = RawSource::open(file.path(), InUse::Read).expect("a source");
         let paced = Paced::new(source, ByteCount(4), cancel.clone());
-        let mut bytes = super::super::aligned::AlignedBuf::zeroed(4096);
+        let mut bytes = super::super::aligned::AlignedBuf::zeroed(4096).expect("a buffer");
         let before = Instant::now();
         paced.read_at(GuestOffset(0), &mut bytes).expect("the first read waits for nobody");
         assert!(bytes.iter().all(|&byte| byte == 7));

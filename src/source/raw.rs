@@ -245,7 +245,7 @@ mod tests {
         file.write_all(&bytes).expect("written");
         let source = RawSource::open(file.path(), InUse::Refuse).expect("a source");
         assert_eq!(source.size(), ByteCount(10_007));
-        let mut buf = AlignedBuf::zeroed(16_384);
+        let mut buf = AlignedBuf::zeroed(16_384).expect("a buffer");
         buf.fill(0xff);
         source.read_at(GuestOffset(0), &mut buf).expect("read");
         assert_eq!(&buf[..10_007], &bytes[..]);
@@ -259,7 +259,7 @@ mod tests {
         file.as_file().set_len(1 << 20).expect("sized");
         let source = RawSource::open(file.path(), InUse::Refuse).expect("a source");
         file.as_file().set_len(512 * 1024).expect("cut");
-        let mut buf = AlignedBuf::zeroed(1 << 20);
+        let mut buf = AlignedBuf::zeroed(1 << 20).expect("a buffer");
         let error = source.read_at(GuestOffset(0), &mut buf).expect_err("half is gone");
         assert!(matches!(error, SourceError::Shrunk { offset: GuestOffset(524_288), size: 1_048_576, .. }), "{error:?}");
         assert!(matches!(source.settle(), Err(SourceError::Changed { .. })));

@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::{Extent, Source, SourceError};
+use crate::limits::is_shortage;
 use crate::units::{BadRange, ByteCount, GuestOffset, to_u64};
 
 /// A source whose unreadable sectors read as zeros. Everything that is not a read error (a vanished device, a shrunken file) stays an error.
@@ -38,7 +39,8 @@ impl<S: Source> Salvaging<S> {
     /// Reads what can be read of `into` by halving, down to the device's own block, and adds what can't be to `bad`.
     fn salvage(&self, offset: GuestOffset, into: &mut [u8], bad: &mut Vec<BadRange>) -> Result<(), SourceError> {
         match self.inner.read_at(offset, into) {
-            Err(SourceError::Read { .. }) => {}
+            // A system that is short of memory says nothing of the disk.
+            Err(SourceError::Read { source, .. }) if !is_shortage(&source) => {}
             other => return other,
         }
         let step = self.inner.alignment();
@@ -99,7 +101,54 @@ impl<S: Source> Source for Salvaging<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::OutOfMemory;
     use crate::units::{KIB, MIB};
+    use rustix::io::Errno;
+
+    /// A disk that the system has no memory to read, as it says in one way or another.
+    struct Short(fn() -> SourceError);
+
+    impl Source for Short {
+        fn name(&self) -> &str {
+            "/dev/good"
+        }
+        fn size(&self) -> ByteCount {
+            ByteCount(8 * MIB)
+        }
+        fn alignment(&self) -> usize {
+            512
+        }
+        fn read_at(&self, _: GuestOffset, _: &mut [u8]) -> Result<(), SourceError> {
+            Err((self.0)())
+        }
+        fn extent_at(&self, _: GuestOffset) -> Result<Extent, SourceError> {
+            Ok(Extent::Data { end: GuestOffset(8 * MIB) })
+        }
+        fn settle(&self) -> Result<(), SourceError> {
+            Ok(())
+        }
+    }
+
+    fn read_error(source: std::io::Error) -> SourceError {
+        SourceError::Read { path: "/dev/good".into(), offset: GuestOffset(0), source }
+    }
+
+    #[test]
+    fn a_shortage_of_memory_is_no_bad_sector() {
+        let ways: [fn() -> SourceError; 3] = [
+            || OutOfMemory::of("a buffer", 4096).into(),
+            || read_error(std::io::Error::from_raw_os_error(Errno::NOMEM.raw_os_error())),
+            || read_error(std::io::Error::other(OutOfMemory::of("a decoder", 4096))),
+        ];
+        for way in ways {
+            let salvaging = Salvaging::new(Short(way));
+            salvaging.read_at(GuestOffset(0), &mut [0; 4096]).expect_err("the disk may be good");
+            assert_eq!(salvaging.bad_ranges(), []);
+        }
+        let broken = Salvaging::new(Short(|| read_error(std::io::Error::from_raw_os_error(Errno::IO.raw_os_error()))));
+        broken.read_at(GuestOffset(0), &mut [0; 4096]).expect("zeros");
+        assert_eq!(broken.bad_ranges().len(), 1);
+    }
 
     /// A disk of which no byte can be read.
     struct Dead;

@@ -153,6 +153,14 @@ pub enum StoreError {
         #[source]
         source: Fenced,
     },
+    /// The store answered, and did not tell what was asked: that is no verdict on what is stored.
+    #[error("{operation}: {reason}")]
+    Untold {
+        /// What was asked.
+        operation: Operation,
+        /// What is not known.
+        reason: String,
+    },
     /// What is stored is not what was sent, or an answer makes no sense.
     #[error("{operation}: {reason}")]
     Mismatch {
@@ -223,6 +231,7 @@ impl StoreError {
             | Self::Unsupported { .. }
             | Self::Full { .. }
             | Self::Mismatch { .. }
+            | Self::Untold { .. }
             | Self::Io { .. }
             | Self::Setup(_) => Class::Permanent,
         }

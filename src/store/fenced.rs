@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::error::{Operation, StoreError};
 use super::{ETag, ListedObject, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part, StoredPart, Upload, UploadPlan, Whole};
-use crate::fence::Fence;
+use crate::fence::{Fence, Fenced};
 
 /// A store behind a fence. Reading passes freely.
 pub struct FencedStore {
@@ -24,8 +24,11 @@ impl FencedStore {
     }
 
     async fn pass(&self, request: &'static str, key: &ObjectKey) -> Result<(), StoreError> {
-        let operation = || Operation { request, target: self.inner.url(key) };
-        self.fence.pass().await.map_err(|source| StoreError::Fenced { operation: operation(), source })
+        self.fence.pass_surely().await.map_err(|source| self.fenced(request, key, source))
+    }
+
+    fn fenced(&self, request: &'static str, key: &ObjectKey, source: Fenced) -> StoreError {
+        StoreError::Fenced { operation: Operation { request, target: self.inner.url(key) }, source }
     }
 }
 
@@ -59,7 +62,8 @@ impl ObjectStore for FencedStore {
     }
 
     async fn put_part(&self, upload: &Upload, part: Part) -> Result<StoredPart, StoreError> {
-        self.pass("UploadPart", &upload.key).await?;
+        // Nobody sees it before its upload is completed.
+        self.fence.pass().await.map_err(|source| self.fenced("UploadPart", &upload.key, source))?;
         self.inner.put_part(upload, part).await
     }
 
@@ -89,7 +93,6 @@ impl ObjectStore for FencedStore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fence::Fenced;
     use crate::retry::Class;
     use crate::testing::memory::MemoryStore;
 

@@ -74,7 +74,7 @@ pub fn decode_cluster(
                 Compression::Deflate => Codec::Deflate,
                 Compression::Zstd => Codec::Zstd,
             };
-            Decoder::new(codec, cluster).decode(&read(at, to_usize(len)), &mut bytes)?;
+            Decoder::new(codec, cluster).expect("a decoder").decode(&read(at, to_usize(len)), &mut bytes)?;
         }
     }
     Ok(bytes)

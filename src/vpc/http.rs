@@ -293,7 +293,7 @@ impl Line {
             sent = sent.header(CONTENT_TYPE, kind).body(body.clone());
         }
         if call.method != Method::GET {
-            self.fence.pass().await.map_err(|source| VpcError::Fenced { request: request.clone(), source })?;
+            self.fence.pass_surely().await.map_err(|source| VpcError::Fenced { request: request.clone(), source })?;
         }
         tracing::debug!(request = %request, id = %request.id, "asking the cloud");
         let answer = sent.send().await.map_err(|err| lost(request, err))?;

@@ -96,6 +96,11 @@ impl Hold {
         Ok(())
     }
 
+    /// Is asked no more: the job is done, and its snapshot says so.
+    pub(super) fn let_go(&self) {
+        self.now().snapshot = None;
+    }
+
     /// Tells everybody that nobody works on the job any more.
     pub(super) async fn release(&self, home: &RegionClient) {
         let (token, snapshot) = {
@@ -120,12 +125,14 @@ impl Hold {
         let (Some(home), Some(id)) = (&self.home, snapshot) else { return Ok(()) };
         match home.snapshot(&id).await {
             Ok(found) => {
-                match found.and_then(|found| Holder::of(&found.user_tags)).filter(|other| other.token != me.token) {
-                    Some(other) => Err(Fenced(format!("{} has taken the job over", other.host))),
-                    None => {
+                match found.as_ref().and_then(|found| Holder::of(&found.user_tags)) {
+                    Some(holder) if holder.token == me.token => {
                         self.now().looked = Some(self.clock.instant());
                         Ok(())
                     }
+                    Some(other) => Err(Fenced(format!("{} has taken the job over", other.host))),
+                    None if found.is_some() => Err(Fenced("somebody else has taken the job over, and is through with it".to_owned())),
+                    None => Err(Fenced(format!("the job's snapshot {id} is gone"))),
                 }
             }
             Err(err) => {
@@ -138,6 +145,11 @@ impl Hold {
 
 #[async_trait]
 impl Fence for Hold {
+    async fn pass_surely(&self) -> Result<(), Fenced> {
+        self.outer.pass_surely().await?;
+        self.look().await
+    }
+
     async fn pass(&self) -> Result<(), Fenced> {
         self.outer.pass().await?;
         let looked = self.now().looked;
@@ -146,11 +158,6 @@ impl Fence for Hold {
             _ => self.look().await,
         }
     }
-}
-
-/// Looks once more whether the job is still ours, before what can't be taken back.
-pub(super) async fn still_ours(run: &Run<'_>) -> Result<(), Fault> {
-    run.site.hold.look().await.map_err(|_| Fault::TakenOver { job: run.job.id, host: "another server".to_owned() })
 }
 
 /// Looks whether somebody else replicates the same server into the same place, and took that up before us. Two that began at once each see the

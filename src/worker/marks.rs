@@ -29,8 +29,8 @@ impl Destination {
     /// That of jobs with these names through that bucket.
     #[must_use]
     pub fn new(region: &str, bucket: &str, prefix: &str, names: &JobNames) -> Self {
-        let place = Crc64::of(format!("{bucket}\0{prefix}\0{}", names.latest).as_bytes());
-        Self { region: region.to_owned(), place: place.to_string() }
+        let Crc64(place) = Crc64::of(format!("{bucket}\0{prefix}\0{}", names.latest).as_bytes());
+        Self { region: region.to_owned(), place: format!("{place:016x}") }
     }
 
     /// That of a job.

@@ -20,7 +20,7 @@ use crate::restore::counters::Counters as RestoreCounters;
 use crate::retry::{Class, chain};
 use crate::units::ByteCount;
 use crate::vpc::model::{Instance, Snapshot, Volume};
-use crate::vpc::{InstanceId, Patience, VpcError};
+use crate::vpc::{InstanceId, Patience};
 
 /// What is going on, for whoever looks on.
 pub enum Progress<'a> {
@@ -284,6 +284,10 @@ impl<'a> Saga<'a> {
         }
         self.onlooker.see(Progress::CleaningUp);
         self.cleaning.hold.follow(&self.site.hold);
+        if let Err(lost) = self.cleaning.hold.look().await {
+            tracing::warn!("nothing is cleaned up here: {lost}");
+            return Vec::new();
+        }
         let Ok(mut run) = self.run_on(self.cleaning, state) else { return Vec::new() };
         if let Err(err) = run.record(Event::Failed { step, reason: chain(fault) }).await {
             tracing::warn!("{}", chain(&err));
@@ -305,7 +309,8 @@ impl<'a> Saga<'a> {
         match step {
             // What failed in the cloud's own hands is of no use, and in the way of the next attempt.
             Step::Stable if fault.is_ended() => undone.push(Step::Snapshot),
-            Step::Available if fault.class() == Class::Permanent && !is_overdue(fault) => undone.push(Step::Import),
+            // One that can't be proved may be good all the same.
+            Step::Available if fault.is_ended() || matches!(fault, Fault::WrongFile { .. }) => undone.push(Step::Import),
             Step::Convert if matches!(fault, Fault::NotTheSame { .. }) => undone.push(Step::Convert),
             Step::Promote => undone.push(Step::Promote),
             _ => {}
@@ -337,11 +342,6 @@ impl<'a> Saga<'a> {
         }
         Ok(left)
     }
-}
-
-/// It may still get there, and whoever resumes goes on waiting.
-fn is_overdue(fault: &Fault) -> bool {
-    matches!(fault, Fault::Cloud(VpcError::Overdue { .. }))
 }
 
 async fn undo(steps: &[Step], run: &mut Run<'_>) -> Vec<Left> {

@@ -72,7 +72,6 @@ impl Turns {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::time::Duration;
 
@@ -99,10 +98,11 @@ mod tests {
     #[tokio::test]
     async fn those_who_wait_come_one_after_the_other() {
         let folder = tempfile::tempdir().expect("a folder");
-        let (clock, cancel, at_it) = (ManualClock::hurried(), Cancel::new(), Arc::new(AtomicU32::new(0)));
+        let (clock, cancel, at_it) = (crate::clock::SystemClock, Cancel::new(), AtomicU32::new(0));
+        let often = Patience { first: Duration::from_millis(1), longest: Duration::from_millis(1), ..SOON };
         let turns = Turns::new(folder.path().to_owned());
         let job = async || {
-            let turn = turns.of(&InstanceId::new("0717-1"), SOON, &*clock, &cancel).await.expect("a turn");
+            let turn = turns.of(&InstanceId::new("0717-1"), often, &clock, &cancel).await.expect("a turn");
             assert_eq!(at_it.fetch_add(1, Ordering::Relaxed), 0, "two at a time");
             tokio::task::yield_now().await;
             at_it.fetch_sub(1, Ordering::Relaxed);

@@ -16,6 +16,7 @@ mod image_source;
 mod inspect;
 mod layers;
 mod layout;
+mod limits;
 mod metadata;
 mod qemu_images;
 mod qemu_img;

@@ -15,6 +15,8 @@ const NO_ACCESS: &str = "cannot_access_storage_bucket";
 const OVER_QUOTA: &str = "over_quota";
 /// How IBM's API says that another snapshot of the volume is being taken.
 const BUSY: &str = "snapshots_source_volume_busy";
+/// How IBM's API says that a role is missing.
+const NO_ROLE: &str = "not_authorized";
 /// The field that a refused import is about where its file is.
 const FILE: &str = "file.href";
 /// IBM's regions (its documentation of VPC endpoints, 2026). Only to guess at what was meant: there may be more by now.
@@ -66,7 +68,17 @@ pub(super) fn of_cloud(error: &VpcError) -> Option<String> {
         VpcError::Refused { refusal, .. } if refusal.status == 401 => {
             Some("the token is not accepted: check whose it is, and this machine's clock (`snapferry doctor` compares it)".into())
         }
-        VpcError::Refused { request, refusal } if refusal.status == 403 => Some(missing_role(request)),
+        VpcError::Refused { request, refusal } if refusal.has(NO_ROLE) => Some(missing_role(request)),
+        VpcError::Refused { request, refusal } if refusal.status == 403 => Some(format!(
+            "the cloud does not say that a role is missing, which is the likeliest; a restriction by context or address answers so, too. If a \
+             role: {}",
+            missing_role(request)
+        )),
+        VpcError::Busy { .. } => Some(
+            "something else changes it all the time: Terraform, another tool, a backup policy. What it is shows in IBM Cloud's activity \
+             tracking; once it is through, start again"
+                .into(),
+        ),
         VpcError::Refused { refusal, .. } if refusal.has(OVER_QUOTA) => Some(
             "`snapferry gc` finds what was left behind; where nothing was, delete what is not needed, or ask IBM's support for more"
                 .into(),
@@ -182,15 +194,21 @@ pub(super) fn of_store(error: &StoreError) -> Option<String> {
 fn denied(target: &str, code: &str) -> String {
     match code {
         "InvalidAccessKeyId" | "SignatureDoesNotMatch" => {
-            "check the access key and its secret; the README's \"Credentials\" says where they are looked for".into()
+            "the store does not know the key, or its secret is another one: check the access key and its secret; the README's \"Credentials\" says where they are looked for".into()
+        }
+        "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" | "Unauthorized" => {
+            "the store does not take the token (any more): it has expired or was revoked, it is of another account, or the store has lost it. \
+             Start again, with a new one; `snapferry doctor` tells whose it is"
+                .into()
         }
         "RequestTimeTooSkewed" => "this machine's clock is wrong: `timedatectl set-ntp true`".into(),
         _ => {
             let bucket = target.strip_prefix("s3://").and_then(|rest| rest.split('/').next()).unwrap_or("BUCKET");
             format!(
-                "it needs the role Writer on the bucket (Reader to verify and restore): `ibmcloud iam trusted-profile-policy-create \
-                 PROFILE --roles Writer --service-name cloud-object-storage --resource-type bucket --resource {bucket}` \
-                 (service-policy-create for a service ID); the README's \"Credentials\" says whose rights count"
+                "the store does not say which right is missing. Likely: the role Writer on the bucket (Reader to verify and restore), given by \
+                 `ibmcloud iam trusted-profile-policy-create PROFILE --roles Writer --service-name cloud-object-storage --resource-type \
+                 bucket --resource {bucket}` (service-policy-create for a service ID); or a policy or firewall of the bucket that wants \
+                 something else, such as a header or an address, as its message may tell; the README's \"Credentials\" says whose rights count"
             )
         }
     }
@@ -234,5 +252,37 @@ mod tests {
         assert!(asked(reqwest::Method::POST, "/v1/snapshots").contains("role Editor on VPC"));
         assert!(asked(reqwest::Method::POST, "/v1/instances/a/volume_attachments").contains("Editor on the server"));
         assert!(asked(reqwest::Method::POST, "/v3/tags/attach").contains("Editor on what is tagged"));
+    }
+
+    /// No hint claims a cause that the code does not tell.
+    #[test]
+    fn what_is_denied_is_explained_by_its_code_alone() {
+        for (code, told, untold) in [
+            ("AccessDenied", "Likely: the role Writer", "it needs the role"),
+            ("Forbidden", "a policy or firewall of the bucket", "it needs the role"),
+            ("SomethingNew", "the store does not say which right is missing", "it needs the role"),
+            ("InvalidAccessKeyId", "check the access key", "role"),
+            ("SignatureDoesNotMatch", "check the access key", "role"),
+            ("ExpiredToken", "does not take the token", "role"),
+            ("InvalidToken", "the store has lost it", "role"),
+            ("Unauthorized", "does not take the token", "role"),
+            ("RequestTimeTooSkewed", "clock is wrong", "role"),
+        ] {
+            let hint = denied("s3://images/a.qcow2", code);
+            assert!(hint.contains(told) && !hint.contains(untold), "{code}: {hint}");
+        }
+        let refused = |code: &str| {
+            let fault = crate::vpc::Fault { code: code.to_owned(), ..crate::vpc::Fault::default() };
+            let refusal = crate::vpc::Refusal { status: 403, faults: vec![fault], ..crate::vpc::Refusal::default() };
+            let request = Request {
+                method: reqwest::Method::POST,
+                host: "https://a".to_owned(),
+                path: "/v1/snapshots".to_owned(),
+                id: "1".to_owned(),
+            };
+            of_cloud(&VpcError::Refused { request, refusal }).expect("a hint")
+        };
+        assert!(refused("not_authorized").starts_with("it needs the role Editor"));
+        assert!(refused("forbidden").starts_with("the cloud does not say that a role is missing"));
     }
 }

@@ -153,7 +153,7 @@ fn of_image(error: &ImageError) -> Option<String> {
         },
         ImageError::TooLarge { .. } => Some("--max-size takes larger disks".into()),
         ImageError::L1Entry { .. } | ImageError::L2Entry { .. } => Some("`snapferry check` lists all that is wrong with it".into()),
-        ImageError::File(_) | ImageError::Interrupted => None,
+        ImageError::File(_) | ImageError::Memory(_) | ImageError::Interrupted => None,
     }
 }
 

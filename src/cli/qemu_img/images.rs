@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::Stop;
 use super::words::{Format, PROBED, probe, protocol};
 use crate::cli::qemu::map::{Stretch, of_image, of_raw};
+use crate::limits;
 use crate::qcow2::bitmaps::{self, Bitmap};
 use crate::qcow2::header::Version;
 use crate::qcow2::{HeaderError, Image, ImageError, ImageFile, Limits, Marked};
@@ -134,10 +135,11 @@ fn no_such(path: &Path, error: &std::io::Error) -> String {
     could_not_open(path, &could_not_open(path, &os_words(error)))
 }
 
-/// The system's words without Rust's number.
+/// The system's words without Rust's number, and the limit behind them.
 pub fn os_words(error: &std::io::Error) -> String {
     let words = error.to_string();
-    words.split(" (os error").next().unwrap_or_default().to_owned()
+    let words = words.split(" (os error").next().unwrap_or_default();
+    limits::behind(error).map_or_else(|| words.to_owned(), |limit| format!("{words}: {limit}"))
 }
 
 /// What is at a path that is to be written.

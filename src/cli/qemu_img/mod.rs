@@ -9,6 +9,8 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
+use crate::limits;
+
 mod check;
 mod compare;
 mod convert;
@@ -55,7 +57,7 @@ impl Stop {
 /// Where stdout is gone, nobody is left to read.
 impl From<io::Error> for Stop {
     fn from(error: io::Error) -> Self {
-        Self::says(error.to_string())
+        Self::says(limits::words(&error))
     }
 }
 

@@ -43,7 +43,7 @@ fn write(source: &dyn Source, to: &Path, size: u64) -> io::Result<()> {
     let draft = to.with_extension("new");
     let file = File::create(&draft)?;
     file.set_len(size)?;
-    let mut buf = AlignedBuf::zeroed(to_usize(STEP));
+    let mut buf = AlignedBuf::zeroed(to_usize(STEP)).map_err(io::Error::other)?;
     let (mut at, end) = (0, source.size().0.min(size));
     let step = source.alignment().max(to_usize(SECTOR));
     while at < end {

@@ -9,6 +9,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
 use super::bounded::is_too_long;
 use crate::answers::LARGEST_OF_STORE;
+use crate::limits;
 use crate::secret::Secret;
 use crate::store::error::{Operation, StoreError, is_digest_code};
 use crate::units::ByteCount;
@@ -49,8 +50,10 @@ impl Teller {
                 operation,
                 reason: format!("{}: the answer can't be read: {}", self.endpoint, causes(&err)),
             },
-            SdkError::DispatchFailure(failure) if !failure.is_user() => match tls_error(&err) {
-                Some(tls) if means_no_trust(tls) => StoreError::Untrusted { operation, reason: tls.to_string() },
+            SdkError::DispatchFailure(failure) if !failure.is_user() => match (tls_error(&err), limits::within(&err)) {
+                (Some(tls), _) if means_no_trust(tls) => StoreError::Untrusted { operation, reason: tls.to_string() },
+                // Asking again would not give this process what it may not have.
+                (_, Some(limit)) => StoreError::Setup(format!("{operation}: no connection to {}: {limit}", self.endpoint)),
                 _ => StoreError::Connection { operation, reason: format!("{}: {}", self.endpoint, causes(&err)) },
             },
             SdkError::TimeoutError(_) => {

@@ -148,6 +148,26 @@ impl S3Store {
         }
     }
 
+    /// The size of an object of which HEAD does not tell it: proxies drop the header. A GET of one byte tells the whole size beside it, and a
+    /// list tells it too.
+    async fn size_otherwise(&self, key: &ObjectKey, operation: &Operation) -> Result<u64, StoreError> {
+        let get = self.operation("GetObject", key);
+        let request = self.client.get_object().bucket(&self.bucket).key(key.as_str()).range("bytes=0-0").send();
+        // Refused for an empty object, and by stores that do no ranges.
+        let answer = self.attempt(&get, None, 0, request).await;
+        let placed = answer.as_ref().ok().and_then(|answer| answer.content_range()?.rsplit_once('/')?.1.trim().parse().ok());
+        if let Some(size) = placed {
+            return Ok(size);
+        }
+        let listed = self.list(key.as_str()).await;
+        if let Some(found) = listed.as_ref().ok().and_then(|listed| listed.iter().find(|found| found.key == *key)) {
+            return Ok(found.size);
+        }
+        let why = listed.err().map_or_else(|| "a list does not show it".to_owned(), |err| crate::retry::chain(&err));
+        let reason = format!("the store did not tell the object's size, neither by HEAD nor by a range, and {why}");
+        Err(StoreError::Untold { operation: operation.clone(), reason })
+    }
+
     fn deadline_of(&self, body: u64) -> Duration {
         self.deadline + Duration::from_secs(body / self.slowest.0)
     }
@@ -174,10 +194,11 @@ impl ObjectStore for S3Store {
             Err(err) => return Err(self.reasoned(err, key).await),
             Ok(answer) => answer,
         };
-        let size = answer
-            .content_length()
-            .and_then(|size| u64::try_from(size).ok())
-            .ok_or_else(|| StoreError::Mismatch { operation: operation.clone(), reason: "the answer holds no size".to_owned() })?;
+        let told = answer.content_length().and_then(|size| u64::try_from(size).ok());
+        let size = match told {
+            Some(size) => size,
+            None => self.size_otherwise(key, &operation).await?,
+        };
         // A sum of another type (of the parts' sums) is not the object's.
         let whole = !matches!(answer.checksum_type(), Some(ChecksumType::Composite));
         let crc64 = answer.checksum_crc64_nvme().filter(|_| whole).and_then(|text| Crc64::from_base64(text).ok());

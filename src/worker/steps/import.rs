@@ -45,7 +45,6 @@ fn known(image: &Image) -> Known {
 
 pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
     // Before the first thing that everybody sees.
-    hold::still_ours(run).await?;
     hold::rivals(run).await?;
     let found = match own(run).await? {
         // Nothing comes of it any more, and it has the name.

@@ -2,7 +2,6 @@
 //! what is done is decided by ids.
 
 use super::super::error::Fault;
-use super::super::hold;
 use super::super::names;
 use super::super::saga::Run;
 use super::super::state::ReplacedState;
@@ -11,7 +10,6 @@ use crate::vpc::model::Image;
 use crate::vpc::{ImageId, ResourceName, VpcError};
 
 pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
-    hold::still_ours(run).await?;
     let ours = run.state.image.as_ref().ok_or(Fault::OutOfTurn { step: Step::Promote })?.id.clone();
     let latest = run.names.latest.clone();
     match run.site.away.image_by_name(latest.as_str()).await? {

@@ -72,6 +72,7 @@ pub(super) async fn mark(run: &mut Run<'_>) -> Result<String, Fault> {
     if !has(&own.user_tags, &done) {
         run.intend(Step::Mark, &own.name).await?;
         home.retag_snapshot(&own.id, Holder::is_tag, &[done]).await?;
+        run.site.hold.let_go();
     }
     Ok(format!("{} is marked as done", own.name))
 }

@@ -209,6 +209,37 @@ fn an_image_that_cannot_be_looked_at_is_there_all_the_same() {
     assert!(Model::read(&image).expect("a sound image").disk().expect("its bodies") == padded(&disk.to_vec()));
 }
 
+/// What a store does not tell is no verdict: the size is asked for otherwise, and where nobody tells it, that is what is said.
+#[test]
+fn an_image_whose_size_head_does_not_tell_is_looked_at_otherwise() {
+    let (_home, raw, disk) = random_disk(MIB);
+    let silent = || Rule::on(Request::HeadObject);
+    let unanswered = |request| (Rule::on(request), Action::answer(501, "NotImplemented"));
+    let bucket = Bucket::start();
+    bucket.sim.faults().add(silent(), Action::NoLength);
+    run(bucket.convert(&raw, &[])).expect(0, &[]);
+    assert!(bucket.object(&key().manifest()).is_some());
+    // Without ranges, by the list.
+    let bucket = Bucket::start();
+    bucket.sim.faults().add(silent(), Action::NoLength);
+    let (get, refused) = unanswered(Request::GetObject);
+    bucket.sim.faults().add(get, refused);
+    run(bucket.convert(&raw, &[])).expect(0, &[]);
+    // Without either it is there, and could not be looked at.
+    let bucket = Bucket::start();
+    bucket.sim.faults().add(silent(), Action::NoLength);
+    for request in [Request::GetObject, Request::ListObjectsV2] {
+        let (rule, refused) = unanswered(request);
+        bucket.sim.faults().add(rule, refused);
+    }
+    let ended = run(bucket.convert(&raw, &[]));
+    bucket.sim.faults().clear();
+    ended.expect(4, &["s3://images/disk.qcow2 is complete", "did not tell the object's size", "`snapferry verify s3://images/disk.qcow2`"]);
+    assert!(!ended.err.contains("does not hold"), "{}", ended.err);
+    let image = bucket.object(&key()).expect("the image");
+    assert!(Model::read(&image).expect("a sound image").disk().expect("its bodies") == padded(&disk.to_vec()));
+}
+
 #[test]
 fn an_image_that_proves_wrong_is_named() {
     let (_home, raw, _) = random_disk(MIB);
@@ -282,6 +313,19 @@ fn a_sender_that_dies_is_told_as_a_bug() {
     let (scripted, ended) = into_scripted(|script| script.next("UploadPart", Fault::Panic));
     let failure = ended.expect_err("it died");
     assert!(matches!(failure.error, ConvertError::StageDied { stage: "upload" }), "{failure:?}");
+    expect_nothing_in(&scripted);
+}
+
+#[test]
+fn a_panic_while_the_upload_is_ended_still_aborts_it() {
+    let scripted = Arc::new(ScriptedStore::new(Arc::new(MemoryStore::new(BUCKET))));
+    scripted.next("CompleteMultipartUpload", Fault::Panic);
+    let store: Arc<dyn ObjectStore> = scripted.clone();
+    let source = Broken { bytes: vec![7; 4096], bad: 0..0, error: gone };
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        convert(&source, &store, Destination::Bucket, &Options::default(), &Vec::new)
+    }));
+    assert!(ended.is_err(), "as planned");
     expect_nothing_in(&scripted);
 }
 

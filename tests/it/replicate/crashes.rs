@@ -100,9 +100,19 @@ impl Bench {
     }
 
     /// Starts a job and kills it at that point.
-    async fn crash(&self, at: At, moment: Moment) {
+    pub async fn crash(&self, at: At, moment: Moment) {
+        self.crash_on(Host::Own, at, moment).await;
+    }
+
+    /// The same on any of the servers.
+    pub async fn crash_on(&self, host: Host, at: At, moment: Moment) {
+        self.crash_with(host, at, moment, &["--fast-restore-clone"]).await;
+    }
+
+    /// The same for a job that was begun with these words.
+    pub async fn crash_with(&self, host: Host, at: At, moment: Moment, words: &[&str]) {
         self.arm(at, moment);
-        let mut command = self.command(Host::Own, &["replicate", SERVER, "--fast-restore-clone"]);
+        let mut command = self.command(host, &[&["replicate", SERVER], words].concat());
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let begun = Instant::now();
         while !self.has_fired(at) {
@@ -161,6 +171,17 @@ async fn matrix(at: At, moment: Moment, host: Host) {
     assert!(bench.made(Op::CreateVolume, since) <= volumes, "{case}: volumes");
     assert_eq!(bench.leaks().await, Vec::<String>::new(), "{case}: gc removed {found:?}");
     assert_eq!(bench.gc(Host::Other).await, Vec::<String>::new(), "{case}: a second look finds more");
+    // Both servers keep their journals: neither takes up again what is over, whoever finished it.
+    let deeds = bench.sim.history().len();
+    let (stored, other) = (bench.sim.store().stats(), if host == Host::Own { Host::Other } else { Host::Own });
+    for again in [other, host] {
+        bench.resume(again).await.code(0);
+        assert_eq!(bench.sim.history().len(), deeds, "{case}, then on {again:?}: {:?}", bench.sim.history().split_off(deeds));
+    }
+    for operation in [Store::PutObject, Store::CompleteMultipartUpload, Store::DeleteObject] {
+        let (before, after) = (stored.of(operation).requests, bench.sim.store().stats().of(operation).requests);
+        assert_eq!(after, before, "{case}: {operation} again");
+    }
     // And the next run goes through as if nothing had been.
     bench.sim.shutdown().await;
 }

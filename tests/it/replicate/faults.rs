@@ -30,7 +30,7 @@ const HASTY: Policy = Policy {
     budget: Duration::from_secs(4),
     backoff: Backoff { attempts: 4, first: Duration::from_millis(5), longest: Duration::from_millis(20) },
     list_lag: Duration::from_secs(2),
-    waits: Waits { every: Some(Duration::from_millis(10)), at_most: Some(WAIT) },
+    waits: Waits { every: Some(Duration::from_millis(10)), at_most: Some(Duration::from_millis(300)) },
 };
 /// How long a thing that never gets ready is waited for.
 const WAIT: Duration = Duration::from_millis(1500);
@@ -121,7 +121,7 @@ impl Bench {
         Arc::new(Retrying::new(store, Arc::new(SystemClock), cancel.clone(), Pace::new(6), HASTY.backoff))
     }
 
-    fn site(&self, cancel: &Cancel) -> Site {
+    pub(super) fn site(&self, cancel: &Cancel) -> Site {
         let id = InstanceId::new(self.sim.own_instance_id());
         let devices =
             DeviceFolder { folder: self.sim.device_folder(), behind: Behind::DeviceOrFile, deadline: Duration::from_secs(5) };
@@ -182,7 +182,7 @@ impl Bench {
 
 /// How a case has to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ends {
+pub(super) enum Ends {
     /// It passes: the job is done.
     Done,
     /// It stays: the job fails.
@@ -192,7 +192,7 @@ enum Ends {
 }
 
 /// Runs a job on `site` once `arm` has arranged what goes wrong, and looks at what there is then.
-async fn case(bench: Bench, what: &str, ends: Ends, site: Site, arm: impl FnOnce(&Bench)) -> Option<JobError> {
+pub(super) async fn case(bench: Bench, what: &str, ends: Ends, site: Site, arm: impl FnOnce(&Bench)) -> Option<JobError> {
     let (job, notes) = (job(), Notebook::default());
     let before = bench.latest().await.expect("there is one");
     let since = bench.sim.history().len();
@@ -247,7 +247,7 @@ async fn case(bench: Bench, what: &str, ends: Ends, site: Site, arm: impl FnOnce
 }
 
 /// The error with all that is behind it.
-fn words(error: &JobError) -> String {
+pub(super) fn words(error: &JobError) -> String {
     let mut words = error.to_string();
     let mut next: Option<&dyn std::error::Error> = Some(&*error.fault);
     while let Some(cause) = next {

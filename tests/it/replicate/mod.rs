@@ -5,10 +5,14 @@
 //! | `commands` | replicate, plan and gc: words, JSON, exit codes |
 //! | `crashes` | killed at every change it makes, and resumed on the same or another server |
 //! | `faults` | every call under every fault |
+//! | `conflicts` | every change while what it is about is busy |
+//! | `over` | jobs that were finished, or are being worked on, elsewhere |
 
 mod commands;
+mod conflicts;
 pub mod crashes;
 mod faults;
+mod over;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

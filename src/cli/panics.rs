@@ -1,0 +1,176 @@
+//! A panic, wherever it is, ends the program in order: one line says what and where, the work is told to stop, as a signal does it, and its way out
+//! (abort the upload, remove the hidden file, detach the volume) is bounded.
+//!
+//! Where memory is refused to code that can't be told so (a library's `Box`, a growing list), Rust aborts the process at once; nothing runs after that,
+//! and what is left is what a `kill -9` leaves.
+
+use std::backtrace::Backtrace;
+use std::fmt::{self, Write as _};
+use std::io::Write as _;
+use std::panic::{PanicHookInfo, set_hook};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use super::exit::Code;
+use crate::cancel::{Cancel, Reason};
+use crate::limits::Allowance;
+
+/// How long the work's way out may take: an upload's abort has half a minute, a volume is detached and deleted in a few.
+const WAY_OUT: Duration = Duration::from_secs(600);
+/// Stack of the thread that waits for it.
+const WATCHER_STACK: usize = 64 << 10;
+/// A line's bytes at most: it is built without the heap.
+const LINE: usize = 1024;
+/// Panics that are told: threads that follow each other down add nothing.
+const TOLD: u32 = 3;
+
+/// What is told to stop.
+static WORK: Mutex<Vec<Cancel>> = Mutex::new(Vec::new());
+static PANICS: AtomicU32 = AtomicU32::new(0);
+static ENDED: AtomicBool = AtomicBool::new(false);
+
+/// Takes the place of Rust's own hook, whose backtrace can take more memory than there is, and then hangs.
+pub fn install() {
+    let allowance = Allowance::of_process();
+    let backtraces = allowance.address_space.is_none() && allowance.data.is_none();
+    set_hook(Box::new(move |panic| hook(panic, backtraces)));
+}
+
+/// From now on a panic ends this work.
+pub fn end(work: &Cancel) {
+    WORK.lock().unwrap_or_else(PoisonError::into_inner).push(work.clone());
+}
+
+/// Whether a panic has ended the work.
+pub fn ended_the_work() -> bool {
+    ENDED.load(Relaxed)
+}
+
+fn hook(panic: &PanicHookInfo<'_>, backtraces: bool) {
+    let before = PANICS.fetch_add(1, Relaxed);
+    if before < TOLD {
+        let _ = std::io::stderr().write_all(line(panic).bytes());
+    }
+    // Not waited for: who panics while holding it must not hang here.
+    if let Ok(work) = WORK.try_lock() {
+        for cancel in work.iter() {
+            ENDED.store(true, Relaxed);
+            cancel.cancel(Reason::Failed);
+        }
+    }
+    if before > 0 {
+        return;
+    }
+    if ended_the_work() {
+        // Where no thread can be had, whoever waits may still ask twice by a signal.
+        let _ = thread::Builder::new().name("way-out".into()).stack_size(WATCHER_STACK).spawn(|| {
+            thread::sleep(WAY_OUT);
+            let _ = std::io::stderr().write_all(b"snapferry: giving up does not come to its end: stopped at once\n");
+            std::process::exit(Code::Unexpected as i32);
+        });
+    }
+    if backtraces {
+        // Empty unless RUST_BACKTRACE asks for it.
+        let backtrace = Backtrace::capture();
+        if backtrace.status() == std::backtrace::BacktraceStatus::Captured {
+            let _ = writeln!(std::io::stderr(), "{backtrace}");
+        }
+    }
+}
+
+fn line(panic: &PanicHookInfo<'_>) -> Line {
+    let mut line = Line { bytes: [0; LINE], len: 0 };
+    let thread = thread::current();
+    let _ =
+        write!(line, "snapferry: this is a bug in snapferry, please report it: {} stopped", thread.name().unwrap_or("a thread"));
+    if let Some(place) = panic.location() {
+        let _ = write!(line, " at {place}");
+    }
+    if let Some(words) = panic.payload_as_str() {
+        let _ = write!(line, ": {words}");
+    }
+    line
+}
+
+/// Text of bounded length, without what a terminal obeys; it ends with a line's end.
+struct Line {
+    bytes: [u8; LINE],
+    len: usize,
+}
+
+impl Line {
+    fn bytes(&mut self) -> &[u8] {
+        self.bytes[self.len] = b'\n';
+        &self.bytes[..=self.len]
+    }
+}
+
+impl fmt::Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for char in text.chars() {
+            let char = if char.is_control() { ' ' } else { char };
+            // Room for the line's end.
+            if self.len + char.len_utf8() >= LINE {
+                return Err(fmt::Error);
+            }
+            self.len += char.encode_utf8(&mut self.bytes[self.len..]).len();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    /// Runs a test of this file, which is ignored otherwise, in a process of its own.
+    fn in_a_process(name: &str, backtrace: &str, space: Option<u64>) -> (Option<i32>, String) {
+        let mut command = Command::new("prlimit");
+        let most = space.map_or("unlimited".to_owned(), |most| most.to_string());
+        command.arg(format!("--as={most}")).arg(std::env::current_exe().expect("a program"));
+        command.args([&format!("cli::panics::tests::{name}"), "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
+        let output = command.env("RUST_BACKTRACE", backtrace).stdin(Stdio::null()).output().expect("prlimit is there");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    #[test]
+    #[ignore = "run by another test, in a process of its own"]
+    fn dies() {
+        install();
+        let work = Cancel::new();
+        end(&work);
+        let joined = thread::scope(|scope| scope.spawn(|| panic!("it came\x1b[2J to this")).join().is_err());
+        assert!(joined && ended_the_work());
+        let told = work.reason() == Some(Reason::Failed);
+        // As no test harness would.
+        std::process::exit(if told { 42 } else { 43 });
+    }
+
+    #[test]
+    fn a_panic_is_one_line_and_ends_the_work_also_where_there_is_hardly_any_memory() {
+        let (code, told) = in_a_process("dies", "0", None);
+        assert_eq!(code, Some(42), "{told}");
+        let line = told.lines().find(|line| line.contains("it came")).expect("the line");
+        assert!(
+            line.starts_with("snapferry: this is a bug in snapferry, please report it: a thread stopped at src/cli/panics.rs:"),
+            "{line}"
+        );
+        assert!(line.ends_with(": it came [2J to this"), "{line}");
+        let (_, told) = in_a_process("dies", "1", None);
+        assert!(told.contains("panics::tests::dies"), "the backtrace that was asked for: {told}");
+        let (code, told) = in_a_process("dies", "1", Some(1 << 30));
+        assert_eq!(code, Some(42), "{told}");
+        assert!(!told.contains("panics::tests::dies"), "none where address space is short: {told}");
+    }
+
+    #[test]
+    fn a_long_message_is_cut_and_still_a_line() {
+        let mut line = Line { bytes: [0; LINE], len: 0 };
+        let _ = write!(line, "{}", "ä".repeat(LINE));
+        let bytes = line.bytes();
+        assert!(bytes.len() <= LINE && bytes.ends_with(b"\n") && std::str::from_utf8(bytes).is_ok());
+    }
+}

@@ -1,0 +1,127 @@
+//! The memory that a control group may have: its own limit and those of all groups around it, in both versions.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::units::ByteCount;
+
+/// What has no limit in version 1 has one near 2^63.
+const NO_LIMIT: u64 = 1 << 60;
+
+/// The least of the limits on this process's memory, where there is one.
+pub(super) fn memory_of_process() -> Option<ByteCount> {
+    let read = |path: &Path| fs::read_to_string(path).ok();
+    memory(&read(Path::new("/proc/self/cgroup"))?, &read(Path::new("/proc/self/mountinfo"))?, &read)
+}
+
+/// From the texts of `/proc/self/cgroup` and `/proc/self/mountinfo`, and from files that `read` knows.
+fn memory(groups: &str, mounts: &str, read: &dyn Fn(&Path) -> Option<String>) -> Option<ByteCount> {
+    let limits = mounts.lines().filter_map(Mount::parse).flat_map(|mount| {
+        let folders = mount.folders(groups);
+        folders.into_iter().flat_map(move |folder| mount.files().iter().filter_map(move |file| limit(&read(&folder.join(file))?)))
+    });
+    limits.min().map(ByteCount)
+}
+
+fn limit(text: &str) -> Option<u64> {
+    // "max" in version 2 is no number.
+    text.trim().parse().ok().filter(|bytes| *bytes < NO_LIMIT)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Version {
+    /// The memory controller's own tree.
+    One,
+    Two,
+}
+
+/// A tree of control groups, as far as it is mounted.
+struct Mount<'a> {
+    version: Version,
+    /// The group that is mounted.
+    root: &'a Path,
+    at: PathBuf,
+}
+
+impl<'a> Mount<'a> {
+    /// A line of mountinfo (proc(5)): `36 35 98:0 ROOT AT options ... - TYPE source super-options`.
+    fn parse(line: &'a str) -> Option<Self> {
+        let (mount, system) = line.split_once(" - ")?;
+        let mut mount = mount.split(' ').skip(3);
+        let (root, at) = (mount.next()?, mount.next()?);
+        let mut system = system.split(' ');
+        let (kind, options) = (system.next()?, system.nth(1)?);
+        let version = match kind {
+            "cgroup2" => Version::Two,
+            "cgroup" if options.split(',').any(|option| option == "memory") => Version::One,
+            _ => return None,
+        };
+        Some(Self { version, root: Path::new(root), at: unescaped(at) })
+    }
+
+    /// The folders of this process's group and of those around it.
+    fn folders(&self, groups: &str) -> Vec<PathBuf> {
+        let group = groups.lines().find_map(|line| {
+            // `4:memory:/path`, and `0::/path` in version 2.
+            let mut fields = line.splitn(3, ':').skip(1);
+            let (controllers, path) = (fields.next()?, fields.next()?);
+            let ours = match self.version {
+                Version::One => controllers.split(',').any(|controller| controller == "memory"),
+                Version::Two => controllers.is_empty(),
+            };
+            ours.then_some(Path::new(path))
+        });
+        // A container may see its own group's folder under a path that is the machine's.
+        let below = group.and_then(|group| group.strip_prefix(self.root).ok()).unwrap_or(Path::new(""));
+        below.ancestors().map(|folder| self.at.join(folder)).collect()
+    }
+
+    fn files(&self) -> &'static [&'static str] {
+        match self.version {
+            Version::One => &["memory.limit_in_bytes"],
+            Version::Two => &["memory.max", "memory.high"],
+        }
+    }
+}
+
+/// Mountinfo writes spaces and the like as three octal digits.
+fn unescaped(text: &str) -> PathBuf {
+    PathBuf::from(text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    fn found(groups: &str, mounts: &str, files: &[(&str, &str)]) -> Option<u64> {
+        let files: HashMap<&Path, &str> = files.iter().map(|(path, text)| (Path::new(*path), *text)).collect();
+        memory(groups, mounts, &|path| files.get(path).map(|text| (*text).to_owned())).map(|limit| limit.0)
+    }
+
+    const TWO: &str =
+        "24 1 0:22 / / rw - ext4 /dev/vda1 rw\n30 24 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
+
+    #[test]
+    fn the_least_limit_of_a_group_and_those_around_it_counts() {
+        let groups = "0::/system.slice/job.service\n";
+        let own = ("/sys/fs/cgroup/system.slice/job.service/memory.max", "max\n");
+        let around = ("/sys/fs/cgroup/system.slice/memory.max", "536870912\n");
+        let high = ("/sys/fs/cgroup/system.slice/job.service/memory.high", "268435456\n");
+        assert_eq!(found(groups, TWO, &[own]), None);
+        assert_eq!(found(groups, TWO, &[own, around]), Some(536_870_912));
+        assert_eq!(found(groups, TWO, &[own, around, high]), Some(268_435_456));
+        // A container's own name space.
+        assert_eq!(found("0::/\n", TWO, &[("/sys/fs/cgroup/memory.max", "1000000\n")]), Some(1_000_000));
+    }
+
+    #[test]
+    fn version_1_has_a_tree_of_its_own_which_a_container_sees_from_its_group_on() {
+        let mounts = "33 32 0:29 /docker/abc /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n34 32 0:30 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
+        let groups = "5:cpu:/docker/abc\n4:memory:/docker/abc\n0::/docker/abc\n";
+        let limit = |text| [("/sys/fs/cgroup/memory/memory.limit_in_bytes", text)];
+        assert_eq!(found(groups, mounts, &limit("134217728\n")), Some(134_217_728));
+        assert_eq!(found(groups, mounts, &limit("9223372036854771712\n")), None);
+        assert_eq!(found("", "", &[]), None);
+    }
+}

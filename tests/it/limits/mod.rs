@@ -1,0 +1,236 @@
+//! Every command that needs no cloud of its own under every limit that a shell, a service or a container sets, from tiny to large.
+//!
+//! A command is right, which is looked at, or refused: with an exit code of its own, words on stderr, and nothing left. It neither panics nor dies of a
+//! signal nor hangs. Each test prints the table of what was refused where.
+
+mod work;
+
+use std::fmt::Write as _;
+use std::process::Command;
+
+use rustix::process::{geteuid, getpid};
+use snapferry::testing::skip::{is_root, skip};
+use snapferry::units::MIB;
+
+use self::work::{End, Work};
+
+/// No command takes so long, however little it may have; it is killed then, and the test fails.
+const DEADLINE: &str = "60";
+
+/// One limit, at one value: what comes before a command's own words.
+struct Setting {
+    shown: String,
+    wrapper: Vec<String>,
+}
+
+impl Setting {
+    fn new(shown: impl Into<String>, wrapper: &[&str]) -> Self {
+        let wrapper = ["timeout", "-s", "KILL", DEADLINE].iter().chain(wrapper).map(ToString::to_string).collect();
+        Self { shown: shown.into(), wrapper }
+    }
+
+    /// `prlimit --WHAT=VALUE`
+    fn prlimit(what: &str, value: u64, shown: String) -> Self {
+        Self::new(shown, &["prlimit", &format!("--{what}={value}")])
+    }
+
+    fn run(&self, command: &Command) -> std::process::Output {
+        let mut wrapped = Command::new(&self.wrapper[0]);
+        wrapped.args(&self.wrapper[1..]).arg(command.get_program()).args(command.get_args());
+        wrapped.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).stdin(std::process::Stdio::null());
+        wrapped.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        wrapped.output().expect("timeout is there")
+    }
+
+    /// Whether the program can be loaded at all: before that, none of its own lines runs.
+    fn loads(&self, work: &Work) -> bool {
+        let output = self.run(&work.bare());
+        let said = String::from_utf8_lossy(&output.stderr);
+        output.status.success() || said.contains("snapferry: ")
+    }
+}
+
+/// Runs every command under every setting, and prints and judges the table.
+fn hold(name: &str, settings: &[Setting], work: &Work) {
+    let mut table = format!("{name}: . right, R refused, ! wrong\n");
+    let mut wrong = Vec::new();
+    let settings: Vec<&Setting> = settings
+        .iter()
+        .filter(|setting| {
+            let loads = setting.loads(work);
+            if !loads {
+                let _ = writeln!(table, "  {}: the program can't be loaded", setting.shown);
+            }
+            loads
+        })
+        .collect();
+    let (mut right, mut refused) = (0, 0);
+    for job in work.jobs() {
+        let mut row = String::new();
+        for setting in &settings {
+            work.reset();
+            let output = setting.run(&job.command);
+            row.push(match work.judge(&job, &output) {
+                Ok(End::Right) => {
+                    right += 1;
+                    '.'
+                }
+                Ok(End::Refused) => {
+                    refused += 1;
+                    'R'
+                }
+                Err(why) => {
+                    wrong.push(format!("{} under {}: {why}", job.name, setting.shown));
+                    '!'
+                }
+            });
+        }
+        let _ = writeln!(table, "  {row}  {}", job.name);
+    }
+    let values: Vec<&str> = settings.iter().map(|setting| setting.shown.as_str()).collect();
+    let _ = writeln!(table, "  {}\n  {right} right, {refused} refused, {} wrong", values.join(", "), wrong.len());
+    // For who runs it with --nocapture, and for who reads a failure.
+    println!("{table}");
+    assert!(wrong.is_empty(), "{table}\n{}", wrong.join("\n"));
+    assert!(right > 0, "{table}");
+}
+
+fn mib(what: &str, values: &[u64]) -> Vec<Setting> {
+    values.iter().map(|value| Setting::prlimit(what, value * MIB, format!("{value} MiB"))).collect()
+}
+
+/// A build for tests has some 150 MiB of text and symbols, a released one 20.
+#[test]
+fn address_space() {
+    let values = [32, 64, 96, 128, 160, 176, 192, 208, 224, 256, 288, 320, 384, 448, 512, 640, 768, 1024, 2048];
+    hold("address space", &mib("as", &values), &Work::new());
+}
+
+#[test]
+fn data() {
+    let values = [1, 4, 8, 16, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 384, 512, 1024];
+    hold("data", &mib("data", &values), &Work::new());
+}
+
+#[test]
+fn file_size() {
+    let kib = [0, 1, 4, 64, 100, 192, 256, 512, 1024, 4096, 8192, 12_288, 12_289, 16_384, 65_536];
+    let settings: Vec<Setting> = kib.iter().map(|kib| Setting::prlimit("fsize", kib << 10, format!("{kib} KiB"))).collect();
+    hold("file size", &settings, &Work::new());
+}
+
+#[test]
+fn open_files() {
+    let counts = [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 18, 20, 22, 24, 25, 26, 28, 32, 64];
+    let settings: Vec<Setting> = counts.iter().map(|&count| Setting::prlimit("nofile", count, count.to_string())).collect();
+    hold("open files", &settings, &Work::new());
+}
+
+#[test]
+fn stack() {
+    let kib = [256, 512, 1024, 2048, 8192, 1 << 20];
+    let settings: Vec<Setting> = kib.iter().map(|kib| Setting::prlimit("stack", kib << 10, format!("{kib} KiB"))).collect();
+    hold("stack of the first thread", &settings, &Work::new());
+}
+
+/// What `ulimit -u`, TasksMax and a container's pids limit do.
+#[test]
+fn tasks() {
+    if !is_root() {
+        return;
+    }
+    let counts = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 32, 64];
+    // A user of this run alone: the limit counts all of a user's threads.
+    let user = (70_000 + getpid().as_raw_nonzero().get()).to_string();
+    let settings: Vec<Setting> = counts
+        .iter()
+        .map(|count| {
+            let limit = format!("--nproc={count}");
+            Setting::new(count.to_string(), &["setpriv", "--reuid", &user, "--regid", &user, "--clear-groups", "prlimit", &limit])
+        })
+        .collect();
+    let work = Work::new();
+    work.give_to(&user);
+    hold("tasks", &settings, &work);
+}
+
+/// A control group of this run, removed at the end.
+struct Group {
+    folder: std::path::PathBuf,
+    limit: &'static str,
+}
+
+impl Group {
+    fn make() -> Option<Self> {
+        let name = format!("snapferry-test-{}", getpid().as_raw_nonzero());
+        let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+        let own =
+            groups.lines().find_map(|line| line.split_once(":memory:")).map(|(_, path)| path.trim_start_matches('/').to_owned());
+        let ways = [
+            own.map(|own| (std::path::Path::new("/sys/fs/cgroup/memory").join(own), "memory.limit_in_bytes")),
+            Some(("/sys/fs/cgroup".into(), "memory.max")),
+        ];
+        ways.into_iter().flatten().find_map(|(at, limit)| {
+            let group = Self { folder: at.join(&name), limit };
+            std::fs::create_dir(&group.folder).ok()?;
+            // Whoever may make one may be without the controller.
+            std::fs::write(group.folder.join(limit), (512 * MIB).to_string()).ok()?;
+            Some(group)
+        })
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.folder);
+    }
+}
+
+#[test]
+fn memory_of_a_control_group() {
+    let Some(group) = (if geteuid().is_root() { Group::make() } else { None }) else {
+        skip("no control group with a limit on memory can be made here");
+        return;
+    };
+    let values: [u64; 9] = [8, 16, 24, 32, 64, 128, 192, 256, 512];
+    let settings: Vec<Setting> = values
+        .iter()
+        .map(|value| {
+            let enter = format!(
+                "echo {} > {at}/{limit} && echo $$ > {at}/cgroup.procs && exec \"$@\"",
+                value * MIB,
+                at = group.folder.display(),
+                limit = group.limit
+            );
+            Setting::new(format!("{value} MiB"), &["sh", "-c", &enter, "sh"])
+        })
+        .collect();
+    hold("memory of a control group", &settings, &Work::new());
+}
+
+/// 128 cores, as a program sees them, within what services give `qemu-img` and a container its jobs: fewer threads and smaller buffers, and what the dry run
+/// says is what there will be.
+#[test]
+fn a_plan_for_many_cores_follows_the_limits() {
+    let work = Work::new();
+    let planned = |setting: &Setting, more: &[&str]| {
+        let mut command =
+            work.command(&["convert", "--dry-run", "--json", "--bucket", "images", "--key", "disk.qcow2", "--device"]);
+        command.arg(work.disk()).args(more);
+        setting.run(&command)
+    };
+    let number = |output: &std::process::Output, name: &str| {
+        let plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|why| panic!("{why}: {output:?}"));
+        plan[name].as_u64().unwrap_or_else(|| panic!("{name} in {plan}"))
+    };
+    let free = Setting::new("no limit", &["env"]);
+    let tight = Setting::prlimit("as", 640 * MIB, "640 MiB".into());
+    let many = ["--threads", "128"];
+    assert_eq!(number(&planned(&free, &many), "threads"), 128);
+    let refused = planned(&tight, &many);
+    let words = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{words}");
+    assert!(words.contains("the address space of this process is limited to 640 MiB (ulimit -v)"), "{words}");
+    let (before, after) = (planned(&free, &[]), planned(&tight, &[]));
+    assert!(number(&after, "peak_memory") < 640 * MIB && number(&after, "peak_memory") <= number(&before, "peak_memory"));
+}

@@ -1,0 +1,230 @@
+//! What is run, and what each command has to come to.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use snapferry::testing::disks::{Disk, Kind};
+use snapferry::units::{ByteCount, MIB};
+use tempfile::TempDir;
+
+use crate::convert::{BUCKET, Bucket, KEY, folder, key, left_in, snapferry};
+
+/// Bytes of the disk: a few segments, of which the last one is not whole.
+const SIZE: u64 = 12 * MIB + 4096;
+
+/// How a command came to its end, both of them right.
+pub enum End {
+    Right,
+    Refused,
+}
+
+/// What a command makes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Makes {
+    /// An answer on stdout, and nothing else.
+    Answer,
+    /// A file in [`Work::out`], with these bytes.
+    Image,
+    ImageByZstd,
+    Disk,
+    /// An image that holds the disk, by whoever reads it.
+    Other,
+    /// An object.
+    Object,
+}
+
+/// One command.
+pub struct Job {
+    pub name: String,
+    pub command: Command,
+    makes: Makes,
+    /// What it says without a limit.
+    answer: Vec<u8>,
+}
+
+/// A disk, its image in a file and in a bucket, and a folder for what is made.
+pub struct Work {
+    home: TempDir,
+    bucket: Bucket,
+    zstd: Vec<u8>,
+}
+
+const OLD: &[u8] = b"what was there before";
+
+impl Work {
+    pub fn new() -> Self {
+        let work = Self { home: folder(), bucket: Bucket::start(), zstd: Vec::new() };
+        Disk::new(Kind::Mixed, ByteCount(SIZE), 23).write(&work.disk()).expect("a disk");
+        std::fs::create_dir(work.made()).expect("a folder");
+        let done = |mut command: Command| {
+            let output = command.output().expect("it runs");
+            assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        };
+        done(work.into_file(&work.image(), &[]));
+        let zstd = work.home.path().join("zstd.qcow2");
+        done(work.into_file(&zstd, &["--codec", "zstd"]));
+        done(work.bucket.convert(&work.disk(), &["-q"]));
+        let zstd = std::fs::read(zstd).expect("an image");
+        Self { zstd, ..work }
+    }
+
+    /// Everything belongs to this user from now on.
+    pub fn give_to(&self, user: &str) {
+        let status = Command::new("chown").args(["-R", &format!("{user}:{user}")]).arg(self.home.path()).status();
+        assert!(status.expect("chown is there").success());
+        let _ = Command::new("chmod").arg("a+rx").args(self.home.path().ancestors().take(4)).status();
+    }
+
+    pub fn disk(&self) -> PathBuf {
+        self.home.path().join("disk.raw")
+    }
+
+    fn image(&self) -> PathBuf {
+        self.home.path().join(KEY)
+    }
+
+    fn made(&self) -> PathBuf {
+        self.home.path().join("made")
+    }
+
+    fn out(&self) -> PathBuf {
+        self.made().join("out")
+    }
+
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = snapferry(words);
+        command.env("SNAPFERRY_CONFIG", "/dev/null");
+        command
+    }
+
+    /// The least that the program does.
+    pub fn bare(&self) -> Command {
+        self.command(&["--version"])
+    }
+
+    fn into_file(&self, to: &Path, more: &[&str]) -> Command {
+        let mut command = self.command(&["convert", "-q", "--force", "--device"]);
+        command.arg(self.disk()).arg("--output").arg(to).args(more);
+        command
+    }
+
+    /// Every command, with what it answers when nothing is in its way.
+    pub fn jobs(&self) -> Vec<Job> {
+        let (disk, image, out) = (self.disk(), self.image(), self.out());
+        let with = |words: &[&str], files: &[&Path]| {
+            let mut command = self.command(words);
+            command.args(files);
+            command
+        };
+        let object = format!("s3://{BUCKET}/{KEY}");
+        let restore = |words: &[&str], from: &Path| {
+            let mut command = with(words, &[from]);
+            command.args(["-q", "--force", "--output"]).arg(&out);
+            command
+        };
+        let from_bucket = |words: &[&str]| self.bucket.in_other_words(words);
+        let jobs = [
+            (Makes::Image, self.into_file(&out, &[])),
+            (Makes::ImageByZstd, self.into_file(&out, &["--codec", "zstd"])),
+            (Makes::Object, self.bucket.convert(&disk, &["-q", "--force"])),
+            (Makes::Disk, restore(&["restore"], &image)),
+            (Makes::Disk, {
+                let mut command = from_bucket(&["restore", &object, "-q", "--force", "--output"]);
+                command.arg(&out);
+                command
+            }),
+            (Makes::Answer, with(&["verify", "-q"], &[&image])),
+            (Makes::Answer, with(&["verify", "-q", "--against"], &[&disk, &image])),
+            (Makes::Answer, from_bucket(&["verify", "-q", &object])),
+            (Makes::Answer, with(&["compare"], &[&image, &disk])),
+            (Makes::Answer, with(&["check"], &[&image])),
+            (Makes::Answer, with(&["map", "--json"], &[&image])),
+            (Makes::Answer, with(&["info", "--json"], &[&image])),
+            (Makes::Answer, from_bucket(&["info", "--json", &object])),
+            (Makes::Answer, with(&["measure", "--json"], &[&disk])),
+            (Makes::Answer, self.bucket.command(["uploads", "list"])),
+            (Makes::Answer, with(&["completions", "bash"], &[])),
+            (Makes::Other, with(&["qemu-img", "convert", "-O", "qcow2"], &[&disk, &out])),
+            (Makes::Other, with(&["qemu-img", "convert", "-c", "-O", "qcow2"], &[&disk, &out])),
+            (Makes::Disk, with(&["qemu-img", "convert", "-O", "raw"], &[&image, &out])),
+            (Makes::Answer, with(&["qemu-img", "compare"], &[&image, &disk])),
+            (Makes::Answer, with(&["qemu-img", "check"], &[&image])),
+            (Makes::Answer, with(&["qemu-img", "map", "--output=json"], &[&image])),
+            (Makes::Answer, with(&["qemu-img", "info", "--output=json"], &[&image])),
+            (Makes::Answer, with(&["qemu-img", "measure", "-O", "qcow2"], &[&image])),
+        ];
+        let name = |command: &Command| {
+            let words = command.get_args().map(|word| word.to_string_lossy().into_owned());
+            let shown = words.map(|word| word.rsplit('/').next().unwrap_or_default().to_owned()).collect::<Vec<_>>();
+            shown.iter().take(6).map(String::as_str).collect::<Vec<_>>().join(" ")
+        };
+        let jobs = jobs.into_iter().map(|(makes, mut command)| {
+            self.reset();
+            let output = command.output().expect("it runs");
+            let job = Job { name: name(&command), command, makes, answer: output.stdout.clone() };
+            assert!(matches!(self.judge(&job, &output), Ok(End::Right)), "{} without a limit: {output:?}", job.name);
+            job
+        });
+        jobs.collect()
+    }
+
+    /// What was there before is there again.
+    pub fn reset(&self) {
+        for name in left_in(&self.made()) {
+            std::fs::remove_file(self.made().join(name)).expect("removed");
+        }
+        std::fs::write(self.out(), OLD).expect("written");
+        // Whoever has the folder may write over it.
+        let _ = std::fs::set_permissions(self.out(), std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    }
+
+    /// Whether the command did what it should, or was refused and left nothing.
+    ///
+    /// # Errors
+    /// With what is wrong.
+    pub fn judge(&self, job: &Job, output: &Output) -> Result<End, String> {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let left = left_in(&self.made());
+        if let Some(hidden) = left.iter().find(|name| name.starts_with('.')) {
+            return Err(format!("{hidden} is left: {said}"));
+        }
+        if self.bucket.open_uploads() > 0 {
+            return Err(format!("an upload is left: {said}"));
+        }
+        if said.contains("panicked") || said.contains("this is a bug") {
+            return Err(format!("a bug: {said}"));
+        }
+        match output.status.code() {
+            Some(0) => self.look(job, output).map(|()| End::Right),
+            Some(1..=8) if said.trim().is_empty() => Err("refused without a word".to_owned()),
+            Some(1..=8) => {
+                let kept = std::fs::read(self.out()).is_ok_and(|bytes| bytes == OLD) && left.len() == 1;
+                if kept { Ok(End::Refused) } else { Err(format!("refused, and {left:?} is there: {said}")) }
+            }
+            Some(137) => Err(format!("hangs, or was killed for its memory: {said}")),
+            code => Err(format!("ended with {code:?}: {said}")),
+        }
+    }
+
+    /// Looks at what a command that ended well has made.
+    fn look(&self, job: &Job, output: &Output) -> Result<(), String> {
+        let out = || std::fs::read(self.out()).expect("what was made");
+        let disk = || {
+            let mut disk = std::fs::read(self.disk()).expect("the disk");
+            disk.resize(disk.len().next_multiple_of(512), 0);
+            disk
+        };
+        let same = match job.makes {
+            Makes::Answer => output.stdout == job.answer,
+            Makes::Image => out() == std::fs::read(self.image()).expect("the image"),
+            Makes::ImageByZstd => self.zstd.is_empty() || out() == self.zstd,
+            Makes::Disk => out() == disk(),
+            Makes::Other => snapferry::testing::model::Model::read(&out())
+                .map_err(|why| format!("{why:?}"))?
+                .disk()
+                .is_ok_and(|read| read == disk()),
+            Makes::Object => self.bucket.object(&key()) == Some(std::fs::read(self.image()).expect("the image")),
+        };
+        if same { Ok(()) } else { Err(format!("ended well, and it is wrong: {}", String::from_utf8_lossy(&output.stderr))) }
+    }
+}

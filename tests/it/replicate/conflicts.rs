@@ -1,0 +1,87 @@
+//! Every change that a job makes, met by 409: IBM answers so while a server, a volume or an image is busy with another change. What passes is
+//! waited out, whatever the code; what does not ends the job at its deadline, and tells what is busy.
+
+use std::time::Duration;
+
+use snapferry::cancel::Cancel;
+use snapferry::sim::{RegionAction, RegionOperation as Op, RegionRule, When};
+use snapferry::vpc::VpcError;
+use snapferry::worker::Fault;
+
+use super::Bench;
+use super::faults::{Ends, case, words};
+
+/// Every change of a whole run.
+const CHANGES: [Op; 13] = [
+    Op::CreateSnapshot,
+    Op::CreateClone,
+    Op::CreateVolume,
+    Op::CreateAttachment,
+    Op::DeleteAttachment,
+    Op::DeleteVolume,
+    Op::DeleteClone,
+    Op::CreateImage,
+    Op::AttachTag,
+    Op::UpdateImage,
+    Op::UpdateSnapshot,
+    Op::DeleteSnapshot,
+    Op::DeleteImage,
+];
+/// Codes that IBM's drivers know, and one that nobody knows.
+const CODES: [&str; 4] = ["conflict", "volume_in_use", "instance_busy_with_an_attachment", "snapshots_source_volume_busy"];
+
+/// Each change is busy at first, under one code after the other.
+async fn passing(times: u32) {
+    for (call, code) in CHANGES.into_iter().zip(CODES.into_iter().cycle()) {
+        let bench = Bench::with_history().await;
+        let site = bench.site(&Cancel::new());
+        let rule = RegionRule::on(call).when(When::First(times));
+        let arm = |bench: &Bench| bench.sim.faults().add(rule, RegionAction::answer(409, code));
+        case(bench, &format!("{call:?} {code} {times} times"), Ends::Done, site, arm).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_change_that_is_busy_once_is_made() {
+    passing(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_change_that_is_busy_for_a_while_is_made() {
+    passing(4).await;
+}
+
+/// Made, and answered by a conflict all the same: what is there is looked at, and taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_change_that_was_made_and_told_of_as_a_conflict_is_made_once() {
+    for call in CHANGES {
+        let bench = Bench::with_history().await;
+        let site = bench.site(&Cancel::new());
+        let rule = RegionRule::on(call).when(When::First(1));
+        let done = RegionAction::ApplyThenAnswer { status: 409, code: "conflict".to_owned() };
+        let arm = |bench: &Bench| bench.sim.faults().add(rule, done);
+        case(bench, &format!("{call:?} done, and a conflict"), Ends::Done, site, arm).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_change_that_is_busy_for_ever_ends_the_job_at_its_deadline() {
+    for call in CHANGES {
+        let bench = Bench::with_history().await;
+        let site = bench.site(&Cancel::new());
+        let arm = |bench: &Bench| bench.sim.faults().add(RegionRule::on(call), RegionAction::answer(409, "conflict"));
+        // What is pruned is not worth failing for.
+        let ends = if matches!(call, Op::DeleteSnapshot | Op::DeleteImage) { Ends::Done } else { Ends::Failed };
+        let Some(error) = case(bench, &format!("{call:?} busy for ever"), ends, site, arm).await else { continue };
+        let told = words(&error);
+        assert!(told.contains("is still busy with another change after") && told.contains("409 conflict"), "{told}");
+        // A fleet tries again later.
+        assert!(error.class().is_retryable(), "{told}");
+        let Fault::Cloud(VpcError::Busy { waited, .. }) = &*error.fault else { panic!("{told}") };
+        assert!(*waited < Duration::from_secs(5), "{told}");
+        // What could not be removed is named.
+        if matches!(call, Op::DeleteAttachment | Op::DeleteVolume) {
+            assert!(error.left.iter().any(|left| left.kind == "volume"), "{call:?}: {:?}", error.left);
+        }
+    }
+}

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 /// Why the work stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// Somebody asked: SIGINT, SIGTERM, a cancelled job.
+    /// Somebody asked: a signal, a cancelled job.
     Asked,
     /// A neighbouring stage failed, and its error is the one to report.
     Failed,

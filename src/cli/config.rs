@@ -43,8 +43,8 @@ pub fn options(args: &ConvertArgs) -> anyhow::Result<Options> {
 pub enum Place {
     /// An object.
     Bucket { bucket: String, key: ObjectKey },
-    /// A file: its folder and its name there.
-    File { folder: PathBuf, key: ObjectKey },
+    /// A file, and the key that it has in its folder.
+    File { path: PathBuf, key: ObjectKey },
 }
 
 impl Place {
@@ -73,10 +73,8 @@ impl Place {
         // A link stays, and the file behind it is replaced.
         let behind = output.is_symlink().then(|| std::fs::canonicalize(output).ok()).flatten();
         let output = behind.as_deref().unwrap_or(output);
-        let name = output.file_name().and_then(|name| name.to_str()).ok_or_else(wrong)?;
-        let key = ObjectKey::new(name).map_err(|error| UsageError(error.to_string()))?;
-        let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        Ok(Self::File { folder: folder.to_owned(), key })
+        let (store, key) = FolderStore::of(output).ok_or_else(wrong)?;
+        Ok(Self::File { path: store.path(&key), key })
     }
 
     pub fn key(&self) -> &ObjectKey {
@@ -96,7 +94,15 @@ impl Place {
     pub fn url(&self) -> String {
         match self {
             Self::Bucket { bucket, key } => format!("s3://{bucket}/{key}"),
-            Self::File { folder, key } => folder.join(key.as_str()).display().to_string(),
+            Self::File { path, .. } => path.display().to_string(),
+        }
+    }
+
+    /// Whether the manifest could be put beside a local image. Whether the image could, its upload shows before anything is read.
+    pub fn check_beside(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Bucket { .. } => Ok(()),
+            Self::File { path, key } => Ok(folder(path)?.check(&key.manifest())?),
         }
     }
 
@@ -104,9 +110,14 @@ impl Place {
     pub fn path(&self) -> Option<PathBuf> {
         match self {
             Self::Bucket { .. } => None,
-            Self::File { folder, key } => Some(folder.join(key.as_str())),
+            Self::File { path, .. } => Some(path.clone()),
         }
     }
+}
+
+/// The folder that a file is in, as a store.
+fn folder(path: &Path) -> Result<FolderStore, UsageError> {
+    FolderStore::of(path).map(|(store, _)| store).ok_or_else(|| UsageError(format!("{} does not name a file", path.display())))
 }
 
 /// `<host>-<device>-<UTC yyyymmddhhmmss>.qcow2`, with nothing but letters, digits, dots and dashes.
@@ -150,7 +161,7 @@ pub fn open_store(place: &Place, args: &StoreArgs, usage: &Use<'_>) -> anyhow::R
         Place::Bucket { bucket, .. } => {
             Arc::new(S3Store::connect(s3_config(bucket, args, &Environment::of_process(), usage.identity)?)?)
         }
-        Place::File { folder, .. } => Arc::new(FolderStore::new(folder.clone())),
+        Place::File { path, .. } => Arc::new(folder(path)?),
     };
     let limited: Arc<dyn ObjectStore> = match usage.limit {
         Some(rate) if rate.0 == 0 => return Err(UsageError("--limit 0 would never send a byte".into()).into()),
@@ -218,6 +229,8 @@ fn endpoint(asked: &str, region: Option<&str>) -> anyhow::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
     use std::time::Duration;
 
     #[test]
@@ -246,7 +259,8 @@ mod tests {
         let error = Place::file(Path::new("-")).expect_err("refused").to_string();
         assert!(error.contains("header is known last"), "{error}");
         assert!(Place::file(Path::new("/")).is_err() && Place::file(Path::new("a/..")).is_err());
-        let Ok(Place::File { folder, .. }) = Place::file(Path::new("x.qcow2")) else { panic!("a file") };
-        assert_eq!(folder, Path::new("."));
+        assert_eq!(Place::file(Path::new("x.qcow2")).expect("a file").path().as_deref(), Some(Path::new("./x.qcow2")));
+        let odd = Path::new(OsStr::from_bytes(b"/a/x\xff\n.qcow2"));
+        assert_eq!(Place::file(odd).expect("a file").path().as_deref(), Some(odd));
     }
 }

@@ -42,17 +42,18 @@ pub fn run(args: &ConvertArgs, verbosity: Verbosity, console: &Console) -> anyho
     }
     let runtime = super::runtime()?;
     let cancel = Cancel::new();
+    let left = match place.kind() {
+        Destination::Bucket => Left::Upload,
+        Destination::File => Left::Target,
+    };
+    signals::listen(runtime.handle(), &cancel, left)?;
+    place.check_beside()?;
     let store = {
         // The HTTP client looks for the runtime that it is made in.
         let _inside = runtime.enter();
         let usage = Use { limit: args.limit, ..Use::plain(plan.connections, &cancel) };
         config::open_store(&place, &args.destination.store, &usage)?
     };
-    let left = match place.kind() {
-        Destination::Bucket => Left::Upload,
-        Destination::File => Left::Target,
-    };
-    signals::listen(runtime.handle(), &cancel, left)?;
     let target = Target { store, key: place.key().clone(), replace: args.force };
     let counters = Arc::new(Counters::default());
     let progress = Progress::show(console, verbosity, Arc::clone(&counters), source.size());

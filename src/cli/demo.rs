@@ -60,10 +60,11 @@ struct Stage<'a> {
 pub fn run(args: &DemoArgs) -> anyhow::Result<Code> {
     // Its part comes last, after minutes.
     Command::new("qemu-img").arg("--version").output().context(NO_QEMU_IMG)?;
-    let work = WorkFolder::make()?;
     let runtime = super::runtime()?;
     let cancel = Cancel::new();
+    // Before the first thing that a signal would leave.
     signals::listen(runtime.handle(), &cancel, Left::Demo)?;
+    let work = WorkFolder::make()?;
     let told = Stage { disk: &args.disk, work: &work.path, runtime: &runtime, cancel: &cancel }.tell();
     // The disk may still be being copied: into a file that goes away with its folder.
     runtime.shutdown_background();

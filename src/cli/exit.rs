@@ -1,11 +1,14 @@
 //! Exit codes, and errors as a person reads them.
 
-use std::io::Write as _;
+use std::io::{Write as _, stdout};
 use std::process::ExitCode;
+
+use rustix::fs::{FileType, fstat};
+use rustix::io::Errno;
 
 use super::foreign::{line, lines as lines_of};
 use super::hints;
-use crate::convert::{ConvertError, Failure, Leftover};
+use crate::convert::{ConvertError, Failure, Leftover, Remains};
 use crate::identity::IdentityError;
 use crate::limits::{self, OutOfMemory, TooTight};
 use crate::qcow2::{FileError, ImageError};
@@ -83,11 +86,19 @@ pub fn report(error: &anyhow::Error) -> Code {
 
 /// Whether a stdout that nobody reads is all that went wrong. Connections that break are causes of the store's and the cloud's errors.
 fn is_unheard(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| match Errno::from_io_error(error) {
+        Some(Errno::PIPE) => true,
+        // What a terminal answers that has gone away.
+        Some(Errno::IO) => fstat(stdout()).is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice),
+        _ => false,
+    })
 }
 
 /// What is still there, and how to be rid of it.
-fn words_for_leftover(Leftover { upload, url, why }: &Leftover) -> String {
+fn words_for_leftover(Leftover { remains, upload, url, why }: &Leftover) -> String {
+    if *remains == Remains::EmptyTarget {
+        return format!("{url} could not be replaced and was written where it lies: what it held is gone, and it is empty now");
+    }
     match url.strip_prefix("s3://").and_then(|rest| rest.split_once('/')) {
         Some((bucket, _)) => format!(
             "the upload could not be aborted ({why}), and is billed until it is: \

@@ -127,7 +127,7 @@ pub struct Shelf {
 pub struct OpenImage {
     /// Its bytes.
     pub file: Arc<dyn ImageFile>,
-    /// Its place, where something can lie beside it: for all but devices and files with names that are not text.
+    /// Its place, where something can lie beside it: for all but devices.
     pub shelf: Option<Shelf>,
 }
 
@@ -162,9 +162,8 @@ pub fn folder_of(path: &Path) -> Option<Shelf> {
     if !path.metadata().is_ok_and(|found| found.is_file()) {
         return None;
     }
-    let key = ObjectKey::new(path.file_name()?.to_str()?).ok()?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    Some(Shelf { store: Arc::new(FolderStore::new(folder.to_owned())), key })
+    let (store, key) = FolderStore::of(path)?;
+    Some(Shelf { store: Arc::new(store), key })
 }
 
 #[cfg(test)]

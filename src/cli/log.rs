@@ -97,11 +97,15 @@ struct LineWriter<'a>(&'a Console, Form);
 
 impl Write for LineWriter<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.suspended(|| match self.1 {
+        match self.1 {
             // Its fields are escaped already, and what is around them may be coloured.
-            Form::Text => io::stderr().write_all(line),
-            Form::Json => Shown { to: io::stderr(), form: Form::Json }.write_all(line),
-        })?;
+            Form::Text => self.0.print(line)?,
+            Form::Json => {
+                let mut shown = Vec::with_capacity(line.len());
+                Shown { to: &mut shown, form: Form::Json }.write_all(line)?;
+                self.0.print(&shown)?;
+            }
+        }
         Ok(line.len())
     }
 

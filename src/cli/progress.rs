@@ -1,7 +1,7 @@
 //! How running work shows itself: a bar on a terminal, a log line every ten seconds elsewhere.
 
 use std::collections::VecDeque;
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -54,9 +54,16 @@ impl Console {
         })
     }
 
-    /// Runs `print` with the bar out of the way.
-    pub fn suspended<T>(&self, print: impl FnOnce() -> T) -> T {
-        self.bars.suspend(print)
+    /// Prints lines above the bar.
+    ///
+    /// # Errors
+    /// Where the terminal, or whatever else stderr is, takes no more: the work goes on without. (The bars' own `suspend` panics then.)
+    pub fn print(&self, lines: &[u8]) -> std::io::Result<()> {
+        if self.bars.is_hidden() {
+            std::io::stderr().write_all(lines)
+        } else {
+            self.bars.println(String::from_utf8_lossy(lines))
+        }
     }
 }
 

@@ -165,10 +165,21 @@ impl ConvertError {
     }
 }
 
-/// An upload that could not be ended, and costs money until somebody does.
+/// What a conversion that failed has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remains {
+    /// An upload that could not be ended, and costs money until somebody does; or its file.
+    Upload,
+    /// A target that was written where it lies, and is empty now.
+    EmptyTarget,
+}
+
+/// Something that a conversion could not leave as it was before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leftover {
-    /// Which.
+    /// What it is.
+    pub remains: Remains,
+    /// Which upload.
     pub upload: Upload,
     /// What it was to become.
     pub url: String,

@@ -38,7 +38,7 @@ pub mod sample;
 mod upload;
 
 use counters::Counters;
-pub use error::{ConvertError, Failure, Leftover};
+pub use error::{ConvertError, Failure, Leftover, Remains};
 use plan::{Beside, Destination, Options, Plan};
 
 /// No file is looked into for a manifest that is larger: of an image of 10 TB it has some 120 MB.

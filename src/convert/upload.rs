@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::parts::Message;
-use super::{Context, ConvertError, Leftover};
+use super::{Context, ConvertError, Leftover, Remains};
 use crate::hash::Crc64;
 use crate::store::{ETag, ObjectKey, ObjectStore, Operation, Part, StoreError, StoredPart, Upload, Whole};
 use crate::units::to_u64;
@@ -235,13 +235,14 @@ fn mismatch(store: &dyn ObjectStore, upload: &Upload, request: &'static str, rea
 
 /// Ends the upload on the way out.
 async fn abort(store: &dyn ObjectStore, upload: &Upload, context: &Context) {
-    let why = match tokio::time::timeout(ABORT_WITHIN, store.abort(upload)).await {
+    let (remains, why) = match tokio::time::timeout(ABORT_WITHIN, store.abort(upload)).await {
         Ok(Ok(())) => {
             tracing::info!(upload = upload.id, "the upload was aborted, no part of it is left");
             return;
         }
-        Ok(Err(error)) => crate::retry::chain(&error),
-        Err(_) => format!("no answer within {} s", ABORT_WITHIN.as_secs()),
+        Ok(Err(error @ StoreError::Emptied { .. })) => (Remains::EmptyTarget, crate::retry::chain(&error)),
+        Ok(Err(error)) => (Remains::Upload, crate::retry::chain(&error)),
+        Err(_) => (Remains::Upload, format!("no answer within {} s", ABORT_WITHIN.as_secs())),
     };
-    context.leave_behind(Leftover { upload: upload.clone(), url: store.url(&upload.key), why });
+    context.leave_behind(Leftover { remains, upload: upload.clone(), url: store.url(&upload.key), why });
 }

@@ -52,6 +52,19 @@ pub struct Finding {
     pub severity: Severity,
     /// In words, with the place.
     pub what: String,
+    /// Of a host cluster that is not counted right, the numbers.
+    pub miscount: Option<Miscount>,
+}
+
+/// A host cluster that is counted otherwise than it is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Miscount {
+    /// Which.
+    pub cluster: HostCluster,
+    /// How often the image says that it is used.
+    pub counted: u64,
+    /// How often it is.
+    pub used: u64,
 }
 
 /// What the audit found.
@@ -92,6 +105,15 @@ impl Report {
         self.add_times(1, severity, what);
     }
 
+    /// A cluster's counts differ.
+    fn add_miscount(&mut self, miscount: Miscount, cluster: ClusterBits) {
+        let Miscount { cluster: number, counted, used } = miscount;
+        let severity = if counted < used { Severity::Corruption } else { Severity::Leak };
+        let (before, at) = (self.findings.len(), number.offset(cluster));
+        self.add(severity, format_args!("the host cluster at byte {at} is used {used} times and counted {counted} times"));
+        self.findings[before..].iter_mut().for_each(|finding| finding.miscount = Some(miscount));
+    }
+
     /// What is found `times` times is told once.
     fn add_times(&mut self, times: u64, severity: Severity, what: fmt::Arguments<'_>) {
         match severity {
@@ -101,7 +123,7 @@ impl Report {
             Severity::Hidden => self.hidden += times,
         }
         if self.findings.len() < MOST_FINDINGS {
-            self.findings.push(Finding { severity, what: what.to_string() });
+            self.findings.push(Finding { severity, what: what.to_string(), miscount: None });
         }
     }
 }
@@ -438,9 +460,7 @@ impl Audit<'_> {
                 highest = cluster;
             }
             if stored != used {
-                let severity = if stored < used { Severity::Corruption } else { Severity::Leak };
-                let at = HostCluster(cluster).offset(*size);
-                report.add(severity, format_args!("the host cluster at byte {at} is used {used} times and counted {stored} times"));
+                report.add_miscount(Miscount { cluster: HostCluster(cluster), counted: stored, used }, *size);
             }
         };
         for number in 0..stored.places.len() {

@@ -31,7 +31,7 @@ const LEAST_ZEROED: usize = 64 << 10;
 /// Where the disk goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RawPlace<'a> {
-    /// A file that is made, under a hidden name until it is whole; one of that name is replaced.
+    /// A file that is made, under a hidden name until it is whole; one of that name is replaced, or written over where it can't be.
     New(&'a Path),
     /// A block device, or a file that is long enough: written where it lies, and left half written when that fails.
     Existing(&'a Path),
@@ -93,15 +93,12 @@ impl Copying<'_> {
             RawPlace::New(path) => Target::File(FileTarget::create(path, size, Force::Yes, PageCache::Bypass)?),
             RawPlace::Existing(path) => Target::Device(DeviceTarget::overwrite(path, size, policy)?),
         };
-        let name = target.disk().path.clone();
+        let (name, in_place) = (target.disk().path.to_owned(), target.is_in_place());
         let copied = self.copy(&target, size.0).and_then(|()| match target {
             Target::File(file) => file.publish().map_err(RestoreError::Target),
-            Target::Device(device) => device.disk.sync().map_err(RestoreError::Target),
+            Target::Device(device) => device.disk().sync().map_err(RestoreError::Target),
         });
-        copied.map_err(|error| match self.to {
-            RawPlace::New(_) => error,
-            RawPlace::Existing(_) => RestoreError::Incomplete { target: name, source: Box::new(error) },
-        })
+        copied.map_err(|error| if in_place { RestoreError::Incomplete { target: name, source: Box::new(error) } } else { error })
     }
 
     fn copy(&self, target: &Target, size: u64) -> Result<(), RestoreError> {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 
 use rustix::fs::{FallocateFlags, FileType, Mode, OFlags, SeekFrom, Stat, fallocate, fstat, fsync, ftruncate, open, seek};
@@ -13,7 +13,9 @@ use rustix::io::{Errno, pread, retry_on_intr};
 use super::signature;
 use crate::limits::OutOfMemory;
 use crate::source::aligned::AlignedBuf;
-use crate::store::local::{ALIGNMENT, DirectFile, IfThere, hidden_beside, publish, sync_folder};
+use crate::store::landing::{IfThere, NewFile, new_id};
+pub use crate::store::local::PageCache;
+use crate::store::local::{ALIGNMENT, DirectFile};
 use crate::units::{ByteCount, GIB, GuestOffset, MIB, to_u64, to_usize};
 
 /// One request to zero a device's range, so that being told to stop is noticed in between.
@@ -120,16 +122,6 @@ pub enum Force {
     Yes,
 }
 
-/// Whether what is written stays in memory for who reads it next.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum PageCache {
-    /// It goes past the page cache, and takes no memory from others.
-    #[default]
-    Bypass,
-    /// It goes through the page cache, and on to the disk at the end.
-    Use,
-}
-
 /// What becomes of a device where the image holds zeros.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ZeroPolicy {
@@ -169,22 +161,18 @@ pub enum Target {
 }
 
 /// What is written to.
-#[derive(Debug)]
-pub(super) struct Disk {
-    pub path: String,
-    file: DirectFile,
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Disk<'a> {
+    pub path: &'a str,
+    file: &'a DirectFile,
 }
 
-impl Disk {
-    fn new(path: String, cached: OwnedFd, direct: Option<OwnedFd>) -> Self {
-        Self { path, file: DirectFile::new(cached.into(), direct.map(File::from)) }
-    }
-
+impl Disk<'_> {
     /// Writes all of `bytes`.
     pub fn write(&self, bytes: &[u8], at: GuestOffset) -> Result<(), TargetError> {
         self.file.write(bytes, at.0).map_err(|source| match Errno::from_io_error(&source) {
-            Some(Errno::PERM | Errno::ROFS) => TargetError::ReadOnly { path: self.path.clone() },
-            _ => TargetError::Write { path: self.path.clone(), offset: at, source },
+            Some(Errno::PERM | Errno::ROFS) => TargetError::ReadOnly { path: self.path.to_owned() },
+            _ => TargetError::Write { path: self.path.to_owned(), offset: at, source },
         })
     }
 
@@ -194,27 +182,26 @@ impl Disk {
     }
 
     fn asked(&self, what: &'static str, errno: Errno) -> TargetError {
-        TargetError::Ask { path: self.path.clone(), what, source: errno.into() }
+        TargetError::Ask { path: self.path.to_owned(), what, source: errno.into() }
     }
 }
 
-/// A file under a hidden name beside the one that it will have; removed unless it is [published](FileTarget::publish).
+/// A file on its way to its name; given up unless it is [published](FileTarget::publish).
 #[derive(Debug)]
 pub struct FileTarget {
-    pub(super) disk: Disk,
-    hidden: PathBuf,
-    to: PathBuf,
-    force: Force,
+    path: String,
+    new: NewFile,
+    published: bool,
 }
 
 impl FileTarget {
-    /// Makes a sparse file of `size` bytes beside `to`.
+    /// Makes a sparse file of `size` bytes that will be called `to`. One that is there and may be replaced, but can't be, is emptied and
+    /// written where it lies.
     ///
     /// # Errors
     /// Where there is one already and that was not to be replaced, or none can be made.
     pub fn create(to: &Path, size: ByteCount, force: Force, cache: PageCache) -> Result<Self, TargetError> {
         let path = to.display().to_string();
-        let failed = |errno: Errno| TargetError::Open { path: path.clone(), source: errno.into() };
         if let Ok(found) = to.symlink_metadata() {
             if !to.metadata().unwrap_or(found).is_file() {
                 return Err(TargetError::Kind { path, wanted: "a regular file" });
@@ -223,50 +210,65 @@ impl FileTarget {
                 return Err(TargetError::Exists { path });
             }
         }
-        let hidden = hidden_beside(to).ok_or_else(|| TargetError::Kind { path: path.clone(), wanted: "a file's name" })?;
-        let base = OFlags::CLOEXEC;
-        let mode = Mode::from_raw_mode(0o666);
-        let cached = open(&hidden, base | OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, mode).map_err(failed)?;
-        // Not every file system has it (tmpfs before Linux 6.6, FUSE); the page cache does as well there.
-        let past_cache = || open(&hidden, base | OFlags::WRONLY | OFlags::DIRECT, Mode::empty()).ok();
-        let direct = if cache == PageCache::Bypass { past_cache() } else { None };
-        let disk = Disk::new(path, cached, direct);
-        let target = Self { disk, hidden, to: to.to_owned(), force };
-        ftruncate(target.disk.file.file(), size.0).map_err(|errno| target.disk.asked("making a sparse file", errno))?;
+        if to.file_name().is_none() {
+            return Err(TargetError::Kind { path, wanted: "a file's name" });
+        }
+        let if_there = if force == Force::Yes { IfThere::Replace } else { IfThere::Refuse };
+        let new = NewFile::begin(to, &new_id(), if_there, cache)
+            .map_err(|source| TargetError::Open { path: path.clone(), source })?;
+        let target = Self { path, new, published: false };
+        ftruncate(target.new.file().file(), size.0).map_err(|errno| target.disk().asked("making a sparse file", errno))?;
         Ok(target)
+    }
+
+    pub(super) fn disk(&self) -> Disk<'_> {
+        Disk { path: &self.path, file: self.new.file() }
+    }
+
+    /// Whether it is written where it lies, so that nothing is left of what was there before.
+    pub(super) fn is_in_place(&self) -> bool {
+        self.new.is_in_place()
     }
 
     /// Gives the file its name, once all of it is on the disk.
     ///
     /// # Errors
     /// Where a file of that name has come up meanwhile, or the disk fails.
-    pub fn publish(self) -> Result<(), TargetError> {
-        self.disk.sync()?;
-        let failed = |what, source: io::Error| TargetError::Ask { path: self.disk.path.clone(), what, source };
-        let if_there = if self.force == Force::Yes { IfThere::Replace } else { IfThere::Refuse };
-        publish(&self.hidden, &self.to, if_there).map_err(|source| match source.kind() {
-            io::ErrorKind::AlreadyExists => TargetError::Exists { path: self.disk.path.clone() },
+    pub fn publish(mut self) -> Result<(), TargetError> {
+        self.disk().sync()?;
+        let failed = |what, source: io::Error| TargetError::Ask { path: self.path.clone(), what, source };
+        self.new.publish().map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists => TargetError::Exists { path: self.path.clone() },
             _ => failed("giving it its name", source),
         })?;
-        sync_folder(self.to.parent().unwrap_or(Path::new(""))).map_err(|source| failed("flushing its folder", source))
+        let settled = self.new.settle().map_err(|source| failed("flushing its folder", source));
+        self.published = true;
+        settled
     }
 }
 
 impl Drop for FileTarget {
     fn drop(&mut self) {
-        // Not there any more once it was published.
-        let _ = std::fs::remove_file(&self.hidden);
+        if !self.published {
+            // The error that led here counts.
+            let _ = self.new.abandon();
+        }
     }
 }
 
 /// A block device, claimed for us alone; or a file that is written where it lies.
 #[derive(Debug)]
 pub struct DeviceTarget {
-    pub(super) disk: Disk,
+    path: String,
+    file: DirectFile,
     zero: ZeroPolicy,
 }
 
 impl DeviceTarget {
+    pub(super) fn disk(&self) -> Disk<'_> {
+        Disk { path: &self.path, file: &self.file }
+    }
+
     /// Claims the device at `path`.
     ///
     /// # Errors
@@ -287,12 +289,13 @@ impl DeviceTarget {
         };
         let direct = open(path, base | OFlags::DIRECT, Mode::empty()).ok();
         [Some(&cached), direct.as_ref()].into_iter().flatten().try_for_each(|opened| is_still(&shown, &found, opened))?;
-        let disk = Disk::new(shown.clone(), cached, direct);
-        let has = ByteCount(seek(disk.file.file(), SeekFrom::End(0)).map_err(|errno| disk.asked("asking for the size", errno))?);
+        let file = DirectFile::new(cached.into(), direct.map(File::from));
+        let target = Self { path: shown.clone(), file, zero };
+        let end = seek(target.file.file(), SeekFrom::End(0));
+        let has = ByteCount(end.map_err(|errno| target.disk().asked("asking for the size", errno))?);
         if has < size {
             return Err(TargetError::TooSmall { path: shown, has, needs: size });
         }
-        let target = Self { disk, zero };
         if force == Force::No
             && let Some(what) = target.holds(has.0)?
         {
@@ -316,12 +319,12 @@ impl DeviceTarget {
                 let cached = retry_on_intr(|| open(path, base, Mode::empty())).map_err(failed)?;
                 let direct = open(path, base | OFlags::DIRECT, Mode::empty()).ok();
                 [Some(&cached), direct.as_ref()].into_iter().flatten().try_for_each(|opened| is_still(&shown, &found, opened))?;
-                let disk = Disk::new(shown.clone(), cached, direct);
+                let file = DirectFile::new(cached.into(), direct.map(File::from));
                 let has = ByteCount(u64::try_from(found.st_size).unwrap_or(0));
                 if has < size {
                     return Err(TargetError::TooSmall { path: shown, has, needs: size });
                 }
-                Ok(Self { disk, zero })
+                Ok(Self { path: shown, file, zero })
             }
             _ => Err(TargetError::Kind { path: shown, wanted: "a block device or a regular file" }),
         }
@@ -334,10 +337,10 @@ impl DeviceTarget {
         for (bytes, at) in [(&mut front, 0), (&mut back, back_at)] {
             let mut done = 0;
             while done < bytes.len() {
-                match retry_on_intr(|| pread(self.disk.file.file(), &mut bytes[done..], at + to_u64(done))) {
+                match retry_on_intr(|| pread(self.file.file(), &mut bytes[done..], at + to_u64(done))) {
                     Ok(0) => break,
                     Ok(count) => done += count,
-                    Err(errno) => return Err(self.disk.asked("looking at what it holds", errno)),
+                    Err(errno) => return Err(self.disk().asked("looking at what it holds", errno)),
                 }
             }
         }
@@ -374,12 +377,12 @@ impl DeviceTarget {
         };
         for &way in ways {
             let flags = way | FallocateFlags::KEEP_SIZE;
-            match retry_on_intr(|| fallocate(self.disk.file.file(), flags, range.start, range.end - range.start)) {
+            match retry_on_intr(|| fallocate(self.file.file(), flags, range.start, range.end - range.start)) {
                 Ok(()) => return Ok(()),
                 Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::NODEV) => {}
                 Err(errno) => {
                     let offset = GuestOffset(range.start);
-                    return Err(TargetError::Write { path: self.disk.path.clone(), offset, source: errno.into() });
+                    return Err(TargetError::Write { path: self.path.clone(), offset, source: errno.into() });
                 }
             }
         }
@@ -394,7 +397,7 @@ impl DeviceTarget {
         let mut at = range.start;
         while at < range.end && go_on() {
             let end = range.end.min((at / ZERO_WRITE + 1) * ZERO_WRITE);
-            self.disk.write(&zeros[..to_usize(end - at)], GuestOffset(at))?;
+            self.disk().write(&zeros[..to_usize(end - at)], GuestOffset(at))?;
             at = end;
         }
         Ok(())
@@ -413,10 +416,18 @@ fn is_still(path: &str, found: &Stat, opened: &OwnedFd) -> Result<(), TargetErro
 }
 
 impl Target {
-    pub(super) fn disk(&self) -> &Disk {
+    pub(super) fn disk(&self) -> Disk<'_> {
         match self {
-            Self::File(file) => &file.disk,
-            Self::Device(device) => &device.disk,
+            Self::File(file) => file.disk(),
+            Self::Device(device) => device.disk(),
+        }
+    }
+
+    /// Whether what was there before is lost with the first write.
+    pub(super) fn is_in_place(&self) -> bool {
+        match self {
+            Self::File(file) => file.is_in_place(),
+            Self::Device(_) => true,
         }
     }
 }

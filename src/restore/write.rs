@@ -109,7 +109,7 @@ impl Restoration<'_> {
         };
         begin(plan.mapped());
         let codec = codec_of(image.header());
-        let name = target.disk().path.clone();
+        let (name, in_place) = (target.disk().path.to_owned(), target.is_in_place());
         let finished = self.fill(&target, &mappings, codec, &plan).and_then(|segments_checked| {
             if let Target::File(file) = target {
                 file.publish()?;
@@ -123,11 +123,11 @@ impl Restoration<'_> {
                 took: self.clock.instant().duration_since(begun),
             })
         });
-        finished.map_err(|error| match self.destination {
-            // Nothing is left of a file, and nothing has come to a device that takes no writes.
-            Destination::File { .. } => error,
-            Destination::Device { .. } if matches!(error, RestoreError::Target(TargetError::ReadOnly { .. })) => error,
-            Destination::Device { .. } => RestoreError::Incomplete { target: name, source: Box::new(error) },
+        finished.map_err(|error| match error {
+            // Nothing is left of a new file, and nothing has come to a device that takes no writes.
+            error if !in_place => error,
+            error @ RestoreError::Target(TargetError::ReadOnly { .. }) => error,
+            error => RestoreError::Incomplete { target: name, source: Box::new(error) },
         })
     }
 
@@ -201,7 +201,7 @@ impl<'a> Writer<'a> {
         Self { target, first: Mutex::new(vec![0; held]), held: to_u64(held) }
     }
 
-    fn disk(&self) -> &Disk {
+    fn disk(&self) -> Disk<'_> {
         self.target.disk()
     }
 

@@ -187,6 +187,12 @@ pub enum StoreError {
         #[source]
         source: Box<StoreError>,
     },
+    /// The upload was ended, and nothing is left of it; nor of the file in whose place it was written, since that could not be replaced.
+    #[error("{operation}: it was written where it lies, and is empty now")]
+    Emptied {
+        /// What was asked.
+        operation: Operation,
+    },
     /// A local file or folder failed.
     #[error("{operation}")]
     Io {
@@ -232,6 +238,7 @@ impl StoreError {
             | Self::Full { .. }
             | Self::Mismatch { .. }
             | Self::Untold { .. }
+            | Self::Emptied { .. }
             | Self::Io { .. }
             | Self::Setup(_) => Class::Permanent,
         }

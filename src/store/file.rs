@@ -1,25 +1,25 @@
 //! A folder that behaves like a bucket: for `--output FILE`.
 //!
 //! An upload is a file with a hidden name beside the target, and completing it is a rename. A run that is killed leaves that file and
-//! nothing under the real name.
+//! nothing under the real name. A target that may be replaced and can't be is written where it lies ([`super::landing`]).
 
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsStr;
-use std::fs::{File, OpenOptions};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::error::{Operation, StoreError};
-use super::local::{DirectFile, IfThere, SUFFIX, hidden_name, is_id, new_id, or_here, publish, sync_folder};
+use super::landing::{IfThere, NewFile, hidden_name, is_id, new_id, parse_hidden, remove};
+use super::local::{PageCache, or_here};
 use super::{
     ETag, ListedObject, MAX_PARTS, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part, PartNumber, StoredPart, Upload,
     UploadPlan, Whole,
@@ -31,16 +31,17 @@ use crate::units::{ByteCount, to_u64, to_usize};
 #[derive(Debug)]
 pub struct FolderStore {
     folder: PathBuf,
+    /// A file whose name can't be a key, and the key that stands for it.
+    named: Option<(ObjectKey, OsString)>,
     open: Mutex<HashMap<String, Arc<Growing>>>,
 }
 
 /// An upload's file.
 #[derive(Debug)]
 struct Growing {
-    path: PathBuf,
-    file: DirectFile,
+    key: ObjectKey,
+    new: NewFile,
     part_size: ByteCount,
-    if_there: IfThere,
     parts: Mutex<BTreeMap<PartNumber, Sized64>>,
 }
 
@@ -61,15 +62,50 @@ impl FolderStore {
     /// The folder must be there when something is written to it.
     #[must_use]
     pub fn new(folder: PathBuf) -> Self {
-        Self { folder, open: Mutex::default() }
+        Self { folder, named: None, open: Mutex::default() }
+    }
+
+    /// The folder that the file at `path` is in or will be, and its key there; nothing where the path does not name a file. A name that
+    /// is no text, or has control characters, is one for files all the same: a key stands for it.
+    #[must_use]
+    pub fn of(path: &Path) -> Option<(Self, ObjectKey)> {
+        let name = path.file_name()?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let store = Self::new(folder.to_owned());
+        if let Some(key) = name.to_str().and_then(|name| ObjectKey::new(name).ok()) {
+            return Some((store, key));
+        }
+        let shown = name.to_string_lossy().replace(char::is_control, "\u{fffd}");
+        let key = ObjectKey::new(&shown).ok()?;
+        Some((Self { named: Some((key.clone(), name.to_owned())), ..store }, key))
+    }
+
+    /// Whether a file could be put under `key`, in place of one that is there. Makes none.
+    ///
+    /// # Errors
+    /// As [`ObjectStore::put`] would.
+    pub fn check(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        let path = self.target(key)?;
+        NewFile::check(&path, IfThere::Replace).map_err(|err| io_error(self.operation("create", key), err))
+    }
+
+    /// The name of the file that a key stands for.
+    fn name(&self, key: &ObjectKey) -> OsString {
+        match &self.named {
+            Some((named, name)) if named == key => name.clone(),
+            Some((named, name)) if named.manifest() == *key => [name.as_os_str(), OsStr::new(ObjectKey::MANIFEST)].into_iter().collect(),
+            _ => key.as_str().into(),
+        }
     }
 
     fn operation(&self, request: &'static str, key: &ObjectKey) -> Operation {
         Operation { request, target: self.url(key) }
     }
 
-    fn path(&self, key: &ObjectKey) -> PathBuf {
-        self.folder.join(key.as_str())
+    /// The file that a key stands for.
+    #[must_use]
+    pub fn path(&self, key: &ObjectKey) -> PathBuf {
+        self.folder.join(self.name(key))
     }
 
     /// A key that is a file of this folder, and not something else.
@@ -96,19 +132,19 @@ impl FolderStore {
     fn growing(&self, operation: &Operation, upload: &Upload) -> Result<Arc<Growing>, StoreError> {
         let found = self.uploads().get(&upload.id).cloned();
         found
-            .filter(|growing| growing.path == self.hidden(&upload.key, &upload.id))
+            .filter(|growing| growing.key == upload.key)
             .ok_or_else(|| StoreError::NoSuchUpload { operation: operation.clone(), id: upload.id.clone() })
     }
 
     fn hidden(&self, key: &ObjectKey, id: &str) -> PathBuf {
-        self.folder.join(hidden_name(key.as_str(), id))
+        self.folder.join(hidden_name(&self.name(key), id))
     }
 }
 
-/// The key and id in a hidden name.
-fn parse_hidden(name: &OsStr) -> Option<(ObjectKey, String)> {
-    let (key, id) = name.to_str()?.strip_prefix('.')?.strip_suffix(SUFFIX)?.rsplit_once('.')?;
-    is_id(id).then(|| ObjectKey::new(key).ok().map(|key| (key, id.to_owned())))?
+/// The upload that a hidden file is. Of a long name it has the beginning for a key, which leads to the same file.
+fn upload_of(name: &OsStr) -> Option<Upload> {
+    let (name, id) = parse_hidden(name)?;
+    Some(Upload { key: ObjectKey::new(name).ok()?, id: id.to_owned() })
 }
 
 fn io_error(operation: Operation, source: io::Error) -> StoreError {
@@ -136,16 +172,6 @@ fn version_of(found: &std::fs::Metadata) -> ETag {
 }
 
 impl Growing {
-    fn create(path: PathBuf, plan: &UploadPlan) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
-        let direct_flag = i32::try_from(OFlags::DIRECT.bits()).unwrap_or(0);
-        // Not every file system has it (tmpfs before Linux 6.6, FUSE); the page cache does as well there.
-        let direct = OpenOptions::new().write(true).custom_flags(direct_flag).open(&path).ok();
-        let file = DirectFile::new(file, direct);
-        let if_there = if plan.replace { IfThere::Replace } else { IfThere::Refuse };
-        Ok(Self { path, file, part_size: plan.part_size, if_there, parts: Mutex::default() })
-    }
-
     fn parts(&self) -> MutexGuard<'_, BTreeMap<PartNumber, Sized64>> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -175,13 +201,6 @@ impl Growing {
     }
 }
 
-fn remove(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
-        answer => answer,
-    }
-}
-
 #[async_trait]
 impl ObjectStore for FolderStore {
     fn url(&self, key: &ObjectKey) -> String {
@@ -199,19 +218,20 @@ impl ObjectStore for FolderStore {
     }
 
     async fn put(&self, key: &ObjectKey, body: Bytes) -> Result<(), StoreError> {
-        let (target, hidden, folder) = (self.target(key)?, self.hidden(key, &new_id()), self.folder.clone());
+        let target = self.target(key)?;
         off(self.operation("write", key), move |operation| {
+            let failed = |err| io_error(operation.clone(), err);
+            let new = NewFile::begin(&target, &new_id(), IfThere::Replace, PageCache::Use).map_err(failed)?;
             let written = (|| {
-                let file = OpenOptions::new().write(true).create_new(true).open(&hidden)?;
-                file.write_all_at(&body, 0)?;
-                file.sync_all()?;
-                publish(&hidden, &target, IfThere::Replace)?;
-                sync_folder(&folder)
+                new.file().write(&body, 0)?;
+                new.file().file().sync_all()?;
+                new.publish()
             })();
-            written.map_err(|err| {
-                let _the_first_error_counts = remove(&hidden);
-                io_error(operation.clone(), err)
-            })
+            if let Err(err) = written {
+                let _the_first_error_counts = new.abandon();
+                return Err(failed(err));
+            }
+            new.settle().map_err(failed)
         })
         .await
     }
@@ -250,18 +270,20 @@ impl ObjectStore for FolderStore {
     }
 
     async fn create_upload(&self, key: &ObjectKey, plan: &UploadPlan) -> Result<Upload, StoreError> {
-        let (target, id) = (self.target(key)?, new_id());
-        let (hidden, plan) = (self.hidden(key, &id), plan.clone());
-        let growing = off(self.operation("create", key), move |operation| {
-            if !plan.replace && target.symlink_metadata().is_ok() {
+        let upload = Upload { key: key.clone(), id: new_id() };
+        let (target, id, part_size, replace) = (self.target(key)?, upload.id.clone(), plan.part_size, plan.replace);
+        let new = off(self.operation("create", key), move |operation| {
+            if !replace && target.symlink_metadata().is_ok() {
                 let reason = "there is a file of that name already".to_owned();
                 return Err(StoreError::Precondition { operation: operation.clone(), reason });
             }
-            Growing::create(hidden, &plan).map_err(|err| io_error(operation.clone(), err))
+            let if_there = if replace { IfThere::Replace } else { IfThere::Refuse };
+            NewFile::begin(&target, &id, if_there, PageCache::Bypass).map_err(|err| io_error(operation.clone(), err))
         })
         .await?;
-        self.uploads().insert(id.clone(), Arc::new(growing));
-        Ok(Upload { key: key.clone(), id })
+        let growing = Growing { key: key.clone(), new, part_size, parts: Mutex::default() };
+        self.uploads().insert(upload.id.clone(), Arc::new(growing));
+        Ok(upload)
     }
 
     async fn put_part(&self, upload: &Upload, part: Part) -> Result<StoredPart, StoreError> {
@@ -278,7 +300,7 @@ impl ObjectStore for FolderStore {
                 return wrong(format!("{size} bytes do not fit a part of {}", growing.part_size));
             }
             let offset = u64::from(part.number.0 - 1) * growing.part_size.0;
-            growing.file.write(&part.body, offset).map_err(|err| io_error(operation.clone(), err))?;
+            growing.new.file().write(&part.body, offset).map_err(|err| io_error(operation.clone(), err))?;
             let held = Sized64 { size, crc64: part.crc64 };
             growing.parts().insert(part.number, held);
             Ok(held.stored(part.number))
@@ -296,13 +318,13 @@ impl ObjectStore for FolderStore {
         let operation = self.operation("complete", &upload.key);
         let growing = self.growing(&operation, upload)?;
         growing.review(&operation, parts, whole)?;
-        let (target, folder, size) = (self.target(&upload.key)?, self.folder.clone(), whole.size);
+        let (folder, size) = (self.folder.clone(), whole.size);
         let synced = off(operation, move |operation| {
             let published = (|| {
                 // A last part that was sent again may have been longer before.
-                growing.file.file().set_len(size)?;
-                growing.file.file().sync_all()?;
-                publish(&growing.path, &target, growing.if_there)
+                growing.new.file().file().set_len(size)?;
+                growing.new.file().file().sync_all()?;
+                growing.new.publish()
             })();
             published.map_err(|err: io::Error| match err.kind() {
                 io::ErrorKind::AlreadyExists => StoreError::Precondition {
@@ -311,7 +333,7 @@ impl ObjectStore for FolderStore {
                 },
                 _ => io_error(operation.clone(), err),
             })?;
-            Ok(sync_folder(&folder).map_err(|err| StoreError::Completed {
+            Ok(growing.new.settle().map_err(|err| StoreError::Completed {
                 operation: operation.clone(),
                 source: Box::new(io_error(Operation { request: "sync", target: folder.display().to_string() }, err)),
             }))
@@ -322,14 +344,24 @@ impl ObjectStore for FolderStore {
     }
 
     async fn abort(&self, upload: &Upload) -> Result<(), StoreError> {
-        self.uploads().remove(&upload.id);
+        let growing = self.uploads().remove(&upload.id);
         // The id may come from the command line, and must not lead elsewhere.
         if !is_id(&upload.id) || upload.key.as_str().contains('/') {
             return Ok(());
         }
         let hidden = self.hidden(&upload.key, &upload.id);
         let operation = self.operation("abort", &upload.key);
-        off(operation, move |operation| remove(&hidden).map_err(|err| io_error(operation.clone(), err))).await
+        off(operation, move |operation| {
+            let failed = |err| io_error(operation.clone(), err);
+            match growing {
+                Some(growing) if growing.new.is_in_place() => {
+                    growing.new.abandon().map_err(failed)?;
+                    Err(StoreError::Emptied { operation: operation.clone() })
+                }
+                _ => remove(&hidden).map_err(failed),
+            }
+        })
+        .await
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, StoreError> {
@@ -343,7 +375,7 @@ impl ObjectStore for FolderStore {
                 let name = entry.file_name();
                 let Some(Ok(key)) = name.to_str().filter(|name| name.starts_with(&prefix)).map(ObjectKey::new) else { continue };
                 let meta = entry.metadata().map_err(failed)?;
-                if meta.is_file() && parse_hidden(&name).is_none() {
+                if meta.is_file() && upload_of(&name).is_none() {
                     found.push(ListedObject { key, size: meta.len(), modified: meta.modified().ok() });
                 }
             }
@@ -361,11 +393,11 @@ impl ObjectStore for FolderStore {
             let mut found = Vec::new();
             for entry in std::fs::read_dir(or_here(&folder)).map_err(failed)? {
                 let entry = entry.map_err(failed)?;
-                let Some((key, id)) = parse_hidden(&entry.file_name()).filter(|(key, _)| key.as_str().starts_with(&prefix)) else {
+                let Some(upload) = upload_of(&entry.file_name()).filter(|upload| upload.key.as_str().starts_with(&prefix)) else {
                     continue;
                 };
                 let started: Option<SystemTime> = entry.metadata().ok().and_then(|found| found.created().or(found.modified()).ok());
-                found.push(OpenUpload { upload: Upload { key, id }, started });
+                found.push(OpenUpload { upload, started });
             }
             found.sort_by(|a, b| (&a.upload.key, &a.upload.id).cmp(&(&b.upload.key, &b.upload.id)));
             Ok(found)

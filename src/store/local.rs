@@ -1,22 +1,29 @@
-//! Files of this machine, as images and disks are written to them: past the page cache where that goes, under a hidden name until they
-//! are whole.
+//! Files of this machine, as images and disks are written to them: past the page cache where that goes.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{CWD, RenameFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use crate::units::{to_u64, to_usize};
 
-/// Ends hidden names: `.disk.qcow2.1234-00c0ffee00c0ffee.partial`.
-pub(super) const SUFFIX: &str = ".partial";
 /// What O_DIRECT asks of an address, a length and an offset at most: the largest sector in the field, and a page.
 pub(crate) const ALIGNMENT: u64 = 4096;
+
+/// Whether what is written stays in memory for who reads it next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PageCache {
+    /// It goes past the page cache, and takes no memory from others.
+    #[default]
+    Bypass,
+    /// It goes through the page cache, and on to the disk at the end.
+    Use,
+}
 
 /// A file or device that is written at any place, by several threads at once.
 #[derive(Debug)]
@@ -35,6 +42,15 @@ impl DirectFile {
     /// A file that was opened twice, the second time with O_DIRECT, if that could be.
     pub fn new(cached: File, direct: Option<File>) -> Self {
         Self { cached, direct, direct_refused: AtomicBool::new(false), turn: Mutex::default() }
+    }
+
+    /// The file at `path`, which `cached` is, opened once more for writes past the page cache, where that is wanted and the file system
+    /// takes it: not every one does (tmpfs before Linux 6.6, some of FUSE).
+    pub fn at(path: &Path, cached: File, cache: PageCache) -> Self {
+        let direct_flag = i32::try_from(OFlags::DIRECT.bits()).unwrap_or(0);
+        let past_cache = || OpenOptions::new().write(true).custom_flags(direct_flag).open(path).ok();
+        let direct = if cache == PageCache::Bypass { past_cache() } else { None };
+        Self::new(cached, direct)
     }
 
     /// The file itself, for everything but writes.
@@ -80,59 +96,14 @@ impl DirectFile {
     }
 }
 
-/// A hidden name beside `path`, for a file that is not whole yet; nothing where `path` does not name a file.
-pub(crate) fn hidden_beside(path: &Path) -> Option<PathBuf> {
-    let name = path.file_name()?.to_string_lossy();
-    Some(path.with_file_name(hidden_name(&name, &new_id())))
-}
-
-/// The hidden name of a file that will be called `name`.
-pub(super) fn hidden_name(name: &str, id: &str) -> String {
-    format!(".{name}.{id}{SUFFIX}")
-}
-
-/// A name that nobody else has chosen: for people the process, for machines a random number.
-pub(super) fn new_id() -> String {
-    format!("{}-{:016x}", std::process::id(), rand::random::<u64>())
-}
-
-/// Whether it is one of those.
-pub(super) fn is_id(text: &str) -> bool {
-    text.split_once('-').is_some_and(|(pid, random)| {
-        !pid.is_empty()
-            && pid.bytes().all(|b| b.is_ascii_digit())
-            && random.len() == 16
-            && random.bytes().all(|b| b.is_ascii_hexdigit())
-    })
-}
-
-/// What becomes of a file that has the name already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum IfThere {
-    /// It makes room.
-    Replace,
-    /// It stays, and the new one gets no name.
-    Refuse,
-}
-
-/// Gives a file its name.
-pub(crate) fn publish(from: &Path, to: &Path, if_there: IfThere) -> io::Result<()> {
-    if if_there == IfThere::Replace {
-        return std::fs::rename(from, to);
-    }
-    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // Not every file system can (NFS, some of FUSE). A link fails where there is a file already, just as well.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-            std::fs::hard_link(from, to)?;
-            std::fs::remove_file(from)
-        }
-        answer => answer.map_err(io::Error::from),
-    }
-}
-
 /// Makes a rename in a folder survive a power cut, and a file that was made there.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
-    match File::open(or_here(folder))?.sync_all() {
+    let opened = match File::open(or_here(folder)) {
+        // A folder may be written to and not listed: what is in it gets its turn with everything else of the system's.
+        Err(err) if err.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
+        opened => opened?,
+    };
+    match opened.sync_all() {
         // File systems that have nothing to sync there say so.
         Err(err) if Errno::from_io_error(&err) == Some(Errno::INVAL) => Ok(()),
         answer => answer,

@@ -17,6 +17,7 @@ mod error;
 pub mod fenced;
 pub mod file;
 pub mod limited;
+pub(crate) mod landing;
 pub(crate) mod local;
 pub mod pace;
 pub mod retrying;
@@ -55,6 +56,9 @@ pub struct ObjectKeyError {
 }
 
 impl ObjectKey {
+    /// What a manifest's key has behind its image's.
+    const MANIFEST: &str = ".manifest";
+
     /// Checks what S3 asks of a key: 1 to 1024 bytes of UTF-8, here without control characters and empty, `.` or `..` segments,
     /// which some stores and every folder would read as something else.
     ///
@@ -98,7 +102,7 @@ impl ObjectKey {
     /// The key of the manifest beside this image.
     #[must_use]
     pub fn manifest(&self) -> Self {
-        Self(format!("{}.manifest", self.0))
+        Self([&self.0, Self::MANIFEST].concat())
     }
 }
 

@@ -9,12 +9,12 @@ use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::ops::Range;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::skip::{is_root, skip};
+use super::skip::{has_oracle, is_root, skip};
 use crate::units::{KIB, MIB, to_u64, to_usize};
 
 /// The unit in which a [`BadRangeDevice`] can be damaged: its file system's blocks.
@@ -185,6 +185,69 @@ impl Mount {
         fs::create_dir_all(at).map_err(|err| format!("{}: {err}", at.display()))?;
         run("mount", [OsStr::new("-t"), OsStr::new(kind), OsStr::new("-o"), OsStr::new(options), source, at.as_os_str()])?;
         Ok(Self(at.to_owned()))
+    }
+}
+
+/// A file or folder that is found at another place, too, as `docker run -v` makes it.
+#[derive(Debug)]
+pub struct BindMount(Mount);
+
+impl BindMount {
+    /// Binds `from` at `at`, where there is a file or folder already.
+    #[must_use]
+    pub fn new(from: &Path, at: &Path, access: Access) -> Option<Self> {
+        or_skip(|| {
+            run("mount", [OsStr::new("--bind"), from.as_os_str(), at.as_os_str()])?;
+            let mount = Mount(at.to_owned());
+            if access == Access::ReadOnly {
+                run("mount", [OsStr::new("-o"), OsStr::new("remount,bind,ro"), at.as_os_str()])?;
+            }
+            Ok(Self(mount))
+        })
+    }
+
+    /// Where it is bound.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0.0
+    }
+}
+
+/// A bucket as a folder: a file system that knows neither links nor a renaming that replaces nothing.
+#[derive(Debug)]
+pub struct BucketMount(Mount);
+
+impl BucketMount {
+    /// Mounts a bucket of the store at `endpoint` with s3fs. `folder` gets the mount point and a file with the keys.
+    #[must_use]
+    pub fn new(folder: &Path, bucket: &str, endpoint: &str, region: &str, keys: (&str, &str)) -> Option<Self> {
+        if !has_oracle("s3fs") {
+            return None;
+        }
+        or_skip(|| {
+            let (at, secret) = (folder.join("bucket"), folder.join("keys"));
+            let failed = |err: io::Error| err.to_string();
+            fs::create_dir(&at).map_err(failed)?;
+            OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&secret)
+                .and_then(|mut file| writeln!(file, "{}:{}", keys.0, keys.1))
+                .map_err(failed)?;
+            let options = format!(
+                "url={endpoint},use_path_request_style,passwd_file={},endpoint={region},sigv4,nomixupload,nocopyapi,norenameapi",
+                secret.display()
+            );
+            run("s3fs", [OsStr::new(bucket), at.as_os_str(), OsStr::new("-o"), OsStr::new(&options)])?;
+            Ok(Self(Mount(at)))
+        })
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0.0
     }
 }
 

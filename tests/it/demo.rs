@@ -4,9 +4,12 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use rustix::process::Signal;
 use snapferry::testing::disks::{Disk, Kind};
 use snapferry::testing::skip::has_oracle;
 use snapferry::units::{ByteCount, MIB};
+
+use crate::ways_out::WORDS;
 
 /// The demo on a small disk in `folder`, which is for temporary files, too.
 fn demo(folder: &Path) -> Command {
@@ -49,13 +52,19 @@ fn a_demonstration_that_is_stopped_leaves_nothing() {
     if !has_oracle("qemu-img") {
         return;
     }
+    for word in WORDS {
+        stopped_in_the_middle(word);
+    }
+}
+
+fn stopped_in_the_middle(word: Signal) {
     let folder = crate::convert::folder();
     let mut child = demo(folder.path()).stderr(Stdio::null()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     // A volume is attached somewhere in there.
     assert!(lines.any(|line| line.starts_with("2. $ snapferry replicate")));
     assert!(!left_in(folder.path()).is_empty());
-    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), word).unwrap();
     let rest: Vec<String> = lines.collect();
     assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
     assert!(left_in(folder.path()).is_empty());

@@ -27,3 +27,5 @@ mod restore;
 mod s3_faults;
 mod sim_store;
 mod stores;
+mod targets;
+mod ways_out;

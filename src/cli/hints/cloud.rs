@@ -1,5 +1,7 @@
 //! What to try next where the cloud, the bucket, the identity service or the queue said no.
 
+use std::io::ErrorKind;
+
 use crate::identity::IdentityError;
 use crate::near::near;
 use crate::queue::QueueError;
@@ -187,6 +189,23 @@ pub(super) fn of_store(error: &StoreError) -> Option<String> {
         StoreError::InDoubt { .. } => Some("look whether the image is there before it is made again".into()),
         StoreError::Full { .. } => Some("free space on it, or send the image straight to a bucket: --bucket".into()),
         StoreError::Identity { source, .. } => of_identity(source),
+        StoreError::Io { operation, source } => of_file(operation.request, source),
+        _ => None,
+    }
+}
+
+/// What to do about a file that can't be made.
+fn of_file(request: &str, error: &std::io::Error) -> Option<String> {
+    match error.kind() {
+        ErrorKind::InvalidFilename => Some(
+            "a file's name has at most 255 bytes, and the manifest that is put beside an image has 9 more than the image's: give a shorter one"
+                .into(),
+        ),
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem if request == "create" => Some(
+            "an image is written under a hidden name in its folder, and its manifest beside it: give a folder that you may write to. \
+             `snapferry qemu-img convert -O qcow2` writes a file that is there where it lies, and no manifest"
+                .into(),
+        ),
         _ => None,
     }
 }

@@ -1,5 +1,7 @@
 //! What to try next, error by error.
 
+use std::io::ErrorKind;
+
 use crate::convert::{ConvertError, Failure};
 use crate::identity::IdentityError;
 use crate::qcow2::{FileError, HeaderError, ImageError};
@@ -129,6 +131,15 @@ fn of_restore(error: &RestoreError) -> Option<String> {
         }
         RestoreError::Target(TargetError::Exists { .. }) => Some("give another --output, or --force to replace it".into()),
         RestoreError::Target(TargetError::Kind { wanted: "a regular file", .. }) => Some("a device is named by --device".into()),
+        RestoreError::Target(TargetError::Open { source, .. })
+            if matches!(source.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) =>
+        {
+            Some(
+                "a file is written under a hidden name in its folder: give a folder that you may write to; or make the file first, where \
+                 you may write to it, and give --force: it is written where it lies then"
+                    .into(),
+            )
+        }
         RestoreError::Unusable { .. } => Some("give the right one by --manifest PATH, or --manifest none to go without".into()),
         RestoreError::Source(error) => of(error),
         _ => None,
@@ -159,7 +170,7 @@ fn of_image(error: &ImageError) -> Option<String> {
 
 fn of_local_image(error: &LocalImageError) -> Option<String> {
     match error {
-        LocalImageError::Open { path, source } if source.kind() == std::io::ErrorKind::NotFound && path.starts_with("s3:/") => {
+        LocalImageError::Open { path, source } if source.kind() == ErrorKind::NotFound && path.starts_with("s3:/") => {
             Some("an object is named s3://BUCKET/KEY".into())
         }
         LocalImageError::Changed | LocalImageError::Shrunk { .. } => Some("stop what writes to it, and start again".into()),
@@ -169,10 +180,10 @@ fn of_local_image(error: &LocalImageError) -> Option<String> {
 
 fn of_source(error: &SourceError) -> Option<String> {
     match error {
-        SourceError::Open { path, source } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+        SourceError::Open { path, source } if source.kind() == ErrorKind::PermissionDenied => {
             Some(format!("reading a device takes rights: run as root, or join the group that owns {path} (often \"disk\")"))
         }
-        SourceError::Open { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+        SourceError::Open { source, .. } if source.kind() == ErrorKind::NotFound => {
             Some("`lsblk` lists the devices that there are".into())
         }
         SourceError::Kind { .. } => Some("give the whole disk, as in --device /dev/vdc, or a file with a raw disk in it".into()),

@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_note_is_none_of_the_findings_that_are_told() {
-        let finding = |severity| check::Finding { severity, what: "x".to_owned() };
+        let finding = |severity| check::Finding { severity, what: "x".to_owned(), miscount: None };
         let findings = vec![finding(Severity::Note), finding(Severity::Leak), finding(Severity::Corruption)];
         let report = Report { corruptions: 3, leaks: 1, findings, ..Report::default() };
         assert_eq!(untold(&report), 2);

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::qcow2::check::{Report, Severity};
+use crate::qcow2::check::{Miscount, Report, Severity};
 
 /// What the audit found, as QEMU tells it. What is zero is left out, but for the errors.
 #[derive(Debug, Serialize)]
@@ -108,7 +108,7 @@ fn percent(part: u64, whole: u64) -> String {
     format!("{}.{:02}", hundredths / 100, hundredths % 100)
 }
 
-/// The findings in words, as QEMU puts its own on stderr.
+/// The findings in words, as QEMU puts its own on stderr. Where a count is wrong the words are QEMU's, which scripts look for.
 ///
 /// # Errors
 /// Where `to` can't be written to.
@@ -116,10 +116,15 @@ pub fn write_findings(report: &Report, to: &mut impl Write) -> io::Result<()> {
     for finding in &report.findings {
         let word = match finding.severity {
             Severity::Note => continue,
-            Severity::Leak => "Leaked cluster:",
+            Severity::Leak => "Leaked",
             Severity::Corruption | Severity::Hidden => "ERROR",
         };
-        writeln!(to, "{word} {}", finding.what)?;
+        match finding.miscount {
+            Some(Miscount { cluster, counted, used }) => {
+                writeln!(to, "{word} cluster {} refcount={counted} reference={used}", cluster.0)?;
+            }
+            None => writeln!(to, "{word} {}", finding.what)?,
+        }
     }
     Ok(())
 }

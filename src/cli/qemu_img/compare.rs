@@ -2,8 +2,6 @@
 
 use std::ffi::OsString;
 use std::io::{Write as _, stdout};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::getopt::{Known, Takes, Typed, flag, long, value};
 use super::progress::{Progress, Shown};
@@ -13,7 +11,7 @@ use crate::cli::signals;
 use crate::restore::{RestoreError, Until, compare_sources};
 use crate::retry::chain;
 use crate::source::{Joined, Source as _};
-use crate::units::{ByteCount, SECTOR};
+use crate::units::SECTOR;
 
 const USAGE: &str = "[-f FMT] [-F FMT] [-s] [-p] [-q] [-T CACHE] [-U] FILENAME1 FILENAME2";
 
@@ -59,16 +57,12 @@ pub fn run(args: &[OsString]) -> Ended {
     let runtime = crate::cli::runtime()?;
     let cancel = Cancel::new();
     signals::listen(runtime.handle(), &cancel, signals::Left::Nothing)?;
-    let done = Arc::new(AtomicU64::new(0));
-    let watched = Arc::clone(&done);
     let shown = if typed.has("progress") && !quiet { Shown::Yes } else { Shown::No };
-    let longest = ByteCount(size.0.max(other_size.0));
-    let mut progress = Progress::start(shown, longest, Arc::new(move || watched.load(Relaxed)));
-    let counted = |bytes: u64| {
-        done.fetch_add(bytes, Relaxed);
-    };
+    let progress = Progress::start(shown);
+    progress.expect(size.0.max(other_size.0));
+    let counted = |bytes: u64| progress.add(bytes);
     let compared = compare_sources(&one, &other, Until::FirstDifference, &cancel, &counted).map_err(|error| match error {
-        RestoreError::Interrupted => Stop::Interrupted,
+        RestoreError::Interrupted => Stop::Interrupted(None),
         other => Stop::Says(chain(&other), NOT_READ),
     })?;
     if let Some(difference) = compared.first.first() {

@@ -4,25 +4,24 @@ use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
 
 use super::getopt::{Known, Takes, Typed, flag, long, value};
 use super::images::{self, There};
 use super::output::Output;
-use super::progress::{Progress, Shown};
+use super::progress::{Counts, Progress, Shown, Watched};
 use super::words::{Format, size};
 use super::{Ended, Stop, check_cache, read, refuse};
 use crate::cancel::Cancel;
 use crate::cli::signals;
 use crate::clock::SystemClock;
 use crate::compress::Level;
-use crate::convert::counters::Counters;
 use crate::convert::plan::{Beside, Bodies, Destination, Hashing, Options};
-use crate::convert::{Conversion, ConvertError, Target, plan_for};
+use crate::convert::{Conversion, ConvertError, Failure, Target, plan_for};
 use crate::restore::{Copying, RawPlace, RestoreError, TargetError, ZeroPolicy, Zeros};
 use crate::retry::chain;
 use crate::source::{Joined, Paced, Salvaging, Source};
-use crate::store::{FolderStore, ObjectKey, ObjectStore, StoreError};
+use crate::store::{FolderStore, ObjectStore, StoreError};
 use crate::units::ByteCount;
 
 const USAGE: &str = "[-f SRC_FMT] [-O TGT_FMT] [-c] [-p] [-q] [-n [--target-is-zero]] [-o TGT_OPTS]\n          \
@@ -104,6 +103,9 @@ pub fn run(args: &[std::ffi::OsString]) -> Ended {
         images::open(path, format, 1)
     });
     let joined = Joined::new(sources.collect::<Result<Vec<_>, Stop>>()?);
+    if joined.size().0 == 0 {
+        return Err(Stop::NotDone("disks of no bytes".into()));
+    }
     let there = images::what_is_at(&asked.target)?;
     check_target(&asked, there, joined.size())?;
 
@@ -114,9 +116,17 @@ pub fn run(args: &[std::ffi::OsString]) -> Ended {
         Some(rate) => Box::new(Paced::new(joined, rate, cancel.clone())),
         None => Box::new(joined),
     };
-    let work = |source: &dyn Source| match asked.output.format {
-        Format::Qcow2 => to_qcow2(&asked, source, &runtime, &cancel),
-        Format::Raw => to_raw(&asked, source, there, &cancel),
+    let progress = Progress::start(asked.shown);
+    let work = |source: &dyn Source| -> Result<(), Stop> {
+        // Zeros that are to be stored are work, too.
+        let counts = if asked.sparse.is_some() { Counts::Data } else { Counts::All };
+        let watched = Watched::new(source, &progress, counts).map_err(|error| Stop::says(chain(&error)))?;
+        match asked.output.format {
+            Format::Qcow2 => to_qcow2(&asked, &watched, &runtime, &cancel),
+            Format::Raw => to_raw(&asked, &watched, there, &cancel),
+        }?;
+        progress.complete();
+        Ok(())
     };
     if asked.on_error == OnError::Fail {
         work(&source)?;
@@ -242,26 +252,22 @@ fn check_target(asked: &Asked, there: There, source: ByteCount) -> Result<(), St
 }
 
 fn to_qcow2(asked: &Asked, source: &dyn Source, runtime: &tokio::runtime::Runtime, cancel: &Cancel) -> Result<(), Stop> {
-    let counters = Arc::new(Counters::default());
-    let watched = Arc::clone(&counters);
-    let mut progress = Progress::start(asked.shown, source.size(), Arc::new(move || watched.totals().done));
-    make_qcow2(&asked.output, asked.bodies, &asked.target, source, runtime, cancel, counters)
-        .map_err(|words| words.told(|words| while_converting(&asked.target, Format::Qcow2, words)))?;
-    progress.complete();
-    Ok(())
+    make_qcow2(&asked.output, asked.bodies, &asked.target, source, runtime, cancel)
+        .map_err(|words| words.told(|words| while_converting(&asked.target, Format::Qcow2, words)))
 }
 
 /// Why no image was made.
 pub enum Unmade {
     Says(String),
-    Interrupted,
+    /// With what is left to be said.
+    Interrupted(Option<String>),
 }
 
 impl Unmade {
     pub fn told(self, wrong: impl Fn(&str) -> String) -> Stop {
         match self {
             Self::Says(words) => Stop::says(wrong(&words)),
-            Self::Interrupted => Stop::Interrupted,
+            Self::Interrupted(left) => Stop::Interrupted(left),
         }
     }
 }
@@ -274,10 +280,9 @@ pub fn make_qcow2(
     source: &dyn Source,
     runtime: &tokio::runtime::Runtime,
     cancel: &Cancel,
-    counters: Arc<Counters>,
 ) -> Result<(), Unmade> {
     let says = |error: ConvertError| match error {
-        ConvertError::Interrupted => Unmade::Interrupted,
+        ConvertError::Interrupted => Unmade::Interrupted(None),
         ConvertError::Store(StoreError::Io { source, .. })
             if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) =>
         {
@@ -297,10 +302,9 @@ pub fn make_qcow2(
     };
     let plan = plan_for(source, &options, Destination::File).map_err(says)?;
     let path = images::behind_links(target);
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = path.file_name().and_then(OsStr::to_str).and_then(|name| ObjectKey::new(name).ok());
-    let key = name.ok_or_else(|| Unmade::Says(format!("'{}' can't be a file's name here", target.display())))?;
-    let store: Arc<dyn ObjectStore> = Arc::new(FolderStore::new(folder.to_owned()));
+    let store = FolderStore::of(&path);
+    let (store, key) = store.ok_or_else(|| Unmade::Says(format!("'{}' does not name a file", target.display())))?;
+    let store: Arc<dyn ObjectStore> = Arc::new(store);
     let converted = Conversion {
         source,
         target: Target { store, key, replace: true },
@@ -308,10 +312,14 @@ pub fn make_qcow2(
         host: String::new(),
         clock: &SystemClock,
         cancel: cancel.clone(),
-        counters,
+        counters: Arc::default(),
     }
     .run(runtime.handle(), &Vec::new);
-    converted.map(drop).map_err(|failure| says(failure.error))
+    converted.map(drop).map_err(|Failure { error, leftover }| match (says(error), leftover) {
+        (unmade, None) => unmade,
+        (Unmade::Says(words), Some(left)) => Unmade::Says(format!("{words}; {}", left.why)),
+        (Unmade::Interrupted(_), Some(left)) => Unmade::Interrupted(Some(left.why)),
+    })
 }
 
 fn to_raw(asked: &Asked, source: &dyn Source, there: There, cancel: &Cancel) -> Result<(), Stop> {
@@ -325,19 +333,16 @@ fn to_raw(asked: &Asked, source: &dyn Source, there: There, cancel: &Cancel) -> 
         Some(grain) => Zeros::Sparse { grain: ByteCount(grain), policy },
         None => Zeros::Stored,
     };
-    let done = Arc::new(AtomicU64::new(0));
-    let watched = Arc::clone(&done);
-    let mut progress = Progress::start(asked.shown, source.size(), Arc::new(move || watched.load(Relaxed)));
-    let copied = Copying { source, to, zeros, cancel: cancel.clone(), done: &done }.run();
-    copied.map_err(|error| raw_error(&asked.target, error))?;
-    progress.complete();
-    Ok(())
+    let copied = Copying { source, to, zeros, cancel: cancel.clone(), done: &AtomicU64::new(0) }.run();
+    copied.map_err(|error| raw_error(&asked.target, error))
 }
 
 fn raw_error(target: &Path, error: RestoreError) -> Stop {
     match error {
-        RestoreError::Interrupted => Stop::Interrupted,
-        RestoreError::Incomplete { source, .. } if matches!(*source, RestoreError::Interrupted) => Stop::Interrupted,
+        RestoreError::Interrupted => Stop::Interrupted(None),
+        RestoreError::Incomplete { target, source } if matches!(*source, RestoreError::Interrupted) => {
+            Stop::Interrupted(Some(format!("{target} is incomplete: do not use it")))
+        }
         RestoreError::Target(TargetError::Open { source, .. }) => {
             let words = format!("Could not create '{}': {}", target.display(), images::os_words(&source));
             Stop::says(while_converting(target, Format::Raw, &words))

@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::io::{Write as _, stdout};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use super::convert::make_qcow2;
@@ -13,6 +12,7 @@ use super::output::Output;
 use super::words::{Format, size};
 use super::{Ended, Stop, read, refuse, try_help};
 use crate::cancel::Cancel;
+use crate::cli::signals;
 use crate::compress::Codec;
 use crate::convert::plan::Bodies;
 use crate::restore::{Copying, RawPlace, RestoreError, TargetError, ZeroPolicy, Zeros};
@@ -101,18 +101,22 @@ fn formatting(shown: &str, bytes: u64, output: &Output) -> String {
 
 fn make(path: &Path, bytes: u64, output: &Output) -> Result<(), Stop> {
     let nothing = Nothing { size: ByteCount(bytes.next_multiple_of(SECTOR)) };
+    // It is over in no time, and leaves nothing all the same.
+    let runtime = crate::cli::runtime()?;
+    let cancel = Cancel::new();
+    signals::listen(runtime.handle(), &cancel, signals::Left::Target)?;
     match output.format {
         Format::Qcow2 => {
-            let runtime = crate::cli::runtime()?;
-            make_qcow2(output, Bodies::Raw, path, &nothing, &runtime, &Cancel::new(), Arc::default())
+            make_qcow2(output, Bodies::Raw, path, &nothing, &runtime, &cancel)
                 .map_err(|unmade| unmade.told(str::to_owned))
         }
         Format::Raw => {
             let behind = images::behind_links(path);
             let zeros = Zeros::Sparse { grain: ByteCount(0), policy: ZeroPolicy::Discard };
             let copying =
-                Copying { source: &nothing, to: RawPlace::New(&behind), zeros, cancel: Cancel::new(), done: &AtomicU64::new(0) };
+                Copying { source: &nothing, to: RawPlace::New(&behind), zeros, cancel, done: &AtomicU64::new(0) };
             copying.run().map_err(|error| match error {
+                RestoreError::Interrupted => Stop::Interrupted(None),
                 RestoreError::Target(TargetError::Open { source, .. }) => {
                     Stop::says(format!("Could not create '{}': {}", path.display(), images::os_words(&source)))
                 }

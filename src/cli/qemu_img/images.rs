@@ -113,7 +113,7 @@ pub fn image_error(path: &Path, error: &ImageError, code: u8) -> Stop {
         ImageError::Header { source: HeaderError::Magic, .. } => {
             Stop::Says(could_not_open(path, "Image is not in qcow2 format"), code)
         }
-        ImageError::Interrupted => Stop::Interrupted,
+        ImageError::Interrupted => Stop::Interrupted(None),
         other => Stop::Says(could_not_open(path, &chain(other)), code),
     }
 }

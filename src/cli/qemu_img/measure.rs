@@ -9,6 +9,7 @@ use super::words::{Format, size};
 use super::{Ended, Report, Stop, images, read, refuse, report};
 use crate::cli::qemu::measure::{self, From};
 use crate::cli::qemu::write_json;
+use crate::qcow2::header::Version;
 use crate::units::ClusterBits;
 
 const USAGE: &str = "[-f FMT] [-O OUTPUT_FMT] [-o OPTIONS] [-U] [--output human|json] (--size SIZE | FILENAME)";
@@ -56,7 +57,9 @@ pub fn run(args: &[OsString]) -> Ended {
                 Format::Raw => measure::raw(images::open(&path, format, 1)?.size().0),
                 Format::Qcow2 => {
                     let mapped = images::map(&path, format)?;
-                    let from = mapped.bitmaps.as_deref().map_or(From::Raw, From::Image);
+                    // Version 2 can't have any.
+                    let bitmaps = mapped.bitmaps.as_deref().filter(|_| output.version == Version::V3);
+                    let from = bitmaps.map_or(From::Raw, From::Image);
                     measure::qcow2(mapped.size.0, measure::stored(&mapped.stretches, cluster), from, cluster)
                 }
             }

@@ -43,8 +43,8 @@ pub enum Stop {
     Usage(String),
     /// We don't do that; perhaps the real program does.
     NotDone(String),
-    /// It was told to.
-    Interrupted,
+    /// It was told to; perhaps something is left to be said.
+    Interrupted(Option<String>),
 }
 
 impl Stop {
@@ -91,7 +91,8 @@ pub fn run(args: &[OsString]) -> ExitCode {
                 1,
             ),
         },
-        Stop::Interrupted => (format!("{NAME}: interrupted"), 130),
+        Stop::Interrupted(None) => (format!("{NAME}: interrupted"), 130),
+        Stop::Interrupted(Some(left)) => (format!("{NAME}: interrupted: {left}"), 130),
     };
     // Nothing is left to do about a stderr that is gone.
     let _ = writeln!(stderr(), "{words}");

@@ -1,16 +1,15 @@
 //! QEMU's progress line: `    (12.34/100%)`, drawn over itself, on stdout.
 
 use std::io::{Write as _, stdout};
-use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use crate::source::{Extent, Source, SourceError};
+use crate::units::{ByteCount, GuestOffset, to_u64};
 
-use crate::units::ByteCount;
-
-/// How often it is drawn anew, if it changed.
-const REDRAW: Duration = Duration::from_millis(100);
+/// The least step, in hundredths of a percent: it has to be more than this, as QEMU has it.
+const STEP: u64 = 100;
+/// All of it, in hundredths of a percent.
+const ALL: u64 = 10_000;
 
 /// Whether the line is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,69 +18,169 @@ pub enum Shown {
     No,
 }
 
-/// Draws until it is dropped, and ends the line then.
+/// How far the work is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Way {
+    done: u64,
+    of: u64,
+    /// Where it was when it was drawn, in hundredths of a percent.
+    drawn: u64,
+}
+
+impl Way {
+    /// Goes on by so many bytes, and says what is to be drawn, if anything is.
+    fn go(&mut self, bytes: u64) -> Option<u64> {
+        self.done = self.done.saturating_add(bytes).min(self.of);
+        let now = u64::try_from(u128::from(self.done) * u128::from(ALL) / u128::from(self.of.max(1))).unwrap_or(ALL);
+        let draws = now > self.drawn + STEP || (now == ALL && self.drawn < ALL);
+        draws.then(|| {
+            self.drawn = now;
+            now
+        })
+    }
+}
+
+/// Draws as the work goes on, and ends the line when it is dropped.
 pub struct Progress {
     shown: Shown,
-    stop: Option<Sender<()>>,
-    thread: Option<thread::JoinHandle<()>>,
+    way: Mutex<Way>,
 }
 
 impl Progress {
-    /// Starts with `(0.00/100%)`. `done` tells how much of `size` is through.
-    pub fn start(shown: Shown, size: ByteCount, done: Arc<dyn Fn() -> u64 + Send + Sync>) -> Self {
-        if shown == Shown::No {
-            return Self { shown, stop: None, thread: None };
+    /// Starts with `(0.00/100%)`.
+    pub fn start(shown: Shown) -> Self {
+        let progress = Self { shown, way: Mutex::default() };
+        progress.draw(0);
+        progress
+    }
+
+    fn way(&self) -> MutexGuard<'_, Way> {
+        self.way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// There are so many bytes to do.
+    pub fn expect(&self, bytes: u64) {
+        self.way().of = bytes;
+    }
+
+    /// So many more are done. Whoever adds a step draws it, so that each is drawn, whatever time it takes.
+    pub fn add(&self, bytes: u64) {
+        let mut way = self.way();
+        if let Some(now) = way.go(bytes) {
+            self.draw(now);
         }
-        draw(0);
-        let (stop, stopped) = bounded(0);
-        let thread = thread::spawn(move || {
-            let mut last = 0;
-            while stopped.recv_timeout(REDRAW) == Err(RecvTimeoutError::Timeout) {
-                let now = hundredths(done().min(size.0), size.0);
-                // A percent at a time, as QEMU does.
-                if now >= last + 100 {
-                    draw(now);
-                    last = now;
-                }
-            }
-        });
-        Self { shown, stop: Some(stop), thread: Some(thread) }
     }
 
     /// Draws `(100.00/100%)`, for work that is done.
-    pub fn complete(&mut self) {
-        self.end();
-        if self.shown == Shown::Yes {
-            draw(10_000);
-        }
+    pub fn complete(&self) {
+        self.draw(ALL);
     }
 
-    fn end(&mut self) {
-        self.stop = None;
-        if let Some(thread) = self.thread.take() {
-            // A line that was not drawn is no reason to fail the work.
-            let _ = thread.join();
+    fn draw(&self, hundredths: u64) {
+        if self.shown == Shown::No {
+            return;
         }
+        let mut out = stdout().lock();
+        // Nobody has to look.
+        let _ = write!(out, "    ({}.{:02}/100%)\r", hundredths / 100, hundredths % 100);
+        let _ = out.flush();
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        self.end();
         if self.shown == Shown::Yes {
             let _ = stdout().write_all(b"\n");
         }
     }
 }
 
-/// Hundredths of a percent.
-fn hundredths(done: u64, size: u64) -> u64 {
-    u64::try_from(u128::from(done) * 10_000 / u128::from(size.max(1))).unwrap_or(10_000)
+/// What counts as work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counts {
+    /// What is not known to be zeros.
+    Data,
+    /// Everything.
+    All,
 }
 
-fn draw(hundredths: u64) {
-    let mut out = stdout().lock();
-    // Nobody has to look.
-    let _ = write!(out, "    ({}.{:02}/100%)\r", hundredths / 100, hundredths % 100);
-    let _ = out.flush();
+/// A source of which each read is a step. QEMU counts what it is about to read, too.
+pub struct Watched<'a> {
+    source: &'a dyn Source,
+    progress: &'a Progress,
+    counts: Counts,
+}
+
+impl<'a> Watched<'a> {
+    /// Adds up what there is to read, unless nobody looks.
+    pub fn new(source: &'a dyn Source, progress: &'a Progress, counts: Counts) -> Result<Self, SourceError> {
+        let watched = Self { source, progress, counts };
+        if progress.shown == Shown::Yes {
+            progress.expect(watched.work_in(0, source.size().0)?);
+        }
+        Ok(watched)
+    }
+
+    /// Bytes that count, from one place to another.
+    fn work_in(&self, from: u64, to: u64) -> Result<u64, SourceError> {
+        if self.counts == Counts::All {
+            return Ok(to - from);
+        }
+        let (mut at, mut work) = (from, 0);
+        while at < to {
+            let extent = self.source.extent_at(GuestOffset(at))?;
+            let (Extent::Data { end } | Extent::Hole { end }) = extent;
+            let end = end.0.clamp(at + 1, to);
+            if let Extent::Data { .. } = extent {
+                work += end - at;
+            }
+            at = end;
+        }
+        Ok(work)
+    }
+}
+
+impl Source for Watched<'_> {
+    fn name(&self) -> &str {
+        self.source.name()
+    }
+
+    fn size(&self) -> ByteCount {
+        self.source.size()
+    }
+
+    fn alignment(&self) -> usize {
+        self.source.alignment()
+    }
+
+    fn read_at(&self, offset: GuestOffset, into: &mut [u8]) -> Result<(), SourceError> {
+        if self.progress.shown == Shown::Yes {
+            let end = (offset.0 + to_u64(into.len())).min(self.size().0);
+            self.progress.add(self.work_in(offset.0.min(end), end)?);
+        }
+        self.source.read_at(offset, into)
+    }
+
+    fn extent_at(&self, from: GuestOffset) -> Result<Extent, SourceError> {
+        self.source.extent_at(from)
+    }
+
+    fn settle(&self) -> Result<(), SourceError> {
+        self.source.settle()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_of_more_than_a_percent_are_drawn_and_the_end_once() {
+        let mut way = Way { of: 1000, ..Way::default() };
+        // Ten thousandths are a percent, and a step is more.
+        assert_eq!([10, 1, 9, 2, 478, 500].map(|bytes| way.go(bytes)), [None, Some(110), None, Some(220), Some(5000), Some(10_000)]);
+        assert_eq!(way.go(1), None);
+        let mut quarters = Way { of: 4 << 20, ..Way::default() };
+        assert_eq!([1 << 20; 4].map(|bytes| quarters.go(bytes)), [2500, 5000, 7500, 10_000].map(Some));
+    }
 }

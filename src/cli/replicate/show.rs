@@ -1,7 +1,6 @@
 //! A job as it is shown: on a terminal a line for each step that is through, and below them what is waited for, or the bar; elsewhere a line
 //! in the log at each change.
 
-use std::io::Write as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -90,7 +89,7 @@ impl Shown {
         if self.on_terminal() {
             let line = format!("  {:<10} {:>7}  {}\n", step.name(), clock_face(took), line(words));
             // Nothing is left to do about a stderr that is gone.
-            let _ = self.console.suspended(|| std::io::stderr().write_all(line.as_bytes()));
+            let _ = self.console.print(line.as_bytes());
         } else {
             // Which job and step, the log's spans tell.
             tracing::info!(seconds = took.as_secs(), "{} done: {words}", step.name());

@@ -7,12 +7,14 @@
 //! | `soak` | many jobs, several workers, faults and kills by chance |
 //! | `scale` | fifty workers on one queue |
 //! | `history` | the rules that hold whatever has happened |
+//! | `ways_out` | every signal to every command that takes its time |
 
 mod commands;
 mod handover;
 mod history;
 mod scale;
 mod soak;
+mod ways_out;
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
 //! `convert`, in a matrix of the command lines that its callers use.
 
-use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, symlink};
 
 use snapferry::testing::oracle::QemuImg;
 
@@ -98,6 +98,33 @@ fn a_target_that_is_there_is_written_in_place_with_n() {
         assert!(read(pair.theirs()) == read(pair.ours()), "{line}");
         assert_eq!(std::fs::metadata(pair.ours().join("out")).expect("a file").ino(), before);
     }
+}
+
+/// The steps of the progress line follow from the data, not from the time that they take.
+#[test]
+fn progress_goes_in_qemus_steps() {
+    let Some(qemu) = QemuImg::find() else { return };
+    let pair = Pair::new(qemu);
+    for folder in [pair.theirs(), pair.ours()] {
+        let raw = std::fs::File::create(folder.join("steps.raw")).expect("a file");
+        raw.set_len(128 << 20).expect("mostly a hole");
+        for at in [0, 2, 4, 32] {
+            raw.write_all_at(&[7; 1 << 20], at << 20).expect("written");
+        }
+        let made = ["convert", "-f", "raw", "-O", "qcow2"];
+        qemu.run(&made, &[&folder.join("steps.raw"), &folder.join("steps.qcow2")]).expect("an image");
+    }
+    for line in [
+        "convert -p -O qcow2 -f qcow2 steps.qcow2 out",
+        "convert -p -O raw -f raw steps.raw out",
+        "convert -p -c -O qcow2 -f raw steps.raw out",
+        "convert -p -O raw -f qcow2 steps.qcow2 steps.qcow2 out",
+    ] {
+        pair.expect_same_words(&line.split(' ').collect::<Vec<_>>());
+    }
+    let (_, ours) = pair.run(&["convert", "-p", "-O", "qcow2", "-f", "qcow2", "steps.qcow2", "out"]);
+    let steps = ["0.00", "25.00", "50.00", "75.00", "100.00", "100.00"].map(|step| format!("    ({step}/100%)\r")).concat();
+    assert_eq!(ours.out, steps + "\n");
 }
 
 #[test]

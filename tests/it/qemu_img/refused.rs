@@ -7,7 +7,7 @@ use snapferry::testing::oracle::QemuImg;
 use super::{Pair, end, run_in};
 
 /// A command line, and what it is refused for.
-const REFUSED: [(&str, &str); 26] = [
+const REFUSED: [(&str, &str); 32] = [
     ("resize a.raw 1G", "qemu-img resize"),
     ("snapshot -l a.qcow2", "qemu-img snapshot"),
     ("rebase -u -b b.qcow2 a.qcow2", "qemu-img rebase"),
@@ -34,6 +34,12 @@ const REFUSED: [(&str, &str); 26] = [
     ("convert a.raw json:{}", "json: as a protocol"),
     ("create -f qcow2 -b b.qcow2 -F qcow2 new", "--backing"),
     ("create -f qcow2 -o data_file=x new 1M", "-o data_file=x"),
+    ("create -f qcow2 new 0", "images of disks of no bytes"),
+    ("convert -f qcow2 -O qcow2 empty.qcow2 out", "disks of no bytes"),
+    ("convert -c -f qcow2 -O qcow2 empty.qcow2 out", "disks of no bytes"),
+    ("convert empty.qcow2 empty.qcow2 out", "disks of no bytes"),
+    ("convert -f raw -O qcow2 empty.raw out", "disks of no bytes"),
+    ("compare -f raw empty.raw a.raw", "disks of no bytes"),
 ];
 
 fn pair() -> Option<Pair> {
@@ -41,11 +47,13 @@ fn pair() -> Option<Pair> {
     let pair = Pair::new(qemu);
     let here = |name: &str| pair.ours().join(name);
     qemu.run(&["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"], &[&here("b.qcow2"), &here("backed.qcow2")]).expect("made");
+    qemu.run(&["create", "-q", "-f", "qcow2"], &[&here("empty.qcow2"), std::path::Path::new("0")]).expect("made");
+    std::fs::write(here("empty.raw"), b"").expect("written");
     qemu.run(&["convert", "-O", "vmdk"], &[&here("b.raw"), &here("other.vmdk")]).expect("made");
     Some(pair)
 }
 
-const THERE: [&str; 6] = ["a.qcow2", "a.raw", "b.qcow2", "b.raw", "backed.qcow2", "other.vmdk"];
+const THERE: [&str; 8] = ["a.qcow2", "a.raw", "b.qcow2", "b.raw", "backed.qcow2", "empty.qcow2", "empty.raw", "other.vmdk"];
 
 #[test]
 fn what_is_not_done_is_refused_by_name() {

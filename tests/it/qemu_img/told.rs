@@ -90,7 +90,13 @@ fn json_is_qemus() {
         }
         expect_same_json(&pair, &["info", "--backing-chain", "--output=json", image]);
         expect_same_json(&pair, &["map", "--output=json", image]);
-        let measures = [&["-O", "raw"][..], &["-O", "qcow2"], &["-O", "qcow2", "-o", "cluster_size=4k,compat=1.1"]];
+        let measures = [
+            &["-O", "raw"][..],
+            &["-O", "qcow2"],
+            &["-O", "qcow2", "-o", "cluster_size=4k,compat=1.1"],
+            &["-O", "qcow2", "-o", "compat=0.10"],
+            &["-O", "qcow2", "-o", "compat=v2,cluster_size=1M"],
+        ];
         for options in measures {
             expect_same_json(&pair, &[&["measure", "--output", "json"], options, &[image]].concat());
         }
@@ -116,6 +122,7 @@ fn what_is_printed_for_people_is_qemus() {
         let lines = [
             vec!["info", image],
             vec!["measure", "-O", "qcow2", image],
+            vec!["measure", "-O", "qcow2", "-o", "compat=0.10", image],
             vec!["map", image],
             vec!["check", image],
             vec!["check", "-q", image],
@@ -126,6 +133,32 @@ fn what_is_printed_for_people_is_qemus() {
             assert_eq!(without_disk_size(&ours), without_disk_size(&theirs), "{args:?}: {} {}", theirs.err, ours.err);
         }
     }
+}
+
+/// What scripts look for in the findings: the clusters of which the counts are wrong.
+#[test]
+fn wrong_counts_are_told_in_qemus_words() {
+    let Some(qemu) = QemuImg::find() else { return };
+    let pair = pair(qemu);
+    // One finding alone, several, and with the options that callers give.
+    for folder in [pair.theirs(), pair.ours()] {
+        let mut image = std::fs::read(folder.join("b.qcow2")).expect("an image");
+        for (cluster, count) in [(30_usize, 1_u16), (31, 7), (40, 65535), (70, 2)] {
+            image[0x2_0000 + 2 * cluster..][..2].copy_from_slice(&count.to_be_bytes());
+        }
+        std::fs::write(folder.join("leaks.qcow2"), image).expect("written");
+    }
+    for image in ["leaky.qcow2", "leaks.qcow2"] {
+        for options in [&[][..], &["-f", "qcow2"], &["-q"], &["--output", "json"], &["-U", "-T", "none"]] {
+            let (theirs, ours) = pair.run(&[&["check"], options, &[image]].concat());
+            assert_eq!(ours, theirs, "{options:?} {image}");
+        }
+    }
+    let lines = |ended: &Ended| ended.err.lines().filter(|line| line.contains(" refcount=")).map(str::to_owned).collect::<Vec<_>>();
+    let (theirs, ours) = pair.run(&["check", "wrong.qcow2"]);
+    assert_eq!(ours.code, theirs.code);
+    let counts = |lines: Vec<String>| lines.into_iter().filter(|line| line.starts_with("ERROR cluster ")).collect::<Vec<_>>();
+    assert_eq!(counts(lines(&ours)), counts(lines(&theirs)), "{} {}", ours.err, theirs.err);
 }
 
 #[test]

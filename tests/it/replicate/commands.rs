@@ -1,10 +1,12 @@
 //! The commands as a user types them.
 
+use rustix::process::Signal;
 use serde_json::Value;
 use snapferry::sim::{RegionAction, RegionOperation as Op, RegionRule, ServerSeed};
 
 use super::{BUCKET, Bench, Host};
 use crate::region::{AWAY, HOME, SERVER};
+use crate::ways_out::WORDS;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_is_replicated_twice_and_the_second_image_becomes_the_latest() {
@@ -285,9 +287,15 @@ async fn gc_tells_what_it_has_not_seen() {
     bench.sim.shutdown().await;
 }
 
-/// SIGTERM ends a job cleanly, and tells how to go on with it.
+/// Every signal that means a stop ends a job cleanly, and tells how to go on with it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_is_told_to_stop_cleans_up_and_tells_how_to_go_on() {
+    for word in WORDS {
+        stopped_over_its_volume(word).await;
+    }
+}
+
+async fn stopped_over_its_volume(word: Signal) {
     let bench = Bench::start().await;
     let slow = RegionAction::delay(std::time::Duration::from_millis(500));
     bench.sim.faults().add(RegionRule::on(Op::GetAttachment), slow);
@@ -297,7 +305,7 @@ async fn a_job_that_is_told_to_stop_cleans_up_and_tells_how_to_go_on() {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
     let pid = rustix::process::Pid::from_raw(child.id().try_into().unwrap()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    rustix::process::kill_process(pid, word).unwrap();
     let output = tokio::task::spawn_blocking(move || child.wait_with_output()).await.unwrap().unwrap();
     let said = super::Said { output }.code(130);
     let told: serde_json::Value = serde_json::from_slice(&said.output.stdout).unwrap();

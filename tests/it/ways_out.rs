@@ -1,0 +1,263 @@
+//! Every way out that is not the end: each signal to each command that takes its time leaves nothing, and so does a terminal that goes away.
+//! DESIGN.md has the table that is walked here; `fleet` and `replicate` walk the rows of their commands.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::Signal;
+use snapferry::sim::{Action, Operation, Rule};
+use snapferry::testing::disks::{Disk, Kind};
+use snapferry::testing::skip::has_oracle;
+use snapferry::units::{ByteCount, MIB};
+use tempfile::TempDir;
+
+use crate::convert::{Bucket, KEY, Running, folder, into_file, left_in, run, snapferry, wait_until};
+
+/// What ends a command in order. A second of them ends it at once, but for SIGHUP.
+pub const WORDS: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::QUIT, Signal::HUP];
+
+/// A disk that no codec makes smaller, alone in its folder.
+fn disk() -> (TempDir, PathBuf) {
+    let home = folder();
+    let raw = home.path().join("disk.raw");
+    Disk::new(Kind::Random, ByteCount(40 * MIB), 71).write(&raw).expect("a disk");
+    (home, raw)
+}
+
+/// Whether something was written under a hidden name.
+fn is_begun(folder: &Path) -> bool {
+    let hidden = left_in(folder).into_iter().find(|name| name.ends_with(".partial"));
+    hidden.and_then(|name| std::fs::metadata(folder.join(name)).ok()).is_some_and(|found| found.len() >= 4 * MIB)
+}
+
+fn qemu_img(format: &str, raw: &Path, to: &Path) -> Command {
+    let mut command = snapferry(["qemu-img", "convert", "-p", "-r", "4M", "-f", "raw", "-O", format]);
+    command.arg(raw).arg(to);
+    command
+}
+
+#[test]
+fn a_file_that_is_being_written_goes_with_every_word() {
+    let (_home, raw) = disk();
+    let to = folder();
+    let target = to.path().join(KEY);
+    for word in WORDS {
+        let commands =
+            [into_file(&raw, &target, &["--limit", "100k"]), qemu_img("qcow2", &raw, &target), qemu_img("raw", &raw, &target)];
+        for command in commands {
+            let what = format!("{word:?}: {command:?}");
+            let mut running = Running::start(command);
+            wait_until("it is written", || is_begun(to.path()));
+            running.signal(word);
+            running.end().expect(130, &["interrupted"]);
+            assert_eq!(left_in(to.path()), Vec::<String>::new(), "{what}");
+        }
+    }
+}
+
+#[test]
+fn an_upload_goes_with_every_word() {
+    let (_home, raw) = disk();
+    for word in WORDS {
+        let bucket = Bucket::start();
+        let mut running = Running::start(bucket.convert(&raw, &["--part-size", "8M", "--limit", "100k"]));
+        wait_until("a part has arrived", || bucket.sim.stats().of(Operation::UploadPart).succeeded > 0);
+        running.signal(word);
+        running.end().expect(130, &["interrupted"]);
+        bucket.expect_nothing();
+    }
+}
+
+/// Closing a window is told two or three times over, and each time finds the work cleaning up.
+#[test]
+fn a_hang_up_that_is_repeated_does_not_cut_the_cleaning_up_short() {
+    let (_home, raw) = disk();
+    let bucket = Bucket::start();
+    let mut running = Running::start(bucket.convert(&raw, &["--part-size", "8M", "--limit", "100k"]));
+    wait_until("a part has arrived", || bucket.sim.stats().of(Operation::UploadPart).succeeded > 0);
+    bucket.sim.faults().add(Rule::on(Operation::AbortMultipartUpload), Action::Delay { milliseconds: 1000 });
+    running.signal(Signal::HUP);
+    wait_until("it aborts the upload", || bucket.sim.stats().of(Operation::AbortMultipartUpload).requests > 0);
+    for word in [Signal::HUP, Signal::TERM, Signal::HUP] {
+        running.signal(word);
+    }
+    running.end().expect(130, &["interrupted"]);
+    bucket.sim.faults().clear();
+    bucket.expect_nothing();
+}
+
+/// What reads an image of a store that never answers.
+#[test]
+fn who_waits_for_a_store_ends_with_every_word() {
+    let (home, raw) = disk();
+    let bucket = Bucket::start();
+    run(bucket.convert(&raw, &[])).expect(0, &[]);
+    let to = folder();
+    let (image, disk) = (format!("s3://images/{KEY}"), raw.to_str().expect("UTF-8"));
+    let target = to.path().join("back.raw");
+    let target = target.to_str().expect("UTF-8");
+    bucket.sim.faults().add(Rule::on(Operation::GetObject), Action::Hang);
+    for word in WORDS {
+        for args in [
+            &["verify", &image][..],
+            &["restore", &image, "--output", target],
+            &["compare", &image, disk],
+            &["check", &image],
+            &["map", &image],
+            &["measure", &image],
+            &["info", &image],
+        ] {
+            let before = bucket.sim.stats().of(Operation::GetObject).requests;
+            let mut running = Running::start(bucket.in_other_words(args));
+            wait_until("it asks", || bucket.sim.stats().of(Operation::GetObject).requests > before);
+            running.signal(word);
+            let ended = running.end();
+            assert_eq!(ended.code, Some(130), "{word:?} {args:?}: {ended:?}");
+        }
+    }
+    assert_eq!((left_in(to.path()), left_in(home.path())), (Vec::new(), vec!["disk.raw".to_owned()]));
+}
+
+#[test]
+fn the_simulated_services_end_in_order_with_every_word() {
+    let home = folder();
+    let dir = home.path().join("dir");
+    for word in WORDS {
+        for what in ["store", "region"] {
+            let mut command = snapferry(["sim", what, "--dir"]);
+            command.arg(dir.join(what)).args(["--port", "0"]);
+            let mut running = Running::start(command);
+            running.line("# serving");
+            running.signal(word);
+            let ended = running.end();
+            assert_eq!(ended.code, Some(0), "{word:?} {what}: {ended:?}");
+        }
+    }
+}
+
+/// `command` as a shell runs it that has told it to ignore hang-ups.
+fn under_nohup(command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(command.get_program()).args(command.get_args());
+    shell.env_clear().stdin(Stdio::null());
+    for (name, value) in command.get_envs() {
+        shell.env(name, value.expect("set, not removed"));
+    }
+    shell.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    shell
+}
+
+#[test]
+fn what_was_told_to_ignore_hang_ups_does() {
+    let (_home, raw) = disk();
+    let to = folder();
+    let image = to.path().join(KEY);
+    let mut running = Running::start(under_nohup(&into_file(&raw, &image, &["--limit", "16M"])));
+    wait_until("it is written", || is_begun(to.path()));
+    running.signal(Signal::HUP);
+    running.end().expect(0, &[]);
+    assert_eq!(left_in(to.path()), [KEY.to_owned(), format!("{KEY}.manifest")]);
+    // Other words are heard all the same.
+    let mut running = Running::start(under_nohup(&into_file(&raw, &image, &["--limit", "100k", "--force"])));
+    wait_until("it is written", || is_begun(to.path()));
+    running.signal(Signal::TERM);
+    running.end().expect(130, &["interrupted"]);
+    assert_eq!(left_in(to.path()), [KEY.to_owned(), format!("{KEY}.manifest")]);
+}
+
+/// A terminal, with what runs on it; it goes away when it is told to.
+struct Terminal(Child);
+
+impl Terminal {
+    /// Runs a line of shell on a new terminal, as ssh does.
+    fn run(line: &str) -> Self {
+        let child = Command::new("script")
+            .args(["--quiet", "--flush", "--command", line, "/dev/null"])
+            .env("TERM", "xterm")
+            .env("SHELL", "/bin/sh")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("script runs");
+        Self(child)
+    }
+
+    /// From one moment to the next, as when the line breaks.
+    fn vanish(mut self) {
+        self.0.kill().expect("it is there");
+        self.0.wait().expect("our child");
+    }
+}
+
+/// A line for a shell.
+fn line_of(command: &Command) -> String {
+    let words = [command.get_program()].into_iter().chain(command.get_args());
+    words.map(|word| format!("'{}'", word.to_str().expect("UTF-8"))).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn a_terminal_that_goes_away_ends_the_work_in_order() {
+    if !has_oracle("script") {
+        return;
+    }
+    let (_home, raw) = disk();
+    let to = folder();
+    let image = to.path().join(KEY);
+    for more in [&["--limit", "100k"][..], &["--limit", "100k", "--verbose"]] {
+        let terminal = Terminal::run(&format!("exec {}", line_of(&into_file(&raw, &image, more))));
+        wait_until("it is written", || is_begun(to.path()));
+        terminal.vanish();
+        wait_until("nothing is left", || left_in(to.path()).is_empty());
+    }
+    let terminal = Terminal::run(&format!("exec {}", line_of(&qemu_img("qcow2", &raw, &image))));
+    wait_until("it is written", || is_begun(to.path()));
+    terminal.vanish();
+    wait_until("nothing is left", || left_in(to.path()).is_empty());
+}
+
+/// Under nohup the work outlives its terminal, on which nothing can be drawn or said any more: no bar, no log line and no report is a
+/// reason to stop.
+#[test]
+fn work_that_outlives_its_terminal_comes_to_its_end() {
+    if !has_oracle("script") {
+        return;
+    }
+    let (_home, raw) = disk();
+    let to = folder();
+    let (image, code) = (to.path().join(KEY), to.path().join("code"));
+    for (more, expected) in [
+        (&["--limit", "16M"][..], "0"),
+        (&["--limit", "16M", "--verbose", "--force"], "0"),
+        // The report has nowhere to go: as of a stdout that was closed.
+        (&["--limit", "16M", "--json", "--force"], "141"),
+    ] {
+        let command = line_of(&into_file(&raw, &image, more));
+        let ended = code.display();
+        let terminal = Terminal::run(&format!("trap '' HUP; {command}; echo $? >'{ended}.new'; mv '{ended}.new' '{ended}'"));
+        wait_until("it is written", || is_begun(to.path()));
+        terminal.vanish();
+        wait_until("it has ended", || code.exists());
+        assert_eq!(std::fs::read_to_string(&code).expect("a code").trim(), expected, "{more:?}");
+        std::fs::remove_file(&code).expect("removed");
+        assert_eq!(left_in(to.path()), [KEY.to_owned(), format!("{KEY}.manifest")]);
+        let mut verify = snapferry(["verify", "--quiet"]);
+        verify.arg(&image);
+        run(verify).expect(0, &[]);
+    }
+}
+
+/// Nobody reads what is said any more: the work goes on, and only what was to be printed is missed.
+#[test]
+fn closed_pipes_end_no_work() {
+    let (_home, raw) = disk();
+    let to = folder();
+    let image = to.path().join(KEY);
+    for (more, expected) in [(&["--verbose"][..], 0), (&["--json", "--force"], 141)] {
+        let mut command = into_file(&raw, &image, more);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        drop((child.stdout.take(), child.stderr.take()));
+        assert_eq!(child.wait().expect("our child").code(), Some(expected), "{more:?}");
+        assert_eq!(left_in(to.path()), [KEY.to_owned(), format!("{KEY}.manifest")]);
+    }
+}

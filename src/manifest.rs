@@ -47,6 +47,10 @@ pub struct ImageRecord {
     pub virtual_size: ByteCount,
     /// CRC64NVME of the whole file, as S3 gives it.
     pub crc64: Crc64,
+    /// Bytes of the source that were laid out in the file, as bodies or as zeros, counted while that was done: all of them, or the image is
+    /// not whole. None where whoever made the image did not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accounted: Option<ByteCount>,
     /// SHA-256 of the whole file in lower-case hex, as image libraries report it; once it was read back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
@@ -173,6 +177,7 @@ mod tests {
                 size: ByteCount(2),
                 virtual_size: ByteCount(512),
                 crc64: Crc64(3),
+                accounted: Some(ByteCount(1)),
                 sha256: Some("ab".into()),
                 verified_at: None,
             },

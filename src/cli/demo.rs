@@ -19,6 +19,7 @@ use super::signals::{self, Left};
 use crate::cancel::{Cancel, Never};
 use crate::sim::{RegionConfig, ServerSeed, SimRegion, SimStore};
 use crate::store::{Auth, ObjectKey, ObjectStore as _, S3Config, S3Store};
+use crate::threads;
 use crate::units::{ByteCount, MIB, to_u64};
 
 const BUCKET: &str = "demo";
@@ -241,7 +242,7 @@ impl Stage<'_> {
         let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
         let (running, ended) = bounded::<Never>(0);
         let output = std::thread::scope(|scope| {
-            scope.spawn(|| {
+            let killing = || {
                 select! {
                     recv(self.cancel.closed()) -> _ => {}
                     recv(ended) -> _ => return,
@@ -250,7 +251,9 @@ impl Stage<'_> {
                 if matches!(ended.recv_timeout(GRACE), Err(RecvTimeoutError::Timeout)) {
                     let _ended_just_now = pidfd_send_signal(&process, Signal::KILL);
                 }
-            });
+            };
+            // Without it the child is waited for, and hears a terminal's Ctrl-C by itself.
+            let _joined_by_the_scope = threads::scoped(scope, "end a child", killing);
             let output = child.wait_with_output();
             drop(running);
             output

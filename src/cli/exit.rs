@@ -241,9 +241,11 @@ fn code_of_restore(error: &RestoreError) -> Option<Code> {
         RestoreError::Target(_) => Some(Code::Store),
         RestoreError::Incomplete { source, .. } => code_of_restore(source),
         RestoreError::TooMany { .. } => Some(Code::Usage),
-        RestoreError::Threads { .. } | RestoreError::Memory(_) | RestoreError::TooTight(_) | RestoreError::StageDied { .. } => {
-            Some(Code::Unexpected)
-        }
+        RestoreError::Threads(_)
+        | RestoreError::Memory(_)
+        | RestoreError::TooTight(_)
+        | RestoreError::Unaccounted { .. }
+        | RestoreError::StageDied { .. } => Some(Code::Unexpected),
         RestoreError::Interrupted => Some(Code::Interrupted),
     }
 }
@@ -263,8 +265,10 @@ fn code_of_conversion(error: &ConvertError) -> Code {
         | ConvertError::PartSize { .. }
         | ConvertError::TooMany { .. } => Code::Usage,
         ConvertError::Interrupted => Code::Interrupted,
-        ConvertError::Threads { .. } | ConvertError::Memory(_) | ConvertError::TooTight(_) | ConvertError::StageDied { .. } => {
-            Code::Unexpected
-        }
+        ConvertError::Threads(_)
+        | ConvertError::Memory(_)
+        | ConvertError::TooTight(_)
+        | ConvertError::Unaccounted { .. }
+        | ConvertError::StageDied { .. } => Code::Unexpected,
     }
 }

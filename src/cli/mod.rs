@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, FromArgMatches as _};
 use serde::Serialize;
 
+
 mod args;
 mod cloud;
 mod config;
@@ -32,6 +33,7 @@ mod reading;
 mod replicate;
 mod report;
 mod restore;
+mod runtime;
 mod settings;
 mod shown;
 mod signals;
@@ -45,6 +47,7 @@ use args::{Args, Command};
 use credentials::Environment;
 use exit::Code;
 use foreign::Form;
+use runtime::runtime;
 use settings::Settings;
 
 /// Parses, runs, reports. A panic anywhere ends in [`Code::Unexpected`], with the work given up in order.
@@ -148,11 +151,4 @@ fn refuse(error: &anyhow::Error) -> Code {
 fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     writeln!(foreign::out_in(Form::Json), "{}", serde_json::to_string(value)?)?;
     Ok(())
-}
-
-/// Threads for requests, TLS and timers. They do little beside the compressors, and one of them always runs the pipeline's end.
-const RUNTIME_THREADS: usize = 2;
-
-fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(RUNTIME_THREADS).thread_name("store").enable_all().build()
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::Arc;
-use std::thread;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
@@ -13,6 +13,7 @@ use super::lengths::clock_face;
 use super::log::Verbosity;
 use crate::convert::counters as convert;
 use crate::restore::counters as restore;
+use crate::threads;
 use crate::units::ByteCount;
 
 /// How often the bar is drawn anew.
@@ -49,7 +50,10 @@ impl Console {
             let style =
                 ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}").unwrap_or_else(|_| ProgressStyle::default_spinner());
             let bar = self.bars.add(ProgressBar::new_spinner().with_style(style));
-            bar.enable_steady_tick(REDRAW);
+            // The bar starts a thread for it, and doesn't put up with being refused one; without it the line stands still in between.
+            if threads::room("show", 1).1.is_none() {
+                bar.enable_steady_tick(REDRAW);
+            }
             bar
         })
     }
@@ -120,7 +124,7 @@ impl Watched for restore::Counters {
 /// Shows work until dropped.
 pub struct Progress {
     stop: Option<Sender<()>>,
-    thread: Option<thread::JoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Progress {
@@ -131,7 +135,7 @@ impl Progress {
         }
         let (stop, stopped) = bounded(0);
         let (bars, terminal) = (console.bars.clone(), console.terminal);
-        let thread = thread::spawn(move || {
+        let showing = move || {
             let mut view = View::new(size);
             let bar = terminal.then(|| bars.add(bar(size)));
             let every = if terminal { REDRAW } else { LOG_EVERY };
@@ -148,8 +152,10 @@ impl Progress {
             if let Some(bar) = bar {
                 bar.finish_and_clear();
             }
-        });
-        Self { stop: Some(stop), thread: Some(thread) }
+        };
+        // Without it the work goes on all the same.
+        let thread = threads::spawn("show", showing).inspect_err(|refused| tracing::debug!("no progress is shown: {refused}"));
+        Self { stop: Some(stop), thread: thread.ok() }
     }
 }
 

@@ -48,7 +48,7 @@ impl Zstd {
         heap_has("an encoder", most)?;
         // Defaults do what the format asks: content size on, checksum and dictionary off, and a window that never exceeds
         // the source, which is one cluster.
-        let mut compressor = Compressor::new(lib_level(level)).expect("zstd allocates a context");
+        let mut compressor = Compressor::new(lib_level(level)).map_err(|_| OutOfMemory::of("an encoder", most.0))?;
         if let Some(log) = hash_log(level) {
             compressor.set_parameter(CParameter::HashLog(log)).expect("a table of a size that zstd knows");
         }

@@ -6,7 +6,7 @@ use crossbeam_channel::Receiver;
 use tokio::sync::mpsc;
 
 use super::compress::{Bodies, Body};
-use super::parts::{Message, PartWriter};
+use super::parts::PartWriter;
 use super::plan::{CHUNK, Hashing, Plan};
 use super::read::Slot;
 use super::{Context, ConvertError};
@@ -15,7 +15,8 @@ use crate::hash::{Crc64, GuestHash, RunningCrc64, ZeroHashes, segment_hash};
 use crate::manifest::Segment;
 use crate::qcow2::{Compression, Finished, Layout};
 use crate::source::Source;
-use crate::units::{GuestOffset, to_u64, to_usize};
+use crate::store::Part;
+use crate::units::{ByteCount, GuestOffset, to_u64, to_usize};
 
 /// What came out, for the manifest and the report.
 #[derive(Debug)]
@@ -24,50 +25,71 @@ pub struct Assembled {
     pub size: u64,
     /// Over all of them.
     pub crc64: Crc64,
+    /// Bytes of the disk that were laid out, as bodies or as zeros: all of them.
+    pub accounted: ByteCount,
     /// Every segment that holds anything, in order.
     pub segments: Vec<Segment>,
 }
 
-/// Lays out every slot's bodies in disk order, then the tables, then the head. `None` when the work stopped before; the reason is
-/// with the context.
+/// Why there is no image.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Unfinished {
+    /// The work stopped before; the reason is with the context.
+    Stopped,
+    /// The slots ended, and these were not all of the disk; so many of its bytes came in order. Why, the stages before know.
+    Short(ByteCount),
+}
+
+impl From<Stopped> for Unfinished {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
+    }
+}
+
+/// Lays out every slot's bodies in disk order, then the tables, then the head. That the slots end says nothing: they also end where the
+/// reading stage gave up. What counts is that they cover the disk, from its first byte to its last.
 pub fn run(
     source: &dyn Source,
     slots: &Receiver<Slot>,
     plan: &Plan,
-    to: mpsc::Sender<Message>,
+    to: mpsc::Sender<Part>,
     context: &Context,
-) -> Option<Assembled> {
+) -> Result<Assembled, Unfinished> {
     let mut assembler = Assembler::new(plan, to, context);
     for slot in slots {
         match slot {
-            Slot::Hole { start, len } => assembler.skip(start, len).ok()?,
+            Slot::Hole { start, len } => assembler.skip(start, len)?,
             Slot::Chunk(bodies) => {
                 let Ok(bodies) = bodies.recv() else {
                     // A reader or compressor gave up. Where it did so of itself, its own error came first and stays.
                     context.fail(ConvertError::StageDied { stage: "compression" });
-                    return None;
+                    return Err(Unfinished::Stopped);
                 };
-                assembler.take(bodies).ok()?;
+                assembler.take(bodies)?;
             }
         }
         if context.cancel.is_cancelled() {
-            return None;
+            return Err(Unfinished::Stopped);
         }
     }
-    // The channel also closes when the reading stage gave up.
     if context.cancel.is_cancelled() {
-        return None;
+        return Err(Unfinished::Stopped);
+    }
+    if assembler.next != context.source_size {
+        return Err(Unfinished::Short(ByteCount(assembler.next)));
     }
     if let Err(error) = source.settle() {
         context.fail(ConvertError::Source(error));
-        return None;
+        return Err(Unfinished::Stopped);
     }
-    assembler.finish().ok()
+    Ok(assembler.finish()?)
 }
 
 struct Assembler<'a> {
     plan: &'a Plan,
     context: &'a Context,
+    /// Where the next slot has to begin: everything before it is laid out.
+    next: u64,
     layout: Layout,
     parts: PartWriter<'a>,
     open: Option<OpenSegment>,
@@ -87,7 +109,7 @@ struct OpenSegment {
 }
 
 impl<'a> Assembler<'a> {
-    fn new(plan: &'a Plan, to: mpsc::Sender<Message>, context: &'a Context) -> Self {
+    fn new(plan: &'a Plan, to: mpsc::Sender<Part>, context: &'a Context) -> Self {
         let compression = match plan.codec {
             crate::compress::Codec::Deflate => Compression::Deflate,
             crate::compress::Codec::Zstd => Compression::Zstd,
@@ -95,6 +117,7 @@ impl<'a> Assembler<'a> {
         Self {
             plan,
             context,
+            next: 0,
             layout: Layout::new(plan.geometry, compression).in_version(plan.version),
             parts: PartWriter::new(plan, to, context),
             open: None,
@@ -116,7 +139,15 @@ impl<'a> Assembler<'a> {
         Ok(self.open.get_or_insert_with(|| OpenSegment { number, ..OpenSegment::default() }))
     }
 
-    fn skip(&mut self, start: GuestOffset, len: u64) -> Result<(), Stopped> {
+    /// Notes that `len` bytes of the disk from `start` are laid out. They must be the next ones.
+    fn account(&mut self, start: GuestOffset, len: u64) -> Result<(), Unfinished> {
+        let end = start.0.checked_add(len).filter(|&end| start.0 == self.next && len > 0 && end <= self.context.source_size);
+        self.next = end.ok_or(Unfinished::Short(ByteCount(self.next)))?;
+        Ok(())
+    }
+
+    fn skip(&mut self, start: GuestOffset, len: u64) -> Result<(), Unfinished> {
+        self.account(start, len)?;
         let end = start.0 + len;
         let mut at = start.0;
         while at < end {
@@ -148,10 +179,13 @@ impl<'a> Assembler<'a> {
         size.min(self.context.source_size - number * size)
     }
 
-    fn take(&mut self, bodies: Bodies) -> Result<(), Stopped> {
+    fn take(&mut self, bodies: Bodies) -> Result<(), Unfinished> {
         let cluster = self.plan.geometry.cluster();
         let start = bodies.first.offset(cluster);
         let len = to_u64(bodies.len);
+        // A chunk of which some clusters became nothing is no chunk.
+        let covered = if to_u64(bodies.kinds.len()) == cluster.clusters_in(len) { len } else { 0 };
+        self.account(start, covered)?;
         let end = start.0 + len;
         let bytes_of = |kind: Body| {
             let clusters = to_u64(bodies.kinds.iter().filter(|&&found| found == kind).count());
@@ -236,6 +270,94 @@ impl<'a> Assembler<'a> {
         assert_eq!(self.parts.position(), file_len.0, "the tables end where the layout says");
         self.context.counters.stored.store(self.parts.position(), Relaxed);
         let (size, crc64) = self.parts.finish(&head)?;
-        Ok(Assembled { size, crc64, segments: self.segments })
+        Ok(Assembled { size, crc64, accounted: ByteCount(self.next), segments: self.segments })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::compress::cores;
+    use crate::convert::plan::{Destination, Options};
+    use crate::source::{Extent, SourceError};
+    use crossbeam_channel::bounded;
+
+    const SIZE: u64 = 5 * CHUNK.0 + 512;
+
+    /// A disk of zeros.
+    struct Zeros;
+
+    impl Source for Zeros {
+        fn name(&self) -> &str {
+            "zeros"
+        }
+        fn size(&self) -> ByteCount {
+            ByteCount(SIZE)
+        }
+        fn alignment(&self) -> usize {
+            512
+        }
+        fn read_at(&self, _: GuestOffset, into: &mut [u8]) -> Result<(), SourceError> {
+            into.fill(0);
+            Ok(())
+        }
+        fn extent_at(&self, _: GuestOffset) -> Result<Extent, SourceError> {
+            Ok(Extent::Hole { end: GuestOffset(SIZE) })
+        }
+        fn settle(&self) -> Result<(), SourceError> {
+            Ok(())
+        }
+    }
+
+    /// What the assembler makes of these slots, after which the channel closes.
+    fn assembled(slots: Vec<Slot>) -> (Result<Assembled, Unfinished>, Option<ConvertError>) {
+        let plan = Plan::new(ByteCount(SIZE), &Options::default(), Destination::File, cores()).expect("a plan");
+        let context = Context { cancel: Default::default(), counters: Arc::default(), source_size: SIZE, outcome: Arc::default() };
+        let (to, from) = bounded(slots.len());
+        for slot in slots {
+            to.send(slot).expect("there is room");
+        }
+        drop(to);
+        let (parts, _taken) = mpsc::channel(16);
+        let done = run(&Zeros, &from, &plan, parts, &context);
+        let error = context.outcome().error.take();
+        (done, error)
+    }
+
+    fn hole(chunk: u64, len: u64) -> Slot {
+        Slot::Hole { start: GuestOffset(chunk * CHUNK.0), len }
+    }
+
+    #[test]
+    fn only_slots_that_cover_the_disk_from_end_to_end_make_an_image() {
+        let (whole, error) = assembled(vec![hole(0, CHUNK.0), hole(1, SIZE - CHUNK.0)]);
+        assert!(whole.is_ok_and(|made| made.accounted == ByteCount(SIZE)) && error.is_none());
+        for (slots, counted) in [
+            (vec![], 0),
+            (vec![hole(0, CHUNK.0)], 1),
+            (vec![hole(0, 5 * CHUNK.0)], 5),
+            (vec![hole(0, 2 * CHUNK.0), hole(3, SIZE - 3 * CHUNK.0)], 2),
+            (vec![hole(1, SIZE - CHUNK.0)], 0),
+            (vec![hole(0, CHUNK.0), hole(0, SIZE)], 1),
+            (vec![hole(0, SIZE + 512)], 0),
+        ] {
+            let (short, error) = assembled(slots);
+            // Why, the stages before know.
+            assert_eq!(
+                (short.expect_err("not all of it"), error.is_none()),
+                (Unfinished::Short(ByteCount(counted * CHUNK.0)), true)
+            );
+        }
+    }
+
+    #[test]
+    fn a_chunk_that_never_comes_is_an_error() {
+        let (to, from) = bounded(1);
+        drop(to);
+        let (stopped, error) = assembled(vec![Slot::Chunk(from)]);
+        assert_eq!(stopped.expect_err("it never came"), Unfinished::Stopped);
+        assert!(matches!(error, Some(ConvertError::StageDied { stage: "compression" })), "{error:?}");
     }
 }

@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::Sender;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::counters::Counters;
 use super::plan::{self, Hashing, Plan};
@@ -14,6 +13,7 @@ use crate::compress::{Codec, Encoder, Level, is_zero};
 use crate::hash::{GuestHash, ZeroHashes};
 use crate::limits::OutOfMemory;
 use crate::source::aligned::PooledBuf;
+use crate::threads::{Beside, Pool};
 use crate::units::{ClusterBits, GuestCluster, GuestOffset, to_u64, to_usize};
 
 /// What was read: `len` bytes of the disk from `start`, padded with zeros to a whole number of clusters.
@@ -77,7 +77,8 @@ impl Bodies {
 
 /// The pool and everything that its jobs share.
 pub struct Workers {
-    pool: ThreadPool,
+    pool: Pool,
+    beside: Beside,
     shared: Arc<Shared>,
 }
 
@@ -94,22 +95,31 @@ struct Shared {
 }
 
 impl Workers {
-    /// Starts `plan.threads` threads.
+    /// Starts `plan.threads` threads, or as many as the system allows beside those of the other stages.
     pub fn new(plan: &Plan, context: &Context) -> Result<Self, ConvertError> {
-        let pool = ThreadPoolBuilder::new()
-            .num_threads(plan.threads)
-            .thread_name(|index| format!("compress-{index}"))
-            // A job that panics drops its slot, and the assembler reports that; the default would abort the process and
-            // leave the upload behind.
-            .panic_handler(|_| {})
-            .build()
-            .map_err(|source| ConvertError::Threads { reason: source.to_string() })?;
+        // The stage that starts reads, the readers, and the assembler.
+        let beside = Beside { least: 3, most: plan.readers + 2 };
+        let told = context.clone();
+        // A job that panics drops its slot, too, and its chunk is missed by whoever counts.
+        let pool =
+            Pool::start("compress", plan.threads, beside, move || told.fail(ConvertError::StageDied { stage: "compression" }))
+                .map_err(ConvertError::Threads)?;
         let cluster = plan.geometry.cluster();
-        let encoders = (0..plan.threads).map(|_| Mutex::default()).collect();
+        let encoders = (0..pool.threads()).map(|_| Mutex::default()).collect();
         let Plan { codec, level, bodies, hashing, .. } = *plan;
         let shared =
             Shared { encoders, codec, level, cluster, bodies, hashing, zeros: ZeroHashes::default(), context: context.clone() };
-        Ok(Self { pool, shared: Arc::new(shared) })
+        Ok(Self { pool, beside, shared: Arc::new(shared) })
+    }
+
+    /// How many of `wanted` readers are to be started.
+    pub fn readers(&self, wanted: usize) -> usize {
+        self.pool.of_those_beside(wanted, self.beside)
+    }
+
+    /// Threads that compress.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
     }
 
     /// Jobs that wait or run.

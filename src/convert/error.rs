@@ -8,6 +8,7 @@ use crate::qcow2::GeometryError;
 use crate::retry::Class;
 use crate::source::SourceError;
 use crate::store::{StoreError, Upload};
+use crate::threads::Refused;
 use crate::units::{ByteCount, GuestOffset};
 
 /// Why there is no image.
@@ -90,10 +91,17 @@ pub enum ConvertError {
         source: StoreError,
     },
     /// Threads could not be started.
-    #[error("cannot start the compression threads: {reason}")]
-    Threads {
-        /// The system's words.
-        reason: String,
+    #[error(transparent)]
+    Threads(Refused),
+    /// The stages ended without an error, and did not bring all of the disk.
+    #[error(
+        "only {accounted} of the disk's {size} bytes came to be laid out: this is a bug in snapferry, and no image is made of them"
+    )]
+    Unaccounted {
+        /// Bytes of the disk that came, from its first.
+        accounted: u64,
+        /// Bytes of the disk.
+        size: u64,
     },
     /// The system refuses memory.
     #[error(transparent)]
@@ -129,9 +137,10 @@ impl ConvertError {
             | Self::PartSize { .. }
             | Self::TooMany { .. }
             | Self::Exists { .. }
-            | Self::Threads { .. }
+            | Self::Threads(_)
             | Self::Memory(_)
             | Self::TooTight(_)
+            | Self::Unaccounted { .. }
             | Self::StageDied { .. } => Class::Permanent,
         }
     }

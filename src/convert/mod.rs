@@ -25,6 +25,7 @@ use crate::manifest::{self, EncoderRecord, ImageRecord, Manifest, SourceRecord};
 use crate::source::Source;
 use crate::source::aligned::{BufferPool, PooledBuf, Untaken};
 use crate::store::{ETag, ObjectKey, ObjectStore, UploadPlan};
+use crate::threads::{self, Refused};
 use crate::units::{ByteCount, MIB};
 
 mod assemble;
@@ -37,6 +38,7 @@ mod read;
 pub mod sample;
 mod upload;
 
+use assemble::Unfinished;
 use counters::Counters;
 pub use error::{ConvertError, Failure, Leftover, Remains};
 use plan::{Beside, Destination, Options, Plan};
@@ -230,24 +232,46 @@ impl Conversion<'_> {
         // A slot holds no more than its chunk's buffers, which bound the queue; the capacity only has to be no less.
         let (slots_in, slots) = bounded(plan.chunks);
         let (parts_in, parts) = mpsc::channel(1);
-        thread::scope(|scope| {
-            let reader = scope.spawn(|| {
-                // Moved in, so that the queue closes when reading ends.
-                let slots = slots_in;
-                read::run(self.source, plan, &slots, workers, context);
-            });
-            let assembler = scope.spawn(|| assemble::run(self.source, &slots, plan, parts_in, context));
-            let stored = runtime.block_on(uploading.run(parts, context));
-            // A stage that panicked has dropped its channels, so that the others come to an end, as the upload has.
-            let assembled = assembler.join().unwrap_or_else(|_| {
-                context.fail(ConvertError::StageDied { stage: "assembly" });
-                None
-            });
-            if reader.join().is_err() {
-                context.fail(ConvertError::StageDied { stage: "reading" });
+        let started = thread::scope(|scope| {
+            // What each stage takes and gives is moved into it, so that its neighbours come to an end when it does, however that is.
+            let assembling = move || assemble::run(self.source, &slots, plan, parts_in, context);
+            // Whoever takes comes first: the readers take what threads there are.
+            let assembler = threads::scoped(scope, "assemble", assembling)?;
+            let reading = move || read::run(self.source, plan, &slots_in, workers, context);
+            let reader = threads::scoped(scope, "start reads", reading)?;
+            let received = runtime.block_on(uploading.receive(parts, context));
+            let assembled = assembler.join().map_err(|_panic| ConvertError::StageDied { stage: "assembly" });
+            let read = reader.join().map_err(|_panic| ConvertError::StageDied { stage: "reading" });
+            Ok::<_, Refused>((received, assembled, read))
+        });
+        // All threads have ended here, and only now is anything completed.
+        let image = started
+            .map_err(ConvertError::Threads)
+            .and_then(|(received, assembled, read)| Ok((received, self.whole(assembled?, read?, context)?)))
+            .map_err(|error| context.fail(error));
+        let image = image.ok().and_then(|(received, assembled)| Some((received?, assembled)));
+        let (received, assembled) = image.unzip();
+        runtime.block_on(uploading.end(received.zip(assembled.as_ref()), context))?;
+        assembled
+    }
+
+    /// What was assembled, if the stages have all come to a good end and agree that it is all of the disk.
+    fn whole(
+        &self,
+        assembled: Result<assemble::Assembled, Unfinished>,
+        read: Option<u64>,
+        context: &Context,
+    ) -> Result<assemble::Assembled, ConvertError> {
+        let size = context.source_size;
+        match (assembled, read) {
+            (Ok(assembled), Some(read)) if (assembled.accounted.0, read) == (size, size) => Ok(assembled),
+            (Ok(assembled), read) => {
+                Err(ConvertError::Unaccounted { accounted: read.unwrap_or_default().min(assembled.accounted.0), size })
             }
-            stored.and(assembled)
-        })
+            (Err(Unfinished::Short(accounted)), _) => Err(ConvertError::Unaccounted { accounted: accounted.0, size }),
+            // The context has the reason. Without one, a stage has died.
+            (Err(Unfinished::Stopped), _) => Err(ConvertError::StageDied { stage: "assembly" }),
+        }
     }
 
     fn manifest(&self, assembled: assemble::Assembled, created: SystemTime, salvaged: Vec<crate::source::BadRange>) -> Manifest {
@@ -261,6 +285,7 @@ impl Conversion<'_> {
                 size: ByteCount(assembled.size),
                 virtual_size: plan.geometry.virtual_size(),
                 crc64: assembled.crc64,
+                accounted: Some(assembled.accounted),
                 sha256: None,
                 verified_at: None,
             },

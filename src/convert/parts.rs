@@ -1,4 +1,4 @@
-//! The image's bytes, cut into parts. Part 1 stays here until the head is known.
+//! The image's bytes, cut into parts, which are sent in any order. Part 1 stays here until the head is known, and is sent last.
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -11,24 +11,10 @@ use crate::source::aligned::{BufferPool, PooledBuf};
 use crate::store::{Part, PartNumber};
 use crate::units::{to_u64, to_usize};
 
-/// What the upload is told.
-#[derive(Debug)]
-pub enum Message {
-    /// Send this; parts come in any order, the first one last.
-    Part(Part),
-    /// That was all of them. A channel that closes without this means: abort.
-    Done {
-        /// Bytes of the image.
-        size: u64,
-        /// Over all of them.
-        crc64: Crc64,
-    },
-}
-
 /// Collects bytes into part buffers and sends each when it is full.
 pub struct PartWriter<'a> {
     pool: BufferPool,
-    to: mpsc::Sender<Message>,
+    to: mpsc::Sender<Part>,
     context: &'a Context,
     /// Part 1, once it is full.
     first: Option<(PooledBuf, usize)>,
@@ -44,7 +30,7 @@ pub struct PartWriter<'a> {
 
 impl<'a> PartWriter<'a> {
     /// Leaves room for the head at the front of part 1.
-    pub fn new(plan: &Plan, to: mpsc::Sender<Message>, context: &'a Context) -> Self {
+    pub fn new(plan: &Plan, to: mpsc::Sender<Part>, context: &'a Context) -> Self {
         let pool = BufferPool::new(plan.part_buffers(), plan.part_len());
         let head_len = to_usize(plan.geometry.head_len());
         let part_len = plan.part_len();
@@ -105,7 +91,7 @@ impl<'a> PartWriter<'a> {
         // The buffer goes back to the pool when the last handle on these bytes is dropped: no copy on the way.
         let body = Bytes::from_owner(buf).slice(..filled);
         let part = Part { number: PartNumber(number), body, crc64 };
-        self.to.blocking_send(Message::Part(part)).map_err(|_| Stopped)?;
+        self.to.blocking_send(part).map_err(|_| Stopped)?;
         Ok(crc64)
     }
 
@@ -118,8 +104,6 @@ impl<'a> PartWriter<'a> {
         buf[..head.len()].copy_from_slice(head);
         let first = self.send(1, buf, filled)?;
         let crc64 = self.sums.iter().fold(first, |sum, &(next, len)| sum.then(next, len));
-        let size = self.position();
-        self.to.blocking_send(Message::Done { size, crc64 }).map_err(|_| Stopped)?;
-        Ok((size, crc64))
+        Ok((self.position(), crc64))
     }
 }

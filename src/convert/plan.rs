@@ -227,9 +227,10 @@ impl Plan {
         } else if options.connections.is_none() {
             self.connections = allowance.connections(self.connections);
         }
-        while let Err(tight) = allowance.fit("this conversion", &self.demand(destination)) {
+        while allowance.fit("this conversion", &self.demand(destination)).is_err() {
             if !self.shrink(options, destination) {
-                return Err(tight.into());
+                allowance.bear("this conversion", &self.demand(destination))?;
+                break;
             }
         }
         Ok(self)
@@ -264,17 +265,12 @@ impl Plan {
         true
     }
 
-    /// Half of a bucket's part, where it then holds the head, is not too small for a store, and does not make too many of them.
+    /// Half of a bucket's part, or the least that holds the head, is not too small for a store, and does not make too many of them.
     fn smaller_part(&self, options: &Options, destination: Destination) -> Option<ByteCount> {
-        let half = ByteCount((self.part_size.0 / 2).next_multiple_of(PART_STEP));
-        let bound = self.upper_bound().0;
-        let goes = destination == Destination::Bucket
-            && options.part_size.is_none()
-            && half < self.part_size
-            && half >= SMALLEST_PART
-            && half.0 >= self.geometry.head_len()
-            && bound.div_ceil(half.0) <= PARTS_AIMED_AT;
-        goes.then_some(half)
+        let least = self.upper_bound().0.div_ceil(PARTS_AIMED_AT).max(self.geometry.head_len()).max(SMALLEST_PART.0);
+        let smaller = ByteCount((self.part_size.0 / 2).max(least).next_multiple_of(PART_STEP));
+        let is_ours = destination == Destination::Bucket && options.part_size.is_none();
+        (is_ours && smaller < self.part_size).then_some(smaller)
     }
 
     /// Part buffers: one being filled, the first one held back for the head, the others on their way.
@@ -488,6 +484,10 @@ mod tests {
         let unlimited = free.clone().within(&options, Destination::Bucket, &Allowance::default()).expect("no limit");
         assert_eq!((unlimited.threads, unlimited.part_size, unlimited.connections), (128, BUCKET_PART, CONNECTIONS));
         let mut before = free.threads;
+        assert!(
+            free.clone().within(&options, Destination::Bucket, &group(150 * MIB)).is_ok(),
+            "the least there is, with nothing to spare"
+        );
         for mib in [1024, 512, 256, 192] {
             let plan = free.clone().within(&options, Destination::Bucket, &group(mib * MIB)).expect("it fits");
             let most = mib * MIB / 4 * 3;

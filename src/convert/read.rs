@@ -12,6 +12,7 @@ use super::{Context, ConvertError};
 use crate::cancel::Stopped;
 use crate::source::aligned::BufferPool;
 use crate::source::{Extent, Source, SourceError};
+use crate::threads::{Died, Team};
 use crate::units::{GuestOffset, to_u64, to_usize};
 
 /// What the assembler gets, in disk order.
@@ -34,21 +35,40 @@ struct Ticket {
     slot: Sender<Bodies>,
 }
 
-/// Reads the whole source: `slots` gets one slot for each chunk before its read begins.
-pub fn run(source: &dyn Source, plan: &Plan, slots: &Sender<Slot>, workers: &Workers, context: &Context) {
+/// Reads the whole source: `slots` gets one slot for each chunk before its read begins. Gives the bytes of the disk that were handed on,
+/// once every reader has come to a good end; nothing where the work stopped before, and then the context knows why.
+pub fn run(source: &dyn Source, plan: &Plan, slots: &Sender<Slot>, workers: &Workers, context: &Context) -> Option<u64> {
     let (tickets, queue) = bounded(plan.readers);
     thread::scope(|scope| {
-        for _ in 0..plan.readers {
-            let queue = queue.clone();
-            scope.spawn(move || serve(source, &queue, workers, context));
-        }
-        drop(queue);
-        match issue(source, plan, slots, &tickets, workers, context) {
-            Ok(()) | Err(Halt::Stopped) => {}
-            Err(Halt::Failed(error)) => context.fail(error),
-        }
+        // The queue goes with them: once the last one is gone, there is nobody to hand a ticket to.
+        let serving = move || serve(source, &queue, workers, context);
+        let readers = match Team::start(scope, "read", workers.readers(plan.readers), serving) {
+            Ok(readers) => readers,
+            Err(refused) => {
+                context.fail(ConvertError::Threads(refused));
+                return None;
+            }
+        };
+        let issued = issue(source, plan, slots, &tickets, workers, context);
         drop(tickets);
-    });
+        let served = readers.join().map(|each| each.into_iter().sum::<u64>());
+        match (issued, served) {
+            (Ok(Issued { holes, chunks }), Ok(served)) if served == chunks => return Some(holes + chunks),
+            (Err(Halt::Failed(error)), _) => context.fail(error),
+            (_, Err(Died)) => context.fail(ConvertError::StageDied { stage: "reading" }),
+            // Whoever ended the work has said why, or it is found out when all have ended.
+            (Ok(_) | Err(Halt::Stopped), Ok(_)) => {}
+        }
+        None
+    })
+}
+
+/// What was handed on, in bytes of the disk.
+struct Issued {
+    /// Not read.
+    holes: u64,
+    /// To be read.
+    chunks: u64,
 }
 
 enum Halt {
@@ -70,10 +90,11 @@ fn issue(
     tickets: &Sender<Ticket>,
     workers: &Workers,
     context: &Context,
-) -> Result<(), Halt> {
+) -> Result<Issued, Halt> {
     let buffers = BufferPool::new(plan.chunks, to_usize(CHUNK.0));
     let bodies = BufferPool::new(plan.chunks, to_usize(CHUNK.0));
     let size = source.size().0;
+    let mut issued = Issued { holes: 0, chunks: 0 };
     let mut at = 0;
     // What the source said last; asked again where it ends.
     let mut extent = Extent::Data { end: GuestOffset(0) };
@@ -89,11 +110,12 @@ fn issue(
             if skipped > 0 {
                 context.counters.holes.fetch_add(skipped, Relaxed);
                 context.cancel.send(slots, Slot::Hole { start: GuestOffset(at), len: skipped })?;
+                issued.holes += skipped;
                 at += skipped;
                 continue;
             }
         }
-        note_bottleneck(&buffers, &bodies, plan, workers, context);
+        note_bottleneck(&buffers, &bodies, workers, context);
         let len = CHUNK.0.min(size - at);
         // In this order and one chunk after the other: the chunk that the assembler waits for always has its buffers already.
         let buf = context.take(&buffers)?;
@@ -102,16 +124,17 @@ fn issue(
         context.cancel.send(slots, Slot::Chunk(bodies_of_chunk))?;
         let chunk = Chunk { start: GuestOffset(at), len: to_usize(len), buf, out };
         context.cancel.send(tickets, Ticket { chunk, slot })?;
+        issued.chunks += len;
         at += len;
     }
-    Ok(())
+    Ok(issued)
 }
 
 /// Who holds the next read up? Buffers that are all out are with the compressors or behind them.
-fn note_bottleneck(buffers: &BufferPool, bodies: &BufferPool, plan: &Plan, workers: &Workers, context: &Context) {
+fn note_bottleneck(buffers: &BufferPool, bodies: &BufferPool, workers: &Workers, context: &Context) {
     let found = if !buffers.is_empty() && !bodies.is_empty() {
         Bottleneck::Read
-    } else if workers.queued() > plan.threads {
+    } else if workers.queued() > workers.threads() {
         Bottleneck::Compress
     } else {
         Bottleneck::Upload
@@ -119,22 +142,27 @@ fn note_bottleneck(buffers: &BufferPool, bodies: &BufferPool, plan: &Plan, worke
     context.counters.note_bottleneck(found);
 }
 
-fn serve(source: &dyn Source, queue: &Receiver<Ticket>, workers: &Workers, context: &Context) {
+/// One reader: gives the bytes of the disk that it has read and handed on.
+fn serve(source: &dyn Source, queue: &Receiver<Ticket>, workers: &Workers, context: &Context) -> u64 {
+    let mut served = 0;
     for Ticket { mut chunk, slot } in queue {
         if context.cancel.is_cancelled() {
-            return;
+            break;
         }
         // The buffer is as long as a chunk; a disk's last read needs less, in whole sectors and whole clusters.
         let step = source.alignment().max(to_usize(crate::units::SECTOR));
         let read = chunk.len.next_multiple_of(step);
         if let Err(error) = source.read_at(chunk.start, &mut chunk.buf[..read]) {
             context.fail(ConvertError::Source(locate(source, error, chunk.start, &mut chunk.buf[..read])));
-            return;
+            break;
         }
         chunk.buf[read..].fill(0);
-        context.counters.read.fetch_add(to_u64(chunk.len), Relaxed);
+        let len = to_u64(chunk.len);
+        context.counters.read.fetch_add(len, Relaxed);
         workers.submit(chunk, slot);
+        served += len;
     }
+    served
 }
 
 /// The read of a chunk fails as a whole; this finds the first sector to blame. From the front and once only: a bad sector may keep a

@@ -1,4 +1,7 @@
 //! Parts to the store: the one bridge from threads to tasks, and the one place that ends an upload.
+//!
+//! Parts that end prove nothing: the stages before may have given up. So an upload is ended in two steps: [`Uploading::receive`] sends parts
+//! until there are no more, and [`Uploading::end`] completes it once whoever made them has ended and says what they must come to.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -8,7 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::parts::Message;
+use super::assemble::Assembled;
 use super::{Context, ConvertError, Leftover, Remains};
 use crate::hash::Crc64;
 use crate::store::{ETag, ObjectKey, ObjectStore, Operation, Part, StoreError, StoredPart, Upload, Whole};
@@ -42,12 +45,8 @@ impl Drop for AbortOnPanic<'_> {
     }
 }
 
-/// All parts of an image, and what the assembler says that they make.
-struct Received {
-    sent: Vec<Sent>,
-    size: u64,
-    crc64: Crc64,
-}
+/// The parts that came, all of which the store holds.
+pub struct Received(Vec<Sent>);
 
 /// An upload that has begun, and how it is to go on.
 pub struct Uploading {
@@ -64,45 +63,41 @@ pub struct Uploading {
 }
 
 impl Uploading {
-    /// Sends parts as they come, and completes the upload, or aborts it. The upload is over either way, unless the context is told of
-    /// a [`Leftover`].
-    pub async fn run(self, mut parts: mpsc::Receiver<Message>, context: &Context) -> Option<()> {
-        let ended = match self.send_all(&mut parts, context).await {
-            Ok(Some(received)) => self.finish(received).await,
-            // Another stage stopped, and has said why.
-            Ok(None) => {
-                abort(&*self.store, &self.upload, context).await;
-                return None;
-            }
-            Err(error) => Err(error),
-        };
-        let Err(error) = ended else { return Some(()) };
-        let made = error.is_of_a_made_image();
-        context.fail(error);
-        // Wakes an assembler that waits to hand over a part.
-        parts.close();
-        if !made {
-            abort(&*self.store, &self.upload, context).await;
-        }
-        None
-    }
-
-    async fn send_all(&self, parts: &mut mpsc::Receiver<Message>, context: &Context) -> Result<Option<Received>, ConvertError> {
+    /// Sends parts as they come, until there are no more. Nothing where the work stopped before, and then the context knows why.
+    pub async fn receive(&self, mut parts: mpsc::Receiver<Part>, context: &Context) -> Option<Received> {
         let mut flying = JoinSet::new();
-        let received = self.fly(parts, context, &mut flying).await;
+        let received = self.fly(&mut parts, context, &mut flying).await;
         // Ended for certain, not only told to: a part that arrives after the abort would stay in the store.
         flying.shutdown().await;
-        received
+        // The parts' channel closes after this, which wakes an assembler that waits to hand one over.
+        received.unwrap_or_else(|error| {
+            context.fail(error);
+            None
+        })
+    }
+
+    /// Completes the upload, or aborts it where there is no `image` to complete. It is over either way, unless the context is told of a
+    /// [`Leftover`].
+    pub async fn end(&self, image: Option<(Received, &Assembled)>, context: &Context) -> Option<()> {
+        if let Some((received, assembled)) = image {
+            let Err(error) = self.finish(received, assembled).await else { return Some(()) };
+            let made = error.is_of_a_made_image();
+            context.fail(error);
+            if made {
+                return None;
+            }
+        }
+        abort(&*self.store, &self.upload, context).await;
+        None
     }
 
     async fn fly(
         &self,
-        parts: &mut mpsc::Receiver<Message>,
+        parts: &mut mpsc::Receiver<Part>,
         context: &Context,
         flying: &mut JoinSet<Result<Sent, StoreError>>,
     ) -> Result<Option<Received>, ConvertError> {
         let mut sent = Vec::new();
-        let mut whole = None;
         let mut open = true;
         while open || !flying.is_empty() {
             tokio::select! {
@@ -114,24 +109,22 @@ impl Uploading {
                     context.counters.sent.fetch_add(part.stored.size, Relaxed);
                     sent.push(part);
                 }
-                message = parts.recv(), if open && flying.len() < self.connections => match message {
-                    Some(Message::Part(part)) => {
+                part = parts.recv(), if open && flying.len() < self.connections => match part {
+                    Some(part) => {
                         let (store, upload) = (Arc::clone(&self.store), self.upload.clone());
                         flying.spawn(async move { send(&*store, &upload, part).await });
                     }
-                    Some(Message::Done { size, crc64 }) => { whole = Some((size, crc64)); open = false; }
                     None => open = false,
                 },
             }
         }
-        Ok(whole.map(|(size, crc64)| Received { sent, size, crc64 }))
+        Ok(Some(Received(sent)))
     }
 
     /// Compares what was sent with what the assembler made and with what the store holds, completes, and looks at what the store says
     /// then.
-    async fn finish(&self, received: Received) -> Result<(), ConvertError> {
-        let Received { sent, size, crc64 } = received;
-        let whole = Whole { size, crc64, replaces: self.replaces.clone() };
+    async fn finish(&self, Received(sent): Received, assembled: &Assembled) -> Result<(), ConvertError> {
+        let whole = Whole { size: assembled.size, crc64: assembled.crc64, replaces: self.replaces.clone() };
         let parts = self.in_order(sent, &whole).map_err(ConvertError::of_store)?;
         self.compare_with_list(&parts).await.map_err(ConvertError::of_store)?;
         self.remove_stale_manifest().await;

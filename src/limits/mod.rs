@@ -33,6 +33,9 @@ const FLOOR: u64 = 24 * MIB;
 /// Files that a command with connections opens beside them: its input, its output twice, the runtime's own.
 const OTHER_FILES: u64 = 24;
 
+/// Files that the runtime, its signals, and the input and output of a command take at the least, beside what is open when it begins.
+const FEWEST_FILES: u64 = 13;
+
 /// A limit that was set for this process, or for its control group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
@@ -164,20 +167,32 @@ impl Allowance {
         }
     }
 
-    /// Whether work fits.
+    /// Whether work fits, with room to spare in the control group.
     ///
     /// # Errors
     /// With the limit that it does not fit into.
     pub fn fit(&self, what: &'static str, demand: &Demand) -> Result<(), TooTight> {
+        self.hold(what, demand, OF_GROUP)
+    }
+
+    /// Whether work that can't be made smaller may begin: nothing is spared in the control group then.
+    ///
+    /// # Errors
+    /// With the limit that it does not fit into.
+    pub fn bear(&self, what: &'static str, demand: &Demand) -> Result<(), TooTight> {
+        self.hold(what, demand, (1, 1))
+    }
+
+    fn hold(&self, what: &'static str, demand: &Demand, of_group: (u64, u64)) -> Result<(), TooTight> {
         let files = OTHER_FILES + to_u64(demand.files);
         if let Some(most) = self.open_files.filter(|most| demand.files > 0 && *most < files) {
             return Err(TooTight { limit: Limit::OpenFiles(most), what, least: Least::Files(files) });
         }
         let tight = |limit, least| Err(TooTight { limit, what, least: Least::Bytes(ByteCount(least)) });
         if let Some(most) = self.memory
-            && demand.memory.0 > share(most, OF_GROUP)
+            && demand.memory.0 > share(most, of_group)
         {
-            return tight(Limit::Memory(most), demand.memory.0.saturating_mul(OF_GROUP.1) / OF_GROUP.0);
+            return tight(Limit::Memory(most), demand.memory.0.saturating_mul(of_group.1) / of_group.0);
         }
         let mapped = demand.memory.0.saturating_add(to_u64(demand.threads) * STACK);
         if let Some(most) = self.data
@@ -222,7 +237,22 @@ impl Allowance {
     /// # Errors
     /// With the limit that leaves it too little.
     pub fn begin(&self) -> Result<(), TooTight> {
-        self.fit("a command", &Demand { memory: ByteCount(FLOOR), threads: 0, files: 0 })
+        self.bear("any command", &Demand { memory: ByteCount(FLOOR), threads: 0, files: 0 })
+    }
+
+    /// Whether the runtime can begin: without the files for its signals it would panic.
+    ///
+    /// # Errors
+    /// With the limit that leaves it too few.
+    pub fn runtime(&self) -> Result<(), TooTight> {
+        let Some(most) = self.open_files else { return Ok(()) };
+        // What was handed down to this process counts. One more is open while it counts.
+        let open = std::fs::read_dir("/proc/self/fd").map_or(most, |open| to_u64(open.count()).saturating_sub(1));
+        let least = open.saturating_add(FEWEST_FILES);
+        if most < least {
+            return Err(TooTight { limit: Limit::OpenFiles(most), what: "this command", least: Least::Files(least) });
+        }
+        Ok(())
     }
 
     /// Whether a file of so many bytes may be written.

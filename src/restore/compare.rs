@@ -2,19 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
-
-use crossbeam_channel::{Receiver, bounded};
 
 use super::differences::{Differences, differences};
 use super::plan::{SINKS, unmapped};
-use super::{Context, Piece, RestoreError, Sink};
+use super::{Context, Piece, RestoreError, Sink, count};
 use crate::hash::CHUNK;
 use crate::qcow2::Mappings;
 use crate::source::aligned::{AlignedBuf, BUFFER_ALIGNMENT};
 use crate::source::{Extent, Source};
-use crate::units::{GuestOffset, to_usize};
+use crate::threads;
+use crate::units::{GuestOffset, to_u64, to_usize};
 
 /// Compares every byte of an image with a disk: what is stored as a [`Sink`], what is not by the verification at its end.
 pub struct Comparison<'a> {
@@ -23,13 +22,15 @@ pub struct Comparison<'a> {
     /// Chunks of which not all came in one piece; the zeros in them are left to [`Comparison::finish`].
     partial: Mutex<BTreeSet<u64>>,
     buffers: Mutex<Vec<AlignedBuf>>,
+    /// Bytes of the image's disk that were looked at.
+    compared: AtomicU64,
 }
 
 impl<'a> Comparison<'a> {
     /// With this disk.
     #[must_use]
     pub fn new(source: &'a dyn Source) -> Self {
-        Self { source, found: Mutex::default(), partial: Mutex::default(), buffers: Mutex::default() }
+        Self { source, found: Mutex::default(), partial: Mutex::default(), buffers: Mutex::default(), compared: AtomicU64::new(0) }
     }
 
     /// What was found so far.
@@ -43,33 +44,28 @@ impl<'a> Comparison<'a> {
     /// # Errors
     /// Where the disk can't be read, or the work is cancelled.
     pub(super) fn finish(&self, mappings: &Mappings, context: &Context) -> Result<(), RestoreError> {
-        let (tasks, queue) = bounded(SINKS);
-        thread::scope(|scope| {
-            for _ in 0..SINKS {
-                let queue = queue.clone();
-                scope.spawn(|| self.compare_zeros(queue, context));
-            }
-            drop(queue);
-            for gap in unmapped(mappings).flat_map(by_chunks) {
-                let whole =
-                    gap.start.is_multiple_of(CHUNK.0) && (gap.end.is_multiple_of(CHUNK.0) || gap.end == mappings.virtual_size().0);
+        let gaps = Mutex::new(unmapped(mappings).flat_map(by_chunks));
+        let size = mappings.virtual_size().0;
+        let next = || {
+            let mut gaps = lock(&gaps);
+            gaps.find(|gap| {
+                let whole = gap.start.is_multiple_of(CHUNK.0) && (gap.end.is_multiple_of(CHUNK.0) || gap.end == size);
                 // In other chunks something is stored, and the piece with it was compared as a whole.
-                let wanted = whole || lock(&self.partial).contains(&(gap.start / CHUNK.0));
-                if context.cancel.is_cancelled() || (wanted && tasks.send(gap).is_err()) {
-                    break;
-                }
-            }
-            drop(tasks);
-        });
-        context.verdict()
+                whole || lock(&self.partial).contains(&(gap.start / CHUNK.0))
+            })
+        };
+        let ended = threads::together("compare", SINKS, || self.compare_zeros(&next, context));
+        context.verdict()?;
+        ended.map_err(|_died| RestoreError::StageDied { stage: "comparison" })?;
+        count("bytes of the disk were compared", self.compared.load(Relaxed), size)
     }
 
-    fn compare_zeros(&self, queue: Receiver<Range<u64>>, context: &Context) {
+    fn compare_zeros(&self, next: &dyn Fn() -> Option<Range<u64>>, context: &Context) {
         let mut hole = GuestOffset(0);
-        for gap in queue {
-            if context.cancel.is_cancelled() {
-                continue;
-            }
+        while !context.cancel.is_cancelled()
+            && let Some(gap) = next()
+        {
+            self.compared.fetch_add(gap.end - gap.start, Relaxed);
             if hole.0 < gap.end
                 && let Ok(Extent::Hole { end }) = self.source.extent_at(GuestOffset(gap.start))
             {
@@ -117,9 +113,12 @@ impl Sink for Comparison<'_> {
     fn take(&self, piece: &Piece) -> Result<(), RestoreError> {
         let start = piece.start();
         if piece.is_whole() {
+            self.compared.fetch_add(to_u64(piece.len()), Relaxed);
             return self.with_chunk(start, piece.len(), |disk| self.compare(start, disk, Some(piece.chunk())));
         }
         lock(&self.partial).insert(start.0 / CHUNK.0);
+        // What can't be decoded can't be compared, and is told of by itself.
+        self.compared.fetch_add(piece.mapped() + piece.undecoded(), Relaxed);
         self.with_chunk(start, piece.len(), |disk| {
             for (at, bytes) in piece.runs() {
                 let from = to_usize(at.0 - start.0);

@@ -7,18 +7,18 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
 
 use super::plan::BASE;
 use super::source::READER;
 use super::target::{DeviceTarget, FileTarget, PageCache, Target};
-use super::{Force, RestoreError, ZeroPolicy};
+use super::{Force, RestoreError, ZeroPolicy, count};
 use crate::cancel::{Cancel, Reason};
 use crate::compress::{cores, is_zero};
 use crate::hash::CHUNK;
 use crate::limits::Allowance;
 use crate::source::aligned::AlignedBuf;
 use crate::source::{Extent, Source};
+use crate::threads;
 use crate::units::{ByteCount, GIB, GuestOffset, SECTOR, to_u64, to_usize};
 
 /// Threads beside two for each core: most of them wait for disks, while the others decode.
@@ -104,16 +104,14 @@ impl Copying<'_> {
     fn copy(&self, target: &Target, size: u64) -> Result<(), RestoreError> {
         let cursor = Mutex::new(Cursor { at: 0, extent: Extent::Data { end: GuestOffset(0) } });
         let failed = Mutex::new(None);
-        let threads = Allowance::of_process().threads(2 * cores().get() + WAITING, CHUNK.0 + READER, BASE);
-        thread::scope(|scope| {
-            for _ in 0..threads {
-                scope.spawn(|| {
-                    if let Err(error) = self.serve(target, size, &cursor) {
-                        lock(&failed).get_or_insert(error);
-                        self.cancel.cancel(Reason::Failed);
-                    }
-                });
-            }
+        let wanted = Allowance::of_process().threads(2 * cores().get() + WAITING, CHUNK.0 + READER, BASE);
+        let ended = threads::together("copy", wanted, || {
+            let served = self.serve(target, size, &cursor);
+            served.unwrap_or_else(|error| {
+                lock(&failed).get_or_insert(error);
+                self.cancel.cancel(Reason::Failed);
+                0
+            })
         });
         if let Some(error) = lock(&failed).take() {
             return Err(error);
@@ -121,13 +119,16 @@ impl Copying<'_> {
         if self.cancel.is_cancelled() {
             return Err(RestoreError::Interrupted);
         }
+        let copied = ended.map_err(|_died| RestoreError::StageDied { stage: "copying" })?;
+        count("bytes of the disk were written or zeroed", copied.into_iter().sum(), size)?;
         self.source.settle().map_err(RestoreError::Source)
     }
 
-    fn serve(&self, target: &Target, size: u64, cursor: &Mutex<Cursor>) -> Result<(), RestoreError> {
-        let mut buf = None;
+    /// Gives the bytes of the disk that this thread has brought to the target.
+    fn serve(&self, target: &Target, size: u64, cursor: &Mutex<Cursor>) -> Result<u64, RestoreError> {
+        let (mut buf, mut copied) = (None, 0);
         while !self.cancel.is_cancelled() {
-            let Some(job) = self.next(&mut lock(cursor), size)? else { return Ok(()) };
+            let Some(job) = self.next(&mut lock(cursor), size)? else { break };
             let (Job::Copy(range) | Job::Zero(range)) = &job;
             let len = range.end - range.start;
             match job {
@@ -142,9 +143,10 @@ impl Copying<'_> {
                     self.write(target, range.start, &buf[..to_usize(len)])?;
                 }
             }
+            copied += len;
             self.done.fetch_add(len, Relaxed);
         }
-        Ok(())
+        Ok(copied)
     }
 
     fn next(&self, cursor: &mut Cursor, size: u64) -> Result<Option<Job>, RestoreError> {

@@ -34,6 +34,8 @@ pub struct Counters {
     pub(super) clusters: AtomicU64,
     /// Bytes of the disk that the sink has taken.
     pub(super) done: AtomicU64,
+    /// Clusters in the pieces that it has taken.
+    pub(super) taken: AtomicU64,
     /// Decoding jobs that wait or run.
     pub(super) jobs: AtomicUsize,
     /// How often each stage was found to be the one that others wait for, by `Bottleneck`'s order.
@@ -62,12 +64,9 @@ impl Counters {
         }
     }
 
-    pub(super) fn take(&self, bytes: u64) {
+    pub(super) fn take(&self, bytes: u64, clusters: u64) {
         self.done.fetch_add(bytes, Relaxed);
-    }
-
-    pub(super) fn clusters(&self) -> u64 {
-        self.clusters.load(Relaxed)
+        self.taken.fetch_add(clusters, Relaxed);
     }
 
     /// Called once a batch by the stage that starts fetches.

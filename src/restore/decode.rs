@@ -5,12 +5,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::Sender;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::counters::Counters;
 use super::damage::{BadBodies, BadBody};
 use super::hashes::{ChunkHashes, Decoded};
-use super::plan::{Batch, Place, Plan, extent};
+use super::plan::{Batch, Place, Plan, SINKS, extent};
 use super::read::Fetched;
 use super::{Context, Reading, RestoreError};
 use crate::cancel::Stopped;
@@ -19,6 +18,7 @@ use crate::hash::CHUNK;
 use crate::qcow2::mappings::SUBCLUSTERS;
 use crate::qcow2::{Mappings, Stored};
 use crate::source::aligned::{BufferPool, PooledBuf};
+use crate::threads::{Beside, Pool};
 use crate::units::{ByteCount, GuestCluster, GuestOffset, HostOffset, to_u64, to_usize};
 
 /// Decoded bytes of the disk: what one batch holds of one chunk of it.
@@ -29,6 +29,8 @@ pub struct Piece {
     buf: PooledBuf,
     runs: Vec<Range<usize>>,
     whole: bool,
+    clusters: u64,
+    undecoded: u64,
 }
 
 impl Piece {
@@ -63,6 +65,16 @@ impl Piece {
         self.runs.iter().map(|run| (self.start + to_u64(run.start), &self.buf[run.clone()]))
     }
 
+    /// Clusters whose bodies it was made from, those that do not decode included.
+    pub(super) fn clusters(&self) -> u64 {
+        self.clusters
+    }
+
+    /// Bytes of the disk that are in no run because their bodies do not decode.
+    pub(super) fn undecoded(&self) -> u64 {
+        self.undecoded
+    }
+
     /// Bytes in all runs.
     #[must_use]
     pub fn mapped(&self) -> u64 {
@@ -72,7 +84,8 @@ impl Piece {
 
 /// The pool and everything that its jobs share.
 pub(super) struct Decoders {
-    pool: ThreadPool,
+    pool: Pool,
+    beside: Beside,
     shared: Arc<Shared>,
     buffers: BufferPool,
 }
@@ -93,18 +106,17 @@ struct Shared {
 }
 
 impl Decoders {
-    /// Starts the plan's threads; what they decode goes to `pieces`.
+    /// Starts the plan's threads, or as many as the system allows beside those of the other stages; what they decode goes to `pieces`.
     pub fn new(reading: &Reading<'_>, pieces: Sender<Piece>, context: &Context) -> Result<Self, RestoreError> {
         let plan = reading.plan;
-        let pool = ThreadPoolBuilder::new()
-            .num_threads(plan.threads)
-            .thread_name(|index| format!("decode-{index}"))
-            // A job that panics leaves its clusters uncounted, and that is reported; the default would abort the process.
-            .panic_handler(|_| {})
-            .build()
-            .map_err(|source| RestoreError::Threads { reason: source.to_string() })?;
+        // The sums, sinks and readers.
+        let beside = Beside { least: 3, most: 1 + SINKS + plan.readers };
+        let told = context.clone();
+        // A job that panics leaves its clusters uncounted, too.
+        let pool = Pool::start("decode", plan.threads, beside, move || told.fail(RestoreError::StageDied { stage: "decoding" }))
+            .map_err(RestoreError::Threads)?;
         let shared = Shared {
-            decoders: (0..plan.threads).map(|_| Mutex::default()).collect(),
+            decoders: (0..pool.threads()).map(|_| Mutex::default()).collect(),
             codec: reading.codec,
             mappings: Arc::clone(reading.mappings),
             file_len: reading.file.size(),
@@ -115,7 +127,17 @@ impl Decoders {
             pieces,
             context: context.clone(),
         };
-        Ok(Self { pool, shared: Arc::new(shared), buffers: BufferPool::new(plan.chunk_buffers(), to_usize(CHUNK.0)) })
+        Ok(Self { pool, beside, shared: Arc::new(shared), buffers: BufferPool::new(plan.chunk_buffers(), to_usize(CHUNK.0)) })
+    }
+
+    /// How many of `wanted` readers or sinks are to be started.
+    pub fn of_those_beside(&self, wanted: usize) -> usize {
+        self.pool.of_those_beside(wanted, self.beside)
+    }
+
+    /// Threads that decode.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
     }
 
     /// Whether every buffer is with a job or a sink.
@@ -179,7 +201,7 @@ impl Shared {
         let len = to_usize(CHUNK.0.min(self.mappings.virtual_size().0.saturating_sub(start.0)));
         let first = start.cluster(cluster);
         let all = self.mappings.range(first..first + to_u64(to_usize(CHUNK.0) / cluster.len())).count();
-        let mut damaged = false;
+        let (mut damaged, mut undecoded) = (false, 0);
         let index = rayon::current_thread_index().expect("jobs run on the pool");
         let mut decoder = self.decoders[index].lock().unwrap_or_else(PoisonError::into_inner);
         let decoder = match &mut *decoder {
@@ -197,6 +219,7 @@ impl Shared {
                 };
                 bodies.add(BadBody { guest, host, error: source });
                 damaged = true;
+                undecoded += to_u64((at + cluster.len()).min(len).saturating_sub(at));
                 continue;
             }
             let run = at..(at + cluster.len()).min(len);
@@ -221,7 +244,7 @@ impl Shared {
                 },
             );
         }
-        Ok(Some(Piece { start, len, buf, runs, whole }))
+        Ok(Some(Piece { start, len, buf, runs, whole, clusters: to_u64(members.len()), undecoded }))
     }
 
     /// Decodes one cluster, or tells where its body lies and what is wrong with it.

@@ -77,6 +77,14 @@ pub enum ManifestError {
         /// The disk's bytes.
         found_disk: u64,
     },
+    /// The image that it is of does not hold all of the disk.
+    #[error("the image accounts for {accounted} of the {size} bytes of the disk that it was made from: it is not whole")]
+    NotWhole {
+        /// Bytes of the disk that were laid out.
+        accounted: u64,
+        /// Bytes of the disk.
+        size: u64,
+    },
     /// It makes no sense.
     #[error("the manifest says {field} is {value}, which can't be")]
     Nonsense {
@@ -211,9 +219,26 @@ pub fn check_manifest(manifest: &Manifest) -> Result<(), ManifestError> {
     if source_size.checked_next_multiple_of(SECTOR) != Some(manifest.image.virtual_size.0) {
         return nonsense("source.size", source_size);
     }
-    let wrong =
-        manifest.segments.iter().find(|segment| !segment.guest.0.is_multiple_of(SEGMENT.0) || segment.guest.0 >= source_size);
-    wrong.map_or(Ok(()), |segment| nonsense("segments[].guest", segment.guest.0))
+    if let Some(ByteCount(accounted)) = manifest.image.accounted
+        && accounted != source_size
+    {
+        return Err(ManifestError::NotWhole { accounted, size: source_size });
+    }
+    let mut behind = None;
+    for segment in &manifest.segments {
+        let (guest, host) = (segment.guest.0, segment.host.0);
+        if !guest.is_multiple_of(SEGMENT.0) || guest >= source_size || behind.is_some_and(|behind| guest < behind) {
+            return nonsense("segments[].guest", guest);
+        }
+        behind = Some(guest.saturating_add(1));
+        if host > manifest.image.size.0 {
+            return nonsense("segments[].host", host);
+        }
+        if segment.length > manifest.image.size.0 - host {
+            return nonsense("segments[].length", segment.length);
+        }
+    }
+    Ok(())
 }
 
 /// Whether a manifest can be checked against and is of an image of these sizes.
@@ -249,9 +274,10 @@ mod tests {
             created: "2026-01-02T03:04:05Z".into(),
             source: SourceRecord { name: "a".into(), host: "b".into(), size: ByteCount(source_size) },
             image: ImageRecord {
-                size: ByteCount(1 << 16),
+                size: ByteCount(1 << 17),
                 virtual_size: ByteCount(source_size.next_multiple_of(SECTOR)),
                 crc64: Crc64(0),
+                accounted: Some(ByteCount(source_size)),
                 sha256: None,
                 verified_at: None,
             },
@@ -278,7 +304,7 @@ mod tests {
     fn a_manifest_with_sizes_that_none_has_is_refused() {
         assert_eq!(check_manifest(&manifest(1000)), Ok(()));
         type Change = fn(&mut Manifest);
-        let changes: [(Change, &str, u64); 7] = [
+        let changes: [(Change, &str, u64); 10] = [
             (|manifest| manifest.encoder.segment_size = ByteCount(0), "encoder.segment_size", 0),
             (|manifest| manifest.encoder.segment_size = ByteCount(1 << 62), "encoder.segment_size", 1 << 62),
             (|manifest| manifest.encoder.chunk_size = SEGMENT, "encoder.chunk_size", SEGMENT.0),
@@ -286,12 +312,27 @@ mod tests {
             (|manifest| manifest.source.size = ByteCount(u64::MAX), "source.size", u64::MAX),
             (|manifest| manifest.segments[0].guest = GuestOffset(SEGMENT.0), "segments[].guest", SEGMENT.0),
             (|manifest| manifest.segments[0].guest = GuestOffset(7), "segments[].guest", 7),
+            (|manifest| manifest.segments.push(manifest.segments[0].clone()), "segments[].guest", 0),
+            (|manifest| manifest.segments[0].host = HostOffset((1 << 17) + 1), "segments[].host", (1 << 17) + 1),
+            (|manifest| manifest.segments[0].length = 1 << 17, "segments[].length", 1 << 17),
         ];
         for (change, field, value) in changes {
             let mut changed = manifest(1000);
             change(&mut changed);
             assert_eq!(check_manifest(&changed), Err(ManifestError::Nonsense { field, value }));
         }
+    }
+
+    #[test]
+    fn a_manifest_of_a_part_of_the_disk_is_refused_and_one_that_does_not_count_is_not() {
+        for accounted in [0, 999, 1001] {
+            let mut short = manifest(1000);
+            short.image.accounted = Some(ByteCount(accounted));
+            assert_eq!(check_manifest(&short), Err(ManifestError::NotWhole { accounted, size: 1000 }));
+        }
+        let mut older = manifest(1000);
+        older.image.accounted = None;
+        assert_eq!(check_manifest(&older), Ok(()));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! once. What is decoded leaves in pieces of 2 MiB of the disk, in no particular order. Memory is bounded by pools of buffers that travel with
 //! the data; [`plan::Plan::peak_memory`] is the formula. The first real error is kept and everybody else is told to stop.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -22,6 +23,7 @@ use crate::qcow2::{Compression, FileError, Header, ImageError, ImageFile, Mappin
 use crate::retry::Class;
 use crate::source::SourceError;
 use crate::source::aligned::{BufferPool, PooledBuf, Untaken};
+use crate::threads::{self, Refused, Team};
 use crate::units::{GuestOffset, HostOffset};
 
 mod compare;
@@ -125,10 +127,17 @@ pub enum RestoreError {
         most: usize,
     },
     /// Threads could not be started.
-    #[error("cannot start the decoding threads: {reason}")]
-    Threads {
-        /// The system's words.
-        reason: String,
+    #[error(transparent)]
+    Threads(Refused),
+    /// The stages ended without an error, and did not bring all that there is.
+    #[error("only {found} of {expected} {what}: this is a bug in snapferry, and nothing is made of them")]
+    Unaccounted {
+        /// What was counted.
+        what: &'static str,
+        /// How much of it came.
+        found: u64,
+        /// How much of it there is.
+        expected: u64,
     },
     /// The system refuses memory.
     #[error(transparent)]
@@ -257,25 +266,49 @@ impl Reading<'_> {
         let (pieces_in, pieces) = bounded(plan.chunk_buffers());
         let decoders = decode::Decoders::new(&self, pieces_in, &context)?;
         let (slots_in, slots) = bounded(plan.batch_buffers());
-        let sums = thread::scope(|scope| {
-            for _ in 0..plan::SINKS {
-                let pieces = pieces.clone();
-                scope.spawn(|| drain(pieces, self.sink, &context));
-            }
-            drop(pieces);
-            let sums = scope.spawn(|| sums::run(&slots, self.sums));
-            // Moved in, so that the pieces end when the last job does.
-            read::run(self.file, plan, &slots_in, decoders, &context);
+        let (sink, wanted, context) = (self.sink, self.sums, &context);
+        let before = Counted::of(&context.counters);
+        let ended = thread::scope(|scope| {
+            let sums = threads::scoped(scope, "sum up the file", move || sums::run(&slots, wanted))?;
+            let draining = move || drain(pieces, sink, context);
+            let sinks = Team::start(scope, "write or compare", decoders.of_those_beside(plan::SINKS), draining)?;
+            read::run(self.file, plan, &slots_in, &decoders, context);
+            // The pieces end when the last job does.
+            drop(decoders);
             drop(slots_in);
-            sums.join()
+            let sums = sums.join().map_err(|_panic| RestoreError::StageDied { stage: "sums" });
+            let sinks = sinks.join().map_err(|_died| RestoreError::StageDied { stage: "disk" });
+            Ok::<_, Refused>((sums, sinks))
         });
+        // All threads have ended here, and only now is what they did taken for done.
+        let (sums, sinks) = ended.map_err(RestoreError::Threads)?;
         context.verdict()?;
-        let decoded = context.counters.clusters();
-        if decoded != plan.clusters() {
-            return Err(RestoreError::StageDied { stage: "decoding" });
-        }
-        sums.ok().flatten().ok_or(RestoreError::StageDied { stage: "sums" })
+        sinks?;
+        let (sums, passed) = sums?.ok_or(RestoreError::StageDied { stage: "sums" })?;
+        let after = Counted::of(&context.counters);
+        let expected = if wanted == WantedSums::None { plan.own_bytes() } else { self.file.size().0 };
+        count("bytes of the image were read", passed, expected)?;
+        count("clusters were decoded", after.decoded - before.decoded, plan.clusters())?;
+        count("clusters came to where they belong", after.taken - before.taken, plan.clusters())?;
+        Ok(sums)
     }
+}
+
+/// How far the stages have come.
+struct Counted {
+    decoded: u64,
+    taken: u64,
+}
+
+impl Counted {
+    fn of(counters: &Counters) -> Self {
+        Self { decoded: counters.clusters.load(Relaxed), taken: counters.taken.load(Relaxed) }
+    }
+}
+
+/// Holds what was counted against what there is: that threads and channels have ended proves nothing.
+fn count(what: &'static str, found: u64, expected: u64) -> Result<(), RestoreError> {
+    if found == expected { Ok(()) } else { Err(RestoreError::Unaccounted { what, found, expected }) }
 }
 
 /// One sink thread.
@@ -285,7 +318,7 @@ fn drain(pieces: Receiver<Piece>, sink: &dyn Sink, context: &Context) {
             continue;
         }
         match sink.take(&piece) {
-            Ok(()) => context.counters.take(piece.mapped()),
+            Ok(()) => context.counters.take(piece.mapped(), piece.clusters()),
             Err(error) => context.fail(error),
         }
     }

@@ -196,12 +196,15 @@ impl Plan {
                 threads: self.threads + self.readers + SINKS + OTHER_THREADS,
                 files: if is_remote { self.readers } else { 0 },
             };
-            let Err(tight) = allowance.fit("reading this image", &demand) else { return Ok(self) };
+            if allowance.fit("reading this image", &demand).is_ok() {
+                return Ok(self);
+            }
             let fetch = to_u64(self.batch_len()) + self.arriving.min(2 * self.longest);
             let decoders = (options.threads.is_none() && self.threads > 1).then(|| to_u64(self.threads) * (MIB + 2 * CHUNK.0));
             let fetches = (options.connections.is_none() && self.readers > 1).then(|| to_u64(self.readers) * fetch);
             if decoders.is_none() && fetches.is_none() {
-                return Err(tight.into());
+                allowance.bear("reading this image", &demand)?;
+                return Ok(self);
             }
             // Nothing is less than something.
             if decoders >= fetches {
@@ -216,6 +219,11 @@ impl Plan {
     #[must_use]
     pub fn clusters(&self) -> u64 {
         to_u64(self.places.len())
+    }
+
+    /// Bytes of the file in the batches, each counted once.
+    pub(super) fn own_bytes(&self) -> u64 {
+        self.batches.iter().map(|batch| batch.own).sum()
     }
 
     /// Bytes of the disk in those clusters; the last one may reach past the disk's end.

@@ -13,6 +13,7 @@ use super::{Context, RestoreError};
 use crate::cancel::Stopped;
 use crate::qcow2::ImageFile;
 use crate::source::aligned::{BufferPool, PooledBuf};
+use crate::threads::Team;
 use crate::units::{HostOffset, to_u64, to_usize};
 
 /// Bytes of the file, from `start`.
@@ -47,19 +48,23 @@ struct Ticket {
     slot: Sender<Arc<Fetched>>,
 }
 
-/// Fetches every batch of the plan: `slots` gets one slot for each before its fetch begins.
-pub(super) fn run(file: &dyn ImageFile, plan: &Plan, slots: &Sender<Slot>, decoders: Decoders, context: &Context) {
+/// Fetches every batch of the plan: `slots` gets one slot for each before its fetch begins. Whether all of them came to where they belong,
+/// whoever takes them counts.
+pub(super) fn run(file: &dyn ImageFile, plan: &Plan, slots: &Sender<Slot>, decoders: &Decoders, context: &Context) {
     let (tickets, queue) = bounded(plan.readers);
     thread::scope(|scope| {
-        for _ in 0..plan.readers {
-            let queue = queue.clone();
-            let decoders = &decoders;
-            scope.spawn(move || serve(file, plan, &queue, decoders, context));
-        }
-        drop(queue);
+        // The queue goes with them: once the last one is gone, there is nobody to hand a ticket to.
+        let serving = move || serve(file, plan, &queue, decoders, context);
+        let readers = match Team::start(scope, "read", decoders.of_those_beside(plan.readers), serving) {
+            Ok(readers) => readers,
+            Err(refused) => return context.fail(RestoreError::Threads(refused)),
+        };
         // Who stopped us has said why.
-        let _ = issue(plan, slots, &tickets, &decoders, context);
+        let _ = issue(plan, slots, &tickets, decoders, context);
         drop(tickets);
+        if readers.join().is_err() {
+            context.fail(RestoreError::StageDied { stage: "reading" });
+        }
     });
 }
 
@@ -72,7 +77,7 @@ fn issue(
 ) -> Result<(), Stopped> {
     let buffers = BufferPool::new(plan.batch_buffers(), plan.batch_len());
     for batch in plan.batches.iter().flat_map(Batch::pieces) {
-        note_bottleneck(&buffers, plan, decoders, context);
+        note_bottleneck(&buffers, decoders, context);
         // In this order and one batch after the other: the batch that the sums wait for always has its buffer already.
         let buf = context.take(&buffers)?;
         let (slot, fetched) = bounded(1);
@@ -83,10 +88,10 @@ fn issue(
 }
 
 /// Who holds the next fetch up? Buffers that are all out are with the decoders or behind them.
-fn note_bottleneck(buffers: &BufferPool, plan: &Plan, decoders: &Decoders, context: &Context) {
+fn note_bottleneck(buffers: &BufferPool, decoders: &Decoders, context: &Context) {
     let found = if !buffers.is_empty() {
         Bottleneck::Fetch
-    } else if context.counters.jobs.load(Relaxed) > plan.threads || !decoders.is_out_of_buffers() {
+    } else if context.counters.jobs.load(Relaxed) > decoders.threads() || !decoders.is_out_of_buffers() {
         Bottleneck::Decode
     } else {
         Bottleneck::Sink

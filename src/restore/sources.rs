@@ -1,19 +1,19 @@
 //! Two disks side by side, whatever they are kept in.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
 
-use super::RestoreError;
 use super::differences::{Difference, Differences, differences};
 use super::plan::BASE;
 use super::source::READER;
+use super::{RestoreError, count};
 use crate::cancel::Cancel;
 use crate::compress::cores;
 use crate::hash::CHUNK;
 use crate::limits::{Allowance, OutOfMemory};
 use crate::source::aligned::AlignedBuf;
 use crate::source::{Extent, Source};
+use crate::threads;
 use crate::units::{GuestOffset, SECTOR, to_usize};
 
 /// Threads beside two for each core: most of them wait for disks, while the others decode.
@@ -53,13 +53,11 @@ pub fn compare_sources(
         until,
         cancel,
         done,
+        looked_at: AtomicU64::new(0),
     };
-    let threads = Allowance::of_process().threads(2 * cores().get() + WAITING, EACH, BASE);
-    thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| comparing.serve());
-        }
-    });
+    let wanted = Allowance::of_process().threads(2 * cores().get() + WAITING, EACH, BASE);
+    let ended = threads::together("compare", wanted, || comparing.serve());
+    let looked_at = comparing.looked_at.into_inner();
     let found = comparing.found.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let Some((at, error)) = comparing.failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
         let first = found.first.first().map(|difference| difference.offset.0);
@@ -69,6 +67,11 @@ pub fn compare_sources(
     }
     if cancel.is_cancelled() {
         return Err(RestoreError::Interrupted);
+    }
+    ended.map_err(|_died| RestoreError::StageDied { stage: "comparison" })?;
+    // Where the first difference is all that is wanted, what lies behind it is left out.
+    if until == Until::End || found.is_empty() {
+        count("bytes of the disks were compared", looked_at, size)?;
     }
     [one, other].into_iter().try_for_each(|source| source.settle().map_err(RestoreError::Source))?;
     Ok(found)
@@ -85,6 +88,8 @@ struct Comparing<'a> {
     until: Until,
     cancel: &'a Cancel,
     done: &'a (dyn Fn(u64) + Sync),
+    /// Bytes of the longer disk that were compared, or are holes in both.
+    looked_at: AtomicU64,
 }
 
 impl Comparing<'_> {
@@ -99,7 +104,7 @@ impl Comparing<'_> {
             let chunk = match next {
                 Ok(Some(Step::Compare(chunk))) => chunk,
                 Ok(Some(Step::Skip { len })) => {
-                    (self.done)(len);
+                    self.note(len);
                     continue;
                 }
                 Ok(None) => return,
@@ -120,8 +125,13 @@ impl Comparing<'_> {
                 }
                 Err(error) => return self.fail(chunk.at, error),
             }
-            (self.done)(chunk.len);
+            self.note(chunk.len);
         }
+    }
+
+    fn note(&self, len: u64) {
+        self.looked_at.fetch_add(len, Relaxed);
+        (self.done)(len);
     }
 
     fn fail(&self, at: u64, error: RestoreError) {
@@ -253,7 +263,6 @@ mod tests {
     use crate::source::{InUse, RawSource, SourceError};
     use crate::units::{ByteCount, GIB, to_u64};
     use std::io;
-    use std::sync::atomic::AtomicU64;
 
     fn source(bytes: &[u8]) -> (tempfile::NamedTempFile, RawSource) {
         let file = tempfile::NamedTempFile::new().expect("a file");
@@ -282,18 +291,19 @@ mod tests {
         assert_eq!(compare(&other, &one, Until::FirstDifference).first[0].offset, GuestOffset(100));
     }
 
-    /// A disk of `size` bytes that holds `byte` in its last `data` ones, and fails from `fails` on.
+    /// A disk of `size` bytes that holds `byte` in its last `data` ones, fails from `fails` on, and panics from `dies` on.
     struct Made {
         size: u64,
         data: u64,
         byte: u8,
         fails: u64,
+        dies: u64,
         questions: AtomicU64,
     }
 
     impl Made {
         fn new(size: u64, data: u64, byte: u8) -> Self {
-            Self { size, data, byte, fails: u64::MAX, questions: AtomicU64::new(0) }
+            Self { size, data, byte, fails: u64::MAX, dies: u64::MAX, questions: AtomicU64::new(0) }
         }
     }
 
@@ -311,6 +321,7 @@ mod tests {
         }
 
         fn read_at(&self, offset: GuestOffset, into: &mut [u8]) -> Result<(), SourceError> {
+            assert!(offset.0 + to_u64(into.len()) <= self.dies, "told to");
             if offset.0 + to_u64(into.len()) > self.fails {
                 return Err(SourceError::Read { path: "made".into(), offset, source: io::Error::other("told to") });
             }
@@ -347,6 +358,17 @@ mod tests {
             assert_eq!(found.first[0].offset, GuestOffset(8 << 20));
             assert!(matches!(compare(&broken(12 << 20), Until::End), Err(RestoreError::Source(_))));
             assert!(matches!(compare(&broken(9 << 20), Until::FirstDifference), Err(RestoreError::Source(_))));
+        }
+    }
+
+    #[test]
+    fn a_thread_that_dies_is_no_verdict() {
+        let whole = || Made::new(16 << 20, 16 << 20, 1);
+        for dies in [0, 2 << 20, 9 << 20, (16 << 20) - 1] {
+            for until in [Until::End, Until::FirstDifference] {
+                let compared = compare_sources(&whole(), &Made { dies, ..whole() }, until, &Cancel::new(), &|_| {});
+                assert!(matches!(compared, Err(RestoreError::StageDied { stage: "comparison" })), "{compared:?}");
+            }
         }
     }
 

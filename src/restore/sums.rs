@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::read::Slot;
 use crate::hash::{Crc64, RunningCrc64};
+use crate::units::to_u64;
 
 /// Which sums are wanted. Either needs all of the file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,20 +80,25 @@ pub struct Sums {
     pub sha256: Option<Sha256Sum>,
 }
 
-/// Adds up every batch in order. `None` when the work stopped before.
-pub(super) fn run(slots: &Receiver<Slot>, wanted: WantedSums) -> Option<Sums> {
+/// Takes the sums that are wanted while batches pass, in the order of the file. Gives them with the bytes that passed; nothing where a batch
+/// never came.
+pub(super) fn run(slots: &Receiver<Slot>, wanted: WantedSums) -> Option<(Sums, u64)> {
     let mut crc64 = (wanted != WantedSums::None).then(RunningCrc64::default);
     let mut sha256 = (wanted == WantedSums::Both).then(Sha256::new);
+    let mut passed = 0;
     for slot in slots {
         let fetched: Arc<_> = slot.recv().ok()?;
+        let own = fetched.own();
         if let Some(crc64) = &mut crc64 {
-            crc64.update(fetched.own());
+            crc64.update(own);
         }
         if let Some(sha256) = &mut sha256 {
-            sha256.update(fetched.own());
+            sha256.update(own);
         }
+        passed += to_u64(own.len());
     }
-    Some(Sums { crc64: crc64.map(|sum| sum.sum()), sha256: sha256.map(|sum| Sha256Sum(sum.finalize().into())) })
+    let sums = Sums { crc64: crc64.map(|sum| sum.sum()), sha256: sha256.map(|sum| Sha256Sum(sum.finalize().into())) };
+    Some((sums, passed))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -10,13 +11,14 @@ use super::counters::Counters;
 use super::hashes::{ChunkHashes, check_sizes};
 use super::plan::{Options, Origin, Plan, unmapped};
 use super::target::{DeviceTarget, Disk, FileTarget, Force, PageCache, Target, TargetError, ZeroPolicy};
-use super::{Piece, Reading, RestoreError, Sink, WantedSums, codec_of};
+use super::{Piece, Reading, RestoreError, Sink, WantedSums, codec_of, count};
 use crate::cancel::{Cancel, Reason};
 use crate::clock::Clock;
 use crate::compress::{Codec, cores, is_zero};
 use crate::limits::Allowance;
 use crate::manifest::Manifest;
 use crate::qcow2::{Image, ImageFile, Limits, Mappings};
+use crate::threads;
 use crate::units::{ByteCount, GuestOffset, MIB, to_u64, to_usize};
 
 /// A device gets so many of its first bytes last: as long as they are zero, there is no partition table and no boot sector that would
@@ -148,21 +150,25 @@ impl Restoration<'_> {
             cancel: self.cancel.clone(),
             counters: Arc::clone(&self.counters),
         };
+        let zero = || {
+            let zeroed = writer.zero(mappings, &|| !self.cancel.is_cancelled());
+            if zeroed.is_err() {
+                self.cancel.cancel(Reason::Failed);
+            }
+            zeroed
+        };
         let zeroed = thread::scope(|scope| {
-            let zeroing = scope.spawn(|| {
-                let zeroed = writer.zero(mappings, &|| !self.cancel.is_cancelled());
-                if zeroed.is_err() {
-                    self.cancel.cancel(Reason::Failed);
-                }
-                zeroed
-            });
-            let read = reading.run();
-            let zeroed = zeroing.join().unwrap_or(Err(RestoreError::StageDied { stage: "zeroing" }));
+            let zeroing = threads::scoped(scope, "zero", zero);
+            // Without a thread for it, it is done before all else.
+            let zeroed = if zeroing.is_err() { zero() } else { Ok(()) };
+            let read = if zeroed.is_ok() { reading.run().map(drop) } else { Ok(()) };
+            let zeroed =
+                zeroing.map_or(zeroed, |zeroing| zeroing.join().unwrap_or(Err(RestoreError::StageDied { stage: "zeroing" })));
             // Of two errors the reader's came first, or it has none of its own.
             match (read, zeroed) {
-                (Err(RestoreError::StageDied { .. }) | Ok(_), Err(error)) => Err(error),
+                (Err(RestoreError::StageDied { .. }) | Ok(()), Err(error)) => Err(error),
                 (Err(error), _) => Err(error),
-                (Ok(_), Ok(())) => Ok(()),
+                (Ok(()), Ok(())) => Ok(()),
             }
         });
         zeroed?;
@@ -170,6 +176,7 @@ impl Restoration<'_> {
         if self.cancel.is_cancelled() {
             return Err(RestoreError::Interrupted);
         }
+        count("bytes of the disk were written or zeroed", writer.accounted.load(Relaxed), mappings.virtual_size().0)?;
         let mut segments_checked = 0;
         if let (Some(hashes), Some(manifest)) = (hashes, self.manifest) {
             let (findings, compared) = hashes.compare(manifest);
@@ -190,6 +197,8 @@ struct Writer<'a> {
     first: Mutex<Vec<u8>>,
     /// How many of them.
     held: u64,
+    /// Bytes of the disk that were written, or are zeros as they must be.
+    accounted: AtomicU64,
 }
 
 impl<'a> Writer<'a> {
@@ -198,7 +207,7 @@ impl<'a> Writer<'a> {
             Target::File(_) => 0,
             Target::Device(_) => to_usize(LAST.min(size.0)),
         };
-        Self { target, first: Mutex::new(vec![0; held]), held: to_u64(held) }
+        Self { target, first: Mutex::new(vec![0; held]), held: to_u64(held), accounted: AtomicU64::new(0) }
     }
 
     fn disk(&self) -> Disk<'_> {
@@ -221,13 +230,16 @@ impl<'a> Writer<'a> {
 
     /// Zeroes what the image does not store. A new file is all zeros already.
     fn zero(&self, mappings: &Mappings, go_on: &dyn Fn() -> bool) -> Result<(), RestoreError> {
-        let Target::Device(device) = self.target else { return Ok(()) };
         let held = self.held;
         for Range { start, end } in unmapped(mappings) {
-            let start = start.max(held);
-            if start < end && go_on() {
-                device.zero(start..end, go_on)?;
+            let from = start.max(held);
+            if let Target::Device(device) = self.target
+                && from < end
+                && go_on()
+            {
+                device.zero(from..end, go_on)?;
             }
+            self.accounted.fetch_add(end - start, Relaxed);
         }
         Ok(())
     }
@@ -267,6 +279,8 @@ impl<'a> Writer<'a> {
 impl Sink for Writer<'_> {
     fn take(&self, piece: &Piece) -> Result<(), RestoreError> {
         for (start, bytes) in piece.runs() {
+            // Noted before, for an error ends the work.
+            self.accounted.fetch_add(to_u64(bytes.len()), Relaxed);
             if let Target::File(_) = self.target {
                 self.write_sparse(start, bytes)?;
                 continue;

@@ -73,6 +73,15 @@ pub enum Action {
         /// S3's error code.
         code: String,
     },
+    /// Does as asked, and answers with so many bytes of the body alone, as if that were all of it.
+    CutAnswer {
+        /// Bytes of the body, from its first.
+        bytes: u64,
+    },
+    /// Reads the body, applies nothing, and answers 200 as if it had been done.
+    Pretend,
+    /// Does as asked, and leaves out of a list where it goes on.
+    LoseMarkers,
     /// Does as asked, and answers with an empty ETag, as Ceph does on Complete.
     EmptyEtag,
     /// Does as asked, and answers without a Content-Length, as some proxies pass on a HEAD.

@@ -29,7 +29,7 @@ use super::server::UnsignedPayload;
 use super::shapes::Quirks;
 use super::stats::Ledger;
 use crate::secret::Secret;
-use crate::units::to_u64;
+use crate::units::{to_u64, to_usize};
 
 /// How much of a body is read after the answer to it is known. A client that is cut off while it sends sees a broken connection, not
 /// the answer.
@@ -118,7 +118,11 @@ enum Ending {
     Drop,
     Never,
     Instead(Response<Body>),
-    EmptyEtag,
+    /// With another body, and without an ETag.
+    Altered(fn(&str) -> String),
+    /// With so many bytes of it.
+    Cut(u64),
+    /// Without a word of how long it is.
     NoLength,
 }
 
@@ -171,6 +175,10 @@ impl Front {
                 inflow.drain(LONGEST_DRAIN).await;
                 return Ok(scripted(200, Some(&code), None));
             }
+            Some(Action::Pretend) => {
+                inflow.drain(LONGEST_DRAIN).await;
+                return Ok(pretended());
+            }
             Some(Action::RefuseChecksums) => {
                 if sends_checksums(&parts) {
                     inflow.drain(LONGEST_DRAIN).await;
@@ -204,8 +212,10 @@ impl Front {
             Some(Action::ApplyThenDrop) => ending = Ending::Drop,
             Some(Action::ApplyThenHang) => ending = Ending::Never,
             Some(Action::ApplyThenAnswer { status, code }) => ending = Ending::Instead(scripted(status, Some(&code), None)),
-            Some(Action::EmptyEtag) => ending = Ending::EmptyEtag,
             Some(Action::NoLength) => ending = Ending::NoLength,
+            Some(Action::EmptyEtag) => ending = Ending::Altered(without_etag),
+            Some(Action::LoseMarkers) => ending = Ending::Altered(without_markers),
+            Some(Action::CutAnswer { bytes }) => ending = Ending::Cut(bytes),
             Some(Action::CorruptChecksum) => quirks.corrupt = true,
             Some(Action::IgnoreChecksums) => quirks.blind = true,
         }
@@ -221,8 +231,9 @@ impl Front {
             Ending::Drop => Err(Dropped),
             Ending::Never => std::future::pending().await,
             Ending::Instead(answer) => Ok(answer),
-            Ending::EmptyEtag => Ok(without_etag(response).await),
             Ending::NoLength => Ok(without_length(response)),
+            Ending::Altered(alter) => Ok(altered(response, |body| alter(&String::from_utf8_lossy(&body)).into()).await),
+            Ending::Cut(bytes) => Ok(altered(response, |body| body.slice(..body.len().min(to_usize(bytes)))).await),
         }
     }
 
@@ -302,7 +313,6 @@ fn scripted(status: u16, code: Option<&str>, retry_after_s: Option<u32>) -> Resp
     response
 }
 
-/// The same answer with nothing where the entity tag was.
 /// The answer in pieces of which nobody has said how many there are.
 fn without_length(response: Response<Body>) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
@@ -310,18 +320,42 @@ fn without_length(response: Response<Body>) -> Response<Body> {
     Response::from_parts(parts, Body::http_body_unsync(http_body_util::StreamBody::new(http_body_util::BodyStream::new(body))))
 }
 
-async fn without_etag(response: Response<Body>) -> Response<Body> {
+/// A 200 that means nothing.
+fn pretended() -> Response<Body> {
+    let mut response = Response::new(Body::from(String::new()));
+    response.headers_mut().insert(ETAG, HeaderValue::from_static("\"00000000000000000000000000000000\""));
+    response
+}
+
+/// The same answer with another body of its own length, and without an entity tag.
+async fn altered(response: Response<Body>, alter: impl FnOnce(Bytes) -> Bytes) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
     parts.headers.remove(ETAG);
     parts.headers.remove(CONTENT_LENGTH);
-    let body = match body.collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(err) => return refused(S3Error::with_source(s3s::S3ErrorCode::InternalError, err)),
-    };
-    let text = String::from_utf8_lossy(&body);
-    let tag = text.find("<ETag>").zip(text.find("</ETag>")).map(|(start, end)| start + "<ETag>".len()..end);
-    let text = tag.map_or_else(|| text.to_string(), |tag| format!("{}{}", &text[..tag.start], &text[tag.end..]));
-    Response::from_parts(parts, Body::from(text))
+    match body.collect().await {
+        Ok(body) => Response::from_parts(parts, Body::from(alter(body.to_bytes()))),
+        Err(err) => refused(S3Error::with_source(s3s::S3ErrorCode::InternalError, err)),
+    }
+}
+
+/// With nothing where the entity tag was.
+fn without_etag(text: &str) -> String {
+    emptied(text, "ETag")
+}
+
+/// With nothing where a list says where it goes on.
+fn without_markers(text: &str) -> String {
+    let names = ["NextContinuationToken", "NextKeyMarker", "NextUploadIdMarker", "NextPartNumberMarker"];
+    names.iter().fold(text.to_owned(), |text, name| emptied(&text, name))
+}
+
+/// Without what the first element of that name holds.
+fn emptied(text: &str, name: &str) -> String {
+    let (open, close) = (format!("<{name}>"), format!("</{name}>"));
+    match text.find(&open).zip(text.find(&close)) {
+        Some((start, end)) => format!("{}{}", &text[..start + open.len()], &text[end..]),
+        None => text.to_owned(),
+    }
 }
 
 /// A slow reader.

@@ -9,6 +9,7 @@ mod demo;
 mod determinism;
 mod devices;
 mod documents;
+mod few_threads;
 mod first_hour;
 mod fleet;
 mod hostile;

@@ -316,3 +316,72 @@ async fn a_token_is_not_sent_in_the_clear() {
     let config = S3Config { endpoint: "http://s3.example.com".to_owned(), auth: Auth::Bearer(Arc::new(source)), ..bench.config() };
     assert!(matches!(S3Store::connect(config), Err(StoreError::Setup(_))));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_that_broke_off_is_no_list() {
+    let bench = Bench::start().await;
+    let store = bench.store();
+    let upload = store.create_upload(&bench.key, &UploadPlan { part_size: REAL_PART, replace: true }).await.unwrap();
+    let body = Bytes::from_static(b"the only part");
+    store.put_part(&upload, Part { number: PartNumber(1), crc64: Crc64::of(&body), body: body.clone() }).await.unwrap();
+    store.put(&ObjectKey::new("small").unwrap(), body).await.unwrap();
+    let lists = [Operation::ListMultipartUploads, Operation::ListParts, Operation::ListObjectsV2];
+    let retrying = retrying(bench.store());
+    for bytes in [0, 1, 60, 120, 180, 240, 300, 360] {
+        for list in lists {
+            bench.fault(list, When::Always, Action::CutAnswer { bytes });
+        }
+        let answers = [
+            retrying.list_uploads("").await.map(|found| found.len()),
+            retrying.list_parts(&upload).await.map(|found| found.len()),
+            retrying.list("").await.map(|found| found.len()),
+        ];
+        for answer in answers {
+            // It may be whole the next time, and was asked for again.
+            let err = answer.expect_err("a list that is not whole");
+            assert!(
+                matches!(&err, StoreError::Connection { .. }) && err.to_string().contains("can't be read"),
+                "{bytes} bytes: {err:?}"
+            );
+        }
+        bench.sim.faults().clear();
+    }
+    for list in lists {
+        bench.fault(list, When::First(1), Action::CutAnswer { bytes: 200 });
+    }
+    assert_eq!(retrying.list_uploads("").await.unwrap().len(), 1);
+    assert_eq!(retrying.list_parts(&upload).await.unwrap().len(), 1);
+    assert_eq!(retrying.list("").await.unwrap().len(), 1);
+    // A page that is not the last one, and does not say where the next begins.
+    store.abort(&upload).await.unwrap();
+    for number in 0..1001 {
+        store
+            .create_upload(&ObjectKey::new(&format!("k{number}")).unwrap(), &UploadPlan { part_size: REAL_PART, replace: true })
+            .await
+            .unwrap();
+    }
+    assert_eq!(store.list_uploads("").await.unwrap().len(), 1001);
+    bench.fault(Operation::ListMultipartUploads, When::Always, Action::LoseMarkers);
+    let err = store.list_uploads("").await.expect_err("it goes on");
+    assert!(matches!(&err, StoreError::Mismatch { .. }) && err.to_string().contains("goes on without saying where"), "{err:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_that_the_store_says_it_has_is_looked_at() {
+    let bench = Bench::start().await;
+    let store = bench.store();
+    let key = ObjectKey::new("disk.qcow2.manifest").unwrap();
+    bench.fault(Operation::PutObject, When::First(2), Action::Pretend);
+    let err = store.put(&key, Bytes::from_static(b"{}")).await.expect_err("there is none");
+    assert!(matches!(&err, StoreError::Mismatch { .. }) && err.to_string().contains("has none"), "{err:?}");
+    // Where there is one already, of another size or of the same.
+    bench.sim.faults().clear();
+    store.put(&key, Bytes::from_static(b"{\"as\": \"it was\"}")).await.unwrap();
+    for body in [&b"{}"[..], b"{\"as\": \"it is \"}"] {
+        bench.fault(Operation::PutObject, When::Always, Action::Pretend);
+        let err = store.put(&key, Bytes::from_static(body)).await.expect_err("the old one");
+        assert!(matches!(&err, StoreError::Mismatch { .. }) && err.to_string().contains("the store holds"), "{err:?}");
+        bench.sim.faults().clear();
+    }
+    store.put(&key, Bytes::from_static(b"{}")).await.unwrap();
+}

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use sd_notify::NotifyState;
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 
 use crate::cancel::Cancel;
+use crate::threads;
 use crate::worker::Sight;
 use crate::worker::fleet::Worker;
 
@@ -37,11 +38,11 @@ pub async fn keep(worker: &Worker<'_>, drain: &Cancel) {
             _reason = drain.cancelled(), if !stopping => {
                 stopping = true;
                 // This one must not be left out.
-                let _ = telling.await;
+                let _ = (&mut telling.0).await;
                 telling = tell(Life::Stops, status(worker, drain));
             }
             () = tokio::time::sleep(every) => {
-                if telling.is_finished() {
+                if telling.is_over() {
                     telling = tell(if stopping { Life::Ends } else { Life::Works }, status(worker, drain));
                 }
             }
@@ -49,9 +50,20 @@ pub async fn keep(worker: &Worker<'_>, drain: &Cancel) {
     }
 }
 
-/// On a thread of its own: systemd's socket takes ten messages, and whoever sends one more waits.
-fn tell(life: Life, status: String) -> JoinHandle<()> {
-    tokio::task::spawn_blocking(move || {
+/// A message on its way.
+struct Telling(oneshot::Receiver<()>);
+
+impl Telling {
+    /// Whether it has arrived, or never will.
+    fn is_over(&mut self) -> bool {
+        !matches!(self.0.try_recv(), Err(TryRecvError::Empty))
+    }
+}
+
+/// On a thread of its own, not one of the runtime's: systemd's socket takes ten messages, and whoever sends one more waits.
+fn tell(life: Life, status: String) -> Telling {
+    let (told, telling) = oneshot::channel();
+    let started = threads::spawn("tell systemd", move || {
         let mut words = vec![NotifyState::Watchdog, NotifyState::Status(&status)];
         match life {
             Life::Ready => words.push(NotifyState::Ready),
@@ -64,7 +76,13 @@ fn tell(life: Life, status: String) -> JoinHandle<()> {
         if let Err(err) = sd_notify::notify(&words) {
             tracing::debug!("systemd could not be told: {err}");
         }
-    })
+        // Nobody waits for all of them.
+        let _ = told.send(());
+    });
+    if let Err(refused) = started {
+        tracing::warn!("systemd is told later: {refused}");
+    }
+    Telling(telling)
 }
 
 /// In a line: `web01 convert 43 % of 100 GiB; db01 import`.

@@ -154,6 +154,14 @@ impl Answer {
         Self { etag: Some(etag), ..self }
     }
 
+    /// The same without a field.
+    pub fn without(mut self, name: &str) -> Self {
+        if let Some(body) = self.body.as_mut().and_then(Value::as_object_mut) {
+            body.remove(name);
+        }
+        self
+    }
+
     pub fn into_response(self) -> Response<Body> {
         let mut response = Response::new(self.body.map_or_else(Body::empty, |body| Body::from(body.to_string())));
         *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::OK);

@@ -52,6 +52,8 @@ pub enum RegionAction {
     ThenSilence,
     /// Does as asked, and answers with something that is no JSON.
     Garble,
+    /// Does as asked, and gives a page of a list as if it were the last one.
+    EndEarly,
     /// What is made never leaves its first state.
     StuckPending,
     /// What is made fails in the end, for this reason.

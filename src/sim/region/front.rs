@@ -304,6 +304,7 @@ impl Answers for Front {
             self.iam.answer(&body)
         } else {
             match self.right_answer(found, parts, body, action.as_ref()).await {
+                Ok(answer) if action == Some(RegionAction::EndEarly) => answer.without("next").into_response(),
                 Ok(answer) => answer.into_response(),
                 Err(refused) => refused.into_response(&trace),
             }

@@ -15,6 +15,7 @@ use super::auth::Bearer;
 use super::bounded::Bounded;
 use super::errors::Teller;
 use super::sums::Sums;
+use super::whole::WholeAnswers;
 use super::{Auth, S3Config, S3Store};
 use crate::store::StoreError;
 use crate::trust::{CaFile, keeps_secrets};
@@ -68,7 +69,8 @@ impl S3Store {
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT).build())
-            .retry_config(RetryConfig::disabled());
+            .retry_config(RetryConfig::disabled())
+            .interceptor(WholeAnswers);
         let mut bearer = None;
         match config.auth {
             Auth::Hmac { access_key, secret_key, session_token } => {

@@ -34,6 +34,13 @@ impl Teller {
         E: ProvideErrorMetadata + Error + Send + Sync + 'static,
     {
         match &err {
+            // A good status, and neither what was asked for nor an error of S3's.
+            SdkError::ServiceError(answer) if answer.raw().status().is_success() && answer.err().code().is_none() => {
+                StoreError::Connection {
+                    operation,
+                    reason: format!("{}: the answer can't be read: {}", self.endpoint, causes(&err)),
+                }
+            }
             SdkError::ServiceError(answer) => {
                 let (code, message) = (answer.err().code(), answer.err().message());
                 self.refusal(operation, upload_id, answer.raw(), code, message)

@@ -34,6 +34,7 @@ mod connect;
 mod errors;
 mod multipart;
 mod sums;
+mod whole;
 
 pub use config::{Auth, COMPLETE, DEADLINE, S3Config, SLOWEST};
 pub use errors::region_in;
@@ -56,6 +57,8 @@ const LONGEST_ETAG: usize = 1024;
 const LONGEST_MARK: usize = 8192;
 /// The longest prefix that is asked for: no key is longer.
 const LONGEST_PREFIX: usize = 1024;
+/// Entries on a page, unless fewer are asked for (S3's documentation).
+const FULL_PAGE: usize = 1000;
 
 /// A buffer is made this large at once for an answer that is as long or longer: a length costs nothing to claim.
 const LARGEST_BUFFER: u64 = 16 * MIB;
@@ -168,6 +171,23 @@ impl S3Store {
         Err(StoreError::Untold { operation: operation.clone(), reason })
     }
 
+    /// Holds an object that was just put against what was sent: an answer of 200 is a promise, not a proof.
+    async fn look_at(&self, operation: &Operation, key: &ObjectKey, size: u64, etag: &ETag) -> Result<(), StoreError> {
+        let wrong = |reason: String| Err(StoreError::Mismatch { operation: operation.clone(), reason });
+        let Some(meta) = self.head(key).await? else {
+            return wrong("the store answered that it has the object, and has none".to_owned());
+        };
+        if meta.size != size {
+            return wrong(format!("{size} bytes were sent, and the store holds {}", meta.size));
+        }
+        // Of other marks nobody knows that a store gives the same one twice.
+        let is_md5 = |etag: &ETag| etag.0.len() == 32 && etag.0.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if is_md5(etag) && is_md5(&meta.etag) && !etag.0.eq_ignore_ascii_case(&meta.etag.0) {
+            return wrong(format!("version {:?} was stored, and the store holds {:?}", etag.0, meta.etag.0));
+        }
+        Ok(())
+    }
+
     fn deadline_of(&self, body: u64) -> Duration {
         self.deadline + Duration::from_secs(body / self.slowest.0)
     }
@@ -219,8 +239,8 @@ impl ObjectStore for S3Store {
             .body(ByteStream::from(body))
             .customize();
         let request = if self.sign_payload { request } else { request.disable_payload_signing() };
-        self.attempt(&operation, None, len, request.send()).await?;
-        Ok(())
+        let answer = self.attempt(&operation, None, len, request.send()).await?;
+        self.look_at(&operation, key, len, &etag_of(answer.e_tag(), &operation)?).await
     }
 
     async fn get_range(&self, key: &ObjectKey, range: Range<u64>, version: Option<&ETag>) -> Result<Bytes, StoreError> {
@@ -327,7 +347,7 @@ impl ObjectStore for S3Store {
                 }
                 found.push(StoredPart { number: PartNumber(number), size, etag: etag_of(part.e_tag(), &operation)? });
             }
-            if page.is_truncated() != Some(true) {
+            if is_last(page.is_truncated(), page.parts().len()).map_err(strange)? {
                 return Ok(found);
             }
             let next = page.next_part_number_marker().map(str::to_owned);
@@ -392,7 +412,12 @@ impl ObjectStore for S3Store {
                 room.take(key.as_str().len())?;
                 found.push(ListedObject { key, size, modified });
             }
-            if page.is_truncated() != Some(true) {
+            // Where a store counts, its count must be what it sent.
+            let sent = page.contents().len() + page.common_prefixes().len();
+            if let Some(count) = page.key_count().filter(|&count| usize::try_from(count) != Ok(sent)) {
+                return Err(strange(format!("the answer is said to hold {count} objects, and holds {sent}")));
+            }
+            if is_last(page.is_truncated(), sent).map_err(strange)? {
                 found.sort_by(|a, b| a.key.cmp(&b.key));
                 return Ok(found);
             }
@@ -440,7 +465,7 @@ impl ObjectStore for S3Store {
                     found.push(OpenUpload { upload: Upload { key, id: id.to_owned() }, started });
                 }
             }
-            if page.is_truncated() != Some(true) {
+            if is_last(page.is_truncated(), page.uploads().len()).map_err(strange)? {
                 return Ok(found);
             }
             let next = (page.next_key_marker().map(str::to_owned), page.next_upload_id_marker().map(str::to_owned));
@@ -451,6 +476,15 @@ impl ObjectStore for S3Store {
             marker = next;
         }
         Err(strange(format!("the list does not end after {MAX_PAGES} pages")))
+    }
+}
+
+/// Whether a page is a list's last one. A store that doesn't say so is believed where the page has room for more.
+fn is_last(truncated: Option<bool>, entries: usize) -> Result<bool, String> {
+    match truncated {
+        Some(goes_on) => Ok(!goes_on),
+        None if entries < FULL_PAGE => Ok(true),
+        None => Err(format!("the answer holds {entries} entries, and does not say whether there are more")),
     }
 }
 

@@ -8,7 +8,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::RegionClient;
-use crate::vpc::error::VpcError;
+use crate::units::to_u64;
+use crate::vpc::error::{Request, VpcError};
 use crate::vpc::http::{Answer, Call};
 
 /// What we ask for at once. IBM's own drivers never ask for more.
@@ -24,25 +25,49 @@ struct Link {
     href: String,
 }
 
-/// One page: the things under `key`, and where the next one starts.
-fn page<T: DeserializeOwned>(answer: &Answer, key: &str) -> Result<(Vec<T>, Option<String>), VpcError> {
+/// How often a list that came short is asked for at most: things may come and go between two of its pages.
+const MOST_LISTS: usize = 3;
+
+/// One page of a list.
+struct Page<T> {
+    things: Vec<T>,
+    /// Where the next one starts.
+    next: Option<String>,
+    /// Things on all pages, where the API says how many there are.
+    total: Option<u64>,
+}
+
+/// All pages of a list.
+struct Pages<T> {
+    all: Vec<T>,
+    /// The least number of things that any of the pages said there are.
+    least: Option<u64>,
+    /// Things on the last page.
+    last: u32,
+    /// The last request.
+    request: Request,
+}
+
+/// One page: the things under `key`.
+fn page<T: DeserializeOwned>(answer: &Answer, key: &str) -> Result<Page<T>, VpcError> {
     let malformed = |reason: String| VpcError::Malformed { request: answer.request.clone(), reason };
     let mut page: Map<String, Value> = answer.read()?;
     let Some(things) = page.remove(key) else { return Err(malformed(format!("there is no list {key:?} in it"))) };
     let things = serde_json::from_value(things).map_err(|err| malformed(format!("{key}: {err}")))?;
+    let total = page.get("total_count").and_then(Value::as_u64);
     let next: Option<Link> = page
         .remove("next")
         .map(|next| serde_json::from_value(next).map_err(|err| malformed(format!("next: {err}"))))
         .transpose()?
         .flatten();
-    let Some(next) = next else { return Ok((things, None)) };
+    let Some(next) = next else { return Ok(Page { things, next: None, total }) };
     // Of the link only the mark is taken: behind a private endpoint its host is not the one that we may reach.
     let start = answer_url(&next.href).and_then(|url| {
         url.query_pairs().find(|(name, _)| name == "start").map(|(_, start)| start.into_owned()).filter(|start| !start.is_empty())
     });
     start
         .filter(|start| start.len() <= LONGEST_MARK)
-        .map(|start| (things, Some(start)))
+        .map(|start| Page { things, next: Some(start), total })
         .ok_or_else(|| malformed(format!("the link to the next page has no start: {}", next.href)))
 }
 
@@ -52,14 +77,35 @@ fn answer_url(href: &str) -> Option<Url> {
 }
 
 impl RegionClient {
-    /// All things of a list with `filters`, page by page.
+    /// All things of a list with `filters`, page by page. That no link leads on is no proof that it has ended: where the API says how many
+    /// there are, they are counted. Nobody says whether its number heeds filters: with those, only a last page without room for more is doubted.
     pub(super) async fn list<T: DeserializeOwned>(
         &self,
         path: &[&str],
         key: &str,
         filters: &[(&str, String)],
     ) -> Result<Vec<T>, VpcError> {
+        let mut asked = 1;
+        loop {
+            let Pages { all, least, last, request } = self.pages(path, key, filters).await?;
+            let count = to_u64(all.len());
+            match least {
+                Some(least) if count < least && (filters.is_empty() || last >= PAGE) => {
+                    if asked == MOST_LISTS {
+                        let reason = format!("the list {key:?} has {least} entries by its own count, and ended after {count}");
+                        return Err(VpcError::Malformed { request, reason });
+                    }
+                    asked += 1;
+                }
+                _ => return Ok(all),
+            }
+        }
+    }
+
+    /// All pages once.
+    async fn pages<T: DeserializeOwned>(&self, path: &[&str], key: &str, filters: &[(&str, String)]) -> Result<Pages<T>, VpcError> {
         let mut all = Vec::new();
+        let mut least: Option<u64> = None;
         let mut start: Option<String> = None;
         let mut starts = HashSet::new();
         for _ in 0..MOST_PAGES {
@@ -71,9 +117,11 @@ impl RegionClient {
                 call = call.query("start", start);
             }
             let answer = self.line.send(&call).await?;
-            let (things, next) = page::<T>(&answer, key)?;
+            let Page { things, next, total } = page::<T>(&answer, key)?;
+            let last = u32::try_from(things.len()).unwrap_or(u32::MAX);
             all.extend(things);
-            let Some(next) = next else { return Ok(all) };
+            least = least.into_iter().chain(total).min();
+            let Some(next) = next else { return Ok(Pages { all, least, last, request: answer.request }) };
             if !starts.insert(next.clone()) {
                 let reason = format!("the list {key:?} leads back to a page that was there already");
                 return Err(VpcError::Malformed { request: answer.request, reason });
@@ -83,9 +131,19 @@ impl RegionClient {
         Err(VpcError::Setup(format!("the list {key:?} has more than {MOST_PAGES} pages")))
     }
 
-    /// All things of a list that comes in one piece.
+    /// All things of a list that comes in one piece, or, where the API has changed its mind, in pages.
     pub(super) async fn whole_list<T: DeserializeOwned>(&self, path: &[&str], key: &str) -> Result<Vec<T>, VpcError> {
-        Ok(page(&self.line.send(&Call::get(path)).await?, key)?.0)
+        let answer = self.line.send(&Call::get(path)).await?;
+        let Page { things, next, total } = page(&answer, key)?;
+        if next.is_some() {
+            return self.list(path, key, &[]).await;
+        }
+        let count = to_u64(things.len());
+        if let Some(total) = total.filter(|&total| count < total) {
+            let reason = format!("the list {key:?} has {total} entries by its own count, and ended after {count}");
+            return Err(VpcError::Malformed { request: answer.request, reason });
+        }
+        Ok(things)
     }
 
     /// The one thing of that name. The API filters by exact name; that it did is checked, since a filter that it did not know would

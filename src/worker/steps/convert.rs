@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
+
 use super::super::error::{Fault, Obstacle};
 use super::super::job::Goal;
 use super::super::saga::{Progress, Run};
@@ -10,11 +12,13 @@ use super::super::state::ObjectState;
 use super::super::transfer::{self, Proof};
 use super::{Step, import};
 use crate::cancel::{Cancel, Reason};
-use crate::convert::Target;
 use crate::convert::counters::Counters;
 use crate::convert::plan::Options;
+use crate::convert::{ConvertError, Target};
 use crate::manifest::Manifest;
+use crate::restore::check_manifest;
 use crate::store::ObjectMeta;
+use crate::threads;
 use crate::vpc::model::ImageState;
 
 /// The most of a manifest that is read: 250 GB make about 4 MiB.
@@ -45,8 +49,11 @@ async fn whole(run: &Run<'_>) -> Result<Option<Manifest>, Fault> {
     Ok(manifest.ok().filter(|manifest| is_of(manifest, &meta)))
 }
 
+/// Whether the manifest is of this object, and of a whole disk.
 fn is_of(manifest: &Manifest, object: &ObjectMeta) -> bool {
-    manifest.image.size.0 == object.size && object.crc64.is_none_or(|sum| sum == manifest.image.crc64)
+    check_manifest(manifest).is_ok()
+        && manifest.image.size.0 == object.size
+        && object.crc64.is_none_or(|sum| sum == manifest.image.crc64)
 }
 
 fn object(run: &Run<'_>, manifest: &Manifest) -> Option<ObjectState> {
@@ -131,14 +138,22 @@ async fn on_a_thread<T: std::marker::Send + 'static>(
 ) -> Result<T, Fault> {
     let (cancel, own) = (run.site.cancel.clone(), Cancel::new());
     let told = own.clone();
-    let mut working = tokio::task::spawn_blocking(move || work(own));
+    let (tell, mut ended) = oneshot::channel();
+    // Not one of the runtime's threads: the work waits for what those do.
+    let thread = threads::spawn("carry a disk", move || {
+        // Whoever asked waits, also when told to stop.
+        let _ = tell.send(work(own));
+    })
+    .map_err(|refused| Fault::Convert(ConvertError::Threads(refused)))?;
     let done = tokio::select! {
-        done = &mut working => done,
+        done = &mut ended => done,
         _reason = cancel.cancelled() => {
             told.cancel(Reason::Asked);
-            working.await
+            ended.await
         }
     };
+    // It has nothing left to do, whether it came to its end or died.
+    let _ = thread.join();
     done.unwrap_or(Err(Fault::Died))
 }
 

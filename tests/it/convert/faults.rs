@@ -667,3 +667,30 @@ fn a_signal_leaves_no_file() {
     assert_eq!(left_in(folder.path()), Vec::<String>::new());
     assert_eq!(left_in(home.path()), ["disk.raw"]);
 }
+
+#[test]
+fn a_manifest_that_the_store_only_says_it_has_is_told() {
+    let (_home, raw, _disk) = random_disk(MIB);
+    let bucket = Bucket::start();
+    bucket.sim.faults().add(Rule::on(Request::PutObject), Action::Pretend);
+    let mut command = bucket.command(["convert", "--key", KEY, "--device"]);
+    command.arg(&raw);
+    run(command).expect(4, &["is complete, but its manifest could not be written", "has none"]);
+}
+
+#[test]
+fn uploads_are_not_none_because_the_list_broke_off() {
+    let bucket = Bucket::start();
+    let plan = snapferry::store::UploadPlan { part_size: ByteCount(8 * MIB), replace: false };
+    bucket.runtime.block_on(bucket.client().create_upload(&key(), &plan)).expect("begun");
+    bucket.sim.faults().add(Rule::on(Request::ListMultipartUploads).when(When::First(1)), Action::CutAnswer { bytes: 0 });
+    let listed = run(bucket.in_other_words(&["uploads", "list", "--bucket", BUCKET]));
+    listed.expect(0, &[]);
+    assert!(listed.out.contains(KEY), "{listed:?}");
+    // As a proxy that knows better answers, again and again.
+    bucket.sim.faults().add(Rule::on(Request::ListMultipartUploads), Action::LoseMarkers);
+    assert!(
+        run(bucket.in_other_words(&["uploads", "list", "--bucket", BUCKET])).out.contains(KEY),
+        "one page has no marker to lose"
+    );
+}

@@ -146,6 +146,7 @@ pub fn prove(disk: &[u8], image: &[u8], manifest: &Manifest) {
     let model = Model::read(image).expect("a sound image");
     assert!(model.disk().expect("every body decodes") == padded(disk), "the image holds another disk");
     assert_eq!(manifest.source.size, ByteCount(to_u64(disk.len())));
+    assert_eq!(manifest.image.accounted, Some(manifest.source.size));
     assert_eq!(manifest.image.virtual_size.0, model.virtual_size);
     assert_eq!(manifest.image.size, ByteCount(to_u64(image.len())));
     assert_eq!(manifest.image.crc64, Crc64::of(image));

@@ -128,11 +128,7 @@ impl Work {
             (Makes::ImageByZstd, self.into_file(&out, &["--codec", "zstd"])),
             (Makes::Object, self.bucket.convert(&disk, &["-q", "--force"])),
             (Makes::Disk, restore(&["restore"], &image)),
-            (Makes::Disk, {
-                let mut command = from_bucket(&["restore", &object, "-q", "--force", "--output"]);
-                command.arg(&out);
-                command
-            }),
+            (Makes::Disk, from_bucket(&["restore", &object, "-q", "--force", "--output", &out.to_string_lossy()])),
             (Makes::Answer, with(&["verify", "-q"], &[&image])),
             (Makes::Answer, with(&["verify", "-q", "--against"], &[&disk, &image])),
             (Makes::Answer, from_bucket(&["verify", "-q", &object])),

@@ -101,3 +101,17 @@ async fn a_page_whose_first_image_is_deleted_begins_with_the_next() {
     assert_eq!(listed.unwrap().len(), 100);
     cloud.sim.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_ends_early_is_asked_for_again_and_never_believed() {
+    let cloud = Cloud::start().await;
+    cloud.sim.seed_images(HOME, 150);
+    let client = cloud.client(HOME);
+    let early = RegionRule::on(RegionOperation::ListImages);
+    cloud.sim.faults().add(early.clone().when(When::First(1)), RegionAction::EndEarly);
+    assert_eq!(client.images(&ImageFilter::default()).await.unwrap().len(), 150);
+    cloud.sim.faults().add(early, RegionAction::EndEarly);
+    let err = client.images(&ImageFilter::default()).await.unwrap_err();
+    assert!(matches!(&err, VpcError::Malformed { .. }) && err.to_string().contains("150 entries by its own count"), "{err}");
+    cloud.sim.shutdown().await;
+}

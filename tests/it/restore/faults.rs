@@ -10,17 +10,18 @@ use snapferry::cancel::{Cancel, Reason};
 use snapferry::clock::SystemClock;
 use snapferry::convert::plan::Options;
 use snapferry::qcow2::{FileError, ImageFile};
-use snapferry::restore::{LocalImage, RestoreError, StoredImage};
+use snapferry::restore::{LocalImage, RestoreError, Sha256Wanted, StoredImage};
 use snapferry::retry::Backoff;
 use snapferry::sim::{Action, Operation as Request, Rule, When};
+use snapferry::source::{Extent, InUse, RawSource, Source, SourceError};
 use snapferry::store::{ObjectStore, Pace, Retrying, S3Config, S3Store, StoreError};
-use snapferry::testing::disks::{Disk, Kind};
+use snapferry::testing::disks::{Disk, End, Kind};
 use snapferry::testing::memory::MemoryStore;
 use snapferry::testing::scripted::{Fault, ScriptedStore};
-use snapferry::units::{ByteCount, HostOffset, MIB};
+use snapferry::units::{ByteCount, GuestOffset, HostOffset, MIB};
 use tokio::runtime::Runtime;
 
-use super::{back_in, into_file, open, restore};
+use super::{back_in, into_file, open, restore, verify};
 use crate::convert::{Bucket, KEY, Made, Running, convert_disk, key, left_in, run, runtime, wait_until};
 
 fn made() -> Made {
@@ -260,4 +261,74 @@ fn a_truncated_image_is_refused_with_what_is_missing() {
     }
     std::fs::remove_file(&cut).expect("removed");
     nothing_in(made.folder.path());
+}
+
+#[test]
+fn a_reader_that_dies_at_any_read_leaves_nothing_and_gives_no_verdict() {
+    let made = made();
+    let back = back_in(made.folder.path());
+    let acting = |at, act: fn()| Acting {
+        inner: LocalImage::open(&made.path).expect("an image"),
+        reads: AtomicU64::new(0),
+        at,
+        act: move |inner: &LocalImage, at, into: &mut [u8]| {
+            act();
+            inner.read_at(at, into)
+        },
+    };
+    let whole = acting(u64::MAX, || {});
+    restore(&whole, Some(&made.manifest), &back, &Cancel::new()).expect("it comes back");
+    std::fs::remove_file(&back).expect("removed");
+    let reads = whole.reads.into_inner();
+    // Tables are read before, by the thread that asks.
+    for at in [reads / 2, reads - 2, reads - 1] {
+        let error =
+            restore(&acting(at, || panic!("as planned")), Some(&made.manifest), &back, &Cancel::new()).expect_err("it died");
+        assert!(matches!(error, RestoreError::StageDied { .. }), "at read {at} of {reads}: {error:?}");
+        nothing_in(made.folder.path());
+        let verdict = verify(&acting(at, || panic!("as planned")), Some(&made.manifest), Sha256Wanted::No, None);
+        assert!(matches!(verdict, Err(RestoreError::StageDied { .. })), "at read {at} of {reads}: {verdict:?}");
+    }
+}
+
+/// A disk beside an image, whose reading thread dies at some place.
+struct Dying {
+    inner: RawSource,
+    from: u64,
+}
+
+impl Source for Dying {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+    fn size(&self) -> ByteCount {
+        self.inner.size()
+    }
+    fn alignment(&self) -> usize {
+        self.inner.alignment()
+    }
+    fn read_at(&self, offset: GuestOffset, into: &mut [u8]) -> Result<(), SourceError> {
+        assert!(offset.0 < self.from, "as planned");
+        self.inner.read_at(offset, into)
+    }
+    fn extent_at(&self, _: GuestOffset) -> Result<Extent, SourceError> {
+        Ok(Extent::Data { end: GuestOffset(self.size().0) })
+    }
+    fn settle(&self) -> Result<(), SourceError> {
+        self.inner.settle()
+    }
+}
+
+#[test]
+fn a_comparison_whose_threads_die_is_no_verdict() {
+    // Mostly zeros, so that what the image does not store is compared, too.
+    let made = convert_disk(&Disk::new(Kind::Only { end: End::First, len: MIB }, ByteCount(70 * MIB), 92), &Options::default());
+    let image = LocalImage::open(&made.path).expect("an image");
+    for from in [0, 40 * MIB, 69 * MIB] {
+        let disk = Dying { inner: RawSource::open(&made.raw, InUse::Read).expect("a disk"), from };
+        let verdict = verify(&image, None, Sha256Wanted::No, Some(&disk));
+        assert!(matches!(verdict, Err(RestoreError::StageDied { .. })), "from {from}: {verdict:?}");
+    }
+    let disk = RawSource::open(&made.raw, InUse::Read).expect("a disk");
+    assert!(verify(&image, None, Sha256Wanted::No, Some(&disk)).expect("a verdict").good);
 }

@@ -142,3 +142,21 @@ fn what_is_no_image_or_too_large_is_refused() {
     run(verify_command(&made.folder.path().join("none"), &[])).expect(3, &["cannot open"]);
     assert!(!back_in(made.folder.path()).exists());
 }
+
+#[test]
+fn a_manifest_that_accounts_for_a_part_of_the_disk_is_told_by_whoever_reads_it() {
+    let made = made();
+    let beside = made.folder.path().join("disk.qcow2.manifest");
+    assert_eq!(made.manifest.image.accounted, Some(made.manifest.source.size));
+    let back = back_in(made.folder.path());
+    let mut older = made.manifest.clone();
+    older.image.accounted = None;
+    std::fs::write(&beside, older.to_json()).expect("written");
+    run(verify_command(&made.path, &[])).expect(0, &["good"]);
+    let mut short = made.manifest.clone();
+    short.image.accounted = Some(ByteCount(0));
+    std::fs::write(&beside, short.to_json()).expect("written");
+    run(verify_command(&made.path, &[])).expect(7, &["accounts for 0 of the", "not whole"]);
+    run(into_file(&made.path, &back, &[])).expect(7, &["accounts for 0 of the", "not whole"]);
+    assert!(!back.exists());
+}

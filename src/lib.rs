@@ -17,7 +17,7 @@
 //! | 4 | [`convert`], [`restore`], [`vpc`], [`queue`] | the pipeline from a device to an image; what reads images; the cloud's API; jobs that wait for a worker |
 //! | 3 | [`source`], [`compress`], [`qcow2`], [`store`] | devices, codecs, the image format, object stores |
 //! | 2 | [`identity`], [`manifest`] | who we are to the cloud: tokens; what ties an image to its disk |
-//! | 1 | [`answers`], [`units`], [`clock`], [`cancel`], [`fence`], [`retry`], [`secret`], [`hash`], [`trust`], [`job`], [`near`], [`limits`], [`threads`] | words that everything else is said in |
+//! | 1 | [`answers`], [`given`], [`units`], [`clock`], [`cancel`], [`fence`], [`retry`], [`secret`], [`hash`], [`trust`], [`job`], [`near`], [`limits`], [`threads`] | words that everything else is said in |
 //!
 //! `sim` (the simulated cloud and its S3 store) and `testing` stand beside the tower: only tests, benches, fuzz targets and the commands
 //! `demo` and `sim` use them.
@@ -26,6 +26,7 @@ pub mod answers;
 pub mod cancel;
 pub mod clock;
 pub mod fence;
+pub mod given;
 pub mod hash;
 pub mod job;
 pub mod limits;

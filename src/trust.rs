@@ -40,7 +40,7 @@ impl CaFile {
     /// # Errors
     /// Where the file can't be read, holds no certificate, or one that can't be a trust anchor.
     pub fn read(path: &Path) -> Result<Self, CaFileError> {
-        let pem = std::fs::read(path).map_err(|source| CaFileError::Unreadable { path: path.to_owned(), source })?;
+        let pem = crate::given::read(path).map_err(|source| CaFileError::Unreadable { path: path.to_owned(), source })?;
         let bad = |reason: String| CaFileError::NoCertificates { path: path.to_owned(), reason };
         let certificates: Vec<_> =
             CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|err| bad(err.to_string()))?;

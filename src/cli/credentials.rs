@@ -175,15 +175,16 @@ pub fn metadata(args: &IdentityArgs) -> anyhow::Result<Arc<Metadata>> {
 }
 
 fn read(path: &Path, what: &str) -> anyhow::Result<String> {
-    std::fs::read_to_string(path).map_err(|error| UsageError(format!("cannot read the {what} {}: {error}", path.display())).into())
+    crate::given::read_text(path).map_err(|error| UsageError(format!("cannot read the {what} {}: {error}", path.display())).into())
 }
 
 fn api_key(path: &Path) -> anyhow::Result<Credentials> {
     let text = read(path, "API key file")?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     // `ibmcloud iam api-key-create --file` writes JSON; a secret store usually gives the bare key.
-    let key = match serde_json::from_str::<ApiKeyJson>(&text) {
+    let key = match serde_json::from_str::<ApiKeyJson>(text) {
         Ok(found) => Secret::new(&found.apikey),
-        Err(_) => Secret::new(&text),
+        Err(_) => Secret::new(text),
     };
     if key.is_empty() || key.reveal().contains(char::is_whitespace) {
         return Err(UsageError(format!("{} does not hold an API key alone", path.display())).into());
@@ -211,10 +212,12 @@ struct HmacJson {
 
 fn from_file(path: &Path, environment: &Environment) -> anyhow::Result<Credentials> {
     let text = read(path, "credentials file")?;
+    // Editors of another system put a mark of byte order in front.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let bad = |why: &str| anyhow::Error::from(UsageError(format!("the credentials file {} {why}", path.display())));
     if text.trim_start().starts_with('{') {
         // The parser's own message would quote what it read.
-        let found: ServiceCredential = serde_json::from_str(&text).map_err(|_| bad("is not the JSON of a service credential"))?;
+        let found: ServiceCredential = serde_json::from_str(text).map_err(|_| bad("is not the JSON of a service credential"))?;
         return match (found.cos_hmac_keys, found.apikey) {
             (Some(HmacJson { access_key_id, secret_access_key }), _) => Ok(Credentials::Hmac {
                 access_key: access_key_id,
@@ -226,25 +229,37 @@ fn from_file(path: &Path, environment: &Environment) -> anyhow::Result<Credentia
         };
     }
     let profile = environment.get("AWS_PROFILE").unwrap_or("default");
-    from_ini(&text, profile).ok_or_else(|| bad(&format!("has no aws_access_key_id and aws_secret_access_key under [{profile}]")))
+    match from_ini(text, profile) {
+        Ok(found) => found.ok_or_else(|| bad(&format!("has no aws_access_key_id and aws_secret_access_key under [{profile}]"))),
+        Err(number) => Err(bad(&format!(
+            "has more than a value in line {number}: no key holds a blank. A comment goes into a line of its own, and begins it with # or ;"
+        ))),
+    }
 }
 
-fn from_ini(text: &str, profile: &str) -> Option<Credentials> {
+/// Keys as AWS' own programs keep them. Behind a section's name there may be a comment; behind a value one is part of it to botocore, and none
+/// to AWS' SDK for Rust, so that is refused, with the number of the line.
+fn from_ini(text: &str, profile: &str) -> Result<Option<Credentials>, usize> {
     let mut inside = false;
     let (mut access_key, mut secret_key, mut session_token) = (None, None, None);
-    for line in text.lines().map(str::trim) {
-        if let Some(section) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+    for (number, line) in (1..).zip(text.lines().map(str::trim)) {
+        let section = line.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+        if let Some((section, _)) = section.filter(|(_, rest)| matches!(rest.trim_start().chars().next(), None | Some('#' | ';'))) {
             inside = section.trim() == profile;
         } else if let Some((name, value)) = line.split_once('=').filter(|_| inside && !line.starts_with(['#', ';'])) {
-            match name.trim() {
-                "aws_access_key_id" => access_key = Some(value.trim().to_owned()),
+            let (name, value) = (name.trim(), value.trim());
+            if name.starts_with("aws_") && value.contains(char::is_whitespace) {
+                return Err(number);
+            }
+            match name {
+                "aws_access_key_id" => access_key = Some(value.to_owned()),
                 "aws_secret_access_key" => secret_key = Some(Secret::new(value)),
                 "aws_session_token" => session_token = Some(Secret::new(value)),
                 _ => {}
             }
         }
     }
-    Some(Credentials::Hmac { access_key: access_key?, secret_key: secret_key?, session_token })
+    Ok(access_key.zip(secret_key).map(|(access_key, secret_key)| Credentials::Hmac { access_key, secret_key, session_token }))
 }
 
 #[cfg(test)]
@@ -314,6 +329,25 @@ mod tests {
         assert_eq!(shown(find(&args(), &Environment::made_up(&shared))), "hmac ini s=1 -");
         assert!(shown(find(&args(), &Environment::default())).starts_with("error no credentials"));
         assert!(shown(find(&args(), &Environment::made_up(&both[..1]))).contains("AWS_SECRET_ACCESS_KEY is not"));
+    }
+
+    #[test]
+    fn aws_files_are_read_as_aws_reads_them_or_the_line_is_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("credentials");
+        let read = |text: &str| {
+            std::fs::write(&path, text).expect("written");
+            shown(find(&StoreArgs { credentials_file: Some(path.clone()), ..args() }, &Environment::default()))
+        };
+        let keys = "aws_access_key_id = a\naws_secret_access_key = s\n";
+        for head in ["[default]", "[default] # mine", "[default]; mine", "[ default ]\t", "\u{feff}[default]"] {
+            assert_eq!(read(&format!("{head}\n{keys}")), "hmac a s -", "{head}");
+            assert_eq!(read(&format!("{head}\n{keys}").replace('\n', "\r\n")), "hmac a s -", "{head}");
+        }
+        assert!(read(&format!("[default]x\n{keys}")).contains("has no aws_access_key_id"));
+        let refused = read("[default]\naws_access_key_id = a # mine\naws_secret_access_key = hunter2\n");
+        assert!(refused.contains("in line 2") && !refused.contains("hunter2") && !refused.contains("mine"), "{refused}");
+        assert_eq!(read(&format!("[other]\naws_session_token = a b\n[default]\nregion = us south\n{keys}")), "hmac a s -");
     }
 
     #[test]

@@ -63,11 +63,7 @@ impl Console {
     /// # Errors
     /// Where the terminal, or whatever else stderr is, takes no more: the work goes on without. (The bars' own `suspend` panics then.)
     pub fn print(&self, lines: &[u8]) -> std::io::Result<()> {
-        if self.bars.is_hidden() {
-            std::io::stderr().write_all(lines)
-        } else {
-            self.bars.println(String::from_utf8_lossy(lines))
-        }
+        if self.bars.is_hidden() { std::io::stderr().write_all(lines) } else { self.bars.println(String::from_utf8_lossy(lines)) }
     }
 }
 

@@ -265,7 +265,7 @@ impl Settings {
 
     fn of_file(path: &Path) -> Result<Self, UsageError> {
         let at = |line: usize, why: String| UsageError(format!("{}:{line}: {why}", path.display()));
-        let text = std::fs::read_to_string(path)
+        let text = crate::given::read_text(path)
             .map_err(|err| UsageError(format!("cannot read the configuration {}: {err}", path.display())))?;
         let table: toml::Table = text.parse().map_err(|err: toml::de::Error| {
             let line = err.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);

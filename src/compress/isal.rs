@@ -69,6 +69,9 @@ const fn hash_of(window: u64) -> u64 {
     crc & HASH_MASK
 }
 
+// Windows of another slot are no subspace.
+const _: () = assert!(SLOT == 0);
+
 /// Windows that hash to [`SLOT`].
 const PLACES: Places = Places::new();
 
@@ -81,7 +84,6 @@ struct Places {
 
 impl Places {
     const fn new() -> Self {
-        assert!(SLOT == 0, "other slots are no subspace");
         let mut places = Self { generators: [0; WINDOW_NUMBER_BITS], len: 0 };
         // Windows whose hashes are independent, and those hashes.
         let (mut independent, mut found) = ([(0, 0); HASH_BITS], 0);

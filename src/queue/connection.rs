@@ -15,6 +15,7 @@ use tokio::sync::Mutex;
 use super::{QueueError, Timing};
 use crate::retry::chain;
 use crate::secret::Secret;
+use crate::trust::CaFile;
 
 /// How long one operation may take. A Redis that is saving or failing over stalls for seconds, and the library's half second would call that lost.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -26,7 +27,7 @@ const PROBE: Duration = Duration::from_secs(5);
 /// After so long without that, or with bytes that nobody acknowledges, the kernel closes it. Its own limit is a quarter of an hour.
 const DEAD: Duration = Duration::from_secs(15);
 /// Errors of a Redis that may soon be well.
-const PASSING: [&str; 10] =
+pub(super) const PASSING: [&str; 10] =
     ["OOM", "LOADING", "BUSY", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNKILLABLE", "MISCONF", "NOREPLICAS"];
 /// Errors of a Redis that is not, or no more, the one to ask: its name may lead to another one by now.
 const ELSEWHERE: [&str; 3] = ["READONLY", "MASTERDOWN", "NOAUTH"];
@@ -70,7 +71,8 @@ pub(super) fn client(config: &RedisConfig) -> Result<Client, QueueError> {
     if info.redis_settings().password().is_some() {
         return Err(refused("a password in a URL ends up in logs: give it in a file or the environment".to_owned()));
     }
-    let mut settings = info.redis_settings().clone();
+    // A word about the library that no server needs, and for which a user may have no right.
+    let mut settings = info.redis_settings().clone().set_skip_set_lib_name();
     if let Some(user) = &config.user {
         settings = settings.set_username(user);
     }
@@ -83,7 +85,7 @@ pub(super) fn client(config: &RedisConfig) -> Result<Client, QueueError> {
     let is_tls = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
     let made = if is_tls {
         let root_cert = match &config.ca_file {
-            Some(path) => Some(std::fs::read(path).map_err(|err| refused(format!("the CA file {}: {err}", path.display())))?),
+            Some(path) => Some(CaFile::read(path).map_err(|err| refused(chain(&err)))?.pem().to_vec()),
             None => None,
         };
         Client::build_with_tls(info, TlsCertificates { client_tls: None, root_cert })
@@ -111,7 +113,8 @@ struct Standing {
 /// A connection to ask over.
 pub(super) struct Taken {
     pub connection: MultiplexedConnection,
-    number: u64,
+    /// How many there were before it.
+    pub number: u64,
 }
 
 impl Line {
@@ -182,6 +185,9 @@ pub(super) fn told(address: &str, err: &RedisError) -> QueueError {
     let (address, reason) = (address.to_owned(), err.to_string());
     if err.code() == Some("FOREIGN") {
         return QueueError::Foreign { address, reason: err.detail().unwrap_or_default().to_owned() };
+    }
+    if err.code() == Some("NOPERM") {
+        return QueueError::Rights { address, missing: reason };
     }
     // That one has no code of its own.
     let is_full = err.detail().is_some_and(|detail| detail.contains("max number of clients reached"));

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::connection::{RedisConfig, address_of, client, told};
-use super::{QueueError, Timing};
+use super::{Queue as _, QueueError, RedisQueue, Timing, rights};
 
 /// The oldest Redis whose scripts and streams do what ours need.
 const OLDEST: (u32, u32) = (6, 2);
@@ -37,7 +37,7 @@ pub struct Finding {
     /// How it is.
     pub details: String,
     /// What to do about it.
-    pub fix: Option<&'static str>,
+    pub fix: Option<String>,
 }
 
 /// What Redis tells of itself.
@@ -49,6 +49,10 @@ pub struct Told {
     pub settings: HashMap<String, String>,
     /// Its clock.
     pub time: Option<SystemTime>,
+    /// `INFO` is refused to us.
+    pub untold: bool,
+    /// Rights that we lack, and what gives them.
+    pub rights: Option<(String, String)>,
 }
 
 /// Asks a server all that `judge` wants to know.
@@ -59,8 +63,21 @@ pub async fn ask(config: &RedisConfig) -> Result<Told, QueueError> {
     let address = address_of(&config.url);
     let failed = |err: redis::RedisError| told(&address, &err);
     let mut connection = client(config)?.get_multiplexed_async_connection().await.map_err(failed)?;
-    let info: String = redis::cmd("INFO").query_async(&mut connection).await.map_err(failed)?;
+    // Without a right to it the server's settings are not told, and that is told instead.
+    let asked: Result<String, QueueError> = redis::cmd("INFO").query_async(&mut connection).await.map_err(failed);
+    let (info, untold) = match asked {
+        Ok(info) => (info, false),
+        Err(QueueError::Rights { .. }) => (String::new(), true),
+        Err(error) => return Err(error),
+    };
     let time: (u64, u32) = redis::cmd("TIME").query_async(&mut connection).await.map_err(failed)?;
+    let rights = match RedisQueue::connect(config).await?.rights().await {
+        Ok(()) => None,
+        Err(error @ QueueError::Rights { .. }) => Some(error.to_string()),
+        Err(error) => return Err(error),
+    };
+    let user = config.user.as_deref().unwrap_or("snapferry");
+    let fix = rights::acl_line(user, config.prefix.as_deref().unwrap_or("snapferry"));
     let mut settings = HashMap::new();
     for name in ["appendonly", "maxmemory-policy"] {
         // Where a provider does not let us read settings, INFO has to do.
@@ -70,21 +87,31 @@ pub async fn ask(config: &RedisConfig) -> Result<Told, QueueError> {
     }
     let info = info.lines().filter_map(|line| line.split_once(':')).map(|(name, value)| (name.to_owned(), value.trim().to_owned()));
     let time = SystemTime::UNIX_EPOCH + Duration::new(time.0, time.1.saturating_mul(1000));
-    Ok(Told { info: info.collect(), settings, time: Some(time) })
+    Ok(Told { info: info.collect(), settings, time: Some(time), untold, rights: rights.map(|why| (why, fix)) })
+}
+
+fn finding(what: &'static str, severity: Severity, details: String, fix: &str) -> Finding {
+    Finding { what, severity, details, fix: (severity != Severity::Ok).then(|| fix.to_owned()) }
 }
 
 /// What that means for jobs.
 #[must_use]
 pub fn judge(told: &Told, tls: bool, timing: &Timing, now: SystemTime) -> Vec<Finding> {
     let info = |name: &str| told.info.get(name).map_or("", String::as_str);
-    let finding = |what, severity, details: String, fix: &'static str| Finding {
-        what,
-        severity,
-        details,
-        fix: (severity != Severity::Ok).then_some(fix),
-    };
     let grade = |good, otherwise| if good { Severity::Ok } else { otherwise };
     let mut findings = Vec::new();
+
+    findings.push(match &told.rights {
+        None => finding("rights", Severity::Ok, "all that the queue needs".to_owned(), ""),
+        Some((why, fix)) => finding("rights", Severity::Failure, why.clone(), fix),
+    });
+    if told.untold {
+        let details = "INFO is refused: whether jobs outlast a crash of the server is not known".to_owned();
+        let fix = "allow +info, or see for yourself that `appendonly yes` and `maxmemory-policy noeviction` are set";
+        findings.push(finding("settings", Severity::Warning, details, fix));
+        findings.extend(way(told, tls, timing, now));
+        return findings;
+    }
 
     let version = info("redis_version");
     let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
@@ -132,6 +159,14 @@ pub fn judge(told: &Told, tls: bool, timing: &Timing, now: SystemTime) -> Vec<Fi
         "give the primary's address: a replica takes no jobs",
     ));
 
+    findings.extend(way(told, tls, timing, now));
+    findings
+}
+
+/// The way to it, and its clock.
+fn way(told: &Told, tls: bool, timing: &Timing, now: SystemTime) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let grade = |good, otherwise| if good { Severity::Ok } else { otherwise };
     let details = if tls { "the connection is encrypted" } else { "passwords and jobs travel in the clear" };
     findings.push(finding(
         "TLS",
@@ -154,7 +189,7 @@ mod tests {
 
     fn told(pairs: &[(&str, &str)]) -> Told {
         let info = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Told { info, settings: HashMap::new(), time: Some(SystemTime::UNIX_EPOCH) }
+        Told { info, settings: HashMap::new(), time: Some(SystemTime::UNIX_EPOCH), untold: false, rights: None }
     }
 
     #[test]

@@ -187,6 +187,10 @@ impl Change<'_> {
 
 #[async_trait]
 impl Queue for MemoryQueue {
+    async fn rights(&self) -> Result<(), QueueError> {
+        Ok(())
+    }
+
     async fn enqueue(&self, job: &NewJob) -> Result<Enqueued, QueueError> {
         let mut now = self.change();
         if now.inside.jobs.contains_key(&job.id) {

@@ -18,6 +18,8 @@
 //! | `redis`, `lua/` | the queue on Redis; the same rules, each change one script |
 //! | `connection` | how a Redis is reached, and what its errors mean |
 //! | `legacy` | the plain list of names that came before |
+//! | `rights` | what a user of that Redis has to be allowed |
+//! | `text` | what Redis holds, which may be anything |
 //! | `examine` | whether a Redis is fit to keep jobs |
 //!
 //! Both pass one suite, and a model test holds the one to the other.
@@ -36,6 +38,8 @@ mod job;
 mod legacy;
 mod memory;
 mod redis;
+pub mod rights;
+mod text;
 
 pub use connection::RedisConfig;
 pub use job::{
@@ -182,6 +186,14 @@ pub enum QueueError {
         /// Its own words.
         reason: String,
     },
+    /// The user that we are to Redis may not do what a queue needs.
+    #[error("Redis at {address}: its user lacks rights: {missing}")]
+    Rights {
+        /// Where, without secrets.
+        address: String,
+        /// Which, with the server's own words.
+        missing: String,
+    },
     /// What is kept there is not what this program keeps.
     #[error("the queue at {address} makes no sense to this version of snapferry: {reason}")]
     Foreign {
@@ -203,6 +215,7 @@ impl QueueError {
             | Self::WrongState { .. }
             | Self::Duplicate { .. }
             | Self::Refused { .. }
+            | Self::Rights { .. }
             | Self::Foreign { .. } => Class::Permanent,
         }
     }
@@ -211,6 +224,9 @@ impl QueueError {
 /// Jobs that wait for a worker. Each operation is one attempt, and may be sent again after any error.
 #[async_trait]
 pub trait Queue: Send + Sync {
+    /// Tries all that a worker does to the queue, without doing any of it: an error says what would fail later.
+    async fn rights(&self) -> Result<(), QueueError>;
+
     /// Adds a job, unless one is open for the same server and region: then that one's id comes back. The same job again is no second one.
     async fn enqueue(&self, job: &NewJob) -> Result<Enqueued, QueueError>;
 
@@ -242,7 +258,8 @@ pub trait Queue: Send + Sync {
     /// Readies a job that is dead or cancelled once more, with a clean slate.
     async fn retry(&self, id: JobId) -> Result<(), QueueError>;
 
-    /// Takes the jobs back whose leases have run out. After a restart of the queue nothing is taken back for one lease: nobody could beat meanwhile.
+    /// Takes the jobs back whose leases have run out. After a restart of the queue each lease is extended, since nobody could beat meanwhile;
+    /// but only once after each word of its holder, however often the queue restarts.
     async fn reap(&self) -> Result<Reaped, QueueError>;
 
     /// The queue's own time, by which everything in it happens.

@@ -1,21 +1,32 @@
 //! The queue on Redis: each change is one script, which the server runs whole or not at all, on its own clock.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use redis::{FromRedisValue, Script};
 
-use super::connection::{Line, RedisConfig, address_of};
+use super::connection::{Line, RedisConfig, Taken, address_of};
 use super::job::{
     Counts, Delivered, Enqueued, Good, Happening, Heard, Job, JobState, NewJob, Priority, Reaped, Schedule, Since, Surveyed,
 };
+use super::rights;
+use super::text::{Text, known, paired};
 use super::{EVENTS_KEPT, Held, Lease, Queue, QueueError, Then, Timing, Token};
 use crate::job::JobId;
 
 /// What all keys begin with, unless told otherwise. The braces are a hash tag: all keys lie in one slot of a cluster.
 const PREFIX: &str = "{snapferry}:";
+
+/// The longest value that is read whole, in bytes: a journal of a job takes some ten thousand. Whoever may write into a queue may write half
+/// a GiB into each of its fields.
+const LONGEST_VALUE: usize = 1 << 20;
+/// The longest text of an event that is read whole.
+const LONGEST_EVENT: usize = 64 << 10;
+/// No connection has this number.
+const NONE: u64 = u64::MAX;
 
 /// Where `now` comes from.
 const SERVER_CLOCK: &str = "local t = redis.call('TIME')\nlocal now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)\n";
@@ -56,6 +67,10 @@ scripts! {
     schedule = "lua/schedule.lua",
     tick = "lua/tick.lua",
     waiting = "lua/waiting.lua",
+    hash = "lua/hash.lua",
+    counts = "lua/counts.lua",
+    events = "lua/events.lua",
+    rights = "lua/rights.lua",
 }
 
 /// A client, its connection made anew whenever it breaks.
@@ -65,6 +80,10 @@ pub struct RedisQueue {
     prefix: String,
     address: String,
     timing: Timing,
+    /// The connection over which was reaped last.
+    reaped_over: AtomicU64,
+    /// The connection over which INFO was refused: asking again would fill the server's log of refusals.
+    untold_over: AtomicU64,
     /// In place of the server's clock, in milliseconds.
     given_clock: Option<std::sync::Arc<std::sync::atomic::AtomicU64>>,
 }
@@ -80,7 +99,16 @@ impl RedisQueue {
         static SCRIPTS: OnceLock<Scripts> = OnceLock::new();
         let scripts = SCRIPTS.get_or_init(|| Scripts::on(SERVER_CLOCK));
         let prefix = config.prefix.as_ref().map_or_else(|| PREFIX.to_owned(), |prefix| format!("{{{prefix}}}:"));
-        Ok(Self { line, scripts, prefix, address, timing: config.timing, given_clock: None })
+        Ok(Self {
+            line,
+            scripts,
+            prefix,
+            address,
+            timing: config.timing,
+            reaped_over: AtomicU64::new(NONE),
+            untold_over: AtomicU64::new(NONE),
+            given_clock: None,
+        })
     }
 
     /// The same queue on a clock that a test turns, in milliseconds.
@@ -92,22 +120,33 @@ impl RedisQueue {
         Self { scripts, given_clock: Some(clock), ..self }
     }
 
-    fn key(&self, name: &str) -> String {
-        format!("{}{name}", self.prefix)
-    }
-
     /// Runs a script. Where the server does not know it, as after a restart, the library sends it and asks again.
     async fn run<T: FromRedisValue>(&self, script: &Script, arguments: &[&str]) -> Result<T, QueueError> {
+        let mut taken = self.line.take().await?;
+        self.run_over(&mut taken, script, arguments).await
+    }
+
+    async fn run_over<T: FromRedisValue>(&self, taken: &mut Taken, script: &Script, arguments: &[&str]) -> Result<T, QueueError> {
         let mut call = script.key(&self.prefix);
         for argument in arguments {
             call.arg(*argument);
         }
         if let Some(clock) = &self.given_clock {
-            call.arg(clock.load(std::sync::atomic::Ordering::Relaxed));
+            call.arg(clock.load(Ordering::Relaxed));
         }
-        let mut taken = self.line.take().await?;
         let answer = call.invoke_async(&mut taken.connection).await;
-        self.line.heard(&taken, answer).await
+        self.line.heard(taken, answer).await
+    }
+
+    /// A hash, by field. Long values are cut, and what is no UTF-8 is shown as such.
+    async fn hash(&self, name: &str) -> Result<BTreeMap<String, String>, QueueError> {
+        let pairs: Vec<Text> = self.run(&self.scripts.hash, &[name, &LONGEST_VALUE.to_string()]).await?;
+        Ok(paired(pairs))
+    }
+
+    /// Ids that scripts have answered with. One that is none is nobody's job.
+    fn ids(&self, texts: &[Text]) -> Vec<JobId> {
+        texts.iter().filter_map(|Text(text)| known(self.id(text))).collect()
     }
 
     pub(super) async fn ask<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, QueueError> {
@@ -144,7 +183,7 @@ impl RedisQueue {
         self.timing.lease.as_millis().to_string()
     }
 
-    fn read(&self, id: JobId, fields: &HashMap<String, String>) -> Result<Job, QueueError> {
+    fn read(&self, id: JobId, fields: &BTreeMap<String, String>) -> Result<Job, QueueError> {
         let text = |name: &str| fields.get(name).cloned();
         let needed = |name: &str| text(name).ok_or_else(|| self.foreign(format!("job {id} has no {name}")));
         let number = |name: &str| -> Result<u64, QueueError> {
@@ -191,6 +230,13 @@ fn set_of(state: JobState) -> &'static str {
 
 #[async_trait]
 impl Queue for RedisQueue {
+    async fn rights(&self) -> Result<(), QueueError> {
+        let refused: Vec<Text> = self.run(&self.scripts.rights, &[]).await?;
+        rights::judge(&self.address, &refused)?;
+        // All that is asked without a script.
+        self.ask::<(u64, u64)>(&redis::cmd("TIME")).await.map(drop)
+    }
+
     async fn enqueue(&self, job: &NewJob) -> Result<Enqueued, QueueError> {
         let (id, priority) = (job.id.to_string(), job.priority.level().to_string());
         let (score, wait) = (job.priority.score(0).to_string(), job.wait.as_millis().to_string());
@@ -200,8 +246,8 @@ impl Queue for RedisQueue {
     }
 
     async fn claim(&self, worker: &str, token: &Token) -> Result<Option<Delivered>, QueueError> {
-        let claimed: Option<String> = self.run(&self.scripts.claim, &[worker, token.as_str(), &self.lease_ms()]).await?;
-        let Some(id) = claimed.map(|id| self.id(&id)).transpose()? else { return Ok(None) };
+        let claimed: Option<Text> = self.run(&self.scripts.claim, &[worker, token.as_str(), &self.lease_ms()]).await?;
+        let Some(id) = claimed.map(|Text(id)| self.id(&id)).transpose()? else { return Ok(None) };
         let job = self.job(id).await?.ok_or(QueueError::NoSuchJob { id })?;
         Ok(Some(Delivered { job, token: token.clone() }))
     }
@@ -256,11 +302,18 @@ impl Queue for RedisQueue {
     }
 
     async fn reap(&self) -> Result<Reaped, QueueError> {
-        let most = self.timing.takeovers.to_string();
-        let (amnesty, back, dead): (String, Vec<String>, Vec<String>) =
-            self.run(&self.scripts.reap, &[&self.lease_ms(), &most]).await?;
-        let ids = |texts: Vec<String>| texts.iter().map(|text| self.id(text)).collect::<Result<Vec<_>, _>>();
-        Ok(Reaped { taken_back: ids(back)?, dead: ids(dead)?, amnesty: amnesty.parse().unwrap_or_default() })
+        let (lease, most) = (self.lease_ms(), self.timing.takeovers.to_string());
+        let mut taken = self.line.take().await?;
+        // Where the server's own name for this stretch of its life is not to be had: a connection does not outlive one.
+        let connection = if self.reaped_over.load(Ordering::Relaxed) == taken.number { "same" } else { "new" };
+        let info = if self.untold_over.load(Ordering::Relaxed) == taken.number { "refused" } else { "ask" };
+        let (spared, back, dead, told): (String, Vec<Text>, Vec<Text>, String) =
+            self.run_over(&mut taken, &self.scripts.reap, &[&lease, &most, connection, info]).await?;
+        self.reaped_over.store(taken.number, Ordering::Relaxed);
+        if told == "refused" {
+            self.untold_over.store(taken.number, Ordering::Relaxed);
+        }
+        Ok(Reaped { taken_back: self.ids(&back), dead: self.ids(&dead), amnesty: spared.parse().unwrap_or_default() })
     }
 
     async fn purge(&self, over_for: Duration) -> Result<u64, QueueError> {
@@ -276,7 +329,7 @@ impl Queue for RedisQueue {
 
     async fn now(&self) -> Result<SystemTime, QueueError> {
         if let Some(clock) = &self.given_clock {
-            return Ok(at_ms(clock.load(std::sync::atomic::Ordering::Relaxed)));
+            return Ok(at_ms(clock.load(Ordering::Relaxed)));
         }
         let (seconds, microseconds): (u64, u64) = self.ask(&redis::cmd("TIME")).await?;
         Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_micros(microseconds))
@@ -295,11 +348,11 @@ impl Queue for RedisQueue {
     }
 
     async fn schedules(&self) -> Result<Vec<Schedule>, QueueError> {
-        let plans: BTreeMap<String, String> = self.ask(redis::cmd("HGETALL").arg(self.key("schedules"))).await?;
-        let ticks: HashMap<String, u64> = self.ask(redis::cmd("HGETALL").arg(self.key("ticks"))).await?;
+        let plans = self.hash("schedules").await?;
+        let ticks = self.hash("ticks").await?;
         // One without a tick was removed between the two questions.
         let schedules = plans.into_iter().filter_map(|(name, plan)| {
-            let last = at_ms(*ticks.get(&name)?);
+            let last = at_ms(ticks.get(&name)?.parse().ok()?);
             Some(Schedule { name, plan, last })
         });
         Ok(schedules.collect())
@@ -311,22 +364,21 @@ impl Queue for RedisQueue {
     }
 
     async fn good(&self) -> Result<Vec<Good>, QueueError> {
-        let kept: HashMap<String, String> = self.ask(redis::cmd("HGETALL").arg(self.key("good"))).await?;
-        let mut good = Vec::new();
-        for (name, words) in &kept {
+        let read = |(name, words): (&String, &String)| {
             let strange = || self.foreign(format!("what is kept of the last success of {name} is strange"));
             let (region, server) = name.split_once(':').ok_or_else(strange)?;
             let mut words = words.splitn(3, ' ');
             let mut next = || words.next().ok_or_else(strange);
             let (at, id, result) = (next()?, next()?, next()?);
-            good.push(Good {
+            Ok(Good {
                 server: server.to_owned(),
                 region: region.to_owned(),
                 at: at_ms(at.parse().map_err(|_| strange())?),
                 id: self.id(id)?,
                 result: result.to_owned(),
-            });
-        }
+            })
+        };
+        let mut good: Vec<Good> = self.hash("good").await?.iter().filter_map(|kept| known(read(kept))).collect();
         good.sort_unstable_by(|one, other| (&one.server, &one.region).cmp(&(&other.server, &other.region)));
         Ok(good)
     }
@@ -340,22 +392,21 @@ impl Queue for RedisQueue {
     }
 
     async fn surveys(&self) -> Result<Vec<Surveyed>, QueueError> {
-        let kept: BTreeMap<String, String> = self.ask(redis::cmd("HGETALL").arg(self.key("surveys"))).await?;
         let read = |(place, words): (String, String)| {
             let parts = words.split_once(' ').and_then(|(at, found)| Some((at_ms(at.parse().ok()?), found.to_owned())));
             let (at, found) = parts.ok_or_else(|| self.foreign(format!("what is kept of the survey of {place} is strange")))?;
             Ok(Surveyed { place, at, found })
         };
-        kept.into_iter().map(read).collect()
+        Ok(self.hash("surveys").await?.into_iter().filter_map(|kept| known(read(kept))).collect())
     }
 
     async fn workers(&self) -> Result<Vec<Heard>, QueueError> {
-        let heard: BTreeMap<String, u64> = self.ask(redis::cmd("HGETALL").arg(self.key("workers"))).await?;
-        Ok(heard.into_iter().map(|(worker, at)| Heard { worker, at: at_ms(at) }).collect())
+        let heard = self.hash("workers").await?;
+        Ok(heard.into_iter().filter_map(|(worker, at)| Some(Heard { worker, at: at_ms(at.parse().ok()?) })).collect())
     }
 
     async fn job(&self, id: JobId) -> Result<Option<Job>, QueueError> {
-        let fields: HashMap<String, String> = self.ask(redis::cmd("HGETALL").arg(self.key(&format!("job:{id}")))).await?;
+        let fields = self.hash(&format!("job:{id}")).await?;
         if fields.is_empty() { Ok(None) } else { self.read(id, &fields).map(Some) }
     }
 
@@ -369,21 +420,23 @@ impl Queue for RedisQueue {
             .map(|&state| format!("{}:{}", if state.is_over() { "ZREVRANGE" } else { "ZRANGE" }, set_of(state)))
             .collect();
         // A script, not MULTI: redis 1.8.1 panics where MULTI itself is refused, as for want of a password.
-        let ids: Vec<String> = self.run(&self.scripts.list, &[&last.to_string(), &sets.join(" ")]).await?;
+        let ids: Vec<Text> = self.run(&self.scripts.list, &[&last.to_string(), &sets.join(" ")]).await?;
         let mut jobs = Vec::new();
-        for id in &ids {
+        for id in self.ids(&ids) {
+            let found = match self.job(id).await {
+                // Nobody's job must hide those of others.
+                Err(error @ QueueError::Foreign { .. }) => known(Err(error)),
+                found => found?,
+            };
             // One that has moved out of all of them since then is left out.
-            jobs.extend(self.job(self.id(id)?).await?.filter(|job| states.contains(&job.state)));
+            jobs.extend(found.filter(|job| states.contains(&job.state)));
         }
         Ok(jobs)
     }
 
     async fn counts(&self) -> Result<Counts, QueueError> {
-        let mut counts = BTreeMap::new();
-        for state in JobState::ALL {
-            counts.insert(state, self.ask(redis::cmd("ZCARD").arg(self.key(set_of(state)))).await?);
-        }
-        Ok(Counts(counts))
+        let counts: Vec<u64> = self.run(&self.scripts.counts, &JobState::ALL.map(set_of)).await?;
+        Ok(Counts(JobState::ALL.into_iter().zip(counts).collect()))
     }
 
     async fn waiting(&self) -> Result<Option<Duration>, QueueError> {
@@ -392,15 +445,15 @@ impl Queue for RedisQueue {
     }
 
     async fn events(&self, most: usize) -> Result<Vec<Happening>, QueueError> {
-        let mut command = redis::cmd("XREVRANGE");
-        command.arg(self.key("events")).arg("+").arg("-").arg("COUNT").arg(most);
-        let found: Vec<(String, HashMap<String, String>)> = self.ask(&command).await?;
-        let read = |(entry, fields): &(String, HashMap<String, String>)| {
+        let arguments = [most.to_string(), LONGEST_EVENT.to_string()];
+        let found: Vec<(Text, Vec<Text>)> = self.run(&self.scripts.events, &[&arguments[0], &arguments[1]]).await?;
+        let read = |(Text(entry), fields): (Text, Vec<Text>)| {
+            let fields = paired(fields);
             let text = |name: &str| fields.get(name).cloned().ok_or_else(|| self.foreign(format!("event {entry} has no {name}")));
             let at: u64 = text("at")?.parse().map_err(|_| self.foreign(format!("event {entry} has a strange time")))?;
             Ok(Happening { at: at_ms(at), id: self.id(&text("id")?)?, what: text("what")?, details: text("details")? })
         };
-        found.iter().rev().map(read).collect()
+        Ok(found.into_iter().rev().filter_map(|event| known(read(event))).collect())
     }
 }
 

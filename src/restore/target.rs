@@ -214,8 +214,8 @@ impl FileTarget {
             return Err(TargetError::Kind { path, wanted: "a file's name" });
         }
         let if_there = if force == Force::Yes { IfThere::Replace } else { IfThere::Refuse };
-        let new = NewFile::begin(to, &new_id(), if_there, cache)
-            .map_err(|source| TargetError::Open { path: path.clone(), source })?;
+        let new =
+            NewFile::begin(to, &new_id(), if_there, cache).map_err(|source| TargetError::Open { path: path.clone(), source })?;
         let target = Self { path, new, published: false };
         ftruncate(target.new.file().file(), size.0).map_err(|errno| target.disk().asked("making a sparse file", errno))?;
         Ok(target)

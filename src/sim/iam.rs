@@ -1,8 +1,7 @@
 //! The part of IBM's IAM that turns an API key into a bearer token: `POST /identity/token`.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -20,78 +19,103 @@ const API_KEY_GRANT: &str = "urn:ibm:params:oauth:grant-type:apikey";
 /// Longest form that is read.
 pub(super) const LONGEST_FORM: usize = 64 << 10;
 
-/// Issues tokens, and knows them again.
+/// Issues tokens, and knows them again: also those of a process before it that was killed, since a token proves itself, as IBM's do.
 #[derive(Debug)]
 pub(super) struct Iam {
     api_keys: Vec<Secret>,
     token_life: Duration,
-    issued: Mutex<HashMap<String, Instant>>,
-    /// A server's own tokens, by which its metadata service knows it; good for nothing else.
-    identities: Mutex<HashMap<String, Instant>>,
+    /// What tokens are signed with. It follows from the API keys, which outlast the process.
+    key: [u8; 32],
+    /// Counts how often all tokens' lives were ended: those with another number are good no more.
+    era: AtomicU64,
 }
 
-/// A token in the form of IBM's: a JWT, into which IBM's own clients look for its times. Its signature is no signature but what makes
-/// it impossible to guess.
-fn jwt(life: Duration) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let head = json!({ "alg": "RS256", "kid": "simulated", "typ": "JWT" });
-    let body = json!({
-        "iss": "https://iam.cloud.ibm.com/identity",
-        "sub": "ServiceId-simulated",
-        "account": { "valid": true, "bss": "0123456789abcdef0123456789abcdef" },
-        "scope": "ibm openid",
-        "iat": now,
-        "exp": now + life.as_secs(),
-    });
-    let signature: [u8; 32] = rand::rng().random();
-    let part = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
-    format!("{}.{}.{}", part(head.to_string().as_bytes()), part(body.to_string().as_bytes()), part(&signature))
+/// What a token is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum For {
+    /// Everything.
+    Bearer,
+    /// A server shows its metadata service who it is; good for nothing else.
+    Identity,
 }
 
-/// Writes a token down until it expires.
-fn mint(issued: &Mutex<HashMap<String, Instant>>, life: Duration) -> String {
-    let token = jwt(life);
-    let now = Instant::now();
-    let mut issued = issued.lock().unwrap_or_else(PoisonError::into_inner);
-    issued.retain(|_, expires| now < *expires);
-    issued.insert(token.clone(), now + life);
-    token
+impl For {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Bearer => "ServiceId-simulated",
+            Self::Identity => "instance-simulated",
+        }
+    }
+}
+
+fn now_ms() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()
 }
 
 impl Iam {
     pub(super) fn new(api_keys: Vec<Secret>, token_life: Duration) -> Self {
-        Self { api_keys, token_life, issued: Mutex::default(), identities: Mutex::default() }
+        let mut all = String::new();
+        api_keys.iter().for_each(|key| all.push_str(key.reveal()));
+        let key = blake3::derive_key("snapferry's simulated IAM: signature of tokens", all.as_bytes());
+        Self { api_keys, token_life, key, era: AtomicU64::new(0) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
-        self.issued.lock().unwrap_or_else(PoisonError::into_inner)
+    fn signature(&self, signed: &str) -> String {
+        URL_SAFE_NO_PAD.encode(blake3::keyed_hash(&self.key, signed.as_bytes()).as_bytes())
+    }
+
+    /// A token in the form of IBM's: a JWT, into which IBM's own clients look for its times.
+    fn sign(&self, life: Duration, what_for: For) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let head = json!({ "alg": "RS256", "kid": "simulated", "typ": "JWT" });
+        let body = json!({
+            "iss": "https://iam.cloud.ibm.com/identity",
+            "sub": what_for.name(),
+            "account": { "valid": true, "bss": "0123456789abcdef0123456789abcdef" },
+            "scope": "ibm openid",
+            "iat": now,
+            "exp": now + life.as_secs(),
+            "jti": format!("{:016x}", rand::rng().random::<u64>()),
+            "ends_ms": (now_ms() + life.as_millis()).to_string(),
+            "era": self.era.load(Ordering::Relaxed),
+        });
+        let part = |value: &serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let signed = format!("{}.{}", part(&head), part(&body));
+        let signature = self.signature(&signed);
+        format!("{signed}.{signature}")
+    }
+
+    fn is_good(&self, token: &str, what_for: For) -> bool {
+        let body = token.rsplit_once('.').filter(|(signed, signature)| self.signature(signed) == *signature);
+        let body = body.and_then(|(signed, _)| URL_SAFE_NO_PAD.decode(signed.split_once('.')?.1).ok());
+        let Some(body) = body.and_then(|body| serde_json::from_slice::<serde_json::Value>(&body).ok()) else { return false };
+        let ends: u128 = body["ends_ms"].as_str().and_then(|ends| ends.parse().ok()).unwrap_or(0);
+        body["sub"] == what_for.name() && body["era"] == self.era.load(Ordering::Relaxed) && now_ms() < ends
     }
 
     /// Whether IAM issued this token and it has not expired.
     pub(super) fn honours(&self, token: &str) -> bool {
-        self.lock().get(token).is_some_and(|expires| Instant::now() < *expires)
+        self.is_good(token, For::Bearer)
     }
 
     /// Whether a server is who it says it is.
     pub(super) fn honours_identity(&self, token: &str) -> bool {
-        let identities = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
-        identities.get(token).is_some_and(|expires| Instant::now() < *expires)
+        self.is_good(token, For::Identity)
     }
 
     /// A bearer token.
     pub(super) fn mint(&self, life: Duration) -> String {
-        mint(&self.issued, life)
+        self.sign(life, For::Bearer)
     }
 
     /// A token for a server to show to its metadata service.
     pub(super) fn mint_identity(&self, life: Duration) -> String {
-        mint(&self.identities, life)
+        self.sign(life, For::Identity)
     }
 
     /// Ends the life of every token that is out there.
     pub(super) fn expire_all(&self) {
-        self.lock().clear();
-        self.identities.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.era.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Answers a form.
@@ -162,6 +186,15 @@ mod tests {
         assert!(iam.honours(&token) && !iam.honours("another"));
         iam.expire_all();
         assert!(!iam.honours(&token));
+    }
+
+    #[test]
+    fn a_token_outlasts_the_process_that_issued_it_and_is_no_other_ones() {
+        let iam = |key: &str| Iam::new(vec![Secret::new(key)], Duration::from_secs(60));
+        let (token, identity) = (iam("key").mint(Duration::from_secs(60)), iam("key").mint_identity(Duration::from_secs(60)));
+        assert!(iam("key").honours(&token) && iam("key").honours_identity(&identity), "started again");
+        assert!(!iam("key").honours(&identity) && !iam("key").honours_identity(&token));
+        assert!(!iam("other").honours(&token) && !iam("key").honours(&token.replace('e', "f")));
     }
 
     #[test]

@@ -120,7 +120,7 @@ impl<E: Entry> Script<E> {
 /// The entries of a script file, as they are written.
 pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, SimError> {
     let fail = |reason: String| SimError::Script { path: path.to_owned(), reason };
-    let text = std::fs::read(path).map_err(|err| fail(err.to_string()))?;
+    let text = crate::given::read(path).map_err(|err| fail(err.to_string()))?;
     serde_json::from_slice(&text).map_err(|err| fail(err.to_string()))
 }
 

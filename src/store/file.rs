@@ -93,7 +93,9 @@ impl FolderStore {
     fn name(&self, key: &ObjectKey) -> OsString {
         match &self.named {
             Some((named, name)) if named == key => name.clone(),
-            Some((named, name)) if named.manifest() == *key => [name.as_os_str(), OsStr::new(ObjectKey::MANIFEST)].into_iter().collect(),
+            Some((named, name)) if named.manifest() == *key => {
+                [name.as_os_str(), OsStr::new(ObjectKey::MANIFEST)].into_iter().collect()
+            }
             _ => key.as_str().into(),
         }
     }

@@ -216,7 +216,11 @@ impl Line {
                 next >= STRANGER && matches!(&err, VpcError::Unreachable { request, .. } if !self.heard.of(&request.host));
             // Somebody has to look at what is busy first (`client/conflict`).
             let busy = matches!(&err, VpcError::Refused { refusal, .. } if refusal.is_conflict());
-            let again = !tried && !stranger && !busy && err.class().is_retryable() && (call.repeat == Repeat::Freely || !err.is_ambiguous());
+            let again = !tried
+                && !stranger
+                && !busy
+                && err.class().is_retryable()
+                && (call.repeat == Repeat::Freely || !err.is_ambiguous());
             next += 1;
             let wait = self.policy.backoff.wait_before(next).filter(|_| again).map(|wait| match &err {
                 VpcError::Refused { refusal, .. } => wait.max(refusal.retry_after.unwrap_or_default()),

@@ -14,8 +14,8 @@ use super::marks::{Destination, rules_of};
 use super::names::{self, JobNames, has};
 use super::retention::{self, Retention};
 use crate::job::JobId;
-use crate::vpc::model::Snapshot;
 use crate::vpc::ImageFilter;
+use crate::vpc::model::Snapshot;
 
 /// Something that is not kept by the rules of its server's newest job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +40,8 @@ impl Last {
     /// The newest of these snapshots' jobs, where it is done and its rules are known.
     fn of<'s>(snapshots: impl Iterator<Item = &'s Snapshot>) -> Result<Option<Self>, Fault> {
         let done = names::done_tag()?;
-        let newest = snapshots.filter_map(|snapshot| Some((names::job_of(&snapshot.user_tags)?, snapshot))).max_by_key(|(id, _)| *id);
+        let newest =
+            snapshots.filter_map(|snapshot| Some((names::job_of(&snapshot.user_tags)?, snapshot))).max_by_key(|(id, _)| *id);
         let Some((id, snapshot)) = newest.filter(|(_, snapshot)| has(&snapshot.user_tags, &done)) else { return Ok(None) };
         let to = Destination::of(&snapshot.user_tags);
         Ok(rules_of(&snapshot.user_tags).map(|rules| Self { id, run: snapshot.name.clone(), rules, to }))
@@ -90,9 +91,10 @@ pub async fn look(
         // Whoever named the newest image otherwise is not met by the usual name: nothing of theirs is judged.
         let Some(names) = snapshots.iter().find_map(|snapshot| names_of(snapshot, server, prefix)) else { continue };
         let here = Destination::new(away.region(), bucket, prefix, &names);
-        let to_here = snapshots.iter().copied().filter(|snapshot| {
-            Destination::of(&snapshot.user_tags).is_none_or(|to| to.region == here.region)
-        });
+        let to_here = snapshots
+            .iter()
+            .copied()
+            .filter(|snapshot| Destination::of(&snapshot.user_tags).is_none_or(|to| to.region == here.region));
         let Some(last) = Last::of(to_here)?.filter(|last| !live.contains(&last.run) && last.to.as_ref() == Some(&here)) else {
             continue;
         };

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 
@@ -27,7 +27,17 @@ pub const DEAD_AFTER: Duration = Duration::from_secs(24 * 3600);
 struct Now {
     me: Holder,
     snapshot: Option<SnapshotId>,
+    /// Where the job stands among others at the same work.
+    rank: Option<Rank>,
     looked: Option<Instant>,
+}
+
+/// What puts one job before another: when it was begun or, if that came later, taken up again; then the token. Both sides read it from the same
+/// snapshot, so that clocks that differ put nobody on both sides.
+type Rank = (SystemTime, String);
+
+fn rank(snapshot: &Snapshot, holder: &Holder) -> Rank {
+    (holder.since.max(snapshot.created_at), holder.token.clone())
 }
 
 /// A job's hold, and the fence that it is.
@@ -46,7 +56,7 @@ impl Hold {
     #[must_use]
     pub fn new(host: &str, home: Option<RegionClient>, outer: Arc<dyn Fence>, clock: Arc<dyn Clock>) -> Self {
         let me = Holder::new(clock.now(), host);
-        Self { now: Mutex::new(Now { me, snapshot: None, looked: None }), idle: Mutex::default(), home, outer, clock }
+        Self { now: Mutex::new(Now { me, snapshot: None, rank: None, looked: None }), idle: Mutex::default(), home, outer, clock }
     }
 
     fn now(&self) -> MutexGuard<'_, Now> {
@@ -64,11 +74,11 @@ impl Hold {
 
     /// Becomes the same as another one.
     pub(super) fn follow(&self, other: &Self) {
-        let (me, snapshot) = {
+        let (me, snapshot, rank) = {
             let now = other.now();
-            (now.me.clone(), now.snapshot.clone())
+            (now.me.clone(), now.snapshot.clone(), now.rank.clone())
         };
-        *self.now() = Now { me, snapshot, looked: None };
+        *self.now() = Now { me, snapshot, rank, looked: None };
     }
 
     /// The tag that a snapshot is made with.
@@ -82,7 +92,11 @@ impl Hold {
         let before = Holder::of(&snapshot.user_tags);
         if before.as_ref().is_none_or(|before| before.token != me.token) {
             if let Some(before) = &before {
-                tracing::info!("job {job} is taken over from {}, who had taken it up at {}", before.host, crate::clock::rfc3339(before.since));
+                tracing::info!(
+                    "job {job} is taken over from {}, who had taken it up at {}",
+                    before.host,
+                    crate::clock::rfc3339(before.since)
+                );
             }
             home.retag_snapshot(&snapshot.id, Holder::is_tag, &[me.tag()?]).await?;
             let now = home.snapshot(&snapshot.id).await?;
@@ -92,6 +106,7 @@ impl Hold {
         }
         let mut now = self.now();
         now.snapshot = Some(snapshot.id.clone());
+        now.rank = Some(rank(snapshot, &me));
         now.looked = Some(self.clock.instant());
         Ok(())
     }
@@ -124,17 +139,15 @@ impl Hold {
         };
         let (Some(home), Some(id)) = (&self.home, snapshot) else { return Ok(()) };
         match home.snapshot(&id).await {
-            Ok(found) => {
-                match found.as_ref().and_then(|found| Holder::of(&found.user_tags)) {
-                    Some(holder) if holder.token == me.token => {
-                        self.now().looked = Some(self.clock.instant());
-                        Ok(())
-                    }
-                    Some(other) => Err(Fenced(format!("{} has taken the job over", other.host))),
-                    None if found.is_some() => Err(Fenced("somebody else has taken the job over, and is through with it".to_owned())),
-                    None => Err(Fenced(format!("the job's snapshot {id} is gone"))),
+            Ok(found) => match found.as_ref().and_then(|found| Holder::of(&found.user_tags)) {
+                Some(holder) if holder.token == me.token => {
+                    self.now().looked = Some(self.clock.instant());
+                    Ok(())
                 }
-            }
+                Some(other) => Err(Fenced(format!("{} has taken the job over", other.host))),
+                None if found.is_some() => Err(Fenced("somebody else has taken the job over, and is through with it".to_owned())),
+                None => Err(Fenced(format!("the job's snapshot {id} is gone"))),
+            },
             Err(err) => {
                 tracing::debug!("whether the job is still ours can't be looked up: {}", chain(&err));
                 Ok(())
@@ -160,31 +173,30 @@ impl Fence for Hold {
     }
 }
 
-/// Looks whether somebody else replicates the same server into the same place, and took that up before us. Two that began at once each see the
+/// Looks whether somebody else replicates the same server into the same region, and was first. Two that began at once each see the
 /// other at the next look, and both take the same one for the earlier.
 pub(super) async fn rivals(run: &Run<'_>) -> Result<(), Fault> {
     let (hold, now) = (&run.site.hold, run.site.clock.now());
     let destination = Destination::of_job(run.job, &run.names);
-    let filter = SnapshotFilter { tag: Some(names::server_tag(&run.job.server)?), source_volume: None, order: SnapshotOrder::NewestFirst };
+    let filter =
+        SnapshotFilter { tag: Some(names::server_tag(&run.job.server)?), source_volume: None, order: SnapshotOrder::NewestFirst };
     let (ours, done) = (names::ours()?, names::done_tag()?);
-    let held = {
-        let now = hold.now();
-        now.snapshot.is_some().then(|| now.me.clone())
-    };
-    let mut first: Option<(JobId, Holder)> = None;
+    let own = hold.now().rank.clone();
+    let mut first: Option<(Rank, JobId, Holder)> = None;
     for snapshot in run.site.home.snapshots(&filter).await? {
         let tags = &snapshot.user_tags;
         let open = has(tags, &ours) && !has(tags, &done) && names::form_of(&run.job.server, &snapshot.name) == Some(Form::Run);
         let (Some(job), Some(holder)) = (names::job_of(tags), Holder::of(tags)) else { continue };
         let other = open && job != run.job.id && Destination::of(tags).is_some_and(|to| to.region == destination.region);
         let dead = now.duration_since(holder.since).is_ok_and(|age| age >= DEAD_AFTER) || hold.is_idle(job);
-        let earlier = held.as_ref().is_none_or(|me| holder < *me) && first.as_ref().is_none_or(|(_, first)| holder < *first);
+        let rank = rank(&snapshot, &holder);
+        let earlier = own.as_ref().is_none_or(|own| rank < *own) && first.as_ref().is_none_or(|(first, ..)| rank < *first);
         if other && !dead && earlier {
-            first = Some((job, holder));
+            first = Some((rank, job, holder));
         }
     }
     match first {
-        Some((job, holder)) => Err(Fault::UnderWay {
+        Some((_, job, holder)) => Err(Fault::UnderWay {
             job,
             server: run.job.server.clone(),
             region: run.job.to.clone(),

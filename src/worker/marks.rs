@@ -87,9 +87,9 @@ pub fn rules_of(tags: &[String]) -> Option<Retention> {
 }
 
 /// Somebody who works on a job.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
-    /// Since when, to the second, by the clock of whoever it is. The earlier one of two goes on.
+    /// Since when, to the second, by the clock of whoever it is.
     pub since: SystemTime,
     /// Made anew each time that somebody takes a job up.
     pub token: String,
@@ -140,7 +140,8 @@ mod tests {
 
     #[test]
     fn what_is_kept_and_where_it_goes_comes_back_from_tags() {
-        let keep = |newest, days: Option<u64>| Keep { newest, younger_than: days.map(|days| Age(Duration::from_secs(days * 86_400))) };
+        let keep =
+            |newest, days: Option<u64>| Keep { newest, younger_than: days.map(|days| Age(Duration::from_secs(days * 86_400))) };
         for retention in [
             Retention::default(),
             Retention {
@@ -152,7 +153,8 @@ mod tests {
             let tag = rules_tag(&retention).expect("a tag").to_string();
             assert_eq!(rules_of(&["other".to_owned(), tag.clone()]), Some(retention), "{tag}");
         }
-        for strange in ["snapferry:rules:1:2", "snapferry:rules:1:2:x", "snapferry:rules:1:2:3:4", "snapferry:rules:0:1:1", "rules"] {
+        for strange in ["snapferry:rules:1:2", "snapferry:rules:1:2:x", "snapferry:rules:1:2:3:4", "snapferry:rules:0:1:1", "rules"]
+        {
             assert_eq!(rules_of(&[strange.to_owned()]), None, "{strange}");
         }
         let job = job("web01", 1);

@@ -54,7 +54,7 @@ pub use job::{Encoding, Goal, Job, Origin, Restore, SnapshotFate};
 pub use journal::{Entry, Event, FileJournal, Journal, JournalError, JournalFolder};
 pub use names::{JobNames, JobNamesError};
 pub use retention::{Age, Keep, Newest, Retention};
-pub use saga::{Finished, Onlooker, Progress, Saga, Taken};
+pub use saga::{Finished, Onlooker, Over, Progress, Saga, Taken};
 pub use site::{OwnServer, Site, Waits};
 pub use state::State;
 pub use steps::Step;

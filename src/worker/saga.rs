@@ -139,7 +139,25 @@ pub struct Finished {
     /// What is not as it should be.
     pub warnings: Vec<String>,
     /// Why there was nothing left to do, where the job was over already.
-    pub over: Option<String>,
+    pub over: Option<Over>,
+}
+
+/// How a job was over before it was taken up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// It is done, as this shows.
+    Done(String),
+    /// Nothing of it is there any more, and a newer one is done, as this shows: it comes to no image of its own.
+    Superseded(String),
+}
+
+impl Over {
+    /// What shows it.
+    #[must_use]
+    pub fn why(&self) -> &str {
+        let (Self::Done(why) | Self::Superseded(why)) = self;
+        why
+    }
 }
 
 /// What ends a job early.
@@ -198,7 +216,7 @@ impl<'a> Saga<'a> {
     }
 
     /// Takes what steps there are to take; why there was nothing to do, where the job was over already.
-    async fn steps(&self, run: &mut Run<'a>, taken: &mut Vec<Taken>) -> Result<Option<String>, Stopped> {
+    async fn steps(&self, run: &mut Run<'a>, taken: &mut Vec<Taken>) -> Result<Option<Over>, Stopped> {
         let at = |step| move |fault| Stopped::At(step, fault);
         let host = format!("{} ({})", self.site.own.name, self.site.own.id);
         run.state.taken_up = true;
@@ -211,11 +229,11 @@ impl<'a> Saga<'a> {
                 // Whoever finished it may not have come to that.
                 taken.push(self.take(Step::Prune, run).await.map_err(at(Step::Prune))?);
                 run.record(Event::Finished).await.map_err(at(Step::Prune))?;
-                return Ok(Some(why));
+                return Ok(Some(Over::Done(why)));
             }
             Ok(Standing::Superseded(why)) => {
                 run.record(Event::Finished).await.map_err(at(Step::Resolve))?;
-                return Ok(Some(why));
+                return Ok(Some(Over::Superseded(why)));
             }
         }
         // With the object there, nobody needs the server, its snapshot or a volume any more.

@@ -10,8 +10,8 @@ use super::turns::Turns;
 use crate::cancel::Cancel;
 use crate::clock::Clock;
 use crate::store::ObjectStore;
-use crate::vpc::device::DeviceFolder;
 pub use crate::vpc::Waits;
+use crate::vpc::device::DeviceFolder;
 use crate::vpc::{InstanceId, RegionClient, Tagging};
 
 /// The server that we run on, to which volumes are attached.

@@ -51,7 +51,11 @@ pub(super) async fn of(run: &Run<'_>, own: Option<&Snapshot>) -> Result<Standing
         let Images { made, newer, untold } = images(run).await?;
         if let Some(image) = made {
             let promoted = image.name != run.names.run.as_str() && image.status != ImageState::Pending;
-            return Ok(if promoted { Standing::Done(format!("its image is {} ({})", image.name, image.id)) } else { Standing::Open });
+            return Ok(if promoted {
+                Standing::Done(format!("its image is {} ({})", image.name, image.id))
+            } else {
+                Standing::Open
+            });
         }
         if let Some((job, image)) = newer {
             return Ok(Standing::Superseded(format!("image {} is of the newer job {job}", image.name)));

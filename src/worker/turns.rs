@@ -58,8 +58,8 @@ impl Turns {
         let folder = self.folder.as_ref()?;
         let name: String = server.as_str().chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')).collect();
         let path = folder.join(format!("{name}.lock"));
-        let opened = fs::create_dir_all(folder)
-            .and_then(|()| OpenOptions::new().create(true).write(true).truncate(false).open(&path));
+        let opened =
+            fs::create_dir_all(folder).and_then(|()| OpenOptions::new().create(true).write(true).truncate(false).open(&path));
         match opened {
             Ok(file) => Some(file),
             Err(err) => {

@@ -197,7 +197,7 @@ async fn queue(args: &DoctorArgs, findings: &mut Findings) {
         match found.severity {
             Severity::Ok => findings.ok("queue", details),
             Severity::Warning => findings.warning("queue", details, fix),
-            Severity::Failure => findings.failure("queue", Code::Queue, details, Some(fix.to_owned())),
+            Severity::Failure => findings.failure("queue", Code::Queue, details, Some(fix)),
         }
     }
 }

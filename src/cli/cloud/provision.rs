@@ -32,7 +32,7 @@ async fn boot(client: &RegionClient, args: &ProvisionArgs) -> anyhow::Result<(Bo
 
 pub fn run(args: &ProvisionArgs) -> anyhow::Result<Code> {
     let user_data = args.user_data.as_ref().map(|path| {
-        std::fs::read_to_string(path).map_err(|err| UsageError(format!("cannot read the user data {}: {err}", path.display())))
+        crate::given::read_text(path).map_err(|err| UsageError(format!("cannot read the user data {}: {err}", path.display())))
     });
     let user_data = user_data.transpose()?;
     run_on_cloud(&args.cloud, async |cloud| {

@@ -20,17 +20,22 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 
 use crate::queue::{JobState, Queue, QueueError};
 use crate::retry::{Class, chain};
 use crate::vpc::{LogWatch, Watch};
-use crate::worker::fleet::Told;
+use crate::worker::fleet::{Health, Told};
 use crate::worker::{Finished, Onlooker, Progress};
 
 /// Steps take from a second to hours.
 const STEP_SECONDS: [f64; 12] = [1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 2400.0, 4800.0, 9600.0];
 /// How long a client may take to ask.
 const ASKING: Duration = Duration::from_secs(10);
+/// Connections at a time.
+const MOST_LINES: usize = 64;
+/// Bytes of a question's head at most.
+const LONGEST_QUESTION: usize = 16 << 10;
 /// What scrapers take for Prometheus' text.
 const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -223,7 +228,8 @@ impl Onlooker for Counting {
 }
 
 /// Answers for as long as the process lives. Another worker on the same machine may have the address; that is no reason to end.
-pub async fn serve(address: SocketAddr, metrics: Arc<Metrics>, queue: Arc<dyn Queue>) {
+pub async fn serve(address: SocketAddr, metrics: Arc<Metrics>, queue: Arc<dyn Queue>, health: Arc<Health>) {
+    let lines = Arc::new(Semaphore::new(MOST_LINES));
     let listener = match TcpListener::bind(address).await {
         Ok(listener) => listener,
         Err(err) => {
@@ -236,7 +242,13 @@ pub async fn serve(address: SocketAddr, metrics: Arc<Metrics>, queue: Arc<dyn Qu
     loop {
         match listener.accept().await {
             Ok((line, _)) => {
-                tokio::spawn(speak(line, Arc::clone(&metrics), Arc::clone(&queue)));
+                // Who finds all taken waits in the system's own queue.
+                let Ok(turn) = Arc::clone(&lines).acquire_owned().await else { return };
+                let (metrics, queue, health) = (Arc::clone(&metrics), Arc::clone(&queue), Arc::clone(&health));
+                tokio::spawn(async move {
+                    speak(line, metrics, queue, health).await;
+                    drop(turn);
+                });
             }
             // Too many open files, mostly: later there may be fewer.
             Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
@@ -244,19 +256,23 @@ pub async fn serve(address: SocketAddr, metrics: Arc<Metrics>, queue: Arc<dyn Qu
     }
 }
 
-async fn speak(line: TcpStream, metrics: Arc<Metrics>, queue: Arc<dyn Queue>) {
+async fn speak(line: TcpStream, metrics: Arc<Metrics>, queue: Arc<dyn Queue>, health: Arc<Health>) {
     let answer = service_fn(|request: Request<Incoming>| {
-        let (metrics, queue) = (Arc::clone(&metrics), Arc::clone(&queue));
-        async move { Ok::<_, std::convert::Infallible>(answer(&request, &metrics, &*queue).await) }
+        let (metrics, queue, health) = (Arc::clone(&metrics), Arc::clone(&queue), Arc::clone(&health));
+        async move { Ok::<_, std::convert::Infallible>(answer(&request, &metrics, &*queue, &health).await) }
     });
     let mut http = http1::Builder::new();
-    let served = http.timer(TokioTimer::new()).header_read_timeout(ASKING).serve_connection(TokioIo::new(line), answer);
+    let served = http
+        .timer(TokioTimer::new())
+        .header_read_timeout(ASKING)
+        .max_buf_size(LONGEST_QUESTION)
+        .serve_connection(TokioIo::new(line), answer);
     if let Err(err) = served.await {
         tracing::debug!("a scrape ended early: {err}");
     }
 }
 
-async fn answer(request: &Request<Incoming>, metrics: &Metrics, queue: &dyn Queue) -> Response<Full<Bytes>> {
+async fn answer(request: &Request<Incoming>, metrics: &Metrics, queue: &dyn Queue, health: &Health) -> Response<Full<Bytes>> {
     let said = |status: StatusCode, kind: &'static str, words: String| {
         let mut response = Response::new(Full::new(Bytes::from(words)));
         *response.status_mut() = status;
@@ -271,8 +287,11 @@ async fn answer(request: &Request<Incoming>, metrics: &Metrics, queue: &dyn Queu
         },
         // That it answers is what is asked; an outage of the queue is no reason to start it anew.
         (&Method::GET | &Method::HEAD, "/healthz") => plain(StatusCode::OK, "alive"),
-        (&Method::GET | &Method::HEAD, "/readyz") => match queue.counts().await {
-            Ok(_) => plain(StatusCode::OK, "ready"),
+        (&Method::GET | &Method::HEAD, "/readyz") => match queue.rights().await {
+            Ok(()) => match &health.ails()[..] {
+                [] => plain(StatusCode::OK, "ready"),
+                ails => plain(StatusCode::SERVICE_UNAVAILABLE, &ails.join("\n")),
+            },
             Err(err) => plain(StatusCode::SERVICE_UNAVAILABLE, &chain(&err)),
         },
         _ => plain(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz"),

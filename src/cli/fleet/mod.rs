@@ -87,7 +87,7 @@ fn config(args: &QueueArgs) -> Result<RedisConfig, UsageError> {
     let password = match (environment.get("SNAPFERRY_REDIS_PASSWORD"), file) {
         (Some(password), None) => Some(Secret::new(password)),
         (_, Some(path)) => {
-            let text = std::fs::read_to_string(&path)
+            let text = crate::given::read_text(&path)
                 .map_err(|error| UsageError(format!("cannot read the password file {}: {error}", path.display())))?;
             Some(Secret::new(text.trim_end()))
         }

@@ -15,7 +15,7 @@ use crate::cli::replicate::job_of;
 use crate::cli::table::Table;
 use crate::clock::{SystemClock, rfc3339};
 use crate::job::JobId;
-use crate::queue::{Queue as _, Since};
+use crate::queue::{Queue as _, Schedule, Since};
 use crate::worker::fleet::schedule::{Plan, Ticks, read};
 
 pub fn run(args: &ScheduleArgs) -> anyhow::Result<Code> {
@@ -71,15 +71,36 @@ fn list(as_json: bool, queue: &QueueArgs) -> anyhow::Result<Code> {
                 }
             };
             let next = ticks.next(now).map(rfc3339);
+            let last = last_tick(&schedule, &ticks).map(rfc3339);
             let servers: Vec<&str> = plan.jobs.iter().map(|job| job.server.as_str()).collect();
             all.push(json!({
                 "schedule": schedule.name, "cron": plan.cron, "priority": plan.priority, "servers": servers,
-                "last": rfc3339(schedule.last), "next": next,
+                "last": last, "next": next,
             }));
-            let last = rfc3339(schedule.last);
-            table.row(vec![schedule.name, plan.cron, servers.join(" "), last, next.unwrap_or_default()]);
+            table.row(vec![schedule.name, plan.cron, servers.join(" "), last.unwrap_or_default(), next.unwrap_or_default()]);
         }
         let mut out = foreign::out_in(Form::of(as_json));
         if as_json { Ok(writeln!(out, "{}", Value::from(all))?) } else { Ok(table.write(&mut out)?) }
     })
+}
+
+/// The last time that jobs were added. Before the first one the queue keeps when the schedule was made, to the millisecond, which is no tick.
+fn last_tick(schedule: &Schedule, ticks: &Ticks) -> Option<SystemTime> {
+    ticks.last(schedule.last).filter(|&tick| tick == schedule.last)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_schedule_that_was_only_made_has_not_run() {
+        let ticks = Ticks::read("0 * * * *").expect("a pattern");
+        let at = |ms: u64| SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_355_200_000 + ms);
+        let schedule = |last| Schedule { name: "hourly".into(), plan: String::new(), last };
+        assert_eq!(last_tick(&schedule(at(1234)), &ticks), None);
+        assert_eq!(last_tick(&schedule(at(0)), &ticks), Some(at(0)));
+    }
 }

@@ -28,7 +28,7 @@ pub fn chosen(which: &ServersArgs, cloud: &CloudArgs) -> anyhow::Result<Vec<Stri
 
 fn from_file(which: &ServersArgs) -> Result<Vec<String>, UsageError> {
     let Some(path) = &which.file else { return Ok(Vec::new()) };
-    let text = std::fs::read_to_string(path).map_err(|error| UsageError(format!("cannot read {}: {error}", path.display())))?;
+    let text = crate::given::read_text(path).map_err(|error| UsageError(format!("cannot read {}: {error}", path.display())))?;
     let names = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim()).filter(|name| !name.is_empty());
     let names: Vec<String> = names.map(str::to_owned).collect();
     if names.is_empty() {

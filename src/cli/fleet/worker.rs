@@ -9,7 +9,7 @@ use super::metrics::{Answers, Counting, Metrics};
 use super::{config, metrics, notify, timing};
 use crate::cancel::Cancel;
 use crate::cli::cloud::{Cloud, Terms, run_leaving};
-use crate::cli::credentials;
+use crate::cli::credentials::{self, Environment};
 use crate::cli::exit::Code;
 use crate::cli::hints;
 use crate::cli::log::Verbosity;
@@ -105,6 +105,14 @@ async fn awake(args: &WorkerArgs) -> anyhow::Result<()> {
     }
 }
 
+/// Says at the start what the first job would trip over. The folder may come with the first disk.
+fn look(devices: &Path) {
+    if let Err(error) = std::fs::read_dir(devices) {
+        let folder = devices.display();
+        tracing::warn!("the folder of devices {folder}: {error}; it has to be there once a volume is attached (--device-folder)");
+    }
+}
+
 pub fn run(args: &WorkerArgs, verbosity: Verbosity, console: &Console) -> anyhow::Result<Code> {
     // Before anybody is asked: no answer mends that.
     let redis = config(&args.queue)?;
@@ -114,6 +122,11 @@ pub fn run(args: &WorkerArgs, verbosity: Verbosity, console: &Console) -> anyhow
         let ground = Ground { cloud_args: &args.cloud, recovery: &args.recovery, place: &args.place };
         let own = ground.own(cloud).await?;
         let queue: Arc<dyn Queue> = Arc::new(RedisQueue::connect(&redis).await?);
+        // A right that is missing is told now, and not once a job is lost.
+        queue.rights().await?;
+        let store = args.recovery.store(&args.cloud.identity);
+        credentials::find(&store, &Environment::of_process())?;
+        look(&args.place.device_folder);
         let name = format!("{} ({})", own.name, own.id);
         let metrics = Arc::new(Metrics::new());
         let here = Here { cloud, ground, own, console, verbosity, metrics: Arc::clone(&metrics) };
@@ -126,7 +139,7 @@ pub fn run(args: &WorkerArgs, verbosity: Verbosity, console: &Console) -> anyhow
         tracing::info!("{name} converts {} at a time", args.concurrency);
         let beside = async {
             match args.metrics {
-                MetricsAddress::At(address) => metrics::serve(address, metrics, queue).await,
+                MetricsAddress::At(address) => metrics::serve(address, metrics, queue, worker.health()).await,
                 MetricsAddress::Off => {}
             }
             std::future::pending::<()>().await;

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 
 use crate::identity::IdentityError;
 use crate::near::near;
-use crate::queue::QueueError;
+use crate::queue::{QueueError, rights};
 use crate::store::StoreError;
 use crate::vpc::{Request, VpcError};
 use crate::worker::{Fault, JobError, Step};
@@ -240,6 +240,7 @@ pub(super) fn of_queue(error: &QueueError) -> Option<String> {
              rediss://HOST:PORT with --redis-ca-file"
                 .into(),
         ),
+        QueueError::Rights { .. } => Some(format!("on that Redis: {}", rights::acl_line("USER", "snapferry"))),
         QueueError::Refused { .. } => Some(
             "check --redis-user, the password (SNAPFERRY_REDIS_PASSWORD or --redis-password-file) and --redis-ca-file; \
              `snapferry doctor` tries them"

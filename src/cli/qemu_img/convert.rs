@@ -62,6 +62,8 @@ const KNOWN: [Known; 26] = [
 const SPARSE: u64 = 4096;
 /// The most that it can be told.
 const MOST_SPARSE: u64 = 16 << 20;
+/// What QEMU reads at once (`IO_BUF_SIZE`); where it compresses, a cluster.
+const QEMUS_BUFFER: u64 = 2 << 20;
 /// How many coroutines QEMU starts at most. Ours are threads, and as many as there are cores.
 const MOST_COROUTINES: u64 = 16;
 
@@ -120,7 +122,8 @@ pub fn run(args: &[std::ffi::OsString]) -> Ended {
     let work = |source: &dyn Source| -> Result<(), Stop> {
         // Zeros that are to be stored are work, too.
         let counts = if asked.sparse.is_some() { Counts::Data } else { Counts::All };
-        let watched = Watched::new(source, &progress, counts).map_err(|error| Stop::says(chain(&error)))?;
+        let piece = if asked.bodies == Bodies::Compressed { asked.output.cluster } else { QEMUS_BUFFER };
+        let watched = Watched::new(source, &progress, counts, piece).map_err(|error| Stop::says(chain(&error)))?;
         match asked.output.format {
             Format::Qcow2 => to_qcow2(&asked, &watched, &runtime, &cancel),
             Format::Raw => to_raw(&asked, &watched, there, &cancel),

@@ -107,14 +107,12 @@ fn make(path: &Path, bytes: u64, output: &Output) -> Result<(), Stop> {
     signals::listen(runtime.handle(), &cancel, signals::Left::Target)?;
     match output.format {
         Format::Qcow2 => {
-            make_qcow2(output, Bodies::Raw, path, &nothing, &runtime, &cancel)
-                .map_err(|unmade| unmade.told(str::to_owned))
+            make_qcow2(output, Bodies::Raw, path, &nothing, &runtime, &cancel).map_err(|unmade| unmade.told(str::to_owned))
         }
         Format::Raw => {
             let behind = images::behind_links(path);
             let zeros = Zeros::Sparse { grain: ByteCount(0), policy: ZeroPolicy::Discard };
-            let copying =
-                Copying { source: &nothing, to: RawPlace::New(&behind), zeros, cancel, done: &AtomicU64::new(0) };
+            let copying = Copying { source: &nothing, to: RawPlace::New(&behind), zeros, cancel, done: &AtomicU64::new(0) };
             copying.run().map_err(|error| match error {
                 RestoreError::Interrupted => Stop::Interrupted(None),
                 RestoreError::Target(TargetError::Open { source, .. }) => {

@@ -36,6 +36,10 @@ pub fn run(args: &[OsString]) -> Ended {
         }
     };
     let output = Output::parse(to, typed.all("options"), &|words| words)?;
+    // Unlike QEMU's other commands this one knows a version by its number alone.
+    if let Some(compat) = output.compat.as_deref().filter(|compat| compat.starts_with('v')) {
+        return Err(Stop::says(format!("Invalid compatibility level: '{compat}'")));
+    }
     let cluster = output.cluster_bits().unwrap_or(ClusterBits::DEFAULT);
     let report = report("measure", &typed)?;
     let measured = match (typed.last("size"), &typed.operands[..]) {

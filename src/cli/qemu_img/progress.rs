@@ -6,10 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::source::{Extent, Source, SourceError};
 use crate::units::{ByteCount, GuestOffset, to_u64};
 
-/// The least step, in hundredths of a percent: it has to be more than this, as QEMU has it.
-const STEP: u64 = 100;
 /// All of it, in hundredths of a percent.
-const ALL: u64 = 10_000;
+const ALL: u128 = 10_000;
 
 /// Whether the line is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,26 +16,33 @@ pub enum Shown {
     No,
 }
 
-/// How far the work is.
+/// How far the work is, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Way {
     done: u64,
     of: u64,
-    /// Where it was when it was drawn, in hundredths of a percent.
+    /// Where it was when it was drawn.
     drawn: u64,
 }
 
 impl Way {
-    /// Goes on by so many bytes, and says what is to be drawn, if anything is.
-    fn go(&mut self, bytes: u64) -> Option<u64> {
-        self.done = self.done.saturating_add(bytes).min(self.of);
-        let now = u64::try_from(u128::from(self.done) * u128::from(ALL) / u128::from(self.of.max(1))).unwrap_or(ALL);
-        let draws = now > self.drawn + STEP || (now == ALL && self.drawn < ALL);
-        draws.then(|| {
-            self.drawn = now;
-            now
+    /// Goes on by so many bytes, and says what is to be drawn, if anything is: the end, and each step of more than a percent.
+    fn go(&mut self, bytes: u64) -> Option<u128> {
+        let before = self.done;
+        self.done = before.saturating_add(bytes).min(self.of);
+        let step = u128::from(self.done - self.drawn) * 100 > u128::from(self.of);
+        (step || (self.done == self.of && before < self.of)).then(|| {
+            self.drawn = self.done;
+            hundredths(self.done, self.of)
         })
     }
+}
+
+/// Hundredths of a percent, half to even, as the C library rounds.
+fn hundredths(done: u64, of: u64) -> u128 {
+    let (done, of) = (u128::from(done) * ALL, u128::from(of.max(1)));
+    let (whole, rest) = (done / of, done % of);
+    whole + u128::from(rest * 2 > of || (rest * 2 == of && whole % 2 == 1))
 }
 
 /// Draws as the work goes on, and ends the line when it is dropped.
@@ -76,7 +81,7 @@ impl Progress {
         self.draw(ALL);
     }
 
-    fn draw(&self, hundredths: u64) {
+    fn draw(&self, hundredths: u128) {
         if self.shown == Shown::No {
             return;
         }
@@ -104,17 +109,19 @@ pub enum Counts {
     All,
 }
 
-/// A source of which each read is a step. QEMU counts what it is about to read, too.
+/// A source of which each read is told as QEMU tells its own: before it is done, and in pieces of the size that QEMU reads.
 pub struct Watched<'a> {
     source: &'a dyn Source,
     progress: &'a Progress,
     counts: Counts,
+    /// Bytes.
+    piece: u64,
 }
 
 impl<'a> Watched<'a> {
     /// Adds up what there is to read, unless nobody looks.
-    pub fn new(source: &'a dyn Source, progress: &'a Progress, counts: Counts) -> Result<Self, SourceError> {
-        let watched = Self { source, progress, counts };
+    pub fn new(source: &'a dyn Source, progress: &'a Progress, counts: Counts, piece: u64) -> Result<Self, SourceError> {
+        let watched = Self { source, progress, counts, piece: piece.max(1) };
         if progress.shown == Shown::Yes {
             progress.expect(watched.work_in(0, source.size().0)?);
         }
@@ -156,7 +163,12 @@ impl Source for Watched<'_> {
     fn read_at(&self, offset: GuestOffset, into: &mut [u8]) -> Result<(), SourceError> {
         if self.progress.shown == Shown::Yes {
             let end = (offset.0 + to_u64(into.len())).min(self.size().0);
-            self.progress.add(self.work_in(offset.0.min(end), end)?);
+            let mut work = self.work_in(offset.0.min(end), end)?;
+            while work > 0 {
+                let piece = work.min(self.piece);
+                self.progress.add(piece);
+                work -= piece;
+            }
         }
         self.source.read_at(offset, into)
     }
@@ -178,9 +190,15 @@ mod tests {
     fn steps_of_more_than_a_percent_are_drawn_and_the_end_once() {
         let mut way = Way { of: 1000, ..Way::default() };
         // Ten thousandths are a percent, and a step is more.
-        assert_eq!([10, 1, 9, 2, 478, 500].map(|bytes| way.go(bytes)), [None, Some(110), None, Some(220), Some(5000), Some(10_000)]);
+        assert_eq!(
+            [10, 1, 9, 2, 478, 500].map(|bytes| way.go(bytes)),
+            [None, Some(110), None, Some(220), Some(5000), Some(10_000)]
+        );
         assert_eq!(way.go(1), None);
         let mut quarters = Way { of: 4 << 20, ..Way::default() };
         assert_eq!([1 << 20; 4].map(|bytes| quarters.go(bytes)), [2500, 5000, 7500, 10_000].map(Some));
+        let mut steps = Way { of: 64, ..Way::default() };
+        assert_eq!([1; 6].map(|bytes| steps.go(bytes)), [156, 312, 469, 625, 781, 938].map(Some));
+        assert_eq!(Way::default().go(1), None);
     }
 }

@@ -28,8 +28,8 @@ use crate::worker::holdings::{Holdings, Yard};
 use crate::worker::journal::Read;
 use crate::worker::names::{self, has};
 use crate::worker::{
-    Encoding, Event, Finished, Goal, Job, JobError, JournalFolder, Keep, Origin, OwnServer, Restore, Resumable, Retention, Saga,
-    SnapshotFate, State,
+    Encoding, Event, Finished, Goal, Job, JobError, JournalFolder, Keep, Origin, Over, OwnServer, Restore, Resumable, Retention,
+    Saga, SnapshotFate, State,
 };
 use args::{HowArgs, ReplicateArgs, Resumed};
 use show::Shown;
@@ -161,7 +161,7 @@ impl Command<'_> {
             chosen = self.begun_elsewhere(cloud, which).await?;
         }
         if chosen.is_empty() {
-            self.catch_up(cloud).await?;
+            self.catch_up_if_possible(cloud).await?;
             let mut out = foreign::out_in(Form::of(self.args.output.json));
             match which {
                 Resumed::One(id) => {
@@ -197,11 +197,23 @@ impl Command<'_> {
                     Some(job) => {
                         self.work(cloud, own, &job).await?;
                     }
-                    None => self.catch_up(cloud).await?,
+                    None => self.catch_up_if_possible(cloud).await?,
                 }
                 Ok(Code::Done)
             }
             None => Ok(Code::Done),
+        }
+    }
+
+    /// That something could not be pruned is told, and no reason to fail.
+    async fn catch_up_if_possible(&self, cloud: &Cloud) -> anyhow::Result<()> {
+        match self.catch_up(cloud).await {
+            Err(error) if cloud.cancel().is_cancelled() => Err(error),
+            Err(error) => {
+                tracing::warn!("whether there is anything left to prune could not be found out: {error:#}");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
         }
     }
 
@@ -316,9 +328,9 @@ impl Command<'_> {
         if self.args.output.json {
             print_json(&record(job, finished, begun))?;
         }
-        if let Some(why) = &finished.over {
+        if let Some(over) = &finished.over {
             if !self.args.output.json {
-                writeln!(foreign::out(), "job {} for {} is over, nothing was made: {why}", job.id, job.server)?;
+                writeln!(foreign::out(), "job {} for {} is over, nothing was made: {}", job.id, job.server, over.why())?;
             }
             return Ok(Code::Done);
         }
@@ -381,8 +393,8 @@ pub fn record(job: &Job, finished: &Finished, begun: SystemTime) -> Value {
     let State { snapshot, object, image, replaced, pruned, .. } = state;
     json!({
         "job": job.id,
-        "result": if over.is_some() { "over" } else { "done" },
-        "over": over,
+        "result": if matches!(over, Some(Over::Superseded(_))) { "superseded" } else { "done" },
+        "over": over.as_ref().map(Over::why),
         "server": job.server,
         "from": job.from,
         "to": job.to,

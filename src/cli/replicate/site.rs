@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use super::args::PlaceArgs;
+use crate::cancel::Cancel;
 use crate::cli::args::StoreArgs;
 use crate::cli::cloud::args::{CloudArgs, RecoveryArgs};
 use crate::cli::cloud::{Cloud, Terms};
@@ -13,7 +14,6 @@ use crate::cli::config::{self, Place, Use};
 use crate::cli::credentials::{self, Environment};
 use crate::cli::exit::UsageError;
 use crate::clock::SystemClock;
-use crate::cancel::Cancel;
 use crate::fence::{Fence, Unfenced};
 use crate::identity::{CLOUD_INIT, instance_of_cloud_init, region_of_zone};
 use crate::retry::chain;

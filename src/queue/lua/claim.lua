@@ -15,6 +15,6 @@ local id = next[1]
 redis.call('ZREM', key('ready'), id)
 change(id, 'state', 'running', 'token', token, 'worker', worker, 'deliveries', number(id, 'deliveries') + 1)
 redis.call('HSET', key('claims'), token, id)
-redis.call('ZADD', key('leases'), now + lease, id)
+extend(id, lease)
 note(id, 'claimed', worker)
 return id

@@ -1,18 +1,26 @@
--- ARGV: lease in ms, takeovers at most
+-- ARGV: lease in ms, takeovers at most, 'new' where the caller has not reaped over this connection before, 'ask' or 'refused' for INFO
 local lease, most = tonumber(ARGV[1]), tonumber(ARGV[2])
 promote_due()
 -- Whoever holds a lease could not beat while the server was down, or while another one took its place.
-local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or ''
-local before = redis.call('HGET', key('meta'), 'run_id')
-if before ~= run then
-  redis.call('HSET', key('meta'), 'run_id', run)
+local restarted = ARGV[3] == 'new'
+local info = ARGV[4] == 'ask' and redis.pcall('INFO', 'server')
+local run = type(info) == 'string' and string.match(info, 'run_id:(%w+)')
+if run then
   -- Where nobody has reaped before, nobody knows whether this is the server that gave the leases.
-  local held = redis.call('ZRANGE', key('leases'), 0, -1)
-  if #held > 0 then
-    for _, id in ipairs(held) do
+  restarted = redis.call('HGET', key('meta'), 'run_id') ~= run
+  if restarted then
+    redis.call('HSET', key('meta'), 'run_id', run)
+  end
+end
+local spared = 0
+if restarted then
+  for _, id in ipairs(redis.call('ZRANGE', key('leases'), 0, -1)) do
+    -- Once after each word of its worker: one that is gone never gets another.
+    if not field(id, 'spared') then
       redis.call('ZADD', key('leases'), now + lease, id)
+      redis.call('HSET', job_key(id), 'spared', 1)
+      spared = spared + 1
     end
-    return { tostring(#held), {}, {} }
   end
 end
 local back, dead = {}, {}
@@ -33,4 +41,4 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('leases'), '-inf', now)) do
     back[#back + 1] = id
   end
 end
-return { '0', back, dead }
+return { tostring(spared), back, dead, run and 'told' or 'refused' }

@@ -38,6 +38,22 @@ local function holds(id, token)
   return field(id, 'state') == 'running' and field(id, 'token') == token
 end
 
+-- Extends a lease at a word of its holder.
+local function extend(id, lease)
+  redis.call('ZADD', key('leases'), now + lease, id)
+  redis.call('HDEL', job_key(id), 'spared')
+end
+
+-- The fronts of values that are longer than that.
+local function cut(values, most)
+  for i, value in ipairs(values) do
+    if #value > most then
+      values[i] = string.sub(value, 1, most)
+    end
+  end
+  return values
+end
+
 -- Ends a lease, whatever the job becomes.
 local function unlease(id)
   local token = field(id, 'token')

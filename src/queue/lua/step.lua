@@ -3,7 +3,7 @@ local id = ARGV[1]
 if not holds(id, ARGV[2]) then
   return 'lost'
 end
-redis.call('ZADD', key('leases'), now + tonumber(ARGV[3]), id)
+extend(id, tonumber(ARGV[3]))
 if field(id, 'step') ~= ARGV[4] then
   note(id, 'step', ARGV[4])
 end

@@ -35,11 +35,13 @@ fn broke_off(body: &[u8]) -> bool {
     let text = String::from_utf8_lossy(body);
     let mut rest = text.trim_start_matches('\u{feff}').trim();
     // The declaration, and comments.
+    let mut declared = false;
     while let Some(behind) = rest.strip_prefix("<?").or_else(|| rest.strip_prefix("<!")) {
         let Some((_, behind)) = behind.split_once('>') else { return true };
         rest = behind.trim_start();
+        declared = true;
     }
-    let Some(root) = rest.strip_prefix('<') else { return false };
+    let Some(root) = rest.strip_prefix('<') else { return declared };
     let Some((start, _)) = root.split_once('>') else { return true };
     if start.ends_with('/') {
         return false;

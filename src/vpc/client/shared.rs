@@ -74,7 +74,9 @@ impl RegionClient {
     ) -> Result<(), VpcError> {
         // Where a lost first answer made our own change, the next look finds the tags there.
         let again = async || Ok(Conflict::Passing);
-        self.line.change(&format!("{noun} {id}"), Patience::BUSY, async || self.edit_tags_once(path, noun, id, &edit).await, again).await
+        self.line
+            .change(&format!("{noun} {id}"), Patience::BUSY, async || self.edit_tags_once(path, noun, id, &edit).await, again)
+            .await
     }
 
     async fn edit_tags_once(

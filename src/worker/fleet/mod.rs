@@ -21,7 +21,8 @@ mod hold;
 pub mod schedule;
 mod watched;
 
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rand::RngExt as _;
@@ -30,7 +31,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::error::{Fault, JobError};
 use super::job::Job;
 use super::journal::Entry;
-use super::saga::{Finished, Onlooker, Saga};
+use super::saga::{Finished, Onlooker, Over, Saga};
 use super::site::Site;
 use super::steps::Step;
 use crate::cancel::{Cancel, Reason};
@@ -113,6 +114,30 @@ pub struct Words {
     pub hurry: Cancel,
 }
 
+/// Whether a worker does all that it is there for, for who asks whether it is ready.
+#[derive(Debug, Default)]
+pub struct Health(Mutex<BTreeMap<&'static str, String>>);
+
+impl Health {
+    /// What fails for good, and why: the next time that it works ends that.
+    #[must_use]
+    pub fn ails(&self) -> Vec<String> {
+        self.ailing().iter().map(|(what, why)| format!("{what}: {why}")).collect()
+    }
+
+    /// Notes how something went. What may pass is no ailment.
+    fn note<T>(&self, what: &'static str, went: &Result<T, QueueError>) {
+        match went {
+            Err(error) if error.class() != Class::Transient => self.ailing().insert(what, chain(error)),
+            _ => self.ailing().remove(what),
+        };
+    }
+
+    fn ailing(&self) -> MutexGuard<'_, BTreeMap<&'static str, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// One server's share in the fleet.
 pub struct Worker<'a> {
     queue: Arc<dyn Queue>,
@@ -130,6 +155,7 @@ pub struct Worker<'a> {
     /// Who may have a volume.
     turn: Arc<Semaphore>,
     in_hand: Mutex<Vec<Arc<Sight>>>,
+    health: Arc<Health>,
 }
 
 impl<'a> Worker<'a> {
@@ -146,14 +172,20 @@ impl<'a> Worker<'a> {
     ) -> Self {
         let early = Arc::new(Semaphore::new(share.conversions + 1));
         let turn = Arc::new(Semaphore::new(share.conversions));
-        let (asking, in_hand) = (tokio::sync::Mutex::default(), Mutex::default());
-        Self { queue, name, timing, grounds, clock, share, drain, hurry, early, asking, turn, in_hand }
+        let (asking, in_hand, health) = (tokio::sync::Mutex::default(), Mutex::default(), Arc::default());
+        Self { queue, name, timing, grounds, clock, share, drain, hurry, early, asking, turn, in_hand, health }
     }
 
     /// The jobs in its hands.
     #[must_use]
     pub fn in_hand(&self) -> Vec<Arc<Sight>> {
         self.in_hand.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Whether it does all that it is there for.
+    #[must_use]
+    pub fn health(&self) -> Arc<Health> {
+        Arc::clone(&self.health)
     }
 
     /// Works until told to stop, and everything is given back or at its end.
@@ -182,7 +214,9 @@ impl<'a> Worker<'a> {
         }?;
         let mut token = Token::new();
         while !self.drain.is_cancelled() {
-            match self.queue.claim(&self.name, &token).await {
+            let claimed = self.queue.claim(&self.name, &token).await;
+            self.health.note("jobs are not claimed", &claimed);
+            match claimed {
                 Ok(Some(delivered)) => return Some((delivered, early)),
                 Ok(None) => self.idle(IDLE).await,
                 Err(error) => {
@@ -206,7 +240,9 @@ impl<'a> Worker<'a> {
     /// Takes back what dead workers had, every now and then.
     async fn reap(&self) {
         while !self.drain.is_cancelled() {
-            match self.queue.reap().await {
+            let reaped = self.queue.reap().await;
+            self.health.note("lost jobs are not taken back", &reaped);
+            match reaped {
                 Ok(reaped) => {
                     for id in &reaped.taken_back {
                         tracing::warn!(job = %id, "its worker is gone; it is ready again");
@@ -226,7 +262,9 @@ impl<'a> Worker<'a> {
     async fn tick(&self) {
         while !self.drain.is_cancelled() {
             let added = async { schedule::add_due(&*self.queue, &self.queue.schedules().await?, self.queue.now().await?).await };
-            if let Err(error) = added.await {
+            let added = added.await;
+            self.health.note("jobs of schedules are not added", &added);
+            if let Err(error) = added {
                 self.failed(&error);
             }
             self.idle(LOOK).await;
@@ -236,10 +274,15 @@ impl<'a> Worker<'a> {
     /// Has the queue forget what has been over for long: it keeps all in memory.
     async fn tidy(&self) {
         while !self.drain.is_cancelled() {
-            if let Err(error) = self.queue.purge(self.share.remembered).await {
-                self.failed(&error);
+            let purged = self.queue.purge(self.share.remembered).await;
+            self.health.note("jobs that are over are not forgotten", &purged);
+            match purged {
+                Ok(_) => self.idle(TIDY).await,
+                Err(error) => {
+                    self.failed(&error);
+                    self.idle(LOOK).await;
+                }
             }
-            self.idle(TIDY).await;
         }
     }
 
@@ -313,6 +356,11 @@ impl<'a> Worker<'a> {
             Watched { sight: Arc::clone(&hold.sight), next: self.grounds.onlooker(&job), early: Mutex::new(Some(early)) };
         let saga = Saga { job: &job, site: &site, cleaning: &cleaning, journal: &**hold, onlooker: &onlooker };
         match Box::pin(saga.run(known.clone())).await {
+            Ok(Finished { over: Some(Over::Superseded(why)), .. }) => {
+                // No success: whoever asks how old the newest image is must not be told of this one.
+                tracing::warn!(job = %job.id, "nothing of it is left, and a newer job is done: {why}");
+                Ending::Stopped
+            }
             Ok(finished) => {
                 let result = self.grounds.result(&job, &finished);
                 Ending::Done(Box::new(finished), result)

@@ -22,7 +22,8 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
 
 /// Deletes the clones that this job has made: all of its own snapshot's, and of a snapshot that was there before the one it noted.
 pub(super) async fn undo(run: &mut Run<'_>) -> Result<(), Fault> {
-    if run.job.restore == Restore::Plain {
+    // Whoever began a job that is resumed here may have wanted one.
+    if run.job.restore == Restore::Plain && !run.resumed {
         return Ok(());
     }
     let home = &run.site.home;

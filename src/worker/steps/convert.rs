@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::super::error::{Fault, Obstacle};
+use super::super::hold;
 use super::super::job::Goal;
 use super::super::saga::{Progress, Run};
 use super::super::state::ObjectState;
@@ -70,6 +71,8 @@ fn object(run: &Run<'_>, manifest: &Manifest) -> Option<ObjectState> {
 pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
     let device = run.state.attachment.as_ref().ok_or(Fault::OutOfTurn { step: Step::Convert })?.device.clone();
     unless_imported(run).await?;
+    // Before the work that takes long.
+    hold::rivals(run).await?;
     run.intend(Step::Convert, &run.names.key).await?;
     abort_uploads(run).await?;
     let counters: Arc<Counters> = Arc::default();

@@ -234,7 +234,10 @@ fn an_image_whose_size_head_does_not_tell_is_looked_at_otherwise() {
     }
     let ended = run(bucket.convert(&raw, &[]));
     bucket.sim.faults().clear();
-    ended.expect(4, &["s3://images/disk.qcow2 is complete", "did not tell the object's size", "`snapferry verify s3://images/disk.qcow2`"]);
+    ended.expect(
+        4,
+        &["s3://images/disk.qcow2 is complete", "did not tell the object's size", "`snapferry verify s3://images/disk.qcow2`"],
+    );
     assert!(!ended.err.contains("does not hold"), "{}", ended.err);
     let image = bucket.object(&key()).expect("the image");
     assert!(Model::read(&image).expect("a sound image").disk().expect("its bodies") == padded(&disk.to_vec()));
@@ -673,8 +676,8 @@ fn a_manifest_that_the_store_only_says_it_has_is_told() {
     let (_home, raw, _disk) = random_disk(MIB);
     let bucket = Bucket::start();
     bucket.sim.faults().add(Rule::on(Request::PutObject), Action::Pretend);
-    let mut command = bucket.command(["convert", "--key", KEY, "--device"]);
-    command.arg(&raw);
+    let mut command = bucket.command(["convert", "--key", KEY]);
+    command.arg("--device").arg(&raw);
     run(command).expect(4, &["is complete, but its manifest could not be written", "has none"]);
 }
 

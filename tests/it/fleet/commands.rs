@@ -237,11 +237,16 @@ async fn an_old_list_is_taken_over_and_what_makes_no_job_is_kept() {
 
 /// What a worker serves at `path`.
 fn got(address: &str, path: &str) -> String {
-    let mut line = TcpStream::connect(address).unwrap();
+    asked(address, path).unwrap()
+}
+
+/// None where nobody listens yet.
+pub fn asked(address: &str, path: &str) -> Option<String> {
+    let mut line = TcpStream::connect(address).ok()?;
     line.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
     let mut answer = String::new();
     line.read_to_string(&mut answer).unwrap();
-    answer
+    Some(answer)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `commands` | enqueue, worker, jobs, status, schedule, as a user has them; what systemd and Prometheus are told |
 //! | `handover` | killed at every change, asleep past its lease, ended in the middle: another worker goes on |
+//! | `hostile` | what others write into the queue; rights that are missing |
 //! | `soak` | many jobs, several workers, faults and kills by chance |
 //! | `scale` | fifty workers on one queue |
 //! | `history` | the rules that hold whatever has happened |
@@ -12,6 +13,7 @@
 mod commands;
 mod handover;
 mod history;
+mod hostile;
 mod scale;
 mod soak;
 mod ways_out;

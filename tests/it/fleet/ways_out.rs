@@ -35,7 +35,7 @@ async fn every_word_ends_a_worker_and_who_looks_on() {
     for word in WORDS {
         let faults = fleet.bench.sim.store().faults();
         faults.clear();
-        faults.add(Rule::on(Store::UploadPart).when(When::First(1)), Action::Delay { milliseconds: 500 });
+        faults.add(Rule::on(Store::UploadPart).when(When::First(1)), Action::Delay { milliseconds: 3000 });
         let worker = fleet.worker(Host::Own);
         fleet.run(&["enqueue", SERVER]).await.code(0);
         fleet.until("the part", async || fleet.bench.sim.store().faults().fired() == [1]).await;

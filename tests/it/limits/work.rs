@@ -60,9 +60,9 @@ impl Work {
             let output = command.output().expect("it runs");
             assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
         };
-        done(work.into_file(&work.image(), &[]));
+        done(work.convert_into(&work.image(), &[]));
         let zstd = work.home.path().join("zstd.qcow2");
-        done(work.into_file(&zstd, &["--codec", "zstd"]));
+        done(work.convert_into(&zstd, &["--codec", "zstd"]));
         done(work.bucket.convert(&work.disk(), &["-q"]));
         let zstd = std::fs::read(zstd).expect("an image");
         Self { zstd, ..work }
@@ -102,7 +102,7 @@ impl Work {
         self.command(&["--version"])
     }
 
-    fn into_file(&self, to: &Path, more: &[&str]) -> Command {
+    fn convert_into(&self, to: &Path, more: &[&str]) -> Command {
         let mut command = self.command(&["convert", "-q", "--force", "--device"]);
         command.arg(self.disk()).arg("--output").arg(to).args(more);
         command
@@ -124,8 +124,8 @@ impl Work {
         };
         let from_bucket = |words: &[&str]| self.bucket.in_other_words(words);
         let jobs = [
-            (Makes::Image, self.into_file(&out, &[])),
-            (Makes::ImageByZstd, self.into_file(&out, &["--codec", "zstd"])),
+            (Makes::Image, self.convert_into(&out, &[])),
+            (Makes::ImageByZstd, self.convert_into(&out, &["--codec", "zstd"])),
             (Makes::Object, self.bucket.convert(&disk, &["-q", "--force"])),
             (Makes::Disk, restore(&["restore"], &image)),
             (Makes::Disk, from_bucket(&["restore", &object, "-q", "--force", "--output", &out.to_string_lossy()])),

@@ -95,7 +95,7 @@ fn json_is_qemus() {
             &["-O", "qcow2"],
             &["-O", "qcow2", "-o", "cluster_size=4k,compat=1.1"],
             &["-O", "qcow2", "-o", "compat=0.10"],
-            &["-O", "qcow2", "-o", "compat=v2,cluster_size=1M"],
+            &["-O", "qcow2", "-o", "compat=0.10,cluster_size=1M"],
         ];
         for options in measures {
             expect_same_json(&pair, &[&["measure", "--output", "json"], options, &[image]].concat());
@@ -227,6 +227,8 @@ fn mistakes_are_told_in_qemus_words() {
         "measure -O nope --size 1G",
         "measure --size x",
         "measure --output foo --size 1G",
+        "measure -O qcow2 -o compat=v2 --size 1G",
+        "measure -O qcow2 -o compat=v3 --size 1G",
     ] {
         pair.expect_same_words(&line.split(' ').collect::<Vec<_>>());
     }

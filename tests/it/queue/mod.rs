@@ -4,11 +4,13 @@
 //! |---|---|
 //! | `suite` | what every queue does |
 //! | `model` | any mix of operations, resends and jumps of time is the same on both, and never breaks the rules |
+//! | `rights` | what a user of Redis has to be allowed; what others may have written there |
 //! | `faults` | Redis killed, restarted, paused, out of memory, promoted, emptied |
 //! | `way` | connections that fall silent, or are cut |
 
 mod faults;
 mod model;
+mod rights;
 mod suite;
 pub mod way;
 

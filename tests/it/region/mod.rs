@@ -34,7 +34,8 @@ use snapferry::testing::disks::{Disk, Kind};
 use snapferry::units::{ByteCount, MIB};
 use snapferry::vpc::model::{Instance, Snapshot, Volume};
 use snapferry::vpc::{
-    ClientConfig, Endpoint, LogWatch, Means, Patience, Policy, RegionClient, ResourceName, SnapshotPrototype, VolumePrototype, Waits,
+    ClientConfig, Endpoint, LogWatch, Means, Patience, Policy, RegionClient, ResourceName, SnapshotPrototype, VolumePrototype,
+    Waits,
 };
 use tempfile::TempDir;
 

@@ -147,6 +147,16 @@ async fn of_two_that_begin_at_once_one_goes_on() {
         let mut ended = [one, two];
         ended.sort_by_key(|said| said.output.status.code());
         let [went, gave_way] = ended;
+        let both = format!("{}\n---\n{}", went.err(), gave_way.err());
+        assert_eq!(went.output.status.code(), Some(0), "round {round}: {both}");
+        if gave_way.output.status.code() == Some(0) {
+            // Begun within one second, and one was through before the other looked again: both end right, the newer one is the latest.
+            assert!(both.contains("web01-latest is of a newer job already"), "round {round}: {both}");
+            assert!(bench.images().await.iter().any(|image| image.id == before.id), "round {round}: {both}");
+            assert_eq!(bench.leaks().await, Vec::<String>::new(), "round {round}");
+            bench.sim.shutdown().await;
+            continue;
+        }
         went.code(0).says(&["web01: image web01-latest"]);
         let told = gave_way.code(2);
         told.says(&["is under way on ferry", "and not done", "--resume 01", "counts for dead"]);
@@ -219,8 +229,13 @@ async fn whoever_was_taken_over_from_touches_nothing() {
         kill_process(pid, Signal::CONT).unwrap();
         let output = tokio::task::spawn_blocking(move || child.wait_with_output()).await.unwrap().unwrap();
         let said = super::Said { output };
-        assert_ne!(said.output.status.code(), Some(0), "{at:?}: {}", said.err());
-        said.says(&["taken the job over"]);
+        // Where only questions were left, it finds the job done as it wanted it.
+        if at == Op::GetImage {
+            said.code(0).says(&["web01-latest already"]);
+        } else {
+            assert_ne!(said.output.status.code(), Some(0), "{at:?}: {}", said.err());
+            said.says(&["taken the job over"]);
+        }
         assert_eq!(bench.sim.history().len(), deeds, "{at:?}: {:?}", bench.sim.history().split_off(deeds));
         for (operation, count) in bench.sim.store().stats().counts {
             let changes = matches!(

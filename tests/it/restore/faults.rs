@@ -324,7 +324,7 @@ fn a_comparison_whose_threads_die_is_no_verdict() {
     // Mostly zeros, so that what the image does not store is compared, too.
     let made = convert_disk(&Disk::new(Kind::Only { end: End::First, len: MIB }, ByteCount(70 * MIB), 92), &Options::default());
     let image = LocalImage::open(&made.path).expect("an image");
-    for from in [0, 40 * MIB, 69 * MIB] {
+    for from in [0, 40 * MIB, 68 * MIB] {
         let disk = Dying { inner: RawSource::open(&made.raw, InUse::Read).expect("a disk"), from };
         let verdict = verify(&image, None, Sha256Wanted::No, Some(&disk));
         assert!(matches!(verdict, Err(RestoreError::StageDied { .. })), "from {from}: {verdict:?}");

@@ -1,0 +1,31 @@
+-- Tries every command that the scripts here use, on keys that hold nothing, and leaves nothing. What is refused, with the server's words.
+local refused = {}
+local function try(command, ...)
+  local answer = redis.pcall(command, ...)
+  if type(answer) == 'table' and answer.err then
+    refused[#refused + 1] = command
+    refused[#refused + 1] = answer.err
+    return false
+  end
+  return true
+end
+local hash, set, stream = key('probe:hash'), key('probe:set'), key('probe:stream')
+try('HGET', hash, 'one')
+try('HGETALL', hash)
+try('EXISTS', hash)
+try('ZRANGE', set, 0, 0)
+try('ZREVRANGE', set, 0, 0)
+try('ZRANGEBYSCORE', set, '-inf', 1, 'LIMIT', 0, 1)
+try('ZCARD', set)
+try('XREVRANGE', stream, '+', '-', 'COUNT', 1)
+-- Nothing is written where it could not be removed.
+if try('DEL', hash, set, stream) then
+  try('HSET', hash, 'one', 1)
+  try('HSETNX', hash, 'two', 1)
+  try('HDEL', hash, 'one')
+  try('ZADD', set, 1, 'one')
+  try('ZREM', set, 'one')
+  try('XADD', stream, 'MAXLEN', '~', 10, '*', 'one', 1)
+  redis.call('DEL', hash, set, stream)
+end
+return refused

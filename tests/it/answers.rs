@@ -1,0 +1,189 @@
+//! Answers that do not end: each is read up to its limit, and is an error after that. What the server got rid of is counted, since what a client has
+//! not taken it has not kept.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use snapferry::answers::LARGEST_OF_STORE;
+use snapferry::clock::SystemClock;
+use snapferry::hash::Crc64;
+use snapferry::identity::{ApiKeyConfig, ApiKeySource, Metadata, MetadataConfig, TokenSource as _};
+use snapferry::retry::Class;
+use snapferry::secret::Secret;
+use snapferry::store::{
+    Auth, ETag, ObjectKey, ObjectStore as _, Part, PartNumber, S3Config, S3Store, StoreError, StoredPart, Upload, UploadPlan, Whole,
+};
+use snapferry::units::{ByteCount, MIB, to_usize};
+
+/// What sockets hold on both sides, at most.
+const ON_THE_WAY: u64 = 16 * MIB;
+
+/// A server that answers everything alike.
+struct Endless {
+    port: u16,
+    sent: Arc<AtomicU64>,
+}
+
+impl Endless {
+    /// `answer` after each question's head, and then `filling` without end, or nothing.
+    fn start(answer: impl Into<Vec<u8>>, filling: Option<&'static [u8]>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (port, sent) = (listener.local_addr().unwrap().port(), Arc::<AtomicU64>::default());
+        let (answer, counted) = (answer.into(), Arc::clone(&sent));
+        thread::spawn(move || {
+            while let Ok((line, _)) = listener.accept() {
+                let (answer, counted) = (answer.clone(), Arc::clone(&counted));
+                thread::spawn(move || speak(line, &answer, filling, &counted));
+            }
+        });
+        Self { port, sent }
+    }
+
+    fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    fn store(&self) -> S3Store {
+        let auth = Auth::Hmac { access_key: "key".into(), secret_key: Secret::new("secret"), session_token: None };
+        S3Store::connect(S3Config::new(&self.url(), "us-south", "images", auth)).unwrap()
+    }
+
+    /// What it has got rid of since it was asked last.
+    fn sent(&self) -> u64 {
+        self.sent.swap(0, Ordering::SeqCst)
+    }
+}
+
+fn speak(mut line: TcpStream, answer: &[u8], filling: Option<&[u8]>, counted: &AtomicU64) {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        if !matches!(line.read(&mut byte), Ok(1)) {
+            return;
+        }
+        head.push(byte[0]);
+    }
+    let mut send = |bytes: &[u8]| {
+        counted.fetch_add(bytes.len().try_into().unwrap(), Ordering::SeqCst);
+        line.write_all(bytes).is_ok()
+    };
+    let mut goes_on = send(answer);
+    while let Some(filling) = filling.filter(|_| goes_on) {
+        goes_on = send(filling);
+    }
+}
+
+static FILLING: [u8; 65536] = [b'a'; 65536];
+
+fn upload() -> Upload {
+    Upload { key: ObjectKey::new("disk.qcow2").unwrap(), id: "id".to_owned() }
+}
+
+/// Every request that a store is asked.
+async fn asked(store: &S3Store) -> Vec<(&'static str, Result<(), StoreError>)> {
+    let (key, body) = (ObjectKey::new("disk.qcow2").unwrap(), Bytes::from_static(b"x"));
+    let crc64 = Crc64::of(&body);
+    let part = Part { number: PartNumber(1), body: body.clone(), crc64 };
+    let stored = StoredPart { number: PartNumber(1), size: 1, etag: ETag("e".to_owned()) };
+    let whole = Whole { size: 1, crc64, replaces: None };
+    vec![
+        ("get", store.get_range(&key, 0..100, None).await.map(drop)),
+        ("put", store.put(&key, body).await),
+        ("delete", store.delete(&key).await),
+        ("list", store.list("").await.map(drop)),
+        ("uploads", store.list_uploads("").await.map(drop)),
+        ("create", store.create_upload(&key, &UploadPlan { part_size: ByteCount(5 * MIB), replace: true }).await.map(drop)),
+        ("part", store.put_part(&upload(), part).await.map(drop)),
+        ("parts", store.list_parts(&upload()).await.map(drop)),
+        ("complete", store.complete(&upload(), &[stored], &whole).await),
+        ("abort", store.abort(&upload()).await),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stores_answers_are_read_up_to_a_limit_whatever_was_asked() {
+    for status in ["200 OK", "206 Partial Content", "403 Forbidden", "404 Not Found", "500 Internal Server Error"] {
+        let server = Endless::start(format!("HTTP/1.1 {status}\r\ncontent-type: application/xml\r\n\r\n<a>"), Some(&FILLING));
+        for (what, answer) in asked(&server.store()).await {
+            // What has no body to be looked at is not read.
+            if status.starts_with('2') && matches!(what, "list" | "uploads" | "parts" | "create" | "get") {
+                let refused = answer.unwrap_err();
+                assert_eq!(refused.class(), Class::Permanent, "{status} to {what}: {refused}");
+            }
+        }
+        let most = 24 * (LARGEST_OF_STORE + ON_THE_WAY);
+        let sent = server.sent();
+        assert!(sent < most, "{status}: {sent} bytes were taken");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_address_has_no_room_for_is_refused_by_name() {
+    let long = "a".repeat(to_usize(8 * MIB));
+    let xml = |body: &str| format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let created = format!("<InitiateMultipartUploadResult><UploadId>{long}</UploadId></InitiateMultipartUploadResult>");
+    let server = Endless::start(xml(&created), None);
+    let refused = server.store().create_upload(&upload().key, &UploadPlan { part_size: ByteCount(5 * MIB), replace: true }).await;
+    assert!(refused.unwrap_err().to_string().contains("the upload id has 8388608 bytes; at most 2048 are used"));
+    // One that somebody names.
+    let named = Upload { id: long.clone(), ..upload() };
+    for refused in [server.store().abort(&named).await, server.store().list_parts(&named).await.map(drop)] {
+        assert!(refused.unwrap_err().to_string().contains("the upload id has"));
+    }
+    assert!(server.store().list(&long).await.unwrap_err().to_string().contains("the prefix has"));
+    assert!(server.store().list_uploads(&long).await.unwrap_err().to_string().contains("the prefix has"));
+    let mark = "a".repeat(100_000);
+    for (name, body) in [
+        (
+            "list",
+            format!(
+                "<ListBucketResult><IsTruncated>true</IsTruncated><NextContinuationToken>{mark}</NextContinuationToken></ListBucketResult>"
+            ),
+        ),
+        (
+            "uploads",
+            format!(
+                "<ListMultipartUploadsResult><IsTruncated>true</IsTruncated><NextKeyMarker>{mark}</NextKeyMarker></ListMultipartUploadsResult>"
+            ),
+        ),
+    ] {
+        let server = Endless::start(xml(&body), None);
+        let store = server.store();
+        let refused = if name == "list" { store.list("").await.map(drop) } else { store.list_uploads("").await.map(drop) };
+        assert!(refused.unwrap_err().to_string().contains("goes on without saying where"), "{name}");
+    }
+    let open = format!(
+        "<ListMultipartUploadsResult><Upload><Key>a</Key><UploadId>{long}</UploadId></Upload>\
+         <Upload><Key>b</Key><UploadId>id</UploadId></Upload></ListMultipartUploadsResult>"
+    );
+    let found = Endless::start(xml(&open), None).store().list_uploads("").await.unwrap();
+    assert_eq!(found.iter().map(|open| open.upload.key.as_str()).collect::<Vec<_>>(), ["b"], "the other can't be asked about");
+    let parts =
+        format!("<ListPartsResult><Part><PartNumber>1</PartNumber><Size>1</Size><ETag>{mark}</ETag></Part></ListPartsResult>");
+    let refused = Endless::start(xml(&parts), None).store().list_parts(&upload()).await.unwrap_err();
+    assert!(refused.to_string().contains("the ETag has"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_are_read_up_to_a_limit_and_live_for_a_day_at_most() {
+    let source = |url: String| {
+        let config = ApiKeyConfig { api_key: Secret::new("key"), endpoint: url, ca_file: None };
+        ApiKeySource::new(config, Arc::new(SystemClock)).unwrap()
+    };
+    let server = Endless::start("HTTP/1.1 400 Bad Request\r\n\r\n", Some(&FILLING));
+    let metadata = Metadata::new(&MetadataConfig { endpoint: Some(server.url()), ca_file: None }).unwrap();
+    assert!(metadata.instance().await.unwrap_err().to_string().contains("it is longer than 1048576 bytes"));
+    // One attempt of several.
+    let asked = tokio::time::timeout(Duration::from_secs(1), async { source(server.url()).token().await }).await;
+    assert!(asked.is_err() || asked.is_ok_and(|token| token.is_err()));
+    assert!(server.sent() < 64 * (MIB + ON_THE_WAY));
+    let granted = format!(r#"{{"access_token":"t","expires_in":{}}}"#, u64::MAX);
+    let server = Endless::start(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{granted}", granted.len()), None);
+    let token = source(server.url()).token().await.unwrap();
+    assert!(token.expires <= std::time::SystemTime::now() + Duration::from_secs(24 * 3600));
+}

@@ -5,7 +5,7 @@
 
 use std::io::{self, Write};
 
-use super::foreign::{LONGEST_SHOWN, columns, cut, line, padded};
+use super::foreign::{LONGEST_SHOWN, columns, cut, padded};
 
 /// Columns of a terminal up to which the cells of other rows are padded.
 const WIDEST: usize = 120;
@@ -55,8 +55,8 @@ pub fn pairs(pairs: &[(&str, String)], to: &mut impl Write) -> io::Result<()> {
     let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     pairs.iter().try_for_each(|(name, value)| {
         let mut lines = value.lines();
-        writeln!(to, "{}  {}", padded(name, width), line(lines.next().unwrap_or("-")))?;
-        lines.try_for_each(|more| writeln!(to, "{}  {}", padded("", width), line(more)))
+        writeln!(to, "{}  {}", padded(name, width), cut(lines.next().unwrap_or("-"), LONGEST_SHOWN))?;
+        lines.try_for_each(|more| writeln!(to, "{}  {}", padded("", width), cut(more, LONGEST_SHOWN)))
     })
 }
 

@@ -138,7 +138,7 @@ fn an_image_in_a_bucket_is_the_disk_or_is_not_there() {
     let args = ["convert", "--device", "../disk", "--bucket", BUCKET, "--key", "k", "--force", "--endpoint", &store, "-q"];
     scene.try_all(&args, |_| {
         // By a command that lacks nothing.
-        let read = scene.bucket.in_other_words(&["restore", "s3://images/k", "--force", "--output"]).arg(&back).output();
+        let read = scene.bucket.in_other_words(&["restore", "s3://images/k", "--force"]).arg("--output").arg(&back).output();
         assert!(read.is_ok_and(|ended| ended.status.success()), "it comes back");
         scene.same_raw(&back)
     });

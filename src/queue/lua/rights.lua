@@ -1,5 +1,9 @@
 -- Tries every command that the scripts here use, on keys that hold nothing, and leaves nothing. What is refused, with the server's words.
+-- KEYS[1] is what all keys begin with. This one stands by itself, before any other can run.
 local refused = {}
+local function key(name)
+  return KEYS[1] .. name
+end
 local function try(command, ...)
   local answer = redis.pcall(command, ...)
   if type(answer) == 'table' and answer.err then
@@ -10,6 +14,7 @@ local function try(command, ...)
   return true
 end
 local hash, set, stream = key('probe:hash'), key('probe:set'), key('probe:stream')
+try('TIME')
 try('HGET', hash, 'one')
 try('HGETALL', hash)
 try('EXISTS', hash)

@@ -258,9 +258,18 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Adds the jobs of schedules whose time has come.
+    /// Adds the jobs of schedules whose time has come, and looks whether this worker may still do all that it is there for: what a script was
+    /// refused, Redis does not always name.
     async fn tick(&self) {
         while !self.drain.is_cancelled() {
+            let rights = self.queue.rights().await;
+            self.health.note("rights", &rights);
+            // What may pass is told by whatever comes next.
+            if let Err(error) = &rights
+                && error.class() != Class::Transient
+            {
+                self.failed(error);
+            }
             let added = async { schedule::add_due(&*self.queue, &self.queue.schedules().await?, self.queue.now().await?).await };
             let added = added.await;
             self.health.note("jobs of schedules are not added", &added);

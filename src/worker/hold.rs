@@ -130,6 +130,15 @@ impl Hold {
         }
     }
 
+    /// Releases the hold of a job that the queue has taken away, or has forgotten: a job that is enqueued anew would otherwise wait for this one
+    /// until it counts for dead. Only the tag with our own token is removed, so whoever has taken the job over loses nothing, and no fence
+    /// is asked.
+    pub(super) async fn give_up(&self) {
+        if let Some(home) = &self.home {
+            self.release(home).await;
+        }
+    }
+
     /// Looks whether the job is still ours. What can't be looked up is not taken for lost: whoever takes a job over changes the tag first,
     /// and can do that no more than we can look.
     pub(super) async fn look(&self) -> Result<(), Fenced> {

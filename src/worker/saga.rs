@@ -298,6 +298,7 @@ impl<'a> Saga<'a> {
     /// Removes what is of no use to whoever resumes the job; what can't be removed is told.
     async fn clean_up(&self, step: Step, fault: &Fault, state: State, resumable: Resumable) -> Vec<Left> {
         if fault.class() == Class::LeaseLost {
+            self.site.hold.give_up().await;
             return Vec::new();
         }
         self.onlooker.see(Progress::CleaningUp);
@@ -310,7 +311,8 @@ impl<'a> Saga<'a> {
         if let Err(err) = run.record(Event::Failed { step, reason: chain(fault) }).await {
             tracing::warn!("{}", chain(&err));
             if err.class() == Class::LeaseLost {
-                // Somebody else works on it, or may: nothing is touched any more.
+                // Another worker has the job, or may have it: nothing that it could use is touched any more.
+                self.cleaning.hold.give_up().await;
                 return Vec::new();
             }
         }

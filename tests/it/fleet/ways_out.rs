@@ -1,8 +1,9 @@
 //! Each signal to each command of the fleet that takes its time.
 
 use std::process::Stdio;
+use std::time::Duration;
 
-use snapferry::sim::{Action, Operation as Store, Rule, When};
+use snapferry::sim::{Action, Operation as Store, RegionAction, RegionOperation as Op, RegionRule, Rule, When};
 
 use super::{Fleet, Worker};
 use crate::region::SERVER;
@@ -36,6 +37,11 @@ async fn every_word_ends_a_worker_and_who_looks_on() {
         let faults = fleet.bench.sim.store().faults();
         faults.clear();
         faults.add(Rule::on(Store::UploadPart).when(When::First(1)), Action::Delay { milliseconds: 3000 });
+        // What comes behind the conversion takes its time as well, as it does in the cloud: the simulated one would be through with the
+        // job before the worker has looked at it again.
+        let clouds = fleet.bench.sim.faults();
+        clouds.clear();
+        clouds.add(RegionRule::on(Op::DeleteAttachment).when(When::First(1)), RegionAction::delay(Duration::from_secs(3)));
         let worker = fleet.worker(Host::Own);
         fleet.run(&["enqueue", SERVER]).await.code(0);
         fleet.until("the part", async || fleet.bench.sim.store().faults().fired() == [1]).await;

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,8 +43,16 @@ pub fn format_of(path: &Path, named: Option<&OsStr>, code: u8) -> Result<Format,
     let file = File::options().read(true).custom_flags(nonblock).open(path);
     let file = file.map_err(|error| Stop::Says(no_such(path, &error), code))?;
     let mut start = Vec::new();
-    // What can't be read has no format; reading it again tells why.
-    let _ = file.take(PROBED).read_to_end(&mut start);
+    match file.take(PROBED).read_to_end(&mut start) {
+        // What a folder or an empty pipe is, is told by who opens it next.
+        Ok(_) => {}
+        Err(error) if matches!(error.kind(), ErrorKind::IsADirectory | ErrorKind::WouldBlock) => {}
+        // A format that could not be looked up is not raw: an image of a disk would be taken for the disk.
+        Err(error) => {
+            let why = format!("Could not read image for determining its format: {}", os_words(&error));
+            return Err(Stop::Says(could_not_open(path, &why), code));
+        }
+    }
     probe(&start, path)
 }
 

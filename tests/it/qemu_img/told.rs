@@ -1,6 +1,7 @@
 //! `info`, `check`, `map`, `measure` and `compare`: what QEMU's tool prints, we print.
 
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
 use snapferry::testing::oracle::QemuImg;
@@ -200,6 +201,15 @@ fn disks_are_compared_with_qemus_verdict() {
     }
     let (theirs, ours) = pair.run(&["compare", "-p", "a.raw", "a.qcow2"]);
     assert_eq!((ours.code, shape(&ours.out)), (theirs.code, shape(&theirs.out)));
+}
+
+#[test]
+fn a_file_whose_format_can_not_be_looked_up_is_not_taken_for_raw() {
+    // There is nothing at address 0 of any process.
+    let answer = Command::new(env!("CARGO_BIN_EXE_snapferry")).args(["qemu-img", "info", "/proc/self/mem"]).output().unwrap();
+    let said = String::from_utf8_lossy(&answer.stderr);
+    assert_eq!(answer.status.code(), Some(1), "{said}");
+    assert!(said.contains("Could not read image for determining its format: Input/output error"), "{said}");
 }
 
 #[test]

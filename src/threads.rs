@@ -14,6 +14,8 @@ use crossbeam_channel::{Sender, bounded};
 use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
 use rustix::process::{Resource, getrlimit};
 
+use crate::limits::tasks_of_process;
+
 /// How often, and how long each time, the kernel is given time to forget threads that have ended: it counts them a little longer than
 /// they run.
 const FORGETS_WITHIN: (u32, Duration) = (200, Duration::from_millis(1));
@@ -51,8 +53,7 @@ struct Limits {
 
 impl Limits {
     fn of_process() -> Self {
-        let tasks = std::fs::read_to_string("/proc/self/cgroup").ok().and_then(|groups| tasks_of(&groups));
-        Self { user: getrlimit(Resource::Nproc).current, tasks, address_space: getrlimit(Resource::As).current }
+        Self { user: getrlimit(Resource::Nproc).current, tasks: tasks_of_process(), address_space: getrlimit(Resource::As).current }
     }
 }
 
@@ -65,25 +66,6 @@ impl fmt::Display for Limits {
         let set: Vec<String> = [user, tasks, space].into_iter().flatten().collect();
         if set.is_empty() { Ok(()) } else { write!(f, "; at most {}", set.join(", ")) }
     }
-}
-
-/// The least `pids.max` of the cgroups in `/proc/self/cgroup` and of those above them: `0::/path` in version 2, `N:pids:/path` in
-/// version 1 (cgroups(7)).
-fn tasks_of(groups: &str) -> Option<u64> {
-    let folders = groups.lines().filter_map(|line| {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let (controllers, path) = (fields.next()?, fields.next()?);
-        match controllers {
-            "" => Some(("/sys/fs/cgroup", path)),
-            _ if controllers.split(',').any(|name| name == "pids") => Some(("/sys/fs/cgroup/pids", path)),
-            _ => None,
-        }
-    });
-    let limits = folders.flat_map(|(root, path)| {
-        let below = std::path::Path::new(path.trim_start_matches('/'));
-        below.ancestors().map(|group| std::path::Path::new(root).join(group).join("pids.max")).collect::<Vec<_>>()
-    });
-    limits.filter_map(|file| std::fs::read_to_string(file).ok()?.trim().parse().ok()).min()
 }
 
 /// Starts a thread of its own.
@@ -339,12 +321,6 @@ mod tests {
                 .all(|word| said.contains(word)),
             "{said}"
         );
-    }
-
-    #[test]
-    fn a_cgroup_without_a_limit_says_none() {
-        assert_eq!(tasks_of(""), None);
-        assert_eq!(tasks_of("nonsense\n0::/no/such/group\n5:cpu,cpuacct:/\n"), None);
     }
 
     #[test]

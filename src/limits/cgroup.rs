@@ -1,4 +1,4 @@
-//! The memory that a control group may have: its own limit and those of all groups around it, in both versions.
+//! What a control group may have of memory and of tasks: its own limit and those of all groups around it, in both versions.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,19 +8,41 @@ use crate::units::ByteCount;
 /// What has no limit in version 1 has one near 2^63.
 const NO_LIMIT: u64 = 1 << 60;
 
-/// The least of the limits on this process's memory, where there is one.
+/// A controller, and the files in which a group has its limits.
+#[derive(Clone, Copy)]
+struct Controller {
+    name: &'static str,
+    one: &'static [&'static str],
+    two: &'static [&'static str],
+}
+
+const MEMORY: Controller = Controller { name: "memory", one: &["memory.limit_in_bytes"], two: &["memory.max", "memory.high"] };
+const PIDS: Controller = Controller { name: "pids", one: &["pids.max"], two: &["pids.max"] };
+
+/// Returns the least of the limits on this process's memory, if there is one.
 pub(super) fn memory_of_process() -> Option<ByteCount> {
+    of_process(MEMORY).map(ByteCount)
+}
+
+/// Returns the least of the limits on the tasks (processes and threads) of this process's groups, if there is one.
+#[must_use]
+pub fn tasks_of_process() -> Option<u64> {
+    of_process(PIDS)
+}
+
+fn of_process(controller: Controller) -> Option<u64> {
     let read = |path: &Path| fs::read_to_string(path).ok();
-    memory(&read(Path::new("/proc/self/cgroup"))?, &read(Path::new("/proc/self/mountinfo"))?, &read)
+    least(controller, &read(Path::new("/proc/self/cgroup"))?, &read(Path::new("/proc/self/mountinfo"))?, &read)
 }
 
 /// From the texts of `/proc/self/cgroup` and `/proc/self/mountinfo`, and from files that `read` knows.
-fn memory(groups: &str, mounts: &str, read: &dyn Fn(&Path) -> Option<String>) -> Option<ByteCount> {
-    let limits = mounts.lines().filter_map(Mount::parse).flat_map(|mount| {
+fn least(controller: Controller, groups: &str, mounts: &str, read: &dyn Fn(&Path) -> Option<String>) -> Option<u64> {
+    let mounts = mounts.lines().filter_map(|line| Mount::parse(controller, line));
+    let limits = mounts.flat_map(|mount| {
         let folders = mount.folders(groups);
         folders.into_iter().flat_map(move |folder| mount.files().iter().filter_map(move |file| limit(&read(&folder.join(file))?)))
     });
-    limits.min().map(ByteCount)
+    limits.min()
 }
 
 fn limit(text: &str) -> Option<u64> {
@@ -30,13 +52,14 @@ fn limit(text: &str) -> Option<u64> {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Version {
-    /// The memory controller's own tree.
+    /// The controller's own tree.
     One,
     Two,
 }
 
 /// A tree of control groups, as far as it is mounted.
 struct Mount<'a> {
+    controller: Controller,
     version: Version,
     /// The group that is mounted.
     root: &'a Path,
@@ -45,7 +68,7 @@ struct Mount<'a> {
 
 impl<'a> Mount<'a> {
     /// A line of mountinfo (proc(5)): `36 35 98:0 ROOT AT options ... - TYPE source super-options`.
-    fn parse(line: &'a str) -> Option<Self> {
+    fn parse(controller: Controller, line: &'a str) -> Option<Self> {
         let (mount, system) = line.split_once(" - ")?;
         let mut mount = mount.split(' ').skip(3);
         let (root, at) = (mount.next()?, mount.next()?);
@@ -53,10 +76,10 @@ impl<'a> Mount<'a> {
         let (kind, options) = (system.next()?, system.nth(1)?);
         let version = match kind {
             "cgroup2" => Version::Two,
-            "cgroup" if options.split(',').any(|option| option == "memory") => Version::One,
+            "cgroup" if options.split(',').any(|option| option == controller.name) => Version::One,
             _ => return None,
         };
-        Some(Self { version, root: Path::new(root), at: unescaped(at) })
+        Some(Self { controller, version, root: Path::new(root), at: unescaped(at) })
     }
 
     /// The folders of this process's group and of those around it.
@@ -66,7 +89,7 @@ impl<'a> Mount<'a> {
             let mut fields = line.splitn(3, ':').skip(1);
             let (controllers, path) = (fields.next()?, fields.next()?);
             let ours = match self.version {
-                Version::One => controllers.split(',').any(|controller| controller == "memory"),
+                Version::One => controllers.split(',').any(|controller| controller == self.controller.name),
                 Version::Two => controllers.is_empty(),
             };
             ours.then_some(Path::new(path))
@@ -78,8 +101,8 @@ impl<'a> Mount<'a> {
 
     fn files(&self) -> &'static [&'static str] {
         match self.version {
-            Version::One => &["memory.limit_in_bytes"],
-            Version::Two => &["memory.max", "memory.high"],
+            Version::One => self.controller.one,
+            Version::Two => self.controller.two,
         }
     }
 }
@@ -95,8 +118,12 @@ mod tests {
     use std::collections::HashMap;
 
     fn found(groups: &str, mounts: &str, files: &[(&str, &str)]) -> Option<u64> {
+        found_of(MEMORY, groups, mounts, files)
+    }
+
+    fn found_of(controller: Controller, groups: &str, mounts: &str, files: &[(&str, &str)]) -> Option<u64> {
         let files: HashMap<&Path, &str> = files.iter().map(|(path, text)| (Path::new(*path), *text)).collect();
-        memory(groups, mounts, &|path| files.get(path).map(|text| (*text).to_owned())).map(|limit| limit.0)
+        least(controller, groups, mounts, &|path| files.get(path).map(|text| (*text).to_owned()))
     }
 
     const TWO: &str =
@@ -123,5 +150,15 @@ mod tests {
         assert_eq!(found(groups, mounts, &limit("134217728\n")), Some(134_217_728));
         assert_eq!(found(groups, mounts, &limit("9223372036854771712\n")), None);
         assert_eq!(found("", "", &[]), None);
+    }
+
+    #[test]
+    fn tasks_are_looked_up_where_the_controller_of_tasks_is() {
+        let mounts = "33 32 0:29 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n34 32 0:30 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n";
+        let groups = "5:pids:/job\n4:memory:/other\n0::/\n";
+        let files = [("/sys/fs/cgroup/pids/job/pids.max", "64\n"), ("/sys/fs/cgroup/pids/pids.max", "max\n")];
+        assert_eq!(found_of(PIDS, groups, mounts, &files), Some(64));
+        assert_eq!(found_of(PIDS, "0::/job\n", TWO, &[("/sys/fs/cgroup/job/pids.max", "99\n")]), Some(99));
+        assert_eq!(found_of(PIDS, "nonsense\n", mounts, &files[1..]), None);
     }
 }

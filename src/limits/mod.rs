@@ -17,6 +17,7 @@ mod arenas;
 mod cgroup;
 
 pub use arenas::bound_arenas;
+pub use cgroup::tasks_of_process;
 
 /// Address space of a thread's stack: Rust's own default, and a little for the guard page and for what belongs to the thread.
 const STACK: u64 = 2 * MIB + 64 * KIB;

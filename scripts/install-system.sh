@@ -6,7 +6,7 @@
 # Without an option: what the build needs. The options add to that:
 #   --demo    what `make demo` needs: qemu-img, a partitioner, ext4's tools
 #   --test    what the tests need: the same, an independent S3 server (Swift), a bucket as a folder (s3fs), CPU emulation, Redis,
-#               shellcheck, systemd-analyze, terminals that go away (script), cargo-nextest
+#               systemd-analyze, shellcheck, terminals that go away (script), cargo-nextest
 #   --bench   what `make bench` needs: the same as --demo, s3fs, Swift, python3
 #   --fuzz    what the fuzz targets need: a C++ compiler
 #   --deb     what `make deb` and `make test-deb` need: dpkg-shlibdeps, which finds what the package depends on, python3, debootstrap

@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, FromArgMatches as _};
 use serde::Serialize;
 
-
 mod args;
 mod cloud;
 mod config;
@@ -50,7 +49,7 @@ use foreign::Form;
 use runtime::runtime;
 use settings::Settings;
 
-/// Parses, runs, reports. A panic anywhere ends in [`Code::Unexpected`], with the work given up in order.
+/// Parses, runs, reports. A panic anywhere ends in exit code 1, with the work given up in order.
 #[must_use]
 pub fn main(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
     let typed: Vec<OsString> = typed.into_iter().collect();

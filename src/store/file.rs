@@ -1,7 +1,7 @@
 //! A folder that behaves like a bucket: for `--output FILE`.
 //!
 //! An upload is a file with a hidden name beside the target, and completing it is a rename. A run that is killed leaves that file and
-//! nothing under the real name. A target that may be replaced and can't be is written where it lies ([`super::landing`]).
+//! nothing under the real name. A target that may be replaced and can't be is written where it lies (`landing.rs`).
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};

@@ -75,11 +75,9 @@ async fn a_right_that_is_missing_is_named() {
     let missing = queue.rights().await.unwrap_err();
     assert!(matches!(&missing, QueueError::Rights { .. } | QueueError::Refused { .. }), "{missing}");
     guarded.change("~{snapferry}:*").await;
-    // A server that is full is no matter of rights.
+    // A server that is full is no matter of rights: Redis lets a script go on that has written before, and this one begins with a DEL.
     guarded.redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    if let Err(full) = queue.rights().await {
-        assert_eq!(full.class(), Class::Transient, "{full}");
-    }
+    queue.rights().await.unwrap();
     guarded.redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
     let redis::Value::Array(keys) = guarded.redis.command(&["KEYS", "*"]).await else { panic!("no list") };
     assert!(keys.is_empty(), "trying leaves something: {keys:?}");

@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -235,9 +235,16 @@ async fn an_old_list_is_taken_over_and_what_makes_no_job_is_kept() {
     fleet.run(&["jobs", "logs"]).await.code(0).says(&["added      web01 into us-east", "added      db01 into us-east"]);
 }
 
-/// What a worker serves at `path`.
+/// What a worker serves at `path`, once it listens.
 fn got(address: &str, path: &str) -> String {
-    asked(address, path).unwrap()
+    let begun = Instant::now();
+    loop {
+        if let Some(answer) = asked(address, path) {
+            return answer;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "nobody listens on {address}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// None where nobody listens yet.

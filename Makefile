@@ -19,7 +19,7 @@ DEMO_FILL ?= 2252M
 PROFILE ?= release
 BUILT := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 # As the tests are built, so that nothing is built twice: an example takes the same dependencies as they do.
-BUILD_WITH := $(if $(filter dev,$(PROFILE)),--features testing --bins --examples)
+BUILD_WITH := $(if $(filter dev,$(PROFILE)),--workspace --bins --examples,-p snapferry -p snapferry-sim)
 # Packages of release builds alone are what a release consists of.
 DEBS := target/$(if $(filter release,$(PROFILE)),dist,deb-$(PROFILE))
 # What it is packed by. This version warns of the dev profile; later ones may refuse it.
@@ -39,7 +39,7 @@ help: ## This list
 .PHONY: build
 build: ## The release binary: target/release/snapferry
 	scripts/install-system.sh
-	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked -p snapferry
 
 .PHONY: install
 install: ## The release binary into cargo's bin folder
@@ -54,7 +54,7 @@ cargo-deb:
 	fi
 
 .PHONY: deb
-deb: cargo-deb ## The Debian package: target/dist/snapferry_*.deb (PROFILE=dev: target/deb-dev/)
+deb: cargo-deb ## The Debian packages: target/dist/snapferry*.deb (PROFILE=dev: target/deb-dev/)
 	scripts/install-system.sh --deb
 	$(CARGO) build --profile $(PROFILE) --locked $(BUILD_WITH)
 	if [[ $(PROFILE) == release ]]; then scripts/check-glibc.sh $(BUILT)/snapferry 2.34; fi
@@ -66,6 +66,7 @@ deb: cargo-deb ## The Debian package: target/dist/snapferry_*.deb (PROFILE=dev: 
 	$(BUILT)/snapferry completions zsh >target/completions/_snapferry
 	$(BUILT)/snapferry completions fish >target/completions/snapferry.fish
 	$(CARGO) deb --no-build --profile $(PROFILE) --output $(DEBS)/
+	$(CARGO) deb --no-build --profile $(PROFILE) --output $(DEBS)/ -p snapferry-sim
 	# Where dpkg-shlibdeps can't be run, cargo-deb only warns, and leaves out what the program needs.
 	if ! dpkg-deb --field $(DEBS)/snapferry_*.deb Depends | grep -q libc6; then
 		echo "the package does not say that it depends on libc6" >&2
@@ -101,11 +102,11 @@ test-tools: ## What the test suite needs, installed
 test: export SNAPFERRY_SKIPPED := $(CURDIR)/target/skipped.txt
 test: test-tools check-terraform ## The whole test suite; installs what it needs
 	if $(CARGO) nextest --version >/dev/null 2>&1; then
-		$(CARGO) nextest run --locked --features testing
+		$(CARGO) nextest run --locked --workspace
 	else
-		$(CARGO) test --locked --features testing --lib --bins --tests --examples
+		$(CARGO) test --locked --workspace --lib --bins --tests --examples
 	fi
-	$(CARGO) test --locked --features testing --doc
+	$(CARGO) test --locked --workspace --doc
 	SNAPFERRY=$(CURDIR)/target/debug/snapferry $(CARGO) test --locked --manifest-path tests/qcow2-rs/Cargo.toml --target-dir target/qcow2-rs --tests
 	if [[ -s target/skipped.txt ]]; then
 		printf 'Skipped on this machine:\n'
@@ -120,17 +121,17 @@ SOAK_SEED ?= 7
 soak: ## Many jobs on four workers, with faults and kills by chance (minutes); then every takeover with the real lease
 	scripts/install-system.sh --test
 	export SNAPFERRY_SOAK_JOBS=$(SOAK_JOBS) SNAPFERRY_SOAK_SEED=$(SOAK_SEED) SNAPFERRY_TEST_LEASE=120s
-	$(CARGO) test --locked --features testing --test it -- --nocapture fleet::handover::a_worker_is_killed
+	$(CARGO) test --locked -p snapferry --test it -- --nocapture fleet::handover::a_worker_is_killed
 	unset SNAPFERRY_TEST_LEASE
-	$(CARGO) test --locked --features testing --test it -- --nocapture fleet::soak
-	SNAPFERRY_SCALE_JOBS=1000 $(CARGO) test --locked --features testing --test it -- --nocapture fleet::scale
+	$(CARGO) test --locked -p snapferry --test it -- --nocapture fleet::soak
+	SNAPFERRY_SCALE_JOBS=1000 $(CARGO) test --locked -p snapferry --test it -- --nocapture fleet::scale
 
 .PHONY: lint
 lint: check-units check-packaging ## Format, clippy with and without features, documentation, shellcheck, licences, unused dependencies, systemd units, packages
 	$(CARGO) fmt --check
-	$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
-	$(CARGO) clippy --locked --lib --bins --no-default-features -- -D warnings
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items --all-features
+	$(CARGO) clippy --locked --workspace --all-targets --all-features -- -D warnings
+	$(CARGO) clippy --locked -p snapferry -p snapferry-engine --lib --bins --no-default-features -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps --document-private-items --all-features
 	for package in fuzz tests/qcow2-rs; do $(CARGO) fmt --check --manifest-path $$package/Cargo.toml; done
 	if command -v shellcheck >/dev/null; then
 		shellcheck $(SCRIPTS)
@@ -141,6 +142,7 @@ lint: check-units check-packaging ## Format, clippy with and without features, d
 		echo "SKIPPED: shellcheck is not installed" >&2
 	fi
 	if command -v python3 >/dev/null; then
+		scripts/check-english.py
 		benches/compare.py --help >/dev/null
 		benches/chart.py --check
 		scripts/architecture.py --check
@@ -174,14 +176,14 @@ check-terraform: ## The Terraform files: arguments, references, form; by Terrafo
 .PHONY: bench
 bench: ## snapferry beside qemu-img on a 10 GiB disk, into benches/README.md (as root, about an hour; BENCH=--quick for minutes)
 	scripts/install-system.sh --bench
-	$(CARGO) build --release --locked --features testing --bins --examples
+	$(CARGO) build --release --locked --workspace --bins --examples
 	benches/compare.py $(BENCH)
 	benches/chart.py
 
 .PHONY: bench-parts
 bench-parts: ## Criterion benchmarks of the parts
 	scripts/install-system.sh
-	$(CARGO) bench --locked --features testing
+	$(CARGO) bench --locked -p snapferry
 
 .PHONY: fuzz
 fuzz: ## Every fuzz target for FUZZ_SECONDS (60)

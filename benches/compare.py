@@ -51,6 +51,7 @@ README = ROOT / "benches" / "README.md"
 BEGIN, END = "<!-- compare: begin -->", "<!-- compare: end -->"
 BUCKET = "bench"
 SNAPFERRY = ROOT / "target" / "release" / "snapferry"
+SIMULATOR = SNAPFERRY.with_name("snapferry-sim")
 EXAMPLES = ROOT / "target" / "release" / "examples"
 CODECS, LEVELS = ("deflate", "zstd"), ("fast", "balanced", "small")
 DEFAULT = ("deflate", "fast")
@@ -183,7 +184,7 @@ class Server:
             store = self.folder / "store"
             store.mkdir()
             self.process = subprocess.Popen(
-                [SNAPFERRY, "sim", "store", "--dir", store, "--port", str(self.port)],
+                [SIMULATOR, "store", "--dir", store, "--port", str(self.port)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **self.env},
             )
         else:
@@ -430,7 +431,7 @@ class Bench:
     def example(self, name, *options):
         path = EXAMPLES / name
         if not path.exists():
-            raise Absent(f"{path} is not built (cargo build --release --features testing --examples)")
+            raise Absent(f"{path} is not built (cargo build --release --workspace --examples)")
         run, out = measure([path, self.disk.path, *options])
         lines = [json.loads(line) for line in out.splitlines() if line.strip()]
         return run, [entry for line in lines for entry in (line if isinstance(line, list) else [line])]
@@ -667,7 +668,7 @@ def report(bench, shown, absent, failed, rounds, cores):
         "",
         f"Disk: {disk.size // GIB} GiB, {disk.used / GIB:.2f} GiB of it in use, {'a loop device' if disk.loop else 'a file'}; {caches}; "
         f"{rounds} round{'s' if rounds > 1 else ''}, medians"
-        + (f"; S3 server: {'snapferry sim store' if bench.server.kind == 'sim' else 'Swift s3api'} on the same machine."
+        + (f"; S3 server: {'snapferry-sim store' if bench.server.kind == 'sim' else 'Swift s3api'} on the same machine."
            if bench.server and not bench.no_server else "."),
         "",
         "| row | seconds | MiB/s read | CPU s | idle, stolen s | peak MiB | stored MB | beside `qemu -c` | beside `-W -m 16` of the codec | size beside it |",

@@ -7,19 +7,18 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-
-use snapferry::cancel::Cancel;
-use snapferry::clock::SystemClock;
-use snapferry::compress::{Codec, Encoder, Level, is_zero};
-use snapferry::convert::counters::Counters;
-use snapferry::convert::plan::{Destination, Options};
-use snapferry::convert::{Conversion, Target, plan_for};
-use snapferry::qcow2::{Compression, Geometry, Layout};
-use snapferry::source::{InUse, RawSource};
-use snapferry::store::ObjectKey;
-use snapferry::testing::disks::{Disk, Kind};
-use snapferry::testing::memory::MemoryStore;
-use snapferry::units::{ByteCount, ClusterBits, GIB, GuestCluster, MIB, to_u64, to_usize};
+use snapferry_base::cancel::Cancel;
+use snapferry_base::clock::SystemClock;
+use snapferry_base::units::{ByteCount, ClusterBits, GIB, GuestCluster, MIB, to_u64, to_usize};
+use snapferry_engine::compress::{Codec, Encoder, Level, is_zero};
+use snapferry_engine::convert::counters::Counters;
+use snapferry_engine::convert::plan::{Destination, Options};
+use snapferry_engine::convert::{Conversion, Target, plan_for};
+use snapferry_engine::source::{InUse, RawSource};
+use snapferry_engine::store::ObjectKey;
+use snapferry_qcow2::{Geometry, Layout};
+use snapferry_testkit::disks::{Disk, Kind};
+use snapferry_testkit::memory::MemoryStore;
 
 /// Larger than the caches, so that what is measured is memory.
 const ZEROS: u64 = 256 * MIB;
@@ -53,7 +52,10 @@ fn codecs(c: &mut Criterion) {
             let mut encoder = Encoder::new(codec, level, cluster).expect("an encoder");
             group.bench_function(format!("{codec} {level}"), |b| {
                 b.iter(|| {
-                    bytes.chunks_exact(cluster.len()).map(|bytes| encoder.encode(bytes, &mut out).unwrap_or(0)).sum::<usize>()
+                    bytes
+                        .chunks_exact(cluster.len())
+                        .map(|bytes| encoder.encode(bytes, &mut out).unwrap_or(0))
+                        .sum::<usize>()
                 });
             });
         }
@@ -67,7 +69,7 @@ fn layout(c: &mut Criterion) {
     group.throughput(Throughput::Elements(geometry.guest_clusters())).sample_size(20);
     group.bench_function("10 GiB of compressed clusters, tables included", |b| {
         b.iter(|| {
-            let mut layout = Layout::new(geometry, Compression::Deflate);
+            let mut layout = Layout::new(geometry, Codec::Deflate);
             for guest in 0..geometry.guest_clusters() {
                 layout.place_compressed(GuestCluster(guest), 20_000 + to_usize(guest % 4_096));
                 if (guest + 1).is_multiple_of(geometry.segment_clusters()) {
@@ -88,7 +90,11 @@ fn pipeline(c: &mut Criterion) {
     let size = 256 * MIB;
     Disk::new(Kind::Mixed, ByteCount(size), 1).write(&path).expect("a disk");
     let source = RawSource::open(&path, InUse::Refuse).expect("a source");
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let options = Options::default();
     let plan = plan_for(&source, &options, Destination::Bucket).expect("a plan");
     let mut group = c.benchmark_group("pipeline");

@@ -4,7 +4,7 @@
 #   scripts/demo.sh [SIZE [FILL]]
 #
 # Installs what is missing, builds the release binary, makes a disk of SIZE (3G) with FILL (2252M) of this machine's own
-# programs on it, as a loop device when root, as a file otherwise. Then `snapferry demo` starts a simulated cloud with a server
+# programs on it, as a loop device when root, as a file otherwise. Then `snapferry-sim demo` starts a simulated cloud with a server
 # on that disk, shows its boot volume, and replicates it twice into another region's image library. The converter alone sends the
 # disk into the cloud's object store; the object is read back and proved equal with `qemu-img compare`, and `qemu-img convert -c`
 # does the same.
@@ -16,7 +16,7 @@ fill=${2:-2252M}
 cd "$(dirname "$0")/.."
 
 scripts/install-system.sh --demo
-cargo build --release --locked
+cargo build --release --locked -p snapferry -p snapferry-sim
 
 disks=$PWD/target/demo
 work=$(mktemp -d "$PWD/target/demo-work.XXXXXX")
@@ -43,4 +43,4 @@ disk=$(scripts/make-disk.sh "$disks/disk.img" "$size" --fill "$fill" "${attach[@
   disk=$(scripts/make-disk.sh "$disks/disk.img" "$size" --fill "$fill" | tail -n 1)
 }
 
-TMPDIR=$work target/release/snapferry demo --disk "$disk"
+TMPDIR=$work target/release/snapferry-sim demo --disk "$disk"

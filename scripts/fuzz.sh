@@ -28,7 +28,7 @@ fi
   exit 1
 }
 # Images that are broken on purpose are what an image's fuzzing begins with.
-cargo run --quiet --locked --features testing --example hostile_images -- fuzz/corpus/image
+cargo run --quiet --locked -p snapferry-testkit --example hostile_images -- fuzz/corpus/image
 for target in "${targets[@]}"; do
   echo "== $target: $seconds s"
   # What is found goes to the first folder; seeds are only read. No address sanitizer: the targets run safe Rust alone.

@@ -25,6 +25,8 @@ BUNDLED = {
     "zstd-sys": "zstd, BSD-3-Clause OR GPL-2.0",
     "ring": "parts of BoringSSL and fiat-crypto, as its LICENSE says",
 }
+# The packages of this workspace.
+OWN = re.compile(r"^snapferry(-\w+)?$")
 TEXT = re.compile(r"^(un)?licen[sc]e|^copying|^notice|^copyright", re.IGNORECASE)
 # A crate's own folder, and those of the sources that it brings along.
 DEPTH = 3
@@ -36,7 +38,7 @@ def cargo(*words):
 
 def tree(edges):
     """The crates behind those edges: (name, version) to licence."""
-    lines = cargo("tree", "--locked", "--target", TARGET, "--edges", edges, "--prefix", "none", "--format", "{p}|{l}").splitlines()
+    lines = cargo("tree", "--locked", "-p", "snapferry", "--target", TARGET, "--edges", edges, "--prefix", "none", "--format", "{p}|{l}").splitlines()
     found = {}
     # With all edges, headings such as "[dev-dependencies]" stand between.
     for line in (line for line in lines if "|" in line):
@@ -44,16 +46,11 @@ def tree(edges):
         name, version = package.split()[:2]
         # Before 2018, crates wrote "A/B" for "A OR B".
         found[name, version.removeprefix("v")] = re.sub(r"\s*/\s*", " OR ", licence)
-    del found[own()]
+    found = {crate: licence for crate, licence in found.items() if not OWN.match(crate[0])}
     missing = [name for (name, _), licence in found.items() if not licence]
     if missing:
         sys.exit(f"licences.py: no licence is told by {', '.join(missing)}: read it, and list it by hand")
     return found
-
-
-def own():
-    package = json.loads(cargo("metadata", "--locked", "--no-deps", "--format-version", "1"))["packages"][0]
-    return package["name"], package["version"]
 
 
 def table(crates):

@@ -1,7 +1,9 @@
-//! The `snapferry` command. Everything is in the library.
+//! The `snapferry` command: the only place that reads arguments and the environment, prints, and picks concrete stores and sources.
 
 use std::process::ExitCode;
 
+mod cli;
+
 fn main() -> ExitCode {
-    snapferry::cli::main(std::env::args_os())
+    cli::main(std::env::args_os())
 }

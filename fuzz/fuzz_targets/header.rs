@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use snapferry::qcow2::Header;
-use snapferry::units::{ByteCount, to_u64};
+use snapferry_qcow2::Header;
+use snapferry_base::units::{ByteCount, to_u64};
 
 fuzz_target!(|start: &[u8]| {
     // As the file's only bytes, and as the first of a file in which every table has its place.

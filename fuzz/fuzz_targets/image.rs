@@ -4,13 +4,14 @@
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use snapferry::cancel::Cancel;
-use snapferry::qcow2::check::check;
-use snapferry::qcow2::{Image, Limits, Marked};
-use snapferry::restore::ImageSource;
-use snapferry::source::Source;
-use snapferry::testing::plain::{MemoryFile, decode_cluster};
-use snapferry::units::{ByteCount, GIB, GuestCluster};
+use snapferry_base::cancel::Cancel;
+use snapferry_qcow2::check::check;
+use snapferry_qcow2::{Image, Limits, Marked};
+use snapferry_engine::image::ImageSource;
+use snapferry_engine::source::Source;
+use snapferry_qcow2::MemoryFile;
+use snapferry_testkit::plain::decode_cluster;
+use snapferry_base::units::{ByteCount, GIB, GuestCluster};
 
 /// Clusters of one image that are decoded: enough for each kind, few enough to go on to the next image.
 const CLUSTERS: usize = 64;

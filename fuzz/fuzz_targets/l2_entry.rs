@@ -3,9 +3,9 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use snapferry::qcow2::l2::compressed_limit;
-use snapferry::qcow2::{L1Entry, L2Entry, Mapping};
-use snapferry::units::{ClusterBits, HostOffset, SECTOR};
+use snapferry_qcow2::l2::compressed_limit;
+use snapferry_qcow2::{L1Entry, L2Entry, Mapping};
+use snapferry_base::units::{ClusterBits, HostOffset, SECTOR};
 
 #[derive(Arbitrary, Debug)]
 struct Words {

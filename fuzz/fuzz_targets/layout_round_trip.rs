@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use snapferry::qcow2::{Compression, Finished, Geometry, Layout};
-use snapferry::testing::model::{Model, Stored};
-use snapferry::units::{ByteCount, ClusterBits, GuestCluster, to_u64, to_usize};
+use snapferry_qcow2::{Codec, Finished, Geometry, Layout};
+use snapferry_testkit::model::{Model, Stored};
+use snapferry_base::units::{ByteCount, ClusterBits, GuestCluster, to_u64, to_usize};
 
 /// Most bytes of head, and of bodies, that one input may ask for, and most clusters where those are large: more would only be
 /// slower.
@@ -45,7 +45,7 @@ fuzz_target!(|disk: Disk| {
     if geometry.head_len() > most {
         return;
     }
-    let compression = if disk.zstd { Compression::Zstd } else { Compression::Deflate };
+    let compression = if disk.zstd { Codec::Zstd } else { Codec::Deflate };
     let mut layout = Layout::new(geometry, compression);
     let mut file = vec![0; to_usize(geometry.head_len())];
     let mut placed = BTreeMap::new();

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use snapferry::store::s3::region_in;
+use snapferry_s3::region_in;
 
 fuzz_target!(|answer: &[u8]| {
     if let Some(region) = region_in(answer) {

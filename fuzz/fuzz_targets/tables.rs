@@ -3,11 +3,11 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use snapferry::cancel::Cancel;
-use snapferry::qcow2::check::check;
-use snapferry::qcow2::{Compression, Geometry, Header, Image, Limits, Stored};
-use snapferry::testing::plain::MemoryFile;
-use snapferry::units::{ByteCount, ClusterBits, MIB, to_u64, to_usize};
+use snapferry_base::cancel::Cancel;
+use snapferry_qcow2::check::check;
+use snapferry_qcow2::{Codec, Geometry, Header, Image, Limits, Stored};
+use snapferry_qcow2::MemoryFile;
+use snapferry_base::units::{ByteCount, ClusterBits, MIB, to_u64, to_usize};
 
 #[derive(Arbitrary, Debug)]
 struct Tables {
@@ -30,7 +30,7 @@ fuzz_target!(|tables: Tables| {
     };
     let cluster = ClusterBits::new(bits).expect("a cluster size");
     let geometry = Geometry::new(ByteCount(2 * MIB), cluster).expect("a disk that fits");
-    let compression = if tables.zstd { Compression::Zstd } else { Compression::Deflate };
+    let compression = if tables.zstd { Codec::Zstd } else { Codec::Deflate };
     let mut header = Header::new(&geometry, compression);
     header.extended_l2 = tables.extended;
     header.refcount_order = u32::from(tables.refcount_order % 7);

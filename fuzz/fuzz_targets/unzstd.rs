@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use snapferry::compress::{Codec, Decoder};
-use snapferry::units::ClusterBits;
+use snapferry_engine::compress::{Codec, Decoder};
+use snapferry_base::units::ClusterBits;
 
 fuzz_target!(|body: &[u8]| {
     for bits in [9, 12, 16] {

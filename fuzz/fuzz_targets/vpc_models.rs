@@ -3,8 +3,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::from_slice;
-use snapferry::vpc::Crn;
-use snapferry::vpc::model::{
+use snapferry_ibmcloud::vpc::Crn;
+use snapferry_ibmcloud::vpc::model::{
     ExportJob, ExportState, Image, ImageState, Instance, InstanceState, Key, OperatingSystem, Region, Snapshot, SnapshotClone,
     SnapshotState, Subnet, Volume, VolumeAttachment, VolumeState, Vpc, Zone,
 };

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use snapferry::vpc::Refusal;
+use snapferry_ibmcloud::vpc::Refusal;
 
 /// Eight errors of three texts each, cut at 400 characters of up to four bytes, and what stands between them.
 const LONGEST: usize = 64 << 10;

@@ -1,201 +1,33 @@
-//! What was typed.
+//! Groups of arguments that several commands take.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
-use clap::{Args as Group, Parser, Subcommand};
-
-use super::cloud::args::{BootVolumeArgs, ImagesArgs, ProvisionArgs, SnapshotArgs};
-use super::cloud::doctor::DoctorArgs;
-use super::fleet::args::{EnqueueArgs, JobsArgs, ScheduleArgs, StatusArgs, WorkerArgs};
-use super::image::ImageArgs;
-use super::inspect::check::CheckArgs;
-use super::inspect::compare::CompareArgs;
-use super::inspect::info::InfoArgs;
-use super::inspect::map::MapArgs;
-use super::inspect::measure::MeasureArgs;
-use super::log::{LogFormat, Verbosity};
-use super::manual::{CompletionsArgs, ManArgs};
-use super::replicate::args::{GcArgs, PlanArgs, ReplicateArgs};
-use crate::compress::{Codec, Level};
-use crate::convert::plan::Bodies;
-use crate::restore::{Sha256Sum, ZeroPolicy};
-use crate::units::ByteCount;
-
-/// Carries raw disks into object storage as compressed qcow2 images, on all cores.
-#[derive(Debug, Parser)]
-#[command(name = "snapferry", version, propagate_version = true, max_term_width = 100)]
-pub struct Args {
-    #[command(subcommand)]
-    pub command: Command,
-
-    /// Print errors only
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
-    quiet: bool,
-
-    /// Log every request to the store and every retry
-    #[arg(short, long, global = true)]
-    verbose: bool,
-
-    /// How log lines look: text, json (an object a line), journald (fields for `journalctl JOB=...`). A report at the end stays text on
-    /// stderr; --quiet leaves it out, --json prints it on stdout
-    #[arg(long, global = true, value_enum, default_value = "text", value_name = "text|json|journald", hide_possible_values = true)]
-    pub log_format: LogFormat,
-
-    // Read before everything else, by `settings`; here for the help, and so that it is no surprise.
-    /// Configuration file [default: /etc/snapferry/config.toml, if it exists]
-    #[arg(long, global = true, value_name = "FILE")]
-    config: Option<PathBuf>,
-}
-
-impl Args {
-    pub fn verbosity(&self) -> Verbosity {
-        match (self.quiet, self.verbose) {
-            (true, _) => Verbosity::Quiet,
-            (_, true) => Verbosity::Verbose,
-            _ => Verbosity::Normal,
-        }
-    }
-}
-
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Convert a raw device or file into a compressed qcow2 image, in a bucket or a file
-    Convert(ConvertArgs),
-    /// Read an image back, decode all of it, and check it against its manifest, source or checksum
-    Verify(VerifyArgs),
-    /// Write an image's disk to a device or a file
-    Restore(RestoreArgs),
-    /// Stand in for QEMU's tool of that name: same options, output and exit codes; also when called by that name
-    #[command(disable_help_flag = true, disable_version_flag = true)]
-    QemuImg(QemuImgArgs),
-    /// Show what an image is: format, sizes, codec, snapshots, bitmaps
-    Info(InfoArgs),
-    /// Audit an image's tables, and decode its clusters with --data
-    Check(CheckArgs),
-    /// Show where each stretch of the disk lies in the image
-    Map(MapArgs),
-    /// Compare two disks, raw or in images, byte by byte
-    Compare(CompareArgs),
-    /// Estimate how large an image of a disk will be, optionally compressed
-    Measure(MeasureArgs),
-    /// Show or remove incomplete uploads in a bucket
-    Uploads(UploadsArgs),
-    /// Replicate a server's boot volume into another region's image library, without stopping the server
-    Replicate(Box<ReplicateArgs>),
-    /// Queue servers for replication by whichever worker is free
-    Enqueue(Box<EnqueueArgs>),
-    /// Work on the fleet's jobs
-    Worker(Box<WorkerArgs>),
-    /// List, show, watch, cancel, retry and purge the fleet's jobs
-    Jobs(JobsArgs),
-    /// Show the age of each server's last good image, by region
-    Status(StatusArgs),
-    /// Manage schedules, which queue servers at certain times
-    Schedule(ScheduleArgs),
-    /// Estimate how long replicating a server takes, and what limits it
-    Plan(PlanArgs),
-    /// Find what dead jobs have left in the cloud, and remove it with --apply
-    Gc(GcArgs),
-    /// Show a server's boot volume: its size, storage, operating system, latest snapshot
-    BootVolume(BootVolumeArgs),
-    /// Take, list, delete and copy snapshots
-    Snapshot(SnapshotArgs),
-    /// Make a server from an image or a snapshot
-    Provision(ProvisionArgs),
-    /// List, rename, tag, delete and export images
-    Images(ImagesArgs),
-    /// Check the set-up: identity, rights, bucket, devices, queue, tools
-    Doctor(DoctorArgs),
-    /// Show the settings in force, and where each comes from
-    Config(ConfigArgs),
-    /// Generate shell completions
-    Completions(CompletionsArgs),
-    /// Print manual pages
-    Man(ManArgs),
-    /// Replicate a server in a simulated cloud, and convert its disk into the store there and back, beside qemu-img
-    #[cfg(feature = "sim")]
-    Demo(DemoArgs),
-    /// Run a simulated cloud or object store to try things on
-    #[cfg(feature = "sim")]
-    Sim(SimArgs),
-}
-
-#[derive(Debug, Group)]
-#[command(
-    after_help = "Examples:\n  snapferry convert --device /dev/vdc --bucket images\n  snapferry convert --device /dev/vdc --bucket images --key web01.qcow2 --region us-south\n  snapferry convert --device disk.raw --output disk.qcow2 --codec zstd --level balanced\n  snapferry convert --device /dev/vdc --bucket images --dry-run"
-)]
-pub struct ConvertArgs {
-    /// The disk: a block device, or a file that holds a raw disk
-    #[arg(long, value_name = "PATH")]
-    pub device: PathBuf,
-
-    #[command(flatten)]
-    pub destination: DestinationArgs,
-
-    /// Replace what is stored there already
-    #[arg(long)]
-    pub force: bool,
-
-    /// Read a device that is mounted or claimed by another program
-    #[arg(long)]
-    pub in_use: bool,
-
-    /// How clusters are compressed: deflate is read by every importer, zstd is smaller, none stores them uncompressed
-    #[arg(long, default_value = "deflate", value_name = "deflate|zstd|none")]
-    pub codec: CodecChoice,
-
-    /// Speed against size
-    #[arg(long, default_value = "fast", value_name = "fast|balanced|small|smallest")]
-    pub level: Level,
-
-    /// qcow2's cluster size, 4k to 2M
-    #[arg(long, default_value = "64k", value_name = "SIZE")]
-    pub cluster_size: ByteCount,
-
-    /// Compression threads [default: one per core]
-    #[arg(long, value_name = "N")]
-    pub threads: Option<NonZeroUsize>,
-
-    /// Bytes in each part of the upload, a multiple of 4M [default: 32M, more for very large disks]
-    #[arg(long, value_name = "SIZE")]
-    pub part_size: Option<ByteCount>,
-
-    /// Parts uploaded at once [default: 6]
-    #[arg(long, value_name = "N")]
-    pub connections: Option<NonZeroUsize>,
-
-    /// Limit the upload rate, in bytes per second, e.g. 50M
-    #[arg(long, value_name = "RATE")]
-    pub limit: Option<ByteCount>,
-
-    /// Store unreadable sectors as zeros, list them, and exit with code 3
-    #[arg(long)]
-    pub salvage: bool,
-
-    /// Leave out the BLAKE3 sums of what was read
-    #[arg(long)]
-    pub no_hash: bool,
-
-    /// Read the image back and compare it with what was read; record its SHA-256 in the manifest
-    #[arg(long, conflicts_with_all = ["no_hash", "dry_run"])]
-    pub verify: bool,
-
-    /// Print what would be done: sizes, parts, memory
-    #[arg(long)]
-    pub dry_run: bool,
-
-    /// Print the result as JSON on stdout
-    #[arg(long)]
-    pub json: bool,
-}
+use clap::Args as Group;
+use snapferry_base::units::ByteCount;
+use snapferry_engine::compress::{Codec, Level};
+use snapferry_engine::convert::plan::Bodies;
+use snapferry_fleet::replicate::device::BY_ID;
+use snapferry_fleet::replicate::{Age, Newest};
+use snapferry_ibmcloud::vpc::{ResourceName, Tag};
 
 /// A codec, or none at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CodecChoice {
     Codec(Codec),
     None,
+}
+
+impl FromStr for CodecChoice {
+    type Err = String;
+    fn from_str(typed: &str) -> Result<Self, String> {
+        match typed {
+            "none" => Ok(Self::None),
+            other => other.parse().map(Self::Codec).map_err(|error| format!("{error}, none")),
+        }
+    }
 }
 
 impl CodecChoice {
@@ -211,16 +43,6 @@ impl CodecChoice {
         match self {
             Self::Codec(_) => Bodies::Compressed,
             Self::None => Bodies::Raw,
-        }
-    }
-}
-
-impl FromStr for CodecChoice {
-    type Err = String;
-    fn from_str(typed: &str) -> Result<Self, String> {
-        match typed {
-            "none" => Ok(Self::None),
-            other => other.parse().map(Self::Codec).map_err(|error| format!("{error}, none")),
         }
     }
 }
@@ -315,107 +137,6 @@ pub struct ReadingArgs {
 }
 
 #[derive(Debug, Group)]
-#[command(
-    after_help = "Examples:\n  snapferry verify s3://images/web01.qcow2\n  snapferry verify web01.qcow2 --against /dev/vdc\n  snapferry verify --bucket images --key web01.qcow2 --region us-south --sha256 9f86d081..."
-)]
-pub struct VerifyArgs {
-    /// Compare every byte with this disk
-    #[arg(long, value_name = "DEVICE")]
-    pub against: Option<PathBuf>,
-
-    /// Read a device that is mounted or claimed by another program
-    #[arg(long, requires = "against")]
-    pub in_use: bool,
-
-    /// The SHA-256 that the file must have
-    #[arg(long, value_name = "HEX")]
-    pub sha256: Option<Sha256Sum>,
-
-    #[command(flatten)]
-    pub reading: ReadingArgs,
-
-    // Last: its heading in the help holds for all that follows.
-    #[command(flatten)]
-    pub image: ImageArgs,
-}
-
-#[derive(Debug, Group)]
-#[command(
-    after_help = "Examples:\n  snapferry restore s3://images/web01.qcow2 --device /dev/vdd\n  snapferry restore web01.qcow2 --output web01.raw\n  snapferry restore --bucket images --key web01.qcow2 --region us-south --device /dev/vdd --force"
-)]
-pub struct RestoreArgs {
-    /// Write the disk to this block device
-    #[arg(long, value_name = "DEVICE", required_unless_present = "output", conflicts_with = "output")]
-    pub device: Option<PathBuf>,
-
-    /// Write the disk to this file
-    #[arg(long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
-
-    /// Write over what the device holds, or replace the file
-    #[arg(long)]
-    pub force: bool,
-
-    /// Write the file through the page cache, for whoever reads it next
-    #[arg(long, requires = "output")]
-    pub page_cache: bool,
-
-    /// How zeros get onto a device; skip is for one that is all zeros already
-    #[arg(long, default_value = "discard", value_name = "discard|write|skip", conflicts_with = "output")]
-    pub zero: ZeroPolicy,
-
-    #[command(flatten)]
-    pub reading: ReadingArgs,
-
-    // Last: its heading in the help holds for all that follows.
-    #[command(flatten)]
-    pub image: ImageArgs,
-}
-
-/// A command line of QEMU's, which we read by QEMU's own rules.
-#[derive(Debug, Group)]
-pub struct QemuImgArgs {
-    /// As for QEMU's tool
-    #[arg(value_name = "ARGS", trailing_var_arg = true, allow_hyphen_values = true)]
-    pub args: Vec<std::ffi::OsString>,
-}
-
-#[derive(Debug, Group)]
-pub struct UploadsArgs {
-    #[command(subcommand)]
-    pub action: UploadsAction,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum UploadsAction {
-    /// List incomplete uploads
-    List {
-        #[command(flatten)]
-        bucket: BucketArgs,
-        /// Only keys with this prefix
-        #[arg(long, default_value = "", value_name = "TEXT")]
-        prefix: String,
-        /// Print JSON on stdout
-        #[arg(long)]
-        json: bool,
-    },
-    /// Remove incomplete uploads and their parts
-    Abort {
-        #[command(flatten)]
-        bucket: BucketArgs,
-        /// The upload's key
-        #[arg(long, value_name = "KEY", required_unless_present = "all")]
-        key: Option<String>,
-        /// The upload's id [default: every upload of the key]
-        #[arg(long, value_name = "ID", requires = "key")]
-        id: Option<String>,
-        /// Every upload in the bucket
-        #[arg(long, conflicts_with = "key")]
-        all: bool,
-    },
-}
-
-#[derive(Debug, Group)]
 pub struct BucketArgs {
     /// The bucket
     #[arg(long, value_name = "NAME")]
@@ -425,106 +146,248 @@ pub struct BucketArgs {
     pub store: StoreArgs,
 }
 
-#[derive(Debug, Group)]
-pub struct ConfigArgs {
-    #[command(subcommand)]
-    pub action: ConfigAction,
+/// Which cloud, and who we are to it.
+#[derive(Clone, Debug, Group)]
+#[command(next_help_heading = "Cloud")]
+pub struct CloudArgs {
+    /// The region [default: this server's own]
+    #[arg(id = "vpc_region", long = "region", value_name = "REGION")]
+    pub region: Option<String>,
+
+    /// The VPC API: public, private, or a URL with {region} in it
+    #[arg(long, default_value = "public", value_name = "KIND|URL")]
+    pub vpc_endpoint: String,
+
+    /// Global Tagging's address [default: IBM's, private where --vpc-endpoint is]
+    #[arg(long, value_name = "URL")]
+    pub tagging_endpoint: Option<String>,
+
+    #[command(flatten)]
+    pub identity: IdentityArgs,
 }
 
-#[derive(Debug, Subcommand)]
-pub enum ConfigAction {
-    /// Print every setting, its value and where that comes from
-    Show {
-        /// Print JSON on stdout
-        #[arg(long)]
-        json: bool,
-    },
-}
+/// Where images go: the recovery region, and the bucket that they pass through.
+#[derive(Clone, Debug, Default, Group)]
+#[command(next_help_heading = "Recovery region and bucket")]
+pub struct RecoveryArgs {
+    /// The region that images are imported into
+    #[arg(id = "recovery_region", long = "to", value_name = "REGION")]
+    pub to: Option<String>,
 
-#[cfg(feature = "sim")]
-#[derive(Debug, Group)]
-pub struct DemoArgs {
-    /// The disk: a block device, or a file that holds a raw disk
-    #[arg(long, value_name = "PATH")]
-    pub disk: PathBuf,
-}
-
-#[cfg(feature = "sim")]
-#[derive(Debug, Group)]
-pub struct SimArgs {
-    #[command(subcommand)]
-    pub action: SimAction,
-}
-
-#[cfg(feature = "sim")]
-#[derive(Debug, Subcommand)]
-pub enum SimAction {
-    /// An S3 store over a folder, on this machine's loopback address
-    Store(SimStoreArgs),
-    /// A cloud over a folder: VPC regions, IAM, metadata service, tagging and an S3 store, on this machine's loopback address
-    Region(SimRegionArgs),
-}
-
-#[cfg(feature = "sim")]
-#[derive(Debug, Group)]
-pub struct SimStoreArgs {
-    /// Folder for its objects
-    #[arg(long, value_name = "FOLDER")]
-    pub dir: PathBuf,
-
-    /// The port to listen on; 0 takes a free one
-    #[arg(long, value_name = "PORT", default_value_t = 0)]
-    pub port: u16,
-
-    /// Create this bucket if it does not exist; may be given more than once
+    /// The bucket that images go to
     #[arg(long, value_name = "NAME")]
-    pub bucket: Vec<String>,
+    pub bucket: Option<String>,
 
-    /// Inject the faults that this JSON file describes
+    /// The bucket's region [default: that of --to]
+    #[arg(id = "region", long = "bucket-region", value_name = "REGION")]
+    pub bucket_region: Option<String>,
+
+    /// The store's address, or IBM COS' own by kind: direct (from inside a VPC), private, public [default: direct]
+    #[arg(long, value_name = "URL|KIND")]
+    pub endpoint: Option<String>,
+
+    /// HMAC keys for the bucket: AWS' ini format, or the JSON of an IBM service credential
     #[arg(long, value_name = "FILE")]
-    pub faults: Option<PathBuf>,
+    pub credentials_file: Option<PathBuf>,
 }
 
-#[cfg(feature = "sim")]
-#[derive(Debug, Group)]
-pub struct SimRegionArgs {
-    /// Folder for everything it keeps
-    #[arg(long, value_name = "FOLDER")]
-    pub dir: PathBuf,
+impl RecoveryArgs {
+    /// How the bucket is reached.
+    pub fn store(&self, identity: &IdentityArgs) -> StoreArgs {
+        StoreArgs {
+            endpoint: self.endpoint.clone(),
+            region: self.bucket_region.clone().or_else(|| self.to.clone()),
+            credentials_file: self.credentials_file.clone(),
+            identity: identity.clone(),
+        }
+    }
+}
 
-    /// The port to listen on; 0 takes a free one
-    #[arg(long, value_name = "PORT", default_value_t = 0)]
-    pub port: u16,
+/// How a result is printed.
+#[derive(Clone, Copy, Debug, Group)]
+pub struct OutputArgs {
+    /// Print JSON on stdout
+    #[arg(long)]
+    pub json: bool,
+}
 
-    /// The store's port; 0 takes a free one
-    #[arg(long, value_name = "PORT", default_value_t = 0)]
-    pub store_port: u16,
+/// How something is changed.
+#[derive(Clone, Copy, Debug, Group)]
+pub struct ChangeArgs {
+    /// Print what would be done, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
 
-    /// A region; may be given more than once, home first [default: us-south, us-east]
+    /// Don't wait until it is done
+    #[arg(long)]
+    pub no_wait: bool,
+
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// Where the fleet's queue is.
+#[derive(Clone, Debug, Group)]
+#[command(next_help_heading = "Queue")]
+pub struct QueueArgs {
+    /// The Redis that keeps the jobs: redis://HOST:PORT, rediss:// with TLS, unix:///SOCKET; the password comes from
+    /// SNAPFERRY_REDIS_PASSWORD or --redis-password-file
+    #[arg(long, value_name = "URL")]
+    pub redis: Option<String>,
+
+    /// The user's name, where Redis has users
     #[arg(long, value_name = "NAME")]
-    pub region: Vec<String>,
+    pub redis_user: Option<String>,
 
-    /// A raw disk for a server to boot from
-    #[arg(long, value_name = "PATH")]
-    pub disk: Option<PathBuf>,
-
-    /// That server's name
-    #[arg(long, value_name = "NAME", default_value = "web01")]
-    pub server: String,
-
-    /// Create this bucket if it does not exist; may be given more than once
-    #[arg(long, value_name = "NAME")]
-    pub bucket: Vec<String>,
-
-    /// Smallest volume and image, in GB
-    #[arg(long, value_name = "GB", default_value_t = 10)]
-    pub least_capacity: u64,
-
-    /// How long each state lasts, in milliseconds
-    #[arg(long, value_name = "MS", default_value_t = 500)]
-    pub delay_ms: u64,
-
-    /// Inject the faults that this JSON file describes
+    /// A file with the password
     #[arg(long, value_name = "FILE")]
-    pub faults: Option<PathBuf>,
+    pub redis_password_file: Option<PathBuf>,
+
+    /// A private certificate authority that signed Redis' certificate
+    #[arg(long, value_name = "PEM")]
+    pub redis_ca_file: Option<PathBuf>,
+
+    /// Prefix of all keys, where several fleets share a Redis [default: snapferry]
+    #[arg(long, value_name = "NAME")]
+    pub redis_prefix: Option<String>,
+
+    /// How long a lease lasts; all workers of a fleet must have the same
+    #[arg(long, value_name = "AGE", hide = true)]
+    pub lease: Option<Age>,
+}
+
+/// Which servers.
+#[derive(Clone, Debug, Group)]
+pub struct ServersArgs {
+    /// The servers
+    #[arg(value_name = "SERVER")]
+    pub servers: Vec<String>,
+
+    /// File with more servers, one per line; # begins a comment
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+
+    /// All servers of the region that have this user tag now
+    #[arg(long, value_name = "TAG")]
+    pub tag: Option<Tag>,
+}
+
+/// How a server is replicated, by whomever.
+#[derive(Clone, Debug, Group)]
+#[command(next_help_heading = "The job")]
+pub struct HowArgs {
+    /// Use this snapshot, by name or id, instead of taking one; it is left as it is
+    #[arg(long, value_name = "SNAPSHOT")]
+    pub from_snapshot: Option<String>,
+
+    /// Restore the volume from a fast-restore clone in this server's zone: full speed at once, billed by the hour
+    #[arg(long)]
+    pub fast_restore_clone: bool,
+
+    /// Never prune the snapshot that is taken
+    #[arg(long, conflicts_with = "from_snapshot")]
+    pub keep_snapshot: bool,
+
+    /// The operating system's name in the recovery region [default: the volume's own]
+    #[arg(long, value_name = "NAME")]
+    pub os: Option<String>,
+
+    /// The newest image's name [default: SERVER-latest]
+    #[arg(long, value_name = "NAME")]
+    pub image_name: Option<ResourceName>,
+
+    /// Stop once the object is in the bucket; import nothing
+    #[arg(long)]
+    pub no_import: bool,
+
+    /// The profile of the volume that is read [default: the fastest of its generation]
+    #[arg(long, value_name = "PROFILE")]
+    pub volume_profile: Option<String>,
+
+    /// How clusters are compressed; IBM is known to import deflate
+    #[arg(long, default_value = "deflate", value_name = "deflate|zstd")]
+    pub codec: Codec,
+
+    /// Speed against size
+    #[arg(long, default_value = "fast", value_name = "fast|balanced|small|smallest")]
+    pub level: Level,
+
+    /// Prefix of the objects' keys, e.g. nightly/
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub prefix: String,
+
+    /// The resource group's id, for all that is made [default: the boot volume's]
+    #[arg(long, value_name = "ID")]
+    pub resource_group: Option<String>,
+
+    /// Where the bucket is, as imports name it: us-east, us-geo [default: its region]
+    #[arg(long, value_name = "LOCATION")]
+    pub bucket_location: Option<String>,
+
+    #[command(flatten)]
+    pub retention: RetentionArgs,
+}
+
+/// What is kept of earlier runs.
+#[derive(Clone, Copy, Debug, Group)]
+#[command(next_help_heading = "Retention")]
+pub struct RetentionArgs {
+    /// Snapshots of the server to keep, newest first (at least 1)
+    #[arg(long, default_value = "1", value_name = "N|all")]
+    pub keep_snapshots: Newest,
+
+    /// Images of the server to keep, newest first, the latest included
+    #[arg(long, default_value = "2", value_name = "N|all")]
+    pub keep_images: Newest,
+
+    /// Objects of the server to keep, newest first
+    #[arg(long, default_value = "2", value_name = "N|all")]
+    pub keep_objects: Newest,
+
+    /// Also keep snapshots younger than this, e.g. 7d
+    #[arg(long, value_name = "AGE")]
+    pub snapshot_age: Option<Age>,
+
+    /// Also keep images younger than this
+    #[arg(long, value_name = "AGE")]
+    pub image_age: Option<Age>,
+
+    /// Also keep objects younger than this
+    #[arg(long, value_name = "AGE")]
+    pub object_age: Option<Age>,
+}
+
+/// Where and how jobs are worked on.
+#[derive(Clone, Debug, Group)]
+#[command(next_help_heading = "This machine")]
+pub struct PlaceArgs {
+    /// Where journals are kept [default: /var/lib/snapferry for root, ~/.local/state/snapferry otherwise]
+    #[arg(long, value_name = "FOLDER")]
+    pub state_folder: Option<PathBuf>,
+
+    /// This server's id [default: as its metadata service or cloud-init tells]
+    #[arg(long, value_name = "ID")]
+    pub instance: Option<String>,
+
+    /// Folder in which attached volumes turn up
+    #[arg(long, default_value = BY_ID, value_name = "FOLDER")]
+    pub device_folder: PathBuf,
+
+    /// Accept regular files as devices, for a simulated cloud that does not run as root
+    #[arg(long)]
+    pub device_files: bool,
+
+    /// Polling interval while waiting for the cloud [default: 2 s at first, later 10 s]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub poll_every: Option<Duration>,
+
+    /// Longest wait for any one state, e.g. 2h [default: by step, 2 minutes to 12 hours]
+    #[arg(long, value_name = "AGE")]
+    pub wait_at_most: Option<Age>,
+}
+
+fn seconds(typed: &str) -> Result<Duration, String> {
+    let wrong = || format!("{typed:?} is no number of seconds above 0");
+    let seconds: f64 = typed.parse().map_err(|_| wrong())?;
+    Duration::try_from_secs_f64(seconds).ok().filter(|duration| !duration.is_zero()).ok_or_else(wrong)
 }

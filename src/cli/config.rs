@@ -1,42 +1,23 @@
 //! What it means: arguments and environment resolved into what the layers below take.
 
+use crate::cli::error::CommandResult;
+use crate::cli::environment::Environment;
+use crate::cli::args::{DestinationArgs, StoreArgs};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::args::{ConvertArgs, DestinationArgs, StoreArgs};
-use super::credentials::{self, Credentials, Environment, Identity};
-use super::exit::UsageError;
-use crate::cancel::Cancel;
-use crate::clock::{Clock, SystemClock, compact};
-use crate::convert::plan::{Destination, Hashing, Options};
-use crate::fence::Fence;
-use crate::retry::Backoff;
-use crate::store::{Auth, FencedStore, FolderStore, Limited, ObjectKey, ObjectStore, Pace, Retrying, S3Config, S3Store};
-use crate::units::{ByteCount, ClusterBits};
+use snapferry_base::cancel::Cancel;
+use snapferry_base::clock::{Clock, SystemClock, compact};
+use snapferry_base::fence::Fence;
+use snapferry_base::retry::Backoff;
+use snapferry_base::units::ByteCount;
+use snapferry_engine::convert::plan::Destination;
+use snapferry_engine::store::{FencedStore, FolderStore, Limited, ObjectKey, ObjectStore, Pace, Retrying};
+use snapferry_s3::{Auth, S3Config, S3Store};
 
-/// The smallest cluster size offered: below it an image is mostly tables.
-const LEAST_CLUSTER: ClusterBits = ClusterBits::KIB4;
-
-/// The converter's options.
-pub fn options(args: &ConvertArgs) -> anyhow::Result<Options> {
-    let cluster = ClusterBits::from_size(args.cluster_size).map_err(|error| UsageError(error.to_string()))?;
-    if cluster < LEAST_CLUSTER {
-        return Err(UsageError(format!("cluster size {cluster} is too small: give {LEAST_CLUSTER} to 2 MiB")).into());
-    }
-    Ok(Options {
-        codec: args.codec.codec(),
-        bodies: args.codec.bodies(),
-        level: args.level,
-        cluster,
-        threads: args.threads,
-        part_size: args.part_size,
-        connections: args.connections,
-        readers: None,
-        hashing: if args.no_hash { Hashing::Off } else { Hashing::Blake3 },
-        ..Options::default()
-    })
-}
+use super::credentials::{self, Credentials, Identity};
+use super::error::UsageError;
 
 /// The image's name and place, without touching either.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,11 +30,17 @@ pub enum Place {
 
 impl Place {
     /// From what was typed; `device`, `host` and `now` make the default key.
-    pub fn resolve(args: &DestinationArgs, device: &Path, host: &str, now: SystemTime) -> anyhow::Result<Self> {
+    pub fn resolve(
+        args: &DestinationArgs,
+        device: &Path,
+        host: &str,
+        now: SystemTime,
+    ) -> CommandResult<Self> {
         if let Some(output) = &args.output {
             return Self::file(output);
         }
-        let bucket = args.bucket.clone().ok_or_else(|| UsageError("give --bucket NAME or --output FILE".into()))?;
+        let bucket =
+            args.bucket.clone().ok_or_else(|| UsageError("give --bucket NAME or --output FILE".into()))?;
         let key = args.key.clone().unwrap_or_else(|| default_key(device, host, now));
         let key = ObjectKey::of_image(&key).map_err(|error| UsageError(error.to_string()))?;
         if !key.as_str().ends_with(".qcow2") {
@@ -62,7 +49,7 @@ impl Place {
         Ok(Self::Bucket { bucket, key })
     }
 
-    fn file(output: &Path) -> anyhow::Result<Self> {
+    fn file(output: &Path) -> CommandResult<Self> {
         if output.as_os_str() == "-" {
             return Err(UsageError(
                 "--output - is not possible: the image's header is known last, and a pipe can't go back to it; give a file, or --bucket".into(),
@@ -99,7 +86,7 @@ impl Place {
     }
 
     /// Whether the manifest could be put beside a local image. Whether the image could, its upload shows before anything is read.
-    pub fn check_beside(&self) -> anyhow::Result<()> {
+    pub fn check_beside(&self) -> CommandResult<()> {
         match self {
             Self::Bucket { .. } => Ok(()),
             Self::File { path, key } => Ok(folder(path)?.check(&key.manifest())?),
@@ -117,13 +104,17 @@ impl Place {
 
 /// The folder that a file is in, as a store.
 fn folder(path: &Path) -> Result<FolderStore, UsageError> {
-    FolderStore::of(path).map(|(store, _)| store).ok_or_else(|| UsageError(format!("{} does not name a file", path.display())))
+    FolderStore::of(path)
+        .map(|(store, _)| store)
+        .ok_or_else(|| UsageError(format!("{} does not name a file", path.display())))
 }
 
 /// `<host>-<device>-<UTC yyyymmddhhmmss>.qcow2`, with nothing but letters, digits, dots and dashes.
 fn default_key(device: &Path, host: &str, now: SystemTime) -> String {
     let device = device.file_stem().map_or("disk".into(), |name| name.to_string_lossy());
-    let clean = |text: &str| text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect::<String>();
+    let clean = |text: &str| {
+        text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect::<String>()
+    };
     format!("{}-{}-{}.qcow2", clean(host), clean(&device), compact(now))
 }
 
@@ -144,27 +135,31 @@ pub struct Use<'a> {
     pub fence: Option<&'a Arc<dyn Fence>>,
     /// Whose tokens serve here too, where it is the same one that is let in.
     pub identity: Option<&'a Identity>,
+    /// Where keys and endpoints may come from.
+    pub environment: &'a Environment,
 }
 
 impl<'a> Use<'a> {
     /// Without a limit, by whoever it is that is let in.
-    pub fn plain(connections: usize, cancel: &'a Cancel) -> Self {
-        Self { limit: None, connections, cancel, fence: None, identity: None }
+    pub fn plain(connections: usize, cancel: &'a Cancel, environment: &'a Environment) -> Self {
+        Self { limit: None, connections, cancel, fence: None, identity: None, environment }
     }
 }
 
 /// The store that the place leads to, with its decorators: each attempt is counted against the rate limit, failures are retried, and
 /// throttling halves what is in flight. With a fence, each attempt to change something asks it first.
-pub fn open_store(place: &Place, args: &StoreArgs, usage: &Use<'_>) -> anyhow::Result<Arc<dyn ObjectStore>> {
+pub fn open_store(place: &Place, args: &StoreArgs, usage: &Use<'_>) -> CommandResult<Arc<dyn ObjectStore>> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let bare: Arc<dyn ObjectStore> = match place {
         Place::Bucket { bucket, .. } => {
-            Arc::new(S3Store::connect(s3_config(bucket, args, &Environment::of_process(), usage.identity)?)?)
+            Arc::new(S3Store::connect(s3_config(bucket, args, usage.environment, usage.identity)?)?)
         }
         Place::File { path, .. } => Arc::new(folder(path)?),
     };
     let limited: Arc<dyn ObjectStore> = match usage.limit {
-        Some(rate) if rate.0 == 0 => return Err(UsageError("--limit 0 would never send a byte".into()).into()),
+        Some(rate) if rate.0 == 0 => {
+            return Err(UsageError("--limit 0 would never send a byte".into()).into());
+        }
         Some(rate) => Arc::new(Limited::new(bare, rate, Arc::clone(&clock))),
         None => bare,
     };
@@ -172,7 +167,13 @@ pub fn open_store(place: &Place, args: &StoreArgs, usage: &Use<'_>) -> anyhow::R
         Some(fence) => Arc::new(FencedStore::new(limited, Arc::clone(fence))),
         None => limited,
     };
-    Ok(Arc::new(Retrying::new(fenced, clock, usage.cancel.clone(), Pace::new(usage.connections), Backoff::STORE)))
+    Ok(Arc::new(Retrying::new(
+        fenced,
+        clock,
+        usage.cancel.clone(),
+        Pace::new(usage.connections),
+        Backoff::STORE,
+    )))
 }
 
 /// Everything that the S3 client is told.
@@ -181,13 +182,15 @@ pub fn s3_config(
     args: &StoreArgs,
     environment: &Environment,
     identity: Option<&Identity>,
-) -> anyhow::Result<S3Config> {
+) -> CommandResult<S3Config> {
     let of_aws = |names: &[&str]| names.iter().find_map(|name| environment.get(name));
     let region = args.region.as_deref().or_else(|| of_aws(&["AWS_REGION", "AWS_DEFAULT_REGION"]));
     let asked = args.endpoint.as_deref().or_else(|| of_aws(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]));
     let endpoint = endpoint(asked.unwrap_or("direct"), region)?;
     let auth = match credentials::find(args, environment)? {
-        Credentials::Hmac { access_key, secret_key, session_token } => Auth::Hmac { access_key, secret_key, session_token },
+        Credentials::Hmac { access_key, secret_key, session_token } => {
+            Auth::Hmac { access_key, secret_key, session_token }
+        }
         found => Auth::Bearer(match identity.filter(|identity| identity.is(&found)) {
             Some(identity) => Arc::clone(&identity.tokens),
             None => credentials::token_source(&found, &args.identity)?,
@@ -199,7 +202,7 @@ pub fn s3_config(
 }
 
 /// A URL as it is, or IBM COS' own endpoint of the kind and region (IBM's documentation, "Endpoints and storage locations").
-fn endpoint(asked: &str, region: Option<&str>) -> anyhow::Result<String> {
+fn endpoint(asked: &str, region: Option<&str>) -> CommandResult<String> {
     if asked.starts_with("http://") || asked.starts_with("https://") {
         return Ok(asked.trim_end_matches('/').to_owned());
     }
@@ -208,7 +211,9 @@ fn endpoint(asked: &str, region: Option<&str>) -> anyhow::Result<String> {
         "private" => "private.",
         "direct" => "direct.",
         other => {
-            let message = format!("--endpoint {other:?} is neither a URL (https://...) nor one of direct, private, public");
+            let message = format!(
+                "--endpoint {other:?} is neither a URL (https://...) nor one of direct, private, public"
+            );
             return Err(UsageError(message).into());
         }
     };
@@ -220,23 +225,32 @@ fn endpoint(asked: &str, region: Option<&str>) -> anyhow::Result<String> {
         )
     })?;
     // It becomes part of a host's name, and credentials are sent there.
-    if region.is_empty() || !region.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-') {
-        return Err(UsageError(format!("{region:?} is not the region of a bucket: give one such as us-south")).into());
+    if region.is_empty()
+        || !region.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+    {
+        return Err(UsageError(format!(
+            "{region:?} is not the region of a bucket: give one such as us-south"
+        ))
+        .into());
     }
     Ok(format!("https://s3.{kind}{region}.cloud-object-storage.appdomain.cloud"))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt as _;
     use std::time::Duration;
 
+    use super::*;
+
     #[test]
     fn the_default_key_is_clean_and_dated() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_323_045);
-        assert_eq!(default_key(Path::new("/dev/vdc"), "conv_1.eu", now), "conv-1.eu-vdc-20260102030405.qcow2");
+        assert_eq!(
+            default_key(Path::new("/dev/vdc"), "conv_1.eu", now),
+            "conv-1.eu-vdc-20260102030405.qcow2"
+        );
         assert_eq!(default_key(Path::new("my disk.raw"), "h", now), "h-my-disk-20260102030405.qcow2");
     }
 
@@ -248,9 +262,14 @@ mod tests {
             at("direct", Some("us-south")).as_deref(),
             Ok("https://s3.direct.us-south.cloud-object-storage.appdomain.cloud")
         );
-        assert_eq!(at("public", Some("eu-de")).as_deref(), Ok("https://s3.eu-de.cloud-object-storage.appdomain.cloud"));
+        assert_eq!(
+            at("public", Some("eu-de")).as_deref(),
+            Ok("https://s3.eu-de.cloud-object-storage.appdomain.cloud")
+        );
         assert!(at("direct", None).expect_err("no region").contains("--region"));
-        assert!(at("direct", Some("us.example.com/")).expect_err("a host").contains("not the region of a bucket"));
+        assert!(
+            at("direct", Some("us.example.com/")).expect_err("a host").contains("not the region of a bucket")
+        );
         assert!(at("s3.example.com", Some("x")).expect_err("no scheme").contains("neither a URL"));
     }
 
@@ -259,7 +278,10 @@ mod tests {
         let error = Place::file(Path::new("-")).expect_err("refused").to_string();
         assert!(error.contains("header is known last"), "{error}");
         assert!(Place::file(Path::new("/")).is_err() && Place::file(Path::new("a/..")).is_err());
-        assert_eq!(Place::file(Path::new("x.qcow2")).expect("a file").path().as_deref(), Some(Path::new("./x.qcow2")));
+        assert_eq!(
+            Place::file(Path::new("x.qcow2")).expect("a file").path().as_deref(),
+            Some(Path::new("./x.qcow2"))
+        );
         let odd = Path::new(OsStr::from_bytes(b"/a/x\xff\n.qcow2"));
         assert_eq!(Place::file(odd).expect("a file").path().as_deref(), Some(odd));
     }

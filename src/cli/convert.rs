@@ -1,30 +1,107 @@
 //! `snapferry convert`.
 
+use crate::cli::error::{CommandError, CommandResult};
+use std::path::PathBuf;
+use std::num::NonZeroUsize;
+use snapferry_engine::compress::Level;
+use snapferry_base::units::{ByteCount, ClusterBits};
+use snapferry_engine::convert::plan::{Hashing, Options};
+use crate::cli::session::Session;
+use crate::cli::args::{CodecChoice, DestinationArgs};
+use clap::Args as Group;
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use snapferry_base::clock::{Clock as _, SystemClock};
+use snapferry_engine::convert::counters::Counters;
+use snapferry_engine::convert::plan::{Destination, Plan};
+use snapferry_engine::convert::{Conversion, Converted, Target, plan_for};
+use snapferry_engine::image::StoredImage;
+use snapferry_engine::image::plan::Origin;
+use snapferry_engine::source::{BadRange, InUse, RawSource, Salvaging, Source};
+use snapferry_engine::verify::Verification;
 
-use super::args::ConvertArgs;
 use super::config::{self, Place, Use};
-use super::exit::{Code, UsageError};
+use super::error::UsageError;
+use super::exit::Code;
 use super::foreign;
 use super::log::Verbosity;
 use super::print_json;
-use super::progress::{Console, Progress};
+use super::progress::Progress;
 use super::report::{Report, write_plan};
-use super::signals::{self, Left};
+use super::signals::Left;
 use super::verify::write_findings;
-use crate::cancel::Cancel;
-use crate::clock::{Clock as _, SystemClock};
-use crate::convert::counters::Counters;
-use crate::convert::plan::{Destination, Plan};
-use crate::convert::{Conversion, Converted, Target, plan_for};
-use crate::restore::plan::Origin;
-use crate::restore::{StoredImage, Verification};
-use crate::source::{BadRange, InUse, RawSource, Salvaging, Source};
 
-pub fn run(args: &ConvertArgs, verbosity: Verbosity, console: &Console) -> anyhow::Result<Code> {
-    let options = config::options(args)?;
+#[derive(Debug, Group)]
+#[command(
+    after_help = "Examples:\n  snapferry convert --device /dev/vdc --bucket images\n  snapferry convert --device /dev/vdc --bucket images --key web01.qcow2 --region us-south\n  snapferry convert --device disk.raw --output disk.qcow2 --codec zstd --level balanced\n  snapferry convert --device /dev/vdc --bucket images --dry-run"
+)]
+pub struct ConvertArgs {
+    /// The disk: a block device, or a file that holds a raw disk
+    #[arg(long, value_name = "PATH")]
+    pub device: PathBuf,
+
+    #[command(flatten)]
+    pub destination: DestinationArgs,
+
+    /// Replace what is stored there already
+    #[arg(long)]
+    pub force: bool,
+
+    /// Read a device that is mounted or claimed by another program
+    #[arg(long)]
+    pub in_use: bool,
+
+    /// How clusters are compressed: deflate is read by every importer, zstd is smaller, none stores them uncompressed
+    #[arg(long, default_value = "deflate", value_name = "deflate|zstd|none")]
+    pub codec: CodecChoice,
+
+    /// Speed against size
+    #[arg(long, default_value = "fast", value_name = "fast|balanced|small|smallest")]
+    pub level: Level,
+
+    /// qcow2's cluster size, 4k to 2M
+    #[arg(long, default_value = "64k", value_name = "SIZE")]
+    pub cluster_size: ByteCount,
+
+    /// Compression threads [default: one per core]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+
+    /// Bytes in each part of the upload, a multiple of 4M [default: 32M, more for very large disks]
+    #[arg(long, value_name = "SIZE")]
+    pub part_size: Option<ByteCount>,
+
+    /// Parts uploaded at once [default: 6]
+    #[arg(long, value_name = "N")]
+    pub connections: Option<NonZeroUsize>,
+
+    /// Limit the upload rate, in bytes per second, e.g. 50M
+    #[arg(long, value_name = "RATE")]
+    pub limit: Option<ByteCount>,
+
+    /// Store unreadable sectors as zeros, list them, and exit with code 3
+    #[arg(long)]
+    pub salvage: bool,
+
+    /// Leave out the BLAKE3 sums of what was read
+    #[arg(long)]
+    pub no_hash: bool,
+
+    /// Read the image back and compare it with what was read; record its SHA-256 in the manifest
+    #[arg(long, conflicts_with_all = ["no_hash", "dry_run"])]
+    pub verify: bool,
+
+    /// Print what would be done: sizes, parts, memory
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Print the result as JSON on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+pub fn run(args: &ConvertArgs, session: &Session) -> CommandResult<Code> {
+    let options = options(args)?;
     let host = config::host();
     let place = Place::resolve(&args.destination, &args.device, &host, SystemClock.now())?;
     let source = RawSource::open(&args.device, if args.in_use { InUse::Read } else { InUse::Refuse })?;
@@ -40,23 +117,21 @@ pub fn run(args: &ConvertArgs, verbosity: Verbosity, console: &Console) -> anyho
     if args.dry_run {
         return dry_run(args, &plan, source.name(), &place.url());
     }
-    let runtime = super::runtime()?;
-    let cancel = Cancel::new();
     let left = match place.kind() {
         Destination::Bucket => Left::Upload,
         Destination::File => Left::Target,
     };
-    signals::listen(runtime.handle(), &cancel, left)?;
+    let runtime = session.start(left)?;
     place.check_beside()?;
     let store = {
         // The HTTP client looks for the runtime that it is made in.
         let _inside = runtime.enter();
-        let usage = Use { limit: args.limit, ..Use::plain(plan.connections, &cancel) };
+        let usage = Use { limit: args.limit, ..Use::plain(plan.connections, &session.cancel, &session.environment) };
         config::open_store(&place, &args.destination.store, &usage)?
     };
     let target = Target { store, key: place.key().clone(), replace: args.force };
     let counters = Arc::new(Counters::default());
-    let progress = Progress::show(console, verbosity, Arc::clone(&counters), source.size());
+    let progress = Progress::show(&session.console, session.verbosity, Arc::clone(&counters), source.size());
     let convert = |source: &dyn Source, bad_ranges: &dyn Fn() -> Vec<BadRange>| {
         let counters = Arc::clone(&counters);
         Conversion {
@@ -65,7 +140,7 @@ pub fn run(args: &ConvertArgs, verbosity: Verbosity, console: &Console) -> anyho
             plan: &plan,
             host: host.clone(),
             clock: &SystemClock,
-            cancel: cancel.clone(),
+            cancel: session.cancel.clone(),
             counters,
         }
         .run(runtime.handle(), bad_ranges)
@@ -80,14 +155,17 @@ pub fn run(args: &ConvertArgs, verbosity: Verbosity, console: &Console) -> anyho
     let mut converted = converted?;
     let verdict = if args.verify {
         let back = StoredImage::open(Arc::clone(&target.store), target.key.clone(), runtime.handle().clone())
-            .with_context(|| format!("the image {} is complete, but can't be read back", converted.url))?;
+            .map_err(|error| {
+                CommandError::from(error).during(format!("the image {} is complete, but can't be read back", converted.url))
+            })?;
         let origin = match place.kind() {
             Destination::Bucket => Origin::Bucket,
             Destination::File => Origin::File,
         };
-        let verification = Verification::of_new(&back, origin, &converted.manifest, &SystemClock, cancel.clone());
-        let verdict = super::verify::shown(verification, console, verbosity)
-            .with_context(|| format!("the image {} is complete, but was not verified", converted.url))?;
+        let verification =
+            Verification::of_new(&back, origin, &converted.manifest, &SystemClock, session.cancel.clone());
+        let verdict = super::verify::shown(verification, session)
+            .map_err(|error| error.during(format!("the image {} is complete, but was not verified", converted.url)))?;
         Some(verdict)
     } else {
         None
@@ -100,7 +178,7 @@ pub fn run(args: &ConvertArgs, verbosity: Verbosity, console: &Console) -> anyho
     }
     let good = verdict.as_ref().is_none_or(|verdict| verdict.good);
     let report = Report::new(&converted, &counters.totals(), plan.summary());
-    print(args, verbosity, &converted, &report)?;
+    print(args, session.verbosity, &converted, &report)?;
     if let Some(verdict) = verdict.filter(|verdict| !verdict.good) {
         // As above: the exit code tells as well.
         let _ = write_findings(&verdict, &mut foreign::err());
@@ -113,11 +191,18 @@ pub fn run(args: &ConvertArgs, verbosity: Verbosity, console: &Console) -> anyho
     })
 }
 
-fn print(args: &ConvertArgs, verbosity: Verbosity, converted: &Converted, report: &Report) -> anyhow::Result<()> {
+fn print(
+    args: &ConvertArgs,
+    verbosity: Verbosity,
+    converted: &Converted,
+    report: &Report,
+) -> CommandResult<()> {
     // The image is there, whether or not somebody still listens on stderr.
     let _ = match verbosity {
         Verbosity::Quiet => report.write_salvaged(&mut foreign::err()),
-        Verbosity::Normal | Verbosity::Verbose => report.write_for_people(converted.took, &mut foreign::err()),
+        Verbosity::Normal | Verbosity::Verbose => {
+            report.write_for_people(converted.took, &mut foreign::err())
+        }
     };
     if args.json {
         print_json(report)?;
@@ -125,7 +210,7 @@ fn print(args: &ConvertArgs, verbosity: Verbosity, converted: &Converted, report
     Ok(())
 }
 
-fn dry_run(args: &ConvertArgs, plan: &Plan, source: &str, image: &str) -> anyhow::Result<Code> {
+fn dry_run(args: &ConvertArgs, plan: &Plan, source: &str, image: &str) -> CommandResult<Code> {
     let summary = plan.summary();
     if args.json {
         print_json(&summary)?;
@@ -133,4 +218,30 @@ fn dry_run(args: &ConvertArgs, plan: &Plan, source: &str, image: &str) -> anyhow
         write_plan(&summary, source, image, &mut foreign::out())?;
     }
     Ok(Code::Done)
+}
+
+/// The smallest cluster size offered: below it an image is mostly tables.
+const LEAST_CLUSTER: ClusterBits = ClusterBits::KIB4;
+
+/// The converter's options.
+fn options(args: &ConvertArgs) -> CommandResult<Options> {
+    let cluster = ClusterBits::from_size(args.cluster_size).map_err(|error| UsageError(error.to_string()))?;
+    if cluster < LEAST_CLUSTER {
+        return Err(UsageError(format!(
+            "cluster size {cluster} is too small: give {LEAST_CLUSTER} to 2 MiB"
+        ))
+        .into());
+    }
+    Ok(Options {
+        codec: args.codec.codec(),
+        bodies: args.codec.bodies(),
+        level: args.level,
+        cluster,
+        threads: args.threads,
+        part_size: args.part_size,
+        connections: args.connections,
+        readers: None,
+        hashing: if args.no_hash { Hashing::Off } else { Hashing::Blake3 },
+        ..Options::default()
+    })
 }

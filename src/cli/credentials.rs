@@ -1,15 +1,20 @@
 //! Where keys come from: files, systemd's credentials, the environment. Never the command line.
 
+use crate::cli::error::{CommandResult, CommandError};
+use crate::cli::args::{IdentityArgs, StoreArgs};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
+use snapferry_base::clock::SystemClock;
+use snapferry_base::identity::TokenSource;
+use snapferry_base::secret::Secret;
+use snapferry_ibmcloud::iam::{
+    ApiKeyConfig, ApiKeySource, IBM_IAM, Metadata, MetadataConfig, Profile, ProfileSource,
+};
 
-use super::args::{IdentityArgs, StoreArgs};
-use super::exit::UsageError;
-use crate::clock::SystemClock;
-use crate::identity::{ApiKeyConfig, ApiKeySource, IBM_IAM, Metadata, MetadataConfig, Profile, ProfileSource, TokenSource};
-use crate::secret::Secret;
+use super::environment::Environment;
+use super::error::UsageError;
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,37 +34,10 @@ pub enum Credentials {
     TrustedProfile(Profile),
 }
 
-/// The environment variables that matter here, read once, so that tests can make them up.
-#[derive(Clone, Default)]
-pub struct Environment {
-    variables: std::collections::BTreeMap<String, String>,
-}
-
-impl Environment {
-    /// The process' own.
-    pub fn of_process() -> Self {
-        Self {
-            variables: std::env::vars_os()
-                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-                .collect(),
-        }
-    }
-
-    /// The variables' names.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.variables.keys().map(String::as_str)
-    }
-
-    /// A variable's value, unless it is empty.
-    pub fn get(&self, name: &str) -> Option<&str> {
-        self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
-    }
-}
-
 /// Looks in this order: `--credentials-file`, `--api-key-file` or `--trusted-profile`; `AWS_ACCESS_KEY_ID` with
 /// `AWS_SECRET_ACCESS_KEY`; `IBMCLOUD_API_KEY`; `$CREDENTIALS_DIRECTORY/apikey` from systemd; `AWS_SHARED_CREDENTIALS_FILE` or
 /// `~/.aws/credentials`.
-pub fn find(args: &StoreArgs, environment: &Environment) -> anyhow::Result<Credentials> {
+pub fn find(args: &StoreArgs, environment: &Environment) -> CommandResult<Credentials> {
     if let Some(path) = &args.credentials_file {
         return from_file(path, environment);
     }
@@ -69,11 +47,19 @@ pub fn find(args: &StoreArgs, environment: &Environment) -> anyhow::Result<Crede
     match (environment.get("AWS_ACCESS_KEY_ID"), environment.get("AWS_SECRET_ACCESS_KEY")) {
         (Some(access_key), Some(secret)) => {
             let session_token = environment.get("AWS_SESSION_TOKEN").map(Secret::new);
-            return Ok(Credentials::Hmac { access_key: access_key.to_owned(), secret_key: Secret::new(secret), session_token });
+            return Ok(Credentials::Hmac {
+                access_key: access_key.to_owned(),
+                secret_key: Secret::new(secret),
+                session_token,
+            });
         }
         (None, None) => {}
-        (Some(_), None) => return Err(UsageError("AWS_ACCESS_KEY_ID is set, but AWS_SECRET_ACCESS_KEY is not".into()).into()),
-        (None, Some(_)) => return Err(UsageError("AWS_SECRET_ACCESS_KEY is set, but AWS_ACCESS_KEY_ID is not".into()).into()),
+        (Some(_), None) => {
+            return Err(UsageError("AWS_ACCESS_KEY_ID is set, but AWS_SECRET_ACCESS_KEY is not".into()).into());
+        }
+        (None, Some(_)) => {
+            return Err(UsageError("AWS_SECRET_ACCESS_KEY is set, but AWS_ACCESS_KEY_ID is not".into()).into());
+        }
     }
     if let Some(found) = of_environment(environment)? {
         return Ok(found);
@@ -93,7 +79,7 @@ pub fn find(args: &StoreArgs, environment: &Environment) -> anyhow::Result<Crede
 
 /// Who we are to IBM's own APIs, which take no S3 keys. Looks in this order: `--api-key-file` or `--trusted-profile`; `IBMCLOUD_API_KEY`;
 /// `$CREDENTIALS_DIRECTORY/apikey` from systemd.
-pub fn find_identity(args: &IdentityArgs, environment: &Environment) -> anyhow::Result<Credentials> {
+pub fn find_identity(args: &IdentityArgs, environment: &Environment) -> CommandResult<Credentials> {
     if let Some(found) = named(args)? {
         return Ok(found);
     }
@@ -108,7 +94,7 @@ pub fn find_identity(args: &IdentityArgs, environment: &Environment) -> anyhow::
 }
 
 /// An API key or a profile that was named: one of them, as the command line and `settings` have it.
-fn named(args: &IdentityArgs) -> anyhow::Result<Option<Credentials>> {
+fn named(args: &IdentityArgs) -> CommandResult<Option<Credentials>> {
     match (&args.api_key_file, &args.trusted_profile) {
         (Some(path), _) => api_key(path).map(Some),
         (None, Some(profile)) => Ok(Some(Credentials::TrustedProfile(Profile::parse(profile)))),
@@ -117,7 +103,7 @@ fn named(args: &IdentityArgs) -> anyhow::Result<Option<Credentials>> {
 }
 
 /// An API key that nobody named.
-fn of_environment(environment: &Environment) -> anyhow::Result<Option<Credentials>> {
+fn of_environment(environment: &Environment) -> CommandResult<Option<Credentials>> {
     if let Some(key) = environment.get("IBMCLOUD_API_KEY") {
         return Ok(Some(Credentials::ApiKey(Secret::new(key))));
     }
@@ -135,7 +121,7 @@ pub struct Identity {
 
 impl Identity {
     /// Looks as [`find_identity`] does.
-    pub fn find(args: &IdentityArgs, environment: &Environment) -> anyhow::Result<Self> {
+    pub fn find(args: &IdentityArgs, environment: &Environment) -> CommandResult<Self> {
         let found = find_identity(args, environment)?;
         Ok(Self { tokens: token_source(&found, args)?, found })
     }
@@ -155,7 +141,7 @@ impl Identity {
 }
 
 /// Tokens for what was found.
-pub fn token_source(found: &Credentials, args: &IdentityArgs) -> anyhow::Result<Arc<dyn TokenSource>> {
+pub fn token_source(found: &Credentials, args: &IdentityArgs) -> CommandResult<Arc<dyn TokenSource>> {
     let clock = Arc::new(SystemClock);
     Ok(match found {
         Credentials::ApiKey(api_key) => {
@@ -163,22 +149,25 @@ pub fn token_source(found: &Credentials, args: &IdentityArgs) -> anyhow::Result<
             let config = ApiKeyConfig { endpoint, api_key: api_key.clone(), ca_file: args.ca_file.clone() };
             Arc::new(ApiKeySource::new(config, clock)?)
         }
-        Credentials::TrustedProfile(profile) => Arc::new(ProfileSource::new(metadata(args)?, profile.clone(), clock)),
+        Credentials::TrustedProfile(profile) => {
+            Arc::new(ProfileSource::new(metadata(args)?, profile.clone(), clock))
+        }
         Credentials::Hmac { .. } => return Err(UsageError("S3 keys give no tokens".into()).into()),
     })
 }
 
 /// The instance metadata service.
-pub fn metadata(args: &IdentityArgs) -> anyhow::Result<Arc<Metadata>> {
+pub fn metadata(args: &IdentityArgs) -> CommandResult<Arc<Metadata>> {
     let config = MetadataConfig { endpoint: args.metadata_endpoint.clone(), ca_file: args.ca_file.clone() };
     Ok(Arc::new(Metadata::new(&config)?))
 }
 
-fn read(path: &Path, what: &str) -> anyhow::Result<String> {
-    crate::given::read_text(path).map_err(|error| UsageError(format!("cannot read the {what} {}: {error}", path.display())).into())
+fn read(path: &Path, what: &str) -> CommandResult<String> {
+    snapferry_base::given::read_text(path)
+        .map_err(|error| UsageError(format!("cannot read the {what} {}: {error}", path.display())).into())
 }
 
-fn api_key(path: &Path) -> anyhow::Result<Credentials> {
+fn api_key(path: &Path) -> CommandResult<Credentials> {
     let text = read(path, "API key file")?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     // `ibmcloud iam api-key-create --file` writes JSON; a secret store usually gives the bare key.
@@ -210,14 +199,16 @@ struct HmacJson {
     secret_access_key: String,
 }
 
-fn from_file(path: &Path, environment: &Environment) -> anyhow::Result<Credentials> {
+fn from_file(path: &Path, environment: &Environment) -> CommandResult<Credentials> {
     let text = read(path, "credentials file")?;
     // Editors of another system put a mark of byte order in front.
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    let bad = |why: &str| anyhow::Error::from(UsageError(format!("the credentials file {} {why}", path.display())));
+    let bad =
+        |why: &str| CommandError::from(UsageError(format!("the credentials file {} {why}", path.display())));
     if text.trim_start().starts_with('{') {
         // The parser's own message would quote what it read.
-        let found: ServiceCredential = serde_json::from_str(text).map_err(|_| bad("is not the JSON of a service credential"))?;
+        let found: ServiceCredential =
+            serde_json::from_str(text).map_err(|_| bad("is not the JSON of a service credential"))?;
         return match (found.cos_hmac_keys, found.apikey) {
             (Some(HmacJson { access_key_id, secret_access_key }), _) => Ok(Credentials::Hmac {
                 access_key: access_key_id,
@@ -230,7 +221,9 @@ fn from_file(path: &Path, environment: &Environment) -> anyhow::Result<Credentia
     }
     let profile = environment.get("AWS_PROFILE").unwrap_or("default");
     match from_ini(text, profile) {
-        Ok(found) => found.ok_or_else(|| bad(&format!("has no aws_access_key_id and aws_secret_access_key under [{profile}]"))),
+        Ok(found) => found.ok_or_else(|| {
+            bad(&format!("has no aws_access_key_id and aws_secret_access_key under [{profile}]"))
+        }),
         Err(number) => Err(bad(&format!(
             "has more than a value in line {number}: no key holds a blank. A comment goes into a line of its own, and begins it with # or ;"
         ))),
@@ -244,9 +237,13 @@ fn from_ini(text: &str, profile: &str) -> Result<Option<Credentials>, usize> {
     let (mut access_key, mut secret_key, mut session_token) = (None, None, None);
     for (number, line) in (1..).zip(text.lines().map(str::trim)) {
         let section = line.strip_prefix('[').and_then(|rest| rest.split_once(']'));
-        if let Some((section, _)) = section.filter(|(_, rest)| matches!(rest.trim_start().chars().next(), None | Some('#' | ';'))) {
+        if let Some((section, _)) =
+            section.filter(|(_, rest)| matches!(rest.trim_start().chars().next(), None | Some('#' | ';')))
+        {
             inside = section.trim() == profile;
-        } else if let Some((name, value)) = line.split_once('=').filter(|_| inside && !line.starts_with(['#', ';'])) {
+        } else if let Some((name, value)) =
+            line.split_once('=').filter(|_| inside && !line.starts_with(['#', ';']))
+        {
             let (name, value) = (name.trim(), value.trim());
             if name.starts_with("aws_") && value.contains(char::is_whitespace) {
                 return Err(number);
@@ -259,14 +256,11 @@ fn from_ini(text: &str, profile: &str) -> Result<Option<Credentials>, usize> {
             }
         }
     }
-    Ok(access_key.zip(secret_key).map(|(access_key, secret_key)| Credentials::Hmac { access_key, secret_key, session_token }))
-}
-
-#[cfg(test)]
-impl Environment {
-    pub(super) fn made_up(variables: &[(&str, &str)]) -> Self {
-        Self { variables: variables.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect() }
-    }
+    Ok(access_key.zip(secret_key).map(|(access_key, secret_key)| Credentials::Hmac {
+        access_key,
+        secret_key,
+        session_token,
+    }))
 }
 
 #[cfg(test)]
@@ -277,10 +271,14 @@ mod tests {
         StoreArgs::default()
     }
 
-    fn shown(found: anyhow::Result<Credentials>) -> String {
+    fn shown(found: CommandResult<Credentials>) -> String {
         match found {
             Ok(Credentials::Hmac { access_key, secret_key, session_token }) => {
-                format!("hmac {access_key} {} {}", secret_key.reveal(), session_token.as_ref().map_or("-", Secret::reveal))
+                format!(
+                    "hmac {access_key} {} {}",
+                    secret_key.reveal(),
+                    session_token.as_ref().map_or("-", Secret::reveal)
+                )
             }
             Ok(Credentials::ApiKey(key)) => format!("key {}", key.reveal()),
             Ok(Credentials::TrustedProfile(profile)) => format!("profile {profile:?}"),
@@ -300,16 +298,29 @@ mod tests {
             "ini",
             "[other]\naws_access_key_id=no\n[default]\n# aws_access_key_id = no\naws_access_key_id = ini\naws_secret_access_key=s=1\n",
         );
-        let json = file("json", r#"{"apikey":"j","cos_hmac_keys":{"access_key_id":"json","secret_access_key":"s2"}}"#);
+        let json = file(
+            "json",
+            r#"{"apikey":"j","cos_hmac_keys":{"access_key_id":"json","secret_access_key":"s2"}}"#,
+        );
         file("apikey", "from-systemd\n");
         let key = file("key.json", r#"{"name":"x","apikey":"created"}"#);
-        let both = [("AWS_ACCESS_KEY_ID", "env"), ("AWS_SECRET_ACCESS_KEY", "s3"), ("IBMCLOUD_API_KEY", "ibm")];
+        let both =
+            [("AWS_ACCESS_KEY_ID", "env"), ("AWS_SECRET_ACCESS_KEY", "s3"), ("IBMCLOUD_API_KEY", "ibm")];
         let env = Environment::made_up(&both);
-        assert_eq!(shown(find(&StoreArgs { credentials_file: Some(ini.clone()), ..args() }, &env)), "hmac ini s=1 -");
-        assert_eq!(shown(find(&StoreArgs { credentials_file: Some(json), ..args() }, &env)), "hmac json s2 -");
+        assert_eq!(
+            shown(find(&StoreArgs { credentials_file: Some(ini.clone()), ..args() }, &env)),
+            "hmac ini s=1 -"
+        );
+        assert_eq!(
+            shown(find(&StoreArgs { credentials_file: Some(json), ..args() }, &env)),
+            "hmac json s2 -"
+        );
         assert_eq!(
             shown(find(
-                &StoreArgs { identity: IdentityArgs { api_key_file: Some(key), ..IdentityArgs::default() }, ..args() },
+                &StoreArgs {
+                    identity: IdentityArgs { api_key_file: Some(key), ..IdentityArgs::default() },
+                    ..args()
+                },
                 &env
             )),
             "key created"
@@ -320,15 +331,19 @@ mod tests {
         assert_eq!(shown(find_identity(&profile, &env)), "profile Default");
         assert_eq!(shown(find_identity(&IdentityArgs::default(), &env)), "key ibm");
         assert!(
-            shown(find_identity(&IdentityArgs::default(), &Environment::made_up(&both[..2]))).starts_with("error no credentials")
+            shown(find_identity(&IdentityArgs::default(), &Environment::made_up(&both[..2])))
+                .starts_with("error no credentials")
         );
         assert_eq!(shown(find(&args(), &Environment::made_up(&both[2..]))), "key ibm");
         let systemd = [("CREDENTIALS_DIRECTORY", folder.path().to_str().expect("UTF-8"))];
         assert_eq!(shown(find(&args(), &Environment::made_up(&systemd))), "key from-systemd");
-        let shared = [("AWS_SHARED_CREDENTIALS_FILE", ini.to_str().expect("UTF-8")), ("AWS_PROFILE", "default")];
+        let shared =
+            [("AWS_SHARED_CREDENTIALS_FILE", ini.to_str().expect("UTF-8")), ("AWS_PROFILE", "default")];
         assert_eq!(shown(find(&args(), &Environment::made_up(&shared))), "hmac ini s=1 -");
         assert!(shown(find(&args(), &Environment::default())).starts_with("error no credentials"));
-        assert!(shown(find(&args(), &Environment::made_up(&both[..1]))).contains("AWS_SECRET_ACCESS_KEY is not"));
+        assert!(
+            shown(find(&args(), &Environment::made_up(&both[..1]))).contains("AWS_SECRET_ACCESS_KEY is not")
+        );
     }
 
     #[test]
@@ -337,17 +352,27 @@ mod tests {
         let path = folder.path().join("credentials");
         let read = |text: &str| {
             std::fs::write(&path, text).expect("written");
-            shown(find(&StoreArgs { credentials_file: Some(path.clone()), ..args() }, &Environment::default()))
+            shown(find(
+                &StoreArgs { credentials_file: Some(path.clone()), ..args() },
+                &Environment::default(),
+            ))
         };
         let keys = "aws_access_key_id = a\naws_secret_access_key = s\n";
-        for head in ["[default]", "[default] # mine", "[default]; mine", "[ default ]\t", "\u{feff}[default]"] {
+        for head in ["[default]", "[default] # mine", "[default]; mine", "[ default ]\t", "\u{feff}[default]"]
+        {
             assert_eq!(read(&format!("{head}\n{keys}")), "hmac a s -", "{head}");
             assert_eq!(read(&format!("{head}\n{keys}").replace('\n', "\r\n")), "hmac a s -", "{head}");
         }
         assert!(read(&format!("[default]x\n{keys}")).contains("has no aws_access_key_id"));
         let refused = read("[default]\naws_access_key_id = a # mine\naws_secret_access_key = hunter2\n");
-        assert!(refused.contains("in line 2") && !refused.contains("hunter2") && !refused.contains("mine"), "{refused}");
-        assert_eq!(read(&format!("[other]\naws_session_token = a b\n[default]\nregion = us south\n{keys}")), "hmac a s -");
+        assert!(
+            refused.contains("in line 2") && !refused.contains("hunter2") && !refused.contains("mine"),
+            "{refused}"
+        );
+        assert_eq!(
+            read(&format!("[other]\naws_session_token = a b\n[default]\nregion = us south\n{keys}")),
+            "hmac a s -"
+        );
     }
 
     #[test]
@@ -355,7 +380,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("bad");
         std::fs::write(&path, r#"{"apikey": hunter2"#).expect("written");
-        let error = shown(find(&StoreArgs { credentials_file: Some(path), ..args() }, &Environment::default()));
+        let error =
+            shown(find(&StoreArgs { credentials_file: Some(path), ..args() }, &Environment::default()));
         assert!(error.contains("is not the JSON") && !error.contains("hunter2"), "{error}");
     }
 }

@@ -1,21 +1,22 @@
 //! An image's name: `web01.qcow2`, `s3://images/web01.qcow2`, or `--bucket images --key web01.qcow2`.
 
+use crate::cli::error::CommandResult;
+use crate::cli::args::{StoreArgs};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args as Group;
+use snapferry_engine::image::plan::Origin;
+use snapferry_engine::image::{LocalImage, StoredImage};
+use snapferry_engine::store::{FolderStore, ObjectKey, ObjectStore};
+use snapferry_qcow2::ImageFile;
 use tokio::runtime::Runtime;
 
-use super::args::StoreArgs;
 use super::config::{self, Place, Use};
-use super::exit::UsageError;
-use crate::cancel::Cancel;
-use crate::qcow2::ImageFile;
-use crate::restore::plan::Origin;
-use crate::restore::{LocalImage, StoredImage};
-use crate::store::{FolderStore, ObjectKey, ObjectStore};
+use super::error::UsageError;
+use super::session::Session;
 
 /// Begins the name of an object.
 const SCHEME: &str = "s3://";
@@ -48,7 +49,9 @@ impl ImageArgs {
         match (&self.image, &self.bucket, &self.key) {
             (Some(image), _, _) => ImageName::parse(image),
             (None, Some(bucket), Some(key)) => ImageName::object(bucket, key),
-            (None, _, _) => Err(UsageError("which image? Give a file, s3://BUCKET/KEY, or --bucket and --key".into())),
+            (None, _, _) => {
+                Err(UsageError("which image? Give a file, s3://BUCKET/KEY, or --bucket and --key".into()))
+            }
         }
     }
 }
@@ -78,7 +81,8 @@ impl ImageName {
         }
         if typed == "-" {
             return Err(UsageError(
-                "an image is read at any offset, which a pipe does not have: give a file, or s3://BUCKET/KEY".into(),
+                "an image is read at any offset, which a pipe does not have: give a file, or s3://BUCKET/KEY"
+                    .into(),
             ));
         }
         let Some(rest) = typed.to_str().and_then(|text| text.strip_prefix(SCHEME)) else {
@@ -140,16 +144,18 @@ pub fn open(
     args: &StoreArgs,
     connections: usize,
     runtime: &Runtime,
-    cancel: &Cancel,
-) -> anyhow::Result<OpenImage> {
+    session: &Session,
+) -> CommandResult<OpenImage> {
     match name {
-        ImageName::File(path) => Ok(OpenImage { file: Arc::new(LocalImage::open(path)?), shelf: folder_of(path) }),
+        ImageName::File(path) => {
+            Ok(OpenImage { file: Arc::new(LocalImage::open(path)?), shelf: folder_of(path) })
+        }
         ImageName::Object { bucket, key } => {
             let place = Place::Bucket { bucket: bucket.clone(), key: key.clone() };
             let store = {
                 // The HTTP client looks for the runtime that it is made in.
                 let _inside = runtime.enter();
-                config::open_store(&place, args, &Use::plain(connections, cancel))?
+                config::open_store(&place, args, &Use::plain(connections, &session.cancel, &session.environment))?
             };
             let file = StoredImage::open(Arc::clone(&store), key.clone(), runtime.handle().clone())?;
             Ok(OpenImage { file: Arc::new(file), shelf: Some(Shelf { store, key: key.clone() }) })
@@ -173,8 +179,10 @@ mod tests {
     #[test]
     fn objects_are_told_from_files_by_their_scheme() {
         let parse = |typed: &str| ImageName::parse(OsStr::new(typed)).map_err(|error| error.to_string());
-        let object =
-            |bucket: &str, key: &str| ImageName::Object { bucket: bucket.into(), key: ObjectKey::new(key).expect("a key") };
+        let object = |bucket: &str, key: &str| ImageName::Object {
+            bucket: bucket.into(),
+            key: ObjectKey::new(key).expect("a key"),
+        };
         assert_eq!(parse("s3://images/a/web01.qcow2"), Ok(object("images", "a/web01.qcow2")));
         assert_eq!(parse("./s3:/x"), Ok(ImageName::File("./s3:/x".into())));
         assert_eq!(parse("json:{}"), Ok(ImageName::File("json:{}".into())));
@@ -191,7 +199,10 @@ mod tests {
         let path = folder.path().join("web01.qcow2");
         std::fs::write(&path, b"x").expect("written");
         let shelf = folder_of(&path).expect("a folder");
-        assert_eq!(shelf.store.url(&shelf.key.manifest()), folder.path().join("web01.qcow2.manifest").display().to_string());
+        assert_eq!(
+            shelf.store.url(&shelf.key.manifest()),
+            folder.path().join("web01.qcow2.manifest").display().to_string()
+        );
         assert!(folder_of(Path::new("/dev/null")).is_none());
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, Write};
 
+use snapferry_ibmcloud::vpc::CHANGES;
 use tracing::field::Field;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
@@ -14,7 +15,6 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::foreign::{Form, Shown, line};
 use super::progress::Console;
-use crate::vpc::CHANGES;
 
 /// How much is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,15 +56,25 @@ pub fn start(verbosity: Verbosity, format: LogFormat, console: &Console) {
     let filter = EnvFilter::try_from_env("SNAPFERRY_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     // Its own way of complaining about a stderr that is full is a panic.
     let layer = || tracing_subscriber::fmt::layer().with_target(false).log_internal_errors(false);
-    let lines = || layer().fmt_fields(debug_fn(field).delimited(" ")).with_writer(AboveBar(console.clone(), Form::Text));
-    let objects = || layer().json().flatten_event(true).with_span_list(true).with_writer(AboveBar(console.clone(), Form::Json));
+    let lines = || {
+        layer().fmt_fields(debug_fn(field).delimited(" ")).with_writer(AboveBar(console.clone(), Form::Text))
+    };
+    let objects = || {
+        layer()
+            .json()
+            .flatten_event(true)
+            .with_span_list(true)
+            .with_writer(AboveBar(console.clone(), Form::Json))
+    };
     let all = tracing_subscriber::registry().with(filter);
     // Only a test that runs two commands in one process finds a subscriber already there.
     let _ = match format {
         LogFormat::Text => all.with(lines().with_ansi(console.is_terminal())).try_init(),
         LogFormat::Json => all.with(objects()).try_init(),
         LogFormat::Journald => match tracing_journald::layer() {
-            Ok(journal) => all.with(journal.with_syslog_identifier("snapferry".to_owned()).with_field_prefix(None)).try_init(),
+            Ok(journal) => all
+                .with(journal.with_syslog_identifier("snapferry".to_owned()).with_field_prefix(None))
+                .try_init(),
             Err(err) => {
                 let begun = all.with(lines().with_ansi(false)).try_init();
                 tracing::warn!("there is no journal to write to, so it goes to stderr: {err}");

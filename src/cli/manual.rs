@@ -1,14 +1,15 @@
 //! `snapferry completions` and `snapferry man`: what shells and `man` are told, made from the command line itself.
 
+use crate::cli::error::CommandResult;
 use std::io::{Write as _, stdout};
 use std::path::{Path, PathBuf};
 
-use clap::{Args as Group, Command, CommandFactory as _};
+use clap::{Args as Group, Command};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use super::args::Args;
-use super::exit::{Code, UsageError};
+use super::error::UsageError;
+use super::exit::Code;
 
 #[derive(Debug, Group)]
 #[command(
@@ -21,28 +22,32 @@ pub struct CompletionsArgs {
 }
 
 #[derive(Debug, Group)]
-#[command(after_help = "Examples:\n  snapferry man | man -l -\n  snapferry man --to /usr/local/share/man/man1")]
+#[command(
+    after_help = "Examples:\n  snapferry man | man -l -\n  snapferry man --to /usr/local/share/man/man1"
+)]
 pub struct ManArgs {
     /// Write a page for each command into this folder, instead of the first one to stdout
     #[arg(long, value_name = "FOLDER")]
     pub to: Option<PathBuf>,
 }
 
-pub fn completions(args: &CompletionsArgs) -> anyhow::Result<Code> {
+/// Prints completions of `command` for a shell.
+pub fn completions(args: &CompletionsArgs, mut command: Command) -> CommandResult<Code> {
     let mut text = Vec::new();
     // It writes to memory alone: on a stream that can't be written to it panics.
-    clap_complete::generate(args.shell, &mut Args::command(), "snapferry", &mut text);
+    clap_complete::generate(args.shell, &mut command, "snapferry", &mut text);
     stdout().lock().write_all(&text)?;
     Ok(Code::Done)
 }
 
-pub fn man(args: &ManArgs) -> anyhow::Result<Code> {
-    let mut command = Args::command();
+/// Prints the manual page of `command`, or writes those of all commands below it into a folder.
+pub fn man(args: &ManArgs, mut command: Command) -> CommandResult<Code> {
     command.build();
     match &args.to {
         None => stdout().lock().write_all(&page(&command)?)?,
         Some(folder) => {
-            std::fs::create_dir_all(folder).map_err(|error| UsageError(format!("cannot make {}: {error}", folder.display())))?;
+            std::fs::create_dir_all(folder)
+                .map_err(|error| UsageError(format!("cannot make {}: {error}", folder.display())))?;
             write(&command, folder)?;
         }
     }
@@ -50,10 +55,13 @@ pub fn man(args: &ManArgs) -> anyhow::Result<Code> {
 }
 
 /// The page of a command, and those of all below it.
-fn write(command: &Command, folder: &Path) -> anyhow::Result<()> {
+fn write(command: &Command, folder: &Path) -> CommandResult<()> {
     let name = name(command);
     std::fs::write(folder.join(format!("{name}.1")), page(command)?)?;
-    command.get_subcommands().filter(|below| below.get_name() != "help").try_for_each(|below| write(below, folder))
+    command
+        .get_subcommands()
+        .filter(|below| below.get_name() != "help")
+        .try_for_each(|below| write(below, folder))
 }
 
 /// `snapferry jobs list` as pages are named: `snapferry-jobs-list`.
@@ -71,17 +79,23 @@ fn page(command: &Command) -> std::io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
+    use crate::cli::command::Args;
 
     fn below(command: &Command, all: &mut Vec<Command>) {
         all.push(command.clone());
-        command.get_subcommands().filter(|found| found.get_name() != "help").for_each(|found| below(found, all));
+        command
+            .get_subcommands()
+            .filter(|found| found.get_name() != "help")
+            .for_each(|found| below(found, all));
     }
 
     #[test]
     fn every_command_has_a_page_with_its_examples() {
         let folder = tempfile::tempdir().expect("a folder");
-        man(&ManArgs { to: Some(folder.path().join("man")) }).expect("pages");
+        man(&ManArgs { to: Some(folder.path().join("man")) }, Args::command()).expect("pages");
         let mut root = Args::command();
         root.build();
         let mut all = Vec::new();
@@ -89,9 +103,15 @@ mod tests {
         for command in &all {
             let name = name(command);
             let text = std::fs::read_to_string(folder.path().join(format!("man/{name}.1"))).expect(&name);
-            assert!(text.contains(".SH SYNOPSIS") && text.contains(&name.replace('-', "\\-")), "{name}: {text}");
+            assert!(
+                text.contains(".SH SYNOPSIS") && text.contains(&name.replace('-', "\\-")),
+                "{name}: {text}"
+            );
             let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(!examples.starts_with("Examples:") || text.contains("Examples:"), "{name} has lost its examples");
+            assert!(
+                !examples.starts_with("Examples:") || text.contains("Examples:"),
+                "{name} has lost its examples"
+            );
         }
         let pages = std::fs::read_dir(folder.path().join("man")).expect("a folder").count();
         assert_eq!(pages, all.len());

@@ -1,19 +1,24 @@
 //! The command line: the only place that reads arguments and the environment, prints, and picks concrete stores and sources.
 
+use crate::cli::error::{CommandResult, CommandError};
+use command::{Args, Command};
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 use serde::Serialize;
+use snapferry_base::cancel::Cancel;
 
 mod args;
 mod cloud;
+mod command;
 mod config;
+mod config_show;
 mod convert;
 mod credentials;
-#[cfg(feature = "sim")]
-mod demo;
+mod environment;
+mod error;
 mod exit;
 mod fleet;
 mod foreign;
@@ -33,20 +38,18 @@ mod replicate;
 mod report;
 mod restore;
 mod runtime;
+mod session;
 mod settings;
-mod shown;
 mod signals;
-#[cfg(feature = "sim")]
-mod sim;
 mod table;
 mod uploads;
 mod verify;
 
-use args::{Args, Command};
-use credentials::Environment;
+use environment::Environment;
 use exit::Code;
 use foreign::Form;
 use runtime::runtime;
+use session::Session;
 use settings::Settings;
 
 /// Parses, runs, reports. A panic anywhere ends in exit code 1, with the work given up in order.
@@ -76,44 +79,46 @@ fn run(typed: &[OsString]) -> ExitCode {
         Ok(read) => read,
         Err(error) => return refuse(&error).into(),
     };
-    let console = progress::Console::new();
-    let verbosity = args.verbosity();
-    log::start(verbosity, args.log_format, &console);
-    for (name, meant) in Settings::misspelt(&environment) {
+    let session = Session {
+        environment,
+        settings,
+        console: progress::Console::new(),
+        verbosity: args.verbosity(),
+        cancel: Cancel::new(),
+    };
+    log::start(session.verbosity, args.log_format, &session.console);
+    for (name, meant) in Settings::misspelt(&session.environment) {
         tracing::warn!("the variable {name} does nothing: was {} meant?", meant.join(" or "));
     }
+    let session = &session;
     let outcome = match args.command {
-        Command::Convert(args) => convert::run(&args, verbosity, &console),
-        Command::Verify(args) => verify::run(&args, verbosity, &console),
-        Command::Restore(args) => restore::run(&args, verbosity, &console),
+        Command::Convert(args) => convert::run(&args, session),
+        Command::Verify(args) => verify::run(&args, session),
+        Command::Restore(args) => restore::run(&args, session),
         // Reached only where an option stands before the name.
         Command::QemuImg(args) => return qemu_img::run(&args.args),
-        Command::Info(args) => inspect::info::run(&args),
-        Command::Check(args) => inspect::check::run(&args),
-        Command::Map(args) => inspect::map::run(&args),
-        Command::Compare(args) => inspect::compare::run(&args),
-        Command::Measure(args) => inspect::measure::run(&args),
-        Command::Uploads(args) => uploads::run(&args),
-        Command::Replicate(args) => replicate::run(&args, verbosity, &console),
-        Command::Enqueue(args) => fleet::enqueue::run(&args),
-        Command::Worker(args) => fleet::worker::run(&args, verbosity, &console),
-        Command::Jobs(args) => fleet::jobs::run(&args),
-        Command::Status(args) => fleet::status::run(&args),
-        Command::Schedule(args) => fleet::schedule::run(&args),
-        Command::Plan(args) => replicate::plan::run(&args),
-        Command::Gc(args) => replicate::gc::run(&args, verbosity),
-        Command::BootVolume(args) => cloud::boot_volume::run(&args),
-        Command::Snapshot(args) => cloud::snapshot::run(&args),
-        Command::Provision(args) => cloud::provision::run(&args),
-        Command::Images(args) => cloud::images::run(&args),
-        Command::Doctor(args) => cloud::doctor::run(&args),
-        Command::Config(args) => shown::run(&args, &settings, &environment),
-        Command::Completions(args) => manual::completions(&args),
-        Command::Man(args) => manual::man(&args),
-        #[cfg(feature = "sim")]
-        Command::Demo(args) => demo::run(&args),
-        #[cfg(feature = "sim")]
-        Command::Sim(args) => sim::run(&args),
+        Command::Info(args) => inspect::info::run(&args, session),
+        Command::Check(args) => inspect::check::run(&args, session),
+        Command::Map(args) => inspect::map::run(&args, session),
+        Command::Compare(args) => inspect::compare::run(&args, session),
+        Command::Measure(args) => inspect::measure::run(&args, session),
+        Command::Uploads(args) => uploads::run(&args, session),
+        Command::Replicate(args) => replicate::run(&args, session),
+        Command::Enqueue(args) => fleet::enqueue::run(&args, session),
+        Command::Worker(args) => fleet::worker::run(&args, session),
+        Command::Jobs(args) => fleet::jobs::run(&args, session),
+        Command::Status(args) => fleet::status::run(&args, session),
+        Command::Schedule(args) => fleet::schedule::run(&args, session),
+        Command::Plan(args) => replicate::plan::run(&args, session),
+        Command::Gc(args) => replicate::gc::run(&args, session),
+        Command::BootVolume(args) => cloud::boot_volume::run(&args, session),
+        Command::Snapshot(args) => cloud::snapshot::run(&args, session),
+        Command::Provision(args) => cloud::provision::run(&args, session),
+        Command::Images(args) => cloud::images::run(&args, session),
+        Command::Doctor(args) => cloud::doctor::run(&args, session),
+        Command::Config(args) => config_show::run(&args, session, &Args::command()),
+        Command::Completions(args) => manual::completions(&args, Args::command()),
+        Command::Man(args) => manual::man(&args, Args::command()),
     };
     match outcome {
         Ok(code) => code.into(),
@@ -121,33 +126,39 @@ fn run(typed: &[OsString]) -> ExitCode {
     }
 }
 
-/// What the command line means, and the settings that it was read with.
-fn read(typed: &[OsString], environment: &Environment) -> anyhow::Result<(Args, Settings)> {
-    let bare = Args::command().try_get_matches_from(typed);
-    if !settings::matter_to(&bare) {
-        return Ok((Args::from_arg_matches(&bare?)?, Settings::default()));
-    }
-    let settings = Settings::find(typed, environment)?;
-    let first = settings.apply(Args::command()).try_get_matches_from(typed)?;
-    // What was typed may take the place of settings of other names.
-    let matches = settings.beside(&first).apply(Args::command()).try_get_matches_from(typed)?;
+/// Reads the command line, and the settings behind it. The first, forgiving parse shows the command and the typed identity, which
+/// decide which settings become defaults of flags; the second one is what counts.
+fn read(typed: &[OsString], environment: &Environment) -> CommandResult<(Args, Settings)> {
+    let command = Args::command();
+    // An error here asks for help or the version; the second parse gives it again.
+    let scanned = command.clone().ignore_errors(true).try_get_matches_from(typed);
+    let scanned = scanned.ok().filter(|scanned| settings::matter_to(&command, scanned));
+    let (settings, defaults) = match scanned {
+        Some(scanned) => {
+            let settings = Settings::find(typed, environment)?;
+            let defaults = settings.beside(&scanned);
+            (settings, defaults)
+        }
+        None => (Settings::default(), Settings::default()),
+    };
+    let matches = defaults.apply(command).try_get_matches_from(typed)?;
     Ok((Args::from_arg_matches(&matches)?, settings))
 }
 
 /// Says why a command line can't be read, or what it asked clap for.
-fn refuse(error: &anyhow::Error) -> Code {
-    match error.downcast_ref::<clap::Error>() {
-        Some(error) => {
+fn refuse(error: &CommandError) -> Code {
+    match error {
+        CommandError::CommandLine(error) => {
             // Help and version are errors to clap too, with exit code 0 and stdout.
             let _ = error.print();
             if error.use_stderr() { Code::Usage } else { Code::Done }
         }
-        None => exit::report(error),
+        other => exit::report(other),
     }
 }
 
 /// A result, for programs.
-fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+fn print_json(value: &impl Serialize) -> CommandResult<()> {
     writeln!(foreign::out_in(Form::Json), "{}", serde_json::to_string(value)?)?;
     Ok(())
 }

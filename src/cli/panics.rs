@@ -13,9 +13,10 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use snapferry_base::cancel::{Cancel, Reason};
+use snapferry_base::limits::Allowance;
+
 use super::exit::Code;
-use crate::cancel::{Cancel, Reason};
-use crate::limits::Allowance;
 
 /// How long the work's way out may take: an upload's abort has half a minute, a volume is detached and deleted in a few.
 const WAY_OUT: Duration = Duration::from_secs(600);
@@ -67,7 +68,8 @@ fn hook(panic: &PanicHookInfo<'_>, backtraces: bool) {
         // Where no thread can be had, whoever waits may still ask twice by a signal.
         let _ = thread::Builder::new().name("way-out".into()).stack_size(WATCHER_STACK).spawn(|| {
             thread::sleep(WAY_OUT);
-            let _ = std::io::stderr().write_all(b"snapferry: giving up does not come to its end: stopped at once\n");
+            let _ = std::io::stderr()
+                .write_all(b"snapferry: giving up does not come to its end: stopped at once\n");
             std::process::exit(Code::Unexpected as i32);
         });
     }
@@ -83,8 +85,11 @@ fn hook(panic: &PanicHookInfo<'_>, backtraces: bool) {
 fn line(panic: &PanicHookInfo<'_>) -> Line {
     let mut line = Line { bytes: [0; LINE], len: 0 };
     let thread = thread::current();
-    let _ =
-        write!(line, "snapferry: this is a bug in snapferry, please report it: {} stopped", thread.name().unwrap_or("a thread"));
+    let _ = write!(
+        line,
+        "snapferry: this is a bug in snapferry, please report it: {} stopped",
+        thread.name().unwrap_or("a thread")
+    );
     if let Some(place) = panic.location() {
         let _ = write!(line, " at {place}");
     }
@@ -123,16 +128,24 @@ impl fmt::Write for Line {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::process::{Command, Stdio};
+
+    use super::*;
 
     /// Runs a test of this file, which is ignored otherwise, in a process of its own.
     fn in_a_process(name: &str, backtrace: &str, space: Option<u64>) -> (Option<i32>, String) {
         let mut command = Command::new("prlimit");
         let most = space.map_or("unlimited".to_owned(), |most| most.to_string());
         command.arg(format!("--as={most}")).arg(std::env::current_exe().expect("a program"));
-        command.args([&format!("cli::panics::tests::{name}"), "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
-        let output = command.env("RUST_BACKTRACE", backtrace).stdin(Stdio::null()).output().expect("prlimit is there");
+        command.args([
+            &format!("cli::panics::tests::{name}"),
+            "--exact",
+            "--ignored",
+            "--nocapture",
+            "--test-threads=1",
+        ]);
+        let output =
+            command.env("RUST_BACKTRACE", backtrace).stdin(Stdio::null()).output().expect("prlimit is there");
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     }
 

@@ -1,10 +1,10 @@
 //! What is set up for the whole process, before anything else is done.
 
+use snapferry_base::limits::{Allowance, TooTight, bound_arenas};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::panics;
-use crate::limits::{Allowance, TooTight, bound_arenas};
 
 /// SIGXFSZ, on every architecture that Linux counts signals alike on (signal(7): all but Alpha, SPARC, MIPS and PA-RISC).
 const FILE_TOO_LARGE: SignalKind = SignalKind::from_raw(25);

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use snapferry_base::threads;
+use snapferry_base::units::ByteCount;
+use snapferry_engine::convert::counters as convert;
+use snapferry_engine::image::counters as restore;
 
 use super::lengths::clock_face;
 use super::log::Verbosity;
-use crate::convert::counters as convert;
-use crate::restore::counters as restore;
-use crate::threads;
-use crate::units::ByteCount;
 
 /// How often the bar is drawn anew.
 const REDRAW: Duration = Duration::from_millis(250);
@@ -47,8 +47,8 @@ impl Console {
     /// A line that turns while something is waited for; nothing where there is no terminal.
     pub fn spinner(&self) -> Option<ProgressBar> {
         self.terminal.then(|| {
-            let style =
-                ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}").unwrap_or_else(|_| ProgressStyle::default_spinner());
+            let style = ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}")
+                .unwrap_or_else(|_| ProgressStyle::default_spinner());
             let bar = self.bars.add(ProgressBar::new_spinner().with_style(style));
             // The bar starts a thread for it, and doesn't put up with being refused one; without it the line stands still in between.
             if threads::room("show", 1).1.is_none() {
@@ -63,7 +63,11 @@ impl Console {
     /// # Errors
     /// Where the terminal, or whatever else stderr is, takes no more: the work goes on without. (The bars' own `suspend` panics then.)
     pub fn print(&self, lines: &[u8]) -> std::io::Result<()> {
-        if self.bars.is_hidden() { std::io::stderr().write_all(lines) } else { self.bars.println(String::from_utf8_lossy(lines)) }
+        if self.bars.is_hidden() {
+            std::io::stderr().write_all(lines)
+        } else {
+            self.bars.println(String::from_utf8_lossy(lines))
+        }
     }
 }
 
@@ -96,8 +100,11 @@ pub trait Watched: Send + Sync + 'static {
 impl Watched for convert::Counters {
     const DOES: &'static str = "converting";
     const VERBS: [&'static str; 2] = ["read", "write"];
-    const STAGES: [&'static str; 3] =
-        [convert::Bottleneck::Read.name(), convert::Bottleneck::Compress.name(), convert::Bottleneck::Upload.name()];
+    const STAGES: [&'static str; 3] = [
+        convert::Bottleneck::Read.name(),
+        convert::Bottleneck::Compress.name(),
+        convert::Bottleneck::Upload.name(),
+    ];
 
     fn sample(&self) -> Sample {
         let convert::Totals { done, stored, sent, waits, .. } = self.totals();
@@ -108,8 +115,11 @@ impl Watched for convert::Counters {
 impl Watched for restore::Counters {
     const DOES: &'static str = "reading the image";
     const VERBS: [&'static str; 2] = ["decode", "fetch"];
-    const STAGES: [&'static str; 3] =
-        [restore::Bottleneck::Fetch.name(), restore::Bottleneck::Decode.name(), restore::Bottleneck::Sink.name()];
+    const STAGES: [&'static str; 3] = [
+        restore::Bottleneck::Fetch.name(),
+        restore::Bottleneck::Decode.name(),
+        restore::Bottleneck::Sink.name(),
+    ];
 
     fn sample(&self) -> Sample {
         let restore::Totals { done, fetched, waits } = self.totals();
@@ -125,7 +135,12 @@ pub struct Progress {
 
 impl Progress {
     /// Starts showing `counters`, which go up to `size` bytes.
-    pub fn show<W: Watched>(console: &Console, verbosity: Verbosity, counters: Arc<W>, size: ByteCount) -> Self {
+    pub fn show<W: Watched>(
+        console: &Console,
+        verbosity: Verbosity,
+        counters: Arc<W>,
+        size: ByteCount,
+    ) -> Self {
         if verbosity == Verbosity::Quiet {
             return Self { stop: None, thread: None };
         }
@@ -150,7 +165,8 @@ impl Progress {
             }
         };
         // Without it the work goes on all the same.
-        let thread = threads::spawn("show", showing).inspect_err(|refused| tracing::debug!("no progress is shown: {refused}"));
+        let thread = threads::spawn("show", showing)
+            .inspect_err(|refused| tracing::debug!("no progress is shown: {refused}"));
         Self { stop: Some(stop), thread: thread.ok() }
     }
 }
@@ -166,8 +182,8 @@ impl Drop for Progress {
 }
 
 fn bar(size: ByteCount) -> ProgressBar {
-    let style =
-        ProgressStyle::with_template("{bar:24.cyan/blue} {percent:>3}%  {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style = ProgressStyle::with_template("{bar:24.cyan/blue} {percent:>3}%  {msg}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(size.0).with_style(style.progress_chars("█▉▊▋▌▍▎▏ "))
 }
 
@@ -204,10 +220,21 @@ impl View {
         let elapsed = now.duration_since(then);
         let rate = |now: u64, before: u64| per_second(now.saturating_sub(before), elapsed);
         let disk_rate = rate(sample.done, before.done);
-        let left = (disk_rate > 0).then(|| Duration::from_secs(self.size.0.saturating_sub(sample.done) / disk_rate));
+        let left =
+            (disk_rate > 0).then(|| Duration::from_secs(self.size.0.saturating_sub(sample.done) / disk_rate));
         let waits = |stage: usize| sample.waits[stage].saturating_sub(before.waits[stage]);
-        let bottleneck = (0..3).max_by_key(|&stage| waits(stage)).filter(|&stage| waits(stage) > 0).map(|stage| W::STAGES[stage]);
-        Moment { sample, size: self.size, disk_rate, image_rate: rate(sample.image, before.image), left, bottleneck }
+        let bottleneck = (0..3)
+            .max_by_key(|&stage| waits(stage))
+            .filter(|&stage| waits(stage) > 0)
+            .map(|stage| W::STAGES[stage]);
+        Moment {
+            sample,
+            size: self.size,
+            disk_rate,
+            image_rate: rate(sample.image, before.image),
+            left,
+            bottleneck,
+        }
     }
 }
 
@@ -265,15 +292,17 @@ pub fn ratio(small: u64, large: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use snapferry_base::units::{GIB, MIB, to_u64};
+
     use super::*;
-    use crate::units::{GIB, MIB, to_u64};
 
     #[test]
     fn rates_follow_the_window_and_the_rest_is_estimated() {
         let mut view = View::new(ByteCount(10 * GIB));
         let start = view.seen[0].0;
-        let at =
-            |seconds: u64, done: u64| (Sample { done, image: done / 4, ..Sample::default() }, start + Duration::from_secs(seconds));
+        let at = |seconds: u64, done: u64| {
+            (Sample { done, image: done / 4, ..Sample::default() }, start + Duration::from_secs(seconds))
+        };
         for second in 1..=20 {
             let (sample, now) = at(second, second * 100 * MIB);
             view.look::<convert::Counters>(sample, now);
@@ -283,13 +312,20 @@ mod tests {
         assert_eq!((moment.disk_rate, moment.image_rate), (100 * MIB, 25 * MIB));
         assert_eq!(moment.left, Some(Duration::from_secs((10 * 1024 - 2100) / 100)));
         assert_eq!(moment.ratio(), "0.2500");
-        assert!(moment.for_bar(["read", "write"]).ends_with("  ETA 01:21"), "{}", moment.for_bar(["read", "write"]));
+        assert!(
+            moment.for_bar(["read", "write"]).ends_with("  ETA 01:21"),
+            "{}",
+            moment.for_bar(["read", "write"])
+        );
         assert!(to_u64(view.seen.len()) <= 8);
     }
 
     #[test]
     fn numbers_print_as_people_read_them() {
-        assert_eq!((ratio(1, 3).as_str(), ratio(0, 0).as_str(), ratio(5, 4).as_str()), ("0.3333", "-", "1.2500"));
+        assert_eq!(
+            (ratio(1, 3).as_str(), ratio(0, 0).as_str(), ratio(5, 4).as_str()),
+            ("0.3333", "-", "1.2500")
+        );
         assert_eq!(per_second(1000, Duration::from_millis(500)), 2000);
     }
 }

@@ -4,15 +4,15 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use serde::Serialize;
+use snapferry_base::units::ByteCount;
+use snapferry_engine::convert::Converted;
+use snapferry_engine::convert::counters::Totals;
+use snapferry_engine::convert::plan::PlanSummary;
+use snapferry_engine::hash::Crc64;
+use snapferry_engine::source::BadRange;
 
 use super::lengths::clock_face;
 use super::progress::{per_second, ratio};
-use crate::convert::Converted;
-use crate::convert::counters::Totals;
-use crate::convert::plan::PlanSummary;
-use crate::hash::Crc64;
-use crate::source::BadRange;
-use crate::units::ByteCount;
 
 /// What `--json` prints, one object on stdout. Sizes in bytes.
 #[derive(Debug, Serialize)]
@@ -77,7 +77,9 @@ impl Report {
             crc64nvme: manifest.image.crc64,
             sha256: manifest.image.sha256.clone(),
             verified_at: manifest.image.verified_at.clone(),
-            bottleneck: totals.bottleneck_since(&Totals::default()).map(crate::convert::counters::Bottleneck::name),
+            bottleneck: totals
+                .bottleneck_since(&Totals::default())
+                .map(snapferry_engine::convert::counters::Bottleneck::name),
             salvaged: manifest.salvaged.clone(),
             cpu_seconds: usage.cpu.as_secs_f64(),
             peak_rss_bytes: usage.peak_rss,
@@ -130,7 +132,11 @@ pub fn write_plan(plan: &PlanSummary, source: &str, image: &str, to: &mut impl W
     writeln!(to, "would convert {source} ({}) into {image}", plan.virtual_size)?;
     writeln!(to, "  codec     {} {}: {}", plan.codec, plan.level, plan.encoder)?;
     writeln!(to, "  image     at most {}, clusters of {}", plan.largest_image, plan.cluster_size)?;
-    writeln!(to, "  parts     at most {} of {}, {} at once", plan.most_parts, plan.part_size, plan.connections)?;
+    writeln!(
+        to,
+        "  parts     at most {} of {}, {} at once",
+        plan.most_parts, plan.part_size, plan.connections
+    )?;
     writeln!(to, "  threads   {} compressing, {} reading", plan.threads, plan.readers)?;
     writeln!(to, "  memory    at most {}", plan.peak_memory)
 }

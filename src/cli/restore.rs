@@ -1,5 +1,12 @@
 //! `snapferry restore`.
 
+use crate::cli::error::CommandResult;
+use std::path::PathBuf;
+use snapferry_engine::disk::ZeroPolicy;
+use super::image::ImageArgs;
+use crate::cli::session::Session;
+use crate::cli::args::{ReadingArgs};
+use clap::Args as Group;
 use std::cell::OnceCell;
 use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -7,23 +14,57 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
+use snapferry_base::clock::SystemClock;
+use snapferry_base::units::ByteCount;
+use snapferry_engine::disk::{Force, PageCache};
+use snapferry_engine::image::counters::{Bottleneck, Counters};
+use snapferry_engine::restore::{Destination, Restoration, Restored};
 
-use super::args::RestoreArgs;
-use super::exit::{Code, UsageError};
+use super::error::UsageError;
+use super::exit::Code;
 use super::foreign;
 use super::lengths::clock_face;
 use super::log::Verbosity;
 use super::print_json;
-use super::progress::{Console, Progress, per_second};
+use super::progress::{Progress, per_second};
 use super::reading::Opened;
 use super::report::Usage;
 use super::signals::Left;
-use crate::clock::SystemClock;
-use crate::restore::counters::{Bottleneck, Counters};
-use crate::restore::{Destination, Force, PageCache, Restoration, Restored};
-use crate::units::ByteCount;
 
-pub fn run(args: &RestoreArgs, verbosity: Verbosity, console: &Console) -> anyhow::Result<Code> {
+#[derive(Debug, Group)]
+#[command(
+    after_help = "Examples:\n  snapferry restore s3://images/web01.qcow2 --device /dev/vdd\n  snapferry restore web01.qcow2 --output web01.raw\n  snapferry restore --bucket images --key web01.qcow2 --region us-south --device /dev/vdd --force"
+)]
+pub struct RestoreArgs {
+    /// Write the disk to this block device
+    #[arg(long, value_name = "DEVICE", required_unless_present = "output", conflicts_with = "output")]
+    pub device: Option<PathBuf>,
+
+    /// Write the disk to this file
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+
+    /// Write over what the device holds, or replace the file
+    #[arg(long)]
+    pub force: bool,
+
+    /// Write the file through the page cache, for whoever reads it next
+    #[arg(long, requires = "output")]
+    pub page_cache: bool,
+
+    /// How zeros get onto a device; skip is for one that is all zeros already
+    #[arg(long, default_value = "discard", value_name = "discard|write|skip", conflicts_with = "output")]
+    pub zero: ZeroPolicy,
+
+    #[command(flatten)]
+    pub reading: ReadingArgs,
+
+    // Last: its heading in the help holds for all that follows.
+    #[command(flatten)]
+    pub image: ImageArgs,
+}
+
+pub fn run(args: &RestoreArgs, session: &Session) -> CommandResult<Code> {
     let force = if args.force { Force::Yes } else { Force::No };
     let cache = if args.page_cache { PageCache::Use } else { PageCache::Bypass };
     let destination = match (&args.device, &args.output) {
@@ -34,9 +75,13 @@ pub fn run(args: &RestoreArgs, verbosity: Verbosity, console: &Console) -> anyho
     if let (Some(device), Some(image)) = (&args.device, &args.image.image)
         && is_same_device(device, image.as_ref())
     {
-        return Err(UsageError(format!("the image is on {}, and would be overwritten while it is read", device.display())).into());
+        return Err(UsageError(format!(
+            "the image is on {}, and would be overwritten while it is read",
+            device.display()
+        ))
+        .into());
     }
-    let opened = Opened::open(&args.image, &args.reading, Left::Target)?;
+    let opened = Opened::open(&args.image, &args.reading, Left::Target, session)?;
     let counters = Arc::new(Counters::default());
     let progress = OnceCell::new();
     let restored = Restoration {
@@ -47,17 +92,22 @@ pub fn run(args: &RestoreArgs, verbosity: Verbosity, console: &Console) -> anyho
         limits: opened.limits,
         options: opened.options,
         clock: &SystemClock,
-        cancel: opened.cancel.clone(),
+        cancel: session.cancel.clone(),
         counters: Arc::clone(&counters),
     }
     .run(&|size| {
-        let _ = progress.set(Progress::show(console, verbosity, Arc::clone(&counters), size));
+        let _ = progress.set(Progress::show(&session.console, session.verbosity, Arc::clone(&counters), size));
     });
     drop(progress);
     let restored = restored?;
-    let target = args.device.as_ref().or(args.output.as_ref()).map(|path| path.display().to_string()).unwrap_or_default();
+    let target = args
+        .device
+        .as_ref()
+        .or(args.output.as_ref())
+        .map(|path| path.display().to_string())
+        .unwrap_or_default();
     let report = Report::new(&opened, target, &restored, &counters);
-    if verbosity != Verbosity::Quiet {
+    if session.verbosity != Verbosity::Quiet {
         // The disk is there, whether or not somebody still listens on stderr.
         let _ = report.write_for_people(&restored, &mut foreign::err());
     }
@@ -69,7 +119,9 @@ pub fn run(args: &RestoreArgs, verbosity: Verbosity, console: &Console) -> anyho
 
 /// Whether two paths lead to one block device.
 fn is_same_device(one: &Path, other: &Path) -> bool {
-    let device = |path: &Path| path.metadata().ok().filter(|found| found.file_type().is_block_device()).map(|found| found.rdev());
+    let device = |path: &Path| {
+        path.metadata().ok().filter(|found| found.file_type().is_block_device()).map(|found| found.rdev())
+    };
     device(one).is_some_and(|one| device(other) == Some(one))
 }
 
@@ -120,10 +172,18 @@ impl<'a> Report<'a> {
     fn write_for_people(&self, restored: &Restored, to: &mut impl Write) -> io::Result<()> {
         writeln!(to, "{}", self.target)?;
         let (rate, took) = (ByteCount(self.bytes_per_second), clock_face(restored.took));
-        writeln!(to, "  disk      {}, {} of it stored, {rate}/s in {took}", self.virtual_size, self.bytes_decoded)?;
+        writeln!(
+            to,
+            "  disk      {}, {} of it stored, {rate}/s in {took}",
+            self.virtual_size, self.bytes_decoded
+        )?;
         writeln!(to, "  image     {}, {} fetched", self.image, self.bytes_fetched)?;
         if self.manifest {
-            writeln!(to, "  manifest  {} segments hold what was read when the image was made", self.segments_checked)?;
+            writeln!(
+                to,
+                "  manifest  {} segments hold what was read when the image was made",
+                self.segments_checked
+            )?;
         } else {
             writeln!(to, "  manifest  none: that it decodes is all that is known")?;
         }

@@ -3,16 +3,15 @@
 //! tokio panics where the system refuses it a thread: when a runtime is made, and when something is to run beside it and nothing else
 //! runs there yet. So a runtime is made once there is room for its threads, and the thread for what blocks is started with it and stays:
 //! what is to run beside it later waits for that one where there can be no other. Nothing may therefore be given to `spawn_blocking` that
-//! waits for something else there; such work has a thread of its own ([`crate::threads::spawn`]).
+//! waits for something else there; such work has a thread of its own ([`snapferry_base::threads::spawn`]).
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::time::Duration;
 
+use snapferry_base::limits::Allowance;
+use snapferry_base::threads::{self, Refused};
 use tokio::runtime::{Builder, Runtime};
-
-use crate::limits::Allowance;
-use crate::threads::{self, Refused};
 
 /// Threads for requests, TLS and timers. They do little beside the compressors, and one of them always runs the pipeline's end.
 const WORKERS: usize = 2;

@@ -3,25 +3,24 @@
 //! A flag beats the environment (`SNAPFERRY_*`), which beats the file, which beats the default. What is found is put in place of the
 //! defaults of the flags before the command line is read: so a setting has one name, one check and one meaning wherever it is given.
 
+use crate::cli::environment::Environment;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command};
+use snapferry_base::suggest::near;
 
-use super::credentials::Environment;
-use super::exit::UsageError;
-use crate::near::near;
+use super::error::UsageError;
 
 /// The file that is read unless another is named.
 pub const DEFAULT_FILE: &str = "/etc/snapferry/config.toml";
 /// What a setting's variable begins with.
 const PREFIX: &str = "SNAPFERRY_";
 /// Commands that read no settings: they stand for themselves, or for another tool.
-const APART: [&str; 6] = ["sim", "demo", "qemu-img", "help", "completions", "man"];
+const APART: [&str; 4] = ["qemu-img", "help", "completions", "man"];
 
 /// One setting, by the id of the flag that it stands for.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +39,18 @@ const SETTINGS: [Setting; 40] = [
     // For what writes: an image that is read is always named whole.
     Setting {
         name: "bucket",
-        only: &["convert", "uploads", "list", "abort", "doctor", "replicate", "gc", "enqueue", "worker", "add"],
+        only: &[
+            "convert",
+            "uploads",
+            "list",
+            "abort",
+            "doctor",
+            "replicate",
+            "gc",
+            "enqueue",
+            "worker",
+            "add",
+        ],
     },
     everywhere("endpoint"),
     everywhere("region"),
@@ -85,8 +95,10 @@ const SETTINGS: [Setting; 40] = [
 
 /// Who we are, with the settings that each takes the place of where they were given with less authority. `credentials_file` takes the
 /// place of none: the store asks for it first, and the cloud needs an identity beside it.
-const INSTEAD: [(&str, [&str; 2]); 2] =
-    [("api_key_file", ["trusted_profile", "credentials_file"]), ("trusted_profile", ["api_key_file", "credentials_file"])];
+const INSTEAD: [(&str, [&str; 2]); 2] = [
+    ("api_key_file", ["trusted_profile", "credentials_file"]),
+    ("trusted_profile", ["api_key_file", "credentials_file"]),
+];
 
 /// Keys by which people would put a secret into the file.
 const SECRETS: [&str; 6] = ["api_key", "apikey", "secret_access_key", "secret_key", "password", "token"];
@@ -168,22 +180,19 @@ fn named_file(typed: &[OsString]) -> Option<PathBuf> {
     None
 }
 
-/// Whether a command line that was read without settings means another thing with them. Help and the version don't, so they are
-/// there where a configuration is broken.
+/// True if settings change the meaning of a command line, as far as it could be read without them. They don't for help, for the
+/// version, and for a command line that ends before its last command, so that help is there even if a configuration is broken.
 #[must_use]
-pub fn matter_to(bare: &Result<ArgMatches, clap::Error>) -> bool {
-    match bare {
-        Ok(matches) => !matches.subcommand_name().is_some_and(|name| APART.contains(&name)),
-        Err(error) => !matches!(
-            error.kind(),
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
-        ),
-    }
+pub fn matter_to(command: &Command, typed: &ArgMatches) -> bool {
+    let Some((name, below)) = typed.subcommand() else { return !command.has_subcommands() };
+    let chosen = command.find_subcommand(name);
+    !APART.contains(&name) && chosen.is_some_and(|chosen| matter_to(chosen, below))
 }
 
 /// Whether a flag was typed, in this command or one below it.
 fn is_typed(matches: &ArgMatches, name: &str) -> bool {
-    let here = matches.ids().any(|id| id == name) && matches.value_source(name) == Some(ValueSource::CommandLine);
+    let here =
+        matches.ids().any(|id| id == name) && matches.value_source(name) == Some(ValueSource::CommandLine);
     here || matches.subcommand().is_some_and(|(_, below)| is_typed(below, name))
 }
 
@@ -207,8 +216,12 @@ impl Settings {
                 settings.values.insert(name, (value.to_owned(), Origin::Environment(variable)));
             }
         }
-        if let (Some((_, one)), Some((_, other))) = (settings.values.get("api_key_file"), settings.values.get("trusted_profile")) {
-            return Err(UsageError(format!("api_key_file ({one}) and trusted_profile ({other}) exclude each other: give one")));
+        if let (Some((_, one)), Some((_, other))) =
+            (settings.values.get("api_key_file"), settings.values.get("trusted_profile"))
+        {
+            return Err(UsageError(format!(
+                "api_key_file ({one}) and trusted_profile ({other}) exclude each other: give one"
+            )));
         }
         settings.prefer_secrets_at_hand(environment);
         Ok(settings)
@@ -232,9 +245,10 @@ impl Settings {
     /// What systemd hands over, or a variable holds, beats a file that the configuration names: that may be for root alone.
     fn prefer_secrets_at_hand(&mut self, environment: &Environment) {
         let folder = environment.get("CREDENTIALS_DIRECTORY").map(Path::new);
-        for (name, credential, variable) in
-            [("api_key_file", "apikey", None), ("redis_password_file", "redis-password", Some("SNAPFERRY_REDIS_PASSWORD"))]
-        {
+        for (name, credential, variable) in [
+            ("api_key_file", "apikey", None),
+            ("redis_password_file", "redis-password", Some("SNAPFERRY_REDIS_PASSWORD")),
+        ] {
             if !matches!(self.values.get(name), Some((_, Origin::File(..)))) {
                 continue;
             }
@@ -252,12 +266,16 @@ impl Settings {
     #[must_use]
     pub fn misspelt(environment: &Environment) -> Vec<(String, Vec<String>)> {
         let known: Vec<String> = SETTINGS.iter().map(|setting| variable(setting.name)).collect();
-        let known = || known.iter().map(String::as_str).chain(OTHERS.iter().map(|other| other.0)).chain(FIRST);
+        let known =
+            || known.iter().map(String::as_str).chain(OTHERS.iter().map(|other| other.0)).chain(FIRST);
         let ours = |name: &&str| name.starts_with(PREFIX) && !known().any(|known| known == *name);
         let meant = |name: &str| {
             // All begin alike; what counts comes after that.
             let rests = known().filter_map(|known| known.strip_prefix(PREFIX));
-            near(&name[PREFIX.len()..], rests).into_iter().map(|rest| format!("{PREFIX}{rest}")).collect::<Vec<_>>()
+            near(&name[PREFIX.len()..], rests)
+                .into_iter()
+                .map(|rest| format!("{PREFIX}{rest}"))
+                .collect::<Vec<_>>()
         };
         let names = environment.names().filter(ours);
         names.map(|name| (name.to_owned(), meant(name))).filter(|(_, meant)| !meant.is_empty()).collect()
@@ -265,17 +283,23 @@ impl Settings {
 
     fn of_file(path: &Path) -> Result<Self, UsageError> {
         let at = |line: usize, why: String| UsageError(format!("{}:{line}: {why}", path.display()));
-        let text = crate::given::read_text(path)
+        let text = snapferry_base::given::read_text(path)
             .map_err(|err| UsageError(format!("cannot read the configuration {}: {err}", path.display())))?;
         let table: toml::Table = text.parse().map_err(|err: toml::de::Error| {
-            let line = err.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+            let line =
+                err.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
             at(line, err.message().to_owned())
         })?;
         let mut settings = Self { values: BTreeMap::new(), file: Some(path.to_owned()) };
         for (key, value) in table {
             let line = line_of(&text, &key);
             if SECRETS.contains(&key.as_str()) {
-                return Err(at(line, format!("{key}: a secret does not belong into this file; name a file with it: api_key_file")));
+                return Err(at(
+                    line,
+                    format!(
+                        "{key}: a secret does not belong into this file; name a file with it: api_key_file"
+                    ),
+                ));
             }
             let Some(Setting { name, .. }) = SETTINGS.into_iter().find(|setting| setting.name == key) else {
                 let known: Vec<&str> = SETTINGS.iter().map(|setting| setting.name).collect();
@@ -300,14 +324,17 @@ impl Settings {
     /// The command with what was found in place of its flags' defaults.
     #[must_use]
     pub fn apply(&self, command: Command) -> Command {
-        command.mut_subcommands(|command| if APART.contains(&command.get_name()) { command } else { self.apply_to(command) })
+        command.mut_subcommands(|command| {
+            if APART.contains(&command.get_name()) { command } else { self.apply_to(command) }
+        })
     }
 
     fn apply_to(&self, command: Command) -> Command {
         let name = command.get_name().to_owned();
         let command = command.mut_args(|arg| {
             let setting = SETTINGS.iter().find(|setting| arg.get_id() == setting.name);
-            let setting = setting.filter(|setting| setting.only.is_empty() || setting.only.contains(&name.as_str()));
+            let setting =
+                setting.filter(|setting| setting.only.is_empty() || setting.only.contains(&name.as_str()));
             match setting.and_then(|setting| self.values.get(setting.name)) {
                 // A flag that must be given is given so.
                 Some((value, _)) => arg.required(false).default_value(value.clone()).hide_default_value(true),
@@ -322,13 +349,23 @@ impl Settings {
     #[must_use]
     pub fn show(&self, command: &Command, environment: &Environment) -> Vec<Shown> {
         let own = SETTINGS.iter().map(|setting| match self.values.get(setting.name) {
-            Some((value, origin)) => Shown { name: setting.name.to_owned(), value: Some(value.clone()), origin: origin.clone() },
-            None => Shown { name: setting.name.to_owned(), value: default_of(command, setting.name), origin: Origin::Default },
+            Some((value, origin)) => {
+                Shown { name: setting.name.to_owned(), value: Some(value.clone()), origin: origin.clone() }
+            }
+            None => Shown {
+                name: setting.name.to_owned(),
+                value: default_of(command, setting.name),
+                origin: Origin::Default,
+            },
         });
         let others = OTHERS.iter().filter_map(|&(name, secret)| {
             let value = environment.get(name)?;
             let value = if secret { "***".to_owned() } else { value.to_owned() };
-            Some(Shown { name: name.to_owned(), value: Some(value), origin: Origin::Environment(name.to_owned()) })
+            Some(Shown {
+                name: name.to_owned(),
+                value: Some(value),
+                origin: Origin::Environment(name.to_owned()),
+            })
         });
         own.chain(others).collect()
     }
@@ -342,7 +379,10 @@ impl Settings {
 
 /// A flag's own default.
 fn default_of(command: &Command, name: &str) -> Option<String> {
-    let own = command.get_arguments().find(|arg| arg.get_id() == name).and_then(|arg| arg.get_default_values().first());
+    let own = command
+        .get_arguments()
+        .find(|arg| arg.get_id() == name)
+        .and_then(|arg| arg.get_default_values().first());
     own.map(|value| value.to_string_lossy().into_owned())
         .or_else(|| command.get_subcommands().find_map(|command| default_of(command, name)))
 }
@@ -350,10 +390,9 @@ fn default_of(command: &Command, name: &str) -> Option<String> {
 /// The line in which a key of the top level stands.
 fn line_of(text: &str, key: &str) -> usize {
     let holds = |line: &str| {
-        line.trim_start()
-            .trim_start_matches(['"', '\''])
-            .strip_prefix(key)
-            .is_some_and(|rest| rest.trim_start_matches(['"', '\'']).trim_start().starts_with(['=', '.', ']']))
+        line.trim_start().trim_start_matches(['"', '\'']).strip_prefix(key).is_some_and(|rest| {
+            rest.trim_start_matches(['"', '\'']).trim_start().starts_with(['=', '.', ']'])
+        })
     };
     text.lines().position(holds).map_or(1, |line| line + 1)
 }
@@ -372,14 +411,18 @@ mod tests {
         std::fs::write(&path, text).expect("written");
         let path = path.to_str().expect("UTF-8");
         let typed = typed(&["snapferry", "convert", "--config", path]);
-        Settings::find(&typed, &Environment::made_up(variables)).map_err(|err| err.to_string().replace(path, "config.toml"))
+        Settings::find(&typed, &Environment::made_up(variables))
+            .map_err(|err| err.to_string().replace(path, "config.toml"))
     }
 
     #[test]
     fn a_flag_beats_the_environment_which_beats_the_file() {
         use clap::CommandFactory as _;
-        let settings = found("bucket = \"file\"\nlevel = \"small\"\nthreads = 3\n", &[("SNAPFERRY_BUCKET", "environment")]);
-        let command = settings.expect("a configuration").apply(crate::cli::args::Args::command());
+        let settings = found(
+            "bucket = \"file\"\nlevel = \"small\"\nthreads = 3\n",
+            &[("SNAPFERRY_BUCKET", "environment")],
+        );
+        let command = settings.expect("a configuration").apply(crate::cli::command::Args::command());
         let read = |words: &[&str], name: &str| {
             let matches = command.clone().try_get_matches_from(words).expect("arguments");
             let (_, convert) = matches.subcommand().expect("convert");
@@ -402,8 +445,9 @@ mod tests {
         use clap::CommandFactory as _;
         let settings = found(text, variables).expect("a configuration");
         let words = [&["snapferry", "convert", "--device", "a", "--output", "b"], flags].concat();
-        let read =
-            |settings: &Settings| settings.apply(crate::cli::args::Args::command()).try_get_matches_from(&words).expect(text);
+        let read = |settings: &Settings| {
+            settings.apply(crate::cli::command::Args::command()).try_get_matches_from(&words).expect(text)
+        };
         let matches = read(&settings.beside(&read(&settings)));
         let (_, convert) = matches.subcommand().expect("convert");
         let names = ["credentials_file", "api_key_file", "trusted_profile"];
@@ -418,10 +462,15 @@ mod tests {
             for low in names.into_iter().filter(|low| *low != high) {
                 // The store asks for keys first, and the cloud takes none.
                 let both = high == "credentials_file";
-                let (typed, configured) = (format!("--{}=high", high.replace('_', "-")), format!("{low} = \"low\"\n"));
+                let (typed, configured) =
+                    (format!("--{}=high", high.replace('_', "-")), format!("{low} = \"low\"\n"));
                 let left = if both { "high low" } else { "high" };
                 assert_eq!(who(&[&typed], &[], &configured), left, "--{high} over {low} of the file");
-                assert_eq!(who(&[&typed], &[(&variable(low), "low")], ""), left, "--{high} over {low} of the environment");
+                assert_eq!(
+                    who(&[&typed], &[(&variable(low), "low")], ""),
+                    left,
+                    "--{high} over {low} of the environment"
+                );
                 assert_eq!(
                     who(&[], &[(&variable(high), "high")], &configured),
                     left,
@@ -429,13 +478,19 @@ mod tests {
                 );
             }
         }
-        assert_eq!(who(&[], &[], "credentials_file = \"keys\"\ntrusted_profile = \"default\"\n"), "keys default");
+        assert_eq!(
+            who(&[], &[], "credentials_file = \"keys\"\ntrusted_profile = \"default\"\n"),
+            "keys default"
+        );
     }
 
     #[test]
     fn two_identities_in_one_place_are_refused() {
         let err = found("api_key_file = \"a\"\ntrusted_profile = \"b\"\n", &[]).expect_err("two");
-        assert!(err.contains(":1) and trusted_profile (") && err.ends_with(":2) exclude each other: give one"), "{err}");
+        assert!(
+            err.contains(":1) and trusted_profile (") && err.ends_with(":2) exclude each other: give one"),
+            "{err}"
+        );
         let variables = [("SNAPFERRY_API_KEY_FILE", "a"), ("SNAPFERRY_TRUSTED_PROFILE", "b")];
         let err = found("", &variables).expect_err("two");
         assert!(err.contains("environment SNAPFERRY_API_KEY_FILE"), "{err}");
@@ -450,12 +505,20 @@ mod tests {
         let password = ("SNAPFERRY_REDIS_PASSWORD", "hunter2");
         let configured = "redis_password_file = \"/etc/snapferry/redis-password\"\napi_key_file = \"/etc/snapferry/apikey\"\n";
         let value = |variables: &[(&str, &str)], name: &str| {
-            found(configured, variables).expect("a configuration").values.get(name).map(|(value, _)| value.clone())
+            found(configured, variables)
+                .expect("a configuration")
+                .values
+                .get(name)
+                .map(|(value, _)| value.clone())
         };
         assert_eq!(value(&[], "redis_password_file").as_deref(), Some("/etc/snapferry/redis-password"));
         assert_eq!(value(&[credentials, password], "redis_password_file").as_deref(), handed.to_str());
         assert_eq!(value(&[password], "redis_password_file"), None, "the variable holds it");
-        assert_eq!(value(&[credentials], "api_key_file").as_deref(), Some("/etc/snapferry/apikey"), "none was handed over");
+        assert_eq!(
+            value(&[credentials], "api_key_file").as_deref(),
+            Some("/etc/snapferry/apikey"),
+            "none was handed over"
+        );
         // A file that somebody names for this one run is meant.
         let named = ("SNAPFERRY_REDIS_PASSWORD_FILE", "mine");
         assert_eq!(value(&[credentials, password, named], "redis_password_file").as_deref(), Some("mine"));
@@ -463,18 +526,32 @@ mod tests {
 
     #[test]
     fn a_variable_that_is_nearly_ours_is_told_of() {
-        let variables =
-            [("SNAPFERRY_BUKET", "a"), ("SNAPFERRY_BUCKET", "b"), ("SNAPFERRY_LOG", "c"), ("SNAPFERRY_ZZ", "d"), ("BUKET", "e")];
+        let variables = [
+            ("SNAPFERRY_BUKET", "a"),
+            ("SNAPFERRY_BUCKET", "b"),
+            ("SNAPFERRY_LOG", "c"),
+            ("SNAPFERRY_ZZ", "d"),
+            ("BUKET", "e"),
+        ];
         let misspelt = Settings::misspelt(&Environment::made_up(&variables));
         assert_eq!(misspelt.len(), 1, "{misspelt:?}");
-        assert_eq!((misspelt[0].0.as_str(), misspelt[0].1[0].as_str()), ("SNAPFERRY_BUKET", "SNAPFERRY_BUCKET"));
+        assert_eq!(
+            (misspelt[0].0.as_str(), misspelt[0].1[0].as_str()),
+            ("SNAPFERRY_BUKET", "SNAPFERRY_BUCKET")
+        );
     }
 
     #[test]
     fn mistakes_are_named_with_file_and_line() {
         for (text, message) in [
-            ("bucket = \"a\"\n\nbukket = \"b\"\n", "config.toml:3: bukket: there is no such setting; was bucket"),
-            ("\n# a comment\napi_key = \"secret\"\n", "config.toml:3: api_key: a secret does not belong into this file"),
+            (
+                "bucket = \"a\"\n\nbukket = \"b\"\n",
+                "config.toml:3: bukket: there is no such setting; was bucket",
+            ),
+            (
+                "\n# a comment\napi_key = \"secret\"\n",
+                "config.toml:3: api_key: a secret does not belong into this file",
+            ),
             ("bucket = [1]\n", "config.toml:1: bucket: give a text or a number"),
             ("bucket = \"a\"\nlevel = \n", "config.toml:2: "),
         ] {
@@ -482,7 +559,8 @@ mod tests {
             assert!(err.starts_with(message), "{err}");
             assert!(!err.contains("\"secret\""), "{err}");
         }
-        let missing = Settings::find(&typed(&["snapferry", "--config=/nowhere.toml"]), &Environment::default());
+        let missing =
+            Settings::find(&typed(&["snapferry", "--config=/nowhere.toml"]), &Environment::default());
         assert!(missing.expect_err("no such file").to_string().contains("/nowhere.toml"));
     }
 
@@ -491,7 +569,7 @@ mod tests {
         use clap::CommandFactory as _;
         let variables = [("IBMCLOUD_API_KEY", "hunter2"), ("SNAPFERRY_VPC_REGION", "eu-de")];
         let settings = found("level = \"small\"\n", &variables).expect("a configuration");
-        let shown = settings.show(&crate::cli::args::Args::command(), &Environment::made_up(&variables));
+        let shown = settings.show(&crate::cli::command::Args::command(), &Environment::made_up(&variables));
         let of = |name: &str| shown.iter().find(|shown| shown.name == name).cloned().expect(name);
         assert_eq!(of("vpc_region").origin, Origin::Environment("SNAPFERRY_VPC_REGION".into()));
         assert!(matches!(of("level").origin, Origin::File(_, 1)));

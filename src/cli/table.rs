@@ -37,7 +37,8 @@ impl Table {
         };
         let widths: Vec<usize> = (0..self.headings.len()).map(width).collect();
         let line = |cells: Vec<&str>, to: &mut dyn Write| {
-            let padded: Vec<String> = cells.iter().zip(&widths).map(|(cell, &width)| padded(cell, width)).collect();
+            let padded: Vec<String> =
+                cells.iter().zip(&widths).map(|(cell, &width)| padded(cell, width)).collect();
             writeln!(to, "{}", padded.join("  ").trim_end())
         };
         line(self.headings.clone(), to)?;
@@ -73,10 +74,20 @@ mod tests {
         let mut text = Vec::new();
         table.write(&mut text).expect("written");
         let text = String::from_utf8(text).expect("UTF-8");
-        assert_eq!(text, "name          state\nweb01-latest  available\nü             -\nサーバー      pending\n");
+        assert_eq!(
+            text,
+            "name          state\nweb01-latest  available\nü             -\nサーバー      pending\n"
+        );
         let mut text = Vec::new();
-        pairs(&[("state", "dead".into()), ("error", "no\ndo this".into()), ("step", String::new())], &mut text).expect("written");
-        assert_eq!(String::from_utf8(text).expect("UTF-8"), "state  dead\nerror  no\n       do this\nstep   -\n");
+        pairs(
+            &[("state", "dead".into()), ("error", "no\ndo this".into()), ("step", String::new())],
+            &mut text,
+        )
+        .expect("written");
+        assert_eq!(
+            String::from_utf8(text).expect("UTF-8"),
+            "state  dead\nerror  no\n       do this\nstep   -\n"
+        );
     }
 
     /// More than 65,535 columns are more than Rust's own padding does.

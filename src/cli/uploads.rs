@@ -1,17 +1,20 @@
 //! `snapferry uploads`: incomplete uploads, which cost money until somebody removes them.
 
+use crate::cli::error::CommandResult;
+use crate::cli::session::Session;
+use crate::cli::args::{BucketArgs};
+use clap::{Args as Group, Subcommand};
 use std::io::Write as _;
 
 use serde::Serialize;
+use snapferry_base::clock::rfc3339;
+use snapferry_engine::store::{ObjectKey, ObjectStore, OpenUpload, Upload};
 
-use super::args::{BucketArgs, UploadsAction, UploadsArgs};
 use super::config::{self, Place, Use};
-use super::exit::{Code, UsageError};
+use super::error::UsageError;
+use super::exit::Code;
 use super::foreign;
 use super::print_json;
-use crate::cancel::Cancel;
-use crate::clock::rfc3339;
-use crate::store::{ObjectKey, ObjectStore, OpenUpload, Upload};
 
 #[derive(Serialize)]
 struct Listed<'a> {
@@ -20,25 +23,62 @@ struct Listed<'a> {
     started: Option<String>,
 }
 
-pub fn run(args: &UploadsArgs) -> anyhow::Result<Code> {
-    let runtime = super::runtime()?;
+#[derive(Debug, Group)]
+pub struct UploadsArgs {
+    #[command(subcommand)]
+    pub action: UploadsAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum UploadsAction {
+    /// List incomplete uploads
+    List {
+        #[command(flatten)]
+        bucket: BucketArgs,
+        /// Only keys with this prefix
+        #[arg(long, default_value = "", value_name = "TEXT")]
+        prefix: String,
+        /// Print JSON on stdout
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove incomplete uploads and their parts
+    Abort {
+        #[command(flatten)]
+        bucket: BucketArgs,
+        /// The upload's key
+        #[arg(long, value_name = "KEY", required_unless_present = "all")]
+        key: Option<String>,
+        /// The upload's id [default: every upload of the key]
+        #[arg(long, value_name = "ID", requires = "key")]
+        id: Option<String>,
+        /// Every upload in the bucket
+        #[arg(long, conflicts_with = "key")]
+        all: bool,
+    },
+}
+
+pub fn run(args: &UploadsArgs, session: &Session) -> CommandResult<Code> {
+    let runtime = session.runtime()?;
     runtime.block_on(async {
         match &args.action {
-            UploadsAction::List { bucket, prefix, json } => list(bucket, prefix, *json).await,
-            UploadsAction::Abort { bucket, key, id, all } => abort(bucket, key.as_deref(), id.as_deref(), *all).await,
+            UploadsAction::List { bucket, prefix, json } => list(bucket, prefix, *json, session).await,
+            UploadsAction::Abort { bucket, key, id, all } => {
+                abort(bucket, key.as_deref(), id.as_deref(), *all, session).await
+            }
         }
     })
 }
 
-fn open(bucket: &BucketArgs) -> anyhow::Result<std::sync::Arc<dyn ObjectStore>> {
+fn open(bucket: &BucketArgs, session: &Session) -> CommandResult<std::sync::Arc<dyn ObjectStore>> {
     // The key plays no part in what is asked of the bucket.
     let key = ObjectKey::new("uploads").map_err(|error| UsageError(error.to_string()))?;
     let place = Place::Bucket { bucket: bucket.bucket.clone(), key };
-    config::open_store(&place, &bucket.store, &Use::plain(1, &Cancel::new()))
+    config::open_store(&place, &bucket.store, &Use::plain(1, &session.cancel, &session.environment))
 }
 
-async fn list(bucket: &BucketArgs, prefix: &str, json: bool) -> anyhow::Result<Code> {
-    let found = open(bucket)?.list_uploads(prefix).await?;
+async fn list(bucket: &BucketArgs, prefix: &str, json: bool, session: &Session) -> CommandResult<Code> {
+    let found = open(bucket, session)?.list_uploads(prefix).await?;
     let mut out = foreign::out();
     if json {
         print_json(&found.iter().map(listed).collect::<Vec<_>>())?;
@@ -59,15 +99,19 @@ fn listed(open: &OpenUpload) -> Listed<'_> {
     Listed { key: open.upload.key.as_str(), id: &open.upload.id, started: open.started.map(rfc3339) }
 }
 
-async fn abort(bucket: &BucketArgs, key: Option<&str>, id: Option<&str>, all: bool) -> anyhow::Result<Code> {
-    let store = open(bucket)?;
+async fn abort(bucket: &BucketArgs, key: Option<&str>, id: Option<&str>, all: bool, session: &Session) -> CommandResult<Code> {
+    let store = open(bucket, session)?;
     let key = key.map(ObjectKey::new).transpose().map_err(|error| UsageError(error.to_string()))?;
     let chosen: Vec<Upload> = match (key, id) {
         (Some(key), Some(id)) => vec![Upload { key, id: id.to_owned() }],
         (key, _) => {
             let found = store.list_uploads(key.as_ref().map_or("", ObjectKey::as_str)).await?;
             // A prefix also finds longer keys.
-            found.into_iter().map(|open| open.upload).filter(|upload| all || key.as_ref() == Some(&upload.key)).collect()
+            found
+                .into_iter()
+                .map(|open| open.upload)
+                .filter(|upload| all || key.as_ref() == Some(&upload.key))
+                .collect()
         }
     };
     let mut out = foreign::out();

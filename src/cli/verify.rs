@@ -1,28 +1,64 @@
 //! `snapferry verify`.
 
+use crate::cli::error::CommandResult;
+use std::path::PathBuf;
+use snapferry_engine::image::Sha256Sum;
+use super::image::ImageArgs;
+use crate::cli::session::Session;
+use crate::cli::args::{ReadingArgs};
+use clap::Args as Group;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use super::args::VerifyArgs;
+use snapferry_base::clock::SystemClock;
+use snapferry_base::units::ByteCount;
+use snapferry_engine::image::counters::Counters;
+use snapferry_engine::source::{InUse, RawSource, Source};
+use snapferry_engine::verify::{Sha256Wanted, Verdict, Verification};
+
 use super::exit::Code;
 use super::foreign;
 use super::lengths::clock_face;
 use super::log::Verbosity;
 use super::print_json;
-use super::progress::{Console, Progress, per_second};
+use super::progress::{Progress, per_second};
 use super::reading::Opened;
 use super::signals::Left;
-use crate::clock::SystemClock;
-use crate::restore::counters::Counters;
-use crate::restore::{Sha256Wanted, Verdict, Verification};
-use crate::source::{InUse, RawSource, Source};
-use crate::units::ByteCount;
 
-pub fn run(args: &VerifyArgs, verbosity: Verbosity, console: &Console) -> anyhow::Result<Code> {
-    let opened = Opened::open(&args.image, &args.reading, Left::Nothing)?;
+#[derive(Debug, Group)]
+#[command(
+    after_help = "Examples:\n  snapferry verify s3://images/web01.qcow2\n  snapferry verify web01.qcow2 --against /dev/vdc\n  snapferry verify --bucket images --key web01.qcow2 --region us-south --sha256 9f86d081..."
+)]
+pub struct VerifyArgs {
+    /// Compare every byte with this disk
+    #[arg(long, value_name = "DEVICE")]
+    pub against: Option<PathBuf>,
+
+    /// Read a device that is mounted or claimed by another program
+    #[arg(long, requires = "against")]
+    pub in_use: bool,
+
+    /// The SHA-256 that the file must have
+    #[arg(long, value_name = "HEX")]
+    pub sha256: Option<Sha256Sum>,
+
+    #[command(flatten)]
+    pub reading: ReadingArgs,
+
+    // Last: its heading in the help holds for all that follows.
+    #[command(flatten)]
+    pub image: ImageArgs,
+}
+
+pub fn run(args: &VerifyArgs, session: &Session) -> CommandResult<Code> {
+    let opened = Opened::open(&args.image, &args.reading, Left::Nothing, session)?;
     let in_use = if args.in_use { InUse::Read } else { InUse::Refuse };
     let against = args.against.as_deref().map(|path| RawSource::open(path, in_use)).transpose()?;
-    if opened.manifest.is_none() && args.sha256.is_none() && against.is_none() && args.reading.manifest.is_none() {
+    if opened.manifest.is_none()
+        && args.sha256.is_none()
+        && against.is_none()
+        && args.reading.manifest.is_none()
+    {
         tracing::warn!("there is no manifest beside the image: that it decodes is all that can be told");
     }
     let counters = Arc::new(Counters::default());
@@ -35,26 +71,29 @@ pub fn run(args: &VerifyArgs, verbosity: Verbosity, console: &Console) -> anyhow
         limits: opened.limits,
         options: opened.options,
         clock: &SystemClock,
-        cancel: opened.cancel.clone(),
+        cancel: session.cancel.clone(),
         counters: Arc::clone(&counters),
     };
-    let verdict = shown(verification, console, verbosity)?;
-    print(&verdict, args.reading.json, verbosity)?;
+    let verdict = shown(verification, session)?;
+    print(&verdict, args.reading.json, session.verbosity)?;
     Ok(if verdict.good { Code::Done } else { Code::Image })
 }
 
 /// Verifies with a bar, or log lines.
-pub fn shown(verification: Verification<'_>, console: &Console, verbosity: Verbosity) -> anyhow::Result<Verdict> {
+pub fn shown(
+    verification: Verification<'_>,
+    session: &Session,
+) -> CommandResult<Verdict> {
     let counters = Arc::clone(&verification.counters);
     let progress = std::cell::OnceCell::new();
     let verdict = verification.run(&|size| {
-        let _ = progress.set(Progress::show(console, verbosity, Arc::clone(&counters), size));
+        let _ = progress.set(Progress::show(&session.console, session.verbosity, Arc::clone(&counters), size));
     });
     drop(progress);
     Ok(verdict?)
 }
 
-fn print(verdict: &Verdict, json: bool, verbosity: Verbosity) -> anyhow::Result<()> {
+fn print(verdict: &Verdict, json: bool, verbosity: Verbosity) -> CommandResult<()> {
     let words = &mut foreign::err();
     // The verdict is in the exit code, whether or not somebody still listens on stderr.
     let _ = match verbosity {
@@ -83,7 +122,13 @@ pub fn write_for_people(verdict: &Verdict, to: &mut impl Write) -> io::Result<()
     writeln!(to, "{}: {}", verdict.image, if verdict.good { "good" } else { "NOT GOOD" })?;
     let took = verdict.took;
     let rate = ByteCount(per_second(verdict.virtual_size.0, took));
-    writeln!(to, "  disk      {}, {} clusters decoded, {rate}/s in {}", verdict.virtual_size, verdict.clusters, clock_face(took))?;
+    writeln!(
+        to,
+        "  disk      {}, {} clusters decoded, {rate}/s in {}",
+        verdict.virtual_size,
+        verdict.clusters,
+        clock_face(took)
+    )?;
     writeln!(to, "  image     {}, {} fetched", verdict.file_size, ByteCount(verdict.bytes_fetched))?;
     if verdict.manifest {
         let unhashed = match verdict.segments_without_hash {

@@ -9,16 +9,18 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use snapferry::answers::LARGEST_OF_STORE;
-use snapferry::clock::SystemClock;
-use snapferry::hash::Crc64;
-use snapferry::identity::{ApiKeyConfig, ApiKeySource, Metadata, MetadataConfig, TokenSource as _};
-use snapferry::retry::Class;
-use snapferry::secret::Secret;
-use snapferry::store::{
-    Auth, ETag, ObjectKey, ObjectStore as _, Part, PartNumber, S3Config, S3Store, StoreError, StoredPart, Upload, UploadPlan, Whole,
+use snapferry_base::clock::SystemClock;
+use snapferry_base::identity::TokenSource as _;
+use snapferry_base::retry::Class;
+use snapferry_base::secret::Secret;
+use snapferry_base::units::{ByteCount, MIB, to_usize};
+use snapferry_engine::hash::Crc64;
+use snapferry_engine::store::{
+    ETag, ObjectKey, ObjectStore as _, Part, PartNumber, StoreError, StoredPart, Upload, UploadPlan, Whole,
 };
-use snapferry::units::{ByteCount, MIB, to_usize};
+use snapferry_ibmcloud::iam::{ApiKeyConfig, ApiKeySource, Metadata, MetadataConfig};
+use snapferry_s3::LARGEST_OF_STORE;
+use snapferry_s3::{Auth, S3Config, S3Store};
 
 /// What sockets hold on both sides, at most.
 const ON_THE_WAY: u64 = 16 * MIB;
@@ -49,7 +51,8 @@ impl Endless {
     }
 
     fn store(&self) -> S3Store {
-        let auth = Auth::Hmac { access_key: "key".into(), secret_key: Secret::new("secret"), session_token: None };
+        let auth =
+            Auth::Hmac { access_key: "key".into(), secret_key: Secret::new("secret"), session_token: None };
         S3Store::connect(S3Config::new(&self.url(), "us-south", "images", auth)).unwrap()
     }
 
@@ -97,7 +100,13 @@ async fn asked(store: &S3Store) -> Vec<(&'static str, Result<(), StoreError>)> {
         ("delete", store.delete(&key).await),
         ("list", store.list("").await.map(drop)),
         ("uploads", store.list_uploads("").await.map(drop)),
-        ("create", store.create_upload(&key, &UploadPlan { part_size: ByteCount(5 * MIB), replace: true }).await.map(drop)),
+        (
+            "create",
+            store
+                .create_upload(&key, &UploadPlan { part_size: ByteCount(5 * MIB), replace: true })
+                .await
+                .map(drop),
+        ),
         ("part", store.put_part(&upload(), part).await.map(drop)),
         ("parts", store.list_parts(&upload()).await.map(drop)),
         ("complete", store.complete(&upload(), &[stored], &whole).await),
@@ -107,8 +116,13 @@ async fn asked(store: &S3Store) -> Vec<(&'static str, Result<(), StoreError>)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stores_answers_are_read_up_to_a_limit_whatever_was_asked() {
-    for status in ["200 OK", "206 Partial Content", "403 Forbidden", "404 Not Found", "500 Internal Server Error"] {
-        let server = Endless::start(format!("HTTP/1.1 {status}\r\ncontent-type: application/xml\r\n\r\n<a>"), Some(&FILLING));
+    for status in
+        ["200 OK", "206 Partial Content", "403 Forbidden", "404 Not Found", "500 Internal Server Error"]
+    {
+        let server = Endless::start(
+            format!("HTTP/1.1 {status}\r\ncontent-type: application/xml\r\n\r\n<a>"),
+            Some(&FILLING),
+        );
         for (what, answer) in asked(&server.store()).await {
             // What has no body to be looked at is not read.
             if status.starts_with('2') && matches!(what, "list" | "uploads" | "parts" | "create" | "get") {
@@ -125,11 +139,19 @@ async fn a_stores_answers_are_read_up_to_a_limit_whatever_was_asked() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_an_address_has_no_room_for_is_refused_by_name() {
     let long = "a".repeat(to_usize(8 * MIB));
-    let xml = |body: &str| format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-    let created = format!("<InitiateMultipartUploadResult><UploadId>{long}</UploadId></InitiateMultipartUploadResult>");
+    let xml = |body: &str| {
+        format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+    };
+    let created =
+        format!("<InitiateMultipartUploadResult><UploadId>{long}</UploadId></InitiateMultipartUploadResult>");
     let server = Endless::start(xml(&created), None);
-    let refused = server.store().create_upload(&upload().key, &UploadPlan { part_size: ByteCount(5 * MIB), replace: true }).await;
-    assert!(refused.unwrap_err().to_string().contains("the upload id has 8388608 bytes; at most 2048 are used"));
+    let refused = server
+        .store()
+        .create_upload(&upload().key, &UploadPlan { part_size: ByteCount(5 * MIB), replace: true })
+        .await;
+    assert!(
+        refused.unwrap_err().to_string().contains("the upload id has 8388608 bytes; at most 2048 are used")
+    );
     // One that somebody names.
     let named = Upload { id: long.clone(), ..upload() };
     for refused in [server.store().abort(&named).await, server.store().list_parts(&named).await.map(drop)] {
@@ -154,7 +176,11 @@ async fn what_an_address_has_no_room_for_is_refused_by_name() {
     ] {
         let server = Endless::start(xml(&body), None);
         let store = server.store();
-        let refused = if name == "list" { store.list("").await.map(drop) } else { store.list_uploads("").await.map(drop) };
+        let refused = if name == "list" {
+            store.list("").await.map(drop)
+        } else {
+            store.list_uploads("").await.map(drop)
+        };
         assert!(refused.unwrap_err().to_string().contains("goes on without saying where"), "{name}");
     }
     let open = format!(
@@ -162,9 +188,14 @@ async fn what_an_address_has_no_room_for_is_refused_by_name() {
          <Upload><Key>b</Key><UploadId>id</UploadId></Upload></ListMultipartUploadsResult>"
     );
     let found = Endless::start(xml(&open), None).store().list_uploads("").await.unwrap();
-    assert_eq!(found.iter().map(|open| open.upload.key.as_str()).collect::<Vec<_>>(), ["b"], "the other can't be asked about");
-    let parts =
-        format!("<ListPartsResult><Part><PartNumber>1</PartNumber><Size>1</Size><ETag>{mark}</ETag></Part></ListPartsResult>");
+    assert_eq!(
+        found.iter().map(|open| open.upload.key.as_str()).collect::<Vec<_>>(),
+        ["b"],
+        "the other can't be asked about"
+    );
+    let parts = format!(
+        "<ListPartsResult><Part><PartNumber>1</PartNumber><Size>1</Size><ETag>{mark}</ETag></Part></ListPartsResult>"
+    );
     let refused = Endless::start(xml(&parts), None).store().list_parts(&upload()).await.unwrap_err();
     assert!(refused.to_string().contains("the ETag has"), "{refused}");
 }
@@ -179,11 +210,15 @@ async fn tokens_are_read_up_to_a_limit_and_live_for_a_day_at_most() {
     let metadata = Metadata::new(&MetadataConfig { endpoint: Some(server.url()), ca_file: None }).unwrap();
     assert!(metadata.instance().await.unwrap_err().to_string().contains("it is longer than 1048576 bytes"));
     // One attempt of several.
-    let asked = tokio::time::timeout(Duration::from_secs(1), async { source(server.url()).token().await }).await;
+    let asked =
+        tokio::time::timeout(Duration::from_secs(1), async { source(server.url()).token().await }).await;
     assert!(asked.is_err() || asked.is_ok_and(|token| token.is_err()));
     assert!(server.sent() < 64 * (MIB + ON_THE_WAY));
     let granted = format!(r#"{{"access_token":"t","expires_in":{}}}"#, u64::MAX);
-    let server = Endless::start(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{granted}", granted.len()), None);
+    let server = Endless::start(
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{granted}", granted.len()),
+        None,
+    );
     let token = source(server.url()).token().await.unwrap();
     assert!(token.expires <= std::time::SystemTime::now() + Duration::from_secs(24 * 3600));
 }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use snapferry::clock::Clock as _;
-use snapferry::identity::{ApiKeyConfig, ApiKeySource, IdentityError, TokenSource as _};
-use snapferry::retry::Class;
-use snapferry::secret::Secret;
-use snapferry::sim::{Action, Operation, Rule, SimConfig, SimStore, When};
-use snapferry::testing::clock::ManualClock;
+use snapferry_base::clock::Clock as _;
+use snapferry_base::identity::{IdentityError, TokenSource as _};
+use snapferry_base::retry::Class;
+use snapferry_base::secret::Secret;
+use snapferry_ibmcloud::iam::{ApiKeyConfig, ApiKeySource};
+use snapferry_sim::{Action, Operation, Rule, SimConfig, SimStore, When};
+use snapferry_testkit::clock::ManualClock;
 use tempfile::TempDir;
 
 struct Iam {
@@ -115,7 +116,8 @@ async fn a_wrong_key_is_refused_at_once_and_never_shown() {
 
 #[test]
 fn a_key_is_not_sent_in_the_clear() {
-    for (key, endpoint) in [("k", "http://iam.example.com"), ("k", "no URL"), ("", "https://iam.example.com")] {
+    for (key, endpoint) in [("k", "http://iam.example.com"), ("k", "no URL"), ("", "https://iam.example.com")]
+    {
         let config = ApiKeyConfig { api_key: Secret::new(key), endpoint: endpoint.to_owned(), ca_file: None };
         let err = ApiKeySource::new(config, ManualClock::standing()).unwrap_err();
         assert!(matches!(err, IdentityError::Setup(_)), "{err}");

@@ -5,18 +5,19 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use serde_json::Value;
-use snapferry::cancel::{Cancel, Reason};
-use snapferry::qcow2::check::{Report, check};
-use snapferry::qcow2::{Compression, FileError, Image, ImageError, ImageFile, Limits, Marked};
-use snapferry::restore::LocalImage;
-use snapferry::testing::hostile::{self, Good, Hostile, Stage};
-use snapferry::testing::oracle::QemuImg;
-use snapferry::testing::plain::MemoryFile;
-use snapferry::units::{ByteCount, HostOffset, to_u64};
+use snapferry_base::cancel::{Cancel, Reason};
+use snapferry_base::units::{ByteCount, HostOffset, to_u64};
+use snapferry_engine::image::LocalImage;
+use snapferry_qcow2::MemoryFile;
+use snapferry_qcow2::check::{Report, check};
+use snapferry_qcow2::{Codec, FileError, Image, ImageError, ImageFile, Limits, Marked};
+use snapferry_testkit::hostile::{self, Good, Hostile, Stage};
+use snapferry_testkit::oracle::QemuImg;
 
 /// What qemu-img says; nothing where it does not open the image.
 fn qemu_check(path: &Path) -> Option<(Value, Option<i32>)> {
-    let answer = Command::new("qemu-img").args(["check", "--output=json", "-f", "qcow2"]).arg(path).output().unwrap();
+    let answer =
+        Command::new("qemu-img").args(["check", "--output=json", "-f", "qcow2"]).arg(path).output().unwrap();
     serde_json::from_slice(&answer.stdout).ok().map(|said| (said, answer.status.code()))
 }
 
@@ -29,8 +30,16 @@ fn ours(path: &Path) -> Result<Report, String> {
 
 /// The figures that QEMU's JSON leaves out where they are zero.
 fn figures(said: &Value) -> [u64; 7] {
-    ["corruptions", "leaks", "check-errors", "total-clusters", "allocated-clusters", "fragmented-clusters", "compressed-clusters"]
-        .map(|name| said[name].as_u64().unwrap_or(0))
+    [
+        "corruptions",
+        "leaks",
+        "check-errors",
+        "total-clusters",
+        "allocated-clusters",
+        "fragmented-clusters",
+        "compressed-clusters",
+    ]
+    .map(|name| said[name].as_u64().unwrap_or(0))
 }
 
 fn our_figures(report: &Report) -> [u64; 7] {
@@ -52,14 +61,24 @@ pub fn difference(name: &str, path: &Path) -> Option<String> {
         Ok(report) => report,
         Err(error) => return Some(format!("{name}: refused: {error}; qemu-img said {said}")),
     };
-    let same = figures(&said) == our_figures(&report) && said["image-end-offset"].as_u64().unwrap_or(0) == report.image_end;
-    let command = Command::new(env!("CARGO_BIN_EXE_snapferry")).args(["qemu-img", "check", "-q", "-f", "qcow2"]).arg(path).output();
+    let same = figures(&said) == our_figures(&report)
+        && said["image-end-offset"].as_u64().unwrap_or(0) == report.image_end;
+    let command = Command::new(env!("CARGO_BIN_EXE_snapferry"))
+        .args(["qemu-img", "check", "-q", "-f", "qcow2"])
+        .arg(path)
+        .output();
     let ours = command.unwrap().status.code();
     if ours != code {
         return Some(format!("{name}: ends with {ours:?}, qemu-img with {code:?}: {said}"));
     }
-    (!same)
-        .then(|| format!("{name}: {:?} end {}, qemu-img {said}\n   {:?}", our_figures(&report), report.image_end, report.findings))
+    (!same).then(|| {
+        format!(
+            "{name}: {:?} end {}, qemu-img {said}\n   {:?}",
+            our_figures(&report),
+            report.image_end,
+            report.findings
+        )
+    })
 }
 
 #[test]
@@ -91,7 +110,7 @@ fn broken_images_are_counted_as_qemu_counts_them() {
 
 #[test]
 fn an_audit_stops_when_it_is_told_to() {
-    let (cancel, file) = (Cancel::new(), MemoryFile::new(Good::new(Compression::Deflate).bytes.into()));
+    let (cancel, file) = (Cancel::new(), MemoryFile::new(Good::new(Codec::Deflate).bytes.into()));
     let image = Image::open(&file, &Limits::default()).unwrap();
     cancel.cancel(Reason::Asked);
     assert!(matches!(check(&file, &image, &cancel), Err(ImageError::Interrupted)));

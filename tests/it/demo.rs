@@ -1,14 +1,15 @@
-//! `snapferry demo` as somebody types it: on a machine with a configuration of its own, and until Ctrl-C.
+//! `snapferry-sim demo` as somebody types it: on a machine with a configuration of its own, and until Ctrl-C.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
-use snapferry::testing::disks::{Disk, Kind};
-use snapferry::testing::skip::has_oracle;
-use snapferry::units::{ByteCount, MIB};
+use snapferry_base::units::{ByteCount, MIB};
+use snapferry_testkit::disks::{Disk, Kind};
+use snapferry_testkit::skip::has_oracle;
 
+use crate::support::sim::snapferry_sim;
 use crate::ways_out::WORDS;
 
 /// The demo on a small disk in `folder`, which is for temporary files, too.
@@ -17,7 +18,7 @@ fn demo(folder: &Path) -> Command {
     Disk { kind: Kind::Mixed, size: ByteCount(8 * MIB), seed: 3 }.write(&disk).unwrap();
     let temporary = folder.join("tmp");
     std::fs::create_dir(&temporary).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_snapferry"));
+    let mut command = snapferry_sim();
     command.args(["demo", "--disk"]).arg(disk).env("TMPDIR", temporary).stdout(Stdio::piped());
     command
 }
@@ -37,13 +38,21 @@ fn a_machine_with_a_configuration_shows_the_same_demonstration() {
     let mut command = demo(folder.path());
     command.env("SNAPFERRY_CONFIG", config);
     // Each of them would lead a command somewhere else.
-    for name in ["SNAPFERRY_RESOURCE_GROUP", "SNAPFERRY_ENDPOINT", "SNAPFERRY_METADATA_ENDPOINT", "SNAPFERRY_VOLUME_PROFILE"] {
+    for name in [
+        "SNAPFERRY_RESOURCE_GROUP",
+        "SNAPFERRY_ENDPOINT",
+        "SNAPFERRY_METADATA_ENDPOINT",
+        "SNAPFERRY_VOLUME_PROFILE",
+    ] {
         command.env(name, "nowhere");
     }
     let said = command.env("AWS_ACCESS_KEY_ID", "alone").output().unwrap();
     let out = String::from_utf8_lossy(&said.stdout);
     assert!(said.status.success(), "{out}\n{}", String::from_utf8_lossy(&said.stderr));
-    assert!(out.contains("images are identical") && out.contains("qemu-img convert -c, into a file"), "{out}");
+    assert!(
+        out.contains("images are identical") && out.contains("qemu-img convert -c, into a file"),
+        "{out}"
+    );
     assert!(left_in(folder.path()).is_empty());
 }
 

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use snapferry::compress::{Codec, Level};
-use snapferry::convert::plan::{Destination, Options};
-use snapferry::source::{InUse, RawSource};
-use snapferry::store::ObjectStore;
-use snapferry::testing::disks::{Disk, Kind};
-use snapferry::testing::memory::MemoryStore;
-use snapferry::testing::skip::has_oracle;
-use snapferry::units::{ByteCount, ClusterBits, MIB, to_u64};
+use snapferry_base::units::{ByteCount, ClusterBits, MIB, to_u64};
+use snapferry_engine::compress::{Codec, Level};
+use snapferry_engine::convert::plan::{Destination, Options};
+use snapferry_engine::source::{InUse, RawSource};
+use snapferry_engine::store::ObjectStore;
+use snapferry_testkit::disks::{Disk, Kind};
+use snapferry_testkit::memory::MemoryStore;
+use snapferry_testkit::skip::has_oracle;
 
 use crate::convert::{convert, convert_disk, convert_file, folder, into_file, key, run, runtime};
 
@@ -23,7 +23,11 @@ fn count(number: usize) -> Option<std::num::NonZeroUsize> {
 fn stored(raw: &Path, options: &Options) -> Vec<u8> {
     let store: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new("images"));
     let source = RawSource::open(raw, InUse::Refuse).expect("a source");
-    let size = convert(&source, &store, Destination::Bucket, options, &Vec::new).expect("an image").manifest.image.size;
+    let size = convert(&source, &store, Destination::Bucket, options, &Vec::new)
+        .expect("an image")
+        .manifest
+        .image
+        .size;
     runtime().block_on(store.get_range(&key(), 0..size.0, None)).expect("the image").into()
 }
 
@@ -48,7 +52,10 @@ fn threads_queues_parts_and_destinations_leave_no_trace() {
             assert_eq!(first.manifest.segments, other.manifest.segments);
         }
         for (threads, part) in [(1, 8), (2, 32), (8, 12)] {
-            assert!(first.image == stored(&raw, &options(threads, 6, 4, part)), "{codec} in parts of {part} MiB");
+            assert!(
+                first.image == stored(&raw, &options(threads, 6, 4, part)),
+                "{codec} in parts of {part} MiB"
+            );
         }
     }
 }
@@ -79,13 +86,19 @@ fn every_cpu_makes_the_same_image() {
             let native = convert_file(&raw, &Options { codec, level, ..Options::default() });
             for cpu in ["Haswell", "Nehalem"] {
                 let image = home.path().join("image.qcow2");
-                let ours =
-                    into_file(&raw, &image, &["--force", "--threads", "2", "--codec", codec.name(), "--level", level.name()]);
+                let ours = into_file(
+                    &raw,
+                    &image,
+                    &["--force", "--threads", "2", "--codec", codec.name(), "--level", level.name()],
+                );
                 let mut emulated = Command::new("qemu-x86_64");
                 emulated.args(["-cpu", cpu]).arg(ours.get_program()).args(ours.get_args());
                 let ended = run(emulated);
                 assert_eq!(ended.code, Some(0), "{codec} {level} on {cpu}: {}", ended.err);
-                assert!(std::fs::read(&image).expect("the image") == native.image, "{codec} {level} on {cpu}");
+                assert!(
+                    std::fs::read(&image).expect("the image") == native.image,
+                    "{codec} {level} on {cpu}"
+                );
             }
         }
     }
@@ -105,10 +118,17 @@ fn images_are_those_of_the_first_release() {
             if (codec, level) == (Codec::Deflate, Level::Fast) && !cfg!(feature = "isal") {
                 continue;
             }
-            let made = convert_disk(&disk, &Options { codec, level, cluster: ClusterBits::KIB4, ..Options::default() });
+            let made = convert_disk(
+                &disk,
+                &Options { codec, level, cluster: ClusterBits::KIB4, ..Options::default() },
+            );
             let segment = &made.manifest.segments[0];
             // Otherwise it would be no example of anything.
-            assert!(segment.length > 16_000 && to_u64(made.image.len()) < disk.size.0, "{} bytes", made.image.len());
+            assert!(
+                segment.length > 16_000 && to_u64(made.image.len()) < disk.size.0,
+                "{} bytes",
+                made.image.len()
+            );
             let path = golden(codec, level);
             if bless {
                 std::fs::write(&path, &made.image).expect("the golden image");

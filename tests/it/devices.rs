@@ -7,8 +7,10 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use snapferry::testing::loopdev::{Access, BAD_UNIT, BadRangeDevice, LoopDevice, LoopOptions, MountedDevice, SmallFs};
-use snapferry::units::{MIB, to_u64, to_usize};
+use snapferry_base::units::{MIB, to_u64, to_usize};
+use snapferry_testkit::loopdev::{
+    Access, BAD_UNIT, BadRangeDevice, LoopDevice, LoopOptions, MountedDevice, SmallFs,
+};
 
 /// Bytes that tell where they are, every unit of [`BAD_UNIT`] its own.
 fn numbered(len: u64) -> Vec<u8> {
@@ -41,12 +43,18 @@ fn a_loop_device_reads_as_its_file_and_keeps_to_its_access() {
     let Some(device) = LoopDevice::attach(&file, LoopOptions::default()) else { return };
     assert_eq!(read_at(device.path(), 0, MIB).expect("readable"), contents);
     // Some kernels refuse to open it, others to write.
-    let refused = OpenOptions::new().write(true).open(device.path()).and_then(|file| file.write_all_at(&contents, 0));
+    let refused =
+        OpenOptions::new().write(true).open(device.path()).and_then(|file| file.write_all_at(&contents, 0));
     assert_eq!(refused.map_err(|err| err.kind()), Err(ErrorKind::PermissionDenied), "a read-only device");
 
-    let Some(writable) = LoopDevice::attach(&file, LoopOptions { access: Access::ReadWrite, logical_sector: 4096 }) else { return };
+    let Some(writable) =
+        LoopDevice::attach(&file, LoopOptions { access: Access::ReadWrite, logical_sector: 4096 })
+    else {
+        return;
+    };
     let name = writable.path().file_name().expect("/dev/loopN").to_owned();
-    let sector = fs::read_to_string(Path::new("/sys/block").join(name).join("queue/logical_block_size")).expect("sysfs");
+    let sector = fs::read_to_string(Path::new("/sys/block").join(name).join("queue/logical_block_size"))
+        .expect("sysfs");
     assert_eq!(sector.trim(), "4096");
     OpenOptions::new().write(true).open(writable.path()).expect("writable");
 }
@@ -80,7 +88,11 @@ fn a_bad_range_fails_with_eio_and_nothing_else_does() {
                 assert_eq!(read, Err(Some(Errno::IO.raw_os_error())), "at {at} in {bad:?}");
             } else {
                 let expected = &contents[to_usize(at)..to_usize(at + BAD_UNIT)];
-                assert!(read.is_ok_and(|read| read == expected), "at {at}, outside of {bad:?}: {:?}", read.map(|_| "other bytes"));
+                assert!(
+                    read.is_ok_and(|read| read == expected),
+                    "at {at}, outside of {bad:?}: {:?}",
+                    read.map(|_| "other bytes")
+                );
             }
         }
     }
@@ -91,7 +103,8 @@ fn a_small_file_system_fills_up() {
     for small in [SmallFs::tmpfs(MIB), SmallFs::ext4(4 * MIB)] {
         let Some(small) = small else { return };
         let mut file = File::create(small.path().join("file")).expect("empty yet");
-        let full = file.write_all(&numbered(8 * MIB)).and_then(|()| file.sync_all()).map_err(|err| err.kind());
+        let full =
+            file.write_all(&numbered(8 * MIB)).and_then(|()| file.sync_all()).map_err(|err| err.kind());
         assert_eq!(full, Err(ErrorKind::StorageFull));
         assert!(file.metadata().expect("the file").len() > 0, "nothing at all fitted");
     }
@@ -115,7 +128,8 @@ fn nothing_is_left_of_a_guard_that_is_dropped() {
     drop(mounted);
     assert!(!mounts().contains(&in_mounts) && !folder.exists());
     // The number may be somebody else's device by now; it must not be ours.
-    let backing =
-        fs::read_to_string(Path::new("/sys/block").join(device.file_name().expect("/dev/loopN")).join("loop/backing_file"));
+    let backing = fs::read_to_string(
+        Path::new("/sys/block").join(device.file_name().expect("/dev/loopN")).join("loop/backing_file"),
+    );
     assert!(!backing.is_ok_and(|path| path.contains(&*folder.parent().expect("scratch").to_string_lossy())));
 }

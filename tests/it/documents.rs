@@ -4,6 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::support::sim::snapferry_sim;
+
+/// Programs whose commands the documents show.
+const PROGRAMS: [&str; 2] = ["snapferry", "snapferry-sim"];
+
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
@@ -22,8 +27,10 @@ fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
 
 /// The documents at the root, those in docs and the folders' own, with their text.
 fn documents() -> Vec<(PathBuf, String)> {
-    let mut found: Vec<PathBuf> =
-        ["README.md", "DESIGN.md", "CONTRIBUTING.md", "SECURITY.md"].iter().map(|name| root().join(name)).collect();
+    let mut found: Vec<PathBuf> = ["README.md", "DESIGN.md", "CONTRIBUTING.md", "SECURITY.md"]
+        .iter()
+        .map(|name| root().join(name))
+        .collect();
     for folder in ["docs", "systemd", "benches", "terraform"] {
         collect(&root().join(folder), &mut found);
     }
@@ -39,8 +46,9 @@ fn calls(text: &str) -> Vec<Vec<String>> {
             inside = line == "```sh";
             continue;
         }
-        let call = line.strip_prefix("sudo ").unwrap_or(line).strip_prefix("snapferry ");
-        if let Some(call) = call.filter(|_| inside) {
+        let call = line.strip_prefix("sudo ").unwrap_or(line);
+        let is_ours = PROGRAMS.iter().any(|program| call.split(' ').next() == Some(program));
+        if inside && is_ours {
             let ends = [" #", " |", " &&", " >", ";"];
             let end = ends.iter().filter_map(|end| call.find(end)).min().unwrap_or(call.len());
             found.push(call[..end].split_whitespace().map(str::to_owned).collect());
@@ -52,10 +60,14 @@ fn calls(text: &str) -> Vec<Vec<String>> {
 /// The help of a command, once for each.
 fn help(words: &[String], known: &mut BTreeMap<Vec<String>, Option<String>>) -> Result<String, String> {
     let asked = known.entry(words.to_vec()).or_insert_with(|| {
-        let output = Command::new(env!("CARGO_BIN_EXE_snapferry")).args(words).arg("--help").env_clear().output().unwrap();
+        let program = match words[0].as_str() {
+            "snapferry" => Command::new(env!("CARGO_BIN_EXE_snapferry")),
+            _ => snapferry_sim(),
+        };
+        let output = { program }.args(&words[1..]).arg("--help").env_clear().output().unwrap();
         output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
     });
-    asked.clone().ok_or_else(|| format!("`snapferry {} --help` fails", words.join(" ")))
+    asked.clone().ok_or_else(|| format!("`{} --help` fails", words.join(" ")))
 }
 
 /// What is wrong with a call, if anything is.
@@ -64,29 +76,32 @@ fn wrong(words: &[String], known: &mut BTreeMap<Vec<String>, Option<String>>) ->
 }
 
 fn look(words: &[String], known: &mut BTreeMap<Vec<String>, Option<String>>) -> Result<(), String> {
-    if words[0] == "qemu-img" {
+    if words[1] == "qemu-img" {
         // Its options are QEMU's, and tested beside QEMU.
         return Ok(());
     }
-    let mut commands: Vec<String> = Vec::new();
+    let mut commands: Vec<String> = vec![words[0].clone()];
     let mut text = help(&commands, known)?;
-    for word in words {
-        let is_command = text
-            .split_once("Commands:\n")
-            .is_some_and(|(_, listed)| listed.lines().any(|line| line.starts_with(&format!("  {word} ")) || line.trim() == *word));
+    for word in &words[1..] {
+        let is_command = text.split_once("Commands:\n").is_some_and(|(_, listed)| {
+            listed.lines().any(|line| line.starts_with(&format!("  {word} ")) || line.trim() == *word)
+        });
         if !is_command {
             break;
         }
         commands.push(word.clone());
         text = help(&commands, known)?;
     }
-    if commands.is_empty() {
-        return Err(format!("there is no command {:?}", words[0]));
+    if commands.len() == 1 && !words[1].starts_with('-') {
+        return Err(format!("there is no command {:?}", words[1]));
     }
-    let flags = words.iter().filter(|word| word.starts_with("--")).map(|word| word.split('=').next().unwrap_or(word));
-    let is_there = |flag: &str| text.split(|letter: char| !(letter.is_alphanumeric() || letter == '-')).any(|word| word == flag);
+    let flags =
+        words.iter().filter(|word| word.starts_with("--")).map(|word| word.split('=').next().unwrap_or(word));
+    let is_there = |flag: &str| {
+        text.split(|letter: char| !(letter.is_alphanumeric() || letter == '-')).any(|word| word == flag)
+    };
     match flags.into_iter().find(|flag| !is_there(flag)) {
-        Some(flag) => Err(format!("`snapferry {}` has no {flag}", commands.join(" "))),
+        Some(flag) => Err(format!("`{}` has no {flag}", commands.join(" "))),
         None => Ok(()),
     }
 }
@@ -97,25 +112,35 @@ fn every_command_in_the_documents_exists_with_its_flags() {
     for (path, text) in documents() {
         for call in calls(&text) {
             tried += 1;
-            faults.extend(wrong(&call, &mut known).map(|fault| format!("{}: {}: {fault}", path.display(), call.join(" "))));
+            faults.extend(
+                wrong(&call, &mut known)
+                    .map(|fault| format!("{}: {}: {fault}", path.display(), call.join(" "))),
+            );
         }
     }
     assert!(faults.is_empty(), "{faults:#?}");
     assert!(tried > 50, "{tried} commands were found");
     let call = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<String>>();
-    assert!(wrong(&call("replicat web01"), &mut known).is_some());
-    assert!(wrong(&call("jobs list --stat dead"), &mut known).is_some());
-    assert!(wrong(&call("jobs list --state dead"), &mut known).is_none());
-    known.insert(call("jobs list"), None);
-    assert!(wrong(&call("jobs list --state dead"), &mut known).is_some(), "a help that fails is no help");
+    assert!(wrong(&call("snapferry replicat web01"), &mut known).is_some());
+    assert!(wrong(&call("snapferry jobs list --stat dead"), &mut known).is_some());
+    assert!(wrong(&call("snapferry jobs list --state dead"), &mut known).is_none());
+    known.insert(call("snapferry jobs list"), None);
+    assert!(wrong(&call("snapferry jobs list --state dead"), &mut known).is_some(), "a help that fails is no help");
 }
 
 /// Anchors as they are made of headings: in lower case, blanks as dashes, nothing else but letters and digits.
 fn anchors(text: &str) -> Vec<String> {
-    let headings = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim().to_lowercase());
+    let headings = text
+        .lines()
+        .filter(|line| line.starts_with('#'))
+        .map(|line| line.trim_start_matches('#').trim().to_lowercase());
     headings
         .map(|heading| {
-            heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c)).map(|c| if c == ' ' { '-' } else { c }).collect()
+            heading
+                .chars()
+                .filter(|c| c.is_alphanumeric() || " -_".contains(*c))
+                .map(|c| if c == ' ' { '-' } else { c })
+                .collect()
         })
         .collect()
 }
@@ -126,7 +151,9 @@ fn leads(from: &Path, target: &str) -> bool {
     let path = if file.is_empty() { from.to_owned() } else { from.parent().unwrap().join(file) };
     match anchor {
         None => path.exists(),
-        Some(anchor) => std::fs::read_to_string(path).is_ok_and(|text| anchors(&text).iter().any(|known| known == anchor)),
+        Some(anchor) => {
+            std::fs::read_to_string(path).is_ok_and(|text| anchors(&text).iter().any(|known| known == anchor))
+        }
     }
 }
 
@@ -142,5 +169,7 @@ fn every_link_between_documents_leads_somewhere() {
         }
     }
     assert!(dead.is_empty(), "{dead:#?}");
-    assert!(!leads(&root().join("README.md"), "docs/nothing.md") && !leads(&root().join("README.md"), "#nothing"));
+    assert!(
+        !leads(&root().join("README.md"), "docs/nothing.md") && !leads(&root().join("README.md"), "#nothing")
+    );
 }

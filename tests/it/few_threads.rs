@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use snapferry::store::ObjectStore as _;
-use snapferry::testing::disks::{Disk, Kind};
-use snapferry::testing::oracle::QemuImg;
-use snapferry::testing::skip::is_root;
-use snapferry::units::{ByteCount, MIB};
+use snapferry_base::units::{ByteCount, MIB};
+use snapferry_engine::store::ObjectStore as _;
+use snapferry_testkit::disks::{Disk, Kind};
+use snapferry_testkit::oracle::QemuImg;
+use snapferry_testkit::skip::is_root;
 use tempfile::TempDir;
 
 use crate::convert::{BUCKET, Bucket, Ended, left_in};
@@ -35,7 +35,9 @@ impl Scene {
     fn set() -> Option<Self> {
         let qemu = QemuImg::find().filter(|_| is_root())?;
         let home = tempfile::tempdir().expect("a folder");
-        Disk::new(Kind::Mixed, ByteCount(20 * MIB + 512), 17).write(&home.path().join("disk")).expect("a disk");
+        Disk::new(Kind::Mixed, ByteCount(20 * MIB + 512), 17)
+            .write(&home.path().join("disk"))
+            .expect("a disk");
         std::fs::copy(env!("CARGO_BIN_EXE_snapferry"), home.path().join("snapferry")).expect("the program");
         // The limit counts a user's tasks: this one is nobody else's.
         let user = 1_000_000 + 8 * std::process::id() + SCENES.fetch_add(1, Relaxed);
@@ -65,19 +67,30 @@ impl Scene {
         std::fs::remove_dir_all(self.here()).expect("removed");
         std::fs::set_permissions(self.here(), std::fs::Permissions::from_mode(0o777)).expect("anybody's");
         std::fs::write(self.here().join("target"), PRECIOUS).expect("written");
-        std::fs::set_permissions(self.here().join("target"), std::fs::Permissions::from_mode(0o666)).expect("anybody's");
+        std::fs::set_permissions(self.here().join("target"), std::fs::Permissions::from_mode(0o666))
+            .expect("anybody's");
     }
 
     fn run(&self, tasks: u32, args: &[&str]) -> Ended {
         let config = self.bucket.sim.config();
         let mut command = Command::new("setpriv");
-        command.args([format!("--reuid={}", self.user), format!("--regid={}", self.user), "--clear-groups".to_owned()]);
+        command.args([
+            format!("--reuid={}", self.user),
+            format!("--regid={}", self.user),
+            "--clear-groups".to_owned(),
+        ]);
         command
             .args(["prlimit", &format!("--nproc={tasks}"), "timeout", "--signal=KILL", HANGS])
             .arg(self.path("snapferry"))
             .args(args);
-        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/bin:/bin")));
-        command.envs([("HOME", "/nonexistent"), ("AWS_REGION", &config.region), ("AWS_ACCESS_KEY_ID", &config.access_key)]);
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/bin:/bin")));
+        command.envs([
+            ("HOME", "/nonexistent"),
+            ("AWS_REGION", &config.region),
+            ("AWS_ACCESS_KEY_ID", &config.access_key),
+        ]);
         command.env("AWS_SECRET_ACCESS_KEY", config.secret_key.reveal());
         command.current_dir(self.here()).stdin(Stdio::null()).output().expect("it runs").into()
     }
@@ -125,9 +138,16 @@ impl Scene {
 fn an_image_in_a_file_is_the_disk_or_is_not_there() {
     let Some(scene) = Scene::set() else { return };
     let target = scene.here().join("target");
-    scene.try_all(&["convert", "--device", "../disk", "--output", "target", "--force", "--no-hash", "-q"], |_| scene.same(&target));
-    scene.try_all(&["convert", "--device", "../disk", "--output", "target", "--force", "--verify"], |_| scene.same(&target));
-    scene.try_all(&["qemu-img", "convert", "-f", "raw", "-O", "qcow2", "../disk", "target"], |_| scene.same(&target));
+    scene.try_all(
+        &["convert", "--device", "../disk", "--output", "target", "--force", "--no-hash", "-q"],
+        |_| scene.same(&target),
+    );
+    scene.try_all(&["convert", "--device", "../disk", "--output", "target", "--force", "--verify"], |_| {
+        scene.same(&target)
+    });
+    scene.try_all(&["qemu-img", "convert", "-f", "raw", "-O", "qcow2", "../disk", "target"], |_| {
+        scene.same(&target)
+    });
 }
 
 #[test]
@@ -135,10 +155,27 @@ fn an_image_in_a_bucket_is_the_disk_or_is_not_there() {
     let Some(scene) = Scene::set() else { return };
     let store = scene.bucket.sim.endpoint();
     let back = scene.path("back");
-    let args = ["convert", "--device", "../disk", "--bucket", BUCKET, "--key", "k", "--force", "--endpoint", &store, "-q"];
+    let args = [
+        "convert",
+        "--device",
+        "../disk",
+        "--bucket",
+        BUCKET,
+        "--key",
+        "k",
+        "--force",
+        "--endpoint",
+        &store,
+        "-q",
+    ];
     scene.try_all(&args, |_| {
         // By a command that lacks nothing.
-        let read = scene.bucket.in_other_words(&["restore", "s3://images/k", "--force"]).arg("--output").arg(&back).output();
+        let read = scene
+            .bucket
+            .in_other_words(&["restore", "s3://images/k", "--force"])
+            .arg("--output")
+            .arg(&back)
+            .output();
         assert!(read.is_ok_and(|ended| ended.status.success()), "it comes back");
         scene.same_raw(&back)
     });
@@ -150,14 +187,17 @@ fn an_image_in_a_bucket_is_the_disk_or_is_not_there() {
 fn what_is_read_back_is_the_disk_or_is_not_there() {
     let Some(scene) = Scene::set() else { return };
     let target = scene.here().join("target");
-    scene.try_all(&["restore", "../image", "--output", "target", "--force", "-q"], |_| scene.same_raw(&target));
+    scene.try_all(&["restore", "../image", "--output", "target", "--force", "-q"], |_| {
+        scene.same_raw(&target)
+    });
     scene.try_all(&["verify", "../image", "--against", "../disk"], |ended| {
         if ended.err.contains("good") { Ok(()) } else { Err("no verdict".to_owned()) }
     });
     // One thread does.
-    for args in
-        [["qemu-img", "convert", "-O", "raw", "../image", "target"], ["qemu-img", "compare", "-q", "../image", "../disk", "--"]]
-    {
+    for args in [
+        ["qemu-img", "convert", "-O", "raw", "../image", "target"],
+        ["qemu-img", "compare", "-q", "../image", "../disk", "--"],
+    ] {
         for tasks in FEW {
             scene.clear();
             let args: Vec<&str> = args.iter().copied().filter(|arg| *arg != "--").collect();

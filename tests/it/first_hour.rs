@@ -5,11 +5,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-use snapferry::sim::{Action, Operation, RegionAction, RegionOperation, RegionRule, Rule, ServerSeed};
-use snapferry::testing::disks::{Disk, Kind};
-use snapferry::testing::loopdev::SmallFs;
-use snapferry::testing::skip::{is_root, skip};
-use snapferry::units::{ByteCount, MIB};
+use snapferry_base::units::{ByteCount, MIB};
+use snapferry_sim::{Action, Operation, RegionAction, RegionOperation, RegionRule, Rule, ServerSeed};
+use snapferry_testkit::disks::{Disk, Kind};
+use snapferry_testkit::loopdev::SmallFs;
+use snapferry_testkit::skip::{is_root, skip};
 
 use super::queue::{Redis, SAFE};
 use super::region::{AWAY, HOME, SERVER};
@@ -35,7 +35,8 @@ impl Table {
         let all = format!("{out}{err}");
         // Commands that report in lines of their own say what is wrong there.
         let told = if told.is_empty() { &all } else { told };
-        let mut missing: Vec<&str> = row.wrong.iter().filter(|words| !told.contains(**words)).copied().collect();
+        let mut missing: Vec<&str> =
+            row.wrong.iter().filter(|words| !told.contains(**words)).copied().collect();
         missing.extend(row.next.iter().filter(|words| !all.contains(**words)));
         let code = said.output.status.code();
         if code != Some(row.code) || !missing.is_empty() {
@@ -69,7 +70,11 @@ async fn who_one_is_is_asked_for() {
     for (variables, row) in [
         (
             vec![("SNAPFERRY_API_KEY_FILE", None)],
-            Row { code: 2, wrong: &["no credentials for IBM Cloud"], next: &["--trusted-profile default", "IBMCLOUD_API_KEY"] },
+            Row {
+                code: 2,
+                wrong: &["no credentials for IBM Cloud"],
+                next: &["--trusted-profile default", "IBMCLOUD_API_KEY"],
+            },
         ),
         (
             vec![("SNAPFERRY_API_KEY_FILE", Some("/nowhere/key"))],
@@ -77,7 +82,11 @@ async fn who_one_is_is_asked_for() {
         ),
         (
             vec![("SNAPFERRY_API_KEY_FILE", Some(wrong_key.as_str()))],
-            Row { code: 5, wrong: &["identity/token refused: BXNIM0415E"], next: &["ibmcloud iam service-api-key-create"] },
+            Row {
+                code: 5,
+                wrong: &["identity/token refused: BXNIM0415E"],
+                next: &["ibmcloud iam service-api-key-create"],
+            },
         ),
     ] {
         let command = with(bench.command(Host::Own, &REPLICATE), &variables);
@@ -89,11 +98,19 @@ async fn who_one_is_is_asked_for() {
     );
     table.row(
         &bench.finish(command).await,
-        &Row { code: 2, wrong: &["no credentials for the object store"], next: &["AWS_ACCESS_KEY_ID", "IBMCLOUD_API_KEY"] },
+        &Row {
+            code: 2,
+            wrong: &["no credentials for the object store"],
+            next: &["AWS_ACCESS_KEY_ID", "IBMCLOUD_API_KEY"],
+        },
     );
     let command = with(
         bench.command(Host::Own, &["uploads", "list"]),
-        &[("SNAPFERRY_API_KEY_FILE", None), ("AWS_ACCESS_KEY_ID", Some("who")), ("AWS_SECRET_ACCESS_KEY", Some("what"))],
+        &[
+            ("SNAPFERRY_API_KEY_FILE", None),
+            ("AWS_ACCESS_KEY_ID", Some("who")),
+            ("AWS_SECRET_ACCESS_KEY", Some("what")),
+        ],
     );
     table.row(
         &bench.finish(command).await,
@@ -106,7 +123,8 @@ async fn who_one_is_is_asked_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_metadata_is_told_how_to_switch_it_on() {
-    let bench = Bench::start_with(|config| snapferry::sim::RegionConfig { metadata_service: false, ..config }).await;
+    let bench =
+        Bench::start_with(|config| snapferry_sim::RegionConfig { metadata_service: false, ..config }).await;
     let mut table = Table::default();
     const SWITCH_ON: &str = "ibmcloud is instance-update SERVER --metadata-service true";
     let command = bench.command(Host::Own, &REPLICATE);
@@ -116,10 +134,17 @@ async fn a_server_without_metadata_is_told_how_to_switch_it_on() {
         bench.command(Host::Own, &["replicate", SERVER, "--instance", "0717-a"]),
         &[("SNAPFERRY_API_KEY_FILE", None), ("SNAPFERRY_TRUSTED_PROFILE", Some("default"))],
     );
-    let row = Row { code: 5, wrong: &["the instance metadata service does not answer"], next: &[SWITCH_ON, "--api-key-file"] };
+    let row = Row {
+        code: 5,
+        wrong: &["the instance metadata service does not answer"],
+        next: &[SWITCH_ON, "--api-key-file"],
+    };
     table.row(&bench.finish(command).await, &row);
     let command = with(bench.command(Host::Own, &["boot-volume", SERVER]), &[("SNAPFERRY_VPC_REGION", None)]);
-    table.row(&bench.finish(command).await, &Row { code: 2, wrong: &["which region? Give --region"], next: &["metadata service"] });
+    table.row(
+        &bench.finish(command).await,
+        &Row { code: 2, wrong: &["which region? Give --region"], next: &["metadata service"] },
+    );
     bench.sim.shutdown().await;
     table.hold();
 }
@@ -141,13 +166,27 @@ async fn names_and_regions_that_are_not_there_are_guessed_at() {
         ),
         (
             ["replicate", "mail", "--quiet"],
-            Row { code: 5, wrong: &["there is no server \"mail\" in us-south, but mail in us-east"], next: &["--region"] },
+            Row {
+                code: 5,
+                wrong: &["there is no server \"mail\" in us-south, but mail in us-east"],
+                next: &["--region"],
+            },
         ),
-        (["replicate", long.as_str(), "--quiet"], Row { code: 2, wrong: &[long.as_str()], next: &["1 to 63 lower-case letters"] }),
-        (["replicate", "Web_01", "--quiet"], Row { code: 2, wrong: &["Web_01"], next: &["lower-case letters"] }),
+        (
+            ["replicate", long.as_str(), "--quiet"],
+            Row { code: 2, wrong: &[long.as_str()], next: &["1 to 63 lower-case letters"] },
+        ),
+        (
+            ["replicate", "Web_01", "--quiet"],
+            Row { code: 2, wrong: &["Web_01"], next: &["lower-case letters"] },
+        ),
         (
             ["boot-volume", "wbe01", "--quiet"],
-            Row { code: 5, wrong: &["there is no server \"wbe01\" in us-south, but web01"], next: &["ibmcloud is instances"] },
+            Row {
+                code: 5,
+                wrong: &["there is no server \"wbe01\" in us-south, but web01"],
+                next: &["ibmcloud is instances"],
+            },
         ),
     ] {
         table.row(&bench.finish(bench.command(Host::Own, &typed)).await, &row);
@@ -163,11 +202,18 @@ async fn names_and_regions_that_are_not_there_are_guessed_at() {
     // From where nothing ever came, nothing is waited for long.
     let typed = ["boot-volume", SERVER, "--vpc-endpoint", "http://127.0.0.1:1/{region}"];
     let said = bench.finish(bench.command(Host::Own, &typed)).await;
-    let row =
-        Row { code: 5, wrong: &["http://127.0.0.1:1 can't be reached"], next: &["ibmcloud is regions", "--vpc-endpoint private"] };
+    let row = Row {
+        code: 5,
+        wrong: &["http://127.0.0.1:1 can't be reached"],
+        next: &["ibmcloud is regions", "--vpc-endpoint private"],
+    };
     table.row(&said, &row);
     assert_eq!(said.err().matches("asking the cloud again").count(), 3, "{}", said.err());
-    let row = Row { code: 5, wrong: &["\"image-0001\" is taken"], next: &["give another name, or remove what has it"] };
+    let row = Row {
+        code: 5,
+        wrong: &["\"image-0001\" is taken"],
+        next: &["give another name, or remove what has it"],
+    };
     bench.sim.seed_images(AWAY, 2);
     let typed = ["images", "rename", "image-0000", "image-0001", "--region", AWAY];
     table.row(&bench.finish(bench.command(Host::Own, &typed)).await, &row);
@@ -205,22 +251,43 @@ async fn a_bucket_that_can_t_be_used_is_told_of_before_anything_is_made() {
         next: &["ibmcloud cos bucket-create --bucket nowhere --region", "--bucket-region"],
     };
     table.row(&bench.run(Host::Own, &["--bucket", "nowhere"]).await, &nowhere);
-    let command =
-        bench.command(Host::Own, &["convert", "--device", &bench.path("web01.raw"), "--key", "a.qcow2", "--bucket", "nowhere"]);
+    let command = bench.command(
+        Host::Own,
+        &["convert", "--device", &bench.path("web01.raw"), "--key", "a.qcow2", "--bucket", "nowhere"],
+    );
     table.row(&bench.finish(command).await, &Row { code: 4, ..nowhere });
 
-    let denied = "--roles Writer --service-name cloud-object-storage --resource-type bucket --resource images";
-    bench.sim.store().faults().add(Rule::on(Operation::ListMultipartUploads), Action::answer(403, "AccessDenied"));
-    let row = Row { code: 2, wrong: &["ListMultipartUploads", "s3://images", "access denied"], next: &[denied] };
+    let denied =
+        "--roles Writer --service-name cloud-object-storage --resource-type bucket --resource images";
+    bench
+        .sim
+        .store()
+        .faults()
+        .add(Rule::on(Operation::ListMultipartUploads), Action::answer(403, "AccessDenied"));
+    let row =
+        Row { code: 2, wrong: &["ListMultipartUploads", "s3://images", "access denied"], next: &[denied] };
     table.row(&bench.run(Host::Own, &[]).await, &row);
     bench.sim.store().faults().clear();
-    bench.sim.store().faults().add(Rule::on(Operation::CreateMultipartUpload), Action::answer(403, "AccessDenied"));
-    let command = bench.command(Host::Own, &["convert", "--device", &bench.path("web01.raw"), "--key", "a.qcow2"]);
-    let row = Row { code: 4, wrong: &["CreateMultipartUpload s3://images/a.qcow2", "access denied"], next: &[denied] };
+    bench
+        .sim
+        .store()
+        .faults()
+        .add(Rule::on(Operation::CreateMultipartUpload), Action::answer(403, "AccessDenied"));
+    let command =
+        bench.command(Host::Own, &["convert", "--device", &bench.path("web01.raw"), "--key", "a.qcow2"]);
+    let row = Row {
+        code: 4,
+        wrong: &["CreateMultipartUpload s3://images/a.qcow2", "access denied"],
+        next: &[denied],
+    };
     table.row(&bench.finish(command).await, &row);
     bench.sim.store().faults().clear();
     bench.sim.store().faults().add(Rule::any(), Action::answer(301, "PermanentRedirect"));
-    let row = Row { code: 4, wrong: &["the bucket is not in region"], next: &["give the region that the bucket was made in"] };
+    let row = Row {
+        code: 4,
+        wrong: &["the bucket is not in region"],
+        next: &["give the region that the bucket was made in"],
+    };
     table.row(&bench.run(Host::Own, &[]).await, &row);
     assert!(bench.sim.history().iter().all(|deed| deed.status >= 300), "something was made");
     bench.sim.shutdown().await;
@@ -236,8 +303,13 @@ async fn an_image_service_that_may_not_read_the_bucket_is_let_in_and_the_job_goe
         wrong,
         next: &[LET_IN, "--bucket-location", "snapferry replicate --resume"],
     };
-    let bench = Bench::start_with(|config| snapferry::sim::RegionConfig { image_service_authorized: false, ..config }).await;
-    table.row(&bench.run(Host::Own, &["--quiet"]).await, &row(&["step import", "not authorized to read the bucket"]));
+    let bench =
+        Bench::start_with(|config| snapferry_sim::RegionConfig { image_service_authorized: false, ..config })
+            .await;
+    table.row(
+        &bench.run(Host::Own, &["--quiet"]).await,
+        &row(&["step import", "not authorized to read the bucket"]),
+    );
     bench.sim.shutdown().await;
 
     let bench = Bench::start_with(|mut config| {
@@ -245,13 +317,19 @@ async fn an_image_service_that_may_not_read_the_bucket_is_let_in_and_the_job_goe
         config
     })
     .await;
-    table.row(&bench.run(Host::Own, &["--quiet"]).await, &row(&["step import", "The bucket is in another location"]));
+    table.row(
+        &bench.run(Host::Own, &["--quiet"]).await,
+        &row(&["step import", "The bucket is in another location"]),
+    );
     bench.sim.shutdown().await;
 
     let bench = Bench::start().await;
     let failing = RegionAction::FailLater { code: "cannot_access_storage_bucket".to_owned() };
     bench.sim.faults().add(RegionRule::on(RegionOperation::CreateImage), failing);
-    table.row(&bench.run(Host::Own, &["--quiet"]).await, &row(&["step available", "is failed", "cannot_access_storage_bucket"]));
+    table.row(
+        &bench.run(Host::Own, &["--quiet"]).await,
+        &row(&["step available", "is failed", "cannot_access_storage_bucket"]),
+    );
     bench.sim.shutdown().await;
     table.hold();
 }
@@ -260,7 +338,8 @@ async fn an_image_service_that_may_not_read_the_bucket_is_let_in_and_the_job_goe
 async fn a_missing_role_is_named() {
     let bench = Bench::start().await;
     let mut table = Table::default();
-    const EDITOR: &str = "ibmcloud iam trusted-profile-policy-create PROFILE --roles Editor --service-name is";
+    const EDITOR: &str =
+        "ibmcloud iam trusted-profile-policy-create PROFILE --roles Editor --service-name is";
     for (operation, wrong, role, next) in [
         (
             RegionOperation::ListInstances,
@@ -270,15 +349,26 @@ async fn a_missing_role_is_named() {
         ),
         (RegionOperation::CreateSnapshot, "POST /us-south/v1/snapshots", "the role Editor on VPC", EDITOR),
         (RegionOperation::CreateVolume, "POST /us-south/v1/volumes", "the role Editor on VPC", EDITOR),
-        (RegionOperation::CreateAttachment, "/volume_attachments", "Editor on the server that snapferry runs on", EDITOR),
+        (
+            RegionOperation::CreateAttachment,
+            "/volume_attachments",
+            "Editor on the server that snapferry runs on",
+            EDITOR,
+        ),
     ] {
         bench.sim.faults().add(RegionRule::on(operation), RegionAction::answer(403, "not_authorized"));
         let said = bench.run(Host::Own, &["--quiet"]).await;
         bench.sim.faults().clear();
-        table.row(&said, &Row { code: 5, wrong: &[wrong, "403 not_authorized"], next: &[role, next, "snapferry doctor"] });
+        table.row(
+            &said,
+            &Row { code: 5, wrong: &[wrong, "403 not_authorized"], next: &[role, next, "snapferry doctor"] },
+        );
     }
     // Tags are no reason to be without an image.
-    bench.sim.faults().add(RegionRule::on(RegionOperation::AttachTag), RegionAction::answer(403, "not_authorized"));
+    bench
+        .sim
+        .faults()
+        .add(RegionRule::on(RegionOperation::AttachTag), RegionAction::answer(403, "not_authorized"));
     let row = Row {
         code: 0,
         wrong: &["has no tags, so it will not be pruned", "403 not_authorized"],
@@ -287,8 +377,12 @@ async fn a_missing_role_is_named() {
     table.row(&bench.run(Host::Own, &[]).await, &row);
     bench.sim.shutdown().await;
 
-    let bench = Bench::start_with(|config| snapferry::sim::RegionConfig { volume_quota: 0, ..config }).await;
-    let row = Row { code: 5, wrong: &["POST /us-south/v1/volumes", "over_quota"], next: &["snapferry gc", "IBM's support"] };
+    let bench = Bench::start_with(|config| snapferry_sim::RegionConfig { volume_quota: 0, ..config }).await;
+    let row = Row {
+        code: 5,
+        wrong: &["POST /us-south/v1/volumes", "over_quota"],
+        next: &["snapferry gc", "IBM's support"],
+    };
     table.row(&bench.run(Host::Own, &["--quiet"]).await, &row);
     bench.sim.shutdown().await;
     table.hold();
@@ -301,7 +395,8 @@ async fn what_this_machine_lacks_is_named() {
     let elsewhere = bench.path("no-links-here");
     std::fs::create_dir(&elsewhere).unwrap();
     // Long enough for every other wait of the job.
-    let said = bench.run(Host::Own, &["--quiet", "--device-folder", &elsewhere, "--wait-at-most", "5s"]).await;
+    let said =
+        bench.run(Host::Own, &["--quiet", "--device-folder", &elsewhere, "--wait-at-most", "5s"]).await;
     let row = Row {
         code: 3,
         wrong: &["step attach", &elsewhere, "did not turn up within 5 s"],
@@ -309,10 +404,19 @@ async fn what_this_machine_lacks_is_named() {
     };
     table.row(&said, &row);
 
-    let convert = |device: &str, output: &str| bench.command(Host::Own, &["convert", "--device", device, "--output", output]);
+    let convert = |device: &str, output: &str| {
+        bench.command(Host::Own, &["convert", "--device", device, "--output", output])
+    };
     let target = bench.path("a.qcow2");
     let said = bench.finish(with(convert("/dev/vdzz", &target), &[("SNAPFERRY_BUCKET", None)])).await;
-    table.row(&said, &Row { code: 3, wrong: &["cannot open /dev/vdzz", "No such file"], next: &["`lsblk` lists the devices"] });
+    table.row(
+        &said,
+        &Row {
+            code: 3,
+            wrong: &["cannot open /dev/vdzz", "No such file"],
+            next: &["`lsblk` lists the devices"],
+        },
+    );
     if is_root() {
         let closed = bench.path("web01.raw");
         std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o600)).unwrap();
@@ -333,10 +437,15 @@ async fn what_this_machine_lacks_is_named() {
     }
     if let Some(small) = SmallFs::tmpfs(MIB) {
         let disk = bench.path("full.raw");
-        Disk { kind: Kind::Random, size: ByteCount(4 * MIB), seed: 1 }.write(std::path::Path::new(&disk)).unwrap();
+        Disk { kind: Kind::Random, size: ByteCount(4 * MIB), seed: 1 }
+            .write(std::path::Path::new(&disk))
+            .unwrap();
         let output = small.path().join("a.qcow2").display().to_string();
         let said = bench.finish(with(convert(&disk, &output), &[("SNAPFERRY_BUCKET", None)])).await;
-        table.row(&said, &Row { code: 4, wrong: &["the disk is full", &output], next: &["free space on it", "--bucket"] });
+        table.row(
+            &said,
+            &Row { code: 4, wrong: &["the disk is full", &output], next: &["free space on it", "--bucket"] },
+        );
     }
     bench.sim.shutdown().await;
     table.hold();
@@ -348,12 +457,19 @@ async fn a_redis_that_is_not_fit_is_told_of() {
     let mut table = Table::default();
     let list = |url: &str| bench.command(Host::Own, &["jobs", "list", "--redis", url]);
     let said = bench.finish(list("redis://127.0.0.1:1")).await;
-    let row = Row { code: 6, wrong: &["Redis at", "127.0.0.1:1", "refused"], next: &["check --redis", "rediss://HOST:PORT"] };
+    let row = Row {
+        code: 6,
+        wrong: &["Redis at", "127.0.0.1:1", "refused"],
+        next: &["check --redis", "rediss://HOST:PORT"],
+    };
     table.row(&said, &row);
     let closed = [SAFE.as_slice(), &["--requirepass", "open-sesame"]].concat();
     if let Some(redis) = Redis::start(&closed).await {
-        let refused =
-            |wrong| Row { code: 6, wrong, next: &["SNAPFERRY_REDIS_PASSWORD", "--redis-password-file", "snapferry doctor"] };
+        let refused = |wrong| Row {
+            code: 6,
+            wrong,
+            next: &["SNAPFERRY_REDIS_PASSWORD", "--redis-password-file", "snapferry doctor"],
+        };
         table.row(&bench.finish(list(&redis.url())).await, &refused(&["refuses", "NOAUTH"]));
         let wrong = with(list(&redis.url()), &[("SNAPFERRY_REDIS_PASSWORD", Some("close-sesame"))]);
         let said = bench.finish(wrong).await;
@@ -361,8 +477,13 @@ async fn a_redis_that_is_not_fit_is_told_of() {
         table.row(&said, &refused(&["refuses", "authentication failed"]));
     }
     if let Some(redis) = Redis::start(&[]).await {
-        let said = bench.finish(bench.command(Host::Own, &["doctor", "--to", AWAY, "--redis", &redis.url()])).await;
-        let row = Row { code: 6, wrong: &["append-only file: a crash of the server loses"], next: &["set `appendonly yes`"] };
+        let said =
+            bench.finish(bench.command(Host::Own, &["doctor", "--to", AWAY, "--redis", &redis.url()])).await;
+        let row = Row {
+            code: 6,
+            wrong: &["append-only file: a crash of the server loses"],
+            next: &["set `appendonly yes`"],
+        };
         table.row(&said, &row);
     }
     bench.sim.shutdown().await;
@@ -375,12 +496,19 @@ async fn settings_that_nobody_reads_are_told_of() {
     let mut table = Table::default();
     let shown = || bench.command(Host::Own, &["config", "show"]);
     let said = bench.finish(with(shown(), &[("SNAPFERRY_BUKET", Some("images"))])).await;
-    table.row(&said, &Row { code: 0, wrong: &["SNAPFERRY_BUKET does nothing"], next: &["was SNAPFERRY_BUCKET"] });
+    table.row(
+        &said,
+        &Row { code: 0, wrong: &["SNAPFERRY_BUKET does nothing"], next: &["was SNAPFERRY_BUCKET"] },
+    );
     let file = bench.file("config.toml", "threads = 2\nbukket = \"images\"\n");
     let said = bench.finish(with(shown(), &[("SNAPFERRY_CONFIG", Some(file.as_str()))])).await;
-    table.row(&said, &Row { code: 2, wrong: &["config.toml:2: bukket: there is no such setting"], next: &["was bucket"] });
+    table.row(
+        &said,
+        &Row { code: 2, wrong: &["config.toml:2: bukket: there is no such setting"], next: &["was bucket"] },
+    );
     let said = bench.finish(bench.command(Host::Own, &["replicat", SERVER])).await;
-    table.row(&said, &Row { code: 2, wrong: &["unrecognized subcommand 'replicat'"], next: &["'replicate'"] });
+    table
+        .row(&said, &Row { code: 2, wrong: &["unrecognized subcommand 'replicat'"], next: &["'replicate'"] });
     bench.sim.shutdown().await;
     table.hold();
 }

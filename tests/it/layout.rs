@@ -6,12 +6,12 @@ use std::path::Path;
 use imago::FormatAccess;
 use proptest::collection::btree_map;
 use proptest::prelude::*;
-use snapferry::qcow2::{Compression, Geometry, Header, SEGMENT};
-use snapferry::testing::disks::{Disk, End, Kind};
-use snapferry::testing::images::{Body, build, encode};
-use snapferry::testing::model::{Model, Stored};
-use snapferry::testing::oracle::QemuImg;
-use snapferry::units::{ByteCount, ClusterBits, HostOffset, MIB, to_u64, to_usize};
+use snapferry_base::units::{ByteCount, ClusterBits, HostOffset, MIB, to_u64, to_usize};
+use snapferry_qcow2::{Codec, Geometry, Header, SEGMENT};
+use snapferry_testkit::disks::{Disk, End, Kind};
+use snapferry_testkit::images::{Body, build, encode};
+use snapferry_testkit::model::{Model, Stored};
+use snapferry_testkit::oracle::QemuImg;
 
 fn every_cluster_size() -> impl Iterator<Item = ClusterBits> {
     (ClusterBits::MIN..=ClusterBits::MAX).map(|bits| ClusterBits::new(bits).expect("in the range"))
@@ -19,31 +19,36 @@ fn every_cluster_size() -> impl Iterator<Item = ClusterBits> {
 
 /// A body by its length: as long as a cluster is raw. Its bytes tell it from its neighbours and are never zero.
 fn body(guest: u64, len: usize, cluster: ClusterBits) -> Body {
-    let bytes = (0..len).map(|at| u8::try_from((to_u64(at) * 7 + guest * 13) % 255).expect("below 255") + 1).collect();
+    let bytes = (0..len)
+        .map(|at| u8::try_from((to_u64(at) * 7 + guest * 13) % 255).expect("below 255") + 1)
+        .collect();
     if len == cluster.len() { Body::Raw(bytes) } else { Body::Compressed(bytes) }
 }
 
 /// A geometry and bodies for some of its clusters, not more than about 8 MiB of them, over a few segments and L2 tables.
-fn any_layout() -> impl Strategy<Value = (Geometry, Compression, BTreeMap<u64, Body>)> {
+fn any_layout() -> impl Strategy<Value = (Geometry, Codec, BTreeMap<u64, Body>)> {
     let measures = (ClusterBits::MIN..=ClusterBits::MAX, 1..=6 * SEGMENT.0);
-    (measures, prop_oneof![Just(Compression::Deflate), Just(Compression::Zstd)]).prop_flat_map(|((bits, size), compression)| {
-        let cluster = ClusterBits::new(bits).expect("in the range");
-        let geometry = Geometry::new(ByteCount(size), cluster).expect("a small disk");
-        let most = to_usize(((8 * MIB) >> bits).clamp(4, 400));
-        let len = prop_oneof![
-            3 => 1..cluster.len(),
-            2 => 1..=40_usize,
-            1 => Just(cluster.len() - 1),
-            2 => Just(cluster.len()),
-        ];
-        // Half of the clusters close together at the front, so that runs and full tables turn up too.
-        let clusters = geometry.guest_clusters();
-        let guest = prop_oneof![0..clusters, 0..clusters.min(to_u64(most))];
-        btree_map(guest, len, 0..most).prop_map(move |lens| {
-            let bodies = lens.into_iter().map(|(guest, len)| (guest, body(guest, len, cluster))).collect();
-            (geometry, compression, bodies)
-        })
-    })
+    (measures, prop_oneof![Just(Codec::Deflate), Just(Codec::Zstd)]).prop_flat_map(
+        |((bits, size), compression)| {
+            let cluster = ClusterBits::new(bits).expect("in the range");
+            let geometry = Geometry::new(ByteCount(size), cluster).expect("a small disk");
+            let most = to_usize(((8 * MIB) >> bits).clamp(4, 400));
+            let len = prop_oneof![
+                3 => 1..cluster.len(),
+                2 => 1..=40_usize,
+                1 => Just(cluster.len() - 1),
+                2 => Just(cluster.len()),
+            ];
+            // Half of the clusters close together at the front, so that runs and full tables turn up too.
+            let clusters = geometry.guest_clusters();
+            let guest = prop_oneof![0..clusters, 0..clusters.min(to_u64(most))];
+            btree_map(guest, len, 0..most).prop_map(move |lens| {
+                let bodies =
+                    lens.into_iter().map(|(guest, len)| (guest, body(guest, len, cluster))).collect();
+                (geometry, compression, bodies)
+            })
+        },
+    )
 }
 
 /// How many sectors `len` bytes at `at` touch, counted one by one.
@@ -69,7 +74,7 @@ proptest! {
         let image = build(geometry, compression, &bodies);
         let model = Model::read(&image)?;
         prop_assert_eq!(model.virtual_size, geometry.virtual_size().0);
-        prop_assert_eq!(model.zstd, compression == Compression::Zstd);
+        prop_assert_eq!(model.zstd, compression == Codec::Zstd);
         prop_assert!(model.stored.keys().eq(bodies.keys()), "other clusters are mapped than were placed");
         for (guest, body) in &bodies {
             match (body, model.stored[guest]) {
@@ -96,7 +101,7 @@ proptest! {
         let mut both = segment.clone();
         both.extend((0..earlier).map(|guest| (guest, body(guest, 1000, cluster))));
         let bytes_of_segment = |bodies: &BTreeMap<u64, Body>| {
-            let image = build(geometry, Compression::Deflate, bodies);
+            let image = build(geometry, Codec::Deflate, bodies);
             let model = Model::read(&image).expect("an image of ours");
             let places = segment.iter().map(|(guest, body)| match (model.stored[guest], body) {
                 (Stored::Raw { at, bytes }, _) => (at, at + to_u64(bytes.len())),
@@ -136,15 +141,20 @@ fn disks(cluster: ClusterBits) -> Vec<Disk> {
 }
 
 /// Calls `judge` with each disk (padded to whole sectors), its image, and what they are.
-fn each_image(mut judge: impl FnMut(&[u8], &[u8], Compression, &str)) {
+fn each_image(mut judge: impl FnMut(&[u8], &[u8], Codec, &str)) {
     for cluster in every_cluster_size() {
         for disk in disks(cluster) {
-            for compression in [Compression::Deflate, Compression::Zstd] {
+            for compression in [Codec::Deflate, Codec::Zstd] {
                 let geometry = Geometry::new(disk.size, cluster).expect("a small disk");
                 let mut bytes = disk.to_vec();
                 let image = build(geometry, compression, &encode(&bytes, cluster, compression));
                 bytes.resize(to_usize(geometry.virtual_size().0), 0);
-                judge(&bytes, &image, compression, &format!("{disk:?}, {compression:?}, clusters of {cluster}"));
+                judge(
+                    &bytes,
+                    &image,
+                    compression,
+                    &format!("{disk:?}, {compression:?}, clusters of {cluster}"),
+                );
             }
         }
     }
@@ -156,10 +166,13 @@ fn real_bodies_decode_to_the_disk() {
     let mut counts = [[0, 0], [0, 0]];
     each_image(|disk, image, compression, what| {
         let model = Model::read(image).unwrap_or_else(|fault| panic!("{what}: {fault}"));
-        assert!(model.disk().unwrap_or_else(|fault| panic!("{what}: {fault}")) == disk, "{what}: the content differs");
+        assert!(
+            model.disk().unwrap_or_else(|fault| panic!("{what}: {fault}")) == disk,
+            "{what}: the content differs"
+        );
         for stored in model.stored.values() {
             let is_raw = matches!(stored, Stored::Raw { .. });
-            counts[usize::from(compression == Compression::Zstd)][usize::from(is_raw)] += 1;
+            counts[usize::from(compression == Codec::Zstd)][usize::from(is_raw)] += 1;
         }
     });
     // The disks are made so that much of them compresses, and much does not.
@@ -174,7 +187,9 @@ fn qemu_finds_every_image_clean_and_identical() {
     each_image(|disk, image, _, what| {
         std::fs::write(&raw, disk).expect("the temporary folder takes a disk");
         std::fs::write(&qcow2, image).expect("the temporary folder takes an image");
-        qemu.check(&qcow2).and_then(|()| qemu.compare(&raw, &qcow2)).unwrap_or_else(|said| panic!("{what}: {said}"));
+        qemu.check(&qcow2)
+            .and_then(|()| qemu.compare(&raw, &qcow2))
+            .unwrap_or_else(|said| panic!("{what}: {said}"));
     });
 }
 
@@ -193,9 +208,12 @@ fn a_second_reader_reads_every_deflate_image() {
     let mut read = 0;
     each_image(|disk, image, compression, what| {
         // imago does not know zstd.
-        if compression == Compression::Deflate {
+        if compression == Codec::Deflate {
             std::fs::write(&path, image).expect("the temporary folder takes an image");
-            assert!(read_by_imago(&path).unwrap_or_else(|why| panic!("{what}: {why}")) == disk, "{what}: the content differs");
+            assert!(
+                read_by_imago(&path).unwrap_or_else(|why| panic!("{what}: {why}")) == disk,
+                "{what}: the content differs"
+            );
             read += 1;
         }
     });
@@ -223,13 +241,14 @@ fn three_tebibytes_of_almost_nothing_are_small_and_right() {
     let text = Disk::new(Kind::Text, ByteCount(cluster.size()), 1).to_vec();
     let noise = Disk::new(Kind::Random, ByteCount(cluster.size()), 2).to_vec();
     let last = geometry.guest_clusters() - 1;
-    let text_body = encode(&text, cluster, Compression::Deflate).remove(&0).expect("text is not zero");
+    let text_body = encode(&text, cluster, Codec::Deflate).remove(&0).expect("text is not zero");
     // The last cluster has one sector less than a cluster on the disk: its body is zero there.
     let mut end = text.clone();
     end[cluster.len() - 512..].fill(0);
-    let end_body = encode(&end, cluster, Compression::Deflate).remove(&0).expect("text is not zero");
-    let bodies = BTreeMap::from([(0, text_body), ((2 << 40) >> 16, Body::Raw(noise.clone())), (last, end_body)]);
-    let image = build(geometry, Compression::Deflate, &bodies);
+    let end_body = encode(&end, cluster, Codec::Deflate).remove(&0).expect("text is not zero");
+    let bodies =
+        BTreeMap::from([(0, text_body), ((2 << 40) >> 16, Body::Raw(noise.clone())), (last, end_body)]);
+    let image = build(geometry, Codec::Deflate, &bodies);
     // Head: header, refcount table, 48 KiB of L1. Then three segments (1 cluster each), 3 L2 tables, 1 refcount block.
     assert_eq!(image.len(), (3 + 3 + 3 + 1) * cluster.len());
     let model = Model::read(&image).expect("an image of ours");
@@ -241,7 +260,9 @@ fn three_tebibytes_of_almost_nothing_are_small_and_right() {
     std::fs::write(&qcow2, image).expect("the temporary folder takes an image");
     let disk = std::fs::File::create(&raw).expect("the temporary folder takes a disk");
     disk.set_len(SIZE - 512).expect("a sparse file");
-    for (at, bytes) in [(0, &text[..]), (2 << 40, &noise[..]), (SIZE - cluster.size(), &end[..cluster.len() - 512])] {
+    for (at, bytes) in
+        [(0, &text[..]), (2 << 40, &noise[..]), (SIZE - cluster.size(), &end[..cluster.len() - 512])]
+    {
         std::os::unix::fs::FileExt::write_all_at(&disk, bytes, at).expect("a sparse file takes a cluster");
     }
     assert_eq!(qemu.check(&qcow2), Ok(()));
@@ -253,8 +274,12 @@ fn three_tebibytes_of_almost_nothing_are_small_and_right() {
 fn damage_is_found() {
     let cluster = ClusterBits::DEFAULT;
     let geometry = Geometry::new(ByteCount(MIB), cluster).expect("a small disk");
-    let bodies = BTreeMap::from([(0, body(0, 700, cluster)), (1, body(1, 700, cluster)), (2, body(2, cluster.len(), cluster))]);
-    let sound = build(geometry, Compression::Deflate, &bodies);
+    let bodies = BTreeMap::from([
+        (0, body(0, 700, cluster)),
+        (1, body(1, 700, cluster)),
+        (2, body(2, cluster.len(), cluster)),
+    ]);
+    let sound = build(geometry, Codec::Deflate, &bodies);
     assert!(Model::read(&sound).is_ok());
     // head: 3 clusters, data: 2, L2 table at 5, refcount block at 6
     assert_eq!(sound.len(), 7 * cluster.len());
@@ -293,11 +318,13 @@ fn damage_is_found() {
 fn the_upper_bound_is_reached_and_never_passed() {
     for cluster in every_cluster_size() {
         let geometry = Geometry::new(ByteCount(MIB.max(8 * cluster.size())), cluster).expect("a small disk");
-        let all = |len: usize| (0..geometry.guest_clusters()).map(|guest| (guest, body(guest, len, cluster))).collect();
-        let raw = build(geometry, Compression::Deflate, &all(cluster.len()));
+        let all = |len: usize| {
+            (0..geometry.guest_clusters()).map(|guest| (guest, body(guest, len, cluster))).collect()
+        };
+        let raw = build(geometry, Codec::Deflate, &all(cluster.len()));
         assert_eq!(to_u64(raw.len()), geometry.upper_bound().0, "{cluster}: every cluster raw");
         // As long as compressed bodies get: `build` asserts the bound.
-        let compressed = build(geometry, Compression::Deflate, &all(cluster.len() - 1));
+        let compressed = build(geometry, Codec::Deflate, &all(cluster.len() - 1));
         assert!(compressed.len() <= raw.len());
     }
     let at = Geometry::new(ByteCount(MIB), ClusterBits::DEFAULT).expect("a small disk");

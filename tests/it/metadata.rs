@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use snapferry::clock::SystemClock;
-use snapferry::identity::{IdentityError, Metadata, MetadataConfig, Profile, ProfileSource, TokenSource as _};
-use snapferry::retry::Class;
-use snapferry::sim::{RegionAction, RegionConfig, RegionOperation, RegionRule, SimRegion, When};
-use snapferry::testing::clock::ManualClock;
-use snapferry::vpc::{ClientConfig, Endpoint, LogWatch, Means, Policy, RegionClient};
+use snapferry_base::clock::SystemClock;
+use snapferry_base::identity::{IdentityError, TokenSource as _};
+use snapferry_base::retry::Class;
+use snapferry_ibmcloud::iam::{Metadata, MetadataConfig, Profile, ProfileSource};
+use snapferry_ibmcloud::vpc::{ClientConfig, Endpoint, LogWatch, Means, Policy, RegionClient};
+use snapferry_sim::{RegionAction, RegionConfig, RegionOperation, RegionRule, SimRegion, When};
+use snapferry_testkit::clock::ManualClock;
 use tempfile::TempDir;
 
 async fn cloud(change: impl FnOnce(&mut RegionConfig)) -> (SimRegion, TempDir) {
@@ -28,21 +29,31 @@ async fn a_server_knows_itself_and_its_profiles_token_opens_the_api() {
     let (cloud, _folder) = cloud(|_| {}).await;
     let service = service(&cloud);
     let own = service.instance().await.unwrap();
-    assert_eq!((own.name.as_str(), own.zone.as_str(), own.region.as_str()), ("ferry", "us-south-1", "us-south"));
+    assert_eq!(
+        (own.name.as_str(), own.zone.as_str(), own.region.as_str()),
+        ("ferry", "us-south-1", "us-south")
+    );
     assert_eq!(own.id, cloud.own_instance_id());
     assert!(own.vpc.is_some());
-    for profile in ["default", "Profile-1234", "crn:v1:bluemix:public:iam-identity::a/1::profile:Profile-1234"] {
-        let tokens = Arc::new(ProfileSource::new(Arc::clone(&service), Profile::parse(profile), Arc::new(SystemClock)));
+    for profile in
+        ["default", "Profile-1234", "crn:v1:bluemix:public:iam-identity::a/1::profile:Profile-1234"]
+    {
+        let tokens = Arc::new(ProfileSource::new(
+            Arc::clone(&service),
+            Profile::parse(profile),
+            Arc::new(SystemClock),
+        ));
         let means = Means {
             tokens,
             clock: Arc::new(SystemClock),
-            cancel: snapferry::cancel::Cancel::new(),
+            cancel: snapferry_base::cancel::Cancel::new(),
             watch: Arc::new(LogWatch),
-            fence: Arc::new(snapferry::fence::Unfenced),
+            fence: Arc::new(snapferry_base::fence::Unfenced),
             heard: Default::default(),
         };
         let endpoint = Endpoint::parse(&cloud.endpoint_template());
-        let config = ClientConfig { region: own.region.clone(), endpoint, ca_file: None, policy: Policy::default() };
+        let config =
+            ClientConfig { region: own.region.clone(), endpoint, ca_file: None, policy: Policy::default() };
         let client = RegionClient::new(config, means).unwrap();
         assert_eq!(client.instances().await.unwrap()[0].id.as_str(), own.id);
     }
@@ -70,7 +81,11 @@ async fn a_service_that_is_off_or_not_there_is_told_as_such() {
     // Nobody listens any more.
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let config = MetadataConfig { endpoint: Some(format!("http://{gone}")), ca_file: None };
-    let source = ProfileSource::new(Arc::new(Metadata::new(&config).unwrap()), Profile::Default, ManualClock::hurried());
+    let source = ProfileSource::new(
+        Arc::new(Metadata::new(&config).unwrap()),
+        Profile::Default,
+        ManualClock::hurried(),
+    );
     let gone = source.token().await.unwrap_err();
     assert!(matches!(gone, IdentityError::MetadataOff { .. }), "{gone}");
     assert_eq!(gone.class(), Class::Permanent, "nobody waits for a service that is off");

@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::process::Command;
 
-use snapferry::cancel::Cancel;
-use snapferry::qcow2::check::check;
-use snapferry::qcow2::{Compression, Header, Image, Limits};
-use snapferry::restore::LocalImage;
-use snapferry::testing::disks::{Disk, Kind};
-use snapferry::testing::oracle::QemuImg;
-use snapferry::units::{ByteCount, KIB, MIB};
+use snapferry_base::cancel::Cancel;
+use snapferry_base::units::{ByteCount, KIB, MIB};
+use snapferry_engine::image::LocalImage;
+use snapferry_qcow2::check::check;
+use snapferry_qcow2::{Codec, Header, Image, Limits};
+use snapferry_testkit::disks::{Disk, Kind};
+use snapferry_testkit::oracle::QemuImg;
 
 use crate::hostile::decode;
 use crate::layout::read_by_imago;
@@ -49,7 +49,7 @@ fn run(program: &str, arguments: &[&str]) {
 /// Why imago does not read an image.
 fn imago_refuses(header: &Header) -> Option<&'static str> {
     match () {
-        () if header.compression == Compression::Zstd => Some("it has no zstd"),
+        () if header.compression == Codec::Zstd => Some("it has no zstd"),
         () if header.extended_l2 => Some("it does not know subclusters"),
         () => None,
     }
@@ -59,7 +59,9 @@ fn imago_refuses(header: &Header) -> Option<&'static str> {
 fn second_reader(name: &str, header: &Header, image: &Path, disk: &[u8]) {
     match (read_by_imago(image), imago_refuses(header)) {
         (Ok(read), None) => assert!(read == disk, "{name}: imago reads other bytes"),
-        (Err(error), Some(_)) => assert!(error.to_string().contains("incompatible feature"), "{name}: imago: {error}"),
+        (Err(error), Some(_)) => {
+            assert!(error.to_string().contains("incompatible feature"), "{name}: imago: {error}")
+        }
         (Err(error), None) => panic!("{name}: imago: {error}"),
         (Ok(_), Some(why)) => panic!("{name}: imago reads it, no longer true that {why}"),
     }
@@ -132,8 +134,9 @@ fn every_shape_of_image_is_read_before_and_after_it_was_written_to() {
         run("qemu-img", &["resize", "-q", "-f", "qcow2", image.to_str().unwrap(), "6M"]);
         scribble(&image, !shape.contains("preallocation"));
         compare(&format!("{shape}, written to"), &image, &at("theirs.raw"));
-        let compressible =
-            !shape.contains("preallocation") && !shape.contains("refcount_bits=1") && !shape.contains("refcount_bits=2");
+        let compressible = !shape.contains("preallocation")
+            && !shape.contains("refcount_bits=1")
+            && !shape.contains("refcount_bits=2");
         if compressible || shape.contains("refcount_bits=16") {
             words(&["-c"]);
             compare(&format!("{shape}, compressed"), &image, &at("theirs.raw"));
@@ -172,7 +175,7 @@ fn snapshots_bitmaps_and_odd_sizes_are_read() {
     compare("snapshots and bitmaps", &image, &at("theirs.raw"));
     let file = LocalImage::open(&image).unwrap();
     let opened = Image::open(&file, &Limits::default()).unwrap();
-    let (snapshots, _) = snapferry::qcow2::snapshots::list(&file, opened.header()).unwrap();
+    let (snapshots, _) = snapferry_qcow2::snapshots::list(&file, opened.header()).unwrap();
     let names: Vec<_> = snapshots.iter().map(|snapshot| snapshot.name.as_str()).collect();
     assert_eq!(names, ["before 0", "before 1", "before 2"]);
     assert_eq!(opened.facts().bitmaps.map(|directory| directory.count), Some(3));

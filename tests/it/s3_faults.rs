@@ -5,19 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use snapferry::cancel::Cancel;
-use snapferry::clock::SystemClock;
-use snapferry::hash::Crc64;
-use snapferry::identity::{ApiKeyConfig, ApiKeySource};
-use snapferry::retry::{Backoff, Class};
-use snapferry::sim::{Action, Operation, Rule, SimConfig, SimStore, TlsFiles, When};
-use snapferry::store::s3::PartSum;
-use snapferry::store::{
-    Auth, ObjectKey, ObjectStore, Pace, Part, PartNumber, Retrying, S3Config, S3Store, StoreError, UploadPlan, Whole,
+use snapferry_base::cancel::Cancel;
+use snapferry_base::clock::SystemClock;
+use snapferry_base::retry::{Backoff, Class};
+use snapferry_base::units::{to_u64, to_usize};
+use snapferry_engine::hash::Crc64;
+use snapferry_engine::store::{
+    ObjectKey, ObjectStore, Pace, Part, PartNumber, Retrying, StoreError, UploadPlan, Whole,
 };
-use snapferry::testing::clock::ManualClock;
-use snapferry::testing::store_suite::REAL_PART;
-use snapferry::units::{to_u64, to_usize};
+use snapferry_ibmcloud::iam::{ApiKeyConfig, ApiKeySource};
+use snapferry_s3::PartSum;
+use snapferry_s3::{Auth, S3Config, S3Store};
+use snapferry_sim::{Action, Operation, Rule, SimConfig, SimStore, TlsFiles, When};
+use snapferry_testkit::clock::ManualClock;
+use snapferry_testkit::store_suite::REAL_PART;
 use tempfile::TempDir;
 
 struct Bench {
@@ -27,7 +28,11 @@ struct Bench {
 }
 
 fn hmac(sim: &SimStore) -> Auth {
-    Auth::Hmac { access_key: sim.config().access_key.clone(), secret_key: sim.config().secret_key.clone(), session_token: None }
+    Auth::Hmac {
+        access_key: sim.config().access_key.clone(),
+        secret_key: sim.config().secret_key.clone(),
+        session_token: None,
+    }
 }
 
 impl Bench {
@@ -54,7 +59,14 @@ impl Bench {
     /// Gives up soon: for requests that are never answered.
     fn impatient(&self) -> Arc<S3Store> {
         let deadline = Duration::from_millis(200);
-        Arc::new(S3Store::connect(S3Config { deadline, slowest: snapferry::units::ByteCount(u64::MAX), ..self.config() }).unwrap())
+        Arc::new(
+            S3Store::connect(S3Config {
+                deadline,
+                slowest: snapferry_base::units::ByteCount(u64::MAX),
+                ..self.config()
+            })
+            .unwrap(),
+        )
     }
 
     fn fault(&self, operation: Operation, when: When, action: Action) {
@@ -68,14 +80,20 @@ impl Bench {
     /// Two parts of the least size and a bit, the first one last, as the converter sends them.
     async fn upload(&self, store: &dyn ObjectStore) -> Result<(), StoreError> {
         let size = to_usize(REAL_PART.0);
-        let bodies = [Bytes::from(vec![1; size]), Bytes::from(vec![2; size]), Bytes::from_static(b"the last part")];
+        let bodies =
+            [Bytes::from(vec![1; size]), Bytes::from(vec![2; size]), Bytes::from_static(b"the last part")];
         let replaces = store.head(&self.key).await?.map(|meta| meta.etag);
-        let upload = store.create_upload(&self.key, &UploadPlan { part_size: REAL_PART, replace: true }).await?;
+        let upload =
+            store.create_upload(&self.key, &UploadPlan { part_size: REAL_PART, replace: true }).await?;
         let sent = async {
             let mut parts = Vec::new();
             for nth in [1, 2, 0] {
                 let body = bodies[nth].clone();
-                let part = Part { number: PartNumber(u32::try_from(nth + 1).unwrap()), crc64: Crc64::of(&body), body };
+                let part = Part {
+                    number: PartNumber(u32::try_from(nth + 1).unwrap()),
+                    crc64: Crc64::of(&body),
+                    body,
+                };
                 parts.push(store.put_part(&upload, part).await?);
             }
             parts.sort_by_key(|part| part.number);
@@ -161,14 +179,18 @@ async fn a_store_that_asks_for_time_is_heard() {
     let throttled = Action::Answer { status: 503, code: Some("SlowDown".to_owned()), retry_after_s: Some(7) };
     bench.fault(Operation::ListObjectsV2, When::First(1), throttled);
     let err = bench.store().list("").await.unwrap_err();
-    assert!(matches!(&err, StoreError::Refused { retry_after: Some(asked), .. } if asked.as_secs() == 7), "{err:?}");
+    assert!(
+        matches!(&err, StoreError::Refused { retry_after: Some(asked), .. } if asked.as_secs() == 7),
+        "{err:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_never_answers_is_given_up_at_the_deadline() {
     let bench = Bench::start().await;
     let store = bench.store();
-    let upload = store.create_upload(&bench.key, &UploadPlan { part_size: REAL_PART, replace: true }).await.unwrap();
+    let upload =
+        store.create_upload(&bench.key, &UploadPlan { part_size: REAL_PART, replace: true }).await.unwrap();
     let body = Bytes::from(vec![7; to_usize(REAL_PART.0)]);
     let part = Part { number: PartNumber(1), crc64: Crc64::of(&body), body };
     for action in [Action::Hang, Action::StopReading, Action::Trickle { bytes_per_second: 64 }] {
@@ -209,7 +231,11 @@ async fn a_complete_is_settled_whatever_the_store_answers() {
         assert_eq!(bench.requests(complete) - before, requests, "after {action:?}");
         bench.nothing_is_left().await;
     }
-    for action in [answer(403, "AccessDenied"), answer(400, "InvalidPart"), Action::ErrorInOk { code: "InvalidPart".to_owned() }] {
+    for action in [
+        answer(403, "AccessDenied"),
+        answer(400, "InvalidPart"),
+        Action::ErrorInOk { code: "InvalidPart".to_owned() },
+    ] {
         bench.store().delete(&bench.key).await.unwrap();
         bench.fault(complete, When::First(1), action.clone());
         let err = bench.upload(&retrying(bench.store())).await.unwrap_err();
@@ -223,7 +249,8 @@ async fn a_complete_is_settled_whatever_the_store_answers() {
 async fn an_object_may_take_its_time_to_be_put_together() {
     let bench = Bench::start().await;
     let store = bench.store();
-    let upload = store.create_upload(&bench.key, &UploadPlan { part_size: REAL_PART, replace: true }).await.unwrap();
+    let upload =
+        store.create_upload(&bench.key, &UploadPlan { part_size: REAL_PART, replace: true }).await.unwrap();
     let body = Bytes::from_static(b"the only part");
     let crc64 = Crc64::of(&body);
     let whole = Whole { size: to_u64(body.len()), crc64, replaces: None };
@@ -241,7 +268,8 @@ async fn stores_of_before_2022_get_content_md5_and_remember_it_is_so() {
         let store = bench.store();
         bench.upload(&*store).await.unwrap();
         assert_eq!(store.part_sum(), PartSum::Md5, "after {action:?}");
-        let (parts, creates) = (bench.requests(Operation::UploadPart), bench.requests(Operation::CreateMultipartUpload));
+        let (parts, creates) =
+            (bench.requests(Operation::UploadPart), bench.requests(Operation::CreateMultipartUpload));
         bench.upload(&*store).await.unwrap();
         assert_eq!(bench.requests(Operation::UploadPart) - parts, 3, "each part goes once");
         assert_eq!(bench.requests(Operation::CreateMultipartUpload) - creates, 1);
@@ -290,17 +318,26 @@ async fn a_certificate_is_trusted_only_by_its_authority_and_tokens_travel_under_
         endpoint: bench.sim.iam_endpoint(),
         ca_file: ca_file.clone(),
     };
-    let untrusting = ApiKeySource::new(ApiKeyConfig { ca_file: None, ..source.clone() }, ManualClock::hurried()).unwrap();
+    let untrusting =
+        ApiKeySource::new(ApiKeyConfig { ca_file: None, ..source.clone() }, ManualClock::hurried()).unwrap();
     let source = ApiKeySource::new(source, Arc::new(SystemClock)).unwrap();
     let store = |source: ApiKeySource| {
-        S3Store::connect(S3Config { ca_file: ca_file.clone(), auth: Auth::Bearer(Arc::new(source)), ..bench.config() }).unwrap()
+        S3Store::connect(S3Config {
+            ca_file: ca_file.clone(),
+            auth: Auth::Bearer(Arc::new(source)),
+            ..bench.config()
+        })
+        .unwrap()
     };
     let trusting = store(source);
     bench.upload(&trusting).await.unwrap();
     let asked = bench.requests(Operation::IdentityToken);
     assert_eq!(asked, 1, "one token does for all requests");
     bench.sim.expire_tokens();
-    let err = trusting.create_upload(&bench.key, &UploadPlan { part_size: REAL_PART, replace: true }).await.unwrap_err();
+    let err = trusting
+        .create_upload(&bench.key, &UploadPlan { part_size: REAL_PART, replace: true })
+        .await
+        .unwrap_err();
     assert!(matches!(err, StoreError::Denied { .. }), "{err:?}");
 
     let err = store(untrusting).head(&bench.key).await.unwrap_err();
@@ -313,7 +350,11 @@ async fn a_token_is_not_sent_in_the_clear() {
     let key = bench.sim.config().api_keys[0].clone();
     let source = ApiKeyConfig { api_key: key, endpoint: "https://iam.example.com".to_owned(), ca_file: None };
     let source = ApiKeySource::new(source, Arc::new(SystemClock)).unwrap();
-    let config = S3Config { endpoint: "http://s3.example.com".to_owned(), auth: Auth::Bearer(Arc::new(source)), ..bench.config() };
+    let config = S3Config {
+        endpoint: "http://s3.example.com".to_owned(),
+        auth: Auth::Bearer(Arc::new(source)),
+        ..bench.config()
+    };
     assert!(matches!(S3Store::connect(config), Err(StoreError::Setup(_))));
 }
 
@@ -321,9 +362,13 @@ async fn a_token_is_not_sent_in_the_clear() {
 async fn a_list_that_broke_off_is_no_list() {
     let bench = Bench::start().await;
     let store = bench.store();
-    let upload = store.create_upload(&bench.key, &UploadPlan { part_size: REAL_PART, replace: true }).await.unwrap();
+    let upload =
+        store.create_upload(&bench.key, &UploadPlan { part_size: REAL_PART, replace: true }).await.unwrap();
     let body = Bytes::from_static(b"the only part");
-    store.put_part(&upload, Part { number: PartNumber(1), crc64: Crc64::of(&body), body: body.clone() }).await.unwrap();
+    store
+        .put_part(&upload, Part { number: PartNumber(1), crc64: Crc64::of(&body), body: body.clone() })
+        .await
+        .unwrap();
     store.put(&ObjectKey::new("small").unwrap(), body).await.unwrap();
     let lists = [Operation::ListMultipartUploads, Operation::ListParts, Operation::ListObjectsV2];
     let retrying = retrying(bench.store());
@@ -356,14 +401,21 @@ async fn a_list_that_broke_off_is_no_list() {
     store.abort(&upload).await.unwrap();
     for number in 0..1001 {
         store
-            .create_upload(&ObjectKey::new(&format!("k{number}")).unwrap(), &UploadPlan { part_size: REAL_PART, replace: true })
+            .create_upload(
+                &ObjectKey::new(&format!("k{number}")).unwrap(),
+                &UploadPlan { part_size: REAL_PART, replace: true },
+            )
             .await
             .unwrap();
     }
     assert_eq!(store.list_uploads("").await.unwrap().len(), 1001);
     bench.fault(Operation::ListMultipartUploads, When::Always, Action::LoseMarkers);
     let err = store.list_uploads("").await.expect_err("it goes on");
-    assert!(matches!(&err, StoreError::Mismatch { .. }) && err.to_string().contains("goes on without saying where"), "{err:?}");
+    assert!(
+        matches!(&err, StoreError::Mismatch { .. })
+            && err.to_string().contains("goes on without saying where"),
+        "{err:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -380,7 +432,10 @@ async fn an_object_that_the_store_says_it_has_is_looked_at() {
     for body in [&b"{}"[..], b"{\"as\": \"it is \"}"] {
         bench.fault(Operation::PutObject, When::Always, Action::Pretend);
         let err = store.put(&key, Bytes::from_static(body)).await.expect_err("the old one");
-        assert!(matches!(&err, StoreError::Mismatch { .. }) && err.to_string().contains("the store holds"), "{err:?}");
+        assert!(
+            matches!(&err, StoreError::Mismatch { .. }) && err.to_string().contains("the store holds"),
+            "{err:?}"
+        );
         bench.sim.faults().clear();
     }
     store.put(&key, Bytes::from_static(b"{}")).await.unwrap();

@@ -5,22 +5,23 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use snapferry::cancel::Cancel;
-use snapferry::clock::SystemClock;
-use snapferry::hash::Crc64;
-use snapferry::retry::Backoff;
-use snapferry::secret::Secret;
-use snapferry::sim::{SimConfig, SimStore};
-use snapferry::store::s3::PartSum;
-use snapferry::store::{
-    Auth, FolderStore, Limited, ObjectKey, ObjectStore, Pace, Part, PartNumber, Retrying, S3Config, S3Store, StoreError,
-    UploadPlan, Whole,
+use snapferry_base::cancel::Cancel;
+use snapferry_base::clock::SystemClock;
+use snapferry_base::retry::Backoff;
+use snapferry_base::secret::Secret;
+use snapferry_base::units::{ByteCount, KIB, MIB, to_u64};
+use snapferry_engine::hash::Crc64;
+use snapferry_engine::store::{
+    FolderStore, Limited, ObjectKey, ObjectStore, Pace, Part, PartNumber, Retrying, StoreError, UploadPlan,
+    Whole,
 };
-use snapferry::testing::loopdev::SmallFs;
-use snapferry::testing::memory::MemoryStore;
-use snapferry::testing::skip::{in_ci, skip};
-use snapferry::testing::store_suite::{REAL_PART, Traits, run};
-use snapferry::units::{ByteCount, KIB, MIB, to_u64};
+use snapferry_s3::PartSum;
+use snapferry_s3::{Auth, S3Config, S3Store};
+use snapferry_sim::{SimConfig, SimStore};
+use snapferry_testkit::loopdev::SmallFs;
+use snapferry_testkit::memory::MemoryStore;
+use snapferry_testkit::skip::{in_ci, skip};
+use snapferry_testkit::store_suite::{REAL_PART, Traits, run};
 
 /// Swift behind its S3 API, for as long as this lives.
 struct Swift {
@@ -36,7 +37,12 @@ impl Swift {
     /// None, with a word about it, where Swift is not installed.
     fn start() -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
-        let started = Command::new(swift_script()).arg("start").arg(folder.path()).stderr(Stdio::inherit()).output().unwrap();
+        let started = Command::new(swift_script())
+            .arg("start")
+            .arg(folder.path())
+            .stderr(Stdio::inherit())
+            .output()
+            .unwrap();
         if started.status.code() == Some(3) {
             assert!(!in_ci(), "Swift is an oracle, and in CI it must be installed");
             skip("Swift is not installed");
@@ -60,11 +66,15 @@ impl Drop for Swift {
     fn drop(&mut self) {
         let stopped = Command::new(swift_script()).arg("stop").arg(self.folder.path()).status();
         // A test that fails already says why.
-        assert!(std::thread::panicking() || stopped.is_ok_and(|status| status.success()), "Swift was not stopped");
+        assert!(
+            std::thread::panicking() || stopped.is_ok_and(|status| status.success()),
+            "Swift was not stopped"
+        );
     }
 }
 
-const SMALL: Traits = Traits { part_size: ByteCount(64 * KIB), keeps_crc64: false, forgets_completed: true, many_parts: true };
+const SMALL: Traits =
+    Traits { part_size: ByteCount(64 * KIB), keeps_crc64: false, forgets_completed: true, many_parts: true };
 
 #[tokio::test]
 async fn the_suite_on_memory() {
@@ -83,7 +93,8 @@ async fn the_suite_on_memory_behind_every_decorator() {
 async fn the_suite_on_a_folder() {
     let folder = tempfile::tempdir().unwrap();
     run(Arc::new(FolderStore::new(folder.path().to_owned())), SMALL, "suite-").await;
-    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let left: Vec<_> =
+        std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.is_empty(), "{left:?} was left behind");
 }
 
@@ -107,8 +118,10 @@ async fn the_suite_on_the_embedded_store() {
         secret_key: sim.config().secret_key.clone(),
         session_token: None,
     };
-    let store = Arc::new(S3Store::connect(S3Config::new(&sim.endpoint(), "us-south", "images", auth)).unwrap());
-    let traits = Traits { part_size: REAL_PART, keeps_crc64: true, forgets_completed: true, many_parts: false };
+    let store =
+        Arc::new(S3Store::connect(S3Config::new(&sim.endpoint(), "us-south", "images", auth)).unwrap());
+    let traits =
+        Traits { part_size: REAL_PART, keeps_crc64: true, forgets_completed: true, many_parts: false };
     run(store.clone(), traits, "suite/").await;
     assert_eq!(store.part_sum(), PartSum::Crc64);
 }
@@ -126,13 +139,17 @@ async fn the_suite_and_the_refusals_on_swift() {
     store.create_bucket().await.unwrap();
 
     let store = Arc::new(store);
-    let traits = Traits { part_size: REAL_PART, keeps_crc64: false, forgets_completed: false, many_parts: false };
+    let traits =
+        Traits { part_size: REAL_PART, keeps_crc64: false, forgets_completed: false, many_parts: false };
     run(store.clone(), traits, "suite/").await;
     assert_eq!(store.part_sum(), PartSum::Md5, "Swift does not echo CRC64NVME");
 
     let mut config = swift.config("images");
-    config.auth =
-        Auth::Hmac { access_key: "test:tester".to_owned(), secret_key: Secret::new("hunter2-the-wrong-one"), session_token: None };
+    config.auth = Auth::Hmac {
+        access_key: "test:tester".to_owned(),
+        secret_key: Secret::new("hunter2-the-wrong-one"),
+        session_token: None,
+    };
     let err = S3Store::connect(config).unwrap().list_uploads("").await.unwrap_err();
     assert!(matches!(&err, StoreError::Denied { code, .. } if code == "SignatureDoesNotMatch"), "{err:?}");
     assert!(!format!("{err} {err:?}").contains("hunter2"), "{err:?}");
@@ -151,7 +168,8 @@ async fn a_part_in_an_aligned_buffer_and_one_in_any_other_land_where_they_belong
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let store = FolderStore::new(folder.path().to_owned());
     let key = ObjectKey::new("disk.qcow2").unwrap();
-    let upload = store.create_upload(&key, &UploadPlan { part_size: ByteCount(MIB), replace: false }).await.unwrap();
+    let upload =
+        store.create_upload(&key, &UploadPlan { part_size: ByteCount(MIB), replace: false }).await.unwrap();
     let mut all = Vec::new();
     let mut stored = Vec::new();
     // Aligned and odd buffers, whole and odd lengths: past the page cache, through it, and each in one file.
@@ -175,10 +193,12 @@ async fn a_file_that_turns_up_meanwhile_is_not_overwritten_and_odd_targets_are_r
     let folder = tempfile::tempdir().unwrap();
     let store = FolderStore::new(folder.path().to_owned());
     let key = ObjectKey::new("disk.qcow2").unwrap();
-    let upload = store.create_upload(&key, &UploadPlan { part_size: ByteCount(MIB), replace: false }).await.unwrap();
+    let upload =
+        store.create_upload(&key, &UploadPlan { part_size: ByteCount(MIB), replace: false }).await.unwrap();
     let body = Bytes::from_static(b"image");
     let whole = Whole { size: 5, crc64: Crc64::of(&body), replaces: None };
-    let stored = store.put_part(&upload, Part { number: PartNumber(1), crc64: whole.crc64, body }).await.unwrap();
+    let stored =
+        store.put_part(&upload, Part { number: PartNumber(1), crc64: whole.crc64, body }).await.unwrap();
     std::fs::write(folder.path().join("disk.qcow2"), "somebody else's").unwrap();
     let err = store.complete(&upload, &[stored], &whole).await.unwrap_err();
     assert!(matches!(err, StoreError::Precondition { .. }), "{err}");
@@ -196,7 +216,10 @@ async fn a_file_that_turns_up_meanwhile_is_not_overwritten_and_odd_targets_are_r
     std::os::unix::fs::symlink("/dev/full", folder.path().join("device")).unwrap();
     for name in ["folder", "device", "folder/file"] {
         let key = ObjectKey::new(name).unwrap();
-        let err = store.create_upload(&key, &UploadPlan { part_size: ByteCount(MIB), replace: true }).await.unwrap_err();
+        let err = store
+            .create_upload(&key, &UploadPlan { part_size: ByteCount(MIB), replace: true })
+            .await
+            .unwrap_err();
         assert!(matches!(&err, StoreError::Setup(text) if text.contains(name)), "{err}");
     }
 }
@@ -206,7 +229,10 @@ async fn a_full_disk_is_told_as_such_and_abort_makes_room_again() {
     let Some(disk) = SmallFs::tmpfs(MIB) else { return };
     let store = FolderStore::new(disk.path().to_owned());
     let key = ObjectKey::new("disk.qcow2").unwrap();
-    let upload = store.create_upload(&key, &UploadPlan { part_size: ByteCount(2 * MIB), replace: false }).await.unwrap();
+    let upload = store
+        .create_upload(&key, &UploadPlan { part_size: ByteCount(2 * MIB), replace: false })
+        .await
+        .unwrap();
     let body = Bytes::from(vec![1; usize::try_from(2 * MIB).unwrap()]);
     let part = Part { number: PartNumber(1), crc64: Crc64::of(&body), body };
     let err = store.put_part(&upload, part).await.unwrap_err();
@@ -220,16 +246,27 @@ async fn a_full_disk_is_told_as_such_and_abort_makes_room_again() {
 async fn addresses_that_lead_nowhere_are_told_with_the_address() {
     // Bound and dropped: nobody listens there.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let config = S3Config::new(&format!("http://127.0.0.1:{port}"), "us-south", "images", keys("key", "hunter2"));
+    let config =
+        S3Config::new(&format!("http://127.0.0.1:{port}"), "us-south", "images", keys("key", "hunter2"));
     let key = ObjectKey::new("disk.qcow2").unwrap();
     let err = S3Store::connect(config.clone()).unwrap().head(&key).await.unwrap_err();
-    assert!(matches!(&err, StoreError::Connection { reason, .. } if reason.contains(&port.to_string())), "{err:?}");
+    assert!(
+        matches!(&err, StoreError::Connection { reason, .. } if reason.contains(&port.to_string())),
+        "{err:?}"
+    );
     let refused = S3Config { endpoint: "https://s3.invalid".to_owned(), ..config.clone() };
     let err = S3Store::connect(refused).unwrap().head(&key).await.unwrap_err();
-    assert!(matches!(&err, StoreError::Connection { reason, .. } if reason.contains("s3.invalid")), "{err:?}");
-    for endpoint in
-        ["", "s3.example.com", "ftp://s3.example.com", "https://user:hunter2@s3.example.com", "https://s3.example.com/x"]
-    {
+    assert!(
+        matches!(&err, StoreError::Connection { reason, .. } if reason.contains("s3.invalid")),
+        "{err:?}"
+    );
+    for endpoint in [
+        "",
+        "s3.example.com",
+        "ftp://s3.example.com",
+        "https://user:hunter2@s3.example.com",
+        "https://s3.example.com/x",
+    ] {
         let err = S3Store::connect(S3Config { endpoint: endpoint.to_owned(), ..config.clone() }).unwrap_err();
         assert!(matches!(err, StoreError::Setup(_)), "{err}");
     }

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::process::Signal;
-use snapferry::testing::disks::{Disk, Kind};
-use snapferry::testing::loopdev::{Access, BindMount, BucketMount, LoopDevice, LoopOptions, SmallFs};
-use snapferry::testing::skip::is_root;
-use snapferry::units::{ByteCount, MIB};
+use snapferry_base::units::{ByteCount, MIB};
+use snapferry_testkit::disks::{Disk, Kind};
+use snapferry_testkit::loopdev::{Access, BindMount, BucketMount, LoopDevice, LoopOptions, SmallFs};
+use snapferry_testkit::skip::is_root;
 use tempfile::TempDir;
 
 use crate::convert::{BUCKET, Bucket, Ended, Running, folder, left_in, run, snapferry, wait_until};
@@ -104,7 +104,11 @@ fn a_file_that_is_a_mount_of_its_own_is_written_where_it_lies() {
         let ended = run(command);
         assert_eq!(ended.code, Some(0), "{what}: {ended:?}");
         // QEMU says nothing of what it does always.
-        assert_eq!(ended.err.contains("written where it lies"), !what.starts_with("qemu-img"), "{what}: {ended:?}");
+        assert_eq!(
+            ended.err.contains("written where it lies"),
+            !what.starts_with("qemu-img"),
+            "{what}: {ended:?}"
+        );
         home.expect_disk(what, &real);
     }
     let beside = left_in(at.parent().expect("its folder"));
@@ -134,7 +138,11 @@ fn what_was_written_where_it_lies_and_failed_is_empty_and_named() {
     };
     let told = "written where it lies";
     for (what, command, words) in [
-        ("convert", convert(&long, &at, &["--force", "--limit", "100k"]), &[told, "what it held is gone"][..]),
+        (
+            "convert",
+            convert(&long, &at, &["--force", "--limit", "100k"]),
+            &[told, "what it held is gone"][..],
+        ),
         ("qcow2", slowly("qcow2"), &["interrupted", told, "empty now"]),
         ("raw", slowly("raw"), &["interrupted", "target is incomplete"]),
     ] {
@@ -163,7 +171,15 @@ fn a_file_in_a_folder_of_somebody_elses_is_written_where_it_lies() {
         let ended = as_somebody_else(command);
         if what == "convert" {
             // Its manifest has no place there.
-            ended.expect(4, &["target.manifest", "Permission denied", "a folder that you may write to", "qemu-img convert"]);
+            ended.expect(
+                4,
+                &[
+                    "target.manifest",
+                    "Permission denied",
+                    "a folder that you may write to",
+                    "qemu-img convert",
+                ],
+            );
             assert_eq!(std::fs::read(&at).expect("there"), b"old");
             continue;
         }
@@ -199,10 +215,14 @@ fn what_can_neither_be_replaced_nor_written_is_refused_before_the_disk_is_read()
         as_somebody_else(convert(unreadable.path(), to, force)).expect(4, &["Permission denied", advice]);
         as_somebody_else(restore(&home.image, to, force)).expect(4, &["Permission denied", advice]);
         for format in ["qcow2", "raw"] {
-            as_somebody_else(qemu_img(format, unreadable.path(), to)).expect(1, &["Could not create", "Permission denied"]);
+            as_somebody_else(qemu_img(format, unreadable.path(), to))
+                .expect(1, &["Could not create", "Permission denied"]);
         }
     }
-    assert_eq!((left_in(&theirs), std::fs::read(&there).expect("there")), (vec!["there".to_owned()], b"old".to_vec()));
+    assert_eq!(
+        (left_in(&theirs), std::fs::read(&there).expect("there")),
+        (vec!["there".to_owned()], b"old".to_vec())
+    );
 
     let at = home.sub("at");
     let Some(_bound) = BindMount::new(&theirs, &at, Access::ReadOnly) else { return };
@@ -211,7 +231,8 @@ fn what_can_neither_be_replaced_nor_written_is_refused_before_the_disk_is_read()
         run(convert(unreadable.path(), &to, &["--force"])).expect(4, &["Read-only file system", advice]);
         run(restore(&home.image, &to, &["--force"])).expect(4, &["Read-only file system", advice]);
         for format in ["qcow2", "raw"] {
-            run(qemu_img(format, unreadable.path(), &to)).expect(1, &["Could not create", "Read-only file system"]);
+            run(qemu_img(format, unreadable.path(), &to))
+                .expect(1, &["Could not create", "Read-only file system"]);
         }
     }
     // Room for not even a name.
@@ -241,7 +262,8 @@ fn on_a_file_system_without_links_a_file_gets_its_name_all_the_same() {
             // Another name for each, and the same in both rounds.
             let to = there(&format!("target{number}"));
             let mut own = Command::new(command.get_program());
-            own.env_clear().args(command.get_args().map(|arg| if arg == there("x") { to.as_os_str() } else { arg }));
+            own.env_clear()
+                .args(command.get_args().map(|arg| if arg == there("x") { to.as_os_str() } else { arg }));
             let ended = run(own);
             assert_eq!(ended.code, Some(0), "{what}, {round}: {ended:?}");
             home.expect_disk(what, &to);
@@ -249,7 +271,8 @@ fn on_a_file_system_without_links_a_file_gets_its_name_all_the_same() {
     }
     run(convert(&home.raw, &there("unforced"), &[])).expect(0, &[]);
     run(convert(&home.raw, &there("unforced"), &[])).expect(4, &["exists already"]);
-    let names = ["target0", "target0.manifest", "target1", "target2", "target3", "unforced", "unforced.manifest"];
+    let names =
+        ["target0", "target0.manifest", "target1", "target2", "target3", "unforced", "unforced.manifest"];
     assert_eq!(left_in(mounted.path()), names);
 }
 
@@ -299,7 +322,8 @@ fn names_need_not_be_text() {
                 assert_eq!(run(verify).json()["manifest"], true, "{what}");
             }
         }
-        let mut names: Vec<_> = std::fs::read_dir(&to).expect("a folder").map(|entry| entry.expect("one").file_name()).collect();
+        let mut names: Vec<_> =
+            std::fs::read_dir(&to).expect("a folder").map(|entry| entry.expect("one").file_name()).collect();
         names.sort();
         assert_eq!(names, [OsStr::from_bytes(name)], "and the manifest went with its image");
         std::fs::remove_file(&at).expect("removed");

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::Signal;
-use snapferry::sim::{Action, Operation, Rule};
-use snapferry::testing::disks::{Disk, Kind};
-use snapferry::testing::skip::has_oracle;
-use snapferry::units::{ByteCount, MIB};
+use snapferry_base::units::{ByteCount, MIB};
+use snapferry_sim::{Action, Operation, Rule};
+use snapferry_testkit::disks::{Disk, Kind};
+use snapferry_testkit::skip::has_oracle;
 use tempfile::TempDir;
 
 use crate::convert::{Bucket, KEY, Running, folder, into_file, left_in, run, snapferry, wait_until};
@@ -27,7 +27,9 @@ fn disk() -> (TempDir, PathBuf) {
 /// Whether something was written under a hidden name.
 fn is_begun(folder: &Path) -> bool {
     let hidden = left_in(folder).into_iter().find(|name| name.ends_with(".partial"));
-    hidden.and_then(|name| std::fs::metadata(folder.join(name)).ok()).is_some_and(|found| found.len() >= 4 * MIB)
+    hidden
+        .and_then(|name| std::fs::metadata(folder.join(name)).ok())
+        .is_some_and(|found| found.len() >= 4 * MIB)
 }
 
 fn qemu_img(format: &str, raw: &Path, to: &Path) -> Command {
@@ -42,8 +44,11 @@ fn a_file_that_is_being_written_goes_with_every_word() {
     let to = folder();
     let target = to.path().join(KEY);
     for word in WORDS {
-        let commands =
-            [into_file(&raw, &target, &["--limit", "100k"]), qemu_img("qcow2", &raw, &target), qemu_img("raw", &raw, &target)];
+        let commands = [
+            into_file(&raw, &target, &["--limit", "100k"]),
+            qemu_img("qcow2", &raw, &target),
+            qemu_img("raw", &raw, &target),
+        ];
         for command in commands {
             let what = format!("{word:?}: {command:?}");
             let mut running = Running::start(command);
@@ -77,7 +82,9 @@ fn a_hang_up_that_is_repeated_does_not_cut_the_cleaning_up_short() {
     wait_until("a part has arrived", || bucket.sim.stats().of(Operation::UploadPart).succeeded > 0);
     bucket.sim.faults().add(Rule::on(Operation::AbortMultipartUpload), Action::Delay { milliseconds: 1000 });
     running.signal(Signal::HUP);
-    wait_until("it aborts the upload", || bucket.sim.stats().of(Operation::AbortMultipartUpload).requests > 0);
+    wait_until("it aborts the upload", || {
+        bucket.sim.stats().of(Operation::AbortMultipartUpload).requests > 0
+    });
     for word in [Signal::HUP, Signal::TERM, Signal::HUP] {
         running.signal(word);
     }
@@ -116,23 +123,6 @@ fn who_waits_for_a_store_ends_with_every_word() {
         }
     }
     assert_eq!((left_in(to.path()), left_in(home.path())), (Vec::new(), vec!["disk.raw".to_owned()]));
-}
-
-#[test]
-fn the_simulated_services_end_in_order_with_every_word() {
-    let home = folder();
-    let dir = home.path().join("dir");
-    for word in WORDS {
-        for what in ["store", "region"] {
-            let mut command = snapferry(["sim", what, "--dir"]);
-            command.arg(dir.join(what)).args(["--port", "0"]);
-            let mut running = Running::start(command);
-            running.line("# serving");
-            running.signal(word);
-            let ended = running.end();
-            assert_eq!(ended.code, Some(0), "{word:?} {what}: {ended:?}");
-        }
-    }
 }
 
 /// `command` as a shell runs it that has told it to ignore hang-ups.
@@ -234,7 +224,9 @@ fn work_that_outlives_its_terminal_comes_to_its_end() {
     ] {
         let command = line_of(&into_file(&raw, &image, more));
         let ended = code.display();
-        let terminal = Terminal::run(&format!("trap '' HUP; {command}; echo $? >'{ended}.new'; mv '{ended}.new' '{ended}'"));
+        let terminal = Terminal::run(&format!(
+            "trap '' HUP; {command}; echo $? >'{ended}.new'; mv '{ended}.new' '{ended}'"
+        ));
         wait_until("it is written", || is_begun(to.path()));
         terminal.vanish();
         wait_until("it has ended", || code.exists());

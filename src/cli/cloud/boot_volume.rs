@@ -1,17 +1,20 @@
 //! `snapferry boot-volume`: what a server boots from, and what stands in the way of carrying it.
 
+use crate::cli::error::CommandResult;
+use crate::cli::session::Session;
+use crate::cli::args::{CloudArgs, OutputArgs};
+use clap::Args as Group;
 use std::time::SystemTime;
 
 use serde::Serialize;
+use snapferry_base::clock::rfc3339;
+use snapferry_ibmcloud::vpc::model::{HealthState, InstanceState, Snapshot, StorageGeneration, Volume};
+use snapferry_ibmcloud::vpc::{LARGEST_IMAGE, SnapshotFilter, SnapshotOrder};
 
-use super::args::BootVolumeArgs;
 use super::{Cloud, print_json, run as run_on_cloud};
 use crate::cli::exit::Code;
 use crate::cli::foreign;
 use crate::cli::table;
-use crate::clock::rfc3339;
-use crate::vpc::model::{HealthState, InstanceState, Snapshot, StorageGeneration, Volume};
-use crate::vpc::{LARGEST_IMAGE, SnapshotFilter, SnapshotOrder};
 
 /// What is printed with `--json`.
 #[derive(Debug, Serialize)]
@@ -62,8 +65,24 @@ impl Latest {
     }
 }
 
-pub fn run(args: &BootVolumeArgs) -> anyhow::Result<Code> {
-    let report = run_on_cloud(&args.cloud, async |cloud| look(cloud, &args.server).await)?;
+#[derive(Debug, Group)]
+#[command(
+    after_help = "Examples:\n  snapferry boot-volume web01\n  snapferry boot-volume web01 --region eu-de --json"
+)]
+pub struct BootVolumeArgs {
+    /// The server
+    #[arg(value_name = "SERVER")]
+    pub server: String,
+
+    #[command(flatten)]
+    pub output: OutputArgs,
+
+    #[command(flatten)]
+    pub cloud: CloudArgs,
+}
+
+pub fn run(args: &BootVolumeArgs, session: &Session) -> CommandResult<Code> {
+    let report = run_on_cloud(&args.cloud, session, async |cloud| look(cloud, &args.server).await)?;
     if args.output.json {
         print_json(&report)?;
     } else {
@@ -72,12 +91,15 @@ pub fn run(args: &BootVolumeArgs) -> anyhow::Result<Code> {
     Ok(Code::Done)
 }
 
-async fn look(cloud: &Cloud, server: &str) -> anyhow::Result<Report> {
+async fn look(cloud: &Cloud, server: &str) -> CommandResult<Report> {
     let client = cloud.client()?;
     let server = client.server(server).await?;
     let volume = client.boot_volume(&server).await?;
-    let filter =
-        SnapshotFilter { source_volume: Some(volume.id.clone()), order: SnapshotOrder::NewestFirst, ..SnapshotFilter::default() };
+    let filter = SnapshotFilter {
+        source_volume: Some(volume.id.clone()),
+        order: SnapshotOrder::NewestFirst,
+        ..SnapshotFilter::default()
+    };
     let snapshots = client.snapshots(&filter).await?;
     let importable = match &volume.operating_system {
         Some(os) => client.operating_system(&os.name).await?.map(|os| os.allow_user_image_creation),
@@ -112,10 +134,13 @@ async fn look(cloud: &Cloud, server: &str) -> anyhow::Result<Report> {
 fn obstacles(status: &InstanceState, volume: &Volume, importable: Option<bool>) -> Vec<String> {
     let mut found = Vec::new();
     if volume.capacity > LARGEST_IMAGE {
-        found.push(format!("{} GB are more than the {LARGEST_IMAGE} that an image may have", volume.capacity));
+        found
+            .push(format!("{} GB are more than the {LARGEST_IMAGE} that an image may have", volume.capacity));
     }
     if volume.storage_generation == StorageGeneration::FIRST && *status != InstanceState::Running {
-        found.push(format!("a snapshot of first-generation storage needs a running server, and this one is {status}"));
+        found.push(format!(
+            "a snapshot of first-generation storage needs a running server, and this one is {status}"
+        ));
     }
     if volume.health_state == Some(HealthState::Degraded) {
         let reasons: Vec<String> = volume.health_reasons.iter().map(|reason| reason.shown()).collect();
@@ -127,11 +152,13 @@ fn obstacles(status: &InstanceState, volume: &Volume, importable: Option<bool>) 
     found
 }
 
-fn write(report: &Report) -> anyhow::Result<()> {
+fn write(report: &Report) -> CommandResult<()> {
     let latest = report.latest_snapshot.as_ref().map_or_else(String::new, |latest| {
         format!("{} ({}, {}), {} in all", latest.name, latest.state, latest.taken_at, report.snapshots)
     });
-    let bandwidth = report.volume_bandwidth.map_or_else(String::new, |megabits| format!(", {megabits} Mbit/s for its volumes"));
+    let bandwidth = report
+        .volume_bandwidth
+        .map_or_else(String::new, |megabits| format!(", {megabits} Mbit/s for its volumes"));
     let mut pairs = vec![
         ("server", format!("{} ({})", report.server, report.server_id)),
         ("status", report.status.clone()),

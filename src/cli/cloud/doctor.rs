@@ -1,5 +1,8 @@
 //! `snapferry doctor`: whether everything is as it has to be, line by line, each with what to do about it.
 
+use crate::cli::error::{CommandResult, CommandError};
+use crate::cli::session::Session;
+use crate::cli::args::{CloudArgs, OutputArgs, QueueArgs, RecoveryArgs};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -7,28 +10,28 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use clap::Args as Group;
 use serde::Serialize;
+use snapferry_base::clock::{SystemClock, rfc3339};
+use snapferry_base::identity::TokenSource;
+use snapferry_base::retry::{Backoff, chain};
+use snapferry_base::units::to_u64;
+use snapferry_engine::store::{ObjectKey, ObjectStore};
+use snapferry_fleet::queue::examine::Severity;
+use snapferry_fleet::replicate::device::BY_ID;
+use snapferry_ibmcloud::iam::{CLOUD_INIT, Instance, instance_of_cloud_init};
+use snapferry_ibmcloud::vpc::{
+    ClientConfig, Crn, Endpoint, Heard, ImageFilter, LogWatch, Policy, RegionClient, SnapshotFilter, Tagging,
+    VolumeFilter, VpcError, Waits,
+};
 
-use super::args::{CloudArgs, OutputArgs, RecoveryArgs};
 use super::{Means, print_json, tagging_config};
-use crate::cancel::Cancel;
 use crate::cli::config::{self, Place, Use};
-use crate::cli::credentials::{self, Environment, Identity};
-use crate::cli::exit::{Code, UsageError, fix_for};
-use crate::cli::fleet::{self, args::QueueArgs};
+use crate::cli::credentials::{self, Identity};
+use crate::cli::error::UsageError;
+use crate::cli::exit::{Code, sentence};
+use crate::cli::fleet;
 use crate::cli::foreign;
 use crate::cli::hints::AUTHORIZE;
-use crate::cli::signals::{self, Left};
-use crate::clock::{SystemClock, rfc3339};
-use crate::identity::{CLOUD_INIT, Instance, TokenSource, instance_of_cloud_init};
-use crate::queue::examine::Severity;
-use crate::retry::{Backoff, chain};
-use crate::store::{ObjectKey, ObjectStore};
-use crate::units::to_u64;
-use crate::vpc::device::BY_ID;
-use crate::vpc::{
-    ClientConfig, Crn, Endpoint, Heard, ImageFilter, LogWatch, Policy, RegionClient, SnapshotFilter, Tagging, VolumeFilter,
-    VpcError, Waits,
-};
+use crate::cli::signals::Left;
 
 /// A clock that is further off gives tokens and signatures that are refused: S3 allows 15 minutes, IAM less.
 const MOST_SKEW: Duration = Duration::from_secs(60);
@@ -102,7 +105,13 @@ struct Findings(Vec<Finding>);
 
 impl Findings {
     fn ok(&mut self, what: &'static str, details: impl Into<String>) {
-        self.0.push(Finding { what, verdict: Verdict::Ok, details: details.into(), fix: None, code: Code::Done });
+        self.0.push(Finding {
+            what,
+            verdict: Verdict::Ok,
+            details: details.into(),
+            fix: None,
+            code: Code::Done,
+        });
     }
 
     fn warning(&mut self, what: &'static str, details: impl Into<String>, fix: impl Into<String>) {
@@ -115,17 +124,13 @@ impl Findings {
     }
 
     /// A failure as every other command would report it.
-    fn failed(&mut self, what: &'static str, code: Code, error: &anyhow::Error) {
-        let details: Vec<String> = error.chain().map(ToString::to_string).collect();
-        self.failure(what, code, details.join(": "), fix_for(error));
+    fn failed(&mut self, what: &'static str, code: Code, error: &CommandError) {
+        self.failure(what, code, sentence(error), error.hint());
     }
 }
 
-pub fn run(args: &DoctorArgs) -> anyhow::Result<Code> {
-    let runtime = crate::cli::runtime()?;
-    let cancel = Cancel::new();
-    signals::listen(runtime.handle(), &cancel, Left::Nothing)?;
-    let findings = runtime.block_on(examine(args, &cancel)).0;
+pub fn run(args: &DoctorArgs, session: &Session) -> CommandResult<Code> {
+    let findings = session.start(Left::Nothing)?.block_on(examine(args, session)).0;
     if args.output.json {
         print_json(&findings)?;
     } else {
@@ -141,10 +146,10 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<Code> {
     Ok(first.map_or(Code::Done, |finding| finding.code))
 }
 
-async fn examine(args: &DoctorArgs, cancel: &Cancel) -> Findings {
+async fn examine(args: &DoctorArgs, session: &Session) -> Findings {
     let mut findings = Findings::default();
     let own = own_server(args, &mut findings).await;
-    let tokens = match identity(args).await {
+    let tokens = match identity(args, session).await {
         Ok((tokens, details)) => {
             findings.ok("token", details);
             Some(tokens)
@@ -159,9 +164,9 @@ async fn examine(args: &DoctorArgs, cancel: &Cancel) -> Findings {
         let means = Means {
             tokens,
             clock: std::sync::Arc::new(SystemClock),
-            cancel: cancel.clone(),
+            cancel: session.cancel.clone(),
             watch: std::sync::Arc::new(LogWatch),
-            fence: std::sync::Arc::new(crate::fence::Unfenced),
+            fence: std::sync::Arc::new(snapferry_base::fence::Unfenced),
             heard: Heard::default(),
         };
         match &home {
@@ -177,18 +182,18 @@ async fn examine(args: &DoctorArgs, cancel: &Cancel) -> Findings {
             region(args, &means, away, Side::Recovery, &mut findings).await;
         }
     }
-    bucket(args, cancel, &mut findings).await;
-    queue(args, &mut findings).await;
+    bucket(args, session, &mut findings).await;
+    queue(args, session, &mut findings).await;
     machine(&args.device_folder, &mut findings);
     findings
 }
 
 /// The fleet's queue, where one is named.
-async fn queue(args: &DoctorArgs, findings: &mut Findings) {
+async fn queue(args: &DoctorArgs, session: &Session, findings: &mut Findings) {
     if args.queue.redis.is_none() {
         return;
     }
-    let found = match fleet::examine(&args.queue).await {
+    let found = match fleet::examine(&args.queue, &session.environment).await {
         Ok(found) => found,
         Err(error) => return findings.failed("queue", Code::Queue, &error),
     };
@@ -203,8 +208,8 @@ async fn queue(args: &DoctorArgs, findings: &mut Findings) {
 }
 
 /// Gets a token, and says from whom and for how long.
-async fn identity(args: &DoctorArgs) -> anyhow::Result<(std::sync::Arc<dyn TokenSource>, String)> {
-    let identity = Identity::find(&args.cloud.identity, &Environment::of_process())?;
+async fn identity(args: &DoctorArgs, session: &Session) -> CommandResult<(std::sync::Arc<dyn TokenSource>, String)> {
+    let identity = Identity::find(&args.cloud.identity, &session.environment)?;
     let token = identity.tokens.token().await?;
     let words = format!("for {}, good until {}", identity.kind(), rfc3339(token.expires));
     Ok((identity.tokens, words))
@@ -223,7 +228,10 @@ async fn own_server(args: &DoctorArgs, findings: &mut Findings) -> Option<Instan
                        it is needed for trusted profiles and to know this server's region";
     match service.instance().await {
         Ok(own) => {
-            findings.ok("own server", format!("{} ({}) in {}, by the metadata service", own.name, own.id, own.zone));
+            findings.ok(
+                "own server",
+                format!("{} ({}) in {}, by the metadata service", own.name, own.id, own.zone),
+            );
             Some(own)
         }
         Err(error) => {
@@ -305,28 +313,33 @@ fn clock(theirs: Option<SystemTime>, findings: &mut Findings) {
         findings.ok("clock", format!("{} s from the cloud's", skew.as_secs()));
     } else {
         let details = format!("{} s from the cloud's: tokens and signatures may be refused", skew.as_secs());
-        findings.failure("clock", Code::Unexpected, details, Some("set it: `timedatectl set-ntp true`".into()));
+        findings.failure(
+            "clock",
+            Code::Unexpected,
+            details,
+            Some("set it: `timedatectl set-ntp true`".into()),
+        );
     }
 }
 
-async fn bucket(args: &DoctorArgs, cancel: &Cancel, findings: &mut Findings) {
+async fn bucket(args: &DoctorArgs, session: &Session, findings: &mut Findings) {
     let Some(bucket) = &args.recovery.bucket else {
         return findings.warning("bucket", "none named", "give --bucket NAME to try it");
     };
-    match probe(args, bucket, cancel).await {
+    match probe(args, bucket, session).await {
         Ok(()) => findings.ok("bucket", format!("{bucket} takes an object, gives it back and lets it go")),
         Err(error) => findings.failed("bucket", Code::Store, &error),
     }
 }
 
 /// Writes a small object, reads it, and removes it, whatever came before.
-async fn probe(args: &DoctorArgs, bucket: &str, cancel: &Cancel) -> anyhow::Result<()> {
+async fn probe(args: &DoctorArgs, bucket: &str, session: &Session) -> CommandResult<()> {
     let mut store = args.recovery.store(&args.cloud.identity);
     store.region = store.region.or_else(|| args.cloud.region.clone());
     let key = ObjectKey::new(&format!("snapferry-doctor-{:016x}", rand::random::<u64>()))
         .map_err(|error| UsageError(error.to_string()))?;
     let place = Place::Bucket { bucket: bucket.to_owned(), key: key.clone() };
-    let store = config::open_store(&place, &store, &Use::plain(1, cancel))?;
+    let store = config::open_store(&place, &store, &Use::plain(1, &session.cancel, &session.environment))?;
     let text = Bytes::from_static(b"a probe of snapferry doctor; it may be removed\n");
     let tried = try_object(&*store, &key, &text).await;
     let removed = store.delete(&key).await;
@@ -334,11 +347,10 @@ async fn probe(args: &DoctorArgs, bucket: &str, cancel: &Cancel) -> anyhow::Resu
     Ok(removed?)
 }
 
-async fn try_object(store: &dyn ObjectStore, key: &ObjectKey, text: &Bytes) -> anyhow::Result<()> {
+async fn try_object(store: &dyn ObjectStore, key: &ObjectKey, text: &Bytes) -> CommandResult<()> {
     store.put(key, text.clone()).await?;
     let read = store.get_range(key, 0..to_u64(text.len()), None).await?;
-    anyhow::ensure!(read == *text, "the object came back with other bytes");
-    Ok(())
+    if read == *text { Ok(()) } else { Err(CommandError::Failed("the object came back with other bytes".into())) }
 }
 
 /// What this machine has to have.
@@ -365,7 +377,9 @@ fn machine(folder: &Path, findings: &mut Findings) {
         let there = std::env::split_paths(&path).any(|folder| folder.join(tool).is_file());
         match there {
             true => findings.ok("tools", tool),
-            false => findings.warning("tools", format!("there is no {tool}"), format!("not needed, but it {use_}")),
+            false => {
+                findings.warning("tools", format!("there is no {tool}"), format!("not needed, but it {use_}"))
+            }
         }
     }
 }

@@ -1,29 +1,130 @@
 //! `snapferry images`: listed, renamed, tagged, deleted, exported.
 
+use crate::cli::error::CommandResult;
+use crate::cli::session::Session;
+use crate::cli::args::{ChangeArgs, CloudArgs, OutputArgs};
+use clap::{Args as Group, Subcommand};
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
+use snapferry_base::clock::{compact, rfc3339};
+use snapferry_ibmcloud::vpc::model::{ExportFormat, Image, ImageState};
+use snapferry_ibmcloud::vpc::{ExportPrototype, ImageFilter, Patience, ResourceName, Tag};
 
-use super::args::{ChangeArgs, CloudArgs, ImagesAction, ImagesArgs, OutputArgs};
 use super::{print_json, run as run_on_cloud, say, would};
 use crate::cli::exit::Code;
 use crate::cli::foreign;
 use crate::cli::table::Table;
-use crate::clock::{compact, rfc3339};
-use crate::vpc::model::{ExportFormat, Image, ImageState};
-use crate::vpc::{ExportPrototype, ImageFilter, Patience, ResourceName, Tag};
 
-pub fn run(args: &ImagesArgs) -> anyhow::Result<Code> {
+#[derive(Debug, Group)]
+pub struct ImagesArgs {
+    #[command(subcommand)]
+    pub action: ImagesAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ImagesAction {
+    /// List the account's own images
+    List {
+        /// Only in these states, e.g. available,failed
+        #[arg(long, value_name = "STATE", value_delimiter = ',')]
+        status: Vec<String>,
+
+        #[command(flatten)]
+        output: OutputArgs,
+
+        #[command(flatten)]
+        cloud: CloudArgs,
+    },
+    /// Rename an image
+    Rename {
+        /// The image, by name or id
+        #[arg(value_name = "IMAGE")]
+        image: String,
+
+        /// Its new name
+        #[arg(value_name = "NAME")]
+        name: ResourceName,
+
+        #[command(flatten)]
+        change: ChangeArgs,
+
+        #[command(flatten)]
+        cloud: CloudArgs,
+    },
+    /// Delete images; servers made from them keep running
+    Delete {
+        /// The images, by name or id
+        #[arg(value_name = "IMAGE", required = true)]
+        images: Vec<String>,
+
+        #[command(flatten)]
+        change: ChangeArgs,
+
+        #[command(flatten)]
+        cloud: CloudArgs,
+    },
+    /// Add tags to an image, or remove them; without tags, list those it has
+    Tag {
+        /// The image, by name or id
+        #[arg(value_name = "IMAGE")]
+        image: String,
+
+        /// The tags
+        #[arg(value_name = "TAG")]
+        tags: Vec<Tag>,
+
+        /// Remove them
+        #[arg(long, requires = "tags")]
+        remove: bool,
+
+        /// Print what would be done, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+
+        #[command(flatten)]
+        output: OutputArgs,
+
+        #[command(flatten)]
+        cloud: CloudArgs,
+    },
+    /// Export an image into a bucket
+    Export {
+        /// The image, by name or id
+        #[arg(value_name = "IMAGE")]
+        image: String,
+
+        /// The bucket
+        #[arg(long, value_name = "NAME")]
+        bucket: String,
+
+        /// The job's name, and the object's [default: IMAGE-UTC]
+        #[arg(long, value_name = "NAME")]
+        name: Option<ResourceName>,
+
+        /// Format: qcow2 or vhd
+        #[arg(long, default_value = "qcow2", value_name = "FORMAT")]
+        format: ExportFormat,
+
+        #[command(flatten)]
+        change: ChangeArgs,
+
+        #[command(flatten)]
+        cloud: CloudArgs,
+    },
+}
+
+pub fn run(args: &ImagesArgs, session: &Session) -> CommandResult<Code> {
     match &args.action {
-        ImagesAction::List { status, output, cloud } => list(status, *output, cloud),
-        ImagesAction::Rename { image, name, change, cloud } => rename(image, name, *change, cloud),
-        ImagesAction::Delete { images, change, cloud } => delete(images, *change, cloud),
+        ImagesAction::List { status, output, cloud } => list(status, *output, cloud, session),
+        ImagesAction::Rename { image, name, change, cloud } => rename(image, name, *change, cloud, session),
+        ImagesAction::Delete { images, change, cloud } => delete(images, *change, cloud, session),
         ImagesAction::Tag { image, tags, remove, dry_run, output, cloud } => {
             let change = if *remove { TagChange::Remove } else { TagChange::Add };
-            tag(image, tags, change, *dry_run, *output, cloud)
+            tag(image, tags, change, *dry_run, *output, cloud, session)
         }
         ImagesAction::Export { image, bucket, name, format, change, cloud } => {
-            export(image, bucket, name.as_ref(), *format, *change, cloud)
+            export(image, bucket, name.as_ref(), *format, *change, cloud, session)
         }
     }
 }
@@ -44,9 +145,10 @@ fn shown(image: &Image) -> Value {
     })
 }
 
-fn list(status: &[String], output: OutputArgs, cloud: &CloudArgs) -> anyhow::Result<Code> {
-    let images = run_on_cloud(cloud, async |cloud| {
-        let filter = ImageFilter { status: status.iter().map(|state| ImageState::from(state.clone())).collect() };
+fn list(status: &[String], output: OutputArgs, cloud: &CloudArgs, session: &Session) -> CommandResult<Code> {
+    let images = run_on_cloud(cloud, session, async |cloud| {
+        let filter =
+            ImageFilter { status: status.iter().map(|state| ImageState::from(state.clone())).collect() };
         Ok(cloud.client()?.images(&filter).await?)
     })?;
     if output.json {
@@ -69,8 +171,8 @@ fn list(status: &[String], output: OutputArgs, cloud: &CloudArgs) -> anyhow::Res
     Ok(Code::Done)
 }
 
-fn rename(named: &str, name: &ResourceName, change: ChangeArgs, cloud: &CloudArgs) -> anyhow::Result<Code> {
-    run_on_cloud(cloud, async |cloud| {
+fn rename(named: &str, name: &ResourceName, change: ChangeArgs, cloud: &CloudArgs, session: &Session) -> CommandResult<Code> {
+    run_on_cloud(cloud, session, async |cloud| {
         let client = cloud.client()?;
         let found = client.named_image(named).await?;
         if change.dry_run {
@@ -85,8 +187,8 @@ fn rename(named: &str, name: &ResourceName, change: ChangeArgs, cloud: &CloudArg
     Ok(Code::Done)
 }
 
-fn delete(named: &[String], change: ChangeArgs, cloud: &CloudArgs) -> anyhow::Result<Code> {
-    run_on_cloud(cloud, async |cloud| {
+fn delete(named: &[String], change: ChangeArgs, cloud: &CloudArgs, session: &Session) -> CommandResult<Code> {
+    run_on_cloud(cloud, session, async |cloud| {
         let client = cloud.client()?;
         // All are found before the first is deleted: a name that was mistyped deletes nothing.
         let mut chosen = Vec::new();
@@ -121,15 +223,25 @@ enum TagChange {
     Remove,
 }
 
-fn tag(named: &str, tags: &[Tag], change: TagChange, dry_run: bool, output: OutputArgs, cloud: &CloudArgs) -> anyhow::Result<Code> {
-    run_on_cloud(cloud, async |cloud| {
+fn tag(
+    named: &str,
+    tags: &[Tag],
+    change: TagChange,
+    dry_run: bool,
+    output: OutputArgs,
+    cloud: &CloudArgs, session: &Session) -> CommandResult<Code> {
+    run_on_cloud(cloud, session, async |cloud| {
         let found = cloud.client()?.named_image(named).await?;
         let tagging = cloud.tagging()?;
         let words = tags.iter().map(Tag::as_str).collect::<Vec<_>>().join(", ");
         match change {
             _ if tags.is_empty() => {}
-            TagChange::Add if dry_run => return would(output, format_args!("add {words} to image {}", found.name)),
-            TagChange::Remove if dry_run => return would(output, format_args!("remove {words} from image {}", found.name)),
+            TagChange::Add if dry_run => {
+                return would(output, format_args!("add {words} to image {}", found.name));
+            }
+            TagChange::Remove if dry_run => {
+                return would(output, format_args!("remove {words} from image {}", found.name));
+            }
             TagChange::Add => tagging.attach(&found.crn, tags).await?,
             TagChange::Remove => tagging.detach(&found.crn, tags).await?,
         }
@@ -137,7 +249,11 @@ fn tag(named: &str, tags: &[Tag], change: TagChange, dry_run: bool, output: Outp
         if output.json {
             return print_json(&json!({ "name": found.name, "id": found.id, "tags": now }));
         }
-        Ok(say(format_args!("{}  {}", found.name, if now.is_empty() { "no tags".to_owned() } else { now.join(", ") }))?)
+        Ok(say(format_args!(
+            "{}  {}",
+            found.name,
+            if now.is_empty() { "no tags".to_owned() } else { now.join(", ") }
+        ))?)
     })?;
     Ok(Code::Done)
 }
@@ -148,9 +264,8 @@ fn export(
     name: Option<&ResourceName>,
     format: ExportFormat,
     change: ChangeArgs,
-    cloud: &CloudArgs,
-) -> anyhow::Result<Code> {
-    run_on_cloud(cloud, async |cloud| {
+    cloud: &CloudArgs, session: &Session) -> CommandResult<Code> {
+    run_on_cloud(cloud, session, async |cloud| {
         let client = cloud.client()?;
         let found = client.named_image(named).await?;
         let name = match name {

@@ -1,26 +1,26 @@
 //! Commands on the cloud: what is there, and small changes to it.
 
+use crate::cli::error::CommandResult;
+use crate::cli::args::{CloudArgs, OutputArgs};
 use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Runtime;
-
-use super::credentials::{self, Environment, Identity};
-use super::exit::UsageError;
-use super::print_json;
-use super::signals::{self, Left};
-use crate::cancel::Cancel;
-use crate::cli::foreign;
-use crate::clock::SystemClock;
-use crate::fence::{Fence, Unfenced};
-use crate::vpc::{
-    ClientConfig, Endpoint, GLOBAL_TAGGING, Heard, LogWatch, Means, PRIVATE_TAGGING, Policy, RegionClient, Tagging, TaggingConfig,
-    Waits, Watch,
+use snapferry_base::cancel::Cancel;
+use snapferry_base::clock::SystemClock;
+use snapferry_base::fence::{Fence, Unfenced};
+use snapferry_ibmcloud::vpc::{
+    ClientConfig, Endpoint, GLOBAL_TAGGING, Heard, LogWatch, Means, PRIVATE_TAGGING, Policy, RegionClient,
+    Tagging, TaggingConfig, Waits, Watch,
 };
-use args::{CloudArgs, OutputArgs};
 
-pub mod args;
+use super::credentials::{self, Identity};
+use super::error::UsageError;
+use super::print_json;
+use super::session::Session;
+use super::signals::Left;
+use crate::cli::foreign;
+
 pub mod boot_volume;
 pub mod doctor;
 pub mod images;
@@ -58,28 +58,30 @@ impl Terms {
 }
 
 /// Runs a command on the cloud: with a runtime, and the word to stop.
-pub fn run<T>(args: &CloudArgs, work: impl AsyncFnOnce(&Cloud) -> anyhow::Result<T>) -> anyhow::Result<T> {
-    run_leaving(args, Left::Nothing, work)
+pub fn run<T>(args: &CloudArgs, session: &Session, work: impl AsyncFnOnce(&Cloud) -> CommandResult<T>) -> CommandResult<T> {
+    run_leaving(args, session, Left::Nothing, work)
 }
 
 /// The same for a command that leaves something behind if it is not let end.
-pub fn run_leaving<T>(args: &CloudArgs, left: Left, work: impl AsyncFnOnce(&Cloud) -> anyhow::Result<T>) -> anyhow::Result<T> {
-    let runtime: Runtime = super::runtime()?;
-    let cancel = Cancel::new();
-    signals::listen(runtime.handle(), &cancel, left)?;
-    runtime.block_on(async {
-        let cloud = Cloud::open(args, &cancel).await?;
+pub fn run_leaving<T>(
+    args: &CloudArgs,
+    session: &Session,
+    left: Left,
+    work: impl AsyncFnOnce(&Cloud) -> CommandResult<T>,
+) -> CommandResult<T> {
+    session.start(left)?.block_on(async {
+        let cloud = Cloud::open(args, session).await?;
         work(&cloud).await
     })
 }
 
 impl Cloud {
-    async fn open(args: &CloudArgs, cancel: &Cancel) -> anyhow::Result<Self> {
-        let identity = Identity::find(&args.identity, &Environment::of_process())?;
+    async fn open(args: &CloudArgs, session: &Session) -> CommandResult<Self> {
+        let identity = Identity::find(&args.identity, &session.environment)?;
         let means = Means {
             tokens: Arc::clone(&identity.tokens),
             clock: Arc::new(SystemClock),
-            cancel: cancel.clone(),
+            cancel: session.cancel.clone(),
             watch: Arc::new(LogWatch),
             fence: Arc::new(Unfenced),
             heard: Heard::default(),
@@ -116,7 +118,7 @@ impl Cloud {
     }
 
     /// The API of a region.
-    pub fn region(&self, region: &str) -> anyhow::Result<RegionClient> {
+    pub fn region(&self, region: &str) -> CommandResult<RegionClient> {
         let config = ClientConfig {
             region: region.to_owned(),
             endpoint: Endpoint::parse(&self.args.vpc_endpoint),
@@ -127,13 +129,13 @@ impl Cloud {
     }
 
     /// Global Tagging, which has no regions.
-    pub fn tagging(&self) -> anyhow::Result<Tagging> {
+    pub fn tagging(&self) -> CommandResult<Tagging> {
         let config = tagging_config(&self.args, self.policy);
         Ok(Tagging::new(&config, self.means.clone())?)
     }
 
     /// The API of the region that is meant where none is named.
-    pub fn client(&self) -> anyhow::Result<RegionClient> {
+    pub fn client(&self) -> CommandResult<RegionClient> {
         self.region(&self.home)
     }
 }
@@ -149,7 +151,7 @@ fn tagging_config(args: &CloudArgs, policy: Policy) -> TaggingConfig {
 }
 
 /// The region that is meant where none is named.
-pub async fn home_region(args: &CloudArgs) -> anyhow::Result<String> {
+pub async fn home_region(args: &CloudArgs) -> CommandResult<String> {
     match &args.region {
         Some(region) => Ok(region.clone()),
         None => own_region(args).await,
@@ -157,10 +159,10 @@ pub async fn home_region(args: &CloudArgs) -> anyhow::Result<String> {
 }
 
 /// Where we run.
-async fn own_region(args: &CloudArgs) -> anyhow::Result<String> {
+async fn own_region(args: &CloudArgs) -> CommandResult<String> {
     let own = credentials::metadata(&args.identity)?.instance().await;
     own.map(|own| own.region).map_err(|err| {
-        tracing::debug!("{}", crate::retry::chain(&err));
+        tracing::debug!("{}", snapferry_base::retry::chain(&err));
         // One that is on and fails may answer the next time.
         if err.class().is_retryable() {
             return err.into();
@@ -171,7 +173,7 @@ async fn own_region(args: &CloudArgs) -> anyhow::Result<String> {
 }
 
 /// What would be done without `--dry-run`: a line for people, an object for programs.
-fn would(output: OutputArgs, words: std::fmt::Arguments<'_>) -> anyhow::Result<()> {
+fn would(output: OutputArgs, words: std::fmt::Arguments<'_>) -> CommandResult<()> {
     if output.json {
         return print_json(&serde_json::json!({ "dry_run": true, "would": words.to_string() }));
     }

@@ -1,41 +1,119 @@
 //! `snapferry provision`: a server from an image or a snapshot.
 
+use crate::cli::error::CommandResult;
+use std::path::PathBuf;
+use snapferry_ibmcloud::vpc::ResourceName;
+use crate::cli::session::Session;
+use crate::cli::args::{ChangeArgs, CloudArgs};
+use clap::Args as Group;
 use serde_json::json;
+use snapferry_ibmcloud::vpc::model::{ImageState, SnapshotState, StorageGeneration};
+use snapferry_ibmcloud::vpc::{BootFrom, InstancePrototype, Patience, RegionClient, ResourceGroupId};
 
-use super::args::ProvisionArgs;
 use super::{print_json, run as run_on_cloud, say};
-use crate::cli::exit::{Code, UsageError};
-use crate::vpc::model::{ImageState, SnapshotState, StorageGeneration};
-use crate::vpc::{BootFrom, InstancePrototype, Patience, RegionClient, ResourceGroupId};
+use crate::cli::error::UsageError;
+use crate::cli::exit::Code;
 
 /// What to boot from, and the boot volume's profile where it must be named.
-async fn boot(client: &RegionClient, args: &ProvisionArgs) -> anyhow::Result<(BootFrom, Option<String>, String)> {
+async fn boot(
+    client: &RegionClient,
+    args: &ProvisionArgs,
+) -> CommandResult<(BootFrom, Option<String>, String)> {
     if let Some(named) = &args.snapshot {
         let found = client.named_snapshot(named).await?;
         if found.lifecycle_state != SnapshotState::Stable {
-            return Err(
-                UsageError(format!("snapshot {} is {}, and only a stable one boots", found.name, found.lifecycle_state)).into()
-            );
+            return Err(UsageError(format!(
+                "snapshot {} is {}, and only a stable one boots",
+                found.name, found.lifecycle_state
+            ))
+            .into());
         }
         // A profile can't restore snapshots of another generation.
-        let fitting = if found.storage_generation == StorageGeneration::SECOND { "sdp" } else { "general-purpose" };
+        let fitting =
+            if found.storage_generation == StorageGeneration::SECOND { "sdp" } else { "general-purpose" };
         let profile = args.boot_profile.clone().unwrap_or_else(|| fitting.to_owned());
         return Ok((BootFrom::Snapshot(found.id), Some(profile), format!("snapshot {}", found.name)));
     }
     let named = args.image.as_deref().unwrap_or_default();
     let found = client.named_image(named).await?;
-    if !matches!(found.status, ImageState::Available | ImageState::Deprecated | ImageState::PartiallyAvailable) {
-        return Err(UsageError(format!("image {} is {}, and can't be booted", found.name, found.status)).into());
+    if !matches!(
+        found.status,
+        ImageState::Available | ImageState::Deprecated | ImageState::PartiallyAvailable
+    ) {
+        return Err(
+            UsageError(format!("image {} is {}, and can't be booted", found.name, found.status)).into()
+        );
     }
     Ok((BootFrom::Image(found.id), args.boot_profile.clone(), format!("image {}", found.name)))
 }
 
-pub fn run(args: &ProvisionArgs) -> anyhow::Result<Code> {
+#[derive(Debug, Group)]
+#[command(
+    after_help = "Examples:\n  snapferry provision web01 --image web01-latest --subnet main-1 --key admin --profile bx2-2x8\n  snapferry provision web01-test --snapshot web01-20260102030405 --subnet main-1 --key admin --profile bx2-2x8 --dry-run"
+)]
+pub struct ProvisionArgs {
+    /// The new server's name
+    #[arg(value_name = "NAME")]
+    pub name: ResourceName,
+
+    /// Boot from this image, by name or id
+    #[arg(long, value_name = "IMAGE", required_unless_present = "snapshot", conflicts_with = "snapshot")]
+    pub image: Option<String>,
+
+    /// Boot from this snapshot, by name or id
+    #[arg(long, value_name = "SNAPSHOT")]
+    pub snapshot: Option<String>,
+
+    /// The server's profile
+    #[arg(long, value_name = "PROFILE")]
+    pub profile: String,
+
+    /// The subnet, which determines the zone and the VPC
+    #[arg(long, value_name = "NAME")]
+    pub subnet: String,
+
+    /// The VPC, if several have a subnet of that name
+    #[arg(long, value_name = "NAME")]
+    pub vpc: Option<String>,
+
+    /// An SSH key; may be given more than once
+    #[arg(long, value_name = "NAME", required = true)]
+    pub key: Vec<String>,
+
+    /// The address in the subnet [default: any]
+    #[arg(long, value_name = "IP")]
+    pub address: Option<std::net::Ipv4Addr>,
+
+    /// A security group; may be given more than once [default: the VPC's own]
+    #[arg(long, value_name = "NAME")]
+    pub security_group: Vec<String>,
+
+    /// The boot volume's profile [default: general-purpose, or sdp for a snapshot of the second generation]
+    #[arg(long, value_name = "PROFILE")]
+    pub boot_profile: Option<String>,
+
+    /// File with user data for cloud-init
+    #[arg(long, value_name = "FILE")]
+    pub user_data: Option<PathBuf>,
+
+    /// The resource group's id
+    #[arg(long, value_name = "ID")]
+    pub resource_group: Option<String>,
+
+    #[command(flatten)]
+    pub change: ChangeArgs,
+
+    #[command(flatten)]
+    pub cloud: CloudArgs,
+}
+
+pub fn run(args: &ProvisionArgs, session: &Session) -> CommandResult<Code> {
     let user_data = args.user_data.as_ref().map(|path| {
-        crate::given::read_text(path).map_err(|err| UsageError(format!("cannot read the user data {}: {err}", path.display())))
+        snapferry_base::given::read_text(path)
+            .map_err(|err| UsageError(format!("cannot read the user data {}: {err}", path.display())))
     });
     let user_data = user_data.transpose()?;
-    run_on_cloud(&args.cloud, async |cloud| {
+    run_on_cloud(&args.cloud, session, async |cloud| {
         let client = cloud.client()?;
         let vpc = match &args.vpc {
             Some(name) => Some(client.vpc(name).await?.id),
@@ -85,7 +163,10 @@ pub fn run(args: &ProvisionArgs) -> anyhow::Result<Code> {
                 "name": server.name, "id": server.id, "crn": server.crn, "status": server.status, "zone": server.zone.name,
             }));
         }
-        Ok(say(format_args!("{}  {}  {}  {} from {origin}", server.name, server.id, server.status, server.zone.name))?)
+        Ok(say(format_args!(
+            "{}  {}  {}  {} from {origin}",
+            server.name, server.id, server.status, server.zone.name
+        ))?)
     })?;
     Ok(Code::Done)
 }

@@ -1,24 +1,126 @@
 //! `snapferry snapshot`: taken, listed, deleted, copied.
 
+use crate::cli::error::CommandResult;
+use snapferry_ibmcloud::vpc::Tag;
+use crate::cli::session::Session;
+use crate::cli::args::{ChangeArgs, CloudArgs, OutputArgs};
+use clap::{Args as Group, Subcommand};
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
+use snapferry_base::clock::{compact, rfc3339};
+use snapferry_ibmcloud::vpc::model::Snapshot;
+use snapferry_ibmcloud::vpc::{
+    Patience, RegionClient, ResourceName, SnapshotFilter, SnapshotOrder, SnapshotPrototype, VolumeId,
+    VpcError,
+};
 
-use super::args::{SnapshotAction, SnapshotArgs, SnapshotCopyArgs, SnapshotCreateArgs, SnapshotDeleteArgs, SnapshotListArgs};
 use super::{print_json, run as run_on_cloud, say, would};
-use crate::cli::exit::{Code, UsageError};
+use crate::cli::error::UsageError;
+use crate::cli::exit::Code;
 use crate::cli::foreign;
 use crate::cli::table::Table;
-use crate::clock::{compact, rfc3339};
-use crate::vpc::model::Snapshot;
-use crate::vpc::{Patience, RegionClient, ResourceName, SnapshotFilter, SnapshotOrder, SnapshotPrototype, VolumeId, VpcError};
 
-pub fn run(args: &SnapshotArgs) -> anyhow::Result<Code> {
+#[derive(Debug, Group)]
+pub struct SnapshotArgs {
+    #[command(subcommand)]
+    pub action: SnapshotAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SnapshotAction {
+    /// Take a snapshot of a server's boot volume, and wait until it is complete
+    Create(SnapshotCreateArgs),
+    /// List snapshots, the newest first
+    List(SnapshotListArgs),
+    /// Delete snapshots, one by one
+    Delete(SnapshotDeleteArgs),
+    /// Copy a snapshot into another region
+    Copy(SnapshotCopyArgs),
+}
+
+#[derive(Debug, Group)]
+pub struct SnapshotCreateArgs {
+    /// The server
+    #[arg(value_name = "SERVER")]
+    pub server: String,
+
+    /// The snapshot's name [default: SERVER-UTC]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<ResourceName>,
+
+    /// A tag; may be given more than once
+    #[arg(long, value_name = "TAG")]
+    pub tag: Vec<Tag>,
+
+    /// Keep a clone for fast restores in this zone; may be given more than once
+    #[arg(long, value_name = "ZONE")]
+    pub clone: Vec<String>,
+
+    #[command(flatten)]
+    pub change: ChangeArgs,
+
+    #[command(flatten)]
+    pub cloud: CloudArgs,
+}
+
+#[derive(Debug, Group)]
+pub struct SnapshotListArgs {
+    /// Only of this server's boot volume
+    #[arg(long, value_name = "SERVER")]
+    pub server: Option<String>,
+
+    /// Only with this tag
+    #[arg(long, value_name = "TAG")]
+    pub tag: Option<Tag>,
+
+    #[command(flatten)]
+    pub output: OutputArgs,
+
+    #[command(flatten)]
+    pub cloud: CloudArgs,
+}
+
+#[derive(Debug, Group)]
+pub struct SnapshotDeleteArgs {
+    /// The snapshots, by name or id
+    #[arg(value_name = "SNAPSHOT", required = true)]
+    pub snapshots: Vec<String>,
+
+    #[command(flatten)]
+    pub change: ChangeArgs,
+
+    #[command(flatten)]
+    pub cloud: CloudArgs,
+}
+
+#[derive(Debug, Group)]
+pub struct SnapshotCopyArgs {
+    /// The snapshot, by name or id
+    #[arg(value_name = "SNAPSHOT")]
+    pub snapshot: String,
+
+    /// The region to copy it into
+    #[arg(id = "recovery_region", long = "to", value_name = "REGION", required = true)]
+    pub to: Option<String>,
+
+    /// The copy's name [default: the snapshot's]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<ResourceName>,
+
+    #[command(flatten)]
+    pub change: ChangeArgs,
+
+    #[command(flatten)]
+    pub cloud: CloudArgs,
+}
+
+pub fn run(args: &SnapshotArgs, session: &Session) -> CommandResult<Code> {
     match &args.action {
-        SnapshotAction::Create(args) => create(args),
-        SnapshotAction::List(args) => list(args),
-        SnapshotAction::Delete(args) => delete(args),
-        SnapshotAction::Copy(args) => copy(args),
+        SnapshotAction::Create(args) => create(args, session),
+        SnapshotAction::List(args) => list(args, session),
+        SnapshotAction::Delete(args) => delete(args, session),
+        SnapshotAction::Copy(args) => copy(args, session),
     }
 }
 
@@ -47,8 +149,8 @@ async fn boot_volume(client: &RegionClient, server: &str) -> Result<VolumeId, Vp
     Ok(client.boot_volume(&server).await?.id)
 }
 
-fn create(args: &SnapshotCreateArgs) -> anyhow::Result<Code> {
-    run_on_cloud(&args.cloud, async |cloud| {
+fn create(args: &SnapshotCreateArgs, session: &Session) -> CommandResult<Code> {
+    run_on_cloud(&args.cloud, session, async |cloud| {
         let client = cloud.client()?;
         let source = boot_volume(&client, &args.server).await?;
         let name = match &args.name {
@@ -61,8 +163,13 @@ fn create(args: &SnapshotCreateArgs) -> anyhow::Result<Code> {
                 format_args!("take snapshot {name} of volume {source} of {} in {}", args.server, cloud.home),
             );
         }
-        let prototype =
-            SnapshotPrototype { name, source, tags: args.tag.clone(), resource_group: None, clone_zones: args.clone.clone() };
+        let prototype = SnapshotPrototype {
+            name,
+            source,
+            tags: args.tag.clone(),
+            resource_group: None,
+            clone_zones: args.clone.clone(),
+        };
         let mut snapshot = client.create_snapshot(&prototype).await?;
         if !args.change.no_wait {
             snapshot = client.snapshot_stable(&snapshot.id, Patience::SNAPSHOT).await?;
@@ -70,19 +177,23 @@ fn create(args: &SnapshotCreateArgs) -> anyhow::Result<Code> {
         if args.change.output.json {
             return print_json(&shown(&snapshot));
         }
-        Ok(say(format_args!("{}  {}  {}  {} GB", snapshot.name, snapshot.id, snapshot.lifecycle_state, snapshot.minimum_capacity))?)
+        Ok(say(format_args!(
+            "{}  {}  {}  {} GB",
+            snapshot.name, snapshot.id, snapshot.lifecycle_state, snapshot.minimum_capacity
+        ))?)
     })?;
     Ok(Code::Done)
 }
 
-fn list(args: &SnapshotListArgs) -> anyhow::Result<Code> {
-    let snapshots = run_on_cloud(&args.cloud, async |cloud| {
+fn list(args: &SnapshotListArgs, session: &Session) -> CommandResult<Code> {
+    let snapshots = run_on_cloud(&args.cloud, session, async |cloud| {
         let client = cloud.client()?;
         let source_volume = match &args.server {
             Some(server) => Some(boot_volume(&client, server).await?),
             None => None,
         };
-        let filter = SnapshotFilter { source_volume, tag: args.tag.clone(), order: SnapshotOrder::NewestFirst };
+        let filter =
+            SnapshotFilter { source_volume, tag: args.tag.clone(), order: SnapshotOrder::NewestFirst };
         Ok(client.snapshots(&filter).await?)
     })?;
     if args.output.json {
@@ -105,16 +216,18 @@ fn list(args: &SnapshotListArgs) -> anyhow::Result<Code> {
     Ok(Code::Done)
 }
 
-fn delete(args: &SnapshotDeleteArgs) -> anyhow::Result<Code> {
-    run_on_cloud(&args.cloud, async |cloud| {
+fn delete(args: &SnapshotDeleteArgs, session: &Session) -> CommandResult<Code> {
+    run_on_cloud(&args.cloud, session, async |cloud| {
         let client = cloud.client()?;
         // All are found before the first is deleted: a name that was mistyped deletes nothing.
         let mut chosen = Vec::new();
         for named in &args.snapshots {
             let found = client.named_snapshot(named).await?;
             if found.backup_policy_plan.is_some() {
-                let why =
-                    format!("snapshot {} belongs to IBM's backup service, whose policy decides how long it is kept", found.name);
+                let why = format!(
+                    "snapshot {} belongs to IBM's backup service, whose policy decides how long it is kept",
+                    found.name
+                );
                 return Err(UsageError(why).into());
             }
             chosen.push(found);
@@ -140,8 +253,8 @@ fn delete(args: &SnapshotDeleteArgs) -> anyhow::Result<Code> {
     Ok(Code::Done)
 }
 
-fn copy(args: &SnapshotCopyArgs) -> anyhow::Result<Code> {
-    run_on_cloud(&args.cloud, async |cloud| {
+fn copy(args: &SnapshotCopyArgs, session: &Session) -> CommandResult<Code> {
+    run_on_cloud(&args.cloud, session, async |cloud| {
         let client = cloud.client()?;
         let to = args.to.as_deref().ok_or_else(|| UsageError("which region? Give --to".to_owned()))?;
         if to == cloud.home {

@@ -1,38 +1,86 @@
 //! `snapferry enqueue`: servers into the fleet's queue.
 
+use crate::cli::error::CommandResult;
+use snapferry_fleet::queue::Priority;
+use jiff::Timestamp;
+use crate::cli::session::Session;
+use crate::cli::args::{CloudArgs, HowArgs, OutputArgs, QueueArgs, RecoveryArgs, ServersArgs};
+use clap::Args as Group;
 use std::io::Write as _;
 use std::time::{Duration, SystemTime};
 
 use serde_json::json;
+use snapferry_base::cancel::Cancel;
+use snapferry_base::clock::SystemClock;
+use snapferry_base::job::JobId;
+use snapferry_fleet::queue::{
+    Enqueued, Imported, Job, JobState, MOST_NAMES, NewJob, Queue, QueueError, RedisQueue, import_legacy,
+};
+use snapferry_fleet::replicate::Age;
 
-use super::args::EnqueueArgs;
 use super::servers::chosen;
 use super::{Away, open};
-use crate::cancel::Cancel;
-use crate::cli::cloud::{args::OutputArgs, home_region};
+use crate::cli::cloud::home_region;
 use crate::cli::exit::Code;
 use crate::cli::foreign::{self, Form};
 use crate::cli::replicate::job_of;
-use crate::cli::signals::{self, Left};
-use crate::clock::SystemClock;
-use crate::job::JobId;
-use crate::queue::{Enqueued, Imported, Job, JobState, MOST_NAMES, NewJob, Queue, QueueError, RedisQueue, import_legacy};
-use crate::worker::Age;
+use crate::cli::signals::Left;
 
 /// How often is looked whether the jobs are over.
 const LOOK: Duration = Duration::from_secs(1);
 
-pub fn run(args: &EnqueueArgs) -> anyhow::Result<Code> {
+#[derive(Debug, Group)]
+#[command(
+    after_help = "Examples:\n  snapferry enqueue web01 web02 db01\n  snapferry enqueue --file servers.txt --priority 9 --wait\n  snapferry enqueue --tag nightly\n  snapferry enqueue web01 --in 6h\n  snapferry enqueue --import-legacy"
+)]
+pub struct EnqueueArgs {
+    #[command(flatten)]
+    pub which: ServersArgs,
+
+    /// Make a job of each name in this plain Redis list, as shell scripts filled it, and empty it
+    #[arg(long, value_name = "LIST", num_args = 0..=1, default_missing_value = "queue", conflicts_with_all = ["servers", "file", "tag", "later", "at", "wait", "json"])]
+    pub import_legacy: Option<String>,
+
+    /// Priority, 0 to 9; 9 goes first
+    #[arg(long, default_value = "5", value_name = "0-9")]
+    pub priority: Priority,
+
+    /// Delay before the jobs may start, e.g. 6h
+    #[arg(long = "in", value_name = "AGE")]
+    pub later: Option<Age>,
+
+    /// Earliest start, e.g. 2026-01-31T02:30:00Z
+    #[arg(long, value_name = "TIME", conflicts_with = "later")]
+    pub at: Option<Timestamp>,
+
+    /// Wait until all of them are over; the exit code is 5 where one is dead, and 130 where one was cancelled
+    #[arg(long)]
+    pub wait: bool,
+
+    #[command(flatten)]
+    pub output: OutputArgs,
+
+    #[command(flatten)]
+    pub how: HowArgs,
+
+    #[command(flatten)]
+    pub queue: QueueArgs,
+
+    #[command(flatten)]
+    pub cloud: CloudArgs,
+
+    #[command(flatten)]
+    pub recovery: RecoveryArgs,
+}
+
+pub fn run(args: &EnqueueArgs, session: &Session) -> CommandResult<Code> {
     let servers = match args.import_legacy {
         Some(_) => Vec::new(),
-        None => chosen(&args.which, &args.cloud)?,
+        None => chosen(&args.which, &args.cloud, session)?,
     };
-    let runtime = crate::cli::runtime()?;
-    let cancel = Cancel::new();
-    signals::listen(runtime.handle(), &cancel, Left::Nothing)?;
-    runtime.block_on(async {
+    session.start(Left::Nothing)?.block_on(async {
         let home = home_region(&args.cloud).await?;
-        let new = |server: &str| -> anyhow::Result<NewJob> {
+        let new = |server: &str| -> CommandResult<NewJob> {
             let job = job_of(server, &args.how, &args.recovery, JobId::new(&SystemClock), &home)?;
             Ok(NewJob {
                 id: job.id,
@@ -43,12 +91,12 @@ pub fn run(args: &EnqueueArgs) -> anyhow::Result<Code> {
                 wait: wait_until_due(args),
             })
         };
-        let queue = open(&args.queue).await?;
+        let queue = open(&args.queue, &session.environment).await?;
         if let Some(list) = &args.import_legacy {
             return import(&queue, list, |server| new(server)).await;
         }
         // All are checked before the first is added: a name that makes no sense adds nothing.
-        let jobs = servers.iter().map(|server| new(server)).collect::<anyhow::Result<Vec<NewJob>>>()?;
+        let jobs = servers.iter().map(|server| new(server)).collect::<CommandResult<Vec<NewJob>>>()?;
         let mut watched = Vec::new();
         for job in &jobs {
             let added = queue.enqueue(job).await?;
@@ -59,12 +107,22 @@ pub fn run(args: &EnqueueArgs) -> anyhow::Result<Code> {
             watched.push(id);
             let mut out = foreign::out_in(Form::of(args.output.json));
             if args.output.json {
-                writeln!(out, "{}", json!({ "job": id, "server": job.server, "region": job.region, "added": fresh }))?;
+                writeln!(
+                    out,
+                    "{}",
+                    json!({ "job": id, "server": job.server, "region": job.region, "added": fresh })
+                )?;
             } else {
-                writeln!(out, "{id}  {} into {}{}", job.server, job.region, if fresh { "" } else { ", in the queue already" })?;
+                writeln!(
+                    out,
+                    "{id}  {} into {}{}",
+                    job.server,
+                    job.region,
+                    if fresh { "" } else { ", in the queue already" }
+                )?;
             }
         }
-        if args.wait { wait(&queue, watched, &args.output, &cancel).await } else { Ok(Code::Done) }
+        if args.wait { wait(&queue, watched, &args.output, &session.cancel).await } else { Ok(Code::Done) }
     })
 }
 
@@ -78,7 +136,11 @@ fn wait_until_due(args: &EnqueueArgs) -> Duration {
 }
 
 /// Takes over a plain list of names.
-async fn import(queue: &RedisQueue, list: &str, new: impl Fn(&str) -> anyhow::Result<NewJob>) -> anyhow::Result<Code> {
+async fn import(
+    queue: &RedisQueue,
+    list: &str,
+    new: impl Fn(&str) -> CommandResult<NewJob>,
+) -> CommandResult<Code> {
     let imported = import_legacy(queue, list, MOST_NAMES, |server| match new(server) {
         Ok(job) => Some(job),
         Err(error) => {
@@ -103,7 +165,12 @@ async fn import(queue: &RedisQueue, list: &str, new: impl Fn(&str) -> anyhow::Re
 }
 
 /// Waits until all are over. That somebody stops waiting stops no job.
-async fn wait(queue: &dyn Queue, mut open: Vec<JobId>, output: &OutputArgs, cancel: &Cancel) -> anyhow::Result<Code> {
+async fn wait(
+    queue: &dyn Queue,
+    mut open: Vec<JobId>,
+    output: &OutputArgs,
+    cancel: &Cancel,
+) -> CommandResult<Code> {
     let (mut code, mut away) = (Code::Done, Away::default());
     while !open.is_empty() {
         let mut still = Vec::new();
@@ -123,8 +190,7 @@ async fn wait(queue: &dyn Queue, mut open: Vec<JobId>, output: &OutputArgs, canc
             }
             let mut out = foreign::out_in(Form::of(output.json));
             if output.json {
-                let ended =
-                    json!({ "job": id, "server": job.server, "region": job.region, "state": job.state, "error": job.error });
+                let ended = json!({ "job": id, "server": job.server, "region": job.region, "state": job.state, "error": job.error });
                 writeln!(out, "{ended}")?;
             } else {
                 writeln!(out, "{id}  {} into {}: {}", job.server, job.region, ending(&job))?;
@@ -160,7 +226,9 @@ fn worse(code: Code, state: JobState) -> Code {
 fn ending(job: &Job) -> String {
     match &job.error {
         // What to do about it, in a line of its own.
-        Some(error) if job.state != JobState::Done => format!("{}: {}", job.state, error.replace('\n', "\n  ")),
+        Some(error) if job.state != JobState::Done => {
+            format!("{}: {}", job.state, error.replace('\n', "\n  "))
+        }
         _ => job.state.to_string(),
     }
 }

@@ -1,22 +1,24 @@
 //! `snapferry jobs logs` and `jobs watch`: what happens, as it happens.
 
+use crate::cli::error::{CommandError, CommandResult};
+use crate::cli::args::{QueueArgs};
 use std::io::{IsTerminal as _, Write as _, stdout};
 use std::time::{Duration, SystemTime};
 
 use serde_json::json;
+use snapferry_base::cancel::Cancel;
+use snapferry_base::clock::rfc3339;
+use snapferry_base::job::JobId;
+use snapferry_fleet::queue::{EVENTS_KEPT, Happening, JobState, Queue};
 
-use super::args::QueueArgs;
 use super::jobs::at;
 use super::{Away, open};
-use crate::cancel::Cancel;
 use crate::cli::exit::Code;
 use crate::cli::foreign::{self, Form, LONGEST_SHOWN, cut, padded};
 use crate::cli::lengths::clock_face;
-use crate::cli::signals::{self, Left};
+use crate::cli::session::Session;
+use crate::cli::signals::Left;
 use crate::cli::table::{Table, first_line};
-use crate::clock::rfc3339;
-use crate::job::JobId;
-use crate::queue::{EVENTS_KEPT, Happening, JobState, Queue};
 
 /// How often is looked.
 const LOOK: Duration = Duration::from_secs(1);
@@ -29,12 +31,15 @@ const SHOWN: usize = 10;
 /// To the upper left corner, and nothing below it (ECMA-48: CUP, ED).
 const CLEARED: &str = "\x1b[H\x1b[J";
 
-pub fn logs(job: Option<JobId>, follow: bool, as_json: bool, queue: &QueueArgs) -> anyhow::Result<Code> {
-    watched(queue, follow, async |queue, last: &mut Option<Happening>| {
+pub fn logs(job: Option<JobId>, follow: bool, as_json: bool, queue: &QueueArgs, session: &Session) -> CommandResult<Code> {
+    watched(queue, session, follow, async |queue, last: &mut Option<Happening>| {
         let most = if last.is_some() { BETWEEN } else { EVENTS_KEPT };
         let events = queue.events(most).await?;
         // Where the last one that was seen is not among them, all of them are new.
-        let from = last.as_ref().and_then(|last| events.iter().rposition(|event| event == last)).map_or(0, |at| at + 1);
+        let from = last
+            .as_ref()
+            .and_then(|last| events.iter().rposition(|event| event == last))
+            .map_or(0, |at| at + 1);
         let mut out = foreign::out_in(Form::of(as_json));
         for event in events[from..].iter().filter(|event| job.is_none_or(|id| id == event.id)) {
             if as_json {
@@ -56,14 +61,15 @@ pub fn logs(job: Option<JobId>, follow: bool, as_json: bool, queue: &QueueArgs) 
     })
 }
 
-pub fn watch(queue: &QueueArgs) -> anyhow::Result<Code> {
+pub fn watch(queue: &QueueArgs, session: &Session) -> CommandResult<Code> {
     if !stdout().is_terminal() {
-        return logs(None, true, false, queue);
+        return logs(None, true, false, queue, session);
     }
-    watched(queue, true, async |queue, _nothing: &mut ()| {
+    watched(queue, session, true, async |queue, _nothing: &mut ()| {
         let now = SystemTime::now();
         let counts = queue.counts().await?;
-        let summary: Vec<String> = JobState::ALL.iter().map(|&state| format!("{} {state}", counts.of(state))).collect();
+        let summary: Vec<String> =
+            JobState::ALL.iter().map(|&state| format!("{} {state}", counts.of(state))).collect();
         let mut table = Table::new(&["job", "server", "region", "now", "for", "worker", "error"]);
         let running = queue.jobs(JobState::Running, RUNNING).await?;
         let others = queue.jobs_in(&[JobState::Ready, JobState::Delayed, JobState::Dead], SHOWN).await?;
@@ -90,13 +96,13 @@ async fn look<T: Default>(
     queue: &dyn Queue,
     again: bool,
     cancel: &Cancel,
-    mut work: impl AsyncFnMut(&dyn Queue, &mut T) -> anyhow::Result<()>,
-) -> anyhow::Result<Code> {
+    mut work: impl AsyncFnMut(&dyn Queue, &mut T) -> CommandResult<()>,
+) -> CommandResult<Code> {
     let (mut kept, mut away) = (T::default(), Away::default());
     loop {
         match work(queue, &mut kept).await {
             Ok(()) => away.is_back(),
-            Err(error) if again && error.downcast_ref().is_some_and(|error| away.bears(error)) => {}
+            Err(CommandError::Queue(error)) if again && away.bears(&error) => {}
             Err(error) => return Err(error),
         }
         if !again {
@@ -112,16 +118,13 @@ async fn look<T: Default>(
 
 fn watched<T: Default>(
     args: &QueueArgs,
+    session: &Session,
     again: bool,
-    work: impl AsyncFnMut(&dyn Queue, &mut T) -> anyhow::Result<()>,
-) -> anyhow::Result<Code> {
-    let runtime = crate::cli::runtime()?;
-    let cancel = Cancel::new();
-    if again {
-        signals::listen(runtime.handle(), &cancel, Left::Nothing)?;
-    }
+    work: impl AsyncFnMut(&dyn Queue, &mut T) -> CommandResult<()>,
+) -> CommandResult<Code> {
+    let runtime = if again { session.start(Left::Nothing)? } else { session.runtime()? };
     runtime.block_on(async {
-        let queue = open(args).await?;
-        look(&queue, again, &cancel, work).await
+        let queue = open(args, &session.environment).await?;
+        look(&queue, again, &session.cancel, work).await
     })
 }

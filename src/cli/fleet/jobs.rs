@@ -1,27 +1,117 @@
 //! `snapferry jobs`: what is in the fleet's queue.
 
+use crate::cli::error::CommandResult;
+use snapferry_base::job::JobId;
+use crate::cli::session::Session;
+use crate::cli::args::{OutputArgs, QueueArgs};
+use clap::{Args as Group, Subcommand};
 use std::io::Write as _;
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
+use snapferry_base::clock::rfc3339;
+use snapferry_base::units::to_u64;
+use snapferry_fleet::queue::{EVENTS_KEPT, Job, JobState, Queue, QueueError};
+use snapferry_fleet::replicate::Age;
 
-use super::args::{JobsAction, JobsArgs};
 use super::{follow, on_queue};
 use crate::cli::exit::Code;
 use crate::cli::foreign::{self, LONGEST_SHOWN, cut, padded};
 use crate::cli::print_json;
 use crate::cli::table::{self, Table};
-use crate::clock::rfc3339;
-use crate::queue::{EVENTS_KEPT, Job, JobState, Queue, QueueError};
-use crate::units::to_u64;
-use crate::worker::Age;
 
 /// Jobs of each state that are listed for people.
 const LISTED: usize = 20;
 
-pub fn run(args: &JobsArgs) -> anyhow::Result<Code> {
+#[derive(Debug, Group)]
+pub struct JobsArgs {
+    #[command(subcommand)]
+    pub action: JobsAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum JobsAction {
+    /// List jobs: running, waiting, and most recently finished
+    List {
+        /// Only in this state: ready, delayed, running, done, dead or cancelled
+        #[arg(long, value_name = "STATE")]
+        state: Option<JobState>,
+
+        /// At most so many of each state [default: 20, and all with --json]
+        #[arg(long, value_name = "N")]
+        most: Option<usize>,
+
+        #[command(flatten)]
+        output: OutputArgs,
+
+        #[command(flatten)]
+        queue: QueueArgs,
+    },
+    /// Show everything known about a job
+    Show {
+        /// The job
+        #[arg(value_name = "JOB")]
+        job: JobId,
+
+        #[command(flatten)]
+        output: OutputArgs,
+
+        #[command(flatten)]
+        queue: QueueArgs,
+    },
+    /// Show the events of all jobs, or of one
+    Logs {
+        /// The job
+        #[arg(value_name = "JOB")]
+        job: Option<JobId>,
+
+        /// Keep printing new events
+        #[arg(short, long)]
+        follow: bool,
+
+        #[command(flatten)]
+        output: OutputArgs,
+
+        #[command(flatten)]
+        queue: QueueArgs,
+    },
+    /// Watch jobs: what runs and how far it is, what waits, which workers there are
+    Watch {
+        #[command(flatten)]
+        queue: QueueArgs,
+    },
+    /// Cancel jobs: at once where they wait; where they run, their worker removes what they made
+    Cancel {
+        /// The jobs
+        #[arg(value_name = "JOB", required = true)]
+        jobs: Vec<JobId>,
+
+        #[command(flatten)]
+        queue: QueueArgs,
+    },
+    /// Queue dead or cancelled jobs again
+    Retry {
+        /// The jobs
+        #[arg(value_name = "JOB", required = true)]
+        jobs: Vec<JobId>,
+
+        #[command(flatten)]
+        queue: QueueArgs,
+    },
+    /// Delete the records of jobs that finished long ago
+    Purge {
+        /// Minimum time since they finished
+        #[arg(long, default_value = "30d", value_name = "AGE")]
+        older_than: Age,
+
+        #[command(flatten)]
+        queue: QueueArgs,
+    },
+}
+
+pub fn run(args: &JobsArgs, session: &Session) -> CommandResult<Code> {
     match &args.action {
-        JobsAction::List { state, most, output, queue } => on_queue(queue, async |queue| {
+        JobsAction::List { state, most, output, queue } => on_queue(queue, session, async |queue| {
             let states = state.map_or_else(|| JobState::ALL.to_vec(), |state| vec![state]);
             let most = most.unwrap_or(if output.json { usize::MAX } else { LISTED });
             let jobs = queue.jobs_in(&states, most).await?;
@@ -29,14 +119,19 @@ pub fn run(args: &JobsArgs) -> anyhow::Result<Code> {
                 print_json(&jobs.iter().map(shown).collect::<Value>())?;
                 return Ok(());
             }
-            let mut table = Table::new(&["job", "server", "region", "state", "step", "since", "worker", "error"]);
+            let mut table =
+                Table::new(&["job", "server", "region", "state", "step", "since", "worker", "error"]);
             for job in &jobs {
                 table.row(vec![
                     job.id.to_string(),
                     job.server.clone(),
                     job.region.clone(),
                     job.state.to_string(),
-                    if job.state == JobState::Running { at(job) } else { job.step.clone().unwrap_or_default() },
+                    if job.state == JobState::Running {
+                        at(job)
+                    } else {
+                        job.step.clone().unwrap_or_default()
+                    },
                     rfc3339(job.changed_at),
                     job.worker.clone().unwrap_or_default(),
                     job.error.clone().unwrap_or_default(),
@@ -44,20 +139,28 @@ pub fn run(args: &JobsArgs) -> anyhow::Result<Code> {
             }
             table.write(&mut foreign::out())?;
             let counts = queue.counts().await?;
-            let cut: Vec<&str> =
-                states.iter().filter(|&&state| counts.of(state) > to_u64(most)).map(|state| state.name()).collect();
+            let cut: Vec<&str> = states
+                .iter()
+                .filter(|&&state| counts.of(state) > to_u64(most))
+                .map(|state| state.name())
+                .collect();
             if !cut.is_empty() {
                 tracing::warn!("there are more jobs that are {}: --most N shows them", cut.join(", "));
             }
             Ok(())
         }),
-        JobsAction::Show { job, output, queue } => on_queue(queue, async |queue| {
+        JobsAction::Show { job, output, queue } => on_queue(queue, session, async |queue| {
             let found = queue.job(*job).await?.ok_or(QueueError::NoSuchJob { id: *job })?;
-            let events: Vec<_> = queue.events(EVENTS_KEPT).await?.into_iter().filter(|event| event.id == *job).collect();
+            let events: Vec<_> =
+                queue.events(EVENTS_KEPT).await?.into_iter().filter(|event| event.id == *job).collect();
             if output.json {
                 let mut all = shown(&found);
                 all["spec"] = serde_json::from_str(&found.spec).unwrap_or_default();
-                all["journal"] = found.journal.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+                all["journal"] = found
+                    .journal
+                    .as_deref()
+                    .and_then(|text| serde_json::from_str(text).ok())
+                    .unwrap_or_default();
                 all["events"] = events
                     .iter()
                     .map(|event| json!({ "at": rfc3339(event.at), "what": event.what, "details": event.details }))
@@ -77,14 +180,15 @@ pub fn run(args: &JobsArgs) -> anyhow::Result<Code> {
             ];
             table::pairs(&pairs, &mut out)?;
             for event in &events {
-                let (what, details) = (cut(&event.what, LONGEST_SHOWN), cut(table::first_line(&event.details), LONGEST_SHOWN));
+                let (what, details) =
+                    (cut(&event.what, LONGEST_SHOWN), cut(table::first_line(&event.details), LONGEST_SHOWN));
                 writeln!(out, "  {}  {} {details}", rfc3339(event.at), padded(&what, 10))?;
             }
             Ok(())
         }),
-        JobsAction::Logs { job, follow, output, queue } => follow::logs(*job, *follow, output.json, queue),
-        JobsAction::Watch { queue } => follow::watch(queue),
-        JobsAction::Cancel { jobs, queue } => on_queue(queue, async |queue| {
+        JobsAction::Logs { job, follow, output, queue } => follow::logs(*job, *follow, output.json, queue, session),
+        JobsAction::Watch { queue } => follow::watch(queue, session),
+        JobsAction::Cancel { jobs, queue } => on_queue(queue, session, async |queue| {
             for id in jobs {
                 let words = match queue.cancel(*id).await? {
                     JobState::Ready => "a worker is told, and removes what was made".to_owned(),
@@ -100,14 +204,14 @@ pub fn run(args: &JobsArgs) -> anyhow::Result<Code> {
             }
             Ok(())
         }),
-        JobsAction::Retry { jobs, queue } => on_queue(queue, async |queue| {
+        JobsAction::Retry { jobs, queue } => on_queue(queue, session, async |queue| {
             for id in jobs {
                 queue.retry(*id).await?;
                 writeln!(foreign::out(), "{id}  ready")?;
             }
             Ok(())
         }),
-        JobsAction::Purge { older_than: Age(age), queue } => on_queue(queue, async |queue| {
+        JobsAction::Purge { older_than: Age(age), queue } => on_queue(queue, session, async |queue| {
             let purged = queue.purge(*age).await?;
             Ok(writeln!(foreign::out(), "{purged} jobs forgotten")?)
         }),
@@ -117,10 +221,15 @@ pub fn run(args: &JobsArgs) -> anyhow::Result<Code> {
 /// Where a job is: its step with how far that is while it runs, its state otherwise.
 pub fn at(job: &Job) -> String {
     let step = job.step.as_deref().unwrap_or("begins");
-    let progress: Value = job.progress.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let progress: Value =
+        job.progress.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     match (job.state, progress["bytes"].as_u64(), progress["of"].as_u64()) {
         (JobState::Running, Some(done), Some(all)) if all > 0 => {
-            format!("{} {} %", progress["step"].as_str().unwrap_or(step), u128::from(done) * 100 / u128::from(all))
+            format!(
+                "{} {} %",
+                progress["step"].as_str().unwrap_or(step),
+                u128::from(done) * 100 / u128::from(all)
+            )
         }
         (JobState::Running, ..) => step.to_owned(),
         (state, ..) => state.to_string(),
@@ -129,7 +238,8 @@ pub fn at(job: &Job) -> String {
 
 /// A job as `--json` has it.
 fn shown(job: &Job) -> Value {
-    let parsed = |text: &Option<String>| text.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok());
+    let parsed =
+        |text: &Option<String>| text.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok());
     json!({
         "job": job.id,
         "server": job.server,

@@ -19,17 +19,17 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use snapferry_base::retry::{Class, chain};
+use snapferry_fleet::queue::{JobState, Queue, QueueError};
+use snapferry_fleet::replicate::{Finished, Onlooker, Progress};
+use snapferry_fleet::worker::{Health, Told};
+use snapferry_ibmcloud::vpc::{LogWatch, Watch};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use crate::queue::{JobState, Queue, QueueError};
-use crate::retry::{Class, chain};
-use crate::vpc::{LogWatch, Watch};
-use crate::worker::fleet::{Health, Told};
-use crate::worker::{Finished, Onlooker, Progress};
-
 /// Steps take from a second to hours.
-const STEP_SECONDS: [f64; 12] = [1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 2400.0, 4800.0, 9600.0];
+const STEP_SECONDS: [f64; 12] =
+    [1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 2400.0, 4800.0, 9600.0];
 /// How long a client may take to ask.
 const ASKING: Duration = Duration::from_secs(10);
 /// Connections at a time.
@@ -109,7 +109,9 @@ impl Metrics {
 
     pub fn told(&self, told: Told<'_>) {
         let ended = |result: &str, class: &str| {
-            self.results.get_or_create(&ResultLabels { result: result.to_owned(), class: class.to_owned() }).inc();
+            self.results
+                .get_or_create(&ResultLabels { result: result.to_owned(), class: class.to_owned() })
+                .inc();
         };
         match told {
             Told::Done(Finished { state, .. }) => {
@@ -124,7 +126,7 @@ impl Metrics {
                 self.leases_lost.inc();
             }
             Told::TakenBack(jobs) => {
-                self.takeovers.inc_by(crate::units::to_u64(jobs));
+                self.takeovers.inc_by(snapferry_base::units::to_u64(jobs));
             }
             Told::QueueFailed => {
                 self.queue_failures.inc();
@@ -152,7 +154,9 @@ impl Metrics {
         for survey in queue.surveys().await? {
             // What another version has kept may have another form: then its time alone is told.
             for (kind, count) in serde_json::from_str::<Leftovers>(&survey.found).unwrap_or_default() {
-                leaked.get_or_create(&LeftoverLabels { region: survey.place.clone(), kind }).set(count.into());
+                leaked
+                    .get_or_create(&LeftoverLabels { region: survey.place.clone(), kind })
+                    .set(count.into());
             }
             let at = survey.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
             looked.get_or_create(&RegionLabel { region: survey.place }).set(at);
@@ -174,13 +178,44 @@ impl Metrics {
         registry.register("leaked_resources", "What dead jobs had left when gc last looked", leaked);
         registry.register_with_unit("last_survey_timestamp", "When gc last looked", Unit::Seconds, looked);
         registry.register("job_results", "How attempts at jobs ended on this worker", self.results.clone());
-        registry.register_with_unit("step_duration", "How long the steps of jobs took", Unit::Seconds, self.steps.clone());
-        registry.register("cloud_requests", "Requests that the cloud answered, by kind and status", self.requests.clone());
-        registry.register("lease_lost", "Jobs that became somebody else's while this worker had them", self.leases_lost.clone());
-        registry.register("takeovers", "Jobs that this worker took back from others that were gone", self.takeovers.clone());
-        registry.register("queue_errors", "Times that the queue could not be asked", self.queue_failures.clone());
-        registry.register_with_unit("disk", "Of disks that were carried", Unit::Bytes, self.disk_bytes.clone());
-        registry.register_with_unit("stored", "Of images that were stored", Unit::Bytes, self.stored_bytes.clone());
+        registry.register_with_unit(
+            "step_duration",
+            "How long the steps of jobs took",
+            Unit::Seconds,
+            self.steps.clone(),
+        );
+        registry.register(
+            "cloud_requests",
+            "Requests that the cloud answered, by kind and status",
+            self.requests.clone(),
+        );
+        registry.register(
+            "lease_lost",
+            "Jobs that became somebody else's while this worker had them",
+            self.leases_lost.clone(),
+        );
+        registry.register(
+            "takeovers",
+            "Jobs that this worker took back from others that were gone",
+            self.takeovers.clone(),
+        );
+        registry.register(
+            "queue_errors",
+            "Times that the queue could not be asked",
+            self.queue_failures.clone(),
+        );
+        registry.register_with_unit(
+            "disk",
+            "Of disks that were carried",
+            Unit::Bytes,
+            self.disk_bytes.clone(),
+        );
+        registry.register_with_unit(
+            "stored",
+            "Of images that were stored",
+            Unit::Bytes,
+            self.stored_bytes.clone(),
+        );
         let mut text = String::new();
         // Writing into a string fails only where a metric's own code says so; then what is there is better than nothing.
         let _ = text::encode(&mut text, &registry);
@@ -233,7 +268,9 @@ pub async fn serve(address: SocketAddr, metrics: Arc<Metrics>, queue: Arc<dyn Qu
     let listener = match TcpListener::bind(address).await {
         Ok(listener) => listener,
         Err(err) => {
-            tracing::warn!("no metrics at http://{address}/metrics: {err}; give another address by --metrics, or --metrics off");
+            tracing::warn!(
+                "no metrics at http://{address}/metrics: {err}; give another address by --metrics, or --metrics off"
+            );
             return;
         }
     };
@@ -244,7 +281,8 @@ pub async fn serve(address: SocketAddr, metrics: Arc<Metrics>, queue: Arc<dyn Qu
             Ok((line, _)) => {
                 // Who finds all taken waits in the system's own queue.
                 let Ok(turn) = Arc::clone(&lines).acquire_owned().await else { return };
-                let (metrics, queue, health) = (Arc::clone(&metrics), Arc::clone(&queue), Arc::clone(&health));
+                let (metrics, queue, health) =
+                    (Arc::clone(&metrics), Arc::clone(&queue), Arc::clone(&health));
                 tokio::spawn(async move {
                     speak(line, metrics, queue, health).await;
                     drop(turn);
@@ -272,7 +310,12 @@ async fn speak(line: TcpStream, metrics: Arc<Metrics>, queue: Arc<dyn Queue>, he
     }
 }
 
-async fn answer(request: &Request<Incoming>, metrics: &Metrics, queue: &dyn Queue, health: &Health) -> Response<Full<Bytes>> {
+async fn answer(
+    request: &Request<Incoming>,
+    metrics: &Metrics,
+    queue: &dyn Queue,
+    health: &Health,
+) -> Response<Full<Bytes>> {
     let said = |status: StatusCode, kind: &'static str, words: String| {
         let mut response = Response::new(Full::new(Bytes::from(words)));
         *response.status_mut() = status;

@@ -1,18 +1,21 @@
 //! The fleet: servers are enqueued in one place and replicated by whichever worker is free.
 
+use crate::cli::error::CommandResult;
+use crate::cli::environment::Environment;
+use crate::cli::args::{QueueArgs};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::cli::credentials::Environment;
-use crate::cli::exit::{Code, UsageError};
-use crate::queue::examine::{Finding, ask, judge};
-use crate::queue::{QueueError, RedisConfig, RedisQueue, Timing};
-use crate::retry::{Class, chain};
-use crate::secret::Secret;
-use crate::worker::Age;
-use args::QueueArgs;
+use snapferry_base::retry::{Class, chain};
+use snapferry_base::secret::Secret;
+use snapferry_fleet::queue::examine::{Finding, ask, judge};
+use snapferry_fleet::queue::{QueueError, RedisConfig, RedisQueue, Timing};
+use snapferry_fleet::replicate::Age;
 
-pub mod args;
+use crate::cli::error::UsageError;
+use crate::cli::exit::Code;
+use crate::cli::session::Session;
+
 pub mod enqueue;
 mod follow;
 pub mod jobs;
@@ -55,22 +58,26 @@ fn timing(args: &QueueArgs) -> Timing {
 }
 
 /// Connects, and works.
-fn on_queue(args: &QueueArgs, work: impl AsyncFnOnce(&RedisQueue) -> anyhow::Result<()>) -> anyhow::Result<Code> {
-    crate::cli::runtime()?.block_on(async {
-        let queue = open(args).await?;
+fn on_queue(
+    args: &QueueArgs,
+    session: &Session,
+    work: impl AsyncFnOnce(&RedisQueue) -> CommandResult<()>,
+) -> CommandResult<Code> {
+    session.runtime()?.block_on(async {
+        let queue = open(args, &session.environment).await?;
         work(&queue).await
     })?;
     Ok(Code::Done)
 }
 
 /// The queue, connected.
-pub async fn open(args: &QueueArgs) -> anyhow::Result<RedisQueue> {
-    Ok(RedisQueue::connect(&config(args)?).await?)
+pub async fn open(args: &QueueArgs, environment: &Environment) -> CommandResult<RedisQueue> {
+    Ok(RedisQueue::connect(&config(args, environment)?).await?)
 }
 
 /// Whether the queue's Redis is fit to keep jobs.
-pub async fn examine(args: &QueueArgs) -> anyhow::Result<Vec<Finding>> {
-    let config = config(args)?;
+pub async fn examine(args: &QueueArgs, environment: &Environment) -> CommandResult<Vec<Finding>> {
+    let config = config(args, environment)?;
     let told = ask(&config).await?;
     // A socket on this machine needs no TLS.
     let is_private = config.url.starts_with("rediss:") || config.url.starts_with("unix:");
@@ -78,17 +85,21 @@ pub async fn examine(args: &QueueArgs) -> anyhow::Result<Vec<Finding>> {
 }
 
 /// Where the queue is, and who we are to it.
-fn config(args: &QueueArgs) -> Result<RedisConfig, UsageError> {
-    let url = args.redis.clone().ok_or_else(|| UsageError("which Redis keeps the jobs? Give --redis URL".into()))?;
-    let environment = Environment::of_process();
+fn config(args: &QueueArgs, environment: &Environment) -> Result<RedisConfig, UsageError> {
+    let url = args
+        .redis
+        .clone()
+        .ok_or_else(|| UsageError("which Redis keeps the jobs? Give --redis URL".into()))?;
     // As systemd hands it over, with LoadCredential=redis-password:...
-    let of_systemd = environment.get("CREDENTIALS_DIRECTORY").map(|folder| Path::new(folder).join("redis-password"));
+    let of_systemd =
+        environment.get("CREDENTIALS_DIRECTORY").map(|folder| Path::new(folder).join("redis-password"));
     let file = args.redis_password_file.clone().or_else(|| of_systemd.filter(|path| path.exists()));
     let password = match (environment.get("SNAPFERRY_REDIS_PASSWORD"), file) {
         (Some(password), None) => Some(Secret::new(password)),
         (_, Some(path)) => {
-            let text = crate::given::read_text(&path)
-                .map_err(|error| UsageError(format!("cannot read the password file {}: {error}", path.display())))?;
+            let text = snapferry_base::given::read_text(&path).map_err(|error| {
+                UsageError(format!("cannot read the password file {}: {error}", path.display()))
+            })?;
             Some(Secret::new(text.trim_end()))
         }
         (None, None) => None,

@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+use snapferry_base::cancel::Cancel;
+use snapferry_base::threads;
+use snapferry_fleet::worker::Sight;
+use snapferry_fleet::worker::Worker;
 use tokio::sync::oneshot::{self, error::TryRecvError};
-
-use crate::cancel::Cancel;
-use crate::threads;
-use crate::worker::Sight;
-use crate::worker::fleet::Worker;
 
 /// How often the line that `systemctl status` shows is written.
 const STATUS: Duration = Duration::from_secs(5);
@@ -93,7 +92,7 @@ fn status(worker: &Worker<'_>, drain: &Cancel) -> String {
 }
 
 fn words(sight: &Sight) -> String {
-    let step = sight.step().map_or("begins", crate::worker::Step::name);
+    let step = sight.step().map_or("begins", snapferry_fleet::replicate::Step::name);
     match sight.bytes() {
         Some((done, size)) if size.0 > 0 => {
             format!("{} {step} {} % of {size}", sight.server, u128::from(done.0) * 100 / u128::from(size.0))

@@ -1,28 +1,95 @@
 //! `snapferry schedule`: jobs that are added at certain times, by whichever worker looks first.
 
+use crate::cli::error::CommandResult;
+use snapferry_fleet::queue::Priority;
+use crate::cli::session::Session;
+use crate::cli::args::{CloudArgs, HowArgs, OutputArgs, QueueArgs, RecoveryArgs, ServersArgs};
+use clap::{Args as Group, Subcommand};
 use std::io::Write as _;
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
+use snapferry_base::clock::{SystemClock, rfc3339};
+use snapferry_base::job::JobId;
+use snapferry_fleet::queue::{Queue as _, Schedule, Since};
+use snapferry_fleet::worker::schedule::{Plan, Ticks, read};
 
-use super::args::{QueueArgs, ScheduleAction, ScheduleAddArgs, ScheduleArgs};
 use super::servers::chosen;
 use super::{on_queue, open};
 use crate::cli::cloud::home_region;
-use crate::cli::exit::{Code, UsageError};
+use crate::cli::error::UsageError;
+use crate::cli::exit::Code;
 use crate::cli::foreign::{self, Form};
 use crate::cli::replicate::job_of;
 use crate::cli::table::Table;
-use crate::clock::{SystemClock, rfc3339};
-use crate::job::JobId;
-use crate::queue::{Queue as _, Schedule, Since};
-use crate::worker::fleet::schedule::{Plan, Ticks, read};
 
-pub fn run(args: &ScheduleArgs) -> anyhow::Result<Code> {
+#[derive(Debug, Group)]
+pub struct ScheduleArgs {
+    #[command(subcommand)]
+    pub action: ScheduleAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ScheduleAction {
+    /// List schedules, when they were last due and will be next
+    List {
+        #[command(flatten)]
+        output: OutputArgs,
+
+        #[command(flatten)]
+        queue: QueueArgs,
+    },
+    /// Add a schedule, or replace the one of that name; workers carry it out
+    #[command(
+        after_help = "Examples:\n  snapferry schedule add nightly --cron '30 2 * * *' web01 web02 db01\n  snapferry schedule add weekly --cron '0 4 * * 0' --file servers.txt --priority 3"
+    )]
+    Add(Box<ScheduleAddArgs>),
+    /// Remove schedules; jobs they have added stay
+    Rm {
+        /// Their names
+        #[arg(value_name = "NAME", required = true)]
+        names: Vec<String>,
+
+        #[command(flatten)]
+        queue: QueueArgs,
+    },
+}
+
+#[derive(Debug, Group)]
+pub struct ScheduleAddArgs {
+    /// Its name
+    #[arg(value_name = "NAME")]
+    pub name: String,
+
+    /// When: minute, hour, day, month, weekday, in UTC, see cron(5)
+    #[arg(long, value_name = "FIELDS")]
+    pub cron: String,
+
+    #[command(flatten)]
+    pub which: ServersArgs,
+
+    /// Priority, 0 to 9; 9 goes first
+    #[arg(long, default_value = "5", value_name = "0-9")]
+    pub priority: Priority,
+
+    #[command(flatten)]
+    pub how: HowArgs,
+
+    #[command(flatten)]
+    pub queue: QueueArgs,
+
+    #[command(flatten)]
+    pub cloud: CloudArgs,
+
+    #[command(flatten)]
+    pub recovery: RecoveryArgs,
+}
+
+pub fn run(args: &ScheduleArgs, session: &Session) -> CommandResult<Code> {
     match &args.action {
-        ScheduleAction::List { output, queue } => list(output.json, queue),
-        ScheduleAction::Add(args) => add(args),
-        ScheduleAction::Rm { names, queue } => on_queue(queue, async |queue| {
+        ScheduleAction::List { output, queue } => list(output.json, queue, session),
+        ScheduleAction::Add(args) => add(args, session),
+        ScheduleAction::Rm { names, queue } => on_queue(queue, session, async |queue| {
             for name in names {
                 if !queue.remove_schedule(name).await? {
                     return Err(UsageError(format!(
@@ -37,28 +104,42 @@ pub fn run(args: &ScheduleArgs) -> anyhow::Result<Code> {
     }
 }
 
-fn add(args: &ScheduleAddArgs) -> anyhow::Result<Code> {
-    let servers = chosen(&args.which, &args.cloud)?;
+fn add(args: &ScheduleAddArgs, session: &Session) -> CommandResult<Code> {
+    let servers = chosen(&args.which, &args.cloud, session)?;
     let ticks = Ticks::read(&args.cron).map_err(|error| UsageError(error.to_string()))?;
-    let next = ticks.next(SystemTime::now()).ok_or_else(|| UsageError(format!("{:?} never comes", args.cron)))?;
-    crate::cli::runtime()?.block_on(async {
+    let next =
+        ticks.next(SystemTime::now()).ok_or_else(|| UsageError(format!("{:?} never comes", args.cron)))?;
+    session.runtime()?.block_on(async {
         let home = home_region(&args.cloud).await?;
-        let jobs = servers.iter().map(|server| job_of(server, &args.how, &args.recovery, JobId::new(&SystemClock), &home));
-        let plan = Plan { cron: args.cron.clone(), priority: args.priority, jobs: jobs.collect::<anyhow::Result<_>>()? };
-        let queue = open(&args.queue).await?;
+        let jobs = servers
+            .iter()
+            .map(|server| job_of(server, &args.how, &args.recovery, JobId::new(&SystemClock), &home));
+        let plan = Plan {
+            cron: args.cron.clone(),
+            priority: args.priority,
+            jobs: jobs.collect::<CommandResult<_>>()?,
+        };
+        let queue = open(&args.queue, &session.environment).await?;
         let before = queue.schedules().await?.into_iter().find(|schedule| schedule.name == args.name);
         // Other servers at the same times: what is due by now stays due.
-        let same = before.and_then(|before| read(&before).ok()).is_some_and(|(before, _)| before.cron == plan.cron);
+        let same =
+            before.and_then(|before| read(&before).ok()).is_some_and(|(before, _)| before.cron == plan.cron);
         let since = if same { Since::Before } else { Since::Now };
         queue.set_schedule(&args.name, &serde_json::to_string(&plan)?, since).await?;
         let plural = if servers.len() == 1 { "" } else { "s" };
-        writeln!(foreign::out(), "{}: {} server{plural}, next at {}", args.name, servers.len(), rfc3339(next))?;
+        writeln!(
+            foreign::out(),
+            "{}: {} server{plural}, next at {}",
+            args.name,
+            servers.len(),
+            rfc3339(next)
+        )?;
         Ok(Code::Done)
     })
 }
 
-fn list(as_json: bool, queue: &QueueArgs) -> anyhow::Result<Code> {
-    on_queue(queue, async |queue| {
+fn list(as_json: bool, queue: &QueueArgs, session: &Session) -> CommandResult<Code> {
+    on_queue(queue, session, async |queue| {
         let now = SystemTime::now();
         let mut table = Table::new(&["schedule", "cron", "servers", "last", "next"]);
         let mut all = Vec::new();
@@ -66,7 +147,10 @@ fn list(as_json: bool, queue: &QueueArgs) -> anyhow::Result<Code> {
             let (plan, ticks) = match read(&schedule) {
                 Ok(read) => read,
                 Err(reason) => {
-                    tracing::error!("{} makes no sense to this version of snapferry: {reason}", schedule.name);
+                    tracing::error!(
+                        "{} makes no sense to this version of snapferry: {reason}",
+                        schedule.name
+                    );
                     continue;
                 }
             };
@@ -77,7 +161,13 @@ fn list(as_json: bool, queue: &QueueArgs) -> anyhow::Result<Code> {
                 "schedule": schedule.name, "cron": plan.cron, "priority": plan.priority, "servers": servers,
                 "last": last, "next": next,
             }));
-            table.row(vec![schedule.name, plan.cron, servers.join(" "), last.unwrap_or_default(), next.unwrap_or_default()]);
+            table.row(vec![
+                schedule.name,
+                plan.cron,
+                servers.join(" "),
+                last.unwrap_or_default(),
+                next.unwrap_or_default(),
+            ]);
         }
         let mut out = foreign::out_in(Form::of(as_json));
         if as_json { Ok(writeln!(out, "{}", Value::from(all))?) } else { Ok(table.write(&mut out)?) }

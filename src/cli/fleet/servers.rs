@@ -1,22 +1,25 @@
 //! Which servers are meant: by name, from a file, by tag.
 
+use crate::cli::error::CommandResult;
+use crate::cli::args::{CloudArgs, ServersArgs};
 use std::collections::BTreeSet;
 
-use super::args::ServersArgs;
-use crate::cli::cloud::{self, args::CloudArgs};
-use crate::cli::exit::UsageError;
-use crate::vpc::Tag;
-use crate::worker::names::has;
+use snapferry_fleet::replicate::names::has;
+use snapferry_ibmcloud::vpc::Tag;
+
+use crate::cli::cloud;
+use crate::cli::error::UsageError;
+use crate::cli::session::Session;
 
 /// Each name once, in the order given. A tag is looked for in the cloud.
 ///
 /// # Errors
 /// Where there is none.
-pub fn chosen(which: &ServersArgs, cloud: &CloudArgs) -> anyhow::Result<Vec<String>> {
+pub fn chosen(which: &ServersArgs, cloud: &CloudArgs, session: &Session) -> CommandResult<Vec<String>> {
     let mut servers = which.servers.clone();
     servers.extend(from_file(which)?);
     if let Some(tag) = &which.tag {
-        servers.extend(tagged(tag, cloud)?);
+        servers.extend(tagged(tag, cloud, session)?);
     }
     let mut seen = BTreeSet::new();
     servers.retain(|server| seen.insert(server.clone()));
@@ -28,8 +31,12 @@ pub fn chosen(which: &ServersArgs, cloud: &CloudArgs) -> anyhow::Result<Vec<Stri
 
 fn from_file(which: &ServersArgs) -> Result<Vec<String>, UsageError> {
     let Some(path) = &which.file else { return Ok(Vec::new()) };
-    let text = crate::given::read_text(path).map_err(|error| UsageError(format!("cannot read {}: {error}", path.display())))?;
-    let names = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim()).filter(|name| !name.is_empty());
+    let text = snapferry_base::given::read_text(path)
+        .map_err(|error| UsageError(format!("cannot read {}: {error}", path.display())))?;
+    let names = text
+        .lines()
+        .map(|line| line.split('#').next().unwrap_or_default().trim())
+        .filter(|name| !name.is_empty());
     let names: Vec<String> = names.map(str::to_owned).collect();
     if names.is_empty() {
         return Err(UsageError(format!("there are no servers in {}", path.display())));
@@ -38,8 +45,8 @@ fn from_file(which: &ServersArgs) -> Result<Vec<String>, UsageError> {
 }
 
 /// The servers of the region that have a tag, by name.
-fn tagged(tag: &Tag, args: &CloudArgs) -> anyhow::Result<Vec<String>> {
-    cloud::run(args, async |cloud| {
+fn tagged(tag: &Tag, args: &CloudArgs, session: &Session) -> CommandResult<Vec<String>> {
+    cloud::run(args, session, async |cloud| {
         let tagging = cloud.tagging()?;
         let mut servers = Vec::new();
         // The API of servers does not tell their tags, so each is asked for.

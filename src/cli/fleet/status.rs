@@ -1,23 +1,27 @@
 //! `snapferry status`: of each server and region, how old the last good image is, and what is going on.
 
+use crate::cli::error::CommandResult;
+use crate::cli::session::Session;
+use crate::cli::args::{OutputArgs, QueueArgs};
+use clap::Args as Group;
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
+use snapferry_base::clock::rfc3339;
+use snapferry_fleet::queue::{Good, Heard, Job, JobState, Queue};
+use snapferry_fleet::replicate::Age;
+use snapferry_fleet::worker::schedule::read;
 
-use super::args::StatusArgs;
 use super::jobs::at;
 use super::on_queue;
-use crate::cli::exit::{Code, UsageError};
+use crate::cli::error::UsageError;
+use crate::cli::exit::Code;
 use crate::cli::foreign::{self, LONGEST_SHOWN, cut};
 use crate::cli::lengths::rough;
 use crate::cli::print_json;
 use crate::cli::table::Table;
-use crate::clock::rfc3339;
-use crate::queue::{Good, Heard, Job, JobState, Queue};
-use crate::worker::Age;
-use crate::worker::fleet::schedule::read;
 
 /// Jobs of each state that are looked at.
 const JOBS: usize = 10_000;
@@ -37,7 +41,8 @@ impl Row {
     fn age(&self, now: SystemTime) -> Option<Duration> {
         let good = self.good.as_ref()?;
         let result: Value = serde_json::from_str(&good.result).unwrap_or_default();
-        let taken = result["snapshot"]["taken_at"].as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+        let taken =
+            result["snapshot"]["taken_at"].as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
         now.duration_since(taken.map_or(good.at, SystemTime::from)).ok().or(Some(Duration::ZERO))
     }
 
@@ -53,16 +58,49 @@ impl Row {
     }
 }
 
-pub fn run(args: &StatusArgs) -> anyhow::Result<Code> {
+#[derive(Debug, Group)]
+#[command(
+    after_help = "Examples:\n  snapferry status\n  snapferry status --check --max-age 26h\n  snapferry status --forget web07\n\nWith --check: exit code 0 where every image is young enough, 8 where one is not, 6 where the queue can't be asked."
+)]
+pub struct StatusArgs {
+    /// Exit with 8 if an image is older than --max-age, or was never made
+    #[arg(long)]
+    pub check: bool,
+
+    /// Maximum allowed age
+    #[arg(long, default_value = "26h", value_name = "AGE")]
+    pub max_age: Age,
+
+    /// Only these servers
+    #[arg(value_name = "SERVER")]
+    pub servers: Vec<String>,
+
+    /// Forget these servers, which are no more: their last image, and their jobs that are dead
+    #[arg(long, requires = "servers", conflicts_with_all = ["check", "json"])]
+    pub forget: bool,
+
+    /// Forget them for this region alone
+    #[arg(long, value_name = "REGION", requires = "forget")]
+    pub to: Option<String>,
+
+    #[command(flatten)]
+    pub output: OutputArgs,
+
+    #[command(flatten)]
+    pub queue: QueueArgs,
+}
+
+pub fn run(args: &StatusArgs, session: &Session) -> CommandResult<Code> {
     let mut code = Code::Done;
-    on_queue(&args.queue, async |queue| {
+    on_queue(&args.queue, session, async |queue| {
         let now = SystemTime::now();
         let mut rows = rows(queue).await?;
         if args.forget {
             return forget(queue, args, &rows).await;
         }
         rows.retain(|(server, _), _| args.servers.is_empty() || args.servers.contains(server));
-        let unknown: Vec<&String> = args.servers.iter().filter(|&server| !rows.keys().any(|(known, _)| known == server)).collect();
+        let unknown: Vec<&String> =
+            args.servers.iter().filter(|&server| !rows.keys().any(|(known, _)| known == server)).collect();
         // Nothing is known of it, which is no image, and not no matter.
         rows.extend(unknown.iter().map(|&server| ((server.clone(), String::new()), Row::default())));
         let Age(most) = args.max_age;
@@ -71,8 +109,10 @@ pub fn run(args: &StatusArgs) -> anyhow::Result<Code> {
             code = Code::Stale;
         }
         if args.output.json {
-            let all: Vec<Value> =
-                rows.iter().map(|((server, region), row)| shown(server, region, row, now, too_old(row))).collect();
+            let all: Vec<Value> = rows
+                .iter()
+                .map(|((server, region), row)| shown(server, region, row, now, too_old(row)))
+                .collect();
             let workers = queue.workers().await?;
             let heard = |heard: &Heard| json!({ "worker": heard.worker, "heard_at": rfc3339(heard.at) });
             let all = json!({ "servers": all, "workers": workers.iter().map(heard).collect::<Value>() });
@@ -109,13 +149,23 @@ pub fn run(args: &StatusArgs) -> anyhow::Result<Code> {
 }
 
 /// Drops what is known of servers that are no more, so that nobody waits for their images.
-async fn forget(queue: &dyn Queue, args: &StatusArgs, known: &BTreeMap<(String, String), Row>) -> anyhow::Result<()> {
+async fn forget(
+    queue: &dyn Queue,
+    args: &StatusArgs,
+    known: &BTreeMap<(String, String), Row>,
+) -> CommandResult<()> {
     for server in &args.servers {
         let meant = |region: &str| args.to.as_deref().is_none_or(|to| to == region);
-        let regions: Vec<&str> =
-            known.keys().filter(|(name, region)| name == server && meant(region)).map(|(_, region)| region.as_str()).collect();
+        let regions: Vec<&str> = known
+            .keys()
+            .filter(|(name, region)| name == server && meant(region))
+            .map(|(_, region)| region.as_str())
+            .collect();
         if regions.is_empty() {
-            return Err(UsageError(format!("nothing is known of {server}; `snapferry status` shows the servers there are")).into());
+            return Err(UsageError(format!(
+                "nothing is known of {server}; `snapferry status` shows the servers there are"
+            ))
+            .into());
         }
         for region in regions {
             queue.forget(server, region).await?;
@@ -131,13 +181,15 @@ async fn forget(queue: &dyn Queue, args: &StatusArgs, known: &BTreeMap<(String, 
 }
 
 /// Everything that was ever good, is in the queue, or is meant to be.
-async fn rows(queue: &dyn Queue) -> anyhow::Result<BTreeMap<(String, String), Row>> {
+async fn rows(queue: &dyn Queue) -> CommandResult<BTreeMap<(String, String), Row>> {
     let mut rows: BTreeMap<(String, String), Row> = BTreeMap::new();
     for good in queue.good().await? {
         let row = rows.entry((good.server.clone(), good.region.clone())).or_default();
         row.good = Some(good);
     }
-    for job in queue.jobs_in(&[JobState::Dead, JobState::Delayed, JobState::Ready, JobState::Running], JOBS).await? {
+    for job in
+        queue.jobs_in(&[JobState::Dead, JobState::Delayed, JobState::Ready, JobState::Running], JOBS).await?
+    {
         let row = rows.entry((job.server.clone(), job.region.clone())).or_default();
         if job.state == JobState::Dead {
             // The newest come first.

@@ -2,15 +2,16 @@
 
 use std::io::ErrorKind;
 
-use crate::identity::IdentityError;
-use crate::near::near;
-use crate::queue::{QueueError, rights};
-use crate::store::StoreError;
-use crate::vpc::{Request, VpcError};
-use crate::worker::{Fault, JobError, Step};
+use snapferry_base::identity::IdentityError;
+use snapferry_base::suggest::near;
+use snapferry_engine::store::StoreError;
+use snapferry_fleet::queue::{QueueError, rights};
+use snapferry_fleet::replicate::{Fault, JobError, Step};
+use snapferry_ibmcloud::vpc::{Method, Request, VpcError};
 
 /// How the image service is let at buckets (IBM's documentation, "Granting access to IBM Cloud Object Storage to import images").
-pub const AUTHORIZE: &str = "ibmcloud iam authorization-policy-create is cloud-object-storage Reader --source-resource-type image";
+pub const AUTHORIZE: &str =
+    "ibmcloud iam authorization-policy-create is cloud-object-storage Reader --source-resource-type image";
 /// What IBM's image service says of a bucket that it may not read or write (`status_reasons[].code` of images and export jobs).
 const NO_ACCESS: &str = "cannot_access_storage_bucket";
 /// How IBM's API says that an account has used up what it may have of something.
@@ -23,13 +24,15 @@ const NO_ROLE: &str = "not_authorized";
 const FILE: &str = "file.href";
 /// IBM's regions (its documentation of VPC endpoints, 2026). Only to guess at what was meant: there may be more by now.
 const REGIONS: [&str; 13] = [
-    "us-south", "us-east", "br-sao", "ca-tor", "ca-mon", "eu-gb", "eu-de", "eu-es", "jp-tok", "jp-osa", "au-syd", "in-che",
-    "in-mum",
+    "us-south", "us-east", "br-sao", "ca-tor", "ca-mon", "eu-gb", "eu-de", "eu-es", "jp-tok", "jp-osa",
+    "au-syd", "in-che", "in-mum",
 ];
 
-pub(super) fn of_job(error: &JobError) -> Option<String> {
+pub fn of_job(error: &JobError) -> Option<String> {
     match (error.step, &*error.fault) {
-        (Step::Import, Fault::Cloud(VpcError::Refused { refusal, .. })) if refusal.is_about(FILE) => Some(let_in()),
+        (Step::Import, Fault::Cloud(VpcError::Refused { refusal, .. })) if refusal.is_about(FILE) => {
+            Some(let_in())
+        }
         (Step::Import, Fault::Cloud(VpcError::Refused { request, refusal })) if refusal.status == 403 => {
             Some(format!("{}; or {}", missing_role(request), let_in()))
         }
@@ -51,7 +54,8 @@ fn of_failed_import(reasons: &[String]) -> String {
         "the disk is larger than an image may be: carry it as an object (--no-import), or its snapshot (`snapferry snapshot copy`)"
             .to_owned()
     } else if because("encryption_key") || because("encrypted_data_key") {
-        "the key that the image is to be encrypted with is gone or disabled: see to it in Key Protect or HPCS".to_owned()
+        "the key that the image is to be encrypted with is gone or disabled: see to it in Key Protect or HPCS"
+            .to_owned()
     } else {
         let_in()
     }
@@ -65,7 +69,7 @@ fn let_in() -> String {
     )
 }
 
-pub(super) fn of_cloud(error: &VpcError) -> Option<String> {
+pub fn of_cloud(error: &VpcError) -> Option<String> {
     match error {
         VpcError::Refused { refusal, .. } if refusal.status == 401 => {
             Some("the token is not accepted: check whose it is, and this machine's clock (`snapferry doctor` compares it)".into())
@@ -116,7 +120,7 @@ fn missing_role(request: &Request) -> String {
         (_, path) if path.starts_with("/v3/tags") => {
             ("Editor", "what is tagged: snapshots, volumes and images of VPC Infrastructure Services")
         }
-        (method, _) if *method == reqwest::Method::GET => ("Viewer", "VPC Infrastructure Services"),
+        (method, _) if *method == Method::GET => ("Viewer", "VPC Infrastructure Services"),
         (_, path) if path.ends_with("/volume_attachments") => {
             ("Editor", "the server that snapferry runs on, which attaching a volume changes")
         }
@@ -148,7 +152,7 @@ fn unreachable(host: &str) -> String {
     )
 }
 
-pub(super) fn of_identity(error: &IdentityError) -> Option<String> {
+pub fn of_identity(error: &IdentityError) -> Option<String> {
     match error {
         IdentityError::MetadataOff { .. } => Some(
             "switch the instance metadata service on (`ibmcloud is instance-update SERVER --metadata-service true`), or give \
@@ -167,7 +171,7 @@ pub(super) fn of_identity(error: &IdentityError) -> Option<String> {
     }
 }
 
-pub(super) fn of_store(error: &StoreError) -> Option<String> {
+pub fn of_store(error: &StoreError) -> Option<String> {
     match error {
         StoreError::NoSuchBucket { bucket, .. } => Some(format!(
             "check the bucket's name, and that it was made in the region that is asked (--region, or --bucket-region of a replication); \
@@ -176,18 +180,25 @@ pub(super) fn of_store(error: &StoreError) -> Option<String> {
         StoreError::Denied { operation, code, .. } => Some(denied(&operation.target, code)),
         StoreError::Untrusted { .. } => Some("give the authority that signed it: --ca-file PEM".into()),
         StoreError::Connection { reason, .. } if reason.contains(".direct.") => {
-            let region = reason.split(".direct.").nth(1).and_then(|rest| rest.split('.').next()).unwrap_or_default();
-            let meant = meant_by(region).map_or_else(String::new, |meant| format!("was region {meant} meant, not {region}? "));
-            Some(format!("{meant}IBM COS' direct endpoints are reached from inside a VPC only; elsewhere give --endpoint public"))
+            let region =
+                reason.split(".direct.").nth(1).and_then(|rest| rest.split('.').next()).unwrap_or_default();
+            let meant = meant_by(region)
+                .map_or_else(String::new, |meant| format!("was region {meant} meant, not {region}? "));
+            Some(format!(
+                "{meant}IBM COS' direct endpoints are reached from inside a VPC only; elsewhere give --endpoint public"
+            ))
         }
         StoreError::Connection { .. } | StoreError::TimedOut { .. } => {
             Some("check --endpoint, and that this machine may reach it".into())
         }
-        StoreError::WrongRegion { .. } => {
-            Some("give the region that the bucket was made in: --region (of a replication: --bucket-region)".into())
-        }
+        StoreError::WrongRegion { .. } => Some(
+            "give the region that the bucket was made in: --region (of a replication: --bucket-region)"
+                .into(),
+        ),
         StoreError::InDoubt { .. } => Some("look whether the image is there before it is made again".into()),
-        StoreError::Full { .. } => Some("free space on it, or send the image straight to a bucket: --bucket".into()),
+        StoreError::Full { .. } => {
+            Some("free space on it, or send the image straight to a bucket: --bucket".into())
+        }
         StoreError::Identity { source, .. } => of_identity(source),
         StoreError::Io { operation, source } => of_file(operation.request, source),
         _ => None,
@@ -233,7 +244,7 @@ fn denied(target: &str, code: &str) -> String {
     }
 }
 
-pub(super) fn of_queue(error: &QueueError) -> Option<String> {
+pub fn of_queue(error: &QueueError) -> Option<String> {
     match error {
         QueueError::Unavailable { .. } => Some(
             "check --redis, and that this machine may reach it; a Redis that speaks TLS, as IBM's does, is named by \
@@ -258,20 +269,32 @@ mod tests {
     #[test]
     fn a_region_that_nobody_has_is_guessed_at() {
         assert!(unreachable("https://us-soutt.iaas.cloud.ibm.com").contains("was --region us-south meant?"));
-        for known in ["https://us-south.iaas.cloud.ibm.com", "https://xx-new.iaas.cloud.ibm.com", "http://127.0.0.1:8080"] {
+        for known in [
+            "https://us-south.iaas.cloud.ibm.com",
+            "https://xx-new.iaas.cloud.ibm.com",
+            "http://127.0.0.1:8080",
+        ] {
             assert!(!unreachable(known).contains("meant"), "{known}");
         }
     }
 
     #[test]
     fn a_missing_role_is_named_by_what_was_asked() {
-        let asked = |method: reqwest::Method, path: &str| {
-            missing_role(&Request { method, host: "https://a".to_owned(), path: path.to_owned(), id: "1".to_owned() })
+        let asked = |method: Method, path: &str| {
+            missing_role(&Request {
+                method,
+                host: "https://a".to_owned(),
+                path: path.to_owned(),
+                id: "1".to_owned(),
+            })
         };
-        assert!(asked(reqwest::Method::GET, "/v1/instances").contains("role Viewer on VPC"));
-        assert!(asked(reqwest::Method::POST, "/v1/snapshots").contains("role Editor on VPC"));
-        assert!(asked(reqwest::Method::POST, "/v1/instances/a/volume_attachments").contains("Editor on the server"));
-        assert!(asked(reqwest::Method::POST, "/v3/tags/attach").contains("Editor on what is tagged"));
+        assert!(asked(Method::GET, "/v1/instances").contains("role Viewer on VPC"));
+        assert!(asked(Method::POST, "/v1/snapshots").contains("role Editor on VPC"));
+        assert!(
+            asked(Method::POST, "/v1/instances/a/volume_attachments")
+                .contains("Editor on the server")
+        );
+        assert!(asked(Method::POST, "/v3/tags/attach").contains("Editor on what is tagged"));
     }
 
     /// No hint claims a cause that the code does not tell.
@@ -292,10 +315,17 @@ mod tests {
             assert!(hint.contains(told) && !hint.contains(untold), "{code}: {hint}");
         }
         let refused = |code: &str| {
-            let fault = crate::vpc::Fault { code: code.to_owned(), ..crate::vpc::Fault::default() };
-            let refusal = crate::vpc::Refusal { status: 403, faults: vec![fault], ..crate::vpc::Refusal::default() };
+            let fault = snapferry_ibmcloud::vpc::Fault {
+                code: code.to_owned(),
+                ..snapferry_ibmcloud::vpc::Fault::default()
+            };
+            let refusal = snapferry_ibmcloud::vpc::Refusal {
+                status: 403,
+                faults: vec![fault],
+                ..snapferry_ibmcloud::vpc::Refusal::default()
+            };
             let request = Request {
-                method: reqwest::Method::POST,
+                method: Method::POST,
                 host: "https://a".to_owned(),
                 path: "/v1/snapshots".to_owned(),
                 id: "1".to_owned(),

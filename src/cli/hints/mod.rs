@@ -2,20 +2,19 @@
 
 use std::io::ErrorKind;
 
-use crate::convert::{ConvertError, Failure};
-use crate::identity::IdentityError;
-use crate::qcow2::{FileError, HeaderError, ImageError};
-use crate::queue::QueueError;
-use crate::restore::{LocalImageError, RestoreError, TargetError};
-use crate::source::SourceError;
-use crate::store::StoreError;
-use crate::vpc::VpcError;
-use crate::vpc::device::DeviceError;
-use crate::worker::{Fault, JobError, JournalError, Left, Obstacle};
+use snapferry_engine::convert::ConvertError;
+use snapferry_engine::disk::TargetError;
+use snapferry_engine::error::RestoreError;
+use snapferry_engine::image::LocalImageError;
+use snapferry_engine::source::SourceError;
+use snapferry_fleet::replicate::device::DeviceError;
+use snapferry_fleet::replicate::gc::GcError;
+use snapferry_fleet::replicate::{Fault, JournalError, Left, Obstacle};
+use snapferry_qcow2::{FileError, HeaderError, ImageError};
 
 mod cloud;
 
-pub use cloud::AUTHORIZE;
+pub use cloud::{AUTHORIZE, of_cloud, of_identity, of_job, of_queue, of_store};
 
 /// What finds a thing that a job has left behind.
 pub fn of_left(left: &Left) -> String {
@@ -30,60 +29,66 @@ pub fn of_left(left: &Left) -> String {
     }
 }
 
-/// The next thing to try, where there is one.
-pub fn of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
-    if let Some(Failure { error, .. }) = cause.downcast_ref::<Failure>() {
-        return match error {
-            ConvertError::Source(error) => of(error),
-            ConvertError::Store(error) => of(error),
-            other => of(other),
-        };
+/// The hint for an error that the library keeps as a trait object, since whoever keeps an image's bytes brings a type of its own.
+pub fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if let Some(error) = cause.downcast_ref() {
+        return of_store(error);
     }
-    if let Some(error) = cause.downcast_ref::<ConvertError>() {
-        return match error {
-            ConvertError::Exists { .. } => Some("give another --key or --output, or --force to replace it".into()),
-            ConvertError::Manifest { .. } => Some("the image can be used; only its manifest is missing".into()),
-            ConvertError::Unproved { url, .. } => {
-                Some(format!("`snapferry verify {url}` reads all of it back; its manifest was not written"))
-            }
-            ConvertError::Disproved { .. } => Some("don't use it: remove it, or convert again with --force".into()),
-            _ => None,
-        };
-    }
-    if let Some(error) = cause.downcast_ref::<SourceError>() {
-        return of_source(error);
-    }
-    if let Some(error) = cause.downcast_ref::<RestoreError>() {
-        return of_restore(error);
-    }
-    if let Some(error) = cause.downcast_ref::<LocalImageError>() {
+    if let Some(error) = cause.downcast_ref() {
         return of_local_image(error);
     }
-    if let Some(error) = cause.downcast_ref::<ImageError>() {
+    if let Some(error) = cause.downcast_ref() {
         return of_image(error);
     }
-    if let Some(error) = cause.downcast_ref::<JobError>() {
-        return cloud::of_job(error);
+    if let Some(error) = cause.downcast_ref() {
+        return of_restore(error);
     }
-    if let Some(error) = cause.downcast_ref::<Fault>() {
-        return of_fault(error);
-    }
-    if let Some(error) = cause.downcast_ref::<VpcError>() {
-        return cloud::of_cloud(error);
-    }
-    if let Some(error) = cause.downcast_ref::<IdentityError>() {
-        return cloud::of_identity(error);
-    }
-    if let Some(error) = cause.downcast_ref::<QueueError>() {
-        return cloud::of_queue(error);
-    }
-    if let Some(FileError { source, .. }) = cause.downcast_ref() {
-        return of(&**source);
-    }
-    cause.downcast_ref::<StoreError>().and_then(cloud::of_store)
+    cause.downcast_ref::<FileError>().and_then(|error| of_cause(&*error.source))
 }
 
-fn of_fault(fault: &Fault) -> Option<String> {
+pub fn of_conversion(error: &ConvertError) -> Option<String> {
+    match error {
+        ConvertError::Source(error) => of_source(error),
+        ConvertError::Store(error) => of_store(error),
+        ConvertError::Exists { .. } => Some("give another --key or --output, or --force to replace it".into()),
+        ConvertError::Manifest { .. } => Some("the image can be used; only its manifest is missing".into()),
+        ConvertError::Unproved { url, .. } => {
+            Some(format!("`snapferry verify {url}` reads all of it back; its manifest was not written"))
+        }
+        ConvertError::Disproved { .. } => Some("don't use it: remove it, or convert again with --force".into()),
+        ConvertError::Geometry(_)
+        | ConvertError::TooLarge { .. }
+        | ConvertError::Version2 { .. }
+        | ConvertError::PartSize { .. }
+        | ConvertError::TooMany { .. }
+        | ConvertError::Threads(_)
+        | ConvertError::Unaccounted { .. }
+        | ConvertError::Memory(_)
+        | ConvertError::TooTight(_)
+        | ConvertError::StageDied { .. }
+        | ConvertError::Interrupted => None,
+    }
+}
+
+pub fn of_gc(error: &GcError) -> Option<String> {
+    match error {
+        GcError::Cloud { source, .. } => of_cloud(source),
+        GcError::Store { source, .. } => of_store(source),
+        GcError::Retention(fault) => of_fault(fault),
+        GcError::Names(_) => None,
+    }
+}
+
+pub fn of_journal(error: &JournalError) -> Option<String> {
+    match error {
+        JournalError::Busy { .. } => Some("wait for it, or end that process".into()),
+        JournalError::File { .. } => Some("give a folder that can be written to: --state-folder".into()),
+        JournalError::Lease(error) => of_queue(error),
+        JournalError::Foreign { .. } => None,
+    }
+}
+
+pub fn of_fault(fault: &Fault) -> Option<String> {
     match fault {
         Fault::Device(DeviceError::Source(SourceError::Busy { path })) | Fault::Source(SourceError::Busy { path }) => {
             Some(format!(
@@ -92,10 +97,10 @@ fn of_fault(fault: &Fault) -> Option<String> {
              them from it"
             ))
         }
-        Fault::Cloud(error) => of(error),
-        Fault::Store(error) => of(error),
-        Fault::Convert(error) => of(error),
-        Fault::Source(error) => of(error),
+        Fault::Cloud(error) => of_cloud(error),
+        Fault::Store(error) => of_store(error),
+        Fault::Convert(error) => of_conversion(error),
+        Fault::Source(error) => of_source(error),
         Fault::ReadBack(error) => of_restore(error),
         Fault::Device(DeviceError::Source(error)) => of_source(error),
         Fault::Device(DeviceError::Absent { .. }) => Some(
@@ -109,18 +114,17 @@ fn of_fault(fault: &Fault) -> Option<String> {
         )),
         Fault::Over { .. } => Some("`snapferry images delete` and `snapferry snapshot delete` remove single things".into()),
         Fault::NoTurn { .. } => Some("the other job's log tells what it waits for".into()),
-        Fault::Journal(JournalError::Busy { .. }) => Some("wait for it, or end that process".into()),
-        Fault::Journal(JournalError::File { .. }) => Some("give a folder that can be written to: --state-folder".into()),
+        Fault::Journal(error) => of_journal(error),
         Fault::WrongFile { .. } => Some("somebody replaced the object, or the image service read another one: look at both".into()),
         Fault::Obstacles { obstacles } => obstacles.iter().find_map(|obstacle| match obstacle {
-            Obstacle::Bucket(error) => cloud::of_store(error),
+            Obstacle::Bucket(error) => of_store(error),
             Obstacle::Told(_) => None,
         }),
         _ => None,
     }
 }
 
-fn of_restore(error: &RestoreError) -> Option<String> {
+pub fn of_restore(error: &RestoreError) -> Option<String> {
     match error {
         RestoreError::Image(error) => of_image(error),
         RestoreError::Target(TargetError::Busy { path }) => {
@@ -141,60 +145,73 @@ fn of_restore(error: &RestoreError) -> Option<String> {
             )
         }
         RestoreError::Unusable { .. } => Some("give the right one by --manifest PATH, or --manifest none to go without".into()),
-        RestoreError::Source(error) => of(error),
+        RestoreError::Incomplete { source, .. } => of_restore(source),
+        RestoreError::File(error) => of_cause(&*error.source),
+        RestoreError::Source(error) => of_source(error),
         _ => None,
     }
 }
 
-fn of_image(error: &ImageError) -> Option<String> {
+pub fn of_image(error: &ImageError) -> Option<String> {
     match error {
         ImageError::Header { name, source } => match source {
-            HeaderError::BackingFile { .. } => {
-                Some(format!("where you trust both, `qemu-img convert -O qcow2 {name} WHOLE.qcow2` makes one image of them"))
-            }
-            HeaderError::DataFile { .. } => {
-                Some(format!("where you trust both, `qemu-img convert -O qcow2 {name} WHOLE.qcow2` puts the data into the image"))
-            }
+            HeaderError::BackingFile { .. } => Some(format!(
+                "where you trust both, `qemu-img convert -O qcow2 {name} WHOLE.qcow2` makes one image of them"
+            )),
+            HeaderError::DataFile { .. } => Some(format!(
+                "where you trust both, `qemu-img convert -O qcow2 {name} WHOLE.qcow2` puts the data into the image"
+            )),
             HeaderError::Encrypted { .. } => Some("decrypt it with qemu-img, which asks for the key".into()),
-            HeaderError::Corrupt => {
-                Some("`snapferry check` tells what is wrong; `qemu-img check -r all` on a copy may mend it".into())
+            HeaderError::Corrupt => Some(
+                "`snapferry check` tells what is wrong; `qemu-img check -r all` on a copy may mend it".into(),
+            ),
+            HeaderError::Magic => {
+                Some("a raw disk is read by convert, not from an image: give the image's name".into())
             }
-            HeaderError::Magic => Some("a raw disk is read by convert, not from an image: give the image's name".into()),
             _ => None,
         },
         ImageError::TooLarge { .. } => Some("--max-size takes larger disks".into()),
-        ImageError::L1Entry { .. } | ImageError::L2Entry { .. } => Some("`snapferry check` lists all that is wrong with it".into()),
-        ImageError::File(_) | ImageError::Memory(_) | ImageError::Interrupted => None,
+        ImageError::L1Entry { .. } | ImageError::L2Entry { .. } => {
+            Some("`snapferry check` lists all that is wrong with it".into())
+        }
+        ImageError::File(error) => of_cause(&*error.source),
+        ImageError::Memory(_) | ImageError::Interrupted => None,
     }
 }
 
-fn of_local_image(error: &LocalImageError) -> Option<String> {
+pub fn of_local_image(error: &LocalImageError) -> Option<String> {
     match error {
-        LocalImageError::Open { path, source } if source.kind() == ErrorKind::NotFound && path.starts_with("s3:/") => {
+        LocalImageError::Open { path, source }
+            if source.kind() == ErrorKind::NotFound && path.starts_with("s3:/") =>
+        {
             Some("an object is named s3://BUCKET/KEY".into())
         }
-        LocalImageError::Changed | LocalImageError::Shrunk { .. } => Some("stop what writes to it, and start again".into()),
+        LocalImageError::Changed | LocalImageError::Shrunk { .. } => {
+            Some("stop what writes to it, and start again".into())
+        }
         _ => None,
     }
 }
 
-fn of_source(error: &SourceError) -> Option<String> {
+pub fn of_source(error: &SourceError) -> Option<String> {
     match error {
-        SourceError::Open { path, source } if source.kind() == ErrorKind::PermissionDenied => {
-            Some(format!("reading a device takes rights: run as root, or join the group that owns {path} (often \"disk\")"))
-        }
+        SourceError::Open { path, source } if source.kind() == ErrorKind::PermissionDenied => Some(format!(
+            "reading a device takes rights: run as root, or join the group that owns {path} (often \"disk\")"
+        )),
         SourceError::Open { source, .. } if source.kind() == ErrorKind::NotFound => {
             Some("`lsblk` lists the devices that there are".into())
         }
-        SourceError::Kind { .. } => Some("give the whole disk, as in --device /dev/vdc, or a file with a raw disk in it".into()),
-        SourceError::Busy { path } => {
-            Some(format!("unmount it (`findmnt -S {path}` tells where it is mounted), or give --in-use if nothing writes to it"))
+        SourceError::Kind { .. } => {
+            Some("give the whole disk, as in --device /dev/vdc, or a file with a raw disk in it".into())
         }
+        SourceError::Busy { path } => Some(format!(
+            "unmount it (`findmnt -S {path}` tells where it is mounted), or give --in-use if nothing writes to it"
+        )),
         SourceError::Read { source, .. } if source.raw_os_error().is_some() => {
             Some("--salvage stores what can be read, with zeros for the rest, and lists each range".into())
         }
         // Of an image that is read as a disk.
-        SourceError::Read { source, .. } => source.get_ref().and_then(|within| of(within)),
+        SourceError::Read { source, .. } => source.get_ref().and_then(|within| of_cause(within)),
         SourceError::Changed { .. } => Some("convert a snapshot, or stop what writes to it".into()),
         _ => None,
     }

@@ -1,26 +1,31 @@
 //! `snapferry check`.
 
+use crate::cli::error::CommandResult;
 use std::io::{self, Write};
 use std::sync::Arc;
 
 use clap::Args as Group;
 use serde::Serialize;
+use snapferry_base::clock::SystemClock;
+use snapferry_base::units::ByteCount;
+use snapferry_engine::image::plan::Options;
+use snapferry_engine::verify::{Finding, Sha256Wanted, Verdict, Verification};
+use snapferry_qcow2::check::{Report, Severity, check};
+use snapferry_qcow2::{Image, Limits, Marked};
 
-use super::{Format, Session};
-use crate::cli::exit::{Code, UsageError};
+use super::{Format, Inspection};
+use crate::cli::session::Session;
+use crate::cli::error::UsageError;
+use crate::cli::exit::Code;
 use crate::cli::foreign::{self, Form};
 use crate::cli::image::ImageArgs;
 use crate::cli::qemu;
 use crate::cli::qemu::check::Checked;
-use crate::clock::SystemClock;
-use crate::qcow2::check::{Report, Severity, check};
-use crate::qcow2::{Image, Limits, Marked};
-use crate::restore::plan::Options;
-use crate::restore::{Finding, Sha256Wanted, Verdict, Verification};
-use crate::units::ByteCount;
 
 #[derive(Debug, Group)]
-#[command(after_help = "Examples:\n  snapferry check web01.qcow2\n  snapferry check s3://images/web01.qcow2 --data --json")]
+#[command(
+    after_help = "Examples:\n  snapferry check web01.qcow2\n  snapferry check s3://images/web01.qcow2 --data --json"
+)]
 pub struct CheckArgs {
     /// Decode every cluster too
     #[arg(long)]
@@ -52,11 +57,13 @@ struct Told<'a> {
     findings: Vec<String>,
 }
 
-pub fn run(args: &CheckArgs) -> anyhow::Result<Code> {
-    let session = Session::new()?;
-    let found = session.find(args.image.name()?, &args.image.store)?;
+pub fn run(args: &CheckArgs, session: &Session) -> CommandResult<Code> {
+    let inspection = Inspection::start(session)?;
+    let found = inspection.find(args.image.name()?, &args.image.store)?;
     if found.format == Format::Raw {
-        return Err(UsageError(format!("{} is no qcow2 image: a raw disk has nothing to check", found.name)).into());
+        return Err(
+            UsageError(format!("{} is no qcow2 image: a raw disk has nothing to check", found.name)).into()
+        );
     }
     // What somebody marked as corrupt is just what is to be looked at.
     let limits = Limits { marked_corrupt: Marked::Read, largest_disk: args.max_size };
@@ -101,7 +108,8 @@ fn told<'a>(checked: &'a Checked, report: &Report, decoded: Option<&Verdict>) ->
         checked,
         errors_beyond_qemu: report.hidden,
         trailing_bytes: report.trailing,
-        undecodable_clusters: decoded.map(|verdict| crate::units::to_u64(verdict.findings.len()) + verdict.more_findings),
+        undecodable_clusters: decoded
+            .map(|verdict| snapferry_base::units::to_u64(verdict.findings.len()) + verdict.more_findings),
         findings: findings.chain(decoded.into_iter().flat_map(undecodable)).collect(),
     }
 }
@@ -109,7 +117,7 @@ fn told<'a>(checked: &'a Checked, report: &Report, decoded: Option<&Verdict>) ->
 /// Findings that were counted and not kept in words. Notes are kept, and not counted.
 fn untold(report: &Report) -> u64 {
     let told = report.findings.iter().filter(|finding| finding.severity != Severity::Note).count();
-    (report.corruptions + report.leaks + report.hidden).saturating_sub(crate::units::to_u64(told))
+    (report.corruptions + report.leaks + report.hidden).saturating_sub(snapferry_base::units::to_u64(told))
 }
 
 fn write_for_people(
@@ -136,12 +144,20 @@ fn write_for_people(
     }
     checked.write_text(to)?;
     if report.hidden > 0 {
-        writeln!(to, "{} errors that QEMU's audit does not look for were found on the image.", report.hidden)?;
+        writeln!(
+            to,
+            "{} errors that QEMU's audit does not look for were found on the image.",
+            report.hidden
+        )?;
     }
     match decoded {
         Some(Verdict { good: true, clusters, .. }) => writeln!(to, "All {clusters} stored clusters decode."),
         Some(Verdict { findings, more_findings, .. }) => {
-            writeln!(to, "{} clusters don't decode.", crate::units::to_u64(findings.len()) + more_findings)
+            writeln!(
+                to,
+                "{} clusters don't decode.",
+                snapferry_base::units::to_u64(findings.len()) + more_findings
+            )
         }
         None if args.data => writeln!(to, "No cluster was decoded: the tables are not to be trusted."),
         None => Ok(()),
@@ -150,8 +166,9 @@ fn write_for_people(
 
 #[cfg(test)]
 mod tests {
+    use snapferry_qcow2::check;
+
     use super::*;
-    use crate::qcow2::check;
 
     #[test]
     fn a_note_is_none_of_the_findings_that_are_told() {

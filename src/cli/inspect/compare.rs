@@ -1,19 +1,21 @@
 //! `snapferry compare`.
 
+use crate::cli::error::CommandResult;
+use crate::cli::args::{StoreArgs};
 use std::ffi::OsString;
 use std::io::Write as _;
 
 use clap::Args as Group;
 use serde::Serialize;
+use snapferry_base::units::{ByteCount, SECTOR};
+use snapferry_engine::disk::{Difference, Until, compare_sources};
 
-use super::{Session, limits};
-use crate::cli::args::StoreArgs;
+use super::{Inspection, limits};
+use crate::cli::session::Session;
 use crate::cli::exit::Code;
 use crate::cli::foreign::{self, Form};
 use crate::cli::image::ImageName;
 use crate::cli::qemu;
-use crate::restore::{Difference, Until, compare_sources};
-use crate::units::{ByteCount, SECTOR};
 
 #[derive(Debug, Group)]
 #[command(
@@ -53,11 +55,11 @@ struct Told {
     first: Vec<Difference>,
 }
 
-pub fn run(args: &CompareArgs) -> anyhow::Result<Code> {
-    let session = Session::new()?;
+pub fn run(args: &CompareArgs, session: &Session) -> CommandResult<Code> {
+    let inspection = Inspection::start(session)?;
     let limits = limits(args.max_size);
-    let [one, other] = [&args.one, &args.other].map(|typed| -> anyhow::Result<_> {
-        let found = session.find(ImageName::parse(typed)?, &args.store)?;
+    let [one, other] = [&args.one, &args.other].map(|typed| -> CommandResult<_> {
+        let found = inspection.find(ImageName::parse(typed)?, &args.store)?;
         found.source(&limits)
     });
     let (one, other) = (one?, other?);
@@ -68,7 +70,10 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<Code> {
     let identical = compared.is_empty() && !sizes_count;
     let mut out = foreign::out_in(Form::of(args.json));
     if args.json {
-        qemu::write_json(&Told { identical, sizes, differing_stretches: compared.count, first: compared.first }, &mut out)?;
+        qemu::write_json(
+            &Told { identical, sizes, differing_stretches: compared.count, first: compared.first },
+            &mut out,
+        )?;
     } else if identical {
         writeln!(out, "identical")?;
     } else {
@@ -78,7 +83,7 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<Code> {
         for Difference { offset, length } in &compared.first {
             writeln!(out, "{length} bytes differ at offset {offset}")?;
         }
-        let more = compared.count.saturating_sub(crate::units::to_u64(compared.first.len()));
+        let more = compared.count.saturating_sub(snapferry_base::units::to_u64(compared.first.len()));
         if more > 0 {
             writeln!(out, "... and {more} more stretches")?;
         }

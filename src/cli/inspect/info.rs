@@ -1,19 +1,23 @@
 //! `snapferry info`.
 
+use crate::cli::error::CommandResult;
 use std::io::Write as _;
 
 use clap::Args as Group;
+use snapferry_qcow2::{Image, bitmaps, snapshots};
 
-use super::{Format, Session};
+use super::{Format, Inspection};
+use crate::cli::session::Session;
 use crate::cli::exit::Code;
 use crate::cli::foreign::{self, Form};
 use crate::cli::image::ImageArgs;
 use crate::cli::qemu;
 use crate::cli::qemu::info::Info;
-use crate::qcow2::{Image, bitmaps, snapshots};
 
 #[derive(Debug, Group)]
-#[command(after_help = "Examples:\n  snapferry info web01.qcow2\n  snapferry info s3://images/web01.qcow2 --json")]
+#[command(
+    after_help = "Examples:\n  snapferry info web01.qcow2\n  snapferry info s3://images/web01.qcow2 --json"
+)]
 pub struct InfoArgs {
     /// Print JSON as `qemu-img info --output=json` does
     #[arg(long)]
@@ -24,9 +28,9 @@ pub struct InfoArgs {
     pub image: ImageArgs,
 }
 
-pub fn run(args: &InfoArgs) -> anyhow::Result<Code> {
-    let session = Session::new()?;
-    let found = session.find(args.image.name()?, &args.image.store)?;
+pub fn run(args: &InfoArgs, session: &Session) -> CommandResult<Code> {
+    let inspection = Inspection::start(session)?;
+    let found = inspection.find(args.image.name()?, &args.image.store)?;
     let held = found.held()?;
     let mut refused = None;
     let info = match found.format {

@@ -1,18 +1,22 @@
 //! `snapferry map`.
 
+use crate::cli::error::CommandResult;
 use std::io::{BufWriter, Write as _};
 
 use clap::Args as Group;
+use snapferry_base::units::ByteCount;
 
-use super::{Session, limits};
+use super::{Inspection, limits};
+use crate::cli::session::Session;
 use crate::cli::exit::Code;
 use crate::cli::foreign::{self, Form};
 use crate::cli::image::ImageArgs;
 use crate::cli::qemu::map;
-use crate::units::ByteCount;
 
 #[derive(Debug, Group)]
-#[command(after_help = "Examples:\n  snapferry map web01.qcow2\n  snapferry map s3://images/web01.qcow2 --json")]
+#[command(
+    after_help = "Examples:\n  snapferry map web01.qcow2\n  snapferry map s3://images/web01.qcow2 --json"
+)]
 pub struct MapArgs {
     /// Refuse an image of a larger disk
     #[arg(long, value_name = "SIZE", default_value = "64T")]
@@ -27,9 +31,9 @@ pub struct MapArgs {
     pub image: ImageArgs,
 }
 
-pub fn run(args: &MapArgs) -> anyhow::Result<Code> {
-    let session = Session::new()?;
-    let found = session.find(args.image.name()?, &args.image.store)?;
+pub fn run(args: &MapArgs, session: &Session) -> CommandResult<Code> {
+    let inspection = Inspection::start(session)?;
+    let found = inspection.find(args.image.name()?, &args.image.store)?;
     let limits = limits(args.max_size);
     let stretches = found.map(&limits)?;
     let mut out = BufWriter::new(foreign::out_in(Form::of(args.json)));

@@ -1,24 +1,27 @@
 //! `snapferry measure`.
 
+use crate::cli::error::CommandResult;
+use crate::cli::args::{StoreArgs};
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
 
 use clap::Args as Group;
 use serde::Serialize;
+use snapferry_base::units::{ByteCount, ClusterBits};
+use snapferry_engine::compress::{Codec, Encoder, Level};
+use snapferry_engine::convert::sample::{Estimate, Sampling, estimate};
+use snapferry_qcow2::bitmaps::{self, Bitmap};
+use snapferry_qcow2::header::Version;
+use snapferry_qcow2::{Image, ImageFile};
 
-use super::{Format, Session, limits};
-use crate::cli::args::StoreArgs;
-use crate::cli::exit::{Code, UsageError};
+use super::{Format, Inspection, limits};
+use crate::cli::session::Session;
+use crate::cli::error::UsageError;
+use crate::cli::exit::Code;
 use crate::cli::foreign::{self, Form};
 use crate::cli::image::ImageName;
 use crate::cli::qemu;
 use crate::cli::qemu::measure::{self, From, Measured};
-use crate::compress::{Codec, Encoder, Level};
-use crate::convert::sample::{Estimate, Sampling, estimate};
-use crate::qcow2::bitmaps::{self, Bitmap};
-use crate::qcow2::header::Version;
-use crate::qcow2::{Image, ImageFile};
-use crate::units::{ByteCount, ClusterBits};
 
 #[derive(Debug, Group)]
 #[command(
@@ -77,12 +80,16 @@ struct Told {
     encoder: Option<String>,
 }
 
-pub fn run(args: &MeasureArgs) -> anyhow::Result<Code> {
+pub fn run(args: &MeasureArgs, session: &Session) -> CommandResult<Code> {
     let cluster = ClusterBits::from_size(args.cluster_size).map_err(|error| UsageError(error.to_string()))?;
     let told = match (&args.disk, args.size) {
-        (Some(disk), _) => of_disk(args, disk, cluster)?,
-        (None, Some(size)) => Told { measured: measure::qcow2(size.0, 0, From::Raw, cluster), compressed: None, encoder: None },
-        (None, None) => return Err(UsageError("which disk? Give a device, a file, an image, or --size".into()).into()),
+        (Some(disk), _) => of_disk(args, disk, cluster, session)?,
+        (None, Some(size)) => {
+            Told { measured: measure::qcow2(size.0, 0, From::Raw, cluster), compressed: None, encoder: None }
+        }
+        (None, None) => {
+            return Err(UsageError("which disk? Give a device, a file, an image, or --size".into()).into());
+        }
     };
     let mut out = foreign::out_in(Form::of(args.json));
     if args.json {
@@ -93,16 +100,21 @@ pub fn run(args: &MeasureArgs) -> anyhow::Result<Code> {
     Ok(Code::Done)
 }
 
-fn of_disk(args: &MeasureArgs, disk: &std::ffi::OsStr, cluster: ClusterBits) -> anyhow::Result<Told> {
-    let session = Session::new()?;
-    let found = session.find(ImageName::parse(disk)?, &args.store)?;
+fn of_disk(args: &MeasureArgs, disk: &std::ffi::OsStr, cluster: ClusterBits, session: &Session) -> CommandResult<Told> {
+    let inspection = Inspection::start(session)?;
+    let found = inspection.find(ImageName::parse(disk)?, &args.store)?;
     let source = found.source(&limits(args.max_size))?;
     let bitmaps = match found.format {
         Format::Qcow2 => bitmaps_of(found.file())?,
         Format::Raw => None,
     };
     let from = bitmaps.as_deref().map_or(From::Raw, From::Image);
-    let measured = measure::qcow2(source.size().0, measure::stored(&found.map(&limits(args.max_size))?, cluster), from, cluster);
+    let measured = measure::qcow2(
+        source.size().0,
+        measure::stored(&found.map(&limits(args.max_size))?, cluster),
+        from,
+        cluster,
+    );
     let Some(chunks) = args.sample else { return Ok(Told { measured, compressed: None, encoder: None }) };
     let seed = args.seed.unwrap_or_else(rand::random);
     let sampling = Sampling { codec: args.codec, level: args.level, cluster, chunks, seed };
@@ -111,7 +123,7 @@ fn of_disk(args: &MeasureArgs, disk: &std::ffi::OsStr, cluster: ClusterBits) -> 
 }
 
 /// Of an image of version 3, which can have some.
-fn bitmaps_of(file: &dyn ImageFile) -> anyhow::Result<Option<Vec<Bitmap>>> {
+fn bitmaps_of(file: &dyn ImageFile) -> CommandResult<Option<Vec<Bitmap>>> {
     let image = Image::inspect(file)?;
     let listed = || bitmaps::list(file, image.facts());
     Ok((image.header().version == Version::V3).then(listed).transpose()?)
@@ -119,8 +131,14 @@ fn bitmaps_of(file: &dyn ImageFile) -> anyhow::Result<Option<Vec<Bitmap>>> {
 
 fn write_for_people(told: &Told, to: &mut impl Write) -> io::Result<()> {
     told.measured.write_text(to)?;
-    if let (Some(Estimate { size, at_least, at_most, sampled, chunks, seed }), Some(encoder)) = (told.compressed, &told.encoder) {
-        writeln!(to, "compressed size: {} (about {size}; 95 of 100 times from {at_least} to {at_most})", size.0)?;
+    if let (Some(Estimate { size, at_least, at_most, sampled, chunks, seed }), Some(encoder)) =
+        (told.compressed, &told.encoder)
+    {
+        writeln!(
+            to,
+            "compressed size: {} (about {size}; 95 of 100 times from {at_least} to {at_most})",
+            size.0
+        )?;
         writeln!(to, "  by {encoder}, from {sampled} of {chunks} chunks; --seed {seed} draws the same")?;
     }
     Ok(())

@@ -3,8 +3,7 @@
 use std::io::{self, Write};
 
 use serde::Serialize;
-
-use crate::qcow2::check::{Miscount, Report, Severity};
+use snapferry_qcow2::check::{Miscount, Report, Severity};
 
 /// What the audit found, as QEMU tells it. What is zero is left out, but for the errors.
 #[derive(Debug, Serialize)]

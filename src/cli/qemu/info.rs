@@ -6,11 +6,11 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 
 use serde::Serialize;
+use snapferry_base::units::SECTOR;
+use snapferry_qcow2::header::Version;
+use snapferry_qcow2::{Bitmap, Codec, HeaderFacts, Snapshot};
 
 use super::size;
-use crate::qcow2::header::Version;
-use crate::qcow2::{Bitmap, Compression, HeaderFacts, Snapshot};
-use crate::units::SECTOR;
 
 /// What is told of a file or an image.
 #[derive(Debug, Serialize)]
@@ -144,7 +144,10 @@ impl Held {
     /// Over the file itself, whose length QEMU rounds up to whole sectors.
     fn over(&self, format: &'static str, virtual_size: u64) -> Info {
         let specific = Specific { r#type: "file", data: Data::default() };
-        let file = Info { format_specific: Some(specific), ..self.bare(self.protocol, self.len.next_multiple_of(SECTOR)) };
+        let file = Info {
+            format_specific: Some(specific),
+            ..self.bare(self.protocol, self.len.next_multiple_of(SECTOR))
+        };
         Info { children: vec![Child { name: "file", info: file }], ..self.bare(format, virtual_size) }
     }
 }
@@ -165,8 +168,8 @@ impl Info {
             compat: Some(if v3 { "1.1" } else { "0.10" }),
             data_file: facts.data_file.clone(),
             compression_type: Some(match header.compression {
-                Compression::Deflate => "zlib",
-                Compression::Zstd => "zstd",
+                Codec::Deflate => "zlib",
+                Codec::Zstd => "zstd",
             }),
             lazy_refcounts: v3.then_some(facts.lazy_refcounts),
             bitmaps: bitmaps.iter().map(BitmapInfo::of).collect(),
@@ -233,7 +236,11 @@ impl Info {
             return Ok(());
         }
         writeln!(to, "Snapshot list:")?;
-        writeln!(to, "{:<7} {:<16} {:>8}{:>20} {:>15} {:>10}", "ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT")?;
+        writeln!(
+            to,
+            "{:<7} {:<16} {:>8}{:>20} {:>15} {:>10}",
+            "ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT"
+        )?;
         for snapshot in &self.snapshots {
             let date = jiff::Timestamp::from_second(i64::from(snapshot.date_sec)).unwrap_or_default();
             let date = date.strftime("%Y-%m-%d %H:%M:%S").to_string();
@@ -314,8 +321,9 @@ impl SnapshotInfo {
 
 /// A name in an image, seen from where the image is: only told, never followed.
 fn beside(image: &str, name: &str) -> String {
-    let is_url =
-        name.split_once(':').is_some_and(|(scheme, _)| scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c)));
+    let is_url = name
+        .split_once(':')
+        .is_some_and(|(scheme, _)| scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c)));
     match image.rsplit_once('/') {
         Some((folder, _)) if !name.starts_with('/') && !is_url => format!("{folder}/{name}"),
         _ => name.to_owned(),

@@ -5,12 +5,11 @@ use std::io::{self, Write};
 use std::ops::Range;
 
 use serde::Serialize;
-
-use crate::qcow2::Mappings;
-use crate::qcow2::l2::Mapping;
-use crate::qcow2::mappings::{Place, SUBCLUSTERS};
-use crate::source::{Extent, Source, SourceError};
-use crate::units::{GuestCluster, GuestOffset, SECTOR};
+use snapferry_base::units::{GuestCluster, GuestOffset, SECTOR};
+use snapferry_engine::source::{Extent, Source, SourceError};
+use snapferry_qcow2::Mappings;
+use snapferry_qcow2::l2::Mapping;
+use snapferry_qcow2::mappings::{Place, SUBCLUSTERS};
 
 /// A stretch of the disk of which all bytes are stored alike.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -59,8 +58,11 @@ impl Stretch {
 
     /// Whether `next`, right behind it, is more of the same, in the file too.
     fn goes_on_with(&self, next: &Self) -> bool {
-        let alike = |stretch: &Self| (stretch.present, stretch.zero, stretch.data, stretch.compressed, stretch.offset.is_some());
-        alike(self) == alike(next) && self.offset.is_none_or(|offset| Some(offset + self.length) == next.offset)
+        let alike = |stretch: &Self| {
+            (stretch.present, stretch.zero, stretch.data, stretch.compressed, stretch.offset.is_some())
+        };
+        alike(self) == alike(next)
+            && self.offset.is_none_or(|offset| Some(offset + self.length) == next.offset)
     }
 }
 
@@ -123,7 +125,12 @@ pub fn of_image(mappings: &Mappings) -> Vec<Stretch> {
                         Place::Zero => How::Zero,
                         Place::Nowhere => How::Absent,
                     };
-                    found.push(Stretch::new(start + at, step.min(len.saturating_sub(at)), how, host.map(|host| host + at)));
+                    found.push(Stretch::new(
+                        start + at,
+                        step.min(len.saturating_sub(at)),
+                        how,
+                        host.map(|host| host + at),
+                    ));
                 }
             }
             (Mapping::Unallocated, None) => whole(How::Absent, None),
@@ -181,7 +188,11 @@ pub fn write_json(stretches: &[Stretch], to: &mut impl Write) -> io::Result<()> 
 ///
 /// # Errors
 /// Where `to` can't be written to. The inner one where QEMU has no such map.
-pub fn write_text(stretches: &[Stretch], filename: &str, to: &mut impl Write) -> io::Result<Result<(), NotMapped>> {
+pub fn write_text(
+    stretches: &[Stretch],
+    filename: &str,
+    to: &mut impl Write,
+) -> io::Result<Result<(), NotMapped>> {
     writeln!(to, "{:<16}{:<16}{:<16}File", "Offset", "Length", "Mapped to")?;
     for stretch in stretches.iter().filter(|stretch| stretch.data && !stretch.zero) {
         let Some(offset) = stretch.offset else { return Ok(Err(NotMapped)) };

@@ -3,10 +3,10 @@
 use std::io::{self, Write};
 
 use serde::Serialize;
+use snapferry_base::units::{ByteCount, ClusterBits, SECTOR};
+use snapferry_qcow2::bitmaps::Bitmap;
 
 use super::map::Stretch;
-use crate::qcow2::bitmaps::Bitmap;
-use crate::units::{ByteCount, ClusterBits, SECTOR};
 
 /// Bytes of a table's entry.
 const ENTRY: u64 = 8;
@@ -55,7 +55,8 @@ pub fn qcow2(size: u64, stored: u64, from: From<'_>, cluster: ClusterBits) -> Me
 /// Bytes of bitmaps, and of the directory that lists them.
 fn space_of(bitmaps: &[Bitmap], size: ByteCount, cluster: ClusterBits) -> u64 {
     let spaces = bitmaps.iter().map(|bitmap| bitmap.space(size, cluster));
-    let (bytes, directory) = spaces.fold((0, 0), |(bytes, directory), (own, entry)| (bytes + own, directory + entry));
+    let (bytes, directory) =
+        spaces.fold((0, 0), |(bytes, directory), (own, entry)| (bytes + own, directory + entry));
     bytes + cluster.round_up(directory)
 }
 

@@ -16,7 +16,10 @@ pub mod measure;
 /// # Errors
 /// Where `to` can't be written to.
 pub fn write_json(value: &impl Serialize, to: &mut impl Write) -> io::Result<()> {
-    let mut json = serde_json::Serializer::with_formatter(&mut *to, serde_json::ser::PrettyFormatter::with_indent(b"    "));
+    let mut json = serde_json::Serializer::with_formatter(
+        &mut *to,
+        serde_json::ser::PrettyFormatter::with_indent(b"    "),
+    );
     value.serialize(&mut json)?;
     writeln!(to)
 }

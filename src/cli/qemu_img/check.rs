@@ -3,14 +3,15 @@
 use std::ffi::OsString;
 use std::io::{stderr, stdout};
 
+use snapferry_base::cancel::Cancel;
+use snapferry_qcow2::check::check;
+use snapferry_qcow2::{Image, ImageError, Limits, Marked};
+
 use super::getopt::{Known, Takes, flag, long, value};
 use super::words::Format;
 use super::{Ended, Report, Stop, check_cache, images, one_file, read, refuse, report};
-use crate::cancel::Cancel;
 use crate::cli::qemu::check::{Checked, write_findings};
 use crate::cli::qemu::write_json;
-use crate::qcow2::check::check;
-use crate::qcow2::{Image, ImageError, Limits, Marked};
 
 const USAGE: &str = "[-f FMT] [-T CACHE_MODE] [-q] [-U] [--output human|json] FILENAME";
 

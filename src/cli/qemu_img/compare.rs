@@ -3,15 +3,17 @@
 use std::ffi::OsString;
 use std::io::{Write as _, stdout};
 
+use snapferry_base::cancel::Cancel;
+use snapferry_base::retry::chain;
+use snapferry_base::units::SECTOR;
+use snapferry_engine::disk::{Until, compare_sources};
+use snapferry_engine::error::RestoreError;
+use snapferry_engine::source::{Joined, Source as _};
+
 use super::getopt::{Known, Takes, Typed, flag, long, value};
 use super::progress::{Progress, Shown};
 use super::{Ended, Stop, check_cache, images, read, refuse, usage};
-use crate::cancel::Cancel;
 use crate::cli::signals;
-use crate::restore::{RestoreError, Until, compare_sources};
-use crate::retry::chain;
-use crate::source::{Joined, Source as _};
-use crate::units::SECTOR;
 
 const USAGE: &str = "[-f FMT] [-F FMT] [-s] [-p] [-q] [-T CACHE] [-U] FILENAME1 FILENAME2";
 
@@ -61,10 +63,12 @@ pub fn run(args: &[OsString]) -> Ended {
     let progress = Progress::start(shown);
     progress.expect(size.0.max(other_size.0));
     let counted = |bytes: u64| progress.add(bytes);
-    let compared = compare_sources(&one, &other, Until::FirstDifference, &cancel, &counted).map_err(|error| match error {
-        RestoreError::Interrupted => Stop::Interrupted(None),
-        other => Stop::Says(chain(&other), NOT_READ),
-    })?;
+    let compared = compare_sources(&one, &other, Until::FirstDifference, &cancel, &counted).map_err(
+        |error| match error {
+            RestoreError::Interrupted => Stop::Interrupted(None),
+            other => Stop::Says(chain(&other), NOT_READ),
+        },
+    )?;
     if let Some(difference) = compared.first.first() {
         // QEMU looks behind the shorter one's end after it has warned of it.
         if size != other_size && difference.offset.0 >= size.0.min(other_size.0) {

@@ -6,23 +6,25 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use snapferry_base::cancel::Cancel;
+use snapferry_base::clock::SystemClock;
+use snapferry_base::retry::chain;
+use snapferry_base::units::ByteCount;
+use snapferry_engine::compress::Level;
+use snapferry_engine::convert::plan::{Beside, Bodies, Destination, Hashing, Options};
+use snapferry_engine::convert::{Conversion, ConvertError, Failure, Target, plan_for};
+use snapferry_engine::disk::{Copying, RawPlace, TargetError, ZeroPolicy, Zeros};
+use snapferry_engine::error::RestoreError;
+use snapferry_engine::source::{Joined, Paced, Salvaging, Source};
+use snapferry_engine::store::{FolderStore, ObjectStore, StoreError};
+
 use super::getopt::{Known, Takes, Typed, flag, long, value};
 use super::images::{self, There};
 use super::output::Output;
 use super::progress::{Counts, Progress, Shown, Watched};
 use super::words::{Format, size};
 use super::{Ended, Stop, check_cache, read, refuse};
-use crate::cancel::Cancel;
 use crate::cli::signals;
-use crate::clock::SystemClock;
-use crate::compress::Level;
-use crate::convert::plan::{Beside, Bodies, Destination, Hashing, Options};
-use crate::convert::{Conversion, ConvertError, Failure, Target, plan_for};
-use crate::restore::{Copying, RawPlace, RestoreError, TargetError, ZeroPolicy, Zeros};
-use crate::retry::chain;
-use crate::source::{Joined, Paced, Salvaging, Source};
-use crate::store::{FolderStore, ObjectStore, StoreError};
-use crate::units::ByteCount;
 
 const USAGE: &str = "[-f SRC_FMT] [-O TGT_FMT] [-c] [-p] [-q] [-n [--target-is-zero]] [-o TGT_OPTS]\n          \
     [-t TGT_CACHE] [-T SRC_CACHE] [-S SPARSE_SIZE] [-m NUM_COROUTINES] [-W] [-r RATE] [-U] [--salvage]\n          \
@@ -123,7 +125,8 @@ pub fn run(args: &[std::ffi::OsString]) -> Ended {
         // Zeros that are to be stored are work, too.
         let counts = if asked.sparse.is_some() { Counts::Data } else { Counts::All };
         let piece = if asked.bodies == Bodies::Compressed { asked.output.cluster } else { QEMUS_BUFFER };
-        let watched = Watched::new(source, &progress, counts, piece).map_err(|error| Stop::says(chain(&error)))?;
+        let watched =
+            Watched::new(source, &progress, counts, piece).map_err(|error| Stop::says(chain(&error)))?;
         match asked.output.format {
             Format::Qcow2 => to_qcow2(&asked, &watched, &runtime, &cancel),
             Format::Raw => to_raw(&asked, &watched, there, &cancel),
@@ -177,15 +180,18 @@ fn understand(typed: &Typed) -> Result<Asked, Stop> {
              Select 0 to disable sparse detection (fully allocates output)."
         ))
     })?;
-    let rate = text("rate")
-        .map_or(Ok(0), |typed| size(&typed).ok_or_else(|| Stop::says(format!("Invalid rate limit specified: '{typed}'."))))?;
+    let rate = text("rate").map_or(Ok(0), |typed| {
+        size(&typed).ok_or_else(|| Stop::says(format!("Invalid rate limit specified: '{typed}'.")))
+    })?;
     let create = match (typed.has("no-create"), typed.has("target-is-zero")) {
         (false, false) => Create::Yes,
         (true, false) => Create::No,
         (true, true) => Create::NoAndZero,
         (false, true) => return Err(Stop::says("--target-is-zero requires use of -n flag")),
     };
-    let [sources @ .., target] = &typed.operands[..] else { return Err(Stop::says("Must specify image file name")) };
+    let [sources @ .., target] = &typed.operands[..] else {
+        return Err(Stop::says("Must specify image file name"));
+    };
     if sources.is_empty() {
         return Err(Stop::says("Must specify image file name"));
     }
@@ -193,9 +199,8 @@ fn understand(typed: &Typed) -> Result<Asked, Stop> {
     let target = images::path_of(target)?;
     let format = match typed.last("target-format") {
         None => Format::Raw,
-        Some(named) => {
-            Format::parse(named)?.ok_or_else(|| Stop::says(format!("Unknown file format '{}'", named.to_string_lossy())))?
-        }
+        Some(named) => Format::parse(named)?
+            .ok_or_else(|| Stop::says(format!("Unknown file format '{}'", named.to_string_lossy())))?,
     };
     let wrong = |words: String| while_converting(&target, format, &words);
     let output = Output::parse(format, typed.all("target-options"), &wrong)?;
@@ -241,7 +246,9 @@ fn check_target(asked: &Asked, there: There, source: ByteCount) -> Result<(), St
             return Err(Stop::NotDone(format!("qcow2 on a block device, as {shown} is one,")));
         }
         (Format::Raw, Create::No | Create::NoAndZero, There::Nothing) => {
-            return Err(Stop::says(format!("Could not open '{shown}': Could not open '{shown}': No such file or directory")));
+            return Err(Stop::says(format!(
+                "Could not open '{shown}': Could not open '{shown}': No such file or directory"
+            )));
         }
         (Format::Raw, Create::No | Create::NoAndZero, There::File) => {
             let has = std::fs::metadata(&asked.target)?.len();
@@ -254,7 +261,12 @@ fn check_target(asked: &Asked, there: There, source: ByteCount) -> Result<(), St
     Ok(())
 }
 
-fn to_qcow2(asked: &Asked, source: &dyn Source, runtime: &tokio::runtime::Runtime, cancel: &Cancel) -> Result<(), Stop> {
+fn to_qcow2(
+    asked: &Asked,
+    source: &dyn Source,
+    runtime: &tokio::runtime::Runtime,
+    cancel: &Cancel,
+) -> Result<(), Stop> {
     make_qcow2(&asked.output, asked.bodies, &asked.target, source, runtime, cancel)
         .map_err(|words| words.told(|words| while_converting(&asked.target, Format::Qcow2, words)))
 }
@@ -287,7 +299,10 @@ pub fn make_qcow2(
     let says = |error: ConvertError| match error {
         ConvertError::Interrupted => Unmade::Interrupted(None),
         ConvertError::Store(StoreError::Io { source, .. })
-            if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) =>
+            if matches!(
+                source.kind(),
+                ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem
+            ) =>
         {
             Unmade::Says(format!("Could not create '{}': {}", target.display(), images::os_words(&source)))
         }
@@ -298,7 +313,7 @@ pub fn make_qcow2(
         codec: output.codec,
         bodies,
         level: Level::Fast,
-        cluster: output.cluster_bits().unwrap_or(crate::units::ClusterBits::DEFAULT),
+        cluster: output.cluster_bits().unwrap_or(snapferry_base::units::ClusterBits::DEFAULT),
         hashing: Hashing::Off,
         beside: Beside::Nothing,
         ..Options::default()
@@ -306,7 +321,8 @@ pub fn make_qcow2(
     let plan = plan_for(source, &options, Destination::File).map_err(says)?;
     let path = images::behind_links(target);
     let store = FolderStore::of(&path);
-    let (store, key) = store.ok_or_else(|| Unmade::Says(format!("'{}' does not name a file", target.display())))?;
+    let (store, key) =
+        store.ok_or_else(|| Unmade::Says(format!("'{}' does not name a file", target.display())))?;
     let store: Arc<dyn ObjectStore> = Arc::new(store);
     let converted = Conversion {
         source,

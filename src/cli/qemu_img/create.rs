@@ -5,20 +5,22 @@ use std::io::{Write as _, stdout};
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
 
+use snapferry_base::cancel::Cancel;
+use snapferry_base::retry::chain;
+use snapferry_base::units::{ByteCount, GuestOffset, SECTOR};
+use snapferry_engine::compress::Codec;
+use snapferry_engine::convert::plan::Bodies;
+use snapferry_engine::disk::{Copying, RawPlace, TargetError, ZeroPolicy, Zeros};
+use snapferry_engine::error::RestoreError;
+use snapferry_engine::source::{Extent, Source, SourceError};
+
 use super::convert::make_qcow2;
 use super::getopt::{Known, Takes, flag, long, value};
 use super::images::{self, There};
 use super::output::Output;
 use super::words::{Format, size};
 use super::{Ended, Stop, read, refuse, try_help};
-use crate::cancel::Cancel;
 use crate::cli::signals;
-use crate::compress::Codec;
-use crate::convert::plan::Bodies;
-use crate::restore::{Copying, RawPlace, RestoreError, TargetError, ZeroPolicy, Zeros};
-use crate::retry::chain;
-use crate::source::{Extent, Source, SourceError};
-use crate::units::{ByteCount, GuestOffset, SECTOR};
 
 const USAGE: &str = "[-f FMT] [-o FMT_OPTS] [-q] FILENAME [SIZE[bkKMGTPE]]";
 
@@ -47,16 +49,20 @@ pub fn run(args: &[OsString]) -> Ended {
     let wrong = |words: String| format!("{shown}: {words}");
     let format = match typed.last("format") {
         None => Format::Raw,
-        Some(named) => {
-            Format::parse(named)?.ok_or_else(|| Stop::says(wrong(format!("Unknown file format '{}'", named.to_string_lossy()))))?
-        }
+        Some(named) => Format::parse(named)?
+            .ok_or_else(|| Stop::says(wrong(format!("Unknown file format '{}'", named.to_string_lossy()))))?,
     };
     let bytes = match bytes.map(|bytes| bytes.to_string_lossy()) {
         None => None,
-        Some(typed) => Some(size(&typed).ok_or_else(|| Stop::says(format!("Invalid image size specified: '{typed}'.")))?),
+        Some(typed) => Some(
+            size(&typed).ok_or_else(|| Stop::says(format!("Invalid image size specified: '{typed}'.")))?,
+        ),
     };
-    let output = Output::parse(format, typed.all("options"), &|words| words).map_err(|stop| named(stop, &shown))?;
-    let bytes = bytes.or(output.size).ok_or_else(|| Stop::says(wrong("Image creation needs a size parameter".into())))?;
+    let output =
+        Output::parse(format, typed.all("options"), &|words| words).map_err(|stop| named(stop, &shown))?;
+    let bytes = bytes
+        .or(output.size)
+        .ok_or_else(|| Stop::says(wrong("Image creation needs a size parameter".into())))?;
     if format == Format::Qcow2 && bytes == 0 {
         return Err(Stop::NotDone("images of disks of no bytes".into()));
     }
@@ -81,7 +87,8 @@ fn named(stop: Stop, name: &str) -> Stop {
 
 /// What QEMU prints, with its order of options.
 fn formatting(shown: &str, bytes: u64, output: &Output) -> String {
-    let preallocation = output.preallocation.as_ref().map_or(String::new(), |mode| format!(" preallocation={mode}"));
+    let preallocation =
+        output.preallocation.as_ref().map_or(String::new(), |mode| format!(" preallocation={mode}"));
     let compat = output.compat.as_ref().map_or(String::new(), |compat| format!(" compat={compat}"));
     match output.format {
         Format::Raw => format!("Formatting '{shown}', fmt=raw size={bytes}{preallocation}"),
@@ -106,18 +113,25 @@ fn make(path: &Path, bytes: u64, output: &Output) -> Result<(), Stop> {
     let cancel = Cancel::new();
     signals::listen(runtime.handle(), &cancel, signals::Left::Target)?;
     match output.format {
-        Format::Qcow2 => {
-            make_qcow2(output, Bodies::Raw, path, &nothing, &runtime, &cancel).map_err(|unmade| unmade.told(str::to_owned))
-        }
+        Format::Qcow2 => make_qcow2(output, Bodies::Raw, path, &nothing, &runtime, &cancel)
+            .map_err(|unmade| unmade.told(str::to_owned)),
         Format::Raw => {
             let behind = images::behind_links(path);
             let zeros = Zeros::Sparse { grain: ByteCount(0), policy: ZeroPolicy::Discard };
-            let copying = Copying { source: &nothing, to: RawPlace::New(&behind), zeros, cancel, done: &AtomicU64::new(0) };
+            let copying = Copying {
+                source: &nothing,
+                to: RawPlace::New(&behind),
+                zeros,
+                cancel,
+                done: &AtomicU64::new(0),
+            };
             copying.run().map_err(|error| match error {
                 RestoreError::Interrupted => Stop::Interrupted(None),
-                RestoreError::Target(TargetError::Open { source, .. }) => {
-                    Stop::says(format!("Could not create '{}': {}", path.display(), images::os_words(&source)))
-                }
+                RestoreError::Target(TargetError::Open { source, .. }) => Stop::says(format!(
+                    "Could not create '{}': {}",
+                    path.display(),
+                    images::os_words(&source)
+                )),
                 other => Stop::says(chain(&other)),
             })
         }

@@ -88,9 +88,13 @@ pub fn parse(args: &[OsString], known: &[Known]) -> Result<Typed, String> {
             let option = find_long(&name, known)?;
             let value = match (option.takes, inline) {
                 (Takes::Nothing, None) => OsString::new(),
-                (Takes::Nothing, Some(_)) => return Err(format!("option '--{name}' doesn't allow an argument")),
+                (Takes::Nothing, Some(_)) => {
+                    return Err(format!("option '--{name}' doesn't allow an argument"));
+                }
                 (Takes::Value, Some(value)) => value,
-                (Takes::Value, None) => args.next().cloned().ok_or_else(|| format!("option '--{name}' requires an argument"))?,
+                (Takes::Value, None) => {
+                    args.next().cloned().ok_or_else(|| format!("option '--{name}' requires an argument"))?
+                }
             };
             typed.options.push((kept_as(option), value));
         } else if bytes.len() > 1 && bytes[0] == b'-' {
@@ -102,8 +106,13 @@ pub fn parse(args: &[OsString], known: &[Known]) -> Result<Typed, String> {
                 rest = after;
                 let value = match option.takes {
                     Takes::Nothing => OsString::new(),
-                    Takes::Value if !after.is_empty() => OsString::from_vec(std::mem::take(&mut rest).to_vec()),
-                    Takes::Value => args.next().cloned().ok_or_else(|| format!("option requires an argument -- '{shown}'"))?,
+                    Takes::Value if !after.is_empty() => {
+                        OsString::from_vec(std::mem::take(&mut rest).to_vec())
+                    }
+                    Takes::Value => args
+                        .next()
+                        .cloned()
+                        .ok_or_else(|| format!("option requires an argument -- '{shown}'"))?,
                 };
                 typed.options.push((kept_as(option), value));
             }
@@ -160,7 +169,10 @@ mod tests {
         let json = read(&["--output=json"]).expect("read");
         assert_eq!(read(&["--output", "json"]), Ok(json.clone()));
         assert_eq!(read(&["--outp", "json"]), Ok(json));
-        assert_eq!(read(&["--format=raw", "-fqcow2"]).expect("read").last("format"), Some(OsStr::new("qcow2")));
+        assert_eq!(
+            read(&["--format=raw", "-fqcow2"]).expect("read").last("format"),
+            Some(OsStr::new("qcow2"))
+        );
         assert_eq!(read(&["--", "-c"]).expect("read").operands, ["-c"]);
         assert_eq!(read(&["-"]).expect("read").operands, ["-"]);
     }

@@ -7,17 +7,18 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _}
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use snapferry_base::limits;
+use snapferry_base::retry::chain;
+use snapferry_base::units::ByteCount;
+use snapferry_engine::image::{ImageSource, LocalImage, LocalImageError};
+use snapferry_engine::source::{InUse, RawSource, Source, SourceError};
+use snapferry_qcow2::bitmaps::{self, Bitmap};
+use snapferry_qcow2::header::Version;
+use snapferry_qcow2::{HeaderError, Image, ImageError, ImageFile, Limits, Marked};
+
 use super::Stop;
 use super::words::{Format, PROBED, probe, protocol};
 use crate::cli::qemu::map::{Stretch, of_image, of_raw};
-use crate::limits;
-use crate::qcow2::bitmaps::{self, Bitmap};
-use crate::qcow2::header::Version;
-use crate::qcow2::{HeaderError, Image, ImageError, ImageFile, Limits, Marked};
-use crate::restore::{ImageSource, LocalImage, LocalImageError};
-use crate::retry::chain;
-use crate::source::{InUse, RawSource, Source, SourceError};
-use crate::units::ByteCount;
 
 /// The largest disk that is taken, whoever made the image: QEMU has no limit but the format's. Nothing is allocated by it.
 pub const LIMITS: Limits = Limits { largest_disk: ByteCount(u64::MAX), marked_corrupt: Marked::Refuse };
@@ -35,7 +36,9 @@ pub fn path_of(typed: &OsStr) -> Result<PathBuf, Stop> {
 /// The format that was named, or that the file seems to have.
 pub fn format_of(path: &Path, named: Option<&OsStr>, code: u8) -> Result<Format, Stop> {
     if let Some(named) = named {
-        let unknown = || Stop::Says(could_not_open(path, &format!("Unknown driver '{}'", named.to_string_lossy())), code);
+        let unknown = || {
+            Stop::Says(could_not_open(path, &format!("Unknown driver '{}'", named.to_string_lossy())), code)
+        };
         return Format::parse(named)?.ok_or_else(unknown);
     }
     // A pipe without a writer would keep us waiting; what it is, is told by whoever opens it next.
@@ -60,10 +63,13 @@ pub fn format_of(path: &Path, named: Option<&OsStr>, code: u8) -> Result<Format,
 pub fn open(path: &Path, format: Format, code: u8) -> Result<Box<dyn Source>, Stop> {
     Ok(match format {
         // QEMU reads what is mounted without a word.
-        Format::Raw => Box::new(RawSource::open(path, InUse::Read).map_err(|error| raw_error(path, error, code))?),
-        Format::Qcow2 => {
-            Box::new(ImageSource::open(open_file(path, code)?, &LIMITS).map_err(|error| image_error(path, &error, code))?)
+        Format::Raw => {
+            Box::new(RawSource::open(path, InUse::Read).map_err(|error| raw_error(path, error, code))?)
         }
+        Format::Qcow2 => Box::new(
+            ImageSource::open(open_file(path, code)?, &LIMITS)
+                .map_err(|error| image_error(path, &error, code))?,
+        ),
     })
 }
 
@@ -129,7 +135,9 @@ pub fn image_error(path: &Path, error: &ImageError, code: u8) -> Stop {
 fn raw_error(path: &Path, error: SourceError, code: u8) -> Stop {
     match error {
         SourceError::Open { source, .. } => Stop::Says(no_such(path, &source), code),
-        SourceError::Empty { .. } => Stop::NotDone(format!("disks of no bytes, as {} is one,", path.display())),
+        SourceError::Empty { .. } => {
+            Stop::NotDone(format!("disks of no bytes, as {} is one,", path.display()))
+        }
         other => Stop::Says(could_not_open(path, &chain(&other)), code),
     }
 }
@@ -163,7 +171,10 @@ pub fn what_is_at(path: &Path) -> Result<There, Stop> {
     match std::fs::metadata(path) {
         Ok(found) if found.file_type().is_file() => Ok(There::File),
         Ok(found) if found.file_type().is_block_device() => Ok(There::Device),
-        Ok(_) => Err(Stop::NotDone(format!("output to {}, which is neither a file nor a block device,", path.display()))),
+        Ok(_) => Err(Stop::NotDone(format!(
+            "output to {}, which is neither a file nor a block device,",
+            path.display()
+        ))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(There::Nothing),
         Err(error) => Err(Stop::says(no_such(path, &error))),
     }

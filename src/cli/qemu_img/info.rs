@@ -4,12 +4,13 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::stdout;
 
+use snapferry_qcow2::{HeaderError, Image, bitmaps, snapshots};
+
 use super::getopt::{Known, Takes, flag, long, value};
 use super::words::Format;
 use super::{Ended, Report, Stop, images, one_file, read, refuse, report};
 use crate::cli::qemu::info::{Held, Info};
 use crate::cli::qemu::write_json;
-use crate::qcow2::{HeaderError, Image, bitmaps, snapshots};
 
 const USAGE: &str = "[-f FMT] [-U] [--backing-chain] [--output human|json] FILENAME";
 
@@ -38,7 +39,10 @@ pub fn run(args: &[OsString]) -> Ended {
             match facts.refusal() {
                 // The whole chain is to be told, and what is behind it we don't open.
                 Some(HeaderError::BackingFile { .. }) if typed.has("backing-chain") => {
-                    return Err(Stop::NotDone(format!("--backing-chain of an image that has one, as {},", path.display())));
+                    return Err(Stop::NotDone(format!(
+                        "--backing-chain of an image that has one, as {},",
+                        path.display()
+                    )));
                 }
                 // To tell how it is encrypted takes more than the header's number.
                 Some(HeaderError::Encrypted { .. }) => {

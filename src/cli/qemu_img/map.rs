@@ -30,7 +30,8 @@ pub fn run(args: &[OsString]) -> Ended {
     match output {
         Report::Json => map::write_json(&stretches, &mut out)?,
         Report::Human => {
-            map::write_text(&stretches, &path.display().to_string(), &mut out)?.map_err(|no| Stop::says(no.to_string()))?;
+            map::write_text(&stretches, &path.display().to_string(), &mut out)?
+                .map_err(|no| Stop::says(no.to_string()))?;
         }
     }
     out.flush()?;

@@ -3,16 +3,18 @@
 use std::ffi::OsString;
 use std::io::stdout;
 
+use snapferry_base::units::ClusterBits;
+use snapferry_qcow2::header::Version;
+
 use super::getopt::{Known, Takes, flag, long, value};
 use super::output::Output;
 use super::words::{Format, size};
 use super::{Ended, Report, Stop, images, read, refuse, report};
 use crate::cli::qemu::measure::{self, From};
 use crate::cli::qemu::write_json;
-use crate::qcow2::header::Version;
-use crate::units::ClusterBits;
 
-const USAGE: &str = "[-f FMT] [-O OUTPUT_FMT] [-o OPTIONS] [-U] [--output human|json] (--size SIZE | FILENAME)";
+const USAGE: &str =
+    "[-f FMT] [-O OUTPUT_FMT] [-o OPTIONS] [-U] [--output human|json] (--size SIZE | FILENAME)";
 
 const KNOWN: [Known; 9] = [
     value(b'O', Some("target-format")),
@@ -31,9 +33,8 @@ pub fn run(args: &[OsString]) -> Ended {
     refuse(&typed, &["image-opts", "snapshot", "object"])?;
     let to = match typed.last("target-format") {
         None => Format::Raw,
-        Some(named) => {
-            Format::parse(named)?.ok_or_else(|| Stop::says(format!("Unknown file format '{}'", named.to_string_lossy())))?
-        }
+        Some(named) => Format::parse(named)?
+            .ok_or_else(|| Stop::says(format!("Unknown file format '{}'", named.to_string_lossy())))?,
     };
     let output = Output::parse(to, typed.all("options"), &|words| words)?;
     // Unlike QEMU's other commands this one knows a version by its number alone.
@@ -48,7 +49,8 @@ pub fn run(args: &[OsString]) -> Ended {
         (_, [_, _, ..]) => return Err(Stop::says("At most one filename argument is allowed.")),
         (Some(bytes), []) => {
             let typed = bytes.to_string_lossy();
-            let bytes = size(&typed).ok_or_else(|| Stop::says(format!("Invalid image size specified: '{typed}'.")))?;
+            let bytes = size(&typed)
+                .ok_or_else(|| Stop::says(format!("Invalid image size specified: '{typed}'.")))?;
             match to {
                 Format::Raw => measure::raw(bytes),
                 Format::Qcow2 => measure::qcow2(bytes, 0, From::Raw, cluster),

@@ -3,13 +3,14 @@
 //! What we don't do is refused by name, or handed to the real program where `SNAPFERRY_QEMU_IMG` names one. Either way it is found out
 //! before anything is written: [`Stop::NotDone`] comes from reading arguments and opening sources, never later.
 
+use clap::Args as Group;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _, stderr, stdout};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-use crate::limits;
+use snapferry_base::limits;
 
 mod check;
 mod compare;
@@ -74,6 +75,14 @@ pub fn arguments(typed: &[OsString]) -> Option<&[OsString]> {
     (first == NAME).then_some(rest)
 }
 
+/// A command line of QEMU's, which we read by QEMU's own rules.
+#[derive(Debug, Group)]
+pub struct QemuImgArgs {
+    /// As for QEMU's tool
+    #[arg(value_name = "ARGS", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub args: Vec<std::ffi::OsString>,
+}
+
 /// Runs one command line.
 pub fn run(args: &[OsString]) -> ExitCode {
     let command = args.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -87,7 +96,9 @@ pub fn run(args: &[OsString]) -> ExitCode {
         Stop::NotDone(what) => match hand_over(args) {
             Some(error) => (format!("{NAME}: cannot run what {REAL} names: {error}"), 1),
             None => (
-                format!("{NAME}: snapferry does not do {what}: use QEMU's own tool, or set {REAL} to its path to have it called"),
+                format!(
+                    "{NAME}: snapferry does not do {what}: use QEMU's own tool, or set {REAL} to its path to have it called"
+                ),
                 1,
             ),
         },
@@ -113,7 +124,9 @@ fn dispatch(command: &str, args: &[OsString]) -> Ended {
         "map" => map::run(rest),
         "measure" => measure::run(rest),
         not_done if NOT_DONE.contains(&not_done) => Err(Stop::NotDone(format!("{NAME} {not_done}"))),
-        standard if standard.starts_with('-') => Err(Stop::NotDone(format!("the option {standard} before a command"))),
+        standard if standard.starts_with('-') => {
+            Err(Stop::NotDone(format!("the option {standard} before a command")))
+        }
         unknown => Err(Stop::Usage(format!("{NAME}: Command not found: {unknown}\n{}", try_help(None)))),
     }
 }
@@ -131,12 +144,20 @@ fn try_help(command: Option<&str>) -> String {
 }
 
 /// Reads a subcommand's arguments; `None` where only help was wanted, and given.
-fn read(command: &str, usage: &str, args: &[OsString], known: &[getopt::Known]) -> Result<Option<getopt::Typed>, Stop> {
+fn read(
+    command: &str,
+    usage: &str,
+    args: &[OsString],
+    known: &[getopt::Known],
+) -> Result<Option<getopt::Typed>, Stop> {
     let all: Vec<getopt::Known> = known.iter().copied().chain([getopt::flag(b'h', Some("help"))]).collect();
     let typed = getopt::parse(args, &all)
         .map_err(|words| Stop::Usage(format!("{NAME} {command}: {words}\n{}", try_help(Some(command)))))?;
     if typed.has("help") {
-        writeln!(stdout(), "Usage:\n\n  {NAME} {command} {usage}\n\ndocs/qemu-img.md says what each option does here.")?;
+        writeln!(
+            stdout(),
+            "Usage:\n\n  {NAME} {command} {usage}\n\ndocs/qemu-img.md says what each option does here."
+        )?;
         return Ok(None);
     }
     Ok(Some(typed))
@@ -183,7 +204,9 @@ fn refuse(typed: &getopt::Typed, names: &[&'static str]) -> Result<(), Stop> {
 fn check_cache(typed: &getopt::Typed, name: &str, what: &str) -> Result<(), Stop> {
     const MODES: [&str; 6] = ["none", "off", "directsync", "writeback", "unsafe", "writethrough"];
     match typed.last(name).map(OsStr::to_string_lossy) {
-        Some(mode) if !MODES.contains(&&*mode) => Err(Stop::says(format!("Invalid {what}cache option: {mode}"))),
+        Some(mode) if !MODES.contains(&&*mode) => {
+            Err(Stop::says(format!("Invalid {what}cache option: {mode}")))
+        }
         _ => Ok(()),
     }
 }

@@ -2,11 +2,12 @@
 
 use std::ffi::OsStr;
 
+use snapferry_base::units::{ByteCount, ClusterBits};
+use snapferry_engine::compress::Codec;
+use snapferry_qcow2::header::Version;
+
 use super::Stop;
 use super::words::{Format, pairs, size, switch};
-use crate::compress::Codec;
-use crate::qcow2::header::Version;
-use crate::units::{ByteCount, ClusterBits};
 
 /// A new image's properties.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +65,9 @@ impl Output {
 
     fn set(&mut self, key: &str, value: &str, wrong: &dyn Fn(String) -> String) -> Result<(), Stop> {
         let not_done = || Stop::NotDone(format!("-o {key}={value}"));
-        let unknown = |parameter: &str| Stop::says(wrong(format!("Parameter '{parameter}' does not accept value '{value}'")));
+        let unknown = |parameter: &str| {
+            Stop::says(wrong(format!("Parameter '{parameter}' does not accept value '{value}'")))
+        };
         if matches!(key, "help" | "?") {
             return Err(Stop::NotDone("-o help".into()));
         }
@@ -102,7 +105,11 @@ impl Output {
             ("refcount_bits", Format::Qcow2) => match number(key, value)? {
                 16 => {}
                 1 | 2 | 4 | 8 | 32 | 64 => return Err(not_done()),
-                _ => return Err(Stop::says(wrong("Refcount width must be a power of two and may not exceed 64 bits".into()))),
+                _ => {
+                    return Err(Stop::says(wrong(
+                        "Refcount width must be a power of two and may not exceed 64 bits".into(),
+                    )));
+                }
             },
             _ => return Err(Stop::says(format!("Invalid parameter '{key}'"))),
         }
@@ -111,13 +118,14 @@ impl Output {
 
     fn check(&self, wrong: &dyn Fn(String) -> String) -> Result<(), Stop> {
         if self.version == Version::V2 && self.codec != Codec::Deflate {
-            let words =
-                "Non-zlib compression type is only supported with compatibility level 1.1 and above (use version=v3 or greater)";
+            let words = "Non-zlib compression type is only supported with compatibility level 1.1 and above (use version=v3 or greater)";
             return Err(Stop::says(wrong(words.into())));
         }
         match self.cluster_bits() {
             Some(_) => Ok(()),
-            None => Err(Stop::says(wrong("Cluster size must be a power of two between 512 and 2048k".into()))),
+            None => {
+                Err(Stop::says(wrong("Cluster size must be a power of two between 512 and 2048k".into())))
+            }
         }
     }
 

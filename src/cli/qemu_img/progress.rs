@@ -3,8 +3,8 @@
 use std::io::{Write as _, stdout};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::source::{Extent, Source, SourceError};
-use crate::units::{ByteCount, GuestOffset, to_u64};
+use snapferry_base::units::{ByteCount, GuestOffset, to_u64};
+use snapferry_engine::source::{Extent, Source, SourceError};
 
 /// All of it, in hundredths of a percent.
 const ALL: u128 = 10_000;
@@ -120,7 +120,12 @@ pub struct Watched<'a> {
 
 impl<'a> Watched<'a> {
     /// Adds up what there is to read, unless nobody looks.
-    pub fn new(source: &'a dyn Source, progress: &'a Progress, counts: Counts, piece: u64) -> Result<Self, SourceError> {
+    pub fn new(
+        source: &'a dyn Source,
+        progress: &'a Progress,
+        counts: Counts,
+        piece: u64,
+    ) -> Result<Self, SourceError> {
         let watched = Self { source, progress, counts, piece: piece.max(1) };
         if progress.shown == Shown::Yes {
             progress.expect(watched.work_in(0, source.size().0)?);

@@ -90,9 +90,9 @@ pub fn probe(start: &[u8], name: &Path) -> Result<Format, Stop> {
     }
     match other_format(start, name) {
         None => Ok(Format::Raw),
-        Some(other) => {
-            Err(Stop::NotDone(format!("the format {other}, which the image seems to have; -f raw takes its bytes as they are,")))
-        }
+        Some(other) => Err(Stop::NotDone(format!(
+            "the format {other}, which the image seems to have; -f raw takes its bytes as they are,"
+        ))),
     }
 }
 
@@ -113,14 +113,16 @@ fn other_format(start: &[u8], name: &Path) -> Option<&'static str> {
         return Some("bochs");
     }
     // Its trailer stands at the file's end: QEMU goes by the name.
-    let is_dmg = name.as_os_str().as_encoded_bytes().strip_suffix(b".dmg").is_some_and(|before| !before.is_empty());
+    let is_dmg =
+        name.as_os_str().as_encoded_bytes().strip_suffix(b".dmg").is_some_and(|before| !before.is_empty());
     is_dmg.then_some("dmg")
 }
 
 /// Whether a text describes a VMDK disk: comments and lines of spaces, then its version.
 fn is_vmdk_descriptor(start: &[u8]) -> bool {
     let is_blank = |line: &[u8]| line.starts_with(b" ") && line.trim_ascii().is_empty();
-    let first = start.split_inclusive(|byte| *byte == b'\n').find(|line| !line.starts_with(b"#") && !is_blank(line));
+    let first =
+        start.split_inclusive(|byte| *byte == b'\n').find(|line| !line.starts_with(b"#") && !is_blank(line));
     let versions: [&[u8]; 3] = [b"version=1", b"version=2", b"version=3"];
     first.is_some_and(|line| {
         let line = line.strip_suffix(b"\n").map(|line| line.strip_suffix(b"\r").unwrap_or(line));
@@ -164,7 +166,8 @@ pub fn size(typed: &str) -> Option<u64> {
         }
         let part: u64 = fraction.parse().ok()?;
         let scale = 10_u64.checked_pow(u32::try_from(fraction.len()).ok()?)?;
-        bytes = bytes.checked_add(u64::try_from(u128::from(part) * u128::from(unit) / u128::from(scale)).ok()?)?;
+        bytes = bytes
+            .checked_add(u64::try_from(u128::from(part) * u128::from(unit) / u128::from(scale)).ok()?)?;
     }
     Some(bytes)
 }
@@ -267,13 +270,19 @@ mod tests {
             (&bochs(&[0, 0, 3, 0]), "raw"),
             (&vdi, "vdi"),
             (&vdi[1..], "raw"),
-            (b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n", "cloop"),
+            (
+                b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n",
+                "cloop",
+            ),
             (b"#!/bin/sh\n", "raw"),
         ];
         for (start, format) in cases {
             assert_eq!(found(start, "disk"), format, "{}", String::from_utf8_lossy(start));
         }
-        assert_eq!([found(b"", "a.dmg"), found(b"", ".dmg"), found(b"QFI\xfb\0\0\0\x03", "a.dmg")], ["dmg", "raw", "qcow2"]);
+        assert_eq!(
+            [found(b"", "a.dmg"), found(b"", ".dmg"), found(b"QFI\xfb\0\0\0\x03", "a.dmg")],
+            ["dmg", "raw", "qcow2"]
+        );
         assert_eq!(probe(&[], Path::new("short")).ok(), Some(Format::Raw));
     }
 

@@ -1,13 +1,21 @@
 //! `snapferry gc`: what dead jobs have left, shown, and with `--apply` removed.
 
+use crate::cli::error::CommandResult;
+use crate::cli::session::Session;
+use crate::cli::args::{CloudArgs, OutputArgs, PlaceArgs, QueueArgs, RecoveryArgs};
+use clap::Args as Group;
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde_json::json;
+use snapferry_base::clock::SystemClock;
+use snapferry_base::retry::chain;
+use snapferry_fleet::queue::{JobState, Queue as _, RedisQueue};
+use snapferry_fleet::replicate::gc::{Because, Fate, Finding, Kind, Places, Rules, Survey, remove, survey};
+use snapferry_fleet::replicate::{Age, Job, JournalFolder};
 
-use super::args::GcArgs;
 use super::site::{Ground, state_folder, turns, waits};
 use crate::cli::cloud::{Cloud, run as run_on_cloud};
 use crate::cli::exit::Code;
@@ -17,11 +25,6 @@ use crate::cli::foreign::{self, Form};
 use crate::cli::lengths::rough;
 use crate::cli::log::Verbosity;
 use crate::cli::table::Table;
-use crate::clock::SystemClock;
-use crate::queue::{JobState, Queue as _, RedisQueue};
-use crate::retry::chain;
-use crate::worker::gc::{Because, Fate, Finding, Kind, Places, Rules, Survey, remove, survey};
-use crate::worker::{Age, Job, JournalFolder};
 
 /// How long the journals of jobs that are over are kept.
 const JOURNALS_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -33,13 +36,46 @@ struct Removed<'a> {
     failed: Option<String>,
 }
 
-pub fn run(args: &GcArgs, verbosity: Verbosity) -> anyhow::Result<Code> {
-    run_on_cloud(&args.cloud, async |cloud| {
-        let ground = Ground { cloud_args: &args.cloud, recovery: &args.recovery, place: &args.place };
+#[derive(Debug, Group)]
+#[command(
+    after_help = "Examples:\n  snapferry gc --to us-east --bucket images-us-east\n  snapferry gc --to us-east --bucket images-us-east --apply\n\nWithout --to no images are looked at, without --bucket no uploads and objects; the report says so."
+)]
+pub struct GcArgs {
+    /// Remove what was found
+    #[arg(long)]
+    pub apply: bool,
+
+    /// Ignore anything younger than this; must exceed your longest job
+    #[arg(long, default_value = "24h", value_name = "AGE")]
+    pub min_age: Age,
+
+    /// Prefix of the objects' keys, as for replicate
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub prefix: String,
+
+    #[command(flatten)]
+    pub output: OutputArgs,
+
+    #[command(flatten)]
+    pub place: PlaceArgs,
+
+    #[command(flatten)]
+    pub queue: QueueArgs,
+
+    #[command(flatten)]
+    pub cloud: CloudArgs,
+
+    #[command(flatten)]
+    pub recovery: RecoveryArgs,
+}
+
+pub fn run(args: &GcArgs, session: &Session) -> CommandResult<Code> {
+    run_on_cloud(&args.cloud, session, async |cloud| {
+        let ground = Ground { cloud_args: &args.cloud, recovery: &args.recovery, place: &args.place, session };
         let places = places(&ground, &args.prefix, &cloud.waiting(waits(&args.place)))?;
-        let journals = JournalFolder::new(&state_folder(&args.place));
+        let journals = JournalFolder::new(&state_folder(&args.place, &session.environment));
         let queue = match args.queue.redis {
-            Some(_) => Some(fleet::open(&args.queue).await?),
+            Some(_) => Some(fleet::open(&args.queue, &session.environment).await?),
             None => None,
         };
         let rules = rules(args, &journals, queue.as_ref()).await?;
@@ -72,14 +108,15 @@ pub fn run(args: &GcArgs, verbosity: Verbosity) -> anyhow::Result<Code> {
                 tracing::warn!("the metrics will not know what was found: {}", chain(&err));
             }
         }
-        print(args, &places, &found, &removed, verbosity)?;
-        let blind = !found.could_not_list.is_empty() || removed.iter().any(|removed| removed.failed.is_some());
+        print(args, &places, &found, &removed, session.verbosity)?;
+        let blind =
+            !found.could_not_list.is_empty() || removed.iter().any(|removed| removed.failed.is_some());
         Ok(if blind { Code::Cloud } else { Code::Done })
     })
 }
 
 /// Where leftovers are looked for, as far as it was typed.
-pub fn places(ground: &Ground<'_>, prefix: &str, cloud: &Cloud) -> anyhow::Result<Places> {
+pub fn places(ground: &Ground<'_>, prefix: &str, cloud: &Cloud) -> CommandResult<Places> {
     let away = match &ground.recovery.to {
         Some(to) => Some((cloud.region(to)?, cloud.tagging()?)),
         None => None,
@@ -88,11 +125,11 @@ pub fn places(ground: &Ground<'_>, prefix: &str, cloud: &Cloud) -> anyhow::Resul
         Some(bucket) => Some((ground.store(bucket, cloud)?, prefix.to_owned(), bucket.clone())),
         None => None,
     };
-    Ok(Places { turns: turns(ground.place), home: cloud.client()?, away, bucket })
+    Ok(Places { turns: turns(ground.place, &ground.session.environment), home: cloud.client()?, away, bucket })
 }
 
 /// What this machine works on is no leftover, however old it is, nor is what the fleet has still to do.
-async fn rules(args: &GcArgs, journals: &JournalFolder, queue: Option<&RedisQueue>) -> anyhow::Result<Rules> {
+async fn rules(args: &GcArgs, journals: &JournalFolder, queue: Option<&RedisQueue>) -> CommandResult<Rules> {
     let mut known = BTreeSet::new();
     for read in journals.all()? {
         known.insert(read.job.names()?.run.to_string());
@@ -104,7 +141,7 @@ async fn rules(args: &GcArgs, journals: &JournalFolder, queue: Option<&RedisQueu
 }
 
 /// The runs that somebody works on, or has still to: of a fleet's jobs only those that are open are asked for, since there are few.
-async fn live(journals: &JournalFolder, queue: Option<&RedisQueue>) -> anyhow::Result<BTreeSet<String>> {
+async fn live(journals: &JournalFolder, queue: Option<&RedisQueue>) -> CommandResult<BTreeSet<String>> {
     let mut live = BTreeSet::new();
     for read in journals.all()?.into_iter().filter(|read| journals.is_busy(read.job.id)) {
         live.insert(read.job.names()?.run.to_string());
@@ -115,7 +152,7 @@ async fn live(journals: &JournalFolder, queue: Option<&RedisQueue>) -> anyhow::R
 }
 
 /// The runs of the fleet's jobs in these states.
-async fn queued(queue: Option<&RedisQueue>, states: &[JobState]) -> anyhow::Result<Vec<String>> {
+async fn queued(queue: Option<&RedisQueue>, states: &[JobState]) -> CommandResult<Vec<String>> {
     let Some(queue) = queue else { return Ok(Vec::new()) };
     let mut runs = Vec::new();
     for queued in queue.jobs_in(states, usize::MAX).await? {
@@ -128,12 +165,23 @@ async fn queued(queue: Option<&RedisQueue>, states: &[JobState]) -> anyhow::Resu
 
 /// How many leftovers there are still, of each kind of which all were seen.
 fn left(found: &Survey, removed: &[Removed<'_>]) -> Leftovers {
-    let gone = |finding: &Finding| removed.iter().any(|removed| removed.failed.is_none() && removed.finding == finding);
+    let gone = |finding: &Finding| {
+        removed.iter().any(|removed| removed.failed.is_none() && removed.finding == finding)
+    };
     let count = |kind| found.leftovers().filter(|finding| finding.kind == kind && !gone(finding)).count();
-    found.seen().map(|kind| (kind.name().to_owned(), u32::try_from(count(kind)).unwrap_or(u32::MAX))).collect()
+    found
+        .seen()
+        .map(|kind| (kind.name().to_owned(), u32::try_from(count(kind)).unwrap_or(u32::MAX)))
+        .collect()
 }
 
-fn print(args: &GcArgs, places: &Places, found: &Survey, removed: &[Removed<'_>], verbosity: Verbosity) -> anyhow::Result<()> {
+fn print(
+    args: &GcArgs,
+    places: &Places,
+    found: &Survey,
+    removed: &[Removed<'_>],
+    verbosity: Verbosity,
+) -> CommandResult<()> {
     let mut out = foreign::out_in(Form::of(args.output.json));
     let home = places.home.region();
     if args.output.json {
@@ -161,7 +209,9 @@ fn print(args: &GcArgs, places: &Places, found: &Survey, removed: &[Removed<'_>]
             finding.kind.to_string(),
             finding.name.clone(),
             finding.id.clone(),
-            finding.age_seconds.map_or_else(|| "unknown".to_owned(), |seconds| rough(Duration::from_secs(seconds))),
+            finding
+                .age_seconds
+                .map_or_else(|| "unknown".to_owned(), |seconds| rough(Duration::from_secs(seconds))),
             finding.size_gb.map_or_else(String::new, |size| format!("{size} GB")),
             fate(finding, args, removed),
         ]);
@@ -181,10 +231,17 @@ fn print(args: &GcArgs, places: &Places, found: &Survey, removed: &[Removed<'_>]
     writeln!(out, "{counted} among the {}s of {home}{}", looked.join("s, "), elsewhere(args))?;
     if !found.not_looked_at.is_empty() {
         let kinds: Vec<&str> = found.not_looked_at.iter().map(|kind| kind.name()).collect();
-        writeln!(out, "not looked at: {}s (images take --to, uploads and objects --bucket)", kinds.join("s, "))?;
+        writeln!(
+            out,
+            "not looked at: {}s (images take --to, uploads and objects --bucket)",
+            kinds.join("s, ")
+        )?;
     }
     if args.queue.redis.is_none() {
-        writeln!(out, "no queue was asked: a fleet's jobs are told from dead ones by their age alone (--redis)")?;
+        writeln!(
+            out,
+            "no queue was asked: a fleet's jobs are told from dead ones by their age alone (--redis)"
+        )?;
     }
     if leftovers > 0 && !args.apply {
         writeln!(out, "nothing was removed: --apply does it")?;
@@ -194,7 +251,8 @@ fn print(args: &GcArgs, places: &Places, found: &Survey, removed: &[Removed<'_>]
 
 fn elsewhere(args: &GcArgs) -> String {
     let to = args.recovery.to.as_ref().map_or_else(String::new, |to| format!(", {to}"));
-    let bucket = args.recovery.bucket.as_ref().map_or_else(String::new, |bucket| format!(", bucket {bucket}"));
+    let bucket =
+        args.recovery.bucket.as_ref().map_or_else(String::new, |bucket| format!(", bucket {bucket}"));
     format!("{to}{bucket}")
 }
 

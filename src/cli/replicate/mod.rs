@@ -1,41 +1,41 @@
 //! `snapferry replicate`: a server's boot volume into another region's image library; and what belongs to it, `plan` and `gc`.
 
+use crate::cli::error::{CommandError, CommandResult};
+use crate::cli::session::Session;
+use crate::cli::args::{CloudArgs, HowArgs, OutputArgs, PlaceArgs, RecoveryArgs};
+use clap::Args as Group;
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use anyhow::Context as _;
 use serde_json::{Value, json};
-
-use super::cloud::args::RecoveryArgs;
-use super::cloud::{Cloud, Terms, run_leaving};
-use super::exit::{Code, UsageError};
-use super::lengths::{clock_face, rough};
-use super::log::Verbosity;
-use super::progress::Console;
-use super::signals::Left;
-use crate::cancel::Cancel;
-use crate::cli::foreign::{self, Form};
-use crate::cli::print_json;
-use crate::clock::{SystemClock, rfc3339};
-use crate::job::JobId;
-use crate::retry::chain;
-use crate::vpc::{SnapshotFilter, SnapshotOrder, Watch};
-use crate::worker::catchup::{self, Overdue};
-use crate::worker::gc::own_snapshots;
-use crate::worker::holdings::{Holdings, Yard};
-use crate::worker::journal::Read;
-use crate::worker::names::{self, has};
-use crate::worker::{
-    Encoding, Event, Finished, Goal, Job, JobError, JournalFolder, Keep, Origin, Over, OwnServer, Restore, Resumable, Retention,
-    Saga, SnapshotFate, State,
-};
-use args::{HowArgs, ReplicateArgs, Resumed};
 use show::Shown;
 use site::{Ground, bucket, recovery_region, state_folder, waits};
+use snapferry_base::cancel::Cancel;
+use snapferry_base::clock::{SystemClock, rfc3339};
+use snapferry_base::job::JobId;
+use snapferry_base::retry::chain;
+use snapferry_fleet::replicate::catchup::{self, Overdue};
+use snapferry_fleet::replicate::gc::own_snapshots;
+use snapferry_fleet::replicate::holdings::{Holdings, Yard};
+use snapferry_fleet::replicate::journal::Read;
+use snapferry_fleet::replicate::names::{self, has};
+use snapferry_fleet::replicate::{
+    Encoding, Event, Finished, Goal, Job, JobError, JournalFolder, Keep, Origin, Over, OwnServer, Restore,
+    Resumable, Retention, Saga, SnapshotFate, State,
+};
+use snapferry_ibmcloud::vpc::{SnapshotFilter, SnapshotOrder, Watch};
 
-pub mod args;
+use super::cloud::{Cloud, Terms, run_leaving};
+use super::error::UsageError;
+use super::exit::Code;
+use super::lengths::{clock_face, rough};
+use super::log::Verbosity;
+use super::signals::Left;
+use crate::cli::foreign::{self, Form};
+use crate::cli::print_json;
+
 pub mod gc;
 pub mod plan;
 pub mod show;
@@ -44,17 +44,71 @@ pub mod site;
 /// A command on jobs, with all that it was told.
 struct Command<'a> {
     args: &'a ReplicateArgs,
-    verbosity: Verbosity,
-    console: &'a Console,
+    session: &'a Session,
     ground: Ground<'a>,
     journals: JournalFolder,
 }
 
-pub fn run(args: &ReplicateArgs, verbosity: Verbosity, console: &Console) -> anyhow::Result<Code> {
-    let ground = Ground { cloud_args: &args.cloud, recovery: &args.recovery, place: &args.place };
-    let journals = JournalFolder::new(&state_folder(&args.place));
-    let command = Command { args, verbosity, console, ground, journals };
-    run_leaving(&args.cloud, Left::Job, async |cloud| {
+#[derive(Debug, Group)]
+#[command(
+    after_help = "Examples:\n  snapferry replicate web01 --to us-east --bucket images-us-east\n  snapferry replicate web01 --to us-east --bucket images-us-east --dry-run\n  snapferry replicate --resume\n  snapferry replicate --abandon 01kb3v9w6rj0c2xq4m8s5t7yza"
+)]
+pub struct ReplicateArgs {
+    /// The server; its boot volume is replicated, data volumes are not
+    #[arg(value_name = "SERVER", required_unless_present_any = ["resume", "abandon"])]
+    pub server: Option<String>,
+
+    /// Resume this job, or every unfinished one that this machine knows of; with a server's name also one that another machine began.
+    /// --os, --bucket-location and --volume-profile may be given anew
+    #[arg(long, value_name = "JOB", num_args = 0..=1, default_missing_value = "all", conflicts_with_all = ["abandon", "dry_run"])]
+    pub resume: Option<Resumed>,
+
+    /// Give up an unfinished job, and remove what it has made
+    #[arg(long, value_name = "JOB", conflicts_with_all = ["server", "dry_run"])]
+    pub abandon: Option<JobId>,
+
+    /// Print what would be done: names, sizes, what would be pruned
+    #[arg(long)]
+    pub dry_run: bool,
+
+    #[command(flatten)]
+    pub how: HowArgs,
+
+    #[command(flatten)]
+    pub output: OutputArgs,
+
+    #[command(flatten)]
+    pub place: PlaceArgs,
+
+    #[command(flatten)]
+    pub cloud: CloudArgs,
+
+    #[command(flatten)]
+    pub recovery: RecoveryArgs,
+}
+
+/// Which jobs are resumed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resumed {
+    All,
+    One(JobId),
+}
+
+impl std::str::FromStr for Resumed {
+    type Err = String;
+    fn from_str(typed: &str) -> Result<Self, String> {
+        match typed {
+            "all" => Ok(Self::All),
+            id => id.parse().map(Self::One).map_err(|err: snapferry_base::job::JobIdError| err.to_string()),
+        }
+    }
+}
+
+pub fn run(args: &ReplicateArgs, session: &Session) -> CommandResult<Code> {
+    let ground = Ground { cloud_args: &args.cloud, recovery: &args.recovery, place: &args.place, session };
+    let journals = JournalFolder::new(&state_folder(&args.place, &session.environment));
+    let command = Command { args, session, ground, journals };
+    run_leaving(&args.cloud, session, Left::Job, async |cloud| {
         let own = command.ground.own(cloud).await?;
         match (args.resume, args.abandon) {
             (_, Some(id)) => command.abandon(cloud, &own, id).await,
@@ -66,7 +120,7 @@ pub fn run(args: &ReplicateArgs, verbosity: Verbosity, console: &Console) -> any
 }
 
 /// A server's jobs that are not done, wherever they were begun: their snapshots tell.
-async fn open_jobs(cloud: &Cloud, server: &str) -> anyhow::Result<Vec<JobId>> {
+async fn open_jobs(cloud: &Cloud, server: &str) -> CommandResult<Vec<JobId>> {
     let (ours, done) = (names::server_tag(server)?, names::done_tag()?);
     let filter = SnapshotFilter { tag: Some(ours), source_volume: None, order: SnapshotOrder::NewestFirst };
     let snapshots = cloud.client()?.snapshots(&filter).await?;
@@ -75,7 +129,13 @@ async fn open_jobs(cloud: &Cloud, server: &str) -> anyhow::Result<Vec<JobId>> {
 }
 
 /// A job from what was typed.
-pub fn job_of(server: &str, how: &HowArgs, recovery: &RecoveryArgs, id: JobId, home: &str) -> anyhow::Result<Job> {
+pub fn job_of(
+    server: &str,
+    how: &HowArgs,
+    recovery: &RecoveryArgs,
+    id: JobId,
+    home: &str,
+) -> CommandResult<Job> {
     let to = recovery_region(recovery)?.to_owned();
     let region = recovery.bucket_region.clone().unwrap_or_else(|| to.clone());
     let kept = &how.retention;
@@ -110,20 +170,23 @@ pub fn job_of(server: &str, how: &HowArgs, recovery: &RecoveryArgs, id: JobId, h
 
 impl Command<'_> {
     /// The job that was typed, under that id.
-    fn job(&self, id: JobId, home: &str) -> anyhow::Result<Job> {
-        let server = self.args.server.as_deref().ok_or_else(|| UsageError("which server? Give its name".into()))?;
+    fn job(&self, id: JobId, home: &str) -> CommandResult<Job> {
+        let server =
+            self.args.server.as_deref().ok_or_else(|| UsageError("which server? Give its name".into()))?;
         job_of(server, &self.args.how, &self.args.recovery, id, home)
     }
 
-    async fn begin(&self, cloud: &Cloud, own: &OwnServer) -> anyhow::Result<Code> {
+    async fn begin(&self, cloud: &Cloud, own: &OwnServer) -> CommandResult<Code> {
         let job = self.job(JobId::new(&SystemClock), &cloud.home)?;
         for unfinished in self.unfinished()? {
             if unfinished.job.server == job.server && unfinished.job.to == job.to {
                 let id = unfinished.job.id;
                 if self.journals.is_busy(id) {
-                    return Err(
-                        UsageError(format!("job {id} for {} into {} is being worked on already", job.server, job.to)).into()
-                    );
+                    return Err(UsageError(format!(
+                        "job {id} for {} into {} is being worked on already",
+                        job.server, job.to
+                    ))
+                    .into());
                 }
                 tracing::warn!(
                     "job {id} for {} was broken off: `snapferry replicate --resume {id}` would go on with it",
@@ -146,11 +209,11 @@ impl Command<'_> {
         Ok(Code::Done)
     }
 
-    fn unfinished(&self) -> anyhow::Result<Vec<Read>> {
+    fn unfinished(&self) -> CommandResult<Vec<Read>> {
         Ok(self.journals.all()?.into_iter().filter(|read| !read.is_over()).collect())
     }
 
-    async fn resume(&self, cloud: &Cloud, own: &OwnServer, which: Resumed) -> anyhow::Result<Code> {
+    async fn resume(&self, cloud: &Cloud, own: &OwnServer, which: Resumed) -> CommandResult<Code> {
         let mut chosen: Vec<Job> = self.unfinished()?.into_iter().map(|read| read.job).collect();
         chosen.retain(|job| match which {
             Resumed::All => self.args.server.as_ref().is_none_or(|server| *server == job.server),
@@ -171,7 +234,9 @@ impl Command<'_> {
                     return Err(UsageError(why).into());
                 }
                 Resumed::All if self.args.output.json => writeln!(out, "[]")?,
-                Resumed::All => writeln!(out, "nothing to resume in {}", state_folder(&self.args.place).display())?,
+                Resumed::All => {
+                    writeln!(out, "nothing to resume in {}", state_folder(&self.args.place, &self.session.environment).display())?
+                }
             }
             return Ok(Code::Done);
         }
@@ -190,7 +255,9 @@ impl Command<'_> {
             }
         }
         match first_failure {
-            Some(error) => Err(error.context("not every job could be resumed; of those that could not, the first")),
+            Some(error) => {
+                Err(error.during("not every job could be resumed; of those that could not, the first"))
+            }
             // What was begun here is over: the server's unfinished job is somewhere else.
             None if begun_here && !worked && which == Resumed::All => {
                 match self.begun_elsewhere(cloud, which).await?.pop() {
@@ -206,7 +273,7 @@ impl Command<'_> {
     }
 
     /// That something could not be pruned is told, and no reason to fail.
-    async fn catch_up_if_possible(&self, cloud: &Cloud) -> anyhow::Result<()> {
+    async fn catch_up_if_possible(&self, cloud: &Cloud) -> CommandResult<()> {
         match self.catch_up(cloud).await {
             Err(error) if cloud.cancel().is_cancelled() => Err(error),
             Err(error) => {
@@ -218,7 +285,7 @@ impl Command<'_> {
     }
 
     /// Removes what a job of the server that is done has not come to prune, by that job's own rules.
-    async fn catch_up(&self, cloud: &Cloud) -> anyhow::Result<()> {
+    async fn catch_up(&self, cloud: &Cloud) -> CommandResult<()> {
         let Some(server) = &self.args.server else { return Ok(()) };
         let cloud = cloud.waiting(waits(&self.args.place));
         let places = gc::places(&self.ground, &self.args.how.prefix, &cloud)?;
@@ -229,7 +296,8 @@ impl Command<'_> {
         }
         let overdue = catchup::look(&snapshots, &places, Some(server), &live, SystemTime::now()).await?;
         let away = places.away.as_ref().map(|(away, tagging)| (away, tagging));
-        let yard = Yard { home: &places.home, away, store: places.bucket.as_ref().map(|(store, ..)| &**store) };
+        let yard =
+            Yard { home: &places.home, away, store: places.bucket.as_ref().map(|(store, ..)| &**store) };
         for Overdue { thing, by, .. } in &overdue {
             match thing.remove(&yard).await {
                 Ok(()) => tracing::info!("{thing} is pruned, which {by} does not keep"),
@@ -252,7 +320,7 @@ impl Command<'_> {
     }
 
     /// A server's jobs that another machine began, whose journal is not here: their snapshots tell.
-    async fn begun_elsewhere(&self, cloud: &Cloud, which: Resumed) -> anyhow::Result<Vec<Job>> {
+    async fn begun_elsewhere(&self, cloud: &Cloud, which: Resumed) -> CommandResult<Vec<Job>> {
         let Some(server) = &self.args.server else { return Ok(Vec::new()) };
         let mut ids = open_jobs(cloud, server).await?;
         ids.retain(|&id| match which {
@@ -264,10 +332,11 @@ impl Command<'_> {
         ids.pop().map(|id| self.job(id, &cloud.home)).into_iter().collect()
     }
 
-    async fn abandon(&self, cloud: &Cloud, own: &OwnServer, id: JobId) -> anyhow::Result<Code> {
+    async fn abandon(&self, cloud: &Cloud, own: &OwnServer, id: JobId) -> CommandResult<Code> {
         let read = self.journals.read(id)?;
-        let read =
-            read.ok_or_else(|| UsageError(format!("there is no job {id} here; `snapferry gc` finds what others have left")))?;
+        let read = read.ok_or_else(|| {
+            UsageError(format!("there is no job {id} here; `snapferry gc` finds what others have left"))
+        })?;
         if matches!(read.entries.last().map(|entry| &entry.event), Some(Event::Finished)) {
             let why = format!(
                 "job {id} is done, and what it made is in use: `snapferry images delete` and `snapferry snapshot delete` remove single things"
@@ -275,10 +344,11 @@ impl Command<'_> {
             return Err(UsageError(why).into());
         }
         let (journal, _) = self.journals.open(&read.job)?;
-        let shown = Arc::new(Shown::new(self.console, self.verbosity));
+        let shown = Arc::new(Shown::new(&self.session.console, self.session.verbosity));
         let watch: Arc<dyn Watch> = shown.clone();
         let site = self.ground.site(cloud, &read.job, own, &Terms::alone(cloud.cancel(), &watch))?;
-        let saga = Saga { job: &read.job, site: &site, cleaning: &site, journal: &journal, onlooker: &*shown };
+        let saga =
+            Saga { job: &read.job, site: &site, cleaning: &site, journal: &journal, onlooker: &*shown };
         let left = saga.abandon(read.state()).await?;
         drop(shown);
         if self.args.output.json {
@@ -286,24 +356,30 @@ impl Command<'_> {
         } else if left.is_empty() {
             writeln!(foreign::out(), "job {id} is given up, and what it made is removed")?;
         }
-        anyhow::ensure!(left.is_empty(), "not all of job {id} could be removed: {}", left[0]);
-        Ok(Code::Done)
+        match left.first() {
+            Some(first) => Err(CommandError::Failed(format!("not all of job {id} could be removed: {first}"))),
+            None => Ok(Code::Done),
+        }
     }
 
     /// Works on a job until it is done; whether there was anything left to do.
-    async fn work(&self, cloud: &Cloud, own: &OwnServer, job: &Job) -> anyhow::Result<bool> {
+    async fn work(&self, cloud: &Cloud, own: &OwnServer, job: &Job) -> CommandResult<bool> {
         let (journal, before) = self.journals.open(job)?;
         let known = before.map(|read| read.state()).unwrap_or_default();
-        let shown = Arc::new(Shown::new(self.console, self.verbosity));
+        let shown = Arc::new(Shown::new(&self.session.console, self.session.verbosity));
         let watch: Arc<dyn Watch> = shown.clone();
         let site = self.ground.site(cloud, job, own, &Terms::alone(cloud.cancel(), &watch))?;
         // Of what this machine began it knows whether somebody is at it.
-        let idle = self.unfinished()?.into_iter().map(|read| read.job.id).filter(|&id| !self.journals.is_busy(id));
+        let idle =
+            self.unfinished()?.into_iter().map(|read| read.job.id).filter(|&id| !self.journals.is_busy(id));
         site.hold.note_idle(idle.collect());
         // What has to be done after the word to stop heeds nobody; a second word ends the process.
         let cleaning = self.ground.site(cloud, job, own, &Terms::alone(&Cancel::new(), &watch))?;
-        if self.verbosity != Verbosity::Quiet && self.console.is_terminal() {
-            let words = format!("job {}: {} in {} -> {}, through bucket {}\n", job.id, job.server, job.from, job.to, job.bucket);
+        if self.session.verbosity != Verbosity::Quiet && self.session.console.is_terminal() {
+            let words = format!(
+                "job {}: {} in {} -> {}, through bucket {}\n",
+                job.id, job.server, job.from, job.to, job.bucket
+            );
             let _ = foreign::err().write_all(words.as_bytes());
         }
         let begun = SystemTime::now();
@@ -324,22 +400,34 @@ impl Command<'_> {
         }
     }
 
-    fn report(&self, job: &Job, finished: &Finished, begun: SystemTime) -> anyhow::Result<Code> {
+    fn report(&self, job: &Job, finished: &Finished, begun: SystemTime) -> CommandResult<Code> {
         if self.args.output.json {
             print_json(&record(job, finished, begun))?;
         }
         if let Some(over) = &finished.over {
             if !self.args.output.json {
-                writeln!(foreign::out(), "job {} for {} is over, nothing was made: {}", job.id, job.server, over.why())?;
+                writeln!(
+                    foreign::out(),
+                    "job {} for {} is over, nothing was made: {}",
+                    job.id,
+                    job.server,
+                    over.why()
+                )?;
             }
             return Ok(Code::Done);
         }
-        if self.verbosity != Verbosity::Quiet {
+        if self.session.verbosity != Verbosity::Quiet {
             let took = SystemTime::now().duration_since(begun).unwrap_or_default();
             let state = &finished.state;
-            let object = state.object.as_ref().map(|object| format!("{}, {}", object.url, object.size)).unwrap_or_default();
+            let object = state
+                .object
+                .as_ref()
+                .map(|object| format!("{}, {}", object.url, object.size))
+                .unwrap_or_default();
             let image = match (&state.image, job.goal) {
-                (Some(image), Goal::Image) => format!("image {} ({}) in {}, from ", image.name, image.id, job.to),
+                (Some(image), Goal::Image) => {
+                    format!("image {} ({}) in {}, from ", image.name, image.id, job.to)
+                }
                 _ => String::new(),
             };
             let took = clock_face(took);
@@ -349,14 +437,16 @@ impl Command<'_> {
     }
 
     /// What would be done, and what is in the way.
-    async fn dry_run(&self, cloud: &Cloud, own: &OwnServer) -> anyhow::Result<Code> {
+    async fn dry_run(&self, cloud: &Cloud, own: &OwnServer) -> CommandResult<Code> {
         let job = self.job(JobId::new(&SystemClock), &cloud.home)?;
         let names = job.names()?;
-        let watch: Arc<dyn Watch> = Arc::new(crate::vpc::LogWatch);
+        let watch: Arc<dyn Watch> = Arc::new(snapferry_ibmcloud::vpc::LogWatch);
         let site = self.ground.site(cloud, &job, own, &Terms::alone(cloud.cancel(), &watch))?;
         let looked = plan::preflight(&job, &site).await?;
-        let going =
-            Holdings::of_job(&job, &site, None).await.context("what would be pruned")?.beyond(&job.retention, SystemTime::now());
+        let going = Holdings::of_job(&job, &site, None)
+            .await
+            .map_err(|fault| CommandError::from(fault).during("what would be pruned"))?
+            .beyond(&job.retention, SystemTime::now());
         let pruned: Vec<String> = going.iter().map(ToString::to_string).collect();
         let mut out = foreign::out_in(Form::of(self.args.output.json));
         if self.args.output.json {

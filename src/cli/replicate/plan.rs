@@ -1,30 +1,64 @@
 //! `snapferry plan`: how long replicating a server will take, and what limits it; and the look before a dry run.
 
+use crate::cli::error::CommandResult;
+use std::num::NonZeroU32;
+use crate::cli::session::Session;
+use crate::cli::args::{CloudArgs, OutputArgs};
+use clap::Args as Group;
 use std::io::Write as _;
 use std::path::Path;
 
-use super::args::PlanArgs;
+use snapferry_base::retry::chain;
+use snapferry_fleet::replicate::forecast::{Converter, Forecast, forecast, profile_bandwidth};
+use snapferry_fleet::replicate::state::DiskState;
+use snapferry_fleet::replicate::steps::Look;
+use snapferry_fleet::replicate::{Fault, Job, Site};
+use snapferry_ibmcloud::iam::{CLOUD_INIT, instance_of_cloud_init};
+use snapferry_ibmcloud::vpc::model::Instance;
+use snapferry_ibmcloud::vpc::{InstanceId, LARGEST_IMAGE, RegionClient, VpcError};
+
 use crate::cli::cloud::{Cloud, run as run_on_cloud};
 use crate::cli::credentials;
-use crate::cli::exit::{Code, UsageError};
+use crate::cli::error::UsageError;
+use crate::cli::exit::Code;
 use crate::cli::foreign;
 use crate::cli::print_json;
-use crate::identity::{CLOUD_INIT, instance_of_cloud_init};
-use crate::retry::chain;
-use crate::vpc::model::Instance;
-use crate::vpc::{InstanceId, LARGEST_IMAGE, RegionClient, VpcError};
-use crate::worker::forecast::{Converter, Forecast, forecast, profile_bandwidth};
-use crate::worker::state::DiskState;
-use crate::worker::steps::Look;
-use crate::worker::{Fault, Job, Site};
 
 /// What a dry run finds out.
 pub async fn preflight(job: &Job, site: &Site) -> Result<Look, Fault> {
     Look::at(job, site).await
 }
 
-pub fn run(args: &PlanArgs) -> anyhow::Result<Code> {
-    let (forecast, converter, on) = run_on_cloud(&args.cloud, async |cloud| {
+#[derive(Debug, Group)]
+#[command(
+    after_help = "Examples:\n  snapferry plan web01\n  snapferry plan web01 --on ferry1 --concurrency 2\n  snapferry plan web01 --volume-profile general-purpose --json"
+)]
+pub struct PlanArgs {
+    /// The server
+    #[arg(value_name = "SERVER")]
+    pub server: String,
+
+    /// The profile of the volume that is read [default: the fastest of its generation]
+    #[arg(long, value_name = "PROFILE")]
+    pub volume_profile: Option<String>,
+
+    /// The server that converts [default: this one]
+    #[arg(long, value_name = "SERVER")]
+    pub on: Option<String>,
+
+    /// Volumes that it reads at a time, as a worker's --concurrency
+    #[arg(long = "concurrency", default_value = "1", value_name = "N")]
+    pub at_a_time: NonZeroU32,
+
+    #[command(flatten)]
+    pub output: OutputArgs,
+
+    #[command(flatten)]
+    pub cloud: CloudArgs,
+}
+
+pub fn run(args: &PlanArgs, session: &Session) -> CommandResult<Code> {
+    let (forecast, converter, on) = run_on_cloud(&args.cloud, session, async |cloud| {
         let client = cloud.client()?;
         let server = client.server(&args.server).await?;
         let volume = client.boot_volume(&server).await?;
@@ -38,7 +72,8 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Code> {
             let profiles = client.volume_profiles().await?;
             if !profiles.iter().any(|profile| profile.name == *asked) {
                 let names: Vec<&str> = profiles.iter().map(|profile| profile.name.as_str()).collect();
-                let why = format!("{} has no volume profile {asked:?}; it has {}", cloud.home, names.join(", "));
+                let why =
+                    format!("{} has no volume profile {asked:?}; it has {}", cloud.home, names.join(", "));
                 return Err(UsageError(why).into());
             }
         }
@@ -55,7 +90,11 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<Code> {
     Ok(Code::Done)
 }
 
-async fn converting_server(args: &PlanArgs, cloud: &Cloud, client: &RegionClient) -> anyhow::Result<Instance> {
+async fn converting_server(
+    args: &PlanArgs,
+    cloud: &Cloud,
+    client: &RegionClient,
+) -> CommandResult<Instance> {
     if let Some(on) = &args.on {
         return Ok(client.server(on).await?);
     }
@@ -63,8 +102,12 @@ async fn converting_server(args: &PlanArgs, cloud: &Cloud, client: &RegionClient
     let id = match own {
         Ok(own) => own.id,
         Err(err) => {
-            let why =
-                || UsageError(format!("which server converts? Give --on SERVER; this one does not know itself ({})", chain(&err)));
+            let why = || {
+                UsageError(format!(
+                    "which server converts? Give --on SERVER; this one does not know itself ({})",
+                    chain(&err)
+                ))
+            };
             instance_of_cloud_init(Path::new(CLOUD_INIT)).ok_or_else(why)?
         }
     };
@@ -73,13 +116,18 @@ async fn converting_server(args: &PlanArgs, cloud: &Cloud, client: &RegionClient
 }
 
 /// What the server has for the job, by its profile and its own settings.
-async fn converter(client: &RegionClient, on: &Instance, at_a_time: u64) -> anyhow::Result<Converter> {
+async fn converter(client: &RegionClient, on: &Instance, at_a_time: u64) -> CommandResult<Converter> {
     let profiles = client.instance_profiles().await?;
     let profile = profiles.into_iter().find(|profile| profile.name == on.profile.name);
     let all = profile.as_ref().and_then(|profile| profile.bandwidth.as_ref()?.usual());
     let volumes = on.total_volume_bandwidth;
     let mut other_volumes = 0;
-    for attachment in client.attachments(&on.id).await?.iter().filter(|attachment| attachment.kind.as_deref() != Some("boot")) {
+    for attachment in client
+        .attachments(&on.id)
+        .await?
+        .iter()
+        .filter(|attachment| attachment.kind.as_deref() != Some("boot"))
+    {
         let Some(attached) = &attachment.volume else { continue };
         if let Some(volume) = client.volume(&attached.id).await? {
             other_volumes += profile_bandwidth(&volume.profile.name, volume.capacity, volume.bandwidth);
@@ -95,15 +143,20 @@ async fn converter(client: &RegionClient, on: &Instance, at_a_time: u64) -> anyh
     })
 }
 
-fn write(server: &str, on: &str, converter: &Converter, forecast: &Forecast) -> anyhow::Result<()> {
+fn write(server: &str, on: &str, converter: &Converter, forecast: &Forecast) -> CommandResult<()> {
     let mut out = foreign::out();
-    let mbit = |known: Option<u64>| known.map_or_else(|| "unknown".to_owned(), |known| format!("{known} Mbit/s"));
+    let mbit =
+        |known: Option<u64>| known.map_or_else(|| "unknown".to_owned(), |known| format!("{known} Mbit/s"));
     writeln!(
         out,
         "{server}: {} GB, read from a volume of profile {} ({} Mbit/s)",
         forecast.capacity_gb, forecast.volume_profile, forecast.volume_bandwidth
     )?;
-    let among = if converter.at_a_time > 1 { format!(", shared by {} conversions", converter.at_a_time) } else { String::new() };
+    let among = if converter.at_a_time > 1 {
+        format!(", shared by {} conversions", converter.at_a_time)
+    } else {
+        String::new()
+    };
     writeln!(
         out,
         "on {on}: {} cores, {} for volumes, {} for the network{among}",
@@ -112,11 +165,20 @@ fn write(server: &str, on: &str, converter: &Converter, forecast: &Forecast) -> 
         mbit(converter.network_bandwidth)
     )?;
     if forecast.capacity_gb > LARGEST_IMAGE {
-        writeln!(out, "An image may have {LARGEST_IMAGE} GB: this disk can be carried as an object only (--no-import).")?;
+        writeln!(
+            out,
+            "An image may have {LARGEST_IMAGE} GB: this disk can be carried as an object only (--no-import)."
+        )?;
     }
     for phase in &forecast.phases {
         let speed = phase.megabytes_per_second.map_or_else(String::new, |speed| format!("{speed:.0} MB/s, "));
-        writeln!(out, "  {:<22} {:>6.1} min  {speed}limited by {}", phase.name, phase.minutes, phase.limit.words())?;
+        writeln!(
+            out,
+            "  {:<22} {:>6.1} min  {speed}limited by {}",
+            phase.name,
+            phase.minutes,
+            phase.limit.words()
+        )?;
     }
     writeln!(out, "  {:<22} {:>6.1} min", "all", forecast.minutes)?;
     writeln!(

@@ -5,13 +5,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use indicatif::ProgressBar;
+use snapferry_fleet::replicate::{Onlooker, Progress, Step};
+use snapferry_ibmcloud::vpc::Watch;
 
 use crate::cli::foreign::{LONGEST_SHOWN, cut, line};
 use crate::cli::lengths::clock_face;
 use crate::cli::log::Verbosity;
 use crate::cli::progress::{Console, Progress as Bar};
-use crate::vpc::Watch;
-use crate::worker::{Onlooker, Progress, Step};
 
 /// Shows a job until dropped.
 pub struct Shown {
@@ -122,7 +122,9 @@ impl Watch for Shown {
         let reasons = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join("; ")) };
         let now = self.now();
         match &now.spinner {
-            Some(spinner) => spinner.set_message(cut(&format!("waiting for {what}: {state}{reasons}"), LONGEST_SHOWN).into_owned()),
+            Some(spinner) => spinner.set_message(
+                cut(&format!("waiting for {what}: {state}{reasons}"), LONGEST_SHOWN).into_owned(),
+            ),
             None => tracing::info!("waiting for {what}: {state}{reasons}"),
         }
     }

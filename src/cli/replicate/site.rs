@@ -1,26 +1,27 @@
 //! A job's surroundings from what was typed: this server, both regions, the bucket, the state folder.
 
+use crate::cli::error::CommandResult;
+use crate::cli::environment::Environment;
+use crate::cli::args::{CloudArgs, PlaceArgs, RecoveryArgs, StoreArgs};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use snapferry_base::cancel::Cancel;
+use snapferry_base::clock::SystemClock;
+use snapferry_base::fence::{Fence, Unfenced};
+use snapferry_base::retry::chain;
+use snapferry_engine::store::{ObjectKey, ObjectStore};
+use snapferry_fleet::replicate::device::{Behind, DeviceFolder, UDEV_LAG};
+use snapferry_fleet::replicate::{Age, Hold, Job, OwnServer, Site, Turns, Waits};
+use snapferry_ibmcloud::iam::{CLOUD_INIT, instance_of_cloud_init, region_of_zone};
+use snapferry_ibmcloud::vpc::{InstanceId, VpcError};
 use tokio::sync::Semaphore;
 
-use super::args::PlaceArgs;
-use crate::cancel::Cancel;
-use crate::cli::args::StoreArgs;
-use crate::cli::cloud::args::{CloudArgs, RecoveryArgs};
 use crate::cli::cloud::{Cloud, Terms};
 use crate::cli::config::{self, Place, Use};
-use crate::cli::credentials::{self, Environment};
-use crate::cli::exit::UsageError;
-use crate::clock::SystemClock;
-use crate::fence::{Fence, Unfenced};
-use crate::identity::{CLOUD_INIT, instance_of_cloud_init, region_of_zone};
-use crate::retry::chain;
-use crate::store::{ObjectKey, ObjectStore};
-use crate::vpc::device::{Behind, DeviceFolder, UDEV_LAG};
-use crate::vpc::{InstanceId, VpcError};
-use crate::worker::{Age, Hold, Job, OwnServer, Site, Turns, Waits};
+use crate::cli::credentials;
+use crate::cli::error::UsageError;
+use crate::cli::session::Session;
 
 /// Requests to the store at once: what a conversion has in flight by default.
 const CONNECTIONS: usize = 6;
@@ -30,11 +31,11 @@ pub struct Ground<'a> {
     pub cloud_args: &'a CloudArgs,
     pub recovery: &'a RecoveryArgs,
     pub place: &'a PlaceArgs,
+    pub session: &'a Session,
 }
 
 /// Where the journals are.
-pub fn state_folder(place: &PlaceArgs) -> PathBuf {
-    let environment = Environment::of_process();
+pub fn state_folder(place: &PlaceArgs, environment: &Environment) -> PathBuf {
     if let Some(folder) = &place.state_folder {
         return folder.clone();
     }
@@ -57,13 +58,16 @@ pub fn waits(place: &PlaceArgs) -> Waits {
 }
 
 /// This machine's turns to attach to servers, and to detach from them.
-pub fn turns(place: &PlaceArgs) -> Turns {
-    Turns::new(state_folder(place).join("servers"))
+pub fn turns(place: &PlaceArgs, environment: &Environment) -> Turns {
+    Turns::new(state_folder(place, environment).join("servers"))
 }
 
 /// The bucket, named.
 pub fn bucket(recovery: &RecoveryArgs) -> Result<&str, UsageError> {
-    recovery.bucket.as_deref().ok_or_else(|| UsageError("which bucket is the image to pass through? Give --bucket".into()))
+    recovery
+        .bucket
+        .as_deref()
+        .ok_or_else(|| UsageError("which bucket is the image to pass through? Give --bucket".into()))
 }
 
 /// The recovery region, named.
@@ -73,7 +77,7 @@ pub fn recovery_region(recovery: &RecoveryArgs) -> Result<&str, UsageError> {
 
 impl Ground<'_> {
     /// The server that we run on.
-    pub async fn own(&self, cloud: &Cloud) -> anyhow::Result<OwnServer> {
+    pub async fn own(&self, cloud: &Cloud) -> CommandResult<OwnServer> {
         let id = match &self.place.instance {
             Some(id) => id.clone(),
             None => match credentials::metadata(&self.cloud_args.identity)?.instance().await {
@@ -97,12 +101,17 @@ impl Ground<'_> {
     }
 
     /// The bucket that was typed, as a store that heeds the cloud's word to stop.
-    pub fn store(&self, bucket: &str, cloud: &Cloud) -> anyhow::Result<Arc<dyn ObjectStore>> {
+    pub fn store(&self, bucket: &str, cloud: &Cloud) -> CommandResult<Arc<dyn ObjectStore>> {
         self.open(bucket, cloud, None, self.recovery.store(&self.cloud_args.identity))
     }
 
     /// A job's bucket, where the job knows it to be: whoever resumes it need not say so again.
-    fn store_of(&self, job: &Job, cloud: &Cloud, fence: &Arc<dyn Fence>) -> anyhow::Result<Arc<dyn ObjectStore>> {
+    fn store_of(
+        &self,
+        job: &Job,
+        cloud: &Cloud,
+        fence: &Arc<dyn Fence>,
+    ) -> CommandResult<Arc<dyn ObjectStore>> {
         let typed = self.recovery.store(&self.cloud_args.identity);
         let region = job.bucket_region.clone().or(typed.region).or_else(|| Some(job.to.clone()));
         let endpoint = typed.endpoint.or_else(|| job.endpoint.clone());
@@ -116,20 +125,27 @@ impl Ground<'_> {
         cloud: &Cloud,
         fence: Option<&Arc<dyn Fence>>,
         args: StoreArgs,
-    ) -> anyhow::Result<Arc<dyn ObjectStore>> {
+    ) -> CommandResult<Arc<dyn ObjectStore>> {
         let key = ObjectKey::new("snapferry").map_err(|error| UsageError(error.to_string()))?;
         let place = Place::Bucket { bucket: bucket.to_owned(), key };
-        let usage = Use { fence, identity: Some(cloud.identity()), ..Use::plain(CONNECTIONS, cloud.cancel()) };
+        let usage =
+            Use { fence, identity: Some(cloud.identity()), ..Use::plain(CONNECTIONS, cloud.cancel(), &self.session.environment) };
         config::open_store(&place, &args, &usage)
     }
 
     /// All that a job needs, on those terms. Nobody else wants its turn to convert, unless it is given one to share.
-    pub fn site(&self, cloud: &Cloud, job: &Job, own: &OwnServer, terms: &Terms) -> anyhow::Result<Site> {
+    pub fn site(&self, cloud: &Cloud, job: &Job, own: &OwnServer, terms: &Terms) -> CommandResult<Site> {
         let waiting = cloud.waiting(waits(self.place));
         // The hold is looked up by a client that no fence stops.
-        let looking = Terms { fence: Arc::new(Unfenced), cancel: Cancel::new(), watch: Arc::clone(&terms.watch), ..*terms };
+        let looking = Terms {
+            fence: Arc::new(Unfenced),
+            cancel: Cancel::new(),
+            watch: Arc::clone(&terms.watch),
+            ..*terms
+        };
         let home = waiting.on(&looking).region(&job.from)?;
-        let hold = Arc::new(Hold::new(&own.name, Some(home), Arc::clone(&terms.fence), Arc::new(SystemClock)));
+        let hold =
+            Arc::new(Hold::new(&own.name, Some(home), Arc::clone(&terms.fence), Arc::new(SystemClock)));
         let fence: Arc<dyn Fence> = Arc::<Hold>::clone(&hold);
         let terms = &Terms { fence, cancel: terms.cancel.clone(), watch: Arc::clone(&terms.watch), ..*terms };
         let cloud = waiting.on(terms);
@@ -151,7 +167,7 @@ impl Ground<'_> {
             runtime: tokio::runtime::Handle::current(),
             waits: waits(self.place),
             hold,
-            turns: turns(self.place),
+            turns: turns(self.place, &self.session.environment),
         })
     }
 }

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::process::Command;
 
 use rustix::process::Signal;
-use snapferry::sim::Operation;
-use snapferry::testing::disks::{Disk, Kind};
-use snapferry::testing::skip::{is_root, skip};
-use snapferry::units::{ByteCount, MIB};
+use snapferry_base::units::{ByteCount, MIB};
+use snapferry_sim::Operation;
+use snapferry_testkit::disks::{Disk, Kind};
+use snapferry_testkit::skip::{is_root, skip};
 
 use super::{BUCKET, Bucket, KEY, Running, folder, into_file, key, left_in, run, snapferry, wait_until};
 
@@ -72,7 +72,8 @@ fn the_output_must_not_be_the_input() {
     symlink(&raw, &soft).expect("a symlink");
     std::fs::hard_link(&raw, &hard).expect("a hard link");
     for (device, output) in [(&raw, &raw), (&raw, &soft), (&soft, &raw), (&raw, &hard), (&hard, &soft)] {
-        run(into_file(device, output, &["--force"])).expect(2, &["the output is the input", device.to_str().expect("UTF-8")]);
+        run(into_file(device, output, &["--force"]))
+            .expect(2, &["the output is the input", device.to_str().expect("UTF-8")]);
     }
     assert!(std::fs::read(&raw).expect("the disk") == before);
     assert_eq!(left_in(folder.path()), ["disk.raw", "hard.qcow2", "soft.qcow2"]);
@@ -92,7 +93,8 @@ fn what_is_there_stays_unless_it_may_be_replaced() {
 
     run(bucket.convert(&raw, &["--json"])).json();
     let first = bucket.object(&key()).expect("an image");
-    run(bucket.convert(&raw, &["--codec", "zstd"])).expect(4, &["s3://images/disk.qcow2 exists already", "--force"]);
+    run(bucket.convert(&raw, &["--codec", "zstd"]))
+        .expect(4, &["s3://images/disk.qcow2 exists already", "--force"]);
     assert!(bucket.object(&key()).expect("an image") == first);
     run(bucket.convert(&raw, &["--codec", "zstd", "--force", "--json"])).json();
     assert!(bucket.object(&key()).expect("an image") != first);
@@ -190,7 +192,10 @@ fn a_quiet_run_says_nothing_and_an_ordinary_one_what_was_made() {
     let mut unheard = into_file(&raw, &image, &["--force"]);
     assert_eq!(unheard.stderr(full).status().expect("it runs").code(), Some(0));
     let help = run(snapferry(["convert", "--help"]));
-    assert!(help.code == Some(0) && help.out.contains("snapferry convert --device /dev/vdc --bucket images"), "{help:?}");
+    assert!(
+        help.code == Some(0) && help.out.contains("snapferry convert --device /dev/vdc --bucket images"),
+        "{help:?}"
+    );
 }
 
 #[test]
@@ -239,7 +244,12 @@ fn uploads_of_a_run_that_was_killed_are_listed_and_removed() {
     let raw = folder.path().join("disk.raw");
     Disk::new(Kind::Random, ByteCount(40 * MIB), 2).write(&raw).expect("a disk");
     let none = run(bucket.command(["uploads", "list"]));
-    assert_eq!((none.code, none.out.as_str()), (Some(0), "no incomplete uploads in images\n"), "{}", none.err);
+    assert_eq!(
+        (none.code, none.out.as_str()),
+        (Some(0), "no incomplete uploads in images\n"),
+        "{}",
+        none.err
+    );
     for name in ["disk.qcow2", "disk.qcow2.other"] {
         let mut command = bucket.command(["convert", "--key", name, "--part-size", "8M", "--limit", "100k"]);
         command.arg("--device").arg(&raw);
@@ -255,7 +265,12 @@ fn uploads_of_a_run_that_was_killed_are_listed_and_removed() {
         listed.iter().map(|upload| upload["key"].as_str().expect("a key")).collect::<Vec<_>>(),
         ["disk.qcow2", "disk.qcow2.other"]
     );
-    assert!(listed.iter().all(|upload| upload["started"].as_str().is_some_and(|started| started.starts_with("20"))), "{listed:?}");
+    assert!(
+        listed
+            .iter()
+            .all(|upload| upload["started"].as_str().is_some_and(|started| started.starts_with("20"))),
+        "{listed:?}"
+    );
     let id = listed[0]["id"].as_str().expect("an id");
     let text = run(bucket.command(["uploads", "list", "--prefix", "disk.qcow2.o"])).out;
     assert!(text.contains("disk.qcow2.other") && !text.contains(id), "{text}");

@@ -6,15 +6,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use snapferry::convert::ConvertError;
-use snapferry::convert::plan::{Destination, Options};
-use snapferry::manifest::Manifest;
-use snapferry::source::{Extent, InUse, RawSource, Source, SourceError};
-use snapferry::store::{FolderStore, ObjectStore};
-use snapferry::testing::disks::{Disk, Kind};
-use snapferry::testing::loopdev::{Access, BAD_UNIT, BadRangeDevice, LoopDevice, LoopOptions, MountedDevice, SmallFs};
-use snapferry::testing::oracle::QemuImg;
-use snapferry::units::{ByteCount, GuestOffset, MIB, to_u64, to_usize};
+use snapferry_base::units::{ByteCount, GuestOffset, MIB, to_u64, to_usize};
+use snapferry_engine::convert::ConvertError;
+use snapferry_engine::convert::plan::{Destination, Options};
+use snapferry_engine::manifest::Manifest;
+use snapferry_engine::source::{Extent, InUse, RawSource, Source, SourceError};
+use snapferry_engine::store::{FolderStore, ObjectStore};
+use snapferry_testkit::disks::{Disk, Kind};
+use snapferry_testkit::loopdev::{
+    Access, BAD_UNIT, BadRangeDevice, LoopDevice, LoopOptions, MountedDevice, SmallFs,
+};
+use snapferry_testkit::oracle::QemuImg;
 
 use super::{Bucket, KEY, convert, folder, into_file, key, left_in, prove, run};
 
@@ -28,10 +30,15 @@ fn a_device_converts_whatever_its_sector_size() {
         let options = LoopOptions { logical_sector, access: Access::ReadOnly };
         let Some(device) = LoopDevice::attach(&raw, options) else { return };
         let report = run(into_file(device.path(), &image, &["--json", "--force"])).json();
-        assert_eq!(report["bytes_read"].as_u64(), Some(disk.size.0), "a device has no holes that we could ask for");
-        let manifest: Manifest =
-            serde_json::from_slice(&std::fs::read(folder.path().join(key().manifest().as_str())).expect("the manifest"))
-                .expect("JSON");
+        assert_eq!(
+            report["bytes_read"].as_u64(),
+            Some(disk.size.0),
+            "a device has no holes that we could ask for"
+        );
+        let manifest: Manifest = serde_json::from_slice(
+            &std::fs::read(folder.path().join(key().manifest().as_str())).expect("the manifest"),
+        )
+        .expect("JSON");
         assert_eq!(manifest.source.name, device.path().to_str().expect("UTF-8"));
         prove(&disk.to_vec(), &std::fs::read(&image).expect("the image"), &manifest);
         if let Some(qemu) = QemuImg::find() {
@@ -80,7 +87,8 @@ fn salvage_stores_all_that_can_be_read_and_reports_the_rest() {
     prove(&contents, &std::fs::read(&image).expect("the image"), &manifest);
 
     // Quiet means only what went wrong, and this did.
-    run(into_file(device.path(), &image, &["--salvage", "--quiet", "--force"])).expect(3, &["unreadable", &words]);
+    run(into_file(device.path(), &image, &["--salvage", "--quiet", "--force"]))
+        .expect(3, &["unreadable", &words]);
     // A disk without faults gives 0 with --salvage too.
     let sound = folder.path().join("sound.raw");
     std::fs::write(&sound, &contents).expect("a disk");
@@ -152,7 +160,8 @@ fn meddle(path: &Path, from: u64, act: &(dyn Fn() + Send + Sync)) -> SourceError
     let source = Meddled { inner, from, done: AtomicBool::new(false), act };
     // One read at a time, so that what was read before is known.
     let options = Options { readers: std::num::NonZeroUsize::new(1), ..Options::default() };
-    let failure = convert(&source, &store, Destination::File, &options, &Vec::new).expect_err("it was meddled with");
+    let failure =
+        convert(&source, &store, Destination::File, &options, &Vec::new).expect_err("it was meddled with");
     assert_eq!(failure.leftover, None);
     assert_eq!(left_in(folder.path()), Vec::<String>::new());
     match failure.error {
@@ -190,7 +199,8 @@ fn a_file_that_shrinks_meanwhile_is_told_with_its_new_end() {
 fn a_file_that_is_written_meanwhile_makes_no_image() {
     let home = folder();
     let raw = random_file(home.path());
-    let error = meddle(&raw, 20 * MIB, &|| open_for_writing(&raw).write_all_at(b"new", MIB).expect("written"));
+    let error =
+        meddle(&raw, 20 * MIB, &|| open_for_writing(&raw).write_all_at(b"new", MIB).expect("written"));
     assert!(matches!(&error, SourceError::Changed { .. }), "{error:?}");
     assert!(error.to_string().contains("it was written to"), "{error}");
 }
@@ -202,13 +212,19 @@ fn a_device_that_vanishes_or_shrinks_meanwhile_makes_no_image() {
     let attach = || LoopDevice::attach(&raw, LoopOptions::default());
     let Some(device) = attach() else { return };
     let error = meddle(device.path(), 20 * MIB, &|| device.lose_from(10 * MIB).expect("cut"));
-    assert!(matches!(error, SourceError::Read { offset: GuestOffset(at), .. } if at == 20 * MIB), "{error:?}");
+    assert!(
+        matches!(error, SourceError::Read { offset: GuestOffset(at), .. } if at == 20 * MIB),
+        "{error:?}"
+    );
     drop(device);
 
     random_file(home.path());
     let Some(device) = attach() else { return };
     let error = meddle(device.path(), 20 * MIB, &|| device.resize(10 * MIB).expect("resized"));
-    assert!(matches!(error, SourceError::Shrunk { offset: GuestOffset(at), .. } if at == 20 * MIB), "{error:?}");
+    assert!(
+        matches!(error, SourceError::Shrunk { offset: GuestOffset(at), .. } if at == 20 * MIB),
+        "{error:?}"
+    );
     drop(device);
 
     random_file(home.path());

@@ -7,23 +7,25 @@ use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustix::process::Signal;
-use snapferry::cancel::{Cancel, Reason};
-use snapferry::clock::SystemClock;
-use snapferry::convert::plan::{Beside, Destination, Options};
-use snapferry::convert::{Conversion, ConvertError, Converted, Failure, Target, plan_for};
-use snapferry::retry::Backoff;
-use snapferry::sim::{Action, Operation as Request, Rule, TlsFiles, When};
-use snapferry::source::{Extent, InUse, RawSource, Salvaging, Source, SourceError};
-use snapferry::store::{FolderStore, ObjectStore, Operation, Pace, Retrying, S3Config, S3Store, StoreError};
-use snapferry::testing::disks::{Disk, Kind};
-use snapferry::testing::memory::MemoryStore;
-use snapferry::testing::model::Model;
-use snapferry::testing::scripted::{Fault, ScriptedStore};
-use snapferry::units::{ByteCount, GuestOffset, MIB, to_u64, to_usize};
+use snapferry_base::cancel::{Cancel, Reason};
+use snapferry_base::clock::SystemClock;
+use snapferry_base::retry::Backoff;
+use snapferry_base::units::{ByteCount, GuestOffset, MIB, to_u64, to_usize};
+use snapferry_engine::convert::plan::{Beside, Destination, Options};
+use snapferry_engine::convert::{Conversion, ConvertError, Converted, Failure, Target, plan_for};
+use snapferry_engine::source::{Extent, InUse, RawSource, Salvaging, Source, SourceError};
+use snapferry_engine::store::{FolderStore, ObjectStore, Operation, Pace, Retrying, StoreError};
+use snapferry_s3::{S3Config, S3Store};
+use snapferry_sim::{Action, Operation as Request, Rule, TlsFiles, When};
+use snapferry_testkit::disks::{Disk, Kind};
+use snapferry_testkit::memory::MemoryStore;
+use snapferry_testkit::model::Model;
+use snapferry_testkit::scripted::{Fault, ScriptedStore};
 use tempfile::TempDir;
 
 use super::{
-    BUCKET, Bucket, KEY, Running, convert, convert_disk, folder, into_file, key, left_in, padded, prove, run, runtime, wait_until,
+    BUCKET, Bucket, KEY, Running, convert, convert_disk, folder, into_file, key, left_in, padded, prove, run,
+    runtime, wait_until,
 };
 
 /// Three parts, and something for several threads to do.
@@ -90,21 +92,31 @@ fn an_unreadable_sector_is_found_wherever_it_is() {
         let source = Broken { bytes: bytes.clone(), bad: start..start + 1, error: io_error };
         let memory = Arc::new(MemoryStore::new(BUCKET));
         let store: Arc<dyn ObjectStore> = memory.clone();
-        let failure = convert(&source, &store, Destination::Bucket, &Options::default(), &Vec::new).expect_err("a bad sector");
-        let ConvertError::Source(SourceError::Read { offset, .. }) = failure.error else { panic!("{failure:?}") };
+        let failure = convert(&source, &store, Destination::Bucket, &Options::default(), &Vec::new)
+            .expect_err("a bad sector");
+        let ConvertError::Source(SourceError::Read { offset, .. }) = failure.error else {
+            panic!("{failure:?}")
+        };
         assert_eq!(offset, GuestOffset(start));
         assert_eq!(failure.leftover, None);
-        let left = runtime().block_on(async { (memory.head(&key()).await.ok(), memory.list_uploads("").await.ok()) });
+        let left = runtime()
+            .block_on(async { (memory.head(&key()).await.ok(), memory.list_uploads("").await.ok()) });
         assert_eq!(left, (Some(None), Some(Vec::new())));
 
         let salvaging = Salvaging::new(source);
         let done =
-            convert(&salvaging, &store, Destination::Bucket, &Options::default(), &|| salvaging.bad_ranges()).expect("salvaged");
+            convert(&salvaging, &store, Destination::Bucket, &Options::default(), &|| salvaging.bad_ranges())
+                .expect("salvaged");
         let mut salvaged = bytes.clone();
         let end = (start + 512).min(len);
         salvaged[to_usize(start)..to_usize(end)].fill(0);
-        assert_eq!(done.manifest.salvaged.iter().map(|bad| (bad.offset.0, bad.length)).collect::<Vec<_>>(), [(start, end - start)]);
-        let image = runtime().block_on(store.get_range(&key(), 0..done.manifest.image.size.0, None)).expect("the image");
+        assert_eq!(
+            done.manifest.salvaged.iter().map(|bad| (bad.offset.0, bad.length)).collect::<Vec<_>>(),
+            [(start, end - start)]
+        );
+        let image = runtime()
+            .block_on(store.get_range(&key(), 0..done.manifest.image.size.0, None))
+            .expect("the image");
         prove(&salvaged, &image, &done.manifest);
     }
 }
@@ -115,7 +127,8 @@ fn a_device_that_is_gone_is_no_case_for_salvage() {
     let store: Arc<dyn ObjectStore> = Arc::new(FolderStore::new(home.path().to_owned()));
     let bytes = Disk::new(Kind::Random, ByteCount(12 * MIB), 43).to_vec();
     let salvaging = Salvaging::new(Broken { bytes, bad: 8 * MIB..12 * MIB, error: gone });
-    let failure = convert(&salvaging, &store, Destination::File, &Options::default(), &Vec::new).expect_err("it is gone");
+    let failure = convert(&salvaging, &store, Destination::File, &Options::default(), &Vec::new)
+        .expect_err("it is gone");
     assert!(matches!(&failure.error, ConvertError::Source(SourceError::Vanished { .. })), "{failure:?}");
     assert_eq!(left_in(home.path()), Vec::<String>::new());
 }
@@ -131,7 +144,11 @@ fn passing_faults_of_the_store_pass_unseen() {
         ("throttled with 503", part().when(When::FirstOfEach(1)), Action::answer(503, "SlowDown")),
         ("throttled with 429", part().when(When::FirstOfEach(1)), Action::answer(429, "TooManyRequests")),
         ("an inner error", part().when(When::FirstOfEach(1)), Action::answer(500, "InternalError")),
-        ("a proxy's page", part().when(once), Action::Answer { status: 502, code: None, retry_after_s: None }),
+        (
+            "a proxy's page",
+            part().when(once),
+            Action::Answer { status: 502, code: None, retry_after_s: None },
+        ),
         ("a reset", part().when(once), Action::Reset),
         ("no answer", part().when(once), Action::DropAfterBody),
         ("a part that came and an answer that did not", part().when(once), Action::ApplyThenDrop),
@@ -146,7 +163,11 @@ fn passing_faults_of_the_store_pass_unseen() {
         ),
         ("a completion without an ETag", complete(), Action::EmptyEtag),
         ("no answer to HEAD", Rule::on(Request::HeadObject).when(once), Action::DropAfterBody),
-        ("a manifest at the second attempt", Rule::on(Request::PutObject).when(once), Action::answer(503, "SlowDown")),
+        (
+            "a manifest at the second attempt",
+            Rule::on(Request::PutObject).when(once),
+            Action::answer(503, "SlowDown"),
+        ),
     ] {
         let bucket = Bucket::start();
         bucket.sim.faults().add(rule, action);
@@ -165,10 +186,22 @@ fn lasting_faults_of_the_store_end_the_run_and_leave_nothing() {
     let denied = || Action::answer(403, "AccessDenied");
     let part = || Rule::on(Request::UploadPart);
     for (rule, action, says) in [
-        (Rule::on(Request::CreateMultipartUpload), denied(), ["CreateMultipartUpload s3://images/disk.qcow2", "access denied"]),
+        (
+            Rule::on(Request::CreateMultipartUpload),
+            denied(),
+            ["CreateMultipartUpload s3://images/disk.qcow2", "access denied"],
+        ),
         (part(), denied(), ["UploadPart s3://images/disk.qcow2 part ", "access denied"]),
-        (part().part(3), Action::answer(400, "EntityTooLarge"), ["UploadPart s3://images/disk.qcow2 part 3", "400 EntityTooLarge"]),
-        (part().part(1), Action::CorruptChecksum, ["UploadPart s3://images/disk.qcow2 part 1", "damaged on the way"]),
+        (
+            part().part(3),
+            Action::answer(400, "EntityTooLarge"),
+            ["UploadPart s3://images/disk.qcow2 part 3", "400 EntityTooLarge"],
+        ),
+        (
+            part().part(1),
+            Action::CorruptChecksum,
+            ["UploadPart s3://images/disk.qcow2 part 1", "damaged on the way"],
+        ),
         (
             Rule::on(Request::CompleteMultipartUpload),
             Action::ErrorInOk { code: "InvalidPart".to_owned() },
@@ -189,7 +222,8 @@ fn an_image_without_its_manifest_is_told_as_such() {
     let (_home, raw, _) = random_disk(MIB);
     let bucket = Bucket::start();
     bucket.sim.faults().add(Rule::on(Request::PutObject), Action::answer(403, "AccessDenied"));
-    run(bucket.convert(&raw, &[])).expect(4, &["s3://images/disk.qcow2 is complete", "manifest", "the image can be used"]);
+    run(bucket.convert(&raw, &[]))
+        .expect(4, &["s3://images/disk.qcow2 is complete", "manifest", "the image can be used"]);
     bucket.sim.faults().clear();
     assert!(bucket.object(&key()).is_some() && bucket.object(&key().manifest()).is_none());
     assert_eq!(bucket.open_uploads(), 0);
@@ -200,13 +234,21 @@ fn an_image_that_cannot_be_looked_at_is_there_all_the_same() {
     let (_home, raw, disk) = random_disk(MIB);
     let bucket = Bucket::start();
     // The first two looks are at what is there before; this one is at the image.
-    bucket.sim.faults().add(Rule::on(Request::HeadObject).when(When::Nth(3)), Action::answer(403, "AccessDenied"));
+    bucket
+        .sim
+        .faults()
+        .add(Rule::on(Request::HeadObject).when(When::Nth(3)), Action::answer(403, "AccessDenied"));
     let ended = run(bucket.convert(&raw, &[]));
-    ended.expect(4, &["s3://images/disk.qcow2 is complete", "access denied", "`snapferry verify s3://images/disk.qcow2`"]);
+    ended.expect(
+        4,
+        &["s3://images/disk.qcow2 is complete", "access denied", "`snapferry verify s3://images/disk.qcow2`"],
+    );
     assert!(!ended.err.contains("aborted"), "{}", ended.err);
     assert_eq!(bucket.sim.stats().of(Request::AbortMultipartUpload).requests, 0);
     let image = bucket.object(&key()).expect("the image");
-    assert!(Model::read(&image).expect("a sound image").disk().expect("its bodies") == padded(&disk.to_vec()));
+    assert!(
+        Model::read(&image).expect("a sound image").disk().expect("its bodies") == padded(&disk.to_vec())
+    );
 }
 
 /// What a store does not tell is no verdict: the size is asked for otherwise, and where nobody tells it, that is what is said.
@@ -236,11 +278,17 @@ fn an_image_whose_size_head_does_not_tell_is_looked_at_otherwise() {
     bucket.sim.faults().clear();
     ended.expect(
         4,
-        &["s3://images/disk.qcow2 is complete", "did not tell the object's size", "`snapferry verify s3://images/disk.qcow2`"],
+        &[
+            "s3://images/disk.qcow2 is complete",
+            "did not tell the object's size",
+            "`snapferry verify s3://images/disk.qcow2`",
+        ],
     );
     assert!(!ended.err.contains("does not hold"), "{}", ended.err);
     let image = bucket.object(&key()).expect("the image");
-    assert!(Model::read(&image).expect("a sound image").disk().expect("its bodies") == padded(&disk.to_vec()));
+    assert!(
+        Model::read(&image).expect("a sound image").disk().expect("its bodies") == padded(&disk.to_vec())
+    );
 }
 
 #[test]
@@ -249,7 +297,10 @@ fn an_image_that_proves_wrong_is_named() {
     let bucket = Bucket::start();
     bucket.sim.faults().add(Rule::on(Request::CompleteMultipartUpload), Action::CorruptChecksum);
     let ended = run(bucket.convert(&raw, &[]));
-    ended.expect(4, &["s3://images/disk.qcow2 does not hold the image that was sent", "CRC64NVME", "don't use it"]);
+    ended.expect(
+        4,
+        &["s3://images/disk.qcow2 does not hold the image that was sent", "CRC64NVME", "don't use it"],
+    );
     assert!(bucket.object(&key()).is_some());
     assert_eq!(bucket.sim.stats().of(Request::AbortMultipartUpload).requests, 0);
 }
@@ -289,7 +340,8 @@ fn into_scripted(script: impl FnOnce(&ScriptedStore)) -> (Arc<ScriptedStore>, Re
     let scripted = Arc::new(ScriptedStore::new(Arc::new(MemoryStore::new(BUCKET))));
     script(&scripted);
     let store: Arc<dyn ObjectStore> = scripted.clone();
-    let source = Broken { bytes: Disk::new(Kind::Random, ByteCount(17 * MIB), 47).to_vec(), bad: 0..0, error: gone };
+    let source =
+        Broken { bytes: Disk::new(Kind::Random, ByteCount(17 * MIB), 47).to_vec(), bad: 0..0, error: gone };
     let options = Options { part_size: Some(ByteCount(8 * MIB)), ..Options::default() };
     let ended = convert(&source, &store, Destination::Bucket, &options, &Vec::new);
     (scripted, ended)
@@ -297,15 +349,17 @@ fn into_scripted(script: impl FnOnce(&ScriptedStore)) -> (Arc<ScriptedStore>, Re
 
 fn expect_nothing_in(scripted: &ScriptedStore) {
     let memory = scripted.inner();
-    let left = runtime().block_on(async { (memory.head(&key()).await.ok(), memory.list_uploads("").await.ok()) });
+    let left =
+        runtime().block_on(async { (memory.head(&key()).await.ok(), memory.list_uploads("").await.ok()) });
     assert_eq!(left, (Some(None), Some(Vec::new())));
 }
 
 #[test]
 fn a_stop_before_the_upload_has_begun_is_told_as_one() {
     let operation = Operation { request: "CreateMultipartUpload", target: KEY.to_owned() };
-    let (scripted, ended) =
-        into_scripted(|script| script.next("CreateMultipartUpload", Fault::Answer(StoreError::Cancelled { operation })));
+    let (scripted, ended) = into_scripted(|script| {
+        script.next("CreateMultipartUpload", Fault::Answer(StoreError::Cancelled { operation }))
+    });
     let failure = ended.expect_err("stopped");
     assert!(matches!(failure.error, ConvertError::Interrupted), "{failure:?}");
     expect_nothing_in(&scripted);
@@ -336,7 +390,9 @@ fn a_panic_while_the_upload_is_ended_still_aborts_it() {
 fn parts_are_held_against_the_stores_own_list() {
     let (scripted, ended) = into_scripted(ScriptedStore::hide_a_part);
     let failure = ended.expect_err("a part is missing");
-    let ConvertError::Store(error @ StoreError::Mismatch { .. }) = &failure.error else { panic!("{failure:?}") };
+    let ConvertError::Store(error @ StoreError::Mismatch { .. }) = &failure.error else {
+        panic!("{failure:?}")
+    };
     assert!(error.to_string().contains("3 parts were sent, and the store holds 2"), "{error}");
     assert_eq!(scripted.count("CompleteMultipartUpload"), 0);
     expect_nothing_in(&scripted);
@@ -390,7 +446,10 @@ fn a_store_that_does_not_let_us_in_says_why() {
     let config = bucket.sim.config();
     let mut wrong_keys = at(&[]);
     wrong_keys.env("AWS_ACCESS_KEY_ID", &config.access_key).env("AWS_SECRET_ACCESS_KEY", "another");
-    run(wrong_keys).expect(4, &["s3://images/disk.qcow2", "access denied: SignatureDoesNotMatch", "check the access key"]);
+    run(wrong_keys).expect(
+        4,
+        &["s3://images/disk.qcow2", "access denied: SignatureDoesNotMatch", "check the access key"],
+    );
     let mut nobody = at(&[]);
     nobody.env("AWS_ACCESS_KEY_ID", "nobody").env("AWS_SECRET_ACCESS_KEY", "another");
     run(nobody).expect(4, &["access denied: InvalidAccessKeyId", "check the access key"]);
@@ -400,11 +459,14 @@ fn a_store_that_does_not_let_us_in_says_why() {
     bucket.expect_nothing();
 
     let keys = |mut command: std::process::Command| {
-        command.env("AWS_ACCESS_KEY_ID", &config.access_key).env("AWS_SECRET_ACCESS_KEY", config.secret_key.reveal());
+        command
+            .env("AWS_ACCESS_KEY_ID", &config.access_key)
+            .env("AWS_SECRET_ACCESS_KEY", config.secret_key.reveal());
         command
     };
     let convert = |words: &[&str]| {
-        let mut command = super::snapferry(["convert", "--key", KEY, "--endpoint", &bucket.sim.endpoint(), "--device"]);
+        let mut command =
+            super::snapferry(["convert", "--key", KEY, "--endpoint", &bucket.sim.endpoint(), "--device"]);
         command.arg(&raw).args(words);
         keys(command)
     };
@@ -421,11 +483,19 @@ fn a_token_is_fetched_for_an_api_key_and_again_when_it_expires() {
     for (life, least) in [(3600, 1), (30, 3)] {
         let bucket = Bucket::start_with(None, |config| config.token_life = Duration::from_secs(life));
         std::fs::write(&file, bucket.sim.config().api_keys[0].reveal()).expect("written");
-        let mut command = bucket.keyless(["convert", "--key", KEY, "--json", "--part-size", "8M", "--connections", "1"]);
-        command.arg("--device").arg(&raw).args(["--iam-endpoint", &bucket.sim.iam_endpoint(), "--api-key-file"]).arg(&file);
+        let mut command =
+            bucket.keyless(["convert", "--key", KEY, "--json", "--part-size", "8M", "--connections", "1"]);
+        command
+            .arg("--device")
+            .arg(&raw)
+            .args(["--iam-endpoint", &bucket.sim.iam_endpoint(), "--api-key-file"])
+            .arg(&file);
         run(command).json();
         let asked = bucket.sim.stats().of(Request::IdentityToken).requests;
-        assert!(asked >= least && (life < 3600 || asked == 1), "a token that lives {life} s was asked for {asked} times");
+        assert!(
+            asked >= least && (life < 3600 || asked == 1),
+            "a token that lives {life} s was asked for {asked} times"
+        );
         prove(&disk.to_vec(), &bucket.object(&key()).expect("the image"), &bucket.manifest());
     }
 }
@@ -453,9 +523,12 @@ fn certificates(folder: &TempDir) -> (PathBuf, TlsFiles) {
     let ca = write("ca.pem", authority.self_signed(&authority_key).expect("a certificate").pem());
     let issuer = Issuer::new(authority, authority_key);
     let key = KeyPair::generate().expect("a key");
-    let own =
-        CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("parameters").signed_by(&key, &issuer).expect("a certificate");
-    let files = TlsFiles { certificate: write("own.pem", own.pem()), key: write("key.pem", key.serialize_pem()) };
+    let own = CertificateParams::new(vec!["127.0.0.1".to_owned()])
+        .expect("parameters")
+        .signed_by(&key, &issuer)
+        .expect("a certificate");
+    let files =
+        TlsFiles { certificate: write("own.pem", own.pem()), key: write("key.pem", key.serialize_pem()) };
     (ca, files)
 }
 
@@ -464,15 +537,28 @@ fn a_private_authority_is_trusted_once_it_is_named() {
     let (home, raw, disk) = random_disk(9 * MIB);
     let (ca, files) = certificates(&home);
     let bucket = Bucket::start_with(Some(ca.clone()), |config| config.tls = Some(files));
-    run(bucket.convert(&raw, &[])).expect(4, &["s3://images/disk.qcow2", "certificate is not trusted", "--ca-file"]);
+    run(bucket.convert(&raw, &[]))
+        .expect(4, &["s3://images/disk.qcow2", "certificate is not trusted", "--ca-file"]);
     let ca = ca.to_str().expect("UTF-8");
     run(bucket.convert(&raw, &["--ca-file", "/nonexistent/ca.pem"])).expect(4, &["/nonexistent/ca.pem"]);
     bucket.expect_nothing();
     run(bucket.convert(&raw, &["--ca-file", ca, "--json"])).json();
     prove(&disk.to_vec(), &bucket.object(&key()).expect("the image"), &bucket.manifest());
     // The same authority vouches for IAM.
-    let mut command = bucket.keyless(["convert", "--key", KEY, "--force", "--json", "--iam-endpoint", &bucket.sim.iam_endpoint()]);
-    command.arg("--device").arg(&raw).args(["--ca-file", ca]).env("IBMCLOUD_API_KEY", bucket.sim.config().api_keys[0].reveal());
+    let mut command = bucket.keyless([
+        "convert",
+        "--key",
+        KEY,
+        "--force",
+        "--json",
+        "--iam-endpoint",
+        &bucket.sim.iam_endpoint(),
+    ]);
+    command
+        .arg("--device")
+        .arg(&raw)
+        .args(["--ca-file", ca])
+        .env("IBMCLOUD_API_KEY", bucket.sim.config().api_keys[0].reveal());
     run(command).json();
 }
 
@@ -514,7 +600,8 @@ fn a_stop_that_comes_too_late_is_told_as_an_image_without_its_manifest() {
     let store: Arc<dyn ObjectStore> = scripted.clone();
     let bytes = Disk::new(Kind::Text, ByteCount(MIB), 44).to_vec();
     let source = StopsAtEnd { disk: Broken { bytes, bad: 0..0, error: gone }, store: &scripted };
-    let failure = convert(&source, &store, Destination::Bucket, &Options::default(), &Vec::new).expect_err("it was stopped");
+    let failure = convert(&source, &store, Destination::Bucket, &Options::default(), &Vec::new)
+        .expect_err("it was stopped");
     let told = matches!(&failure.error, ConvertError::Manifest { source: StoreError::Cancelled { .. }, .. });
     assert!(told && failure.leftover.is_none(), "{failure:?}");
     assert_eq!(scripted.count("AbortMultipartUpload"), 0, "there is nothing to abort");
@@ -556,7 +643,8 @@ impl Source for Eventful<'_> {
 /// Converts 41 MiB (21 reads, several parts) into memory while `event` happens at read `at`, and gives the error. Nothing is left.
 fn with_event(at: usize, cancel: &Cancel, event: &(dyn Fn() + Send + Sync)) -> ConvertError {
     let bytes = Disk::new(Kind::Mixed, ByteCount(41 * MIB), 45).to_vec();
-    let source = Eventful { disk: Broken { bytes, bad: 0..0, error: gone }, at, reads: AtomicUsize::new(0), event };
+    let source =
+        Eventful { disk: Broken { bytes, bad: 0..0, error: gone }, at, reads: AtomicUsize::new(0), event };
     let store: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new(BUCKET));
     let options = Options { part_size: Some(ByteCount(8 * MIB)), ..Options::default() };
     let plan = plan_for(&source, &options, Destination::Bucket).expect("a plan");
@@ -606,11 +694,20 @@ fn a_store_that_stalls_is_given_up_at_the_deadline_and_asked_again() {
             let config = bucket.client_config();
             let _inside = bucket.runtime.enter();
             // Of the deadline that users get, only the length differs.
-            S3Store::connect(S3Config { deadline: Duration::from_secs(2), slowest: ByteCount(16 * MIB), ..config })
-                .expect("a client")
+            S3Store::connect(S3Config {
+                deadline: Duration::from_secs(2),
+                slowest: ByteCount(16 * MIB),
+                ..config
+            })
+            .expect("a client")
         };
-        let store: Arc<dyn ObjectStore> =
-            Arc::new(Retrying::new(Arc::new(impatient), Arc::new(SystemClock), cancel, Pace::new(4), Backoff::STORE));
+        let store: Arc<dyn ObjectStore> = Arc::new(Retrying::new(
+            Arc::new(impatient),
+            Arc::new(SystemClock),
+            cancel,
+            Pace::new(4),
+            Backoff::STORE,
+        ));
         let source = RawSource::open(&raw, InUse::Refuse).expect("a source");
         let options = Options { part_size: Some(ByteCount(8 * MIB)), ..Options::default() };
         convert(&source, &store, Destination::Bucket, &options, &Vec::new).expect("an image");
@@ -663,7 +760,9 @@ fn a_signal_leaves_no_file() {
     let mut running = Running::start(into_file(&raw, &image, &["--limit", "100k"]));
     let hidden = || left_in(folder.path()).into_iter().find(|name| name.ends_with(".partial"));
     wait_until("something is written", || {
-        hidden().and_then(|name| std::fs::metadata(folder.path().join(name)).ok()).is_some_and(|file| file.len() >= 4 * MIB)
+        hidden()
+            .and_then(|name| std::fs::metadata(folder.path().join(name)).ok())
+            .is_some_and(|file| file.len() >= 4 * MIB)
     });
     running.signal(Signal::TERM);
     running.end().expect(130, &["interrupted"]);
@@ -684,9 +783,12 @@ fn a_manifest_that_the_store_only_says_it_has_is_told() {
 #[test]
 fn uploads_are_not_none_because_the_list_broke_off() {
     let bucket = Bucket::start();
-    let plan = snapferry::store::UploadPlan { part_size: ByteCount(8 * MIB), replace: false };
+    let plan = snapferry_engine::store::UploadPlan { part_size: ByteCount(8 * MIB), replace: false };
     bucket.runtime.block_on(bucket.client().create_upload(&key(), &plan)).expect("begun");
-    bucket.sim.faults().add(Rule::on(Request::ListMultipartUploads).when(When::First(1)), Action::CutAnswer { bytes: 0 });
+    bucket
+        .sim
+        .faults()
+        .add(Rule::on(Request::ListMultipartUploads).when(When::First(1)), Action::CutAnswer { bytes: 0 });
     let listed = run(bucket.in_other_words(&["uploads", "list", "--bucket", BUCKET]));
     listed.expect(0, &[]);
     assert!(listed.out.contains(KEY), "{listed:?}");

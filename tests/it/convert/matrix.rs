@@ -4,17 +4,17 @@
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
-use snapferry::compress::{Codec, Level};
-use snapferry::convert::plan::{Bodies, CHUNK, Destination, Options, Plan};
-use snapferry::hash::Crc64;
-use snapferry::manifest::Manifest;
-use snapferry::qcow2::SEGMENT;
-use snapferry::qcow2::header::Version;
-use snapferry::source::{InUse, RawSource};
-use snapferry::store::{FolderStore, ObjectStore};
-use snapferry::testing::disks::{Disk, End, Kind};
-use snapferry::testing::oracle::QemuImg;
-use snapferry::units::{ByteCount, ClusterBits, GuestOffset, KIB, MIB, to_u64, to_usize};
+use snapferry_base::units::{ByteCount, ClusterBits, GuestOffset, KIB, MIB, to_u64, to_usize};
+use snapferry_engine::compress::{Codec, Level};
+use snapferry_engine::convert::plan::{Bodies, CHUNK, Destination, Options, Plan};
+use snapferry_engine::hash::Crc64;
+use snapferry_engine::manifest::Manifest;
+use snapferry_engine::source::{InUse, RawSource};
+use snapferry_engine::store::{FolderStore, ObjectStore};
+use snapferry_qcow2::SEGMENT;
+use snapferry_qcow2::header::Version;
+use snapferry_testkit::disks::{Disk, End, Kind};
+use snapferry_testkit::oracle::QemuImg;
 
 use super::{Bucket, KEY, Made, convert, convert_disk, folder, into_file, key, prove, run};
 
@@ -73,7 +73,8 @@ fn disks_of_every_awkward_size_come_back() {
     let qemu = QemuImg::find();
     let cluster = ClusterBits::DEFAULT.size();
     let around = |size: u64| [size - 1, size, size + 1];
-    let sizes = [1, 511, 512, 513].into_iter().chain(around(cluster)).chain(around(CHUNK.0)).chain(around(SEGMENT.0));
+    let sizes =
+        [1, 511, 512, 513].into_iter().chain(around(cluster)).chain(around(CHUNK.0)).chain(around(SEGMENT.0));
     for (seed, size) in (10..).zip(sizes) {
         // Random disks are raw clusters throughout, text ones compressed; the large ones have both.
         let kinds: &[Kind] = if size < MIB { &[Kind::Text, Kind::Random] } else { &[Kind::Mixed] };
@@ -128,10 +129,14 @@ fn three_tebibytes_of_holes_are_small_and_right() {
         let store: Arc<dyn ObjectStore> = Arc::new(FolderStore::new(folder.path().to_owned()));
         let source = RawSource::open(&raw, InUse::Refuse).expect("a source");
         let options = options(Codec::Deflate, Level::Fast, cluster);
-        let manifest = convert(&source, &store, Destination::File, &options, &Vec::new).expect("an image").manifest;
+        let manifest =
+            convert(&source, &store, Destination::File, &options, &Vec::new).expect("an image").manifest;
         let guests: Vec<GuestOffset> = manifest.segments.iter().map(|segment| segment.guest).collect();
         // The last bytes lie in the disk's last whole segment, and in one of a single sector.
-        assert_eq!(guests, [0, (2 << 40) - SEGMENT.0, 2 << 40, (3 << 40) - SEGMENT.0, 3 << 40].map(GuestOffset));
+        assert_eq!(
+            guests,
+            [0, (2 << 40) - SEGMENT.0, 2 << 40, (3 << 40) - SEGMENT.0, 3 << 40].map(GuestOffset)
+        );
         let path = folder.path().join(KEY);
         let image = std::fs::read(&path).expect("the image");
         assert!(to_u64(image.len()) < 80 * MIB, "{} bytes", image.len());
@@ -156,7 +161,18 @@ fn the_command_converts_into_a_file() {
     for more in [
         &[][..],
         &["--codec", "zstd", "--level", "small", "--cluster-size", "2M"],
-        &["--level", "balanced", "--cluster-size", "4k", "--threads", "3", "--connections", "1", "--part-size", "8M"],
+        &[
+            "--level",
+            "balanced",
+            "--cluster-size",
+            "4k",
+            "--threads",
+            "3",
+            "--connections",
+            "1",
+            "--part-size",
+            "8M",
+        ],
         &["--codec", "zstd", "--no-hash", "--limit", "1G"],
     ] {
         let report = run(into_file(&raw, &image, &[&["--force", "--json"], more].concat())).json();
@@ -166,7 +182,10 @@ fn the_command_converts_into_a_file() {
         assert_eq!(report["bytes_stored"].as_u64(), Some(to_u64(bytes.len())));
         assert_eq!(report["crc64nvme"].as_str(), Some(Crc64::of(&bytes).to_base64().as_str()));
         assert_eq!(report["virtual_size"].as_u64(), Some(9 * MIB));
-        assert_eq!(report["bytes_read"].as_u64().zip(report["bytes_hole"].as_u64()).map(|(read, hole)| read + hole), Some(9 * MIB));
+        assert_eq!(
+            report["bytes_read"].as_u64().zip(report["bytes_hole"].as_u64()).map(|(read, hole)| read + hole),
+            Some(9 * MIB)
+        );
         let manifest = std::fs::read(folder.path().join("image.qcow2.manifest")).expect("the manifest");
         let manifest: Manifest = serde_json::from_slice(&manifest).expect("a manifest");
         if more.contains(&"--no-hash") {
@@ -194,7 +213,11 @@ fn the_command_converts_into_a_bucket_in_several_parts() {
         let path = folder.path().join("back.qcow2");
         std::fs::write(&path, image).expect("written");
         assert_eq!(qemu.check(&path), Ok(()));
-        std::fs::OpenOptions::new().write(true).open(&raw).and_then(|raw| raw.set_len(21 * MIB + 512)).expect("padded");
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open(&raw)
+            .and_then(|raw| raw.set_len(21 * MIB + 512))
+            .expect("padded");
         assert_eq!(qemu.compare(&raw, &path), Ok(()));
     }
 }
@@ -216,7 +239,8 @@ fn what_is_not_compressed_comes_back_in_either_version() {
     for version in [Version::V2, Version::V3] {
         for (seed, cluster) in (20..).zip(CLUSTERS) {
             let disk = Disk::new(Kind::Mixed, ByteCount(5 * MIB + 512), seed);
-            let options = Options { version, bodies: Bodies::Raw, ..options(Codec::Deflate, Level::Fast, cluster) };
+            let options =
+                Options { version, bodies: Bodies::Raw, ..options(Codec::Deflate, Level::Fast, cluster) };
             let made = convert_disk(&disk, &options);
             match version {
                 Version::V3 => judge(&made, &disk, qemu),
@@ -228,7 +252,10 @@ fn what_is_not_compressed_comes_back_in_either_version() {
                 }
             }
             assert_eq!(made.image[4..8], if version == Version::V2 { [0, 0, 0, 2] } else { [0, 0, 0, 3] });
-            assert_eq!((made.manifest.encoder.codec.as_str(), made.manifest.encoder.library.as_str()), ("none", "none"));
+            assert_eq!(
+                (made.manifest.encoder.codec.as_str(), made.manifest.encoder.library.as_str()),
+                ("none", "none")
+            );
             let again = convert_disk(&disk, &options);
             assert!(again.image == made.image, "the same disk and options give the same image");
         }
@@ -239,6 +266,7 @@ fn what_is_not_compressed_comes_back_in_either_version() {
 fn version_2_has_no_zstd() {
     let disk = Disk::new(Kind::Text, ByteCount(MIB), 1);
     let options = Options { version: Version::V2, codec: Codec::Zstd, ..Options::default() };
-    let error = Plan::new(disk.size, &options, Destination::File, std::num::NonZeroUsize::MIN).expect_err("refused");
+    let error =
+        Plan::new(disk.size, &options, Destination::File, std::num::NonZeroUsize::MIN).expect_err("refused");
     assert!(error.to_string().contains("deflate alone, not zstd"), "{error}");
 }

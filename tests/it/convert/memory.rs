@@ -3,10 +3,11 @@
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use snapferry::testing::disks::{Disk, Kind};
-use snapferry::units::{ByteCount, GIB, MIB};
+use snapferry_base::units::{ByteCount, GIB, MIB};
+use snapferry_testkit::disks::{Disk, Kind};
 
 use super::{BUCKET, Ended, KEY, Running, folder, into_file, run, snapferry};
+use crate::support::sim::snapferry_sim;
 
 /// What a run into a file may take on two cores.
 const FILE: u64 = 256 * MIB;
@@ -45,7 +46,9 @@ fn memory_stays_within_the_plan_into_a_file() {
         let folder = folder();
         let raw = disk(folder.path(), size);
         // The bounds are for two cores.
-        let into = |more: &[&str]| run(into_file(&raw, &folder.path().join(KEY), &[&["--json", "--threads", "2"], more].concat()));
+        let into = |more: &[&str]| {
+            run(into_file(&raw, &folder.path().join(KEY), &[&["--json", "--threads", "2"], more].concat()))
+        };
         held(&into(&["--dry-run"]), &into(&[]), FILE);
     }
 }
@@ -54,8 +57,10 @@ fn memory_stays_within_the_plan_into_a_file() {
 fn memory_stays_within_the_plan_into_a_bucket() {
     let home = folder();
     // In another process, so that what it takes is its own.
-    let mut command = snapferry(["sim", "store", "--bucket", BUCKET, "--dir"]);
-    let keys = [("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret"), ("AWS_REGION", "us-south")];
+    let mut command = snapferry_sim();
+    command.args(["store", "--bucket", BUCKET, "--dir"]);
+    let keys =
+        [("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret"), ("AWS_REGION", "us-south")];
     command.arg(home.path()).envs(keys);
     let mut store = Running::start(command);
     let endpoint = store.line("export AWS_ENDPOINT_URL_S3=");
@@ -63,8 +68,18 @@ fn memory_stays_within_the_plan_into_a_bucket() {
         let folder = folder();
         let raw = disk(folder.path(), size);
         let into = |more: &[&str]| {
-            let mut command =
-                snapferry(["convert", "--bucket", BUCKET, "--key", KEY, "--force", "--json", "--threads", "2", "--device"]);
+            let mut command = snapferry([
+                "convert",
+                "--bucket",
+                BUCKET,
+                "--key",
+                KEY,
+                "--force",
+                "--json",
+                "--threads",
+                "2",
+                "--device",
+            ]);
             command.arg(&raw).args(more).envs(keys).env("AWS_ENDPOINT_URL_S3", &endpoint);
             run(command)
         };

@@ -25,19 +25,20 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use snapferry::cancel::Cancel;
-use snapferry::clock::SystemClock;
-use snapferry::convert::plan::{CHUNK, Destination, Options};
-use snapferry::convert::{Conversion, Converted, Failure, Target, plan_for};
-use snapferry::hash::Crc64;
-use snapferry::manifest::Manifest;
-use snapferry::qcow2::SEGMENT;
-use snapferry::sim::{SimConfig, SimStore};
-use snapferry::source::{BadRange, InUse, RawSource, Source};
-use snapferry::store::{Auth, FolderStore, ObjectKey, ObjectStore, S3Config, S3Store};
-use snapferry::testing::disks::Disk;
-use snapferry::testing::model::Model;
-use snapferry::units::{ByteCount, GuestOffset, to_u64, to_usize};
+use snapferry_base::cancel::Cancel;
+use snapferry_base::clock::SystemClock;
+use snapferry_base::units::{ByteCount, GuestOffset, to_u64, to_usize};
+use snapferry_engine::convert::plan::{CHUNK, Destination, Options};
+use snapferry_engine::convert::{Conversion, Converted, Failure, Target, plan_for};
+use snapferry_engine::hash::Crc64;
+use snapferry_engine::manifest::Manifest;
+use snapferry_engine::source::{BadRange, InUse, RawSource, Source};
+use snapferry_engine::store::{FolderStore, ObjectKey, ObjectStore};
+use snapferry_qcow2::SEGMENT;
+use snapferry_s3::{Auth, S3Config, S3Store};
+use snapferry_sim::{SimConfig, SimStore};
+use snapferry_testkit::disks::Disk;
+use snapferry_testkit::model::Model;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -129,7 +130,8 @@ pub fn convert_disk(disk: &Disk, options: &Options) -> Made {
 /// Names in a folder, sorted.
 pub fn left_in(folder: &Path) -> Vec<String> {
     let names = std::fs::read_dir(folder).expect("a folder");
-    let mut names: Vec<String> = names.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<String> =
+        names.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
 }
@@ -165,11 +167,15 @@ fn prove_segments(disk: &[u8], image: &[u8], manifest: &Manifest) {
         }
         let segment = segments.next().unwrap_or_else(|| panic!("the segment at {guest} is missing"));
         assert_eq!(segment.guest, GuestOffset(guest));
-        let of_chunks: Vec<u8> = bytes.chunks(to_usize(CHUNK.0)).flat_map(|chunk| *blake3::hash(chunk).as_bytes()).collect();
+        let of_chunks: Vec<u8> =
+            bytes.chunks(to_usize(CHUNK.0)).flat_map(|chunk| *blake3::hash(chunk).as_bytes()).collect();
         assert_eq!(segment.blake3, Some(blake3::hash(&of_chunks)), "the hash of the segment at {guest}");
         let gap = segment.host.0 - end.unwrap_or(segment.host.0);
         assert!(gap < cluster, "{gap} bytes of nothing before the segment at {guest}");
-        assert!(gap == 0 || segment.host.0.is_multiple_of(cluster), "a gap that puts the segment at {guest} nowhere");
+        assert!(
+            gap == 0 || segment.host.0.is_multiple_of(cluster),
+            "a gap that puts the segment at {guest} nowhere"
+        );
         end = Some(segment.host.0 + segment.length);
         let stored = &image[to_usize(segment.host.0)..to_usize(segment.host.0 + segment.length)];
         assert_eq!(segment.crc64, Crc64::of(stored), "the CRC of the segment at {guest}");
@@ -313,7 +319,14 @@ impl Bucket {
     /// A command with everything that it needs to reach the store, but for the keys.
     pub fn keyless<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = snapferry(args);
-        command.args(["--bucket", BUCKET, "--endpoint", &self.sim.endpoint(), "--region", &self.sim.config().region]);
+        command.args([
+            "--bucket",
+            BUCKET,
+            "--endpoint",
+            &self.sim.endpoint(),
+            "--region",
+            &self.sim.config().region,
+        ]);
         command
     }
 
@@ -321,7 +334,9 @@ impl Bucket {
     pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = self.keyless(args);
         let config = self.sim.config();
-        command.env("AWS_ACCESS_KEY_ID", &config.access_key).env("AWS_SECRET_ACCESS_KEY", config.secret_key.reveal());
+        command
+            .env("AWS_ACCESS_KEY_ID", &config.access_key)
+            .env("AWS_SECRET_ACCESS_KEY", config.secret_key.reveal());
         command
     }
 
@@ -330,7 +345,9 @@ impl Bucket {
         let mut command = snapferry(args);
         let config = self.sim.config();
         command.args(["--endpoint", &self.sim.endpoint(), "--region", &config.region]);
-        command.env("AWS_ACCESS_KEY_ID", &config.access_key).env("AWS_SECRET_ACCESS_KEY", config.secret_key.reveal());
+        command
+            .env("AWS_ACCESS_KEY_ID", &config.access_key)
+            .env("AWS_SECRET_ACCESS_KEY", config.secret_key.reveal());
         command
     }
 
@@ -343,7 +360,11 @@ impl Bucket {
 
     pub fn client_config(&self) -> S3Config {
         let config = self.sim.config();
-        let auth = Auth::Hmac { access_key: config.access_key.clone(), secret_key: config.secret_key.clone(), session_token: None };
+        let auth = Auth::Hmac {
+            access_key: config.access_key.clone(),
+            secret_key: config.secret_key.clone(),
+            session_token: None,
+        };
         let usual = S3Config::new(&self.sim.endpoint(), &config.region, BUCKET, auth);
         S3Config { ca_file: self.ca_file.clone(), ..usual }
     }

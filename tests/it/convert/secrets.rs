@@ -1,14 +1,15 @@
 //! Secrets go to the store and to IAM, and nowhere else: not to stdout, stderr, the manifest, an error or `Debug`.
 
-use snapferry::secret::Secret;
-use snapferry::sim::{Action, Operation, Rule, SimConfig};
-use snapferry::store::{Auth, S3Config, S3Store};
-use snapferry::testing::disks::{Disk, Kind};
-use snapferry::units::{ByteCount, MIB};
+use snapferry_base::secret::Secret;
+use snapferry_base::units::{ByteCount, MIB};
+use snapferry_s3::{Auth, S3Config, S3Store};
+use snapferry_sim::{Action, Operation, Rule, SimConfig};
+use snapferry_testkit::disks::{Disk, Kind};
 
 use super::{BUCKET, Bucket, Ended, KEY, folder, key, run, snapferry};
 
-const SECRETS: [&str; 4] = ["hunter2-secret-key", "hunter2-api-key", "hunter2-session-token", "hunter2-wrong-key"];
+const SECRETS: [&str; 4] =
+    ["hunter2-secret-key", "hunter2-api-key", "hunter2-session-token", "hunter2-wrong-key"];
 
 fn start() -> Bucket {
     Bucket::start_with(None, |config: &mut SimConfig| {
@@ -35,14 +36,24 @@ fn secrets_are_neither_said_nor_stored() {
     Disk::new(Kind::Mixed, ByteCount(9 * MIB), 61).write(&raw).expect("a disk");
     let bucket = start();
     let command = |verbose: &str| {
-        let mut command =
-            bucket.keyless([verbose, "convert", "--key", KEY, "--force", "--json", "--iam-endpoint", &bucket.sim.iam_endpoint()]);
+        let mut command = bucket.keyless([
+            verbose,
+            "convert",
+            "--key",
+            KEY,
+            "--force",
+            "--json",
+            "--iam-endpoint",
+            &bucket.sim.iam_endpoint(),
+        ]);
         command.arg("--device").arg(&raw);
         command
     };
     let hmac = |secret: &str| {
         let mut command = command("-v");
-        command.env("AWS_ACCESS_KEY_ID", &bucket.sim.config().access_key).env("AWS_SECRET_ACCESS_KEY", secret);
+        command
+            .env("AWS_ACCESS_KEY_ID", &bucket.sim.config().access_key)
+            .env("AWS_SECRET_ACCESS_KEY", secret);
         command
     };
     let api_key = |key: &str| {
@@ -63,7 +74,7 @@ fn secrets_are_neither_said_nor_stored() {
 
     // Errors in the middle, while everything is at work.
     for action in [Action::answer(403, "AccessDenied"), Action::Reset, Action::CorruptChecksum] {
-        bucket.sim.faults().add(Rule::on(Operation::UploadPart).when(snapferry::sim::When::First(1)), action);
+        bucket.sim.faults().add(Rule::on(Operation::UploadPart).when(snapferry_sim::When::First(1)), action);
         let ended = run(hmac(SECRETS[0]));
         kept(&ended, ended.code.expect("it ended by itself"));
         bucket.sim.faults().clear();
@@ -83,15 +94,36 @@ fn files_that_hold_secrets_are_not_quoted() {
     ] {
         let path = home.path().join("secret");
         std::fs::write(&path, text).expect("written");
-        let mut command =
-            snapferry(["convert", "-v", "--bucket", BUCKET, "--endpoint", "http://127.0.0.1:9", "--key", KEY, option]);
+        let mut command = snapferry([
+            "convert",
+            "-v",
+            "--bucket",
+            BUCKET,
+            "--endpoint",
+            "http://127.0.0.1:9",
+            "--key",
+            KEY,
+            option,
+        ]);
         command.arg(&path).arg("--device").arg(&raw);
         kept(&run(command), 2);
     }
     // A password in an address, where it must not be.
-    let mut command =
-        snapferry(["convert", "-v", "--bucket", BUCKET, "--endpoint", "http://user:hunter2@127.0.0.1:9", "--key", KEY]);
-    command.arg("--device").arg(&raw).env("AWS_ACCESS_KEY_ID", "key").env("AWS_SECRET_ACCESS_KEY", SECRETS[0]);
+    let mut command = snapferry([
+        "convert",
+        "-v",
+        "--bucket",
+        BUCKET,
+        "--endpoint",
+        "http://user:hunter2@127.0.0.1:9",
+        "--key",
+        KEY,
+    ]);
+    command
+        .arg("--device")
+        .arg(&raw)
+        .env("AWS_ACCESS_KEY_ID", "key")
+        .env("AWS_SECRET_ACCESS_KEY", SECRETS[0]);
     let ended = run(command);
     kept(&ended, ended.code.expect("it ended by itself"));
 }

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::Signal;
 use serde_json::Value;
-use snapferry::queue::{JobState, Queue as _, Timing};
-use snapferry::sim::{RegionAction, RegionOperation as Op, RegionRule, ServerSeed, When};
-use snapferry::vpc::{Policy, Tagging, TaggingConfig};
+use snapferry_fleet::queue::{JobState, Queue as _, Timing};
+use snapferry_ibmcloud::vpc::{Policy, Tagging, TaggingConfig};
+use snapferry_sim::{RegionAction, RegionOperation as Op, RegionRule, ServerSeed, When};
 
 use super::{Fleet, Worker};
 use crate::queue::Redis;
@@ -27,7 +27,11 @@ async fn several_servers_on_two_workers_all_arrive() {
     let (one, two) = (fleet.worker(Host::Own), fleet.worker(Host::Other));
     let mut words = vec!["enqueue", "--wait", SERVER];
     words.extend(names.iter().map(String::as_str));
-    fleet.run(&words).await.code(0).says(&["app1 into us-east: done", "app4 into us-east: done", "web01 into us-east: done"]);
+    fleet.run(&words).await.code(0).says(&[
+        "app1 into us-east: done",
+        "app4 into us-east: done",
+        "web01 into us-east: done",
+    ]);
     let images: Vec<String> = fleet.bench.images().await.into_iter().map(|image| image.name).collect();
     for name in &names {
         assert!(images.contains(&format!("{name}-latest")), "{images:?}");
@@ -43,9 +47,14 @@ async fn several_servers_on_two_workers_all_arrive() {
     // A server that is in no cloud ends as dead, with the reason; a name that makes no sense is not even added.
     let worker = fleet.worker(Host::Own);
     let said = fleet.run(&["enqueue", "web97", "--wait", "--json"]).await.code(5);
-    let lines: Vec<Value> = said.out().lines().map(|line| serde_json::from_str(line).expect("JSON alone")).collect();
+    let lines: Vec<Value> =
+        said.out().lines().map(|line| serde_json::from_str(line).expect("JSON alone")).collect();
     assert_eq!((&lines[0]["added"], &lines[1]["state"]), (&true.into(), &"dead".into()), "{lines:?}");
-    fleet.run(&["enqueue", "web99", "--wait"]).await.code(5).says(&["web99 into us-east: dead", "there is no server"]);
+    fleet
+        .run(&["enqueue", "web99", "--wait"])
+        .await
+        .code(5)
+        .says(&["web99 into us-east: dead", "there is no server"]);
     fleet.run(&["enqueue", "Web_1"]).await.code(2).says(&["is no name for the cloud"]);
     drop(worker);
     fleet.run(&["jobs", "purge", "--older-than", "0s"]).await.code(0).says(&["jobs forgotten"]);
@@ -63,7 +72,11 @@ async fn a_worker_that_is_told_to_stop_gives_back_what_it_has() {
     first.signal(Signal::TERM);
     assert_eq!(first.ended().await, Some(0));
     let job = fleet.job().await;
-    assert_eq!((&job["state"], &job["attempts"]), (&"ready".into(), &0.into()), "given back, and nothing counted: {job}");
+    assert_eq!(
+        (&job["state"], &job["attempts"]),
+        (&"ready".into(), &0.into()),
+        "given back, and nothing counted: {job}"
+    );
     let leaks = fleet.bench.leaks().await;
     assert!(leaks.len() == 1 && leaks[0].starts_with("snapshot"), "the volume is gone: {leaks:?}");
     let _second = fleet.worker(Host::Other);
@@ -102,7 +115,12 @@ async fn status_tells_how_old_the_images_are_and_fails_where_they_are_too_old() 
     fleet.run(&["status", "--check"]).await.code(8);
     let worker = fleet.worker(Host::Own);
     fleet.run(&["enqueue", SERVER, "--wait"]).await.code(0);
-    fleet.run(&["status", "--check"]).await.code(0).says(&["web01", "us-east", "web01-latest", "worker ferry ("]);
+    fleet.run(&["status", "--check"]).await.code(0).says(&[
+        "web01",
+        "us-east",
+        "web01-latest",
+        "worker ferry (",
+    ]);
     let row = fleet.run(&["status", "--json", SERVER]).await.json()["servers"][0].clone();
     assert!(row["age_seconds"].as_u64().unwrap() < 60 && row["too_old"] == false, "{row}");
     fleet.run(&["status", "--check", "--max-age", "0s"]).await.code(8).says(&["too old"]);
@@ -111,13 +129,25 @@ async fn status_tells_how_old_the_images_are_and_fails_where_they_are_too_old() 
     fleet.run(&["status", "--check"]).await.code(8).says(&["web99", "never, too old", "there is no server"]);
     fleet.run(&["status", "--check", SERVER]).await.code(0);
     // And one that somebody means to have, and that was never tried.
-    fleet.run(&["schedule", "add", "nightly", "--cron", "30 2 * * *", "db01"]).await.code(0).says(&["nightly: 1 server, next at"]);
+    fleet
+        .run(&["schedule", "add", "nightly", "--cron", "30 2 * * *", "db01"])
+        .await
+        .code(0)
+        .says(&["nightly: 1 server, next at"]);
     fleet.run(&["status", "db01", "--check"]).await.code(8).says(&["db01", "never"]);
     // And one that nobody has ever heard of, as when its name is mistyped, beside one that is well.
-    fleet.run(&["status", "--check", SERVER, "web98"]).await.code(8).says(&["never, too old", "web98 was never enqueued"]);
+    fleet
+        .run(&["status", "--check", SERVER, "web98"])
+        .await
+        .code(8)
+        .says(&["never, too old", "web98 was never enqueued"]);
     let all = fleet.run(&["status", "--json", "web98"]).await.json();
     let row = &all["servers"][0];
-    assert_eq!((&row["server"], &row["region"], &row["too_old"]), (&"web98".into(), &Value::Null, &true.into()), "{all}");
+    assert_eq!(
+        (&row["server"], &row["region"], &row["too_old"]),
+        (&"web98".into(), &Value::Null, &true.into()),
+        "{all}"
+    );
     assert!(all["workers"][0]["worker"].as_str().unwrap().starts_with("ferry ("), "{all}");
     // One that is no more is forgotten, and no image of it is missed.
     fleet.run(&["status", "--forget", "web98"]).await.code(2).says(&["nothing is known of web98"]);
@@ -146,7 +176,9 @@ async fn a_worker_waits_for_its_metadata_service_and_for_no_queue_that_nobody_na
     drop(listener);
     let command = || {
         let mut command = fleet.command(Host::Own, &["worker", "--metrics", "off"]);
-        command.env_remove("SNAPFERRY_VPC_REGION").env("SNAPFERRY_METADATA_ENDPOINT", format!("http://{address}"));
+        command
+            .env_remove("SNAPFERRY_VPC_REGION")
+            .env("SNAPFERRY_METADATA_ENDPOINT", format!("http://{address}"));
         command
     };
     let mut unnamed = command();
@@ -176,15 +208,24 @@ async fn a_schedule_adds_its_jobs_once_however_many_workers_look() {
         .await
         .code(2)
         .says(&["no time for a schedule", "five fields"]);
-    fleet.run(&["schedule", "add", "never", "--cron", "0 0 30 2 *", SERVER]).await.code(2).says(&["never comes"]);
+    fleet
+        .run(&["schedule", "add", "never", "--cron", "0 0 30 2 *", SERVER])
+        .await
+        .code(2)
+        .says(&["never comes"]);
     fleet.run(&["schedule", "rm", "nightly"]).await.code(2).says(&["there is no schedule nightly"]);
     fleet.run(&["schedule", "add", "often", "--cron", "* * * * *", SERVER]).await.code(0);
     let listed = fleet.run(&["schedule", "list", "--json"]).await.json();
-    assert_eq!((&listed[0]["schedule"], &listed[0]["servers"][0]), (&"often".into(), &SERVER.into()), "{listed}");
+    assert_eq!(
+        (&listed[0]["schedule"], &listed[0]["servers"][0]),
+        (&"often".into(), &SERVER.into()),
+        "{listed}"
+    );
     // As if it had been made yesterday: several ticks were missed, and one counts.
     let queue = fleet.redis.queue(Timing::default()).await;
     let plan = queue.schedules().await.unwrap()[0].plan.clone();
-    let yesterday = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() - 86_400_000;
+    let yesterday =
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() - 86_400_000;
     fleet.redis.command(&["HSET", "{snapferry}:ticks", "often", &yesterday.to_string()]).await;
     // The same times again, as for another server: what is due stays due.
     fleet.run(&["schedule", "add", "often", "--cron", "* * * * *", SERVER]).await.code(0);
@@ -217,22 +258,41 @@ async fn an_old_list_is_taken_over_and_what_makes_no_job_is_kept() {
     fleet.run(&["enqueue", "db02", "--at", "tomorrow"]).await.code(2);
     // Is Redis fit for it?
     let told = fleet.run(&["doctor"]).await;
-    told.says(&["ok       queue            version: redis 7", "append-only file: every change is written to a file", "eviction"]);
+    told.says(&[
+        "ok       queue            version: redis 7",
+        "append-only file: every change is written to a file",
+        "eviction",
+    ]);
     let unsafe_one = Redis::start(&["--appendonly", "no"]).await.unwrap();
     let mut command = fleet.command(Host::Own, &["doctor"]);
     command.env("SNAPFERRY_REDIS", unsafe_one.url());
     let told = fleet.bench.finish(command).await;
-    told.says(&["FAILURE  queue            append-only file: a crash of the server loses every job", "-> set `appendonly yes`"]);
+    told.says(&[
+        "FAILURE  queue            append-only file: a crash of the server loses every job",
+        "-> set `appendonly yes`",
+    ]);
     // All that have a tag.
-    fleet.run(&["enqueue", "--tag", "nightly"]).await.code(2).says(&["no server in us-south has the tag nightly"]);
+    fleet
+        .run(&["enqueue", "--tag", "nightly"])
+        .await
+        .code(2)
+        .says(&["no server in us-south has the tag nightly"]);
     let server = fleet.bench.client(HOME).instance_by_name(SERVER).await.unwrap().unwrap();
-    let config = TaggingConfig { endpoint: fleet.bench.sim.tagging_endpoint(), ca_file: None, policy: Policy::default() };
+    let config = TaggingConfig {
+        endpoint: fleet.bench.sim.tagging_endpoint(),
+        ca_file: None,
+        policy: Policy::default(),
+    };
     let tagging = Tagging::new(&config, means_of(&fleet.bench.sim)).unwrap();
     tagging.attach(&server.crn, &["nightly".parse().unwrap()]).await.unwrap();
     let first = fleet.job().await["job"].as_str().unwrap().to_owned();
     fleet.run(&["jobs", "cancel", &first]).await.code(0);
     fleet.run(&["enqueue", "--tag", "nightly", "web01"]).await.code(0).says(&["web01 into us-east"]);
-    fleet.run(&["jobs", "logs"]).await.code(0).says(&["added      web01 into us-east", "added      db01 into us-east"]);
+    fleet
+        .run(&["jobs", "logs"])
+        .await
+        .code(0)
+        .says(&["added      web01 into us-east", "added      db01 into us-east"]);
 }
 
 /// What a worker serves at `path`, once it listens.
@@ -250,7 +310,8 @@ fn got(address: &str, path: &str) -> String {
 /// None where nobody listens yet.
 pub fn asked(address: &str, path: &str) -> Option<String> {
     let mut line = TcpStream::connect(address).ok()?;
-    line.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
+    line.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes())
+        .unwrap();
     let mut answer = String::new();
     line.read_to_string(&mut answer).unwrap();
     Some(answer)
@@ -259,15 +320,31 @@ pub fn asked(address: &str, path: &str) -> Option<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_is_refused_keeps_what_to_do_about_it() {
     let Some(fleet) = Fleet::start().await else { return };
-    fleet.bench.sim.faults().add(RegionRule::on(Op::CreateSnapshot), RegionAction::answer(403, "not_authorized"));
+    fleet
+        .bench
+        .sim
+        .faults()
+        .add(RegionRule::on(Op::CreateSnapshot), RegionAction::answer(403, "not_authorized"));
     let worker = fleet.worker(Host::Own);
     let next = "it needs the role Editor on VPC Infrastructure Services";
-    let said = fleet.run(&["enqueue", SERVER, "--wait"]).await.code(5).says(&["dead: snapshot: POST", "403 not_authorized", next]);
+    let said = fleet.run(&["enqueue", SERVER, "--wait"]).await.code(5).says(&[
+        "dead: snapshot: POST",
+        "403 not_authorized",
+        next,
+    ]);
     let id = said.out().split_whitespace().next().unwrap().to_owned();
     let listed = fleet.run(&["jobs", "list"]).await.code(0).says(&["403 not_authorized"]);
     assert_eq!(listed.out().lines().count(), 2, "{}", listed.out());
-    fleet.run(&["jobs", "cancel", &id]).await.code(0).says(&["dead already, and nothing was removed: `snapferry gc`"]);
-    fleet.run(&["jobs", "list", "--most", "0"]).await.code(0).says(&["there are more jobs that are dead: --most N shows them"]);
+    fleet
+        .run(&["jobs", "cancel", &id])
+        .await
+        .code(0)
+        .says(&["dead already, and nothing was removed: `snapferry gc`"]);
+    fleet
+        .run(&["jobs", "list", "--most", "0"])
+        .await
+        .code(0)
+        .says(&["there are more jobs that are dead: --most N shows them"]);
     let shown = fleet.run(&["jobs", "show", &id]).await.code(0).says(&["403 not_authorized", next]);
     assert_eq!(shown.out().matches(next).count(), 1, "{}", shown.out());
     worker.signal(Signal::TERM);
@@ -326,11 +403,10 @@ async fn systemd_is_told_and_prometheus_finds_what_counts() {
     };
     let first = told(&systemd);
     assert!(first.contains("READY=1") && first.contains("STATUS=idle"), "{first}");
-    fleet
-        .bench
-        .sim
-        .faults()
-        .add(RegionRule::on(Op::GetAttachment).when(When::First(1)), RegionAction::delay(Duration::from_millis(1500)));
+    fleet.bench.sim.faults().add(
+        RegionRule::on(Op::GetAttachment).when(When::First(1)),
+        RegionAction::delay(Duration::from_millis(1500)),
+    );
     fleet.run(&["enqueue", SERVER]).await.code(0);
     let mut seen = String::new();
     while !seen.contains("STATUS=web01 attach") {
@@ -366,10 +442,22 @@ async fn systemd_is_told_and_prometheus_finds_what_counts() {
     assert!(fed.contains("WATCHDOG=1"), "the watchdog is fed whatever Redis does: {fed}");
     worker.signal(Signal::TERM);
     assert_eq!(worker.ended().await, Some(0));
-    let lines: Vec<Value> =
-        std::fs::read_to_string(&log).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let step = lines.iter().find(|line| line["message"].as_str().is_some_and(|words| words.starts_with("convert done")));
+    let lines: Vec<Value> = std::fs::read_to_string(&log)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let step = lines
+        .iter()
+        .find(|line| line["message"].as_str().is_some_and(|words| words.starts_with("convert done")));
     let step = step.expect("a line for the step");
-    assert_eq!((&step["spans"][0]["server"], &step["spans"][0]["region"]), (&SERVER.into(), &"us-east".into()), "{step}");
-    assert!(lines.iter().any(|line| line["id"].as_str().is_some_and(|id| id.starts_with("snapferry-"))), "requests have their ids");
+    assert_eq!(
+        (&step["spans"][0]["server"], &step["spans"][0]["region"]),
+        (&SERVER.into(), &"us-east".into()),
+        "{step}"
+    );
+    assert!(
+        lines.iter().any(|line| line["id"].as_str().is_some_and(|id| id.starts_with("snapferry-"))),
+        "requests have their ids"
+    );
 }

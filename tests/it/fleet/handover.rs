@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::Signal;
-use snapferry::queue::{JobState, Lease, Queue as _, Token};
-use snapferry::sim::{Action, Operation as Store, RegionAction, RegionOperation as Op, RegionRule, Rule, When};
+use snapferry_fleet::queue::{JobState, Lease, Queue as _, Token};
+use snapferry_sim::{
+    Action, Operation as Store, RegionAction, RegionOperation as Op, RegionRule, Rule, When,
+};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, LocalSet};
 
@@ -26,7 +28,8 @@ const AT_ONCE: [usize; 2] = [4, 20];
 async fn killed(at: At, moment: Moment) -> Option<Option<Duration>> {
     let fleet = Fleet::start().await?;
     let case = format!("{at:?} {moment:?}");
-    let (since, before) = (fleet.bench.sim.history().len(), fleet.bench.latest().await.expect("there is one"));
+    let (since, before) =
+        (fleet.bench.sim.history().len(), fleet.bench.latest().await.expect("there is one"));
     fleet.bench.arm(at, moment);
     let mut workers = [fleet.worker(Host::Own), fleet.worker(Host::Other)];
     fleet.run(&["enqueue", SERVER, "--fast-restore-clone"]).await.code(0);
@@ -50,10 +53,14 @@ async fn killed(at: At, moment: Moment) -> Option<Option<Duration>> {
     workers[usize::from(victim.starts_with("ferry2"))].kill();
     let killed_at = SystemTime::now();
     fleet.bench.disarm();
-    assert!(fleet.bench.images().await.iter().any(|image| image.id == before.id), "{case}: no image to recover from");
+    assert!(
+        fleet.bench.images().await.iter().any(|image| image.id == before.id),
+        "{case}: no image to recover from"
+    );
     fleet.until_state("done").await;
     let claims = queue.events(1000).await.unwrap().into_iter().filter(|event| event.what == "claimed");
-    let taken = claims.filter(|event| event.at >= killed_at && event.details != victim).map(|event| event.at).next();
+    let taken =
+        claims.filter(|event| event.at >= killed_at && event.details != victim).map(|event| event.at).next();
     assert_eq!(fleet.job().await["attempts"], 0, "{case}: attempts");
     assert_ne!(fleet.bench.latest().await.unwrap().id, before.id, "{case}: the latest is not new");
     fleet.check(since, &case).await;
@@ -63,8 +70,11 @@ async fn killed(at: At, moment: Moment) -> Option<Option<Duration>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_is_killed_at_every_change_and_another_one_takes_over() {
-    let (slots, local, mut running) =
-        (Arc::new(Semaphore::new(AT_ONCE[usize::from(super::has_real_lease())])), LocalSet::new(), JoinSet::new());
+    let (slots, local, mut running) = (
+        Arc::new(Semaphore::new(AT_ONCE[usize::from(super::has_real_lease())])),
+        LocalSet::new(),
+        JoinSet::new(),
+    );
     for (_, at) in POINTS {
         for &moment in at.moments() {
             let slots = Arc::clone(&slots);
@@ -77,7 +87,8 @@ async fn a_worker_is_killed_at_every_change_and_another_one_takes_over() {
         }
     }
     let tried = running.len();
-    let ended: Vec<Option<Duration>> = local.run_until(running.join_all()).await.into_iter().flatten().collect();
+    let ended: Vec<Option<Duration>> =
+        local.run_until(running.join_all()).await.into_iter().flatten().collect();
     let mut took: Vec<Duration> = ended.iter().copied().flatten().collect();
     took.sort_unstable();
     let Some(&longest) = took.last() else { return };
@@ -110,10 +121,19 @@ async fn a_worker_that_wakes_up_too_late_touches_nothing() {
         let wait = Duration::from_millis(300);
         match at {
             At::Cloud(operation, nth) => {
-                fleet.bench.sim.faults().add(RegionRule::on(operation).when(When::Nth(nth)), RegionAction::delay(wait));
+                fleet
+                    .bench
+                    .sim
+                    .faults()
+                    .add(RegionRule::on(operation).when(When::Nth(nth)), RegionAction::delay(wait));
             }
             At::Bucket(operation, nth) => {
-                fleet.bench.sim.store().faults().add(Rule::on(operation).when(When::Nth(nth)), Action::Delay { milliseconds: 300 });
+                fleet
+                    .bench
+                    .sim
+                    .store()
+                    .faults()
+                    .add(Rule::on(operation).when(When::Nth(nth)), Action::Delay { milliseconds: 300 });
             }
         }
         let sleeper = fleet.worker(Host::Own);
@@ -152,11 +172,10 @@ async fn a_worker_that_wakes_up_too_late_touches_nothing() {
 async fn gc_spares_what_the_fleet_has_still_to_do() {
     let Some(fleet) = Fleet::start().await else { return };
     let since = fleet.bench.sim.history().len();
-    fleet
-        .bench
-        .sim
-        .faults()
-        .add(RegionRule::on(Op::CreateVolume), RegionAction::Answer { status: 403, code: None, retry_after_s: None });
+    fleet.bench.sim.faults().add(
+        RegionRule::on(Op::CreateVolume),
+        RegionAction::Answer { status: 403, code: None, retry_after_s: None },
+    );
     let worker = fleet.worker(Host::Own);
     fleet.run(&["enqueue", SERVER]).await.code(0);
     fleet.until_state("dead").await;
@@ -198,7 +217,12 @@ async fn a_job_that_is_cancelled_between_two_renamings_gives_the_name_back() {
 async fn a_worker_that_is_told_to_end_finishes_what_it_converts() {
     let Some(fleet) = Fleet::start().await else { return };
     let since = fleet.bench.sim.history().len();
-    fleet.bench.sim.store().faults().add(Rule::on(Store::UploadPart).when(When::First(1)), Action::Delay { milliseconds: 1500 });
+    fleet
+        .bench
+        .sim
+        .store()
+        .faults()
+        .add(Rule::on(Store::UploadPart).when(When::First(1)), Action::Delay { milliseconds: 1500 });
     let socket = fleet.bench.state_folder(Host::Own).with_extension("notify");
     let systemd = UnixDatagram::bind(&socket).unwrap();
     systemd.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
@@ -222,11 +246,19 @@ async fn a_worker_that_is_told_to_end_finishes_what_it_converts() {
     assert!(stops.contains("EXTEND_TIMEOUT_USEC=60000000"), "it asks for time to end in: {stops}");
     assert_eq!(first.ended().await, Some(0));
     let job = fleet.job().await;
-    assert_eq!((&job["state"], &job["attempts"]), (&"ready".into(), &0.into()), "given back, and nothing counted: {job}");
+    assert_eq!(
+        (&job["state"], &job["attempts"]),
+        (&"ready".into(), &0.into()),
+        "given back, and nothing counted: {job}"
+    );
     let sent = fleet.bench.sim.store().stats().of(Store::CompleteMultipartUpload).requests;
     let _second = fleet.worker(Host::Other);
     fleet.until_state("done").await;
-    assert_eq!(fleet.bench.sim.store().stats().of(Store::CompleteMultipartUpload).requests, sent, "it was converted again");
+    assert_eq!(
+        fleet.bench.sim.store().stats().of(Store::CompleteMultipartUpload).requests,
+        sent,
+        "it was converted again"
+    );
     fleet.check(since, "ended while converting").await;
 }
 
@@ -255,7 +287,9 @@ async fn a_worker_that_is_told_twice_ends_at_once() {
 /// A question or an answer is lost on the way, and the word is said again: nobody has to wait for the lease to run out.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_and_a_last_word_that_are_lost_are_sent_again() {
-    for (words, cut) in [("\r\nferry (", Cut::After), ("\r\ndone\r\n", Cut::Before), ("\r\ndone\r\n", Cut::After)] {
+    for (words, cut) in
+        [("\r\nferry (", Cut::After), ("\r\ndone\r\n", Cut::Before), ("\r\ndone\r\n", Cut::After)]
+    {
         let Some(fleet) = Fleet::start().await else { return };
         let (since, queue) = (fleet.bench.sim.history().len(), fleet.queue().await);
         // So that Redis knows the scripts, and does at once what is sent.
@@ -287,13 +321,13 @@ async fn redis_is_killed_and_restarted_under_a_running_job() {
     for gone in [Duration::from_millis(300), Duration::from_secs(4)] {
         let Some(mut fleet) = Fleet::start().await else { return };
         let since = fleet.bench.sim.history().len();
-        fleet
-            .bench
-            .sim
-            .faults()
-            .add(RegionRule::on(Op::GetAttachment).when(When::First(1)), RegionAction::delay(Duration::from_millis(300)));
+        fleet.bench.sim.faults().add(
+            RegionRule::on(Op::GetAttachment).when(When::First(1)),
+            RegionAction::delay(Duration::from_millis(300)),
+        );
         let _worker = fleet.worker(Host::Own);
-        let mut waiting = fleet.command(Host::Own, &["enqueue", SERVER, "--wait"]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut waiting =
+            fleet.command(Host::Own, &["enqueue", SERVER, "--wait"]).stdout(Stdio::piped()).spawn().unwrap();
         let mut said = BufReader::new(waiting.stdout.take().unwrap());
         // Its job is in the queue.
         said.read_line(&mut String::new()).unwrap();
@@ -312,11 +346,10 @@ async fn redis_is_killed_and_restarted_under_a_running_job() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_that_was_emptied_is_filled_again() {
     let Some(fleet) = Fleet::start().await else { return };
-    fleet
-        .bench
-        .sim
-        .faults()
-        .add(RegionRule::on(Op::GetAttachment).when(When::First(1)), RegionAction::delay(Duration::from_millis(300)));
+    fleet.bench.sim.faults().add(
+        RegionRule::on(Op::GetAttachment).when(When::First(1)),
+        RegionAction::delay(Duration::from_millis(300)),
+    );
     let since = fleet.bench.sim.history().len();
     let _worker = fleet.worker(Host::Own);
     fleet.run(&["enqueue", SERVER]).await.code(0);

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use snapferry::job::JobId;
-use snapferry::queue::{EVENTS_KEPT, JobState, Queue as _};
-use snapferry::sim::RegionOperation as Op;
+use snapferry_base::job::JobId;
+use snapferry_fleet::queue::{EVENTS_KEPT, JobState, Queue as _};
+use snapferry_sim::RegionOperation as Op;
 
 use super::Fleet;
 use crate::replicate::Host;
@@ -20,12 +20,16 @@ impl Fleet {
     }
 
     /// Between two claims of a job the first one's lease has come to an end, by the queue's own account.
-    async fn one_worker_at_a_time(&self, queue: &snapferry::queue::RedisQueue, what: &str) {
+    async fn one_worker_at_a_time(&self, queue: &snapferry_fleet::queue::RedisQueue, what: &str) {
         let mut running: BTreeSet<JobId> = BTreeSet::new();
         for event in queue.events(EVENTS_KEPT).await.unwrap() {
             match event.what.as_str() {
                 "claimed" => assert!(running.insert(event.id), "{what}: {} was claimed by two", event.id),
-                "step" => assert!(running.contains(&event.id), "{what}: {} went on without a lease: {event:?}", event.id),
+                "step" => assert!(
+                    running.contains(&event.id),
+                    "{what}: {} went on without a lease: {event:?}",
+                    event.id
+                ),
                 "done" | "dead" | "cancelled" | "failed" | "released" | "taken-back" => {
                     running.remove(&event.id);
                 }
@@ -47,7 +51,7 @@ impl Fleet {
     }
 
     /// None is lost: what was added is in exactly one state.
-    async fn every_job_is_somewhere(&self, queue: &snapferry::queue::RedisQueue, what: &str) {
+    async fn every_job_is_somewhere(&self, queue: &snapferry_fleet::queue::RedisQueue, what: &str) {
         let added: BTreeSet<JobId> = queue
             .events(EVENTS_KEPT)
             .await
@@ -66,10 +70,11 @@ impl Fleet {
     }
 
     /// The latest image of each server is that of the last job that was done.
-    async fn every_success_is_the_latest(&self, queue: &snapferry::queue::RedisQueue, what: &str) {
+    async fn every_success_is_the_latest(&self, queue: &snapferry_fleet::queue::RedisQueue, what: &str) {
         let images = self.bench.images().await;
         for good in queue.good().await.unwrap() {
-            let latest: Vec<_> = images.iter().filter(|image| image.name == format!("{}-latest", good.server)).collect();
+            let latest: Vec<_> =
+                images.iter().filter(|image| image.name == format!("{}-latest", good.server)).collect();
             assert_eq!(latest.len(), 1, "{what}: {} has {latest:?}", good.server);
             let result: serde_json::Value = serde_json::from_str(&good.result).unwrap();
             assert_eq!(result["image"]["id"], latest[0].id.to_string(), "{what}: {}", good.server);
@@ -79,7 +84,11 @@ impl Fleet {
     /// Nothing is left of jobs that are over, and a second look finds nothing more.
     pub(super) async fn nothing_is_left(&self, what: &str) {
         self.bench.gc(Host::Own).await;
-        assert_eq!(self.bench.gc(Host::Other).await, Vec::<String>::new(), "{what}: a second look finds more");
+        assert_eq!(
+            self.bench.gc(Host::Other).await,
+            Vec::<String>::new(),
+            "{what}: a second look finds more"
+        );
         assert_eq!(self.bench.leaks().await, Vec::<String>::new(), "{what}");
     }
 }

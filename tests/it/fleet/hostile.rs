@@ -1,6 +1,6 @@
 //! A queue into which somebody has written what a terminal obeys: every command that shows it shows it escaped, and as much as fits.
 
-use snapferry::queue::Queue as _;
+use snapferry_fleet::queue::Queue as _;
 
 use super::Fleet;
 use crate::queue::job;
@@ -33,7 +33,22 @@ async fn what_others_write_into_the_queue_is_shown_escaped_everywhere() {
         let plan = serde_json::json!({ "cron": "0 1 * * *", "priority": 5, "jobs": [] }).to_string();
         fleet.redis.command(&["HSET", "{snapferry}:schedules", hostile, &plan]).await;
         fleet.redis.command(&["HSET", "{snapferry}:ticks", hostile, "1"]).await;
-        fleet.redis.command(&["XADD", "{snapferry}:events", "*", "at", "1", "id", &id, "what", hostile, "details", hostile]).await;
+        fleet
+            .redis
+            .command(&[
+                "XADD",
+                "{snapferry}:events",
+                "*",
+                "at",
+                "1",
+                "id",
+                &id,
+                "what",
+                hostile,
+                "details",
+                hostile,
+            ])
+            .await;
         for words in [
             &["jobs", "list"][..],
             &["jobs", "show", &id],
@@ -54,7 +69,9 @@ async fn what_others_write_into_the_queue_is_shown_escaped_everywhere() {
             assert!(!all.contains("panicked"), "{words:?}: {all}");
             assert!(!all.lines().any(|line| line.starts_with("snapferry: all is well")), "{words:?}: {all}");
             if words.contains(&"--json") {
-                said.out().lines().for_each(|line| drop(serde_json::from_str::<serde_json::Value>(line).expect("JSON")));
+                said.out()
+                    .lines()
+                    .for_each(|line| drop(serde_json::from_str::<serde_json::Value>(line).expect("JSON")));
             } else if words[0] != "schedule" {
                 let longest = all.lines().map(|line| line.chars().count()).max().unwrap_or(0);
                 assert!(longest < 8 * 1100, "{words:?}: a line of {longest}");
@@ -71,7 +88,9 @@ async fn what_others_write_into_the_queue_is_shown_escaped_everywhere() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_lacks_a_right_is_not_ready() {
     let Some(fleet) = Fleet::start().await else { return };
-    let line = snapferry::queue::rights::acl_line("ferry", "snapferry").replace('\'', "").replace("PASSWORD", "hunter2");
+    let line = snapferry_fleet::queue::rights::acl_line("ferry", "snapferry")
+        .replace('\'', "")
+        .replace("PASSWORD", "hunter2");
     fleet.redis.command(&line.split(' ').collect::<Vec<_>>()).await;
     fleet.redis.command(&["ACL", "SETUSER", "ferry", "-xadd"]).await;
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -89,7 +108,9 @@ async fn a_worker_that_lacks_a_right_is_not_ready() {
     fleet.redis.command(&["ACL", "SETUSER", "ferry", "-zrangebyscore"]).await;
     fleet
         .until("the end of readiness", async || {
-            ready().is_some_and(|answer| answer.starts_with("HTTP/1.1 503") && answer.to_lowercase().contains("zrangebyscore"))
+            ready().is_some_and(|answer| {
+                answer.starts_with("HTTP/1.1 503") && answer.to_lowercase().contains("zrangebyscore")
+            })
         })
         .await;
     fleet.redis.command(&["ACL", "SETUSER", "ferry", "+zrangebyscore"]).await;

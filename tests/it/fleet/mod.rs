@@ -23,8 +23,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use snapferry::queue::{RedisConfig, RedisQueue, Timing};
-use snapferry::sim::RegionOperation as Op;
+use snapferry_fleet::queue::{RedisConfig, RedisQueue, Timing};
+use snapferry_sim::RegionOperation as Op;
 
 use crate::queue::{Redis, SAFE};
 use crate::region::SERVER;
@@ -43,7 +43,7 @@ fn has_real_lease() -> bool {
 
 /// Nothing takes longer; what does, fails.
 fn patience() -> Duration {
-    let lease: snapferry::worker::Age = lease().parse().unwrap();
+    let lease: snapferry_fleet::replicate::Age = lease().parse().unwrap();
     Duration::from_secs(90) + lease.0 * 4
 }
 

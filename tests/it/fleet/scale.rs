@@ -5,7 +5,9 @@
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
-use snapferry::queue::{JobState, Lease, NewJob, Priority, Queue as _, RedisConfig, RedisQueue, Timing, Token};
+use snapferry_fleet::queue::{
+    JobState, Lease, NewJob, Priority, Queue as _, RedisConfig, RedisQueue, Timing, Token,
+};
 use tokio::task::JoinSet;
 
 use crate::queue::{Redis, SAFE, job};
@@ -43,12 +45,16 @@ async fn works(config: RedisConfig, name: String) -> (usize, Vec<Duration>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_workers_share_what_there_is() {
-    let jobs: usize = std::env::var("SNAPFERRY_SCALE_JOBS").map_or(200, |jobs| jobs.parse().expect("a number of jobs"));
+    let jobs: usize =
+        std::env::var("SNAPFERRY_SCALE_JOBS").map_or(200, |jobs| jobs.parse().expect("a number of jobs"));
     let Some(redis) = Redis::start(&SAFE).await else { return };
     let config = RedisConfig { timing: Timing::default(), ..redis.config() };
     let queue = RedisQueue::connect(&config).await.unwrap();
     for number in 0..jobs {
-        queue.enqueue(&NewJob { priority: Priority::default(), ..job(&format!("app{number:04}")) }).await.unwrap();
+        queue
+            .enqueue(&NewJob { priority: Priority::default(), ..job(&format!("app{number:04}")) })
+            .await
+            .unwrap();
     }
     let begun = Instant::now();
     let mut workers = JoinSet::new();

@@ -5,8 +5,8 @@
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
-use snapferry::queue::{JobState, Queue as _};
-use snapferry::sim::{Action, RegionAction, RegionRule, Rule, ServerSeed, When};
+use snapferry_fleet::queue::{JobState, Queue as _};
+use snapferry_sim::{Action, RegionAction, RegionRule, Rule, ServerSeed, When};
 
 use super::{Fleet, Worker};
 use crate::region::HOME;
@@ -21,7 +21,11 @@ fn confuse(fleet: &Fleet, seed: u64) {
     let chance = |number: u64| When::Share { percent: 1, seed: seed.wrapping_mul(31).wrapping_add(number) };
     let region = [
         RegionAction::Answer { status: 503, code: None, retry_after_s: None },
-        RegionAction::Answer { status: 429, code: Some("too_many_requests".to_owned()), retry_after_s: Some(1) },
+        RegionAction::Answer {
+            status: 429,
+            code: Some("too_many_requests".to_owned()),
+            retry_after_s: Some(1),
+        },
         RegionAction::Drop,
         RegionAction::ApplyThenDrop,
         RegionAction::Reset,
@@ -48,7 +52,10 @@ async fn number(fleet: &Fleet, section: &str, before: &str) -> u64 {
         redis::Value::VerbatimString { text, .. } => text,
         other => panic!("{other:?}"),
     };
-    let line = text.lines().find_map(|line| line.strip_prefix(before)).unwrap_or_else(|| panic!("no {before} in {text}"));
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(before))
+        .unwrap_or_else(|| panic!("no {before} in {text}"));
     let digits = line.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(line.len());
     line[..digits].parse().unwrap()
 }
@@ -62,12 +69,14 @@ async fn words(fleet: &Fleet) -> u64 {
 fn peak_memory(worker: &Worker) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", worker.0.id())).unwrap_or_default();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    peak.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()).unwrap_or_default() / 1024
+    peak.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()).unwrap_or_default()
+        / 1024
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_jobs_end_done_or_dead_with_a_reason_whatever_happens() {
-    let jobs: usize = std::env::var("SNAPFERRY_SOAK_JOBS").map_or(16, |jobs| jobs.parse().expect("a number of jobs"));
+    let jobs: usize =
+        std::env::var("SNAPFERRY_SOAK_JOBS").map_or(16, |jobs| jobs.parse().expect("a number of jobs"));
     let seed: u64 = std::env::var("SNAPFERRY_SOAK_SEED").map_or(7, |seed| seed.parse().expect("a seed"));
     let Some(fleet) = Fleet::start().await else { return };
     let since = fleet.bench.sim.history().len();
@@ -88,7 +97,8 @@ async fn many_jobs_end_done_or_dead_with_a_reason_whatever_happens() {
     let longest = Duration::from_secs(120) + EACH * u32::try_from(jobs).unwrap();
     loop {
         let counts = queue.counts().await.unwrap();
-        let over: u64 = [JobState::Done, JobState::Dead, JobState::Cancelled].map(|state| counts.of(state)).iter().sum();
+        let over: u64 =
+            [JobState::Done, JobState::Dead, JobState::Cancelled].map(|state| counts.of(state)).iter().sum();
         if over == u64::try_from(jobs).unwrap() {
             break;
         }

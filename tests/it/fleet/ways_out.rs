@@ -3,7 +3,9 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use snapferry::sim::{Action, Operation as Store, RegionAction, RegionOperation as Op, RegionRule, Rule, When};
+use snapferry_sim::{
+    Action, Operation as Store, RegionAction, RegionOperation as Op, RegionRule, Rule, When,
+};
 
 use super::{Fleet, Worker};
 use crate::region::SERVER;
@@ -17,9 +19,11 @@ async fn every_word_ends_a_worker_and_who_looks_on() {
     // With no worker there the job waits, and whoever waits for it.
     fleet.run(&["enqueue", SERVER]).await.code(0);
     for word in WORDS {
-        for (words, code) in
-            [(&["jobs", "watch"][..], 0), (&["jobs", "logs", "--follow"], 0), (&["enqueue", SERVER, "--wait"], 130)]
-        {
+        for (words, code) in [
+            (&["jobs", "watch"][..], 0),
+            (&["jobs", "logs", "--follow"], 0),
+            (&["enqueue", SERVER, "--wait"], 130),
+        ] {
             let mut command = fleet.command(Host::Own, words);
             let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
             // It has listened since before the first line.
@@ -41,7 +45,10 @@ async fn every_word_ends_a_worker_and_who_looks_on() {
         // job before the worker has looked at it again.
         let clouds = fleet.bench.sim.faults();
         clouds.clear();
-        clouds.add(RegionRule::on(Op::DeleteAttachment).when(When::First(1)), RegionAction::delay(Duration::from_secs(3)));
+        clouds.add(
+            RegionRule::on(Op::DeleteAttachment).when(When::First(1)),
+            RegionAction::delay(Duration::from_secs(3)),
+        );
         let worker = fleet.worker(Host::Own);
         fleet.run(&["enqueue", SERVER]).await.code(0);
         fleet.until("the part", async || fleet.bench.sim.store().faults().fired() == [1]).await;

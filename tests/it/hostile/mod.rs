@@ -2,11 +2,12 @@
 
 mod program;
 
-use snapferry::qcow2::{Compression, Image, ImageFile, Limits, Stored};
-use snapferry::testing::hostile::{self, Good, Hostile, Stage};
-use snapferry::testing::oracle::QemuImg;
-use snapferry::testing::plain::{MemoryFile, decode_cluster};
-use snapferry::units::to_usize;
+use snapferry_base::units::to_usize;
+use snapferry_qcow2::MemoryFile;
+use snapferry_qcow2::{Codec, Image, ImageFile, Limits, Stored};
+use snapferry_testkit::hostile::{self, Good, Hostile, Stage};
+use snapferry_testkit::oracle::QemuImg;
+use snapferry_testkit::plain::decode_cluster;
 
 /// An error and everything behind it.
 fn chain(error: &dyn std::error::Error) -> String {
@@ -22,7 +23,8 @@ pub fn decode(file: &dyn ImageFile) -> Result<Vec<u8>, (Stage, String)> {
     let mut disk = vec![0; to_usize(cluster.round_up(mappings.virtual_size().0))];
     for (guest, stored) in mappings.iter() {
         assert_ne!(stored, Stored::Zero, "zero clusters are not iterated over");
-        let bytes = decode_cluster(file, &image, &mappings, guest).map_err(|error| (Stage::Decode, chain(&error)))?;
+        let bytes =
+            decode_cluster(file, &image, &mappings, guest).map_err(|error| (Stage::Decode, chain(&error)))?;
         disk[to_usize(guest.offset(cluster).0)..][..bytes.len()].copy_from_slice(&bytes);
     }
     disk.truncate(to_usize(mappings.virtual_size().0));
@@ -36,7 +38,7 @@ fn decode_bytes(bytes: &[u8]) -> Result<Vec<u8>, (Stage, String)> {
 
 #[test]
 fn the_good_image_is_read() {
-    for compression in [Compression::Deflate, Compression::Zstd] {
+    for compression in [Codec::Deflate, Codec::Zstd] {
         let good = Good::new(compression);
         assert!(decode_bytes(&good.bytes).unwrap() == good.disk, "{compression:?}");
     }
@@ -53,7 +55,9 @@ fn every_broken_image_is_refused_where_and_why_it_must_be() {
             (Ok(_), Stage::Check | Stage::Never) => wrong.push(format!("{name}: other bytes")),
             (Ok(_), _) => wrong.push(format!("{name}: was read, and must be refused ({stage:?})")),
             (Err((found, why)), stage) if found == *stage && why.contains(says) => {}
-            (Err((found, why)), stage) => wrong.push(format!("{name}: {found:?}, not {stage:?} with {says:?}: {why}")),
+            (Err((found, why)), stage) => {
+                wrong.push(format!("{name}: {found:?}, not {stage:?} with {says:?}: {why}"))
+            }
         }
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), images.len(), wrong.join("\n"));

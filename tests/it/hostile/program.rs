@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use snapferry::testing::hostile::{self, Hostile, Stage};
+use snapferry_testkit::hostile::{self, Hostile, Stage};
 
 use super::decode_bytes;
 
@@ -39,9 +39,15 @@ fn run(arguments: &[&str]) -> Ended {
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    assert!(answer.status.success(), "{:?} {}", answer.status.signal(), String::from_utf8_lossy(&answer.stderr));
+    assert!(
+        answer.status.success(),
+        "{:?} {}",
+        answer.status.signal(),
+        String::from_utf8_lossy(&answer.stderr)
+    );
     let said = String::from_utf8_lossy(&answer.stdout).into_owned();
-    let (said, figures) = said.rsplit_once('\n').map(|(said, _)| said.rsplit_once("\n").unwrap_or(("", said))).unwrap();
+    let (said, figures) =
+        said.rsplit_once('\n').map(|(said, _)| said.rsplit_once("\n").unwrap_or(("", said))).unwrap();
     let figures: Vec<i64> = figures.split_whitespace().map(|figure| figure.parse().unwrap()).collect();
     let code = i32::try_from(figures[0]).unwrap();
     Ended {
@@ -54,7 +60,13 @@ fn run(arguments: &[&str]) -> Ended {
 
 /// What is wrong with how a command ended on an image that is to be refused.
 /// `codes` are those that it may end with besides 0.
-fn complaint(command: &str, image: &Hostile, ended: &Ended, may_succeed: bool, codes: &[i32]) -> Option<String> {
+fn complaint(
+    command: &str,
+    image: &Hostile,
+    ended: &Ended,
+    may_succeed: bool,
+    codes: &[i32],
+) -> Option<String> {
     let Ended { code, signal, said, peak } = ended;
     let what = if let Some(signal) = signal {
         format!("died of signal {signal}")
@@ -101,17 +113,24 @@ fn verify_and_restore_refuse_every_broken_image() {
     with_each(|image, path| {
         let text = path.to_str().unwrap();
         let sound = matches!(image.stage, Stage::Check | Stage::Never);
-        let mut wrong: Vec<String> = complaint("verify", image, &run(&["verify", text]), sound, &OURS).into_iter().collect();
+        let mut wrong: Vec<String> =
+            complaint("verify", image, &run(&["verify", text]), sound, &OURS).into_iter().collect();
         let raw = path.with_file_name("disk.raw");
         let ended = run(&["restore", text, "--output", raw.to_str().unwrap()]);
         wrong.extend(complaint("restore", image, &ended, sound, &OURS));
         match std::fs::read(&raw) {
-            Ok(disk) if !sound => wrong.push(format!("restore of {:?} left {} bytes under the final name", image.name, disk.len())),
+            Ok(disk) if !sound => wrong.push(format!(
+                "restore of {:?} left {} bytes under the final name",
+                image.name,
+                disk.len()
+            )),
             Ok(disk) if decode_bytes(&image.bytes).ok().as_ref() != Some(&disk) => {
                 wrong.push(format!("restore of {:?} gave other bytes", image.name));
             }
             Ok(_) => std::fs::remove_file(&raw).unwrap(),
-            Err(_) if sound => wrong.push(format!("restore of {:?} gave nothing: {}", image.name, ended.said)),
+            Err(_) if sound => {
+                wrong.push(format!("restore of {:?} gave nothing: {}", image.name, ended.said))
+            }
             Err(_) => {}
         }
         wrong

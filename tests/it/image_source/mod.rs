@@ -4,16 +4,17 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use snapferry::qcow2::Limits;
-use snapferry::restore::{ImageSource, LocalImage};
-use snapferry::source::{Extent, Source};
-use snapferry::testing::disks::{Disk, Kind};
-use snapferry::testing::oracle::QemuImg;
-use snapferry::testing::skip::has_oracle;
-use snapferry::units::{ByteCount, GuestOffset, MIB, to_u64, to_usize};
+use snapferry_base::units::{ByteCount, GuestOffset, MIB, to_u64, to_usize};
+use snapferry_engine::image::{ImageSource, LocalImage};
+use snapferry_engine::source::{Extent, Source};
+use snapferry_qcow2::Limits;
+use snapferry_testkit::disks::{Disk, Kind};
+use snapferry_testkit::oracle::QemuImg;
+use snapferry_testkit::skip::has_oracle;
 
 fn open(path: &Path) -> ImageSource {
-    ImageSource::open(Arc::new(LocalImage::open(path).expect("a file")), &Limits::default()).expect("an image")
+    ImageSource::open(Arc::new(LocalImage::open(path).expect("a file")), &Limits::default())
+        .expect("an image")
 }
 
 /// A disk in a folder, and QEMU's image of it with these options.
@@ -67,8 +68,12 @@ fn subclusters_that_hold_nothing_read_as_zeros() {
     let Some(qemu) = QemuImg::find().filter(|_| has_oracle("qemu-io")) else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("disk.qcow2");
-    qemu.run(&["create", "-q", "-f", "qcow2", "-o", "extended_l2=on"], &[&path, Path::new("1M")]).expect("made");
-    let written = Command::new("qemu-io").args(["-c", "write -P 7 6k 4k", "-c", "write -P 9 600k 2k"]).arg(&path).output();
+    qemu.run(&["create", "-q", "-f", "qcow2", "-o", "extended_l2=on"], &[&path, Path::new("1M")])
+        .expect("made");
+    let written = Command::new("qemu-io")
+        .args(["-c", "write -P 7 6k 4k", "-c", "write -P 9 600k 2k"])
+        .arg(&path)
+        .output();
     let written = written.expect("qemu-io runs");
     assert!(written.status.success(), "{written:?}");
     let mut disk = vec![0; to_usize(MIB)];
@@ -99,8 +104,12 @@ fn holes_are_what_is_not_stored() {
         at = end.0;
         extents.push(extent);
     }
-    let (data, hole) = (|end| Extent::Data { end: GuestOffset(end) }, |end| Extent::Hole { end: GuestOffset(end) });
-    assert_eq!(extents, [hole(65_536), data(131_072), hole(3 << 20), data((3 << 20) + 65_536), hole((4 << 20) + 512)]);
+    let (data, hole) =
+        (|end| Extent::Data { end: GuestOffset(end) }, |end| Extent::Hole { end: GuestOffset(end) });
+    assert_eq!(
+        extents,
+        [hole(65_536), data(131_072), hole(3 << 20), data((3 << 20) + 65_536), hole((4 << 20) + 512)]
+    );
     source.settle().expect("nobody touched it");
     std::fs::OpenOptions::new().append(true).open(&path).expect("opened").set_len(1).expect("cut");
     source.settle().expect_err("somebody did");
@@ -112,7 +121,8 @@ fn a_full_disk_is_told_piece_by_piece() {
     let Some(qemu) = QemuImg::find() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("disk.qcow2");
-    qemu.run(&["create", "-q", "-f", "qcow2", "-o", "preallocation=metadata"], &[&path, Path::new("200M")]).expect("made");
+    qemu.run(&["create", "-q", "-f", "qcow2", "-o", "preallocation=metadata"], &[&path, Path::new("200M")])
+        .expect("made");
     let source = open(&path);
     let ends = [64, 128, 192, 200].map(|end| Extent::Data { end: GuestOffset(end * MIB) });
     let told = [0, 64, 128, 192].map(|start| source.extent_at(GuestOffset(start * MIB)).expect("an answer"));

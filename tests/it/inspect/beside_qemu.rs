@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Map, Value};
-use snapferry::testing::disks::{Disk, Kind};
-use snapferry::testing::oracle::QemuImg;
-use snapferry::units::{ByteCount, MIB};
+use snapferry_base::units::{ByteCount, MIB};
+use snapferry_testkit::disks::{Disk, Kind};
+use snapferry_testkit::oracle::QemuImg;
 use tempfile::TempDir;
 
 use super::{json, run, text};
@@ -37,7 +37,8 @@ fn shapes(folder: &TempDir) -> Vec<(&'static str, PathBuf)> {
     }
     let written = at("written.qcow2");
     run("qemu-img", &["create", "-q", "-f", "qcow2", text(&written), "6M"]);
-    let writes = ["write 100k 200k", "write -z 128k 64k", "write -z -u 64k 64k", "write 4M 1M", "discard 4M 128k"];
+    let writes =
+        ["write 100k 200k", "write -z 128k 64k", "write -z -u 64k 64k", "write 4M 1M", "discard 4M 128k"];
     let mut words = vec!["-f", "qcow2"];
     writes.iter().for_each(|write| words.extend(["-c", write]));
     run("qemu-io", &[&words[..], &[text(&written)]].concat());
@@ -45,7 +46,10 @@ fn shapes(folder: &TempDir) -> Vec<(&'static str, PathBuf)> {
     run("qemu-io", &["-f", "qcow2", "-c", "write 200k 64k", text(&written)]);
     found.push(("written", written));
     let ours = at("ours.qcow2");
-    run(env!("CARGO_BIN_EXE_snapferry"), &["convert", "--device", text(&disk), "--output", text(&ours), "-q"]);
+    run(
+        env!("CARGO_BIN_EXE_snapferry"),
+        &["convert", "--device", text(&disk), "--output", text(&ours), "-q"],
+    );
     found.push(("ours", ours));
     found
 }
@@ -71,8 +75,16 @@ fn info_map_measure_and_check_print_what_qemu_prints() {
     let folder = tempfile::tempdir().unwrap();
     for (name, path) in shapes(&folder) {
         let (path, format) = (text(&path), format(&path));
-        assert_eq!(json(&["info", path, "--json"], 0), qemu(&["info", "--output=json", "-f", format, path]), "info: {name}");
-        assert_eq!(json(&["map", path, "--json"], 0), qemu(&["map", "--output=json", "-f", format, path]), "map: {name}");
+        assert_eq!(
+            json(&["info", path, "--json"], 0),
+            qemu(&["info", "--output=json", "-f", format, path]),
+            "info: {name}"
+        );
+        assert_eq!(
+            json(&["map", path, "--json"], 0),
+            qemu(&["map", "--output=json", "-f", format, path]),
+            "map: {name}"
+        );
         for cluster in ["512", "4k", "64k", "2M"] {
             let size = format!("cluster_size={cluster}");
             let theirs = qemu(&["measure", "--output=json", "-f", format, "-O", "qcow2", "-o", &size, path]);
@@ -98,7 +110,12 @@ fn info_prints_what_qemu_prints_for_people() {
     let folder = tempfile::tempdir().unwrap();
     for (name, path) in shapes(&folder) {
         let ours = super::snapferry(&["info", text(&path)]);
-        let theirs = Command::new("qemu-img").args(["info", "-f", format(&path)]).arg(&path).env("TZ", "UTC").output().unwrap();
+        let theirs = Command::new("qemu-img")
+            .args(["info", "-f", format(&path)])
+            .arg(&path)
+            .env("TZ", "UTC")
+            .output()
+            .unwrap();
         assert_eq!(String::from_utf8_lossy(&ours.stdout), String::from_utf8_lossy(&theirs.stdout), "{name}");
     }
 }
@@ -175,10 +192,16 @@ fn bitmaps_are_refused_where_qemu_refuses_them() {
         let mut bytes = bytes.clone();
         bytes[at..at + size].copy_from_slice(&u64::to_be_bytes(value)[8 - size..]);
         std::fs::write(&broken, bytes).unwrap();
-        let theirs = Command::new("qemu-img").args(["info", "--output=json", text(&broken)]).output().unwrap();
+        let theirs =
+            Command::new("qemu-img").args(["info", "--output=json", text(&broken)]).output().unwrap();
         let ours = super::snapferry(&["info", "--json", text(&broken)]);
-        let said = [&theirs, &ours].map(|answer| String::from_utf8_lossy(&answer.stderr).into_owned()).concat();
-        assert_eq!(ours.status.code(), Some(if refused.is_empty() { 0 } else { 7 }), "{value} at {at}: {said}");
+        let said =
+            [&theirs, &ours].map(|answer| String::from_utf8_lossy(&answer.stderr).into_owned()).concat();
+        assert_eq!(
+            ours.status.code(),
+            Some(if refused.is_empty() { 0 } else { 7 }),
+            "{value} at {at}: {said}"
+        );
         assert!(said.contains(refused), "{value} at {at}: {said}");
         assert_eq!(theirs.status.success(), refused.is_empty(), "{value} at {at}: {said}");
         if refused.is_empty() {
@@ -201,7 +224,12 @@ fn info_tells_of_a_backing_file_without_opening_it() {
     assert_eq!(json(&["info", text(&image), "--json"], 0), theirs);
     let answer = super::snapferry(&["info", text(&image)]);
     let said = String::from_utf8_lossy(&answer.stdout);
-    assert!(said.contains("not read by snapferry: the image holds only what differs from its backing file \"base.raw\""), "{said}");
+    assert!(
+        said.contains(
+            "not read by snapferry: the image holds only what differs from its backing file \"base.raw\""
+        ),
+        "{said}"
+    );
     for command in ["check", "map", "verify"] {
         let answer = super::snapferry(&[command, text(&image)]);
         let said = String::from_utf8_lossy(&answer.stderr);

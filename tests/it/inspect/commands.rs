@@ -1,8 +1,8 @@
 //! What only our commands do: differences counted, sizes estimated, objects read in few requests.
 
-use snapferry::sim::Operation;
-use snapferry::testing::disks::{Disk, Kind};
-use snapferry::units::{ByteCount, MIB};
+use snapferry_base::units::{ByteCount, MIB};
+use snapferry_sim::Operation;
+use snapferry_testkit::disks::{Disk, Kind};
 
 use super::{json, run, snapferry, text};
 
@@ -12,7 +12,10 @@ fn differences_between_images_and_disks_are_told() {
     let at = |name: &str| folder.path().join(name);
     let (disk, image, other) = (at("disk.raw"), at("image.qcow2"), at("other.raw"));
     Disk::new(Kind::Mixed, ByteCount(9 * MIB + 1000), 2).write(&disk).unwrap();
-    run(env!("CARGO_BIN_EXE_snapferry"), &["convert", "--device", text(&disk), "--output", text(&image), "-q"]);
+    run(
+        env!("CARGO_BIN_EXE_snapferry"),
+        &["convert", "--device", text(&disk), "--output", text(&image), "-q"],
+    );
     let same = json(&["compare", text(&image), text(&disk), "--json", "--strict"], 0);
     assert_eq!((&same["identical"], &same["differing_stretches"]), (&true.into(), &0.into()));
     let mut bytes = std::fs::read(&disk).unwrap();
@@ -44,12 +47,22 @@ fn the_estimate_of_a_sample_holds_what_the_conversion_gives() {
             run(env!("CARGO_BIN_EXE_snapferry"), &[&convert[..], &how].concat());
             let size = std::fs::metadata(&image).unwrap().len();
             // All of it: the estimate is exact but for the gaps before raw clusters and the tables' last clusters.
-            let whole = json(&[&["measure", text(&disk), "--json", "--sample", "80", "--seed", "1"][..], &how].concat(), 0);
+            let whole = json(
+                &[&["measure", text(&disk), "--json", "--sample", "80", "--seed", "1"][..], &how].concat(),
+                0,
+            );
             let told = |name: &str| whole["compressed"][name].as_u64().unwrap();
             assert_eq!((told("sampled"), told("at_least")), (told("chunks"), told("at_most")), "{kind:?}");
-            assert!(told("size").abs_diff(size) <= size / 50 + 4 * 65536, "{kind:?} {codec}: {} for {size}", told("size"));
+            assert!(
+                told("size").abs_diff(size) <= size / 50 + 4 * 65536,
+                "{kind:?} {codec}: {} for {size}",
+                told("size")
+            );
             // A part of it: three times the interval, for a seed that can't be unlucky.
-            let part = json(&[&["measure", text(&disk), "--json", "--sample", "30", "--seed", "7"][..], &how].concat(), 0);
+            let part = json(
+                &[&["measure", text(&disk), "--json", "--sample", "30", "--seed", "7"][..], &how].concat(),
+                0,
+            );
             let told = |name: &str| part["compressed"][name].as_u64().unwrap();
             let spread = 3 * (told("at_most") - told("size")) + size / 50 + 4 * 65536;
             assert!(told("size").abs_diff(size) <= spread, "{kind:?} {codec}: {part} for {size}");
@@ -93,7 +106,10 @@ fn a_damaged_image_is_told_from_a_disk_that_can_not_be_read() {
     let at = |name: &str| folder.path().join(name);
     let (disk, image) = (at("disk.raw"), at("image.qcow2"));
     Disk::new(Kind::Text, ByteCount(4 * MIB), 5).write(&disk).unwrap();
-    run(env!("CARGO_BIN_EXE_snapferry"), &["convert", "--device", text(&disk), "--output", text(&image), "-q"]);
+    run(
+        env!("CARGO_BIN_EXE_snapferry"),
+        &["convert", "--device", text(&disk), "--output", text(&image), "-q"],
+    );
     let mut bytes = std::fs::read(&image).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle - 2000..middle].fill(0xff);

@@ -10,8 +10,8 @@ use std::io::Write as _;
 use std::process::Command;
 
 use rustix::process::{geteuid, getpid};
-use snapferry::testing::skip::{is_root, skip};
-use snapferry::units::MIB;
+use snapferry_base::units::MIB;
+use snapferry_testkit::skip::{is_root, skip};
 
 use self::work::{End, Work};
 
@@ -26,7 +26,8 @@ struct Setting {
 
 impl Setting {
     fn new(shown: impl Into<String>, wrapper: &[&str]) -> Self {
-        let wrapper = ["timeout", "-s", "KILL", DEADLINE].iter().chain(wrapper).map(ToString::to_string).collect();
+        let wrapper =
+            ["timeout", "-s", "KILL", DEADLINE].iter().chain(wrapper).map(ToString::to_string).collect();
         Self { shown: shown.into(), wrapper }
     }
 
@@ -38,7 +39,10 @@ impl Setting {
     fn run(&self, command: &Command) -> std::process::Output {
         let mut wrapped = Command::new(&self.wrapper[0]);
         wrapped.args(&self.wrapper[1..]).arg(command.get_program()).args(command.get_args());
-        wrapped.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).stdin(std::process::Stdio::null());
+        wrapped
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .stdin(std::process::Stdio::null());
         wrapped.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
         wrapped.output().expect("timeout is there")
     }
@@ -90,7 +94,8 @@ fn hold(name: &str, settings: &[Setting], work: &Work) {
         let _ = writeln!(table, "  {row}  {}", job.name);
     }
     let values: Vec<&str> = settings.iter().map(|setting| setting.shown.as_str()).collect();
-    let _ = writeln!(table, "  {}\n  {right} right, {refused} refused, {} wrong", values.join(", "), wrong.len());
+    let _ =
+        writeln!(table, "  {}\n  {right} right, {refused} refused, {} wrong", values.join(", "), wrong.len());
     // For who runs it with --nocapture, and for who reads a failure.
     let _ = std::io::stdout().write_all(table.as_bytes());
     assert!(wrong.is_empty(), "{table}\n{}", wrong.join("\n"));
@@ -104,7 +109,8 @@ fn mib(what: &str, values: &[u64]) -> Vec<Setting> {
 /// A build for tests has some 150 MiB of text and symbols, a released one 20.
 #[test]
 fn address_space() {
-    let values = [32, 64, 96, 128, 160, 176, 192, 208, 224, 256, 288, 320, 384, 448, 512, 640, 768, 1024, 2048];
+    let values =
+        [32, 64, 96, 128, 160, 176, 192, 208, 224, 256, 288, 320, 384, 448, 512, 640, 768, 1024, 2048];
     hold("address space", &mib("as", &values), &Work::new());
 }
 
@@ -117,21 +123,24 @@ fn data() {
 #[test]
 fn file_size() {
     let kib = [0, 1, 4, 64, 100, 192, 256, 512, 1024, 4096, 8192, 12_288, 12_289, 16_384, 65_536];
-    let settings: Vec<Setting> = kib.iter().map(|kib| Setting::prlimit("fsize", kib << 10, format!("{kib} KiB"))).collect();
+    let settings: Vec<Setting> =
+        kib.iter().map(|kib| Setting::prlimit("fsize", kib << 10, format!("{kib} KiB"))).collect();
     hold("file size", &settings, &Work::new());
 }
 
 #[test]
 fn open_files() {
     let counts = [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 18, 20, 22, 24, 25, 26, 28, 32, 64];
-    let settings: Vec<Setting> = counts.iter().map(|&count| Setting::prlimit("nofile", count, count.to_string())).collect();
+    let settings: Vec<Setting> =
+        counts.iter().map(|&count| Setting::prlimit("nofile", count, count.to_string())).collect();
     hold("open files", &settings, &Work::new());
 }
 
 #[test]
 fn stack() {
     let kib = [256, 512, 1024, 2048, 8192, 1 << 20];
-    let settings: Vec<Setting> = kib.iter().map(|kib| Setting::prlimit("stack", kib << 10, format!("{kib} KiB"))).collect();
+    let settings: Vec<Setting> =
+        kib.iter().map(|kib| Setting::prlimit("stack", kib << 10, format!("{kib} KiB"))).collect();
     hold("stack of the first thread", &settings, &Work::new());
 }
 
@@ -148,7 +157,10 @@ fn tasks() {
         .iter()
         .map(|count| {
             let limit = format!("--nproc={count}");
-            Setting::new(count.to_string(), &["setpriv", "--reuid", &user, "--regid", &user, "--clear-groups", "prlimit", &limit])
+            Setting::new(
+                count.to_string(),
+                &["setpriv", "--reuid", &user, "--regid", &user, "--clear-groups", "prlimit", &limit],
+            )
         })
         .collect();
     let work = Work::new();
@@ -166,8 +178,10 @@ impl Group {
     fn make() -> Option<Self> {
         let name = format!("snapferry-test-{}", getpid().as_raw_nonzero());
         let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-        let own =
-            groups.lines().find_map(|line| line.split_once(":memory:")).map(|(_, path)| path.trim_start_matches('/').to_owned());
+        let own = groups
+            .lines()
+            .find_map(|line| line.split_once(":memory:"))
+            .map(|(_, path)| path.trim_start_matches('/').to_owned());
         let ways = [
             own.map(|own| (std::path::Path::new("/sys/fs/cgroup/memory").join(own), "memory.limit_in_bytes")),
             Some(("/sys/fs/cgroup".into(), "memory.max")),
@@ -216,13 +230,22 @@ fn memory_of_a_control_group() {
 fn a_plan_for_many_cores_follows_the_limits() {
     let work = Work::new();
     let planned = |setting: &Setting, more: &[&str]| {
-        let mut command =
-            work.command(&["convert", "--dry-run", "--json", "--bucket", "images", "--key", "disk.qcow2", "--device"]);
+        let mut command = work.command(&[
+            "convert",
+            "--dry-run",
+            "--json",
+            "--bucket",
+            "images",
+            "--key",
+            "disk.qcow2",
+            "--device",
+        ]);
         command.arg(work.disk()).args(more);
         setting.run(&command)
     };
     let number = |output: &std::process::Output, name: &str| {
-        let plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|why| panic!("{why}: {output:?}"));
+        let plan: serde_json::Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|why| panic!("{why}: {output:?}"));
         plan[name].as_u64().unwrap_or_else(|| panic!("{name} in {plan}"))
     };
     let free = Setting::new("no limit", &["env"]);
@@ -234,5 +257,8 @@ fn a_plan_for_many_cores_follows_the_limits() {
     assert_eq!(refused.status.code(), Some(1), "{words}");
     assert!(words.contains("the address space of this process is limited to 640 MiB (ulimit -v)"), "{words}");
     let (before, after) = (planned(&free, &[]), planned(&tight, &[]));
-    assert!(number(&after, "peak_memory") < 640 * MIB && number(&after, "peak_memory") <= number(&before, "peak_memory"));
+    assert!(
+        number(&after, "peak_memory") < 640 * MIB
+            && number(&after, "peak_memory") <= number(&before, "peak_memory")
+    );
 }

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use snapferry::testing::disks::{Disk, Kind};
-use snapferry::units::{ByteCount, MIB};
+use snapferry_base::units::{ByteCount, MIB};
+use snapferry_testkit::disks::{Disk, Kind};
 use tempfile::TempDir;
 
 use crate::convert::{BUCKET, Bucket, KEY, folder, key, left_in, snapferry};
@@ -70,7 +70,8 @@ impl Work {
 
     /// Everything belongs to this user from now on.
     pub fn give_to(&self, user: &str) {
-        let status = Command::new("chown").args(["-R", &format!("{user}:{user}")]).arg(self.home.path()).status();
+        let status =
+            Command::new("chown").args(["-R", &format!("{user}:{user}")]).arg(self.home.path()).status();
         assert!(status.expect("chown is there").success());
         let _ = Command::new("chmod").arg("a+rx").args(self.home.path().ancestors().take(4)).status();
     }
@@ -128,7 +129,10 @@ impl Work {
             (Makes::ImageByZstd, self.convert_into(&out, &["--codec", "zstd"])),
             (Makes::Object, self.bucket.convert(&disk, &["-q", "--force"])),
             (Makes::Disk, restore(&["restore"], &image)),
-            (Makes::Disk, from_bucket(&["restore", &object, "-q", "--force", "--output", &out.to_string_lossy()])),
+            (
+                Makes::Disk,
+                from_bucket(&["restore", &object, "-q", "--force", "--output", &out.to_string_lossy()]),
+            ),
             (Makes::Answer, with(&["verify", "-q"], &[&image])),
             (Makes::Answer, with(&["verify", "-q", "--against"], &[&disk, &image])),
             (Makes::Answer, from_bucket(&["verify", "-q", &object])),
@@ -151,14 +155,19 @@ impl Work {
         ];
         let name = |command: &Command| {
             let words = command.get_args().map(|word| word.to_string_lossy().into_owned());
-            let shown = words.map(|word| word.rsplit('/').next().unwrap_or_default().to_owned()).collect::<Vec<_>>();
+            let shown =
+                words.map(|word| word.rsplit('/').next().unwrap_or_default().to_owned()).collect::<Vec<_>>();
             shown.iter().take(6).map(String::as_str).collect::<Vec<_>>().join(" ")
         };
         let jobs = jobs.into_iter().map(|(makes, mut command)| {
             self.reset();
             let output = command.output().expect("it runs");
             let job = Job { name: name(&command), command, makes, answer: output.stdout.clone() };
-            assert!(matches!(self.judge(&job, &output), Ok(End::Right)), "{} without a limit: {output:?}", job.name);
+            assert!(
+                matches!(self.judge(&job, &output), Ok(End::Right)),
+                "{} without a limit: {output:?}",
+                job.name
+            );
             job
         });
         jobs.collect()
@@ -215,12 +224,18 @@ impl Work {
             Makes::Image => out() == std::fs::read(self.image()).expect("the image"),
             Makes::ImageByZstd => self.zstd.is_empty() || out() == self.zstd,
             Makes::Disk => out() == disk(),
-            Makes::Other => snapferry::testing::model::Model::read(&out())
+            Makes::Other => snapferry_testkit::model::Model::read(&out())
                 .map_err(|why| format!("{why:?}"))?
                 .disk()
                 .is_ok_and(|read| read == disk()),
-            Makes::Object => self.bucket.object(&key()) == Some(std::fs::read(self.image()).expect("the image")),
+            Makes::Object => {
+                self.bucket.object(&key()) == Some(std::fs::read(self.image()).expect("the image"))
+            }
         };
-        if same { Ok(()) } else { Err(format!("ended well, and it is wrong: {}", String::from_utf8_lossy(&output.stderr))) }
+        if same {
+            Ok(())
+        } else {
+            Err(format!("ended well, and it is wrong: {}", String::from_utf8_lossy(&output.stderr)))
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, symlink};
 
-use snapferry::testing::oracle::QemuImg;
+use snapferry_testkit::oracle::QemuImg;
 
 use super::{Pair, end, run_in};
 
@@ -60,7 +60,11 @@ fn the_header_says_what_was_asked_for() {
         ("compression_type=zstd", "compression-type", "zstd"),
         ("compression_type=zlib", "compression-type", "zlib"),
     ] {
-        let made = end(run_in(pair.link(), &pair.ours(), &["convert", "-O", "qcow2", "-o", options, "b.raw", "out"]));
+        let made = end(run_in(
+            pair.link(),
+            &pair.ours(),
+            &["convert", "-O", "qcow2", "-o", options, "b.raw", "out"],
+        ));
         assert_eq!(made.code, Some(0), "{made:?}");
         let told = qemu.run(&["info", "--output=json"], &[&pair.ours().join("out")]).expect("an image");
         let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
@@ -123,7 +127,9 @@ fn progress_goes_in_qemus_steps() {
         pair.expect_same_words(&line.split(' ').collect::<Vec<_>>());
     }
     let (_, ours) = pair.run(&["convert", "-p", "-O", "qcow2", "-f", "qcow2", "steps.qcow2", "out"]);
-    let steps = ["0.00", "25.00", "50.00", "75.00", "100.00", "100.00"].map(|step| format!("    ({step}/100%)\r")).concat();
+    let steps = ["0.00", "25.00", "50.00", "75.00", "100.00", "100.00"]
+        .map(|step| format!("    ({step}/100%)\r"))
+        .concat();
     assert_eq!(ours.out, steps + "\n");
 }
 
@@ -193,9 +199,17 @@ fn a_disk_is_not_copied_onto_itself_under_another_name() {
     std::fs::hard_link(pair.ours().join("a.raw"), pair.ours().join("hard")).expect("a link");
     symlink("a.raw", pair.ours().join("soft")).expect("a link");
     let before = std::fs::read(pair.ours().join("a.raw")).expect("the disk");
-    for line in ["convert -n a.raw hard", "convert a.raw soft", "convert -O qcow2 b.raw hard a.raw", "convert file:soft hard"] {
+    for line in [
+        "convert -n a.raw hard",
+        "convert a.raw soft",
+        "convert -O qcow2 b.raw hard a.raw",
+        "convert file:soft hard",
+    ] {
         let ended = end(run_in(pair.link(), &pair.ours(), &line.split(' ').collect::<Vec<_>>()));
-        assert!(ended.code == Some(1) && ended.err.contains("Failed to get \"write\" lock"), "{line}: {ended:?}");
+        assert!(
+            ended.code == Some(1) && ended.err.contains("Failed to get \"write\" lock"),
+            "{line}: {ended:?}"
+        );
         assert!(std::fs::read(pair.ours().join("a.raw")).expect("the disk") == before);
     }
 }

@@ -1,6 +1,6 @@
 //! `create`: what QEMU prints, and what it makes.
 
-use snapferry::testing::oracle::QemuImg;
+use snapferry_testkit::oracle::QemuImg;
 
 use super::Pair;
 

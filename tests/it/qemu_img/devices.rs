@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use snapferry::testing::loopdev::{Access, LoopDevice, LoopOptions};
-use snapferry::testing::oracle::QemuImg;
+use snapferry_testkit::loopdev::{Access, LoopDevice, LoopOptions};
+use snapferry_testkit::oracle::QemuImg;
 
 use super::{Pair, end, run_in};
 
@@ -29,11 +29,19 @@ fn a_device_is_a_target_and_a_source() {
         let disk = std::fs::read(pair.ours().join("a.raw")).expect("the disk");
         let written = std::fs::read(device.path()).expect("the device");
         assert!(written[..disk.len()] == disk, "{args:?}");
-        assert!(written[disk.len().next_multiple_of(512)..].iter().all(|&byte| byte == 0xee), "nothing past the disk is touched");
+        assert!(
+            written[disk.len().next_multiple_of(512)..].iter().all(|&byte| byte == 0xee),
+            "nothing past the disk is touched"
+        );
 
-        let back = end(run_in(pair.link(), &pair.ours(), &["convert", "-f", "raw", "-O", "qcow2", "-c", path, "back"]));
+        let back = end(run_in(
+            pair.link(),
+            &pair.ours(),
+            &["convert", "-f", "raw", "-O", "qcow2", "-c", path, "back"],
+        ));
         assert_eq!(back.code, Some(0), "{back:?}");
-        let compared = qemu.run(&["compare", "-f", "raw", "-F", "qcow2"], &[device.path(), &pair.ours().join("back")]);
+        let compared =
+            qemu.run(&["compare", "-f", "raw", "-F", "qcow2"], &[device.path(), &pair.ours().join("back")]);
         assert!(compared.is_ok(), "{compared:?}");
     }
 }
@@ -44,8 +52,14 @@ fn a_device_that_is_known_to_be_zero_is_not_written_with_zeros() {
     let pair = Pair::new(qemu);
     let Some(device) = device(pair.home.path()) else { return };
     let path = device.path().to_str().expect("UTF-8");
-    std::fs::File::create(pair.ours().join("hole.raw")).and_then(|file| file.set_len(1 << 20)).expect("a hole");
-    let ended = end(run_in(pair.link(), &pair.ours(), &["convert", "-n", "--target-is-zero", "-O", "raw", "hole.raw", path]));
+    std::fs::File::create(pair.ours().join("hole.raw"))
+        .and_then(|file| file.set_len(1 << 20))
+        .expect("a hole");
+    let ended = end(run_in(
+        pair.link(),
+        &pair.ours(),
+        &["convert", "-n", "--target-is-zero", "-O", "raw", "hole.raw", path],
+    ));
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(std::fs::read(device.path()).expect("the device").iter().all(|&byte| byte == 0xee));
 }
@@ -58,7 +72,8 @@ fn a_device_that_is_too_small_is_left_alone() {
     let path = device.path().to_str().expect("UTF-8");
     for options in [&["-n"][..], &[]] {
         let args = [&["convert", "-O", "raw"], options, &["a.raw", "a.raw", path]].concat();
-        let (theirs, ours) = (end(run_in("qemu-img", &pair.theirs(), &args)), end(run_in(pair.link(), &pair.ours(), &args)));
+        let (theirs, ours) =
+            (end(run_in("qemu-img", &pair.theirs(), &args)), end(run_in(pair.link(), &pair.ours(), &args)));
         assert_eq!((theirs.code, ours.code), (Some(1), Some(1)), "{theirs:?} {ours:?}");
         assert!(std::fs::read(device.path()).expect("the device").iter().all(|&byte| byte == 0xee));
     }

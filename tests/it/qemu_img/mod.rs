@@ -5,9 +5,9 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use snapferry::testing::disks::{Disk, Kind};
-use snapferry::testing::oracle::QemuImg;
-use snapferry::units::{ByteCount, MIB};
+use snapferry_base::units::{ByteCount, MIB};
+use snapferry_testkit::disks::{Disk, Kind};
+use snapferry_testkit::oracle::QemuImg;
 use tempfile::TempDir;
 
 mod convert;
@@ -59,8 +59,10 @@ impl Pair {
             let (a, b) = (folder.join("a.raw"), folder.join("b.raw"));
             Disk::new(Kind::Mixed, ByteCount(5 * MIB + 1000), 7).write(&a).expect("a disk");
             Disk::new(Kind::Text, ByteCount(MIB), 8).write(&b).expect("a disk");
-            qemu.run(&["convert", "-f", "raw", "-O", "qcow2", "-c"], &[&a, &folder.join("a.qcow2")]).expect("an image");
-            qemu.run(&["convert", "-f", "raw", "-O", "qcow2"], &[&b, &folder.join("b.qcow2")]).expect("an image");
+            qemu.run(&["convert", "-f", "raw", "-O", "qcow2", "-c"], &[&a, &folder.join("a.qcow2")])
+                .expect("an image");
+            qemu.run(&["convert", "-f", "raw", "-O", "qcow2"], &[&b, &folder.join("b.qcow2")])
+                .expect("an image");
         }
         pair
     }
@@ -89,7 +91,9 @@ impl Pair {
         assert_eq!((theirs.code, ours.code), (Some(0), Some(0)), "{args:?}: {theirs:?} {ours:?}");
         assert_eq!(shape(&ours.out), shape(&theirs.out), "{args:?}");
         let (theirs, ours) = (self.theirs().join(name), self.ours().join(name));
-        let format = |path: &Path| if std::fs::read(path).expect("a file").starts_with(b"QFI\xfb") { "qcow2" } else { "raw" };
+        let format = |path: &Path| {
+            if std::fs::read(path).expect("a file").starts_with(b"QFI\xfb") { "qcow2" } else { "raw" }
+        };
         assert_eq!(format(&ours), format(&theirs), "{args:?}");
         if format(&ours) == "qcow2" {
             assert_eq!(qemu.check(&ours), Ok(()), "{args:?}");
@@ -100,7 +104,8 @@ impl Pair {
         let format = format(&ours);
         // Strict, so that the sizes count; of a raw file, which was measured, it would also count where the holes are.
         let strict: &[&str] = if format == "qcow2" { &["-s"] } else { &[] };
-        let compared = qemu.run(&[&["compare", "-f", format, "-F", format], strict].concat(), &[&theirs, &ours]);
+        let compared =
+            qemu.run(&[&["compare", "-f", format, "-F", format], strict].concat(), &[&theirs, &ours]);
         assert!(compared.is_ok(), "{args:?}: {compared:?}");
     }
 

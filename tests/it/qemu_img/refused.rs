@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use snapferry::testing::oracle::QemuImg;
+use snapferry_testkit::oracle::QemuImg;
 
 use super::{Pair, end, run_in};
 
@@ -46,14 +46,20 @@ fn pair() -> Option<Pair> {
     let qemu = QemuImg::find()?;
     let pair = Pair::new(qemu);
     let here = |name: &str| pair.ours().join(name);
-    qemu.run(&["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"], &[&here("b.qcow2"), &here("backed.qcow2")]).expect("made");
-    qemu.run(&["create", "-q", "-f", "qcow2"], &[&here("empty.qcow2"), std::path::Path::new("0")]).expect("made");
+    qemu.run(
+        &["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"],
+        &[&here("b.qcow2"), &here("backed.qcow2")],
+    )
+    .expect("made");
+    qemu.run(&["create", "-q", "-f", "qcow2"], &[&here("empty.qcow2"), std::path::Path::new("0")])
+        .expect("made");
     std::fs::write(here("empty.raw"), b"").expect("written");
     qemu.run(&["convert", "-O", "vmdk"], &[&here("b.raw"), &here("other.vmdk")]).expect("made");
     Some(pair)
 }
 
-const THERE: [&str; 8] = ["a.qcow2", "a.raw", "b.qcow2", "b.raw", "backed.qcow2", "empty.qcow2", "empty.raw", "other.vmdk"];
+const THERE: [&str; 8] =
+    ["a.qcow2", "a.raw", "b.qcow2", "b.raw", "backed.qcow2", "empty.qcow2", "empty.raw", "other.vmdk"];
 
 #[test]
 fn what_is_not_done_is_refused_by_name() {
@@ -61,7 +67,10 @@ fn what_is_not_done_is_refused_by_name() {
     for (line, what) in REFUSED {
         let ended = end(run_in(pair.link(), &pair.ours(), &line.split(' ').collect::<Vec<_>>()));
         assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""), "{line}: {ended:?}");
-        assert!(ended.err.starts_with(&format!("qemu-img: snapferry does not do {what}")), "{line}: {ended:?}");
+        assert!(
+            ended.err.starts_with(&format!("qemu-img: snapferry does not do {what}")),
+            "{line}: {ended:?}"
+        );
         assert!(ended.err.contains("SNAPFERRY_QEMU_IMG"), "{line}: {ended:?}");
         assert_eq!(pair.left(), THERE, "{line}");
     }
@@ -90,7 +99,10 @@ fn what_is_not_done_is_handed_over_as_it_was_typed() {
     let mut nowhere = run_in(pair.link(), &pair.ours(), &["resize", "out", "1G"]);
     nowhere.env("SNAPFERRY_QEMU_IMG", "/nonexistent/qemu-img");
     let ended = end(nowhere);
-    assert!(ended.code == Some(1) && ended.err.contains("SNAPFERRY_QEMU_IMG names: No such file"), "{ended:?}");
+    assert!(
+        ended.code == Some(1) && ended.err.contains("SNAPFERRY_QEMU_IMG names: No such file"),
+        "{ended:?}"
+    );
 }
 
 #[test]
@@ -135,10 +147,23 @@ fn images_of_every_other_format_are_refused_whatever_they_are_called() {
         qemu.run(&arguments, &[]).expect("an image");
         let theirs = qemu.run(&["info"], &[&other]).expect("QEMU knows it");
         assert!(theirs.contains(&format!("file format: {format}")), "{theirs}");
-        for line in ["convert -O raw other out", "info other", "compare other a.raw", "map other", "measure -O qcow2 other"] {
+        for line in [
+            "convert -O raw other out",
+            "info other",
+            "compare other a.raw",
+            "map other",
+            "measure -O qcow2 other",
+        ] {
             let ended = end(run_in(pair.link(), &pair.ours(), &line.split(' ').collect::<Vec<_>>()));
-            assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""), "{format} {options}: {line}: {ended:?}");
-            assert!(ended.err.contains(&format!("does not do the format {format}")), "{format} {options}: {ended:?}");
+            assert_eq!(
+                (ended.code, ended.out.as_str()),
+                (Some(1), ""),
+                "{format} {options}: {line}: {ended:?}"
+            );
+            assert!(
+                ended.err.contains(&format!("does not do the format {format}")),
+                "{format} {options}: {ended:?}"
+            );
         }
     }
 }

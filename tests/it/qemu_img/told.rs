@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
-use snapferry::testing::oracle::QemuImg;
+use snapferry_testkit::oracle::QemuImg;
 
 use super::{Ended, Pair, end, run_in, shape};
 
@@ -20,8 +20,13 @@ fn pair(qemu: QemuImg) -> Pair {
     make(&["-o", "compat=0.10"], "old.qcow2");
     make(&["-c", "-o", "compression_type=zstd,cluster_size=1M"], "zstd.qcow2");
     make(&["-o", "extended_l2=on,refcount_bits=1"], "sub.qcow2");
-    qemu.run(&["create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on"], &[&here("lazy.qcow2"), Path::new("1G")]).expect("made");
-    qemu.run(&["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "b.qcow2"], &[&here("backed.qcow2")]).expect("made");
+    qemu.run(
+        &["create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on"],
+        &[&here("lazy.qcow2"), Path::new("1G")],
+    )
+    .expect("made");
+    qemu.run(&["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "b.qcow2"], &[&here("backed.qcow2")])
+        .expect("made");
     qemu.run(&["snapshot", "-c", "before"], &[&here("lazy.qcow2")]).expect("made");
     make(&[], "marked.qcow2");
     for bitmap in [&["--add"][..], &["--add", "-g", "512"], &["--add", "--disable"]] {
@@ -36,7 +41,12 @@ fn pair(qemu: QemuImg) -> Pair {
         image[at..at + 2].copy_from_slice(&u16::to_be_bytes(count));
         std::fs::write(here(name), image).expect("written");
     }
-    let copied = std::process::Command::new("cp").arg("--sparse=always").arg("-a").arg(theirs.join(".")).arg(pair.ours()).status();
+    let copied = std::process::Command::new("cp")
+        .arg("--sparse=always")
+        .arg("-a")
+        .arg(theirs.join("."))
+        .arg(pair.ours())
+        .status();
     assert!(copied.expect("cp runs").success());
     pair
 }
@@ -84,7 +94,15 @@ fn json_is_qemus() {
         expect_same_json(&pair, &["info", "--output=json", image]);
         expect_same_json(
             &pair,
-            &["info", "-U", "-f", if image.ends_with("raw") { "raw" } else { "qcow2" }, "--output", "json", image],
+            &[
+                "info",
+                "-U",
+                "-f",
+                if image.ends_with("raw") { "raw" } else { "qcow2" },
+                "--output",
+                "json",
+                image,
+            ],
         );
         if image == "backed.qcow2" {
             continue;
@@ -131,7 +149,13 @@ fn what_is_printed_for_people_is_qemus() {
         for args in &lines[..if image == "backed.qcow2" { 1 } else { lines.len() }] {
             // Of snapshots QEMU tells the date in local time, and of what is wrong it has its own words on stderr.
             let (theirs, ours) = pair.run(args);
-            assert_eq!(without_disk_size(&ours), without_disk_size(&theirs), "{args:?}: {} {}", theirs.err, ours.err);
+            assert_eq!(
+                without_disk_size(&ours),
+                without_disk_size(&theirs),
+                "{args:?}: {} {}",
+                theirs.err,
+                ours.err
+            );
         }
     }
 }
@@ -155,10 +179,14 @@ fn wrong_counts_are_told_in_qemus_words() {
             assert_eq!(ours, theirs, "{options:?} {image}");
         }
     }
-    let lines = |ended: &Ended| ended.err.lines().filter(|line| line.contains(" refcount=")).map(str::to_owned).collect::<Vec<_>>();
+    let lines = |ended: &Ended| {
+        ended.err.lines().filter(|line| line.contains(" refcount=")).map(str::to_owned).collect::<Vec<_>>()
+    };
     let (theirs, ours) = pair.run(&["check", "wrong.qcow2"]);
     assert_eq!(ours.code, theirs.code);
-    let counts = |lines: Vec<String>| lines.into_iter().filter(|line| line.starts_with("ERROR cluster ")).collect::<Vec<_>>();
+    let counts = |lines: Vec<String>| {
+        lines.into_iter().filter(|line| line.starts_with("ERROR cluster ")).collect::<Vec<_>>()
+    };
     assert_eq!(counts(lines(&ours)), counts(lines(&theirs)), "{} {}", ours.err, theirs.err);
 }
 
@@ -206,7 +234,10 @@ fn disks_are_compared_with_qemus_verdict() {
 #[test]
 fn a_file_whose_format_can_not_be_looked_up_is_not_taken_for_raw() {
     // There is nothing at address 0 of any process.
-    let answer = Command::new(env!("CARGO_BIN_EXE_snapferry")).args(["qemu-img", "info", "/proc/self/mem"]).output().unwrap();
+    let answer = Command::new(env!("CARGO_BIN_EXE_snapferry"))
+        .args(["qemu-img", "info", "/proc/self/mem"])
+        .output()
+        .unwrap();
     let said = String::from_utf8_lossy(&answer.stderr);
     assert_eq!(answer.status.code(), Some(1), "{said}");
     assert!(said.contains("Could not read image for determining its format: Input/output error"), "{said}");
@@ -257,6 +288,9 @@ fn what_takes_more_is_refused_by_name() {
         ("map --start-offset 64k a.qcow2", "--start-offset"),
     ] {
         let ended = end(run_in(pair.link(), &pair.ours(), &line.split(' ').collect::<Vec<_>>()));
-        assert!(ended.code == Some(1) && ended.err.contains(&format!("does not do {what}")), "{line}: {ended:?}");
+        assert!(
+            ended.code == Some(1) && ended.err.contains(&format!("does not do {what}")),
+            "{line}: {ended:?}"
+        );
     }
 }

@@ -4,12 +4,13 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use snapferry::queue::examine::{Severity, ask, judge};
-use snapferry::queue::{
-    Counts, Held, Imported, JobState, Lease, MOST_NAMES, Queue, QueueError, RedisConfig, RedisQueue, Timing, Token, import_legacy,
+use snapferry_base::retry::Class;
+use snapferry_base::secret::Secret;
+use snapferry_fleet::queue::examine::{Severity, ask, judge};
+use snapferry_fleet::queue::{
+    Counts, Held, Imported, JobState, Lease, MOST_NAMES, Queue, QueueError, RedisConfig, RedisQueue, Timing,
+    Token, import_legacy,
 };
-use snapferry::retry::Class;
-use snapferry::secret::Secret;
 
 use super::way::Way;
 use super::{Redis, SAFE, is_lost, job};
@@ -46,7 +47,9 @@ fn total(counts: &Counts) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_and_restarted_it_has_lost_nothing_and_takes_nothing_back_at_once() {
-    let Some(mut redis) = Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]).await else { return };
+    let Some(mut redis) = Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]).await else {
+        return;
+    };
     let queue = redis.queue(SHORT).await;
     queue.reap().await.unwrap();
     for number in 0..200 {
@@ -73,7 +76,9 @@ async fn killed_and_restarted_it_has_lost_nothing_and_takes_nothing_back_at_once
 /// Nobody had reaped before the server went down, so nothing tells that it is another one.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_reaps_first_takes_nothing_back_either() {
-    let Some(mut redis) = Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]).await else { return };
+    let Some(mut redis) = Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]).await else {
+        return;
+    };
     let queue = redis.queue(SHORT).await;
     queue.enqueue(&job("web01")).await.unwrap();
     let lease = claim(&queue, "w1").await;
@@ -106,11 +111,20 @@ async fn the_old_list_is_taken_over_and_what_was_left_half_way_too() {
     redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
     assert_eq!(import_legacy(&queue, "queue", MOST_NAMES, made).await.unwrap_err().class(), Class::Transient);
     redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
-    assert_eq!(import_legacy(&queue, "queue", MOST_NAMES, made).await.unwrap(), Imported { added: 1, ..Imported::default() });
+    assert_eq!(
+        import_legacy(&queue, "queue", MOST_NAMES, made).await.unwrap(),
+        Imported { added: 1, ..Imported::default() }
+    );
     // What one call does not take is told, and is there for the next.
     redis.command(&["RPUSH", "queue", "web04", "web05", "web06"]).await;
-    assert_eq!(import_legacy(&queue, "queue", 2, made).await.unwrap(), Imported { added: 2, left: 1, ..Imported::default() });
-    assert_eq!(import_legacy(&queue, "queue", 2, made).await.unwrap(), Imported { added: 1, ..Imported::default() });
+    assert_eq!(
+        import_legacy(&queue, "queue", 2, made).await.unwrap(),
+        Imported { added: 2, left: 1, ..Imported::default() }
+    );
+    assert_eq!(
+        import_legacy(&queue, "queue", 2, made).await.unwrap(),
+        Imported { added: 1, ..Imported::default() }
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -229,7 +243,11 @@ async fn emptied_it_takes_the_same_jobs_again() {
     redis.command(&["FLUSHALL"]).await;
     assert!(is_lost(&queue.beat(&lease, "").await), "whoever worked on it stops");
     queue.enqueue(&one).await.unwrap();
-    assert_eq!(claim(&queue, "w2").await.id, one.id, "under its old id, by which everything in the cloud is found");
+    assert_eq!(
+        claim(&queue, "w2").await.id,
+        one.id,
+        "under its old id, by which everything in the cloud is found"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -239,7 +257,10 @@ async fn a_queue_of_a_later_version_is_left_alone() {
     queue.enqueue(&job("web01")).await.unwrap();
     redis.command(&["HSET", "{snapferry}:meta", "schema", "2"]).await;
     let refused = queue.claim("w1", &Token::new()).await.unwrap_err();
-    assert!(matches!(&refused, QueueError::Foreign { reason, .. } if reason.contains("it has form 2")), "{refused}");
+    assert!(
+        matches!(&refused, QueueError::Foreign { reason, .. } if reason.contains("it has form 2")),
+        "{refused}"
+    );
     assert_eq!(refused.class(), Class::Permanent);
 }
 
@@ -267,10 +288,13 @@ async fn passwords_are_asked_for_and_wrong_ones_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unsafe_server_is_told_as_such() {
-    let Some(redis) = Redis::start(&["--appendonly", "no", "--maxmemory-policy", "allkeys-lru"]).await else { return };
+    let Some(redis) = Redis::start(&["--appendonly", "no", "--maxmemory-policy", "allkeys-lru"]).await else {
+        return;
+    };
     let told = ask(&redis.config()).await.unwrap();
     let findings = judge(&told, false, &Timing::default(), std::time::SystemTime::now());
-    let failures: Vec<&str> = findings.iter().filter(|found| found.severity == Severity::Failure).map(|found| found.what).collect();
+    let failures: Vec<&str> =
+        findings.iter().filter(|found| found.severity == Severity::Failure).map(|found| found.what).collect();
     assert_eq!(failures, ["append-only file", "eviction"]);
     let Some(safe) = Redis::start(&SAFE).await else { return };
     let locked = Redis::start(&["--requirepass", "hunter2"]).await.unwrap();
@@ -316,7 +340,9 @@ async fn what_the_queue_itself_can_do() {
         queue.finish(&lease, "{}").await.unwrap();
     }
     let done = begun.elapsed();
-    let redis::Value::Int(bytes) = redis.command(&["MEMORY", "USAGE", &format!("{{snapferry}}:job:{}", lease.id)]).await else {
+    let redis::Value::Int(bytes) =
+        redis.command(&["MEMORY", "USAGE", &format!("{{snapferry}}:job:{}", lease.id)]).await
+    else {
         panic!("no size")
     };
     let each = |took: Duration| f64::from(MANY) / took.as_secs_f64();
@@ -349,7 +375,8 @@ async fn a_private_authority_is_trusted_where_it_is_named_and_no_other() {
     let ((good, issuer), (other, _)) = (authority(), authority());
     let (good, other) = (file("good.pem", good), file("other.pem", other));
     let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+    let certificate =
+        CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
     let (certificate, key) = (file("server.pem", certificate.pem()), file("server.key", key.serialize_pem()));
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
     let text = |path: &std::path::Path| path.to_str().unwrap().to_owned();

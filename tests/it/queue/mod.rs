@@ -18,10 +18,10 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use snapferry::clock::{Clock as _, SystemClock};
-use snapferry::job::JobId;
-use snapferry::queue::{NewJob, Priority, QueueError, RedisConfig, RedisQueue, Timing};
-use snapferry::testing::skip::has_oracle;
+use snapferry_base::clock::{Clock as _, SystemClock};
+use snapferry_base::job::JobId;
+use snapferry_fleet::queue::{NewJob, Priority, QueueError, RedisConfig, RedisQueue, Timing};
+use snapferry_testkit::skip::has_oracle;
 use tempfile::TempDir;
 
 /// How long a server may take to answer.
@@ -53,7 +53,14 @@ impl Redis {
     }
 
     pub fn config(&self) -> RedisConfig {
-        RedisConfig { url: self.url(), user: None, password: None, ca_file: None, prefix: None, timing: Timing::default() }
+        RedisConfig {
+            url: self.url(),
+            user: None,
+            password: None,
+            ca_file: None,
+            prefix: None,
+            timing: Timing::default(),
+        }
     }
 
     async fn wait(&self) {
@@ -120,7 +127,8 @@ fn serve(folder: &Path, options: &[String]) -> Child {
 }
 
 /// What keeps jobs as they are to be kept.
-pub const SAFE: [&str; 6] = ["--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction"];
+pub const SAFE: [&str; 6] =
+    ["--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction"];
 
 pub fn job(server: &str) -> NewJob {
     NewJob {

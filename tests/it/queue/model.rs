@@ -8,9 +8,11 @@ use std::time::{Duration, Instant, SystemTime};
 use async_trait::async_trait;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use snapferry::clock::Clock;
-use snapferry::job::JobId;
-use snapferry::queue::{JobState, Lease, MemoryQueue, NewJob, Priority, Queue, QueueError, Since, Then, Timing, Token};
+use snapferry_base::clock::Clock;
+use snapferry_base::job::JobId;
+use snapferry_fleet::queue::{
+    JobState, Lease, MemoryQueue, NewJob, Priority, Queue, QueueError, Since, Then, Timing, Token,
+};
 
 use super::{Redis, SAFE, now_ms};
 
@@ -123,9 +125,13 @@ async fn perform(queue: &dyn Queue, deed: &Deed, memory: &Memory, new: &NewJob, 
             Some(job) => queue.enqueue(job).await.map(|added| format!("{added:?}")),
             None => none(),
         },
-        Deed::Claim { worker } => queue.claim(&format!("w{worker}"), token).await.map(|claimed| format!("{claimed:?}")),
+        Deed::Claim { worker } => {
+            queue.claim(&format!("w{worker}"), token).await.map(|claimed| format!("{claimed:?}"))
+        }
         Deed::ClaimAgain { worker } => match &memory.tokens[*worker] {
-            Some(token) => queue.claim(&format!("w{worker}"), token).await.map(|claimed| format!("{claimed:?}")),
+            Some(token) => {
+                queue.claim(&format!("w{worker}"), token).await.map(|claimed| format!("{claimed:?}"))
+            }
             None => none(),
         },
         Deed::Cancel { job } => match memory.job(*job) {
@@ -138,11 +144,15 @@ async fn perform(queue: &dyn Queue, deed: &Deed, memory: &Memory, new: &NewJob, 
         },
         Deed::Reap => queue.reap().await.map(|reaped| format!("{reaped:?}")),
         Deed::Purge => queue.purge(Duration::from_millis(300)).await.map(|purged| purged.to_string()),
-        Deed::Forget { server } => queue.forget(&format!("web{server}"), "us-east").await.map(|there| there.to_string()),
+        Deed::Forget { server } => {
+            queue.forget(&format!("web{server}"), "us-east").await.map(|there| there.to_string())
+        }
         Deed::Schedule { name, since: Some(since) } => {
             queue.set_schedule(&format!("s{name}"), "plan", *since).await.map(|()| "kept".to_owned())
         }
-        Deed::Schedule { name, since: None } => queue.remove_schedule(&format!("s{name}")).await.map(|there| there.to_string()),
+        Deed::Schedule { name, since: None } => {
+            queue.remove_schedule(&format!("s{name}")).await.map(|there| there.to_string())
+        }
         Deed::Waiting => queue.waiting().await.map(|waiting| format!("{waiting:?}")),
         Deed::Tick { name, ahead } => {
             let at = new.id.time() + Duration::from_millis(*ahead);
@@ -159,14 +169,16 @@ async fn perform(queue: &dyn Queue, deed: &Deed, memory: &Memory, new: &NewJob, 
             None => none(),
             Some(lease) => match deed {
                 Deed::Beat { .. } => queue.beat(&lease, "half").await.map(|held| format!("{held:?}")),
-                Deed::Step { step, through, .. } => {
-                    queue.step(&lease, &step.to_string(), "journal", *through).await.map(|held| format!("{held:?}"))
-                }
+                Deed::Step { step, through, .. } => queue
+                    .step(&lease, &step.to_string(), "journal", *through)
+                    .await
+                    .map(|held| format!("{held:?}")),
                 Deed::Release { .. } => queue.release(&lease).await.map(|()| "released".to_owned()),
                 Deed::Finish { .. } => queue.finish(&lease, "result").await.map(|()| "done".to_owned()),
-                Deed::Retry { wait: units, .. } => {
-                    queue.fail(&lease, "error", Then::RetryAfter(wait(*units))).await.map(|()| "failed".to_owned())
-                }
+                Deed::Retry { wait: units, .. } => queue
+                    .fail(&lease, "error", Then::RetryAfter(wait(*units)))
+                    .await
+                    .map(|()| "failed".to_owned()),
                 Deed::Die { .. } => queue.fail(&lease, "error", Then::Dead).await.map(|()| "dead".to_owned()),
                 _ => queue.stop(&lease).await.map(|()| "stopped".to_owned()),
             },
@@ -197,8 +209,15 @@ async fn play(deeds: &[Deed], redis: Option<&Redis>, prefix: &str) {
     let memory_queue = MemoryQueue::new(Arc::new(Turned(Arc::clone(&clock))), TIMING);
     let redis_queue = match redis {
         Some(redis) => {
-            let config = snapferry::queue::RedisConfig { prefix: Some(prefix.to_owned()), timing: TIMING, ..redis.config() };
-            let queue = snapferry::queue::RedisQueue::connect(&config).await.unwrap().on_clock(Arc::clone(&clock));
+            let config = snapferry_fleet::queue::RedisConfig {
+                prefix: Some(prefix.to_owned()),
+                timing: TIMING,
+                ..redis.config()
+            };
+            let queue = snapferry_fleet::queue::RedisQueue::connect(&config)
+                .await
+                .unwrap()
+                .on_clock(Arc::clone(&clock));
             queue.reap().await.unwrap();
             Some(queue)
         }
@@ -250,10 +269,13 @@ async fn play(deeds: &[Deed], redis: Option<&Redis>, prefix: &str) {
         assert_eq!(redis_queue.good().await.unwrap(), memory_queue.good().await.unwrap());
         assert_eq!(redis_queue.workers().await.unwrap(), memory_queue.workers().await.unwrap());
         assert_eq!(redis_queue.schedules().await.unwrap(), memory_queue.schedules().await.unwrap());
-        let told = |events: Vec<snapferry::queue::Happening>| {
+        let told = |events: Vec<snapferry_fleet::queue::Happening>| {
             events.into_iter().map(|event| (event.id, event.what, event.details)).collect::<Vec<_>>()
         };
-        assert_eq!(told(redis_queue.events(1000).await.unwrap()), told(memory_queue.events(1000).await.unwrap()));
+        assert_eq!(
+            told(redis_queue.events(1000).await.unwrap()),
+            told(memory_queue.events(1000).await.unwrap())
+        );
     }
 }
 

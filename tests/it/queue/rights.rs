@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use snapferry::queue::rights::{NEEDED, acl_line};
-use snapferry::queue::{Held, JobState, Lease, Queue, QueueError, RedisConfig, RedisQueue, Timing, Token};
-use snapferry::retry::Class;
-use snapferry::secret::Secret;
+use snapferry_base::retry::Class;
+use snapferry_base::secret::Secret;
+use snapferry_fleet::queue::rights::{NEEDED, acl_line};
+use snapferry_fleet::queue::{
+    Held, JobState, Lease, Queue, QueueError, RedisConfig, RedisQueue, Timing, Token,
+};
 
 use super::{Redis, SAFE, job, now_ms, suite};
 
@@ -31,7 +33,11 @@ impl Guarded {
     }
 
     fn config(&self) -> RedisConfig {
-        RedisConfig { user: Some(USER.to_owned()), password: Some(Secret::new("hunter2")), ..self.redis.config() }
+        RedisConfig {
+            user: Some(USER.to_owned()),
+            password: Some(Secret::new("hunter2")),
+            ..self.redis.config()
+        }
     }
 
     async fn queue(&self, timing: Timing) -> RedisQueue {
@@ -52,8 +58,13 @@ async fn the_line_of_the_documents_is_enough_for_everything() {
         queue.rights().await.unwrap();
         queue.reap().await.unwrap();
         suite::run(&queue, clock).await;
-        let redis::Value::Array(refused) = guarded.redis.command(&["ACL", "LOG"]).await else { panic!("no list") };
-        assert!(refused.len() <= usize::from(info == "-info"), "asked for once over a connection: {refused:?}");
+        let redis::Value::Array(refused) = guarded.redis.command(&["ACL", "LOG"]).await else {
+            panic!("no list")
+        };
+        assert!(
+            refused.len() <= usize::from(info == "-info"),
+            "asked for once over a connection: {refused:?}"
+        );
     }
 }
 
@@ -87,7 +98,9 @@ async fn a_right_that_is_missing_is_named() {
 #[tokio::test]
 async fn leases_are_extended_once_for_each_word_of_their_workers() {
     for info in ["+info", "-info"] {
-        let Some(redis) = Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]).await else { return };
+        let Some(redis) = Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]).await else {
+            return;
+        };
         let mut guarded = Guarded { redis };
         let line = acl_line(USER, "snapferry").replace('\'', "").replace("PASSWORD", "hunter2");
         let clock = Arc::new(AtomicU64::new(now_ms()));
@@ -147,7 +160,12 @@ async fn what_makes_no_sense_hides_nothing_else() {
         servers
     };
     redis
-        .command(&["EVAL", "redis.call('HSET', KEYS[1], 'server', '\\255\\254', 'error', string.rep('x', 3000000))", "1", &key])
+        .command(&[
+            "EVAL",
+            "redis.call('HSET', KEYS[1], 'server', '\\255\\254', 'error', string.rep('x', 3000000))",
+            "1",
+            &key,
+        ])
         .await;
     assert_eq!(listed().await, ["web01", "\u{fffd}\u{fffd}"]);
     assert_eq!(queue.job(bad.id).await.unwrap().unwrap().error.unwrap().len(), 1 << 20, "the front of it");
@@ -155,7 +173,9 @@ async fn what_makes_no_sense_hides_nothing_else() {
     redis.command(&["ZADD", "{snapferry}:ready", "1", "no id"]).await;
     redis.command(&["ZADD", "{snapferry}:leases", "1", "no id"]).await;
     assert_eq!(listed().await, ["web01"]);
-    for (hash, value) in [("good", "x"), ("surveys", "x"), ("workers", "x"), ("schedules", "x"), ("ticks", "x")] {
+    for (hash, value) in
+        [("good", "x"), ("surveys", "x"), ("workers", "x"), ("schedules", "x"), ("ticks", "x")]
+    {
         redis.command(&["HSET", &format!("{{snapferry}}:{hash}"), "strange", value]).await;
     }
     redis.command(&["XADD", "{snapferry}:events", "*", "at", "x"]).await;

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use snapferry::queue::{
-    Enqueued, Good, Held, JobState, Lease, MemoryQueue, NewJob, Priority, Queue, QueueError, Reaped, Schedule, Since, Surveyed,
-    Then, Timing, Token,
+use snapferry_fleet::queue::{
+    Enqueued, Good, Held, JobState, Lease, MemoryQueue, NewJob, Priority, Queue, QueueError, Reaped,
+    Schedule, Since, Surveyed, Then, Timing, Token,
 };
 
 use super::{Redis, SAFE, is_lost, job};
@@ -72,7 +72,10 @@ impl Bench<'_> {
 
         let token = Token::new();
         let claimed = queue.claim("w1", &token).await.unwrap().unwrap();
-        assert_eq!((claimed.job.id, claimed.job.state, claimed.job.deliveries), (one.id, JobState::Running, 1));
+        assert_eq!(
+            (claimed.job.id, claimed.job.state, claimed.job.deliveries),
+            (one.id, JobState::Running, 1)
+        );
         assert_eq!(queue.claim("w1", &token).await.unwrap().unwrap(), claimed, "a resend");
         assert_eq!(queue.claim("w2", &Token::new()).await.unwrap(), None);
         let lease = Lease { id: one.id, token };
@@ -89,8 +92,14 @@ impl Bench<'_> {
         assert!(is_lost(&queue.beat(&lease, "").await));
         let done = queue.job(one.id).await.unwrap().unwrap();
         assert_eq!((done.state, done.result.as_deref()), (JobState::Done, Some("result")));
-        let what: Vec<String> =
-            queue.events(100).await.unwrap().into_iter().filter(|event| event.id == one.id).map(|event| event.what).collect();
+        let what: Vec<String> = queue
+            .events(100)
+            .await
+            .unwrap()
+            .into_iter()
+            .filter(|event| event.id == one.id)
+            .map(|event| event.what)
+            .collect();
         assert_eq!(what, ["added", "claimed", "step", "done"]);
         // Done once, the server may be replicated again.
         let again = self.add("web01").await;
@@ -105,7 +114,11 @@ impl Bench<'_> {
             queue.enqueue(&job).await.unwrap();
             added.push(job);
         }
-        assert_eq!(queue.waiting().await.unwrap(), Some(Duration::from_secs(4)), "the first one, whoever is next");
+        assert_eq!(
+            queue.waiting().await.unwrap(),
+            Some(Duration::from_secs(4)),
+            "the first one, whoever is next"
+        );
         let listed = queue.jobs(JobState::Ready, 3).await.unwrap();
         assert_eq!(listed.iter().map(|job| job.server.as_str()).collect::<Vec<_>>(), ["c", "e", "a"]);
         for server in ["c", "e", "a", "d", "b"] {
@@ -114,7 +127,10 @@ impl Bench<'_> {
             assert_eq!(job.server, server);
             queue.finish(&lease, "").await.unwrap();
         }
-        assert_eq!((queue.counts().await.unwrap().of(JobState::Ready), queue.waiting().await.unwrap()), (0, None));
+        assert_eq!(
+            (queue.counts().await.unwrap().of(JobState::Ready), queue.waiting().await.unwrap()),
+            (0, None)
+        );
     }
 
     async fn a_lease_that_ran_out_is_lost_and_a_third_time_is_the_end(&self) {
@@ -132,8 +148,13 @@ impl Bench<'_> {
             "the first worker is refused"
         );
         let second = self.claim("w2").await.unwrap();
-        assert!(is_lost(&queue.finish(&first, "").await) && is_lost(&queue.fail(&first, "", Then::Dead).await));
-        assert!(is_lost(&queue.release(&first).await) && is_lost(&queue.fail(&first, "", Then::RetryAfter(Duration::ZERO)).await));
+        assert!(
+            is_lost(&queue.finish(&first, "").await) && is_lost(&queue.fail(&first, "", Then::Dead).await)
+        );
+        assert!(
+            is_lost(&queue.release(&first).await)
+                && is_lost(&queue.fail(&first, "", Then::RetryAfter(Duration::ZERO)).await)
+        );
         // A step is progress: from here three more are allowed.
         queue.step(&second, "volume", "journal 2", Some(2)).await.unwrap();
         for time in 1..=3 {
@@ -142,7 +163,11 @@ impl Bench<'_> {
             if time < 3 {
                 assert_eq!((reaped.taken_back, reaped.dead), (vec![job.id], vec![]));
                 let claimed = queue.claim("w3", &Token::new()).await.unwrap().unwrap();
-                assert_eq!(claimed.job.journal.as_deref(), Some("journal 2"), "who takes over gets the journal");
+                assert_eq!(
+                    claimed.job.journal.as_deref(),
+                    Some("journal 2"),
+                    "who takes over gets the journal"
+                );
             } else {
                 assert_eq!((reaped.taken_back, reaped.dead), (vec![], vec![job.id]));
             }
@@ -168,7 +193,11 @@ impl Bench<'_> {
             queue.reap().await.unwrap()
         };
         for furthest in [3, 3, 4, 4] {
-            assert_eq!(lost_at(furthest).await.taken_back, [job.id], "a second time, and then it got further");
+            assert_eq!(
+                lost_at(furthest).await.taken_back,
+                [job.id],
+                "a second time, and then it got further"
+            );
         }
         assert_eq!(lost_at(4).await.dead, [job.id]);
         // Whoever revives it gives it all of its chances again.
@@ -214,7 +243,10 @@ impl Bench<'_> {
         queue.fail(&lease, "throttled", Then::RetryAfter(Duration::from_secs(30))).await.unwrap();
         queue.fail(&lease, "throttled", Then::RetryAfter(Duration::from_secs(30))).await.expect("a resend");
         let seen = queue.job(job.id).await.unwrap().unwrap();
-        assert_eq!((seen.state, seen.attempts, seen.error.as_deref()), (JobState::Delayed, 1, Some("throttled")));
+        assert_eq!(
+            (seen.state, seen.attempts, seen.error.as_deref()),
+            (JobState::Delayed, 1, Some("throttled"))
+        );
         self.pass(30);
         let lease = self.claim("w1").await.unwrap();
         queue.fail(&lease, "no such server", Then::Dead).await.unwrap();
@@ -223,10 +255,15 @@ impl Bench<'_> {
         queue.retry(job.id).await.unwrap();
         let seen = queue.job(job.id).await.unwrap().unwrap();
         assert_eq!((seen.state, seen.attempts, seen.error), (JobState::Ready, 0, None));
-        assert!(matches!(queue.retry(job.id).await, Err(QueueError::WrongState { state: JobState::Ready, .. })));
+        assert!(matches!(
+            queue.retry(job.id).await,
+            Err(QueueError::WrongState { state: JobState::Ready, .. })
+        ));
         queue.cancel(job.id).await.unwrap();
         let other = self.add("web06").await;
-        assert!(matches!(queue.retry(job.id).await, Err(QueueError::Duplicate { other: open }) if open == other.id));
+        assert!(
+            matches!(queue.retry(job.id).await, Err(QueueError::Duplicate { other: open }) if open == other.id)
+        );
         queue.cancel(other.id).await.unwrap();
         let nobody = super::job("nobody").id;
         assert!(matches!(queue.retry(nobody).await, Err(QueueError::NoSuchJob { .. })));
@@ -236,7 +273,10 @@ impl Bench<'_> {
     async fn what_is_cancelled_ends_at_once_or_with_the_next_beat(&self) {
         let (queue, waiting) = (self.queue, self.add("web07").await);
         assert_eq!(queue.cancel(waiting.id).await.unwrap(), JobState::Cancelled);
-        assert_eq!((queue.cancel(waiting.id).await.unwrap(), self.claim("w1").await), (JobState::Cancelled, None));
+        assert_eq!(
+            (queue.cancel(waiting.id).await.unwrap(), self.claim("w1").await),
+            (JobState::Cancelled, None)
+        );
         let running = self.add("web08").await;
         let lease = self.claim("w1").await.unwrap();
         assert_eq!(queue.cancel(running.id).await.unwrap(), JobState::Running);
@@ -269,7 +309,9 @@ impl Bench<'_> {
             let state = queue.cancel(job.id).await.unwrap();
             match was {
                 "given back" => queue.release(&lease).await.unwrap(),
-                "failed" => queue.fail(&lease, "why", Then::RetryAfter(Duration::from_secs(1))).await.unwrap(),
+                "failed" => {
+                    queue.fail(&lease, "why", Then::RetryAfter(Duration::from_secs(1))).await.unwrap()
+                }
                 "lost" => {
                     self.pass(121);
                     assert_eq!(queue.reap().await.unwrap().taken_back, [job.id]);
@@ -287,13 +329,19 @@ impl Bench<'_> {
         let (queue, job) = (self.queue, self.add("web10").await);
         let lease = self.claim("w1").await.unwrap();
         queue.finish(&lease, "").await.unwrap();
-        let over = |counts: snapferry::queue::Counts| {
-            [JobState::Done, JobState::Dead, JobState::Cancelled].map(|state| counts.of(state)).iter().sum::<u64>()
+        let over = |counts: snapferry_fleet::queue::Counts| {
+            [JobState::Done, JobState::Dead, JobState::Cancelled]
+                .map(|state| counts.of(state))
+                .iter()
+                .sum::<u64>()
         };
         let before = over(queue.counts().await.unwrap());
         let open = self.add("web11").await;
         self.pass(10);
-        assert!(queue.purge(Duration::from_secs(60)).await.unwrap() < before, "the last one is not old enough");
+        assert!(
+            queue.purge(Duration::from_secs(60)).await.unwrap() < before,
+            "the last one is not old enough"
+        );
         assert_eq!(self.state(&job).await, JobState::Done);
         self.pass(60);
         assert!(queue.purge(Duration::from_secs(60)).await.unwrap() >= 1);
@@ -306,8 +354,11 @@ impl Bench<'_> {
         let (queue, first) = (self.queue, self.add("db01").await);
         let lease = self.claim("w9").await.unwrap();
         queue.finish(&lease, r#"{"image": "db01-latest"}"#).await.unwrap();
-        let good =
-            |good: Vec<Good>| good.into_iter().find(|good| good.server == "db01").map(|good| (good.region, good.id, good.result));
+        let good = |good: Vec<Good>| {
+            good.into_iter()
+                .find(|good| good.server == "db01")
+                .map(|good| (good.region, good.id, good.result))
+        };
         let expected = ("us-east".to_owned(), first.id, r#"{"image": "db01-latest"}"#.to_owned());
         assert_eq!(good(queue.good().await.unwrap()), Some(expected.clone()));
         // A failure later takes nothing of that away, and forgetting the job neither.
@@ -320,8 +371,14 @@ impl Bench<'_> {
         let second = self.add("db01").await;
         let lease = self.claim("w9").await.unwrap();
         queue.finish(&lease, "{}").await.unwrap();
-        assert_eq!(good(queue.good().await.unwrap()), Some(("us-east".to_owned(), second.id, "{}".to_owned())));
-        assert_eq!(queue.workers().await.unwrap().into_iter().map(|heard| heard.worker).collect::<Vec<_>>(), ["w9"]);
+        assert_eq!(
+            good(queue.good().await.unwrap()),
+            Some(("us-east".to_owned(), second.id, "{}".to_owned()))
+        );
+        assert_eq!(
+            queue.workers().await.unwrap().into_iter().map(|heard| heard.worker).collect::<Vec<_>>(),
+            ["w9"]
+        );
         // A server that is no more is forgotten, and the same one in another region, or another one, is not.
         let dead = self.add("db01").await;
         let lease = self.claim("w9").await.unwrap();
@@ -338,14 +395,18 @@ impl Bench<'_> {
 
     async fn the_last_survey_of_each_place_is_kept(&self) {
         assert_eq!(self.queue.surveys().await.unwrap(), []);
-        for (place, found) in [("us-south", "{\"volume\": 2}"), ("us-south", "{}"), ("eu-de", "{\"snapshot\": 1}")] {
+        for (place, found) in
+            [("us-south", "{\"volume\": 2}"), ("us-south", "{}"), ("eu-de", "{\"snapshot\": 1}")]
+        {
             self.pass(1);
             self.queue.set_survey(place, found).await.unwrap();
         }
         let at = |seconds_ago: u64| {
-            SystemTime::UNIX_EPOCH + Duration::from_millis(self.clock.load(Ordering::Relaxed) - seconds_ago * SECOND)
+            SystemTime::UNIX_EPOCH
+                + Duration::from_millis(self.clock.load(Ordering::Relaxed) - seconds_ago * SECOND)
         };
-        let surveyed = |place: &str, at, found: &str| Surveyed { place: place.to_owned(), at, found: found.to_owned() };
+        let surveyed =
+            |place: &str, at, found: &str| Surveyed { place: place.to_owned(), at, found: found.to_owned() };
         assert_eq!(
             self.queue.surveys().await.unwrap(),
             [surveyed("eu-de", at(0), "{\"snapshot\": 1}"), surveyed("us-south", at(1), "{}")]
@@ -367,9 +428,14 @@ impl Bench<'_> {
         assert_eq!(queue.schedules().await.unwrap(), [Schedule { last: tick, ..schedule.clone() }]);
         // Another plan for the same times has seen to what the one before has; one for other times begins anew.
         self.pass(10);
-        for (plan, since, last) in [("more", Since::Before, tick), ("other", Since::Now, now + Duration::from_secs(10))] {
+        for (plan, since, last) in
+            [("more", Since::Before, tick), ("other", Since::Now, now + Duration::from_secs(10))]
+        {
             queue.set_schedule("nightly", plan, since).await.unwrap();
-            assert_eq!(queue.schedules().await.unwrap(), [Schedule { plan: plan.to_owned(), last, ..schedule.clone() }]);
+            assert_eq!(
+                queue.schedules().await.unwrap(),
+                [Schedule { plan: plan.to_owned(), last, ..schedule.clone() }]
+            );
         }
         assert!(queue.remove_schedule("nightly").await.unwrap());
         assert!(!queue.remove_schedule("nightly").await.unwrap());

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use snapferry::queue::{RedisConfig, RedisQueue};
+use snapferry_fleet::queue::{RedisConfig, RedisQueue};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::unix;
@@ -92,7 +92,9 @@ async fn ask(mut from: OwnedReadHalf, mut to: unix::OwnedWriteHalf, number: usiz
     let mut bytes = [0; 65536];
     while let Ok(length @ 1..) = from.read(&mut bytes).await {
         heed(number, faults).await;
-        let found = |(words, _): &mut (Vec<u8>, Cut)| bytes[..length].windows(words.len()).any(|window| window == words);
+        let found = |(words, _): &mut (Vec<u8>, Cut)| {
+            bytes[..length].windows(words.len()).any(|window| window == words)
+        };
         let cut = faults.cut.lock().unwrap().take_if(found);
         if matches!(cut, Some((_, Cut::Before))) {
             return;

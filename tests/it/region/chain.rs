@@ -1,13 +1,13 @@
 //! A server's disk by snapshot, volume and attachment to a device; from the device to an object; from there to an image, and to a server again.
 
-use snapferry::restore::Sha256Sum;
-use snapferry::sim::RegionOperation;
-use snapferry::vpc::device::{Behind, DeviceError, DeviceFolder};
-use snapferry::vpc::model::{AttachedDevice, HealthState, ImageState, StorageGeneration};
-use snapferry::vpc::{
-    BootFrom, ExportPrototype, ImageOrigin, ImagePrototype, InstanceId, InstancePrototype, RegionClient, Tag, Tagging,
-    TaggingConfig,
+use snapferry_engine::image::Sha256Sum;
+use snapferry_fleet::replicate::device::{Behind, DeviceError, DeviceFolder};
+use snapferry_ibmcloud::vpc::model::{AttachedDevice, HealthState, ImageState, StorageGeneration};
+use snapferry_ibmcloud::vpc::{
+    BootFrom, ExportPrototype, ImageOrigin, ImagePrototype, InstanceId, InstancePrototype, RegionClient, Tag,
+    Tagging, TaggingConfig,
 };
+use snapferry_sim::RegionOperation;
 
 use super::{AWAY, Cloud, HOME, POLICY, SERVER, SOON, name, ready_volume, snapshot_of, stable_snapshot};
 
@@ -17,7 +17,11 @@ fn own(cloud: &Cloud) -> InstanceId {
 }
 
 fn devices(cloud: &Cloud) -> DeviceFolder {
-    DeviceFolder { folder: cloud.sim.device_folder(), behind: Behind::DeviceOrFile, ..DeviceFolder::default() }
+    DeviceFolder {
+        folder: cloud.sim.device_folder(),
+        behind: Behind::DeviceOrFile,
+        ..DeviceFolder::default()
+    }
 }
 
 /// Everything on a server but the disk in question.
@@ -46,7 +50,10 @@ async fn a_servers_disk_comes_to_a_device_and_everything_goes_again() {
     let attachment = client.attached(&own(&cloud), &attachment.id, SOON).await.unwrap();
     let device = attachment.device.unwrap();
     let others = other_devices(&client, &own(&cloud)).await;
-    let path = devices(&cloud).find(&device, &others, volume.capacity, client.clock(), client.cancel()).await.unwrap();
+    let path = devices(&cloud)
+        .find(&device, &others, volume.capacity, client.clock(), client.cancel())
+        .await
+        .unwrap();
     let read = std::fs::read(&path).unwrap();
     let disk = std::fs::read(cloud.folder.path().join("web01.raw")).unwrap();
     assert!(read.starts_with(&disk) && read[disk.len()..].iter().all(|&byte| byte == 0));
@@ -69,10 +76,15 @@ async fn a_servers_disk_comes_to_a_device_and_everything_goes_again() {
         client.delete_snapshot(&snapshot.id).await.unwrap();
     }
     client.snapshot_gone(&snapshot.id, SOON).await.unwrap();
-    crate::convert::wait_until("the link is gone", || std::fs::read_dir(cloud.sim.device_folder()).unwrap().next().is_none());
+    crate::convert::wait_until("the link is gone", || {
+        std::fs::read_dir(cloud.sim.device_folder()).unwrap().next().is_none()
+    });
 
     let deeds: Vec<RegionOperation> = cloud.sim.history().into_iter().map(|deed| deed.operation).collect();
-    assert_eq!(deeds[..3], [RegionOperation::CreateSnapshot, RegionOperation::CreateVolume, RegionOperation::CreateAttachment]);
+    assert_eq!(
+        deeds[..3],
+        [RegionOperation::CreateSnapshot, RegionOperation::CreateVolume, RegionOperation::CreateAttachment]
+    );
     assert!(cloud.sim.history().iter().all(|deed| deed.request_id.starts_with("snapferry-")));
     cloud.sim.shutdown().await;
 }
@@ -113,7 +125,11 @@ async fn an_object_becomes_an_image_with_its_sum_and_the_image_an_object() {
     tagging.detach(&image.crn, &[tag]).await.unwrap();
     assert!(tagging.tags(&image.crn).await.unwrap().is_empty());
 
-    let export = ExportPrototype { name: name("web01-export"), bucket: "images".to_owned(), format: Default::default() };
+    let export = ExportPrototype {
+        name: name("web01-export"),
+        bucket: "images".to_owned(),
+        format: Default::default(),
+    };
     let job = client.export_image(&image.id, &export).await.unwrap();
     let job = client.export_succeeded(&image.id, &job.id, SOON).await.unwrap();
     assert_eq!(job.storage_object.unwrap().name, "web01-export.qcow2");
@@ -141,7 +157,8 @@ async fn an_object_becomes_an_image_with_its_sum_and_the_image_an_object() {
     let server = client.instance_running(&server.id, SOON).await.unwrap();
     let boot = server.boot_volume_attachment.unwrap().volume.unwrap();
     let boot = client.volume_available(&boot.id, SOON).await.unwrap();
-    let restored = std::fs::read(cloud.sim.folder().join("volumes").join(format!("{}.raw", boot.id))).unwrap();
+    let restored =
+        std::fs::read(cloud.sim.folder().join("volumes").join(format!("{}.raw", boot.id))).unwrap();
     let disk = std::fs::read(cloud.folder.path().join("web01.raw")).unwrap();
     assert!(restored.starts_with(&disk), "the restored server has another disk");
 

@@ -4,7 +4,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use serde_json::Value;
-use snapferry::sim::{RegionConfig, RegionOperation, ServerSeed};
+use snapferry_sim::{RegionConfig, RegionOperation, ServerSeed};
 
 use super::{AWAY, Cloud, HOME, SERVER};
 
@@ -67,7 +67,10 @@ impl Cloud {
         let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
         let said = Said { output };
         let key = self.sim.api_key();
-        assert!(!said.out().contains(key.reveal()) && !said.err().contains(key.reveal()), "the API key is shown");
+        assert!(
+            !said.out().contains(key.reveal()) && !said.err().contains(key.reveal()),
+            "the API key is shown"
+        );
         said
     }
 
@@ -80,7 +83,11 @@ impl Cloud {
 async fn a_boot_volume_is_shown_with_what_stands_in_its_way() {
     let cloud = Cloud::start().await;
     let disk = cloud.folder.path().join("web01.raw");
-    cloud.sim.seed_server(ServerSeed { running: false, ..ServerSeed::new(HOME, "db01", &disk) }).await.unwrap();
+    cloud
+        .sim
+        .seed_server(ServerSeed { running: false, ..ServerSeed::new(HOME, "db01", &disk) })
+        .await
+        .unwrap();
     let mut sap = ServerSeed::new(HOME, "sap01", &disk);
     sap.operating_system = "red-9-amd64-sap-hana".to_owned();
     cloud.sim.seed_server(sap).await.unwrap();
@@ -90,11 +97,26 @@ async fn a_boot_volume_is_shown_with_what_stands_in_its_way() {
     assert_eq!(shown["region"], HOME);
     assert_eq!(shown["boot_volume"], "web01-boot");
     assert_eq!((&shown["capacity_gb"], &shown["storage_generation"]), (&Value::from(1), &Value::from(1)));
-    assert_eq!((&shown["obstacles"], &shown["latest_snapshot"]), (&Value::from(Vec::<Value>::new()), &Value::Null));
-    cloud.run(&["boot-volume", SERVER]).await.code(0).says(&["us-south-1, VPC main", "debian-12-amd64", "generation 1"]);
-    cloud.run(&["boot-volume", "db01"]).await.code(0).says(&["in the way", "needs a running server, and this one is stopped"]);
+    assert_eq!(
+        (&shown["obstacles"], &shown["latest_snapshot"]),
+        (&Value::from(Vec::<Value>::new()), &Value::Null)
+    );
+    cloud.run(&["boot-volume", SERVER]).await.code(0).says(&[
+        "us-south-1, VPC main",
+        "debian-12-amd64",
+        "generation 1",
+    ]);
+    cloud
+        .run(&["boot-volume", "db01"])
+        .await
+        .code(0)
+        .says(&["in the way", "needs a running server, and this one is stopped"]);
     cloud.run(&["boot-volume", "sap01"]).await.code(0).says(&["in the way", "may not be imported"]);
-    cloud.run(&["boot-volume", "web99"]).await.code(5).says(&["there is no server \"web99\" in us-south", "--region"]);
+    cloud
+        .run(&["boot-volume", "web99"])
+        .await
+        .code(5)
+        .says(&["there is no server \"web99\" in us-south", "--region"]);
     assert_eq!(cloud.changes(), 0);
     cloud.sim.shutdown().await;
 }
@@ -102,9 +124,16 @@ async fn a_boot_volume_is_shown_with_what_stands_in_its_way() {
 #[tokio::test(flavor = "multi_thread")]
 async fn snapshots_are_taken_listed_copied_and_deleted() {
     let cloud = Cloud::start().await;
-    cloud.run(&["snapshot", "create", SERVER, "--dry-run"]).await.code(0).says(&["would take snapshot web01-"]);
+    cloud
+        .run(&["snapshot", "create", SERVER, "--dry-run"])
+        .await
+        .code(0)
+        .says(&["would take snapshot web01-"]);
     assert_eq!(cloud.changes(), 0);
-    let made = cloud.run(&["snapshot", "create", SERVER, "--name", "web01-1", "--tag", "Night", "--json"]).await.json();
+    let made = cloud
+        .run(&["snapshot", "create", SERVER, "--name", "web01-1", "--tag", "Night", "--json"])
+        .await
+        .json();
     assert_eq!((&made["state"], &made["tags"][0]), (&Value::from("stable"), &Value::from("night")));
     // The same name again is the same snapshot.
     let again = cloud.run(&["snapshot", "create", SERVER, "--name", "web01-1", "--json"]).await.json();
@@ -117,7 +146,11 @@ async fn snapshots_are_taken_listed_copied_and_deleted() {
     cloud.run(&["snapshot", "list"]).await.code(0).says(&["name", "web01-1", "stable", "1 GB"]);
 
     let before = cloud.changes();
-    cloud.run(&["snapshot", "copy", "web01-1", "--to", AWAY, "--dry-run"]).await.code(0).says(&["would copy"]);
+    cloud
+        .run(&["snapshot", "copy", "web01-1", "--to", AWAY, "--dry-run"])
+        .await
+        .code(0)
+        .says(&["would copy"]);
     cloud.run(&["snapshot", "copy", "web01-1", "--to", HOME]).await.code(2).says(&["own region"]);
     assert_eq!(cloud.changes(), before);
     let copy = cloud.run(&["snapshot", "copy", "web01-1", "--to", AWAY, "--json"]).await.json();
@@ -128,11 +161,23 @@ async fn snapshots_are_taken_listed_copied_and_deleted() {
     let before = cloud.changes();
     cloud.run(&["snapshot", "delete", "web01-1", "--dry-run"]).await.code(0).says(&["would delete"]);
     // One that is mistyped deletes nothing of the rest.
-    cloud.run(&["snapshot", "delete", "web01-1", "web01-2"]).await.code(5).says(&["there is no snapshot \"web01-2\""]);
+    cloud
+        .run(&["snapshot", "delete", "web01-1", "web01-2"])
+        .await
+        .code(5)
+        .says(&["there is no snapshot \"web01-2\""]);
     assert_eq!(cloud.changes(), before);
-    cloud.run(&["snapshot", "delete", made["id"].as_str().unwrap()]).await.code(0).says(&["deleted snapshot web01-1"]);
+    cloud
+        .run(&["snapshot", "delete", made["id"].as_str().unwrap()])
+        .await
+        .code(0)
+        .says(&["deleted snapshot web01-1"]);
     assert!(cloud.sim.history().iter().all(|deed| deed.operation != RegionOperation::DeleteSnapshots));
-    cloud.run(&["snapshot", "create", SERVER, "--name", "Web_01"]).await.code(2).says(&["Web_01", "lower-case"]);
+    cloud
+        .run(&["snapshot", "create", SERVER, "--name", "Web_01"])
+        .await
+        .code(2)
+        .says(&["Web_01", "lower-case"]);
     cloud.sim.shutdown().await;
 }
 
@@ -143,11 +188,30 @@ async fn images_are_listed_renamed_exported_and_deleted_and_servers_made() {
     cloud.sim.seed_images(AWAY, 2);
     let image = |words: &[&'static str]| [&["images"], words, &["--region", AWAY]].concat();
     cloud.run(&image(&["list"])).await.code(0).says(&["image-0000", "available", "10 GB", "debian-12-amd64"]);
-    assert_eq!(cloud.run(&image(&["list", "--status", "failed", "--json"])).await.json(), Value::from(Vec::<Value>::new()));
-    cloud.run(&image(&["rename", "image-0000", "web01-latest", "--dry-run"])).await.code(0).says(&["would rename"]);
-    cloud.run(&image(&["rename", "image-0000", "image-0001"])).await.code(5).says(&["\"image-0001\" is taken"]);
-    cloud.run(&image(&["rename", "image-0000", "web01-latest"])).await.code(0).says(&["web01-latest", "was image-0000"]);
-    cloud.run(&image(&["tag", "web01-latest", "Nightly", "--dry-run"])).await.code(0).says(&["would add nightly"]);
+    assert_eq!(
+        cloud.run(&image(&["list", "--status", "failed", "--json"])).await.json(),
+        Value::from(Vec::<Value>::new())
+    );
+    cloud
+        .run(&image(&["rename", "image-0000", "web01-latest", "--dry-run"]))
+        .await
+        .code(0)
+        .says(&["would rename"]);
+    cloud
+        .run(&image(&["rename", "image-0000", "image-0001"]))
+        .await
+        .code(5)
+        .says(&["\"image-0001\" is taken"]);
+    cloud
+        .run(&image(&["rename", "image-0000", "web01-latest"]))
+        .await
+        .code(0)
+        .says(&["web01-latest", "was image-0000"]);
+    cloud
+        .run(&image(&["tag", "web01-latest", "Nightly", "--dry-run"]))
+        .await
+        .code(0)
+        .says(&["would add nightly"]);
     cloud.run(&image(&["tag", "web01-latest"])).await.code(0).says(&["no tags"]);
     cloud.run(&image(&["tag", "web01-latest", "Nightly", "kept"])).await.code(0).says(&["nightly", "kept"]);
     let tagged = cloud.run(&image(&["tag", "web01-latest", "kept", "--remove", "--json"])).await.json();
@@ -156,7 +220,18 @@ async fn images_are_listed_renamed_exported_and_deleted_and_servers_made() {
     let failed = cloud.run(&image(&["export", "web01-latest", "--bucket", "images"])).await.code(5);
     failed.says(&["is failed", "cannot_access_storage_bucket"]);
 
-    let server = ["provision", "web02", "--image", "web01-latest", "--subnet", "main-1", "--key", "admin", "--region", AWAY];
+    let server = [
+        "provision",
+        "web02",
+        "--image",
+        "web01-latest",
+        "--subnet",
+        "main-1",
+        "--key",
+        "admin",
+        "--region",
+        AWAY,
+    ];
     let server = [&server[..], &["--profile", "bx2-2x8"]].concat();
     let before = cloud.changes();
     let body = cloud.run(&[&server[..], &["--dry-run", "--json"]].concat()).await.json();
@@ -165,13 +240,28 @@ async fn images_are_listed_renamed_exported_and_deleted_and_servers_made() {
     let made = cloud.run(&[&server[..], &["--json"]].concat()).await.json();
     assert_eq!((&made["name"], &made["status"]), (&Value::from("web02"), &Value::from("running")));
     cloud
-        .run(&["provision", "a", "--image", "web01-latest", "--subnet", "none", "--key", "admin", "--profile", "x"])
+        .run(&[
+            "provision",
+            "a",
+            "--image",
+            "web01-latest",
+            "--subnet",
+            "none",
+            "--key",
+            "admin",
+            "--profile",
+            "x",
+        ])
         .await
         .code(5)
         .says(&["there is no subnet \"none\""]);
 
     cloud.run(&image(&["delete", "image-0001", "--dry-run"])).await.code(0).says(&["would delete image"]);
-    cloud.run(&image(&["delete", "image-0001", "web01-latest"])).await.code(0).says(&["deleted image web01-latest"]);
+    cloud
+        .run(&image(&["delete", "image-0001", "web01-latest"]))
+        .await
+        .code(0)
+        .says(&["deleted image web01-latest"]);
     assert_eq!(cloud.run(&image(&["list", "--json"])).await.json(), Value::from(Vec::<Value>::new()));
     cloud.sim.shutdown().await;
 }
@@ -180,12 +270,27 @@ async fn images_are_listed_renamed_exported_and_deleted_and_servers_made() {
 async fn a_server_from_a_snapshot_gets_a_profile_of_its_generation() {
     let cloud = Cloud::start().await;
     let disk = cloud.folder.path().join("web01.raw");
-    cloud.sim.seed_server(ServerSeed { generation: 2, ..ServerSeed::new(HOME, "db01", &disk) }).await.unwrap();
+    cloud
+        .sim
+        .seed_server(ServerSeed { generation: 2, ..ServerSeed::new(HOME, "db01", &disk) })
+        .await
+        .unwrap();
     for (server, profile) in [(SERVER, "general-purpose"), ("db01", "sdp")] {
         let name = format!("{server}-1");
         cloud.run(&["snapshot", "create", server, "--name", &name]).await.code(0);
         let new = format!("{server}-new");
-        let words = ["provision", &new, "--snapshot", &name, "--subnet", "main-1", "--key", "admin", "--profile", "bx2-2x8"];
+        let words = [
+            "provision",
+            &new,
+            "--snapshot",
+            &name,
+            "--subnet",
+            "main-1",
+            "--key",
+            "admin",
+            "--profile",
+            "bx2-2x8",
+        ];
         cloud.run(&words).await.code(0).says(&["running"]);
         let shown = cloud.run(&["boot-volume", &new, "--json"]).await.json();
         assert_eq!(shown["volume_profile"], profile);
@@ -199,18 +304,38 @@ async fn the_doctor_finds_what_is_well_and_what_is_not() {
     cloud.sim.store().create_bucket("images").await.unwrap();
     let words = ["doctor", "--bucket", "images", "--to", AWAY];
     let findings = cloud.run(&[&words[..], &["--json"]].concat()).await.json();
-    let of = |what: &str| findings.as_array().unwrap().iter().find(|finding| finding["what"] == what).unwrap()["verdict"].clone();
-    for what in ["token", "own server", "region", "clock", "servers", "snapshots", "images", "bucket", "device folder"] {
+    let of = |what: &str| {
+        findings.as_array().unwrap().iter().find(|finding| finding["what"] == what).unwrap()["verdict"]
+            .clone()
+    };
+    for what in [
+        "token",
+        "own server",
+        "region",
+        "clock",
+        "servers",
+        "snapshots",
+        "images",
+        "bucket",
+        "device folder",
+    ] {
         assert_eq!(of(what), "ok", "{what}: {findings}");
     }
     assert_eq!(of("image service"), "warning");
     let objects = std::fs::read_dir(cloud.sim.folder().join("store/images")).unwrap();
-    let left: Vec<_> =
-        objects.flatten().map(|entry| entry.file_name()).filter(|name| name.to_string_lossy().contains("doctor")).collect();
+    let left: Vec<_> = objects
+        .flatten()
+        .map(|entry| entry.file_name())
+        .filter(|name| name.to_string_lossy().contains("doctor"))
+        .collect();
     assert!(left.is_empty(), "the probe is left: {left:?}");
     assert_eq!(cloud.changes(), 0, "it changes nothing in the cloud");
 
-    cloud.run(&["doctor", "--bucket", "nosuch"]).await.code(4).says(&["FAILURE  bucket", "does not exist", "-> "]);
+    cloud.run(&["doctor", "--bucket", "nosuch"]).await.code(4).says(&[
+        "FAILURE  bucket",
+        "does not exist",
+        "-> ",
+    ]);
     let mut wrong = cloud.command(&["doctor", "--region", HOME]);
     wrong.env_remove("SNAPFERRY_TRUSTED_PROFILE").env("IBMCLOUD_API_KEY", "wrong");
     cloud.finish(wrong).await.code(5).says(&["FAILURE  token", "BXNIM0415E", "check the API key"]);
@@ -234,7 +359,10 @@ async fn settings_come_from_flags_environment_and_file_in_that_order() {
     command.env("SNAPFERRY_LEVEL", "balanced").env("IBMCLOUD_API_KEY", cloud.sim.api_key().reveal());
     let shown = cloud.finish(command).await.json();
     let of = |name: &str| shown.as_array().unwrap().iter().find(|line| line["name"] == name).unwrap().clone();
-    assert_eq!((&of("vpc_region")["value"], &of("vpc_region")["origin"]), (&Value::from(AWAY), &Value::from(format!("{file}:2"))));
+    assert_eq!(
+        (&of("vpc_region")["value"], &of("vpc_region")["origin"]),
+        (&Value::from(AWAY), &Value::from(format!("{file}:2")))
+    );
     assert_eq!(
         (&of("level")["value"], &of("level")["origin"]),
         (&Value::from("balanced"), &Value::from("environment SNAPFERRY_LEVEL"))
@@ -245,12 +373,21 @@ async fn settings_come_from_flags_environment_and_file_in_that_order() {
     cloud.run(&["boot-volume", SERVER, "--config", file, "--region", HOME]).await.code(0);
     cloud.run(&["config", "show", "--config", "/nowhere.toml"]).await.code(2).says(&["/nowhere.toml"]);
     std::fs::write(file, "api_key = \"hunter2\"\n").unwrap();
-    let refused = cloud.run(&["config", "show", "--config", file]).await.code(2).says(&["config.toml:1: api_key", "api_key_file"]);
+    let refused = cloud
+        .run(&["config", "show", "--config", file])
+        .await
+        .code(2)
+        .says(&["config.toml:1: api_key", "api_key_file"]);
     assert!(!refused.err().contains("hunter2"));
     // What needs no settings helps where they are broken.
-    for words in
-        [&["--help"][..], &["replicate", "--help"], &["help", "convert"], &["--version"], &["completions", "bash"], &["man"]]
-    {
+    for words in [
+        &["--help"][..],
+        &["replicate", "--help"],
+        &["help", "convert"],
+        &["--version"],
+        &["completions", "bash"],
+        &["man"],
+    ] {
         let mut command = cloud.command(words);
         command.env("SNAPFERRY_CONFIG", file);
         cloud.finish(command).await.code(0).says(&["snapferry"]);
@@ -266,24 +403,41 @@ async fn without_a_region_somebody_has_to_name_one() {
     cloud.finish(command).await.code(2).says(&["which region? Give --region"]);
     let mut profile = cloud.command(&["images", "list", "--region", HOME]);
     profile.env("SNAPFERRY_TRUSTED_PROFILE", "default");
-    cloud.finish(profile).await.code(5).says(&["metadata service does not answer", "switch the instance metadata service on"]);
+    cloud
+        .finish(profile)
+        .await
+        .code(5)
+        .says(&["metadata service does not answer", "switch the instance metadata service on"]);
     cloud.sim.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_profiles_token_that_expires_in_the_middle_of_an_upload_is_fetched_anew() {
     // A token that lives 30 s is taken for dead at once, so each request asks for another.
-    let cloud = Cloud::start_with(|config| RegionConfig { token_life: Duration::from_secs(30), ..config }).await;
+    let cloud =
+        Cloud::start_with(|config| RegionConfig { token_life: Duration::from_secs(30), ..config }).await;
     cloud.sim.store().create_bucket("images").await.unwrap();
     let disk = cloud.folder.path().join("random.raw");
-    snapferry::testing::disks::Disk {
-        kind: snapferry::testing::disks::Kind::Random,
-        size: snapferry::units::ByteCount(25 << 20),
+    snapferry_testkit::disks::Disk {
+        kind: snapferry_testkit::disks::Kind::Random,
+        size: snapferry_base::units::ByteCount(25 << 20),
         seed: 7,
     }
     .write(&disk)
     .unwrap();
-    let words = ["convert", "--bucket", "images", "--key", "a.qcow2", "--region", HOME, "--part-size", "8M", "--connections", "1"];
+    let words = [
+        "convert",
+        "--bucket",
+        "images",
+        "--key",
+        "a.qcow2",
+        "--region",
+        HOME,
+        "--part-size",
+        "8M",
+        "--connections",
+        "1",
+    ];
     let mut command = cloud.command(&words);
     command.args(["--verify", "--quiet", "--device"]).arg(&disk);
     cloud.finish(command).await.code(0);

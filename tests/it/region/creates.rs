@@ -1,7 +1,9 @@
 //! Never two of a thing, whatever becomes of the answers; and never somebody else's in its place.
 
-use snapferry::sim::{RegionAction, RegionOperation, RegionRule, When};
-use snapferry::vpc::{ExportPrototype, ImageOrigin, ImagePrototype, InstanceId, SnapshotFilter, VpcError};
+use snapferry_ibmcloud::vpc::{
+    ExportPrototype, ImageOrigin, ImagePrototype, InstanceId, SnapshotFilter, VpcError,
+};
+use snapferry_sim::{RegionAction, RegionOperation, RegionRule, When};
 
 use super::{Cloud, HOME, SERVER, SOON, name, ready_volume, snapshot_of, stable_snapshot, volume_of};
 
@@ -25,7 +27,11 @@ async fn a_lost_answer_leaves_one_snapshot() {
         let create = RegionOperation::CreateSnapshot;
         cloud.sim.faults().add(RegionRule::on(create).when(When::Nth(1)), loss.clone());
         let made = client.create_snapshot(&snapshot_of(&server, "web01-1")).await.unwrap();
-        assert_eq!(client.snapshots(&SnapshotFilter::default()).await.unwrap().len(), 1, "{number}: {loss:?}");
+        assert_eq!(
+            client.snapshots(&SnapshotFilter::default()).await.unwrap().len(),
+            1,
+            "{number}: {loss:?}"
+        );
         assert_eq!(client.snapshot_stable(&made.id, SOON).await.unwrap().name, "web01-1");
     }
 }
@@ -35,7 +41,9 @@ async fn a_lost_answer_leaves_one_volume_one_attachment_one_image_one_job() {
     let cloud = Cloud::start().await;
     let client = cloud.client(HOME);
     let snapshot = stable_snapshot(&client, "web01-1").await;
-    for operation in [RegionOperation::CreateVolume, RegionOperation::CreateAttachment, RegionOperation::CreateExportJob] {
+    for operation in
+        [RegionOperation::CreateVolume, RegionOperation::CreateAttachment, RegionOperation::CreateExportJob]
+    {
         cloud.sim.faults().add(RegionRule::on(operation).when(When::Nth(1)), RegionAction::ApplyThenDrop);
     }
     let volume = ready_volume(&client, &snapshot, "web01-1").await;
@@ -46,7 +54,8 @@ async fn a_lost_answer_leaves_one_volume_one_attachment_one_image_one_job() {
 
     cloud.sim.seed_images(HOME, 1);
     let image = client.image_by_name("image-0000").await.unwrap().unwrap();
-    let export = ExportPrototype { name: name("out"), bucket: "images".to_owned(), format: Default::default() };
+    let export =
+        ExportPrototype { name: name("out"), bucket: "images".to_owned(), format: Default::default() };
     client.export_image(&image.id, &export).await.unwrap();
     assert_eq!(client.export_jobs(&image.id).await.unwrap().len(), 1);
     assert_eq!(cloud.sim.faults().fired(), [1, 1, 1]);
@@ -60,13 +69,23 @@ async fn a_request_that_was_not_done_is_sent_again() {
         RegionAction::Reset,
         RegionAction::answer(500, "internal_error"),
         RegionAction::Answer { status: 502, code: None, retry_after_s: None },
-        RegionAction::Answer { status: 429, code: Some("too_many_requests".to_owned()), retry_after_s: Some(0) },
+        RegionAction::Answer {
+            status: 429,
+            code: Some("too_many_requests".to_owned()),
+            retry_after_s: Some(0),
+        },
     ] {
         let cloud = Cloud::start().await;
         let client = cloud.client(HOME);
         let server = client.server(SERVER).await.unwrap();
-        cloud.sim.faults().add(RegionRule::on(RegionOperation::CreateSnapshot).when(When::First(2)), action.clone());
-        client.create_snapshot(&snapshot_of(&server, "web01-1")).await.unwrap_or_else(|err| panic!("{action:?}: {err}"));
+        cloud
+            .sim
+            .faults()
+            .add(RegionRule::on(RegionOperation::CreateSnapshot).when(When::First(2)), action.clone());
+        client
+            .create_snapshot(&snapshot_of(&server, "web01-1"))
+            .await
+            .unwrap_or_else(|err| panic!("{action:?}: {err}"));
         assert_eq!(cloud.sim.faults().fired(), [2], "{action:?}");
         assert_eq!(cloud.sim.asked(RegionOperation::CreateSnapshot), 3, "{action:?}");
     }
@@ -79,11 +98,17 @@ async fn a_list_that_lags_behind_is_waited_for() {
     let server = client.server(SERVER).await.unwrap();
     let create = RegionOperation::CreateSnapshot;
     // Made, its answer lost, and not to be seen: the second request is refused because of the name.
-    cloud.sim.faults().add(RegionRule::on(create).when(When::Nth(1)), RegionAction::ListLag { milliseconds: 600 });
+    cloud
+        .sim
+        .faults()
+        .add(RegionRule::on(create).when(When::Nth(1)), RegionAction::ListLag { milliseconds: 600 });
     let lagging = client.create_snapshot(&snapshot_of(&server, "web01-1")).await.unwrap();
     assert!(client.snapshot_by_name("web01-1").await.unwrap().is_none(), "the list lags");
     client.snapshot_stable(&lagging.id, SOON).await.unwrap();
-    cloud.sim.faults().add(RegionRule::on(create).when(When::Nth(1)), RegionAction::answer(500, "internal_error"));
+    cloud
+        .sim
+        .faults()
+        .add(RegionRule::on(create).when(When::Nth(1)), RegionAction::answer(500, "internal_error"));
     let again = client.create_snapshot(&snapshot_of(&server, "web01-1")).await.unwrap();
     assert_eq!(again.id, lagging.id);
     cloud.sim.shutdown().await;
@@ -114,11 +139,16 @@ async fn what_is_there_already_is_adopted_and_what_is_anothers_is_not() {
     assert!(matches!(err, VpcError::NameTaken { noun: "attachment", .. }), "{err}");
 
     cloud.sim.seed_images(HOME, 2);
-    let (a, b) =
-        (client.image_by_name("image-0000").await.unwrap().unwrap(), client.image_by_name("image-0001").await.unwrap().unwrap());
+    let (a, b) = (
+        client.image_by_name("image-0000").await.unwrap().unwrap(),
+        client.image_by_name("image-0001").await.unwrap().unwrap(),
+    );
     let err = client.rename_image(&a.id, &name("image-0001")).await.unwrap_err();
     assert!(matches!(&err, VpcError::NameTaken { id, .. } if *id == b.id.to_string()), "{err}");
-    let origin = ImageOrigin::File { href: "cos://us-south/images/a.qcow2".to_owned(), operating_system: "red-9-amd64".to_owned() };
+    let origin = ImageOrigin::File {
+        href: "cos://us-south/images/a.qcow2".to_owned(),
+        operating_system: "red-9-amd64".to_owned(),
+    };
     let prototype = ImagePrototype { name: name("image-0000"), origin, resource_group: None };
     let err = client.create_image(&prototype).await.unwrap_err();
     assert!(matches!(err, VpcError::NameTaken { noun: "image", .. }), "{err}");
@@ -131,7 +161,10 @@ async fn a_rename_whose_answer_is_lost_is_made_once() {
     let client = cloud.client(HOME);
     cloud.sim.seed_images(HOME, 1);
     let image = client.image_by_name("image-0000").await.unwrap().unwrap();
-    cloud.sim.faults().add(RegionRule::on(RegionOperation::UpdateImage).when(When::Nth(1)), RegionAction::ApplyThenDrop);
+    cloud
+        .sim
+        .faults()
+        .add(RegionRule::on(RegionOperation::UpdateImage).when(When::Nth(1)), RegionAction::ApplyThenDrop);
     assert_eq!(client.rename_image(&image.id, &name("web01-latest")).await.unwrap().name, "web01-latest");
     assert_eq!(cloud.sim.faults().fired(), [1]);
     cloud.sim.shutdown().await;

@@ -5,14 +5,15 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use snapferry::cancel::{Cancel, Reason};
-use snapferry::retry::{Backoff, Class};
-use snapferry::sim::{RegionAction, RegionOperation as Op, RegionRule};
-use snapferry::vpc::model::Snapshot;
-use snapferry::vpc::{
-    AttachmentId, ClientConfig, Endpoint, ExportPrototype, ImageFilter, ImageOrigin, ImagePrototype, InstanceAction, InstanceId,
-    Means, Policy, RegionClient, SnapshotFilter, Tag, VolumeFilter, VolumeId, VpcError, Waits,
+use snapferry_base::cancel::{Cancel, Reason};
+use snapferry_base::retry::{Backoff, Class};
+use snapferry_ibmcloud::vpc::model::Snapshot;
+use snapferry_ibmcloud::vpc::{
+    AttachmentId, ClientConfig, Endpoint, ExportPrototype, ImageFilter, ImageOrigin, ImagePrototype,
+    InstanceAction, InstanceId, Means, Policy, RegionClient, SnapshotFilter, Tag, VolumeFilter, VolumeId,
+    VpcError, Waits,
 };
+use snapferry_sim::{RegionAction, RegionOperation as Op, RegionRule};
 
 use super::{Cloud, HOME, POLICY, SERVER, name, snapshot_of, stable_snapshot, volume_of};
 
@@ -35,11 +36,15 @@ fn calls<'a>(client: &'a RegionClient, snapshot: &'a Snapshot) -> Vec<(Op, Outco
     fn unit<'a, T: 'a>(work: impl Future<Output = Result<T, VpcError>> + 'a) -> Outcome<'a> {
         Box::pin(async { work.await.map(|_| ()) })
     }
-    let origin = ImageOrigin::File { href: "cos://us-south/images/a.qcow2".to_owned(), operating_system: "red-9-amd64".to_owned() };
+    let origin = ImageOrigin::File {
+        href: "cos://us-south/images/a.qcow2".to_owned(),
+        operating_system: "red-9-amd64".to_owned(),
+    };
     let image = ImagePrototype { name: name("image"), origin, resource_group: None };
-    let export = ExportPrototype { name: name("export"), bucket: "images".to_owned(), format: Default::default() };
+    let export =
+        ExportPrototype { name: name("export"), bucket: "images".to_owned(), format: Default::default() };
     let prototype = volume_of(snapshot, "volume");
-    let taken = snapferry::vpc::SnapshotPrototype {
+    let taken = snapferry_ibmcloud::vpc::SnapshotPrototype {
         name: name("snapshot"),
         source: VolumeId::new("r006-none"),
         tags: Vec::new(),
@@ -47,8 +52,9 @@ fn calls<'a>(client: &'a RegionClient, snapshot: &'a Snapshot) -> Vec<(Op, Outco
         clone_zones: Vec::new(),
     };
     let (server, volume) = (InstanceId::new("0717-none"), VolumeId::new("r006-none"));
-    let (attachment, picture) = (AttachmentId::new("0717-none"), snapferry::vpc::ImageId::new("r006-none"));
-    let job = snapferry::vpc::ExportJobId::new("r006-none");
+    let (attachment, picture) =
+        (AttachmentId::new("0717-none"), snapferry_ibmcloud::vpc::ImageId::new("r006-none"));
+    let job = snapferry_ibmcloud::vpc::ExportJobId::new("r006-none");
     let tags = vec![Tag::new("a").unwrap()];
     vec![
         (Op::ListInstances, unit(client.instances())),
@@ -116,9 +122,17 @@ fn calls<'a>(client: &'a RegionClient, snapshot: &'a Snapshot) -> Vec<(Op, Outco
         (Op::ListVolumeProfiles, unit(client.volume_profiles())),
         (Op::ListSnapshots, unit(async move { client.snapshots(&SnapshotFilter::default()).await })),
         (Op::CreateSnapshot, unit(async move { client.create_snapshot(&taken).await })),
-        (Op::CreateSnapshot, unit(async move { client.copy_snapshot(&name("copy"), &snapshot.crn, None, &[]).await })),
+        (
+            Op::CreateSnapshot,
+            unit(async move { client.copy_snapshot(&name("copy"), &snapshot.crn, None, &[]).await }),
+        ),
         (Op::GetSnapshot, unit(client.snapshot(&snapshot.id))),
-        (Op::DeleteSnapshot, unit(async move { client.delete_snapshot(&snapferry::vpc::SnapshotId::new("r006-none")).await })),
+        (
+            Op::DeleteSnapshot,
+            unit(async move {
+                client.delete_snapshot(&snapferry_ibmcloud::vpc::SnapshotId::new("r006-none")).await
+            }),
+        ),
         (Op::ListClones, unit(client.clones(&snapshot.id))),
         (Op::CreateClone, unit(client.create_clone(&snapshot.id, "us-south-1"))),
         (Op::DeleteClone, unit(client.delete_clone(&snapshot.id, "us-south-2"))),
@@ -191,7 +205,10 @@ fn lasting() -> Vec<(RegionAction, Class)> {
         (RegionAction::answer(400, "invalid_request"), Class::Permanent),
         (RegionAction::answer(401, "token_invalid"), Class::Permanent),
         (RegionAction::answer(403, "not_authorized"), Class::Permanent),
-        (RegionAction::Answer { status: 429, code: Some("throttled".to_owned()), retry_after_s: Some(0) }, Class::Throttled),
+        (
+            RegionAction::Answer { status: 429, code: Some("throttled".to_owned()), retry_after_s: Some(0) },
+            Class::Throttled,
+        ),
         (RegionAction::answer(500, "internal_error"), Class::Transient),
         (RegionAction::answer(501, "not_implemented"), Class::Permanent),
         (RegionAction::Answer { status: 503, code: None, retry_after_s: None }, Class::Transient),
@@ -261,11 +278,14 @@ async fn answers_that_are_no_answers_are_refused_by_every_call() {
     let cloud = Cloud::start().await;
     let snapshot = stable_snapshot(&cloud.client(HOME), "web01-1").await;
     let client = cloud.client_with(HOME, HASTY);
-    let reads = [Op::ListInstances, Op::ListVolumes, Op::GetSnapshot, Op::ListImages, Op::ListZones, Op::ListClones];
+    let reads =
+        [Op::ListInstances, Op::ListVolumes, Op::GetSnapshot, Op::ListImages, Op::ListZones, Op::ListClones];
     for operation in reads {
         cloud.sim.faults().add(RegionRule::on(operation), RegionAction::Garble);
     }
-    for (operation, call) in calls(&client, &snapshot).into_iter().filter(|(operation, _)| reads.contains(operation)) {
+    for (operation, call) in
+        calls(&client, &snapshot).into_iter().filter(|(operation, _)| reads.contains(operation))
+    {
         let err = call.await.unwrap_err();
         assert!(matches!(err, VpcError::Malformed { .. }), "{operation:?}: {err}");
     }
@@ -277,7 +297,7 @@ async fn retry_after_is_obeyed_within_the_budget() {
     let cloud = Cloud::start().await;
     let client = cloud.client(HOME);
     let throttled = |seconds| RegionAction::Answer { status: 429, code: None, retry_after_s: Some(seconds) };
-    cloud.sim.faults().add(RegionRule::on(Op::ListZones).when(snapferry::sim::When::Nth(1)), throttled(1));
+    cloud.sim.faults().add(RegionRule::on(Op::ListZones).when(snapferry_sim::When::Nth(1)), throttled(1));
     let begun = Instant::now();
     client.zones().await.unwrap();
     assert!(begun.elapsed() >= Duration::from_secs(1), "it came back after {:?}", begun.elapsed());
@@ -342,7 +362,10 @@ async fn no_error_shows_a_token() {
     for (operation, call) in calls(&client, &snapshot) {
         if let Err(err) = call.await {
             let shown = format!("{err} {err:?}");
-            assert!(!shown.contains(token.reveal()) && !shown.contains(cloud.sim.api_key().reveal()), "{operation:?}: {shown}");
+            assert!(
+                !shown.contains(token.reveal()) && !shown.contains(cloud.sim.api_key().reveal()),
+                "{operation:?}: {shown}"
+            );
         }
     }
     cloud.sim.shutdown().await;

@@ -1,8 +1,8 @@
 //! Lists: pages, filters, names.
 
-use snapferry::sim::{RegionAction, RegionOperation, RegionRule, When};
-use snapferry::vpc::model::ImageState;
-use snapferry::vpc::{ImageFilter, SnapshotFilter, SnapshotOrder, Tag, VolumeFilter, VpcError};
+use snapferry_ibmcloud::vpc::model::ImageState;
+use snapferry_ibmcloud::vpc::{ImageFilter, SnapshotFilter, SnapshotOrder, Tag, VolumeFilter, VpcError};
+use snapferry_sim::{RegionAction, RegionOperation, RegionRule, When};
 
 use super::{AWAY, Cloud, HOME, SERVER, SOON, ready_volume, snapshot_of, stable_snapshot};
 
@@ -12,8 +12,12 @@ async fn a_thousand_images_are_paged_through() {
     cloud.sim.seed_images(HOME, 1000);
     let client = cloud.client(HOME);
     // A page in the middle is throttled once.
-    cloud.sim.faults().add(RegionRule::on(RegionOperation::ListImages).when(When::Nth(5)), RegionAction::answer(429, "throttled"));
-    let mut names: Vec<String> = client.images(&ImageFilter::default()).await.unwrap().into_iter().map(|i| i.name).collect();
+    cloud.sim.faults().add(
+        RegionRule::on(RegionOperation::ListImages).when(When::Nth(5)),
+        RegionAction::answer(429, "throttled"),
+    );
+    let mut names: Vec<String> =
+        client.images(&ImageFilter::default()).await.unwrap().into_iter().map(|i| i.name).collect();
     names.sort();
     let expected: Vec<String> = (0..1000).map(|number| format!("image-{number:04}")).collect();
     assert_eq!(names, expected);
@@ -22,7 +26,10 @@ async fn a_thousand_images_are_paged_through() {
     assert_eq!(cloud.sim.asked(RegionOperation::ListImages), 12, "one by its name is asked for by its name");
     let failed = ImageFilter { status: vec![ImageState::Failed] };
     assert!(client.images(&failed).await.unwrap().is_empty());
-    assert!(cloud.client(AWAY).images(&ImageFilter::default()).await.unwrap().is_empty(), "regions are apart");
+    assert!(
+        cloud.client(AWAY).images(&ImageFilter::default()).await.unwrap().is_empty(),
+        "regions are apart"
+    );
     cloud.sim.shutdown().await;
 }
 
@@ -40,7 +47,11 @@ async fn filters_reach_the_api() {
     let found: Vec<String> = client.snapshots(&filter).await.unwrap().into_iter().map(|s| s.name).collect();
     assert_eq!(found, ["tagged"]);
     let source = Some(plain.source_volume.id.clone());
-    let newest = SnapshotFilter { source_volume: source, order: SnapshotOrder::NewestFirst, ..SnapshotFilter::default() };
+    let newest = SnapshotFilter {
+        source_volume: source,
+        order: SnapshotOrder::NewestFirst,
+        ..SnapshotFilter::default()
+    };
     let found: Vec<String> = client.snapshots(&newest).await.unwrap().into_iter().map(|s| s.name).collect();
     assert_eq!(found, ["plain", "tagged"]);
 
@@ -69,7 +80,9 @@ async fn what_a_region_has_to_offer_is_found_by_name() {
     assert!(client.volume_profiles().await.unwrap().iter().any(|profile| profile.name == "sdp"));
     assert!(client.instance_profiles().await.unwrap().iter().any(|profile| profile.name == "bx2-2x8"));
     assert!(client.operating_systems().await.unwrap().len() > 5);
-    assert!(!client.operating_system("red-9-amd64-sap-hana").await.unwrap().unwrap().allow_user_image_creation);
+    assert!(
+        !client.operating_system("red-9-amd64-sap-hana").await.unwrap().unwrap().allow_user_image_creation
+    );
     assert_eq!(client.operating_system("plan9").await.unwrap(), None);
     let missing = client.key("nobodys").await.unwrap_err();
     assert!(matches!(&missing, VpcError::Missing { noun: "SSH key", .. }), "{missing}");
@@ -86,10 +99,10 @@ async fn a_page_whose_first_image_is_deleted_begins_with_the_next() {
     let client = cloud.client(HOME);
     let all = client.images(&ImageFilter::default()).await.unwrap();
     // Between the first page and the second, which begins with the last image, that one goes.
-    cloud
-        .sim
-        .faults()
-        .add(RegionRule::on(RegionOperation::ListImages).when(When::Nth(2)), RegionAction::Delay { milliseconds: 300 });
+    cloud.sim.faults().add(
+        RegionRule::on(RegionOperation::ListImages).when(When::Nth(2)),
+        RegionAction::Delay { milliseconds: 300 },
+    );
     let filter = ImageFilter::default();
     let (listed, ()) = tokio::join!(client.images(&filter), async {
         while cloud.sim.asked(RegionOperation::ListImages) < 4 {
@@ -112,6 +125,10 @@ async fn a_list_that_ends_early_is_asked_for_again_and_never_believed() {
     assert_eq!(client.images(&ImageFilter::default()).await.unwrap().len(), 150);
     cloud.sim.faults().add(early, RegionAction::EndEarly);
     let err = client.images(&ImageFilter::default()).await.unwrap_err();
-    assert!(matches!(&err, VpcError::Malformed { .. }) && err.to_string().contains("150 entries by its own count"), "{err}");
+    assert!(
+        matches!(&err, VpcError::Malformed { .. })
+            && err.to_string().contains("150 entries by its own count"),
+        "{err}"
+    );
     cloud.sim.shutdown().await;
 }

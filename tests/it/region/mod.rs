@@ -25,18 +25,19 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use snapferry::cancel::Cancel;
-use snapferry::clock::SystemClock;
-use snapferry::identity::{ApiKeyConfig, ApiKeySource, TokenSource};
-use snapferry::retry::Backoff;
-use snapferry::sim::{RegionConfig, ServerSeed, SimRegion};
-use snapferry::testing::disks::{Disk, Kind};
-use snapferry::units::{ByteCount, MIB};
-use snapferry::vpc::model::{Instance, Snapshot, Volume};
-use snapferry::vpc::{
-    ClientConfig, Endpoint, LogWatch, Means, Patience, Policy, RegionClient, ResourceName, SnapshotPrototype, VolumePrototype,
-    Waits,
+use snapferry_base::cancel::Cancel;
+use snapferry_base::clock::SystemClock;
+use snapferry_base::identity::TokenSource;
+use snapferry_base::retry::Backoff;
+use snapferry_base::units::{ByteCount, MIB};
+use snapferry_ibmcloud::iam::{ApiKeyConfig, ApiKeySource};
+use snapferry_ibmcloud::vpc::model::{Instance, Snapshot, Volume};
+use snapferry_ibmcloud::vpc::{
+    ClientConfig, Endpoint, LogWatch, Means, Patience, Policy, RegionClient, ResourceName, SnapshotPrototype,
+    VolumePrototype, Waits,
 };
+use snapferry_sim::{RegionConfig, ServerSeed, SimRegion};
+use snapferry_testkit::disks::{Disk, Kind};
 use tempfile::TempDir;
 
 pub const HOME: &str = "us-south";
@@ -54,8 +55,11 @@ pub const POLICY: Policy = Policy {
 };
 
 /// Waits that ask often, and end only where something hangs.
-pub const SOON: Patience =
-    Patience { first: Duration::from_millis(5), longest: Duration::from_millis(20), deadline: Duration::from_secs(60) };
+pub const SOON: Patience = Patience {
+    first: Duration::from_millis(5),
+    longest: Duration::from_millis(20),
+    deadline: Duration::from_secs(60),
+};
 
 pub struct Cloud {
     pub sim: SimRegion,
@@ -94,7 +98,7 @@ impl Cloud {
             clock: Arc::new(SystemClock),
             cancel: Cancel::new(),
             watch: Arc::new(LogWatch),
-            fence: Arc::new(snapferry::fence::Unfenced),
+            fence: Arc::new(snapferry_base::fence::Unfenced),
             heard: Default::default(),
         }
     }
@@ -117,7 +121,7 @@ pub fn means_of(sim: &SimRegion) -> Means {
         clock: Arc::new(SystemClock),
         cancel: Cancel::new(),
         watch: Arc::new(LogWatch),
-        fence: Arc::new(snapferry::fence::Unfenced),
+        fence: Arc::new(snapferry_base::fence::Unfenced),
         heard: Default::default(),
     }
 }
@@ -180,7 +184,10 @@ pub async fn convert(cloud: &Cloud, disk: &Path, key: &str) -> serde_json::Value
     let api_key = cloud.folder.path().join("api-key");
     std::fs::write(&api_key, cloud.sim.api_key().reveal()).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_snapferry"));
-    command.args(["convert", "--bucket", "images", "--key", key, "--region", HOME, "--verify", "--json", "--quiet", "--device"]);
+    command.args([
+        "convert", "--bucket", "images", "--key", key, "--region", HOME, "--verify", "--json", "--quiet",
+        "--device",
+    ]);
     command.arg(disk).arg("--api-key-file").arg(api_key).args(["--endpoint", &cloud.sim.store().endpoint()]);
     command.args(["--iam-endpoint", &cloud.sim.iam_endpoint()]);
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();

@@ -5,17 +5,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-use snapferry::cancel::Cancel;
-use snapferry::clock::SystemClock;
-use snapferry::identity::{ApiKeyConfig, ApiKeySource};
-use snapferry::secret::Secret;
-use snapferry::testing::disks::{Disk, Kind};
-use snapferry::units::{ByteCount, MIB};
-use snapferry::vpc::{ClientConfig, Endpoint, InstanceId, LogWatch, Means, RegionClient};
+use snapferry_base::cancel::Cancel;
+use snapferry_base::clock::SystemClock;
+use snapferry_base::secret::Secret;
+use snapferry_base::units::{ByteCount, MIB};
+use snapferry_ibmcloud::iam::{ApiKeyConfig, ApiKeySource};
+use snapferry_ibmcloud::vpc::{ClientConfig, Endpoint, InstanceId, LogWatch, Means, RegionClient};
+use snapferry_testkit::disks::{Disk, Kind};
 
 use super::{HOME, POLICY, SERVER, SOON, name, ready_volume, snapshot_of, stable_snapshot};
+use crate::support::sim::snapferry_sim;
 
-/// `snapferry sim region` as a process, which can be killed.
+/// `snapferry-sim region` as a process, which can be killed.
 struct Program {
     child: Child,
     exports: Vec<(String, String)>,
@@ -23,8 +24,8 @@ struct Program {
 
 impl Program {
     fn start(folder: &Path, disk: &Path) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_snapferry"));
-        command.args(["sim", "region", "--least-capacity", "1", "--delay-ms", "100", "--dir"]).arg(folder);
+        let mut command = snapferry_sim();
+        command.args(["region", "--least-capacity", "1", "--delay-ms", "100", "--dir"]).arg(folder);
         command.arg("--disk").arg(disk).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
@@ -45,17 +46,23 @@ impl Program {
     fn client(&self) -> RegionClient {
         let api_key = Secret::new(&std::fs::read_to_string(self.export("SNAPFERRY_API_KEY_FILE")).unwrap());
         let endpoint = self.export("SNAPFERRY_IAM_ENDPOINT").to_owned();
-        let tokens = ApiKeySource::new(ApiKeyConfig { api_key, endpoint, ca_file: None }, Arc::new(SystemClock)).unwrap();
+        let tokens =
+            ApiKeySource::new(ApiKeyConfig { api_key, endpoint, ca_file: None }, Arc::new(SystemClock))
+                .unwrap();
         let means = Means {
             tokens: Arc::new(tokens),
             clock: Arc::new(SystemClock),
             cancel: Cancel::new(),
             watch: Arc::new(LogWatch),
-            fence: Arc::new(snapferry::fence::Unfenced),
+            fence: Arc::new(snapferry_base::fence::Unfenced),
             heard: Default::default(),
         };
         let endpoint = Endpoint::parse(self.export("SNAPFERRY_VPC_ENDPOINT"));
-        RegionClient::new(ClientConfig { region: HOME.to_owned(), endpoint, ca_file: None, policy: POLICY }, means).unwrap()
+        RegionClient::new(
+            ClientConfig { region: HOME.to_owned(), endpoint, ca_file: None, policy: POLICY },
+            means,
+        )
+        .unwrap()
     }
 
     fn links(&self) -> usize {
@@ -105,7 +112,8 @@ async fn what_was_there_is_there_and_what_was_under_way_comes() {
     let history = std::fs::read_to_string(cloud.join("history.jsonl")).unwrap();
     assert_eq!(history.lines().count(), 4, "{history}");
     program.stop();
-    let left = Command::new("losetup").arg("--list").arg("--output=BACK-FILE").arg("--noheadings").output().unwrap();
+    let left =
+        Command::new("losetup").arg("--list").arg("--output=BACK-FILE").arg("--noheadings").output().unwrap();
     let left = String::from_utf8_lossy(&left.stdout).into_owned();
     assert!(!left.contains(&*cloud.to_string_lossy()), "loop devices are left: {left}");
 }

@@ -1,9 +1,11 @@
 //! What the API refuses, and how it says so.
 
 use serde_json::{Value, json};
-use snapferry::sim::{RegionAction, RegionConfig, RegionOperation, RegionRule, ServerSeed};
-use snapferry::vpc::model::{ImageState, InstanceState};
-use snapferry::vpc::{ExportPrototype, ImageOrigin, ImagePrototype, InstanceAction, RegionClient, VpcError};
+use snapferry_ibmcloud::vpc::model::{ImageState, InstanceState};
+use snapferry_ibmcloud::vpc::{
+    ExportPrototype, ImageOrigin, ImagePrototype, InstanceAction, RegionClient, VpcError,
+};
+use snapferry_sim::{RegionAction, RegionConfig, RegionOperation, RegionRule, ServerSeed};
 
 use super::{Cloud, HOME, SERVER, SOON, name, ready_volume, snapshot_of, stable_snapshot, volume_of};
 
@@ -63,9 +65,15 @@ async fn a_snapshot_of_the_first_generation_needs_a_running_server_and_a_volume_
     cloud.sim.shutdown().await;
 }
 
-async fn imported(client: &RegionClient, called: &str, href: &str, os: &str) -> Result<snapferry::vpc::model::Image, VpcError> {
+async fn imported(
+    client: &RegionClient,
+    called: &str,
+    href: &str,
+    os: &str,
+) -> Result<snapferry_ibmcloud::vpc::model::Image, VpcError> {
     let origin = ImageOrigin::File { href: href.to_owned(), operating_system: os.to_owned() };
-    let image = client.create_image(&ImagePrototype { name: name(called), origin, resource_group: None }).await?;
+    let image =
+        client.create_image(&ImagePrototype { name: name(called), origin, resource_group: None }).await?;
     client.image_available(&image.id, SOON).await
 }
 
@@ -88,7 +96,8 @@ async fn imports_fail_with_ibms_reasons() {
         let err = imported(&client, "a", href, os).await.unwrap_err();
         assert_eq!(code(&err), wanted, "{href} {os}");
     }
-    let absent = imported(&client, "absent", "cos://us-east/images/a.qcow2", "debian-12-amd64").await.unwrap_err();
+    let absent =
+        imported(&client, "absent", "cos://us-east/images/a.qcow2", "debian-12-amd64").await.unwrap_err();
     let VpcError::Ended { state, reasons, .. } = &absent else { panic!("{absent}") };
     assert_eq!(state, "failed");
     assert!(reasons[0].starts_with("image_data_corrupted"), "{reasons:?}");
@@ -113,7 +122,10 @@ async fn what_is_stuck_or_fails_is_told_from_what_is_slow() {
     let snapshot = stable_snapshot(&client, "web01-2").await;
     cloud.sim.faults().add(RegionRule::on(RegionOperation::CreateVolume), RegionAction::StuckPending);
     let volume = client.create_volume(&volume_of(&snapshot, "web01-2")).await.unwrap();
-    let err = client.volume_available(&volume.id, SOON.within(std::time::Duration::from_millis(200))).await.unwrap_err();
+    let err = client
+        .volume_available(&volume.id, SOON.within(std::time::Duration::from_millis(200)))
+        .await
+        .unwrap_err();
     assert!(matches!(&err, VpcError::Overdue { state, .. } if state == "pending"), "{err}");
     // Even so it can be deleted.
     client.delete_volume(&volume.id).await.unwrap();
@@ -140,11 +152,20 @@ async fn the_api_insists_on_version_token_and_content_type() {
     let bearer = token.bearer.reveal();
     let get = |path: &str| http.get(format!("{base}/{path}"));
     assert_eq!(ask(get("volumes?version=2026-03-24&generation=2")).await, (401, "token_invalid".to_owned()));
-    assert_eq!(ask(get("volumes?version=2026-03-24").bearer_auth(bearer)).await, (400, "bad_field".to_owned()));
+    assert_eq!(
+        ask(get("volumes?version=2026-03-24").bearer_auth(bearer)).await,
+        (400, "bad_field".to_owned())
+    );
     assert_eq!(ask(get("volumes?generation=2").bearer_auth(bearer)).await, (400, "bad_field".to_owned()));
     let good = "version=2026-03-24&generation=2";
-    assert_eq!(ask(get(&format!("volumes?{good}&limit=0")).bearer_auth(bearer)).await, (400, "bad_field".to_owned()));
-    assert_eq!(ask(get(&format!("nothing?{good}")).bearer_auth(bearer)).await, (404, "invalid_route".to_owned()));
+    assert_eq!(
+        ask(get(&format!("volumes?{good}&limit=0")).bearer_auth(bearer)).await,
+        (400, "bad_field".to_owned())
+    );
+    assert_eq!(
+        ask(get(&format!("nothing?{good}")).bearer_auth(bearer)).await,
+        (404, "invalid_route".to_owned())
+    );
     let patch = |kind: &str, body: Value| {
         let request = http.patch(format!("{base}/volumes/{}?{good}", volume.id)).bearer_auth(bearer);
         request.header("content-type", kind).body(body.to_string())
@@ -153,10 +174,19 @@ async fn the_api_insists_on_version_token_and_content_type() {
     let tags = json!({ "user_tags": ["a"] });
     let merge = "application/merge-patch+json";
     assert_eq!(ask(patch(merge, tags.clone())).await, (400, "missing_header".to_owned()));
-    assert_eq!(ask(patch(merge, tags).header("if-match", "\"old\"")).await, (412, "precondition_failed".to_owned()));
-    assert_eq!(ask(patch(merge, json!({ "name": "Upper" }))).await, (400, "validation_invalid_name".to_owned()));
+    assert_eq!(
+        ask(patch(merge, tags).header("if-match", "\"old\"")).await,
+        (412, "precondition_failed".to_owned())
+    );
+    assert_eq!(
+        ask(patch(merge, json!({ "name": "Upper" }))).await,
+        (400, "validation_invalid_name".to_owned())
+    );
     cloud.sim.expire_tokens();
-    assert_eq!(ask(get(&format!("volumes?{good}")).bearer_auth(bearer)).await, (401, "token_invalid".to_owned()));
+    assert_eq!(
+        ask(get(&format!("volumes?{good}")).bearer_auth(bearer)).await,
+        (401, "token_invalid".to_owned())
+    );
     cloud.sim.shutdown().await;
 }
 
@@ -193,10 +223,14 @@ async fn without_the_authorization_nothing_is_imported_or_exported() {
     assert_eq!(code(&err), "cos_unauthorized");
     cloud.sim.seed_images(HOME, 1);
     let image = client.image_by_name("image-0000").await.unwrap().unwrap();
-    let export = ExportPrototype { name: name("out"), bucket: "images".to_owned(), format: Default::default() };
+    let export =
+        ExportPrototype { name: name("out"), bucket: "images".to_owned(), format: Default::default() };
     let job = client.export_image(&image.id, &export).await.unwrap();
     let err = client.export_succeeded(&image.id, &job.id, SOON).await.unwrap_err();
-    assert!(matches!(&err, VpcError::Ended { reasons, .. } if reasons[0].starts_with("cannot_access_storage_bucket")), "{err}");
+    assert!(
+        matches!(&err, VpcError::Ended { reasons, .. } if reasons[0].starts_with("cannot_access_storage_bucket")),
+        "{err}"
+    );
     cloud.sim.shutdown().await;
 }
 
@@ -205,16 +239,24 @@ async fn images_are_of_10_to_250_gb() {
     let cloud = Cloud::start_with(|config| RegionConfig { least_capacity: 10, ..config }).await;
     let client = cloud.client(HOME);
     cloud.sim.store().create_bucket("images").await.unwrap();
-    for (gigabytes, wanted) in [(1, Ok(10)), (250, Ok(250)), (251, Err("image_provisioned_size_unsupported"))] {
+    for (gigabytes, wanted) in [(1, Ok(10)), (250, Ok(250)), (251, Err("image_provisioned_size_unsupported"))]
+    {
         let disk = cloud.folder.path().join("sparse.raw");
         std::fs::File::create(&disk).unwrap().set_len(gigabytes << 30).unwrap();
         let key = format!("disk-{gigabytes}.qcow2");
         super::convert(&cloud, &disk, &key).await;
-        let image =
-            imported(&client, &format!("disk-{gigabytes}"), &format!("cos://us-south/images/{key}"), "debian-12-amd64").await;
+        let image = imported(
+            &client,
+            &format!("disk-{gigabytes}"),
+            &format!("cos://us-south/images/{key}"),
+            "debian-12-amd64",
+        )
+        .await;
         match (image, wanted) {
             (Ok(image), Ok(size)) => assert_eq!(image.minimum_provisioned_size, Some(size)),
-            (Err(VpcError::Ended { reasons, .. }), Err(code)) => assert!(reasons[0].starts_with(code), "{reasons:?}"),
+            (Err(VpcError::Ended { reasons, .. }), Err(code)) => {
+                assert!(reasons[0].starts_with(code), "{reasons:?}")
+            }
             (image, wanted) => panic!("{gigabytes} GB: {image:?}, not {wanted:?}"),
         }
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use snapferry::testing::skip::skip;
+use snapferry_testkit::skip::skip;
 
 use super::{AWAY, Cloud, HOME};
 
@@ -26,6 +26,11 @@ async fn ibms_python_sdk_finds_its_way() {
     drive.env("AWAY_API", format!("{}/v1", cloud.sim.endpoint(AWAY)));
     drive.env("OWN", cloud.sim.own_instance_id());
     let output = tokio::task::spawn_blocking(move || drive.output()).await.unwrap().unwrap();
-    assert!(output.status.success(), "{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}\n{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
     cloud.sim.shutdown().await;
 }

@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 use serde_json::Value;
-use snapferry::sim::{RegionAction, RegionOperation as Op, RegionRule, ServerSeed};
+use snapferry_sim::{RegionAction, RegionOperation as Op, RegionRule, ServerSeed};
 
 use super::{BUCKET, Bench, Host};
 use crate::region::{AWAY, HOME, SERVER};
@@ -25,7 +25,8 @@ async fn a_server_is_replicated_twice_and_the_second_image_becomes_the_latest() 
         (&first["result"], &first["image"]["name"], &first["replaced"]),
         (&"done".into(), &"web01-latest".into(), &serde_json::Value::Null)
     );
-    let steps: Vec<&str> = first["steps"].as_array().unwrap().iter().map(|step| step["step"].as_str().unwrap()).collect();
+    let steps: Vec<&str> =
+        first["steps"].as_array().unwrap().iter().map(|step| step["step"].as_str().unwrap()).collect();
     assert_eq!(
         steps,
         [
@@ -52,9 +53,14 @@ async fn a_server_is_replicated_twice_and_the_second_image_becomes_the_latest() 
     // What the library says of its file is what was read back.
     let latest = bench.latest().await.unwrap();
     assert_eq!(latest.sha256().as_deref(), second["object"]["sha256"].as_str());
-    let demoted = bench.images().await.into_iter().find(|image| image.id.as_str() == first["image"]["id"]).unwrap();
+    let demoted =
+        bench.images().await.into_iter().find(|image| image.id.as_str() == first["image"]["id"]).unwrap();
     assert_eq!(Some(demoted.name.as_str()), second["replaced"]["name"].as_str());
-    assert!(demoted.name.starts_with("web01-20") && demoted.name != first["snapshot"]["name"], "{}", demoted.name);
+    assert!(
+        demoted.name.starts_with("web01-20") && demoted.name != first["snapshot"]["name"],
+        "{}",
+        demoted.name
+    );
 
     // A third one goes through as words for people, each step in the log with its job and its request.
     let third = bench.run(Host::Own, &[]).await.code(0);
@@ -75,16 +81,32 @@ async fn a_server_is_replicated_twice_and_the_second_image_becomes_the_latest() 
 async fn the_ways_to_replicate() {
     let bench = Bench::start().await;
     // To the object and no further; its snapshot is kept for good.
-    let object = bench.run(Host::Own, &["--no-import", "--keep-snapshot", "--prefix", "nightly/", "--json"]).await.json();
+    let object = bench
+        .run(Host::Own, &["--no-import", "--keep-snapshot", "--prefix", "nightly/", "--json"])
+        .await
+        .json();
     assert_eq!(object["image"], serde_json::Value::Null);
     let url = object["object"]["url"].as_str().unwrap();
     assert!(url.starts_with("s3://images/nightly/web01/web01-20"), "{url}");
     let kept = object["snapshot"]["name"].as_str().unwrap().to_owned();
 
     // From that snapshot, which stays as it is, under another name.
-    let words = ["--from-snapshot", &kept, "--image-name", "golden", "--os", "debian-12-amd64", "--codec", "zstd", "--json"];
+    let words = [
+        "--from-snapshot",
+        &kept,
+        "--image-name",
+        "golden",
+        "--os",
+        "debian-12-amd64",
+        "--codec",
+        "zstd",
+        "--json",
+    ];
     let image = bench.run(Host::Own, &words).await.json();
-    assert_eq!((&image["image"]["name"], &image["snapshot"]["name"]), (&"golden".into(), &kept.as_str().into()));
+    assert_eq!(
+        (&image["image"]["name"], &image["snapshot"]["name"]),
+        (&"golden".into(), &kept.as_str().into())
+    );
     assert_eq!(bench.made(Op::CreateSnapshot, 0), 1);
 
     // A third and a fourth: the snapshot that is to be kept outlives them.
@@ -102,14 +124,26 @@ async fn the_ways_to_replicate() {
 async fn what_is_in_the_way_is_told_before_anything_is_made() {
     let bench = Bench::start().await;
     let disk = bench.folder.path().join("web01.raw");
-    bench.sim.seed_server(ServerSeed { running: false, ..ServerSeed::new(HOME, "db01", &disk) }).await.unwrap();
+    bench
+        .sim
+        .seed_server(ServerSeed { running: false, ..ServerSeed::new(HOME, "db01", &disk) })
+        .await
+        .unwrap();
     let mut sap = ServerSeed::new(HOME, "sap01", &disk);
     sap.operating_system = "red-9-amd64-sap-hana".to_owned();
     bench.sim.seed_server(sap).await.unwrap();
-    let replicate = async |words: &[&str]| bench.finish(bench.command(Host::Own, &[&["replicate"], words].concat())).await;
+    let replicate = async |words: &[&str]| {
+        bench.finish(bench.command(Host::Own, &[&["replicate"], words].concat())).await
+    };
 
-    replicate(&["db01"]).await.code(2).says(&["needs a running server, and db01 is stopped: start it, or give --from-snapshot"]);
-    replicate(&["sap01"]).await.code(2).says(&["may not be imported into us-east: name another operating system by --os"]);
+    replicate(&["db01"])
+        .await
+        .code(2)
+        .says(&["needs a running server, and db01 is stopped: start it, or give --from-snapshot"]);
+    replicate(&["sap01"])
+        .await
+        .code(2)
+        .says(&["may not be imported into us-east: name another operating system by --os"]);
     let several = replicate(&["db01", "--os", "plan9", "--bucket", "nowhere"]).await.code(2);
     several.says(&[
         "3 things are in the way",
@@ -154,11 +188,23 @@ async fn a_job_is_resumed_by_its_id_alone() {
     let job = told["job"].as_str().unwrap();
     assert_eq!(told["next"], format!("snapferry replicate --resume {job}"));
     // The same mistake ends it in the same place; named anew, the location is the right one.
-    bench.finish(bare(&["replicate", "--resume", job])).await.code(5).says(&["step import", "--bucket-location"]);
-    bench.finish(bare(&["replicate", "--resume", job, "--bucket-location", "us-geo"])).await.code(0).says(&["web01-latest"]);
+    bench
+        .finish(bare(&["replicate", "--resume", job]))
+        .await
+        .code(5)
+        .says(&["step import", "--bucket-location"]);
+    bench
+        .finish(bare(&["replicate", "--resume", job, "--bucket-location", "us-geo"]))
+        .await
+        .code(0)
+        .says(&["web01-latest"]);
     assert_eq!(bench.leaks().await, Vec::<String>::new());
     // What is done is in use, and not given up by one wrong id.
-    bench.finish(bare(&["replicate", "--abandon", job])).await.code(2).says(&["is done", "snapferry images delete"]);
+    bench
+        .finish(bare(&["replicate", "--abandon", job]))
+        .await
+        .code(2)
+        .says(&["is done", "snapferry images delete"]);
     assert!(bench.latest().await.is_some());
     bench.sim.shutdown().await;
 }
@@ -180,7 +226,10 @@ async fn a_mistyped_profile_another_servers_snapshot_and_closed_tags_are_told_of
     bench.run(Host::Own, &[]).await.code(0);
     bench.sim.seed_server(ServerSeed::new(HOME, "db01", bench.disk())).await.unwrap();
     let of_web01 = bench.snapshots().await.remove(0).name;
-    let other = bench.finish(bench.command(Host::Own, &["replicate", "db01", "--from-snapshot", &of_web01])).await.code(2);
+    let other = bench
+        .finish(bench.command(Host::Own, &["replicate", "db01", "--from-snapshot", &of_web01]))
+        .await
+        .code(2);
     other.says(&["is of server web01, not of db01"]);
     assert_eq!(bench.images().await.len(), 1);
     bench.sim.shutdown().await;
@@ -198,7 +247,8 @@ async fn a_dry_run_is_json_where_json_is_asked_for() {
         &["images", "tag", "image-0000", "nightly", "--region", AWAY],
         &["images", "export", "image-0000", "--bucket", BUCKET, "--region", AWAY],
     ] {
-        let told = bench.finish(bench.command(Host::Own, &[words, &["--dry-run", "--json"]].concat())).await.json();
+        let told =
+            bench.finish(bench.command(Host::Own, &[words, &["--dry-run", "--json"]].concat())).await.json();
         assert!(told["dry_run"] == true && told["would"].is_string(), "{told}");
     }
     assert_eq!(bench.sim.history().len(), 0, "nothing was made");
@@ -209,11 +259,19 @@ async fn a_dry_run_is_json_where_json_is_asked_for() {
 async fn a_plan_tells_minutes_and_what_limits_them() {
     let bench = Bench::start().await;
     let plan = bench.finish(bench.command(Host::Own, &["plan", SERVER])).await.code(0);
-    plan.says(&["1 GB, read from a volume of profile 10iops-tier (6291 Mbit/s)", "on ferry: 2 cores", "convert", "limited by"]);
-    let plan =
-        bench.finish(bench.command(Host::Own, &["plan", SERVER, "--volume-profile", "general-purpose", "--json"])).await.json();
+    plan.says(&[
+        "1 GB, read from a volume of profile 10iops-tier (6291 Mbit/s)",
+        "on ferry: 2 cores",
+        "convert",
+        "limited by",
+    ]);
+    let plan = bench
+        .finish(bench.command(Host::Own, &["plan", SERVER, "--volume-profile", "general-purpose", "--json"]))
+        .await
+        .json();
     assert_eq!((&plan["on"], &plan["forecast"]["volume_bandwidth"]), (&"ferry".into(), &393.into()));
-    let shared = bench.finish(bench.command(Host::Own, &["plan", SERVER, "--concurrency", "2"])).await.code(0);
+    let shared =
+        bench.finish(bench.command(Host::Own, &["plan", SERVER, "--concurrency", "2"])).await.code(0);
     shared.says(&["shared by 2 conversions"]);
     bench.sim.shutdown().await;
 }
@@ -239,9 +297,17 @@ async fn a_job_that_was_begun_elsewhere_is_told_of() {
     // It may be under way there. Without its hold, as of a version that had none, it is told of.
     bench.run(Host::Other, &[]).await.code(2).says(&["is under way on ferry since", "--resume"]);
     let begun = bench.snapshots().await.remove(0);
-    bench.client(HOME).retag_snapshot(&begun.id, snapferry::worker::marks::Holder::is_tag, &[]).await.unwrap();
+    bench
+        .client(HOME)
+        .retag_snapshot(&begun.id, snapferry_fleet::replicate::marks::Holder::is_tag, &[])
+        .await
+        .unwrap();
     let newer = bench.run(Host::Other, &[]).await.code(0);
-    newer.says(&["was begun elsewhere", "and is not done", "`snapferry replicate web01 --resume` would go on with it"]);
+    newer.says(&[
+        "was begun elsewhere",
+        "and is not done",
+        "`snapferry replicate web01 --resume` would go on with it",
+    ]);
     let latest = bench.latest().await.unwrap().id;
     bench.resume(Host::Own).await.code(0).says(&["web01-latest is of a newer job already"]);
     assert_eq!(bench.latest().await.unwrap().id, latest);
@@ -261,7 +327,10 @@ async fn gc_tells_what_it_has_not_seen() {
     let mut narrow = bench.command(Host::Own, &["gc"]);
     narrow.env_remove("SNAPFERRY_BUCKET").env_remove("SNAPFERRY_RECOVERY_REGION");
     let narrow = bench.finish(narrow).await.code(0);
-    narrow.says(&["no leftovers among the volumes, clones, snapshots of us-south", "not looked at: uploads, objects, images"]);
+    narrow.says(&[
+        "no leftovers among the volumes, clones, snapshots of us-south",
+        "not looked at: uploads, objects, images",
+    ]);
     bench.sim.faults().add(RegionRule::on(Op::ListVolumes), RegionAction::answer(403, "not_authorized"));
     gc(&[]).await.code(5).says(&[
         "volumes COULD NOT BE LISTED",
@@ -300,7 +369,8 @@ async fn stopped_over_its_volume(word: Signal) {
     let slow = RegionAction::delay(std::time::Duration::from_millis(500));
     bench.sim.faults().add(RegionRule::on(Op::GetAttachment), slow);
     let mut command = bench.command(Host::Own, &["replicate", SERVER, "--json"]);
-    let child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let child =
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
     while bench.made(Op::CreateAttachment, 0) == 0 {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
@@ -309,10 +379,20 @@ async fn stopped_over_its_volume(word: Signal) {
     let output = tokio::task::spawn_blocking(move || child.wait_with_output()).await.unwrap().unwrap();
     let said = super::Said { output }.code(130);
     let told: serde_json::Value = serde_json::from_slice(&said.output.stdout).unwrap();
-    assert_eq!((&told["result"], &told["step"], &told["left"]), (&"failed".into(), &"attach".into(), &serde_json::json!([])));
-    said.says(&["stopping: detaching and removing the volume", "snapferry replicate --resume 01", told["next"].as_str().unwrap()]);
+    assert_eq!(
+        (&told["result"], &told["step"], &told["left"]),
+        (&"failed".into(), &"attach".into(), &serde_json::json!([]))
+    );
+    said.says(&[
+        "stopping: detaching and removing the volume",
+        "snapferry replicate --resume 01",
+        told["next"].as_str().unwrap(),
+    ]);
     let leaks = bench.leaks().await;
-    assert!(leaks.len() == 1 && leaks[0].starts_with("snapshot"), "only the snapshot stays, for whoever resumes: {leaks:?}");
+    assert!(
+        leaks.len() == 1 && leaks[0].starts_with("snapshot"),
+        "only the snapshot stays, for whoever resumes: {leaks:?}"
+    );
     bench.sim.faults().clear();
     bench.resume(Host::Own).await.code(0);
     assert_eq!(bench.made(Op::CreateSnapshot, 0), 1);

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use snapferry::cancel::Cancel;
-use snapferry::sim::{RegionAction, RegionOperation as Op, RegionRule, When};
-use snapferry::vpc::VpcError;
-use snapferry::worker::Fault;
+use snapferry_base::cancel::Cancel;
+use snapferry_fleet::replicate::Fault;
+use snapferry_ibmcloud::vpc::VpcError;
+use snapferry_sim::{RegionAction, RegionOperation as Op, RegionRule, When};
 
 use super::Bench;
 use super::faults::{Ends, case, words};
@@ -28,7 +28,8 @@ const CHANGES: [Op; 13] = [
     Op::DeleteImage,
 ];
 /// Codes that IBM's drivers know, and one that nobody knows.
-const CODES: [&str; 4] = ["conflict", "volume_in_use", "instance_busy_with_an_attachment", "snapshots_source_volume_busy"];
+const CODES: [&str; 4] =
+    ["conflict", "volume_in_use", "instance_busy_with_an_attachment", "snapshots_source_volume_busy"];
 
 /// Each change is busy at first, under one code after the other.
 async fn passing(times: u32) {
@@ -69,12 +70,20 @@ async fn every_change_that_is_busy_for_ever_ends_the_job_at_its_deadline() {
     for call in CHANGES {
         let bench = Bench::with_history().await;
         let site = bench.site(&Cancel::new());
-        let arm = |bench: &Bench| bench.sim.faults().add(RegionRule::on(call), RegionAction::answer(409, "conflict"));
+        let arm = |bench: &Bench| {
+            bench.sim.faults().add(RegionRule::on(call), RegionAction::answer(409, "conflict"))
+        };
         // What is pruned is not worth failing for.
-        let ends = if matches!(call, Op::DeleteSnapshot | Op::DeleteImage) { Ends::Done } else { Ends::Failed };
-        let Some(error) = case(bench, &format!("{call:?} busy for ever"), ends, site, arm).await else { continue };
+        let ends =
+            if matches!(call, Op::DeleteSnapshot | Op::DeleteImage) { Ends::Done } else { Ends::Failed };
+        let Some(error) = case(bench, &format!("{call:?} busy for ever"), ends, site, arm).await else {
+            continue;
+        };
         let told = words(&error);
-        assert!(told.contains("is still busy with another change after") && told.contains("409 conflict"), "{told}");
+        assert!(
+            told.contains("is still busy with another change after") && told.contains("409 conflict"),
+            "{told}"
+        );
         // A fleet tries again later.
         assert!(error.class().is_retryable(), "{told}");
         let Fault::Cloud(VpcError::Busy { waited, .. }) = &*error.fault else { panic!("{told}") };

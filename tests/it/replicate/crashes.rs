@@ -3,8 +3,10 @@
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use snapferry::sim::{Action, Operation as Store, RegionAction, RegionOperation as Op, RegionRule, Rule, When};
-use snapferry::worker::Step;
+use snapferry_fleet::replicate::Step;
+use snapferry_sim::{
+    Action, Operation as Store, RegionAction, RegionOperation as Op, RegionRule, Rule, When,
+};
 
 use super::{Bench, Host};
 use crate::region::SERVER;
@@ -117,7 +119,10 @@ impl Bench {
         let begun = Instant::now();
         while !self.has_fired(at) {
             if let Some(status) = child.try_wait().unwrap() {
-                panic!("{at:?} was never reached: {status}: {}", std::io::read_to_string(child.stderr.take().unwrap()).unwrap());
+                panic!(
+                    "{at:?} was never reached: {status}: {}",
+                    std::io::read_to_string(child.stderr.take().unwrap()).unwrap()
+                );
             }
             assert!(begun.elapsed() < PATIENCE, "{at:?} was not reached in time");
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -164,7 +169,10 @@ async fn matrix(at: At, moment: Moment, host: Host) {
     let latest: Vec<_> = images.iter().filter(|image| image.name == "web01-latest").collect();
     assert_eq!(latest.len(), 1, "{case}: {images:?}");
     assert_ne!(latest[0].id, before.id, "{case}: the latest is not new");
-    assert!(images.iter().any(|image| image.id == before.id && image.name != "web01-latest"), "{case}: the one before is gone");
+    assert!(
+        images.iter().any(|image| image.id == before.id && image.name != "web01-latest"),
+        "{case}: the one before is gone"
+    );
     assert_eq!(bench.made(Op::CreateImage, since), 1, "{case}: imports");
     assert_eq!(bench.made(Op::CreateSnapshot, since), 1, "{case}: snapshots");
     let volumes = if host == Host::Own { 1 } else { 2 };
@@ -173,13 +181,20 @@ async fn matrix(at: At, moment: Moment, host: Host) {
     assert_eq!(bench.gc(Host::Other).await, Vec::<String>::new(), "{case}: a second look finds more");
     // Both servers keep their journals: neither takes up again what is over, whoever finished it.
     let deeds = bench.sim.history().len();
-    let (stored, other) = (bench.sim.store().stats(), if host == Host::Own { Host::Other } else { Host::Own });
+    let (stored, other) =
+        (bench.sim.store().stats(), if host == Host::Own { Host::Other } else { Host::Own });
     for again in [other, host] {
         bench.resume(again).await.code(0);
-        assert_eq!(bench.sim.history().len(), deeds, "{case}, then on {again:?}: {:?}", bench.sim.history().split_off(deeds));
+        assert_eq!(
+            bench.sim.history().len(),
+            deeds,
+            "{case}, then on {again:?}: {:?}",
+            bench.sim.history().split_off(deeds)
+        );
     }
     for operation in [Store::PutObject, Store::CompleteMultipartUpload, Store::DeleteObject] {
-        let (before, after) = (stored.of(operation).requests, bench.sim.store().stats().of(operation).requests);
+        let (before, after) =
+            (stored.of(operation).requests, bench.sim.store().stats().of(operation).requests);
         assert_eq!(after, before, "{case}: {operation} again");
     }
     // And the next run goes through as if nothing had been.
@@ -231,7 +246,10 @@ fn every_step_has_a_point_and_every_point_is_tried() {
     for step in Step::ALL {
         assert!(POINTS.iter().any(|(of, _)| *of == step), "{step} has no point");
         for host in [Host::Own, Host::Other] {
-            assert!(KILLED.iter().any(|(on, steps)| *on == host && steps.contains(&step)), "{step} is not tried on {host:?}");
+            assert!(
+                KILLED.iter().any(|(on, steps)| *on == host && steps.contains(&step)),
+                "{step} is not tried on {host:?}"
+            );
         }
     }
 }
@@ -243,13 +261,19 @@ async fn every_change_has_a_point() {
     let since = bench.sim.history().len();
     bench.run(Host::Own, &["--fast-restore-clone"]).await.code(0);
     for deed in bench.sim.history().iter().skip(since) {
-        let known = POINTS.iter().any(|(_, at)| matches!(at, At::Cloud(operation, _) if *operation == deed.operation));
+        let known = POINTS
+            .iter()
+            .any(|(_, at)| matches!(at, At::Cloud(operation, _) if *operation == deed.operation));
         assert!(known, "{deed:?} has no point");
     }
     for (operation, count) in bench.sim.store().stats().counts {
         let reads = matches!(
             operation,
-            Store::HeadObject | Store::ListMultipartUploads | Store::ListObjectsV2 | Store::ListParts | Store::IdentityToken
+            Store::HeadObject
+                | Store::ListMultipartUploads
+                | Store::ListObjectsV2
+                | Store::ListParts
+                | Store::IdentityToken
         );
         let known = POINTS.iter().any(|(_, at)| matches!(at, At::Bucket(known, _) if *known == operation));
         assert!(reads || known || count.requests == 0, "{operation} has no point");
@@ -284,13 +308,27 @@ async fn what_is_given_up_is_gone_and_giving_up_twice_changes_nothing() {
         }
         let is_last = at == At::Cloud(Op::UpdateImage, 2);
         let bench = Bench::with_history().await;
-        let (before, snapshots) = (bench.latest().await.expect("there is one"), bench.snapshots().await.len());
-        bench.crash(at, if at.moments().contains(&Moment::In) && !is_last { Moment::In } else { Moment::Before }).await;
+        let (before, snapshots) =
+            (bench.latest().await.expect("there is one"), bench.snapshots().await.len());
+        bench
+            .crash(
+                at,
+                if at.moments().contains(&Moment::In) && !is_last { Moment::In } else { Moment::Before },
+            )
+            .await;
         let jobs = bench.state_folder(Host::Own).join("jobs");
-        let job = std::fs::read_dir(jobs).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).max().unwrap();
+        let job = std::fs::read_dir(jobs)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .max()
+            .unwrap();
         let job = job.trim_end_matches(".jsonl").to_owned();
         for _ in 0..2 {
-            bench.finish(bench.command(Host::Own, &["replicate", "--abandon", &job])).await.code(0).says(&["is given up"]);
+            bench
+                .finish(bench.command(Host::Own, &["replicate", "--abandon", &job]))
+                .await
+                .code(0)
+                .says(&["is given up"]);
         }
         assert_eq!(bench.leaks().await, Vec::<String>::new(), "{at:?}");
         assert_eq!(bench.gc(Host::Own).await, Vec::<String>::new(), "{at:?}");

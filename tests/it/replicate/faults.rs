@@ -6,18 +6,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use snapferry::cancel::Cancel;
-use snapferry::clock::SystemClock;
-use snapferry::job::JobId;
-use snapferry::retry::Backoff;
-use snapferry::sim::{Action, Operation as Store, RegionAction, RegionOperation as Op, RegionRule, Rule, When};
-use snapferry::store::{Auth, ObjectStore, Pace, Retrying, S3Config, S3Store};
-use snapferry::vpc::device::{Behind, DeviceFolder};
-use snapferry::vpc::{ClientConfig, Endpoint, InstanceId, LogWatch, Means, Policy, RegionClient, Tagging, TaggingConfig};
-use snapferry::worker::gc::{Places, Rules, remove, survey};
-use snapferry::worker::{
-    Encoding, Entry, Fault, Finished, Goal, Hold, Job, JobError, Journal, JournalError, Keep, Newest, Onlooker, Origin, OwnServer,
-    Progress, Restore, Retention, Saga, Site, SnapshotFate, State, Step, Turns, Waits,
+use snapferry_base::cancel::Cancel;
+use snapferry_base::clock::SystemClock;
+use snapferry_base::job::JobId;
+use snapferry_base::retry::Backoff;
+use snapferry_engine::store::{ObjectStore, Pace, Retrying};
+use snapferry_fleet::replicate::device::{Behind, DeviceFolder};
+use snapferry_fleet::replicate::gc::{Places, Rules, remove, survey};
+use snapferry_fleet::replicate::{
+    Encoding, Entry, Fault, Finished, Goal, Hold, Job, JobError, Journal, JournalError, Keep, Newest,
+    Onlooker, Origin, OwnServer, Progress, Restore, Retention, Saga, Site, SnapshotFate, State, Step, Turns,
+    Waits,
+};
+use snapferry_ibmcloud::vpc::{
+    ClientConfig, Endpoint, InstanceId, LogWatch, Means, Policy, RegionClient, Tagging, TaggingConfig,
+};
+use snapferry_s3::{Auth, S3Config, S3Store};
+use snapferry_sim::{
+    Action, Operation as Store, RegionAction, RegionOperation as Op, RegionRule, Rule, When,
 };
 
 use super::{BUCKET, Bench, Host};
@@ -91,7 +97,7 @@ impl Bench {
             clock: Arc::new(SystemClock),
             cancel: cancel.clone(),
             watch: Arc::new(LogWatch),
-            fence: Arc::new(snapferry::fence::Unfenced),
+            fence: Arc::new(snapferry_base::fence::Unfenced),
             heard: Default::default(),
         }
     }
@@ -109,12 +115,16 @@ impl Bench {
 
     fn bucket(&self, cancel: &Cancel) -> Arc<dyn ObjectStore> {
         let config = self.sim.store().config();
-        let auth = Auth::Hmac { access_key: config.access_key.clone(), secret_key: config.secret_key.clone(), session_token: None };
+        let auth = Auth::Hmac {
+            access_key: config.access_key.clone(),
+            secret_key: config.secret_key.clone(),
+            session_token: None,
+        };
         let usual = S3Config::new(&self.sim.store().endpoint(), &config.region, BUCKET, auth);
         let hasty = S3Config {
             deadline: HASTY.deadline,
             complete: HASTY.deadline,
-            slowest: snapferry::units::ByteCount(50 << 20),
+            slowest: snapferry_base::units::ByteCount(50 << 20),
             ..usual
         };
         let store = Arc::new(S3Store::connect(hasty).unwrap());
@@ -123,10 +133,18 @@ impl Bench {
 
     pub(super) fn site(&self, cancel: &Cancel) -> Site {
         let id = InstanceId::new(self.sim.own_instance_id());
-        let devices =
-            DeviceFolder { folder: self.sim.device_folder(), behind: Behind::DeviceOrFile, deadline: Duration::from_secs(5) };
+        let devices = DeviceFolder {
+            folder: self.sim.device_folder(),
+            behind: Behind::DeviceOrFile,
+            deadline: Duration::from_secs(5),
+        };
         Site {
-            own: OwnServer { id, name: "ferry".to_owned(), zone: format!("{HOME}-1"), region: HOME.to_owned() },
+            own: OwnServer {
+                id,
+                name: "ferry".to_owned(),
+                zone: format!("{HOME}-1"),
+                region: HOME.to_owned(),
+            },
             home: self.hasty_client(HOME, cancel),
             away: self.hasty_client(AWAY, cancel),
             tagging: self.tagging(cancel),
@@ -137,7 +155,12 @@ impl Bench {
             turn: Arc::new(tokio::sync::Semaphore::new(1)),
             runtime: tokio::runtime::Handle::current(),
             waits: Waits { every: Some(Duration::from_millis(10)), at_most: Some(WAIT) },
-            hold: Arc::new(Hold::new("ferry", None, Arc::new(snapferry::fence::Unfenced), Arc::new(SystemClock))),
+            hold: Arc::new(Hold::new(
+                "ferry",
+                None,
+                Arc::new(snapferry_base::fence::Unfenced),
+                Arc::new(SystemClock),
+            )),
             turns: Turns::default(),
         }
     }
@@ -159,7 +182,13 @@ impl Bench {
         let waits = Waits { every: Some(Duration::from_millis(10)), at_most: None };
         (
             places,
-            Rules { min_age: Duration::ZERO, live: BTreeSet::new(), known: BTreeSet::new(), clock: Arc::new(SystemClock), waits },
+            Rules {
+                min_age: Duration::ZERO,
+                live: BTreeSet::new(),
+                known: BTreeSet::new(),
+                clock: Arc::new(SystemClock),
+                waits,
+            },
         )
     }
 
@@ -192,7 +221,13 @@ pub(super) enum Ends {
 }
 
 /// Runs a job on `site` once `arm` has arranged what goes wrong, and looks at what there is then.
-pub(super) async fn case(bench: Bench, what: &str, ends: Ends, site: Site, arm: impl FnOnce(&Bench)) -> Option<JobError> {
+pub(super) async fn case(
+    bench: Bench,
+    what: &str,
+    ends: Ends,
+    site: Site,
+    arm: impl FnOnce(&Bench),
+) -> Option<JobError> {
     let (job, notes) = (job(), Notebook::default());
     let before = bench.latest().await.expect("there is one");
     let since = bench.sim.history().len();
@@ -207,7 +242,11 @@ pub(super) async fn case(bench: Bench, what: &str, ends: Ends, site: Site, arm: 
         Ok(finished) => {
             unpruned = finished.warnings.len();
             assert_ne!(ends, Ends::Failed, "{what}: it went through");
-            assert_eq!(finished.state.image.map(|image| image.name).as_deref(), Some("web01-latest"), "{what}");
+            assert_eq!(
+                finished.state.image.map(|image| image.name).as_deref(),
+                Some("web01-latest"),
+                "{what}"
+            );
             None
         }
         Err(error) => {
@@ -237,8 +276,13 @@ pub(super) async fn case(bench: Bench, what: &str, ends: Ends, site: Site, arm: 
     assert_ne!(latest.id, before.id, "{what}");
     bench.collect().await;
     assert_eq!(bench.leaks().await, Vec::<String>::new(), "{what}");
-    let promoted =
-        bench.sim.history().iter().skip(since).filter(|deed| deed.operation == Op::CreateImage && deed.status == 201).count();
+    let promoted = bench
+        .sim
+        .history()
+        .iter()
+        .skip(since)
+        .filter(|deed| deed.operation == Op::CreateImage && deed.status == 201)
+        .count();
     assert!(promoted == 1 || failed.is_some(), "{what}: {promoted} imports");
     let images = bench.images().await.len();
     assert!(images == 2 || (images == 3 && unpruned > 0), "{what}: {images} images");
@@ -345,11 +389,15 @@ async fn every_call_refused_for_good() {
     for call in all_calls() {
         let bench = Bench::with_history().await;
         let site = bench.site(&Cancel::new());
-        let arm = |bench: &Bench| bench.sim.faults().add(RegionRule::on(call), RegionAction::answer(403, "not_authorized"));
+        let arm = |bench: &Bench| {
+            bench.sim.faults().add(RegionRule::on(call), RegionAction::answer(403, "not_authorized"))
+        };
         // Neither tags nor what is pruned are worth failing for.
         let ends = match call {
             Op::AttachTag | Op::DeleteSnapshot | Op::DeleteImage => Ends::Done,
-            Op::ListTags | Op::GetVolume | Op::GetSnapshot | Op::ListVolumes | Op::ListSnapshots => Ends::Either,
+            Op::ListTags | Op::GetVolume | Op::GetSnapshot | Op::ListVolumes | Op::ListSnapshots => {
+                Ends::Either
+            }
             _ => Ends::Failed,
         };
         if let Some(error) = case(bench, &format!("{call:?} refused"), ends, site, arm).await {
@@ -370,13 +418,20 @@ async fn what_is_made_fails_or_shows_late() {
             let fails = RegionAction::FailLater { code: "image_data_corrupted".to_owned() };
             let arm = |bench: &Bench| bench.sim.faults().add(RegionRule::on(call), fails);
             let error = case(bench, &format!("{call:?} fails later"), Ends::Failed, site, arm).await.unwrap();
-            assert!(words(&error).contains("is failed") && words(&error).contains("image_data_corrupted"), "{}", words(&error));
+            assert!(
+                words(&error).contains("is failed") && words(&error).contains("image_data_corrupted"),
+                "{}",
+                words(&error)
+            );
             assert!(error.left.is_empty(), "{:?}", error.left);
         }
         let bench = Bench::with_history().await;
         let site = bench.site(&Cancel::new());
         let arm = |bench: &Bench| {
-            bench.sim.faults().add(RegionRule::on(call).when(When::First(1)), RegionAction::ListLag { milliseconds: 300 });
+            bench
+                .sim
+                .faults()
+                .add(RegionRule::on(call).when(When::First(1)), RegionAction::ListLag { milliseconds: 300 });
         };
         case(bench, &format!("{call:?} does not show in lists at once"), Ends::Done, site, arm).await;
     }
@@ -390,7 +445,11 @@ async fn what_no_list_shows_yet_counts_where_older_ones_are_pruned() {
     bench.sim.faults().add(RegionRule::on(Op::CreateImage), lag);
     let done = bench.run(Host::Own, &["--json"]).await.json();
     let shown: Vec<String> = bench.images().await.into_iter().map(|image| image.id.to_string()).collect();
-    assert_eq!(shown, [done["replaced"]["id"].as_str().unwrap()], "two are kept, and the newest is not shown");
+    assert_eq!(
+        shown,
+        [done["replaced"]["id"].as_str().unwrap()],
+        "two are kept, and the newest is not shown"
+    );
     bench.sim.shutdown().await;
 }
 
@@ -413,7 +472,10 @@ async fn what_is_made_never_gets_ready() {
         assert!(!leaks.is_empty(), "{call:?}: what is stuck is gone");
         for leak in leaks.iter().filter(|leak| !leak.starts_with("attachment")) {
             let name = leak.split(' ').nth(1).unwrap();
-            assert!(found.iter().any(|found| found.contains(name)), "{call:?}: gc does not see {leak}: {found:?}");
+            assert!(
+                found.iter().any(|found| found.contains(name)),
+                "{call:?}: gc does not see {leak}: {found:?}"
+            );
         }
         assert_eq!(bench.latest().await.map(|latest| latest.id), Some(before.id), "{call:?}");
         bench.sim.shutdown().await;
@@ -444,7 +506,9 @@ async fn every_call_to_the_bucket() {
         for action in &passing {
             let bench = Bench::with_history().await;
             let site = bench.site(&Cancel::new());
-            let arm = |bench: &Bench| bench.sim.store().faults().add(Rule::on(call).when(When::First(1)), action.clone());
+            let arm = |bench: &Bench| {
+                bench.sim.store().faults().add(Rule::on(call).when(When::First(1)), action.clone())
+            };
             case(bench, &format!("{call} {action:?} once"), Ends::Done, site, arm).await;
         }
         let bench = Bench::with_history().await;
@@ -470,7 +534,11 @@ async fn a_device_that_never_turns_up() {
     let bench = Bench::with_history().await;
     let mut site = bench.site(&Cancel::new());
     let empty = crate::convert::folder();
-    site.devices = DeviceFolder { folder: empty.path().to_owned(), deadline: Duration::from_millis(200), ..site.devices };
+    site.devices = DeviceFolder {
+        folder: empty.path().to_owned(),
+        deadline: Duration::from_millis(200),
+        ..site.devices
+    };
     let error = case(bench, "no device", Ends::Failed, site, |_| {}).await.unwrap();
     assert_eq!(error.step, Step::Attach);
     assert!(error.fault.to_string().contains("did not turn up within"), "{}", error.fault);
@@ -491,7 +559,10 @@ async fn a_device_of_another_size() {
         loop {
             for attachment in home.attachments(&own).await.unwrap() {
                 if let Some(device) = attachment.device {
-                    let _ = std::os::unix::fs::symlink(&small, folder.join(format!("virtio-{}", &device.id[..20])));
+                    let _ = std::os::unix::fs::symlink(
+                        &small,
+                        folder.join(format!("virtio-{}", &device.id[..20])),
+                    );
                 }
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -506,7 +577,10 @@ async fn a_device_of_another_size() {
 async fn an_import_of_another_file() {
     let bench = Bench::with_history().await;
     let site = bench.site(&Cancel::new());
-    bench.sim.faults().add(RegionRule::on(Op::CreateImage).when(When::First(1)), RegionAction::delay(Duration::from_millis(300)));
+    bench.sim.faults().add(
+        RegionRule::on(Op::CreateImage).when(When::First(1)),
+        RegionAction::delay(Duration::from_millis(300)),
+    );
     let (job, notes) = (job(), Notebook::default());
     let names = job.names().unwrap();
     let stored = bench.sim.store().config().folder.join(BUCKET).join(names.key.as_str().replace('/', "%2F"));
@@ -525,7 +599,10 @@ async fn an_import_of_another_file() {
     let before = bench.latest().await.unwrap();
     let error = bench.saga(&job, &site, &notes).await.unwrap_err();
     assert!(matches!(*error.fault, Fault::WrongFile { .. }), "{:?}", error.fault);
-    assert_eq!((error.step, bench.latest().await.map(|latest| latest.id)), (Step::Available, Some(before.id)));
+    assert_eq!(
+        (error.step, bench.latest().await.map(|latest| latest.id)),
+        (Step::Available, Some(before.id))
+    );
     // The image of the wrong file is gone, and with the right one it goes through.
     assert_eq!(bench.images().await.len(), 2);
     std::fs::write(&stored, tampering.await.unwrap()).unwrap();
@@ -555,18 +632,19 @@ async fn stopped_at_every_call() {
         let cancel = Cancel::new();
         let site = bench.site(&cancel);
         let rule = RegionRule::on(call).when(When::First(1));
-        let arm = |bench: &Bench| bench.sim.faults().add(rule, RegionAction::delay(Duration::from_millis(50)));
+        let arm =
+            |bench: &Bench| bench.sim.faults().add(rule, RegionAction::delay(Duration::from_millis(50)));
         let faults = bench.sim.faults().clone();
         let stopping = tokio::spawn(async move {
             while faults.fired() != [1] {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
-            cancel.cancel(snapferry::cancel::Reason::Asked);
+            cancel.cancel(snapferry_base::cancel::Reason::Asked);
         });
         let failed = case(bench, &format!("stopped at {call:?}"), Ends::Either, site, arm).await;
         stopping.abort();
         if let Some(error) = failed {
-            assert_eq!(error.class(), snapferry::retry::Class::Cancelled, "{call:?}: {:?}", error.fault);
+            assert_eq!(error.class(), snapferry_base::retry::Class::Cancelled, "{call:?}: {:?}", error.fault);
             assert!(error.left.is_empty(), "{call:?}: {:?}", error.left);
         }
     }

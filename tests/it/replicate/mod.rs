@@ -21,11 +21,11 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde_json::Value;
-use snapferry::sim::{Deed, Delays, RegionConfig, RegionOperation, ServerSeed, SimRegion};
-use snapferry::testing::disks::{Disk, Kind};
-use snapferry::units::{ByteCount, MIB};
-use snapferry::vpc::model::{Image, ImageState, Snapshot};
-use snapferry::vpc::{ImageFilter, SnapshotFilter, VolumeFilter};
+use snapferry_base::units::{ByteCount, MIB};
+use snapferry_ibmcloud::vpc::model::{Image, ImageState, Snapshot};
+use snapferry_ibmcloud::vpc::{ImageFilter, SnapshotFilter, VolumeFilter};
+use snapferry_sim::{Deed, Delays, RegionConfig, RegionOperation, ServerSeed, SimRegion};
+use snapferry_testkit::disks::{Disk, Kind};
 use tempfile::TempDir;
 
 use super::region::{AWAY, HOME, SERVER, client_of};
@@ -176,7 +176,10 @@ impl Bench {
         command.env("SNAPFERRY_TAGGING_ENDPOINT", self.sim.tagging_endpoint());
         command.env("SNAPFERRY_ENDPOINT", self.sim.store().endpoint());
         command.env("SNAPFERRY_API_KEY_FILE", key);
-        command.env("SNAPFERRY_VPC_REGION", HOME).env("SNAPFERRY_RECOVERY_REGION", AWAY).env("SNAPFERRY_BUCKET", BUCKET);
+        command
+            .env("SNAPFERRY_VPC_REGION", HOME)
+            .env("SNAPFERRY_RECOVERY_REGION", AWAY)
+            .env("SNAPFERRY_BUCKET", BUCKET);
         command.env("SNAPFERRY_STATE_FOLDER", self.state_folder(host));
         let devices = match host {
             Host::Own => self.sim.device_folder(),
@@ -200,7 +203,10 @@ impl Bench {
         let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
         let said = Said { output };
         let key = self.sim.api_key();
-        assert!(!said.out().contains(key.reveal()) && !said.err().contains(key.reveal()), "the API key is shown");
+        assert!(
+            !said.out().contains(key.reveal()) && !said.err().contains(key.reveal()),
+            "the API key is shown"
+        );
         said
     }
 
@@ -215,13 +221,14 @@ impl Bench {
 
     /// `gc --apply`; what it found, by kind.
     pub async fn gc(&self, host: Host) -> Vec<String> {
-        let report = self.finish(self.command(host, &["gc", "--apply", "--min-age", "0s", "--json"])).await.json();
+        let report =
+            self.finish(self.command(host, &["gc", "--apply", "--min-age", "0s", "--json"])).await.json();
         let removed = report["removed"].as_array().unwrap();
         assert!(removed.iter().all(|removed| removed["error"].is_null()), "{report}");
         removed.iter().map(|removed| removed["kind"].as_str().unwrap().to_owned()).collect()
     }
 
-    pub fn client(&self, region: &str) -> snapferry::vpc::RegionClient {
+    pub fn client(&self, region: &str) -> snapferry_ibmcloud::vpc::RegionClient {
         client_of(&self.sim, region)
     }
 
@@ -291,9 +298,13 @@ impl Bench {
         let bucket = self.sim.store().config().folder.join(BUCKET);
         let names = |folder: PathBuf| -> Vec<String> {
             let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).filter(|name| !name.starts_with('.')).collect()
+            entries
+                .map(|entry| entry.file_name().to_string_lossy().into_owned())
+                .filter(|name| !name.starts_with('.'))
+                .collect()
         };
-        let mut leaks: Vec<String> = names(bucket.join(".uploads")).into_iter().map(|id| format!("upload {id}")).collect();
+        let mut leaks: Vec<String> =
+            names(bucket.join(".uploads")).into_iter().map(|id| format!("upload {id}")).collect();
         let objects = names(bucket);
         for object in &objects {
             let beside = match object.strip_suffix(".manifest") {

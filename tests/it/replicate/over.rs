@@ -4,9 +4,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use snapferry::sim::{RegionAction, RegionOperation as Op, RegionRule, When};
-use snapferry::vpc::Tag;
-use snapferry::worker::marks::Holder;
+use snapferry_fleet::replicate::marks::Holder;
+use snapferry_ibmcloud::vpc::Tag;
+use snapferry_sim::{RegionAction, RegionOperation as Op, RegionRule, When};
 
 use super::crashes::{At, Moment};
 use super::{Bench, Host};
@@ -52,9 +52,17 @@ async fn what_another_server_has_finished_is_not_given_up() {
     bench.resume(Host::Other).await.code(0);
     let deeds = bench.sim.history().len();
     let jobs = bench.state_folder(Host::Own).join("jobs");
-    let job = std::fs::read_dir(jobs).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).max().unwrap();
+    let job = std::fs::read_dir(jobs)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .max()
+        .unwrap();
     let abandon = ["replicate", "--abandon", job.trim_end_matches(".jsonl")];
-    bench.finish(bench.command(Host::Own, &abandon)).await.code(2).says(&["is done, and what it made is in use"]);
+    bench
+        .finish(bench.command(Host::Own, &abandon))
+        .await
+        .code(2)
+        .says(&["is done, and what it made is in use"]);
     assert_eq!(bench.sim.history().len(), deeds);
     bench.sim.shutdown().await;
 }
@@ -106,7 +114,11 @@ async fn retention_is_caught_up_with_by_the_jobs_own_rules() {
                 let gone = bench.gc(Host::Other).await;
                 assert!(gone.contains(&"snapshot".to_owned()), "{gone:?}");
             } else {
-                bench.run(Host::Other, &["--resume", "--keep-images", "1"]).await.code(0).says(&["nothing to resume"]);
+                bench
+                    .run(Host::Other, &["--resume", "--keep-images", "1"])
+                    .await
+                    .code(0)
+                    .says(&["nothing to resume"]);
             }
             let waited = async || (bench.snapshots().await.len(), bench.images().await.len()) == (1, images);
             while !waited().await {
@@ -129,7 +141,8 @@ async fn nothing_is_caught_up_with_while_the_newest_job_is_open() {
     bench.crash(At::Cloud(Op::DeleteSnapshot, 1), Moment::Before).await;
     bench.crash_on(Host::Other, At::Cloud(Op::GetSnapshot, 1), Moment::Before).await;
     let found = bench.finish(bench.command(Host::Own, &["gc", "--min-age", "0s", "--json"])).await.json();
-    let found: Vec<&str> = found["findings"].as_array().unwrap().iter().map(|one| one["because"].as_str().unwrap()).collect();
+    let found: Vec<&str> =
+        found["findings"].as_array().unwrap().iter().map(|one| one["because"].as_str().unwrap()).collect();
     assert_eq!(found, ["unfinished"]);
     bench.sim.shutdown().await;
 }
@@ -162,7 +175,10 @@ async fn of_two_that_begin_at_once_one_goes_on() {
         told.says(&["is under way on ferry", "and not done", "--resume 01", "counts for dead"]);
         assert_eq!(bench.made(Op::CreateImage, since), 1, "round {round}");
         let images = bench.images().await;
-        assert!(images.len() == 2 && images.iter().any(|image| image.id == before.id), "round {round}: {images:?}");
+        assert!(
+            images.len() == 2 && images.iter().any(|image| image.id == before.id),
+            "round {round}: {images:?}"
+        );
         assert_eq!(bench.leaks().await, Vec::<String>::new(), "round {round}");
         // The one that gave way has nothing to go on with.
         for host in [Host::Own, Host::Other] {
@@ -178,10 +194,19 @@ async fn a_job_that_may_be_under_way_elsewhere_keeps_others_off_for_a_day() {
     let bench = Bench::with_history().await;
     bench.crash(At::Cloud(Op::CreateVolume, 1), Moment::In).await;
     let deeds = bench.sim.history().len();
-    bench.run(Host::Other, &[]).await.code(2).says(&["is under way on ferry since", "`snapferry replicate web01 --resume"]);
+    bench
+        .run(Host::Other, &[])
+        .await
+        .code(2)
+        .says(&["is under way on ferry since", "`snapferry replicate web01 --resume"]);
     assert_eq!(bench.sim.history().len(), deeds);
     // A day later.
-    let dead = bench.snapshots().await.into_iter().find(|snapshot| Holder::of(&snapshot.user_tags).is_some()).unwrap();
+    let dead = bench
+        .snapshots()
+        .await
+        .into_iter()
+        .find(|snapshot| Holder::of(&snapshot.user_tags).is_some())
+        .unwrap();
     let holder = Holder::of(&dead.user_tags).unwrap();
     let before = Holder { since: holder.since - Duration::from_secs(25 * 3600), ..holder };
     bench.client(HOME).retag_snapshot(&dead.id, Holder::is_tag, &[before.tag().unwrap()]).await.unwrap();
@@ -223,7 +248,11 @@ async fn whoever_was_taken_over_from_touches_nothing() {
         let pid = Pid::from_raw(child.id().try_into().unwrap()).unwrap();
         kill_process(pid, Signal::STOP).unwrap();
         bench.disarm();
-        bench.resume(Host::Other).await.code(0).says(&["is taken over from ferry", "web01: image web01-latest"]);
+        bench
+            .resume(Host::Other)
+            .await
+            .code(0)
+            .says(&["is taken over from ferry", "web01: image web01-latest"]);
         let (latest, deeds) = (bench.latest().await.map(|latest| latest.id), bench.sim.history().len());
         let stored = bench.sim.store().stats();
         kill_process(pid, Signal::CONT).unwrap();
@@ -240,9 +269,9 @@ async fn whoever_was_taken_over_from_touches_nothing() {
         for (operation, count) in bench.sim.store().stats().counts {
             let changes = matches!(
                 operation,
-                snapferry::sim::Operation::PutObject
-                    | snapferry::sim::Operation::CompleteMultipartUpload
-                    | snapferry::sim::Operation::DeleteObject
+                snapferry_sim::Operation::PutObject
+                    | snapferry_sim::Operation::CompleteMultipartUpload
+                    | snapferry_sim::Operation::DeleteObject
             );
             assert!(!changes || count.requests == stored.of(operation).requests, "{at:?}: {operation}");
         }

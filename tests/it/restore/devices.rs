@@ -5,10 +5,10 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use snapferry::convert::plan::Options;
-use snapferry::testing::disks::{Disk, Kind};
-use snapferry::testing::loopdev::{Access, LoopDevice, LoopOptions, MountedDevice};
-use snapferry::units::{ByteCount, MIB, to_u64};
+use snapferry_base::units::{ByteCount, MIB, to_u64};
+use snapferry_engine::convert::plan::Options;
+use snapferry_testkit::disks::{Disk, Kind};
+use snapferry_testkit::loopdev::{Access, LoopDevice, LoopOptions, MountedDevice};
 
 use super::into_device;
 use crate::convert::{Made, convert_disk, folder, run};
@@ -46,7 +46,8 @@ fn a_device_holds_the_disk_whatever_its_sectors_and_whatever_becomes_of_zeros() 
             let Some(device) = LoopDevice::attach(&backing, writable(logical_sector)) else {
                 return;
             };
-            run(into_device(&made.path, device.path(), &["--zero", zero])).expect(0, &["segments hold what was read"]);
+            run(into_device(&made.path, device.path(), &["--zero", zero]))
+                .expect(0, &["segments hold what was read"]);
             assert!(front(device.path(), disk.size.0) == disk.to_vec(), "{logical_sector} {zero}");
             let rest = front(device.path(), SIZE).split_off(disk.to_vec().len());
             assert!(rest.iter().all(|&byte| byte == 0xff), "what lies past the disk's end is not ours");
@@ -66,7 +67,9 @@ fn what_a_device_holds_is_not_lost_by_mistake() {
     let backing = folder.path().join("backing");
     File::create(&backing).expect("a file").set_len(SIZE).expect("sized");
     let Some(device) = LoopDevice::attach(&backing, writable(512)) else { return };
-    for (maker, what) in [(&["mkfs.ext4", "-q", "-F"][..], "an ext file system"), (&["mkswap", "-q"], "swap space")] {
+    for (maker, what) in
+        [(&["mkfs.ext4", "-q", "-F"][..], "an ext file system"), (&["mkswap", "-q"], "swap space")]
+    {
         let made_it = Command::new(maker[0]).args(&maker[1..]).arg(device.path()).output().expect("it runs");
         assert!(made_it.status.success(), "{made_it:?}");
         let before = front(device.path(), SIZE);
@@ -84,13 +87,15 @@ fn a_device_that_is_too_small_or_in_use_is_refused_even_by_force() {
     let backing = folder.path().join("backing");
     full(&backing, SIZE / 2);
     let Some(device) = LoopDevice::attach(&backing, writable(512)) else { return };
-    run(into_device(&made.path, device.path(), &["--force"])).expect(4, &["has 6 MiB", "holds a disk of 11.98 MiB"]);
+    run(into_device(&made.path, device.path(), &["--force"]))
+        .expect(4, &["has 6 MiB", "holds a disk of 11.98 MiB"]);
     assert!(front(device.path(), SIZE / 2).iter().all(|&byte| byte == 0xff), "nothing was written");
     drop(device);
     full(&backing, SIZE);
     let Some(device) = LoopDevice::attach(&backing, LoopOptions::default()) else { return };
     run(into_device(&made.path, device.path(), &["--force"])).expect(4, &["is read-only"]);
-    run(into_device(device.path(), device.path(), &["--force"])).expect(2, &["would be overwritten while it is read"]);
+    run(into_device(device.path(), device.path(), &["--force"]))
+        .expect(2, &["would be overwritten while it is read"]);
     let Some(mounted) = MountedDevice::new(16 * MIB) else { return };
     run(into_device(&made.path, mounted.path(), &["--force"])).expect(4, &["is in use", "findmnt"]);
 }

@@ -6,19 +6,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::process::Signal;
-use snapferry::cancel::{Cancel, Reason};
-use snapferry::clock::SystemClock;
-use snapferry::convert::plan::Options;
-use snapferry::qcow2::{FileError, ImageFile};
-use snapferry::restore::{LocalImage, RestoreError, Sha256Wanted, StoredImage};
-use snapferry::retry::Backoff;
-use snapferry::sim::{Action, Operation as Request, Rule, When};
-use snapferry::source::{Extent, InUse, RawSource, Source, SourceError};
-use snapferry::store::{ObjectStore, Pace, Retrying, S3Config, S3Store, StoreError};
-use snapferry::testing::disks::{Disk, End, Kind};
-use snapferry::testing::memory::MemoryStore;
-use snapferry::testing::scripted::{Fault, ScriptedStore};
-use snapferry::units::{ByteCount, GuestOffset, HostOffset, MIB};
+use snapferry_base::cancel::{Cancel, Reason};
+use snapferry_base::clock::SystemClock;
+use snapferry_base::retry::Backoff;
+use snapferry_base::units::{ByteCount, GuestOffset, HostOffset, MIB};
+use snapferry_engine::convert::plan::Options;
+use snapferry_engine::error::RestoreError;
+use snapferry_engine::image::{LocalImage, StoredImage};
+use snapferry_engine::source::{Extent, InUse, RawSource, Source, SourceError};
+use snapferry_engine::store::{ObjectStore, Pace, Retrying, StoreError};
+use snapferry_engine::verify::Sha256Wanted;
+use snapferry_qcow2::{FileError, ImageFile};
+use snapferry_s3::{S3Config, S3Store};
+use snapferry_sim::{Action, Operation as Request, Rule, When};
+use snapferry_testkit::disks::{Disk, End, Kind};
+use snapferry_testkit::memory::MemoryStore;
+use snapferry_testkit::scripted::{Fault, ScriptedStore};
 use tokio::runtime::Runtime;
 
 use super::{back_in, into_file, open, restore, verify};
@@ -53,7 +56,9 @@ struct Acting<F> {
     act: F,
 }
 
-impl<F: Fn(&LocalImage, HostOffset, &mut [u8]) -> Result<(), FileError> + Send + Sync> ImageFile for Acting<F> {
+impl<F: Fn(&LocalImage, HostOffset, &mut [u8]) -> Result<(), FileError> + Send + Sync> ImageFile
+    for Acting<F>
+{
     fn name(&self) -> &str {
         self.inner.name()
     }
@@ -75,12 +80,15 @@ fn an_object_that_is_replaced_half_way_is_an_error_and_not_a_mixture() {
     let store = stored(&made, &runtime);
     let image = StoredImage::open(store.clone(), key(), runtime.handle().clone()).expect("it is there");
     runtime.block_on(store.put(&key(), made.image.clone().into())).expect("the same bytes, another version");
-    let error = restore(&image, None, &back_in(made.folder.path()), &Cancel::new()).expect_err("another version");
+    let error =
+        restore(&image, None, &back_in(made.folder.path()), &Cancel::new()).expect_err("another version");
     assert!(matches!(error, RestoreError::Image(_)), "the first read tells: {error:?}");
 
     let image = StoredImage::open(store.clone(), key(), runtime.handle().clone()).expect("it is there");
-    let half_way = Replacing { image, store, runtime: &runtime, bytes: made.image.clone(), reads: AtomicU64::new(0) };
-    let error = restore(&half_way, None, &back_in(made.folder.path()), &Cancel::new()).expect_err("another version");
+    let half_way =
+        Replacing { image, store, runtime: &runtime, bytes: made.image.clone(), reads: AtomicU64::new(0) };
+    let error =
+        restore(&half_way, None, &back_in(made.folder.path()), &Cancel::new()).expect_err("another version");
     assert!(matches!(store_error(&error), StoreError::Precondition { .. }), "{error:?}");
     nothing_in(made.folder.path());
 }
@@ -117,7 +125,11 @@ fn a_short_answer_is_an_error_and_never_zeros() {
     let mut bytes = vec![0xee; 5000];
     store.cut_next(4999);
     let error = image.read_at(HostOffset(100), &mut bytes).expect_err("one is missing");
-    assert!(error.source.to_string().contains("bytes 100 to 5100 were asked for and 4999 bytes came"), "{}", error.source);
+    assert!(
+        error.source.to_string().contains("bytes 100 to 5100 were asked for and 4999 bytes came"),
+        "{}",
+        error.source
+    );
     image.read_at(HostOffset(100), &mut bytes).expect("all of them");
     assert_eq!(bytes, made.image[100..5100]);
 }
@@ -131,10 +143,16 @@ fn bytes_of_another_place_do_not_pass_the_manifest() {
             inner: open(&made.path),
             reads: AtomicU64::new(0),
             at: 3,
-            act: move |inner: &LocalImage, at: HostOffset, into: &mut [u8]| inner.read_at(HostOffset(at.0 - step), into),
+            act: move |inner: &LocalImage, at: HostOffset, into: &mut [u8]| {
+                inner.read_at(HostOffset(at.0 - step), into)
+            },
         };
-        let error = restore(&wrong, Some(&made.manifest), &back_in(made.folder.path()), &Cancel::new()).expect_err("wrong bytes");
-        assert!(matches!(error, RestoreError::Body { .. } | RestoreError::Manifest { .. }), "{step}: {error:?}");
+        let error = restore(&wrong, Some(&made.manifest), &back_in(made.folder.path()), &Cancel::new())
+            .expect_err("wrong bytes");
+        assert!(
+            matches!(error, RestoreError::Body { .. } | RestoreError::Manifest { .. }),
+            "{step}: {error:?}"
+        );
         nothing_in(made.folder.path());
     }
 }
@@ -153,8 +171,12 @@ fn a_file_that_is_written_to_meanwhile_is_an_error() {
             inner.read_at(at, into)
         },
     };
-    let error = restore(&touched, None, &back_in(made.folder.path()), &Cancel::new()).expect_err("it changed");
-    assert!(matches!(&error, RestoreError::File(file) if file.source.to_string().contains("changed")), "{error:?}");
+    let error =
+        restore(&touched, None, &back_in(made.folder.path()), &Cancel::new()).expect_err("it changed");
+    assert!(
+        matches!(&error, RestoreError::File(file) if file.source.to_string().contains("changed")),
+        "{error:?}"
+    );
     nothing_in(made.folder.path());
 }
 
@@ -186,8 +208,13 @@ fn a_store_that_never_answers_lets_go_when_asked_to_stop() {
     let (made, runtime) = (made(), runtime());
     let store = stored(&made, &runtime);
     let cancel = Cancel::new();
-    let patient: Arc<dyn ObjectStore> =
-        Arc::new(Retrying::new(store.clone(), Arc::new(SystemClock), cancel.clone(), Pace::new(8), Backoff::STORE));
+    let patient: Arc<dyn ObjectStore> = Arc::new(Retrying::new(
+        store.clone(),
+        Arc::new(SystemClock),
+        cancel.clone(),
+        Pace::new(8),
+        Backoff::STORE,
+    ));
     let image = StoredImage::open(patient, key(), runtime.handle().clone()).expect("it is there");
     let hanging = HangingFrom { image, store, from: 2, reads: AtomicU64::new(0), cancel: cancel.clone() };
     let error = restore(&hanging, None, &back_in(made.folder.path()), &cancel).expect_err("stopped");
@@ -237,7 +264,8 @@ fn a_restore_that_is_stopped_leaves_nothing_and_one_that_is_killed_only_its_hidd
         // The header and the tables arrive, and the first body never does.
         faults.add(Rule::on(Request::GetObject).key(KEY).when(When::Nth(3)), Action::Hang);
         let to = back.to_str().expect("UTF-8");
-        let mut restoring = Running::start(bucket.in_other_words(&["restore", "s3://images/disk.qcow2", "--output", to]));
+        let mut restoring =
+            Running::start(bucket.in_other_words(&["restore", "s3://images/disk.qcow2", "--output", to]));
         wait_until("a body hangs", || faults.fired() == [1]);
         wait_until("the target is begun", || !left_in(folder.path()).is_empty());
         restoring.signal(signal);
@@ -245,7 +273,10 @@ fn a_restore_that_is_stopped_leaves_nothing_and_one_that_is_killed_only_its_hidd
         let left = left_in(folder.path());
         match signal {
             Signal::TERM => assert_eq!(left, Vec::<String>::new()),
-            _ => assert!(left.len() == 1 && left[0].starts_with(".back.raw.") && left[0].ends_with(".partial"), "{left:?}"),
+            _ => assert!(
+                left.len() == 1 && left[0].starts_with(".back.raw.") && left[0].ends_with(".partial"),
+                "{left:?}"
+            ),
         }
     }
 }
@@ -283,11 +314,16 @@ fn a_reader_that_dies_at_any_read_leaves_nothing_and_gives_no_verdict() {
     // Tables are read before, by the thread that asks.
     for at in [reads / 2, reads - 2, reads - 1] {
         let error =
-            restore(&acting(at, || panic!("as planned")), Some(&made.manifest), &back, &Cancel::new()).expect_err("it died");
+            restore(&acting(at, || panic!("as planned")), Some(&made.manifest), &back, &Cancel::new())
+                .expect_err("it died");
         assert!(matches!(error, RestoreError::StageDied { .. }), "at read {at} of {reads}: {error:?}");
         nothing_in(made.folder.path());
-        let verdict = verify(&acting(at, || panic!("as planned")), Some(&made.manifest), Sha256Wanted::No, None);
-        assert!(matches!(verdict, Err(RestoreError::StageDied { .. })), "at read {at} of {reads}: {verdict:?}");
+        let verdict =
+            verify(&acting(at, || panic!("as planned")), Some(&made.manifest), Sha256Wanted::No, None);
+        assert!(
+            matches!(verdict, Err(RestoreError::StageDied { .. })),
+            "at read {at} of {reads}: {verdict:?}"
+        );
     }
 }
 
@@ -322,7 +358,10 @@ impl Source for Dying {
 #[test]
 fn a_comparison_whose_threads_die_is_no_verdict() {
     // Mostly zeros, so that what the image does not store is compared, too.
-    let made = convert_disk(&Disk::new(Kind::Only { end: End::First, len: MIB }, ByteCount(70 * MIB), 92), &Options::default());
+    let made = convert_disk(
+        &Disk::new(Kind::Only { end: End::First, len: MIB }, ByteCount(70 * MIB), 92),
+        &Options::default(),
+    );
     let image = LocalImage::open(&made.path).expect("an image");
     for from in [0, 40 * MIB, 68 * MIB] {
         let disk = Dying { inner: RawSource::open(&made.raw, InUse::Read).expect("a disk"), from };

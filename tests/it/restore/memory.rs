@@ -2,11 +2,12 @@
 
 use std::os::unix::fs::FileExt as _;
 
-use snapferry::testing::disks::{Disk, Kind};
-use snapferry::units::{ByteCount, GIB, MIB};
+use snapferry_base::units::{ByteCount, GIB, MIB};
+use snapferry_testkit::disks::{Disk, Kind};
 
 use super::{back_in, into_file};
 use crate::convert::{BUCKET, Ended, KEY, Running, folder, into_file as convert_into_file, run, snapferry};
+use crate::support::sim::snapferry_sim;
 
 /// What a restore from a file may take on two cores.
 const FILE: u64 = 256 * MIB;
@@ -25,8 +26,10 @@ fn held(ended: &Ended, most: u64) {
 #[test]
 fn memory_stays_within_the_plan() {
     let home = folder();
-    let mut command = snapferry(["sim", "store", "--bucket", BUCKET, "--dir"]);
-    let keys = [("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret"), ("AWS_REGION", "us-south")];
+    let mut command = snapferry_sim();
+    command.args(["store", "--bucket", BUCKET, "--dir"]);
+    let keys =
+        [("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret"), ("AWS_REGION", "us-south")];
     command.arg(home.path()).envs(keys);
     let mut store = Running::start(command);
     let endpoint = store.line("export AWS_ENDPOINT_URL_S3=");
@@ -43,10 +46,12 @@ fn memory_stays_within_the_plan() {
         run(convert_into_file(&raw, &image, &["--quiet"])).expect(0, &[]);
         held(&run(into_file(&image, &back_in(folder.path()), &["--json", "--threads", "2"])), FILE);
         std::fs::remove_file(back_in(folder.path())).expect("removed");
-        let mut command = snapferry(["convert", "--bucket", BUCKET, "--key", KEY, "--force", "--quiet", "--device"]);
+        let mut command =
+            snapferry(["convert", "--bucket", BUCKET, "--key", KEY, "--force", "--quiet", "--device"]);
         command.arg(&raw).envs(keys).env("AWS_ENDPOINT_URL_S3", &endpoint);
         run(command).expect(0, &[]);
-        let mut command = snapferry(["restore", "s3://images/disk.qcow2", "--json", "--threads", "2", "--output"]);
+        let mut command =
+            snapferry(["restore", "s3://images/disk.qcow2", "--json", "--threads", "2", "--output"]);
         command.arg(back_in(folder.path())).envs(keys).env("AWS_ENDPOINT_URL_S3", &endpoint);
         held(&run(command), BUCKET_PEAK);
     }

@@ -18,15 +18,17 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use snapferry::cancel::Cancel;
-use snapferry::clock::SystemClock;
-use snapferry::manifest::Manifest;
-use snapferry::qcow2::{ImageFile, Limits};
-use snapferry::restore::plan::{Options, Origin};
-use snapferry::restore::{
-    Destination, Force, LocalImage, PageCache, Restoration, RestoreError, Restored, Sha256Wanted, Verdict, Verification,
-};
-use snapferry::source::Source;
+use snapferry_base::cancel::Cancel;
+use snapferry_base::clock::SystemClock;
+use snapferry_engine::disk::{Force, PageCache};
+use snapferry_engine::error::RestoreError;
+use snapferry_engine::image::LocalImage;
+use snapferry_engine::image::plan::{Options, Origin};
+use snapferry_engine::manifest::Manifest;
+use snapferry_engine::restore::{Destination, Restoration, Restored};
+use snapferry_engine::source::Source;
+use snapferry_engine::verify::{Sha256Wanted, Verdict, Verification};
+use snapferry_qcow2::{ImageFile, Limits};
 
 use crate::convert::snapferry;
 
@@ -52,7 +54,12 @@ pub fn verify_command(image: &Path, more: &[&str]) -> Command {
 }
 
 /// Restores in this process into a file.
-pub fn restore(file: &dyn ImageFile, manifest: Option<&Manifest>, to: &Path, cancel: &Cancel) -> Result<Restored, RestoreError> {
+pub fn restore(
+    file: &dyn ImageFile,
+    manifest: Option<&Manifest>,
+    to: &Path,
+    cancel: &Cancel,
+) -> Result<Restored, RestoreError> {
     let destination = Destination::File { path: to.to_owned(), force: Force::No, cache: PageCache::Bypass };
     Restoration {
         file,

@@ -1,14 +1,14 @@
 //! Every kind of image comes back as the disk that it was made from.
 
-use snapferry::cancel::Cancel;
-use snapferry::compress::{Codec, Level};
-use snapferry::convert::plan::Options;
-use snapferry::restore::Sha256Wanted;
-use snapferry::source::{InUse, RawSource};
-use snapferry::testing::disks::{Disk, End, Kind};
-use snapferry::testing::loopdev::SmallFs;
-use snapferry::testing::oracle::QemuImg;
-use snapferry::units::{ByteCount, ClusterBits, MIB};
+use snapferry_base::cancel::Cancel;
+use snapferry_base::units::{ByteCount, ClusterBits, MIB};
+use snapferry_engine::compress::{Codec, Level};
+use snapferry_engine::convert::plan::Options;
+use snapferry_engine::source::{InUse, RawSource};
+use snapferry_engine::verify::Sha256Wanted;
+use snapferry_testkit::disks::{Disk, End, Kind};
+use snapferry_testkit::loopdev::SmallFs;
+use snapferry_testkit::oracle::QemuImg;
 
 use super::{back_in, into_file, open, restore, verify};
 use crate::convert::{Bucket, KEY, convert_disk, folder, left_in, padded, run};
@@ -22,18 +22,26 @@ fn our_own_images_come_back_whatever_the_disk_and_the_options() {
             let disk = Disk::new(kind, ByteCount(size.max(1024)), 61);
             let codec = Codec::ALL[number % 2];
             let cluster = ClusterBits::new([16, 12, 21, 16, 18][number]).expect("a cluster size");
-            let made = convert_disk(&disk, &Options { codec, cluster, level: Level::Fast, ..Options::default() });
+            let made =
+                convert_disk(&disk, &Options { codec, cluster, level: Level::Fast, ..Options::default() });
             let (image, back) = (open(&made.path), back_in(made.folder.path()));
             let restored = restore(&image, Some(&made.manifest), &back, &Cancel::new())
                 .unwrap_or_else(|error| panic!("{disk:?} {codec} {cluster}: {error}"));
             assert_eq!(restored.virtual_size, made.manifest.image.virtual_size);
             assert_eq!(restored.segments_checked, made.manifest.segments.len() as u64);
-            assert!(std::fs::read(&back).expect("the disk") == padded(&disk.to_vec()), "{disk:?} {codec} {cluster}");
+            assert!(
+                std::fs::read(&back).expect("the disk") == padded(&disk.to_vec()),
+                "{disk:?} {codec} {cluster}"
+            );
             let source = RawSource::open(&made.raw, InUse::Refuse).expect("a source");
-            let verdict = verify(&image, Some(&made.manifest), Sha256Wanted::Taken, Some(&source)).expect("a verdict");
+            let verdict =
+                verify(&image, Some(&made.manifest), Sha256Wanted::Taken, Some(&source)).expect("a verdict");
             assert!(verdict.good && verdict.findings.is_empty(), "{disk:?} {codec} {cluster}: {verdict:?}");
             assert_eq!(verdict.crc64nvme, Some(made.manifest.image.crc64));
-            assert_eq!(verdict.bytes_fetched, made.manifest.image.size.0, "all of the file, and nothing twice");
+            assert_eq!(
+                verdict.bytes_fetched, made.manifest.image.size.0,
+                "all of the file, and nothing twice"
+            );
         }
     }
 }
@@ -55,11 +63,16 @@ fn qemus_images_come_back_as_qemu_reads_them() {
         (&["-c", "-W", "-o", "compression_type=zstd"], "bodies in any order"),
         (&["-c", "-o", "cluster_size=2M,compression_type=zstd"], "large bodies"),
     ] {
-        qemu.run(&[&["convert", "-f", "raw", "-O", "qcow2"], arguments].concat(), &[&raw, &image]).expect("qemu-img converts");
-        restore(&open(&image), None, &back, &Cancel::new()).unwrap_or_else(|error| panic!("{stored}: {error}"));
+        qemu.run(&[&["convert", "-f", "raw", "-O", "qcow2"], arguments].concat(), &[&raw, &image])
+            .expect("qemu-img converts");
+        restore(&open(&image), None, &back, &Cancel::new())
+            .unwrap_or_else(|error| panic!("{stored}: {error}"));
         // Not byte by byte: without an oracle of ours in between.
         assert_eq!(qemu.run(&["compare", "-f", "raw", "-F", "raw"], &[&raw, &back]).err(), None, "{stored}");
-        assert!(std::fs::read(&raw).expect("the disk") == std::fs::read(&back).expect("the disk"), "{stored}");
+        assert!(
+            std::fs::read(&raw).expect("the disk") == std::fs::read(&back).expect("the disk"),
+            "{stored}"
+        );
         let source = RawSource::open(&raw, InUse::Refuse).expect("a source");
         let verdict = verify(&open(&image), None, Sha256Wanted::No, Some(&source)).expect("a verdict");
         assert!(verdict.good, "{stored}: {verdict:?}");
@@ -116,14 +129,23 @@ fn a_bucket_gives_back_what_was_sent_by_every_way_of_naming_it() {
     assert!(String::from_utf8_lossy(&sum).starts_with(manifest.image.sha256.as_deref().expect("a sum")));
 
     let back = back_in(home.path());
-    let ended =
-        run(bucket.in_other_words(&["restore", "s3://images/disk.qcow2", "--output", back.to_str().expect("UTF-8"), "--json"]));
+    let ended = run(bucket.in_other_words(&[
+        "restore",
+        "s3://images/disk.qcow2",
+        "--output",
+        back.to_str().expect("UTF-8"),
+        "--json",
+    ]));
     assert_eq!(ended.json()["segments_checked"].as_u64(), Some(manifest.segments.len() as u64));
     assert!(std::fs::read(&back).expect("the disk") == padded(&disk.to_vec()));
     let mut command = bucket.command(["verify", "--key", KEY, "--json"]);
     command.arg("--against").arg(&raw);
     let verdict = run(command).json();
-    assert_eq!(verdict["sha256"].as_str(), manifest.image.sha256.as_deref(), "taken since the manifest has one");
+    assert_eq!(
+        verdict["sha256"].as_str(),
+        manifest.image.sha256.as_deref(),
+        "taken since the manifest has one"
+    );
     assert_eq!(verdict["bytes_fetched"].as_u64(), Some(manifest.image.size.0), "each byte once");
     run(bucket.in_other_words(&["verify", "s3://images/none.qcow2"])).expect(4, &["no such object"]);
     run(bucket.in_other_words(&["verify", "s3://images"])).expect(2, &["s3://BUCKET/KEY"]);

@@ -2,14 +2,15 @@
 
 use std::path::PathBuf;
 
-use snapferry::convert::plan::Options;
-use snapferry::hash::Crc64;
-use snapferry::manifest::Manifest;
-use snapferry::restore::{Finding, HashFinding, Sha256Wanted};
-use snapferry::source::{InUse, RawSource};
-use snapferry::testing::disks::{Disk, Kind};
-use snapferry::testing::model::Model;
-use snapferry::units::{ByteCount, GuestOffset, MIB, to_usize};
+use snapferry_base::units::{ByteCount, GuestOffset, MIB, to_usize};
+use snapferry_engine::convert::plan::Options;
+use snapferry_engine::hash::Crc64;
+use snapferry_engine::image::HashFinding;
+use snapferry_engine::manifest::Manifest;
+use snapferry_engine::source::{InUse, RawSource};
+use snapferry_engine::verify::{Finding, Sha256Wanted};
+use snapferry_testkit::disks::{Disk, Kind};
+use snapferry_testkit::model::Model;
 
 use super::{back_in, into_file, open, verify, verify_command};
 use crate::convert::{Made, convert_disk, left_in, run};
@@ -35,16 +36,25 @@ fn a_body_that_does_not_decode_is_named_by_both_its_places() {
     let model = Model::read(&made.image).expect("a sound image");
     let at = to_usize(made.manifest.segments[1].host.0 + made.manifest.segments[1].length - 3000);
     let (path, manifest) = changed(&made, |image| image[at..at + 2000].fill(0xaa));
-    assert!(model.disk().is_ok() && Model::read(&std::fs::read(&path).expect("read")).is_ok_and(|model| model.disk().is_err()));
+    assert!(
+        model.disk().is_ok()
+            && Model::read(&std::fs::read(&path).expect("read")).is_ok_and(|model| model.disk().is_err())
+    );
     let verdict = verify(&open(&path), Some(&manifest), Sha256Wanted::No, None).expect("a verdict");
     let Some(Finding::Body(body)) = verdict.findings.first() else { panic!("{verdict:?}") };
     assert!(!verdict.good && body.guest.0 >= 16 * MIB && body.guest.0 < 32 * MIB, "{body:?}");
     assert!((at - 65_536..at + 2000).contains(&to_usize(body.host.0)), "{body:?}");
-    let words = format!("the body at byte {}, which holds the disk's bytes from {}, is damaged", body.host, body.guest);
+    let words = format!(
+        "the body at byte {}, which holds the disk's bytes from {}, is damaged",
+        body.host, body.guest
+    );
     run(verify_command(&path, &[])).expect(7, &["NOT GOOD", &words]);
     let back = back_in(made.folder.path());
     run(into_file(&path, &back, &[])).expect(7, &["is damaged"]);
-    assert_eq!(left_in(made.folder.path()), ["changed.qcow2", "disk.qcow2", "disk.qcow2.manifest", "disk.raw"]);
+    assert_eq!(
+        left_in(made.folder.path()),
+        ["changed.qcow2", "disk.qcow2", "disk.qcow2.manifest", "disk.raw"]
+    );
 }
 
 #[test]
@@ -62,7 +72,8 @@ fn other_contents_that_decode_are_found_by_the_hash_of_their_segment() {
     let back = back_in(raw.folder.path());
     run(into_file(&path, &back, &[])).expect(7, &["from 16777216 are not those that were read"]);
     assert!(!back.exists());
-    run(into_file(&path, &back, &["--manifest", "none"])).expect(0, &["none: that it decodes is all that is known"]);
+    run(into_file(&path, &back, &["--manifest", "none"]))
+        .expect(0, &["none: that it decodes is all that is known"]);
 }
 
 #[test]
@@ -103,9 +114,13 @@ fn a_disk_that_differs_is_told_by_its_first_differing_bytes() {
     let model = Model::read(&made.image).expect("a sound image").disk().expect("every body decodes");
     assert!(disk == model);
     // One in what is stored, one in what is zero, the last byte of all.
-    let zero = disk.chunks(65_536).position(|cluster| cluster.iter().all(|&byte| byte == 0)).expect("zeros") * 65_536 + 7;
+    let zero = disk.chunks(65_536).position(|cluster| cluster.iter().all(|&byte| byte == 0)).expect("zeros")
+        * 65_536
+        + 7;
     let stored =
-        disk.chunks(65_536).position(|cluster| cluster[..4096].iter().any(|&byte| byte != 0)).expect("bytes") * 65_536 + 99;
+        disk.chunks(65_536).position(|cluster| cluster[..4096].iter().any(|&byte| byte != 0)).expect("bytes")
+            * 65_536
+            + 99;
     let last = disk.len() - 1;
     let mut other = disk.clone();
     for at in [zero, stored, last] {
@@ -126,7 +141,8 @@ fn a_disk_that_differs_is_told_by_its_first_differing_bytes() {
         })
         .collect();
     assert_eq!(found, expected);
-    run(verify_command(&made.path, &["--against", path.to_str().expect("UTF-8")])).expect(7, &["the disk differs at offset"]);
+    run(verify_command(&made.path, &["--against", path.to_str().expect("UTF-8")]))
+        .expect(7, &["the disk differs at offset"]);
     // A disk of another size is no copy, even where the rest is zeros.
     std::fs::write(&path, [disk, vec![0; 4096]].concat()).expect("written");
     run(verify_command(&made.path, &["--against", path.to_str().expect("UTF-8")]))
@@ -137,7 +153,8 @@ fn a_disk_that_differs_is_told_by_its_first_differing_bytes() {
 fn what_is_no_image_or_too_large_is_refused() {
     let made = made();
     run(verify_command(&made.path, &["--max-size", "16M"])).expect(7, &["at most 16 MiB are taken"]);
-    run(into_file(&made.path, &back_in(made.folder.path()), &["--max-size", "16M"])).expect(7, &["at most 16 MiB are taken"]);
+    run(into_file(&made.path, &back_in(made.folder.path()), &["--max-size", "16M"]))
+        .expect(7, &["at most 16 MiB are taken"]);
     run(verify_command(&made.raw, &[])).expect(7, &["disk.raw"]);
     run(verify_command(&made.folder.path().join("none"), &[])).expect(3, &["cannot open"]);
     assert!(!back_in(made.folder.path()).exists());

@@ -1,0 +1,69 @@
+//! Compresses every cluster of a device or file on one thread: what do the codecs cost by themselves?
+//!
+//! `codec_alone PATH [CODEC LEVEL]...` prints one JSON object a codec and level: `{"codec", "level", "cpu_seconds", "in", "out", ...}`.
+//! `in` counts the bytes of clusters that hold anything; zero clusters are skipped, as in the product.
+#![allow(clippy::print_stdout)]
+
+use std::error::Error;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use snapferry_base::units::{ClusterBits, GuestOffset, MIB, to_u64, to_usize};
+use snapferry_engine::compress::{Codec, Encoder, Level, is_zero};
+use snapferry_engine::source::aligned::AlignedBuf;
+use snapferry_engine::source::{InUse, RawSource, Source};
+
+/// Bytes compressed between two looks at the clock: enough that reading the clock costs nothing.
+const BATCH: u64 = 64 * MIB;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let (path, rest) = args.split_first().ok_or("usage: codec_alone PATH [CODEC LEVEL]...")?;
+    let mut chosen: Vec<(Codec, Level)> = Vec::new();
+    for pair in rest.chunks(2) {
+        let [codec, level] = pair else { return Err("give codecs and levels in pairs".into()) };
+        chosen.push((codec.parse()?, level.parse()?));
+    }
+    if chosen.is_empty() {
+        chosen = Codec::ALL
+            .into_iter()
+            .flat_map(|codec| Level::ALL.map(|level| (codec, level)))
+            .filter(|(_, level)| *level != Level::Smallest)
+            .collect();
+    }
+    for (codec, level) in chosen {
+        run(Path::new(path), codec, level)?;
+    }
+    Ok(())
+}
+
+fn run(path: &Path, codec: Codec, level: Level) -> Result<(), Box<dyn Error>> {
+    let source = RawSource::open(path, InUse::Read)?;
+    let cluster = ClusterBits::DEFAULT;
+    let mut encoder = Encoder::new(codec, level, cluster)?;
+    let mut buf = AlignedBuf::zeroed(to_usize(BATCH))?;
+    let mut out = vec![0; cluster.len()];
+    let (mut spent, mut taken, mut given, mut raw) = (Duration::ZERO, 0_u64, 0_u64, 0_u64);
+    let mut at = 0;
+    while at < source.size().0 {
+        source.read_at(GuestOffset(at), &mut buf)?;
+        // Only the encoder is on the clock. One thread that never waits: its wall time is its CPU time, as long as nothing else runs.
+        for bytes in buf.chunks(cluster.len()) {
+            if is_zero(bytes) {
+                continue;
+            }
+            taken += cluster.size();
+            let begun = Instant::now();
+            let body = encoder.encode(bytes, &mut out);
+            spent += begun.elapsed();
+            given += body.map_or(cluster.size(), to_u64);
+            raw += u64::from(body.is_none());
+        }
+        at += BATCH;
+    }
+    let seconds = spent.as_secs_f64();
+    println!(
+        r#"{{"codec":"{codec}","level":"{level}","cpu_seconds":{seconds:.3},"in":{taken},"out":{given},"raw_clusters":{raw}}}"#
+    );
+    Ok(())
+}

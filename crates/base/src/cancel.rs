@@ -1,0 +1,145 @@
+//! Cancellation of work: threads poll it or select on it, tasks await it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+use tokio::sync::watch;
+
+/// Reason for a cancellation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The user or another process asked for it: by a signal, or by cancelling the job.
+    Asked,
+    /// Another stage of the same work failed; its error is the one to report.
+    Failed,
+}
+
+/// Error of a stage that has to stop. The reason is reported by another stage: the work was cancelled, or the
+/// receiver of a channel is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopped;
+
+/// A type without values. No message is sent on [`Cancel::closed`]; the channel only disconnects.
+pub enum Never {}
+
+#[derive(Debug)]
+struct Shared {
+    told: watch::Sender<Option<Reason>>,
+    /// Dropped by the first call of [`Cancel::cancel`], which wakes every thread that selects on `closed`.
+    open: Mutex<Option<Sender<Never>>>,
+}
+
+/// Handle on a cancellation; clones share it. Only the first reason is kept.
+#[derive(Clone, Debug)]
+pub struct Cancel {
+    shared: Arc<Shared>,
+    closed: Receiver<Never>,
+}
+
+impl Default for Cancel {
+    fn default() -> Self {
+        let (open, closed) = bounded(0);
+        Self {
+            shared: Arc::new(Shared { told: watch::Sender::new(None), open: Mutex::new(Some(open)) }),
+            closed,
+        }
+    }
+}
+
+impl Cancel {
+    /// Returns a handle on work that isn't cancelled.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Cancels the work and wakes all threads and tasks that wait for it. Later calls change nothing.
+    pub fn cancel(&self, reason: Reason) {
+        self.shared.told.send_if_modified(|told| {
+            told.is_none() && {
+                *told = Some(reason);
+                true
+            }
+        });
+        self.shared.open.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Returns the reason, or `None` if the work isn't cancelled.
+    #[must_use]
+    pub fn reason(&self) -> Option<Reason> {
+        *self.shared.told.borrow()
+    }
+
+    /// True if the work has to stop.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.reason().is_some()
+    }
+
+    /// Returns a channel for `crossbeam_channel::select!` in threads. It never yields a message, and
+    /// disconnects when the work has to stop.
+    #[must_use]
+    pub fn closed(&self) -> &Receiver<Never> {
+        &self.closed
+    }
+
+    /// Sends `value`, from a thread. Waits for room in the channel until the work has to stop or the receiver
+    /// is gone.
+    ///
+    /// # Errors
+    /// If the value was not sent.
+    pub fn send<T>(&self, to: &Sender<T>, value: T) -> Result<(), Stopped> {
+        select! {
+            send(to, value) -> sent => sent.map_err(|_| Stopped),
+            recv(self.closed) -> _ => Err(Stopped),
+        }
+    }
+
+    /// Waits, in a task, until the work has to stop, and returns the reason.
+    pub async fn cancelled(&self) -> Reason {
+        let mut told = self.shared.told.subscribe();
+        let reason = told.wait_for(Option::is_some).await.expect("the sender lives in self");
+        reason.expect("waited for it")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_wake_and_the_first_reason_stays() {
+        let cancel = Cancel::new();
+        let waiter = {
+            let cancel = cancel.clone();
+            std::thread::spawn(move || cancel.closed().recv().is_err())
+        };
+        assert!(!cancel.is_cancelled());
+        cancel.cancel(Reason::Failed);
+        cancel.cancel(Reason::Asked);
+        assert!(waiter.join().expect("the waiter ends"));
+        assert_eq!(cancel.reason(), Some(Reason::Failed));
+    }
+
+    #[test]
+    fn a_sender_gives_up_when_the_work_stops_or_nobody_receives() {
+        let cancel = Cancel::new();
+        let (to, from) = bounded(1);
+        assert_eq!(cancel.send(&to, 1), Ok(()));
+        let full = {
+            let (cancel, to) = (cancel.clone(), to.clone());
+            std::thread::spawn(move || cancel.send(&to, 2))
+        };
+        cancel.cancel(Reason::Asked);
+        assert_eq!(full.join().expect("the sender ends"), Err(Stopped));
+        drop(from);
+        assert_eq!(Cancel::new().send(&to, 3), Err(Stopped));
+    }
+
+    #[tokio::test]
+    async fn tasks_wake_also_when_they_come_late() {
+        let cancel = Cancel::new();
+        cancel.cancel(Reason::Asked);
+        assert_eq!(cancel.cancelled().await, Reason::Asked);
+    }
+}

@@ -1,0 +1,254 @@
+//! Compression and decompression: pure functions on one guest cluster at a time.
+//!
+//! An [`Encoder`] belongs to one thread and is reused for every cluster, without allocating. Its output
+//! depends only on the cluster's bytes, the codec and the level, not on the CPU, the thread or earlier
+//! clusters. Therefore images are reproducible (`tests/it/determinism.rs`).
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::str::FromStr;
+
+use snapferry_base::limits::{OutOfMemory, room};
+use snapferry_base::units::{ByteCount, ClusterBits, MIB, to_usize};
+
+mod decoder;
+mod deflate;
+#[cfg(feature = "isal")]
+mod isal;
+mod zero;
+mod zstd;
+
+pub use decoder::{DecodeError, Decoder};
+pub use snapferry_base::choice::UnknownNameError;
+pub use snapferry_qcow2::Codec;
+pub use zero::is_zero;
+
+/// Effort for making bodies small.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Level {
+    /// Fastest setting whose output is no larger than QEMU's.
+    Fast,
+    /// A little slower than `Fast`, a few percent smaller.
+    Balanced,
+    /// About as slow as QEMU on all cores, a tenth smaller.
+    Small,
+    /// Smallest output of the codec, at any cost in time.
+    Smallest,
+}
+
+impl Level {
+    /// All levels, from fast to small.
+    pub const ALL: [Self; 4] = [Self::Fast, Self::Balanced, Self::Small, Self::Smallest];
+
+    /// Returns the name that users type and that the program prints.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fast => "fast",
+            Self::Balanced => "balanced",
+            Self::Small => "small",
+            Self::Smallest => "smallest",
+        }
+    }
+}
+
+impl FromStr for Level {
+    type Err = UnknownNameError;
+    fn from_str(typed: &str) -> Result<Self, UnknownNameError> {
+        let found = Self::ALL.into_iter().find(|level| level.name() == typed);
+        found.ok_or_else(|| UnknownNameError {
+            typed: typed.to_owned(),
+            choices: "fast, balanced, small, smallest",
+        })
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Returns the number of cores that this process may use.
+#[must_use]
+pub fn cores() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+/// Checks that the heap has `memory` for a library that would panic without it: allocates it and frees it
+/// right away.
+///
+/// # Errors
+/// If the system refuses the memory.
+fn heap_has(what: &'static str, memory: ByteCount) -> Result<(), OutOfMemory> {
+    room::<u8>(what, to_usize(memory.0)).map(drop)
+}
+
+enum Engine {
+    #[cfg(feature = "isal")]
+    Isal(isal::Deflate),
+    Deflate(deflate::Deflate),
+    Zstd(zstd::Zstd),
+}
+
+/// Compressor for clusters of one size, with one codec at one level, one cluster after the other.
+pub struct Encoder {
+    engine: Engine,
+    cluster: ClusterBits,
+}
+
+impl Encoder {
+    /// Allocates all memory that the encoder will ever need.
+    ///
+    /// # Errors
+    /// If the system refuses the memory.
+    pub fn new(codec: Codec, level: Level, cluster: ClusterBits) -> Result<Self, OutOfMemory> {
+        let engine = match (codec, level) {
+            #[cfg(feature = "isal")]
+            (Codec::Deflate, Level::Fast) => Engine::Isal(isal::Deflate::new()?),
+            (Codec::Deflate, _) => {
+                Engine::Deflate(deflate::Deflate::new(level, Self::memory(codec, level, cluster))?)
+            }
+            (Codec::Zstd, _) => Engine::Zstd(zstd::Zstd::new(level, cluster)?),
+        };
+        Ok(Self { engine, cluster })
+    }
+
+    /// Returns the library and its level for the manifest: the same description and options give the same
+    /// bytes.
+    #[must_use]
+    pub fn describe(codec: Codec, level: Level) -> String {
+        match (codec, level) {
+            #[cfg(feature = "isal")]
+            (Codec::Deflate, Level::Fast) => isal::DESCRIPTION.to_owned(),
+            (Codec::Deflate, _) => deflate::describe(level),
+            (Codec::Zstd, _) => zstd::describe(level),
+        }
+    }
+
+    /// Returns the most memory that one encoder takes.
+    #[must_use]
+    pub fn memory(codec: Codec, level: Level, cluster: ClusterBits) -> ByteCount {
+        match codec {
+            // ISA-L: 128 KiB of state and half a MiB of tokens. libdeflate: under 1 MiB, and 9 MiB for its
+            // near-optimal parser.
+            Codec::Deflate if level == Level::Smallest => ByteCount(10 * MIB),
+            Codec::Deflate => ByteCount(MIB),
+            Codec::Zstd => zstd::memory(level, cluster),
+        }
+    }
+
+    /// Compresses one whole cluster into the front of `out`. Returns the body's length, or `None` if the body
+    /// would not be smaller than the cluster; the caller then stores the cluster raw.
+    ///
+    /// # Panics
+    /// If `cluster` is not exactly one cluster long, or `out` is shorter than that.
+    pub fn encode(&mut self, cluster: &[u8], out: &mut [u8]) -> Option<usize> {
+        let len = self.cluster.len();
+        assert_eq!(cluster.len(), len, "bodies are made of whole clusters");
+        // A body of a full cluster's length or more is never worth it: QEMU stores such a cluster raw as
+        // well.
+        let out = &mut out[..len - 1];
+        match &mut self.engine {
+            #[cfg(feature = "isal")]
+            Engine::Isal(engine) => engine.encode(cluster, out),
+            Engine::Deflate(engine) => engine.encode(cluster, out),
+            Engine::Zstd(engine) => engine.encode(cluster, out),
+        }
+    }
+}
+
+impl fmt::Debug for Encoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Encoder").field("cluster", &self.cluster).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Text-like bytes: words drawn by a small generator, so that every codec finds matches near and far.
+    fn text(len: usize) -> Vec<u8> {
+        let words = ["volume ", "snapshot ", "region ", "the ", "image ", "of ", "cluster ", "bucket\n"];
+        let mut state = 1_u32;
+        let mut bytes = Vec::with_capacity(len + 16);
+        while bytes.len() < len {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            bytes.extend_from_slice(words[usize::from(state.to_be_bytes()[0] >> 5)].as_bytes());
+        }
+        bytes.truncate(len);
+        bytes
+    }
+
+    fn noise(len: usize) -> Vec<u8> {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        std::iter::repeat_with(|| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()[3]
+        })
+        .take(len)
+        .collect()
+    }
+
+    fn decode(codec: Codec, body: &[u8], cluster: ClusterBits) -> Vec<u8> {
+        let mut bytes = vec![0; cluster.len()];
+        let len = match codec {
+            Codec::Deflate => libdeflater::Decompressor::new()
+                .deflate_decompress(body, &mut bytes)
+                .expect("a deflate stream"),
+            Codec::Zstd => {
+                ::zstd::bulk::decompress_to_buffer(body, bytes.as_mut_slice()).expect("a zstd frame")
+            }
+        };
+        assert_eq!(len, cluster.len());
+        bytes
+    }
+
+    #[test]
+    fn every_codec_level_and_cluster_size_comes_back_and_reuse_changes_nothing() {
+        for bits in [12, 16, 21] {
+            let cluster = ClusterBits::new(bits).expect("a cluster size");
+            let mut out = vec![0; cluster.len()];
+            for codec in Codec::ALL {
+                for level in Level::ALL {
+                    let mut encoder = Encoder::new(codec, level, cluster).expect("an encoder");
+                    let mut bodies = Vec::new();
+                    // Noise between the texts would show in the next body if the encoder kept state.
+                    for bytes in [
+                        text(cluster.len()),
+                        noise(cluster.len()),
+                        vec![0; cluster.len()],
+                        text(cluster.len()),
+                    ] {
+                        let body = encoder.encode(&bytes, &mut out).map(|len| out[..len].to_vec());
+                        if let Some(body) = &body {
+                            assert!(body.len() < cluster.len());
+                            assert_eq!(decode(codec, body, cluster), bytes, "{codec} {level} {cluster}");
+                        }
+                        bodies.push(body);
+                    }
+                    assert!(
+                        bodies[0].as_ref().is_some_and(|body| body.len() < cluster.len() / 2),
+                        "{codec} {level} {cluster}"
+                    );
+                    assert_eq!(bodies[1], None, "noise is stored raw: {codec} {level} {cluster}");
+                    assert_eq!(bodies[0], bodies[3], "{codec} {level} {cluster}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_read_back() {
+        for codec in Codec::ALL {
+            assert_eq!(codec.name().parse(), Ok(codec));
+        }
+        for level in Level::ALL {
+            assert_eq!(level.name().parse(), Ok(level));
+        }
+        assert!("gzip".parse::<Codec>().is_err() && "Fast".parse::<Level>().is_err());
+    }
+}

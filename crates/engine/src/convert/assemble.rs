@@ -1,0 +1,375 @@
+//! Bodies to parts: the one owner of the layout.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use crossbeam_channel::Receiver;
+use snapferry_base::cancel::Stopped;
+use snapferry_base::units::{ByteCount, GuestOffset, to_u64, to_usize};
+use snapferry_qcow2::{Finished, Layout};
+use tokio::sync::mpsc;
+
+use super::compress::{Bodies, Body};
+use super::parts::PartWriter;
+use super::plan::{CHUNK, Hashing, Plan};
+use super::read::Slot;
+use super::{Context, ConvertError};
+use crate::hash::{Crc64, GuestHash, RunningCrc64, ZeroHashes, segment_hash};
+use crate::manifest::Segment;
+use crate::source::Source;
+use crate::store::Part;
+
+/// What came out, for the manifest and the report.
+#[derive(Debug)]
+pub struct Assembled {
+    /// Bytes of the image.
+    pub size: u64,
+    /// Over all of them.
+    pub crc64: Crc64,
+    /// Bytes of the disk that were laid out, as bodies or as zeros: all of them.
+    pub accounted: ByteCount,
+    /// Every segment that holds anything, in order.
+    pub segments: Vec<Segment>,
+}
+
+/// Why there is no image.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Unfinished {
+    /// The work stopped before; the reason is with the context.
+    Stopped,
+    /// The slots ended, and these were not all of the disk; so many of its bytes came in order. Why, the stages before know.
+    Short(ByteCount),
+}
+
+impl From<Stopped> for Unfinished {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
+    }
+}
+
+/// Lays out every slot's bodies in disk order, then the tables, then the head. That the slots end says nothing: they also end where the
+/// reading stage gave up. What counts is that they cover the disk, from its first byte to its last.
+pub fn run(
+    source: &dyn Source,
+    slots: &Receiver<Slot>,
+    plan: &Plan,
+    to: mpsc::Sender<Part>,
+    context: &Context,
+) -> Result<Assembled, Unfinished> {
+    let mut assembler = Assembler::new(plan, to, context);
+    for slot in slots {
+        match slot {
+            Slot::Hole { start, len } => assembler.skip(start, len)?,
+            Slot::Chunk(bodies) => {
+                let Ok(bodies) = bodies.recv() else {
+                    // A reader or compressor gave up. Where it did so of itself, its own error came first and stays.
+                    context.fail(ConvertError::StageDied { stage: "compression" });
+                    return Err(Unfinished::Stopped);
+                };
+                assembler.take(bodies)?;
+            }
+        }
+        if context.cancel.is_cancelled() {
+            return Err(Unfinished::Stopped);
+        }
+    }
+    if context.cancel.is_cancelled() {
+        return Err(Unfinished::Stopped);
+    }
+    if assembler.next != context.source_size {
+        return Err(Unfinished::Short(ByteCount(assembler.next)));
+    }
+    if let Err(error) = source.settle() {
+        context.fail(ConvertError::Source(error));
+        return Err(Unfinished::Stopped);
+    }
+    Ok(assembler.finish()?)
+}
+
+struct Assembler<'a> {
+    plan: &'a Plan,
+    context: &'a Context,
+    /// Where the next slot has to begin: everything before it is laid out.
+    next: u64,
+    layout: Layout,
+    parts: PartWriter<'a>,
+    open: Option<OpenSegment>,
+    segments: Vec<Segment>,
+    zeros: ZeroHashes,
+}
+
+/// The segment whose chunks are coming in. Nothing of it is written before it is whole: its raw clusters go first, and only then is
+/// it known whether there are any.
+#[derive(Default)]
+struct OpenSegment {
+    number: u64,
+    /// Its chunks that hold anything.
+    held: Vec<Bodies>,
+    /// One hash for each chunk so far.
+    hashes: Vec<GuestHash>,
+}
+
+impl<'a> Assembler<'a> {
+    fn new(plan: &'a Plan, to: mpsc::Sender<Part>, context: &'a Context) -> Self {
+        Self {
+            plan,
+            context,
+            next: 0,
+            layout: Layout::new(plan.geometry, plan.codec).in_version(plan.version),
+            parts: PartWriter::new(plan, to, context),
+            open: None,
+            segments: Vec::new(),
+            zeros: ZeroHashes::default(),
+        }
+    }
+
+    fn segment_of(&self, start: GuestOffset) -> u64 {
+        start.0 / self.plan.geometry.segment_size().0
+    }
+
+    /// The segment that `start` lies in, opened if it is a new one.
+    fn open(&mut self, start: GuestOffset) -> Result<&mut OpenSegment, Stopped> {
+        let number = self.segment_of(start);
+        if self.open.as_ref().is_some_and(|open| open.number != number) {
+            self.close()?;
+        }
+        Ok(self.open.get_or_insert_with(|| OpenSegment { number, ..OpenSegment::default() }))
+    }
+
+    /// Notes that `len` bytes of the disk from `start` are laid out. They must be the next ones.
+    fn account(&mut self, start: GuestOffset, len: u64) -> Result<(), Unfinished> {
+        let end = start
+            .0
+            .checked_add(len)
+            .filter(|&end| start.0 == self.next && len > 0 && end <= self.context.source_size);
+        self.next = end.ok_or(Unfinished::Short(ByteCount(self.next)))?;
+        Ok(())
+    }
+
+    fn skip(&mut self, start: GuestOffset, len: u64) -> Result<(), Unfinished> {
+        self.account(start, len)?;
+        let end = start.0 + len;
+        let mut at = start.0;
+        while at < end {
+            let number = self.segment_of(GuestOffset(at));
+            let segment_end = ((number + 1) * self.plan.geometry.segment_size().0).min(end);
+            let whole = at == number * self.plan.geometry.segment_size().0;
+            if whole
+                && self.open.as_ref().is_none_or(|open| open.number != number)
+                && segment_end - at == self.segment_len(number)
+            {
+                // A segment of nothing but holes leaves no trace.
+                self.close()?;
+            } else {
+                while at < segment_end {
+                    let chunk = CHUNK.0.min(segment_end - at);
+                    let hash = self.zeros.of(to_usize(chunk));
+                    self.open(GuestOffset(at))?.hashes.push(hash);
+                    at += chunk;
+                }
+            }
+            at = segment_end;
+        }
+        self.context.counters.zero.fetch_add(len, Relaxed);
+        self.context.counters.done.store(end, Relaxed);
+        Ok(())
+    }
+
+    /// Bytes of the disk in segment `number`.
+    fn segment_len(&self, number: u64) -> u64 {
+        let size = self.plan.geometry.segment_size().0;
+        size.min(self.context.source_size - number * size)
+    }
+
+    fn take(&mut self, bodies: Bodies) -> Result<(), Unfinished> {
+        let cluster = self.plan.geometry.cluster();
+        let start = bodies.first.offset(cluster);
+        let len = to_u64(bodies.len);
+        // A chunk of which some clusters became nothing is no chunk.
+        let covered = if to_u64(bodies.kinds.len()) == cluster.clusters_in(len) { len } else { 0 };
+        self.account(start, covered)?;
+        let end = start.0 + len;
+        let bytes_of = |kind: Body| {
+            let clusters = to_u64(bodies.kinds.iter().filter(|&&found| found == kind).count());
+            // The disk's last cluster may reach past its end.
+            (clusters * cluster.size()).min(len)
+        };
+        let counters = &self.context.counters;
+        counters.zero.fetch_add(bytes_of(Body::Zero), Relaxed);
+        counters.raw.fetch_add(bytes_of(Body::Raw), Relaxed);
+        counters.done.store(end, Relaxed);
+        let open = self.open(start)?;
+        open.hashes.extend(bodies.hash);
+        if bodies.kinds.iter().any(|kind| *kind != Body::Zero) {
+            open.held.push(bodies);
+        }
+        if end == (self.segment_of(start) + 1) * self.plan.geometry.segment_size().0 {
+            self.close()?;
+        }
+        Ok(())
+    }
+
+    /// Adds `gap` zeros to the image.
+    fn write_gap(&mut self, gap: u64) -> Result<(), Stopped> {
+        const ZEROS: [u8; 4096] = [0; 4096];
+        let mut left = to_usize(gap);
+        while left > 0 {
+            let piece = left.min(ZEROS.len());
+            self.parts.append(&ZEROS[..piece])?;
+            left -= piece;
+        }
+        Ok(())
+    }
+
+    /// Ends the open segment: writes its raw clusters, at the start of a host cluster where there are any, and its compressed bodies right
+    /// behind. So only segments with raw clusters have a gap, in front of them, and none has one inside.
+    fn close(&mut self) -> Result<(), Stopped> {
+        let Some(open) = self.open.take() else { return Ok(()) };
+        if open.held.is_empty() {
+            return Ok(());
+        }
+        let cluster = self.plan.geometry.cluster();
+        let mut crc64 = RunningCrc64::default();
+        let mut host = None;
+        for bodies in open.held.iter().filter(|bodies| bodies.raw.is_some()) {
+            let bytes = bodies.raw.as_ref().expect("filtered for it");
+            for (index, _) in bodies.kinds.iter().enumerate().filter(|(_, kind)| **kind == Body::Raw) {
+                let place = self.layout.place_raw(bodies.first + to_u64(index));
+                self.write_gap(place.gap)?;
+                host.get_or_insert(place.at);
+                let bytes = &bytes[Bodies::range(index, cluster)];
+                crc64.update(bytes);
+                self.parts.append(bytes)?;
+            }
+        }
+        let host = host.unwrap_or(self.layout.end());
+        for bodies in open.held {
+            for (index, kind) in (0_u64..).zip(&bodies.kinds) {
+                if let Body::Compressed(len) = *kind {
+                    self.layout.place_compressed(bodies.first + index, len);
+                }
+            }
+            crc64.update(bodies.compressed.bytes());
+            self.parts.append(bodies.compressed.bytes())?;
+        }
+        debug_assert_eq!(
+            self.layout.end().0,
+            self.parts.position(),
+            "the layout and the bytes written agree"
+        );
+        let blake3 = (self.plan.hashing == Hashing::Blake3).then(|| segment_hash(&open.hashes));
+        let guest = GuestOffset(open.number * self.plan.geometry.segment_size().0);
+        let length = self.layout.end().0 - host.0;
+        self.segments.push(Segment { guest, host, length, crc64: crc64.sum(), blake3 });
+        self.context.counters.stored.store(self.parts.position(), Relaxed);
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Assembled, Stopped> {
+        self.close()?;
+        let gap = self.layout.pad_to_cluster();
+        self.write_gap(gap)?;
+        let Finished { head, tail, file_len } = self.layout.finish();
+        for table in tail {
+            self.parts.append(&table)?;
+        }
+        assert_eq!(self.parts.position(), file_len.0, "the tables end where the layout says");
+        self.context.counters.stored.store(self.parts.position(), Relaxed);
+        let (size, crc64) = self.parts.finish(&head)?;
+        Ok(Assembled { size, crc64, accounted: ByteCount(self.next), segments: self.segments })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crossbeam_channel::bounded;
+
+    use super::*;
+    use crate::compress::cores;
+    use crate::convert::plan::{Destination, Options};
+    use crate::source::{Extent, SourceError};
+
+    const SIZE: u64 = 5 * CHUNK.0 + 512;
+
+    /// A disk of zeros.
+    struct Zeros;
+
+    impl Source for Zeros {
+        fn name(&self) -> &str {
+            "zeros"
+        }
+        fn size(&self) -> ByteCount {
+            ByteCount(SIZE)
+        }
+        fn alignment(&self) -> usize {
+            512
+        }
+        fn read_at(&self, _: GuestOffset, into: &mut [u8]) -> Result<(), SourceError> {
+            into.fill(0);
+            Ok(())
+        }
+        fn extent_at(&self, _: GuestOffset) -> Result<Extent, SourceError> {
+            Ok(Extent::Hole { end: GuestOffset(SIZE) })
+        }
+        fn settle(&self) -> Result<(), SourceError> {
+            Ok(())
+        }
+    }
+
+    /// What the assembler makes of these slots, after which the channel closes.
+    fn assembled(slots: Vec<Slot>) -> (Result<Assembled, Unfinished>, Option<ConvertError>) {
+        let plan =
+            Plan::new(ByteCount(SIZE), &Options::default(), Destination::File, cores()).expect("a plan");
+        let context = Context {
+            cancel: Default::default(),
+            counters: Arc::default(),
+            source_size: SIZE,
+            outcome: Arc::default(),
+        };
+        let (to, from) = bounded(slots.len());
+        for slot in slots {
+            to.send(slot).expect("there is room");
+        }
+        drop(to);
+        let (parts, _taken) = mpsc::channel(16);
+        let done = run(&Zeros, &from, &plan, parts, &context);
+        let error = context.outcome().error.take();
+        (done, error)
+    }
+
+    fn hole(chunk: u64, len: u64) -> Slot {
+        Slot::Hole { start: GuestOffset(chunk * CHUNK.0), len }
+    }
+
+    #[test]
+    fn only_slots_that_cover_the_disk_from_end_to_end_make_an_image() {
+        let (whole, error) = assembled(vec![hole(0, CHUNK.0), hole(1, SIZE - CHUNK.0)]);
+        assert!(whole.is_ok_and(|made| made.accounted == ByteCount(SIZE)) && error.is_none());
+        for (slots, counted) in [
+            (vec![], 0),
+            (vec![hole(0, CHUNK.0)], 1),
+            (vec![hole(0, 5 * CHUNK.0)], 5),
+            (vec![hole(0, 2 * CHUNK.0), hole(3, SIZE - 3 * CHUNK.0)], 2),
+            (vec![hole(1, SIZE - CHUNK.0)], 0),
+            (vec![hole(0, CHUNK.0), hole(0, SIZE)], 1),
+            (vec![hole(0, SIZE + 512)], 0),
+        ] {
+            let (short, error) = assembled(slots);
+            // Why, the stages before know.
+            assert_eq!(
+                (short.expect_err("not all of it"), error.is_none()),
+                (Unfinished::Short(ByteCount(counted * CHUNK.0)), true)
+            );
+        }
+    }
+
+    #[test]
+    fn a_chunk_that_never_comes_is_an_error() {
+        let (to, from) = bounded(1);
+        drop(to);
+        let (stopped, error) = assembled(vec![Slot::Chunk(from)]);
+        assert_eq!(stopped.expect_err("it never came"), Unfinished::Stopped);
+        assert!(matches!(error, Some(ConvertError::StageDied { stage: "compression" })), "{error:?}");
+    }
+}

@@ -1,0 +1,225 @@
+//! Chunks to bodies, on a rayon pool of our own with one encoder a thread.
+
+use std::ops::Range;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crossbeam_channel::Sender;
+use snapferry_base::limits::OutOfMemory;
+use snapferry_base::threads::{Beside, Pool};
+use snapferry_base::units::{ClusterBits, GuestCluster, GuestOffset, to_u64, to_usize};
+
+use super::counters::Counters;
+use super::plan::{self, Hashing, Plan};
+use super::{Context, ConvertError};
+use crate::compress::{Codec, Encoder, Level, is_zero};
+use crate::hash::{GuestHash, ZeroHashes};
+use crate::source::aligned::PooledBuf;
+
+/// What was read: `len` bytes of the disk from `start`, padded with zeros to a whole number of clusters.
+#[derive(Debug)]
+pub struct Chunk {
+    pub start: GuestOffset,
+    /// Bytes of the disk, at most a chunk.
+    pub len: usize,
+    pub buf: PooledBuf,
+    /// Room for the chunk's bodies, taken along with `buf`: a job that waited for it here could wait for ever, since the chunk that
+    /// everybody waits for may come last.
+    pub out: PooledBuf,
+}
+
+/// What one guest cluster is stored as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// Nothing: it reads as zeros.
+    Zero,
+    /// Its bytes as they are.
+    Raw,
+    /// So many bytes, right behind the chunk's previous compressed body.
+    Compressed(usize),
+}
+
+/// What a chunk became.
+#[derive(Debug)]
+pub struct Bodies {
+    pub first: GuestCluster,
+    /// One for each cluster of the chunk.
+    pub kinds: Vec<Body>,
+    /// The compressed bodies, end to end.
+    pub compressed: Packed,
+    /// What was read, kept only where a cluster is stored raw.
+    pub raw: Option<PooledBuf>,
+    /// Over the chunk's bytes of the disk, without padding.
+    pub hash: Option<GuestHash>,
+    /// Bytes of the disk.
+    pub len: usize,
+}
+
+/// The front of a buffer.
+#[derive(Debug)]
+pub struct Packed {
+    buf: Option<PooledBuf>,
+    len: usize,
+}
+
+impl Packed {
+    pub fn bytes(&self) -> &[u8] {
+        self.buf.as_ref().map_or(&[], |buf| &buf[..self.len])
+    }
+}
+
+impl Bodies {
+    /// Where cluster number `index` of the chunk lies in [`Bodies::raw`].
+    pub fn range(index: usize, cluster: ClusterBits) -> Range<usize> {
+        index * cluster.len()..(index + 1) * cluster.len()
+    }
+}
+
+/// The pool and everything that its jobs share.
+pub struct Workers {
+    pool: Pool,
+    beside: Beside,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// One a thread, made when it is first needed.
+    encoders: Vec<Mutex<Option<Encoder>>>,
+    codec: Codec,
+    level: Level,
+    cluster: ClusterBits,
+    bodies: plan::Bodies,
+    hashing: Hashing,
+    zeros: ZeroHashes,
+    context: Context,
+}
+
+impl Workers {
+    /// Starts `plan.threads` threads, or as many as the system allows beside those of the other stages.
+    pub fn new(plan: &Plan, context: &Context) -> Result<Self, ConvertError> {
+        // The stage that starts reads, the readers, and the assembler.
+        let beside = Beside { least: 3, most: plan.readers + 2 };
+        let told = context.clone();
+        // A job that panics drops its slot, too, and its chunk is missed by whoever counts.
+        let pool = Pool::start("compress", plan.threads, beside, move || {
+            told.fail(ConvertError::StageDied { stage: "compression" })
+        })
+        .map_err(ConvertError::Threads)?;
+        let cluster = plan.geometry.cluster();
+        let encoders = (0..pool.threads()).map(|_| Mutex::default()).collect();
+        let Plan { codec, level, bodies, hashing, .. } = *plan;
+        let shared = Shared {
+            encoders,
+            codec,
+            level,
+            cluster,
+            bodies,
+            hashing,
+            zeros: ZeroHashes::default(),
+            context: context.clone(),
+        };
+        Ok(Self { pool, beside, shared: Arc::new(shared) })
+    }
+
+    /// How many of `wanted` readers are to be started.
+    pub fn readers(&self, wanted: usize) -> usize {
+        self.pool.of_those_beside(wanted, self.beside)
+    }
+
+    /// Threads that compress.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// Jobs that wait or run.
+    pub fn queued(&self) -> usize {
+        self.shared.context.counters.jobs.load(Relaxed)
+    }
+
+    /// Queues a chunk; its bodies go into `slot`. Never waits: the chunk's buffer is what bounds the queue.
+    pub fn submit(&self, chunk: Chunk, slot: Sender<Bodies>) {
+        let shared = Arc::clone(&self.shared);
+        shared.context.counters.jobs.fetch_add(1, Relaxed);
+        // First in, first out: the assembler waits for the oldest.
+        self.pool.spawn_fifo(move || {
+            let counted = JobGuard(&shared.context.counters);
+            match shared.encode(chunk) {
+                // The assembler may be gone already; then nobody wants the bodies.
+                Ok(Some(bodies)) => drop(slot.send(bodies)),
+                Ok(None) => {}
+                Err(refused) => shared.context.fail(refused.into()),
+            }
+            drop(counted);
+        });
+    }
+}
+
+/// Takes the job off the gauge also when it panics.
+struct JobGuard<'a>(&'a Counters);
+
+impl Drop for JobGuard<'_> {
+    fn drop(&mut self) {
+        self.0.jobs.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Shared {
+    /// `None` when the work was cancelled.
+    fn encode(&self, chunk: Chunk) -> Result<Option<Bodies>, OutOfMemory> {
+        if self.context.cancel.is_cancelled() {
+            return Ok(None);
+        }
+        let cluster = self.cluster;
+        let padded = to_usize(cluster.round_up(to_u64(chunk.len)));
+        let clusters = padded / cluster.len();
+        let first = chunk.start.cluster(cluster);
+        let hashed = self.hashing == Hashing::Blake3;
+        if is_zero(&chunk.buf[..padded]) {
+            let hash = hashed.then(|| self.zeros.of(chunk.len));
+            let kinds = vec![Body::Zero; clusters];
+            return Ok(Some(Bodies {
+                first,
+                kinds,
+                compressed: Packed { buf: None, len: 0 },
+                raw: None,
+                hash,
+                len: chunk.len,
+            }));
+        }
+        let mut out = chunk.out;
+        let index = rayon::current_thread_index().expect("jobs run on the pool");
+        let mut encoder = self.encoders[index].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut encoder = match (self.bodies, &mut *encoder) {
+            (plan::Bodies::Raw, _) => None,
+            (plan::Bodies::Compressed, Some(encoder)) => Some(encoder),
+            (plan::Bodies::Compressed, none) => {
+                Some(none.insert(Encoder::new(self.codec, self.level, cluster)?))
+            }
+        };
+        let mut hasher = hashed.then(blake3::Hasher::new);
+        let mut kinds = Vec::with_capacity(clusters);
+        let mut packed = 0;
+        let mut any_raw = false;
+        for index in 0..clusters {
+            let range = Bodies::range(index, cluster);
+            let bytes = &chunk.buf[range.clone()];
+            if let Some(hasher) = &mut hasher {
+                // Cluster by cluster, while the bytes are in the cache for the encoder.
+                hasher.update(&chunk.buf[range.start..range.end.min(chunk.len)]);
+            }
+            let kind = if is_zero(bytes) {
+                Body::Zero
+            } else {
+                let len = encoder.as_mut().and_then(|encoder| encoder.encode(bytes, &mut out[packed..]));
+                packed += len.unwrap_or(0);
+                any_raw |= len.is_none();
+                len.map_or(Body::Raw, Body::Compressed)
+            };
+            kinds.push(kind);
+        }
+        let compressed =
+            if packed == 0 { Packed { buf: None, len: 0 } } else { Packed { buf: Some(out), len: packed } };
+        let hash = hasher.map(|hasher| *hasher.finalize().as_bytes());
+        Ok(Some(Bodies { first, kinds, compressed, raw: any_raw.then_some(chunk.buf), hash, len: chunk.len }))
+    }
+}

@@ -1,0 +1,238 @@
+//! How large the compressed image of a disk will be, from a sample of it.
+//!
+//! The disk's data are cut into as many strata as chunks are to be looked at, and of each stratum one chunk is drawn, read and compressed
+//! for real. What the stratum stores is taken to be what its chunk does, times its length. Neighbouring strata tell how far that is off:
+//! their differences give the variance ("successive differences", Cochran, Sampling Techniques, section 8.11), which is no smaller than it
+//! is, since neighbours on a disk are alike.
+
+use std::num::NonZeroUsize;
+
+use serde::Serialize;
+use snapferry_base::cancel::Cancel;
+use snapferry_base::limits::{OutOfMemory, zeros};
+use snapferry_base::units::{ByteCount, ClusterBits, GuestOffset, SECTOR, to_u64, to_usize};
+use snapferry_qcow2::Geometry;
+
+use crate::compress::{Codec, Encoder, Level, is_zero};
+use crate::convert::ConvertError;
+use crate::hash::CHUNK;
+use crate::source::aligned::AlignedBuf;
+use crate::source::{Extent, Source};
+
+/// Of a normal distribution, 95 % lie within so many standard deviations.
+const NORMAL_95: f64 = 1.96;
+
+/// What is sampled, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Sampling {
+    /// How bodies are compressed.
+    pub codec: Codec,
+    /// How hard.
+    pub level: Level,
+    /// qcow2's unit.
+    pub cluster: ClusterBits,
+    /// Chunks of 2 MiB that are read.
+    pub chunks: NonZeroUsize,
+    /// Draws the chunks: the same seed draws the same ones.
+    pub seed: u64,
+}
+
+/// The estimate, in bytes of the image's file.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Estimate {
+    /// Most likely.
+    pub size: ByteCount,
+    /// The size lies between this
+    pub at_least: ByteCount,
+    /// and this in 95 of 100 cases.
+    pub at_most: ByteCount,
+    /// Chunks that were read.
+    pub sampled: u64,
+    /// Chunks that hold data, as far as the source tells.
+    pub chunks: u64,
+    /// What drew them.
+    pub seed: u64,
+}
+
+/// Reads and compresses a sample of `source`, on this thread.
+///
+/// # Errors
+/// Where the source can't be read, or no image can hold it; [`ConvertError::Interrupted`] where it is to stop.
+pub fn estimate(source: &dyn Source, sampling: &Sampling, cancel: &Cancel) -> Result<Estimate, ConvertError> {
+    let geometry = Geometry::new(source.size(), sampling.cluster).map_err(ConvertError::Geometry)?;
+    let chunks = data_chunks(source)?;
+    let count = to_u64(chunks.len());
+    let sampled = to_u64(sampling.chunks.get()).min(count);
+    let mut draw = Draw(sampling.seed);
+    let mut looker = Looker::new(sampling)?;
+    // Of each stratum its length in chunks, and what its chunk stores.
+    let mut strata: Vec<(u64, Stored)> = Vec::with_capacity(to_usize(sampled));
+    for number in 0..sampled {
+        if cancel.is_cancelled() {
+            return Err(ConvertError::Interrupted);
+        }
+        let (first, end) = (number * count / sampled, (number + 1) * count / sampled);
+        let drawn = first + draw.below(end - first);
+        strata.push((end - first, looker.look(source, chunks[to_usize(drawn)])?));
+    }
+    let total =
+        |what: fn(&Stored) -> f64| strata.iter().map(|(len, stored)| real(*len) * what(stored)).sum::<f64>();
+    let bodies = total(|stored| stored.bytes);
+    let deviation = deviation(&strata, sampled, count);
+    // Tables: 8 bytes of an L2 table for each cluster near one that is stored, 2 of a refcount block for each host cluster.
+    let head = real(geometry.head_len());
+    let cluster = real(sampling.cluster.size());
+    let tables =
+        (total(|stored| stored.clusters) * 8.0 / cluster).ceil().max(if bodies > 0.0 { 1.0 } else { 0.0 })
+            * cluster;
+    let counts = ((head + bodies + tables) / cluster * 2.0 / cluster).ceil() * cluster;
+    let around = |bodies: f64| whole(head + bodies.max(0.0) + tables + counts).min(geometry.upper_bound());
+    Ok(Estimate {
+        size: around(bodies),
+        at_least: around(bodies - NORMAL_95 * deviation),
+        at_most: around(bodies + NORMAL_95 * deviation),
+        sampled,
+        chunks: count,
+        seed: sampling.seed,
+    })
+}
+
+/// The standard deviation of the sum over all chunks.
+fn deviation(strata: &[(u64, Stored)], sampled: u64, count: u64) -> f64 {
+    if sampled < 2 {
+        // One chunk says nothing of the others.
+        return if count > sampled { real(count) * real(CHUNK.0) / NORMAL_95 } else { 0.0 };
+    }
+    let differences: f64 = strata.windows(2).map(|pair| (pair[1].1.bytes - pair[0].1.bytes).powi(2)).sum();
+    let variance = differences / (2.0 * real(sampled - 1));
+    // What was read is known: "finite population correction".
+    let unread = 1.0 - real(sampled) / real(count);
+    real(count) * (variance * unread / real(sampled)).sqrt()
+}
+
+/// Where the chunks begin that hold data.
+fn data_chunks(source: &dyn Source) -> Result<Vec<GuestOffset>, ConvertError> {
+    let size = source.size().0;
+    let (mut at, mut found) = (0, Vec::new());
+    while at < size {
+        match source.extent_at(GuestOffset(at)).map_err(ConvertError::Source)? {
+            Extent::Hole { end } => at = end.0,
+            Extent::Data { end } => {
+                let first = at / CHUNK.0;
+                let behind = end.0.div_ceil(CHUNK.0);
+                found.extend((first..behind).map(|number| GuestOffset(number * CHUNK.0)));
+                // The next extent may begin within the chunk that this one ended in.
+                at = behind * CHUNK.0;
+            }
+        }
+    }
+    found.dedup();
+    Ok(found)
+}
+
+/// What a chunk stores.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stored {
+    bytes: f64,
+    clusters: f64,
+}
+
+/// Compresses one chunk after the other.
+struct Looker {
+    encoder: Encoder,
+    cluster: ClusterBits,
+    buf: AlignedBuf,
+    out: Vec<u8>,
+}
+
+impl Looker {
+    fn new(sampling: &Sampling) -> Result<Self, OutOfMemory> {
+        let Sampling { codec, level, cluster, .. } = *sampling;
+        Ok(Self {
+            encoder: Encoder::new(codec, level, cluster)?,
+            cluster,
+            buf: AlignedBuf::zeroed(to_usize(CHUNK.0))?,
+            out: zeros("a cluster", cluster.size())?,
+        })
+    }
+
+    fn look(&mut self, source: &dyn Source, at: GuestOffset) -> Result<Stored, ConvertError> {
+        let len = CHUNK.0.min(source.size().0 - at.0);
+        let step = source.alignment().max(to_usize(SECTOR));
+        let read = to_usize(len).next_multiple_of(step);
+        source.read_at(at, &mut self.buf[..read]).map_err(ConvertError::Source)?;
+        self.buf[to_usize(len)..].fill(0);
+        let mut stored = Stored::default();
+        for bytes in self.buf[..to_usize(self.cluster.round_up(len))].chunks(self.cluster.len()) {
+            if is_zero(bytes) {
+                continue;
+            }
+            let body = self.encoder.encode(bytes, &mut self.out).unwrap_or(self.cluster.len());
+            stored.bytes += real(to_u64(body));
+            stored.clusters += 1.0;
+        }
+        Ok(stored)
+    }
+}
+
+/// Numbers that look random: SplitMix64 (Steele, Lea, Flood 2014). Draws need no secrecy, and must be the same everywhere.
+struct Draw(u64);
+
+impl Draw {
+    fn below(&mut self, most: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        u64::try_from((u128::from(mixed) * u128::from(most)) >> 64).expect("less than the bound")
+    }
+}
+
+/// Exact below 2^53, which no image reaches.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::as_conversions,
+    reason = "there is no other way from an integer to a float"
+)]
+fn real(count: u64) -> f64 {
+    count as f64
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::as_conversions,
+    reason = "not negative, and far below 2^63"
+)]
+fn whole(bytes: f64) -> ByteCount {
+    ByteCount(bytes.round() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use snapferry_base::cancel::Reason;
+
+    use super::*;
+    use crate::source::{InUse, RawSource};
+
+    #[test]
+    fn a_sample_ends_when_somebody_asks() {
+        let disk = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(disk.path(), vec![1; 4 << 20]).expect("written");
+        let source = RawSource::open(disk.path(), InUse::Refuse).expect("a disk");
+        let chunks = NonZeroUsize::new(2).expect("not zero");
+        let sampling = Sampling {
+            codec: Codec::Deflate,
+            level: Level::Fast,
+            cluster: ClusterBits::DEFAULT,
+            chunks,
+            seed: 1,
+        };
+        let cancel = Cancel::new();
+        assert_eq!(estimate(&source, &sampling, &cancel).expect("an estimate").sampled, 2);
+        cancel.cancel(Reason::Asked);
+        let refused = estimate(&source, &sampling, &cancel).expect_err("stopped");
+        assert!(matches!(refused, ConvertError::Interrupted), "{refused}");
+    }
+}

@@ -1,0 +1,268 @@
+//! Parts to the store: the one bridge from threads to tasks, and the one place that ends an upload.
+//!
+//! Parts that end prove nothing: the stages before may have given up. So an upload is ended in two steps: [`Uploading::receive`] sends parts
+//! until there are no more, and [`Uploading::end`] completes it once whoever made them has ended and says what they must come to.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use snapferry_base::units::to_u64;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::assemble::Assembled;
+use super::{Context, ConvertError, Leftover, Remains};
+use crate::hash::Crc64;
+use crate::store::{ETag, ObjectKey, ObjectStore, Operation, Part, StoreError, StoredPart, Upload, Whole};
+
+/// How long the way out may take: past it the upload is left to the user, by name.
+const ABORT_WITHIN: Duration = Duration::from_secs(30);
+
+/// What is known of a part that the store holds.
+struct Sent {
+    stored: StoredPart,
+    crc64: Crc64,
+}
+
+/// Aborts the upload when this thread panics, past all that would have ended it.
+pub struct AbortOnPanic<'a> {
+    /// Runs the request.
+    pub runtime: &'a Handle,
+    /// Where the upload is.
+    pub store: Arc<dyn ObjectStore>,
+    /// The upload.
+    pub upload: Upload,
+}
+
+impl Drop for AbortOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The panic is what is told.
+            let _ = self
+                .runtime
+                .block_on(async { tokio::time::timeout(ABORT_WITHIN, self.store.abort(&self.upload)).await });
+        }
+    }
+}
+
+/// The parts that came, all of which the store holds.
+pub struct Received(Vec<Sent>);
+
+/// An upload that has begun, and how it is to go on.
+pub struct Uploading {
+    /// Where to.
+    pub store: Arc<dyn ObjectStore>,
+    /// The upload itself.
+    pub upload: Upload,
+    /// Parts at once.
+    pub connections: usize,
+    /// The version of the image that it replaces.
+    pub replaces: Option<ETag>,
+    /// The manifest of an image that was there before.
+    pub stale: Option<ObjectKey>,
+}
+
+impl Uploading {
+    /// Sends parts as they come, until there are no more. Nothing where the work stopped before, and then the context knows why.
+    pub async fn receive(&self, mut parts: mpsc::Receiver<Part>, context: &Context) -> Option<Received> {
+        let mut flying = JoinSet::new();
+        let received = self.fly(&mut parts, context, &mut flying).await;
+        // Ended for certain, not only told to: a part that arrives after the abort would stay in the store.
+        flying.shutdown().await;
+        // The parts' channel closes after this, which wakes an assembler that waits to hand one over.
+        received.unwrap_or_else(|error| {
+            context.fail(error);
+            None
+        })
+    }
+
+    /// Completes the upload, or aborts it where there is no `image` to complete. It is over either way, unless the context is told of a
+    /// [`Leftover`].
+    pub async fn end(&self, image: Option<(Received, &Assembled)>, context: &Context) -> Option<()> {
+        if let Some((received, assembled)) = image {
+            let Err(error) = self.finish(received, assembled).await else { return Some(()) };
+            let made = error.is_of_a_made_image();
+            context.fail(error);
+            if made {
+                return None;
+            }
+        }
+        abort(&*self.store, &self.upload, context).await;
+        None
+    }
+
+    async fn fly(
+        &self,
+        parts: &mut mpsc::Receiver<Part>,
+        context: &Context,
+        flying: &mut JoinSet<Result<Sent, StoreError>>,
+    ) -> Result<Option<Received>, ConvertError> {
+        let mut sent = Vec::new();
+        let mut open = true;
+        while open || !flying.is_empty() {
+            tokio::select! {
+                biased;
+                _ = context.cancel.cancelled() => return Ok(None),
+                Some(landed) = flying.join_next() => {
+                    let landed = landed.map_err(|_panic| ConvertError::StageDied { stage: "upload" })?;
+                    let part = landed.map_err(ConvertError::of_store)?;
+                    context.counters.sent.fetch_add(part.stored.size, Relaxed);
+                    sent.push(part);
+                }
+                part = parts.recv(), if open && flying.len() < self.connections => match part {
+                    Some(part) => {
+                        let (store, upload) = (Arc::clone(&self.store), self.upload.clone());
+                        flying.spawn(async move { send(&*store, &upload, part).await });
+                    }
+                    None => open = false,
+                },
+            }
+        }
+        Ok(Some(Received(sent)))
+    }
+
+    /// Compares what was sent with what the assembler made and with what the store holds, completes, and looks at what the store says
+    /// then.
+    async fn finish(&self, Received(sent): Received, assembled: &Assembled) -> Result<(), ConvertError> {
+        let whole = Whole { size: assembled.size, crc64: assembled.crc64, replaces: self.replaces.clone() };
+        let parts = self.in_order(sent, &whole).map_err(ConvertError::of_store)?;
+        self.compare_with_list(&parts).await.map_err(ConvertError::of_store)?;
+        self.remove_stale_manifest().await;
+        match self.store.complete(&self.upload, &parts, &whole).await {
+            Ok(()) => self.look(&whole).await,
+            Err(StoreError::Completed { source, .. }) => Err(self.doubted(*source)),
+            Err(error) => Err(ConvertError::of_store(error)),
+        }
+    }
+
+    /// The parts by number, once they are proved to be all of the image.
+    fn in_order(&self, mut sent: Vec<Sent>, whole: &Whole) -> Result<Vec<StoredPart>, StoreError> {
+        sent.sort_by_key(|part| part.stored.number);
+        let size: u64 = sent.iter().map(|part| part.stored.size).sum();
+        let crc64 = sent.iter().fold(Crc64::default(), |sum, part| sum.then(part.crc64, part.stored.size));
+        let in_order = (1_u32..).zip(&sent).all(|(number, part)| part.stored.number.0 == number);
+        if size != whole.size || crc64 != whole.crc64 || !in_order {
+            let reason = format!(
+                "{} parts with {size} bytes and CRC {crc64} were sent, not {} and {}",
+                sent.len(),
+                whole.size,
+                whole.crc64
+            );
+            return Err(mismatch(&*self.store, &self.upload, "CompleteMultipartUpload", reason));
+        }
+        Ok(sent.into_iter().map(|part| part.stored).collect())
+    }
+
+    /// Holds the parts against the store's own list of them: one request for each thousand. A store that gives no list is not the
+    /// worse for it, since it proves the object's size and sum as well.
+    async fn compare_with_list(&self, parts: &[StoredPart]) -> Result<(), StoreError> {
+        let listed = match self.store.list_parts(&self.upload).await {
+            Ok(listed) => listed,
+            Err(error @ (StoreError::Cancelled { .. } | StoreError::NoSuchUpload { .. })) => {
+                return Err(error);
+            }
+            Err(error) => {
+                tracing::warn!(
+                    "the parts can't be compared with the store's list of them: {}",
+                    snapferry_base::retry::chain(&error)
+                );
+                return Ok(());
+            }
+        };
+        let wrong = |reason: String| Err(mismatch(&*self.store, &self.upload, "ListParts", reason));
+        if listed.len() != parts.len() {
+            return wrong(format!("{} parts were sent, and the store holds {}", parts.len(), listed.len()));
+        }
+        let differing = parts
+            .iter()
+            .zip(&listed)
+            .find(|(sent, held)| (sent.number, sent.size) != (held.number, held.size));
+        match differing {
+            None => Ok(()),
+            Some((sent, held)) => wrong(format!(
+                "part {} of {} bytes was sent, and the store holds part {} of {}",
+                sent.number, sent.size, held.number, held.size
+            )),
+        }
+    }
+
+    /// Right before the new image takes the name: an old manifest beside it would tell of another image, however the run ends. One that
+    /// can't be removed is most often written over in a moment.
+    async fn remove_stale_manifest(&self) {
+        let Some(stale) = &self.stale else { return };
+        if let Err(error) = self.store.delete(stale).await {
+            let url = self.store.url(stale);
+            tracing::warn!(
+                url,
+                "the old image's manifest could not be removed: {}",
+                snapferry_base::retry::chain(&error)
+            );
+        }
+    }
+
+    /// Looks at the object that was just completed.
+    async fn look(&self, whole: &Whole) -> Result<(), ConvertError> {
+        let found = match self.store.head(&self.upload.key).await {
+            // Told to stop, and too late: the object is there, made of parts that were all checked.
+            Err(StoreError::Cancelled { .. }) => return Ok(()),
+            answer => answer.map_err(|error| self.doubted(error))?,
+        };
+        let wrong =
+            |reason: String| Err(self.doubted(mismatch(&*self.store, &self.upload, "HeadObject", reason)));
+        match found {
+            Some(meta) if meta.size == whole.size && meta.crc64.is_none_or(|crc64| crc64 == whole.crc64) => {
+                Ok(())
+            }
+            Some(meta) => {
+                let crc64 = meta.crc64.map_or("none".to_owned(), |crc64| crc64.to_string());
+                wrong(format!(
+                    "{} bytes with CRC {crc64} are stored, not {} and {}",
+                    meta.size, whole.size, whole.crc64
+                ))
+            }
+            None => wrong("the object is not there after it was completed".to_owned()),
+        }
+    }
+
+    /// What an error means once the upload was completed.
+    fn doubted(&self, source: StoreError) -> ConvertError {
+        let url = self.store.url(&self.upload.key);
+        match source {
+            StoreError::Mismatch { .. } => ConvertError::Disproved { url, source },
+            source => ConvertError::Unproved { url, source },
+        }
+    }
+}
+
+async fn send(store: &dyn ObjectStore, upload: &Upload, part: Part) -> Result<Sent, StoreError> {
+    let (number, size, crc64) = (part.number, to_u64(part.body.len()), part.crc64);
+    let stored = store.put_part(upload, part).await?;
+    if stored.number != number || stored.size != size {
+        let reason =
+            format!("part {number} of {size} bytes was stored as part {} of {}", stored.number, stored.size);
+        return Err(mismatch(store, upload, "UploadPart", reason));
+    }
+    Ok(Sent { stored, crc64 })
+}
+
+fn mismatch(store: &dyn ObjectStore, upload: &Upload, request: &'static str, reason: String) -> StoreError {
+    StoreError::Mismatch { operation: Operation { request, target: store.url(&upload.key) }, reason }
+}
+
+/// Ends the upload on the way out.
+async fn abort(store: &dyn ObjectStore, upload: &Upload, context: &Context) {
+    let (remains, why) = match tokio::time::timeout(ABORT_WITHIN, store.abort(upload)).await {
+        Ok(Ok(())) => {
+            tracing::info!(upload = upload.id, "the upload was aborted, no part of it is left");
+            return;
+        }
+        Ok(Err(error @ StoreError::Emptied { .. })) => {
+            (Remains::EmptyTarget, snapferry_base::retry::chain(&error))
+        }
+        Ok(Err(error)) => (Remains::Upload, snapferry_base::retry::chain(&error)),
+        Err(_) => (Remains::Upload, format!("no answer within {} s", ABORT_WITHIN.as_secs())),
+    };
+    context.leave_behind(Leftover { remains, upload: upload.clone(), url: store.url(&upload.key), why });
+}

@@ -1,0 +1,14 @@
+//! Raw disks: files and devices that are written to, copied, and compared.
+
+mod compare;
+mod copy;
+mod differences;
+mod signature;
+mod target;
+
+pub use compare::{Until, compare_sources};
+pub use copy::{Copying, RawPlace, Zeros};
+pub(crate) use differences::differences;
+pub use differences::{Difference, Differences};
+pub(crate) use target::{DeviceTarget, Disk, FileTarget, Target};
+pub use target::{Force, PageCache, TargetError, UnknownPolicyError, ZeroPolicy};

@@ -1,0 +1,115 @@
+//! Errors of reading an image back and of writing a disk.
+
+use snapferry_base::limits::{OutOfMemory, TooTight};
+use snapferry_base::retry::Class;
+use snapferry_base::threads::Refused;
+use snapferry_base::units::{GuestOffset, HostOffset};
+use snapferry_qcow2::{FileError, ImageError};
+
+use crate::compress::DecodeError;
+use crate::disk::TargetError;
+use crate::image::{HashFinding, ManifestError};
+use crate::source::SourceError;
+
+/// Reason why an image was not read to its end, or why its data did not arrive.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The image is refused.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The image's bytes can't be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The compressed body of a cluster does not decode.
+    #[error("{name}: the body at byte {host}, which holds the disk's bytes from {guest}, is damaged")]
+    Body {
+        name: String,
+        /// Offset of the body's cluster in the disk.
+        guest: GuestOffset,
+        /// Offset of the body in the image file.
+        host: HostOffset,
+        #[source]
+        source: DecodeError,
+    },
+    /// The image's content differs from its manifest.
+    #[error("{name}: {finding}")]
+    Manifest {
+        name: String,
+        finding: HashFinding,
+    },
+    /// The manifest can't be compared with the image.
+    #[error("{name}: the manifest beside it is of no use")]
+    Unusable {
+        name: String,
+        #[source]
+        source: ManifestError,
+    },
+    /// The disk that the image is compared with can't be read.
+    #[error(transparent)]
+    Source(SourceError),
+    /// The target of the restore can't be used.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// The target holds only a part of the image.
+    #[error("{target} is incomplete: do not use it")]
+    Incomplete {
+        target: String,
+        #[source]
+        source: Box<RestoreError>,
+    },
+    /// An option asks for more at once than makes sense, or than a machine can start.
+    #[error("{asked} {what} are too many: give at most {most}")]
+    TooMany {
+        /// Things that the option counts, such as `threads`.
+        what: &'static str,
+        /// Number that the user asked for.
+        asked: usize,
+        /// Largest number that is allowed.
+        most: usize,
+    },
+    /// Threads could not be started.
+    #[error(transparent)]
+    Threads(Refused),
+    /// The stages ended without an error, but did not deliver all data.
+    #[error("only {found} of {expected} {what}: this is a bug in snapferry, and nothing is made of them")]
+    Unaccounted {
+        /// Things that were counted, for the message: `clusters were decoded`.
+        what: &'static str,
+        /// Count that was delivered.
+        found: u64,
+        /// Count that should have been delivered.
+        expected: u64,
+    },
+    /// The system refuses memory.
+    #[error(transparent)]
+    Memory(#[from] OutOfMemory),
+    /// The limits of this process leave too little for any plan.
+    #[error(transparent)]
+    TooTight(#[from] TooTight),
+    /// A stage ended without an error and without a result: a bug.
+    #[error("the {stage} stage died: this is a bug in snapferry")]
+    StageDied {
+        stage: &'static str,
+    },
+    /// The user or the caller stopped the work.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl RestoreError {
+    /// Returns the class of the error for a retry. Stores have retried their own requests already.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Interrupted => Class::Cancelled,
+            Self::Incomplete { source, .. } => source.class(),
+            _ => Class::Permanent,
+        }
+    }
+}
+
+/// Fails if `found` is not `expected`. The end of all threads and channels does not prove that all data came
+/// through.
+pub(crate) fn count(what: &'static str, found: u64, expected: u64) -> Result<(), RestoreError> {
+    if found == expected { Ok(()) } else { Err(RestoreError::Unaccounted { what, found, expected }) }
+}

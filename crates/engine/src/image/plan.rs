@@ -1,0 +1,590 @@
+//! What will be fetched, in which pieces, and the memory that it takes: decided before the first body is read.
+
+use std::num::NonZeroUsize;
+use std::ops::Range;
+
+use snapferry_base::limits::{Allowance, Demand, room};
+use snapferry_base::units::{
+    ByteCount, ClusterBits, GuestCluster, GuestOffset, HostOffset, KIB, MIB, SECTOR, to_u64, to_usize,
+};
+use snapferry_qcow2::{Mappings, SEGMENT, Stored};
+
+use crate::error::RestoreError;
+use crate::hash::CHUNK;
+
+/// Bytes of one fetch at most: what a segment stores when nothing in it gets smaller, and a little for the sector that it ends in.
+const LONGEST_BATCH: u64 = SEGMENT.0 + 256 * KIB;
+
+/// Bodies in one fetch at most, which a few bytes can be: 16 bytes of memory each.
+const MOST_BODIES: usize = 1 << 16;
+
+/// Decoding threads at most.
+const MOST_THREADS: usize = 512;
+
+/// Fetches in flight at most.
+const MOST_IN_FLIGHT: usize = 128;
+
+/// Batches in memory beyond those that are being fetched: some are being decoded meanwhile.
+const BATCHES_DECODING: usize = 2;
+
+/// Threads that take decoded chunks: a disk wants several writes at once, or several reads when it is compared.
+pub(crate) const SINKS: usize = 3;
+
+/// What the process takes before it holds a single body: code, runtime, TLS, HTTP buffers.
+pub(crate) const BASE: u64 = 32 * MIB;
+
+/// Threads beside decoders, readers and sinks: the runtime's two, sums, what zeroes a device, what shows the progress, and room for a few that look names up.
+const OTHER_THREADS: usize = 8;
+
+/// What kind of place the image is read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A bucket: far away, so that many large requests are in flight.
+    Bucket,
+    /// A local file.
+    File,
+}
+
+/// How an origin likes to be read.
+#[derive(Clone, Copy, Debug)]
+struct Habits {
+    /// Fetches in flight.
+    readers: usize,
+    /// A batch that holds so many bytes ends where the segment does.
+    enough: u64,
+    /// A longer stretch between two bodies is not fetched.
+    gap: u64,
+    /// Bytes that the origin holds of each fetch while it arrives.
+    arriving: u64,
+}
+
+impl Origin {
+    fn habits(self) -> Habits {
+        match self {
+            // At 200 ms to the store and 6 MiB a batch, 8 carry 240 MiB/s.
+            Self::Bucket => {
+                Habits { readers: 8, enough: 4 * MIB, gap: MIB, arriving: 2 * super::stored::LONGEST_RANGE }
+            }
+            Self::File => Habits { readers: 4, enough: MIB, gap: 128 * KIB, arriving: 0 },
+        }
+    }
+
+    /// Requests to a store at once, for whoever sets one up.
+    #[must_use]
+    pub fn connections(self) -> usize {
+        self.habits().readers
+    }
+}
+
+/// Which bytes of the file are fetched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cover {
+    /// Those that hold bodies.
+    #[default]
+    Bodies,
+    /// All of them, in the order of the file: for sums over it.
+    WholeFile,
+}
+
+/// What the user may choose. `None` leaves it to the plan.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Decoding threads; otherwise one a core.
+    pub threads: Option<NonZeroUsize>,
+    /// Fetches in flight.
+    pub connections: Option<NonZeroUsize>,
+    /// Which bytes are fetched.
+    pub cover: Cover,
+}
+
+/// A cluster and where its body begins. Nothing else is kept of it: there is one for each cluster that holds anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    pub host: HostOffset,
+    pub guest: GuestCluster,
+}
+
+/// One fetch, and the bodies that lie in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Batch {
+    /// Bytes of the file.
+    pub fetch: Range<u64>,
+    /// How many of them, from the first, are in no later batch.
+    pub own: u64,
+    /// Its places, by their number in the plan.
+    pub places: Range<usize>,
+}
+
+impl Batch {
+    /// Bytes of one fetch.
+    pub fn len(&self) -> usize {
+        let len = self.fetch.end - self.fetch.start;
+        to_usize(if self.places.is_empty() { len.min(SEGMENT.0) } else { len })
+    }
+
+    /// What is fetched at once: all of it, but a stretch without bodies in pieces.
+    pub fn pieces(&self) -> impl Iterator<Item = Self> + '_ {
+        let step = if self.places.is_empty() { SEGMENT.0 } else { u64::MAX };
+        let mut at = self.fetch.start;
+        std::iter::from_fn(move || {
+            let left = self.fetch.end.checked_sub(at).filter(|&left| left > 0)?;
+            let fetch = at..at + left.min(step);
+            at = fetch.end;
+            let own = self.own.saturating_sub(fetch.start - self.fetch.start).min(fetch.end - fetch.start);
+            Some(Self { fetch, own, places: self.places.clone() })
+        })
+    }
+}
+
+/// How an image will be read, decided.
+#[derive(Debug)]
+pub struct Plan {
+    pub(crate) places: Vec<Place>,
+    pub(crate) batches: Vec<Batch>,
+    /// Decoding threads.
+    pub threads: usize,
+    /// Fetches in flight.
+    pub readers: usize,
+    cluster: ClusterBits,
+    virtual_size: ByteCount,
+    tables: ByteCount,
+    arriving: u64,
+    /// Bytes of the longest batch, and of each buffer.
+    longest: u64,
+}
+
+impl Plan {
+    /// Decides for an image of `file_len` bytes at `origin` on a machine with `cores` cores.
+    ///
+    /// # Errors
+    /// Where an option is out of its range.
+    pub fn new(
+        mappings: &Mappings,
+        file_len: ByteCount,
+        origin: Origin,
+        options: &Options,
+        cores: NonZeroUsize,
+    ) -> Result<Self, RestoreError> {
+        let habits = origin.habits();
+        let threads = bounded("threads", options.threads.unwrap_or(cores).get(), MOST_THREADS)?;
+        let readers = options.connections.map_or(habits.readers, NonZeroUsize::get);
+        let readers = bounded("connections", readers, MOST_IN_FLIGHT)?;
+        let mut places: Vec<Place> = room("the places of all clusters", mappings.iter().count())?;
+        places.extend(mappings.iter().map(|(guest, stored)| Place { host: begin(stored), guest }));
+        places.sort_unstable();
+        let extent = |place: &Place| extent(mappings, file_len, place.guest);
+        let segment = |place: &Place| place.guest.offset(mappings.cluster()).0 / SEGMENT.0;
+        let mut batches = Cutter { habits, cover: options.cover, batches: Vec::new(), open: None }
+            .cut(&places, extent, segment);
+        match options.cover {
+            Cover::Bodies => settle(&mut batches, &places),
+            Cover::WholeFile => batches = cover_all(batches, &places, file_len.0),
+        }
+        let longest = batches.iter().map(Batch::len).max().map_or(0, to_u64);
+        let (cluster, virtual_size, tables) =
+            (mappings.cluster(), mappings.virtual_size(), mappings.memory());
+        let arriving = habits.arriving;
+        Ok(Self { places, batches, threads, readers, cluster, virtual_size, tables, arriving, longest })
+    }
+
+    /// The same within the limits of this process: what takes most memory is made smaller, again and again, until all fits, the decoders with their
+    /// buffers or the fetches. What the user chose stays.
+    ///
+    /// # Errors
+    /// Where nothing is left to be made smaller: with the limit in the way.
+    pub fn within(
+        mut self,
+        origin: Origin,
+        options: &Options,
+        allowance: &Allowance,
+    ) -> Result<Self, RestoreError> {
+        let is_remote = origin == Origin::Bucket;
+        if is_remote && options.connections.is_none() {
+            self.readers = allowance.connections(self.readers);
+        }
+        loop {
+            let demand = Demand {
+                memory: self.peak_memory(),
+                threads: self.threads + self.readers + SINKS + OTHER_THREADS,
+                files: if is_remote { self.readers } else { 0 },
+            };
+            if allowance.fit("reading this image", &demand).is_ok() {
+                return Ok(self);
+            }
+            let fetch = to_u64(self.batch_len()) + self.arriving.min(2 * self.longest);
+            let decoders = (options.threads.is_none() && self.threads > 1)
+                .then(|| to_u64(self.threads) * (MIB + 2 * CHUNK.0));
+            let fetches =
+                (options.connections.is_none() && self.readers > 1).then(|| to_u64(self.readers) * fetch);
+            if decoders.is_none() && fetches.is_none() {
+                allowance.bear("reading this image", &demand)?;
+                return Ok(self);
+            }
+            // Nothing is less than something.
+            if decoders >= fetches {
+                self.threads -= self.threads.div_ceil(8);
+            } else {
+                self.readers -= 1;
+            }
+        }
+    }
+
+    /// Clusters whose bytes lie anywhere in the file.
+    #[must_use]
+    pub fn clusters(&self) -> u64 {
+        to_u64(self.places.len())
+    }
+
+    /// Bytes of the file in the batches, each counted once.
+    pub(crate) fn own_bytes(&self) -> u64 {
+        self.batches.iter().map(|batch| batch.own).sum()
+    }
+
+    /// Bytes of the disk in those clusters; the last one may reach past the disk's end.
+    #[must_use]
+    pub fn mapped(&self) -> ByteCount {
+        ByteCount((self.clusters() * self.cluster.size()).min(self.virtual_size.0))
+    }
+
+    /// Buffers for batches.
+    pub(crate) fn batch_buffers(&self) -> usize {
+        self.readers + BATCHES_DECODING
+    }
+
+    /// Bytes in each of them. Rounded, so that whoever reads past the page cache could.
+    pub(crate) fn batch_len(&self) -> usize {
+        to_usize(self.longest.next_multiple_of(4096).max(4096))
+    }
+
+    /// Buffers for decoded chunks: each decoder fills one and finds the next one waiting, each sink empties one.
+    pub(crate) fn chunk_buffers(&self) -> usize {
+        2 * self.threads + SINKS + 2
+    }
+
+    /// The most memory that reading the image takes, in bytes:
+    ///
+    /// ```text
+    ///   32 MiB                                     code, runtime, TLS
+    /// + threads x 1 MiB                            decoders
+    /// + (fetches + 2) x longest batch              what was fetched, at most 16 MiB each
+    /// + fetches x 16 MiB, from a bucket            what is arriving, and its copy in one piece
+    /// + (2 x threads + 5) x 2 MiB                  decoded chunks
+    /// + 3 x 2 MiB                                  what they are compared with
+    /// + tables + 16 a cluster that holds anything  where each body lies, in order; twice, for those that are being decoded
+    /// + 80 a batch
+    /// + 64 a chunk, 1000 a segment                 hashes, and the manifest they are held against
+    /// ```
+    #[must_use]
+    pub fn peak_memory(&self) -> ByteCount {
+        let decoders = to_u64(self.threads) * MIB;
+        let batches = to_u64(self.batch_buffers() * self.batch_len());
+        let arriving = to_u64(self.readers) * self.arriving.min(2 * self.longest);
+        let chunks = to_u64(self.chunk_buffers() + SINKS) * CHUNK.0;
+        let decoding = to_u64(self.batch_buffers() * MOST_BODIES.min(self.places.len())) * 16;
+        let places = 16 * self.clusters() + decoding + 80 * to_u64(self.batches.len());
+        let hashes =
+            self.virtual_size.0.div_ceil(CHUNK.0) * 64 + self.virtual_size.0.div_ceil(SEGMENT.0) * 1000;
+        ByteCount(BASE + decoders + batches + arriving + chunks + self.tables.0 + places + hashes)
+    }
+}
+
+fn bounded(what: &'static str, asked: usize, most: usize) -> Result<usize, RestoreError> {
+    if asked > most { Err(RestoreError::TooMany { what, asked, most }) } else { Ok(asked) }
+}
+
+fn begin(stored: Stored) -> HostOffset {
+    match stored {
+        Stored::Zero => HostOffset(0),
+        Stored::Raw(at) | Stored::Subclusters(at, _) | Stored::Compressed { at, .. } => at,
+    }
+}
+
+/// The bytes of the file that hold a cluster's body, and perhaps more: up to the end of its last sector, as far as the file goes.
+pub(crate) fn extent(mappings: &Mappings, file_len: ByteCount, guest: GuestCluster) -> Range<u64> {
+    let cluster = mappings.cluster();
+    let left = mappings.virtual_size().0.saturating_sub(guest.offset(cluster).0).min(cluster.size());
+    match mappings.stored(guest) {
+        Stored::Zero => 0..0,
+        Stored::Raw(at) | Stored::Subclusters(at, _) => at.0..(at.0 + left).min(file_len.0).max(at.0),
+        Stored::Compressed { at, len } => at.0..at.0 + len,
+    }
+}
+
+/// The ranges of the disk whose clusters lie nowhere, in order, each as long as can be.
+pub(crate) fn unmapped(mappings: &Mappings) -> impl Iterator<Item = Range<u64>> + '_ {
+    let cluster = mappings.cluster();
+    let size = mappings.virtual_size().0;
+    let mut at = 0;
+    let mut clusters =
+        mappings.iter().map(move |(guest, _)| guest.offset(cluster)).chain([GuestOffset(size)]);
+    std::iter::from_fn(move || {
+        loop {
+            let next = clusters.next()?.0.min(size);
+            let gap = at..next;
+            at = next + cluster.size();
+            if !gap.is_empty() {
+                return Some(gap);
+            }
+        }
+    })
+}
+
+/// Cuts bodies, sorted by their place in the file, into batches.
+struct Cutter {
+    habits: Habits,
+    cover: Cover,
+    batches: Vec<Batch>,
+    open: Option<Batch>,
+}
+
+impl Cutter {
+    fn cut(
+        mut self,
+        places: &[Place],
+        extent: impl Fn(&Place) -> Range<u64>,
+        segment: impl Fn(&Place) -> u64,
+    ) -> Vec<Batch> {
+        let mut index = 0;
+        for run in places.chunk_by(|one, next| segment(one) == segment(next)) {
+            let end = run.iter().map(|place| extent(place).end).max().unwrap_or(0);
+            if self
+                .open
+                .as_ref()
+                .is_some_and(|open| self.ends_before(open, run[0], end, run.len(), &places[..index]))
+            {
+                self.close();
+            }
+            for place in run {
+                let bytes = extent(place);
+                if self.open.as_ref().is_some_and(|open| !self.fits(open, &bytes, 1)) {
+                    self.close();
+                }
+                let open =
+                    self.open.get_or_insert(Batch { fetch: bytes.clone(), own: 0, places: index..index });
+                open.fetch.end = open.fetch.end.max(bytes.end);
+                index += 1;
+                open.places.end = index;
+            }
+        }
+        self.close();
+        self.batches
+    }
+
+    /// Whether the next segment's bodies begin a batch of their own.
+    fn ends_before(&self, open: &Batch, next: Place, end: u64, count: usize, before: &[Place]) -> bool {
+        // Bodies that several clusters share are fetched once.
+        let shared = before.last().is_some_and(|last| last.host == next.host);
+        let enough = open.fetch.end - open.fetch.start >= self.habits.enough;
+        (enough && !shared) || !self.fits(open, &(next.host.0..end), count)
+    }
+
+    fn fits(&self, open: &Batch, bytes: &Range<u64>, count: usize) -> bool {
+        let gap = match self.cover {
+            Cover::Bodies => self.habits.gap,
+            Cover::WholeFile => LONGEST_BATCH,
+        };
+        let end = bytes.end.max(open.fetch.end);
+        end - open.fetch.start <= LONGEST_BATCH
+            && bytes.start.saturating_sub(open.fetch.end) <= gap
+            && open.places.len() + count <= MOST_BODIES
+    }
+
+    fn close(&mut self) {
+        self.batches.extend(self.open.take());
+    }
+}
+
+/// Ends each batch where the next one begins, so that no byte is fetched twice: what a body's last sector holds of the next body is none
+/// of its own. Only bodies that really lie over each other are, which no writer makes but for bodies that are shared.
+fn settle(batches: &mut [Batch], places: &[Place]) {
+    for index in 0..batches.len() {
+        let next = batches.get(index + 1).map(|next| (next.fetch.start, places[next.places.start].host));
+        let batch = &mut batches[index];
+        if let Some((start, host)) = next {
+            let last = places[batch.places.end - 1].host;
+            if host > last && batch.fetch.end > start && batch.fetch.end - start < SECTOR {
+                batch.fetch.end = start;
+            }
+        }
+        let end = next.map_or(batch.fetch.end, |(start, _)| batch.fetch.end.min(start));
+        batch.own = end - batch.fetch.start;
+    }
+}
+
+/// Adds what lies before, between and behind the bodies.
+fn cover_all(mut batches: Vec<Batch>, places: &[Place], file_len: u64) -> Vec<Batch> {
+    settle(&mut batches, places);
+    let mut all: Vec<Batch> = Vec::with_capacity(batches.len() + 2);
+    let mut at = 0;
+    for batch in batches.into_iter().map(Some).chain([None]) {
+        let next = batch.as_ref().map_or(file_len, |batch| batch.fetch.start);
+        // A gap goes along with what lies before it, where there is room.
+        if let Some(last) = all.last_mut()
+            && next > at
+            && next - last.fetch.start <= LONGEST_BATCH
+        {
+            last.fetch.end = last.fetch.end.max(next);
+            last.own = next - last.fetch.start;
+            at = next;
+        }
+        if at < next {
+            // Of any length: a file's costs nothing to claim. It is fetched in pieces.
+            let none = batch.as_ref().map_or(places.len(), |batch| batch.places.start);
+            all.push(Batch { fetch: at..next, own: next - at, places: none..none });
+            at = next;
+        }
+        if let Some(batch) = batch {
+            at = batch.fetch.start + batch.own;
+            all.push(batch);
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_fits_its_control_group_and_what_the_user_chose_stays() {
+        let plan = || Plan {
+            places: Vec::new(),
+            batches: Vec::new(),
+            threads: 128,
+            readers: 8,
+            cluster: ClusterBits::DEFAULT,
+            virtual_size: ByteCount(MIB),
+            tables: ByteCount(0),
+            arriving: 16 * MIB,
+            longest: LONGEST_BATCH,
+        };
+        let group = |mib: u64| Allowance { memory: Some(ByteCount(mib * MIB)), ..Allowance::default() };
+        let options = Options::default();
+        assert!(plan().peak_memory() > ByteCount(800 * MIB));
+        assert_eq!(
+            plan().within(Origin::Bucket, &options, &Allowance::default()).expect("no limit").threads,
+            128
+        );
+        for mib in [512, 256, 192] {
+            let fitted = plan().within(Origin::Bucket, &options, &group(mib)).expect("it fits");
+            assert!(fitted.peak_memory().0 <= mib * MIB / 4 * 3, "{fitted:?}");
+        }
+        let asked = Options { threads: NonZeroUsize::new(128), ..options };
+        let refused = plan().within(Origin::Bucket, &asked, &group(512)).expect_err("128 take more");
+        assert!(refused.to_string().contains("memory.max"), "{refused}");
+        let few = Allowance { open_files: Some(27), ..Allowance::default() };
+        assert_eq!(plan().within(Origin::Bucket, &options, &few).expect("fewer connections").readers, 3);
+    }
+
+    fn place(host: u64, guest: u64) -> Place {
+        Place { host: HostOffset(host), guest: GuestCluster(guest) }
+    }
+
+    /// Bodies of 64 KiB clusters: (host, guest cluster, length), cut as a local file's are.
+    fn cut(bodies: &[(u64, u64, u64)], cover: Cover, file_len: u64) -> Vec<Batch> {
+        let mut bodies = bodies.to_vec();
+        bodies.sort_unstable();
+        let places: Vec<Place> = bodies.iter().map(|&(host, guest, _)| place(host, guest)).collect();
+        let extent = |wanted: &Place| {
+            let found =
+                bodies.iter().find(|(host, guest, _)| (*host, *guest) == (wanted.host.0, wanted.guest.0));
+            let (host, _, len) = found.expect("one of them");
+            *host..(host + len).next_multiple_of(SECTOR).min(file_len)
+        };
+        let cutter = Cutter { habits: Origin::File.habits(), cover, batches: Vec::new(), open: None };
+        let mut batches = cutter.cut(&places, extent, |place| place.guest.0 / 256);
+        match cover {
+            Cover::Bodies => settle(&mut batches, &places),
+            Cover::WholeFile => batches = cover_all(batches, &places, file_len),
+        }
+        assert_eq!(
+            batches.iter().map(|batch| batch.places.len()).sum::<usize>(),
+            bodies.len(),
+            "each body is in one batch"
+        );
+        let batches: Vec<Batch> = batches.iter().flat_map(Batch::pieces).collect();
+        for batch in &batches {
+            assert!(to_u64(batch.len()) <= LONGEST_BATCH && batch.own <= to_u64(batch.len()), "{batch:?}");
+            for &(host, _, len) in &bodies[batch.places.clone()] {
+                assert!(
+                    batch.fetch.start <= host && host + len <= batch.fetch.end,
+                    "{host} and {len} are not in {batch:?}"
+                );
+            }
+        }
+        batches
+    }
+
+    /// Whether the batches' own bytes are those from `start` to `end`, each once.
+    fn cover(batches: &[Batch], start: u64, end: u64) -> bool {
+        let reached =
+            batches.iter().try_fold(start, |at, batch| (batch.fetch.start == at).then_some(at + batch.own));
+        reached == Some(end)
+    }
+
+    #[test]
+    fn packed_bodies_are_fetched_by_segments_and_each_byte_once() {
+        // 40,001 bytes each, of four segments: 10 MB a segment.
+        let bodies: Vec<_> = (0..1024).map(|guest| (65536 + guest * 40_001, guest, 40_001)).collect();
+        let end = 65536 + 1024 * 40_001;
+        let batches = cut(&bodies, Cover::Bodies, end);
+        assert_eq!(batches.len(), 4);
+        assert!(cover(&batches, 65536, end), "{batches:?}");
+        assert!(batches.iter().all(|batch| batch.own == to_u64(batch.len())));
+    }
+
+    #[test]
+    fn small_segments_are_fetched_together_and_large_gaps_not_at_all() {
+        let mut bodies: Vec<_> = (0..64).map(|segment| (65536 + segment * 100, segment * 256, 100)).collect();
+        bodies.push((10 * MIB, 64 * 256, 65536));
+        let batches = cut(&bodies, Cover::Bodies, 20 * MIB);
+        assert_eq!(
+            batches.iter().map(|batch| batch.fetch.clone()).collect::<Vec<_>>(),
+            [65536..(65536_u64 + 6400).next_multiple_of(SECTOR), 10 * MIB..10 * MIB + 65536]
+        );
+        let batches = cut(&bodies, Cover::WholeFile, 20 * MIB);
+        assert!(cover(&batches, 0, 20 * MIB), "{batches:?}");
+    }
+
+    #[test]
+    fn all_of_a_file_is_covered_once_whatever_lies_in_it() {
+        for len in [1, 511, 5000, 65_535] {
+            let bodies: Vec<_> = (0..700)
+                .map(|number| (MIB + number * 70_000 + number % 7, number * 37 % 1024, len))
+                .collect();
+            for file_len in [MIB + 700 * 70_000, 200 * MIB] {
+                let batches = cut(&bodies, Cover::WholeFile, file_len);
+                assert!(cover(&batches, 0, file_len), "{len} of {file_len}");
+            }
+        }
+        assert!(cover(&cut(&[], Cover::WholeFile, 40 * MIB), 0, 40 * MIB));
+        assert!(cut(&[], Cover::Bodies, 40 * MIB).is_empty());
+        // A length costs nothing to claim, and so nothing to plan for.
+        assert_eq!(cover_all(Vec::new(), &[], 1 << 50).len(), 1);
+    }
+
+    #[test]
+    fn a_body_that_many_clusters_share_is_never_cut() {
+        let bodies: Vec<_> = (0..200_000).map(|guest| (MIB, guest, 60)).collect();
+        let places = bodies.len();
+        let batches = {
+            let list: Vec<Place> = bodies.iter().map(|&(host, guest, _)| place(host, guest)).collect();
+            let cutter = Cutter {
+                habits: Origin::File.habits(),
+                cover: Cover::Bodies,
+                batches: Vec::new(),
+                open: None,
+            };
+            let mut batches = cutter.cut(&list, |_| MIB..MIB + SECTOR, |place| place.guest.0 / 256);
+            settle(&mut batches, &list);
+            batches
+        };
+        assert_eq!(batches.iter().map(|batch| batch.places.len()).sum::<usize>(), places);
+        assert!(
+            batches
+                .iter()
+                .all(|batch| batch.fetch == (MIB..MIB + SECTOR) && batch.places.len() <= MOST_BODIES)
+        );
+        assert_eq!(batches.iter().map(|batch| batch.own).sum::<u64>(), SECTOR, "its bytes count once");
+    }
+}

@@ -1,0 +1,324 @@
+//! An image to a disk.
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use snapferry_base::cancel::{Cancel, Reason};
+use snapferry_base::clock::Clock;
+use snapferry_base::limits::Allowance;
+use snapferry_base::threads;
+use snapferry_base::units::{ByteCount, GuestOffset, MIB, to_u64, to_usize};
+use snapferry_qcow2::{Image, ImageFile, Limits, Mappings};
+
+use crate::compress::{Codec, cores, is_zero};
+use crate::disk::{DeviceTarget, Disk, FileTarget, Force, PageCache, Target, TargetError, ZeroPolicy};
+use crate::error::{RestoreError, count};
+use crate::image::counters::Counters;
+use crate::image::plan::{Options, Origin, Plan, unmapped};
+use crate::image::{ChunkHashes, Piece, Reading, Sink, WantedSums, check_sizes};
+use crate::manifest::Manifest;
+
+/// A device gets so many of its first bytes last: as long as they are zero, there is no partition table and no boot sector that would
+/// make anybody take what is there for a disk.
+const LAST: u64 = MIB;
+/// Zeros in pieces of this size are left out of files.
+const HOLE: usize = 64 << 10;
+
+/// Where an image is to be restored.
+#[derive(Clone, Debug)]
+pub enum Destination {
+    /// A new file.
+    File {
+        /// Its name.
+        path: PathBuf,
+        /// Whether a file of that name may be replaced.
+        force: Force,
+        /// Which way its bytes take.
+        cache: PageCache,
+    },
+    /// A block device.
+    Device {
+        /// Its name.
+        path: PathBuf,
+        /// Whether what it holds may be lost.
+        force: Force,
+        /// What becomes of it where the image holds zeros.
+        zero: ZeroPolicy,
+    },
+}
+
+/// An image to be restored, with everything that takes.
+pub struct Restoration<'a> {
+    /// The image's bytes.
+    pub file: &'a dyn ImageFile,
+    /// What kind of place they come from.
+    pub origin: Origin,
+    /// Where the disk goes.
+    pub destination: &'a Destination,
+    /// What the disk must hold.
+    pub manifest: Option<&'a Manifest>,
+    /// What is put up with.
+    pub limits: Limits,
+    /// What the user chose.
+    pub options: Options,
+    /// Measures the time.
+    pub clock: &'a dyn Clock,
+    /// Stops the work from outside.
+    pub cancel: Cancel,
+    /// Written while the work goes on.
+    pub counters: Arc<Counters>,
+}
+
+/// A disk that is whole.
+#[derive(Clone, Debug)]
+pub struct Restored {
+    /// The disk's bytes.
+    pub virtual_size: ByteCount,
+    /// Those of them that the image stores.
+    pub mapped: ByteCount,
+    /// Bytes of the image fetched, without its tables.
+    pub fetched: ByteCount,
+    /// Segments whose hash was held against the manifest's.
+    pub segments_checked: u64,
+    /// Memory at most, by the plan.
+    pub peak_memory: ByteCount,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Restoration<'_> {
+    /// Restores. Blocks. `begin` is told how many bytes will be decoded before the first is.
+    ///
+    /// # Errors
+    /// With the first real error; [`RestoreError::Incomplete`] around it where the target was written to and is of no use now.
+    pub fn run(self, begin: &dyn Fn(ByteCount)) -> Result<Restored, RestoreError> {
+        let begun = self.clock.instant();
+        let image = Image::open(self.file, &self.limits)?;
+        let mappings = Arc::new(image.load(self.file)?);
+        let plan = Plan::new(&mappings, self.file.size(), self.origin, &self.options, cores())?;
+        let plan = plan.within(self.origin, &self.options, &Allowance::of_process())?;
+        let size = image.virtual_size();
+        if let Some(manifest) = self.manifest {
+            let name = self.file.name().to_owned();
+            check_sizes(manifest, self.file.size(), size)
+                .map_err(|source| RestoreError::Unusable { name, source })?;
+        }
+        let target = match self.destination {
+            Destination::File { path, force, cache } => {
+                Target::File(FileTarget::create(path, size, *force, *cache)?)
+            }
+            Destination::Device { path, force, zero } => {
+                Target::Device(DeviceTarget::open(path, size, *force, *zero)?)
+            }
+        };
+        begin(plan.mapped());
+        let codec = image.header().compression;
+        let (name, in_place) = (target.disk().path.to_owned(), target.is_in_place());
+        let finished = self.fill(&target, &mappings, codec, &plan).and_then(|segments_checked| {
+            if let Target::File(file) = target {
+                file.publish()?;
+            }
+            Ok(Restored {
+                virtual_size: size,
+                mapped: plan.mapped(),
+                fetched: ByteCount(self.counters.totals().fetched),
+                segments_checked,
+                peak_memory: plan.peak_memory(),
+                took: self.clock.instant().duration_since(begun),
+            })
+        });
+        finished.map_err(|error| match error {
+            // Nothing is left of a new file, and nothing has come to a device that takes no writes.
+            error if !in_place => error,
+            error @ RestoreError::Target(TargetError::ReadOnly { .. }) => error,
+            error => RestoreError::Incomplete { target: name, source: Box::new(error) },
+        })
+    }
+
+    /// Brings the disk to the target, and says how many segments were held against the manifest.
+    fn fill(
+        &self,
+        target: &Target,
+        mappings: &Arc<Mappings>,
+        codec: Codec,
+        plan: &Plan,
+    ) -> Result<u64, RestoreError> {
+        let hashes = self.manifest.map(|manifest| Arc::new(ChunkHashes::new(manifest.source.size)));
+        let writer = Writer::new(target, mappings.virtual_size());
+        writer.wipe()?;
+        let reading = Reading {
+            file: self.file,
+            mappings,
+            codec,
+            plan,
+            sink: &writer,
+            hashes: hashes.as_ref(),
+            damaged: None,
+            sums: WantedSums::None,
+            cancel: self.cancel.clone(),
+            counters: Arc::clone(&self.counters),
+        };
+        let zero = || {
+            let zeroed = writer.zero(mappings, &|| !self.cancel.is_cancelled());
+            if zeroed.is_err() {
+                self.cancel.cancel(Reason::Failed);
+            }
+            zeroed
+        };
+        let zeroed = thread::scope(|scope| {
+            let zeroing = threads::scoped(scope, "zero", zero);
+            // Without a thread for it, it is done before all else.
+            let zeroed = if zeroing.is_err() { zero() } else { Ok(()) };
+            let read = if zeroed.is_ok() { reading.run().map(drop) } else { Ok(()) };
+            let zeroed = zeroing.map_or(zeroed, |zeroing| {
+                zeroing.join().unwrap_or(Err(RestoreError::StageDied { stage: "zeroing" }))
+            });
+            // Of two errors the reader's came first, or it has none of its own.
+            match (read, zeroed) {
+                (Err(RestoreError::StageDied { .. }) | Ok(()), Err(error)) => Err(error),
+                (Err(error), _) => Err(error),
+                (Ok(()), Ok(())) => Ok(()),
+            }
+        });
+        zeroed?;
+        // Zeroing ends early, and well, when somebody asks.
+        if self.cancel.is_cancelled() {
+            return Err(RestoreError::Interrupted);
+        }
+        count(
+            "bytes of the disk were written or zeroed",
+            writer.accounted.load(Relaxed),
+            mappings.virtual_size().0,
+        )?;
+        let mut segments_checked = 0;
+        if let (Some(hashes), Some(manifest)) = (hashes, self.manifest) {
+            let (findings, compared) = hashes.compare(manifest);
+            segments_checked = compared;
+            if let Some(finding) = findings.into_iter().next() {
+                return Err(RestoreError::Manifest { name: self.file.name().to_owned(), finding });
+            }
+        }
+        writer.finish()?;
+        Ok(segments_checked)
+    }
+}
+
+/// Writes pieces where they belong.
+struct Writer<'a> {
+    target: &'a Target,
+    /// A device's first bytes, until everything else is there.
+    first: Mutex<Vec<u8>>,
+    /// How many of them.
+    held: u64,
+    /// Bytes of the disk that were written, or are zeros as they must be.
+    accounted: AtomicU64,
+}
+
+impl<'a> Writer<'a> {
+    fn new(target: &'a Target, size: ByteCount) -> Self {
+        let held = match target {
+            Target::File(_) => 0,
+            Target::Device(_) => to_usize(LAST.min(size.0)),
+        };
+        Self { target, first: Mutex::new(vec![0; held]), held: to_u64(held), accounted: AtomicU64::new(0) }
+    }
+
+    fn disk(&self) -> Disk<'_> {
+        self.target.disk()
+    }
+
+    fn first(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes sure that whatever a device held is not taken for whole any more.
+    fn wipe(&self) -> Result<(), RestoreError> {
+        let zeros = self.first();
+        if !zeros.is_empty() {
+            self.disk().write(&zeros, GuestOffset(0))?;
+            self.disk().sync()?;
+        }
+        Ok(())
+    }
+
+    /// Zeroes what the image does not store. A new file is all zeros already.
+    fn zero(&self, mappings: &Mappings, go_on: &dyn Fn() -> bool) -> Result<(), RestoreError> {
+        let held = self.held;
+        for Range { start, end } in unmapped(mappings) {
+            let from = start.max(held);
+            if let Target::Device(device) = self.target
+                && from < end
+                && go_on()
+            {
+                device.zero(from..end, go_on)?;
+            }
+            self.accounted.fetch_add(end - start, Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Writes a device's first bytes, once all others are on the disk.
+    fn finish(&self) -> Result<(), RestoreError> {
+        let first = self.first();
+        if !first.is_empty() {
+            self.disk().sync()?;
+            self.disk().write(&first, GuestOffset(0))?;
+            self.disk().sync()?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is not zero: a file's holes stay holes.
+    fn write_sparse(&self, start: GuestOffset, bytes: &[u8]) -> Result<(), RestoreError> {
+        let mut open: Option<Range<usize>> = None;
+        for (from, piece) in (0..).step_by(HOLE).zip(bytes.chunks(HOLE)) {
+            if is_zero(piece) {
+                self.write_range(start, bytes, open.take())?;
+            } else {
+                open = Some(open.map_or(from, |open| open.start)..from + piece.len());
+            }
+        }
+        self.write_range(start, bytes, open)
+    }
+
+    fn write_range(
+        &self,
+        start: GuestOffset,
+        bytes: &[u8],
+        range: Option<Range<usize>>,
+    ) -> Result<(), RestoreError> {
+        if let Some(range) = range {
+            self.disk().write(&bytes[range.clone()], start + to_u64(range.start))?;
+        }
+        Ok(())
+    }
+}
+
+impl Sink for Writer<'_> {
+    fn take(&self, piece: &Piece) -> Result<(), RestoreError> {
+        for (start, bytes) in piece.runs() {
+            // Noted before, for an error ends the work.
+            self.accounted.fetch_add(to_u64(bytes.len()), Relaxed);
+            if let Target::File(_) = self.target {
+                self.write_sparse(start, bytes)?;
+                continue;
+            }
+            let (mut start, mut bytes) = (start, bytes);
+            let held = self.held;
+            if start.0 < held {
+                let kept = bytes.len().min(to_usize(held - start.0));
+                let from = to_usize(start.0);
+                self.first()[from..from + kept].copy_from_slice(&bytes[..kept]);
+                (start, bytes) = (start + to_u64(kept), &bytes[kept..]);
+            }
+            if !bytes.is_empty() {
+                self.disk().write(bytes, start)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,439 @@
+//! A folder that behaves like a bucket: for `--output FILE`.
+//!
+//! An upload is a file with a hidden name beside the target, and completing it is a rename. A run that is killed leaves that file and
+//! nothing under the real name. A target that may be replaced and can't be is written where it lies (`landing.rs`).
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use rustix::io::Errno;
+use snapferry_base::units::{ByteCount, to_u64, to_usize};
+
+use super::error::{Operation, StoreError};
+use super::landing::{IfThere, NewFile, hidden_name, is_id, new_id, parse_hidden, remove};
+use super::local::{PageCache, or_here};
+use super::{
+    ETag, ListedObject, MAX_PARTS, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part, PartNumber,
+    StoredPart, Upload, UploadPlan, Whole,
+};
+use crate::hash::Crc64;
+
+/// One folder. The keys are the names of its files.
+#[derive(Debug)]
+pub struct FolderStore {
+    folder: PathBuf,
+    /// A file whose name can't be a key, and the key that stands for it.
+    named: Option<(ObjectKey, OsString)>,
+    open: Mutex<HashMap<String, Arc<Growing>>>,
+}
+
+/// An upload's file.
+#[derive(Debug)]
+struct Growing {
+    key: ObjectKey,
+    new: NewFile,
+    part_size: ByteCount,
+    parts: Mutex<BTreeMap<PartNumber, Sized64>>,
+}
+
+/// What a part holds.
+#[derive(Clone, Copy, Debug)]
+struct Sized64 {
+    size: u64,
+    crc64: Crc64,
+}
+
+impl Sized64 {
+    fn stored(self, number: PartNumber) -> StoredPart {
+        StoredPart { number, size: self.size, etag: ETag(self.crc64.to_base64()) }
+    }
+}
+
+impl FolderStore {
+    /// The folder must be there when something is written to it.
+    #[must_use]
+    pub fn new(folder: PathBuf) -> Self {
+        Self { folder, named: None, open: Mutex::default() }
+    }
+
+    /// The folder that the file at `path` is in or will be, and its key there; nothing where the path does not name a file. A name that
+    /// is no text, or has control characters, is one for files all the same: a key stands for it.
+    #[must_use]
+    pub fn of(path: &Path) -> Option<(Self, ObjectKey)> {
+        let name = path.file_name()?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let store = Self::new(folder.to_owned());
+        if let Some(key) = name.to_str().and_then(|name| ObjectKey::new(name).ok()) {
+            return Some((store, key));
+        }
+        let shown = name.to_string_lossy().replace(char::is_control, "\u{fffd}");
+        let key = ObjectKey::new(&shown).ok()?;
+        Some((Self { named: Some((key.clone(), name.to_owned())), ..store }, key))
+    }
+
+    /// Whether a file could be put under `key`, in place of one that is there. Makes none.
+    ///
+    /// # Errors
+    /// As [`ObjectStore::put`] would.
+    pub fn check(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        let path = self.target(key)?;
+        NewFile::check(&path, IfThere::Replace).map_err(|err| io_error(self.operation("create", key), err))
+    }
+
+    /// The name of the file that a key stands for.
+    fn name(&self, key: &ObjectKey) -> OsString {
+        match &self.named {
+            Some((named, name)) if named == key => name.clone(),
+            Some((named, name)) if named.manifest() == *key => {
+                [name.as_os_str(), OsStr::new(ObjectKey::MANIFEST)].into_iter().collect()
+            }
+            _ => key.as_str().into(),
+        }
+    }
+
+    fn operation(&self, request: &'static str, key: &ObjectKey) -> Operation {
+        Operation { request, target: self.url(key) }
+    }
+
+    /// The file that a key stands for.
+    #[must_use]
+    pub fn path(&self, key: &ObjectKey) -> PathBuf {
+        self.folder.join(self.name(key))
+    }
+
+    /// A key that is a file of this folder, and not something else.
+    fn target(&self, key: &ObjectKey) -> Result<PathBuf, StoreError> {
+        let path = self.path(key);
+        if key.as_str().contains('/') {
+            return Err(StoreError::Setup(format!(
+                "{} is not a file of {}",
+                path.display(),
+                self.folder.display()
+            )));
+        }
+        let Ok(found) = std::fs::metadata(&path) else { return Ok(path) };
+        let kind = found.file_type();
+        let what = match () {
+            () if kind.is_file() => return Ok(path),
+            () if kind.is_dir() => "a folder",
+            () if kind.is_block_device() => "a block device",
+            () => "not a regular file",
+        };
+        Err(StoreError::Setup(format!("{} is {what}: the image goes into a regular file", path.display())))
+    }
+
+    fn uploads(&self) -> MutexGuard<'_, HashMap<String, Arc<Growing>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn growing(&self, operation: &Operation, upload: &Upload) -> Result<Arc<Growing>, StoreError> {
+        let found = self.uploads().get(&upload.id).cloned();
+        found
+            .filter(|growing| growing.key == upload.key)
+            .ok_or_else(|| StoreError::NoSuchUpload { operation: operation.clone(), id: upload.id.clone() })
+    }
+
+    fn hidden(&self, key: &ObjectKey, id: &str) -> PathBuf {
+        self.folder.join(hidden_name(&self.name(key), id))
+    }
+}
+
+/// The upload that a hidden file is. Of a long name it has the beginning for a key, which leads to the same file.
+fn upload_of(name: &OsStr) -> Option<Upload> {
+    let (name, id) = parse_hidden(name)?;
+    Some(Upload { key: ObjectKey::new(name).ok()?, id: id.to_owned() })
+}
+
+fn io_error(operation: Operation, source: io::Error) -> StoreError {
+    match Errno::from_io_error(&source) {
+        Some(Errno::NOSPC | Errno::DQUOT) => StoreError::Full { operation, source },
+        _ => StoreError::Io { operation, source },
+    }
+}
+
+/// File work, off the async threads.
+async fn off<T: Send + 'static>(
+    operation: Operation,
+    work: impl FnOnce(&Operation) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let lost = operation.clone();
+    match tokio::task::spawn_blocking(move || work(&operation)).await {
+        Ok(done) => done,
+        Err(err) if err.is_panic() => std::panic::resume_unwind(err.into_panic()),
+        Err(_) => Err(StoreError::Cancelled { operation: lost }),
+    }
+}
+
+fn version_of(found: &std::fs::Metadata) -> ETag {
+    ETag(format!("{:x}-{:x}-{:x}.{:09}", found.ino(), found.len(), found.mtime(), found.mtime_nsec()))
+}
+
+impl Growing {
+    fn parts(&self) -> MutexGuard<'_, BTreeMap<PartNumber, Sized64>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether `named` is what was written, in full and without gaps.
+    fn review(&self, operation: &Operation, named: &[StoredPart], whole: &Whole) -> Result<(), StoreError> {
+        let wrong = |reason: String| Err(StoreError::Mismatch { operation: operation.clone(), reason });
+        let parts = self.parts();
+        if named.len() != parts.len() || named.is_empty() {
+            return wrong(format!("{} parts were written and {} are named", parts.len(), named.len()));
+        }
+        let (mut size, mut crc64) = (0, Crc64::default());
+        for (place, named) in (1..).zip(named) {
+            let Some(part) = parts.get(&named.number).filter(|part| part.stored(named.number) == *named)
+            else {
+                return wrong(format!("part {} is not the one that was written", named.number));
+            };
+            if named.number != PartNumber(place)
+                || (to_u64(parts.len()) != u64::from(place) && part.size != self.part_size.0)
+            {
+                return wrong(format!("part {} of {} bytes is out of place", named.number, part.size));
+            }
+            size += part.size;
+            crc64 = crc64.then(part.crc64, part.size);
+        }
+        if (size, crc64) != (whole.size, whole.crc64) {
+            return wrong(format!(
+                "{size} bytes with CRC64NVME {crc64} were written, not {} with {}",
+                whole.size, whole.crc64
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl ObjectStore for FolderStore {
+    fn url(&self, key: &ObjectKey) -> String {
+        self.path(key).display().to_string()
+    }
+
+    async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectMeta>, StoreError> {
+        let path = self.target(key)?;
+        off(self.operation("stat", key), move |operation| match std::fs::metadata(path) {
+            Ok(found) => Ok(Some(ObjectMeta { size: found.len(), etag: version_of(&found), crc64: None })),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(err) => Err(io_error(operation.clone(), err)),
+        })
+        .await
+    }
+
+    async fn put(&self, key: &ObjectKey, body: Bytes) -> Result<(), StoreError> {
+        let target = self.target(key)?;
+        off(self.operation("write", key), move |operation| {
+            let failed = |err| io_error(operation.clone(), err);
+            let new = NewFile::begin(&target, &new_id(), IfThere::Replace, PageCache::Use).map_err(failed)?;
+            let written = (|| {
+                new.file().write(&body, 0)?;
+                new.file().file().sync_all()?;
+                new.publish()
+            })();
+            if let Err(err) = written {
+                let _the_first_error_counts = new.abandon();
+                return Err(failed(err));
+            }
+            new.settle().map_err(failed)
+        })
+        .await
+    }
+
+    async fn get_range(
+        &self,
+        key: &ObjectKey,
+        range: Range<u64>,
+        version: Option<&ETag>,
+    ) -> Result<Bytes, StoreError> {
+        let (path, version) = (self.target(key)?, version.cloned());
+        off(self.operation("read", key), move |operation| {
+            let failed = |err: io::Error| io_error(operation.clone(), err);
+            let file = match File::open(path) {
+                Err(err) if err.kind() == io::ErrorKind::NotFound => {
+                    return Err(StoreError::NoSuchKey { operation: operation.clone() });
+                }
+                opened => opened.map_err(failed)?,
+            };
+            let size = file.metadata().map_err(failed)?.len();
+            if range.start > range.end || range.end > size {
+                let reason = format!("bytes {} to {} were asked for, of {size}", range.start, range.end);
+                return Err(StoreError::Mismatch { operation: operation.clone(), reason });
+            }
+            let mut bytes = vec![0; to_usize(range.end - range.start)];
+            file.read_exact_at(&mut bytes, range.start).map_err(failed)?;
+            // After the read, so that a change during it shows too.
+            let found = version_of(&file.metadata().map_err(failed)?);
+            if version.is_some_and(|version| version != found) {
+                let reason = format!("the version is {} by now", found.0);
+                return Err(StoreError::Precondition { operation: operation.clone(), reason });
+            }
+            Ok(Bytes::from(bytes))
+        })
+        .await
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        let path = self.target(key)?;
+        off(self.operation("remove", key), move |operation| {
+            remove(&path).map_err(|err| io_error(operation.clone(), err))
+        })
+        .await
+    }
+
+    async fn create_upload(&self, key: &ObjectKey, plan: &UploadPlan) -> Result<Upload, StoreError> {
+        let upload = Upload { key: key.clone(), id: new_id() };
+        let (target, id, part_size, replace) =
+            (self.target(key)?, upload.id.clone(), plan.part_size, plan.replace);
+        let new = off(self.operation("create", key), move |operation| {
+            if !replace && target.symlink_metadata().is_ok() {
+                let reason = "there is a file of that name already".to_owned();
+                return Err(StoreError::Precondition { operation: operation.clone(), reason });
+            }
+            let if_there = if replace { IfThere::Replace } else { IfThere::Refuse };
+            NewFile::begin(&target, &id, if_there, PageCache::Bypass)
+                .map_err(|err| io_error(operation.clone(), err))
+        })
+        .await?;
+        let growing = Growing { key: key.clone(), new, part_size, parts: Mutex::default() };
+        self.uploads().insert(upload.id.clone(), Arc::new(growing));
+        Ok(upload)
+    }
+
+    async fn put_part(&self, upload: &Upload, part: Part) -> Result<StoredPart, StoreError> {
+        let mut operation = self.operation("write", &upload.key);
+        operation.target = format!("{} part {}", operation.target, part.number);
+        let growing = self.growing(&operation, upload)?;
+        off(operation, move |operation| {
+            let wrong = |reason: String| Err(StoreError::Mismatch { operation: operation.clone(), reason });
+            if part.number.0 == 0 || u64::from(part.number.0) > MAX_PARTS {
+                return wrong(format!("the number is not from 1 to {MAX_PARTS}"));
+            }
+            let size = to_u64(part.body.len());
+            if size > growing.part_size.0 {
+                return wrong(format!("{size} bytes do not fit a part of {}", growing.part_size));
+            }
+            let offset = u64::from(part.number.0 - 1) * growing.part_size.0;
+            growing.new.file().write(&part.body, offset).map_err(|err| io_error(operation.clone(), err))?;
+            let held = Sized64 { size, crc64: part.crc64 };
+            growing.parts().insert(part.number, held);
+            Ok(held.stored(part.number))
+        })
+        .await
+    }
+
+    async fn list_parts(&self, upload: &Upload) -> Result<Vec<StoredPart>, StoreError> {
+        let growing = self.growing(&self.operation("list", &upload.key), upload)?;
+        let parts = growing.parts();
+        Ok(parts.iter().map(|(number, part)| part.stored(*number)).collect())
+    }
+
+    async fn complete(&self, upload: &Upload, parts: &[StoredPart], whole: &Whole) -> Result<(), StoreError> {
+        let operation = self.operation("complete", &upload.key);
+        let growing = self.growing(&operation, upload)?;
+        growing.review(&operation, parts, whole)?;
+        let (folder, size) = (self.folder.clone(), whole.size);
+        let synced = off(operation, move |operation| {
+            let published = (|| {
+                // A last part that was sent again may have been longer before.
+                growing.new.file().file().set_len(size)?;
+                growing.new.file().file().sync_all()?;
+                growing.new.publish()
+            })();
+            published.map_err(|err: io::Error| match err.kind() {
+                io::ErrorKind::AlreadyExists => StoreError::Precondition {
+                    operation: operation.clone(),
+                    reason: "there is a file of that name by now".to_owned(),
+                },
+                _ => io_error(operation.clone(), err),
+            })?;
+            Ok(growing.new.settle().map_err(|err| StoreError::Completed {
+                operation: operation.clone(),
+                source: Box::new(io_error(
+                    Operation { request: "sync", target: folder.display().to_string() },
+                    err,
+                )),
+            }))
+        })
+        .await?;
+        self.uploads().remove(&upload.id);
+        synced
+    }
+
+    async fn abort(&self, upload: &Upload) -> Result<(), StoreError> {
+        let growing = self.uploads().remove(&upload.id);
+        // The id may come from the command line, and must not lead elsewhere.
+        if !is_id(&upload.id) || upload.key.as_str().contains('/') {
+            return Ok(());
+        }
+        let hidden = self.hidden(&upload.key, &upload.id);
+        let operation = self.operation("abort", &upload.key);
+        off(operation, move |operation| {
+            let failed = |err| io_error(operation.clone(), err);
+            match growing {
+                Some(growing) if growing.new.is_in_place() => {
+                    growing.new.abandon().map_err(failed)?;
+                    Err(StoreError::Emptied { operation: operation.clone() })
+                }
+                _ => remove(&hidden).map_err(failed),
+            }
+        })
+        .await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, StoreError> {
+        let (folder, prefix) = (self.folder.clone(), prefix.to_owned());
+        let operation = Operation { request: "list", target: folder.display().to_string() };
+        off(operation, move |operation| {
+            let failed = |err: io::Error| io_error(operation.clone(), err);
+            let mut found = Vec::new();
+            for entry in std::fs::read_dir(or_here(&folder)).map_err(failed)? {
+                let entry = entry.map_err(failed)?;
+                let name = entry.file_name();
+                let Some(Ok(key)) =
+                    name.to_str().filter(|name| name.starts_with(&prefix)).map(ObjectKey::new)
+                else {
+                    continue;
+                };
+                let meta = entry.metadata().map_err(failed)?;
+                if meta.is_file() && upload_of(&name).is_none() {
+                    found.push(ListedObject { key, size: meta.len(), modified: meta.modified().ok() });
+                }
+            }
+            found.sort_by(|a, b| a.key.cmp(&b.key));
+            Ok(found)
+        })
+        .await
+    }
+
+    async fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
+        let (folder, prefix) = (self.folder.clone(), prefix.to_owned());
+        let operation = Operation { request: "list", target: folder.display().to_string() };
+        off(operation, move |operation| {
+            let failed = |err: io::Error| io_error(operation.clone(), err);
+            let mut found = Vec::new();
+            for entry in std::fs::read_dir(or_here(&folder)).map_err(failed)? {
+                let entry = entry.map_err(failed)?;
+                let Some(upload) =
+                    upload_of(&entry.file_name()).filter(|upload| upload.key.as_str().starts_with(&prefix))
+                else {
+                    continue;
+                };
+                let started: Option<SystemTime> =
+                    entry.metadata().ok().and_then(|found| found.created().or(found.modified()).ok());
+                found.push(OpenUpload { upload, started });
+            }
+            found.sort_by(|a, b| (&a.upload.key, &a.upload.id).cmp(&(&b.upload.key, &b.upload.id)));
+            Ok(found)
+        })
+        .await
+    }
+}

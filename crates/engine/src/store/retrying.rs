@@ -1,0 +1,340 @@
+//! The one place where requests to a store are tried again.
+
+use std::future::Future;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use snapferry_base::cancel::Cancel;
+use snapferry_base::clock::Clock;
+use snapferry_base::retry::{Backoff, Class};
+
+use super::error::{Operation, StoreError};
+use super::pace::Pace;
+use super::{
+    ETag, ListedObject, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part, StoredPart, Upload, UploadPlan,
+    Whole,
+};
+
+/// Attempts on a request whose checksum did not match: a bit flips on the way now and then, but not three times in a row.
+pub const DAMAGED_ATTEMPTS: u32 = 3;
+/// A store that asks for more patience than this is asked sooner.
+const LONGEST_ASKED: Duration = Duration::from_secs(120);
+/// How often an upload is aborted at most: parts that were on their way may arrive after the first time (S3's documentation,
+/// "AbortMultipartUpload").
+pub const ABORTS: u32 = 3;
+
+/// Attempts at a store from which nothing was ever heard: its address is likelier misspelt than the store is down.
+pub const STRANGER_ATTEMPTS: u32 = 4;
+
+/// A store whose passing faults pass unseen.
+///
+/// A request that is told to stop ends at once with [`StoreError::Cancelled`], with three exceptions: [`ObjectStore::abort`] goes on,
+/// since that is what one does after being told to stop; an attempt at [`ObjectStore::complete`] is waited for, and where its answer
+/// was lost so is a look, since they say whether there is an object; and one at [`ObjectStore::create_upload`], since an upload whose
+/// id nobody heard can't be aborted.
+pub struct Retrying {
+    inner: Arc<dyn ObjectStore>,
+    clock: Arc<dyn Clock>,
+    cancel: Cancel,
+    pace: Arc<Pace>,
+    backoff: Backoff,
+    /// Whether the store has ever answered.
+    heard: AtomicBool,
+}
+
+/// Whether a request may be cut short.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    AtOnce,
+    /// Only while it waits for the next attempt.
+    BetweenAttempts,
+    Never,
+}
+
+impl Retrying {
+    /// Around `inner`, with as many parts at once as `pace` allows.
+    #[must_use]
+    pub fn new(
+        inner: Arc<dyn ObjectStore>,
+        clock: Arc<dyn Clock>,
+        cancel: Cancel,
+        pace: Arc<Pace>,
+        backoff: Backoff,
+    ) -> Self {
+        Self { inner, clock, cancel, pace, backoff, heard: AtomicBool::new(false) }
+    }
+
+    fn operation(&self, request: &'static str, key: &ObjectKey) -> Operation {
+        Operation { request, target: self.url(key) }
+    }
+
+    /// The wait before attempt `next`, where `err` allows for one.
+    fn wait_after(&self, err: &StoreError, next: u32) -> Option<Duration> {
+        // A token source has made its own attempts.
+        if matches!(err, StoreError::Identity { .. }) {
+            return None;
+        }
+        if !err.class().is_retryable() || (err.is_damage() && next > DAMAGED_ATTEMPTS) {
+            return None;
+        }
+        if is_silence(err) && next > STRANGER_ATTEMPTS && !self.heard.load(Relaxed) {
+            return None;
+        }
+        let wait = self.backoff.wait_before(next)?;
+        Some(match err {
+            StoreError::Refused { retry_after: Some(asked), .. } => wait.max(LONGEST_ASKED.min(*asked)),
+            _ => wait,
+        })
+    }
+
+    async fn pause(
+        &self,
+        operation: &Operation,
+        next: u32,
+        wait: Duration,
+        stop: Stop,
+        err: &StoreError,
+    ) -> Result<(), StoreError> {
+        tracing::warn!(%operation, attempt = next, wait_ms = wait.as_millis(), "trying again: {err}");
+        self.unless_stopped(operation, stop, self.clock.sleep(wait)).await
+    }
+
+    async fn unless_stopped<T>(
+        &self,
+        operation: &Operation,
+        stop: Stop,
+        work: impl Future<Output = T>,
+    ) -> Result<T, StoreError> {
+        match stop {
+            Stop::Never => Ok(work.await),
+            Stop::AtOnce | Stop::BetweenAttempts => tokio::select! {
+                biased;
+                _reason = self.cancel.cancelled() => Err(StoreError::Cancelled { operation: operation.clone() }),
+                answer = work => Ok(answer),
+            },
+        }
+    }
+
+    async fn attempts<T, F>(
+        &self,
+        operation: Operation,
+        stop: Stop,
+        mut attempt: impl FnMut() -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let mut next = 1;
+        let attempts_end = if stop == Stop::BetweenAttempts { Stop::Never } else { stop };
+        loop {
+            let err = match self.unless_stopped(&operation, attempts_end, attempt()).await? {
+                Ok(answer) => {
+                    self.heard.store(true, Relaxed);
+                    return Ok(answer);
+                }
+                Err(err) => err,
+            };
+            if !is_silence(&err) {
+                self.heard.store(true, Relaxed);
+            }
+            next += 1;
+            match self.wait_after(&err, next) {
+                Some(wait) => self.pause(&operation, next, wait, stop, &err).await?,
+                None => return Err(err),
+            }
+        }
+    }
+
+    /// Whether the object under the upload's key is the one that `whole` describes, made by this upload. Asked once even after being
+    /// told to stop: the answer says whether there is an object.
+    async fn is_there(&self, upload: &Upload, whole: &Whole, err: &StoreError) -> Result<bool, StoreError> {
+        let look = || self.inner.head(&upload.key);
+        let looked = match self.attempts(self.operation("HeadObject", &upload.key), Stop::AtOnce, look).await
+        {
+            Err(StoreError::Cancelled { .. }) => look().await,
+            answer => answer,
+        };
+        let Some(meta) = looked? else { return Ok(false) };
+        let same_sum = meta.crc64.map(|crc64| crc64 == whole.crc64);
+        let other_version = whole.replaces.as_ref() != Some(&meta.etag);
+        // The same parts over the same object give the same mark on stores that make it from the bytes. Once the upload is
+        // gone too, an equal sum is proof enough.
+        let gone = matches!(err, StoreError::NoSuchUpload { .. });
+        Ok(meta.size == whole.size
+            && same_sum != Some(false)
+            && (other_version || (gone && same_sum == Some(true))))
+    }
+}
+
+/// Whether nothing came back from the store.
+fn is_silence(err: &StoreError) -> bool {
+    matches!(err, StoreError::Connection { .. } | StoreError::TimedOut { .. } | StoreError::Identity { .. })
+}
+
+/// Whether the store may have done as asked all the same: the answer was lost, or was one that says nothing.
+fn says_nothing(err: &StoreError) -> bool {
+    err.class().is_retryable() && !err.is_damage()
+}
+
+#[async_trait]
+impl ObjectStore for Retrying {
+    fn url(&self, key: &ObjectKey) -> String {
+        self.inner.url(key)
+    }
+
+    async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectMeta>, StoreError> {
+        self.attempts(self.operation("HeadObject", key), Stop::AtOnce, || self.inner.head(key)).await
+    }
+
+    async fn put(&self, key: &ObjectKey, body: Bytes) -> Result<(), StoreError> {
+        self.attempts(self.operation("PutObject", key), Stop::AtOnce, || self.inner.put(key, body.clone()))
+            .await
+    }
+
+    async fn get_range(
+        &self,
+        key: &ObjectKey,
+        range: Range<u64>,
+        version: Option<&ETag>,
+    ) -> Result<Bytes, StoreError> {
+        let attempt = || self.inner.get_range(key, range.clone(), version);
+        self.attempts(self.operation("GetObject", key), Stop::AtOnce, attempt).await
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        self.attempts(self.operation("DeleteObject", key), Stop::AtOnce, || self.inner.delete(key)).await
+    }
+
+    async fn create_upload(&self, key: &ObjectKey, plan: &UploadPlan) -> Result<Upload, StoreError> {
+        let lost = AtomicBool::new(false);
+        let attempt = || async {
+            let answer = self.inner.create_upload(key, plan).await;
+            // Who asks for less has surely done nothing.
+            let may_be_done = |err: &StoreError| says_nothing(err) && err.class() != Class::Throttled;
+            lost.fetch_or(answer.as_ref().is_err_and(may_be_done), Relaxed);
+            answer
+        };
+        let operation = self.operation("CreateMultipartUpload", key);
+        let created = self.attempts(operation.clone(), Stop::BetweenAttempts, attempt).await;
+        if lost.into_inner() {
+            tracing::warn!(%operation, "an attempt whose answer was lost may have begun another upload: `snapferry uploads list` shows it");
+        }
+        created
+    }
+
+    async fn put_part(&self, upload: &Upload, part: Part) -> Result<StoredPart, StoreError> {
+        let operation = Operation {
+            request: "UploadPart",
+            target: format!("{} part {}", self.url(&upload.key), part.number),
+        };
+        self.attempts(operation, Stop::AtOnce, || {
+            let part = part.clone();
+            async {
+                // Held for the attempt and not for the wait after it.
+                let permit = self.pace.permit().await;
+                let answer = self.inner.put_part(upload, part).await;
+                match &answer {
+                    Ok(_) => permit.went_well(),
+                    Err(err) if err.class() == Class::Throttled => permit.was_throttled(),
+                    // A line that can't carry so many parts in time may well carry fewer.
+                    Err(StoreError::TimedOut { .. }) => permit.was_throttled(),
+                    Err(_) => drop(permit),
+                }
+                answer
+            }
+        })
+        .await
+    }
+
+    async fn list_parts(&self, upload: &Upload) -> Result<Vec<StoredPart>, StoreError> {
+        self.attempts(self.operation("ListParts", &upload.key), Stop::AtOnce, || {
+            self.inner.list_parts(upload)
+        })
+        .await
+    }
+
+    /// Makes the object. An answer that was lost is not a failure: HEAD tells whether the object is there, and only when it isn't the
+    /// request is repeated. Stores answer a repeat after success with 200, 403 or 404, so that is looked into as well.
+    async fn complete(&self, upload: &Upload, parts: &[StoredPart], whole: &Whole) -> Result<(), StoreError> {
+        let operation = self.operation("CompleteMultipartUpload", &upload.key);
+        let mut next = 1;
+        let mut in_doubt = false;
+        // Why nobody knows, at the moment, whether the object was made.
+        let mut unseen = None;
+        let ended = |err: StoreError, unseen: Option<StoreError>| match unseen {
+            Some(source) => StoreError::InDoubt { operation: operation.clone(), source: Box::new(source) },
+            None => err,
+        };
+        loop {
+            if self.cancel.is_cancelled() {
+                return Err(ended(StoreError::Cancelled { operation: operation.clone() }, unseen));
+            }
+            let err = match self.inner.complete(upload, parts, whole).await {
+                Ok(()) => return Ok(()),
+                Err(err @ StoreError::Completed { .. }) => return Err(err),
+                Err(err) => err,
+            };
+            let doubted = in_doubt;
+            in_doubt |= says_nothing(&err);
+            if in_doubt {
+                unseen = match self.is_there(upload, whole, &err).await {
+                    Ok(true) => {
+                        tracing::info!(%operation, "the answer was lost, but the object is there: {err}");
+                        return Ok(());
+                    }
+                    Ok(false) => None,
+                    Err(head) => {
+                        tracing::warn!(%operation, "can't tell whether the object is there: {head}");
+                        Some(head)
+                    }
+                };
+            }
+            next += 1;
+            // After an answer that was lost, "no such upload" may mean that the store is still at it.
+            let wait = match &err {
+                StoreError::NoSuchUpload { .. } if doubted => self.backoff.wait_before(next),
+                err => self.wait_after(err, next),
+            };
+            let Some(wait) = wait else { return Err(ended(err, unseen)) };
+            if let Err(stopped) = self.pause(&operation, next, wait, Stop::AtOnce, &err).await {
+                return Err(ended(stopped, unseen));
+            }
+        }
+    }
+
+    /// Aborts until the store holds no part of the upload any more.
+    async fn abort(&self, upload: &Upload) -> Result<(), StoreError> {
+        let operation = self.operation("AbortMultipartUpload", &upload.key);
+        for _ in 0..ABORTS {
+            self.attempts(operation.clone(), Stop::Never, || self.inner.abort(upload)).await?;
+            match self.inner.list_parts(upload).await {
+                Ok(parts) if !parts.is_empty() => {
+                    tracing::debug!(%operation, parts = parts.len(), "parts arrived after the upload was aborted: once more");
+                }
+                Ok(_) | Err(StoreError::NoSuchUpload { .. }) => return Ok(()),
+                Err(err) => {
+                    tracing::debug!(%operation, "can't tell whether parts are left: {err}");
+                    return Ok(());
+                }
+            }
+        }
+        Err(StoreError::Mismatch {
+            operation,
+            reason: format!("it was aborted {ABORTS} times, and still has parts"),
+        })
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, StoreError> {
+        let operation = Operation { request: "ListObjectsV2", target: format!("prefix {prefix:?}") };
+        self.attempts(operation, Stop::AtOnce, || self.inner.list(prefix)).await
+    }
+
+    async fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
+        let operation = Operation { request: "ListMultipartUploads", target: format!("prefix {prefix:?}") };
+        self.attempts(operation, Stop::AtOnce, || self.inner.list_uploads(prefix)).await
+    }
+}

@@ -1,0 +1,31 @@
+//! A store that sends no faster than it may.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use snapferry_base::clock::Clock as _;
+use snapferry_base::units::ByteCount;
+use snapferry_engine::store::{Limited, ObjectKey, ObjectStore as _};
+use snapferry_testkit::clock::ManualClock;
+use snapferry_testkit::memory::MemoryStore;
+
+#[tokio::test]
+async fn bytes_go_out_at_the_rate_and_idle_time_is_not_saved_up() {
+    let clock = ManualClock::hurried();
+    let store = Limited::new(Arc::new(MemoryStore::new("images")), ByteCount(1000), clock.clone());
+    let key = ObjectKey::new("a").expect("a key");
+    let start = clock.instant();
+    let mut at = Vec::new();
+    for _ in 0..3 {
+        store.put(&key, Bytes::from(vec![0; 500])).await.expect("stored");
+        at.push((clock.instant() - start).as_millis());
+    }
+    assert_eq!(at, [0, 500, 1000]);
+    clock.advance(Duration::from_secs(3600));
+    let start = clock.instant();
+    for _ in 0..2 {
+        store.put(&key, Bytes::from(vec![0; 500])).await.expect("stored");
+    }
+    assert_eq!(clock.instant() - start, Duration::from_millis(500));
+}

@@ -1,0 +1,273 @@
+//! Whether a Redis is fit to keep jobs: what `doctor` asks of it.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use super::connection::{RedisConfig, address_of, client, told};
+use super::{Queue as _, QueueError, RedisQueue, Timing, rights};
+
+/// The oldest Redis whose scripts and streams do what ours need.
+const OLDEST: (u32, u32) = (6, 2);
+/// A clock that is further off makes times in lists and logs misleading. Leases don't depend on it.
+const MOST_SKEW: Duration = Duration::from_secs(10);
+/// Above that share of its memory, in percent, a server is close to refusing new jobs.
+const MOST_MEMORY_PERCENT: u64 = 80;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// It is well.
+    Ok,
+    /// Jobs are safe, and something is not as it should be.
+    Warning,
+    /// Jobs may be lost.
+    Failure,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What.
+    pub what: &'static str,
+    /// How bad.
+    pub severity: Severity,
+    /// How it is.
+    pub details: String,
+    /// What to do about it.
+    pub fix: Option<String>,
+}
+
+/// What Redis tells of itself.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// `INFO`, line by line.
+    pub info: HashMap<String, String>,
+    /// `CONFIG GET`, of those settings that may be read.
+    pub settings: HashMap<String, String>,
+    /// Its clock.
+    pub time: Option<SystemTime>,
+    /// `INFO` is refused to us.
+    pub untold: bool,
+    /// Rights that we lack, and what gives them.
+    pub rights: Option<(String, String)>,
+}
+
+/// Asks a server all that `judge` wants to know.
+///
+/// # Errors
+/// Where it can't be reached or refuses us.
+pub async fn ask(config: &RedisConfig) -> Result<Told, QueueError> {
+    let address = address_of(&config.url);
+    let failed = |err: redis::RedisError| told(&address, &err);
+    let mut connection = client(config)?.get_multiplexed_async_connection().await.map_err(failed)?;
+    // Without a right to it the server's settings are not told, and that is told instead.
+    let asked: Result<String, QueueError> =
+        redis::cmd("INFO").query_async(&mut connection).await.map_err(failed);
+    let (info, untold) = match asked {
+        Ok(info) => (info, false),
+        Err(QueueError::Rights { .. }) => (String::new(), true),
+        Err(error) => return Err(error),
+    };
+    let time: (u64, u32) = redis::cmd("TIME").query_async(&mut connection).await.map_err(failed)?;
+    let rights = match RedisQueue::connect(config).await?.rights().await {
+        Ok(()) => None,
+        Err(error @ QueueError::Rights { .. }) => Some(error.to_string()),
+        Err(error) => return Err(error),
+    };
+    let user = config.user.as_deref().unwrap_or("snapferry");
+    let fix = rights::acl_line(user, config.prefix.as_deref().unwrap_or("snapferry"));
+    let mut settings = HashMap::new();
+    for name in ["appendonly", "maxmemory-policy"] {
+        // Where a provider does not let us read settings, INFO has to do.
+        if let Ok(pairs) = redis::cmd("CONFIG")
+            .arg("GET")
+            .arg(name)
+            .query_async::<HashMap<String, String>>(&mut connection)
+            .await
+        {
+            settings.extend(pairs);
+        }
+    }
+    let info = info
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.to_owned(), value.trim().to_owned()));
+    let time = SystemTime::UNIX_EPOCH + Duration::new(time.0, time.1.saturating_mul(1000));
+    Ok(Told {
+        info: info.collect(),
+        settings,
+        time: Some(time),
+        untold,
+        rights: rights.map(|why| (why, fix)),
+    })
+}
+
+fn finding(what: &'static str, severity: Severity, details: String, fix: &str) -> Finding {
+    Finding { what, severity, details, fix: (severity != Severity::Ok).then(|| fix.to_owned()) }
+}
+
+/// What that means for jobs.
+#[must_use]
+pub fn judge(told: &Told, tls: bool, timing: &Timing, now: SystemTime) -> Vec<Finding> {
+    let info = |name: &str| told.info.get(name).map_or("", String::as_str);
+    let grade = |good, otherwise| if good { Severity::Ok } else { otherwise };
+    let mut findings = Vec::new();
+
+    findings.push(match &told.rights {
+        None => finding("rights", Severity::Ok, "all that the queue needs".to_owned(), ""),
+        Some((why, fix)) => finding("rights", Severity::Failure, why.clone(), fix),
+    });
+    if told.untold {
+        let details = "INFO is refused: whether jobs outlast a crash of the server is not known".to_owned();
+        let fix = "allow +info, or see for yourself that `appendonly yes` and `maxmemory-policy noeviction` are set";
+        findings.push(finding("settings", Severity::Warning, details, fix));
+        findings.extend(way(told, tls, timing, now));
+        return findings;
+    }
+
+    let version = info("redis_version");
+    let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
+    let known = (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= OLDEST;
+    let name = if info("server_name").is_empty() { "redis" } else { info("server_name") };
+    findings.push(finding(
+        "version",
+        grade(known, Severity::Failure),
+        format!("{name} {version}"),
+        "use Redis 6.2 or later",
+    ));
+
+    let aof =
+        info("aof_enabled") == "1" || told.settings.get("appendonly").is_some_and(|value| value == "yes");
+    let details = if aof {
+        "every change is written to a file"
+    } else {
+        "a crash of the server loses every job since the last dump"
+    };
+    findings.push(finding(
+        "append-only file",
+        grade(aof, Severity::Failure),
+        details.to_owned(),
+        "set `appendonly yes`",
+    ));
+
+    let policy = told.settings.get("maxmemory-policy").map_or(info("maxmemory_policy"), String::as_str);
+    let (keeps, details) = match policy {
+        "" => (false, "the eviction policy is not told".to_owned()),
+        policy => (policy == "noeviction", format!("eviction policy {policy}")),
+    };
+    let severity = grade(keeps, if policy.is_empty() { Severity::Warning } else { Severity::Failure });
+    findings.push(finding(
+        "eviction",
+        severity,
+        details,
+        "set `maxmemory-policy noeviction`: any other one drops jobs when memory is short",
+    ));
+
+    let bytes = |name: &str| info(name).parse::<u64>().unwrap_or(0);
+    let (used, most) = (bytes("used_memory"), bytes("maxmemory"));
+    let full = most > 0 && used.saturating_mul(100) >= most.saturating_mul(MOST_MEMORY_PERCENT);
+    let details = match most {
+        0 => format!("{used} bytes used, without a limit"),
+        most => format!("{used} of {most} bytes used"),
+    };
+    findings.push(finding(
+        "memory",
+        grade(!full, Severity::Warning),
+        details,
+        "raise `maxmemory`, or purge jobs that are over: a full server takes no new ones",
+    ));
+
+    let role = info("role");
+    findings.push(finding(
+        "role",
+        grade(role == "master", Severity::Failure),
+        role.to_owned(),
+        "give the primary's address: a replica takes no jobs",
+    ));
+
+    findings.extend(way(told, tls, timing, now));
+    findings
+}
+
+/// The way to it, and its clock.
+fn way(told: &Told, tls: bool, timing: &Timing, now: SystemTime) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let grade = |good, otherwise| if good { Severity::Ok } else { otherwise };
+    let details = if tls { "the connection is encrypted" } else { "passwords and jobs travel in the clear" };
+    findings.push(finding(
+        "TLS",
+        grade(tls, Severity::Warning),
+        details.to_owned(),
+        "use rediss:// with --redis-ca-file, unless this is your own network",
+    ));
+
+    if let Some(theirs) = told.time {
+        let skew = now.duration_since(theirs).or_else(|_| theirs.duration_since(now)).unwrap_or_default();
+        let details = format!(
+            "{} s from this machine's; leases of {} s go by Redis' own",
+            skew.as_secs(),
+            timing.lease.as_secs()
+        );
+        findings.push(finding(
+            "clock",
+            grade(skew <= MOST_SKEW, Severity::Warning),
+            details,
+            "set both by NTP",
+        ));
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(pairs: &[(&str, &str)]) -> Told {
+        let info = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Told {
+            info,
+            settings: HashMap::new(),
+            time: Some(SystemTime::UNIX_EPOCH),
+            untold: false,
+            rights: None,
+        }
+    }
+
+    #[test]
+    fn what_loses_jobs_is_a_failure() {
+        let judged = |pairs: &[(&str, &str)], tls| {
+            let findings = judge(&told(pairs), tls, &Timing::default(), SystemTime::UNIX_EPOCH);
+            findings.into_iter().map(|finding| (finding.what, finding.severity)).collect::<Vec<_>>()
+        };
+        let good = [
+            ("redis_version", "7.0.15"),
+            ("aof_enabled", "1"),
+            ("maxmemory_policy", "noeviction"),
+            ("role", "master"),
+        ];
+        assert!(judged(&good, true).iter().all(|(_, severity)| *severity == Severity::Ok));
+        let bad = [
+            ("redis_version", "5.0.7"),
+            ("aof_enabled", "0"),
+            ("maxmemory_policy", "allkeys-lru"),
+            ("role", "slave"),
+        ];
+        let failures: Vec<&str> = judged(&bad, false)
+            .iter()
+            .filter(|(_, severity)| *severity == Severity::Failure)
+            .map(|(what, _)| *what)
+            .collect();
+        assert_eq!(failures, ["version", "append-only file", "eviction", "role"]);
+        assert_eq!(
+            judged(&good, false).iter().find(|(what, _)| *what == "TLS").map(|(_, severity)| *severity),
+            Some(Severity::Warning)
+        );
+        for (used, severity) in [("79", Severity::Ok), ("80", Severity::Warning)] {
+            let memory = [("maxmemory", "100"), ("used_memory", used)];
+            assert!(judged(&memory, true).contains(&("memory", severity)), "{used} of 100");
+        }
+    }
+}

@@ -1,0 +1,526 @@
+//! The queue on Redis: each change is one script, which the server runs whole or not at all, on its own clock.
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use redis::{FromRedisValue, Script};
+use snapferry_base::job::JobId;
+
+use super::connection::{Line, RedisConfig, Taken, address_of};
+use super::job::{
+    Counts, Delivered, Enqueued, Good, Happening, Heard, Job, JobState, NewJob, Priority, Reaped, Schedule,
+    Since, Surveyed,
+};
+use super::rights;
+use super::text::{Text, known, paired};
+use super::{EVENTS_KEPT, Held, Lease, Queue, QueueError, Then, Timing, Token};
+
+/// What all keys begin with, unless told otherwise. The braces are a hash tag: all keys lie in one slot of a cluster.
+const PREFIX: &str = "{snapferry}:";
+
+/// The longest value that is read whole, in bytes: a journal of a job takes some ten thousand. Whoever may write into a queue may write half
+/// a GiB into each of its fields.
+const LONGEST_VALUE: usize = 1 << 20;
+/// The longest text of an event that is read whole.
+const LONGEST_EVENT: usize = 64 << 10;
+/// No connection has this number.
+const NONE: u64 = u64::MAX;
+
+/// Where `now` comes from.
+const SERVER_CLOCK: &str =
+    "local t = redis.call('TIME')\nlocal now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)\n";
+/// For tests that turn the clock: each call's last argument.
+const GIVEN_CLOCK: &str = "local now = tonumber(ARGV[#ARGV])\n";
+
+macro_rules! scripts {
+    ($($name:ident = $file:literal),* $(,)?) => {
+        struct Scripts {
+            $($name: Script,)*
+        }
+
+        impl Scripts {
+            fn on(clock: &str) -> Self {
+                let whole = |body: &str| Script::new(&format!("{clock}local EVENTS_KEPT = {EVENTS_KEPT}\n{}{body}", include_str!("lua/states.lua")));
+                Self { $($name: whole(include_str!($file)),)* }
+            }
+        }
+    };
+}
+
+scripts! {
+    enqueue = "lua/enqueue.lua",
+    claim = "lua/claim.lua",
+    beat = "lua/beat.lua",
+    step = "lua/step.lua",
+    release = "lua/release.lua",
+    finish = "lua/finish.lua",
+    fail = "lua/fail.lua",
+    cancel = "lua/cancel.lua",
+    retry = "lua/retry.lua",
+    reap = "lua/reap.lua",
+    purge = "lua/purge.lua",
+    forget = "lua/forget.lua",
+    list = "lua/list.lua",
+    survey = "lua/survey.lua",
+    schedule = "lua/schedule.lua",
+    tick = "lua/tick.lua",
+    waiting = "lua/waiting.lua",
+    hash = "lua/hash.lua",
+    counts = "lua/counts.lua",
+    events = "lua/events.lua",
+}
+
+/// A client, its connection made anew whenever it breaks.
+pub struct RedisQueue {
+    line: Line,
+    scripts: &'static Scripts,
+    prefix: String,
+    address: String,
+    timing: Timing,
+    /// The connection over which was reaped last.
+    reaped_over: AtomicU64,
+    /// The connection over which INFO was refused: asking again would fill the server's log of refusals.
+    untold_over: AtomicU64,
+    /// In place of the server's clock, in milliseconds.
+    given_clock: Option<std::sync::Arc<std::sync::atomic::AtomicU64>>,
+}
+
+impl RedisQueue {
+    /// Connects.
+    ///
+    /// # Errors
+    /// Where the server can't be reached or refuses us.
+    pub async fn connect(config: &RedisConfig) -> Result<Self, QueueError> {
+        let address = address_of(&config.url);
+        let line = Line::connect(config).await?;
+        static SCRIPTS: OnceLock<Scripts> = OnceLock::new();
+        let scripts = SCRIPTS.get_or_init(|| Scripts::on(SERVER_CLOCK));
+        let prefix =
+            config.prefix.as_ref().map_or_else(|| PREFIX.to_owned(), |prefix| format!("{{{prefix}}}:"));
+        Ok(Self {
+            line,
+            scripts,
+            prefix,
+            address,
+            timing: config.timing,
+            reaped_over: AtomicU64::new(NONE),
+            untold_over: AtomicU64::new(NONE),
+            given_clock: None,
+        })
+    }
+
+    /// The same queue on a clock that a test turns, in milliseconds.
+    #[must_use]
+    pub fn on_clock(self, clock: std::sync::Arc<std::sync::atomic::AtomicU64>) -> Self {
+        static SCRIPTS: OnceLock<Scripts> = OnceLock::new();
+        let scripts = SCRIPTS.get_or_init(|| Scripts::on(GIVEN_CLOCK));
+        Self { scripts, given_clock: Some(clock), ..self }
+    }
+
+    /// Runs a script. Where the server does not know it, as after a restart, the library sends it and asks again.
+    async fn run<T: FromRedisValue>(&self, script: &Script, arguments: &[&str]) -> Result<T, QueueError> {
+        let mut taken = self.line.take().await?;
+        self.run_over(&mut taken, script, arguments).await
+    }
+
+    async fn run_over<T: FromRedisValue>(
+        &self,
+        taken: &mut Taken,
+        script: &Script,
+        arguments: &[&str],
+    ) -> Result<T, QueueError> {
+        let mut call = script.key(&self.prefix);
+        for argument in arguments {
+            call.arg(*argument);
+        }
+        if let Some(clock) = &self.given_clock {
+            call.arg(clock.load(Ordering::Relaxed));
+        }
+        let answer = call.invoke_async(&mut taken.connection).await;
+        self.line.heard(taken, answer).await
+    }
+
+    /// A hash, by field. Long values are cut, and what is no UTF-8 is shown as such.
+    async fn hash(&self, name: &str) -> Result<BTreeMap<String, String>, QueueError> {
+        let pairs: Vec<Text> = self.run(&self.scripts.hash, &[name, &LONGEST_VALUE.to_string()]).await?;
+        Ok(paired(pairs))
+    }
+
+    /// Ids that scripts have answered with. One that is none is nobody's job.
+    fn ids(&self, texts: &[Text]) -> Vec<JobId> {
+        texts.iter().filter_map(|Text(text)| known(self.id(text))).collect()
+    }
+
+    pub(super) async fn ask<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, QueueError> {
+        let mut taken = self.line.take().await?;
+        let answer = command.query_async(&mut taken.connection).await;
+        self.line.heard(&taken, answer).await
+    }
+
+    fn foreign(&self, reason: impl Into<String>) -> QueueError {
+        QueueError::Foreign { address: self.address.clone(), reason: reason.into() }
+    }
+
+    fn id(&self, text: &str) -> Result<JobId, QueueError> {
+        text.parse().map_err(|_| self.foreign(format!("{text:?} is no job's id")))
+    }
+
+    /// What a script that needs a lease has answered.
+    fn held(answer: &str, id: JobId) -> Result<Held, QueueError> {
+        match answer {
+            "lost" => Err(QueueError::LeaseLost { id }),
+            "cancelled" => Ok(Held::Cancelled),
+            _ => Ok(Held::On),
+        }
+    }
+
+    async fn leased(&self, script: &Script, lease: &Lease, more: &[&str]) -> Result<Held, QueueError> {
+        let id = lease.id.to_string();
+        let arguments: Vec<&str> =
+            [id.as_str(), lease.token.as_str()].into_iter().chain(more.iter().copied()).collect();
+        let answer: String = self.run(script, &arguments).await?;
+        Self::held(&answer, lease.id)
+    }
+
+    fn lease_ms(&self) -> String {
+        self.timing.lease.as_millis().to_string()
+    }
+
+    fn read(&self, id: JobId, fields: &BTreeMap<String, String>) -> Result<Job, QueueError> {
+        let text = |name: &str| fields.get(name).cloned();
+        let needed = |name: &str| text(name).ok_or_else(|| self.foreign(format!("job {id} has no {name}")));
+        let number = |name: &str| -> Result<u64, QueueError> {
+            needed(name)?.parse().map_err(|_| self.foreign(format!("job {id} has a strange {name}")))
+        };
+        let small = |name: &str| {
+            u32::try_from(number(name)?).map_err(|_| self.foreign(format!("job {id} has a strange {name}")))
+        };
+        let time = |name: &str| Ok::<SystemTime, QueueError>(at_ms(number(name)?));
+        let priority = u8::try_from(number("priority")?).ok().and_then(Priority::new);
+        Ok(Job {
+            id,
+            server: needed("server")?,
+            region: needed("region")?,
+            spec: needed("spec")?,
+            priority: priority.ok_or_else(|| self.foreign(format!("job {id} has a strange priority")))?,
+            state: needed("state")?.parse().map_err(|err: String| self.foreign(err))?,
+            step: text("step"),
+            progress: text("progress"),
+            journal: text("journal"),
+            deliveries: small("deliveries")?,
+            attempts: small("attempts")?,
+            takeovers: small("takeovers")?,
+            error: text("error"),
+            result: text("result"),
+            worker: text("worker"),
+            cancel: fields.contains_key("cancel"),
+            added_at: time("added")?,
+            changed_at: time("changed")?,
+        })
+    }
+}
+
+/// A time as it is kept: milliseconds since 1970.
+fn at_ms(ms: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_millis(ms)
+}
+
+/// The sorted set of a state.
+fn set_of(state: JobState) -> &'static str {
+    match state {
+        JobState::Running => "leases",
+        other => other.name(),
+    }
+}
+
+#[async_trait]
+impl Queue for RedisQueue {
+    async fn rights(&self) -> Result<(), QueueError> {
+        // By itself: what the others begin with uses commands, too, and Redis 7.0 does not say which one a script was refused.
+        static SCRIPT: OnceLock<Script> = OnceLock::new();
+        let refused: Vec<Text> =
+            self.run(SCRIPT.get_or_init(|| Script::new(include_str!("lua/rights.lua"))), &[]).await?;
+        rights::judge(&self.address, &refused)?;
+        // All that is asked without a script.
+        self.ask::<(u64, u64)>(&redis::cmd("TIME")).await.map(drop)
+    }
+
+    async fn enqueue(&self, job: &NewJob) -> Result<Enqueued, QueueError> {
+        let (id, priority) = (job.id.to_string(), job.priority.level().to_string());
+        let (score, wait) = (job.priority.score(0).to_string(), job.wait.as_millis().to_string());
+        let arguments = [id.as_str(), &job.server, &job.region, &job.spec, &priority, &score, &wait];
+        let (what, other): (String, String) = self.run(&self.scripts.enqueue, &arguments).await?;
+        Ok(if what == "open" { Enqueued::OpenAlready(self.id(&other)?) } else { Enqueued::Added })
+    }
+
+    async fn claim(&self, worker: &str, token: &Token) -> Result<Option<Delivered>, QueueError> {
+        let claimed: Option<Text> =
+            self.run(&self.scripts.claim, &[worker, token.as_str(), &self.lease_ms()]).await?;
+        let Some(id) = claimed.map(|Text(id)| self.id(&id)).transpose()? else { return Ok(None) };
+        let job = self.job(id).await?.ok_or(QueueError::NoSuchJob { id })?;
+        Ok(Some(Delivered { job, token: token.clone() }))
+    }
+
+    async fn beat(&self, lease: &Lease, progress: &str) -> Result<Held, QueueError> {
+        self.leased(&self.scripts.beat, lease, &[&self.lease_ms(), progress]).await
+    }
+
+    async fn step(
+        &self,
+        lease: &Lease,
+        step: &str,
+        journal: &str,
+        through: Option<u32>,
+    ) -> Result<Held, QueueError> {
+        let through = through.unwrap_or_default().to_string();
+        self.leased(&self.scripts.step, lease, &[&self.lease_ms(), step, journal, &through]).await
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), QueueError> {
+        self.leased(&self.scripts.release, lease, &[]).await.map(drop)
+    }
+
+    async fn finish(&self, lease: &Lease, result: &str) -> Result<(), QueueError> {
+        self.leased(&self.scripts.finish, lease, &[JobState::Done.name(), result]).await.map(drop)
+    }
+
+    async fn fail(&self, lease: &Lease, error: &str, then: Then) -> Result<(), QueueError> {
+        match then {
+            Then::Dead => {
+                self.leased(&self.scripts.finish, lease, &[JobState::Dead.name(), error]).await.map(drop)
+            }
+            Then::RetryAfter(wait) => self
+                .leased(&self.scripts.fail, lease, &[error, &wait.as_millis().to_string()])
+                .await
+                .map(drop),
+        }
+    }
+
+    async fn stop(&self, lease: &Lease) -> Result<(), QueueError> {
+        self.leased(&self.scripts.finish, lease, &[JobState::Cancelled.name(), ""]).await.map(drop)
+    }
+
+    async fn cancel(&self, id: JobId) -> Result<JobState, QueueError> {
+        let state: Option<String> = self.run(&self.scripts.cancel, &[&id.to_string()]).await?;
+        let state = state.ok_or(QueueError::NoSuchJob { id })?;
+        state.parse().map_err(|err: String| self.foreign(err))
+    }
+
+    async fn retry(&self, id: JobId) -> Result<(), QueueError> {
+        let (what, other): (String, String) = self.run(&self.scripts.retry, &[&id.to_string()]).await?;
+        match what.as_str() {
+            "none" => Err(QueueError::NoSuchJob { id }),
+            "open" => Err(QueueError::Duplicate { other: self.id(&other)? }),
+            "state" => {
+                let state = other.parse().map_err(|err: String| self.foreign(err))?;
+                Err(QueueError::WrongState { id, state })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn reap(&self) -> Result<Reaped, QueueError> {
+        let (lease, most) = (self.lease_ms(), self.timing.takeovers.to_string());
+        let mut taken = self.line.take().await?;
+        // Where the server's own name for this stretch of its life is not to be had: a connection does not outlive one.
+        let connection =
+            if self.reaped_over.load(Ordering::Relaxed) == taken.number { "same" } else { "new" };
+        let info = if self.untold_over.load(Ordering::Relaxed) == taken.number { "refused" } else { "ask" };
+        let (spared, back, dead, told): (String, Vec<Text>, Vec<Text>, String) =
+            self.run_over(&mut taken, &self.scripts.reap, &[&lease, &most, connection, info]).await?;
+        self.reaped_over.store(taken.number, Ordering::Relaxed);
+        if told == "refused" {
+            self.untold_over.store(taken.number, Ordering::Relaxed);
+        }
+        Ok(Reaped {
+            taken_back: self.ids(&back),
+            dead: self.ids(&dead),
+            amnesty: spared.parse().unwrap_or_default(),
+        })
+    }
+
+    async fn purge(&self, over_for: Duration) -> Result<u64, QueueError> {
+        let (over_for, mut purged) = (over_for.as_millis().to_string(), 0);
+        // Each time so many at most, so that nobody else waits for long.
+        loop {
+            match self.run::<u64>(&self.scripts.purge, &[&over_for]).await? {
+                0 => return Ok(purged),
+                some => purged += some,
+            }
+        }
+    }
+
+    async fn now(&self) -> Result<SystemTime, QueueError> {
+        if let Some(clock) = &self.given_clock {
+            return Ok(at_ms(clock.load(Ordering::Relaxed)));
+        }
+        let (seconds, microseconds): (u64, u64) = self.ask(&redis::cmd("TIME")).await?;
+        Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_micros(microseconds))
+    }
+
+    async fn set_schedule(&self, name: &str, plan: &str, since: Since) -> Result<(), QueueError> {
+        let since = match since {
+            Since::Now => "now",
+            Since::Before => "before",
+        };
+        self.run::<u64>(&self.scripts.schedule, &[name, plan, since]).await.map(drop)
+    }
+
+    async fn remove_schedule(&self, name: &str) -> Result<bool, QueueError> {
+        self.run(&self.scripts.schedule, &[name, ""]).await
+    }
+
+    async fn schedules(&self) -> Result<Vec<Schedule>, QueueError> {
+        let plans = self.hash("schedules").await?;
+        let ticks = self.hash("ticks").await?;
+        // One without a tick was removed between the two questions.
+        let schedules = plans.into_iter().filter_map(|(name, plan)| {
+            let last = at_ms(ticks.get(&name)?.parse().ok()?);
+            Some(Schedule { name, plan, last })
+        });
+        Ok(schedules.collect())
+    }
+
+    async fn tick(&self, name: &str, at: SystemTime) -> Result<bool, QueueError> {
+        let ms = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis().to_string();
+        self.run(&self.scripts.tick, &[name, &ms]).await
+    }
+
+    async fn good(&self) -> Result<Vec<Good>, QueueError> {
+        let read = |(name, words): (&String, &String)| {
+            let strange = || self.foreign(format!("what is kept of the last success of {name} is strange"));
+            let (region, server) = name.split_once(':').ok_or_else(strange)?;
+            let mut words = words.splitn(3, ' ');
+            let mut next = || words.next().ok_or_else(strange);
+            let (at, id, result) = (next()?, next()?, next()?);
+            Ok(Good {
+                server: server.to_owned(),
+                region: region.to_owned(),
+                at: at_ms(at.parse().map_err(|_| strange())?),
+                id: self.id(id)?,
+                result: result.to_owned(),
+            })
+        };
+        let mut good: Vec<Good> =
+            self.hash("good").await?.iter().filter_map(|kept| known(read(kept))).collect();
+        good.sort_unstable_by(|one, other| (&one.server, &one.region).cmp(&(&other.server, &other.region)));
+        Ok(good)
+    }
+
+    async fn forget(&self, server: &str, region: &str) -> Result<bool, QueueError> {
+        self.run(&self.scripts.forget, &[server, region]).await
+    }
+
+    async fn set_survey(&self, place: &str, found: &str) -> Result<(), QueueError> {
+        self.run(&self.scripts.survey, &[place, found]).await
+    }
+
+    async fn surveys(&self) -> Result<Vec<Surveyed>, QueueError> {
+        let read = |(place, words): (String, String)| {
+            let parts = words
+                .split_once(' ')
+                .and_then(|(at, found)| Some((at_ms(at.parse().ok()?), found.to_owned())));
+            let (at, found) = parts
+                .ok_or_else(|| self.foreign(format!("what is kept of the survey of {place} is strange")))?;
+            Ok(Surveyed { place, at, found })
+        };
+        Ok(self.hash("surveys").await?.into_iter().filter_map(|kept| known(read(kept))).collect())
+    }
+
+    async fn workers(&self) -> Result<Vec<Heard>, QueueError> {
+        let heard = self.hash("workers").await?;
+        Ok(heard
+            .into_iter()
+            .filter_map(|(worker, at)| Some(Heard { worker, at: at_ms(at.parse().ok()?) }))
+            .collect())
+    }
+
+    async fn job(&self, id: JobId) -> Result<Option<Job>, QueueError> {
+        let fields = self.hash(&format!("job:{id}")).await?;
+        if fields.is_empty() { Ok(None) } else { self.read(id, &fields).map(Some) }
+    }
+
+    async fn jobs_in(&self, states: &[JobState], most: usize) -> Result<Vec<Job>, QueueError> {
+        let last = i64::try_from(most).unwrap_or(i64::MAX).saturating_sub(1);
+        if last < 0 {
+            return Ok(Vec::new());
+        }
+        let sets: Vec<String> = states
+            .iter()
+            .map(|&state| {
+                format!("{}:{}", if state.is_over() { "ZREVRANGE" } else { "ZRANGE" }, set_of(state))
+            })
+            .collect();
+        // A script, not MULTI: redis 1.8.1 panics where MULTI itself is refused, as for want of a password.
+        let ids: Vec<Text> = self.run(&self.scripts.list, &[&last.to_string(), &sets.join(" ")]).await?;
+        let mut jobs = Vec::new();
+        for id in self.ids(&ids) {
+            let found = match self.job(id).await {
+                // Nobody's job must hide those of others.
+                Err(error @ QueueError::Foreign { .. }) => known(Err(error)),
+                found => found?,
+            };
+            // One that has moved out of all of them since then is left out.
+            jobs.extend(found.filter(|job| states.contains(&job.state)));
+        }
+        Ok(jobs)
+    }
+
+    async fn counts(&self) -> Result<Counts, QueueError> {
+        let counts: Vec<u64> = self.run(&self.scripts.counts, &JobState::ALL.map(set_of)).await?;
+        Ok(Counts(JobState::ALL.into_iter().zip(counts).collect()))
+    }
+
+    async fn waiting(&self) -> Result<Option<Duration>, QueueError> {
+        let milliseconds: Option<u64> = self.run(&self.scripts.waiting, &[]).await?;
+        Ok(milliseconds.map(Duration::from_millis))
+    }
+
+    async fn events(&self, most: usize) -> Result<Vec<Happening>, QueueError> {
+        let arguments = [most.to_string(), LONGEST_EVENT.to_string()];
+        let found: Vec<(Text, Vec<Text>)> =
+            self.run(&self.scripts.events, &[&arguments[0], &arguments[1]]).await?;
+        let read = |(Text(entry), fields): (Text, Vec<Text>)| {
+            let fields = paired(fields);
+            let text = |name: &str| {
+                fields.get(name).cloned().ok_or_else(|| self.foreign(format!("event {entry} has no {name}")))
+            };
+            let at: u64 =
+                text("at")?.parse().map_err(|_| self.foreign(format!("event {entry} has a strange time")))?;
+            Ok(Happening {
+                at: at_ms(at),
+                id: self.id(&text("id")?)?,
+                what: text("what")?,
+                details: text("details")?,
+            })
+        };
+        Ok(found.into_iter().rev().filter_map(|event| known(read(event))).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::connection::client;
+    use super::*;
+
+    #[test]
+    fn addresses_are_shown_without_secrets() {
+        assert_eq!(address_of("rediss://user:hunter2@redis.example:6379/0"), "rediss://redis.example:6379/0");
+        assert_eq!(address_of("redis://127.0.0.1:6379"), "redis://127.0.0.1:6379");
+        let config = RedisConfig {
+            url: "redis://user:hunter2@127.0.0.1:1".to_owned(),
+            user: None,
+            password: None,
+            ca_file: None,
+            prefix: None,
+            timing: Timing::default(),
+        };
+        assert!(!format!("{config:?}").contains("hunter2"));
+        let refused = client(&config).expect_err("a password in a URL");
+        assert!(matches!(&refused, QueueError::Refused { .. }), "{refused}");
+        assert!(!refused.to_string().contains("hunter2"), "{refused}");
+    }
+}

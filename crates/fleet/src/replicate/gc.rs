@@ -1,0 +1,559 @@
+//! What dead jobs have left: found by tag, name and age, and by nobody working on it.
+//!
+//! That nothing was found and that it could not be looked for are different answers, kind by kind. What is to go is looked at once more right
+//! before it goes.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use snapferry_base::clock::Clock;
+use snapferry_base::job::JobId;
+use snapferry_base::retry::{Class, chain};
+use snapferry_engine::store::{ListedObject, ObjectKey, ObjectStore, StoreError, Upload};
+use snapferry_ibmcloud::vpc::model::{Image, Snapshot, Volume};
+use snapferry_ibmcloud::vpc::{
+    ImageFilter, ImageId, NameError, Patience, RegionClient, SnapshotFilter, SnapshotId, SnapshotOrder,
+    Tagging, VolumeFilter, VolumeId, VpcError,
+};
+
+use super::catchup::{self, Overdue};
+use super::error::Fault;
+use super::holdings::Thing;
+use super::names::{self, JobNames, has};
+use super::site::Waits;
+use super::turns::Turns;
+
+/// Why something could not be listed or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum GcError {
+    /// The cloud.
+    #[error("{what}")]
+    Cloud {
+        /// What was being done.
+        what: String,
+        /// Why not.
+        #[source]
+        source: VpcError,
+    },
+    /// The bucket.
+    #[error("{what}")]
+    Store {
+        /// What was being done.
+        what: String,
+        /// Why not.
+        #[source]
+        source: StoreError,
+    },
+    /// What there is to prune, or whose turn it is.
+    #[error("{0}")]
+    Retention(#[source] Box<Fault>),
+    /// Never: our own tags are tags.
+    #[error(transparent)]
+    Names(#[from] NameError),
+}
+
+impl GcError {
+    /// What the error means for another attempt.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Cloud { source, .. } => source.class(),
+            Self::Store { source, .. } => source.class(),
+            Self::Retention(fault) => fault.class(),
+            Self::Names(_) => Class::Permanent,
+        }
+    }
+}
+
+fn cloud(what: impl Into<String>) -> impl FnOnce(VpcError) -> GcError {
+    let what = what.into();
+    move |source| GcError::Cloud { what, source }
+}
+
+fn bucket(what: impl Into<String>) -> impl FnOnce(StoreError) -> GcError {
+    let what = what.into();
+    move |source| GcError::Store { what, source }
+}
+
+/// Where to look. What is not given is not looked at, and the report says so.
+pub struct Places {
+    /// Who may detach from a server.
+    pub turns: Turns,
+    /// The servers' region: volumes, snapshots, clones.
+    pub home: RegionClient,
+    /// The recovery region: images, and the tags by which they are ours.
+    pub away: Option<(RegionClient, Tagging)>,
+    /// The bucket, what our keys in it begin with, and its name: uploads, objects.
+    pub bucket: Option<(Arc<dyn ObjectStore>, String, String)>,
+}
+
+/// What makes something a leftover.
+pub struct Rules {
+    /// Nothing younger than this is one: longer than the longest job.
+    pub min_age: Duration,
+    /// The runs, by name, that somebody is working on.
+    pub live: BTreeSet<String>,
+    /// The runs, by name, that this machine's journals tell of.
+    pub known: BTreeSet<String>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// How often and how long deletions are waited for.
+    pub waits: Waits,
+}
+
+/// What kind of thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// An upload that nobody has ended, billed and not visible.
+    Upload,
+    /// An object without its manifest, or a manifest without its object.
+    Object,
+    /// An image that never became the latest.
+    Image,
+    /// A volume, with its attachment if it has one.
+    Volume,
+    /// A clone for fast restores.
+    Clone,
+    /// The snapshot of a job that was never done.
+    Snapshot,
+}
+
+impl Kind {
+    /// In the order in which they are removed: a snapshot stays while a volume is filled from it.
+    pub const ALL: [Self; 6] =
+        [Self::Upload, Self::Object, Self::Image, Self::Volume, Self::Clone, Self::Snapshot];
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Upload => "upload",
+            Self::Object => "object",
+            Self::Image => "image",
+            Self::Volume => "volume",
+            Self::Clone => "clone",
+            Self::Snapshot => "snapshot",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Which one exactly.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Which {
+    Upload(Upload),
+    Object(ObjectKey),
+    Image(ImageId),
+    Volume(VolumeId),
+    Clone(SnapshotId, String),
+    Snapshot(SnapshotId),
+    Overdue(Thing),
+}
+
+/// What makes something a leftover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Because {
+    /// Its job was never done.
+    Unfinished,
+    /// Its server's newest job is done, and does not keep it.
+    NotKept,
+}
+
+/// Why something that looks like a leftover stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fate {
+    /// It goes.
+    Leftover,
+    /// Somebody works on its job.
+    Live,
+    /// It is not old enough.
+    Young,
+}
+
+/// Something of ours whose job is not done, or that a newer job does not keep.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What it is.
+    pub kind: Kind,
+    /// Its name.
+    pub name: String,
+    /// Its id, where it has one.
+    pub id: String,
+    /// The run that it is of.
+    pub run: String,
+    /// GB that are billed, where that is known.
+    pub size_gb: Option<u64>,
+    /// Seconds since it was made; none where nobody tells.
+    pub age_seconds: Option<u64>,
+    /// What becomes of it.
+    pub fate: Fate,
+    /// What makes it a leftover.
+    pub because: Because,
+    #[serde(skip)]
+    which: Which,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} ({})", self.kind, self.name, self.id)
+    }
+}
+
+/// A kind that could not be listed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Blind {
+    /// Which.
+    pub kind: Kind,
+    /// Why not.
+    pub why: String,
+}
+
+/// All that was found, and all that could not be looked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Survey {
+    /// In the order in which they would be removed.
+    pub findings: Vec<Finding>,
+    /// Kinds that could not be listed.
+    pub could_not_list: Vec<Blind>,
+    /// Kinds that were not looked for, since nobody said where.
+    pub not_looked_at: Vec<Kind>,
+}
+
+impl Survey {
+    /// The kinds of which all were seen.
+    pub fn seen(&self) -> impl Iterator<Item = Kind> {
+        let blind = |kind| {
+            self.not_looked_at.contains(&kind) || self.could_not_list.iter().any(|blind| blind.kind == kind)
+        };
+        Kind::ALL.into_iter().filter(move |&kind| !blind(kind))
+    }
+
+    /// Those that go.
+    pub fn leftovers(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.iter().filter(|finding| finding.fate == Fate::Leftover)
+    }
+}
+
+/// Looks everywhere.
+///
+/// # Errors
+/// Only where somebody asked us to stop: what can't be listed is part of the answer.
+pub async fn survey(places: &Places, rules: &Rules) -> Result<Survey, GcError> {
+    let mut survey = Survey::default();
+    for kind in Kind::ALL {
+        let listed = match (kind, &places.away, &places.bucket) {
+            (Kind::Upload, _, Some((store, prefix, _))) => uploads(&**store, prefix, rules).await,
+            (Kind::Object, _, Some((store, prefix, _))) => objects(&**store, prefix, rules).await,
+            (Kind::Image, Some((away, tagging)), _) => images(&places.home, away, tagging, rules).await,
+            (Kind::Volume, ..) => volumes(&places.home, rules).await,
+            (Kind::Clone, ..) => clones(&places.home, rules).await,
+            (Kind::Snapshot, ..) => snapshots(&places.home, rules).await,
+            (Kind::Upload | Kind::Object | Kind::Image, ..) => {
+                survey.not_looked_at.push(kind);
+                continue;
+            }
+        };
+        match listed {
+            Ok(found) => survey.findings.extend(found),
+            Err(err) if err.class() == Class::Cancelled => return Err(err),
+            Err(err) => survey.could_not_list.push(Blind { kind, why: chain(&err) }),
+        }
+    }
+    // With one kind unseen it is not known what the newest job is, or what it keeps.
+    if survey.could_not_list.is_empty() {
+        survey.findings.extend(overdue(places, rules).await?);
+        survey.findings.sort_by_key(|finding| finding.kind);
+    }
+    Ok(survey)
+}
+
+/// What jobs that are done have not come to prune.
+async fn overdue(places: &Places, rules: &Rules) -> Result<Vec<Finding>, GcError> {
+    let snapshots = own_snapshots(&places.home).await?;
+    let found = catchup::look(&snapshots, places, None, &rules.live, rules.clock.now()).await;
+    let found = found.map_err(|fault| GcError::Retention(Box::new(fault)))?;
+    let finding = |overdue: Overdue| {
+        let name = match &overdue.thing {
+            Thing::Snapshot(_, name) | Thing::Image(_, name) => name.clone(),
+            Thing::Object(key) => key.to_string(),
+        };
+        let (kind, which) = (overdue.kind(), Which::Overdue(overdue.thing));
+        Finding {
+            because: Because::NotKept,
+            ..rules.finding(kind, which, &name, &overdue.by, Some(overdue.made))
+        }
+    };
+    Ok(found.into_iter().map(finding).collect())
+}
+
+impl Rules {
+    fn finding(&self, kind: Kind, which: Which, name: &str, run: &str, made: Option<SystemTime>) -> Finding {
+        let age = made.and_then(|made| self.clock.now().duration_since(made).ok());
+        let fate = if self.live.contains(run) {
+            Fate::Live
+        // What nobody dates, or a clock ahead of ours does, is young.
+        } else if age.is_none_or(|age| age < self.min_age) {
+            Fate::Young
+        } else {
+            Fate::Leftover
+        };
+        let id = match &which {
+            Which::Upload(upload) => upload.id.clone(),
+            Which::Object(key) => key.to_string(),
+            Which::Image(id) => id.to_string(),
+            Which::Volume(id) => id.to_string(),
+            Which::Clone(id, zone) => format!("{id} in {zone}"),
+            Which::Snapshot(id) | Which::Overdue(Thing::Snapshot(id, _)) => id.to_string(),
+            Which::Overdue(Thing::Image(id, _)) => id.to_string(),
+            Which::Overdue(Thing::Object(key)) => key.to_string(),
+        };
+        let because = Because::Unfinished;
+        let age_seconds = age.map(|age| age.as_secs());
+        Finding {
+            kind,
+            name: name.to_owned(),
+            id,
+            run: run.to_owned(),
+            size_gb: None,
+            age_seconds,
+            fate,
+            because,
+            which,
+        }
+    }
+}
+
+/// The run of a key of ours: `<prefix><server>/<run>.qcow2`, with or without `.manifest`.
+fn run_of(prefix: &str, key: &ObjectKey) -> Option<String> {
+    let server = key.as_str().strip_prefix(prefix)?.split_once('/')?.0;
+    let image = ObjectKey::new(key.as_str().strip_suffix(".manifest").unwrap_or(key.as_str())).ok()?;
+    names::run_of_key(prefix, server, &image).map(str::to_owned)
+}
+
+async fn uploads(store: &dyn ObjectStore, prefix: &str, rules: &Rules) -> Result<Vec<Finding>, GcError> {
+    let open = store.list_uploads(prefix).await.map_err(bucket("list uploads"))?;
+    let ours = open.into_iter().filter_map(|open| {
+        let run = run_of(prefix, &open.upload.key)?;
+        let name = open.upload.key.to_string();
+        Some(rules.finding(Kind::Upload, Which::Upload(open.upload), &name, &run, open.started))
+    });
+    Ok(ours.collect())
+}
+
+async fn objects(store: &dyn ObjectStore, prefix: &str, rules: &Rules) -> Result<Vec<Finding>, GcError> {
+    let listed = store.list(prefix).await.map_err(bucket("list objects"))?;
+    let keys: BTreeSet<&str> = listed.iter().map(|object| object.key.as_str()).collect();
+    let alone = |object: &&ListedObject| match object.key.as_str().strip_suffix(".manifest") {
+        Some(image) => !keys.contains(image),
+        None => !keys.contains(object.key.manifest().as_str()),
+    };
+    let halves = listed.iter().filter(alone).filter_map(|object| {
+        let run = run_of(prefix, &object.key)?;
+        Some(rules.finding(
+            Kind::Object,
+            Which::Object(object.key.clone()),
+            object.key.as_str(),
+            &run,
+            object.modified,
+        ))
+    });
+    Ok(halves.collect())
+}
+
+/// Whether the name is the one that a job with these tags gives: its own, not one that an image got later.
+fn own_run(tags: &[String], name: &str) -> bool {
+    let job_names = |job: JobId| JobNames::of(job, &names::server_of(tags)?, None, "").ok();
+    names::job_of(tags).and_then(job_names).is_some_and(|names| names.run.as_str() == name)
+}
+
+/// Whether a name may be a run's at all, so that not every image's tags are asked for.
+fn looks_like_a_run(name: &str) -> bool {
+    names::time_of_run(name).is_some()
+}
+
+async fn images(
+    home: &RegionClient,
+    away: &RegionClient,
+    tagging: &Tagging,
+    rules: &Rules,
+) -> Result<Vec<Finding>, GcError> {
+    let listed = away.images(&ImageFilter::default()).await.map_err(cloud("list images"))?;
+    // A job that died between making an image and tagging it: its name is that of a snapshot of ours, or of a journal.
+    let mut runs = rules.known.clone();
+    runs.extend(own_snapshots(home).await?.into_iter().map(|snapshot| snapshot.name));
+    let mut found = Vec::new();
+    for Image { id, crn, name, created_at, file, .. } in
+        listed.into_iter().filter(|image| looks_like_a_run(&image.name))
+    {
+        let tags = tagging.tags(&crn).await.map_err(cloud(format!("list the tags of image {name}")))?;
+        if own_run(&tags, &name) || (names::job_of(&tags).is_none() && runs.contains(&name)) {
+            let finding = rules.finding(Kind::Image, Which::Image(id), &name, &name, Some(created_at));
+            found.push(Finding { size_gb: file.size, ..finding });
+        }
+    }
+    Ok(found)
+}
+
+async fn volumes(home: &RegionClient, rules: &Rules) -> Result<Vec<Finding>, GcError> {
+    let filter = VolumeFilter { tag: Some(names::ours()?), ..VolumeFilter::default() };
+    let listed = home.volumes(&filter).await.map_err(cloud("list volumes"))?;
+    let ours = listed.into_iter().filter(|volume| own_run(&volume.user_tags, &volume.name));
+    let found = ours.map(|Volume { id, name, created_at, capacity, .. }| {
+        let finding = rules.finding(Kind::Volume, Which::Volume(id), &name, &name, Some(created_at));
+        Finding { size_gb: Some(capacity), ..finding }
+    });
+    Ok(found.collect())
+}
+
+/// Our own snapshots, whatever became of their jobs.
+///
+/// # Errors
+/// Where they can't be listed.
+pub async fn own_snapshots(home: &RegionClient) -> Result<Vec<Snapshot>, GcError> {
+    let filter =
+        SnapshotFilter { tag: Some(names::ours()?), source_volume: None, order: SnapshotOrder::NewestFirst };
+    let listed = home.snapshots(&filter).await.map_err(cloud("list snapshots"))?;
+    let ours = |snapshot: &Snapshot| {
+        own_run(&snapshot.user_tags, &snapshot.name) && snapshot.backup_policy_plan.is_none()
+    };
+    Ok(listed.into_iter().filter(ours).collect())
+}
+
+async fn clones(home: &RegionClient, rules: &Rules) -> Result<Vec<Finding>, GcError> {
+    let mut found = Vec::new();
+    let keep = names::keep_tag()?;
+    for snapshot in own_snapshots(home).await?.into_iter().filter(|snapshot| !has(&snapshot.user_tags, &keep))
+    {
+        let listed = match home.clones(&snapshot.id).await {
+            // The snapshot went while we looked, and its clones with it.
+            Err(err) if err.is_not_found() => continue,
+            listed => listed.map_err(cloud(format!("list the clones of {}", snapshot.name)))?,
+        };
+        for clone in listed {
+            let which = Which::Clone(snapshot.id.clone(), clone.zone.name.clone());
+            found.push(rules.finding(
+                Kind::Clone,
+                which,
+                &snapshot.name,
+                &snapshot.name,
+                Some(clone.created_at),
+            ));
+        }
+    }
+    Ok(found)
+}
+
+async fn snapshots(home: &RegionClient, rules: &Rules) -> Result<Vec<Finding>, GcError> {
+    let (done, keep) = (names::done_tag()?, names::keep_tag()?);
+    let dead = |snapshot: &Snapshot| !has(&snapshot.user_tags, &done) && !has(&snapshot.user_tags, &keep);
+    let found = own_snapshots(home).await?.into_iter().filter(dead).map(
+        |Snapshot { id, name, created_at, size, .. }| {
+            let finding = rules.finding(Kind::Snapshot, Which::Snapshot(id), &name, &name, Some(created_at));
+            Finding { size_gb: Some(size), ..finding }
+        },
+    );
+    Ok(found.collect())
+}
+
+/// Removes what is not kept, and waits until it is gone, where it is still not.
+async fn prune(thing: &Thing, finding: &Finding, places: &Places, rules: &Rules) -> Result<bool, GcError> {
+    let of_it = |what: &str| format!("{what} {finding}");
+    let still = overdue(places, rules).await?;
+    if !still.iter().any(|now| now.which == finding.which) {
+        return Ok(false);
+    }
+    match (thing, &places.away, &places.bucket) {
+        (Thing::Snapshot(id, _), ..) => {
+            places.home.delete_snapshot(id).await.map_err(cloud(of_it("delete")))?;
+            places
+                .home
+                .snapshot_gone(id, rules.waits.of(Patience::DELETION))
+                .await
+                .map_err(cloud(of_it("delete")))?;
+        }
+        (Thing::Image(id, _), Some((away, _)), _) => {
+            away.delete_image(id).await.map_err(cloud(of_it("delete")))?;
+            away.image_gone(id, rules.waits.of(Patience::DELETION)).await.map_err(cloud(of_it("delete")))?;
+        }
+        (Thing::Object(key), _, Some((store, ..))) => {
+            // The manifest last: alone it is small, and found again.
+            store.delete(key).await.map_err(bucket(of_it("delete")))?;
+            store.delete(&key.manifest()).await.map_err(bucket(of_it("delete")))?;
+        }
+        (Thing::Image(..) | Thing::Object(_), ..) => return Ok(false),
+    }
+    Ok(true)
+}
+
+/// Removes a leftover, and waits until it is gone; whether it was still one. What is no longer what was found stays.
+///
+/// # Errors
+/// Where the cloud or the store refuses, or does not get it done in time.
+pub async fn remove(finding: &Finding, places: &Places, rules: &Rules) -> Result<bool, GcError> {
+    let home = &places.home;
+    let of_it = |what: &str| format!("{what} {finding}");
+    match (&finding.which, &places.away, &places.bucket) {
+        (Which::Upload(upload), _, Some((store, ..))) => {
+            store.abort(upload).await.map_err(bucket(of_it("abort")))?;
+        }
+        (Which::Overdue(thing), ..) => return prune(thing, finding, places, rules).await,
+        (Which::Object(key), _, Some((store, prefix, _))) => {
+            let still = objects(&**store, prefix, rules).await?;
+            if !still.iter().any(|now| now.which == finding.which) {
+                return Ok(false);
+            }
+            store.delete(key).await.map_err(bucket(of_it("delete")))?;
+        }
+        (Which::Image(id), Some((away, _)), _) => {
+            // It may have become the latest meanwhile.
+            let now = away.image(id).await.map_err(cloud(of_it("look at")))?;
+            if now.is_none_or(|now| now.name != finding.name) {
+                return Ok(false);
+            }
+            away.delete_image(id).await.map_err(cloud(of_it("delete")))?;
+            away.image_gone(id, rules.waits.of(Patience::DELETION)).await.map_err(cloud(of_it("delete")))?;
+        }
+        (Which::Volume(id), ..) => {
+            let Some(now) = home.volume(id).await.map_err(cloud(of_it("look at")))? else { return Ok(false) };
+            for attachment in &now.volume_attachments {
+                let Some(server) = attachment.instance.as_ref().map(|instance| &instance.id) else {
+                    continue;
+                };
+                let patience = rules.waits.of(Patience::ATTACHMENT);
+                let turn = places.turns.of(server, patience, &*rules.clock, home.cancel()).await;
+                let _turn = turn.map_err(|fault| GcError::Retention(Box::new(fault)))?;
+                home.detach(server, &attachment.id).await.map_err(cloud(of_it("detach")))?;
+                home.detached(server, &attachment.id, patience).await.map_err(cloud(of_it("detach")))?;
+            }
+            home.delete_volume(id).await.map_err(cloud(of_it("delete")))?;
+            home.volume_gone(id, rules.waits.of(Patience::DELETION)).await.map_err(cloud(of_it("delete")))?;
+        }
+        (Which::Clone(id, zone), ..) => home.delete_clone(id, zone).await.map_err(cloud(of_it("delete")))?,
+        (Which::Snapshot(id), ..) => {
+            let Some(now) = home.snapshot(id).await.map_err(cloud(of_it("look at")))? else {
+                return Ok(false);
+            };
+            // Somebody has resumed its job.
+            if has(&now.user_tags, &names::done_tag()?) {
+                return Ok(false);
+            }
+            home.delete_snapshot(id).await.map_err(cloud(of_it("delete")))?;
+            home.snapshot_gone(id, rules.waits.of(Patience::DELETION))
+                .await
+                .map_err(cloud(of_it("delete")))?;
+        }
+        (Which::Upload(_) | Which::Object(_) | Which::Image(_), ..) => return Ok(false),
+    }
+    Ok(true)
+}

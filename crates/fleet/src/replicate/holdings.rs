@@ -1,0 +1,298 @@
+//! What there is of a server's earlier runs: its snapshots, images and objects, each with what speaks against removing it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::SystemTime;
+
+use snapferry_base::job::JobId;
+use snapferry_engine::store::{ListedObject, ObjectKey, ObjectStore};
+use snapferry_ibmcloud::vpc::model::{Image, ImageState, Snapshot, SnapshotState};
+use snapferry_ibmcloud::vpc::{
+    ImageFilter, ImageId, RegionClient, SnapshotFilter, SnapshotId, SnapshotOrder, Tagging,
+};
+
+use super::error::Fault;
+use super::job::Job;
+use super::marks::Destination;
+use super::names::{self, Form, JobNames, has};
+use super::retention::{Candidate, Protection, Retention, beyond};
+use super::site::Site;
+
+/// Something that retention may remove.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Thing {
+    /// A snapshot, in the server's region.
+    Snapshot(SnapshotId, String),
+    /// An image, in the recovery region.
+    Image(ImageId, String),
+    /// An object with its manifest, in the bucket.
+    Object(ObjectKey),
+}
+
+impl fmt::Display for Thing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Snapshot(_, name) => write!(f, "snapshot {name}"),
+            Self::Image(_, name) => write!(f, "image {name}"),
+            Self::Object(key) => write!(f, "object {key}"),
+        }
+    }
+}
+
+impl Thing {
+    /// Asks for it to be removed; that it is gone is success.
+    ///
+    /// # Errors
+    /// Where the cloud or the store refuses.
+    pub async fn remove(&self, yard: &Yard<'_>) -> Result<(), Fault> {
+        match (self, yard.away, yard.store) {
+            (Self::Snapshot(id, _), ..) => yard.home.delete_snapshot(id).await?,
+            (Self::Image(id, _), Some((away, _)), _) => away.delete_image(id).await?,
+            (Self::Object(key), _, Some(store)) => {
+                // The manifest last: alone it is small, and found again.
+                store.delete(key).await?;
+                store.delete(&key.manifest()).await?;
+            }
+            (Self::Image(..) | Self::Object(_), ..) => {}
+        }
+        Ok(())
+    }
+}
+
+/// Where things are looked for. What is not given is not looked at.
+#[derive(Clone, Copy)]
+pub struct Yard<'a> {
+    /// The server's region.
+    pub home: &'a RegionClient,
+    /// The recovery region, and its images' tags.
+    pub away: Option<(&'a RegionClient, &'a Tagging)>,
+    /// The bucket.
+    pub store: Option<&'a dyn ObjectStore>,
+}
+
+impl<'a> Yard<'a> {
+    /// All that a job has to do with.
+    #[must_use]
+    pub fn of_site(site: &'a Site) -> Self {
+        Self { home: &site.home, away: Some((&site.away, &site.tagging)), store: Some(&*site.store) }
+    }
+}
+
+/// The run whose server's holdings are looked for.
+pub struct Newest<'a> {
+    /// Its job.
+    pub job: JobId,
+    /// The server.
+    pub server: &'a str,
+    /// What the keys of its objects begin with.
+    pub prefix: &'a str,
+    /// Its names.
+    pub names: &'a JobNames,
+    /// Where it goes.
+    pub to: &'a Destination,
+    /// The image that it has made itself, which a list may not show yet.
+    pub image: Option<&'a ImageId>,
+}
+
+/// What there is of one kind.
+type Listed = Vec<(Candidate, Thing)>;
+
+/// What there is.
+#[derive(Clone, Debug, Default)]
+pub struct Holdings {
+    snapshots: Listed,
+    images: Listed,
+    objects: Listed,
+    /// A run of the same server into the same place that began later: what goes then is for that one to say.
+    pub newer: Option<String>,
+}
+
+impl Holdings {
+    /// Looks for everything of a job's server. `image` is the one that the job itself has made.
+    ///
+    /// # Errors
+    /// As for [`Holdings::look`].
+    pub async fn of_job(job: &Job, site: &Site, image: Option<&ImageId>) -> Result<Self, Fault> {
+        let names = job.names()?;
+        let to = Destination::of_job(job, &names);
+        let newest =
+            Newest { job: job.id, server: &job.server, prefix: &job.prefix, names: &names, to: &to, image };
+        Self::look(&newest, &Yard::of_site(site)).await
+    }
+
+    /// Looks for everything of the run's server.
+    ///
+    /// # Errors
+    /// Where something can't be listed: then nothing is known, which is not the same as that there is nothing.
+    pub async fn look(of: &Newest<'_>, yard: &Yard<'_>) -> Result<Self, Fault> {
+        let names = of.names;
+        let mut holdings = Self::default();
+        let filter = SnapshotFilter {
+            tag: Some(names::server_tag(of.server)?),
+            source_volume: None,
+            order: SnapshotOrder::NewestFirst,
+        };
+        let found = yard.home.snapshots(&filter).await?;
+        let mut open = open_runs(of.server, &found)?;
+        // This job is done with what it made, however far its snapshot's tags have come.
+        open.remove(names.run.as_str());
+        let mut elsewhere = BTreeSet::new();
+        for snapshot in &found {
+            let (tags, ours) =
+                (&snapshot.user_tags, names::form_of(of.server, &snapshot.name) == Some(Form::Run));
+            // Of versions that did not tell, it may be anywhere.
+            let here = Destination::of(tags).is_none_or(|to| to.region == of.to.region);
+            if ours && !here {
+                elsewhere.insert(snapshot.name.clone());
+            }
+            if ours && here && names::job_of(tags).is_some_and(|job| job > of.job) {
+                holdings.newer = Some(snapshot.name.clone());
+            }
+            let thing = Thing::Snapshot(snapshot.id.clone(), snapshot.name.clone());
+            holdings.snapshots.push((snapshot_candidate(of.server, snapshot, &open)?, thing));
+        }
+        if let Some((away, tagging)) = yard.away {
+            holdings.images(of, &open, away, tagging).await?;
+        }
+        if let Some(store) = yard.store {
+            let listed = store.list(&names::folder(of.prefix, of.server)).await?;
+            holdings.objects = objects(of, &listed, &open);
+            let began = names::time_of_run(names.run.as_str());
+            let later = |name: &str| names::time_of_run(name) > began && !elsewhere.contains(name);
+            let newer = holdings.objects.iter().find(|(candidate, _)| later(&candidate.name));
+            holdings.newer = holdings.newer.or(newer.map(|(candidate, _)| candidate.name.clone()));
+        }
+        Ok(holdings)
+    }
+
+    async fn images(
+        &mut self,
+        of: &Newest<'_>,
+        open: &BTreeSet<String>,
+        away: &RegionClient,
+        tagging: &Tagging,
+    ) -> Result<(), Fault> {
+        let names = of.names;
+        let mut found = away.images(&ImageFilter::default()).await?;
+        if let Some(id) = of.image.filter(|id| found.iter().all(|image| image.id != **id)) {
+            found.extend(away.image(id).await?);
+        }
+        for image in found {
+            let latest = image.name == names.latest.as_str();
+            if !latest
+                && names::form_of(&names.series, &image.name).is_none()
+                && names::form_of(of.server, &image.name).is_none()
+            {
+                continue;
+            }
+            // Asked one by one, since lists don't tell an image's tags. The latest one's are not needed where it is our own.
+            let own = of.image.is_some_and(|own| *own == image.id);
+            let tags = if latest && own { Vec::new() } else { tagging.tags(&image.crn).await? };
+            let same_server = names::server_of(&tags).as_deref() == Some(of.server);
+            if same_server && names::job_of(&tags).is_some_and(|job| job > of.job) {
+                self.newer = Some(image.name.clone());
+            }
+            let thing = Thing::Image(image.id.clone(), image.name.clone());
+            self.images.push((image_candidate(of, &image, &tags, open), thing));
+        }
+        Ok(())
+    }
+
+    /// What `retention` does not keep, of each kind the oldest first.
+    #[must_use]
+    pub fn beyond(&self, retention: &Retention, now: SystemTime) -> Vec<Thing> {
+        self.candidates_beyond(retention, now).into_iter().map(|(_, thing)| thing).collect()
+    }
+
+    /// The same, with when each was made.
+    #[must_use]
+    pub fn candidates_beyond(&self, retention: &Retention, now: SystemTime) -> Vec<(Candidate, Thing)> {
+        let kinds = [
+            (&self.snapshots, &retention.snapshots),
+            (&self.images, &retention.images),
+            (&self.objects, &retention.objects),
+        ];
+        let mut going = Vec::new();
+        for (listed, keep) in kinds {
+            let candidates: Vec<Candidate> = listed.iter().map(|(candidate, _)| candidate.clone()).collect();
+            going.extend(beyond(&candidates, keep, now).into_iter().map(|at| listed[at].clone()));
+        }
+        going
+    }
+}
+
+/// The names of runs that are under way or were broken off: their snapshots lack the mark of those that are done.
+fn open_runs(server: &str, snapshots: &[Snapshot]) -> Result<BTreeSet<String>, Fault> {
+    let (ours, done) = (names::ours()?, names::done_tag()?);
+    let open = snapshots.iter().filter(|snapshot| {
+        has(&snapshot.user_tags, &ours)
+            && !has(&snapshot.user_tags, &done)
+            && names::form_of(server, &snapshot.name) == Some(Form::Run)
+    });
+    Ok(open.map(|snapshot| snapshot.name.clone()).collect())
+}
+
+fn snapshot_candidate(
+    server: &str,
+    snapshot: &Snapshot,
+    open: &BTreeSet<String>,
+) -> Result<Candidate, Fault> {
+    let tags = &snapshot.user_tags;
+    let ours = has(tags, &names::ours()?)
+        && names::server_of(tags).as_deref() == Some(server)
+        && names::form_of(server, &snapshot.name) == Some(Form::Run)
+        && snapshot.backup_policy_plan.is_none();
+    let protection = if !ours {
+        Some(Protection::NotOurs)
+    } else if open.contains(&snapshot.name) {
+        Some(Protection::InUse)
+    } else if snapshot.lifecycle_state != SnapshotState::Stable {
+        Some(Protection::NotWhole)
+    } else if has(tags, &names::keep_tag()?) {
+        Some(Protection::Kept)
+    } else {
+        None
+    };
+    Ok(Candidate { name: snapshot.name.clone(), made: snapshot.point_in_time(), protection })
+}
+
+fn image_candidate(of: &Newest<'_>, image: &Image, tags: &[String], open: &BTreeSet<String>) -> Candidate {
+    let whole = matches!(
+        image.status,
+        ImageState::Available
+            | ImageState::PartiallyAvailable
+            | ImageState::Deprecated
+            | ImageState::Obsolete
+    );
+    let ours = names::job_of(tags).is_some() && names::server_of(tags).as_deref() == Some(of.server);
+    let protection = if image.name == of.names.latest.as_str() {
+        Some(Protection::Latest)
+    } else if !ours {
+        Some(Protection::NotOurs)
+    } else if open.contains(&image.name) {
+        Some(Protection::InUse)
+    } else if !whole {
+        Some(Protection::NotWhole)
+    } else {
+        None
+    };
+    Candidate { name: image.name.clone(), made: image.created_at, protection }
+}
+
+/// The runs among a bucket's objects. What makes one ours is its key and the manifest beside it.
+fn objects(of: &Newest<'_>, listed: &[ListedObject], open: &BTreeSet<String>) -> Listed {
+    let keys: BTreeSet<&ObjectKey> = listed.iter().map(|object| &object.key).collect();
+    let runs = listed.iter().filter_map(|object| {
+        let run = names::run_of_key(of.prefix, of.server, &object.key)?;
+        let protection = if open.contains(run) {
+            Some(Protection::InUse)
+        } else if !keys.contains(&object.key.manifest()) {
+            Some(Protection::NotWhole)
+        } else {
+            None
+        };
+        let made = names::time_of_run(run)?;
+        Some((Candidate { name: run.to_owned(), made, protection }, Thing::Object(object.key.clone())))
+    });
+    runs.collect()
+}

@@ -1,0 +1,265 @@
+//! What is kept of earlier runs, and what may go: decided on lists, without asking anybody.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+/// How much of one kind is kept of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keep {
+    /// The newest so many, at least one.
+    pub newest: Newest,
+    /// Beyond those, whatever is younger than this.
+    #[serde(default)]
+    pub younger_than: Option<Age>,
+}
+
+/// A number of things to keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Newest {
+    /// All of them.
+    All,
+    /// So many; less than one is one.
+    Count(u32),
+}
+
+impl FromStr for Newest {
+    type Err = String;
+    fn from_str(typed: &str) -> Result<Self, String> {
+        match typed {
+            "all" => Ok(Self::All),
+            number => match number.parse() {
+                Ok(0) => Err("the newest one is always kept: give 1 or more, or all".to_owned()),
+                Ok(count) => Ok(Self::Count(count)),
+                Err(_) => Err(format!("{number:?} is neither a number nor all")),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Newest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all"),
+            Self::Count(count) => count.fmt(f),
+        }
+    }
+}
+
+/// A length of time as people type it: `90s`, `15m`, `36h`, `30d`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Age(pub Duration);
+
+const MINUTE: u64 = 60;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+
+impl FromStr for Age {
+    type Err = String;
+    fn from_str(typed: &str) -> Result<Self, String> {
+        let wrong = || format!("{typed:?} is no length of time: give a number and s, m, h or d, as in 36h");
+        let digits = typed.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let unit = match &typed[digits.len()..] {
+            "s" => 1,
+            "m" => MINUTE,
+            "h" => HOUR,
+            "d" => DAY,
+            _ => return Err(wrong()),
+        };
+        let seconds =
+            digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(wrong)?;
+        Ok(Self(Duration::from_secs(seconds)))
+    }
+}
+
+impl TryFrom<String> for Age {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Age> for String {
+    fn from(age: Age) -> Self {
+        age.to_string()
+    }
+}
+
+impl fmt::Display for Age {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs();
+        for (unit, letter) in [(DAY, 'd'), (HOUR, 'h'), (MINUTE, 'm')] {
+            if seconds >= unit && seconds.is_multiple_of(unit) {
+                return write!(f, "{}{letter}", seconds / unit);
+            }
+        }
+        write!(f, "{seconds}s")
+    }
+}
+
+/// What is kept of each kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retention {
+    /// Snapshots in the server's region. One at least, so that the next one is quick.
+    pub snapshots: Keep,
+    /// Images in the recovery region, the latest among them.
+    pub images: Keep,
+    /// Objects in the bucket.
+    pub objects: Keep,
+}
+
+impl Default for Retention {
+    /// One snapshot keeps the next ones incremental; of images and objects a second one is there should the newest turn out bad.
+    fn default() -> Self {
+        let keep = |count| Keep { newest: Newest::Count(count), younger_than: None };
+        Self { snapshots: keep(1), images: keep(2), objects: keep(2) }
+    }
+}
+
+/// Why something is not ours to remove, however old it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protection {
+    /// It lacks our tag, or its name is none that we give.
+    NotOurs,
+    /// It is the newest image, under its name.
+    Latest,
+    /// The user wants to keep it.
+    Kept,
+    /// A job that is under way, or could be resumed, needs it.
+    InUse,
+    /// It is not whole: nothing that can be relied on, and for `gc` to look at.
+    NotWhole,
+}
+
+/// Something that might go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its name.
+    pub name: String,
+    /// The moment of which it holds the disk, or at which it was made.
+    pub made: SystemTime,
+    /// What speaks against it.
+    pub protection: Option<Protection>,
+}
+
+/// Which of `candidates` may go, by their places, the oldest first. Of those that are good, the newest `keep.newest` stay, and the newest one
+/// whatever is asked; so do those that are younger than `keep.younger_than`, or from a clock that is ahead of ours.
+#[must_use]
+pub fn beyond(candidates: &[Candidate], keep: &Keep, now: SystemTime) -> Vec<usize> {
+    let Newest::Count(count) = keep.newest else { return Vec::new() };
+    // What is the latest, or kept for good, is good and counts as one of the newest; what is not ours or not whole doesn't.
+    let counts = |candidate: &Candidate| {
+        matches!(candidate.protection, None | Some(Protection::Latest | Protection::Kept))
+    };
+    let mut good: Vec<usize> = (0..candidates.len()).filter(|&at| counts(&candidates[at])).collect();
+    // Of the same moment, the name decides, so that everybody decides alike.
+    good.sort_by(|&a, &b| {
+        (candidates[b].made, &candidates[b].name).cmp(&(candidates[a].made, &candidates[a].name))
+    });
+    let kept = usize::try_from(count.max(1)).unwrap_or(usize::MAX);
+    let old = |at: &usize| match keep.younger_than {
+        None => true,
+        Some(Age(age)) => now.duration_since(candidates[*at].made).is_ok_and(|passed| passed > age),
+    };
+    let mut going: Vec<usize> =
+        good.into_iter().skip(kept).filter(|&at| candidates[at].protection.is_none()).filter(old).collect();
+    going.reverse();
+    going
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn candidate(name: &str, made: u64, protection: Option<Protection>) -> Candidate {
+        Candidate { name: name.to_owned(), made: at(made), protection }
+    }
+
+    fn keep(count: u32, age: Option<u64>) -> Keep {
+        Keep { newest: Newest::Count(count), younger_than: age.map(|age| Age(Duration::from_secs(age))) }
+    }
+
+    #[test]
+    fn the_oldest_go_first_and_what_is_protected_stays() {
+        let all = [
+            candidate("b", 200, None),
+            candidate("a", 100, None),
+            candidate("latest", 300, Some(Protection::Latest)),
+            candidate("foreign", 50, Some(Protection::NotOurs)),
+            candidate("c", 250, None),
+            candidate("half", 400, Some(Protection::NotWhole)),
+            candidate("kept", 10, Some(Protection::Kept)),
+        ];
+        assert_eq!(beyond(&all, &keep(1, None), at(1000)), [1, 0, 4]);
+        assert_eq!(beyond(&all, &keep(2, None), at(1000)), [1, 0]);
+        assert_eq!(beyond(&all, &keep(1, Some(800)), at(1000)), [1], "the others are not older than 800 s");
+        assert_eq!(beyond(&all, &Keep { newest: Newest::All, younger_than: None }, at(1000)), [0_usize; 0]);
+        assert_eq!(beyond(&all, &keep(1, Some(0)), at(150)), [1], "what is from the future is young");
+    }
+
+    #[test]
+    fn lengths_of_time_are_typed_and_told() {
+        for (typed, seconds) in [("90s", 90), ("15m", 900), ("36h", 129_600), ("30d", 2_592_000), ("0s", 0)] {
+            let age: Age = typed.parse().expect(typed);
+            assert_eq!((age.0, age.to_string().parse()), (Duration::from_secs(seconds), Ok(age)));
+        }
+        for typed in ["", "h", "1", "1w", "-1h", "1.5h", "99999999999999999999d", "9999999999999999999d"] {
+            assert!(typed.parse::<Age>().expect_err(typed).contains("is no length of time"), "{typed}");
+        }
+        assert!("0".parse::<Newest>().expect_err("nothing is kept").contains("always kept"));
+    }
+
+    fn protection() -> impl Strategy<Value = Option<Protection>> {
+        prop_oneof![
+            4 => Just(None),
+            1 => Just(Some(Protection::NotOurs)),
+            1 => Just(Some(Protection::Latest)),
+            1 => Just(Some(Protection::Kept)),
+            1 => Just(Some(Protection::InUse)),
+            1 => Just(Some(Protection::NotWhole)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_goes_that_must_stay(
+            list in proptest::collection::vec(("[a-z]{1,3}", 0_u64..1000, protection()), 0..20),
+            count in 0_u32..6,
+            age in proptest::option::of(0_u64..1200),
+            now in 0_u64..2000,
+        ) {
+            let all: Vec<Candidate> = list.iter().map(|(name, made, protection)| candidate(name, *made, *protection)).collect();
+            let keep = keep(count, age);
+            let going = beyond(&all, &keep, at(now));
+            for &at in &going {
+                prop_assert_eq!(all[at].protection, None);
+            }
+            // At least as many good ones stay as were asked for, and none of those that go is newer than one that stays and may go.
+            let good = |candidate: &&Candidate| {
+                matches!(candidate.protection, None | Some(Protection::Latest | Protection::Kept))
+            };
+            let goods = all.iter().filter(good).count();
+            prop_assert!(goods - going.len() >= goods.min(usize::try_from(count.max(1)).expect("small")));
+            let newest = all.iter().filter(good).map(|candidate| candidate.made).max();
+            for &at in &going {
+                let newer = all.iter().filter(good).filter(|other| other.made >= all[at].made).count();
+                prop_assert!(Some(all[at].made) < newest || newer > 1, "the newest good one would go");
+            }
+            // Deciding once more on what is left removes nothing.
+            let left: Vec<Candidate> =
+                all.iter().enumerate().filter(|(at, _)| !going.contains(at)).map(|(_, candidate)| candidate.clone()).collect();
+            prop_assert_eq!(beyond(&left, &keep, at(now)), Vec::<usize>::new());
+        }
+    }
+}

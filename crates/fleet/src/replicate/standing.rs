@@ -1,0 +1,139 @@
+//! Whether a job that is taken up again is still to be done. A journal tells of its own machine alone: another server may have finished the job
+//! since, and others after it, and what retention did not keep of it is gone. So the cloud is asked before anything is changed.
+
+use snapferry_base::job::JobId;
+use snapferry_ibmcloud::vpc::ImageFilter;
+use snapferry_ibmcloud::vpc::model::{Image, ImageState, Snapshot};
+
+use super::error::Fault;
+use super::job::{Goal, Origin};
+use super::names::{self, JobNames, has};
+use super::saga::Run;
+use super::steps::{convert, import};
+
+/// What the cloud says of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It is to be done, from wherever it stands.
+    Open,
+    /// It is done, by whomever; only what retention does not keep may still be there.
+    Done(String),
+    /// Nothing of it is there any more, and a newer job is done.
+    Superseded(String),
+}
+
+/// The job's own snapshot, under way or done.
+pub(super) async fn own_snapshot(run: &Run<'_>) -> Result<Option<Snapshot>, Fault> {
+    if run.job.origin != Origin::Server {
+        return Ok(None);
+    }
+    let home = &run.site.home;
+    let mut found = match &run.state.snapshot {
+        Some(known) => home.snapshot(&known.id).await?,
+        None => None,
+    };
+    if found.is_none() {
+        found = home.snapshot_by_name(run.names.run.as_str()).await?;
+    }
+    Ok(found.filter(|found| names::job_of(&found.user_tags) == Some(run.job.id)))
+}
+
+/// Asks the cloud. Nothing is changed.
+pub(super) async fn of(run: &Run<'_>, own: Option<&Snapshot>) -> Result<Standing, Fault> {
+    match own {
+        Some(own) if has(&own.user_tags, &names::done_tag()?) => {
+            return Ok(Standing::Done(format!("its snapshot {} is marked as done", own.name)));
+        }
+        // The mark comes last: whatever is missing is still to be done.
+        Some(_) => return Ok(Standing::Open),
+        None => {}
+    }
+    if run.job.goal == Goal::Image {
+        let Images { made, newer, untold } = images(run).await?;
+        if let Some(image) = made {
+            let promoted = image.name != run.names.run.as_str() && image.status != ImageState::Pending;
+            return Ok(if promoted {
+                Standing::Done(format!("its image is {} ({})", image.name, image.id))
+            } else {
+                Standing::Open
+            });
+        }
+        if let Some((job, image)) = newer {
+            return Ok(Standing::Superseded(format!("image {} is of the newer job {job}", image.name)));
+        }
+        // Objects may be another region's too: they count where nobody tells whose the latest image is.
+        if !untold {
+            return Ok(Standing::Open);
+        }
+    }
+    let (own, newer) = objects(run).await?;
+    match newer {
+        Some(newer) => Ok(Standing::Superseded(format!("object {newer} is of a newer job"))),
+        // Its snapshot was there, and went: only a job that is done lets it go.
+        None if own && run.job.goal == Goal::Object && run.state.snapshot.is_some() => {
+            Ok(Standing::Done("its object is there, and its snapshot was pruned".to_owned()))
+        }
+        None => Ok(Standing::Open),
+    }
+}
+
+/// What the image library tells.
+#[derive(Default)]
+struct Images {
+    /// The job's image, under whatever name.
+    made: Option<Image>,
+    /// One of the same server by a newer job.
+    newer: Option<(JobId, Image)>,
+    /// The latest image does not tell whose it is.
+    untold: bool,
+}
+
+async fn images(run: &Run<'_>) -> Result<Images, Fault> {
+    let JobNames { run: own, latest, series, .. } = &run.names;
+    let Images { mut made, mut newer, mut untold } = Images::default();
+    for image in run.site.away.images(&ImageFilter::default()).await? {
+        let known = run.state.image.as_ref().is_some_and(|known| known.id == image.id);
+        if known || image.name == own.as_str() {
+            made = Some(image);
+            continue;
+        }
+        let named = image.name == latest.as_str()
+            || names::form_of(series, &image.name).is_some()
+            || names::form_of(&run.job.server, &image.name).is_some();
+        if !named {
+            continue;
+        }
+        let tags = import::tags(run, &image).await?;
+        match names::job_of(&tags)
+            .filter(|_| names::server_of(&tags).as_deref() == Some(run.job.server.as_str()))
+        {
+            Some(job) if job == run.job.id => made = Some(image),
+            // One that is still being made may come to nothing.
+            Some(job) if job > run.job.id && is_whole(&image) => newer = Some((job, image)),
+            None if image.name == latest.as_str() => untold = true,
+            _ => {}
+        }
+    }
+    Ok(Images { made, newer, untold })
+}
+
+fn is_whole(image: &Image) -> bool {
+    !matches!(
+        image.status,
+        ImageState::Pending | ImageState::Failed | ImageState::Unusable | ImageState::Deleting
+    )
+}
+
+/// Whether the job's object is whole, and the run of a newer one beside it that is.
+async fn objects(run: &Run<'_>) -> Result<(bool, Option<String>), Fault> {
+    let listed = run.site.store.list(&names::folder(&run.job.prefix, &run.job.server)).await?;
+    let whole =
+        |key: &snapferry_engine::store::ObjectKey| listed.iter().any(|object| object.key == key.manifest());
+    let began = names::time_of_run(run.names.run.as_str());
+    let newer = listed.iter().find_map(|object| {
+        let other = names::run_of_key(&run.job.prefix, &run.job.server, &object.key)?;
+        (names::time_of_run(other) > began && whole(&object.key)).then(|| other.to_owned())
+    });
+    let own = listed.iter().any(|object| object.key == run.names.key) && convert::is_there(run).await?;
+    Ok((own, newer))
+}

@@ -1,0 +1,188 @@
+//! The volume as an image in the bucket, read back and found to hold what was read. What a predecessor has sent is taken as it is, once that
+//! is proved.
+
+use std::sync::Arc;
+
+use snapferry_base::cancel::{Cancel, Reason};
+use snapferry_base::threads;
+use snapferry_engine::convert::counters::Counters;
+use snapferry_engine::convert::plan::Options;
+use snapferry_engine::convert::{ConvertError, Target};
+use snapferry_engine::image::check_manifest;
+use snapferry_engine::manifest::Manifest;
+use snapferry_engine::store::ObjectMeta;
+use snapferry_ibmcloud::vpc::model::ImageState;
+use tokio::sync::oneshot;
+
+use super::super::error::{Fault, Obstacle};
+use super::super::hold;
+use super::super::job::Goal;
+use super::super::saga::{Progress, Run};
+use super::super::state::ObjectState;
+use super::super::transfer::{self, Proof};
+use super::{Step, import};
+
+/// The most of a manifest that is read: 250 GB make about 4 MiB.
+const LARGEST_MANIFEST: u64 = 256 << 20;
+
+/// Takes over the object of a predecessor that died, if there is one that is whole; whether there is.
+pub(in super::super) async fn adopt(run: &mut Run<'_>) -> Result<bool, Fault> {
+    let Some(manifest) = whole(run).await? else { return Ok(false) };
+    let manifest = if manifest.image.sha256.is_some() { manifest } else { prove(run, manifest).await? };
+    run.state.object = object(run, &manifest);
+    Ok(run.state.object.is_some())
+}
+
+/// Whether the job's object is there and whole, as far as the manifest beside it tells.
+pub(in super::super) async fn is_there(run: &Run<'_>) -> Result<bool, Fault> {
+    Ok(whole(run).await?.is_some())
+}
+
+/// The manifest of the job's object, where both are there and belong together.
+async fn whole(run: &Run<'_>) -> Result<Option<Manifest>, Fault> {
+    let store = &run.site.store;
+    let Some(meta) = store.head(&run.names.key).await? else { return Ok(None) };
+    let beside = run.names.key.manifest();
+    let Some(size) =
+        store.head(&beside).await?.map(|found| found.size).filter(|&size| size <= LARGEST_MANIFEST)
+    else {
+        return Ok(None);
+    };
+    let manifest = Manifest::from_json(&store.get_range(&beside, 0..size, None).await?);
+    Ok(manifest.ok().filter(|manifest| is_of(manifest, &meta)))
+}
+
+/// Whether the manifest is of this object, and of a whole disk.
+fn is_of(manifest: &Manifest, object: &ObjectMeta) -> bool {
+    check_manifest(manifest).is_ok()
+        && manifest.image.size.0 == object.size
+        && object.crc64.is_none_or(|sum| sum == manifest.image.crc64)
+}
+
+fn object(run: &Run<'_>, manifest: &Manifest) -> Option<ObjectState> {
+    Some(ObjectState {
+        key: run.names.key.clone(),
+        url: run.site.store.url(&run.names.key),
+        size: manifest.image.size,
+        virtual_size: manifest.image.virtual_size,
+        crc64: manifest.image.crc64,
+        sha256: manifest.image.sha256.clone()?,
+    })
+}
+
+pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
+    let device =
+        run.state.attachment.as_ref().ok_or(Fault::OutOfTurn { step: Step::Convert })?.device.clone();
+    unless_imported(run).await?;
+    // Before the work that takes long.
+    hold::rivals(run).await?;
+    run.intend(Step::Convert, &run.names.key).await?;
+    abort_uploads(run).await?;
+    let counters: Arc<Counters> = Arc::default();
+    let encoding = run.job.encoding;
+    let job = transfer::Send {
+        device,
+        target: target(run),
+        options: Options { codec: encoding.codec, level: encoding.level, ..Options::default() },
+        host: run.site.own.name.clone(),
+        clock: Arc::clone(&run.site.clock),
+        counters: Arc::clone(&counters),
+        runtime: run.site.runtime.clone(),
+    };
+    run.see(Progress::Converting(counters, transfer::size_of(&job.device)?));
+    let converted = on_a_thread(run, move |cancel| job.run(cancel)).await;
+    run.see(Progress::Still);
+    let manifest = prove(run, converted?.manifest).await?;
+    run.state.object = object(run, &manifest);
+    let image = &manifest.image;
+    Ok(format!(
+        "{}, {} of a disk of {}, verified",
+        run.site.store.url(&run.names.key),
+        image.size,
+        image.virtual_size
+    ))
+}
+
+/// An object from which an image was made is never written over: whoever proves the image by it would find another disk.
+async fn unless_imported(run: &Run<'_>) -> Result<(), Fault> {
+    if !run.resumed || run.job.goal == Goal::Object {
+        return Ok(());
+    }
+    match import::own(run).await? {
+        Some(image)
+            if !matches!(image.status, ImageState::Failed | ImageState::Unusable | ImageState::Deleting) =>
+        {
+            let url = run.site.store.url(&run.names.key);
+            Err(Obstacle::Told(format!(
+                "image {} ({}) was made from {url} already, and what is there now is not whole: `snapferry replicate --abandon {}` gives \
+                 the job up, and a new one makes a new image",
+                image.name, image.id, run.job.id
+            ))
+            .into())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn target(run: &Run<'_>) -> Target {
+    // The key is this job's alone: what is there was left by a predecessor, and could not be proved.
+    Target { store: Arc::clone(&run.site.store), key: run.names.key.clone(), replace: true }
+}
+
+/// Reads the image back, and notes beside it that it is good, with its SHA-256.
+async fn prove(run: &Run<'_>, manifest: Manifest) -> Result<Manifest, Fault> {
+    let proof = Proof {
+        target: target(run),
+        manifest,
+        clock: Arc::clone(&run.site.clock),
+        counters: Arc::default(),
+        runtime: run.site.runtime.clone(),
+    };
+    run.see(Progress::ReadingBack(Arc::clone(&proof.counters), proof.manifest.image.virtual_size));
+    let proved = on_a_thread(run, move |cancel| proof.run(cancel)).await;
+    run.see(Progress::Still);
+    proved
+}
+
+/// Runs what blocks, with a word to stop of its own that follows the job's: the work ends itself by that word, too.
+async fn on_a_thread<T: std::marker::Send + 'static>(
+    run: &Run<'_>,
+    work: impl FnOnce(Cancel) -> Result<T, Fault> + std::marker::Send + 'static,
+) -> Result<T, Fault> {
+    let (cancel, own) = (run.site.cancel.clone(), Cancel::new());
+    let told = own.clone();
+    let (tell, mut ended) = oneshot::channel();
+    // Not one of the runtime's threads: the work waits for what those do.
+    let thread = threads::spawn("carry a disk", move || {
+        // Whoever asked waits, also when told to stop.
+        let _ = tell.send(work(own));
+    })
+    .map_err(|refused| Fault::Convert(ConvertError::Threads(refused)))?;
+    let done = tokio::select! {
+        done = &mut ended => done,
+        _reason = cancel.cancelled() => {
+            told.cancel(Reason::Asked);
+            ended.await
+        }
+    };
+    // It has nothing left to do, whether it came to its end or died.
+    let _ = thread.join();
+    done.unwrap_or(Err(Fault::Died))
+}
+
+async fn abort_uploads(run: &Run<'_>) -> Result<(), Fault> {
+    for open in run.site.store.list_uploads(run.names.key.as_str()).await? {
+        if open.upload.key == run.names.key {
+            run.site.store.abort(&open.upload).await?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn undo(run: &mut Run<'_>) -> Result<(), Fault> {
+    abort_uploads(run).await?;
+    run.site.store.delete(&run.names.key).await?;
+    run.site.store.delete(&run.names.key.manifest()).await?;
+    run.state.object = None;
+    Ok(())
+}

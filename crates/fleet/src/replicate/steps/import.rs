@@ -1,0 +1,154 @@
+//! The image in the recovery region: imported under the job's own name, waited for, and proved to be made of our file.
+
+use snapferry_base::retry::{Class, chain};
+use snapferry_ibmcloud::vpc::model::{Image, ImageState};
+use snapferry_ibmcloud::vpc::{ImageId, ImageOrigin, ImagePrototype, Patience, ResourceGroupId};
+
+use super::super::error::{Fault, Obstacle};
+use super::super::hold;
+use super::super::names::{self, Form};
+use super::super::saga::Run;
+use super::super::state::ImageState as Known;
+use super::Step;
+
+/// The job's image, under whatever name it has by now.
+pub(in super::super) async fn own(run: &Run<'_>) -> Result<Option<Image>, Fault> {
+    let away = &run.site.away;
+    if let Some(known) = &run.state.image
+        && let Some(image) = away.image(&known.id).await?
+    {
+        return Ok(Some(image));
+    }
+    // Nobody else gives a thing this name.
+    if let Some(image) = away.image_by_name(run.names.run.as_str()).await? {
+        return Ok(Some(image));
+    }
+    // A predecessor may have made it the latest, and died.
+    let Some(latest) = away.image_by_name(run.names.latest.as_str()).await? else { return Ok(None) };
+    let tags = tags(run, &latest).await?;
+    Ok((names::job_of(&tags) == Some(run.job.id)).then_some(latest))
+}
+
+/// An image's tags; none where we may not read them, as where we may not write them.
+pub(in super::super) async fn tags(run: &Run<'_>, image: &Image) -> Result<Vec<String>, Fault> {
+    match run.site.tagging.tags(&image.crn).await {
+        Err(err) if err.class() == Class::Permanent => {
+            tracing::warn!("the tags of image {} can't be read: {}", image.name, chain(&err));
+            Ok(Vec::new())
+        }
+        read => Ok(read?),
+    }
+}
+
+fn known(image: &Image) -> Known {
+    Known { id: image.id.clone(), crn: image.crn.clone(), name: image.name.clone() }
+}
+
+pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
+    // Before the first thing that everybody sees.
+    hold::rivals(run).await?;
+    let found = match own(run).await? {
+        // Nothing comes of it any more, and it has the name.
+        Some(image)
+            if matches!(image.status, ImageState::Failed | ImageState::Unusable | ImageState::Deleting) =>
+        {
+            remove(run, &image.id).await?;
+            None
+        }
+        found => found,
+    };
+    let image = match found {
+        Some(image) => image,
+        None => create(run).await?,
+    };
+    run.state.image = Some(known(&image));
+    run.intend(Step::Import, &image.id).await?;
+    tag(run, &image).await?;
+    Ok(format!("{} ({}) from {}", image.name, image.id, href(run)))
+}
+
+/// The object's address for the image service.
+fn href(run: &Run<'_>) -> String {
+    format!("cos://{}/{}/{}", run.job.bucket_location, run.job.bucket, run.names.key)
+}
+
+async fn create(run: &Run<'_>) -> Result<Image, Fault> {
+    let (system, resource_group) = match &run.state.disk {
+        Some(disk) => (disk.operating_system.clone(), disk.resource_group.clone()),
+        None => looked_up(run).await?,
+    };
+    let unknown = || {
+        Fault::from(Obstacle::Told("the disk's operating system is not known: name it by --os".to_owned()))
+    };
+    let operating_system = run.job.operating_system.clone().or(system).ok_or_else(unknown)?;
+    let origin = ImageOrigin::File { href: href(run), operating_system };
+    let resource_group = run.job.resource_group().or(resource_group);
+    let prototype = ImagePrototype { name: run.names.run.clone(), origin, resource_group };
+    run.intend(Step::Import, &prototype.name).await?;
+    Ok(run.site.away.create_image(&prototype).await?)
+}
+
+/// The operating system's name and the resource group, where the job was resumed without its journal once the object was there.
+async fn looked_up(run: &Run<'_>) -> Result<(Option<String>, Option<ResourceGroupId>), Fault> {
+    let home = &run.site.home;
+    let (system, group) = match home.snapshot_by_name(run.names.run.as_str()).await? {
+        Some(snapshot) => (snapshot.operating_system, snapshot.resource_group),
+        None => match home.server(&run.job.server).await?.boot_volume() {
+            Some(boot) => home
+                .volume(boot)
+                .await?
+                .map(|boot| (boot.operating_system, boot.resource_group))
+                .unwrap_or_default(),
+            None => (None, None),
+        },
+    };
+    Ok((system.map(|system| system.name), group.map(|group| group.id)))
+}
+
+/// The image's tags, which the VPC API does not give it. Without them it is never pruned; that is no reason to be without an image.
+async fn tag(run: &mut Run<'_>, image: &Image) -> Result<(), Fault> {
+    match run.site.tagging.attach(&image.crn, &run.names.tags).await {
+        Ok(()) => Ok(()),
+        Err(err) if err.class() == Class::Permanent => {
+            let why = chain(&err);
+            run.warn(format!(
+                "image {} has no tags, so it will not be pruned (it takes the role Editor on images): {why}",
+                image.name
+            ));
+            Ok(())
+        }
+        Err(err) => Err(err.into()),
+    }
+}
+
+pub(super) async fn available(run: &mut Run<'_>) -> Result<String, Fault> {
+    let out_of_turn = || Fault::OutOfTurn { step: Step::Available };
+    let id = run.state.image.as_ref().ok_or_else(out_of_turn)?.id.clone();
+    let ours = run.state.object.as_ref().ok_or_else(out_of_turn)?.sha256.clone();
+    let image = run.site.away.image_available(&id, run.patience(Patience::IMAGE)).await?;
+    run.state.image = Some(known(&image));
+    match image.sha256() {
+        Some(theirs) if theirs == ours => Ok(format!("{}, SHA-256 {ours}", image.name)),
+        Some(theirs) => Err(Fault::WrongFile { image: id.to_string(), theirs, ours }),
+        None => Err(Fault::NoSum { image: id.to_string() }),
+    }
+}
+
+async fn remove(run: &Run<'_>, id: &ImageId) -> Result<(), Fault> {
+    run.site.away.delete_image(id).await?;
+    run.site.away.image_gone(id, run.patience(Patience::DELETION)).await?;
+    Ok(())
+}
+
+pub(super) async fn undo(run: &mut Run<'_>) -> Result<(), Fault> {
+    // Under another name it is, or was, the latest: that is no longer this job's to remove.
+    let unpromoted = |image: &Image| {
+        names::form_of(&run.job.server, &image.name) == Some(Form::Run)
+            && image.name == run.names.run.as_str()
+    };
+    if let Some(image) = own(run).await?.filter(unpromoted) {
+        remove(run, &image.id).await?;
+    }
+    run.state.image = None;
+    Ok(())
+}

@@ -1,0 +1,208 @@
+//! The steps of a job, each a do and an undo in one file. Both look at the cloud first and may be run any number of times.
+//!
+//! | step | what it makes | found again by | undo |
+//! |---|---|---|---|
+//! | resolve | - | the server's name | - |
+//! | preflight | - | - | - |
+//! | snapshot, stable | the snapshot | name, source volume | delete it, unless it was there before |
+//! | clone | a fast-restore clone | the snapshot, the zone | delete it |
+//! | volume | the volume | name, snapshot, zone | detach, delete |
+//! | attach | the attachment | name, volume | detach |
+//! | convert | the object and its manifest | key, the manifest's sums | abort the upload, delete both |
+//! | release | - | - | -: it is the undo of attach, volume and clone |
+//! | import, available | the image | name, the job's tag | delete it, unless it is the latest |
+//! | promote | two new names | the images' ids | give the old one its name back |
+//! | mark | a tag on the snapshot | the tag | - |
+//! | prune | - | - | - |
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::Fault;
+use super::job::Job;
+use super::journal::{Entry, Journal, JournalError};
+use super::saga::{Onlooker, Progress, Run};
+use super::site::Site;
+use super::state::{DiskState, State};
+
+mod attach;
+mod clone;
+pub(super) mod convert;
+pub(super) mod import;
+pub(super) mod preflight;
+pub(super) mod promote;
+mod prune;
+mod release;
+mod resolve;
+mod snapshot;
+mod volume;
+
+/// A step of a job, in the order in which they are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// Finds the server and its boot volume.
+    Resolve,
+    /// Looks for what would stop the job later.
+    Preflight,
+    /// Takes a snapshot.
+    Snapshot,
+    /// Waits until it is whole.
+    Stable,
+    /// Has it cloned for a fast restore.
+    Clone,
+    /// Makes a volume of it.
+    Volume,
+    /// Attaches that, and finds its device.
+    Attach,
+    /// Sends it into the bucket as an image, and reads that back.
+    Convert,
+    /// Detaches and deletes the volume.
+    Release,
+    /// Has the image imported.
+    Import,
+    /// Waits until it is available, and proves that it is ours.
+    Available,
+    /// Makes it the latest.
+    Promote,
+    /// Marks the snapshot as that of a job that is done.
+    Mark,
+    /// Removes what retention does not keep.
+    Prune,
+}
+
+impl Step {
+    /// All of them, in order.
+    pub const ALL: [Self; 14] = [
+        Self::Resolve,
+        Self::Preflight,
+        Self::Snapshot,
+        Self::Stable,
+        Self::Clone,
+        Self::Volume,
+        Self::Attach,
+        Self::Convert,
+        Self::Release,
+        Self::Import,
+        Self::Available,
+        Self::Promote,
+        Self::Mark,
+        Self::Prune,
+    ];
+
+    /// Those whose work is of no use once the object is in the bucket.
+    pub(super) fn is_for_the_object(self) -> bool {
+        (Self::Resolve..=Self::Convert).contains(&self)
+    }
+
+    /// Those that are about the image in the library.
+    pub(super) fn is_for_the_image(self) -> bool {
+        (Self::Import..=Self::Promote).contains(&self)
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Resolve => "resolve",
+            Self::Preflight => "preflight",
+            Self::Snapshot => "snapshot",
+            Self::Stable => "stable",
+            Self::Clone => "clone",
+            Self::Volume => "volume",
+            Self::Attach => "attach",
+            Self::Convert => "convert",
+            Self::Release => "release",
+            Self::Import => "import",
+            Self::Available => "available",
+            Self::Promote => "promote",
+            Self::Mark => "mark",
+            Self::Prune => "prune",
+        }
+    }
+
+    /// Does it; what was done, in words for people.
+    pub(super) async fn run(self, run: &mut Run<'_>) -> Result<String, Fault> {
+        match self {
+            Self::Resolve => resolve::run(run).await,
+            Self::Preflight => preflight::run(run).await,
+            Self::Snapshot => snapshot::run(run).await,
+            Self::Stable => snapshot::stable(run).await,
+            Self::Clone => clone::run(run).await,
+            Self::Volume => volume::run(run).await,
+            Self::Attach => attach::run(run).await,
+            Self::Convert => convert::run(run).await,
+            Self::Release => release::run(run).await,
+            Self::Import => import::run(run).await,
+            Self::Available => import::available(run).await,
+            Self::Promote => promote::run(run).await,
+            Self::Mark => snapshot::mark(run).await,
+            Self::Prune => prune::run(run).await,
+        }
+    }
+
+    /// Undoes it: afterwards nothing is left of what it makes. That there is nothing is success.
+    pub(super) async fn undo(self, run: &mut Run<'_>) -> Result<(), Fault> {
+        match self {
+            Self::Snapshot => snapshot::undo(run).await,
+            Self::Clone => clone::undo(run).await,
+            Self::Volume => volume::undo(run).await,
+            Self::Attach => attach::undo(run).await,
+            Self::Convert => convert::undo(run).await,
+            Self::Import => import::undo(run).await,
+            Self::Promote => promote::undo(run).await,
+            Self::Resolve
+            | Self::Preflight
+            | Self::Stable
+            | Self::Release
+            | Self::Available
+            | Self::Mark
+            | Self::Prune => Ok(()),
+        }
+    }
+}
+
+/// What a job would find: the look before a dry run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// The disk.
+    pub disk: DiskState,
+    /// The profile of the volume that would be read.
+    pub profile: String,
+}
+
+impl Look {
+    /// Takes the steps that change nothing.
+    ///
+    /// # Errors
+    /// With what is in the way.
+    pub async fn at(job: &Job, site: &Site) -> Result<Self, Fault> {
+        let mut run = Run::new(job, site, State::default(), &Nowhere, &Nowhere)?;
+        resolve::run(&mut run).await?;
+        preflight::run(&mut run).await?;
+        let disk = run.state.disk.ok_or(Fault::OutOfTurn { step: Step::Preflight })?;
+        let (profile, _) = preflight::profile(&disk, job.volume_profile.as_deref());
+        Ok(Self { disk, profile })
+    }
+}
+
+/// Keeps nothing and shows nothing.
+struct Nowhere;
+
+#[async_trait::async_trait]
+impl Journal for Nowhere {
+    async fn record(&self, _entry: &Entry) -> Result<(), JournalError> {
+        Ok(())
+    }
+}
+
+impl Onlooker for Nowhere {
+    fn see(&self, _progress: Progress<'_>) {}
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

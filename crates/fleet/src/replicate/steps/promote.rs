@@ -1,0 +1,98 @@
+//! The new image becomes the latest, and the one before gets its date for a name. Images take no preconditions: both names are looked up, and
+//! what is done is decided by ids.
+
+use snapferry_ibmcloud::vpc::model::Image;
+use snapferry_ibmcloud::vpc::{ImageId, ResourceName, VpcError};
+
+use super::super::error::Fault;
+use super::super::names;
+use super::super::saga::Run;
+use super::super::state::ReplacedState;
+use super::{Step, import};
+
+pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
+    let ours = run.state.image.as_ref().ok_or(Fault::OutOfTurn { step: Step::Promote })?.id.clone();
+    let latest = run.names.latest.clone();
+    match run.site.away.image_by_name(latest.as_str()).await? {
+        Some(there) if there.id == ours => {
+            rename_known(run, &latest);
+            return Ok(format!("{latest} already"));
+        }
+        Some(newer) if is_newer(run, &newer).await? => return step_aside(run, &ours, &newer).await,
+        Some(old) => {
+            let name = free_name(run, &old).await?;
+            // Both ids are on record before the first of the two changes.
+            run.state.replaced = Some(ReplacedState { id: old.id.clone(), name: name.to_string() });
+            run.intend(Step::Promote, &latest).await?;
+            run.site.away.rename_image(&old.id, &name).await?;
+        }
+        None => run.intend(Step::Promote, &latest).await?,
+    }
+    run.site.away.rename_image(&ours, &latest).await?;
+    rename_known(run, &latest);
+    Ok(match &run.state.replaced {
+        Some(replaced) => format!("{latest}; the one before is {}", replaced.name),
+        None => format!("{latest}, the first one"),
+    })
+}
+
+fn rename_known(run: &mut Run<'_>, name: &ResourceName) {
+    if let Some(image) = &mut run.state.image {
+        image.name = name.to_string();
+    }
+}
+
+/// Whether a job that began after this one has made it.
+async fn is_newer(run: &Run<'_>, latest: &Image) -> Result<bool, Fault> {
+    let tags = import::tags(run, latest).await?;
+    let same_server = names::server_of(&tags).as_deref() == Some(run.job.server.as_str());
+    Ok(same_server && names::job_of(&tags).is_some_and(|job| job > run.job.id))
+}
+
+/// A job that was resumed late does not put an older disk in a newer one's place.
+async fn step_aside(run: &mut Run<'_>, ours: &ImageId, newer: &Image) -> Result<String, Fault> {
+    let image = run.site.away.image(ours).await?;
+    let image = image.ok_or_else(|| VpcError::missing("image", ours.as_str(), run.site.away.region()))?;
+    let mut name = image.name.clone();
+    if name == run.names.run.as_str() {
+        let dated = free_name(run, &image).await?;
+        run.intend(Step::Promote, &dated).await?;
+        run.site.away.rename_image(ours, &dated).await?;
+        rename_known(run, &dated);
+        name = dated.to_string();
+    }
+    run.warn(format!("{} is of a newer job already: this image stays {name}", newer.name));
+    Ok(format!("{name}, since {} is newer", newer.name))
+}
+
+/// A dated name that no other image has.
+async fn free_name(run: &Run<'_>, image: &Image) -> Result<ResourceName, Fault> {
+    let dated = run.names.dated(image.created_at)?;
+    match run.site.away.image_by_name(dated.as_str()).await? {
+        Some(other) if other.id != image.id => {
+            Ok(run.names.dated_apart(image.created_at, image.id.as_str())?)
+        }
+        _ => Ok(dated),
+    }
+}
+
+/// Gives the image before its name back, unless ours has it by now.
+pub(super) async fn undo(run: &mut Run<'_>) -> Result<(), Fault> {
+    let Some(replaced) = run.state.replaced.clone() else { return Ok(()) };
+    let (away, latest) = (&run.site.away, &run.names.latest);
+    // By ids: a list may still show the name where it was before.
+    let mut known = vec![replaced.id.clone()];
+    known.extend(run.state.image.as_ref().map(|image| image.id.clone()));
+    let mut taken =
+        away.image_by_name(latest.as_str()).await?.is_some_and(|there| !known.contains(&there.id));
+    for id in &known {
+        taken |= away.image(id).await?.is_some_and(|image| image.name == latest.as_str());
+    }
+    if !taken {
+        away.rename_image(&replaced.id, latest).await?;
+    }
+    if !run.state.image_named(latest) {
+        run.state.replaced = None;
+    }
+    Ok(())
+}

@@ -1,0 +1,43 @@
+//! What retention does not keep of earlier runs goes. The new image is there by now: what can't be removed is told, and no reason to fail.
+
+use snapferry_base::retry::{Class, chain};
+
+use super::super::error::Fault;
+use super::super::holdings::{Holdings, Yard};
+use super::super::saga::Run;
+use super::Step;
+
+pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
+    let newest = run.state.image.as_ref().map(|image| &image.id);
+    let yard = Yard::of_site(run.site);
+    let holdings = match Holdings::of_job(run.job, run.site, newest).await {
+        Ok(holdings) => holdings,
+        Err(err) if err.class() == Class::Cancelled => return Err(err),
+        Err(err) => {
+            run.warn(format!("what there is to prune could not be listed: {}", chain(&err)));
+            return Ok("nothing: it could not be listed".to_owned());
+        }
+    };
+    if let Some(newer) = holdings.newer {
+        return Ok(format!("nothing: what is kept is for {newer} to say, which is newer"));
+    }
+    let going = holdings.beyond(&run.job.retention, run.site.clock.now());
+    if !going.is_empty() {
+        run.intend(Step::Prune, going.len()).await?;
+    }
+    let mut pruned = 0;
+    for thing in &going {
+        match thing.remove(&yard).await {
+            Ok(()) => {
+                run.state.pruned.push(thing.to_string());
+                pruned += 1;
+            }
+            Err(err) if err.class() == Class::Cancelled => return Err(err),
+            Err(err) => run.warn(format!("{thing} is not pruned: {}", chain(&err))),
+        }
+    }
+    Ok(match pruned {
+        0 => "nothing".to_owned(),
+        count => format!("{count}: {}", run.state.pruned.join(", ")),
+    })
+}

@@ -1,0 +1,77 @@
+//! The volume off the server and gone: as soon as the object is in the bucket, and whenever a job stops.
+
+use std::time::Duration;
+
+use snapferry_base::retry::chain;
+use snapferry_ibmcloud::vpc::model::{Volume, VolumeState};
+use snapferry_ibmcloud::vpc::{InstanceId, Patience};
+
+use super::super::error::Fault;
+use super::super::saga::Run;
+use super::{Step, clone, volume};
+
+/// How long a volume that nobody wants any more is waited for: it usually takes seconds.
+const MADE_BY: Duration = Duration::from_secs(2 * 60);
+
+pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
+    let removed = volume::own(run).await?;
+    if let Some(volume) = &removed {
+        run.intend(Step::Release, &volume.name).await?;
+    }
+    volume::undo(run).await?;
+    clone::undo(run).await?;
+    Ok(removed.map_or_else(
+        || "the volume is gone already".to_owned(),
+        |volume| format!("{} is detached and deleted", volume.name),
+    ))
+}
+
+/// Detaches a volume from the servers that `which` picks, and waits until it is off.
+pub(super) async fn detach(
+    run: &Run<'_>,
+    volume: &Volume,
+    which: impl Fn(&InstanceId) -> bool,
+) -> Result<(), Fault> {
+    let home = &run.site.home;
+    for attachment in &volume.volume_attachments {
+        let Some(instance) = attachment.instance.as_ref().map(|instance| &instance.id).filter(|id| which(id))
+        else {
+            continue;
+        };
+        let turn = run.turn_of(instance).await?;
+        home.detach(instance, &attachment.id).await?;
+        home.detached(instance, &attachment.id, run.patience(Patience::ATTACHMENT)).await?;
+        drop(turn);
+    }
+    Ok(())
+}
+
+/// Waits for a volume that is on its way off `server`: until it is off, its attachment has the name that a new one is to have.
+pub(super) async fn let_go(run: &Run<'_>, volume: &Volume, server: &InstanceId) -> Result<(), Fault> {
+    let home = &run.site.home;
+    for attachment in &volume.volume_attachments {
+        if attachment.instance.as_ref().is_none_or(|instance| instance.id != *server) {
+            continue;
+        }
+        if home.attachment(server, &attachment.id).await?.is_some_and(|there| there.status.is_leaving()) {
+            home.detached(server, &attachment.id, run.patience(Patience::ATTACHMENT)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Detaches a volume from wherever it is, deletes it, and waits until it is gone.
+pub(super) async fn remove(run: &Run<'_>, volume: &Volume) -> Result<(), Fault> {
+    detach(run, volume, |_| true).await?;
+    // While it is being made it can't be deleted. That it comes to nothing, or not to an end, shows when it is.
+    if volume.status == VolumeState::Pending {
+        let made =
+            run.site.home.volume_available(&volume.id, run.patience(Patience::VOLUME.within(MADE_BY))).await;
+        if let Err(err) = made {
+            tracing::debug!("{}", chain(&err));
+        }
+    }
+    run.site.home.delete_volume(&volume.id).await?;
+    run.site.home.volume_gone(&volume.id, run.patience(Patience::DELETION)).await?;
+    Ok(())
+}

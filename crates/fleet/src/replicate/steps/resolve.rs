@@ -1,0 +1,52 @@
+//! The server and what it boots from, or the snapshot that is to be read.
+
+use snapferry_ibmcloud::vpc::VpcError;
+
+use super::super::error::Fault;
+use super::super::job::Origin;
+use super::super::saga::Run;
+use super::super::state::ServerState;
+
+pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
+    let home = &run.site.home;
+    match &run.job.origin {
+        Origin::Server => {
+            let server = match home.server(&run.job.server).await {
+                Err(error) => return Err(or_elsewhere(run, error).await.into()),
+                Ok(server) => server,
+            };
+            let volume = home.boot_volume(&server).await?;
+            let words = format!(
+                "{} ({}), boot volume {}, {} GB",
+                server.name, server.status, volume.name, volume.capacity
+            );
+            run.state.server = Some(ServerState { id: server.id.clone(), boot_volume: volume.id.clone() });
+            run.found.server = Some(server);
+            run.found.volume = Some(volume);
+            Ok(words)
+        }
+        Origin::Snapshot(named) => {
+            let snapshot = home.named_snapshot(named).await?;
+            let words = format!(
+                "snapshot {} ({}), {} GB",
+                snapshot.name, snapshot.lifecycle_state, snapshot.minimum_capacity
+            );
+            run.found.snapshot = Some(snapshot);
+            Ok(words)
+        }
+    }
+}
+
+/// The error, which tells of a server of that name in the other region: whoever mixes the two up finds it there.
+async fn or_elsewhere(run: &Run<'_>, error: VpcError) -> VpcError {
+    let away = &run.site.away;
+    match error {
+        VpcError::Missing { noun, name, place, mut near } if away.region() != place => {
+            if let Ok(Some(there)) = away.instance_by_name(&name).await {
+                near.insert(0, format!("{} in {}", there.name, away.region()));
+            }
+            VpcError::Missing { noun, name, place, near }
+        }
+        error => error,
+    }
+}

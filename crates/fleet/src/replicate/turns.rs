@@ -1,0 +1,143 @@
+//! One attach or detach at a time for each server, across all jobs and processes of this machine: the API refuses a second change of a server
+//! while the first is under way. A lock on a file, which a process that dies lets go by dying.
+
+use std::fs::{self, File, OpenOptions};
+use std::path::PathBuf;
+
+use rustix::fs::{FlockOperation, flock};
+use snapferry_base::cancel::Cancel;
+use snapferry_base::clock::Clock;
+use snapferry_ibmcloud::vpc::{InstanceId, LogWatch, Patience, Sighting, Verdict, VpcError, Waiting};
+
+use super::error::Fault;
+
+/// Where the locks are.
+#[derive(Clone, Debug, Default)]
+pub struct Turns {
+    folder: Option<PathBuf>,
+}
+
+/// A server's turn, until it is dropped.
+#[derive(Debug)]
+pub struct Turn {
+    _locked: Option<File>,
+}
+
+impl Turns {
+    /// With locks in `folder`, which is made where it is needed.
+    #[must_use]
+    pub fn new(folder: PathBuf) -> Self {
+        Self { folder: Some(folder) }
+    }
+
+    /// Waits for a server's turn. Where there can be no lock there is none: the API's own refusals are waited out as well.
+    ///
+    /// # Errors
+    /// [`Fault::NoTurn`] at the deadline, and where we are told to stop.
+    pub async fn of(
+        &self,
+        server: &InstanceId,
+        patience: Patience,
+        clock: &dyn Clock,
+        cancel: &Cancel,
+    ) -> Result<Turn, Fault> {
+        let Some(file) = self.open(server) else { return Ok(Turn { _locked: None }) };
+        let what = format!("the turn of server {server}");
+        let waiting = Waiting { what, patience, clock, cancel, watch: &LogWatch };
+        let locked = waiting
+            .until(async || {
+                let (verdict, state) = match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                    Err(rustix::io::Errno::WOULDBLOCK) => {
+                        (Verdict::Underway, "another job of this machine attaches or detaches")
+                    }
+                    _ => (Verdict::Reached, "ours"),
+                };
+                Ok(Sighting { seen: (), verdict, state: state.to_owned(), reasons: Vec::new() })
+            })
+            .await;
+        match locked {
+            Ok(()) => Ok(Turn { _locked: Some(file) }),
+            Err(VpcError::Overdue { waited, .. }) => {
+                Err(Fault::NoTurn { server: server.to_string(), waited })
+            }
+            Err(err) => Err(err.into()),
+        }
+    }
+
+    fn open(&self, server: &InstanceId) -> Option<File> {
+        let folder = self.folder.as_ref()?;
+        let name: String =
+            server.as_str().chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')).collect();
+        let path = folder.join(format!("{name}.lock"));
+        let opened = fs::create_dir_all(folder)
+            .and_then(|()| OpenOptions::new().create(true).write(true).truncate(false).open(&path));
+        match opened {
+            Ok(file) => Some(file),
+            Err(err) => {
+                tracing::warn!(
+                    "attaching and detaching takes no turns, {} can't be used: {err}",
+                    path.display()
+                );
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
+
+    use snapferry_testkit::clock::ManualClock;
+
+    use super::*;
+
+    const SOON: Patience = Patience {
+        first: Duration::from_millis(100),
+        longest: Duration::from_secs(1),
+        deadline: Duration::from_secs(30),
+    };
+
+    #[tokio::test]
+    async fn one_at_a_time_for_each_server_and_never_for_ever() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (turns, clock, cancel) =
+            (Turns::new(folder.path().join("turns")), ManualClock::hurried(), Cancel::new());
+        let (one, two) = (InstanceId::new("0717-1"), InstanceId::new("0717-2"));
+        let held = turns.of(&one, SOON, &*clock, &cancel).await.expect("it is free");
+        drop(turns.of(&two, SOON, &*clock, &cancel).await.expect("another server's is free"));
+        // Another process has its own file; so has another job of this one.
+        let late = Turns::new(folder.path().join("turns")).of(&one, SOON, &*clock, &cancel).await;
+        assert!(
+            matches!(&late, Err(fault @ Fault::NoTurn { .. }) if fault.class().is_retryable()),
+            "{late:?}"
+        );
+        drop(held);
+        drop(turns.of(&one, SOON, &*clock, &cancel).await.expect("it is free again"));
+    }
+
+    #[tokio::test]
+    async fn those_who_wait_come_one_after_the_other() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (clock, cancel, at_it) = (snapferry_base::clock::SystemClock, Cancel::new(), AtomicU32::new(0));
+        let often = Patience { first: Duration::from_millis(1), longest: Duration::from_millis(1), ..SOON };
+        let turns = Turns::new(folder.path().to_owned());
+        let job = async || {
+            let turn = turns.of(&InstanceId::new("0717-1"), often, &clock, &cancel).await.expect("a turn");
+            assert_eq!(at_it.fetch_add(1, Ordering::Relaxed), 0, "two at a time");
+            tokio::task::yield_now().await;
+            at_it.fetch_sub(1, Ordering::Relaxed);
+            drop(turn);
+        };
+        tokio::join!(job(), job(), job());
+    }
+
+    #[tokio::test]
+    async fn without_a_folder_nobody_waits() {
+        let nowhere = Turns::new(PathBuf::from("/dev/null/turns"));
+        let (clock, cancel) = (ManualClock::hurried(), Cancel::new());
+        let _one = nowhere.of(&InstanceId::new("0717-1"), SOON, &*clock, &cancel).await.expect("no lock");
+        let _two = nowhere.of(&InstanceId::new("0717-1"), SOON, &*clock, &cancel).await.expect("no lock");
+    }
+}

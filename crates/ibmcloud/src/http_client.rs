@@ -1,0 +1,34 @@
+//! HTTP client settings that all requests of this crate share.
+
+use std::path::Path;
+
+use snapferry_base::ca_file::{CaFile, CaFileError};
+
+/// Reason why the HTTP client can't be built.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpClientError {
+    /// The CA file can't be used.
+    #[error(transparent)]
+    CaFile(#[from] CaFileError),
+    /// The TLS library refused the certificates or its own setup.
+    #[error("can't set up TLS")]
+    Tls(#[source] reqwest::Error),
+}
+
+/// Returns a client builder that trusts the system's certificate authorities and those in `ca_file`.
+///
+/// # Errors
+/// If the CA file can't be used.
+pub fn http_client(ca_file: Option<&Path>) -> Result<reqwest::ClientBuilder, HttpClientError> {
+    // reqwest is built without a TLS provider of its own. The call fails if one is installed already, which
+    // is just as good.
+    let _already_there = rustls::crypto::ring::default_provider().install_default();
+    // A redirect must not carry an API key to another server; neither IAM nor the VPC API redirects.
+    let mut http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+    if let Some(path) = ca_file {
+        let ca = CaFile::read(path)?;
+        http = http
+            .tls_certs_merge(reqwest::Certificate::from_pem_bundle(ca.pem()).map_err(HttpClientError::Tls)?);
+    }
+    Ok(http)
+}

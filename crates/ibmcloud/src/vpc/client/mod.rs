@@ -1,0 +1,260 @@
+//! Operations of the API, one file for each kind of resource.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use reqwest::Url;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use snapferry_base::ca_file::keeps_secrets;
+use snapferry_base::cancel::Cancel;
+use snapferry_base::clock::Clock;
+use snapferry_base::fence::Fence;
+use snapferry_base::identity::TokenSource;
+use snapferry_base::retry::chain;
+
+use super::error::VpcError;
+use super::http::{Call, Heard, Line, Policy};
+use super::wait::Watch;
+use crate::http_client::{HttpClientError, http_client};
+
+mod attachments;
+mod conflict;
+mod create;
+mod images;
+mod instances;
+mod lists;
+mod network;
+mod shared;
+mod snapshots;
+mod tagging;
+mod volumes;
+
+pub use images::{
+    ExportPrototype, ImageFilter, ImageOrigin, ImagePatch, ImagePrototype, LARGEST_IMAGE, Schedule,
+};
+pub use instances::{BootFrom, InstanceAction, InstancePrototype};
+pub use snapshots::{SnapshotFilter, SnapshotOrder, SnapshotPrototype};
+pub use tagging::{GLOBAL_TAGGING, PRIVATE_TAGGING, Tagging, TaggingConfig};
+pub use volumes::{VolumeFilter, VolumePrototype};
+
+/// Address of a region's API.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Endpoint {
+    /// IBM's public address.
+    #[default]
+    Public,
+    /// IBM's private address, reached through a VPE gateway.
+    Private,
+    /// Any other URL, with `{region}` in place of the region's name.
+    Template(String),
+}
+
+impl Endpoint {
+    /// Parses a setting: `public`, `private`, or a URL.
+    #[must_use]
+    pub fn parse(typed: &str) -> Self {
+        match typed {
+            "public" => Self::Public,
+            "private" => Self::Private,
+            url => Self::Template(url.to_owned()),
+        }
+    }
+
+    /// Returns the base URL of the API for `region`, to which paths are appended.
+    ///
+    /// # Errors
+    /// If it is not a URL, or would send a token unencrypted.
+    pub fn base(&self, region: &str) -> Result<Url, VpcError> {
+        if region.is_empty()
+            || !region.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        {
+            return Err(VpcError::Setup(format!("{region:?} is no region: give one such as us-south")));
+        }
+        let text = match self {
+            Self::Public => format!("https://{region}.iaas.cloud.ibm.com"),
+            Self::Private => format!("https://{region}.private.iaas.cloud.ibm.com"),
+            Self::Template(template) => template.replace("{region}", region),
+        };
+        let text = text.trim_end_matches('/').trim_end_matches("/v1");
+        safe_url("VPC", &format!("{text}/v1"))
+    }
+}
+
+/// Parses a URL and checks that a token may be sent to it.
+fn safe_url(api: &str, text: &str) -> Result<Url, VpcError> {
+    let url: Url = text
+        .parse()
+        .map_err(|err| VpcError::Setup(format!("the {api} endpoint {text:?} is not a URL: {err}")))?;
+    if url.cannot_be_a_base() {
+        return Err(VpcError::Setup(format!("the {api} endpoint {text:?} has no paths")));
+    }
+    if !keeps_secrets(&url) {
+        return Err(VpcError::Setup(format!(
+            "the {api} endpoint {text} is not https: the token would travel in the clear"
+        )));
+    }
+    Ok(url)
+}
+
+/// Settings of a client for one region.
+#[derive(Clone)]
+pub struct ClientConfig {
+    /// Name of the region, as in `us-south`.
+    pub region: String,
+    /// Address of the region's API.
+    pub endpoint: Endpoint,
+    /// File with certificates to trust besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Time limits and retries of requests.
+    pub policy: Policy,
+}
+
+/// Services that all clients of a process share: identity, clock, cancellation, observer, fence.
+#[derive(Clone)]
+pub struct Means {
+    /// Source of bearer tokens.
+    pub tokens: Arc<dyn TokenSource>,
+    /// Clock that waits and deadlines use.
+    pub clock: Arc<dyn Clock>,
+    /// Cancellation signal, which stops requests and waits.
+    pub cancel: Cancel,
+    /// Observer of waits and responses.
+    pub watch: Arc<dyn Watch>,
+    /// Check before each change that this process still owns the job.
+    pub fence: Arc<dyn Fence>,
+    /// Hosts that have answered before.
+    pub heard: Heard,
+}
+
+/// Client for the API of one region. An `Arc` shares it between tasks.
+pub struct RegionClient {
+    line: Line,
+    region: String,
+}
+
+impl fmt::Debug for RegionClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegionClient")
+            .field("region", &self.region)
+            .field("base", &self.line.base.as_str())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds an HTTP client with the connection limit of `policy`.
+fn http(policy: &Policy, ca_file: Option<&std::path::Path>) -> Result<reqwest::Client, VpcError> {
+    http_client(ca_file)
+        .map(|http| http.connect_timeout(policy.connect))
+        .and_then(|http| http.build().map_err(HttpClientError::Tls))
+        .map_err(|err| VpcError::Setup(chain(&err)))
+}
+
+impl RegionClient {
+    /// Returns a client that has sent no request yet.
+    ///
+    /// # Errors
+    /// [`VpcError::Setup`] if the region or the endpoint makes no URL, or the CA file can't be used.
+    pub fn new(config: ClientConfig, means: Means) -> Result<Self, VpcError> {
+        let line = Line {
+            http: http(&config.policy, config.ca_file.as_deref())?,
+            base: config.endpoint.base(&config.region)?,
+            tokens: means.tokens,
+            clock: means.clock,
+            cancel: means.cancel,
+            fence: means.fence,
+            watch: means.watch,
+            policy: config.policy,
+            fixed_query: Line::vpc_query(),
+            heard: means.heard,
+        };
+        Ok(Self { line, region: config.region })
+    }
+
+    /// Returns the name of the client's region.
+    #[must_use]
+    pub fn region(&self) -> &str {
+        &self.region
+    }
+
+    /// Returns the base URL of the API.
+    #[must_use]
+    pub fn base(&self) -> &str {
+        self.line.base.as_str()
+    }
+
+    /// Returns the client's clock, for waits.
+    #[must_use]
+    pub fn clock(&self) -> &dyn Clock {
+        &*self.line.clock
+    }
+
+    /// Returns the client's cancellation signal, for waits.
+    #[must_use]
+    pub fn cancel(&self) -> &Cancel {
+        &self.line.cancel
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, VpcError> {
+        self.line.send(&Call::get(path)).await?.read()
+    }
+
+    /// Returns none if there is no such resource, or no longer.
+    async fn get_if_any<T: DeserializeOwned>(&self, path: &[&str]) -> Result<Option<T>, VpcError> {
+        match self.get(path).await {
+            Ok(seen) => Ok(Some(seen)),
+            Err(err) if err.is_not_found() => Ok(None),
+            Err(err) => Err(err),
+        }
+    }
+
+    async fn patch<T: DeserializeOwned>(&self, path: &[&str], body: &impl Serialize) -> Result<T, VpcError> {
+        self.line.send(&Call::patch(path, body)?).await?.read()
+    }
+
+    /// Deletes a resource. Any 2xx status is success, and so is a resource that is already deleted.
+    async fn delete(&self, path: &[&str]) -> Result<(), VpcError> {
+        match self.line.send(&Call::delete(path)).await {
+            Ok(_) => Ok(()),
+            Err(err) if err.is_not_found() => Ok(()),
+            Err(err) => Err(err),
+        }
+    }
+
+    /// Returns the resource that the caller searched for by name, or an error with the place of the search.
+    fn found<T>(&self, found: Option<T>, noun: &'static str, name: &str) -> Result<T, VpcError> {
+        found.ok_or_else(|| VpcError::missing(noun, name, &self.region))
+    }
+}
+
+#[cfg(test)]
+mod documented;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_https_or_local_and_take_the_region() {
+        for (typed, base) in [
+            ("public", "https://eu-de.iaas.cloud.ibm.com/v1"),
+            ("private", "https://eu-de.private.iaas.cloud.ibm.com/v1"),
+            ("http://127.0.0.1:8080/{region}", "http://127.0.0.1:8080/eu-de/v1"),
+            ("https://vpe.example/v1/", "https://vpe.example/v1"),
+        ] {
+            assert_eq!(Endpoint::parse(typed).base("eu-de").expect(typed).as_str(), base);
+        }
+        for (typed, region) in [
+            ("http://vpc.example", "eu-de"),
+            ("mailto:a@b", "eu-de"),
+            ("public", "eu-de/../x"),
+            ("public", ""),
+        ] {
+            assert!(
+                matches!(Endpoint::parse(typed).base(region), Err(VpcError::Setup(_))),
+                "{typed} {region}"
+            );
+        }
+    }
+}

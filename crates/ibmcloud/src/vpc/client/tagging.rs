@@ -1,0 +1,131 @@
+//! Client for Global Tagging, used for images: the VPC API has no tags for them.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::conflict::Conflict;
+use super::{Means, http, safe_url};
+use crate::vpc::error::VpcError;
+use crate::vpc::http::{Call, Line, Policy};
+use crate::vpc::names::{Crn, Tag};
+use crate::vpc::wait::Patience;
+
+/// IBM's public address of the service.
+pub const GLOBAL_TAGGING: &str = "https://tags.global-search-tagging.cloud.ibm.com";
+
+/// IBM's private address of the service, for servers of a VPC (IBM's documentation of Global Search and
+/// Tagging, "Endpoint URLs").
+pub const PRIVATE_TAGGING: &str = "https://tags.private.global-search-tagging.cloud.ibm.com";
+
+/// Settings of a tagging client.
+#[derive(Clone, Debug)]
+pub struct TaggingConfig {
+    /// Address of the service, usually [`GLOBAL_TAGGING`].
+    pub endpoint: String,
+    /// File with certificates to trust besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Time limits and retries of requests.
+    pub policy: Policy,
+}
+
+impl Default for TaggingConfig {
+    fn default() -> Self {
+        Self { endpoint: GLOBAL_TAGGING.to_owned(), ca_file: None, policy: Policy::default() }
+    }
+}
+
+/// Client for the service that tags any resource with a CRN.
+pub struct Tagging {
+    line: Line,
+}
+
+/// Response to a change: the result for each resource, which may be a failure although the status is 200.
+#[derive(Deserialize)]
+struct Outcomes {
+    #[serde(default)]
+    results: Vec<Outcome>,
+}
+
+#[derive(Deserialize)]
+struct Outcome {
+    #[serde(default)]
+    is_error: Option<bool>,
+    #[serde(default)]
+    message: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Found {
+    items: Vec<FoundTag>,
+}
+
+#[derive(Deserialize)]
+struct FoundTag {
+    name: String,
+}
+
+impl Tagging {
+    /// Returns a client that has sent no request yet.
+    ///
+    /// # Errors
+    /// [`VpcError::Setup`] if the endpoint is not a URL, or the CA file can't be used.
+    pub fn new(config: &TaggingConfig, means: Means) -> Result<Self, VpcError> {
+        let line = Line {
+            http: http(&config.policy, config.ca_file.as_deref())?,
+            base: safe_url("tagging", &format!("{}/v3", config.endpoint.trim_end_matches('/')))?,
+            tokens: means.tokens,
+            clock: means.clock,
+            cancel: means.cancel,
+            fence: means.fence,
+            watch: means.watch,
+            policy: config.policy,
+            fixed_query: vec![("tag_type", "user")],
+            heard: means.heard,
+        };
+        Ok(Self { line })
+    }
+
+    /// Adds tags to a resource and keeps its present ones.
+    ///
+    /// # Errors
+    /// If the service can't be reached, refuses, or returns a malformed response.
+    pub async fn attach(&self, crn: &Crn, tags: &[Tag]) -> Result<(), VpcError> {
+        self.change("attach", crn, tags).await
+    }
+
+    /// Removes tags from a resource.
+    ///
+    /// # Errors
+    /// As for [`Tagging::attach`].
+    pub async fn detach(&self, crn: &Crn, tags: &[Tag]) -> Result<(), VpcError> {
+        self.change("detach", crn, tags).await
+    }
+
+    async fn change(&self, word: &str, crn: &Crn, tags: &[Tag]) -> Result<(), VpcError> {
+        let body = json!({ "resources": [{ "resource_id": crn }], "tag_names": tags });
+        let call = Call::post(&["tags", word], &body)?.freely();
+        let send = async || self.line.send(&call).await;
+        let answer =
+            self.line.change(&format!("{crn}"), Patience::BUSY, send, async || Ok(Conflict::Passing)).await?;
+        let outcomes: Outcomes = answer.read()?;
+        match outcomes.results.into_iter().find(|outcome| outcome.is_error == Some(true)) {
+            None => Ok(()),
+            Some(failed) => {
+                let reason = failed.message.unwrap_or_else(|| "the tags were not accepted".to_owned());
+                Err(VpcError::Malformed { request: answer.request, reason })
+            }
+        }
+    }
+
+    /// Returns the user tags of a resource.
+    ///
+    /// # Errors
+    /// As for [`Tagging::attach`].
+    pub async fn tags(&self, crn: &Crn) -> Result<Vec<String>, VpcError> {
+        let call = Call::get(&["tags"]).query("attached_to", crn.as_str()).query("limit", "1000");
+        let found: Found = self.line.send(&call).await?.read()?;
+        Ok(found.items.into_iter().map(|tag| tag.name).collect())
+    }
+}

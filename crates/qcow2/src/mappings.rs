@@ -1,0 +1,325 @@
+//! Where the bytes of each guest cluster lie: an image's L2 tables, checked entry by entry.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use snapferry_base::units::{
+    ByteCount, ClusterBits, GuestCluster, GuestOffset, HostOffset, SECTOR, to_u64, to_usize,
+};
+
+use crate::header::{Header, Version};
+use crate::image::{ImageError, PlaceError};
+use crate::l2::{EntryError, L2Entry, Mapping};
+
+/// Subclusters of a cluster with extended L2 entries (specification, "Extended L2 Entries").
+pub const SUBCLUSTERS: u32 = 32;
+
+/// Where the bytes of one guest cluster lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// Nowhere: it reads as zeros.
+    Zero,
+    /// As they are, from here. The file may end before the cluster does where the disk does.
+    Raw(HostOffset),
+    /// As they are, but only those subclusters whose bit is set, the first one's lowest; the others read as zeros.
+    Subclusters(HostOffset, u32),
+    /// Compressed.
+    Compressed {
+        /// First byte.
+        at: HostOffset,
+        /// Bytes up to the end of the last sector that the entry speaks of, or of the file; the body itself may be shorter.
+        len: u64,
+    },
+}
+
+/// The states of a cluster's subclusters: the second word of an extended L2 entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subclusters(u64);
+
+/// Where the bytes of a subcluster lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the cluster's own place.
+    Data,
+    /// Nowhere: it was made zero.
+    Zero,
+    /// Nowhere: it was never written.
+    Nowhere,
+}
+
+impl Subclusters {
+    /// Of subcluster `number`, 0 to 31.
+    #[must_use]
+    pub fn place(self, number: u32) -> Place {
+        let bit = |bit: u32| self.0 >> bit & 1 == 1;
+        match (bit(number), bit(number + SUBCLUSTERS)) {
+            (true, _) => Place::Data,
+            (false, true) => Place::Zero,
+            (false, false) => Place::Nowhere,
+        }
+    }
+}
+
+/// Where the bytes of every guest cluster lie: the image's L2 tables, checked. Takes 8 bytes a cluster of the disk's mapped ranges.
+#[derive(Clone, Debug)]
+pub struct Mappings {
+    header: Header,
+    file_len: u64,
+    /// By L1 index, the words of the L2 table.
+    tables: Vec<Option<Box<[u64]>>>,
+}
+
+impl Mappings {
+    /// The words of an image's L2 tables by L1 index, once each entry is known to be what a correct image has.
+    pub(super) fn checked(
+        header: Header,
+        file_len: u64,
+        tables: Vec<Option<Box<[u64]>>>,
+        name: &str,
+        metadata: &ClusterSet,
+    ) -> Result<Self, ImageError> {
+        let mappings = Self { header, file_len, tables };
+        mappings.validate(name, metadata)?;
+        Ok(mappings)
+    }
+
+    /// The cluster size.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterBits {
+        self.header.cluster
+    }
+
+    /// The disk's size as a guest sees it: whole sectors.
+    #[must_use]
+    pub fn virtual_size(&self) -> ByteCount {
+        ByteCount(self.header.virtual_size.0 / SECTOR * SECTOR)
+    }
+
+    /// Clusters of the disk, the last one perhaps partly past its end.
+    #[must_use]
+    pub fn guest_clusters(&self) -> u64 {
+        self.cluster().clusters_in(self.header.virtual_size.0)
+    }
+
+    /// Bytes of memory that the tables take.
+    #[must_use]
+    pub fn memory(&self) -> ByteCount {
+        let words: usize = self.tables.iter().flatten().map(|table| table.len()).sum();
+        ByteCount(to_u64(words) * 8)
+    }
+
+    /// Where a cluster's bytes lie.
+    #[must_use]
+    pub fn stored(&self, guest: GuestCluster) -> Stored {
+        let per_table = self.entries_per_table();
+        match self.tables.get(to_usize(guest.0 / per_table)) {
+            Some(Some(table)) => self.stored_in(table, to_usize(guest.0 % per_table)),
+            _ => Stored::Zero,
+        }
+    }
+
+    /// Where no table stands for a cluster, the next one that a table does stand for, or the first one behind the disk's end.
+    #[must_use]
+    pub fn without_table_until(&self, guest: GuestCluster) -> Option<GuestCluster> {
+        let per_table = self.entries_per_table();
+        let rest = self.tables.get(to_usize(guest.0 / per_table)..).unwrap_or_default();
+        let missing = rest.iter().take_while(|table| table.is_none()).count();
+        let next = if missing == rest.len() {
+            self.guest_clusters()
+        } else {
+            (guest.0 / per_table + to_u64(missing)) * per_table
+        };
+        (next > guest.0).then_some(GuestCluster(next))
+    }
+
+    /// What the entry itself says of a cluster.
+    ///
+    /// # Panics
+    /// Never: entries are checked when they are loaded.
+    #[must_use]
+    pub fn mapping(&self, guest: GuestCluster) -> Mapping {
+        let per_table = self.entries_per_table();
+        match self.tables.get(to_usize(guest.0 / per_table)) {
+            Some(Some(table)) => L2Entry(table[to_usize(guest.0 % per_table) * self.words()])
+                .decode(self.cluster())
+                .expect(CHECKED),
+            _ => Mapping::Unallocated,
+        }
+    }
+
+    /// The states of a cluster's subclusters, where it is not compressed and the image has such.
+    #[must_use]
+    pub fn subclusters(&self, guest: GuestCluster) -> Option<Subclusters> {
+        if !self.header.extended_l2 {
+            return None;
+        }
+        let per_table = self.entries_per_table();
+        Some(match self.tables.get(to_usize(guest.0 / per_table)) {
+            Some(Some(table)) => Subclusters(table[to_usize(guest.0 % per_table) * 2 + 1]),
+            _ => Subclusters(0),
+        })
+    }
+
+    /// Every cluster of the disk whose bytes lie anywhere, in the order of the disk.
+    pub fn iter(&self) -> impl Iterator<Item = (GuestCluster, Stored)> + '_ {
+        self.range(GuestCluster(0)..GuestCluster(self.guest_clusters()))
+    }
+
+    /// Those of `range`, in the order of the disk.
+    pub fn range(&self, range: Range<GuestCluster>) -> impl Iterator<Item = (GuestCluster, Stored)> + '_ {
+        let per_table = self.entries_per_table();
+        let end = range.end.0.min(self.guest_clusters());
+        let tables = range.start.0 / per_table..end.div_ceil(per_table);
+        tables
+            .filter_map(move |index| self.tables.get(to_usize(index))?.as_deref().map(|table| (index, table)))
+            .flat_map(move |(index, table)| {
+                let first = index * per_table;
+                (range.start.0.max(first)..end.min(first + per_table)).filter_map(move |guest| {
+                    let stored = self.stored_in(table, to_usize(guest - first));
+                    (stored != Stored::Zero).then_some((GuestCluster(guest), stored))
+                })
+            })
+    }
+
+    fn words(&self) -> usize {
+        to_usize(self.header.l2_entry_len() / 8)
+    }
+
+    fn entries_per_table(&self) -> u64 {
+        self.cluster().size() / self.header.l2_entry_len()
+    }
+
+    fn stored_in(&self, table: &[u64], index: usize) -> Stored {
+        let word = table[index * self.words()];
+        let entry = L2Entry(word).decode(self.cluster()).expect(CHECKED);
+        match entry {
+            Mapping::Unallocated | Mapping::Zero { .. } => Stored::Zero,
+            Mapping::Raw { host, .. } if self.header.extended_l2 => match allocated(table[index * 2 + 1]) {
+                0 => Stored::Zero,
+                u32::MAX => Stored::Raw(host),
+                some => Stored::Subclusters(host, some),
+            },
+            Mapping::Raw { host, .. } => Stored::Raw(host),
+            Mapping::Compressed { host, sectors } => {
+                let end = (host.0 / SECTOR + sectors) * SECTOR;
+                Stored::Compressed { at: host, len: end.min(self.file_len) - host.0 }
+            }
+        }
+    }
+
+    fn validate(&self, name: &str, metadata: &ClusterSet) -> Result<(), ImageError> {
+        let per_table = self.entries_per_table();
+        for (index, table) in (0_u64..).zip(&self.tables) {
+            let Some(table) = table else { continue };
+            for (entry, words) in (index * per_table..).zip(table.chunks(self.words())) {
+                if words[0] == 0 && words.get(1).is_none_or(|bits| *bits == 0) {
+                    continue;
+                }
+                self.check_entry(entry, words, metadata).map_err(|source| {
+                    let guest = GuestOffset(entry.saturating_mul(self.cluster().size()));
+                    ImageError::L2Entry { name: name.to_owned(), guest, source }
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether one entry is what a correct image has, and lies within the file. `entry` is the guest cluster's number.
+    fn check_entry(&self, entry: u64, words: &[u64], metadata: &ClusterSet) -> Result<(), PlaceError> {
+        let cluster = self.cluster();
+        let file_len = self.file_len;
+        let mapping = L2Entry(words[0]).decode(cluster)?;
+        // "Bit 0: ... version 3 and up": QEMU refuses to read there too.
+        if matches!(mapping, Mapping::Zero { .. }) && self.header.version == Version::V2 {
+            return Err(EntryError::Reserved(words[0]).into());
+        }
+        if let Some(&bits) = words.get(1) {
+            let (on, zero) = (allocated(bits), u32::try_from(bits >> 32).expect("the upper half"));
+            let wrong = match mapping {
+                Mapping::Compressed { .. } => bits != 0,
+                Mapping::Raw { .. } => on & zero != 0,
+                Mapping::Unallocated => on != 0,
+                // "Bit 0 ... must be 0 with extended L2 entries": zeros are said by the bitmap there.
+                Mapping::Zero { .. } => true,
+            };
+            if wrong {
+                return Err(PlaceError::Subclusters(bits));
+            }
+        }
+        let (start, end, most) = match mapping {
+            Mapping::Unallocated | Mapping::Zero { reserved: None } => return Ok(()),
+            // Nothing is read there, but it may not be where tables are.
+            Mapping::Zero { reserved: Some((host, _)) } => (host, host.0, file_len),
+            Mapping::Raw { host, .. } => {
+                // What lies past the disk's end need not be in the file, nor what follows the last subcluster that is.
+                let disk_left = self.virtual_size().0.saturating_sub(entry.saturating_mul(cluster.size()));
+                let used = words.get(1).map_or(u64::from(SUBCLUSTERS), |bits| {
+                    u64::from(u32::BITS - allocated(*bits).leading_zeros())
+                });
+                (host, host.0 + (cluster.size() / u64::from(SUBCLUSTERS) * used).min(disk_left), file_len)
+            }
+            // The last sector need not be whole: only a body's own bytes are ever written.
+            Mapping::Compressed { host, sectors } => {
+                (host, (host.0 / SECTOR + sectors) * SECTOR, file_len.next_multiple_of(SECTOR))
+            }
+        };
+        if (start.0 >= file_len && end > start.0) || end > most {
+            return Err(PlaceError::PastEnd { start, end, file_len });
+        }
+        if metadata.touches(&(start.0..end.max(start.0 + 1))) {
+            return Err(PlaceError::Metadata(start));
+        }
+        Ok(())
+    }
+}
+
+const CHECKED: &str = "entries are checked when they are loaded";
+
+/// The subclusters whose bytes are in the file.
+fn allocated(bits: u64) -> u32 {
+    u32::try_from(bits & u64::from(u32::MAX)).expect("the lower half")
+}
+
+/// A set of host clusters, as runs. Its memory follows what is in it, not the file's length, which costs nothing to claim.
+#[derive(Debug)]
+pub(super) struct ClusterSet {
+    cluster: ClusterBits,
+    clusters: u64,
+    /// The first cluster of each run, and one past its last. No two touch.
+    runs: BTreeMap<u64, u64>,
+}
+
+impl ClusterSet {
+    pub(super) fn new(file_len: u64, cluster: ClusterBits) -> Self {
+        Self { cluster, clusters: cluster.clusters_in(file_len), runs: BTreeMap::new() }
+    }
+
+    /// Adds the clusters that a range of bytes touches, as far as they lie within the file.
+    pub(super) fn insert(&mut self, bytes: Range<u64>) {
+        let Range { mut start, mut end } = self.clusters(&bytes);
+        end = end.min(self.clusters);
+        if start >= end {
+            return;
+        }
+        // What it touches becomes one run with it.
+        while let Some((&first, &last)) =
+            self.runs.range(..=end).next_back().filter(|&(_, &last)| last >= start)
+        {
+            (start, end) = (start.min(first), end.max(last));
+            self.runs.remove(&first);
+        }
+        self.runs.insert(start, end);
+    }
+
+    /// Whether a range of bytes touches one of the set.
+    pub(super) fn touches(&self, bytes: &Range<u64>) -> bool {
+        let Range { start, end } = self.clusters(bytes);
+        self.runs.range(..end).next_back().is_some_and(|(_, &last)| last > start)
+    }
+
+    fn clusters(&self, bytes: &Range<u64>) -> Range<u64> {
+        let bits = self.cluster.bits();
+        let end = if bytes.is_empty() { bytes.start >> bits } else { ((bytes.end - 1) >> bits) + 1 };
+        bytes.start >> bits..end
+    }
+}

@@ -1,0 +1,87 @@
+//! Internal snapshots: listed and counted, never read from.
+
+use snapferry_base::limits::zeros;
+use snapferry_base::units::{HostOffset, to_u64, to_usize};
+
+use crate::facts::Fields;
+use crate::header::{Header, HeaderError};
+use crate::image::{ImageError, ImageFile};
+
+/// Bytes of an entry before its extra data (specification, "Snapshots").
+const FIXED: u64 = 40;
+/// Most bytes of the whole table: QEMU's `QCOW_MAX_SNAPSHOTS_SIZE` is its number times 1024.
+const MAX_TABLE: u64 = 64 << 20;
+
+/// One entry of the snapshot table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Its L1 table.
+    pub l1_table: HostOffset,
+    /// Entries in it.
+    pub l1_entries: u32,
+    /// Unique.
+    pub id: String,
+    /// What people call it.
+    pub name: String,
+    /// When it was made: seconds since 1970, nanoseconds.
+    pub date: (u32, u32),
+    /// How long the guest had been running, in nanoseconds.
+    pub vm_clock: u64,
+    /// Bytes of the guest's memory in it.
+    pub vm_state: u64,
+    /// Instructions that the guest had executed, where that was counted.
+    pub icount: Option<u64>,
+}
+
+/// The image's snapshots, and the bytes of their table.
+///
+/// # Errors
+/// Where the table can't be read, or does not end within the file.
+pub fn list(file: &dyn ImageFile, header: &Header) -> Result<(Vec<Snapshot>, u64), ImageError> {
+    if header.snapshots == 0 {
+        return Ok((Vec::new(), 0));
+    }
+    let refused = |source| ImageError::Header { name: file.name().to_owned(), source };
+    // How long it is only its entries say. More than it takes is no harm: the file's end bounds it.
+    let most =
+        (file.size().0 - header.snapshot_table.0).min(u64::from(header.snapshots) * 1024).min(MAX_TABLE);
+    let mut bytes = zeros("the list of snapshots", most)?;
+    file.read_at(header.snapshot_table, &mut bytes)?;
+    let mut found = Vec::new();
+    let mut at = 0;
+    for _ in 0..header.snapshots {
+        let rest = bytes.get(to_usize(at)..).unwrap_or_default();
+        let (snapshot, len) = entry(rest).map_err(refused)?;
+        found.push(snapshot);
+        at += len;
+    }
+    Ok((found, at))
+}
+
+/// One entry, and its length with what pads it to eight bytes.
+fn entry(bytes: &[u8]) -> Result<(Snapshot, u64), HeaderError> {
+    let fields = Fields(bytes);
+    let (id_len, name_len) = (u64::from(fields.u16(12)?), u64::from(fields.u16(14)?));
+    let extra = u64::from(fields.u32(36)?);
+    let text = |at, len| fields.bytes(at, len).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    let snapshot = Snapshot {
+        l1_table: HostOffset(fields.u64(0)?),
+        l1_entries: fields.u32(8)?,
+        id: text(FIXED + extra, id_len)?,
+        name: text(FIXED + extra + id_len, name_len)?,
+        date: (fields.u32(16)?, fields.u32(20)?),
+        vm_clock: fields.u64(24)?,
+        // The extra data begin with the size in 64 bits, then the disk's size, then the count of instructions.
+        vm_state: if extra >= 8 { fields.u64(FIXED)? } else { u64::from(fields.u32(32)?) },
+        icount: if extra >= 24 {
+            Some(fields.u64(FIXED + 16)?).filter(|count| *count != u64::MAX)
+        } else {
+            None
+        },
+    };
+    let len = (FIXED + extra + id_len + name_len).next_multiple_of(8);
+    if len > to_u64(bytes.len()).next_multiple_of(8) {
+        return Err(HeaderError::Truncated { len: to_u64(bytes.len()), needed: len });
+    }
+    Ok((snapshot, len))
+}

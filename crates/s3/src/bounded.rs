@@ -1,0 +1,81 @@
+//! A line to the store on which no answer is longer than it may be: the SDK reads all of one before it looks at it.
+
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::config::{ConfigBag, RuntimeComponents, SharedHttpClient};
+use aws_sdk_s3::error::BoxError;
+use aws_sdk_s3::primitives::SdkBody;
+use aws_smithy_runtime_api::client::http::{
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponentsBuilder;
+use http_body_util::{LengthLimitError, Limited};
+use snapferry_base::units::{KIB, MIB, to_usize};
+
+/// A page of a store's list: a thousand entries, each with a key of 1024 bytes that may be escaped six times as long.
+pub const LARGEST_OF_STORE: u64 = 16 * MIB;
+/// A store's refusal: a document of a few hundred bytes, or a proxy's page.
+pub(super) const LARGEST_REFUSAL: u64 = 256 * KIB;
+
+/// A client, or one of its connectors, with that in front.
+#[derive(Debug)]
+pub(super) struct Bounded<T>(pub T);
+
+impl HttpClient for Bounded<SharedHttpClient> {
+    fn http_connector(
+        &self,
+        settings: &HttpConnectorSettings,
+        components: &RuntimeComponents,
+    ) -> SharedHttpConnector {
+        SharedHttpConnector::new(Bounded(self.0.http_connector(settings, components)))
+    }
+
+    fn validate_base_client_config(
+        &self,
+        components: &RuntimeComponentsBuilder,
+        config: &ConfigBag,
+    ) -> Result<(), BoxError> {
+        HttpClient::validate_base_client_config(&self.0, components, config)
+    }
+
+    fn validate_final_config(
+        &self,
+        components: &RuntimeComponents,
+        config: &ConfigBag,
+    ) -> Result<(), BoxError> {
+        HttpClient::validate_final_config(&self.0, components, config)
+    }
+}
+
+impl HttpConnector for Bounded<SharedHttpConnector> {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        // The bytes of an object: whoever asked for them counts what comes.
+        let of_object = request.headers().get("range").is_some();
+        let answer = self.0.call(request);
+        HttpConnectorFuture::new(async move { Ok(bounded(answer.await?, of_object)) })
+    }
+}
+
+fn bounded(answer: HttpResponse, of_object: bool) -> HttpResponse {
+    let most = match (answer.status().is_success(), of_object) {
+        (true, true) => return answer,
+        (true, false) => LARGEST_OF_STORE,
+        (false, _) => LARGEST_REFUSAL,
+    };
+    let mut answer = answer;
+    let body = std::mem::replace(answer.body_mut(), SdkBody::taken());
+    *answer.body_mut() = SdkBody::from_body_1_x(Limited::new(body, to_usize(most)));
+    answer
+}
+
+/// Whether an answer was longer than it may be.
+pub(super) fn is_too_long(err: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(err);
+    while let Some(err) = cause {
+        if err.is::<LengthLimitError>() {
+            return true;
+        }
+        cause = err.source();
+    }
+    false
+}

@@ -1,0 +1,283 @@
+//! What the SDK reports, said in our own words: by status and error code, never by message text.
+
+use std::error::Error;
+use std::io;
+use std::time::Duration;
+
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use snapferry_base::limits;
+use snapferry_base::secret::Secret;
+use snapferry_base::units::ByteCount;
+use snapferry_engine::store::{Operation, StoreError, is_digest_code};
+
+use super::bounded::is_too_long;
+use crate::bounded::LARGEST_OF_STORE;
+
+/// No message of a store is shown beyond this many characters.
+const LONGEST_MESSAGE: usize = 300;
+
+/// What an error needs to be told in: whom we asked, as whom.
+#[derive(Debug)]
+pub(super) struct Teller {
+    pub(super) endpoint: String,
+    pub(super) region: String,
+    pub(super) bucket: String,
+    /// Some stores repeat what they were sent.
+    pub(super) secrets: Vec<Secret>,
+}
+
+impl Teller {
+    /// The SDK's error for `operation`, on `upload_id` where it is about one.
+    pub(super) fn tell<E>(
+        &self,
+        operation: Operation,
+        upload_id: Option<&str>,
+        err: SdkError<E, HttpResponse>,
+    ) -> StoreError
+    where
+        E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+    {
+        match &err {
+            // A good status, and neither what was asked for nor an error of S3's.
+            SdkError::ServiceError(answer)
+                if answer.raw().status().is_success() && answer.err().code().is_none() =>
+            {
+                StoreError::Connection {
+                    operation,
+                    reason: format!("{}: the answer can't be read: {}", self.endpoint, causes(&err)),
+                }
+            }
+            SdkError::ServiceError(answer) => {
+                let (code, message) = (answer.err().code(), answer.err().message());
+                self.refusal(operation, upload_id, answer.raw(), code, message)
+            }
+            // An answer that is not S3's: a proxy's error page, or one that broke off.
+            SdkError::ResponseError(answer) if !answer.raw().status().is_success() => {
+                self.refusal(operation, upload_id, answer.raw(), None, None)
+            }
+            _ if is_too_long(&err) => StoreError::Mismatch {
+                operation,
+                reason: format!(
+                    "{}: the answer is longer than {}",
+                    self.endpoint,
+                    ByteCount(LARGEST_OF_STORE)
+                ),
+            },
+            SdkError::ResponseError(_) => StoreError::Connection {
+                operation,
+                reason: format!("{}: the answer can't be read: {}", self.endpoint, causes(&err)),
+            },
+            SdkError::DispatchFailure(failure) if !failure.is_user() => {
+                match (tls_error(&err), limits::within(&err)) {
+                    (Some(tls), _) if means_no_trust(tls) => {
+                        StoreError::Untrusted { operation, reason: tls.to_string() }
+                    }
+                    // Asking again would not give this process what it may not have.
+                    (_, Some(limit)) => {
+                        StoreError::Setup(format!("{operation}: no connection to {}: {limit}", self.endpoint))
+                    }
+                    _ => StoreError::Connection {
+                        operation,
+                        reason: format!("{}: {}", self.endpoint, causes(&err)),
+                    },
+                }
+            }
+            SdkError::TimeoutError(_) => {
+                StoreError::Connection { operation, reason: format!("{}: {}", self.endpoint, causes(&err)) }
+            }
+            _ => StoreError::Setup(format!(
+                "{operation}: the request can't be made: {}",
+                self.clean(&causes(&err))
+            )),
+        }
+    }
+
+    fn refusal(
+        &self,
+        operation: Operation,
+        upload_id: Option<&str>,
+        raw: &HttpResponse,
+        code: Option<&str>,
+        message: Option<&str>,
+    ) -> StoreError {
+        let status = raw.status().as_u16();
+        // HEAD has no body, and so no code but its status.
+        let code = code
+            .filter(|code| !code.is_empty())
+            .map_or_else(|| name_of(status).to_owned(), |code| self.clean(code));
+        let message = message.map_or_else(|| "no reason given".to_owned(), |message| self.clean(message));
+        if is_digest_code(&code) {
+            return StoreError::Damaged {
+                operation,
+                reason: format!("the store answered {status} {code}: {message}"),
+            };
+        }
+        match (status, code.as_str()) {
+            (_, "NoSuchBucket") => {
+                StoreError::NoSuchBucket { bucket: self.bucket.clone(), endpoint: self.endpoint.clone() }
+            }
+            (_, "NoSuchUpload") => {
+                StoreError::NoSuchUpload { operation, id: upload_id.unwrap_or_default().to_owned() }
+            }
+            // An upload that is gone: not every store has the code.
+            (404, _) if upload_id.is_some() => {
+                StoreError::NoSuchUpload { operation, id: upload_id.unwrap_or_default().to_owned() }
+            }
+            (_, "NoSuchKey" | "NotFound") => StoreError::NoSuchKey { operation },
+            (301 | 307, _)
+            | (
+                _,
+                "AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException",
+            ) => {
+                let body = raw.body().bytes().unwrap_or_default();
+                let told =
+                    raw.headers().get("x-amz-bucket-region").map(str::to_owned).or_else(|| region_in(body));
+                let reason = format!("the bucket is not in region {:?}: {message}", self.region);
+                StoreError::WrongRegion { operation, reason, expected: told.map(|told| self.clean(&told)) }
+            }
+            (412, _) => StoreError::Precondition { operation, reason: format!("{code}: {message}") },
+            (401 | 403, _)
+            | (_, "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" | "InvalidAccessKeyId") => {
+                StoreError::Denied { operation, code, message }
+            }
+            (405 | 501, _) | (_, "NotImplemented" | "MethodNotAllowed") => {
+                StoreError::Unsupported { operation, reason: format!("{status} {code}: {message}") }
+            }
+            _ => StoreError::Refused { operation, status, code, message, retry_after: retry_after(raw) },
+        }
+    }
+
+    /// One line, not too long, and nothing in it that we keep to ourselves.
+    fn clean(&self, text: &str) -> String {
+        let mut line = one_line(text);
+        for secret in self.secrets.iter().filter(|secret| !secret.is_empty()) {
+            line = line.replace(secret.reveal(), "***");
+        }
+        line.chars().take(LONGEST_MESSAGE).collect()
+    }
+}
+
+/// What `Retry-After` asks for, in seconds. Its other form, a date, would mean to trust two clocks; no store sends it.
+fn retry_after(raw: &HttpResponse) -> Option<Duration> {
+    raw.headers().get("retry-after").and_then(|text| text.trim().parse().ok()).map(Duration::from_secs)
+}
+
+/// Without line ends, and without what a terminal would obey.
+fn one_line(text: &str) -> String {
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// The usual code for a status without one.
+fn name_of(status: u16) -> &'static str {
+    match status {
+        301 => "PermanentRedirect",
+        400 => "BadRequest",
+        401 => "Unauthorized",
+        403 => "AccessDenied",
+        404 => "NotFound",
+        405 => "MethodNotAllowed",
+        412 => "PreconditionFailed",
+        416 => "InvalidRange",
+        429 => "TooManyRequests",
+        500 => "InternalError",
+        501 => "NotImplemented",
+        503 => "ServiceUnavailable",
+        _ => "no code",
+    }
+}
+
+/// The region in an S3 error document, which the SDK reads past. It is a hint for people, so a search does: whatever stands between
+/// the first pair of tags, where it can be a region's name.
+#[must_use]
+pub fn region_in(body: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(body).ok()?;
+    let (_, rest) = text.split_once("<Region>")?;
+    let (region, _) = rest.split_once("</Region>")?;
+    let region = region.trim();
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    ((1..=64).contains(&region.len()) && region.chars().all(plain)).then(|| region.to_owned())
+}
+
+/// The causes of an error, without the ones that only repeat each other.
+fn causes(err: &(dyn Error + 'static)) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    let mut cause = err.source();
+    while let Some(err) = cause {
+        let text = err.to_string();
+        if !parts.iter().any(|part| part.contains(&text)) {
+            parts.push(text);
+        }
+        cause = err.source();
+    }
+    if parts.is_empty() { err.to_string() } else { parts.join(": ") }
+}
+
+/// The TLS library's own error, wherever in the causes it hides: it travels inside an I/O error, which does not name it as a source.
+fn tls_error<'a>(err: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut cause: Option<&'a (dyn Error + 'static)> = Some(err);
+    while let Some(err) = cause {
+        if let Some(tls) = err.downcast_ref::<rustls::Error>() {
+            return Some(tls);
+        }
+        cause = match err.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => err.source(),
+        };
+    }
+    None
+}
+
+/// Whether the other side is not who it should be, or does not speak TLS as we do: the same the next time.
+fn means_no_trust(err: &rustls::Error) -> bool {
+    matches!(
+        err,
+        rustls::Error::InvalidCertificate(_)
+            | rustls::Error::InvalidMessage(_)
+            | rustls::Error::NoCertificatesPresented
+            | rustls::Error::PeerIncompatible(_)
+            | rustls::Error::UnsupportedNameType
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_is_found_in_an_error_document_and_nowhere_else() {
+        let document = b"<Error><Code>AuthorizationHeaderMalformed</Code><Region>us-south</Region></Error>";
+        assert_eq!(region_in(document).as_deref(), Some("us-south"));
+        for hostile in [
+            &b""[..],
+            b"<Region>",
+            b"</Region><Region>",
+            b"<Region></Region>",
+            b"<Region>a b\x1b[2J</Region>",
+            b"\xff",
+        ] {
+            assert_eq!(region_in(hostile), None);
+        }
+    }
+
+    #[test]
+    fn what_a_store_says_is_cut_to_a_line_without_our_secrets() {
+        let teller = Teller {
+            endpoint: "https://s3.example".to_owned(),
+            region: "us-south".to_owned(),
+            bucket: "images".to_owned(),
+            secrets: vec![Secret::new("hunter2"), Secret::new("")],
+        };
+        assert_eq!(teller.clean("token\n\n hunter2  is bad"), "token *** is bad");
+        assert_eq!(teller.clean("gone\u{1b}[2J\u{9b}31m\u{7}"), "gone [2J 31m");
+        assert_eq!(teller.clean(&"x".repeat(1000)).len(), LONGEST_MESSAGE);
+    }
+
+    #[test]
+    fn an_uploads_id_is_shown_without_what_a_terminal_obeys() {
+        let operation = Operation { request: "UploadPart", target: "s3://images/disk.qcow2".to_owned() };
+        let error = StoreError::NoSuchUpload { operation, id: "a\u{1b}[2Jb".to_owned() };
+        assert_eq!(error.to_string(), "UploadPart s3://images/disk.qcow2: no such upload a\\u{1b}[2Jb");
+    }
+}

@@ -1,0 +1,166 @@
+//! The requests of a multipart upload, each with and without the sums that not every store knows.
+
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart};
+use snapferry_base::units::to_u64;
+use snapferry_engine::hash::Crc64;
+use snapferry_engine::store::{ETag, ObjectKey, Part, StoreError, StoredPart, Upload, Whole};
+
+use super::sums::{self, Fields};
+use super::{LONGEST_UPLOAD_ID, S3Store, damaged, etag_of, quoted, wire_id, wire_number, within_limit};
+
+/// What a part is covered by on its way.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum SentSum {
+    Crc64,
+    Md5([u8; 16]),
+}
+
+/// What the store said of a part.
+pub(super) struct Answered {
+    pub(super) etag: ETag,
+    pub(super) echoed: bool,
+}
+
+impl S3Store {
+    pub(super) async fn send_part(
+        &self,
+        upload: &Upload,
+        part: &Part,
+        sum: SentSum,
+    ) -> Result<Answered, StoreError> {
+        let operation = self.part_operation("UploadPart", upload, part.number);
+        let request = self
+            .client
+            .upload_part()
+            .bucket(&self.bucket)
+            .key(upload.key.as_str())
+            .upload_id(wire_id(upload, &operation)?)
+            .part_number(wire_number(part.number, &operation)?)
+            // A handle on the same bytes: each attempt costs none.
+            .body(ByteStream::from(part.body.clone()));
+        let request = match sum {
+            SentSum::Crc64 => request.checksum_crc64_nvme(part.crc64.to_base64()),
+            SentSum::Md5(digest) => request.content_md5(sums::md5_header(digest)),
+        };
+        let request = request.customize();
+        let request = if self.sign_payload { request } else { request.disable_payload_signing() };
+        let answer =
+            self.attempt(&operation, Some(&upload.id), to_u64(part.body.len()), request.send()).await?;
+        let echo = match answer.checksum_crc64_nvme() {
+            None => None,
+            Some(text) => Some(Crc64::from_base64(text).map_err(|err| damaged(&operation, err.to_string()))?),
+        };
+        if let Some(echo) = echo.filter(|echo| *echo != part.crc64) {
+            return Err(damaged(&operation, format!("CRC64NVME {} was sent, {echo} arrived", part.crc64)));
+        }
+        Ok(Answered { etag: etag_of(answer.e_tag(), &operation)?, echoed: echo.is_some() })
+    }
+
+    pub(super) async fn send_part_with_md5(&self, upload: &Upload, part: &Part) -> Result<ETag, StoreError> {
+        let digest = sums::md5_of(part.body.clone()).await;
+        Ok(self.send_part(upload, part, SentSum::Md5(digest)).await?.etag)
+    }
+
+    /// A part on a store that may or may not know CRC64NVME: whatever it answers, the part ends up covered by a sum.
+    pub(super) async fn probe_with_part(&self, upload: &Upload, part: &Part) -> Result<ETag, StoreError> {
+        match self.send_part(upload, part, SentSum::Crc64).await {
+            Ok(Answered { etag, echoed: true }) => {
+                self.sums.echoed();
+                Ok(etag)
+            }
+            Ok(Answered { etag, echoed: false }) => {
+                self.sums.unknown_to_store();
+                let digest = sums::md5_of(part.body.clone()).await;
+                if etag.0.eq_ignore_ascii_case(&sums::md5_etag(digest)) {
+                    return Ok(etag);
+                }
+                Ok(self.send_part(upload, part, SentSum::Md5(digest)).await?.etag)
+            }
+            Err(err) if may_be_about_fields(&err) => {
+                let etag = self.send_part_with_md5(upload, part).await?;
+                self.sums.unknown_to_store();
+                Ok(etag)
+            }
+            Err(err) => Err(err),
+        }
+    }
+
+    pub(super) async fn send_create(&self, key: &ObjectKey, fields: Fields) -> Result<Upload, StoreError> {
+        let operation = self.operation("CreateMultipartUpload", key);
+        let mut request = self.client.create_multipart_upload().bucket(&self.bucket).key(key.as_str());
+        if fields == Fields::Crc64 {
+            request = request
+                .checksum_algorithm(ChecksumAlgorithm::Crc64Nvme)
+                .checksum_type(ChecksumType::FullObject);
+        }
+        let answer = self.attempt(&operation, None, 0, request.send()).await?;
+        match answer.upload_id() {
+            Some(id) if !id.is_empty() => {
+                let id = within_limit("upload id", id, LONGEST_UPLOAD_ID, &operation)?;
+                Ok(Upload { key: key.clone(), id: id.to_owned() })
+            }
+            _ => Err(StoreError::Mismatch { operation, reason: "the answer holds no upload id".to_owned() }),
+        }
+    }
+
+    pub(super) async fn send_complete(
+        &self,
+        upload: &Upload,
+        parts: &[StoredPart],
+        whole: &Whole,
+        fields: Fields,
+    ) -> Result<(), StoreError> {
+        let operation = self.operation("CompleteMultipartUpload", &upload.key);
+        let mut list = CompletedMultipartUpload::builder();
+        for part in parts {
+            // No sum of the part in here: stores from before 2022 answer MalformedXML, and each part's was checked on its way.
+            let number = wire_number(part.number, &operation)?;
+            list = list.parts(CompletedPart::builder().part_number(number).e_tag(quoted(&part.etag)).build());
+        }
+        let mut request = self
+            .client
+            .complete_multipart_upload()
+            .bucket(&self.bucket)
+            .key(upload.key.as_str())
+            .upload_id(wire_id(upload, &operation)?)
+            .multipart_upload(list.build());
+        if fields == Fields::Crc64 {
+            request = request
+                .checksum_crc64_nvme(whole.crc64.to_base64())
+                .checksum_type(ChecksumType::FullObject)
+                .mpu_object_size(i64::try_from(whole.size).map_err(|_| StoreError::Mismatch {
+                    operation: operation.clone(),
+                    reason: format!("{} bytes are more than an object can have", whole.size),
+                })?);
+        }
+        let answer = self.attempt_within(self.complete, &operation, Some(&upload.id), request.send()).await?;
+        // The ETag may be empty here (Ceph, at first), so it is not asked for. A sum, where there is one, must be ours.
+        match answer.checksum_crc64_nvme().map(Crc64::from_base64) {
+            Some(Ok(crc64)) if crc64 != whole.crc64 => {
+                let reason = format!("the object's CRC64NVME is {crc64}, not {} as sent", whole.crc64);
+                let wrong = StoreError::Mismatch { operation: operation.clone(), reason };
+                Err(StoreError::Completed { operation, source: Box::new(wrong) })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether a refusal may be about the checksum fields, so that the request is worth sending without them.
+pub(super) fn may_be_about_fields(err: &StoreError) -> bool {
+    match err {
+        StoreError::Unsupported { .. } => true,
+        // Throttling and passing faults never come with 400, but for this one.
+        StoreError::Refused { status: 400, code, .. } => !matches!(
+            code.as_str(),
+            "RequestTimeout"
+                | "EntityTooLarge"
+                | "EntityTooSmall"
+                | "InvalidPart"
+                | "KeyTooLongError"
+                | "InvalidBucketName"
+        ),
+        _ => false,
+    }
+}

@@ -1,0 +1,72 @@
+//! Whether an answer's XML has come to its end.
+//!
+//! The SDK reads as far as it gets: of a list that broke off it gives the front, as if that were all, and of one that is empty nothing. So each
+//! good answer is held against its own root element, which the last thing in it must close.
+
+use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_s3::error::BoxError;
+use aws_smithy_runtime_api::client::interceptors::context::AfterDeserializationInterceptorContextRef;
+
+/// Looks at every answer with a body that the SDK has read. Objects come as streams, which it has not.
+#[derive(Debug)]
+pub(super) struct WholeAnswers;
+
+impl Intercept for WholeAnswers {
+    fn name(&self) -> &'static str {
+        "WholeAnswers"
+    }
+
+    fn read_after_deserialization(
+        &self,
+        context: &AfterDeserializationInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let response = context.response();
+        if response.status().is_success() && response.body().bytes().is_some_and(broke_off) {
+            return Err("the answer broke off before its end".into());
+        }
+        Ok(())
+    }
+}
+
+/// Whether a document begins with an element that nothing closes at its end. What is empty, or no XML, is not for us to judge.
+fn broke_off(body: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(body);
+    let mut rest = text.trim_start_matches('\u{feff}').trim();
+    // The declaration, and comments.
+    let mut declared = false;
+    while let Some(behind) = rest.strip_prefix("<?").or_else(|| rest.strip_prefix("<!")) {
+        let Some((_, behind)) = behind.split_once('>') else { return true };
+        rest = behind.trim_start();
+        declared = true;
+    }
+    let Some(root) = rest.strip_prefix('<') else { return declared };
+    let Some((start, _)) = root.split_once('>') else { return true };
+    if start.ends_with('/') {
+        return false;
+    }
+    let name = start.split(char::is_whitespace).next().unwrap_or_default();
+    let closed = rest.strip_suffix('>').map(str::trim_end).and_then(|rest| rest.strip_suffix(name));
+    !closed.is_some_and(|rest| rest.ends_with("</"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_is_cut_anywhere_is_not_whole() {
+        let whole = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<ListPartsResult xmlns=\"http://s3\"><Part><PartNumber>1</PartNumber></Part>\
+                     <IsTruncated>false</IsTruncated></ListPartsResult>\n";
+        let content = whole.trim_end().len();
+        for cut in 1..content {
+            assert!(broke_off(&whole.as_bytes()[..cut]), "cut at {cut}: {}", &whole[..cut]);
+        }
+        for good in
+            [whole, &whole[..content], "<A/>", "<!-- x --><A b=\"c\" />", "<A></A >", "", "no XML", "{}"]
+        {
+            assert!(!broke_off(good.as_bytes()), "{good}");
+        }
+    }
+}

@@ -1,0 +1,428 @@
+//! `snapferry-sim demo`: a server in a simulated cloud replicated twice, and its disk converted and read back beside qemu-img.
+
+use std::io::{IsTerminal as _, Write, stdout};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use crossbeam_channel::{RecvTimeoutError, bounded, select};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::Deserialize;
+use snapferry_base::cancel::{Cancel, Never};
+use snapferry_base::threads;
+use snapferry_base::units::{ByteCount, MIB, to_u64};
+use snapferry_engine::store::{ObjectKey, ObjectStore as _};
+use snapferry_s3::{Auth, S3Config, S3Store};
+use snapferry_sim::{RegionConfig, ServerSeed, SimRegion, SimStore};
+use tokio::runtime::Runtime;
+
+use crate::Code;
+
+const BUCKET: &str = "demo";
+const KEY: &str = "disk.qcow2";
+const REGION: &str = "us-south";
+/// The region that images are for.
+const AWAY: &str = "us-east";
+const SERVER: &str = "web01";
+/// One range request of the read back.
+const RANGE: u64 = 8 * MIB;
+/// How long a child may take to end by itself.
+const GRACE: Duration = Duration::from_secs(3);
+const STOPPED: &str = "stopped";
+/// What a demo that is ended at once leaves behind.
+const LEFT: &str = "a folder snapferry-demo-... with a copy of the disk is left in TMPDIR or /tmp";
+const NO_QEMU_IMG: &str = "cannot run qemu-img; on Debian and Ubuntu it is in qemu-utils";
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// The disk: a block device, or a file that holds a raw disk
+    #[arg(long, value_name = "PATH")]
+    pub disk: PathBuf,
+}
+
+/// The part of convert's report that the table needs.
+#[derive(Deserialize)]
+struct Outcome {
+    virtual_size: ByteCount,
+    bytes_stored: u64,
+    seconds: f64,
+}
+
+/// A line of the table.
+struct Row {
+    what: &'static str,
+    took: Duration,
+    size: u64,
+}
+
+/// What a demonstration goes by.
+struct Stage<'a> {
+    /// The program that is shown.
+    program: &'a Path,
+    disk: &'a Path,
+    work: &'a Path,
+    runtime: &'a Runtime,
+    cancel: &'a Cancel,
+}
+
+pub fn run(args: &DemoArgs) -> anyhow::Result<Code> {
+    // Both are needed last, after minutes.
+    Command::new("qemu-img").arg("--version").output().context(NO_QEMU_IMG)?;
+    let program = snapferry()?;
+    let runtime = crate::runtime()?;
+    let cancel = Cancel::new();
+    // Before the first thing that a signal would leave.
+    crate::listen(runtime.handle(), &cancel, LEFT)?;
+    let work = WorkFolder::make()?;
+    let stage =
+        Stage { program: &program, disk: &args.disk, work: &work.path, runtime: &runtime, cancel: &cancel };
+    let shown = stage.show();
+    // The disk may still be being copied: into a file that goes away with its folder.
+    runtime.shutdown_background();
+    match shown {
+        Err(_) if cancel.is_cancelled() => Ok(Code::Interrupted),
+        shown => shown.map(|()| Code::Done),
+    }
+}
+
+impl Stage<'_> {
+    fn show(&self) -> anyhow::Result<()> {
+        let cloud =
+            self.wait_for(async { Ok(SimRegion::start(RegionConfig::new(self.work.join("cloud"))).await?) })?;
+        let shown = self.show_on(&cloud, &mut stdout());
+        // Whatever became of it: loop devices are left behind otherwise.
+        self.runtime.block_on(cloud.shutdown());
+        shown
+    }
+
+    fn show_on(&self, cloud: &SimRegion, out: &mut impl Write) -> anyhow::Result<()> {
+        self.wait_for(async {
+            cloud.store().create_bucket(BUCKET).await?;
+            Ok(cloud.seed_server(ServerSeed::new(REGION, SERVER, self.disk)).await?)
+        })?;
+        self.introduce(cloud, out)?;
+        self.replicate_twice(cloud, out)?;
+        self.convert_beside(cloud.store(), out)
+    }
+
+    fn introduce(&self, cloud: &SimRegion, out: &mut impl Write) -> anyhow::Result<()> {
+        writeln!(
+            out,
+            "1. A simulated cloud listens on {}: region {REGION} with server {SERVER}, whose disk is a copy of yours;",
+            cloud.iam_endpoint()
+        )?;
+        let store = cloud.store().endpoint();
+        writeln!(
+            out,
+            "   an S3 store beside it on {store}, with bucket {BUCKET:?}. All in a temporary folder."
+        )?;
+        writeln!(out, "   $ snapferry boot-volume {SERVER} --region {REGION}")?;
+        out.flush()?;
+        self.on_cloud(cloud, &["boot-volume", SERVER, "--region", REGION])
+    }
+
+    fn replicate_twice(&self, cloud: &SimRegion, out: &mut impl Write) -> anyhow::Result<()> {
+        writeln!(
+            out,
+            "2. $ snapferry replicate {SERVER} --to {AWAY} --bucket {BUCKET}      twice, so that the second image takes the first one's place"
+        )?;
+        for _ in 0..2 {
+            out.flush()?;
+            let done: Replicated = serde_json::from_slice(&self.replicate(cloud)?).context("the report")?;
+            // On a terminal each step was shown as it was taken.
+            if !std::io::stderr().is_terminal() {
+                done.write(out)?;
+            }
+        }
+        writeln!(out, "   $ snapferry images list --region {AWAY}")?;
+        out.flush()?;
+        self.on_cloud(cloud, &["images", "list", "--region", AWAY])
+    }
+
+    fn convert_beside(&self, store: &SimStore, out: &mut impl Write) -> anyhow::Result<()> {
+        let disk = self.disk;
+        writeln!(
+            out,
+            "3. The converter alone, beside qemu-img:\n   $ snapferry convert --device {} --bucket {BUCKET} --key {KEY} --endpoint {}",
+            disk.display(),
+            store.endpoint()
+        )?;
+        let outcome = self.convert(store)?;
+        let back = self.work.join("back.qcow2");
+        writeln!(out, "4. Reading the object back, {} ...", ByteCount(outcome.bytes_stored))?;
+        self.wait_for(read_back(store, &back))?;
+        self.qemu_img(["check", "-q"].map(Path::new).into_iter().chain([back.as_path()]))?;
+        let compare = ["compare", "-f", "raw", "-F", "qcow2"].map(Path::new);
+        self.qemu_img(compare.into_iter().chain([disk, back.as_path()]))?;
+        writeln!(
+            out,
+            "   qemu-img check: no errors.   qemu-img compare with {}: images are identical.",
+            disk.display()
+        )?;
+        std::fs::remove_file(&back)?;
+        writeln!(out, "5. $ qemu-img convert -c -f raw -O qcow2 {} qemu.qcow2", disk.display())?;
+        let theirs = self.work.join("qemu.qcow2");
+        let begun = Instant::now();
+        let convert = ["convert", "-c", "-f", "raw", "-O", "qcow2"].map(Path::new);
+        self.qemu_img(convert.into_iter().chain([disk, theirs.as_path()]))?;
+        let rows = [
+            Row {
+                what: "snapferry convert, into the bucket",
+                took: Duration::from_secs_f64(outcome.seconds),
+                size: outcome.bytes_stored,
+            },
+            Row {
+                what: "qemu-img convert -c, into a file",
+                took: begun.elapsed(),
+                size: std::fs::metadata(&theirs)?.len(),
+            },
+        ];
+        Ok(table(&rows, outcome.virtual_size, out)?)
+    }
+
+    /// A `snapferry` that reads nothing of the machine's configuration or environment: the cloud is a simulated one.
+    fn command(&self) -> Command {
+        let mut command = Command::new(self.program);
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if ["SNAPFERRY_", "AWS_", "IBMCLOUD_"].iter().any(|prefix| text.starts_with(prefix))
+                || text == "CREDENTIALS_DIRECTORY"
+            {
+                command.env_remove(&name);
+            }
+        }
+        command.env("SNAPFERRY_CONFIG", "/dev/null");
+        command
+    }
+
+    /// Runs a command on the cloud, with its output on the terminal.
+    fn on_cloud(&self, cloud: &SimRegion, words: &[&str]) -> anyhow::Result<()> {
+        let mut command = self.command();
+        command
+            .args(words)
+            .arg("--quiet")
+            .env("SNAPFERRY_VPC_ENDPOINT", cloud.endpoint_template())
+            .env("SNAPFERRY_IAM_ENDPOINT", cloud.iam_endpoint())
+            .env("IBMCLOUD_API_KEY", cloud.api_key().reveal());
+        let status = self.finish(&mut command)?.status;
+        if !status.success() {
+            bail!("`snapferry {}` failed ({status})", words.join(" "));
+        }
+        Ok(())
+    }
+
+    /// Replicates the server, with its bar on the terminal; the report.
+    fn replicate(&self, cloud: &SimRegion) -> anyhow::Result<Vec<u8>> {
+        let mut command = self.command();
+        command
+            .args([
+                "replicate",
+                SERVER,
+                "--to",
+                AWAY,
+                "--bucket",
+                BUCKET,
+                "--json",
+                "--poll-every",
+                "0.2",
+                "--device-files",
+            ])
+            .env("SNAPFERRY_VPC_ENDPOINT", cloud.endpoint_template())
+            .env("SNAPFERRY_IAM_ENDPOINT", cloud.iam_endpoint())
+            .env("SNAPFERRY_METADATA_ENDPOINT", cloud.metadata_endpoint())
+            .env("SNAPFERRY_TAGGING_ENDPOINT", cloud.tagging_endpoint())
+            .env("SNAPFERRY_DEVICE_FOLDER", cloud.device_folder())
+            .env("SNAPFERRY_ENDPOINT", cloud.store().endpoint())
+            .env("SNAPFERRY_STATE_FOLDER", self.work.join("state"))
+            .env("IBMCLOUD_API_KEY", cloud.api_key().reveal())
+            // Its log would say the same as the report; a terminal gets the steps and the bar.
+            .env("SNAPFERRY_LOG", "warn")
+            .stdout(Stdio::piped());
+        let child = self.finish(&mut command)?;
+        if !child.status.success() {
+            bail!("replicating failed ({})", child.status);
+        }
+        Ok(child.stdout)
+    }
+
+    /// Runs the program as a user would, its bar on the terminal.
+    fn convert(&self, store: &SimStore) -> anyhow::Result<Outcome> {
+        let config = store.config();
+        let mut command = self.command();
+        command
+            .args(["convert", "--bucket", BUCKET, "--key", KEY, "--json", "--in-use", "--device"])
+            .arg(self.disk)
+            .args(["--endpoint", &store.endpoint(), "--region", &config.region])
+            .env("AWS_ACCESS_KEY_ID", &config.access_key)
+            .env("AWS_SECRET_ACCESS_KEY", config.secret_key.reveal())
+            .stdout(Stdio::piped());
+        let child = self.finish(&mut command)?;
+        if !child.status.success() {
+            bail!("the conversion failed ({})", child.status);
+        }
+        serde_json::from_slice(&child.stdout).context("the conversion's report")
+    }
+
+    fn qemu_img<'a>(&self, args: impl Iterator<Item = &'a Path>) -> anyhow::Result<()> {
+        let mut command = Command::new("qemu-img");
+        command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let run = self.finish(&mut command).context(NO_QEMU_IMG)?;
+        if !run.status.success() {
+            bail!(
+                "qemu-img says: {}{}",
+                String::from_utf8_lossy(&run.stdout),
+                String::from_utf8_lossy(&run.stderr)
+            );
+        }
+        Ok(())
+    }
+
+    /// Waits for requests, until somebody asks to stop.
+    fn wait_for<T>(&self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        self.runtime.block_on(async {
+            tokio::select! {
+                done = work => done,
+                _ = self.cancel.cancelled() => bail!(STOPPED),
+            }
+        })
+    }
+
+    /// Runs a command to its end. Where somebody asks to stop it has a moment, and is killed then: what it leaves is simulated, too.
+    fn finish(&self, command: &mut Command) -> anyhow::Result<Output> {
+        let child = command.stdin(Stdio::null()).spawn()?;
+        // Not by its number, which is another's once it has ended.
+        let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+        let (running, ended) = bounded::<Never>(0);
+        let output = std::thread::scope(|scope| {
+            let killing = || {
+                select! {
+                    recv(self.cancel.closed()) -> _ => {}
+                    recv(ended) -> _ => return,
+                }
+                // A terminal's Ctrl-C has reached the child as well, `kill` has not.
+                if matches!(ended.recv_timeout(GRACE), Err(RecvTimeoutError::Timeout)) {
+                    let _ended_just_now = pidfd_send_signal(&process, Signal::KILL);
+                }
+            };
+            // Without it the child is waited for, and hears a terminal's Ctrl-C by itself.
+            let _joined_by_the_scope = threads::scoped(scope, "end a child", killing);
+            let output = child.wait_with_output();
+            drop(running);
+            output
+        })?;
+        if self.cancel.is_cancelled() {
+            bail!(STOPPED);
+        }
+        Ok(output)
+    }
+}
+
+/// The `snapferry` beside this program, or else the one that a shell would start.
+///
+/// # Errors
+/// If there is none.
+fn snapferry() -> anyhow::Result<PathBuf> {
+    let beside = std::env::current_exe()?.with_file_name("snapferry");
+    let path = if beside.is_file() { beside } else { PathBuf::from("snapferry") };
+    let found = Command::new(&path).arg("--version").output();
+    found.with_context(|| format!("cannot run {}; `cargo build -p snapferry` makes it", path.display()))?;
+    Ok(path)
+}
+
+/// What the demo tells of a job's report.
+#[derive(Deserialize)]
+struct Replicated {
+    seconds: f64,
+    steps: Vec<Taken>,
+}
+
+#[derive(Deserialize)]
+struct Taken {
+    step: String,
+    seconds: f64,
+    did: String,
+}
+
+impl Replicated {
+    fn write(&self, out: &mut impl Write) -> std::io::Result<()> {
+        for Taken { step, seconds, did } in &self.steps {
+            writeln!(out, "   {step:<10} {seconds:>6.1} s  {did}")?;
+        }
+        writeln!(out, "   {:<10} {:>6.1} s", "all", self.seconds)
+    }
+}
+
+async fn read_back(sim: &SimStore, to: &Path) -> anyhow::Result<()> {
+    let config = sim.config();
+    let auth = Auth::Hmac {
+        access_key: config.access_key.clone(),
+        secret_key: config.secret_key.clone(),
+        session_token: None,
+    };
+    let store = S3Store::connect(S3Config::new(&sim.endpoint(), &config.region, BUCKET, auth))?;
+    let key = ObjectKey::new(KEY)?;
+    let meta = store.head(&key).await?.context("the object is not there")?;
+    let mut file = std::fs::File::create(to)?;
+    let mut at = 0;
+    while at < meta.size {
+        let bytes = store.get_range(&key, at..meta.size.min(at + RANGE), Some(&meta.etag)).await?;
+        file.write_all(&bytes)?;
+        at += to_u64(bytes.len());
+    }
+    Ok(())
+}
+
+/// `small` for each byte of `large`, to four digits.
+fn ratio(small: u64, large: u64) -> String {
+    let ten_thousandths = u128::from(small) * 10_000 / u128::from(large.max(1));
+    format!("{}.{:04}", ten_thousandths / 10_000, ten_thousandths % 10_000)
+}
+
+fn table(rows: &[Row], disk: ByteCount, out: &mut impl Write) -> std::io::Result<()> {
+    writeln!(
+        out,
+        "\n{:<36} {:>9} {:>12} {:>8} {:>8}",
+        format!("a disk of {disk}"),
+        "seconds",
+        "image",
+        "ratio",
+        "speed"
+    )?;
+    let slowest = rows.iter().map(|row| row.took).max().unwrap_or_default();
+    for row in rows {
+        let speed = slowest.as_secs_f64() / row.took.as_secs_f64().max(0.001);
+        let (seconds, image) = (row.took.as_secs_f64(), ByteCount(row.size).to_string());
+        writeln!(
+            out,
+            "{:<36} {seconds:>9.1} {image:>12} {:>8} {speed:>7.1}x",
+            row.what,
+            ratio(row.size, disk.0)
+        )?;
+    }
+    Ok(())
+}
+
+/// A temporary folder that goes away with its value.
+struct WorkFolder {
+    path: PathBuf,
+}
+
+impl WorkFolder {
+    fn make() -> anyhow::Result<Self> {
+        let path = std::env::temp_dir().join(format!("snapferry-demo-{:016x}", rand::random::<u64>()));
+        // A disk's copy is in it: for us alone, and nobody has made it before us.
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
+        made.with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(Self { path })
+    }
+}
+
+impl Drop for WorkFolder {
+    fn drop(&mut self) {
+        // What can't be removed lies under the system's folder for such things.
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}

@@ -1,0 +1,487 @@
+//! The store's state: buckets and objects in memory, each change written to a folder first.
+//!
+//! ```text
+//! FOLDER/<bucket>/<key>                    an object's bytes, a plain file; the key escaped so that it is one file name
+//! FOLDER/<bucket>/.meta/<key>.json         what else there is to say of it
+//! FOLDER/<bucket>/.uploads/<id>/           an upload and its parts (see `uploads`)
+//! FOLDER/<bucket>/.drafts/                 what is being received; emptied at start
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use rand::RngExt as _;
+use s3s::dto::{ETag, ETagCondition};
+use s3s::{S3Error, S3Result, s3_error};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use snapferry_engine::hash::Crc64;
+
+use super::checks::Scheme;
+use super::moment::Moment;
+use super::receive::Draft;
+use super::uploads::Upload;
+
+/// Everything but what reads well in a file name. `%` and `/` are escaped, so names are unique and flat.
+const FILE_NAME: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'+').remove(b'@').remove(b'=');
+/// Longest escaped key that names its file itself; file names end at 255 bytes, and sidecars add five.
+const LONGEST_NAME: usize = 240;
+
+const META: &str = ".meta";
+const UPLOADS: &str = ".uploads";
+const DRAFTS: &str = ".drafts";
+
+/// What a client says of an object beside its bytes; given back as it came.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Attributes {
+    pub(super) content_type: Option<String>,
+    pub(super) content_encoding: Option<String>,
+    pub(super) content_disposition: Option<String>,
+    pub(super) content_language: Option<String>,
+    pub(super) cache_control: Option<String>,
+    pub(super) metadata: BTreeMap<String, String>,
+}
+
+/// One object.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Object {
+    pub(super) key: String,
+    pub(super) size: u64,
+    pub(super) etag: String,
+    pub(super) modified: Moment,
+    pub(super) crc64: Crc64,
+    /// The checksum that its owner asked for, and its value.
+    pub(super) scheme: Scheme,
+    pub(super) checksum: String,
+    pub(super) attributes: Attributes,
+}
+
+/// If-Match and If-None-Match.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Conditions {
+    pub(super) if_match: Option<ETagCondition>,
+    pub(super) if_none_match: Option<ETagCondition>,
+}
+
+fn names(condition: &ETagCondition, object: &Object) -> bool {
+    match condition {
+        ETagCondition::Any => true,
+        ETagCondition::ETag(etag) => etag.value() == object.etag,
+    }
+}
+
+impl Conditions {
+    /// For changes: whether the object that is there now may be replaced.
+    pub(super) fn allow_change(&self, present: Option<&Object>) -> S3Result<()> {
+        match (&self.if_match, present) {
+            (Some(_), None) => return Err(s3_error!(NoSuchKey)),
+            (Some(condition), Some(object)) if !names(condition, object) => {
+                return Err(precondition("If-Match"));
+            }
+            _ => {}
+        }
+        match (&self.if_none_match, present) {
+            (Some(condition), Some(object)) if names(condition, object) => Err(precondition("If-None-Match")),
+            _ => Ok(()),
+        }
+    }
+
+    /// For reads: whether the object is the one that is wanted.
+    pub(super) fn allow_read(&self, object: &Object) -> S3Result<()> {
+        if self.if_match.as_ref().is_some_and(|condition| !names(condition, object)) {
+            return Err(precondition("If-Match"));
+        }
+        if self.if_none_match.as_ref().is_some_and(|condition| names(condition, object)) {
+            return Err(s3_error!(NotModified));
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn precondition(header: &str) -> S3Error {
+    s3_error!(PreconditionFailed, "At least one of the pre-conditions you specified did not hold: {header}")
+}
+
+/// What a listing asks for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Query {
+    pub(super) prefix: String,
+    pub(super) delimiter: Option<String>,
+    /// The last key or common prefix of the page before.
+    pub(super) after: String,
+    pub(super) most: usize,
+}
+
+/// One page of a listing.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    pub(super) objects: Vec<Object>,
+    pub(super) prefixes: Vec<String>,
+    /// Where the next page goes on, if there is one.
+    pub(super) next: Option<String>,
+}
+
+/// All buckets.
+#[derive(Debug)]
+pub(super) struct Folder {
+    root: PathBuf,
+    buckets: RwLock<BTreeMap<String, Arc<Bucket>>>,
+}
+
+impl Folder {
+    /// Reads what is there.
+    pub(super) fn open(root: PathBuf) -> io::Result<Self> {
+        fs::create_dir_all(&root)?;
+        let mut buckets = BTreeMap::new();
+        for entry in fs::read_dir(&root)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            if s3s::path::check_bucket_name(&name) && entry.path().join(META).is_dir() {
+                buckets.insert(name, Arc::new(Bucket::open(entry.path())?));
+            }
+        }
+        Ok(Self { root, buckets: RwLock::new(buckets) })
+    }
+
+    pub(super) fn bucket(&self, name: &str) -> S3Result<Arc<Bucket>> {
+        read(&self.buckets)
+            .get(name)
+            .cloned()
+            .ok_or_else(|| s3_error!(NoSuchBucket, "The specified bucket does not exist: {name}"))
+    }
+
+    pub(super) fn create_bucket(&self, name: &str) -> S3Result<()> {
+        if !s3s::path::check_bucket_name(name) {
+            return Err(s3_error!(InvalidBucketName));
+        }
+        let mut buckets = write(&self.buckets);
+        if buckets.contains_key(name) {
+            return Err(s3_error!(BucketAlreadyOwnedByYou));
+        }
+        let dir = self.root.join(name);
+        let bucket = Bucket::create(dir).map_err(S3Error::internal_error)?;
+        buckets.insert(name.to_owned(), Arc::new(bucket));
+        Ok(())
+    }
+
+    pub(super) fn delete_bucket(&self, name: &str) -> S3Result<()> {
+        let mut buckets = write(&self.buckets);
+        let bucket = buckets.get(name).ok_or_else(|| s3_error!(NoSuchBucket))?;
+        if !read(&bucket.objects).is_empty() || !read(&bucket.uploads).is_empty() {
+            return Err(s3_error!(BucketNotEmpty));
+        }
+        fs::remove_dir_all(&bucket.dir).map_err(S3Error::internal_error)?;
+        buckets.remove(name);
+        Ok(())
+    }
+
+    /// Every bucket's name and the moment it was made.
+    pub(super) fn list(&self) -> Vec<(String, Moment)> {
+        read(&self.buckets).iter().map(|(name, bucket)| (name.clone(), bucket.created)).collect()
+    }
+}
+
+/// One bucket.
+#[derive(Debug)]
+pub(super) struct Bucket {
+    dir: PathBuf,
+    created: Moment,
+    objects: RwLock<BTreeMap<String, Object>>,
+    /// By key and id: the order in which they are listed.
+    uploads: RwLock<BTreeMap<(String, String), Arc<Upload>>>,
+}
+
+impl Bucket {
+    fn create(dir: PathBuf) -> io::Result<Self> {
+        for inner in [META, UPLOADS, DRAFTS] {
+            fs::create_dir_all(dir.join(inner))?;
+        }
+        write_json(&dir.join(".bucket.json"), &Moment::now(), &dir.join(DRAFTS))?;
+        Self::open(dir)
+    }
+
+    fn open(dir: PathBuf) -> io::Result<Self> {
+        let drafts = dir.join(DRAFTS);
+        if drafts.exists() {
+            fs::remove_dir_all(&drafts)?;
+        }
+        fs::create_dir_all(&drafts)?;
+        fs::create_dir_all(dir.join(UPLOADS))?;
+        let created = read_json(&dir.join(".bucket.json"))?;
+        let mut objects = BTreeMap::new();
+        for entry in fs::read_dir(dir.join(META))? {
+            let path = entry?.path();
+            let object: Object = read_json(&path)?;
+            let body = dir.join(file_name(&object.key));
+            // A kill between the two renames of a replacement leaves new bytes under old words.
+            match fs::metadata(&body) {
+                Ok(found) if found.len() == object.size => {
+                    objects.insert(object.key.clone(), object);
+                }
+                _ => {
+                    tracing::warn!(key = object.key, "an object's bytes don't fit its description: left out")
+                }
+            }
+        }
+        let mut uploads = BTreeMap::new();
+        for entry in fs::read_dir(dir.join(UPLOADS))? {
+            let path = entry?.path();
+            let upload = match Upload::open(path.clone()) {
+                // Killed right after the folder was made, or while it was removed: nobody was told of this upload, or it had ended.
+                Err(err) if err.kind() == io::ErrorKind::NotFound => {
+                    tracing::warn!(path = %path.display(), "an upload without a description: left out");
+                    continue;
+                }
+                opened => opened?,
+            };
+            uploads.insert((upload.key().to_owned(), upload.id().to_owned()), Arc::new(upload));
+        }
+        Ok(Self { dir, created, objects: RwLock::new(objects), uploads: RwLock::new(uploads) })
+    }
+
+    /// A file to receive something into.
+    pub(super) fn draft(&self) -> S3Result<Draft> {
+        Draft::create(self.dir.join(DRAFTS).join(unique())).map_err(S3Error::internal_error)
+    }
+
+    pub(super) fn drafts(&self) -> PathBuf {
+        self.dir.join(DRAFTS)
+    }
+
+    /// Makes an object of the bytes that `place` puts under the path that it is given, if the conditions hold for what is there at
+    /// that moment.
+    pub(super) fn commit(
+        &self,
+        object: Object,
+        conditions: &Conditions,
+        place: impl FnOnce(&Path) -> io::Result<()>,
+    ) -> S3Result<()> {
+        let mut objects = write(&self.objects);
+        conditions.allow_change(objects.get(&object.key))?;
+        place(&self.dir.join(file_name(&object.key))).map_err(S3Error::internal_error)?;
+        write_json(&self.meta_path(&object.key), &object, &self.drafts()).map_err(S3Error::internal_error)?;
+        objects.insert(object.key.clone(), object);
+        Ok(())
+    }
+
+    /// Whether a change under these conditions would go through now; [`Self::commit`] asks again.
+    pub(super) fn would_allow(&self, key: &str, conditions: &Conditions) -> S3Result<()> {
+        conditions.allow_change(read(&self.objects).get(key))
+    }
+
+    pub(super) fn object(&self, key: &str) -> S3Result<Object> {
+        read(&self.objects)
+            .get(key)
+            .cloned()
+            .ok_or_else(|| s3_error!(NoSuchKey, "The specified key does not exist."))
+    }
+
+    /// The object with its bytes; the file stays this version's, whatever happens to the key.
+    pub(super) fn open_object(&self, key: &str) -> S3Result<(Object, File)> {
+        let objects = read(&self.objects);
+        let object = objects
+            .get(key)
+            .cloned()
+            .ok_or_else(|| s3_error!(NoSuchKey, "The specified key does not exist."))?;
+        let file = File::open(self.dir.join(file_name(key))).map_err(S3Error::internal_error)?;
+        Ok((object, file))
+    }
+
+    /// Removes an object; that there is none is success.
+    pub(super) fn delete(&self, key: &str) -> S3Result<()> {
+        let mut objects = write(&self.objects);
+        if objects.contains_key(key) {
+            fs::remove_file(self.meta_path(key)).map_err(S3Error::internal_error)?;
+            fs::remove_file(self.dir.join(file_name(key))).map_err(S3Error::internal_error)?;
+            objects.remove(key);
+        }
+        Ok(())
+    }
+
+    /// New words for the same bytes.
+    pub(super) fn describe(&self, key: &str, attributes: Attributes) -> S3Result<Object> {
+        let mut objects = write(&self.objects);
+        let object =
+            objects.get_mut(key).ok_or_else(|| s3_error!(NoSuchKey, "The specified key does not exist."))?;
+        let changed = Object { attributes, modified: Moment::now(), ..object.clone() };
+        write_json(&self.meta_path(key), &changed, &self.drafts()).map_err(S3Error::internal_error)?;
+        *object = changed.clone();
+        Ok(changed)
+    }
+
+    pub(super) fn list(&self, query: &Query) -> Listing {
+        let objects = read(&self.objects);
+        let mut listing = Listing::default();
+        let mut last = String::new();
+        for (key, object) in objects.range::<String, _>((Bound::Excluded(&query.after), Bound::Unbounded)) {
+            let Some(rest) = key.strip_prefix(query.prefix.as_str()) else {
+                if key.as_str() > query.prefix.as_str() {
+                    break;
+                }
+                continue;
+            };
+            let delimiter = query.delimiter.as_deref().filter(|delimiter| !delimiter.is_empty());
+            let rolled = delimiter.and_then(|delimiter| {
+                let end = query.prefix.len() + rest.find(delimiter)? + delimiter.len();
+                Some(&key[..end])
+            });
+            // Part of the common prefix that ended the page before, or that was just listed.
+            if let Some(prefix) = rolled
+                && (prefix == query.after || listing.prefixes.last().is_some_and(|last| last == prefix))
+            {
+                continue;
+            }
+            if listing.objects.len() + listing.prefixes.len() == query.most {
+                listing.next = Some(last).filter(|_| query.most > 0);
+                return listing;
+            }
+            if let Some(prefix) = rolled {
+                prefix.clone_into(&mut last);
+                listing.prefixes.push(last.clone());
+            } else {
+                last.clone_from(key);
+                listing.objects.push(object.clone());
+            }
+        }
+        listing
+    }
+
+    pub(super) fn create_upload(
+        &self,
+        key: &str,
+        scheme: Option<Scheme>,
+        attributes: Attributes,
+    ) -> S3Result<Arc<Upload>> {
+        let started = Moment::now();
+        // Beginning with the time, so that one key's uploads are listed oldest first.
+        let id = format!("{started:012x}{}", unique());
+        let upload = Upload::create(
+            self.dir.join(UPLOADS).join(&id),
+            id,
+            key.to_owned(),
+            started,
+            scheme,
+            attributes,
+            &self.drafts(),
+        )
+        .map_err(S3Error::internal_error)?;
+        let upload = Arc::new(upload);
+        write(&self.uploads).insert((key.to_owned(), upload.id().to_owned()), Arc::clone(&upload));
+        Ok(upload)
+    }
+
+    pub(super) fn upload(&self, key: &str, id: &str) -> S3Result<Arc<Upload>> {
+        let name = (key.to_owned(), id.to_owned());
+        read(&self.uploads)
+            .get(&name)
+            .cloned()
+            .ok_or_else(|| s3_error!(NoSuchUpload, "The specified upload does not exist: {id}"))
+    }
+
+    /// Takes an ended upload off the list.
+    pub(super) fn forget(&self, upload: &Upload) {
+        write(&self.uploads).remove(&(upload.key().to_owned(), upload.id().to_owned()));
+    }
+
+    /// One page of open uploads after `after` (a key, and an id among that key's), and whether there are more.
+    pub(super) fn list_uploads(
+        &self,
+        prefix: &str,
+        after: (&str, Option<&str>),
+        most: usize,
+    ) -> (Vec<Arc<Upload>>, bool) {
+        let uploads = read(&self.uploads);
+        let mut page = Vec::new();
+        for ((key, id), upload) in uploads.iter() {
+            let later = key.as_str() > after.0
+                || (key == after.0 && after.1.is_some_and(|after| id.as_str() > after));
+            if !key.starts_with(prefix) || !later {
+                continue;
+            }
+            if page.len() == most {
+                return (page, most > 0);
+            }
+            page.push(Arc::clone(upload));
+        }
+        (page, false)
+    }
+
+    fn meta_path(&self, key: &str) -> PathBuf {
+        self.dir.join(META).join(format!("{}.json", file_name(key)))
+    }
+}
+
+/// A key as one file name.
+fn file_name(key: &str) -> String {
+    let escaped = utf8_percent_encode(key, FILE_NAME).to_string();
+    if escaped.len() > LONGEST_NAME {
+        // No escape begins with a lower-case letter after the per cent sign.
+        return format!("%long-{}", blake3::hash(key.as_bytes()).to_hex());
+    }
+    match escaped.strip_prefix('.') {
+        Some(rest) => format!("%2E{rest}"),
+        None => escaped,
+    }
+}
+
+fn unique() -> String {
+    format!("{:016x}", rand::rng().random::<u64>())
+}
+
+pub(super) fn write_json<T: Serialize>(path: &Path, value: &T, drafts: &Path) -> io::Result<()> {
+    let mut draft = Draft::create(drafts.join(unique()))?;
+    serde_json::to_writer(draft.file(), value)?;
+    draft.keep_as(path)
+}
+
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
+    let text = fs::read(path)?;
+    serde_json::from_slice(&text)
+        .map_err(|err| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {err}", path.display())))
+}
+
+pub(super) fn etag(value: &str) -> ETag {
+    ETag::Strong(value.to_owned())
+}
+
+/// What a panicking thread left behind is whole: every change is one insertion or removal at the end.
+pub(super) fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_become_one_plain_file_name_each() {
+        assert_eq!(file_name("web01-vdc-20260801.qcow2"), "web01-vdc-20260801.qcow2");
+        let awkward = [
+            "../../etc/passwd",
+            ".meta",
+            "a/b",
+            "a%2Fb",
+            ".",
+            "..",
+            "ä b",
+            &"x".repeat(1024),
+            &"x".repeat(1023),
+        ];
+        let names: std::collections::BTreeSet<_> = awkward.iter().map(|key| file_name(key)).collect();
+        assert_eq!(names.len(), awkward.len());
+        for name in names {
+            assert!(!name.contains('/') && !name.starts_with('.') && name.len() <= LONGEST_NAME, "{name}");
+        }
+    }
+}

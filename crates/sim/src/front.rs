@@ -1,0 +1,484 @@
+//! What stands between the socket and S3: the request log, the fault script, IAM, and bearer tokens, of which s3s knows nothing.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::header::{
+    AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, EXPECT, HeaderMap, HeaderValue, RETRY_AFTER,
+};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response, StatusCode};
+use s3s::access::{S3Access, S3AccessContext};
+use s3s::auth::{S3Auth, SecretKey};
+use s3s::service::S3Service;
+use s3s::{Body, S3Error, S3Result, s3_error};
+use snapferry_base::secret::Secret;
+use snapferry_base::units::{to_u64, to_usize};
+use tokio::time::Sleep;
+
+use super::faults::{Action, Faults};
+use super::iam::{Iam, LONGEST_FORM};
+use super::listener::Answers;
+use super::receive::Wire;
+use super::requests::{Operation, Target};
+use super::server::UnsignedPayload;
+use super::shapes::Quirks;
+use super::stats::Ledger;
+
+/// How much of a body is read after the answer to it is known. A client that is cut off while it sends sees a broken connection, not
+/// the answer.
+const LONGEST_DRAIN: u64 = 256 << 20;
+/// What [`Action::StopReading`] reads.
+const A_LITTLE: u64 = 64 << 10;
+
+/// The script wants the connection closed.
+#[derive(Debug)]
+pub(super) struct Dropped;
+
+impl fmt::Display for Dropped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the fault script closes the connection")
+    }
+}
+
+impl std::error::Error for Dropped {}
+
+/// In a request's extensions: IAM vouches for the sender.
+#[derive(Clone, Copy)]
+struct Vouched;
+
+/// The one pair of keys.
+pub(super) struct Keys {
+    pub(super) access_key: String,
+    pub(super) secret_key: Secret,
+}
+
+#[async_trait]
+impl S3Auth for Keys {
+    async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
+        if access_key == self.access_key {
+            return Ok(SecretKey::from(self.secret_key.reveal()));
+        }
+        Err(s3_error!(
+            InvalidAccessKeyId,
+            "The AWS Access Key Id you provided does not exist in our records."
+        ))
+    }
+}
+
+/// Who may do anything at all: holders of a token, and signers for the right region.
+pub(super) struct Gate {
+    pub(super) region: String,
+}
+
+#[async_trait]
+impl S3Access for Gate {
+    async fn check(&self, cx: &mut S3AccessContext<'_>) -> S3Result<()> {
+        if cx.extensions_mut().get::<Vouched>().is_some() {
+            return Ok(());
+        }
+        if cx.credentials().is_none() {
+            return Err(s3_error!(AccessDenied, "Access Denied"));
+        }
+        let Some(region) = signed_region(cx.headers(), cx.uri().query()) else {
+            return Err(s3_error!(
+                InvalidRequest,
+                "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256."
+            ));
+        };
+        if region != self.region {
+            return Err(s3_error!(
+                AuthorizationHeaderMalformed,
+                "The authorization header is malformed; the region '{region}' is wrong; expecting '{}'",
+                self.region
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The region in `Credential=KEY/date/region/s3/aws4_request`, in the header or a presigned URL.
+fn signed_region(headers: &HeaderMap, query: Option<&str>) -> Option<String> {
+    let header = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let credential = match header {
+        Some(header) => header.split_once("Credential=")?.1.to_owned(),
+        None => query?.split_once("X-Amz-Credential=")?.1.replace("%2F", "/").replace("%2f", "/"),
+    };
+    let credential = credential.split([',', '&', ' ']).next()?;
+    // From the end: an access key may hold slashes.
+    credential.rsplit('/').nth(2).map(str::to_owned)
+}
+
+/// What happens to an answer on its way out.
+enum Ending {
+    AsItIs,
+    Drop,
+    Never,
+    Instead(Response<Body>),
+    /// With another body, and without an ETag.
+    Altered(fn(&str) -> String),
+    /// With so many bytes of it.
+    Cut(u64),
+    /// Without a word of how long it is.
+    NoLength,
+}
+
+/// Everything that a connection needs.
+pub(super) struct Front {
+    pub(super) s3: S3Service,
+    pub(super) iam: Arc<Iam>,
+    pub(super) faults: Faults,
+    pub(super) ledger: Ledger,
+    pub(super) encrypted: bool,
+    pub(super) unsigned_payload: UnsignedPayload,
+}
+
+impl Answers for Front {
+    async fn answer(
+        self: Arc<Self>,
+        req: Request<Incoming>,
+        reset: &AtomicBool,
+    ) -> Result<Response<Body>, Dropped> {
+        let target = Target::of(req.method(), req.uri(), req.headers());
+        let path = req.uri().path_and_query().map_or("", |path| path.as_str());
+        let visit = self.ledger.begin(&target, req.method(), path);
+        // The length in the answer to HEAD is that of a body that is not sent.
+        let heads = req.method() == Method::HEAD;
+        let (parts, body) = req.into_parts();
+        let inflow = Inflow::new(body, visit.received());
+        let action = self.faults.pick(&target);
+        let response = self.act(action, &target, parts, inflow, reset).await?;
+        let announced =
+            response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        let sent = announced.or_else(|| HttpBody::size_hint(response.body()).exact()).filter(|_| !heads);
+        visit.answered(response.status(), sent.unwrap_or_default());
+        Ok(response)
+    }
+}
+
+impl Front {
+    async fn act(
+        &self,
+        action: Option<Action>,
+        target: &Target,
+        parts: Parts,
+        mut inflow: Inflow,
+        reset: &AtomicBool,
+    ) -> Result<Response<Body>, Dropped> {
+        let mut quirks = Quirks::default();
+        let mut ending = Ending::AsItIs;
+        match action {
+            None => {}
+            Some(Action::Answer { status, code, retry_after_s }) => {
+                inflow.drain(LONGEST_DRAIN).await;
+                return Ok(scripted(status, code.as_deref(), retry_after_s));
+            }
+            Some(Action::ErrorInOk { code }) => {
+                inflow.drain(LONGEST_DRAIN).await;
+                return Ok(scripted(200, Some(&code), None));
+            }
+            Some(Action::Pretend) => {
+                inflow.drain(LONGEST_DRAIN).await;
+                return Ok(pretended());
+            }
+            Some(Action::RefuseChecksums) => {
+                if sends_checksums(&parts) {
+                    inflow.drain(LONGEST_DRAIN).await;
+                    return Ok(refused(s3_error!(
+                        NotImplemented,
+                        "A header you provided implies functionality that is not implemented"
+                    )));
+                }
+                quirks.blind = true;
+            }
+            Some(Action::DropBeforeBody) => return Err(Dropped),
+            Some(Action::DropAfterBody) => {
+                inflow.drain(u64::MAX).await;
+                return Err(Dropped);
+            }
+            Some(Action::Reset) => {
+                reset.store(true, Ordering::Relaxed);
+                return Err(Dropped);
+            }
+            Some(Action::Hang) => {
+                inflow.drain(u64::MAX).await;
+                return std::future::pending().await;
+            }
+            Some(Action::StopReading) => {
+                // The body stays in scope: dropped, hyper would close the connection.
+                inflow.drain(A_LITTLE).await;
+                return std::future::pending().await;
+            }
+            Some(Action::Delay { milliseconds }) => {
+                tokio::time::sleep(Duration::from_millis(milliseconds)).await
+            }
+            Some(Action::Trickle { bytes_per_second }) => inflow.pace = Some(Pace::new(bytes_per_second)),
+            Some(Action::ApplyThenDrop) => ending = Ending::Drop,
+            Some(Action::ApplyThenHang) => ending = Ending::Never,
+            Some(Action::ApplyThenAnswer { status, code }) => {
+                ending = Ending::Instead(scripted(status, Some(&code), None))
+            }
+            Some(Action::NoLength) => ending = Ending::NoLength,
+            Some(Action::EmptyEtag) => ending = Ending::Altered(without_etag),
+            Some(Action::LoseMarkers) => ending = Ending::Altered(without_markers),
+            Some(Action::CutAnswer { bytes }) => ending = Ending::Cut(bytes),
+            Some(Action::CorruptChecksum) => quirks.corrupt = true,
+            Some(Action::IgnoreChecksums) => quirks.blind = true,
+        }
+        let mut rest = inflow.rest();
+        let waits_for_leave = parts.headers.contains_key(EXPECT);
+        let response = self.serve(target, parts, inflow, quirks).await;
+        // A client that waits for 100-continue and has sent nothing has nothing to be cut off from.
+        if !waits_for_leave || rest.received.load(Ordering::Relaxed) > 0 {
+            rest.drain(LONGEST_DRAIN).await;
+        }
+        match ending {
+            Ending::AsItIs => Ok(response),
+            Ending::Drop => Err(Dropped),
+            Ending::Never => std::future::pending().await,
+            Ending::Instead(answer) => Ok(answer),
+            Ending::NoLength => Ok(without_length(response)),
+            Ending::Altered(alter) => {
+                Ok(altered(response, |body| alter(&String::from_utf8_lossy(&body)).into()).await)
+            }
+            Ending::Cut(bytes) => {
+                Ok(altered(response, |body| body.slice(..body.len().min(to_usize(bytes)))).await)
+            }
+        }
+    }
+
+    /// The right answer.
+    async fn serve(
+        &self,
+        target: &Target,
+        mut parts: Parts,
+        inflow: Inflow,
+        quirks: Quirks,
+    ) -> Response<Body> {
+        if target.operation == Operation::IdentityToken {
+            return match Limited::new(inflow, LONGEST_FORM).collect().await {
+                Ok(form) => self.iam.answer(&form.to_bytes()),
+                Err(err) => refused(S3Error::with_source(s3s::S3ErrorCode::IncompleteBody, err)),
+            };
+        }
+        if let Err(err) = self.admit(&mut parts) {
+            return refused(err);
+        }
+        let promised =
+            parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        parts.extensions.insert(quirks);
+        parts.extensions.insert(Wire { arrived: Arc::clone(&inflow.received), promised });
+        let request = Request::from_parts(parts, Body::http_body_unsync(inflow));
+        self.s3.call(request).await.unwrap_or_else(|err| {
+            let err: s3s::StdError = err.into();
+            refused(S3Error::with_source(s3s::S3ErrorCode::InternalError, err))
+        })
+    }
+
+    /// Takes a good bearer token off the request, and leaves signatures to s3s.
+    fn admit(&self, parts: &mut Parts) -> S3Result<()> {
+        let unsigned =
+            parts.headers.get("x-amz-content-sha256").is_some_and(|hash| hash == "UNSIGNED-PAYLOAD");
+        if unsigned && !self.encrypted && self.unsigned_payload == UnsignedPayload::RefuseOverHttp {
+            return Err(s3_error!(AccessDenied, "Unsigned payloads are accepted over https only."));
+        }
+        let bearer =
+            parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+        if let Some(token) = bearer {
+            if !self.iam.honours(token) {
+                return Err(s3_error!(AccessDenied, "Access Denied"));
+            }
+            parts.headers.remove(AUTHORIZATION);
+            parts.extensions.insert(Vouched);
+        }
+        Ok(())
+    }
+}
+
+/// Whether a change carries headers that came to S3 in 2022. A read's `x-amz-checksum-mode` was always ignored by those who didn't
+/// know it.
+fn sends_checksums(parts: &Parts) -> bool {
+    let reads = matches!(parts.method, Method::GET | Method::HEAD);
+    !reads && parts.headers.keys().any(|name| name.as_str().starts_with("x-amz-checksum-"))
+}
+
+fn refused(err: S3Error) -> Response<Body> {
+    err.to_http_response().unwrap_or_else(|err| {
+        let mut response = Response::new(Body::from(err.to_string()));
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        response
+    })
+}
+
+/// An error as the script has it.
+fn scripted(status: u16, code: Option<&str>, retry_after_s: Option<u32>) -> Response<Body> {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let (kind, body) = match code {
+        Some(code) => (
+            "application/xml",
+            format!(
+                "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>scripted fault</Message>\
+                 <RequestId>0000000000000000</RequestId></Error>"
+            ),
+        ),
+        None => (
+            "text/html",
+            format!("<html><head><title>{status}</title></head><body><h1>{status}</h1></body></html>"),
+        ),
+    };
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    if let Some(seconds) = retry_after_s {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// The answer in pieces of which nobody has said how many there are.
+fn without_length(response: Response<Body>) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    parts.headers.remove(CONTENT_LENGTH);
+    Response::from_parts(
+        parts,
+        Body::http_body_unsync(http_body_util::StreamBody::new(http_body_util::BodyStream::new(body))),
+    )
+}
+
+/// A 200 that means nothing.
+fn pretended() -> Response<Body> {
+    let mut response = Response::new(Body::from(String::new()));
+    response.headers_mut().insert(ETAG, HeaderValue::from_static("\"00000000000000000000000000000000\""));
+    response
+}
+
+/// The same answer with another body of its own length, and without an entity tag.
+async fn altered(response: Response<Body>, alter: impl FnOnce(Bytes) -> Bytes) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    parts.headers.remove(ETAG);
+    parts.headers.remove(CONTENT_LENGTH);
+    match body.collect().await {
+        Ok(body) => Response::from_parts(parts, Body::from(alter(body.to_bytes()))),
+        Err(err) => refused(S3Error::with_source(s3s::S3ErrorCode::InternalError, err)),
+    }
+}
+
+/// With nothing where the entity tag was.
+fn without_etag(text: &str) -> String {
+    emptied(text, "ETag")
+}
+
+/// With nothing where a list says where it goes on.
+fn without_markers(text: &str) -> String {
+    let names = ["NextContinuationToken", "NextKeyMarker", "NextUploadIdMarker", "NextPartNumberMarker"];
+    names.iter().fold(text.to_owned(), |text, name| emptied(&text, name))
+}
+
+/// Without what the first element of that name holds.
+fn emptied(text: &str, name: &str) -> String {
+    let (open, close) = (format!("<{name}>"), format!("</{name}>"));
+    match text.find(&open).zip(text.find(&close)) {
+        Some((start, end)) => format!("{}{}", &text[..start + open.len()], &text[end..]),
+        None => text.to_owned(),
+    }
+}
+
+/// A slow reader.
+struct Pace {
+    bytes_per_second: u32,
+    wait: Option<Pin<Box<Sleep>>>,
+}
+
+impl Pace {
+    fn new(bytes_per_second: u32) -> Self {
+        Self { bytes_per_second: bytes_per_second.max(1), wait: None }
+    }
+
+    fn spent(&mut self, bytes: usize) {
+        let nanos = u128::from(to_u64(bytes)) * 1_000_000_000 / u128::from(self.bytes_per_second);
+        let wait = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        self.wait = Some(Box::pin(tokio::time::sleep(wait)));
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(wait) = &mut self.wait {
+            ready!(wait.as_mut().poll(cx));
+            self.wait = None;
+        }
+        Poll::Ready(())
+    }
+}
+
+/// A request's body, counted, perhaps slowed down, and left over where S3 did not want all of it.
+struct Inflow {
+    body: Arc<Mutex<Incoming>>,
+    received: Arc<AtomicU64>,
+    pace: Option<Pace>,
+}
+
+impl Inflow {
+    fn new(body: Incoming, received: Arc<AtomicU64>) -> Self {
+        Self { body: Arc::new(Mutex::new(body)), received, pace: None }
+    }
+
+    /// Whatever nobody will have read.
+    fn rest(&self) -> Self {
+        Self { body: Arc::clone(&self.body), received: Arc::clone(&self.received), pace: None }
+    }
+
+    /// Reads and forgets, up to `most` bytes or the end.
+    async fn drain(&mut self, most: u64) {
+        let mut left = most;
+        while let Some(Ok(frame)) = self.frame().await {
+            let len = frame.data_ref().map_or(0, |bytes| to_u64(bytes.len()));
+            left = left.saturating_sub(len);
+            if left == 0 {
+                return;
+            }
+        }
+    }
+}
+
+impl HttpBody for Inflow {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(pace) = &mut self.pace {
+            ready!(pace.poll(cx));
+        }
+        let frame = {
+            let mut body = self.body.lock().unwrap_or_else(PoisonError::into_inner);
+            ready!(Pin::new(&mut *body).poll_frame(cx))
+        };
+        if let Some(Ok(frame)) = &frame
+            && let Some(bytes) = frame.data_ref()
+        {
+            let len = bytes.len();
+            self.received.fetch_add(to_u64(len), Ordering::Relaxed);
+            if let Some(pace) = &mut self.pace {
+                pace.spent(len);
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.lock().unwrap_or_else(PoisonError::into_inner).is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.lock().unwrap_or_else(PoisonError::into_inner).size_hint()
+    }
+}

@@ -1,0 +1,231 @@
+//! Bodies in and out: a request's straight into a file, hashed on the way; a file's straight into an answer.
+//!
+//! The files are read and written on tokio's blocking threads; a short bounded channel ties them to the socket.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::HeaderMap;
+use hyper::body::{Body, Frame, SizeHint};
+use s3s::dto::StreamingBlob;
+use s3s::{S3Error, S3ErrorCode, S3Result, TrailingHeaders, s3_error};
+use snapferry_base::units::{to_u64, to_usize};
+use tokio::sync::mpsc;
+
+use super::checks::{Claims, Sums, Tally};
+
+/// Pieces of a body between the socket and the file's thread. A piece is at most hyper's read buffer.
+const PIECES_IN_FLIGHT: usize = 8;
+/// Bytes in one piece of an answer.
+const ANSWER_PIECE: u64 = 256 << 10;
+
+/// Runs file work off the async threads.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> S3Result<T> + Send + 'static,
+) -> S3Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(S3Error::internal_error)?
+}
+
+/// A file that is not yet under its final name, and goes away unless it gets there.
+#[derive(Debug)]
+pub(super) struct Draft {
+    path: PathBuf,
+    file: File,
+    kept: bool,
+}
+
+impl Draft {
+    pub(super) fn create(path: PathBuf) -> io::Result<Self> {
+        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+        Ok(Self { path, file, kept: false })
+    }
+
+    pub(super) fn file(&mut self) -> &mut File {
+        &mut self.file
+    }
+
+    /// Gives the file its final name, replacing what is there.
+    pub(super) fn keep_as(mut self, path: &Path) -> io::Result<()> {
+        fs::rename(&self.path, path)?;
+        self.kept = true;
+        Ok(())
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.kept
+            && let Err(err) = fs::remove_file(&self.path)
+        {
+            tracing::warn!(path = %self.path.display(), %err, "can't remove an unfinished file");
+        }
+    }
+}
+
+/// Where a body is written to.
+pub(super) trait Sink: Send + 'static {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
+}
+
+impl Sink for Draft {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)
+    }
+}
+
+enum Piece {
+    Bytes(Bytes),
+    /// All of the body came; without it what was written is half a body.
+    End,
+}
+
+/// How much of a request's body has come over the wire, and how much was promised. Travels in the request's extensions.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Wire {
+    pub(super) arrived: Arc<AtomicU64>,
+    pub(super) promised: Option<u64>,
+}
+
+impl Wire {
+    fn is_complete(&self) -> bool {
+        self.promised == Some(self.arrived.load(Ordering::Relaxed))
+    }
+}
+
+/// A body as it arrives.
+pub(super) struct Incoming {
+    pub(super) body: Option<StreamingBlob>,
+    pub(super) wire: Wire,
+    /// What Content-Length promised.
+    pub(super) length: Option<i64>,
+    pub(super) claims: Claims,
+    pub(super) trailers: Option<TrailingHeaders>,
+}
+
+/// Streams a body into `sink`, and holds it to its claims. On any error the sink is dropped.
+pub(super) async fn receive<S: Sink>(
+    incoming: Incoming,
+    mut tally: Tally,
+    mut sink: S,
+) -> S3Result<(S, Sums)> {
+    let Incoming { body, wire, length, claims, trailers } = incoming;
+    let (tx, mut rx) = mpsc::channel(PIECES_IN_FLIGHT);
+    let writer = tokio::task::spawn_blocking(move || -> S3Result<(S, Sums)> {
+        loop {
+            match rx.blocking_recv() {
+                Some(Piece::Bytes(bytes)) => {
+                    sink.write(&bytes).map_err(S3Error::internal_error)?;
+                    tally.update(&bytes);
+                }
+                Some(Piece::End) => return Ok((sink, tally.finish())),
+                None => return Err(s3_error!(IncompleteBody)),
+            }
+        }
+    });
+    let promised = length.and_then(|length| u64::try_from(length).ok());
+    let whole = feed(body, promised, &wire, &tx).await;
+    // Before waiting for the writer: a body that broke off must not leave it waiting for more.
+    drop(tx);
+    let written = writer.await.map_err(S3Error::internal_error)?;
+    whole?;
+    let (sink, sums) = written?;
+    let trailers: Option<HeaderMap> = trailers.and_then(|trailers| trailers.take());
+    claims.check(&sums, trailers.as_ref())?;
+    Ok((sink, sums))
+}
+
+async fn feed(
+    body: Option<StreamingBlob>,
+    promised: Option<u64>,
+    wire: &Wire,
+    tx: &mpsc::Sender<Piece>,
+) -> S3Result<()> {
+    let mut received = 0;
+    if let Some(body) = body {
+        let mut body = s3s::Body::from(body);
+        while let Some(frame) = body.frame().await {
+            let Ok(bytes) = frame.map_err(|err| broken_body(err, wire))?.into_data() else { continue };
+            received += to_u64(bytes.len());
+            if tx.send(Piece::Bytes(bytes)).await.is_err() {
+                return Ok(()); // The writer failed, and its error is the one to answer with.
+            }
+        }
+    }
+    if promised.is_some_and(|promised| promised != received) {
+        return Err(s3_error!(IncompleteBody));
+    }
+    // A writer that has failed says so itself.
+    let _ = tx.send(Piece::End).await;
+    Ok(())
+}
+
+/// The stream that checks `x-amz-content-sha256` hides its error type. When all bytes came and it fails, the hash is what differs.
+fn broken_body(err: s3s::StdError, wire: &Wire) -> S3Error {
+    if wire.is_complete() {
+        let mut err = S3Error::with_message(
+            S3ErrorCode::Custom("XAmzContentSHA256Mismatch".into()),
+            "The provided 'x-amz-content-sha256' header does not match what was computed.",
+        );
+        err.set_status_code(hyper::StatusCode::BAD_REQUEST);
+        err
+    } else {
+        S3Error::with_source(S3ErrorCode::IncompleteBody, err)
+    }
+}
+
+/// The rest of a file, or a piece of it, as an answer's body.
+pub(super) struct Outgoing {
+    rx: mpsc::Receiver<io::Result<Bytes>>,
+    left: u64,
+}
+
+impl Outgoing {
+    /// `length` bytes from where `file` stands.
+    pub(super) fn new(mut file: File, length: u64) -> Self {
+        let (tx, rx) = mpsc::channel(PIECES_IN_FLIGHT);
+        tokio::task::spawn_blocking(move || {
+            let mut left = length;
+            while left > 0 {
+                let mut piece = vec![0; to_usize(left.min(ANSWER_PIECE))];
+                let read = file.read_exact(&mut piece).map(|()| Bytes::from(piece));
+                let failed = read.is_err();
+                // Nobody listens any more: the client went away.
+                if tx.blocking_send(read).is_err() || failed {
+                    return;
+                }
+                left = left.saturating_sub(ANSWER_PIECE);
+            }
+        });
+        Self { rx, left: length }
+    }
+
+    pub(super) fn into_blob(self) -> StreamingBlob {
+        StreamingBlob::from(s3s::Body::http_body_unsync(self))
+    }
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        self.rx.poll_recv(cx).map(|piece| {
+            let piece = piece?;
+            if let Ok(bytes) = &piece {
+                self.left = self.left.saturating_sub(to_u64(bytes.len()));
+            }
+            Some(piece.map(Frame::data))
+        })
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}

@@ -1,0 +1,178 @@
+//! Volumes on servers.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::super::moment::Moment;
+use super::ask::{Answer, Ask, Refused, checked_name, href};
+use super::catalog::{crn, zonal_id};
+use super::config::RegionConfig;
+use super::life::{Life, Turn};
+use super::lists::whole;
+use super::world::Region;
+
+/// Data volumes on one server.
+const MOST_DATA_VOLUMES: usize = 12;
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Attachment {
+    pub life: Life,
+    pub instance: String,
+    pub volume: String,
+    pub boot: bool,
+    pub delete_volume: bool,
+    /// The device's serial number.
+    pub device: String,
+    /// When its link turns up.
+    pub linked_from: Moment,
+}
+
+impl Attachment {
+    pub fn kind(&self) -> &'static str {
+        if self.boot { "boot" } else { "data" }
+    }
+
+    /// Absent until it is attached.
+    pub fn device(&self) -> Option<Value> {
+        matches!(self.life.state.as_str(), "attached" | "detaching").then(|| json!({ "id": self.device }))
+    }
+
+    /// The name of its link: virtio's serial numbers have 20 bytes.
+    pub fn link(&self) -> String {
+        format!("virtio-{}", self.device.get(..20).unwrap_or(&self.device))
+    }
+}
+
+impl Region {
+    pub(super) fn volume_reference(&self, base: &str, id: &str) -> Option<Value> {
+        let volume = self.volumes.get(id)?;
+        Some(json!({
+            "id": id,
+            "name": volume.life.name,
+            "crn": crn(&volume.zone, "volume", id),
+            "href": href(base, &format!("volumes/{id}")),
+            "resource_type": "volume",
+        }))
+    }
+
+    pub(super) fn show_attachment(&self, base: &str, attachment: &Attachment) -> Value {
+        let life = &attachment.life;
+        let mut shown = json!({
+            "id": life.id,
+            "name": life.name,
+            "href": href(base, &format!("instances/{}/volume_attachments/{}", attachment.instance, life.id)),
+            "created_at": life.created.shown(),
+            "status": life.state,
+            "type": attachment.kind(),
+            "bandwidth": 393,
+            "delete_volume_on_instance_delete": attachment.delete_volume,
+        });
+        if let Some(device) = attachment.device() {
+            shown["device"] = device;
+        }
+        if let Some(volume) = self.volume_reference(base, &attachment.volume) {
+            shown["volume"] = volume;
+        }
+        shown
+    }
+
+    fn server_exists(&self, ask: &Ask) -> Result<(), Refused> {
+        match self.instances.contains_key(ask.id(0)) {
+            true => Ok(()),
+            false => Err(Refused::not_found("instance", ask.id(0))),
+        }
+    }
+
+    pub(super) fn list_attachments(&self, ask: &Ask) -> Result<Answer, Refused> {
+        self.server_exists(ask)?;
+        let own = self.attachments.values().filter(|attachment| attachment.instance == ask.id(0));
+        Ok(whole(
+            ask,
+            "volume_attachments",
+            own.map(|own| (&own.life, self.show_attachment(&ask.base, own))).collect(),
+        ))
+    }
+
+    fn attachment_of(&self, ask: &Ask) -> Result<&Attachment, Refused> {
+        let found = self.attachments.get(ask.id(1)).filter(|attachment| attachment.instance == ask.id(0));
+        found.ok_or_else(|| Refused::not_found("volume_attachment", ask.id(1)))
+    }
+
+    pub(super) fn get_attachment(&self, ask: &Ask) -> Result<Answer, Refused> {
+        Ok(Answer::ok(self.show_attachment(&ask.base, self.attachment_of(ask)?)))
+    }
+
+    pub(super) fn create_attachment(&mut self, ask: &Ask, config: &RegionConfig) -> Result<Answer, Refused> {
+        self.server_exists(ask)?;
+        let Some(server) = self.instances.get(ask.id(0)) else {
+            return Err(Refused::not_found("instance", ask.id(0)));
+        };
+        // Made up by the API where none is given.
+        let name = match ask.text("/name") {
+            Some(name) => checked_name(name)?,
+            None => format!("attachment-{}", self.attachments.len()),
+        };
+        let id = ask.required("/volume/id")?;
+        let volume = self.volumes.get(id).ok_or_else(|| Refused::not_found("volume", id))?;
+        let others = || self.attachments.values().filter(|attachment| attachment.instance == ask.id(0));
+        if others().any(|attachment| attachment.life.name == name) {
+            return Err(Refused::name_taken(&name));
+        }
+        if others().filter(|attachment| !attachment.boot).count() >= MOST_DATA_VOLUMES {
+            return Err(Refused::new(400, "over_quota", "The instance has as many volumes as it can have."));
+        }
+        if volume.zone != server.zone {
+            return Err(Refused::field(
+                400,
+                "bad_field",
+                "volume.id",
+                "The volume is in another zone than the instance.",
+            ));
+        }
+        if volume.life.state != "available" {
+            return Err(Refused::field(400, "invalid_state", "volume.id", "The volume is not available."));
+        }
+        if self.attachments.values().any(|attachment| attachment.volume == id) {
+            return Err(Refused::conflict("volume_in_use", "The volume is attached already."));
+        }
+        let region = self.furniture.region.clone();
+        let device = format!("{}-{}", zonal_id(&region, &server.zone), "x1b2c");
+        let attached = ask.now.after(config.delays.attachment);
+        let life = Life::new(zonal_id(&region, &server.zone), name, "attaching", ask.now)
+            .turns("attached", attached);
+        let delete_volume =
+            ask.body.get("delete_volume_on_instance_delete").and_then(Value::as_bool).unwrap_or(false);
+        let attachment = Attachment {
+            instance: ask.id(0).to_owned(),
+            volume: id.to_owned(),
+            boot: false,
+            delete_volume,
+            device,
+            linked_from: attached.after(config.delays.udev),
+            life,
+        };
+        let id = attachment.life.id.clone();
+        let answer = Answer::created(self.show_attachment(&ask.base, &attachment), &id);
+        self.attachments.insert(id, attachment);
+        Ok(answer)
+    }
+
+    pub(super) fn delete_attachment(&mut self, ask: &Ask, config: &RegionConfig) -> Result<Answer, Refused> {
+        self.attachment_of(ask)?;
+        let Some(attachment) = self.attachments.get_mut(ask.id(1)) else {
+            return Err(Refused::not_found("volume_attachment", ask.id(1)));
+        };
+        if attachment.boot {
+            return Err(Refused::conflict(
+                "volume_attachment_boot",
+                "A boot volume can't be detached from a running instance.",
+            ));
+        }
+        if attachment.life.state == "detaching" {
+            return Err(Refused::conflict("invalid_state", "The volume is being detached."));
+        }
+        // The volume stays, whatever `delete_volume_on_instance_delete` says.
+        attachment.life.enter("detaching", ask.now.after(config.delays.attachment), Turn::Gone);
+        Ok(Answer::empty(204, ask.id(1)))
+    }
+}

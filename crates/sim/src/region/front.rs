@@ -1,0 +1,456 @@
+//! What stands between the socket and the operations: tokens, the API's version, the history, the script of faults.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use hyper::{Method, Request, Response, StatusCode};
+use rand::RngExt as _;
+use s3s::Body;
+use serde_json::Value;
+
+use super::super::moment::Moment;
+use super::ask::{Answer, Ask, LONGEST_BODY, Refused, pairs};
+use super::config::{RegionConfig, ServerSeed};
+use super::devices::Devices;
+use super::faults::{RegionAction, RegionFaults};
+use super::history::{Deed, History};
+use super::jobs::Job;
+use super::route::RegionOperation;
+use super::world::{Happened, World};
+use super::{catalog, metadata, tagging};
+use crate::folder::Folder;
+use crate::front::Dropped;
+use crate::iam::Iam;
+use crate::listener::Answers;
+
+/// How often what is due is looked for.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Everything that a connection needs.
+pub(super) struct Front {
+    pub config: RegionConfig,
+    pub iam: Arc<Iam>,
+    pub faults: RegionFaults,
+    pub store: Arc<Folder>,
+    /// Its own address.
+    pub url: String,
+    state: Mutex<State>,
+}
+
+/// What changes.
+struct State {
+    world: World,
+    history: History,
+    asked: BTreeMap<RegionOperation, u64>,
+    devices: Devices,
+}
+
+impl Front {
+    pub fn new(
+        config: RegionConfig,
+        world: World,
+        iam: Arc<Iam>,
+        store: Arc<Folder>,
+        url: String,
+    ) -> io::Result<Self> {
+        let history = History::open(&config.folder.join("history.jsonl"))?;
+        let devices = Devices::new(&config.folder);
+        let state = Mutex::new(State { world, history, asked: BTreeMap::new(), devices });
+        Ok(Self { config, iam, faults: RegionFaults::default(), store, url, state })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn history(&self) -> Vec<Deed> {
+        self.lock().history.deeds().to_vec()
+    }
+
+    pub fn asked(&self, operation: RegionOperation) -> u64 {
+        self.lock().asked.get(&operation).copied().unwrap_or_default()
+    }
+
+    /// The id of a server of the first region.
+    pub fn instance_id(&self, server: &str) -> Option<String> {
+        let name = self.config.regions.first()?;
+        let mut state = self.lock();
+        let region = state.world.region(name)?;
+        let found = region.instances.values().find(|instance| instance.life.name == server)?;
+        Some(found.life.id.clone())
+    }
+
+    /// Looks at the world, changes it, and keeps it. For what no request asks for.
+    pub fn with_world<T>(&self, change: impl FnOnce(&mut World) -> T) -> T {
+        let mut state = self.lock();
+        let changed = change(&mut state.world);
+        keep(&state.world);
+        changed
+    }
+
+    pub fn seed_server(&self, seed: &ServerSeed) -> io::Result<()> {
+        super::instances::seed(self, seed)
+    }
+
+    pub fn seed_images(&self, region: &str, count: usize) {
+        self.with_world(|world| {
+            if let Some(region) = world.region(region) {
+                region.seed_images(count);
+            }
+        });
+    }
+
+    /// Goes on with what a stop has interrupted.
+    pub fn resume(self: &Arc<Self>) {
+        let jobs = self.with_world(Job::unfinished);
+        for job in jobs {
+            job.spawn(self);
+        }
+        let mut state = self.lock();
+        let State { world, devices, .. } = &mut *state;
+        devices.follow(world, &self.config);
+    }
+
+    pub fn release_devices(&self) {
+        self.lock().devices.release();
+    }
+
+    /// Lets time pass.
+    pub async fn tick(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(TICK).await;
+            self.settle();
+        }
+    }
+
+    fn settle(&self) {
+        let mut state = self.lock();
+        let State { world, devices, .. } = &mut *state;
+        let Happened { changed, files, .. } = world.settle(Moment::now());
+        if changed {
+            keep(world);
+        }
+        devices.follow(world, &self.config);
+        for file in files {
+            if let Err(err) = std::fs::remove_file(&file) {
+                tracing::debug!(%err, file = %file.display(), "a disk was gone already");
+            }
+        }
+    }
+
+    /// Does as asked. The world is on disk before the answer goes out.
+    fn perform(
+        self: &Arc<Self>,
+        operation: RegionOperation,
+        ask: &Ask,
+        action: Option<&RegionAction>,
+    ) -> Result<Answer, Refused> {
+        let (answer, jobs) = {
+            let mut state = self.lock();
+            let mut jobs = Vec::new();
+            let answer = self.dispatch(operation, ask, &mut state.world, &mut jobs);
+            if let (Ok(answer), Some(action)) = (&answer, action) {
+                scripted_fate(&mut state.world, answer.about.as_deref(), action, ask.now);
+            }
+            if operation.is_change() {
+                keep(&state.world);
+                let deed = Deed {
+                    at: ask.now.shown(),
+                    request_id: ask
+                        .headers
+                        .get("x-request-id")
+                        .and_then(|id| id.to_str().ok())
+                        .unwrap_or_default()
+                        .to_owned(),
+                    region: ask.region.clone(),
+                    operation,
+                    id: answer.as_ref().ok().and_then(|answer| answer.about.clone()),
+                    name: ask.text("/name").map(str::to_owned),
+                    status: answer.as_ref().map_or_else(|refused| refused.status, |answer| answer.status),
+                };
+                if let Err(err) = state.history.add(deed) {
+                    tracing::warn!(%err, "the history can't be written");
+                }
+            }
+            (answer, jobs)
+        };
+        for job in jobs {
+            job.spawn(self);
+        }
+        answer
+    }
+
+    fn dispatch(
+        &self,
+        operation: RegionOperation,
+        ask: &Ask,
+        world: &mut World,
+        jobs: &mut Vec<Job>,
+    ) -> Result<Answer, Refused> {
+        use RegionOperation as Op;
+        match operation {
+            Op::CreateIdentityToken | Op::CreateIdentityTokenOld => {
+                metadata::identity_token(self, operation, ask)
+            }
+            Op::CreateIamToken | Op::CreateIamTokenOld => metadata::iam_token(self, operation, ask),
+            Op::GetOwnInstance => metadata::own_instance(self, world, ask),
+            Op::ListOwnAttachments => metadata::own_attachments(self, world, ask),
+            Op::AttachTag | Op::DetachTag => tagging::change(world, operation, ask),
+            Op::ListTags => tagging::list(world, ask),
+            Op::ListRegions | Op::GetRegion => catalog::regions(&self.config, &self.url, operation, ask),
+            // The source of a copy is in another region.
+            Op::CreateSnapshot if ask.body.get("source_snapshot").is_some() => {
+                super::snapshots::copy(world, &self.config, ask, jobs)
+            }
+            _ => {
+                let Some(region) = world.region(&ask.region) else {
+                    return Err(Refused::new(404, "invalid_route", "There is no such region here."));
+                };
+                region.dispatch(operation, ask, &self.config, jobs)
+            }
+        }
+    }
+
+    /// The token of a request, if it is good.
+    fn admit(&self, headers: &HeaderMap) -> Result<(), Refused> {
+        let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+        match token {
+            Some(token) if self.iam.honours(token) => Ok(()),
+            Some(_) => Err(Refused::header(
+                401,
+                "token_invalid",
+                "Authorization",
+                "The token is expired or not valid.",
+            )),
+            None => Err(Refused::header(
+                401,
+                "token_invalid",
+                "Authorization",
+                "The request has no bearer token.",
+            )),
+        }
+    }
+
+    async fn right_answer(
+        self: &Arc<Self>,
+        found: Option<(RegionOperation, Vec<String>)>,
+        parts: hyper::http::request::Parts,
+        body: Vec<u8>,
+        action: Option<&RegionAction>,
+    ) -> Result<Answer, Refused> {
+        let Some((operation, ids)) = found else {
+            return Err(Refused::new(404, "invalid_route", "The requested URL does not exist."));
+        };
+        let (region, _) = split(parts.uri.path());
+        let query = pairs(parts.uri.query().unwrap_or_default());
+        if operation.is_vpc()
+            || matches!(
+                operation,
+                RegionOperation::AttachTag | RegionOperation::DetachTag | RegionOperation::ListTags
+            )
+        {
+            self.admit(&parts.headers)?;
+        }
+        if operation.is_vpc() {
+            check_version(&query)?;
+        }
+        let kind = parts.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        if parts.method == Method::PATCH && !kind.starts_with("application/merge-patch+json") {
+            return Err(Refused::header(
+                415,
+                "invalid_content_type",
+                "Content-Type",
+                "A PATCH is application/merge-patch+json.",
+            ));
+        }
+        let body = if body.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_slice(&body)
+                .map_err(|err| Refused::new(400, "invalid_request", &format!("The body is no JSON: {err}")))?
+        };
+        let base = format!("{}/{region}", self.url);
+        let ask = Ask {
+            region: region.to_owned(),
+            ids,
+            query,
+            headers: parts.headers,
+            body,
+            base,
+            now: Moment::now(),
+        };
+        self.settle();
+        let front = Arc::clone(self);
+        let action = action.cloned();
+        // Its work is on disk and under a lock.
+        let done = tokio::task::spawn_blocking(move || front.perform(operation, &ask, action.as_ref())).await;
+        done.unwrap_or_else(|err| Err(Refused::new(500, "internal_error", &err.to_string())))
+    }
+
+    /// The script and the history, for whoever drives the cloud from outside.
+    fn admin(&self, method: &Method, path: &str, body: &[u8]) -> Option<Response<Body>> {
+        let text = match (method.as_str(), path) {
+            ("GET", "/sim/faults") => self.faults.to_json(),
+            ("PUT", "/sim/faults") => match self.faults.replace_json(body) {
+                Ok(()) => self.faults.to_json(),
+                Err(err) => {
+                    return Some(Refused::new(400, "invalid_request", &err.to_string()).into_response(""));
+                }
+            },
+            ("DELETE", "/sim/faults") => {
+                self.faults.clear();
+                self.faults.to_json()
+            }
+            ("POST", "/sim/expire-tokens") => {
+                self.iam.expire_all();
+                "{}".to_owned()
+            }
+            ("GET", "/sim/history") => serde_json::to_string(self.lock().history.deeds()).unwrap_or_default(),
+            _ => return None,
+        };
+        let mut response = Response::new(Body::from(text));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Some(response)
+    }
+}
+
+impl Answers for Front {
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        reset: &AtomicBool,
+    ) -> Result<Response<Body>, Dropped> {
+        let trace = format!("{:032x}", rand::rng().random::<u128>());
+        let (parts, body) = request.into_parts();
+        let body = match Limited::new(body, LONGEST_BODY).collect().await {
+            Ok(body) => body.to_bytes().to_vec(),
+            Err(err) => {
+                return Ok(Refused::new(400, "invalid_request", &err.to_string()).into_response(&trace));
+            }
+        };
+        if let Some(answer) = self.admin(&parts.method, parts.uri.path(), &body) {
+            return Ok(answer);
+        }
+        let (region, rest) = split(parts.uri.path());
+        let found = RegionOperation::find(&parts.method, rest, !region.is_empty());
+        let mut action = None;
+        if let Some((operation, _)) = &found {
+            *self.lock().asked.entry(*operation).or_default() += 1;
+            action = self.faults.pick(*operation, region);
+        }
+        match &action {
+            Some(RegionAction::Answer { status, code, retry_after_s }) => {
+                return Ok(scripted(*status, code.as_deref(), *retry_after_s, &trace));
+            }
+            Some(RegionAction::Delay { milliseconds }) => {
+                tokio::time::sleep(Duration::from_millis(*milliseconds)).await
+            }
+            Some(RegionAction::Hang) => return std::future::pending().await,
+            Some(RegionAction::Drop) => return Err(Dropped),
+            Some(RegionAction::Reset) => {
+                reset.store(true, Ordering::Relaxed);
+                return Err(Dropped);
+            }
+            _ => {}
+        }
+        let id = parts.headers.get("x-request-id").cloned();
+        let mut response = if matches!(found, Some((RegionOperation::IdentityToken, _))) {
+            self.iam.answer(&body)
+        } else {
+            match self.right_answer(found, parts, body, action.as_ref()).await {
+                Ok(answer) if action == Some(RegionAction::EndEarly) => {
+                    answer.without("next").into_response()
+                }
+                Ok(answer) => answer.into_response(),
+                Err(refused) => refused.into_response(&trace),
+            }
+        };
+        match action {
+            Some(RegionAction::ApplyThenDrop) => return Err(Dropped),
+            Some(RegionAction::ApplyThenHang) => return std::future::pending().await,
+            Some(RegionAction::ApplyThenAnswer { status, code }) => {
+                return Ok(scripted(status, Some(&code), None, &trace));
+            }
+            Some(RegionAction::ThenSilence) => self.faults.fall_silent(),
+            Some(RegionAction::Garble) => {
+                *response.body_mut() = Body::from("<html>not what you think</html>".to_owned())
+            }
+            _ => {}
+        }
+        if let Some(id) = id {
+            response.headers_mut().insert("x-request-id", id);
+        }
+        Ok(response)
+    }
+}
+
+/// The region before `/v1/`, and what follows; an empty region for paths that have none.
+fn split(path: &str) -> (&str, &str) {
+    let path = path.trim_start_matches('/');
+    match path.split_once("/v1/") {
+        Some((region, rest))
+            if !region.contains('/') && !matches!(region, "identity" | "instance_identity" | "metadata") =>
+        {
+            (region, rest)
+        }
+        _ => ("", path),
+    }
+}
+
+/// What the script has in store for what was made.
+fn scripted_fate(world: &mut World, about: Option<&str>, action: &RegionAction, now: Moment) {
+    let Some(life) = about.and_then(|id| world.life(id)) else { return };
+    match action {
+        RegionAction::StuckPending => life.stuck = true,
+        RegionAction::FailLater { code } => life.doomed = Some(code.clone()),
+        RegionAction::ListLag { milliseconds } => {
+            life.listed_from = now.after(Duration::from_millis(*milliseconds))
+        }
+        _ => {}
+    }
+}
+
+fn scripted(status: u16, code: Option<&str>, retry_after_s: Option<u32>, trace: &str) -> Response<Body> {
+    let Some(code) = code else {
+        let mut response = Response::new(Body::from(format!("<html><body><h1>{status}</h1></body></html>")));
+        *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html"));
+        if let Some(seconds) = retry_after_s {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        return response;
+    };
+    Refused { retry_after: retry_after_s, ..Refused::new(status, code, "scripted fault") }
+        .into_response(trace)
+}
+
+fn check_version(query: &[(String, String)]) -> Result<(), Refused> {
+    let value = |wanted: &str| query.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
+    match value("version") {
+        Some(version) if version.parse::<jiff::civil::Date>().is_ok() => {}
+        _ => {
+            return Err(Refused::parameter(
+                400,
+                "bad_field",
+                "version",
+                "The version is a date, as in 2026-03-24.",
+            ));
+        }
+    }
+    match value("generation") {
+        Some("2") => Ok(()),
+        _ => Err(Refused::parameter(400, "bad_field", "generation", "The generation is 2.")),
+    }
+}
+
+fn keep(world: &World) {
+    if let Err(err) = world.save() {
+        tracing::error!(%err, "the simulated cloud's state can't be written");
+    }
+}

@@ -1,0 +1,357 @@
+//! Servers.
+
+use std::io;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use snapferry_base::units::GIB;
+
+use super::super::moment::Moment;
+use super::ask::{Answer, Ask, Refused, href};
+use super::attachments::Attachment;
+use super::catalog::{self, crn, regional_id, resource_group, zonal_id, zone_reference};
+use super::config::{RegionConfig, ServerSeed};
+use super::disks;
+use super::front::Front;
+use super::jobs::Job;
+use super::life::{Life, Turn};
+use super::lists::page;
+use super::volumes::Volume;
+use super::world::Region;
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Instance {
+    pub life: Life,
+    pub zone: String,
+    pub profile: String,
+    pub image: Option<String>,
+}
+
+impl Instance {
+    pub fn reference(&self, base: &str) -> Value {
+        json!({
+            "id": self.life.id,
+            "name": self.life.name,
+            "crn": crn(&self.zone, "instance", &self.life.id),
+            "href": href(base, &format!("instances/{}", self.life.id)),
+            "resource_type": "instance",
+        })
+    }
+}
+
+impl Region {
+    /// A running server without any volume of its own in the world: for itself, or until one is given to it.
+    pub(super) fn add_server(&mut self, region: &str, name: &str, zone: u32, now: Moment) -> String {
+        let zone = format!("{region}-{zone}");
+        let id = zonal_id(region, &zone);
+        let life = Life::new(id.clone(), name.to_owned(), "running", now);
+        self.instances
+            .insert(id.clone(), Instance { life, zone, profile: "mx2-2x16".to_owned(), image: None });
+        id
+    }
+
+    fn add_boot_volume(&mut self, server: &str, volume: Volume, now: Moment) {
+        let region = self.furniture.region.clone();
+        let Some(zone) = self.instances.get(server).map(|server| server.zone.clone()) else { return };
+        let id = zonal_id(&region, &zone);
+        let attachment = Attachment {
+            life: Life::new(id.clone(), "boot".to_owned(), "attached", now),
+            instance: server.to_owned(),
+            volume: volume.life.id.clone(),
+            boot: true,
+            delete_volume: true,
+            device: format!("{}-{}", zonal_id(&region, &zone), "b00t0"),
+            linked_from: now,
+        };
+        self.attachments.insert(id, attachment);
+        self.volumes.insert(volume.life.id.clone(), volume);
+    }
+
+    pub(super) fn show_instance(&self, base: &str, instance: &Instance) -> Value {
+        let (life, region) = (&instance.life, &self.furniture.region);
+        let own = || self.attachments.values().filter(|attachment| attachment.instance == life.id);
+        let attachment = |attachment: &Attachment| {
+            let mut shown = json!({
+                "id": attachment.life.id,
+                "name": attachment.life.name,
+                "href": href(base, &format!("instances/{}/volume_attachments/{}", life.id, attachment.life.id)),
+            });
+            if let Some(device) = attachment.device() {
+                shown["device"] = device;
+            }
+            if let Some(volume) = self.volume_reference(base, &attachment.volume) {
+                shown["volume"] = volume;
+            }
+            shown
+        };
+        // A server that runs us may have no boot volume in this world; IBM's always have one.
+        let boot = own().find(|attachment| attachment.boot).map_or_else(
+            || json!({ "id": "none", "name": "none", "href": href(base, &format!("instances/{}/volume_attachments/none", life.id)) }),
+            attachment,
+        );
+        let interface = json!({
+            "id": "0717-00000000-0000-4000-a000-000000000002",
+            "name": "eth0",
+            "href": href(base, &format!("instances/{}/network_interfaces/0", life.id)),
+            "resource_type": "network_interface",
+            "primary_ip": { "address": "10.240.64.4", "id": "ip", "name": "ip", "href": href(base, "ip"), "resource_type": "subnet_reserved_ip" },
+            "subnet": self.furniture.subnet_reference(base, &instance.zone),
+        });
+        let mut shown = json!({
+            "id": life.id,
+            "crn": crn(&instance.zone, "instance", &life.id),
+            "name": life.name,
+            "href": href(base, &format!("instances/{}", life.id)),
+            "created_at": life.created.shown(),
+            "resource_type": "instance",
+            "resource_group": resource_group(),
+            "status": life.state,
+            "status_reasons": life.reasons(),
+            "lifecycle_state": "stable",
+            "lifecycle_reasons": [],
+            "health_state": "ok",
+            "health_reasons": [],
+            "startable": true,
+            "availability": { "class": "standard" },
+            "availability_policy": { "host_failure": "restart", "preemption": "stop" },
+            "bandwidth": 4000,
+            "total_network_bandwidth": 3000,
+            "total_volume_bandwidth": 1000,
+            "volume_bandwidth_qos_mode": "weighted",
+            "boot_volume_attachment": boot,
+            "volume_attachments": own().map(attachment).collect::<Vec<_>>(),
+            "cluster_network_attachments": [],
+            "confidential_compute_mode": "disabled",
+            "disks": [],
+            "enable_secure_boot": false,
+            "memory": 16,
+            "threads_per_core": 2,
+            "metadata_service": { "enabled": true, "protocol": "http", "response_hop_limit": 1 },
+            "network_attachments": [],
+            "network_interfaces": [interface.clone()],
+            "primary_network_interface": interface,
+            "profile": { "name": instance.profile, "href": href(base, &format!("instance/profiles/{}", instance.profile)), "resource_type": "instance_profile" },
+            "reservation_affinity": { "policy": "disabled", "pool": [] },
+            "software_attachments": [],
+            "vcpu": { "architecture": "amd64", "count": 2, "manufacturer": "intel", "percentage": 100 },
+            "vpc": self.furniture.vpc_reference(base),
+            "zone": zone_reference(base, region, &instance.zone),
+        });
+        if let Some(image) = &instance.image {
+            shown["image"] = json!({
+                "id": image,
+                "name": self.images.get(image).map_or("gone", |image| &image.life.name),
+                "crn": crn(region, "image", image),
+                "href": href(base, &format!("images/{image}")),
+                "resource_type": "image",
+            });
+        }
+        shown
+    }
+
+    fn instance(&self, id: &str) -> Result<&Instance, Refused> {
+        self.instances.get(id).ok_or_else(|| Refused::not_found("instance", id))
+    }
+
+    pub(super) fn list_instances(&self, ask: &Ask) -> Result<Answer, Refused> {
+        let shown = self
+            .instances
+            .values()
+            .map(|instance| (&instance.life, self.show_instance(&ask.base, instance)))
+            .collect();
+        page(ask, "instances", "instances", shown)
+    }
+
+    pub(super) fn get_instance(&self, ask: &Ask) -> Result<Answer, Refused> {
+        let instance = self.instance(ask.id(0))?;
+        Ok(Answer::ok(self.show_instance(&ask.base, instance)).etag(instance.life.etag()))
+    }
+
+    pub(super) fn create_instance(
+        &mut self,
+        ask: &Ask,
+        config: &RegionConfig,
+        jobs: &mut Vec<Job>,
+    ) -> Result<Answer, Refused> {
+        let name = ask.name()?;
+        if self.instances.values().any(|instance| instance.life.name == name) {
+            return Err(Refused::name_taken(&name));
+        }
+        let profile = ask.required("/profile/name")?.to_owned();
+        if !catalog::is_instance_profile(&profile) {
+            return Err(Refused::field(400, "bad_field", "profile.name", "There is no such profile."));
+        }
+        let zone = ask.required("/zone/name")?.to_owned();
+        let subnet = ask
+            .text("/primary_network_attachment/virtual_network_interface/subnet/id")
+            .or_else(|| ask.text("/primary_network_interface/subnet/id"))
+            .ok_or_else(|| {
+                Refused::field(400, "missing_field", "primary_network_attachment", "The field is required.")
+            })?;
+        let subnet = self.furniture.subnets.iter().find(|found| found.life.id == subnet);
+        if subnet.is_none_or(|subnet| subnet.zone.as_deref() != Some(&zone)) {
+            return Err(Refused::field(
+                400,
+                "bad_field",
+                "subnet.id",
+                "There is no such subnet in the zone.",
+            ));
+        }
+        let region = self.furniture.region.clone();
+        let volume_id = regional_id(&region);
+        let volume_name = ask
+            .text("/boot_volume_attachment/volume/name")
+            .map_or_else(|| format!("{name}-boot"), str::to_owned);
+        if self.volumes.values().any(|volume| volume.life.name == volume_name) {
+            return Err(Refused::name_taken(&volume_name));
+        }
+        let image = ask.text("/image/id").map(str::to_owned);
+        let volume = match &image {
+            None => self.new_volume(
+                ask,
+                config,
+                &volume_id,
+                volume_name,
+                zone.clone(),
+                "/boot_volume_attachment/volume",
+                jobs,
+            )?,
+            Some(id) => {
+                let image = self.images.get(id).ok_or_else(|| Refused::not_found("image", id))?;
+                if !matches!(image.life.state.as_str(), "available" | "deprecated") {
+                    return Err(Refused::field(
+                        400,
+                        "invalid_state",
+                        "image.id",
+                        "The image is not available.",
+                    ));
+                }
+                let mut life = Life::new(volume_id.clone(), volume_name, "pending", ask.now);
+                life = life.turns("available", ask.now.after(config.delays.volume));
+                life.work = 1;
+                jobs.push(Job::fill_volume(&region, &volume_id));
+                Volume {
+                    life,
+                    capacity: image.minimum_size.unwrap_or(config.least_capacity),
+                    profile: "general-purpose".to_owned(),
+                    zone: zone.clone(),
+                    operating_system: Some(image.operating_system.clone()),
+                    source_snapshot: None,
+                    hydrated_at: ask.now,
+                    tags: Vec::new(),
+                }
+            }
+        };
+        let id = zonal_id(&region, &zone);
+        let life = Life::new(id.clone(), name, "pending", ask.now)
+            .turns("running", ask.now.after(config.delays.instance));
+        self.instances.insert(id.clone(), Instance { life, zone, profile, image });
+        self.add_boot_volume(&id, volume, ask.now);
+        let shown = self.show_instance(&ask.base, self.instance(&id)?);
+        Ok(Answer::created(shown, &id))
+    }
+
+    pub(super) fn update_instance(&mut self, ask: &Ask) -> Result<Answer, Refused> {
+        let name = ask.name()?;
+        if self.instances.values().any(|instance| instance.life.name == name && instance.life.id != ask.id(0))
+        {
+            return Err(Refused::name_taken(&name));
+        }
+        let instance =
+            self.instances.get_mut(ask.id(0)).ok_or_else(|| Refused::not_found("instance", ask.id(0)))?;
+        ask.check_if_match(&instance.life.etag())?;
+        instance.life.name = name;
+        instance.life.version += 1;
+        Ok(self.get_instance(ask)?.about(ask.id(0)))
+    }
+
+    pub(super) fn delete_instance(&mut self, ask: &Ask, config: &RegionConfig) -> Result<Answer, Refused> {
+        let instance =
+            self.instances.get_mut(ask.id(0)).ok_or_else(|| Refused::not_found("instance", ask.id(0)))?;
+        if instance.life.state == "deleting" {
+            return Err(Refused::conflict("invalid_state", "The instance is being deleted."));
+        }
+        instance.life.enter("deleting", ask.now.after(config.delays.deletion), Turn::Gone);
+        Ok(Answer::empty(204, ask.id(0)))
+    }
+
+    /// What goes with a server that is gone: its attachments, and the volumes that were to be deleted with it.
+    pub(super) fn forget_server(&mut self, server: &Instance, now: Moment) {
+        let (gone, kept) = std::mem::take(&mut self.attachments)
+            .into_iter()
+            .partition::<std::collections::BTreeMap<_, _>, _>(|(_, attachment)| {
+                attachment.instance == server.life.id
+            });
+        self.attachments = kept;
+        for attachment in gone.into_values().filter(|attachment| attachment.delete_volume) {
+            if let Some(volume) = self.volumes.get_mut(&attachment.volume) {
+                volume.life.enter("pending_deletion", now, Turn::Gone);
+            }
+        }
+    }
+
+    pub(super) fn act_on_instance(&mut self, ask: &Ask, config: &RegionConfig) -> Result<Answer, Refused> {
+        let word = ask.required("/type")?.to_owned();
+        let instance =
+            self.instances.get_mut(ask.id(0)).ok_or_else(|| Refused::not_found("instance", ask.id(0)))?;
+        let (through, into) = match word.as_str() {
+            "start" => ("starting", "running"),
+            "stop" => ("stopping", "stopped"),
+            "reboot" => ("restarting", "running"),
+            _ => return Err(Refused::field(400, "bad_field", "type", "An action is start, stop or reboot.")),
+        };
+        if instance.life.state != into || word == "reboot" {
+            instance.life.enter(through, ask.now.after(config.delays.instance), Turn::Into(into.to_owned()));
+        }
+        let action = json!({
+            "id": zonal_id(&self.furniture.region, &instance.zone),
+            "href": ask.href(&format!("instances/{}/actions/0", instance.life.id)),
+            "created_at": ask.now.shown(),
+            "status": "completed",
+            "type": word,
+            "force": false,
+        });
+        Ok(Answer::created(action, ask.id(0)))
+    }
+}
+
+/// A server with a copy of a disk, whole from the start.
+pub(super) fn seed(front: &Front, seed: &ServerSeed) -> io::Result<()> {
+    let exists = front.with_world(|world| {
+        let region = world.region(&seed.region)?;
+        Some(region.instances.values().any(|instance| instance.life.name == seed.name))
+    });
+    match exists {
+        None => {
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("there is no region {:?}", seed.region),
+            ));
+        }
+        Some(true) => return Ok(()),
+        Some(false) => {}
+    }
+    let capacity = disks::size_of(&seed.boot_disk)?.div_ceil(GIB).max(front.config.least_capacity);
+    let (now, id) = (Moment::now(), regional_id(&seed.region));
+    let volume = Volume {
+        life: Life::new(id, format!("{}-boot", seed.name), "available", now),
+        capacity,
+        profile: if seed.generation == 2 { "sdp" } else { "general-purpose" }.to_owned(),
+        zone: format!("{}-1", seed.region),
+        operating_system: Some(seed.operating_system.clone()),
+        source_snapshot: None,
+        hydrated_at: now,
+        tags: Vec::new(),
+    };
+    disks::copy(&seed.boot_disk, &volume.file(&front.config.folder), capacity * GIB)?;
+    front.with_world(|world| {
+        if let Some(region) = world.region(&seed.region) {
+            let server = region.add_server(&seed.region, &seed.name, 1, now);
+            if let Some(server) = region.instances.get_mut(&server).filter(|_| !seed.running) {
+                server.life.settle_in("stopped");
+            }
+            region.add_boot_volume(&server, volume, now);
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! States that change with time: what is asked for now is done later, and the time is kept with the thing, so that a restart goes on.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::super::moment::Moment;
+
+/// What a thing turns into.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Turn {
+    /// Another state.
+    Into(String),
+    /// Nothing.
+    Gone,
+}
+
+/// What every thing has.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Life {
+    pub id: String,
+    pub name: String,
+    pub created: Moment,
+    pub state: String,
+    /// The next state, and when it comes.
+    pub next: Option<(Moment, Turn)>,
+    /// Work outside of this file that has to be done before the next state comes: a disk to be copied, an object to be read.
+    pub work: u32,
+    /// Why it is in its state: codes and messages.
+    pub reasons: Vec<(String, String)>,
+    /// Lists don't show it before that.
+    pub listed_from: Moment,
+    /// Counts changes, for ETags.
+    pub version: u64,
+    /// A script said that it never leaves its first state.
+    pub stuck: bool,
+    /// A script said that it ends so, for this reason.
+    pub doomed: Option<String>,
+}
+
+impl Life {
+    pub(super) fn new(id: String, name: String, state: &str, now: Moment) -> Self {
+        Self {
+            id,
+            name,
+            created: now,
+            state: state.to_owned(),
+            next: None,
+            work: 0,
+            reasons: Vec::new(),
+            listed_from: now,
+            version: 1,
+            stuck: false,
+            doomed: None,
+        }
+    }
+
+    pub(super) fn turns(mut self, into: &str, at: Moment) -> Self {
+        self.next = Some((at, Turn::Into(into.to_owned())));
+        self
+    }
+
+    /// Comes into `state` now, and goes on from there to `turn`.
+    pub(super) fn enter(&mut self, state: &str, at: Moment, turn: Turn) {
+        state.clone_into(&mut self.state);
+        self.next = Some((at, turn));
+        self.version += 1;
+    }
+
+    /// Comes into a state to stay.
+    pub(super) fn settle_in(&mut self, state: &str) {
+        state.clone_into(&mut self.state);
+        self.next = None;
+        self.version += 1;
+    }
+
+    /// What is due, taken.
+    pub(super) fn due(&mut self, now: Moment) -> Option<Turn> {
+        let gone = matches!(self.next, Some((_, Turn::Gone)));
+        if self.work > 0 || (self.stuck && !gone) || self.next.as_ref().is_none_or(|(at, _)| *at > now) {
+            return None;
+        }
+        let (_, turn) = self.next.take()?;
+        self.version += 1;
+        if let (Turn::Into(_), Some(reason)) = (&turn, self.doomed.take()) {
+            "failed".clone_into(&mut self.state);
+            self.reasons = vec![(reason, "scripted failure".to_owned())];
+            return Some(Turn::Into("failed".to_owned()));
+        }
+        if let Turn::Into(state) = &turn {
+            state.clone_into(&mut self.state);
+        }
+        Some(turn)
+    }
+
+    pub(super) fn etag(&self) -> String {
+        format!("W/\"{}-{}\"", self.id, self.version)
+    }
+
+    pub(super) fn reasons(&self) -> Value {
+        self.reasons
+            .iter()
+            .map(|(code, message)| json!({ "code": code, "message": message, "more_info": "https://cloud.ibm.com/docs/vpc" }))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_is_due_comes_once_and_not_before_its_work_is_done() {
+        let now = Moment::now();
+        let mut life = Life::new("1".into(), "a".into(), "pending", now)
+            .turns("stable", now.after(Duration::from_secs(1)));
+        assert_eq!(life.due(now), None);
+        let later = now.after(Duration::from_secs(2));
+        life.work = 1;
+        assert_eq!(life.due(later), None);
+        life.work = 0;
+        assert_eq!(life.due(later), Some(Turn::Into("stable".to_owned())));
+        assert_eq!((life.due(later), life.state.as_str()), (None, "stable"));
+    }
+
+    #[test]
+    fn what_is_stuck_can_still_be_deleted() {
+        let now = Moment::now();
+        let mut life = Life::new("1".into(), "a".into(), "pending", now).turns("stable", now);
+        life.stuck = true;
+        assert_eq!(life.due(now), None);
+        life.enter("deleting", now, Turn::Gone);
+        assert_eq!(life.due(now), Some(Turn::Gone));
+    }
+}

@@ -1,0 +1,94 @@
+//! The instance metadata service of the server that snapferry would run on.
+
+use std::time::Duration;
+
+use hyper::header::AUTHORIZATION;
+use serde_json::json;
+
+use super::super::moment::Moment;
+use super::ask::{Answer, Ask, Refused};
+use super::catalog::{crn, resource_group};
+use super::front::Front;
+use super::route::RegionOperation as Op;
+use super::world::World;
+
+/// From this version on the service has its new paths.
+const NEW_PATHS: &str = "2025-08-26";
+/// The life of an identity token that says nothing else.
+const DEFAULT_LIFE: u64 = 300;
+/// The longest.
+const LONGEST_LIFE: u64 = 3600;
+
+/// A service that is off answers nobody; here it is at least told apart from one that is not there.
+fn check(front: &Front, operation: Op, ask: &Ask) -> Result<(), Refused> {
+    let new = matches!(operation, Op::CreateIdentityToken | Op::CreateIamToken);
+    let version = ask.query("version").unwrap_or_default();
+    let fits =
+        if new { front.config.new_metadata_paths && version >= NEW_PATHS } else { version < NEW_PATHS };
+    if !front.config.metadata_service || !fits {
+        return Err(Refused::new(404, "not_found", "There is nothing at this address and version."));
+    }
+    Ok(())
+}
+
+/// Only a server asks itself: a proxy would not set the header.
+pub(super) fn identity_token(front: &Front, operation: Op, ask: &Ask) -> Result<Answer, Refused> {
+    check(front, operation, ask)?;
+    if ask.headers.get("metadata-flavor").is_none_or(|flavor| flavor != "ibm") {
+        return Err(Refused::header(400, "missing_header", "Metadata-Flavor", "The header is required."));
+    }
+    let life = ask.number("/expires_in").unwrap_or(DEFAULT_LIFE);
+    if !(5..=LONGEST_LIFE).contains(&life) {
+        return Err(Refused::field(400, "bad_field", "expires_in", "A token lives 5 to 3600 seconds."));
+    }
+    let life = Duration::from_secs(life).min(front.config.token_life);
+    Ok(Answer::ok(token(&front.iam.mint_identity(life), life, ask.now)))
+}
+
+/// A token as the service writes it.
+fn token(text: &str, life: Duration, now: Moment) -> serde_json::Value {
+    json!({
+        "access_token": text,
+        "created_at": now.shown(),
+        "expires_at": now.after(life).shown(),
+        "expires_in": life.as_secs(),
+    })
+}
+
+fn vouched(front: &Front, ask: &Ask) -> Result<(), Refused> {
+    let token = ask.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+    match token {
+        Some(token) if front.iam.honours_identity(token) => Ok(()),
+        _ => Err(Refused::header(401, "token_invalid", "Authorization", "An identity token is required.")),
+    }
+}
+
+pub(super) fn iam_token(front: &Front, operation: Op, ask: &Ask) -> Result<Answer, Refused> {
+    check(front, operation, ask)?;
+    vouched(front, ask)?;
+    let life = front.config.token_life;
+    Ok(Answer::ok(token(&front.iam.mint(life), life, ask.now)))
+}
+
+pub(super) fn own_instance(front: &Front, world: &World, ask: &Ask) -> Result<Answer, Refused> {
+    vouched(front, ask)?;
+    let missing = || Refused::new(404, "not_found", "There is no such server.");
+    let name = front.config.regions.first().ok_or_else(missing)?;
+    let region = world.regions.get(name).ok_or_else(missing)?;
+    let own = region
+        .instances
+        .values()
+        .find(|instance| instance.life.name == front.config.own_server)
+        .ok_or_else(missing)?;
+    let base = format!("{}/{name}", front.url);
+    let mut shown = region.show_instance(&base, own);
+    shown["crn"] = json!(crn(&own.zone, "instance", &own.life.id));
+    shown["resource_group"] = resource_group();
+    Ok(Answer::ok(shown))
+}
+
+pub(super) fn own_attachments(front: &Front, world: &World, ask: &Ask) -> Result<Answer, Refused> {
+    let own = own_instance(front, world, ask)?;
+    let attachments = own.body.map(|mut own| own["volume_attachments"].take());
+    Ok(Answer::ok(json!({ "volume_attachments": attachments })))
+}

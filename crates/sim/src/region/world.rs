@@ -1,0 +1,207 @@
+//! Everything that there is, in one file that is replaced after each change.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::super::moment::Moment;
+use super::attachments::Attachment;
+use super::catalog::Furniture;
+use super::config::RegionConfig;
+use super::exports::ExportJob;
+use super::images::Image;
+use super::instances::Instance;
+use super::life::{Life, Turn};
+use super::snapshots::Snapshot;
+use super::volumes::Volume;
+
+/// Things by their ids.
+pub(super) type Things<T> = BTreeMap<String, T>;
+
+/// One region.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Region {
+    pub furniture: Furniture,
+    pub instances: Things<Instance>,
+    pub attachments: Things<Attachment>,
+    pub volumes: Things<Volume>,
+    pub snapshots: Things<Snapshot>,
+    pub images: Things<Image>,
+    pub exports: Things<ExportJob>,
+}
+
+/// All regions.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct World {
+    pub regions: BTreeMap<String, Region>,
+    /// Global Tagging: user tags by CRN.
+    pub tags: BTreeMap<String, Vec<String>>,
+    /// Where it is kept.
+    #[serde(skip)]
+    folder: PathBuf,
+}
+
+/// What has happened by itself, and what is to be done about it outside.
+#[derive(Debug, Default)]
+pub(super) struct Happened {
+    /// Whether anything has.
+    pub changed: bool,
+    /// Files of what is gone.
+    pub files: Vec<PathBuf>,
+    /// Whether a snapshot is among that.
+    snapshots_gone: bool,
+}
+
+impl World {
+    pub fn open(folder: &Path) -> io::Result<Self> {
+        let mut world: Self = match fs::read(folder.join("state.json")) {
+            Ok(text) => serde_json::from_slice(&text)?,
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Self::default(),
+            Err(err) => return Err(err),
+        };
+        folder.clone_into(&mut world.folder);
+        Ok(world)
+    }
+
+    /// What every region has before anybody asks for anything.
+    pub fn furnish(&mut self, config: &RegionConfig) {
+        let now = Moment::now();
+        for (number, name) in config.regions.iter().enumerate() {
+            let region = self.regions.entry(name.clone()).or_default();
+            region.furniture.furnish(name, now);
+            let own = (config.own_server.clone(), 1);
+            for (server, zone) in config.other_servers.iter().chain([&own]).filter(|_| number == 0) {
+                if !region.instances.values().any(|instance| instance.life.name == *server) {
+                    region.add_server(name, server, *zone, now);
+                }
+            }
+        }
+    }
+
+    /// On disk before the answer: a file under another name, renamed.
+    pub fn save(&self) -> io::Result<()> {
+        let draft = self.folder.join("state.json.new");
+        fs::write(&draft, serde_json::to_vec(self)?)?;
+        fs::rename(draft, self.folder.join("state.json"))
+    }
+
+    pub fn region(&mut self, name: &str) -> Option<&mut Region> {
+        self.regions.get_mut(name)
+    }
+
+    /// Lets everything happen that is due.
+    pub fn settle(&mut self, now: Moment) -> Happened {
+        let mut happened = Happened::default();
+        let folder = self.folder.clone();
+        for region in self.regions.values_mut() {
+            region.settle(now, &folder, &mut happened);
+        }
+        if happened.snapshots_gone {
+            self.forget_copies();
+        }
+        happened
+    }
+
+    /// A copy that is gone can be made again.
+    fn forget_copies(&mut self) {
+        let there: BTreeSet<String> =
+            self.regions.values().flat_map(|region| region.snapshots.keys().cloned()).collect();
+        for snapshot in self.regions.values_mut().flat_map(|region| region.snapshots.values_mut()) {
+            snapshot.copies.retain(|_, id| there.contains(id));
+        }
+    }
+
+    /// A thing's life, wherever it is.
+    pub fn life(&mut self, id: &str) -> Option<&mut Life> {
+        self.regions.values_mut().find_map(|region| {
+            let instance = region.instances.get_mut(id).map(|thing| &mut thing.life);
+            instance
+                .or_else(|| region.attachments.get_mut(id).map(|thing| &mut thing.life))
+                .or_else(|| region.volumes.get_mut(id).map(|thing| &mut thing.life))
+                .or_else(|| region.snapshots.get_mut(id).map(|thing| &mut thing.life))
+                .or_else(|| region.images.get_mut(id).map(|thing| &mut thing.life))
+                .or_else(|| region.exports.get_mut(id).map(|thing| &mut thing.life))
+        })
+    }
+}
+
+/// Takes what is due from every thing, and those that are gone out of the list.
+fn turn_all<T>(
+    things: &mut Things<T>,
+    now: Moment,
+    life: impl Fn(&mut T) -> &mut Life,
+    mut gone: impl FnMut(T),
+) -> bool {
+    let mut changed = false;
+    let mut ended = Vec::new();
+    for (id, thing) in things.iter_mut() {
+        match life(thing).due(now) {
+            None => continue,
+            Some(Turn::Into(_)) => {}
+            Some(Turn::Gone) => ended.push(id.clone()),
+        }
+        changed = true;
+    }
+    for id in ended {
+        if let Some(thing) = things.remove(&id) {
+            gone(thing);
+        }
+    }
+    changed
+}
+
+/// Those of these ids, out of the list.
+fn take<T>(things: &mut Things<T>, ids: Vec<String>) -> Things<T> {
+    ids.into_iter().filter_map(|id| things.remove_entry(&id)).collect()
+}
+
+impl Region {
+    fn settle(&mut self, now: Moment, folder: &Path, happened: &mut Happened) {
+        let files = &mut happened.files;
+        let attachments = turn_all(&mut self.attachments, now, |thing| &mut thing.life, |_| {});
+        let mut lost_servers = Vec::new();
+        let others = [
+            turn_all(&mut self.instances, now, |thing| &mut thing.life, |thing| lost_servers.push(thing)),
+            turn_all(&mut self.volumes, now, |thing| &mut thing.life, |thing| files.push(thing.file(folder))),
+            turn_all(&mut self.exports, now, |thing| &mut thing.life, |_| {}),
+        ];
+        for server in &lost_servers {
+            self.forget_server(server, now);
+        }
+        // A snapshot stays while a volume is filled from it.
+        let filling: Vec<String> = self
+            .volumes
+            .values()
+            .filter(|volume| volume.hydrated_at > now || volume.life.work > 0)
+            .filter_map(|volume| volume.source_snapshot.clone())
+            .collect();
+        let before = self.snapshots.len();
+        let mut waiting = take(&mut self.snapshots, filling);
+        let snapshots = turn_all(
+            &mut self.snapshots,
+            now,
+            |thing| &mut thing.life,
+            |thing| files.push(thing.file(folder)),
+        );
+        self.snapshots.append(&mut waiting);
+        happened.snapshots_gone |= before != self.snapshots.len();
+        // And so does an image.
+        let booting = self.images_in_use();
+        let mut waiting = take(&mut self.images, booting);
+        let gone = |thing: Image| files.push(Image::kept(folder, &thing.life.id));
+        let images = turn_all(&mut self.images, now, |thing| &mut thing.life, gone);
+        self.images.append(&mut waiting);
+        happened.changed |= attachments || snapshots || images || others.contains(&true);
+    }
+
+    /// Images that boot volumes are being filled from.
+    fn images_in_use(&self) -> Vec<String> {
+        let is_filled = |id: &str| self.volumes.get(id).is_some_and(|volume| volume.life.work > 0);
+        let boots =
+            self.attachments.values().filter(|attachment| attachment.boot && is_filled(&attachment.volume));
+        boots.filter_map(|attachment| self.instances.get(&attachment.instance)?.image.clone()).collect()
+    }
+}

@@ -1,0 +1,262 @@
+//! Disks to convert: the same bytes for the same seed, on every machine, for ever.
+//!
+//! A disk is a row of runs; each run is zeros, random bytes or text, made from the disk's seed and the run's number. So a disk
+//! can be written without being held in memory, and its zeros without being written.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use snapferry_base::units::{ByteCount, KIB, MIB, to_u64, to_usize};
+
+/// What a disk is filled with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Nothing but zeros.
+    Zeros,
+    /// Bytes that no codec makes shorter.
+    Random,
+    /// Words and lines: deflate makes about a third of it.
+    Text,
+    /// Runs of all three with lengths from 512 bytes to 2 MiB, in shares like those of a boot volume: half of it zeros, a tenth
+    /// incompressible.
+    Mixed,
+    /// Text at one end, zeros elsewhere.
+    Only {
+        /// Where.
+        end: End,
+        /// How many bytes of text.
+        len: u64,
+    },
+}
+
+/// One end of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Its beginning.
+    First,
+    /// Its end.
+    Last,
+}
+
+/// A disk that can be made any number of times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// What fills it.
+    pub kind: Kind,
+    /// Its size, any number of bytes.
+    pub size: ByteCount,
+    /// Disks that differ in it differ in their bytes.
+    pub seed: u64,
+}
+
+/// What one run is filled with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fill {
+    Zeros,
+    Random,
+    Text,
+}
+
+impl Disk {
+    /// A disk.
+    #[must_use]
+    pub fn new(kind: Kind, size: ByteCount, seed: u64) -> Self {
+        Self { kind, size, seed }
+    }
+
+    /// All of its bytes.
+    #[must_use]
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut disk = vec![0; to_usize(self.size.0)];
+        self.each_piece(|at, piece| {
+            let start = to_usize(at);
+            disk[start..start + piece.len()].copy_from_slice(piece);
+            Ok(())
+        })
+        .expect("memory takes every byte");
+        disk
+    }
+
+    /// Writes it to a new file at `path`, zeros as holes.
+    ///
+    /// # Errors
+    /// With the system's.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        let file = File::create(path)?;
+        file.set_len(self.size.0)?;
+        self.each_piece(|at, piece| file.write_all_at(piece, at))
+    }
+
+    /// Calls `write` with everything but zeros, in order, in pieces of 1 MiB at most.
+    fn each_piece(&self, mut write: impl FnMut(u64, &[u8]) -> io::Result<()>) -> io::Result<()> {
+        let mut buffer = Vec::new();
+        for (number, (range, fill)) in (0..).zip(self.runs()) {
+            let mut words = Words::new(self.seed, number);
+            let mut at = range.start;
+            while fill != Fill::Zeros && at < range.end {
+                let len = to_usize((range.end - at).min(MIB));
+                buffer.clear();
+                match fill {
+                    Fill::Random => words.random(&mut buffer, len),
+                    _ => words.text(&mut buffer, len),
+                }
+                write(at, &buffer)?;
+                at += to_u64(len);
+            }
+        }
+        Ok(())
+    }
+
+    /// The runs, in order and without gaps.
+    fn runs(&self) -> Vec<(Range<u64>, Fill)> {
+        let size = self.size.0;
+        match self.kind {
+            Kind::Zeros => vec![(0..size, Fill::Zeros)],
+            Kind::Random => vec![(0..size, Fill::Random)],
+            Kind::Text => vec![(0..size, Fill::Text)],
+            Kind::Only { end: End::First, len } => vec![(0..len.min(size), Fill::Text)],
+            Kind::Only { end: End::Last, len } => vec![(size.saturating_sub(len)..size, Fill::Text)],
+            Kind::Mixed => self.mixed_runs(),
+        }
+    }
+
+    fn mixed_runs(&self) -> Vec<(Range<u64>, Fill)> {
+        // A stream of its own, apart from every run's.
+        let mut words = Words::new(self.seed, u64::MAX);
+        let mut runs = Vec::new();
+        let mut at = 0;
+        while at < self.size.0 {
+            // From 512 B to 2 MiB, every power of two as likely, then any length up to twice that; files start at 4 KiB, mostly.
+            let least = 512_u64 << (words.next() % 12);
+            let unit = if words.next().is_multiple_of(8) { 1 } else { 4 * KIB };
+            let len = (least + words.next() % least).next_multiple_of(unit).min(self.size.0 - at);
+            let fill = match words.next() % 10 {
+                0..5 => Fill::Zeros,
+                5 => Fill::Random,
+                _ => Fill::Text,
+            };
+            runs.push((at..at + len, fill));
+            at += len;
+        }
+        runs
+    }
+}
+
+/// An endless row of numbers: splitmix64 (Steele, Lea, Flood 2014), written out so that no crate's new version changes a disk.
+struct Words(u64);
+
+impl Words {
+    fn new(seed: u64, stream: u64) -> Self {
+        let mut words = Self(seed ^ stream.wrapping_mul(0xa076_1d64_78bd_642f));
+        // Neighbouring seeds and streams part ways in the first step.
+        words.0 = words.next();
+        words
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn random(&mut self, into: &mut Vec<u8>, len: usize) {
+        while into.len() < len {
+            into.extend(self.next().to_le_bytes());
+        }
+        into.truncate(len);
+    }
+
+    /// Lines of words, frequent ones short, with a number here and there, like a log or a source file.
+    fn text(&mut self, into: &mut Vec<u8>, len: usize) {
+        while into.len() < len {
+            let roll = self.next();
+            // Two rolls multiplied: low numbers are frequent, as words are.
+            let rank = ((roll & 0x3ff) * ((roll >> 10) & 0x3ff)) >> 10;
+            match roll >> 60 {
+                0 => into.extend(format!("{:x}", (roll >> 20) & 0xff_ffff).into_bytes()),
+                _ => {
+                    // A word is made of syllables of its rank: the same rank is the same word.
+                    let mut letters = rank + 1;
+                    while letters > 0 {
+                        into.extend(SYLLABLES[to_usize(letters % 16)]);
+                        letters /= 16;
+                    }
+                }
+            }
+            into.push(if (roll >> 56) & 0xf == 0 { b'\n' } else { b' ' });
+        }
+        into.truncate(len);
+    }
+}
+
+const SYLLABLES: [&[u8]; 16] = [
+    b"the", b"in", b"er", b"con", b"at", b"re", b"st", b"ion", b"_", b"al", b"de", b"to", b"or", b"self.",
+    b"en", b"ch",
+];
+
+#[cfg(test)]
+mod tests {
+    use snapferry_engine::hash::Crc64;
+
+    use super::*;
+
+    fn compressed_share(bytes: &[u8]) -> f64 {
+        let mut encoder = libdeflater::Compressor::new(libdeflater::CompressionLvl::default());
+        let mut out = vec![0; encoder.deflate_compress_bound(bytes.len())];
+        let len = encoder.deflate_compress(bytes, &mut out).expect("the bound is enough");
+        f64::from(u32::try_from(len).expect("small")) / f64::from(u32::try_from(bytes.len()).expect("small"))
+    }
+
+    #[test]
+    fn the_same_seed_is_the_same_disk_for_ever() {
+        let sum = |kind, seed| Crc64::of(&Disk::new(kind, ByteCount(3_000_001), seed).to_vec()).to_string();
+        assert_eq!(sum(Kind::Mixed, 7), "66EBtgMkCIg=");
+        assert_eq!(sum(Kind::Text, 7), "+Sw9X81sU2s=");
+        assert_eq!(sum(Kind::Random, 7), "0NmeqoYRN1I=");
+        assert_ne!(sum(Kind::Mixed, 7), sum(Kind::Mixed, 8));
+    }
+
+    #[test]
+    fn each_kind_compresses_as_its_name_says() {
+        let disk = |kind| Disk::new(kind, ByteCount(MIB), 1).to_vec();
+        assert!(disk(Kind::Zeros).iter().all(|&byte| byte == 0));
+        assert!(compressed_share(&disk(Kind::Random)) > 0.999);
+        let text = compressed_share(&disk(Kind::Text));
+        assert!((0.25..0.42).contains(&text), "text: {text}");
+    }
+
+    #[test]
+    fn mixed_disks_have_all_three_in_realistic_shares() {
+        let disk = Disk::new(Kind::Mixed, ByteCount(64 * MIB), 3).to_vec();
+        let zeros = disk.chunks(65_536).filter(|cluster| cluster.iter().all(|&byte| byte == 0)).count();
+        assert!((200..700).contains(&zeros), "{zeros} of 1024 clusters are zero");
+        let share = compressed_share(&disk[..to_usize(16 * MIB)]);
+        assert!((0.1..0.5).contains(&share), "compressed to {share}");
+    }
+
+    #[test]
+    fn the_ends_are_where_they_should_be() {
+        let size = ByteCount(10_000);
+        let first = Disk::new(Kind::Only { end: End::First, len: 10 }, size, 1).to_vec();
+        let last = Disk::new(Kind::Only { end: End::Last, len: 10 }, size, 1).to_vec();
+        assert!(first[..10].iter().all(|&byte| byte > 0) && first[10..].iter().all(|&byte| byte == 0));
+        assert!(last[9_990..].iter().all(|&byte| byte > 0) && last[..9_990].iter().all(|&byte| byte == 0));
+    }
+
+    #[test]
+    fn a_file_holds_the_same_bytes_and_no_zeros() {
+        use std::os::unix::fs::MetadataExt as _;
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("disk");
+        let disk = Disk::new(Kind::Mixed, ByteCount(5_000_123), 11);
+        disk.write(&path).expect("a file");
+        assert!(std::fs::read(&path).expect("the file") == disk.to_vec(), "file and memory differ");
+        Disk::new(Kind::Zeros, ByteCount(MIB << 10), 0).write(&path).expect("a file");
+        assert_eq!(std::fs::metadata(&path).expect("the file").blocks(), 0);
+    }
+}

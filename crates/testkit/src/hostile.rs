@@ -1,0 +1,686 @@
+//! Images that no correct program writes, each broken in one way, and what a reader has to make of them.
+//!
+//! Every image begins as a good one: a disk of 4 MiB in clusters of 4 KiB, with compressed and raw bodies under two L2 tables. The
+//! tables' places are read from its own header, so that a break is one line: which word, and what it says instead.
+
+use std::collections::BTreeMap;
+
+use snapferry_base::units::{ByteCount, ClusterBits, KIB, MIB, to_u64, to_usize};
+use snapferry_qcow2::{Codec, Geometry};
+
+use super::images::{self, Body};
+
+/// The disk in every image.
+pub const DISK: ByteCount = ByteCount(4 * MIB);
+/// Clusters of every image.
+pub const CLUSTER: ClusterBits = ClusterBits::KIB4;
+/// One cluster, in bytes.
+const STEP: u64 = 4 * KIB;
+/// A disk's cluster that is under the second L2 table: the first one covers 512.
+const SECOND_TABLE: u64 = 600;
+
+/// Where a reader must notice at the latest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// When it opens the image: the header.
+    Open,
+    /// When it loads the tables.
+    Load,
+    /// When it decodes the bodies.
+    Decode,
+    /// Never while it reads, since what it reads is right all the same; but `check` reports it.
+    Check,
+    /// Not at all: odd, but allowed, and the disk is the same.
+    Never,
+}
+
+/// One image.
+#[derive(Clone, Debug)]
+pub struct Hostile {
+    /// What is wrong with it.
+    pub name: String,
+    /// The file.
+    pub bytes: Vec<u8>,
+    /// The disk as it must be read, where it is.
+    pub disk: Vec<u8>,
+    /// Where it shows.
+    pub stage: Stage,
+    /// Part of what is said then, causes included; nothing for [`Stage::Check`] and [`Stage::Never`].
+    pub says: &'static str,
+}
+
+/// A good image, and the places of what is in it.
+#[derive(Clone, Debug)]
+pub struct Good {
+    /// The file.
+    pub bytes: Vec<u8>,
+    /// The disk that it holds.
+    pub disk: Vec<u8>,
+    l1: u64,
+    l2: [u64; 2],
+    refcount_table: u64,
+    refcount_block: u64,
+}
+
+impl Good {
+    /// The image that all the others are made from.
+    #[must_use]
+    pub fn new(compression: Codec) -> Self {
+        let mut disk = vec![0; to_usize(DISK.0)];
+        let mut text = b"the quick brown fox jumps over the lazy dog 0123456789 ".iter().copied().cycle();
+        for cluster in [0, 2, 3, SECOND_TABLE] {
+            let at = to_usize(cluster * STEP);
+            disk[at..at + to_usize(STEP)].fill_with(|| text.next().expect("it goes round"));
+            disk[at] = u8::try_from(cluster % 251).expect("less than 256");
+        }
+        let mut state = 0x2545_f491_4f6c_dd1d_u64;
+        disk[to_usize(STEP)..to_usize(2 * STEP)].fill_with(|| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()[5]
+        });
+        let bodies = images::encode(&disk, CLUSTER, compression);
+        assert!(matches!(bodies[&1], Body::Raw(_)) && matches!(bodies[&0], Body::Compressed(_)));
+        Self::of(disk, compression, &bodies)
+    }
+
+    fn of(disk: Vec<u8>, compression: Codec, bodies: &BTreeMap<u64, Body>) -> Self {
+        let geometry = Geometry::new(DISK, CLUSTER).expect("a disk that fits");
+        let bytes = images::build(geometry, compression, bodies);
+        let mut good = Self { bytes, disk, l1: 0, l2: [0; 2], refcount_table: 0, refcount_block: 0 };
+        good.l1 = good.word(40);
+        good.refcount_table = good.word(48);
+        good.refcount_block = good.word(good.refcount_table);
+        good.l2 = [0, 1].map(|index| good.word(good.l1 + 8 * index) & OFFSET);
+        good
+    }
+
+    /// With another compressed body for cluster 0.
+    fn with_body(compression: Codec, body: Vec<u8>) -> Self {
+        let good = Self::new(compression);
+        let mut bodies = images::encode(&good.disk, CLUSTER, compression);
+        bodies.insert(0, Body::Compressed(body));
+        Self::of(good.disk, compression, &bodies)
+    }
+
+    fn word(&self, at: u64) -> u64 {
+        let at = to_usize(at);
+        u64::from_be_bytes(self.bytes[at..at + 8].try_into().expect("eight bytes"))
+    }
+
+    /// The place of a cluster's L2 entry.
+    fn entry(&self, cluster: u64) -> u64 {
+        self.l2[to_usize(cluster / 512)] + cluster % 512 * 8
+    }
+
+    fn put(&self, at: u64, bytes: &[u8]) -> Self {
+        let mut broken = self.clone();
+        let at = to_usize(at);
+        broken.bytes[at..at + bytes.len()].copy_from_slice(bytes);
+        broken
+    }
+
+    fn put32(&self, at: u64, word: u32) -> Self {
+        self.put(at, &word.to_be_bytes())
+    }
+
+    fn put64(&self, at: u64, word: u64) -> Self {
+        self.put(at, &word.to_be_bytes())
+    }
+
+    fn cut(&self, len: u64) -> Self {
+        let mut broken = self.clone();
+        broken.bytes.truncate(to_usize(len));
+        broken
+    }
+
+    fn len(&self) -> u64 {
+        to_u64(self.bytes.len())
+    }
+}
+
+const OFFSET: u64 = (1 << 56) - (1 << 9);
+const COPIED: u64 = 1 << 63;
+const COMPRESSED: u64 = 1 << 62;
+/// Bits of the offset in a compressed entry with clusters of 4 KiB (specification: 62 - (cluster_bits - 8)).
+const X: u32 = 58;
+
+/// The list under construction.
+struct List(Vec<Hostile>);
+
+impl List {
+    fn add(&mut self, name: impl Into<String>, image: &Good, stage: Stage, says: &'static str) {
+        self.0.push(Hostile {
+            name: name.into(),
+            bytes: image.bytes.clone(),
+            disk: image.disk.clone(),
+            stage,
+            says,
+        });
+    }
+}
+
+/// All of them. Names are unique.
+#[must_use]
+pub fn all() -> Vec<Hostile> {
+    let good = Good::new(Codec::Deflate);
+    let mut list = List(Vec::new());
+    header(&good, &mut list);
+    tables(&good, &mut list);
+    features(&good, &mut list);
+    l1_entries(&good, &mut list);
+    standard_entries(&good, &mut list);
+    compressed_entries(&good, &mut list);
+    bodies(&mut list);
+    refcounts(&good, &mut list);
+    subclusters(&good, &mut list);
+    truncated(&good, &mut list);
+    amplified(&good, &mut list);
+    list.0
+}
+
+fn header(good: &Good, list: &mut List) {
+    for version in [0, 1, 4, u32::MAX] {
+        list.add(format!("version {version}"), &good.put32(4, version), Stage::Open, "version");
+    }
+    for bits in [0, 8, 22, 63, 64, u32::MAX] {
+        list.add(format!("cluster_bits {bits}"), &good.put32(20, bits), Stage::Open, "cluster_bits");
+    }
+    for len in [0, 72, 103, 108, 4104, 1 << 31, u32::MAX] {
+        list.add(format!("header_length {len}"), &good.put32(100, len), Stage::Open, "header_length");
+    }
+    for order in [7, 64, u32::MAX] {
+        list.add(format!("refcount_order {order}"), &good.put32(96, order), Stage::Open, "refcount_order");
+    }
+    for size in [(1 << 63) - 1, 0_u64.wrapping_sub(512), u64::MAX, 1 << 50, 8 * MIB] {
+        list.add(
+            format!("a size of {size} without the L1 table for it"),
+            &good.put64(24, size),
+            Stage::Open,
+            "L1 table has",
+        );
+    }
+    list.add("no magic", &good.put32(0, 0x5146_49fa), Stage::Open, "not a qcow2 image");
+    list.add("a size that is no whole sector", &good.put64(24, DISK.0 - 100), Stage::Never, "");
+}
+
+fn tables(good: &Good, list: &mut List) {
+    for entries in [0, 1] {
+        list.add(format!("l1_size {entries}"), &good.put32(36, entries), Stage::Open, "L1 table has");
+    }
+    for entries in [(4 << 20) + 1, 1 << 31, u32::MAX] {
+        list.add(format!("l1_size {entries}"), &good.put32(36, entries), Stage::Open, "L1 table is");
+    }
+    list.add(
+        "an L1 table past the file's end by its length",
+        &good.put32(36, 4096),
+        Stage::Open,
+        "L1 table ends at",
+    );
+    for (at, says) in [
+        (0, "L1 table at 0"),
+        (good.l1 + 512, "L1 table at"),
+        (1 << 63, "L1 table ends"),
+        (u64::MAX - 4095, "L1 table ends"),
+    ] {
+        list.add(format!("an L1 table at {at:#x}"), &good.put64(40, at), Stage::Open, says);
+    }
+    let past = good.len().next_multiple_of(STEP);
+    list.add("an L1 table at the file's end", &good.put64(40, past), Stage::Open, "L1 table ends");
+    list.add(
+        "an L1 table on top of the refcount table",
+        &good.put64(40, good.refcount_table),
+        Stage::Open,
+        "overlap",
+    );
+    let empty_between = good.put32(56, 2).put64(64, good.refcount_table + 1);
+    list.add(
+        "a refcount table into the L1 table, and no snapshots in between",
+        &empty_between,
+        Stage::Open,
+        "overlap",
+    );
+    list.add("no refcount table", &good.put32(56, 0), Stage::Open, "no refcount table");
+    for clusters in [2049, 1 << 31, u32::MAX] {
+        list.add(
+            format!("a refcount table of {clusters} clusters"),
+            &good.put32(56, clusters),
+            Stage::Open,
+            "refcount table is",
+        );
+    }
+    for (at, says) in [
+        (0, "refcount table at 0"),
+        (good.refcount_table + 8, "refcount table at"),
+        (past, "refcount table ends"),
+        (1 << 62, "refcount table ends"),
+    ] {
+        list.add(format!("a refcount table at {at:#x}"), &good.put64(48, at), Stage::Open, says);
+    }
+    for snapshots in [65_537, u32::MAX] {
+        list.add(
+            format!("{snapshots} snapshots"),
+            &good.put32(60, snapshots).put64(64, STEP),
+            Stage::Open,
+            "snapshots",
+        );
+    }
+    list.add(
+        "a snapshot table past the file's end",
+        &good.put32(60, 3).put64(64, past),
+        Stage::Open,
+        "snapshot table ends",
+    );
+    list.add(
+        "a snapshot table between two clusters",
+        &good.put32(60, 3).put64(64, STEP + 8),
+        Stage::Open,
+        "snapshot table at",
+    );
+    list.add(
+        "65,536 snapshots in a small file",
+        &good.put32(60, 65_536).put64(64, STEP),
+        Stage::Open,
+        "snapshot table ends",
+    );
+}
+
+fn features(good: &Good, list: &mut List) {
+    for (bit, says) in [(1, "corrupt"), (2, "another file"), (5, "not known"), (63, "not known")] {
+        list.add(format!("incompatible bit {bit}"), &good.put64(72, 1 << bit), Stage::Open, says);
+    }
+    list.add("extended L2 entries in small clusters", &good.put64(72, 1 << 4), Stage::Open, "extended L2");
+    list.add("the dirty bit", &good.put64(72, 1), Stage::Never, "");
+    list.add("a compression bit without a type", &good.put64(72, 1 << 3), Stage::Open, "compression type 0");
+    for kind in [1, 2, 255] {
+        list.add(
+            format!("compression type {kind} without its bit"),
+            &good.put(104, &[kind]),
+            Stage::Open,
+            "compression type",
+        );
+    }
+    list.add(
+        "compression type 2 with the bit",
+        &good.put64(72, 1 << 3).put(104, &[2]),
+        Stage::Open,
+        "compression type 2",
+    );
+    for name in [
+        "/etc/passwd",
+        "json:{\"driver\":\"file\",\"filename\":\"/etc/passwd\"}",
+        "nbd:127.0.0.1:10809",
+        "self.qcow2",
+    ] {
+        let at = 1024;
+        let len = u32::try_from(name.len()).expect("a short name");
+        let broken = good.put(at, name.as_bytes()).put64(8, at).put32(16, len);
+        list.add(format!("backing file {name}"), &broken, Stage::Open, "backing file");
+    }
+    list.add("a backing file's place without a length", &good.put64(8, 1024), Stage::Open, "backing file");
+    list.add("a backing file's length without a place", &good.put32(16, 10), Stage::Open, "backing file");
+    list.add(
+        "a backing file's name past the first cluster",
+        &good.put64(8, 1 << 40).put32(16, 1023),
+        Stage::Open,
+        "backing file",
+    );
+    for method in [1, 2, 77] {
+        list.add(format!("crypt_method {method}"), &good.put32(32, method), Stage::Open, "encrypted");
+    }
+    for (kind, len, says) in [
+        (0x4441_5441, 11, "another file"),
+        (0x0537_be77, 16, "encrypted"),
+        (0x1234_5678, u32::MAX, "extension"),
+        (0x1234_5678, 5000, "extension"),
+        (0x6803_f857, 3977, "extension"),
+    ] {
+        list.add(
+            format!("extension {kind:#x} of {len} bytes"),
+            &good.put32(112, kind).put32(116, len),
+            Stage::Open,
+            says,
+        );
+    }
+    list.add("an extension that nobody knows", &good.put32(112, 0x1234_5678).put32(116, 8), Stage::Never, "");
+}
+
+fn l1_entries(good: &Good, list: &mut List) {
+    let second = good.l1 + 8;
+    let table = good.l2[1];
+    for (word, says) in [
+        (COPIED | table | 1, "reserved bit"),
+        (COPIED | table | 1 << 8, "reserved bit"),
+        (COPIED | table | 1 << 56, "reserved bit"),
+        (COPIED | table | 1 << 62, "reserved bit"),
+        (COPIED | (table + 512), "between two clusters"),
+        (COPIED | good.len().next_multiple_of(STEP), "the file has"),
+        (COPIED | 1 << 50, "the file has"),
+        (COPIED, "no cluster of its own"),
+        (COPIED | good.l1, "own tables"),
+        (COPIED | good.refcount_table, "own tables"),
+        (COPIED | good.refcount_block, "own tables"),
+        (good.word(good.l1), "another entry"),
+    ] {
+        list.add(format!("L1 entry {word:#x}"), &good.put64(second, word), Stage::Load, says);
+    }
+    let longer = good.put32(36, 3);
+    list.add(
+        "an L1 entry behind the disk's end",
+        &longer.put64(good.l1 + 16, COPIED | good.l2[0]),
+        Stage::Check,
+        "",
+    );
+    list.add("an L1 entry that is not marked as copied", &good.put64(second, table), Stage::Check, "");
+}
+
+fn standard_entries(good: &Good, list: &mut List) {
+    let entry = good.entry(1);
+    let host = good.word(entry) & OFFSET;
+    for (word, says) in [
+        (COPIED | host | 2, "reserved bit"),
+        (COPIED | host | 1 << 8, "reserved bit"),
+        (COPIED | host | 1 << 56, "reserved bit"),
+        (COPIED | host | 1 << 61, "reserved bit"),
+        (COPIED | (host + 512), "between two clusters"),
+        (COPIED, "no cluster of its own"),
+        (COPIED | 1, "no cluster of its own"),
+        (COPIED | good.len().next_multiple_of(STEP), "the file has"),
+        (COPIED | 1 << 55, "the file has"),
+        (COPIED | good.l1, "own tables"),
+        (COPIED | good.refcount_table, "own tables"),
+        (COPIED | good.refcount_block, "own tables"),
+        (COPIED | good.l2[0], "own tables"),
+        (COPIED | good.l2[1], "own tables"),
+        (COPIED | good.l2[1] | 1, "own tables"),
+    ] {
+        list.add(format!("L2 entry {word:#x}"), &good.put64(entry, word), Stage::Load, says);
+    }
+    list.add("an L2 entry that is not marked as copied", &good.put64(entry, host), Stage::Check, "");
+    let version_2 = good.put32(4, 2);
+    list.add("version 2", &version_2, Stage::Never, "");
+    for word in [1, COPIED | host | 1] {
+        list.add(
+            format!("version 2: L2 entry {word:#x}"),
+            &version_2.put64(entry, word),
+            Stage::Load,
+            "reserved bit",
+        );
+    }
+}
+
+fn compressed_entries(good: &Good, list: &mut List) {
+    let entry = good.entry(0);
+    let descriptor = good.word(entry);
+    let host = descriptor & ((1 << X) - 1) & OFFSET_ANY;
+    let sectors = |count: u64| COMPRESSED | (count - 1) << X;
+    let end = good.len();
+    for (word, says) in [
+        (COPIED | descriptor, "no cluster of its own"),
+        (sectors(1) | 100, "into the header"),
+        (sectors(1) | (good.l1 + 3), "own tables"),
+        (sectors(1) | good.refcount_table, "own tables"),
+        (sectors(1) | (good.refcount_block + 5), "own tables"),
+        (sectors(1) | (good.l2[1] + 77), "own tables"),
+        (sectors(1) | end, "the file has"),
+        (sectors(1) | 1 << 50, "the file has"),
+        (sectors(1) | 1 << 57, "reserved bit"),
+    ] {
+        list.add(format!("compressed entry {word:#x}"), &good.put64(entry, word), Stage::Load, says);
+    }
+    // The last two clusters of the file are tables: what runs into them is caught before what runs past the end.
+    list.add(
+        "a compressed entry that reaches into the tables",
+        &good.put64(entry, sectors(16) | (good.l2[0] - 512)),
+        Stage::Load,
+        "own tables",
+    );
+    list.add("a compressed entry of too few sectors", &many_sectors_cut(), Stage::Decode, "");
+    list.add("a compressed entry one byte late", &good.put64(entry, descriptor + 1), Stage::Decode, "");
+    list.add(
+        "a compressed entry that leads to a raw body",
+        &good.put64(entry, sectors(8) | good.word(good.entry(1)) & OFFSET),
+        Stage::Decode,
+        "",
+    );
+    list.add(
+        "a compressed entry of too many sectors",
+        &good.put64(entry, sectors(2) | host),
+        Stage::Never,
+        "",
+    );
+}
+
+const OFFSET_ANY: u64 = (1 << 56) - 1;
+
+/// A body of several sectors whose entry speaks of one.
+fn many_sectors_cut() -> Good {
+    let mut good = Good::new(Codec::Deflate);
+    let mut state = 1_u32;
+    // Of 16 letters: halves, so that it takes four of eight sectors and a bit.
+    good.disk[..to_usize(STEP)].fill_with(|| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        b'a' + (state.to_be_bytes()[0] >> 4)
+    });
+    let bodies = images::encode(&good.disk, CLUSTER, Codec::Deflate);
+    let good = Good::of(good.disk, Codec::Deflate, &bodies);
+    let entry = good.entry(0);
+    let host = good.word(entry) & OFFSET_ANY;
+    good.put64(entry, COMPRESSED | host)
+}
+
+fn deflated(bytes: &[u8]) -> Vec<u8> {
+    let mut deflate = libdeflater::Compressor::default();
+    let mut body = vec![0; deflate.deflate_compress_bound(bytes.len())];
+    let len = deflate.deflate_compress(bytes, &mut body).expect("the bound is enough");
+    body.truncate(len);
+    body
+}
+
+fn bodies(list: &mut List) {
+    let long = vec![b'x'; to_usize(STEP) + 1];
+    let short = vec![b'x'; to_usize(STEP) - 1];
+    let half = vec![b'x'; to_usize(STEP) / 2];
+    let deflate = [
+        ("garbage", vec![0xff; 300]),
+        ("one byte", vec![7]),
+        ("a stream one byte long", deflated(&long)),
+        ("a stream one byte short", deflated(&short)),
+        ("a stream half as long", deflated(&half)),
+        ("an empty stream", deflated(&[])),
+        ("a stream of a type that is reserved", vec![0b111, 0, 0, 0]),
+        ("a stored block whose length contradicts itself", vec![1, 0, 16, 0, 0]),
+        ("a zlib header before the stream", [&[0x78, 0x9c][..], &deflated(&long[..to_usize(STEP)])].concat()),
+        // A distance of one with nothing behind it: fixed codes, length code 257, distance code 0.
+        ("a match before the first byte", vec![0b0000_0011, 0b0000_0010, 0, 0]),
+    ];
+    for (name, body) in deflate {
+        list.add(format!("deflate: {name}"), &Good::with_body(Codec::Deflate, body), Stage::Decode, "");
+    }
+    let frame = |bytes: &[u8]| zstd::bulk::compress(bytes, 3).expect("memory is enough");
+    let mut cut = frame(&long[..to_usize(STEP)]);
+    cut.truncate(cut.len() - 3);
+    let skipped = [0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4];
+    let zstd = [
+        ("garbage", vec![0xff; 300]),
+        ("one byte long", frame(&long)),
+        ("one byte short", frame(&short)),
+        // What follows in the last sector would be read on: the next body, were it not for this.
+        ("an empty frame", [frame(&[]), vec![0xff; 600]].concat()),
+        ("a frame without its end", cut),
+        ("a window of 2 GiB", vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xa8, 0x01, 0x00, 0x00]),
+        ("a dictionary", vec![0x28, 0xb5, 0x2f, 0xfd, 0x23, 0x07, 0, 0, 0, 0, 0x10, 0, 0, 0x01, 0, 0]),
+        // Claims 2^62 bytes.
+        ("a size of 4 EiB", vec![0x28, 0xb5, 0x2f, 0xfd, 0xe0, 0, 0, 0, 0, 0, 0, 0, 0x40, 0x01, 0, 0]),
+        ("nothing but a skippable frame", [&skipped[..], &[0xff; 600]].concat()),
+        ("a skippable frame of 4 GiB", vec![0x50, 0x2a, 0x4d, 0x18, 0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4]),
+    ];
+    for (name, body) in zstd {
+        list.add(format!("zstd: {name}"), &Good::with_body(Codec::Zstd, body), Stage::Decode, "");
+    }
+    let disk = Good::new(Codec::Zstd).disk;
+    let (first, second) = disk[..to_usize(STEP)].split_at(1000);
+    let several = [
+        ("two frames", [frame(first), frame(second)].concat()),
+        (
+            "a skippable and an empty frame first",
+            [&skipped[..], &frame(&[]), &frame(&disk[..to_usize(STEP)])].concat(),
+        ),
+        ("garbage behind the frame", [frame(&disk[..to_usize(STEP)]), vec![0xff; 100]].concat()),
+    ];
+    for (name, body) in several {
+        list.add(format!("zstd: {name}"), &Good::with_body(Codec::Zstd, body), Stage::Never, "");
+    }
+}
+
+fn refcounts(good: &Good, list: &mut List) {
+    let first = good.refcount_table;
+    for word in [
+        good.refcount_block | 1,
+        good.refcount_block | 256,
+        good.refcount_block + 512,
+        1 << 40,
+        good.l1,
+        good.refcount_table,
+        0,
+    ] {
+        list.add(format!("refcount table entry {word:#x}"), &good.put64(first, word), Stage::Check, "");
+    }
+    for (cluster, count) in [(0, 0), (0, 2), (3, 0), (3, 99), (5, 0xffff)] {
+        let place = good.refcount_block + cluster * 2;
+        let count = u16::to_be_bytes(count);
+        list.add(
+            format!("cluster {cluster} counted {count:?} times"),
+            &good.put(place, &count),
+            Stage::Check,
+            "",
+        );
+    }
+}
+
+fn subclusters(good: &Good, list: &mut List) {
+    // Clusters of 16 KiB are the least with subclusters: an image of its own, with one L2 table.
+    let cluster = ClusterBits::new(14).expect("a cluster size");
+    let mut disk = vec![0; to_usize(DISK.0)];
+    disk[..to_usize(4 * STEP)].copy_from_slice(&good.disk[..to_usize(4 * STEP)]);
+    let geometry = Geometry::new(DISK, cluster).expect("a disk that fits");
+    let bytes =
+        images::build(geometry, Codec::Deflate, &images::encode(&disk, cluster, Codec::Deflate));
+    let base = Good { bytes, disk, ..good.clone() };
+    let table = base.word(base.word(40)) & OFFSET;
+    // One entry, at the table's start: the bitmap takes the second entry's place, which is empty.
+    let extended = base.put64(72, 1 << 4);
+    list.add("subclusters: none on a compressed entry", &extended, Stage::Never, "");
+    list.add(
+        "subclusters: some on a compressed entry",
+        &extended.put64(table + 8, 1),
+        Stage::Load,
+        "subcluster",
+    );
+    list.add(
+        "subclusters: zeros on a compressed entry",
+        &extended.put64(table + 8, 1 << 32),
+        Stage::Load,
+        "subcluster",
+    );
+    list.add(
+        "subclusters: allocated without a place",
+        &extended.put64(table, 0).put64(table + 8, 1),
+        Stage::Load,
+        "subcluster",
+    );
+    let raw = extended.put64(table, COPIED | (base.len() - 3 * 4 * STEP));
+    list.add("subclusters: both allocated and zero", &raw.put64(table + 8, 1 | 1 << 32), Stage::Load, "");
+    list.add("subclusters: a zero flag in the entry", &extended.put64(table, 1), Stage::Load, "subcluster");
+}
+
+fn truncated(good: &Good, list: &mut List) {
+    for (len, says) in [
+        (0, "ends inside"),
+        (3, "ends inside"),
+        (72, "ends inside"),
+        (104, "ends inside"),
+        (111, "ends inside"),
+        (119, "ends"),
+    ] {
+        list.add(format!("cut to {len} bytes"), &good.cut(len), Stage::Open, says);
+    }
+    for (what, len) in [
+        ("behind the header", STEP),
+        ("in the refcount table", good.refcount_table + 100),
+        ("in the L1 table", good.l1 + 8),
+        ("behind the head", good.l1 + STEP),
+    ] {
+        let stage = if len > good.l1 + 16 { Stage::Load } else { Stage::Open };
+        list.add(format!("cut {what}"), &good.cut(len), stage, "");
+    }
+    let raw = good.word(good.entry(1)) & OFFSET;
+    list.add("cut in a raw body", &good.cut(raw + 100), Stage::Load, "the file has");
+    let last = raw_at_the_end(good);
+    list.add("a raw body at the end", &last, Stage::Never, "");
+    for missing in [1, 100, 511] {
+        list.add(
+            format!("a raw body without its last {missing} bytes"),
+            &last.cut(last.len() - missing),
+            Stage::Load,
+            "the file has",
+        );
+    }
+    list.add("cut behind the bodies", &good.cut(good.l2[0]), Stage::Load, "the file has");
+    list.add("cut in the second L2 table", &good.cut(good.l2[1] + 1000), Stage::Load, "the file has");
+    list.add("cut behind the L2 tables", &good.cut(good.refcount_block), Stage::Check, "");
+}
+
+/// With the raw body moved to the file's end.
+fn raw_at_the_end(good: &Good) -> Good {
+    let host = good.word(good.entry(1)) & OFFSET;
+    let last = good.len().next_multiple_of(STEP);
+    let count = |host: u64| good.refcount_block + host / STEP * 2;
+    let mut moved =
+        good.put64(good.entry(1), COPIED | last).put(count(host), &[0, 0]).put(count(last), &[0, 1]);
+    moved.bytes.resize(to_usize(last), 0);
+    moved.bytes.extend_from_slice(&good.bytes[to_usize(host)..to_usize(host + STEP)]);
+    moved
+}
+
+fn amplified(good: &Good, list: &mut List) {
+    // Every cluster under the first table shows the same body: allowed, if it were counted.
+    let descriptor = good.word(good.entry(0));
+    let mut shared = good.clone();
+    for cluster in 0..512 {
+        shared = shared.put64(shared.entry(cluster), descriptor);
+    }
+    let body = shared.disk[..to_usize(STEP)].to_vec();
+    shared.disk[..to_usize(512 * STEP)]
+        .chunks_mut(to_usize(STEP))
+        .for_each(|cluster| cluster.copy_from_slice(&body));
+    list.add("one body in 512 places", &shared, Stage::Check, "");
+    // A disk of 128 TiB in some MiB: clusters of 2 MiB, of which a table covers 512 GiB, and every L1 entry leads to the one table.
+    let mut bomb = good.bytes[..to_usize(STEP)].to_vec();
+    bomb[20..24].copy_from_slice(&21_u32.to_be_bytes());
+    bomb[24..32].copy_from_slice(&(128_u64 << 40).to_be_bytes());
+    bomb[36..40].copy_from_slice(&256_u32.to_be_bytes());
+    bomb[40..48].copy_from_slice(&(2 * MIB).to_be_bytes());
+    bomb[48..56].copy_from_slice(&(4 * MIB).to_be_bytes());
+    bomb[56..60].copy_from_slice(&1_u32.to_be_bytes());
+    bomb.resize(to_usize(8 * MIB), 0);
+    for entry in bomb[to_usize(2 * MIB)..].chunks_mut(8).take(256) {
+        entry.copy_from_slice(&(COPIED | (6 * MIB)).to_be_bytes());
+    }
+    let bomb = Good { bytes: bomb, ..good.clone() };
+    list.add("a disk of 128 TiB", &bomb, Stage::Open, "at most");
+    list.add(
+        "a disk of 32 TiB under one table",
+        &bomb.put64(24, 32 << 40).put32(36, 64),
+        Stage::Load,
+        "another entry",
+    );
+    // One block counts the clusters of 1000 times 2 TiB.
+    let mut counted = bomb.put64(24, 32 << 40).put32(36, 64);
+    counted.bytes.resize(to_usize(10 * MIB), 0);
+    for entry in counted.bytes[to_usize(4 * MIB)..].chunks_mut(8).take(1000) {
+        entry.copy_from_slice(&(8 * MIB).to_be_bytes());
+    }
+    list.add("a refcount table of one block 1000 times", &counted, Stage::Load, "another entry");
+}

@@ -1,0 +1,104 @@
+//! Whole images in memory, placed as the converter places them: for tests and fuzz targets that look at the layout alone.
+
+use std::collections::BTreeMap;
+
+use snapferry_base::units::{ClusterBits, GuestCluster, to_u64, to_usize};
+use snapferry_qcow2::{Codec, Finished, Geometry, Layout};
+
+/// What is to be stored for a guest cluster that is not zero.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// Shorter than a cluster.
+    Compressed(Vec<u8>),
+    /// A cluster.
+    Raw(Vec<u8>),
+}
+
+/// The image that holds `bodies` at these guest clusters, its gaps filled with zeros.
+///
+/// # Panics
+/// Where the layout breaks a promise: a gap as long as a cluster, more than two in a segment, a head, tail or file of another
+/// length than announced, a file longer than its upper bound.
+#[must_use]
+pub fn build(geometry: Geometry, compression: Codec, bodies: &BTreeMap<u64, Body>) -> Vec<u8> {
+    let mut layout = Layout::new(geometry, compression);
+    let cluster = geometry.cluster().size();
+    // The head's place, until it is known.
+    let mut file = vec![0; to_usize(geometry.head_len())];
+    let mut left = bodies.iter().peekable();
+    while let Some(&(&first, _)) = left.peek() {
+        let segment = geometry.segment_of(GuestCluster(first));
+        let members: Vec<_> = std::iter::from_fn(|| {
+            left.next_if(|&(&guest, _)| geometry.segment_of(GuestCluster(guest)) == segment)
+        })
+        .collect();
+        let mut gaps = Vec::new();
+        for &(&guest, body) in &members {
+            if let Body::Compressed(bytes) = body {
+                let at = layout.place_compressed(GuestCluster(guest), bytes.len());
+                assert_eq!(at.0, to_u64(file.len()), "compressed bodies leave no gaps");
+                file.extend(bytes);
+            }
+        }
+        for &(&guest, body) in &members {
+            if let Body::Raw(bytes) = body {
+                let place = layout.place_raw(GuestCluster(guest));
+                gaps.push(place.gap);
+                file.resize(file.len() + to_usize(place.gap), 0);
+                assert_eq!(place.at.0, to_u64(file.len()), "the gap leads to the body");
+                assert_eq!(to_u64(bytes.len()), cluster, "a raw body is a cluster");
+                file.extend(bytes);
+            }
+        }
+        gaps.push(layout.pad_to_cluster());
+        file.resize(file.len() + to_usize(gaps[gaps.len() - 1]), 0);
+        assert!(gaps.iter().all(|&gap| gap < cluster), "a gap of a cluster or more: {gaps:?}");
+        assert!(
+            gaps.iter().filter(|&&gap| gap > 0).count() <= 1,
+            "a segment with more than one gap: {gaps:?}"
+        );
+    }
+    assert_eq!(layout.end().0, to_u64(file.len()));
+    let Finished { head, tail, file_len } = layout.finish();
+    file[..head.len()].copy_from_slice(&head);
+    assert_eq!(to_u64(head.len()), geometry.head_len());
+    let announced = tail.len();
+    let mut tables = 0;
+    for table in tail {
+        assert_eq!(to_u64(table.len()), cluster, "a table fills a cluster");
+        file.extend(table);
+        tables += 1;
+    }
+    assert_eq!(announced, tables, "the tail's length");
+    assert_eq!(file_len.0, to_u64(file.len()));
+    assert!(file_len <= geometry.upper_bound(), "{file_len} is longer than {}", geometry.upper_bound());
+    file
+}
+
+/// The bodies of a disk, compressed for real: libdeflate's or zstd's level 1, raw where that is not shorter.
+#[must_use]
+pub fn encode(disk: &[u8], cluster: ClusterBits, compression: Codec) -> BTreeMap<u64, Body> {
+    // Not `fastest`, which is level 0: stored as it is.
+    let level = libdeflater::CompressionLvl::new(1).expect("libdeflate has levels 0 to 12");
+    let mut deflate = libdeflater::Compressor::new(level);
+    let mut bodies = BTreeMap::new();
+    for (guest, piece) in (0..).zip(disk.chunks(cluster.len())) {
+        if piece.iter().all(|&byte| byte == 0) {
+            continue;
+        }
+        let mut whole = piece.to_vec();
+        whole.resize(cluster.len(), 0);
+        let body = match compression {
+            Codec::Deflate => {
+                let mut out = vec![0; deflate.deflate_compress_bound(whole.len())];
+                let len = deflate.deflate_compress(&whole, &mut out).expect("the bound is enough");
+                out.truncate(len);
+                out
+            }
+            Codec::Zstd => zstd::bulk::compress(&whole, 1).expect("memory is enough"),
+        };
+        bodies
+            .insert(guest, if body.len() < whole.len() { Body::Compressed(body) } else { Body::Raw(whole) });
+    }
+    bodies
+}

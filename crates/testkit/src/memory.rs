@@ -1,0 +1,253 @@
+//! A strict object store in memory.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use snapferry_base::units::{to_u64, to_usize};
+use snapferry_engine::hash::Crc64;
+use snapferry_engine::store::{
+    ETag, ListedObject, MAX_PARTS, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Operation, Part,
+    PartNumber, StoreError, StoredPart, Upload, UploadPlan, Whole,
+};
+
+struct Object {
+    body: Bytes,
+    etag: ETag,
+}
+
+struct Open {
+    key: ObjectKey,
+    replace: bool,
+    parts: BTreeMap<PartNumber, Part>,
+}
+
+#[derive(Default)]
+struct State {
+    objects: BTreeMap<ObjectKey, Object>,
+    uploads: BTreeMap<String, Open>,
+    /// Names uploads and versions.
+    count: u64,
+}
+
+/// Holds everything it is given, checks everything it can, forgets everything when dropped.
+pub struct MemoryStore {
+    bucket: String,
+    state: Mutex<State>,
+}
+
+impl MemoryStore {
+    /// An empty bucket that takes parts of any size.
+    #[must_use]
+    pub fn new(bucket: &str) -> Self {
+        Self { bucket: bucket.to_owned(), state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn operation(&self, request: &'static str, key: &ObjectKey) -> Operation {
+        Operation { request, target: self.url(key) }
+    }
+
+    fn refuse<T>(operation: Operation, code: &str, message: String) -> Result<T, StoreError> {
+        Err(StoreError::Refused { operation, status: 400, code: code.to_owned(), message, retry_after: None })
+    }
+}
+
+impl State {
+    fn next(&mut self) -> u64 {
+        self.count += 1;
+        self.count
+    }
+
+    fn store(&mut self, key: &ObjectKey, body: Bytes) {
+        let etag = ETag(format!("v{}", self.next()));
+        self.objects.insert(key.clone(), Object { body, etag });
+    }
+
+    fn open(&mut self, operation: &Operation, upload: &Upload) -> Result<&mut Open, StoreError> {
+        self.uploads
+            .get_mut(&upload.id)
+            .filter(|open| open.key == upload.key)
+            .ok_or_else(|| StoreError::NoSuchUpload { operation: operation.clone(), id: upload.id.clone() })
+    }
+}
+
+fn etag_of(part: &Part) -> ETag {
+    ETag(part.crc64.to_base64())
+}
+
+#[async_trait]
+impl ObjectStore for MemoryStore {
+    fn url(&self, key: &ObjectKey) -> String {
+        format!("memory://{}/{key}", self.bucket)
+    }
+
+    async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectMeta>, StoreError> {
+        Ok(self.state().objects.get(key).map(|object| ObjectMeta {
+            size: to_u64(object.body.len()),
+            etag: object.etag.clone(),
+            crc64: Some(Crc64::of(&object.body)),
+        }))
+    }
+
+    async fn put(&self, key: &ObjectKey, body: Bytes) -> Result<(), StoreError> {
+        self.state().store(key, body);
+        Ok(())
+    }
+
+    async fn get_range(
+        &self,
+        key: &ObjectKey,
+        range: Range<u64>,
+        version: Option<&ETag>,
+    ) -> Result<Bytes, StoreError> {
+        let operation = self.operation("GetObject", key);
+        let state = self.state();
+        let Some(object) = state.objects.get(key) else { return Err(StoreError::NoSuchKey { operation }) };
+        if version.is_some_and(|version| *version != object.etag) {
+            return Err(StoreError::Precondition {
+                operation,
+                reason: format!("the version is {}", object.etag.0),
+            });
+        }
+        if range.start > range.end || range.end > to_u64(object.body.len()) {
+            return Self::refuse(
+                operation,
+                "InvalidRange",
+                format!("{range:?} of {} bytes", object.body.len()),
+            );
+        }
+        Ok(object.body.slice(to_usize(range.start)..to_usize(range.end)))
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        self.state().objects.remove(key);
+        Ok(())
+    }
+
+    async fn create_upload(&self, key: &ObjectKey, plan: &UploadPlan) -> Result<Upload, StoreError> {
+        let mut state = self.state();
+        if !plan.replace && state.objects.contains_key(key) {
+            let operation = self.operation("CreateMultipartUpload", key);
+            return Err(StoreError::Precondition {
+                operation,
+                reason: "there is an object of that name already".to_owned(),
+            });
+        }
+        let id = format!("upload-{}", state.next());
+        state
+            .uploads
+            .insert(id.clone(), Open { key: key.clone(), replace: plan.replace, parts: BTreeMap::new() });
+        Ok(Upload { key: key.clone(), id })
+    }
+
+    async fn put_part(&self, upload: &Upload, part: Part) -> Result<StoredPart, StoreError> {
+        let operation = self.operation("UploadPart", &upload.key);
+        let mut state = self.state();
+        let open = state.open(&operation, upload)?;
+        if part.number.0 == 0 || u64::from(part.number.0) > MAX_PARTS {
+            return Self::refuse(operation, "InvalidArgument", format!("part number {}", part.number));
+        }
+        if Crc64::of(&part.body) != part.crc64 {
+            return Err(StoreError::Damaged {
+                operation,
+                reason: format!("part {} has another sum", part.number),
+            });
+        }
+        let stored = StoredPart { number: part.number, size: to_u64(part.body.len()), etag: etag_of(&part) };
+        // A copy, so that the sender's buffer goes back to its pool: an upload may be longer than all the buffers there are.
+        open.parts.insert(part.number, Part { body: Bytes::copy_from_slice(&part.body), ..part });
+        Ok(stored)
+    }
+
+    async fn list_parts(&self, upload: &Upload) -> Result<Vec<StoredPart>, StoreError> {
+        let operation = self.operation("ListParts", &upload.key);
+        let mut state = self.state();
+        let parts = state.open(&operation, upload)?.parts.values();
+        Ok(parts
+            .map(|part| StoredPart {
+                number: part.number,
+                size: to_u64(part.body.len()),
+                etag: etag_of(part),
+            })
+            .collect())
+    }
+
+    async fn complete(&self, upload: &Upload, parts: &[StoredPart], whole: &Whole) -> Result<(), StoreError> {
+        let operation = self.operation("CompleteMultipartUpload", &upload.key);
+        let mut state = self.state();
+        let open = state.open(&operation, upload)?;
+        if parts.is_empty() {
+            return Self::refuse(operation, "MalformedXML", "no parts".to_owned());
+        }
+        if !parts.is_sorted_by(|a, b| a.number < b.number) {
+            return Self::refuse(operation, "InvalidPartOrder", "the parts are not by number".to_owned());
+        }
+        if parts.len() != open.parts.len() {
+            let message = format!("{} parts were sent and {} are named", open.parts.len(), parts.len());
+            return Self::refuse(operation, "InvalidPart", message);
+        }
+        let mut body = BytesMut::new();
+        for named in parts {
+            let Some(part) = open.parts.get(&named.number).filter(|part| etag_of(part) == named.etag) else {
+                return Self::refuse(
+                    operation,
+                    "InvalidPart",
+                    format!("part {} is not that one", named.number),
+                );
+            };
+            body.extend_from_slice(&part.body);
+        }
+        if to_u64(body.len()) != whole.size {
+            return Self::refuse(
+                operation,
+                "InvalidRequest",
+                format!("{} bytes are not {}", body.len(), whole.size),
+            );
+        }
+        if Crc64::of(&body) != whole.crc64 {
+            return Err(StoreError::Damaged { operation, reason: "the whole has another sum".to_owned() });
+        }
+        let replace = open.replace;
+        if !replace && state.objects.contains_key(&upload.key) {
+            return Err(StoreError::Precondition {
+                operation,
+                reason: "there is an object of that name by now".to_owned(),
+            });
+        }
+        state.uploads.remove(&upload.id);
+        state.store(&upload.key, body.freeze());
+        Ok(())
+    }
+
+    async fn abort(&self, upload: &Upload) -> Result<(), StoreError> {
+        self.state().uploads.remove(&upload.id);
+        Ok(())
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, StoreError> {
+        let state = self.state();
+        let ours = state.objects.iter().filter(|(key, _)| key.as_str().starts_with(prefix));
+        let listed = ours.map(|(key, object)| ListedObject {
+            key: key.clone(),
+            size: to_u64(object.body.len()),
+            modified: None,
+        });
+        Ok(listed.collect())
+    }
+
+    async fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
+        let state = self.state();
+        let ours = state.uploads.iter().filter(|(_, open)| open.key.as_str().starts_with(prefix));
+        let listed = ours.map(|(id, open)| OpenUpload {
+            upload: Upload { key: open.key.clone(), id: id.clone() },
+            started: None,
+        });
+        Ok(listed.collect())
+    }
+}

@@ -1,0 +1,170 @@
+//! A store that fails as it is told to, request by request.
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use snapferry_engine::store::{
+    ETag, ListedObject, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part, StoreError, StoredPart, Upload,
+    UploadPlan, Whole,
+};
+
+/// What happens to one request.
+#[derive(Debug)]
+pub enum Fault {
+    /// It is answered with this, and nothing else happens.
+    Answer(StoreError),
+    /// The store does as asked, and the answer is replaced by this.
+    ApplyThen(StoreError),
+    /// There is never an answer.
+    Hang,
+    /// Whoever asks panics.
+    Panic,
+}
+
+#[derive(Default)]
+struct Script {
+    faults: HashMap<&'static str, VecDeque<Fault>>,
+    counts: HashMap<&'static str, u32>,
+    cut: Option<usize>,
+    hide_part: bool,
+    late_parts: u32,
+}
+
+/// Passes requests on to another store, but for those with a fault in the script. Requests go by S3's names.
+pub struct ScriptedStore {
+    inner: Arc<dyn ObjectStore>,
+    script: Mutex<Script>,
+}
+
+impl ScriptedStore {
+    /// Without faults so far.
+    #[must_use]
+    pub fn new(inner: Arc<dyn ObjectStore>) -> Self {
+        Self { inner, script: Mutex::default() }
+    }
+
+    fn script(&self) -> MutexGuard<'_, Script> {
+        self.script.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next request of this name that has no fault yet has this one.
+    pub fn next(&self, request: &'static str, fault: Fault) {
+        self.script().faults.entry(request).or_default().push_back(fault);
+    }
+
+    /// The next object's bytes end after so many.
+    pub fn cut_next(&self, bytes: usize) {
+        self.script().cut = Some(bytes);
+    }
+
+    /// The next list of an upload's parts lacks its last one.
+    pub fn hide_a_part(&self) {
+        self.script().hide_part = true;
+    }
+
+    /// The next so many times that an upload is aborted, the store says that it was, and keeps its parts: as if they arrived late.
+    pub fn late_parts(&self, times: u32) {
+        self.script().late_parts = times;
+    }
+
+    /// Forgets the faults that have not happened.
+    pub fn clear(&self) {
+        self.script().faults.clear();
+    }
+
+    /// How many requests of this name there were.
+    #[must_use]
+    pub fn count(&self, request: &str) -> u32 {
+        self.script().counts.get(request).copied().unwrap_or(0)
+    }
+
+    /// The store behind.
+    #[must_use]
+    pub fn inner(&self) -> &dyn ObjectStore {
+        &*self.inner
+    }
+
+    async fn pass<T>(
+        &self,
+        request: &'static str,
+        work: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        let fault = {
+            let mut script = self.script();
+            *script.counts.entry(request).or_default() += 1;
+            script.faults.get_mut(request).and_then(VecDeque::pop_front)
+        };
+        match fault {
+            None => work.await,
+            Some(Fault::Answer(err)) => Err(err),
+            Some(Fault::ApplyThen(err)) => {
+                work.await?;
+                Err(err)
+            }
+            Some(Fault::Hang) => std::future::pending().await,
+            Some(Fault::Panic) => panic!("as planned"),
+        }
+    }
+}
+
+#[async_trait]
+impl ObjectStore for ScriptedStore {
+    fn url(&self, key: &ObjectKey) -> String {
+        self.inner.url(key)
+    }
+    async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectMeta>, StoreError> {
+        self.pass("HeadObject", self.inner.head(key)).await
+    }
+    async fn put(&self, key: &ObjectKey, body: Bytes) -> Result<(), StoreError> {
+        self.pass("PutObject", self.inner.put(key, body)).await
+    }
+    async fn get_range(
+        &self,
+        key: &ObjectKey,
+        range: Range<u64>,
+        version: Option<&ETag>,
+    ) -> Result<Bytes, StoreError> {
+        let bytes = self.pass("GetObject", self.inner.get_range(key, range, version)).await?;
+        let cut = self.script().cut.take();
+        Ok(cut.map_or(bytes.clone(), |len| bytes.slice(..len.min(bytes.len()))))
+    }
+    async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        self.pass("DeleteObject", self.inner.delete(key)).await
+    }
+    async fn create_upload(&self, key: &ObjectKey, plan: &UploadPlan) -> Result<Upload, StoreError> {
+        self.pass("CreateMultipartUpload", self.inner.create_upload(key, plan)).await
+    }
+    async fn put_part(&self, upload: &Upload, part: Part) -> Result<StoredPart, StoreError> {
+        self.pass("UploadPart", self.inner.put_part(upload, part)).await
+    }
+    async fn list_parts(&self, upload: &Upload) -> Result<Vec<StoredPart>, StoreError> {
+        let mut parts = self.pass("ListParts", self.inner.list_parts(upload)).await?;
+        if std::mem::take(&mut self.script().hide_part) {
+            parts.pop();
+        }
+        Ok(parts)
+    }
+    async fn complete(&self, upload: &Upload, parts: &[StoredPart], whole: &Whole) -> Result<(), StoreError> {
+        self.pass("CompleteMultipartUpload", self.inner.complete(upload, parts, whole)).await
+    }
+    async fn abort(&self, upload: &Upload) -> Result<(), StoreError> {
+        let late = {
+            let mut script = self.script();
+            let late = script.late_parts > 0;
+            script.late_parts = script.late_parts.saturating_sub(1);
+            late
+        };
+        let abort = async { if late { Ok(()) } else { self.inner.abort(upload).await } };
+        self.pass("AbortMultipartUpload", abort).await
+    }
+    async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, StoreError> {
+        self.pass("ListObjectsV2", self.inner.list(prefix)).await
+    }
+
+    async fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
+        self.pass("ListMultipartUploads", self.inner.list_uploads(prefix)).await
+    }
+}

@@ -1,0 +1,54 @@
+//! `snapferry config show`: what is configured, and where it comes from.
+
+use crate::cli::error::CommandResult;
+use crate::cli::session::Session;
+use clap::{Args as Group, Subcommand};
+use std::io::Write as _;
+
+use serde_json::json;
+
+use super::exit::Code;
+use super::foreign;
+use super::settings::{DEFAULT_FILE, Shown};
+use super::table::Table;
+
+#[derive(Debug, Group)]
+pub struct ConfigArgs {
+    #[command(subcommand)]
+    pub action: ConfigAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigAction {
+    /// Print every setting, its value and where that comes from
+    Show {
+        /// Print JSON on stdout
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Prints the settings that `command` runs with.
+pub fn run(args: &ConfigArgs, session: &Session, command: &clap::Command) -> CommandResult<Code> {
+    let ConfigAction::Show { json } = &args.action;
+    let shown = session.settings.show(command, &session.environment);
+    if *json {
+        let list: Vec<_> = shown
+            .iter()
+            .map(|Shown { name, value, origin }| json!({ "name": name, "value": value, "origin": origin.to_string() }))
+            .collect();
+        super::print_json(&list)?;
+        return Ok(Code::Done);
+    }
+    let mut out = foreign::out();
+    match session.settings.file() {
+        Some(path) => writeln!(out, "file: {}", path.display())?,
+        None => writeln!(out, "file: none ({DEFAULT_FILE} is not there)")?,
+    }
+    let mut table = Table::new(&["setting", "value", "from"]);
+    for Shown { name, value, origin } in shown {
+        table.row(vec![name, value.unwrap_or_default(), origin.to_string()]);
+    }
+    table.write(&mut out)?;
+    Ok(Code::Done)
+}

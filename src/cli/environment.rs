@@ -1,0 +1,37 @@
+//! The environment variables of this process.
+
+/// Variables, read once, so that tests can pass others.
+#[derive(Clone, Default)]
+pub struct Environment {
+    variables: std::collections::BTreeMap<String, String>,
+}
+
+impl Environment {
+    /// The process' own.
+    pub fn of_process() -> Self {
+        Self {
+            variables: std::env::vars_os()
+                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+                .collect(),
+        }
+    }
+
+    /// The variables' names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.variables.keys().map(String::as_str)
+    }
+
+    /// A variable's value, unless it is empty.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+}
+
+#[cfg(test)]
+impl Environment {
+    pub fn made_up(variables: &[(&str, &str)]) -> Self {
+        Self {
+            variables: variables.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),
+        }
+    }
+}

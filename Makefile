@@ -103,6 +103,7 @@ test: export SNAPFERRY_SKIPPED := $(CURDIR)/target/skipped.txt
 test: test-tools check-terraform ## The whole test suite; installs what it needs
 	if $(CARGO) nextest --version >/dev/null 2>&1; then
 		$(CARGO) nextest run --locked --workspace
+		scripts/slowest-tests.py
 	else
 		$(CARGO) test --locked --workspace --lib --bins --tests --examples
 	fi

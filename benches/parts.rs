@@ -1,6 +1,7 @@
-//! The parts by themselves: the zero test beside memcpy, each codec, the layout, and the whole pipeline without a disk or a network.
+//! Benchmarks of single parts: the zero test in comparison with memcpy, each codec, the layout, and the whole
+//! pipeline without a disk or a network.
 //!
-//! `make bench-parts`. The comparison with qemu-img on a real disk is `benches/compare.py`.
+//! `make bench-parts` runs them. The comparison with qemu-img on a real disk is `benches/compare.py`.
 #![allow(missing_docs)]
 
 use std::hint::black_box;
@@ -12,19 +13,20 @@ use snapferry_base::clock::SystemClock;
 use snapferry_base::units::{ByteCount, ClusterBits, GIB, GuestCluster, MIB, to_u64, to_usize};
 use snapferry_engine::compress::{Codec, Encoder, Level, is_zero};
 use snapferry_engine::convert::counters::Counters;
-use snapferry_engine::convert::plan::{Destination, Options};
+use snapferry_engine::convert::plan::Options;
 use snapferry_engine::convert::{Conversion, Target, plan_for};
 use snapferry_engine::source::{InUse, RawSource};
-use snapferry_engine::store::ObjectKey;
+use snapferry_engine::store::Location;
+use snapferry_engine::store::{ObjectKey, Overwrite};
 use snapferry_qcow2::{Geometry, Layout};
 use snapferry_testkit::disks::{Disk, Kind};
 use snapferry_testkit::memory::MemoryStore;
 
-/// Larger than the caches, so that what is measured is memory.
+/// Larger than the caches, so that the benchmark measures the memory.
 const ZEROS: u64 = 256 * MIB;
 
 fn zero_test(c: &mut Criterion) {
-    // Written to, so that the kernel maps memory and not its one page of zeros.
+    // Written to, so that the kernel maps real memory instead of its shared zero page.
     let mut zeros = vec![1_u8; to_usize(ZEROS)];
     black_box(&mut zeros).fill(0);
     let mut copy = vec![1_u8; to_usize(ZEROS)];
@@ -35,7 +37,7 @@ fn zero_test(c: &mut Criterion) {
     group.finish();
 }
 
-/// 8 MiB of what disks hold: this program itself, which is code, tables and text.
+/// Returns 8 MiB of realistic disk content: this program itself, with code, tables and text.
 fn sample() -> Vec<u8> {
     let own = std::env::current_exe().and_then(std::fs::read).expect("a program can read itself");
     own.iter().copied().cycle().take(to_usize(8 * MIB)).collect()
@@ -96,7 +98,7 @@ fn pipeline(c: &mut Criterion) {
         .build()
         .expect("a runtime");
     let options = Options::default();
-    let plan = plan_for(&source, &options, Destination::Bucket).expect("a plan");
+    let plan = plan_for(&source, &options, Location::Bucket).expect("a plan");
     let mut group = c.benchmark_group("pipeline");
     group.throughput(Throughput::Bytes(size)).sample_size(10);
     group.bench_function("from memory to memory, deflate fast", |b| {
@@ -104,7 +106,7 @@ fn pipeline(c: &mut Criterion) {
             || Target {
                 store: Arc::new(MemoryStore::new("bench")),
                 key: ObjectKey::new("disk.qcow2").expect("a key"),
-                replace: false,
+                overwrite: Overwrite::Refuse,
             },
             |target| {
                 let conversion = Conversion {
@@ -116,7 +118,7 @@ fn pipeline(c: &mut Criterion) {
                     cancel: Cancel::new(),
                     counters: Arc::new(Counters::default()),
                 };
-                conversion.run(runtime.handle(), &Vec::new).expect("converted").manifest.image.size
+                conversion.run(runtime.handle()).expect("converted").manifest.image.size
             },
             BatchSize::PerIteration,
         );

@@ -67,9 +67,10 @@ def listed():
     bundled = [f"- `{name}` brings {what}" for name, what in sorted(BUNDLED.items()) if any(name == crate for crate, _ in program)]
     return f"""# Licences
 
-snapferry itself is under the Apache License 2.0 ([LICENSE](../LICENSE)). What follows is made by `scripts/licences.py` from `Cargo.lock` and
-what each crate says of itself, and `make lint` looks whether it still is what that makes. `deny.toml` says which licences are taken in;
-`make lint` holds every crate to it where cargo-deny is installed, as it is in CI. The packages of a release carry the texts
+snapferry itself is under the Apache License 2.0 ([LICENSE](../LICENSE)). What follows is made by
+`scripts/licences.py` from `Cargo.lock` and what each crate says of itself, and `make lint` looks whether it
+still is what that makes. `deny.toml` says which licences are taken in; `make lint` holds every crate to it
+where cargo-deny is installed, as it is in CI. The packages of a release carry the texts
 (`third-party-licences.txt`).
 
 ## In the program

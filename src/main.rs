@@ -1,4 +1,5 @@
-//! The `snapferry` command: the only place that reads arguments and the environment, prints, and picks concrete stores and sources.
+//! The `snapferry` command: the only place that reads arguments and the environment, prints, and picks
+//! concrete stores and sources.
 
 use std::process::ExitCode;
 

@@ -1,7 +1,8 @@
-//! Compresses every cluster of a device or file on one thread: what do the codecs cost by themselves?
+//! Measures the CPU time of the codecs: compresses every cluster of a device or file on one thread.
 //!
-//! `codec_alone PATH [CODEC LEVEL]...` prints one JSON object a codec and level: `{"codec", "level", "cpu_seconds", "in", "out", ...}`.
-//! `in` counts the bytes of clusters that hold anything; zero clusters are skipped, as in the product.
+//! `codec_alone PATH [CODEC LEVEL]...` prints one JSON object for each codec and level: `{"codec", "level",
+//! "cpu_seconds", "in", "out", ...}`. `in` is the number of bytes in clusters that are not zero. Zero
+//! clusters are skipped, as in the product.
 #![allow(clippy::print_stdout)]
 
 use std::error::Error;
@@ -13,7 +14,7 @@ use snapferry_engine::compress::{Codec, Encoder, Level, is_zero};
 use snapferry_engine::source::aligned::AlignedBuf;
 use snapferry_engine::source::{InUse, RawSource, Source};
 
-/// Bytes compressed between two looks at the clock: enough that reading the clock costs nothing.
+/// Bytes that are read at a time.
 const BATCH: u64 = 64 * MIB;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -47,7 +48,8 @@ fn run(path: &Path, codec: Codec, level: Level) -> Result<(), Box<dyn Error>> {
     let mut at = 0;
     while at < source.size().0 {
         source.read_at(GuestOffset(at), &mut buf)?;
-        // Only the encoder is on the clock. One thread that never waits: its wall time is its CPU time, as long as nothing else runs.
+        // Only the encoder is timed. One thread never waits, so its elapsed time is its CPU time, as long as
+        // nothing else runs.
         for bytes in buf.chunks(cluster.len()) {
             if is_zero(bytes) {
                 continue;

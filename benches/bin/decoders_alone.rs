@@ -1,7 +1,8 @@
-//! Decodes every deflate body of an image on one thread: which inflate is the fastest on what images hold?
+//! Compares the speed of inflate implementations: decodes every deflate body of an image on one thread.
 //!
-//! `decoders_alone IMAGE` prints one JSON object a decoder: `{"decoder", "seconds", "in", "out", "mb_per_second"}`. Seconds are the best of
-//! three rounds, in which the decoders take turns; megabytes are those of the disk. Every decoder must give the same bytes.
+//! `decoders_alone IMAGE` prints one JSON object for each decoder: `{"decoder", "seconds", "in", "out",
+//! "mb_per_second"}`. The time is the best of three rounds, in which the decoders take turns. Megabytes are
+//! those of the disk. Every decoder must return the same bytes.
 #![allow(unsafe_code, clippy::print_stdout)]
 
 use std::error::Error;
@@ -12,10 +13,11 @@ use snapferry_base::units::{HostOffset, to_u64, to_usize};
 use snapferry_engine::image::LocalImage;
 use snapferry_qcow2::{Codec, Image, ImageFile, Limits, Mappings, Stored};
 
-/// Rounds over the image, of which the best counts: what else the machine does only makes a round slower.
+/// Number of rounds over the image. The best one counts, because other load on the machine only makes a round
+/// slower.
 const ROUNDS: usize = 3;
 
-/// Clusters decoded between two looks at the clock.
+/// Number of clusters decoded between two readings of the clock.
 const BATCH: usize = 32;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -52,12 +54,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// One decoder's way over all of the image.
+/// Result of one decoder for the whole image.
 struct Run {
     spent: Duration,
-    /// Bytes of bodies, up to the end of their last sectors.
+    /// Number of bytes in bodies, each up to the end of its last sector.
     taken: u64,
-    /// Bytes of clusters.
+    /// Number of bytes in decoded clusters.
     given: u64,
     sum: blake3::Hash,
 }
@@ -82,7 +84,7 @@ fn run(file: &LocalImage, mappings: &Mappings, decoder: &mut Inflate) -> Result<
             run.taken += len;
             read.push(body);
         }
-        // Only the decoder is on the clock.
+        // Only the decoder is timed.
         let begun = Instant::now();
         for (body, cluster) in read.iter().zip(out.chunks_mut(step)) {
             decoder.decode(body, cluster)?;
@@ -122,7 +124,7 @@ impl Inflate {
         }
     }
 
-    /// Fills the cluster, or fails.
+    /// Decodes a body that must fill the cluster.
     fn decode(&mut self, body: &[u8], cluster: &mut [u8]) -> Result<(), Box<dyn Error>> {
         let len = match self {
             Self::Libdeflate(engine) => engine.deflate_decompress(body, cluster)?,
@@ -150,23 +152,24 @@ mod isal {
 
     impl Inflate {
         pub(super) fn new() -> Self {
-            // All zeros are a value of it: integers, pointers and arrays of them.
+            // All zeros are a valid value: it consists of integers, pointers, and arrays of these.
             let mut state = Box::<inflate_state>::new_zeroed();
-            // SAFETY: the state is as large as the function takes it to be, and the call sets its fields and nothing else.
+            // SAFETY: the state has the size that the function expects, and the call only sets its fields.
             unsafe { isal_inflate_init(state.as_mut_ptr()) };
             Self(state)
         }
 
         pub(super) fn decode(&mut self, body: &[u8], cluster: &mut [u8]) -> Result<usize, String> {
-            // SAFETY: zeroed and then initialised in `new`, and any bytes are a value of it.
+            // SAFETY: the state was zeroed and then initialised in `new`, and any bytes are a valid value of
+            // it.
             let state = unsafe { self.0.assume_init_mut() };
-            // ISA-L takes a mutable pointer and only reads from it.
+            // ISA-L takes a mutable pointer, but only reads from it.
             state.next_in = body.as_ptr().cast_mut();
             state.avail_in = u32::try_from(body.len()).map_err(|why| why.to_string())?;
             state.next_out = cluster.as_mut_ptr();
             state.avail_out = u32::try_from(cluster.len()).map_err(|why| why.to_string())?;
-            // SAFETY: next_in and next_out point to live slices of avail_in and avail_out bytes that do not overlap; they are not
-            // used after the call.
+            // SAFETY: next_in and next_out point to live slices of avail_in and avail_out bytes that do not
+            // overlap. ISA-L does not use them after the call.
             let outcome = unsafe { isal_inflate_stateless(state) };
             if outcome != 0 {
                 return Err(format!("isa-l says {outcome}"));

@@ -1,8 +1,8 @@
-//! Reads a whole device or file and drops the bytes: how fast is the reader alone?
+//! Measures the speed of the reader alone: reads a whole device or file and discards the bytes.
 //!
 //! `read_device PATH [pread|uring] [DEPTH] [CHUNK_MIB]` prints `{"seconds", "cpu_seconds", "bytes", ...}`.
-//! `pread` is the reader of the product, one thread for each read in flight; `uring` is the same reads by one thread
-//! through io_uring, kept for the comparison in `benches/README.md`.
+//! `pread` is the reader of the product, with one thread for each concurrent read. `uring` does the same
+//! reads in one thread through io_uring; it is kept for the comparison in `benches/README.md`.
 #![allow(unsafe_code, clippy::print_stdout)]
 
 use std::error::Error;
@@ -77,7 +77,8 @@ fn by_ring(path: &str, size: u64, depth: usize, chunk: usize) -> Result<(), Box<
             let len = u32::try_from(to_u64(chunk).min(size - next))?;
             let read =
                 opcode::Read::new(types::Fd(file.as_raw_fd()), buffers[slot].as_mut_ptr(), len).offset(next);
-            // SAFETY: the buffer belongs to this slot alone until its completion is seen, and outlives the ring.
+            // SAFETY: the buffer belongs to this slot alone until its completion is seen, and outlives the
+            // ring.
             unsafe { ring.submission().push(&read.build().user_data(to_u64(slot)))? };
             next += u64::from(len);
             flying += 1;
@@ -94,13 +95,14 @@ fn by_ring(path: &str, size: u64, depth: usize, chunk: usize) -> Result<(), Box<
     Ok(())
 }
 
-/// User and system time of this process, io_uring's kernel threads included as far as the kernel charges them to it.
+/// Returns the user and system time of this process. It includes io_uring's kernel threads as far as the
+/// kernel charges them to the process.
 fn cpu_seconds() -> Result<f64, Box<dyn Error>> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
     let (_, rest) = stat.rsplit_once(')').ok_or("/proc/self/stat has no command")?;
     let mut fields = rest.split_whitespace().skip(11);
     let mut ticks =
         || -> Result<f64, Box<dyn Error>> { Ok(fields.next().ok_or("/proc/self/stat is short")?.parse()?) };
-    // USER_HZ is 100 on every Linux that we run on.
+    // USER_HZ is 100 on every Linux that snapferry supports.
     Ok((ticks()? + ticks()?) / 100.0)
 }

@@ -1,12 +1,13 @@
-//! Any bytes: the parser refuses or reads, never panics; what it reads it would write so that it reads the same.
+//! Any bytes as a header: the parser never panics. Writing a parsed header and parsing it again gives the
+//! same header.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use snapferry_qcow2::Header;
 use snapferry_base::units::{ByteCount, to_u64};
+use snapferry_qcow2::Header;
 
 fuzz_target!(|start: &[u8]| {
-    // As the file's only bytes, and as the first of a file in which every table has its place.
+    // Once as the whole file, and once as the start of a file that is large enough for every table.
     for file_len in [ByteCount(to_u64(start.len())), ByteCount(u64::MAX)] {
         if let Ok(header) = Header::parse(start, file_len) {
             let mut written = Vec::new();

@@ -1,34 +1,37 @@
-//! Any bytes as an image: opened, audited, loaded and decoded, without a panic and in bounded memory; two ways of reading agree.
+//! Any bytes as an image: it is opened, checked, loaded and decoded without a panic and in bounded memory.
+//! Two readers return the same content.
 #![no_main]
 
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
 use snapferry_base::cancel::Cancel;
-use snapferry_qcow2::check::check;
-use snapferry_qcow2::{Image, Limits, Marked};
+use snapferry_base::units::{ByteCount, GIB, GuestCluster};
 use snapferry_engine::image::ImageSource;
 use snapferry_engine::source::Source;
 use snapferry_qcow2::MemoryFile;
+use snapferry_qcow2::check::check;
+use snapferry_qcow2::{CorruptPolicy, Image, Limits};
 use snapferry_testkit::plain::decode_cluster;
-use snapferry_base::units::{ByteCount, GIB, GuestCluster};
 
-/// Clusters of one image that are decoded: enough for each kind, few enough to go on to the next image.
+/// Largest number of clusters of one image that are decoded: enough for each kind, and few enough to continue
+/// with the next image.
 const CLUSTERS: usize = 64;
 
 fuzz_target!(|bytes: &[u8]| {
     let file = MemoryFile::new(bytes.into());
-    let limits = Limits { largest_disk: ByteCount(64 * GIB), marked_corrupt: Marked::Read };
+    let limits = Limits { largest_disk: ByteCount(64 * GIB), marked_corrupt: CorruptPolicy::Read };
     let Ok(image) = Image::open(&file, &limits) else { return };
-    // Whatever it finds, it ends.
+    // The findings don't matter, only that the check ends.
     let _ = check(&file, &image, &Cancel::new());
     let Ok(mappings) = image.load(&file) else { return };
-    let source = ImageSource::open(Arc::new(MemoryFile::new(bytes.into())), &limits).expect("it was opened and loaded just now");
+    let source = ImageSource::open(Arc::new(MemoryFile::new(bytes.into())), &limits)
+        .expect("it was opened and loaded just now");
     let cluster = mappings.cluster();
     let last = GuestCluster(mappings.guest_clusters().saturating_sub(1));
     for (guest, _) in mappings.iter().take(CLUSTERS) {
         let plain = decode_cluster(&file, &image, &mappings, guest);
-        // Whole sectors of whole clusters, within the disk.
+        // The source reads only whole sectors within the disk.
         if guest == last || cluster.len() < source.alignment() {
             continue;
         }
@@ -36,7 +39,9 @@ fuzz_target!(|bytes: &[u8]| {
         match (plain, source.read_at(guest.offset(cluster), &mut read)) {
             (Ok(plain), Ok(())) => assert!(plain == read, "cluster {} reads in two ways", guest.0),
             (Err(_), Err(_)) => {}
-            (plain, read) => panic!("cluster {}: {:?} and {:?}", guest.0, plain.map(|bytes| bytes.len()), read),
+            (plain, read) => {
+                panic!("cluster {}: {:?} and {:?}", guest.0, plain.map(|bytes| bytes.len()), read)
+            }
         }
     }
     assert!(mappings.memory().0 <= image.file_len().0, "tables of more bytes than the file has");

@@ -1,9 +1,10 @@
-//! Any bytes as a body of deflate: it decodes to exactly one cluster, twice alike and whatever follows it, or is refused.
+//! Any bytes as a deflate body: it decodes to exactly one cluster, or is refused. Decoding it again, or with
+//! other bytes after it, gives the same result.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use snapferry_engine::compress::{Codec, Decoder};
 use snapferry_base::units::ClusterBits;
+use snapferry_engine::compress::{Codec, Decoder};
 
 fuzz_target!(|body: &[u8]| {
     for bits in [9, 12, 16] {
@@ -14,7 +15,7 @@ fuzz_target!(|body: &[u8]| {
         assert_eq!(decoder.decode(body, &mut other), decoded);
         if decoded.is_ok() {
             assert!(one == other, "bytes that nobody wrote");
-            // A body is followed by the next one, up to the end of its last sector.
+            // In an image, the next body follows, up to the end of the last sector.
             let mut followed = body.to_vec();
             followed.extend([0x5a; 100]);
             other.fill(0);

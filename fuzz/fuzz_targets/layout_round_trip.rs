@@ -1,16 +1,17 @@
-//! Any calls in any order, at any cluster size: the image that comes of them is what the model reads, and every refcount is right.
+//! Any calls in any order, with any cluster size: the model reads the resulting image as it was placed, and
+//! every refcount is right.
 #![no_main]
 
 use std::collections::BTreeMap;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
+use snapferry_base::units::{ByteCount, ClusterBits, GuestCluster, to_u64, to_usize};
 use snapferry_qcow2::{Codec, Finished, Geometry, Layout};
 use snapferry_testkit::model::{Model, Stored};
-use snapferry_base::units::{ByteCount, ClusterBits, GuestCluster, to_u64, to_usize};
 
-/// Most bytes of head, and of bodies, that one input may ask for, and most clusters where those are large: more would only be
-/// slower.
+/// Largest size of the head, and of the bodies, for one input. `MOST_CLUSTERS` raises it for large clusters.
+/// More would only be slower.
 const MOST_BYTES: u64 = 128 << 10;
 const MOST_CLUSTERS: u64 = 4;
 
@@ -18,26 +19,26 @@ const MOST_CLUSTERS: u64 = 4;
 struct Disk {
     cluster: u8,
     size: u64,
-    /// The size is shifted right by so much, so that small disks are as likely as large ones.
+    /// Number of bits by which `size` is shifted right, so that small disks are as likely as large ones.
     shift: u8,
     zstd: bool,
-    calls: Vec<Call>,
+    calls: Vec<LayoutCall>,
 }
 
 #[derive(Arbitrary, Debug)]
-enum Call {
+enum LayoutCall {
     Compressed { guest: u64, len: u32 },
     Raw { guest: u64 },
     EndSegment,
 }
 
-/// A byte that tells this cluster's body from its neighbours', and from a gap.
+/// Returns a byte that differs from that of the neighbouring clusters, and from the zeros of a gap.
 fn mark(guest: u64) -> u8 {
     u8::try_from(guest % 255).expect("below 255") + 1
 }
 
 fuzz_target!(|disk: Disk| {
-    // Seven of eight inputs have small clusters: the work of one input grows with the cluster, what it can show does not.
+    // Seven of eight inputs have small clusters: large clusters make an input slower, but not more useful.
     let sizes = if disk.cluster < 32 { 13 } else { 5 };
     let cluster = ClusterBits::new(9 + u32::from(disk.cluster) % sizes).expect("from 9 to 21");
     let Ok(geometry) = Geometry::new(ByteCount(disk.size >> (disk.shift % 64)), cluster) else { return };
@@ -51,9 +52,9 @@ fuzz_target!(|disk: Disk| {
     let mut placed = BTreeMap::new();
     for call in disk.calls {
         let (guest, len) = match call {
-            Call::Compressed { guest, len } => (guest, u64::from(len) % (cluster.size() - 1) + 1),
-            Call::Raw { guest } => (guest, cluster.size()),
-            Call::EndSegment => {
+            LayoutCall::Compressed { guest, len } => (guest, u64::from(len) % (cluster.size() - 1) + 1),
+            LayoutCall::Raw { guest } => (guest, cluster.size()),
+            LayoutCall::EndSegment => {
                 let gap = layout.pad_to_cluster();
                 assert!(gap < cluster.size());
                 file.resize(file.len() + to_usize(gap), 0);

@@ -1,4 +1,5 @@
-//! Any answer of a store: the one thing that we read in it ourselves is a region's name, or nothing.
+//! Any response of a store: the only part that snapferry itself parses gives the name of a region, or
+//! nothing.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -6,7 +7,7 @@ use snapferry_s3::region_in;
 
 fuzz_target!(|answer: &[u8]| {
     if let Some(region) = region_in(answer) {
-        // It goes into a message and into nothing else; a terminal must not take it for commands.
+        // The name goes into a message and nowhere else. It must not contain terminal control sequences.
         assert!(!region.is_empty() && region.len() <= 64);
         assert!(region.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_'));
     }

@@ -1,13 +1,14 @@
-//! A good header with any tables behind it: the walk over L1 and L2 takes or refuses each entry, and what it takes lies in the file.
+//! A valid header with any tables after it: the walk over L1 and L2 accepts or refuses each entry, and the
+//! accepted ones lie within the file.
 #![no_main]
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use snapferry_base::cancel::Cancel;
+use snapferry_base::units::{ByteCount, ClusterBits, MIB, to_u64, to_usize};
+use snapferry_qcow2::MemoryFile;
 use snapferry_qcow2::check::check;
 use snapferry_qcow2::{Codec, Geometry, Header, Image, Limits, Stored};
-use snapferry_qcow2::MemoryFile;
-use snapferry_base::units::{ByteCount, ClusterBits, MIB, to_u64, to_usize};
 
 #[derive(Arbitrary, Debug)]
 struct Tables {
@@ -34,7 +35,7 @@ fuzz_target!(|tables: Tables| {
     let mut header = Header::new(&geometry, compression);
     header.extended_l2 = tables.extended;
     header.refcount_order = u32::from(tables.refcount_order % 7);
-    // Twice as many entries as are needed, for the entries of extended tables.
+    // Twice as many entries as are needed, because an extended L2 table maps half as many clusters.
     header.l1_entries *= 2;
     let mut file = Vec::new();
     header.write(&mut file);
@@ -56,7 +57,9 @@ fuzz_target!(|tables: Tables| {
         match stored {
             Stored::Zero => panic!("zeros are not iterated over"),
             Stored::Raw(at) | Stored::Subclusters(at, _) => assert!(at.0 < len, "{at} of {len}"),
-            Stored::Compressed { at, len: body } => assert!(at.0 + body <= len && body > 0, "{at} {body} of {len}"),
+            Stored::Compressed { at, len: body } => {
+                assert!(at.0 + body <= len && body > 0, "{at} {body} of {len}")
+            }
         }
     }
 });

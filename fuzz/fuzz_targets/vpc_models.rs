@@ -1,15 +1,16 @@
-//! Any bytes as an answer of the VPC API: a model, or an error; and states that nobody has heard of are kept as they came.
+//! Any bytes as a response of the VPC API: they give a model or an error, and unknown states are kept as they
+//! are.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::from_slice;
 use snapferry_ibmcloud::vpc::Crn;
 use snapferry_ibmcloud::vpc::model::{
-    ExportJob, ExportState, Image, ImageState, Instance, InstanceState, Key, OperatingSystem, Region, Snapshot, SnapshotClone,
-    SnapshotState, Subnet, Volume, VolumeAttachment, VolumeState, Vpc, Zone,
+    ExportJob, ExportState, Image, ImageState, Instance, InstanceState, Key, OperatingSystem, Region,
+    Snapshot, SnapshotClone, SnapshotState, Subnet, Volume, VolumeAttachment, VolumeState, Vpc, Zone,
 };
 
-/// Reads a state as the API wrote it, and writes it again.
+/// Asserts that a state converts to text and back without a change.
 macro_rules! round_trip {
     ($state:expr, $kind:ident) => {
         let state = $state;

@@ -1,10 +1,12 @@
-//! Any bytes as the body of an error: what is shown of it is one line, not endless, and moves no cursor.
+//! Any bytes as the body of an error response: the message is one line of limited length, without control
+//! characters.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use snapferry_ibmcloud::vpc::Refusal;
 
-/// Eight errors of three texts each, cut at 400 characters of up to four bytes, and what stands between them.
+/// Limit for eight errors of three texts each, cut to 400 characters of up to four bytes, with the
+/// separators.
 const LONGEST: usize = 64 << 10;
 
 fuzz_target!(|input: (u16, &[u8])| {

@@ -8,12 +8,12 @@ use std::time::Duration;
 use clap::Args as Group;
 use snapferry_base::units::ByteCount;
 use snapferry_engine::compress::{Codec, Level};
-use snapferry_engine::convert::plan::Bodies;
+use snapferry_engine::convert::plan::StoreAs;
 use snapferry_fleet::replicate::device::BY_ID;
 use snapferry_fleet::replicate::{Age, Newest};
 use snapferry_ibmcloud::vpc::{ResourceName, Tag};
 
-/// A codec, or none at all.
+/// Codec for an image's clusters, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CodecChoice {
     Codec(Codec),
@@ -31,7 +31,8 @@ impl FromStr for CodecChoice {
 }
 
 impl CodecChoice {
-    /// What the image's header speaks of: deflate where nobody cares.
+    /// Returns the codec for the image's header. An uncompressed image names deflate there, although no
+    /// cluster uses it.
     pub fn codec(self) -> Codec {
         match self {
             Self::Codec(codec) => codec,
@@ -39,22 +40,22 @@ impl CodecChoice {
         }
     }
 
-    pub fn bodies(self) -> Bodies {
+    pub fn bodies(self) -> StoreAs {
         match self {
-            Self::Codec(_) => Bodies::Compressed,
-            Self::None => Bodies::Raw,
+            Self::Codec(_) => StoreAs::Compressed,
+            Self::None => StoreAs::Raw,
         }
     }
 }
 
-/// Where the image goes.
+/// Destination of an image: a bucket or a file.
 #[derive(Debug, Group)]
 pub struct DestinationArgs {
     /// Send the image into this bucket
     #[arg(long, value_name = "NAME", conflicts_with = "output")]
     pub bucket: Option<String>,
 
-    /// The image's name in the bucket [default: HOST-DEVICE-UTC.qcow2]
+    /// Key of the image in the bucket [default: HOST-DEVICE-UTC.qcow2]
     #[arg(long, value_name = "KEY", conflicts_with = "output")]
     pub key: Option<String>,
 
@@ -66,11 +67,12 @@ pub struct DestinationArgs {
     pub store: StoreArgs,
 }
 
-/// How the object store is reached.
+/// Address and credentials of the object store.
 #[derive(Clone, Debug, Default, Group)]
 #[command(next_help_heading = "Object store")]
 pub struct StoreArgs {
-    /// The store's address, or IBM COS' own by kind: direct (from inside a VPC), private, public [default: direct]
+    /// Address of the store, or a kind of IBM COS endpoint: direct (from inside a VPC), private, public
+    /// [default: direct]
     #[arg(long, value_name = "URL|KIND")]
     pub endpoint: Option<String>,
 
@@ -86,7 +88,7 @@ pub struct StoreArgs {
     pub identity: IdentityArgs,
 }
 
-/// Who we are to IBM Cloud.
+/// Credentials for IBM Cloud, and the services that issue tokens for them.
 #[derive(Clone, Debug, Default, Group)]
 #[command(next_help_heading = "Identity")]
 #[allow(rustdoc::bare_urls, reason = "they are the help's text")]
@@ -99,11 +101,12 @@ pub struct IdentityArgs {
     #[arg(long, value_name = "ID|default", conflicts_with = "api_key_file")]
     pub trusted_profile: Option<String>,
 
-    /// Where IBM IAM gives tokens [default: https://iam.cloud.ibm.com]
+    /// Address of IBM IAM, which issues tokens [default: https://iam.cloud.ibm.com]
     #[arg(long, value_name = "URL")]
     pub iam_endpoint: Option<String>,
 
-    /// The instance metadata service [default: http://169.254.169.254, then https://api.metadata.cloud.ibm.com]
+    /// The instance metadata service [default: http://169.254.169.254, then
+    /// https://api.metadata.cloud.ibm.com]
     #[arg(long, value_name = "URL")]
     pub metadata_endpoint: Option<String>,
 
@@ -112,7 +115,7 @@ pub struct IdentityArgs {
     pub ca_file: Option<PathBuf>,
 }
 
-/// How an image is read.
+/// Options of commands that read all of an image.
 #[derive(Debug, Group)]
 pub struct ReadingArgs {
     /// The manifest to check against [default: the one beside the image, if there is one]
@@ -138,7 +141,7 @@ pub struct ReadingArgs {
 
 #[derive(Debug, Group)]
 pub struct BucketArgs {
-    /// The bucket
+    /// Name of the bucket
     #[arg(long, value_name = "NAME")]
     pub bucket: String,
 
@@ -146,7 +149,7 @@ pub struct BucketArgs {
     pub store: StoreArgs,
 }
 
-/// Which cloud, and who we are to it.
+/// Region, API endpoints and identity for IBM Cloud.
 #[derive(Clone, Debug, Group)]
 #[command(next_help_heading = "Cloud")]
 pub struct CloudArgs {
@@ -158,7 +161,7 @@ pub struct CloudArgs {
     #[arg(long, default_value = "public", value_name = "KIND|URL")]
     pub vpc_endpoint: String,
 
-    /// Global Tagging's address [default: IBM's, private where --vpc-endpoint is]
+    /// Address of Global Tagging [default: IBM's, private if --vpc-endpoint is]
     #[arg(long, value_name = "URL")]
     pub tagging_endpoint: Option<String>,
 
@@ -166,7 +169,7 @@ pub struct CloudArgs {
     pub identity: IdentityArgs,
 }
 
-/// Where images go: the recovery region, and the bucket that they pass through.
+/// Recovery region, and the bucket that images pass through.
 #[derive(Clone, Debug, Default, Group)]
 #[command(next_help_heading = "Recovery region and bucket")]
 pub struct RecoveryArgs {
@@ -182,7 +185,8 @@ pub struct RecoveryArgs {
     #[arg(id = "region", long = "bucket-region", value_name = "REGION")]
     pub bucket_region: Option<String>,
 
-    /// The store's address, or IBM COS' own by kind: direct (from inside a VPC), private, public [default: direct]
+    /// Address of the store, or a kind of IBM COS endpoint: direct (from inside a VPC), private, public
+    /// [default: direct]
     #[arg(long, value_name = "URL|KIND")]
     pub endpoint: Option<String>,
 
@@ -192,7 +196,8 @@ pub struct RecoveryArgs {
 }
 
 impl RecoveryArgs {
-    /// How the bucket is reached.
+    /// Returns the arguments for the bucket's store. The bucket is in the recovery region unless
+    /// `--bucket-region` is given.
     pub fn store(&self, identity: &IdentityArgs) -> StoreArgs {
         StoreArgs {
             endpoint: self.endpoint.clone(),
@@ -203,7 +208,7 @@ impl RecoveryArgs {
     }
 }
 
-/// How a result is printed.
+/// Format of a command's result.
 #[derive(Clone, Copy, Debug, Group)]
 pub struct OutputArgs {
     /// Print JSON on stdout
@@ -211,7 +216,7 @@ pub struct OutputArgs {
     pub json: bool,
 }
 
-/// How something is changed.
+/// Options of commands that change resources in the cloud.
 #[derive(Clone, Copy, Debug, Group)]
 pub struct ChangeArgs {
     /// Print what would be done, and change nothing
@@ -226,16 +231,16 @@ pub struct ChangeArgs {
     pub output: OutputArgs,
 }
 
-/// Where the fleet's queue is.
+/// Address and credentials of the Redis server that holds the fleet's queue.
 #[derive(Clone, Debug, Group)]
 #[command(next_help_heading = "Queue")]
 pub struct QueueArgs {
-    /// The Redis that keeps the jobs: redis://HOST:PORT, rediss:// with TLS, unix:///SOCKET; the password comes from
-    /// SNAPFERRY_REDIS_PASSWORD or --redis-password-file
+    /// Redis that keeps the jobs: redis://HOST:PORT, rediss:// with TLS, unix:///SOCKET; the password comes
+    /// from SNAPFERRY_REDIS_PASSWORD or --redis-password-file
     #[arg(long, value_name = "URL")]
     pub redis: Option<String>,
 
-    /// The user's name, where Redis has users
+    /// Name of the Redis user, if Redis has users
     #[arg(long, value_name = "NAME")]
     pub redis_user: Option<String>,
 
@@ -247,19 +252,19 @@ pub struct QueueArgs {
     #[arg(long, value_name = "PEM")]
     pub redis_ca_file: Option<PathBuf>,
 
-    /// Prefix of all keys, where several fleets share a Redis [default: snapferry]
+    /// Prefix of all keys, for fleets that share a Redis [default: snapferry]
     #[arg(long, value_name = "NAME")]
     pub redis_prefix: Option<String>,
 
-    /// How long a lease lasts; all workers of a fleet must have the same
+    /// Duration of a lease; the same for all workers of a fleet
     #[arg(long, value_name = "AGE", hide = true)]
     pub lease: Option<Age>,
 }
 
-/// Which servers.
+/// Servers that a command works on: named, listed in a file, or tagged.
 #[derive(Clone, Debug, Group)]
 pub struct ServersArgs {
-    /// The servers
+    /// Names of the servers
     #[arg(value_name = "SERVER")]
     pub servers: Vec<String>,
 
@@ -272,7 +277,7 @@ pub struct ServersArgs {
     pub tag: Option<Tag>,
 }
 
-/// How a server is replicated, by whomever.
+/// Options of a replication job, for `replicate` itself and for workers.
 #[derive(Clone, Debug, Group)]
 #[command(next_help_heading = "The job")]
 pub struct HowArgs {
@@ -280,7 +285,8 @@ pub struct HowArgs {
     #[arg(long, value_name = "SNAPSHOT")]
     pub from_snapshot: Option<String>,
 
-    /// Restore the volume from a fast-restore clone in this server's zone: full speed at once, billed by the hour
+    /// Restore the volume from a fast-restore clone in this server's zone: full speed at once, billed by the
+    /// hour
     #[arg(long)]
     pub fast_restore_clone: bool,
 
@@ -304,11 +310,11 @@ pub struct HowArgs {
     #[arg(long, value_name = "PROFILE")]
     pub volume_profile: Option<String>,
 
-    /// How clusters are compressed; IBM is known to import deflate
+    /// Codec of clusters; IBM is known to import deflate
     #[arg(long, default_value = "deflate", value_name = "deflate|zstd")]
     pub codec: Codec,
 
-    /// Speed against size
+    /// Compression level: speed against size
     #[arg(long, default_value = "fast", value_name = "fast|balanced|small|smallest")]
     pub level: Level,
 
@@ -316,11 +322,11 @@ pub struct HowArgs {
     #[arg(long, default_value = "", value_name = "TEXT")]
     pub prefix: String,
 
-    /// The resource group's id, for all that is made [default: the boot volume's]
+    /// Id of the resource group for all new resources [default: the boot volume's]
     #[arg(long, value_name = "ID")]
     pub resource_group: Option<String>,
 
-    /// Where the bucket is, as imports name it: us-east, us-geo [default: its region]
+    /// Location of the bucket, as imports name it: us-east, us-geo [default: its region]
     #[arg(long, value_name = "LOCATION")]
     pub bucket_location: Option<String>,
 
@@ -328,7 +334,7 @@ pub struct HowArgs {
     pub retention: RetentionArgs,
 }
 
-/// What is kept of earlier runs.
+/// Retention of snapshots, images and objects of earlier runs.
 #[derive(Clone, Copy, Debug, Group)]
 #[command(next_help_heading = "Retention")]
 pub struct RetentionArgs {
@@ -357,19 +363,19 @@ pub struct RetentionArgs {
     pub object_age: Option<Age>,
 }
 
-/// Where and how jobs are worked on.
+/// Folders, identity and waiting times of the machine that runs jobs.
 #[derive(Clone, Debug, Group)]
 #[command(next_help_heading = "This machine")]
 pub struct PlaceArgs {
-    /// Where journals are kept [default: /var/lib/snapferry for root, ~/.local/state/snapferry otherwise]
+    /// Folder for journals [default: /var/lib/snapferry for root, ~/.local/state/snapferry otherwise]
     #[arg(long, value_name = "FOLDER")]
     pub state_folder: Option<PathBuf>,
 
-    /// This server's id [default: as its metadata service or cloud-init tells]
+    /// Id of this server [default: from its metadata service or cloud-init]
     #[arg(long, value_name = "ID")]
     pub instance: Option<String>,
 
-    /// Folder in which attached volumes turn up
+    /// Folder in which attached volumes appear
     #[arg(long, default_value = BY_ID, value_name = "FOLDER")]
     pub device_folder: PathBuf,
 

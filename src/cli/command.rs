@@ -46,8 +46,8 @@ pub struct Args {
     #[arg(short, long, global = true)]
     verbose: bool,
 
-    /// How log lines look: text, json (an object a line), journald (fields for `journalctl JOB=...`). A report at the end stays text on
-    /// stderr; --quiet leaves it out, --json prints it on stdout
+    /// Format of log lines: text, json (an object per line), journald (fields for `journalctl JOB=...`). A
+    /// report at the end stays text on stderr; --quiet leaves it out, --json prints it on stdout
     #[arg(
         long,
         global = true,
@@ -58,7 +58,7 @@ pub struct Args {
     )]
     pub log_format: LogFormat,
 
-    // Read before everything else, by `settings`; here for the help, and so that it is no surprise.
+    // Read by `settings` before everything else; declared here so that clap accepts it and the help shows it.
     /// Configuration file [default: /etc/snapferry/config.toml, if it exists]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -82,7 +82,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Write an image's disk to a device or a file
     Restore(RestoreArgs),
-    /// Stand in for QEMU's tool of that name: same options, output and exit codes; also when called by that name
+    /// Stand in for QEMU's tool of that name: same options, output and exit codes; also when called by that
+    /// name
     #[command(disable_help_flag = true, disable_version_flag = true)]
     QemuImg(QemuImgArgs),
     /// Show what an image is: format, sizes, codec, snapshots, bitmaps

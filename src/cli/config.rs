@@ -1,8 +1,5 @@
-//! What it means: arguments and environment resolved into what the layers below take.
+//! Configuration of the layers below, made from arguments and environment.
 
-use crate::cli::error::CommandResult;
-use crate::cli::environment::Environment;
-use crate::cli::args::{DestinationArgs, StoreArgs};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -12,24 +9,32 @@ use snapferry_base::clock::{Clock, SystemClock, compact};
 use snapferry_base::fence::Fence;
 use snapferry_base::retry::Backoff;
 use snapferry_base::units::ByteCount;
-use snapferry_engine::convert::plan::Destination;
+use snapferry_engine::store::Location;
 use snapferry_engine::store::{FencedStore, FolderStore, Limited, ObjectKey, ObjectStore, Pace, Retrying};
 use snapferry_s3::{Auth, S3Config, S3Store};
 
 use super::credentials::{self, Credentials, Identity};
 use super::error::UsageError;
+use crate::cli::args::{DestinationArgs, StoreArgs};
+use crate::cli::environment::Environment;
+use crate::cli::error::CommandResult;
 
-/// The image's name and place, without touching either.
+/// Name and place of an image to be written. Nothing is opened or created for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// An object.
-    Bucket { bucket: String, key: ObjectKey },
-    /// A file, and the key that it has in its folder.
-    File { path: PathBuf, key: ObjectKey },
+pub enum ImageDestination {
+    Bucket {
+        bucket: String,
+        key: ObjectKey,
+    },
+    /// File, with the key that it has in its folder's store.
+    File {
+        path: PathBuf,
+        key: ObjectKey,
+    },
 }
 
-impl Place {
-    /// From what was typed; `device`, `host` and `now` make the default key.
+impl ImageDestination {
+    /// Resolves the arguments; `device`, `host` and `now` make the default key.
     pub fn resolve(
         args: &DestinationArgs,
         device: &Path,
@@ -57,7 +62,7 @@ impl Place {
             .into());
         }
         let wrong = || UsageError(format!("--output {} does not name a file", output.display()));
-        // A link stays, and the file behind it is replaced.
+        // A symbolic link stays; the file that it points to is replaced.
         let behind = output.is_symlink().then(|| std::fs::canonicalize(output).ok()).flatten();
         let output = behind.as_deref().unwrap_or(output);
         let (store, key) = FolderStore::of(output).ok_or_else(wrong)?;
@@ -70,14 +75,14 @@ impl Place {
         }
     }
 
-    pub fn kind(&self) -> Destination {
+    pub fn location(&self) -> Location {
         match self {
-            Self::Bucket { .. } => Destination::Bucket,
-            Self::File { .. } => Destination::File,
+            Self::Bucket { .. } => Location::Bucket,
+            Self::File { .. } => Location::File,
         }
     }
 
-    /// For people; as the store that it leads to says it.
+    /// Returns the image's URL or path for messages, as its store writes it.
     pub fn url(&self) -> String {
         match self {
             Self::Bucket { bucket, key } => format!("s3://{bucket}/{key}"),
@@ -85,7 +90,8 @@ impl Place {
         }
     }
 
-    /// Whether the manifest could be put beside a local image. Whether the image could, its upload shows before anything is read.
+    /// Checks that the manifest can be written beside a local image. The image itself needs no check here:
+    /// starting its upload fails before anything is read.
     pub fn check_beside(&self) -> CommandResult<()> {
         match self {
             Self::Bucket { .. } => Ok(()),
@@ -93,7 +99,7 @@ impl Place {
         }
     }
 
-    /// The file's path, for a local image.
+    /// Returns the path of a local image.
     pub fn path(&self) -> Option<PathBuf> {
         match self {
             Self::Bucket { .. } => None,
@@ -102,14 +108,14 @@ impl Place {
     }
 }
 
-/// The folder that a file is in, as a store.
+/// Returns the folder of a file as a store.
 fn folder(path: &Path) -> Result<FolderStore, UsageError> {
     FolderStore::of(path)
         .map(|(store, _)| store)
         .ok_or_else(|| UsageError(format!("{} does not name a file", path.display())))
 }
 
-/// `<host>-<device>-<UTC yyyymmddhhmmss>.qcow2`, with nothing but letters, digits, dots and dashes.
+/// Returns `<host>-<device>-<UTC yyyymmddhhmmss>.qcow2`, with nothing but letters, digits, dots and dashes.
 fn default_key(device: &Path, host: &str, now: SystemTime) -> String {
     let device = device.file_stem().map_or("disk".into(), |name| name.to_string_lossy());
     let clean = |text: &str| {
@@ -118,43 +124,48 @@ fn default_key(device: &Path, host: &str, now: SystemTime) -> String {
     format!("{}-{}-{}.qcow2", clean(host), clean(&device), compact(now))
 }
 
-/// This machine's name.
+/// Returns the host name of this machine.
 pub fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// How a store is used.
-pub struct Use<'a> {
-    /// Bytes a second to it, at most.
+/// Options for [`open_store`].
+pub struct StoreOptions<'a> {
+    /// Highest upload rate, in bytes per second.
     pub limit: Option<ByteCount>,
-    /// Requests to it at once.
+    /// Highest number of requests at once.
     pub connections: usize,
-    /// Ends its requests.
+    /// Cancels the store's requests and retries.
     pub cancel: &'a Cancel,
-    /// Asked before anything in it is changed.
+    /// Checked before each change in the store.
     pub fence: Option<&'a Arc<dyn Fence>>,
-    /// Whose tokens serve here too, where it is the same one that is let in.
+    /// Identity whose tokens are reused if the store has the same credentials.
     pub identity: Option<&'a Identity>,
-    /// Where keys and endpoints may come from.
+    /// Source of keys and endpoints that the arguments leave open.
     pub environment: &'a Environment,
 }
 
-impl<'a> Use<'a> {
-    /// Without a limit, by whoever it is that is let in.
+impl<'a> StoreOptions<'a> {
+    /// Returns options without a rate limit, a fence or an identity to share.
     pub fn plain(connections: usize, cancel: &'a Cancel, environment: &'a Environment) -> Self {
         Self { limit: None, connections, cancel, fence: None, identity: None, environment }
     }
 }
 
-/// The store that the place leads to, with its decorators: each attempt is counted against the rate limit, failures are retried, and
-/// throttling halves what is in flight. With a fence, each attempt to change something asks it first.
-pub fn open_store(place: &Place, args: &StoreArgs, usage: &Use<'_>) -> CommandResult<Arc<dyn ObjectStore>> {
+/// Opens the store of the image, with its decorators: each attempt counts against the rate limit, failures
+/// are retried, and throttling halves the number of requests in flight. With a fence, each attempt to change
+/// something checks the fence first.
+pub fn open_store(
+    place: &ImageDestination,
+    args: &StoreArgs,
+    usage: &StoreOptions<'_>,
+) -> CommandResult<Arc<dyn ObjectStore>> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let bare: Arc<dyn ObjectStore> = match place {
-        Place::Bucket { bucket, .. } => {
+        ImageDestination::Bucket { bucket, .. } => {
             Arc::new(S3Store::connect(s3_config(bucket, args, usage.environment, usage.identity)?)?)
         }
-        Place::File { path, .. } => Arc::new(folder(path)?),
+        ImageDestination::File { path, .. } => Arc::new(folder(path)?),
     };
     let limited: Arc<dyn ObjectStore> = match usage.limit {
         Some(rate) if rate.0 == 0 => {
@@ -176,7 +187,7 @@ pub fn open_store(place: &Place, args: &StoreArgs, usage: &Use<'_>) -> CommandRe
     )))
 }
 
-/// Everything that the S3 client is told.
+/// Returns the configuration of the S3 client.
 pub fn s3_config(
     bucket: &str,
     args: &StoreArgs,
@@ -196,12 +207,13 @@ pub fn s3_config(
             None => credentials::token_source(&found, &args.identity)?,
         }),
     };
-    // Stores other than IBM's and Amazon's rarely care about the region; this is the name that they answer to.
+    // Stores other than IBM's and Amazon's rarely check the region, and accept this one.
     let config = S3Config::new(&endpoint, region.unwrap_or("us-east-1"), bucket, auth);
     Ok(S3Config { ca_file: args.identity.ca_file.clone(), ..config })
 }
 
-/// A URL as it is, or IBM COS' own endpoint of the kind and region (IBM's documentation, "Endpoints and storage locations").
+/// Returns a URL as it is, or IBM COS' own endpoint of the kind and region (IBM's documentation, "Endpoints
+/// and storage locations").
 fn endpoint(asked: &str, region: Option<&str>) -> CommandResult<String> {
     if asked.starts_with("http://") || asked.starts_with("https://") {
         return Ok(asked.trim_end_matches('/').to_owned());
@@ -224,7 +236,7 @@ fn endpoint(asked: &str, region: Option<&str>) -> CommandResult<String> {
                 .into(),
         )
     })?;
-    // It becomes part of a host's name, and credentials are sent there.
+    // The region becomes part of a host name, and credentials are sent to that host.
     if region.is_empty()
         || !region.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
     {
@@ -275,14 +287,17 @@ mod tests {
 
     #[test]
     fn a_pipe_is_refused_with_the_reason() {
-        let error = Place::file(Path::new("-")).expect_err("refused").to_string();
+        let error = ImageDestination::file(Path::new("-")).expect_err("refused").to_string();
         assert!(error.contains("header is known last"), "{error}");
-        assert!(Place::file(Path::new("/")).is_err() && Place::file(Path::new("a/..")).is_err());
+        assert!(
+            ImageDestination::file(Path::new("/")).is_err()
+                && ImageDestination::file(Path::new("a/..")).is_err()
+        );
         assert_eq!(
-            Place::file(Path::new("x.qcow2")).expect("a file").path().as_deref(),
+            ImageDestination::file(Path::new("x.qcow2")).expect("a file").path().as_deref(),
             Some(Path::new("./x.qcow2"))
         );
         let odd = Path::new(OsStr::from_bytes(b"/a/x\xff\n.qcow2"));
-        assert_eq!(Place::file(odd).expect("a file").path().as_deref(), Some(odd));
+        assert_eq!(ImageDestination::file(odd).expect("a file").path().as_deref(), Some(odd));
     }
 }

@@ -1,16 +1,16 @@
-//! `snapferry config show`: what is configured, and where it comes from.
+//! `snapferry config show`: the settings in force, and the origin of each.
 
-use crate::cli::error::CommandResult;
-use crate::cli::session::Session;
-use clap::{Args as Group, Subcommand};
 use std::io::Write as _;
 
+use clap::{Args as Group, Subcommand};
 use serde_json::json;
 
 use super::exit::Code;
 use super::foreign;
 use super::settings::{DEFAULT_FILE, Shown};
 use super::table::Table;
+use crate::cli::error::CommandResult;
+use crate::cli::session::Session;
 
 #[derive(Debug, Group)]
 pub struct ConfigArgs {
@@ -20,7 +20,7 @@ pub struct ConfigArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum ConfigAction {
-    /// Print every setting, its value and where that comes from
+    /// Print every setting with its value and origin
     Show {
         /// Print JSON on stdout
         #[arg(long)]

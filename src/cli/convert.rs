@@ -1,26 +1,27 @@
-//! `snapferry convert`.
+//! `snapferry convert`: compresses a raw device or file into a qcow2 image.
 
-use crate::cli::error::{CommandError, CommandResult};
-use std::path::PathBuf;
+use std::cell::OnceCell;
 use std::num::NonZeroUsize;
-use snapferry_engine::compress::Level;
-use snapferry_base::units::{ByteCount, ClusterBits};
-use snapferry_engine::convert::plan::{Hashing, Options};
-use crate::cli::session::Session;
-use crate::cli::args::{CodecChoice, DestinationArgs};
-use clap::Args as Group;
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use clap::Args as Group;
 use snapferry_base::clock::{Clock as _, SystemClock};
+use snapferry_base::units::{ByteCount, ClusterBits};
+use snapferry_engine::compress::Level;
 use snapferry_engine::convert::counters::Counters;
-use snapferry_engine::convert::plan::{Destination, Plan};
+use snapferry_engine::convert::plan::Plan;
+use snapferry_engine::convert::plan::{Hashing, Options};
 use snapferry_engine::convert::{Conversion, Converted, Target, plan_for};
-use snapferry_engine::image::StoredImage;
-use snapferry_engine::image::plan::Origin;
-use snapferry_engine::source::{BadRange, InUse, RawSource, Salvaging, Source};
-use snapferry_engine::verify::Verification;
+use snapferry_engine::image::counters::Counters as RestoreCounters;
+use snapferry_engine::proof::{Proof, ProofError};
+use snapferry_engine::source::{InUse, RawSource, Salvaging, Source};
+use snapferry_engine::store::Location;
+use snapferry_engine::store::Overwrite;
+use snapferry_engine::verify::Verdict;
+use tokio::runtime::Runtime;
 
-use super::config::{self, Place, Use};
+use super::config::{self, ImageDestination, StoreOptions};
 use super::error::UsageError;
 use super::exit::Code;
 use super::foreign;
@@ -28,8 +29,11 @@ use super::log::Verbosity;
 use super::print_json;
 use super::progress::Progress;
 use super::report::{Report, write_plan};
-use super::signals::Left;
+use super::signals::Unfinished;
 use super::verify::write_findings;
+use crate::cli::args::{CodecChoice, DestinationArgs};
+use crate::cli::error::{CommandError, CommandResult};
+use crate::cli::session::Session;
 
 #[derive(Debug, Group)]
 #[command(
@@ -51,15 +55,15 @@ pub struct ConvertArgs {
     #[arg(long)]
     pub in_use: bool,
 
-    /// How clusters are compressed: deflate is read by every importer, zstd is smaller, none stores them uncompressed
+    /// Codec of clusters: deflate is read by every importer, zstd is smaller, none stores them uncompressed
     #[arg(long, default_value = "deflate", value_name = "deflate|zstd|none")]
     pub codec: CodecChoice,
 
-    /// Speed against size
+    /// Compression level: speed against size
     #[arg(long, default_value = "fast", value_name = "fast|balanced|small|smallest")]
     pub level: Level,
 
-    /// qcow2's cluster size, 4k to 2M
+    /// Cluster size of qcow2, 4k to 2M
     #[arg(long, default_value = "64k", value_name = "SIZE")]
     pub cluster_size: ByteCount,
 
@@ -103,7 +107,7 @@ pub struct ConvertArgs {
 pub fn run(args: &ConvertArgs, session: &Session) -> CommandResult<Code> {
     let options = options(args)?;
     let host = config::host();
-    let place = Place::resolve(&args.destination, &args.device, &host, SystemClock.now())?;
+    let place = ImageDestination::resolve(&args.destination, &args.device, &host, SystemClock.now())?;
     let source = RawSource::open(&args.device, if args.in_use { InUse::Read } else { InUse::Refuse })?;
     if place.path().is_some_and(|path| source.is_same_as(&path)) {
         return Err(UsageError(format!(
@@ -112,27 +116,30 @@ pub fn run(args: &ConvertArgs, session: &Session) -> CommandResult<Code> {
         ))
         .into());
     }
-    let plan = plan_for(&source, &options, place.kind())?;
-    // Before anybody asks for keys: a plan needs none.
+    let plan = plan_for(&source, &options, place.location())?;
+    // Before credentials are looked up: a plan needs none.
     if args.dry_run {
         return dry_run(args, &plan, source.name(), &place.url());
     }
-    let left = match place.kind() {
-        Destination::Bucket => Left::Upload,
-        Destination::File => Left::Target,
+    let left = match place.location() {
+        Location::Bucket => Unfinished::Upload,
+        Location::File => Unfinished::Target,
     };
     let runtime = session.start(left)?;
     place.check_beside()?;
     let store = {
-        // The HTTP client looks for the runtime that it is made in.
+        // The HTTP client must be created inside the runtime that it uses.
         let _inside = runtime.enter();
-        let usage = Use { limit: args.limit, ..Use::plain(plan.connections, &session.cancel, &session.environment) };
+        let usage = StoreOptions {
+            limit: args.limit,
+            ..StoreOptions::plain(plan.connections, &session.cancel, &session.environment)
+        };
         config::open_store(&place, &args.destination.store, &usage)?
     };
-    let target = Target { store, key: place.key().clone(), replace: args.force };
+    let target = Target { store, key: place.key().clone(), overwrite: Overwrite::if_forced(args.force) };
     let counters = Arc::new(Counters::default());
     let progress = Progress::show(&session.console, session.verbosity, Arc::clone(&counters), source.size());
-    let convert = |source: &dyn Source, bad_ranges: &dyn Fn() -> Vec<BadRange>| {
+    let convert = |source: &dyn Source| {
         let counters = Arc::clone(&counters);
         Conversion {
             source,
@@ -143,44 +150,18 @@ pub fn run(args: &ConvertArgs, session: &Session) -> CommandResult<Code> {
             cancel: session.cancel.clone(),
             counters,
         }
-        .run(runtime.handle(), bad_ranges)
+        .run(runtime.handle())
     };
-    let converted = if args.salvage {
-        let salvaging = Salvaging::new(source);
-        convert(&salvaging, &|| salvaging.bad_ranges())
-    } else {
-        convert(&source, &Vec::new)
-    };
+    let converted = if args.salvage { convert(&Salvaging::new(source)) } else { convert(&source) };
     drop(progress);
     let mut converted = converted?;
-    let verdict = if args.verify {
-        let back = StoredImage::open(Arc::clone(&target.store), target.key.clone(), runtime.handle().clone())
-            .map_err(|error| {
-                CommandError::from(error).during(format!("the image {} is complete, but can't be read back", converted.url))
-            })?;
-        let origin = match place.kind() {
-            Destination::Bucket => Origin::Bucket,
-            Destination::File => Origin::File,
-        };
-        let verification =
-            Verification::of_new(&back, origin, &converted.manifest, &SystemClock, session.cancel.clone());
-        let verdict = super::verify::shown(verification, session)
-            .map_err(|error| error.during(format!("the image {} is complete, but was not verified", converted.url)))?;
-        Some(verdict)
-    } else {
-        None
-    };
-    if let Some(verdict) = &verdict
-        && verdict.good
-    {
-        converted.manifest.note_verified(verdict.sha256.map(|sum| sum.to_string()), SystemClock.now());
-        target.put_manifest(&converted.manifest, runtime.handle())?;
-    }
+    let verdict =
+        if args.verify { Some(prove(&mut converted, &target, &place, session, &runtime)?) } else { None };
     let good = verdict.as_ref().is_none_or(|verdict| verdict.good);
     let report = Report::new(&converted, &counters.totals(), plan.summary());
     print(args, session.verbosity, &converted, &report)?;
     if let Some(verdict) = verdict.filter(|verdict| !verdict.good) {
-        // As above: the exit code tells as well.
+        // The exit code reports the verdict, even if stderr is closed.
         let _ = write_findings(&verdict, &mut foreign::err());
     }
     let complete = converted.manifest.salvaged.is_empty();
@@ -191,13 +172,46 @@ pub fn run(args: &ConvertArgs, session: &Session) -> CommandResult<Code> {
     })
 }
 
+/// Reads the image back, with a progress bar or log lines, and records the result in its manifest.
+fn prove(
+    converted: &mut Converted,
+    target: &Target,
+    place: &ImageDestination,
+    session: &Session,
+    runtime: &Runtime,
+) -> CommandResult<Verdict> {
+    let counters = Arc::new(RestoreCounters::default());
+    let proof = Proof {
+        target,
+        origin: place.location(),
+        clock: &SystemClock,
+        cancel: session.cancel.clone(),
+        counters: Arc::clone(&counters),
+        runtime: runtime.handle(),
+    };
+    let progress = OnceCell::new();
+    let verdict = proof.run(&mut converted.manifest, &|size| {
+        let _ =
+            progress.set(Progress::show(&session.console, session.verbosity, Arc::clone(&counters), size));
+    });
+    drop(progress);
+    let incomplete = |error: CommandError, what: &str| {
+        error.during(format!("the image {} is complete, but {what}", converted.url))
+    };
+    verdict.map_err(|error| match error {
+        ProofError::Open(error) => incomplete(error.into(), "can't be read back"),
+        ProofError::Read(error) => incomplete(error.into(), "was not verified"),
+        ProofError::Manifest(error) => error.into(),
+    })
+}
+
 fn print(
     args: &ConvertArgs,
     verbosity: Verbosity,
     converted: &Converted,
     report: &Report,
 ) -> CommandResult<()> {
-    // The image is there, whether or not somebody still listens on stderr.
+    // The image is complete, even if stderr is closed.
     let _ = match verbosity {
         Verbosity::Quiet => report.write_salvaged(&mut foreign::err()),
         Verbosity::Normal | Verbosity::Verbose => {
@@ -220,10 +234,10 @@ fn dry_run(args: &ConvertArgs, plan: &Plan, source: &str, image: &str) -> Comman
     Ok(Code::Done)
 }
 
-/// The smallest cluster size offered: below it an image is mostly tables.
+/// Smallest cluster size offered: below it an image is mostly tables.
 const LEAST_CLUSTER: ClusterBits = ClusterBits::KIB4;
 
-/// The converter's options.
+/// Returns the converter's options, as the arguments set them.
 fn options(args: &ConvertArgs) -> CommandResult<Options> {
     let cluster = ClusterBits::from_size(args.cluster_size).map_err(|error| UsageError(error.to_string()))?;
     if cluster < LEAST_CLUSTER {

@@ -1,7 +1,5 @@
-//! Where keys come from: files, systemd's credentials, the environment. Never the command line.
+//! Lookup of keys in files, systemd's credentials and the environment, but never on the command line.
 
-use crate::cli::error::{CommandResult, CommandError};
-use crate::cli::args::{IdentityArgs, StoreArgs};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,28 +13,23 @@ use snapferry_ibmcloud::iam::{
 
 use super::environment::Environment;
 use super::error::UsageError;
+use crate::cli::args::{IdentityArgs, StoreArgs};
+use crate::cli::error::{CommandError, CommandResult};
 
-/// What was found.
+/// Credentials for the object store or for IBM Cloud.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credentials {
-    /// An S3 key pair.
-    Hmac {
-        /// Its public half.
-        access_key: String,
-        /// Its secret half.
-        secret_key: Secret,
-        /// For temporary keys.
-        session_token: Option<Secret>,
-    },
-    /// An IBM Cloud API key.
+    /// HMAC key pair for S3, with a session token if the keys are temporary.
+    Hmac { access_key: String, secret_key: Secret, session_token: Option<Secret> },
+    /// API key of IBM Cloud.
     ApiKey(Secret),
-    /// A trusted profile of this server.
+    /// Trusted profile of this server.
     TrustedProfile(Profile),
 }
 
-/// Looks in this order: `--credentials-file`, `--api-key-file` or `--trusted-profile`; `AWS_ACCESS_KEY_ID` with
-/// `AWS_SECRET_ACCESS_KEY`; `IBMCLOUD_API_KEY`; `$CREDENTIALS_DIRECTORY/apikey` from systemd; `AWS_SHARED_CREDENTIALS_FILE` or
-/// `~/.aws/credentials`.
+/// Finds the credentials for the object store. Looks in this order: `--credentials-file`, `--api-key-file` or
+/// `--trusted-profile`; `AWS_ACCESS_KEY_ID` with `AWS_SECRET_ACCESS_KEY`; `IBMCLOUD_API_KEY`;
+/// `$CREDENTIALS_DIRECTORY/apikey` from systemd; `AWS_SHARED_CREDENTIALS_FILE` or `~/.aws/credentials`.
 pub fn find(args: &StoreArgs, environment: &Environment) -> CommandResult<Credentials> {
     if let Some(path) = &args.credentials_file {
         return from_file(path, environment);
@@ -55,10 +48,14 @@ pub fn find(args: &StoreArgs, environment: &Environment) -> CommandResult<Creden
         }
         (None, None) => {}
         (Some(_), None) => {
-            return Err(UsageError("AWS_ACCESS_KEY_ID is set, but AWS_SECRET_ACCESS_KEY is not".into()).into());
+            return Err(
+                UsageError("AWS_ACCESS_KEY_ID is set, but AWS_SECRET_ACCESS_KEY is not".into()).into()
+            );
         }
         (None, Some(_)) => {
-            return Err(UsageError("AWS_SECRET_ACCESS_KEY is set, but AWS_ACCESS_KEY_ID is not".into()).into());
+            return Err(
+                UsageError("AWS_SECRET_ACCESS_KEY is set, but AWS_ACCESS_KEY_ID is not".into()).into()
+            );
         }
     }
     if let Some(found) = of_environment(environment)? {
@@ -77,8 +74,8 @@ pub fn find(args: &StoreArgs, environment: &Environment) -> CommandResult<Creden
     }
 }
 
-/// Who we are to IBM's own APIs, which take no S3 keys. Looks in this order: `--api-key-file` or `--trusted-profile`; `IBMCLOUD_API_KEY`;
-/// `$CREDENTIALS_DIRECTORY/apikey` from systemd.
+/// Finds the credentials for IBM's own APIs, which take no S3 keys. Looks in this order: `--api-key-file` or
+/// `--trusted-profile`; `IBMCLOUD_API_KEY`; `$CREDENTIALS_DIRECTORY/apikey` from systemd.
 pub fn find_identity(args: &IdentityArgs, environment: &Environment) -> CommandResult<Credentials> {
     if let Some(found) = named(args)? {
         return Ok(found);
@@ -93,7 +90,8 @@ pub fn find_identity(args: &IdentityArgs, environment: &Environment) -> CommandR
     })
 }
 
-/// An API key or a profile that was named: one of them, as the command line and `settings` have it.
+/// Returns the API key or trusted profile that the arguments name. The command line and `settings` refuse
+/// both at once.
 fn named(args: &IdentityArgs) -> CommandResult<Option<Credentials>> {
     match (&args.api_key_file, &args.trusted_profile) {
         (Some(path), _) => api_key(path).map(Some),
@@ -102,7 +100,7 @@ fn named(args: &IdentityArgs) -> CommandResult<Option<Credentials>> {
     }
 }
 
-/// An API key that nobody named.
+/// Returns the API key of the environment or of systemd's credentials.
 fn of_environment(environment: &Environment) -> CommandResult<Option<Credentials>> {
     if let Some(key) = environment.get("IBMCLOUD_API_KEY") {
         return Ok(Some(Credentials::ApiKey(Secret::new(key))));
@@ -111,22 +109,21 @@ fn of_environment(environment: &Environment) -> CommandResult<Option<Credentials
     of_systemd.filter(|path| path.exists()).map(|path| api_key(&path)).transpose()
 }
 
-/// Somebody that IBM Cloud knows, with the source of its tokens: one for all who are the same.
+/// Identity in IBM Cloud, with the source of its tokens, which all clients of this identity share.
 #[derive(Clone)]
 pub struct Identity {
     found: Credentials,
-    /// Its tokens.
     pub tokens: Arc<dyn TokenSource>,
 }
 
 impl Identity {
-    /// Looks as [`find_identity`] does.
+    /// Finds an identity in the places and order of [`find_identity`].
     pub fn find(args: &IdentityArgs, environment: &Environment) -> CommandResult<Self> {
         let found = find_identity(args, environment)?;
         Ok(Self { tokens: token_source(&found, args)?, found })
     }
 
-    /// Who it is, for people.
+    /// Returns the kind of identity, for messages.
     pub fn kind(&self) -> &'static str {
         match self.found {
             Credentials::TrustedProfile(_) => "a trusted profile of this server",
@@ -134,13 +131,13 @@ impl Identity {
         }
     }
 
-    /// Whether tokens for what was found are this one's.
+    /// True if `found` are the credentials of this identity, so that its tokens serve for them.
     pub fn is(&self, found: &Credentials) -> bool {
         self.found == *found
     }
 }
 
-/// Tokens for what was found.
+/// Returns a source of tokens for an API key or a trusted profile.
 pub fn token_source(found: &Credentials, args: &IdentityArgs) -> CommandResult<Arc<dyn TokenSource>> {
     let clock = Arc::new(SystemClock);
     Ok(match found {
@@ -156,7 +153,7 @@ pub fn token_source(found: &Credentials, args: &IdentityArgs) -> CommandResult<A
     })
 }
 
-/// The instance metadata service.
+/// Returns a client of the instance metadata service.
 pub fn metadata(args: &IdentityArgs) -> CommandResult<Arc<Metadata>> {
     let config = MetadataConfig { endpoint: args.metadata_endpoint.clone(), ca_file: args.ca_file.clone() };
     Ok(Arc::new(Metadata::new(&config)?))
@@ -186,7 +183,7 @@ struct ApiKeyJson {
     apikey: String,
 }
 
-/// IBM's service credential, as the console lets one download it.
+/// Service credential of IBM, in the JSON that the console offers for download.
 #[derive(Deserialize)]
 struct ServiceCredential {
     cos_hmac_keys: Option<HmacJson>,
@@ -201,12 +198,12 @@ struct HmacJson {
 
 fn from_file(path: &Path, environment: &Environment) -> CommandResult<Credentials> {
     let text = read(path, "credentials file")?;
-    // Editors of another system put a mark of byte order in front.
+    // Editors on Windows put a byte order mark in front.
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let bad =
         |why: &str| CommandError::from(UsageError(format!("the credentials file {} {why}", path.display())));
     if text.trim_start().starts_with('{') {
-        // The parser's own message would quote what it read.
+        // The parser's own message would quote the file, which holds secrets.
         let found: ServiceCredential =
             serde_json::from_str(text).map_err(|_| bad("is not the JSON of a service credential"))?;
         return match (found.cos_hmac_keys, found.apikey) {
@@ -230,8 +227,9 @@ fn from_file(path: &Path, environment: &Environment) -> CommandResult<Credential
     }
 }
 
-/// Keys as AWS' own programs keep them. Behind a section's name there may be a comment; behind a value one is part of it to botocore, and none
-/// to AWS' SDK for Rust, so that is refused, with the number of the line.
+/// Reads keys from a credentials file of AWS. A comment may follow a section's name. A comment after a value
+/// belongs to the value for botocore, but not for AWS' SDK for Rust; so it is refused, with the number of the
+/// line.
 fn from_ini(text: &str, profile: &str) -> Result<Option<Credentials>, usize> {
     let mut inside = false;
     let (mut access_key, mut secret_key, mut session_token) = (None, None, None);

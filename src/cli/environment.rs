@@ -1,13 +1,13 @@
 //! The environment variables of this process.
 
-/// Variables, read once, so that tests can pass others.
+/// Environment variables, read once, so that tests can pass others.
 #[derive(Clone, Default)]
 pub struct Environment {
     variables: std::collections::BTreeMap<String, String>,
 }
 
 impl Environment {
-    /// The process' own.
+    /// Reads the variables of this process; a name or value that is not UTF-8 is left out.
     pub fn of_process() -> Self {
         Self {
             variables: std::env::vars_os()
@@ -16,12 +16,11 @@ impl Environment {
         }
     }
 
-    /// The variables' names.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.variables.keys().map(String::as_str)
     }
 
-    /// A variable's value, unless it is empty.
+    /// Returns the value of a variable, unless it is empty.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }

@@ -1,4 +1,4 @@
-//! Everything that ends a command before it is done, with its exit code.
+//! Errors that end a command before it is done, with their exit codes and hints.
 
 use std::io;
 
@@ -9,6 +9,7 @@ use snapferry_engine::convert::{ConvertError, Failure};
 use snapferry_engine::disk::TargetError;
 use snapferry_engine::error::RestoreError;
 use snapferry_engine::image::LocalImageError;
+use snapferry_engine::pipeline::PipelineError;
 use snapferry_engine::source::SourceError;
 use snapferry_engine::store::StoreError;
 use snapferry_fleet::queue::QueueError;
@@ -20,21 +21,21 @@ use snapferry_qcow2::{FileError, ImageError};
 use super::exit::Code;
 use super::hints;
 
-/// A mistake in what was typed or configured.
+/// Error in the command line or the configuration.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct UsageError(pub String);
 
-/// The result of a command, or of a part of one.
+/// Result of a command, or of a part of one.
 pub type CommandResult<T> = Result<T, CommandError>;
 
-/// Everything that ends a command before it is done. A kind of error that is new here gets its exit code and its hint below, or the
+/// Error that ends a command before it is done. A new variant needs an exit code and a hint below, or the
 /// program does not compile.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
     #[error(transparent)]
     Usage(#[from] UsageError),
-    /// A command line that clap refuses, or a question for help or the version.
+    /// Command line that clap refuses, or a request for help or the version.
     #[error(transparent)]
     CommandLine(#[from] clap::Error),
     #[error(transparent)]
@@ -77,15 +78,15 @@ pub enum CommandError {
     Limits(#[from] TooTight),
     #[error(transparent)]
     Threads(#[from] Refused),
-    /// stdout, or a file that no other variant is about.
+    /// Failure of stdout, or of a file that no other variant covers.
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error(transparent)]
     Json(#[from] serde_json::Error),
-    /// A failure that has no type of its own.
+    /// Failure that has no type of its own.
     #[error("{0}")]
     Failed(String),
-    /// One of the others, and what it ended.
+    /// Another error, with a message about what it ended.
     #[error("{what}")]
     During {
         what: String,
@@ -107,15 +108,17 @@ impl From<Fault> for CommandError {
 }
 
 impl CommandError {
-    /// The same error, with what it ended in front.
+    /// Wraps the error in a message about what it ended.
     pub fn during(self, what: impl Into<String>) -> Self {
         Self::During { what: what.into(), source: Box::new(self) }
     }
 
-    /// The exit code of a command that ends with this error.
+    /// Returns the exit code of a command that ends with this error.
     pub fn code(&self) -> Code {
         match self {
-            Self::Usage(_) | Self::CommandLine(_) | Self::Journal(_) | Self::JobNames(_) | Self::Name(_) => Code::Usage,
+            Self::Usage(_) | Self::CommandLine(_) | Self::Journal(_) | Self::JobNames(_) | Self::Name(_) => {
+                Code::Usage
+            }
             Self::Plan(error) | Self::Conversion(Failure { error, .. }) => code_of_conversion(error),
             Self::Restore(error) => code_of_restore(error),
             Self::Source(error) => code_of_source(error),
@@ -129,14 +132,17 @@ impl CommandError {
             Self::Job(error) => code_of_fault(&error.fault),
             Self::Fault(fault) => code_of_fault(fault),
             Self::Gc(error) => code_of_gc(error),
-            Self::Memory(_) | Self::Limits(_) | Self::Threads(_) | Self::Io(_) | Self::Json(_) | Self::Failed(_) => {
-                Code::Unexpected
-            }
+            Self::Memory(_)
+            | Self::Limits(_)
+            | Self::Threads(_)
+            | Self::Io(_)
+            | Self::Json(_)
+            | Self::Failed(_) => Code::Unexpected,
             Self::During { source, .. } => source.code(),
         }
     }
 
-    /// What to try next, if there is something.
+    /// Returns what the user can try next, if there is something.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Plan(error) | Self::Conversion(Failure { error, .. }) => hints::of_conversion(error),
@@ -168,7 +174,8 @@ impl CommandError {
     }
 }
 
-/// The code of an error that the library keeps as a trait object, since whoever keeps an image's bytes brings a type of its own.
+/// Returns the exit code of an error that the library keeps as a trait object, because each implementation of
+/// an image file has an error type of its own.
 fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
     if let Some(error) = cause.downcast_ref::<StoreError>() {
         return Some(code_of_store(error));
@@ -234,7 +241,8 @@ fn code_of_fault(fault: &Fault) -> Code {
     }
 }
 
-/// Of an image that is read as a disk, what is wrong is within.
+/// Returns the exit code of an error in a source. If the source is an image that is read as a disk, the code
+/// is that of the image's error inside.
 fn code_of_source(error: &SourceError) -> Code {
     match error {
         SourceError::Memory(_) => Code::Unexpected,
@@ -265,13 +273,8 @@ fn code_of_restore(error: &RestoreError) -> Code {
         RestoreError::Target(TargetError::Memory(_)) => Code::Unexpected,
         RestoreError::Target(_) => Code::Store,
         RestoreError::Incomplete { source, .. } => code_of_restore(source),
-        RestoreError::TooMany { .. } => Code::Usage,
-        RestoreError::Threads(_)
-        | RestoreError::Memory(_)
-        | RestoreError::TooTight(_)
-        | RestoreError::Unaccounted { .. }
-        | RestoreError::StageDied { .. } => Code::Unexpected,
-        RestoreError::Interrupted => Code::Interrupted,
+        RestoreError::Pipeline(error) => code_of_pipeline(error),
+        RestoreError::Unaccounted { .. } => Code::Unexpected,
     }
 }
 
@@ -287,13 +290,19 @@ fn code_of_conversion(error: &ConvertError) -> Code {
         ConvertError::Geometry(_)
         | ConvertError::TooLarge { .. }
         | ConvertError::Version2 { .. }
-        | ConvertError::PartSize { .. }
-        | ConvertError::TooMany { .. } => Code::Usage,
-        ConvertError::Interrupted => Code::Interrupted,
-        ConvertError::Threads(_)
-        | ConvertError::Memory(_)
-        | ConvertError::TooTight(_)
-        | ConvertError::Unaccounted { .. }
-        | ConvertError::StageDied { .. } => Code::Unexpected,
+        | ConvertError::PartSize { .. } => Code::Usage,
+        ConvertError::Pipeline(error) => code_of_pipeline(error),
+        ConvertError::Unaccounted { .. } => Code::Unexpected,
+    }
+}
+
+fn code_of_pipeline(error: &PipelineError) -> Code {
+    match error {
+        PipelineError::TooMany { .. } => Code::Usage,
+        PipelineError::Interrupted => Code::Interrupted,
+        PipelineError::Threads(_)
+        | PipelineError::Memory(_)
+        | PipelineError::TooTight(_)
+        | PipelineError::StageDied { .. } => Code::Unexpected,
     }
 }

@@ -1,4 +1,4 @@
-//! Exit codes, and errors as a person reads them.
+//! Exit codes, and error messages for the user.
 
 use std::error::Error;
 use std::io::{Write as _, stdout};
@@ -7,38 +7,37 @@ use std::process::ExitCode;
 use rustix::fs::{FileType, fstat};
 use rustix::io::Errno;
 use snapferry_base::limits;
-use snapferry_engine::convert::{Failure, Leftover, Remains};
+use snapferry_engine::convert::{Failure, OrphanedUpload, Remains};
 use snapferry_fleet::replicate::Resumable;
 
 use super::error::CommandError;
 use super::foreign::{line, lines as lines_of};
 use super::hints;
 
-/// How a run ended, as the README lists it.
+/// Exit codes of a run, as the README lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
-    /// Done.
     Done = 0,
-    /// Something that nobody expected.
+    /// Failure that no other code covers, e.g. too little memory, or a bug.
     Unexpected = 1,
     /// The command line or the configuration is wrong.
     Usage = 2,
     /// The source can't be used, or not all of it could be read (`--salvage`).
     Source = 3,
-    /// The object store, or the output file or device.
+    /// Failure of the object store, or of the output file or device.
     Store = 4,
-    /// The cloud's API.
+    /// Failure of the cloud's API.
     Cloud = 5,
-    /// The fleet's queue.
+    /// Failure of the fleet's queue.
     Queue = 6,
     /// An image is refused, or failed its check.
     Image = 7,
     /// An image is older than it may be (`status --check`).
     Stale = 8,
-    /// Somebody stopped it.
+    /// The user stopped the command: 128 + 2 (SIGINT), as shells report it.
     Interrupted = 130,
-    /// The reader of stdout has closed it, as `head` does: the code of a program that SIGPIPE ends. Not 0, since a `check` whose
-    /// verdict no reader waited for has not called the image good.
+    /// The reader of stdout has closed it, as `head` does. The code is that of a program that SIGPIPE ends.
+    /// It is not 0, because a `check` whose verdict was not read has not called the image good.
     BrokenPipe = 141,
 }
 
@@ -67,30 +66,32 @@ pub fn report(error: &CommandError) -> Code {
                 lines.push_str(&format!("  left behind: {}\n", line(&text)));
             }
             if error.resumable == Resumable::Yes {
-                lines.push_str(&format!("  snapferry replicate --resume {} goes on with the job\n", error.id));
+                lines
+                    .push_str(&format!("  snapferry replicate --resume {} goes on with the job\n", error.id));
             }
         }
         _ => {}
     }
-    // Nothing is left to do about a stderr that is gone.
+    // If stderr is closed, there is no other place for the message.
     let _ = std::io::stderr().write_all(lines.as_bytes());
     error.code()
 }
 
-/// True if all that went wrong is a stdout that nothing reads. Connections that break are causes of the store's and the cloud's errors.
+/// True if the only failure is a stdout that no process reads. Broken connections don't count: they are
+/// causes of the store's and the cloud's errors.
 fn is_broken_pipe(error: &CommandError) -> bool {
     let CommandError::Io(error) = error else { return false };
     match Errno::from_io_error(error) {
         Some(Errno::PIPE) => true,
-        // What a terminal answers that has gone away.
+        // A terminal that has gone away answers with EIO.
         Some(Errno::IO) => fstat(stdout())
             .is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice),
         _ => false,
     }
 }
 
-/// What is still there, and how to be rid of it.
-fn words_for_leftover(Leftover { remains, upload, url, why }: &Leftover) -> String {
+/// Describes what a failed upload has left, and how the user can remove it.
+fn words_for_leftover(OrphanedUpload { remains, upload, url, why }: &OrphanedUpload) -> String {
     if *remains == Remains::EmptyTarget {
         return format!(
             "{url} could not be replaced and was written where it lies: what it held is gone, and it is empty now"
@@ -112,7 +113,7 @@ fn words_for_leftover(Leftover { remains, upload, url, why }: &Leftover) -> Stri
     }
 }
 
-/// `a: b: c`, each cause once: transparent errors repeat their source's words.
+/// Formats an error as `a: b: c`, with each cause once: transparent errors repeat their source's text.
 pub fn sentence(error: &(dyn Error + 'static)) -> String {
     let mut text = String::new();
     for cause in std::iter::successors(Some(error), |&error| error.source()) {

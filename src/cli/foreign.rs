@@ -1,9 +1,10 @@
-//! Text that is not ours, on its way to people: names from the queue, images, stores and the cloud may hold anything.
+//! Output of foreign text: names from the queue, images, stores and the cloud may hold any character.
 //!
-//! A terminal obeys control characters, and shows text in another order where it is told to. So everything that is printed goes through
-//! [`out`] or [`out_in`], or one of the functions here: what a terminal would obey is shown as `\u{1b}`, as Rust's own escapes are. Whoever can write into a
-//! name can neither change what is on the screen nor add a line to it. The drop-in `qemu-img` prints as QEMU does, which shows such bytes as
-//! they are.
+//! A terminal obeys control characters, and marks of direction change the order of the text that it shows. So
+//! everything that is printed goes through [`out`] or [`out_in`], or one of the functions here: a character
+//! that a terminal would obey is shown as `\u{1b}`, like Rust's own escapes. An attacker who chooses a name
+//! can then neither change the screen nor add a line to it. The drop-in `qemu-img` prints as QEMU does, which
+//! shows such bytes as they are.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -11,15 +12,17 @@ use std::io::{self, StderrLock, StdoutLock, Write, stderr, stdout};
 
 use unicode_width::UnicodeWidthStr as _;
 
-/// The most characters that one value is shown with: an S3 key in full, and no more.
+/// Most characters that one value is shown with: an S3 key in full, and no more.
 pub const LONGEST_SHOWN: usize = 1024;
-/// What stands for the rest of a value that is longer.
+/// Mark in place of the rest of a longer value.
 const ELLIPSIS: char = '…';
 
-/// Whether a terminal obeys a character, or shows what stands beside it in another order, or shows nothing at all.
+/// True if a terminal obeys a character, shows its neighbours in another order because of it, or shows
+/// nothing at all for it.
 fn is_obeyed(c: char) -> bool {
     c.is_control()
-        // Unicode's line and paragraph separators, its marks of direction (UAX #9), and characters without a shape.
+        // Unicode's line and paragraph separators, its marks of direction (UAX #9), and characters without a
+        // shape.
         || matches!(c,
             '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
                 | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
@@ -39,24 +42,24 @@ fn escaped(text: &str, is_kept: impl Fn(char) -> bool, escape: impl Fn(char, &mu
 
 fn as_rust_does(c: char, to: &mut String) {
     to.extend(c.escape_debug());
-    // What Rust takes for printable although a terminal obeys it.
+    // Rust takes some characters for printable although a terminal obeys them.
     if to.ends_with(c) {
         to.pop();
         to.extend(c.escape_unicode());
     }
 }
 
-/// Text as one line.
+/// Escapes text, so that it stays on one line.
 pub fn line(text: &str) -> Cow<'_, str> {
     escaped(text, |_| false, as_rust_does)
 }
 
-/// Text of several lines, where the caller made the lines.
+/// Escapes text of several lines; the line breaks must come from the caller.
 pub fn lines(text: &str) -> Cow<'_, str> {
     escaped(text, |c| c == '\n', as_rust_does)
 }
 
-/// Text as one line of so many characters at most.
+/// Escapes text on one line, after cutting it to `most` characters.
 pub fn cut(text: &str, most: usize) -> Cow<'_, str> {
     match text.char_indices().nth(most) {
         None => line(text),
@@ -67,72 +70,69 @@ pub fn cut(text: &str, most: usize) -> Cow<'_, str> {
     }
 }
 
-/// JSON, with what a terminal would obey written as JSON's own escapes: the same value to any reader. Such characters stand in strings alone,
-/// and those that JSON forbids there are escaped already.
+/// Escapes JSON: characters that a terminal would obey become JSON's own escapes, which are the same value to
+/// any reader. Such characters stand in strings alone, and those that JSON forbids there are escaped already.
 fn json(text: &str) -> Cow<'_, str> {
     let is_layout = |c| matches!(c, '\n' | '\r' | '\t');
     escaped(text, is_layout, |c, to| {
         for unit in c.encode_utf16(&mut [0; 2]) {
-            // A string takes it all.
+            // Writing to a string can't fail.
             let _ = write!(to, "\\u{unit:04x}");
         }
     })
 }
 
-/// Columns of a terminal that a text takes.
+/// Returns the number of columns that a text takes on a terminal.
 pub fn columns(text: &str) -> usize {
     text.width()
 }
 
-/// A text with blanks behind it, up to so many columns.
+/// Pads a text with blanks on the right, up to `width` columns.
 pub fn padded(text: &str, width: usize) -> String {
     let mut padded = text.to_owned();
     padded.extend(std::iter::repeat_n(' ', width.saturating_sub(columns(text))));
     padded
 }
 
-/// Stdout for people: everything that a terminal would obey but the ends of lines and tabs is escaped on the way.
+/// Returns stdout for text: every character that a terminal would obey is escaped, except line breaks and
+/// tabs.
 pub fn out() -> Shown<StdoutLock<'static>> {
     Shown { to: stdout().lock(), form: Form::Text }
 }
 
-/// Stdout for JSON where that is asked for, which is escaped in JSON's own way.
+/// Returns stdout for text or JSON, each with its own escapes.
 pub fn out_in(form: Form) -> Shown<StdoutLock<'static>> {
     Shown { to: stdout().lock(), form }
 }
 
-/// Stderr for people, as [`out`].
+/// Returns stderr for text, escaped as by [`out`].
 pub fn err() -> Shown<StderrLock<'static>> {
     Shown { to: stderr().lock(), form: Form::Text }
 }
 
-/// What is written.
+/// Form of output, which decides how it is escaped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// For people.
     Text,
-    /// For programs.
     Json,
 }
 
 impl Form {
-    /// By whether `--json` was given.
+    /// Returns the form that `--json` selects.
     pub fn of(json: bool) -> Self {
         if json { Self::Json } else { Self::Text }
     }
 }
 
-/// A writer behind which nothing arrives that a terminal would obey.
+/// Writer that escapes every character that a terminal would obey.
 pub struct Shown<W> {
-    /// Where it goes.
     pub to: W,
-    /// How it is escaped.
     pub form: Form,
 }
 
 impl<W: Write> Write for Shown<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // Texts come whole, so what is no UTF-8 here is none.
+        // A formatted text arrives in whole characters, so invalid UTF-8 is not half a character.
         let text = String::from_utf8_lossy(bytes);
         let shown = match self.form {
             Form::Text => escaped(&text, |c| matches!(c, '\n' | '\t'), as_rust_does),

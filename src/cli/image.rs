@@ -1,38 +1,38 @@
 //! An image's name: `web01.qcow2`, `s3://images/web01.qcow2`, or `--bucket images --key web01.qcow2`.
 
-use crate::cli::error::CommandResult;
-use crate::cli::args::{StoreArgs};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args as Group;
-use snapferry_engine::image::plan::Origin;
 use snapferry_engine::image::{LocalImage, StoredImage};
+use snapferry_engine::store::Location;
 use snapferry_engine::store::{FolderStore, ObjectKey, ObjectStore};
 use snapferry_qcow2::ImageFile;
 use tokio::runtime::Runtime;
 
-use super::config::{self, Place, Use};
+use super::config::{self, ImageDestination, StoreOptions};
 use super::error::UsageError;
 use super::session::Session;
+use crate::cli::args::StoreArgs;
+use crate::cli::error::CommandResult;
 
-/// Begins the name of an object.
+/// Prefix of the name of an object.
 const SCHEME: &str = "s3://";
 
-/// Which image, for commands that read one.
+/// Image that a command reads.
 #[derive(Debug, Group)]
 pub struct ImageArgs {
     /// The image: a file, or s3://BUCKET/KEY
     #[arg(value_name = "IMAGE", required_unless_present = "bucket", conflicts_with_all = ["bucket", "key"])]
     pub image: Option<OsString>,
 
-    /// The image is in this bucket
+    /// Bucket that holds the image
     #[arg(long, value_name = "NAME", requires = "key")]
     pub bucket: Option<String>,
 
-    /// Its name there
+    /// Key of the image in the bucket
     #[arg(long, value_name = "KEY", requires = "bucket")]
     pub key: Option<String>,
 
@@ -41,10 +41,10 @@ pub struct ImageArgs {
 }
 
 impl ImageArgs {
-    /// What was named.
+    /// Returns the image that the arguments name.
     ///
     /// # Errors
-    /// Where no file and no object can have that name.
+    /// If no file and no object can have that name.
     pub fn name(&self) -> Result<ImageName, UsageError> {
         match (&self.image, &self.bucket, &self.key) {
             (Some(image), _, _) => ImageName::parse(image),
@@ -56,25 +56,23 @@ impl ImageArgs {
     }
 }
 
-/// Where an image lies.
+/// Place of an image: a file or an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ImageName {
-    /// A local file, or a block device.
+    /// Local file, or block device.
     File(PathBuf),
-    /// An object.
     Object {
-        /// Its bucket.
         bucket: String,
-        /// Its name there.
         key: ObjectKey,
     },
 }
 
 impl ImageName {
-    /// As typed. Only what begins with `s3://` is an object; `./s3:/...` is a file all the same.
+    /// Parses a name as typed. Only a name that begins with `s3://` is an object; `./s3:/...` is a file all
+    /// the same.
     ///
     /// # Errors
-    /// Where it is neither a path nor an object's name.
+    /// If it is neither a path nor an object's name.
     pub fn parse(typed: &OsStr) -> Result<Self, UsageError> {
         if typed.is_empty() {
             return Err(UsageError("an image's name can't be empty".into()));
@@ -95,11 +93,11 @@ impl ImageName {
         Self::object(bucket, key)
     }
 
-    /// Where its bytes come from.
-    pub fn origin(&self) -> Origin {
+    /// Returns the location that the image's bytes come from.
+    pub fn origin(&self) -> Location {
         match self {
-            Self::File(_) => Origin::File,
-            Self::Object { .. } => Origin::Bucket,
+            Self::File(_) => Location::File,
+            Self::Object { .. } => Location::Bucket,
         }
     }
 
@@ -118,27 +116,25 @@ impl fmt::Display for ImageName {
     }
 }
 
-/// Where an image and what lies beside it are kept.
+/// Object in a store, or file in its folder.
 #[derive(Clone)]
-pub struct Shelf {
-    /// The bucket, or the folder.
+pub struct ObjectRef {
+    /// Store that is the bucket or the folder.
     pub store: Arc<dyn ObjectStore>,
-    /// The image's name in it.
     pub key: ObjectKey,
 }
 
-/// An image that can be read.
+/// Image that is open for reading.
 pub struct OpenImage {
-    /// Its bytes.
     pub file: Arc<dyn ImageFile>,
-    /// Its place, where something can lie beside it: for all but devices.
-    pub shelf: Option<Shelf>,
+    /// The image in its store, to find files beside it; none for a device.
+    pub shelf: Option<ObjectRef>,
 }
 
-/// Opens the file, or asks the store for the object, with at most `connections` requests to it at once.
+/// Opens the file, or the object with at most `connections` requests at once.
 ///
 /// # Errors
-/// Where it is not there or can't be had, with the file's or the store's own error.
+/// If the image does not exist or can't be read, with the error of the file or the store.
 pub fn open(
     name: &ImageName,
     args: &StoreArgs,
@@ -151,25 +147,29 @@ pub fn open(
             Ok(OpenImage { file: Arc::new(LocalImage::open(path)?), shelf: folder_of(path) })
         }
         ImageName::Object { bucket, key } => {
-            let place = Place::Bucket { bucket: bucket.clone(), key: key.clone() };
+            let place = ImageDestination::Bucket { bucket: bucket.clone(), key: key.clone() };
             let store = {
-                // The HTTP client looks for the runtime that it is made in.
+                // The HTTP client must be created inside the runtime that it uses.
                 let _inside = runtime.enter();
-                config::open_store(&place, args, &Use::plain(connections, &session.cancel, &session.environment))?
+                config::open_store(
+                    &place,
+                    args,
+                    &StoreOptions::plain(connections, &session.cancel, &session.environment),
+                )?
             };
             let file = StoredImage::open(Arc::clone(&store), key.clone(), runtime.handle().clone())?;
-            Ok(OpenImage { file: Arc::new(file), shelf: Some(Shelf { store, key: key.clone() }) })
+            Ok(OpenImage { file: Arc::new(file), shelf: Some(ObjectRef { store, key: key.clone() }) })
         }
     }
 }
 
-/// A local file as something in its folder; nothing for what is no regular file.
-pub fn folder_of(path: &Path) -> Option<Shelf> {
+/// Returns a local file as an object of its folder, or none if it is no regular file.
+pub fn folder_of(path: &Path) -> Option<ObjectRef> {
     if !path.metadata().is_ok_and(|found| found.is_file()) {
         return None;
     }
     let (store, key) = FolderStore::of(path)?;
-    Some(Shelf { store: Arc::new(store), key })
+    Some(ObjectRef { store: Arc::new(store), key })
 }
 
 #[cfg(test)]

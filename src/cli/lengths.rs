@@ -1,8 +1,8 @@
-//! Lengths of time, for people.
+//! Formats of durations for the user.
 
 use std::time::Duration;
 
-/// `1:02:03`, or `02:03` below an hour.
+/// Formats a duration as `1:02:03`, or `02:03` below an hour.
 pub fn clock_face(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
@@ -13,7 +13,7 @@ pub fn clock_face(duration: Duration) -> String {
     }
 }
 
-/// As people say it: `45s`, `12m`, `7h 5m`, `3d 4h`.
+/// Formats a duration roughly: `45s`, `12m`, `7h 5m`, `3d 4h`.
 pub fn rough(length: Duration) -> String {
     let seconds = length.as_secs();
     match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60) {

@@ -1,4 +1,4 @@
-//! Log lines: on stderr, above the bar where there is one.
+//! Log lines on stderr, above the progress bar if there is one, or in systemd's journal.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -16,25 +16,25 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use super::foreign::{Form, Shown, line};
 use super::progress::Console;
 
-/// How much is said.
+/// Amount of output that the user asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verbosity {
-    /// Errors only.
+    /// Errors, and no progress or report.
     Quiet,
-    /// What a user wants to know.
+    /// Steps, warnings and errors, with progress and report.
     Normal,
-    /// Each request.
+    /// As [`Verbosity::Normal`], with each request and each retry.
     Verbose,
 }
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Plain text, coloured on a terminal
     Text,
-    /// For programs: an object a line.
+    /// One JSON object per line, for programs
     Json,
-    /// For systemd's journal, by its own socket: every field can be searched for.
+    /// Fields of systemd's journal, sent to its own socket: every field can be searched for
     Journald,
 }
 
@@ -45,16 +45,16 @@ pub fn start(verbosity: Verbosity, format: LogFormat, console: &Console) {
         Verbosity::Normal => LevelFilter::WARN,
         Verbosity::Verbose => LevelFilter::DEBUG,
     };
-    // Ours at the level that was asked for; libraries never below warnings, since their debug lines show headers.
+    // snapferry logs at the level that the user asked for. Libraries never log below warnings, because their
+    // debug lines show headers.
     let own = if verbosity == Verbosity::Normal { LevelFilter::INFO } else { level };
-    // The embedded store's library logs every refusal as an error, and refusals are what it is there for.
-    let mut default = format!("{},s3s=off,snapferry={own}", level.min(LevelFilter::WARN));
-    // On a terminal the steps themselves tell what was changed.
+    let mut default = format!("{},snapferry={own}", level.min(LevelFilter::WARN));
+    // On a terminal the steps themselves show each change.
     if console.is_terminal() && verbosity == Verbosity::Normal {
         default.push_str(&format!(",{CHANGES}=warn"));
     }
     let filter = EnvFilter::try_from_env("SNAPFERRY_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    // Its own way of complaining about a stderr that is full is a panic.
+    // The layer would report a failed write to stderr with `eprintln!`, which panics then.
     let layer = || tracing_subscriber::fmt::layer().with_target(false).log_internal_errors(false);
     let lines = || {
         layer().fmt_fields(debug_fn(field).delimited(" ")).with_writer(AboveBar(console.clone(), Form::Text))
@@ -84,7 +84,8 @@ pub fn start(verbosity: Verbosity, format: LogFormat, console: &Console) {
     };
 }
 
-/// A field, or the line's own words: what is not ours in it must not be obeyed by a terminal, nor begin a line of its own.
+/// Writes a field, or the line's message. Foreign text in it must neither control a terminal nor begin a new
+/// line.
 fn field(to: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
     let value = format!("{value:?}");
     match field.name() {
@@ -108,7 +109,7 @@ struct LineWriter<'a>(&'a Console, Form);
 impl Write for LineWriter<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         match self.1 {
-            // Its fields are escaped already, and what is around them may be coloured.
+            // The fields are escaped already, and the text around them may be coloured.
             Form::Text => self.0.print(line)?,
             Form::Json => {
                 let mut shown = Vec::with_capacity(line.len());

@@ -1,6 +1,6 @@
-//! `snapferry completions` and `snapferry man`: what shells and `man` are told, made from the command line itself.
+//! `snapferry completions` and `snapferry man`: shell completions and manual pages, generated from the
+//! definition of the command line.
 
-use crate::cli::error::CommandResult;
 use std::io::{Write as _, stdout};
 use std::path::{Path, PathBuf};
 
@@ -10,13 +10,14 @@ use clap_mangen::Man;
 
 use super::error::UsageError;
 use super::exit::Code;
+use crate::cli::error::CommandResult;
 
 #[derive(Debug, Group)]
 #[command(
     after_help = "Examples:\n  snapferry completions bash > /etc/bash_completion.d/snapferry\n  snapferry completions fish > ~/.config/fish/completions/snapferry.fish"
 )]
 pub struct CompletionsArgs {
-    /// Which shell
+    /// Shell to generate completions for
     #[arg(value_name = "bash|zsh|fish", hide_possible_values = true)]
     pub shell: Shell,
 }
@@ -34,13 +35,13 @@ pub struct ManArgs {
 /// Prints completions of `command` for a shell.
 pub fn completions(args: &CompletionsArgs, mut command: Command) -> CommandResult<Code> {
     let mut text = Vec::new();
-    // It writes to memory alone: on a stream that can't be written to it panics.
+    // Generated in memory, because clap_complete panics on a stream that can't be written to.
     clap_complete::generate(args.shell, &mut command, "snapferry", &mut text);
     stdout().lock().write_all(&text)?;
     Ok(Code::Done)
 }
 
-/// Prints the manual page of `command`, or writes those of all commands below it into a folder.
+/// Prints the manual page of `command`, or writes it and the pages of all its subcommands into a folder.
 pub fn man(args: &ManArgs, mut command: Command) -> CommandResult<Code> {
     command.build();
     match &args.to {
@@ -54,7 +55,7 @@ pub fn man(args: &ManArgs, mut command: Command) -> CommandResult<Code> {
     Ok(Code::Done)
 }
 
-/// The page of a command, and those of all below it.
+/// Writes the page of a command, and those of all its subcommands.
 fn write(command: &Command, folder: &Path) -> CommandResult<()> {
     let name = name(command);
     std::fs::write(folder.join(format!("{name}.1")), page(command)?)?;
@@ -64,14 +65,14 @@ fn write(command: &Command, folder: &Path) -> CommandResult<()> {
         .try_for_each(|below| write(below, folder))
 }
 
-/// `snapferry jobs list` as pages are named: `snapferry-jobs-list`.
+/// Returns the name of a command's page: `snapferry-jobs-list` for `snapferry jobs list`.
 fn name(command: &Command) -> String {
     command.get_bin_name().unwrap_or_else(|| command.get_name()).replace(' ', "-")
 }
 
 fn page(command: &Command) -> std::io::Result<Vec<u8>> {
     let mut text = Vec::new();
-    // A page's name is one word, and its synopsis says what is typed.
+    // A page's name is one word; its synopsis shows what the user types.
     let titled = command.clone().name(name(command));
     Man::new(titled).section("1").render(&mut text)?;
     Ok(text)

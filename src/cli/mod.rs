@@ -1,14 +1,16 @@
-//! The command line: the only place that reads arguments and the environment, prints, and picks concrete stores and sources.
+//! The command line: the only place that reads arguments and the environment, prints, and picks concrete
+//! stores and sources.
 
-use crate::cli::error::{CommandResult, CommandError};
-use command::{Args, Command};
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
+use command::{Args, Command};
 use serde::Serialize;
 use snapferry_base::cancel::Cancel;
+
+use crate::cli::error::{CommandError, CommandResult};
 
 mod args;
 mod cloud;
@@ -52,7 +54,8 @@ use runtime::runtime;
 use session::Session;
 use settings::Settings;
 
-/// Parses, runs, reports. A panic anywhere ends in exit code 1, with the work given up in order.
+/// Parses the command line, runs the command, and reports its error. A panic anywhere ends in exit code 1,
+/// after the work was given up in order.
 #[must_use]
 pub fn main(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
     let typed: Vec<OsString> = typed.into_iter().collect();
@@ -64,7 +67,7 @@ pub fn main(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
     let ended = std::panic::catch_unwind(|| run(&typed));
     match ended {
         Ok(code) if !panics::ended_the_work() => code,
-        // The hook has said why.
+        // The panic hook has printed the reason.
         Ok(_) | Err(_) => Code::Unexpected.into(),
     }
 }
@@ -95,7 +98,7 @@ fn run(typed: &[OsString]) -> ExitCode {
         Command::Convert(args) => convert::run(&args, session),
         Command::Verify(args) => verify::run(&args, session),
         Command::Restore(args) => restore::run(&args, session),
-        // Reached only where an option stands before the name.
+        // Reached only if an option stands before the name.
         Command::QemuImg(args) => return qemu_img::run(&args.args),
         Command::Info(args) => inspect::info::run(&args, session),
         Command::Check(args) => inspect::check::run(&args, session),
@@ -126,11 +129,12 @@ fn run(typed: &[OsString]) -> ExitCode {
     }
 }
 
-/// Reads the command line, and the settings behind it. The first, forgiving parse shows the command and the typed identity, which
-/// decide which settings become defaults of flags; the second one is what counts.
+/// Reads the command line and the settings. The first parse ignores errors, and finds the command and the
+/// identity that the user typed: they decide which settings become defaults of flags. The second parse is the
+/// one that counts.
 fn read(typed: &[OsString], environment: &Environment) -> CommandResult<(Args, Settings)> {
     let command = Args::command();
-    // An error here asks for help or the version; the second parse gives it again.
+    // An error here is a request for help or the version; the second parse returns it again.
     let scanned = command.clone().ignore_errors(true).try_get_matches_from(typed);
     let scanned = scanned.ok().filter(|scanned| settings::matter_to(&command, scanned));
     let (settings, defaults) = match scanned {
@@ -145,7 +149,7 @@ fn read(typed: &[OsString], environment: &Environment) -> CommandResult<(Args, S
     Ok((Args::from_arg_matches(&matches)?, settings))
 }
 
-/// Says why a command line can't be read, or what it asked clap for.
+/// Prints why a command line can't be read, or the help or version that the user asked for.
 fn refuse(error: &CommandError) -> Code {
     match error {
         CommandError::CommandLine(error) => {
@@ -157,7 +161,7 @@ fn refuse(error: &CommandError) -> Code {
     }
 }
 
-/// A result, for programs.
+/// Prints a result as one line of JSON on stdout.
 fn print_json(value: &impl Serialize) -> CommandResult<()> {
     writeln!(foreign::out_in(Form::Json), "{}", serde_json::to_string(value)?)?;
     Ok(())

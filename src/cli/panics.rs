@@ -1,8 +1,9 @@
-//! A panic, wherever it is, ends the program in order: one line says what and where, the work is told to stop, as a signal does it, and its way out
-//! (abort the upload, remove the hidden file, detach the volume) is bounded.
+//! Panic hook, so that a panic in any thread ends the program in order. The hook prints one line with the
+//! message and the place, and cancels the work as a signal does; the cleanup after that (abort the upload,
+//! remove the hidden file, detach the volume) has a time limit.
 //!
-//! Where memory is refused to code that can't be told so (a library's `Box`, a growing list), Rust aborts the process at once; nothing runs after that,
-//! and what is left is what a `kill -9` leaves.
+//! If an allocation fails in code that can't return the error (a library's `Box`, a growing list), Rust
+//! aborts the process at once. Nothing runs after that, and what is left is what a `kill -9` leaves.
 
 use std::backtrace::Backtrace;
 use std::fmt::{self, Write as _};
@@ -18,33 +19,35 @@ use snapferry_base::limits::Allowance;
 
 use super::exit::Code;
 
-/// How long the work's way out may take: an upload's abort has half a minute, a volume is detached and deleted in a few.
+/// Time limit of the cleanup: an upload's abort has half a minute, a volume is detached and deleted in a few
+/// minutes.
 const WAY_OUT: Duration = Duration::from_secs(600);
-/// Stack of the thread that waits for it.
+/// Stack size in bytes of the thread that waits for the time limit.
 const WATCHER_STACK: usize = 64 << 10;
-/// A line's bytes at most: it is built without the heap.
+/// Longest line in bytes, because it is built without the heap.
 const LINE: usize = 1024;
-/// Panics that are told: threads that follow each other down add nothing.
+/// Number of panics that are printed. Later ones add nothing: they are in threads that fail because another
+/// thread did.
 const TOLD: u32 = 3;
 
-/// What is told to stop.
+/// Work that a panic cancels.
 static WORK: Mutex<Vec<Cancel>> = Mutex::new(Vec::new());
 static PANICS: AtomicU32 = AtomicU32::new(0);
 static ENDED: AtomicBool = AtomicBool::new(false);
 
-/// Takes the place of Rust's own hook, whose backtrace can take more memory than there is, and then hangs.
+/// Replaces Rust's own hook, whose backtrace can take more memory than there is, and then hangs.
 pub fn install() {
     let allowance = Allowance::of_process();
     let backtraces = allowance.address_space.is_none() && allowance.data.is_none();
     set_hook(Box::new(move |panic| hook(panic, backtraces)));
 }
 
-/// From now on a panic ends this work.
+/// Makes any panic from now on cancel this work.
 pub fn end(work: &Cancel) {
     WORK.lock().unwrap_or_else(PoisonError::into_inner).push(work.clone());
 }
 
-/// Whether a panic has ended the work.
+/// True if a panic has cancelled the work.
 pub fn ended_the_work() -> bool {
     ENDED.load(Relaxed)
 }
@@ -54,7 +57,7 @@ fn hook(panic: &PanicHookInfo<'_>, backtraces: bool) {
     if before < TOLD {
         let _ = std::io::stderr().write_all(line(panic).bytes());
     }
-    // Not waited for: who panics while holding it must not hang here.
+    // The hook doesn't wait for the lock: a thread that panics while it holds the lock must not hang here.
     if let Ok(work) = WORK.try_lock() {
         for cancel in work.iter() {
             ENDED.store(true, Relaxed);
@@ -65,7 +68,7 @@ fn hook(panic: &PanicHookInfo<'_>, backtraces: bool) {
         return;
     }
     if ended_the_work() {
-        // Where no thread can be had, whoever waits may still ask twice by a signal.
+        // If no thread can be started, the user can still end the process by two signals.
         let _ = thread::Builder::new().name("way-out".into()).stack_size(WATCHER_STACK).spawn(|| {
             thread::sleep(WAY_OUT);
             let _ = std::io::stderr()
@@ -82,8 +85,8 @@ fn hook(panic: &PanicHookInfo<'_>, backtraces: bool) {
     }
 }
 
-fn line(panic: &PanicHookInfo<'_>) -> Line {
-    let mut line = Line { bytes: [0; LINE], len: 0 };
+fn line(panic: &PanicHookInfo<'_>) -> OneLine {
+    let mut line = OneLine { bytes: [0; LINE], len: 0 };
     let thread = thread::current();
     let _ = write!(
         line,
@@ -99,24 +102,24 @@ fn line(panic: &PanicHookInfo<'_>) -> Line {
     line
 }
 
-/// Text of bounded length, without what a terminal obeys; it ends with a line's end.
-struct Line {
+/// Text of bounded length on one line: control characters become blanks, and a line break ends it.
+struct OneLine {
     bytes: [u8; LINE],
     len: usize,
 }
 
-impl Line {
+impl OneLine {
     fn bytes(&mut self) -> &[u8] {
         self.bytes[self.len] = b'\n';
         &self.bytes[..=self.len]
     }
 }
 
-impl fmt::Write for Line {
+impl fmt::Write for OneLine {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for char in text.chars() {
             let char = if char.is_control() { ' ' } else { char };
-            // Room for the line's end.
+            // One byte stays free for the line break.
             if self.len + char.len_utf8() >= LINE {
                 return Err(fmt::Error);
             }
@@ -132,7 +135,7 @@ mod tests {
 
     use super::*;
 
-    /// Runs a test of this file, which is ignored otherwise, in a process of its own.
+    /// Runs a test of this file, which is ignored otherwise, in its own process.
     fn in_a_process(name: &str, backtrace: &str, space: Option<u64>) -> (Option<i32>, String) {
         let mut command = Command::new("prlimit");
         let most = space.map_or("unlimited".to_owned(), |most| most.to_string());
@@ -158,7 +161,7 @@ mod tests {
         let joined = thread::scope(|scope| scope.spawn(|| panic!("it came\x1b[2J to this")).join().is_err());
         assert!(joined && ended_the_work());
         let told = work.reason() == Some(Reason::Failed);
-        // As no test harness would.
+        // No test harness ends with these codes.
         std::process::exit(if told { 42 } else { 43 });
     }
 
@@ -181,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_long_message_is_cut_and_still_a_line() {
-        let mut line = Line { bytes: [0; LINE], len: 0 };
+        let mut line = OneLine { bytes: [0; LINE], len: 0 };
         let _ = write!(line, "{}", "ä".repeat(LINE));
         let bytes = line.bytes();
         assert!(bytes.len() <= LINE && bytes.ends_with(b"\n") && std::str::from_utf8(bytes).is_ok());

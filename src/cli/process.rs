@@ -1,4 +1,4 @@
-//! What is set up for the whole process, before anything else is done.
+//! Set-up of the whole process, before anything else is done.
 
 use snapferry_base::limits::{Allowance, TooTight, bound_arenas};
 use tokio::runtime::Builder;
@@ -6,29 +6,32 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::panics;
 
-/// SIGXFSZ, on every architecture that Linux counts signals alike on (signal(7): all but Alpha, SPARC, MIPS and PA-RISC).
+/// Number of SIGXFSZ on every architecture on which Linux numbers signals alike (signal(7): all but Alpha,
+/// SPARC, MIPS and PA-RISC).
 const FILE_TOO_LARGE: SignalKind = SignalKind::from_raw(25);
 
-/// Begins.
+/// Sets up memory, the panic hook and the handling of limits for this process.
 ///
 /// # Errors
-/// Where the limits of this process leave too little for any command.
+/// If the limits of this process leave too little for any command.
 pub fn begin() -> Result<(), TooTight> {
     let allowance = Allowance::of_process();
     bound_arenas(&allowance);
     panics::install();
-    // Without the files that this takes it would panic; hardly any command gets as far as writing then.
+    // tokio panics without the files that a runtime takes. With so few files hardly any command gets as far
+    // as writing.
     if allowance.file_size.is_some() && allowance.runtime().is_ok() {
         survive_large_files();
     }
     allowance.begin()
 }
 
-/// A write beyond the limit on files is an error from now on, and no longer the end without a word. By a handler, which stays when the runtime is gone
-/// that it was made in: whatever program we become or start gets the signal's default back, as it would not if we ignored it.
+/// Turns a write beyond the limit on file sizes into an error; without this, the signal ends the process
+/// without a message. The signal gets a handler, which stays when its runtime is gone, because a program that
+/// this process becomes or starts gets the default back then. An ignored signal would stay ignored there.
 fn survive_large_files() {
     let Ok(runtime) = Builder::new_current_thread().enable_io().build() else { return };
     let _inside = runtime.enter();
-    // Nobody listens: the failed write says it all.
+    // No receiver is needed: the failed write returns the error.
     drop(signal(FILE_TOO_LARGE));
 }

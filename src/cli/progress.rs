@@ -1,4 +1,4 @@
-//! How running work shows itself: a bar on a terminal, a log line every ten seconds elsewhere.
+//! Progress of running work: a bar on a terminal, a log line every ten seconds elsewhere.
 
 use std::collections::VecDeque;
 use std::io::{IsTerminal as _, Write as _};
@@ -16,14 +16,14 @@ use snapferry_engine::image::counters as restore;
 use super::lengths::clock_face;
 use super::log::Verbosity;
 
-/// How often the bar is drawn anew.
+/// Time between two updates of the bar.
 const REDRAW: Duration = Duration::from_millis(250);
-/// How often a line is logged where there is no terminal.
+/// Time between two log lines without a terminal.
 const LOG_EVERY: Duration = Duration::from_secs(10);
-/// The stretch that rates are taken over: long enough not to flicker, short enough to follow.
+/// Time window of the rates: long enough not to flicker, short enough to follow changes.
 const WINDOW: Duration = Duration::from_secs(5);
 
-/// The terminal on stderr, shared by log lines and the bar.
+/// Terminal on stderr, shared by log lines and the bar.
 #[derive(Clone, Debug)]
 pub struct Console {
     bars: MultiProgress,
@@ -39,18 +39,19 @@ impl Console {
         self.terminal
     }
 
-    /// The same for work of which there is more than one at a time: lines, and no bars.
+    /// Returns a console for work that runs more than once at a time: with log lines, and without bars.
     pub fn without_terminal(&self) -> Self {
         Self { bars: self.bars.clone(), terminal: false }
     }
 
-    /// A line that turns while something is waited for; nothing where there is no terminal.
+    /// Shows a spinner while the program waits for something, or nothing without a terminal.
     pub fn spinner(&self) -> Option<ProgressBar> {
         self.terminal.then(|| {
             let style = ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}")
                 .unwrap_or_else(|_| ProgressStyle::default_spinner());
             let bar = self.bars.add(ProgressBar::new_spinner().with_style(style));
-            // The bar starts a thread for it, and doesn't put up with being refused one; without it the line stands still in between.
+            // The bar starts a thread for this, and panics if the system refuses it one. Without a thread the
+            // spinner only turns with each message.
             if threads::room("show", 1).1.is_none() {
                 bar.enable_steady_tick(REDRAW);
             }
@@ -61,7 +62,8 @@ impl Console {
     /// Prints lines above the bar.
     ///
     /// # Errors
-    /// Where the terminal, or whatever else stderr is, takes no more: the work goes on without. (The bars' own `suspend` panics then.)
+    /// If stderr can't be written to; the work goes on without it. (The bars' own `suspend` panics in that
+    /// case.)
     pub fn print(&self, lines: &[u8]) -> std::io::Result<()> {
         if self.bars.is_hidden() {
             std::io::stderr().write_all(lines)
@@ -71,33 +73,33 @@ impl Console {
     }
 }
 
-/// What is looked at while work goes on.
+/// Counters of running work at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sample {
-    /// Bytes of the disk that are through.
+    /// Bytes of the disk that are done.
     pub done: u64,
     /// Bytes of the image made or fetched.
     pub image: u64,
     /// Bytes of the image that the destination has confirmed.
     pub sent: u64,
-    /// Times that each of [`Watched::STAGES`] held the others up.
+    /// Number of times that each of [`Watchable::STAGES`] held the others up.
     pub waits: [u64; 3],
 }
 
-/// Work that tells how far it is.
-pub trait Watched: Send + Sync + 'static {
-    /// What it does, for the log.
+/// Work that reports its progress.
+pub trait Watchable: Send + Sync + 'static {
+    /// Message in the log, such as `converting`.
     const DOES: &'static str;
-    /// What happens to the disk, and to the image.
+    /// Verbs for the rates of the disk and of the image, such as `read` and `write`.
     const VERBS: [&'static str; 2];
-    /// The stages that may hold the others up.
+    /// Stages that may hold the others up.
     const STAGES: [&'static str; 3];
 
-    /// How far it is now.
+    /// Returns the current values of the counters.
     fn sample(&self) -> Sample;
 }
 
-impl Watched for convert::Counters {
+impl Watchable for convert::Counters {
     const DOES: &'static str = "converting";
     const VERBS: [&'static str; 2] = ["read", "write"];
     const STAGES: [&'static str; 3] = [
@@ -112,7 +114,7 @@ impl Watched for convert::Counters {
     }
 }
 
-impl Watched for restore::Counters {
+impl Watchable for restore::Counters {
     const DOES: &'static str = "reading the image";
     const VERBS: [&'static str; 2] = ["decode", "fetch"];
     const STAGES: [&'static str; 3] = [
@@ -127,7 +129,7 @@ impl Watched for restore::Counters {
     }
 }
 
-/// Shows work until dropped.
+/// Display of running work, until it is dropped.
 pub struct Progress {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -135,7 +137,7 @@ pub struct Progress {
 
 impl Progress {
     /// Starts showing `counters`, which go up to `size` bytes.
-    pub fn show<W: Watched>(
+    pub fn show<W: Watchable>(
         console: &Console,
         verbosity: Verbosity,
         counters: Arc<W>,
@@ -164,7 +166,7 @@ impl Progress {
                 bar.finish_and_clear();
             }
         };
-        // Without it the work goes on all the same.
+        // The work goes on without a display.
         let thread = threads::spawn("show", showing)
             .inspect_err(|refused| tracing::debug!("no progress is shown: {refused}"));
         Self { stop: Some(stop), thread: thread.ok() }
@@ -187,19 +189,19 @@ fn bar(size: ByteCount) -> ProgressBar {
     ProgressBar::new(size.0).with_style(style.progress_chars("█▉▊▋▌▍▎▏ "))
 }
 
-/// Looks at the counters over a moving window.
+/// Samples of the counters over a moving window.
 struct View {
     size: ByteCount,
     seen: VecDeque<(Instant, Sample)>,
 }
 
-/// What is shown.
+/// Progress at one moment.
 struct Moment {
     sample: Sample,
     size: ByteCount,
-    /// Bytes of the disk a second.
+    /// Bytes of the disk per second.
     disk_rate: u64,
-    /// Bytes of the image a second.
+    /// Bytes of the image per second.
     image_rate: u64,
     left: Option<Duration>,
     bottleneck: Option<&'static str>,
@@ -210,9 +212,9 @@ impl View {
         Self { size, seen: VecDeque::from([(Instant::now(), Sample::default())]) }
     }
 
-    fn look<W: Watched>(&mut self, sample: Sample, now: Instant) -> Moment {
+    fn look<W: Watchable>(&mut self, sample: Sample, now: Instant) -> Moment {
         self.seen.push_back((now, sample));
-        // One look from before the window stays, so that rates have something to start from.
+        // One sample from before the window stays, as the start of the rates.
         while self.seen.len() > 2 && now.duration_since(self.seen[1].0) > WINDOW {
             self.seen.pop_front();
         }
@@ -238,21 +240,21 @@ impl View {
     }
 }
 
-/// Whole bytes a second.
+/// Returns whole bytes per second.
 pub fn per_second(bytes: u64, elapsed: Duration) -> u64 {
     let millis = elapsed.as_millis().max(1);
     u64::try_from(u128::from(bytes) * 1000 / millis).unwrap_or(u64::MAX)
 }
 
 impl Moment {
-    /// Image bytes for each disk byte so far, as in `0.34`.
+    /// Returns image bytes per disk byte so far, such as `0.3400`.
     fn ratio(&self) -> String {
         ratio(self.sample.image, self.sample.done)
     }
 
     fn for_bar(&self, [disk, image]: [&str; 2]) -> String {
         let left = self.left.map_or_else(|| "--:--".to_owned(), clock_face);
-        // At the start nobody has waited yet; later, for a moment, everybody may keep up.
+        // At the start no stage has waited yet; later all stages may keep up for a moment.
         let bound = self.bottleneck.map(|stage| format!("  {stage}-bound")).unwrap_or_default();
         format!(
             "{} of {}  {disk} {}/s  {image} {}/s  ratio {}  ETA {left}{bound}",
@@ -281,7 +283,7 @@ impl Moment {
     }
 }
 
-/// `small` for each byte of `large`, to four digits.
+/// Formats `small` divided by `large`, to four digits.
 pub fn ratio(small: u64, large: u64) -> String {
     if large == 0 {
         return "-".to_owned();

@@ -1,39 +1,45 @@
-//! What commands that read all of an image share: opening it, and finding its manifest.
+//! Common part of commands that read all of an image: they open it and find its manifest.
 
-use crate::cli::error::CommandResult;
-use crate::cli::args::{ReadingArgs};
 use std::path::Path;
 use std::sync::Arc;
 
 use snapferry_engine::error::RestoreError;
 use snapferry_engine::image::ManifestError;
-use snapferry_engine::image::plan::{Options, Origin};
+use snapferry_engine::image::plan::Options;
 use snapferry_engine::manifest::Manifest;
+use snapferry_engine::store::Location;
 use snapferry_engine::store::{ObjectKey, StoreError};
 use snapferry_qcow2::Limits;
 use tokio::runtime::Runtime;
 
-use super::image::{self, ImageArgs, OpenImage, Shelf};
+use super::image::{self, ImageArgs, ObjectRef, OpenImage};
 use super::session::Session;
-use super::signals::Left;
+use super::signals::Unfinished;
+use crate::cli::args::ReadingArgs;
+use crate::cli::error::CommandResult;
 
-/// A manifest may be so long: that of a disk of 64 TiB takes 800 MiB, one of 1 TiB 12 MiB.
+/// Longest manifest in bytes: that of a disk of 64 TiB takes 800 MiB, one of 1 TiB 12 MiB.
 const LONGEST_MANIFEST: u64 = 1 << 30;
 
-/// An image that is about to be read.
+/// Open image, with its manifest and the options for reading it.
 pub struct Opened {
-    /// Runs the store's requests, and ends with us.
+    /// Runtime of the store's requests, which ends with this value.
     _runtime: Runtime,
     pub image: OpenImage,
-    pub origin: Origin,
+    pub origin: Location,
     pub manifest: Option<Manifest>,
     pub options: Options,
     pub limits: Limits,
 }
 
 impl Opened {
-    /// Opens what was named, and what lies beside it.
-    pub fn open(image: &ImageArgs, reading: &ReadingArgs, left: Left, session: &Session) -> CommandResult<Self> {
+    /// Opens the image that the arguments name, and its manifest.
+    pub fn open(
+        image: &ImageArgs,
+        reading: &ReadingArgs,
+        left: Unfinished,
+        session: &Session,
+    ) -> CommandResult<Self> {
         let name = image.name()?;
         let runtime = session.start(left)?;
         let origin = name.origin();
@@ -47,7 +53,8 @@ impl Opened {
     }
 }
 
-/// The manifest that was named, or the one beside the image; none where there is none, or none was wanted.
+/// Returns the manifest that the user named, or the one beside the image; none if there is none, or the user
+/// wants none.
 fn find_manifest(
     asked: Option<&Path>,
     image: &OpenImage,
@@ -60,10 +67,10 @@ fn find_manifest(
             beside = image::folder_of(path).ok_or_else(|| {
                 super::error::UsageError(format!("--manifest {}: there is no such file", path.display()))
             })?;
-            Shelf { store: Arc::clone(&beside.store), key: beside.key.clone() }
+            ObjectRef { store: Arc::clone(&beside.store), key: beside.key.clone() }
         }
         None => match &image.shelf {
-            Some(shelf) => Shelf { store: Arc::clone(&shelf.store), key: shelf.key.manifest() },
+            Some(shelf) => ObjectRef { store: Arc::clone(&shelf.store), key: shelf.key.manifest() },
             None => return Ok(None),
         },
     };
@@ -77,7 +84,7 @@ fn find_manifest(
     Ok(Some(manifest))
 }
 
-async fn read_small(shelf: &Shelf, key: &ObjectKey) -> Result<Option<bytes::Bytes>, StoreError> {
+async fn read_small(shelf: &ObjectRef, key: &ObjectKey) -> Result<Option<bytes::Bytes>, StoreError> {
     let Some(meta) = shelf.store.head(key).await? else { return Ok(None) };
     let len = meta.size.min(LONGEST_MANIFEST);
     shelf.store.get_range(key, 0..len, Some(&meta.etag)).await.map(Some)

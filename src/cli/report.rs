@@ -1,4 +1,4 @@
-//! The end of a conversion, for people and for programs.
+//! Report of a finished conversion, for the user and for programs.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -14,14 +14,14 @@ use snapferry_engine::source::BadRange;
 use super::lengths::clock_face;
 use super::progress::{per_second, ratio};
 
-/// What `--json` prints, one object on stdout. Sizes in bytes.
+/// Report that `--json` prints as one object on stdout, with sizes in bytes.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Where the image is.
+    /// URL or path of the image.
     image: String,
-    /// Where its manifest is.
+    /// URL or path of the image's manifest.
     manifest: String,
-    /// The disk's size as the guest sees it.
+    /// Size of the disk as the guest sees it.
     virtual_size: ByteCount,
     /// Bytes read from the source.
     bytes_read: u64,
@@ -33,27 +33,26 @@ pub struct Report {
     bytes_raw: u64,
     /// Bytes of the image.
     bytes_stored: u64,
-    /// Image bytes for each byte of the disk.
+    /// Image bytes per byte of the disk.
     ratio: f64,
-    /// From the first question to the store to its last answer.
+    /// Seconds from the first request to the store to its last response.
     seconds: f64,
-    /// Bytes of the disk a second.
+    /// Bytes of the disk per second.
     bytes_per_second: u64,
-    /// Of the whole image, as S3 gives it.
+    /// Checksum of the whole image, as S3 returns it.
     crc64nvme: Crc64,
-    /// Of the whole image, once it was read back and found right.
+    /// SHA-256 of the whole image, once it was read back and found right.
     sha256: Option<String>,
-    /// When that was.
+    /// Time of that check: UTC, RFC 3339.
     verified_at: Option<String>,
-    /// The stage that held the others up most often.
+    /// Stage that held the others up most often.
     bottleneck: Option<&'static str>,
-    /// What `--salvage` stored as zeros.
+    /// Unreadable ranges, which `--salvage` stored as zeros.
     salvaged: Vec<BadRange>,
     /// Processor time, user and system, of the whole process.
     cpu_seconds: f64,
-    /// The most memory that the process has held.
+    /// Most memory that the process has held.
     peak_rss_bytes: Option<u64>,
-    /// What had been decided.
     plan: PlanSummary,
 }
 
@@ -87,7 +86,7 @@ impl Report {
         }
     }
 
-    /// The same for people.
+    /// Writes the report as text.
     pub fn write_for_people(&self, took: Duration, to: &mut impl Write) -> io::Result<()> {
         let zero = ByteCount(self.bytes_zero);
         writeln!(to, "{}", self.image)?;
@@ -118,7 +117,7 @@ impl Report {
         self.write_salvaged(to)
     }
 
-    /// What is missing from the image: an error to whoever asked for errors alone.
+    /// Writes the ranges that are missing from the image, also with `--quiet`, because they are errors.
     pub fn write_salvaged(&self, to: &mut impl Write) -> io::Result<()> {
         for range in &self.salvaged {
             writeln!(to, "  unreadable, stored as zeros: {} bytes at offset {}", range.length, range.offset)?;
@@ -127,7 +126,7 @@ impl Report {
     }
 }
 
-/// The plan for people, as `--dry-run` prints it.
+/// Writes the plan as text, as `--dry-run` prints it.
 pub fn write_plan(plan: &PlanSummary, source: &str, image: &str, to: &mut impl Write) -> io::Result<()> {
     writeln!(to, "would convert {source} ({}) into {image}", plan.virtual_size)?;
     writeln!(to, "  codec     {} {}: {}", plan.codec, plan.level, plan.encoder)?;
@@ -141,16 +140,18 @@ pub fn write_plan(plan: &PlanSummary, source: &str, image: &str, to: &mut impl W
     writeln!(to, "  memory    at most {}", plan.peak_memory)
 }
 
-/// What the process has used so far.
+/// Processor time and memory that the process has used so far.
 pub struct Usage {
     pub cpu: Duration,
     pub peak_rss: Option<u64>,
 }
 
 impl Usage {
-    /// From /proc, which is there wherever block devices are; all zero where it is not.
+    /// Reads /proc, which exists on every system with block devices. Without it the time is zero, and the
+    /// memory unknown.
     pub fn of_process() -> Self {
-        // Fields 14 and 15 of /proc/self/stat: user and system time in ticks (proc(5)); the command's name in brackets may hold blanks.
+        // Fields 14 and 15 of /proc/self/stat are user and system time in ticks (proc(5)). The command's name
+        // in brackets may hold blanks.
         let ticks = std::fs::read_to_string("/proc/self/stat").ok().and_then(|stat| {
             let (_, rest) = stat.rsplit_once(')')?;
             let fields: Vec<&str> = rest.split_whitespace().collect();

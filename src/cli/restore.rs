@@ -1,35 +1,36 @@
-//! `snapferry restore`.
+//! `snapferry restore`: writes an image's disk to a device or a file.
 
-use crate::cli::error::CommandResult;
-use std::path::PathBuf;
-use snapferry_engine::disk::ZeroPolicy;
-use super::image::ImageArgs;
-use crate::cli::session::Session;
-use crate::cli::args::{ReadingArgs};
-use clap::Args as Group;
 use std::cell::OnceCell;
 use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use clap::Args as Group;
 use serde::Serialize;
 use snapferry_base::clock::SystemClock;
 use snapferry_base::units::ByteCount;
-use snapferry_engine::disk::{Force, PageCache};
+use snapferry_engine::disk::PageCache;
+use snapferry_engine::disk::ZeroPolicy;
 use snapferry_engine::image::counters::{Bottleneck, Counters};
 use snapferry_engine::restore::{Destination, Restoration, Restored};
+use snapferry_engine::store::Overwrite;
 
 use super::error::UsageError;
 use super::exit::Code;
 use super::foreign;
+use super::image::ImageArgs;
 use super::lengths::clock_face;
 use super::log::Verbosity;
 use super::print_json;
 use super::progress::{Progress, per_second};
 use super::reading::Opened;
 use super::report::Usage;
-use super::signals::Left;
+use super::signals::Unfinished;
+use crate::cli::args::ReadingArgs;
+use crate::cli::error::CommandResult;
+use crate::cli::session::Session;
 
 #[derive(Debug, Group)]
 #[command(
@@ -48,28 +49,28 @@ pub struct RestoreArgs {
     #[arg(long)]
     pub force: bool,
 
-    /// Write the file through the page cache, for whoever reads it next
+    /// Write the file through the page cache, for a program that reads it next
     #[arg(long, requires = "output")]
     pub page_cache: bool,
 
-    /// How zeros get onto a device; skip is for one that is all zeros already
+    /// Treatment of zeros on a device; skip is for a device that is all zeros already
     #[arg(long, default_value = "discard", value_name = "discard|write|skip", conflicts_with = "output")]
     pub zero: ZeroPolicy,
 
     #[command(flatten)]
     pub reading: ReadingArgs,
 
-    // Last: its heading in the help holds for all that follows.
+    // Last, because its heading in the help holds for all that follows.
     #[command(flatten)]
     pub image: ImageArgs,
 }
 
 pub fn run(args: &RestoreArgs, session: &Session) -> CommandResult<Code> {
-    let force = if args.force { Force::Yes } else { Force::No };
+    let overwrite = Overwrite::if_forced(args.force);
     let cache = if args.page_cache { PageCache::Use } else { PageCache::Bypass };
     let destination = match (&args.device, &args.output) {
-        (Some(path), _) => Destination::Device { path: path.clone(), force, zero: args.zero },
-        (None, Some(path)) => Destination::File { path: path.clone(), force, cache },
+        (Some(path), _) => Destination::Device { path: path.clone(), overwrite, zero: args.zero },
+        (None, Some(path)) => Destination::File { path: path.clone(), overwrite, cache },
         (None, None) => return Err(UsageError("give --device DEVICE or --output FILE".into()).into()),
     };
     if let (Some(device), Some(image)) = (&args.device, &args.image.image)
@@ -81,7 +82,7 @@ pub fn run(args: &RestoreArgs, session: &Session) -> CommandResult<Code> {
         ))
         .into());
     }
-    let opened = Opened::open(&args.image, &args.reading, Left::Target, session)?;
+    let opened = Opened::open(&args.image, &args.reading, Unfinished::Target, session)?;
     let counters = Arc::new(Counters::default());
     let progress = OnceCell::new();
     let restored = Restoration {
@@ -96,7 +97,8 @@ pub fn run(args: &RestoreArgs, session: &Session) -> CommandResult<Code> {
         counters: Arc::clone(&counters),
     }
     .run(&|size| {
-        let _ = progress.set(Progress::show(&session.console, session.verbosity, Arc::clone(&counters), size));
+        let _ =
+            progress.set(Progress::show(&session.console, session.verbosity, Arc::clone(&counters), size));
     });
     drop(progress);
     let restored = restored?;
@@ -108,7 +110,7 @@ pub fn run(args: &RestoreArgs, session: &Session) -> CommandResult<Code> {
         .unwrap_or_default();
     let report = Report::new(&opened, target, &restored, &counters);
     if session.verbosity != Verbosity::Quiet {
-        // The disk is there, whether or not somebody still listens on stderr.
+        // The disk is complete, even if stderr is closed.
         let _ = report.write_for_people(&restored, &mut foreign::err());
     }
     if args.reading.json {
@@ -117,7 +119,7 @@ pub fn run(args: &RestoreArgs, session: &Session) -> CommandResult<Code> {
     Ok(Code::Done)
 }
 
-/// Whether two paths lead to one block device.
+/// True if two paths lead to the same block device.
 fn is_same_device(one: &Path, other: &Path) -> bool {
     let device = |path: &Path| {
         path.metadata().ok().filter(|found| found.file_type().is_block_device()).map(|found| found.rdev())
@@ -125,25 +127,25 @@ fn is_same_device(one: &Path, other: &Path) -> bool {
     device(one).is_some_and(|one| device(other) == Some(one))
 }
 
-/// The result for `--json`. Sizes in bytes.
+/// Result that `--json` prints, with sizes in bytes.
 #[derive(Debug, Serialize)]
 struct Report<'a> {
     image: &'a str,
     target: String,
-    /// The disk as the guest sees it.
+    /// Size of the disk as the guest sees it.
     virtual_size: ByteCount,
-    /// Bytes of it that the image stores; the rest is zeros.
+    /// Bytes of the disk that the image stores; the rest is zeros.
     bytes_decoded: ByteCount,
-    /// Bytes of the image fetched for that.
+    /// Bytes of the image that were fetched.
     bytes_fetched: ByteCount,
-    /// Whether a manifest was there to check against.
+    /// True if there was a manifest to check against.
     manifest: bool,
     /// Segments whose BLAKE3 was compared with the manifest's.
     segments_checked: u64,
     seconds: f64,
     bytes_per_second: u64,
     bottleneck: Option<&'static str>,
-    /// By the plan.
+    /// Most memory that the plan allows, in bytes.
     peak_memory: ByteCount,
     cpu_seconds: f64,
     peak_rss_bytes: Option<u64>,

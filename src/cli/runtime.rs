@@ -1,9 +1,10 @@
-//! The runtime that requests, timers and signals run on.
+//! Runtime of requests, timers and signals.
 //!
-//! tokio panics where the system refuses it a thread: when a runtime is made, and when something is to run beside it and nothing else
-//! runs there yet. So a runtime is made once there is room for its threads, and the thread for what blocks is started with it and stays:
-//! what is to run beside it later waits for that one where there can be no other. Nothing may therefore be given to `spawn_blocking` that
-//! waits for something else there; such work has a thread of its own ([`snapferry_base::threads::spawn`]).
+//! tokio panics if the system refuses it a thread: when a runtime is created, and when `spawn_blocking` is
+//! called and no thread for blocking work runs yet. So a runtime is created only if there is room for its
+//! threads, and one thread for blocking work is started with it and stays: if there can be no other, later
+//! work waits for that one. Work that waits for other blocking work must therefore not be given to
+//! `spawn_blocking`; it has a thread of its own ([`snapferry_base::threads::spawn`]).
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
@@ -13,28 +14,30 @@ use snapferry_base::limits::Allowance;
 use snapferry_base::threads::{self, Refused};
 use tokio::runtime::{Builder, Runtime};
 
-/// Threads for requests, TLS and timers. They do little beside the compressors, and one of them always runs the pipeline's end.
+/// Threads for requests, TLS and timers. They do little beside the compressors, and one of them always runs
+/// the pipeline's end.
 const WORKERS: usize = 2;
-/// The least: one for requests, one for what blocks.
+/// Fewest threads that a runtime works with: one for requests, one for blocking work.
 const LEAST: usize = 2;
-/// Where so many threads can be had, others who want some at the same moment can't take those that tokio will start.
+/// Number of free threads that is plenty: other processes that start some at the same moment can't take those
+/// that tokio will start.
 const PLENTY: usize = 8;
-/// How long a thread for what blocks waits for more: as long as any command runs.
+/// Time that an idle thread for blocking work stays: longer than any command runs.
 const STAYS: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 const WHAT: &str = "send requests";
 
-/// Makes one.
+/// Creates a runtime.
 ///
 /// # Errors
-/// Where the limits of this process leave too little for it, the system has too few threads, with [`Refused`], or the runtime can't be
-/// set up.
+/// If the limits of this process leave too little for it, the system has too few threads (with [`Refused`]),
+/// or the runtime can't be set up.
 pub fn runtime() -> io::Result<Runtime> {
     Allowance::of_process().runtime().map_err(io::Error::other)?;
     let (room, refused) = threads::room(WHAT, PLENTY);
     let workers = match refused {
         None => WORKERS,
         Some(refused) if room < LEAST => return Err(io::Error::other(refused)),
-        // A second one that was refused after all would leave the first waiting for ever.
+        // If the second worker were refused after all, the first would wait for ever.
         Some(_few) => 1,
     };
     unless_refused(|| {
@@ -50,7 +53,8 @@ pub fn runtime() -> io::Result<Runtime> {
     })?
 }
 
-/// Runs what panics where it is refused a thread, without a word of that panic.
+/// Runs code that panics if the system refuses it a thread, and returns an error then, without the panic's
+/// message.
 fn unless_refused<T>(start: impl FnOnce() -> T) -> io::Result<T> {
     let hook = take_hook();
     set_hook(Box::new(|_| {}));

@@ -1,6 +1,5 @@
-//! One run of the program: everything that each command needs and none makes for itself.
+//! Session: everything that each command needs and none makes for itself.
 
-use crate::cli::error::CommandResult;
 use snapferry_base::cancel::Cancel;
 use tokio::runtime::Runtime;
 
@@ -9,11 +8,12 @@ use super::log::Verbosity;
 use super::progress::Console;
 use super::runtime::runtime;
 use super::settings::Settings;
-use super::signals::{self, Left};
+use super::signals::{self, Unfinished};
+use crate::cli::error::CommandResult;
 
 /// One run of the program.
 pub struct Session {
-    /// The process' variables, read once: tests pass others.
+    /// Environment variables of the process, read once: tests pass others.
     pub environment: Environment,
     /// Settings of the configuration file and the environment, as they became defaults of flags.
     pub settings: Settings,
@@ -24,7 +24,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// Makes the runtime for requests. A signal ends the process as the system does it.
+    /// Creates the runtime for requests. Signals keep the system's default action: they end the process at
+    /// once.
     ///
     /// # Errors
     /// If the system refuses threads.
@@ -32,12 +33,12 @@ impl Session {
         Ok(runtime()?)
     }
 
-    /// Makes the runtime for requests, and listens for signals from then on. `left` is what the work leaves behind if the user
-    /// does not let it end.
+    /// Creates the runtime for requests, and handles signals from then on. `left` is what the work leaves
+    /// behind if the user does not let it end.
     ///
     /// # Errors
     /// If the system refuses threads, or the handlers can't be installed.
-    pub fn start(&self, left: Left) -> CommandResult<Runtime> {
+    pub fn start(&self, left: Unfinished) -> CommandResult<Runtime> {
         let runtime = runtime()?;
         signals::listen(runtime.handle(), &self.cancel, left)?;
         Ok(runtime)

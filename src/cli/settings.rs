@@ -1,9 +1,10 @@
-//! Settings: what may be given once for all commands, in the environment or a file, and where each value comes from.
+//! Settings: values that the user may give once for all commands, in the environment or a file, and the
+//! origin of each.
 //!
-//! A flag beats the environment (`SNAPFERRY_*`), which beats the file, which beats the default. What is found is put in place of the
-//! defaults of the flags before the command line is read: so a setting has one name, one check and one meaning wherever it is given.
+//! A flag beats the environment (`SNAPFERRY_*`), which beats the file, which beats the default. Before the
+//! command line is read, the values found replace the defaults of the flags: so a setting has one name, one
+//! check and one meaning wherever it is given.
 
-use crate::cli::environment::Environment;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
@@ -14,19 +15,20 @@ use clap::{ArgMatches, Command};
 use snapferry_base::suggest::near;
 
 use super::error::UsageError;
+use crate::cli::environment::Environment;
 
-/// The file that is read unless another is named.
+/// Configuration file that is read unless the user names another.
 pub const DEFAULT_FILE: &str = "/etc/snapferry/config.toml";
-/// What a setting's variable begins with.
+/// Prefix of the variables of settings.
 const PREFIX: &str = "SNAPFERRY_";
-/// Commands that read no settings: they stand for themselves, or for another tool.
+/// Commands that read no settings: they need none, or stand in for another tool.
 const APART: [&str; 4] = ["qemu-img", "help", "completions", "man"];
 
 /// One setting, by the id of the flag that it stands for.
 #[derive(Clone, Copy, Debug)]
 struct Setting {
     name: &'static str,
-    /// The only commands that it is for, or all that have the flag.
+    /// Commands that the setting is for; if empty, all that have the flag.
     only: &'static [&'static str],
 }
 
@@ -34,9 +36,10 @@ const fn everywhere(name: &'static str) -> Setting {
     Setting { name, only: &[] }
 }
 
-/// All settings. A name is its flag's, with underscores; in commands on the cloud `vpc_region` is `--region`.
+/// All settings. A name is that of the flag, with underscores; for commands on the cloud `--region` is
+/// `vpc_region`.
 const SETTINGS: [Setting; 40] = [
-    // For what writes: an image that is read is always named whole.
+    // For commands that write: an image to be read is always named in full.
     Setting {
         name: "bucket",
         only: &[
@@ -93,16 +96,16 @@ const SETTINGS: [Setting; 40] = [
     Setting { name: "limit", only: &["convert"] },
 ];
 
-/// Who we are, with the settings that each takes the place of where they were given with less authority. `credentials_file` takes the
-/// place of none: the store asks for it first, and the cloud needs an identity beside it.
+/// Identities, each with the settings that it replaces if they were given with less authority.
+/// `credentials_file` replaces none: the store uses it first, and the cloud needs an identity beside it.
 const INSTEAD: [(&str, [&str; 2]); 2] = [
     ("api_key_file", ["trusted_profile", "credentials_file"]),
     ("trusted_profile", ["api_key_file", "credentials_file"]),
 ];
 
-/// Keys by which people would put a secret into the file.
+/// Keys under which a user would put a secret into the file.
 const SECRETS: [&str; 6] = ["api_key", "apikey", "secret_access_key", "secret_key", "password", "token"];
-/// Variables that are used besides ours, and whether they are secrets.
+/// Other variables that are used, each with true if it holds a secret.
 const OTHERS: [(&str, bool); 13] = [
     ("SNAPFERRY_REDIS_PASSWORD", true),
     ("IBMCLOUD_API_KEY", true),
@@ -119,19 +122,18 @@ const OTHERS: [(&str, bool); 13] = [
     ("SNAPFERRY_QEMU_IMG", false),
 ];
 
-/// Variables that are read before the settings are.
+/// Variables that are read before the settings.
 const FIRST: [&str; 2] = ["SNAPFERRY_CONFIG", "SNAPFERRY_LOG"];
 
-/// Where a value was given.
+/// Origin of a setting's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// In this variable.
+    /// Name of the environment variable.
     Environment(String),
-    /// In this line of this file.
+    /// Path of the configuration file, and number of the line.
     File(PathBuf, usize),
-    /// Handed over by systemd, in this file.
+    /// Path of a file that systemd hands over as a credential.
     Credential(PathBuf),
-    /// Nowhere.
     Default,
 }
 
@@ -146,7 +148,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// What was found.
+/// Values found in the environment and the configuration file.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     values: BTreeMap<&'static str, (String, Origin)>,
@@ -157,7 +159,7 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shown {
     pub name: String,
-    /// None where there is none, or no saying which.
+    /// None if the setting is not given, and its flag has no fixed default.
     pub value: Option<String>,
     pub origin: Origin,
 }
@@ -166,7 +168,7 @@ fn variable(name: &str) -> String {
     format!("{PREFIX}{}", name.to_ascii_uppercase())
 }
 
-/// The file that is named on a command line that nobody has read yet.
+/// Finds the configuration file on a command line that was not parsed yet.
 fn named_file(typed: &[OsString]) -> Option<PathBuf> {
     let mut words = typed.iter().skip(1).take_while(|word| *word != "--");
     while let Some(word) = words.next() {
@@ -180,8 +182,9 @@ fn named_file(typed: &[OsString]) -> Option<PathBuf> {
     None
 }
 
-/// True if settings change the meaning of a command line, as far as it could be read without them. They don't for help, for the
-/// version, and for a command line that ends before its last command, so that help is there even if a configuration is broken.
+/// True if settings change the meaning of a command line, as far as it can be read without them. They don't
+/// for help, for the version, and for a command line that ends before its last command, so that help is there
+/// even if a configuration is broken.
 #[must_use]
 pub fn matter_to(command: &Command, typed: &ArgMatches) -> bool {
     let Some((name, below)) = typed.subcommand() else { return !command.has_subcommands() };
@@ -189,7 +192,7 @@ pub fn matter_to(command: &Command, typed: &ArgMatches) -> bool {
     !APART.contains(&name) && chosen.is_some_and(|chosen| matter_to(chosen, below))
 }
 
-/// Whether a flag was typed, in this command or one below it.
+/// True if the user typed a flag, for this command or one below it.
 fn is_typed(matches: &ArgMatches, name: &str) -> bool {
     let here =
         matches.ids().any(|id| id == name) && matches.value_source(name) == Some(ValueSource::CommandLine);
@@ -197,11 +200,12 @@ fn is_typed(matches: &ArgMatches, name: &str) -> bool {
 }
 
 impl Settings {
-    /// Reads the environment and the file that the command line, `SNAPFERRY_CONFIG` or nobody names.
+    /// Reads the environment and the configuration file: the one that the command line or `SNAPFERRY_CONFIG`
+    /// names, or the default one.
     ///
     /// # Errors
-    /// Where a named file is not there, or a file is no configuration: with the file, the line, and what is wrong there. Where two
-    /// identities are given in one place.
+    /// If a named file does not exist, or a file is no configuration: with the file, the line, and what is
+    /// wrong there. If two identities are given in one place.
     pub fn find(typed: &[OsString], environment: &Environment) -> Result<Self, UsageError> {
         let named = named_file(typed).or_else(|| environment.get(&variable("config")).map(PathBuf::from));
         let mut settings = match &named {
@@ -227,7 +231,7 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Those that remain beside what was typed.
+    /// Returns the settings without those that a typed identity replaces.
     #[must_use]
     pub fn beside(&self, typed: &ArgMatches) -> Self {
         let mut remaining = self.clone();
@@ -235,14 +239,15 @@ impl Settings {
         remaining
     }
 
-    /// Drops what something that was given with more authority takes the place of.
+    /// Drops the settings that an identity with more authority replaces.
     fn give_way(&mut self, is_given: impl Fn(&str) -> bool) {
         for (_, replaced) in INSTEAD.iter().filter(|(name, _)| is_given(name)) {
             self.values.retain(|name, _| !replaced.contains(name));
         }
     }
 
-    /// What systemd hands over, or a variable holds, beats a file that the configuration names: that may be for root alone.
+    /// Replaces a file that the configuration names for a secret, if systemd hands the secret over or a
+    /// variable holds it, because only root may be able to read that file.
     fn prefer_secrets_at_hand(&mut self, environment: &Environment) {
         let folder = environment.get("CREDENTIALS_DIRECTORY").map(Path::new);
         for (name, credential, variable) in [
@@ -261,8 +266,8 @@ impl Settings {
         }
     }
 
-    /// Variables that look like ours and are not, each with those that may have been meant. Others' that are like none of ours are
-    /// their own affair.
+    /// Returns variables that look like snapferry's but are not, each with those that the user may have
+    /// meant. Variables that resemble none belong to other programs, and are left out.
     #[must_use]
     pub fn misspelt(environment: &Environment) -> Vec<(String, Vec<String>)> {
         let known: Vec<String> = SETTINGS.iter().map(|setting| variable(setting.name)).collect();
@@ -270,7 +275,7 @@ impl Settings {
             || known.iter().map(String::as_str).chain(OTHERS.iter().map(|other| other.0)).chain(FIRST);
         let ours = |name: &&str| name.starts_with(PREFIX) && !known().any(|known| known == *name);
         let meant = |name: &str| {
-            // All begin alike; what counts comes after that.
+            // All names have the same prefix; only the rest is compared.
             let rests = known().filter_map(|known| known.strip_prefix(PREFIX));
             near(&name[PREFIX.len()..], rests)
                 .into_iter()
@@ -321,7 +326,7 @@ impl Settings {
         Ok(settings)
     }
 
-    /// The command with what was found in place of its flags' defaults.
+    /// Returns the command with the values found in place of its flags' defaults.
     #[must_use]
     pub fn apply(&self, command: Command) -> Command {
         command.mut_subcommands(|command| {
@@ -336,7 +341,7 @@ impl Settings {
             let setting =
                 setting.filter(|setting| setting.only.is_empty() || setting.only.contains(&name.as_str()));
             match setting.and_then(|setting| self.values.get(setting.name)) {
-                // A flag that must be given is given so.
+                // A required flag is satisfied by the setting.
                 Some((value, _)) => arg.required(false).default_value(value.clone()).hide_default_value(true),
                 None => arg,
             }
@@ -344,8 +349,8 @@ impl Settings {
         command.mut_subcommands(|command| self.apply_to(command))
     }
 
-    /// Every setting with its value and origin, and the variables of others that are looked at. `command` is the one whose defaults
-    /// have not been replaced.
+    /// Returns every setting with its value and origin, and the other variables that are used. `command` must
+    /// be the one whose defaults have not been replaced.
     #[must_use]
     pub fn show(&self, command: &Command, environment: &Environment) -> Vec<Shown> {
         let own = SETTINGS.iter().map(|setting| match self.values.get(setting.name) {
@@ -370,14 +375,14 @@ impl Settings {
         own.chain(others).collect()
     }
 
-    /// The file that was read.
+    /// Returns the path of the file that was read.
     #[must_use]
     pub fn file(&self) -> Option<&Path> {
         self.file.as_deref()
     }
 }
 
-/// A flag's own default.
+/// Returns a flag's own default, from the command or one below it.
 fn default_of(command: &Command, name: &str) -> Option<String> {
     let own = command
         .get_arguments()
@@ -387,7 +392,7 @@ fn default_of(command: &Command, name: &str) -> Option<String> {
         .or_else(|| command.get_subcommands().find_map(|command| default_of(command, name)))
 }
 
-/// The line in which a key of the top level stands.
+/// Returns the number of the line that holds a key of the top level, or 1 if none is found.
 fn line_of(text: &str, key: &str) -> usize {
     let holds = |line: &str| {
         line.trim_start().trim_start_matches(['"', '\'']).strip_prefix(key).is_some_and(|rest| {
@@ -435,12 +440,12 @@ mod tests {
         assert_eq!(read(&plain, "codec").as_deref(), Some("deflate"));
         let flagged = ["snapferry", "convert", "--device", "a", "--bucket", "flag"];
         assert_eq!(read(&flagged, "bucket").as_deref(), Some("flag"));
-        // A destination of another kind is no conflict with what is only configured.
+        // A typed destination does not conflict with a configured one of another kind.
         let file = ["snapferry", "convert", "--device", "a", "--output", "b"];
         assert_eq!(read(&file, "output").as_deref(), Some("b"));
     }
 
-    /// What a command is given, of who we are: by flags, variables and a file.
+    /// Returns the identities that a command gets from flags, variables and a file.
     fn who(flags: &[&str], variables: &[(&str, &str)], text: &str) -> String {
         use clap::CommandFactory as _;
         let settings = found(text, variables).expect("a configuration");
@@ -460,7 +465,7 @@ mod tests {
         let names = ["credentials_file", "api_key_file", "trusted_profile"];
         for high in names {
             for low in names.into_iter().filter(|low| *low != high) {
-                // The store asks for keys first, and the cloud takes none.
+                // The store looks for keys first, and the cloud takes none.
                 let both = high == "credentials_file";
                 let (typed, configured) =
                     (format!("--{}=high", high.replace('_', "-")), format!("{low} = \"low\"\n"));
@@ -519,7 +524,7 @@ mod tests {
             Some("/etc/snapferry/apikey"),
             "none was handed over"
         );
-        // A file that somebody names for this one run is meant.
+        // A file that the user names for this one run has priority.
         let named = ("SNAPFERRY_REDIS_PASSWORD_FILE", "mine");
         assert_eq!(value(&[credentials, password, named], "redis_password_file").as_deref(), Some("mine"));
     }

@@ -1,4 +1,4 @@
-//! What a signal to stop says on the terminal, and what work that is cut short leaves behind.
+//! Messages after a signal to stop, and the remains of work that is cut short.
 
 use std::io::Write as _;
 
@@ -8,30 +8,30 @@ use tokio::runtime::Handle;
 
 use super::exit::Code;
 
-/// What work that is not let end leaves behind.
+/// Remains of work that the user does not let end.
 #[derive(Clone, Debug)]
-pub enum Left {
-    /// An upload, which `uploads list` finds.
+pub enum Unfinished {
+    /// Upload, which `uploads list` finds.
     Upload,
-    /// A target that holds part of a disk.
+    /// Target that holds part of a disk.
     Target,
-    /// A job in the cloud, which can be resumed.
+    /// Job in the cloud, which can be resumed.
     Job,
-    /// A worker's jobs. At a second word, which it is told by this one, it gives them back at once; at a third it ends.
+    /// Jobs of a worker. The second signal cancels this [`Cancel`], and the worker gives them back at once;
+    /// the third signal ends the process.
     Jobs(Cancel),
-    /// Nothing.
     Nothing,
 }
 
-impl Left {
-    /// What the work has to do before it ends.
+impl Unfinished {
+    /// Returns what the work does before it ends, for the message.
     fn doing(&self) -> Option<&'static str> {
         Some(match self {
             Self::Upload => "ending the upload",
             Self::Target => "giving up the target",
             Self::Job => "detaching and removing the volume, if there is one",
             Self::Jobs(_) => "giving back the jobs at hand; what is being converted comes to its end first",
-            // Nothing has to be brought to an end, or hardly anything.
+            // There is nothing to bring to an end, or hardly anything.
             Self::Nothing => return None,
         })
     }
@@ -55,13 +55,14 @@ impl Left {
     }
 }
 
-/// Listens from now on. Until then nothing has been made, and the system's own end of a process is the right one.
+/// Handles signals from now on. Before this call the work has made nothing yet, and the system's default
+/// action is right: it ends the process.
 ///
 /// # Errors
-/// Where the handlers can't be installed.
-pub fn listen(runtime: &Handle, cancel: &Cancel, left: Left) -> std::io::Result<()> {
-    // A worker goes on with its other jobs when one of them dies.
-    if !matches!(left, Left::Jobs(_)) {
+/// If the handlers can't be installed.
+pub fn listen(runtime: &Handle, cancel: &Cancel, left: Unfinished) -> std::io::Result<()> {
+    // A worker goes on with its other jobs if one of them panics.
+    if !matches!(left, Unfinished::Jobs(_)) {
         super::panics::end(cancel);
     }
     let cancel = cancel.clone();
@@ -72,7 +73,7 @@ pub fn listen(runtime: &Handle, cancel: &Cancel, left: Left) -> std::io::Result<
             cancel.cancel(Reason::Asked);
         }
         Stop::AtOnce => match &left {
-            Left::Jobs(hurry) if !hurry.is_cancelled() => {
+            Unfinished::Jobs(hurry) if !hurry.is_cancelled() => {
                 tracing::warn!("giving back at once what is being converted, too");
                 hurry.cancel(Reason::Asked);
             }

@@ -1,16 +1,16 @@
-//! Tables for people: columns as wide as what is in them.
+//! Tables for the user, with columns as wide as their content.
 //!
-//! Cells hold text that is not ours: of any length, in any script. So a cell is one line, cut where it is absurdly long, and a column is never
-//! padded beyond [`WIDEST`]: one that is longer moves the rest of its own row, and nobody else's.
+//! Cells hold foreign text: of any length, in any script. So a cell is one line, cut if it is absurdly long,
+//! and a column is never padded beyond [`WIDEST`]: a cell that is longer moves only the rest of its own row.
 
 use std::io::{self, Write};
 
 use super::foreign::{LONGEST_SHOWN, columns, cut, padded};
 
-/// Columns of a terminal up to which the cells of other rows are padded.
+/// Widest column that the cells of other rows are padded to, in columns of a terminal.
 const WIDEST: usize = 120;
 
-/// Rows under headings.
+/// Table with a line of headings.
 pub struct Table {
     headings: Vec<&'static str>,
     rows: Vec<Vec<String>>,
@@ -21,7 +21,7 @@ impl Table {
         Self { headings: headings.to_vec(), rows: Vec::new() }
     }
 
-    /// Adds a row; what is empty is shown as a dash, and of several lines the first.
+    /// Adds a row. An empty cell is shown as a dash, and a cell of several lines as the first of them.
     pub fn row(&mut self, cells: Vec<String>) {
         let shown = |cell: &String| match first_line(cell) {
             "" => "-".to_owned(),
@@ -46,12 +46,13 @@ impl Table {
     }
 }
 
-/// What is wrong, without what to do about it.
+/// Returns the first line of an error's text, which is what is wrong; the lines after it are what to do about
+/// it.
 pub fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
 
-/// `name  value` lines, with the names one below the other, and so the lines of a value.
+/// Writes `name  value` lines with the values, and all lines of each value, below one another.
 pub fn pairs(pairs: &[(&str, String)], to: &mut impl Write) -> io::Result<()> {
     let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     pairs.iter().try_for_each(|(name, value)| {
@@ -90,7 +91,7 @@ mod tests {
         );
     }
 
-    /// More than 65,535 columns are more than Rust's own padding does.
+    /// Rust's own padding ends at 65,535 columns.
     #[test]
     fn one_cell_that_is_long_or_hostile_is_its_own_rows_affair() {
         let mut table = Table::new(&["server", "state"]);

@@ -1,20 +1,20 @@
-//! `snapferry uploads`: incomplete uploads, which cost money until somebody removes them.
+//! `snapferry uploads`: incomplete uploads, which cost money until the user removes them.
 
-use crate::cli::error::CommandResult;
-use crate::cli::session::Session;
-use crate::cli::args::{BucketArgs};
-use clap::{Args as Group, Subcommand};
 use std::io::Write as _;
 
+use clap::{Args as Group, Subcommand};
 use serde::Serialize;
 use snapferry_base::clock::rfc3339;
 use snapferry_engine::store::{ObjectKey, ObjectStore, OpenUpload, Upload};
 
-use super::config::{self, Place, Use};
+use super::config::{self, ImageDestination, StoreOptions};
 use super::error::UsageError;
 use super::exit::Code;
 use super::foreign;
 use super::print_json;
+use crate::cli::args::BucketArgs;
+use crate::cli::error::CommandResult;
+use crate::cli::session::Session;
 
 #[derive(Serialize)]
 struct Listed<'a> {
@@ -46,10 +46,10 @@ pub enum UploadsAction {
     Abort {
         #[command(flatten)]
         bucket: BucketArgs,
-        /// The upload's key
+        /// Key of the upload
         #[arg(long, value_name = "KEY", required_unless_present = "all")]
         key: Option<String>,
-        /// The upload's id [default: every upload of the key]
+        /// Id of the upload [default: every upload of the key]
         #[arg(long, value_name = "ID", requires = "key")]
         id: Option<String>,
         /// Every upload in the bucket
@@ -71,10 +71,10 @@ pub fn run(args: &UploadsArgs, session: &Session) -> CommandResult<Code> {
 }
 
 fn open(bucket: &BucketArgs, session: &Session) -> CommandResult<std::sync::Arc<dyn ObjectStore>> {
-    // The key plays no part in what is asked of the bucket.
+    // Requests about the bucket don't use the key.
     let key = ObjectKey::new("uploads").map_err(|error| UsageError(error.to_string()))?;
-    let place = Place::Bucket { bucket: bucket.bucket.clone(), key };
-    config::open_store(&place, &bucket.store, &Use::plain(1, &session.cancel, &session.environment))
+    let place = ImageDestination::Bucket { bucket: bucket.bucket.clone(), key };
+    config::open_store(&place, &bucket.store, &StoreOptions::plain(1, &session.cancel, &session.environment))
 }
 
 async fn list(bucket: &BucketArgs, prefix: &str, json: bool, session: &Session) -> CommandResult<Code> {
@@ -87,7 +87,7 @@ async fn list(bucket: &BucketArgs, prefix: &str, json: bool, session: &Session) 
     } else {
         for upload in &found {
             let Listed { key, id, started } = listed(upload);
-            // A store's own words, which a terminal must not obey. Keys have no control characters.
+            // The id is foreign text, which a terminal must not obey. Keys have no control characters.
             let id = id.escape_debug();
             writeln!(out, "{}  {key}  {id}", started.as_deref().unwrap_or("-"))?;
         }
@@ -99,7 +99,13 @@ fn listed(open: &OpenUpload) -> Listed<'_> {
     Listed { key: open.upload.key.as_str(), id: &open.upload.id, started: open.started.map(rfc3339) }
 }
 
-async fn abort(bucket: &BucketArgs, key: Option<&str>, id: Option<&str>, all: bool, session: &Session) -> CommandResult<Code> {
+async fn abort(
+    bucket: &BucketArgs,
+    key: Option<&str>,
+    id: Option<&str>,
+    all: bool,
+    session: &Session,
+) -> CommandResult<Code> {
     let store = open(bucket, session)?;
     let key = key.map(ObjectKey::new).transpose().map_err(|error| UsageError(error.to_string()))?;
     let chosen: Vec<Upload> = match (key, id) {

@@ -1,29 +1,29 @@
-//! `snapferry verify`.
+//! `snapferry verify`: reads an image back and checks it.
 
-use crate::cli::error::CommandResult;
-use std::path::PathBuf;
-use snapferry_engine::image::Sha256Sum;
-use super::image::ImageArgs;
-use crate::cli::session::Session;
-use crate::cli::args::{ReadingArgs};
-use clap::Args as Group;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use clap::Args as Group;
 use snapferry_base::clock::SystemClock;
 use snapferry_base::units::ByteCount;
+use snapferry_engine::image::Sha256Sum;
 use snapferry_engine::image::counters::Counters;
 use snapferry_engine::source::{InUse, RawSource, Source};
 use snapferry_engine::verify::{Sha256Wanted, Verdict, Verification};
 
 use super::exit::Code;
 use super::foreign;
+use super::image::ImageArgs;
 use super::lengths::clock_face;
 use super::log::Verbosity;
 use super::print_json;
 use super::progress::{Progress, per_second};
 use super::reading::Opened;
-use super::signals::Left;
+use super::signals::Unfinished;
+use crate::cli::args::ReadingArgs;
+use crate::cli::error::CommandResult;
+use crate::cli::session::Session;
 
 #[derive(Debug, Group)]
 #[command(
@@ -45,13 +45,13 @@ pub struct VerifyArgs {
     #[command(flatten)]
     pub reading: ReadingArgs,
 
-    // Last: its heading in the help holds for all that follows.
+    // Last, because its heading in the help holds for all that follows.
     #[command(flatten)]
     pub image: ImageArgs,
 }
 
 pub fn run(args: &VerifyArgs, session: &Session) -> CommandResult<Code> {
-    let opened = Opened::open(&args.image, &args.reading, Left::Nothing, session)?;
+    let opened = Opened::open(&args.image, &args.reading, Unfinished::Nothing, session)?;
     let in_use = if args.in_use { InUse::Read } else { InUse::Refuse };
     let against = args.against.as_deref().map(|path| RawSource::open(path, in_use)).transpose()?;
     if opened.manifest.is_none()
@@ -79,15 +79,13 @@ pub fn run(args: &VerifyArgs, session: &Session) -> CommandResult<Code> {
     Ok(if verdict.good { Code::Done } else { Code::Image })
 }
 
-/// Verifies with a bar, or log lines.
-pub fn shown(
-    verification: Verification<'_>,
-    session: &Session,
-) -> CommandResult<Verdict> {
+/// Verifies the image, with a progress bar or log lines.
+fn shown(verification: Verification<'_>, session: &Session) -> CommandResult<Verdict> {
     let counters = Arc::clone(&verification.counters);
     let progress = std::cell::OnceCell::new();
     let verdict = verification.run(&|size| {
-        let _ = progress.set(Progress::show(&session.console, session.verbosity, Arc::clone(&counters), size));
+        let _ =
+            progress.set(Progress::show(&session.console, session.verbosity, Arc::clone(&counters), size));
     });
     drop(progress);
     Ok(verdict?)
@@ -95,7 +93,7 @@ pub fn shown(
 
 fn print(verdict: &Verdict, json: bool, verbosity: Verbosity) -> CommandResult<()> {
     let words = &mut foreign::err();
-    // The verdict is in the exit code, whether or not somebody still listens on stderr.
+    // The exit code reports the verdict, even if stderr is closed.
     let _ = match verbosity {
         Verbosity::Quiet => write_findings(verdict, words),
         Verbosity::Normal | Verbosity::Verbose => write_for_people(verdict, words),
@@ -106,7 +104,7 @@ fn print(verdict: &Verdict, json: bool, verbosity: Verbosity) -> CommandResult<(
     Ok(())
 }
 
-/// What is wrong: of interest also to whoever asked for errors alone.
+/// Writes the findings, also with `--quiet`, because they are errors.
 pub fn write_findings(verdict: &Verdict, to: &mut impl Write) -> io::Result<()> {
     for finding in &verdict.findings {
         writeln!(to, "  wrong     {finding}")?;
@@ -117,7 +115,7 @@ pub fn write_findings(verdict: &Verdict, to: &mut impl Write) -> io::Result<()> 
     Ok(())
 }
 
-/// The verdict for people.
+/// Writes the verdict as text.
 pub fn write_for_people(verdict: &Verdict, to: &mut impl Write) -> io::Result<()> {
     writeln!(to, "{}: {}", verdict.image, if verdict.good { "good" } else { "NOT GOOD" })?;
     let took = verdict.took;

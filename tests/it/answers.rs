@@ -1,5 +1,5 @@
-//! Answers that do not end: each is read up to its limit, and is an error after that. What the server got rid of is counted, since what a client has
-//! not taken it has not kept.
+//! Responses that never end: the client reads each up to its limit, and then returns an error. The test
+//! counts the bytes that the server has sent, since a client can't hold bytes that it has not read.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -15,24 +15,27 @@ use snapferry_base::retry::Class;
 use snapferry_base::secret::Secret;
 use snapferry_base::units::{ByteCount, MIB, to_usize};
 use snapferry_engine::hash::Crc64;
+use snapferry_engine::store::Overwrite;
 use snapferry_engine::store::{
-    ETag, ObjectKey, ObjectStore as _, Part, PartNumber, StoreError, StoredPart, Upload, UploadPlan, Whole,
+    ETag, ExpectedObject, ObjectKey, ObjectStore as _, Part, PartNumber, StoreError, StoredPart, Upload,
+    UploadPlan,
 };
 use snapferry_ibmcloud::iam::{ApiKeyConfig, ApiKeySource, Metadata, MetadataConfig};
 use snapferry_s3::LARGEST_OF_STORE;
 use snapferry_s3::{Auth, S3Config, S3Store};
 
-/// What sockets hold on both sides, at most.
+/// Upper bound for the bytes that socket buffers hold on both sides.
 const ON_THE_WAY: u64 = 16 * MIB;
 
-/// A server that answers everything alike.
+/// Server that gives every request the same response.
 struct Endless {
     port: u16,
     sent: Arc<AtomicU64>,
 }
 
 impl Endless {
-    /// `answer` after each question's head, and then `filling` without end, or nothing.
+    /// Starts a server that sends `answer` after the head of each request, and then `filling` without end, if
+    /// there is one.
     fn start(answer: impl Into<Vec<u8>>, filling: Option<&'static [u8]>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (port, sent) = (listener.local_addr().unwrap().port(), Arc::<AtomicU64>::default());
@@ -56,7 +59,7 @@ impl Endless {
         S3Store::connect(S3Config::new(&self.url(), "us-south", "images", auth)).unwrap()
     }
 
-    /// What it has got rid of since it was asked last.
+    /// Returns the number of bytes sent since the last call.
     fn sent(&self) -> u64 {
         self.sent.swap(0, Ordering::SeqCst)
     }
@@ -87,13 +90,13 @@ fn upload() -> Upload {
     Upload { key: ObjectKey::new("disk.qcow2").unwrap(), id: "id".to_owned() }
 }
 
-/// Every request that a store is asked.
+/// Results of every request that the store client can make.
 async fn asked(store: &S3Store) -> Vec<(&'static str, Result<(), StoreError>)> {
     let (key, body) = (ObjectKey::new("disk.qcow2").unwrap(), Bytes::from_static(b"x"));
     let crc64 = Crc64::of(&body);
     let part = Part { number: PartNumber(1), body: body.clone(), crc64 };
     let stored = StoredPart { number: PartNumber(1), size: 1, etag: ETag("e".to_owned()) };
-    let whole = Whole { size: 1, crc64, replaces: None };
+    let whole = ExpectedObject { size: 1, crc64, replaces: None };
     vec![
         ("get", store.get_range(&key, 0..100, None).await.map(drop)),
         ("put", store.put(&key, body).await),
@@ -103,7 +106,10 @@ async fn asked(store: &S3Store) -> Vec<(&'static str, Result<(), StoreError>)> {
         (
             "create",
             store
-                .create_upload(&key, &UploadPlan { part_size: ByteCount(5 * MIB), replace: true })
+                .create_upload(
+                    &key,
+                    &UploadPlan { part_size: ByteCount(5 * MIB), overwrite: Overwrite::Replace },
+                )
                 .await
                 .map(drop),
         ),
@@ -124,7 +130,7 @@ async fn a_stores_answers_are_read_up_to_a_limit_whatever_was_asked() {
             Some(&FILLING),
         );
         for (what, answer) in asked(&server.store()).await {
-            // What has no body to be looked at is not read.
+            // The client does not read a body that it has no use for.
             if status.starts_with('2') && matches!(what, "list" | "uploads" | "parts" | "create" | "get") {
                 let refused = answer.unwrap_err();
                 assert_eq!(refused.class(), Class::Permanent, "{status} to {what}: {refused}");
@@ -147,12 +153,15 @@ async fn what_an_address_has_no_room_for_is_refused_by_name() {
     let server = Endless::start(xml(&created), None);
     let refused = server
         .store()
-        .create_upload(&upload().key, &UploadPlan { part_size: ByteCount(5 * MIB), replace: true })
+        .create_upload(
+            &upload().key,
+            &UploadPlan { part_size: ByteCount(5 * MIB), overwrite: Overwrite::Replace },
+        )
         .await;
     assert!(
         refused.unwrap_err().to_string().contains("the upload id has 8388608 bytes; at most 2048 are used")
     );
-    // One that somebody names.
+    // An upload id that the caller gives.
     let named = Upload { id: long.clone(), ..upload() };
     for refused in [server.store().abort(&named).await, server.store().list_parts(&named).await.map(drop)] {
         assert!(refused.unwrap_err().to_string().contains("the upload id has"));
@@ -209,7 +218,7 @@ async fn tokens_are_read_up_to_a_limit_and_live_for_a_day_at_most() {
     let server = Endless::start("HTTP/1.1 400 Bad Request\r\n\r\n", Some(&FILLING));
     let metadata = Metadata::new(&MetadataConfig { endpoint: Some(server.url()), ca_file: None }).unwrap();
     assert!(metadata.instance().await.unwrap_err().to_string().contains("it is longer than 1048576 bytes"));
-    // One attempt of several.
+    // The first of several attempts.
     let asked =
         tokio::time::timeout(Duration::from_secs(1), async { source(server.url()).token().await }).await;
     assert!(asked.is_err() || asked.is_ok_and(|token| token.is_err()));

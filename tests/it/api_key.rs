@@ -62,7 +62,7 @@ async fn one_request_serves_all_who_wait_and_the_token_lives_its_hour() {
     iam.clock.advance(Duration::from_secs(39 * 60));
     assert_eq!(source.token().await.unwrap().bearer, tokens[0].bearer);
     assert_eq!(iam.asked(), 1);
-    // In the last twenty minutes.
+    // The token has less than twenty minutes left.
     iam.clock.advance(Duration::from_secs(2 * 60));
     let fresh = source.token().await.unwrap();
     assert_eq!(iam.asked(), 2);
@@ -78,7 +78,7 @@ async fn the_old_token_does_while_a_refresh_fails_and_not_longer() {
     iam.clock.advance(Duration::from_secs(45 * 60));
     assert_eq!(source.token().await.unwrap().bearer, first.bearer);
     assert_eq!(source.token().await.unwrap().bearer, first.bearer);
-    // The second caller did not ask again at once.
+    // The second call did not ask IAM again at once.
     assert_eq!(iam.asked(), 2);
     iam.clock.advance(Duration::from_secs(31));
     assert_eq!(source.token().await.unwrap().bearer, first.bearer);

@@ -1,4 +1,4 @@
-//! The audit of an image's tables, figure by figure beside qemu-img's.
+//! The check of an image's tables: each figure is compared with qemu-img's.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,11 +10,11 @@ use snapferry_base::units::{ByteCount, HostOffset, to_u64};
 use snapferry_engine::image::LocalImage;
 use snapferry_qcow2::MemoryFile;
 use snapferry_qcow2::check::{Report, check};
-use snapferry_qcow2::{Codec, FileError, Image, ImageError, ImageFile, Limits, Marked};
-use snapferry_testkit::hostile::{self, Good, Hostile, Stage};
+use snapferry_qcow2::{Codec, CorruptPolicy, FileError, Image, ImageError, ImageFile, Limits};
+use snapferry_testkit::hostile::{self, Expected, Hostile, Stage};
 use snapferry_testkit::oracle::QemuImg;
 
-/// What qemu-img says; nothing where it does not open the image.
+/// Returns the JSON and the exit code of `qemu-img check`, or `None` if it does not open the image.
 fn qemu_check(path: &Path) -> Option<(Value, Option<i32>)> {
     let answer =
         Command::new("qemu-img").args(["check", "--output=json", "-f", "qcow2"]).arg(path).output().unwrap();
@@ -22,13 +22,13 @@ fn qemu_check(path: &Path) -> Option<(Value, Option<i32>)> {
 }
 
 fn ours(path: &Path) -> Result<Report, String> {
-    let limits = Limits { marked_corrupt: Marked::Read, ..Limits::default() };
+    let limits = Limits { marked_corrupt: CorruptPolicy::Read, ..Limits::default() };
     let file = LocalImage::open(path).map_err(|error| error.to_string())?;
     let image = Image::open(&file, &limits).map_err(|error| error.to_string())?;
     check(&file, &image, &Cancel::new()).map_err(|error| error.to_string())
 }
 
-/// The figures that QEMU's JSON leaves out where they are zero.
+/// Figures of QEMU's JSON, which leaves them out if they are zero.
 fn figures(said: &Value) -> [u64; 7] {
     [
         "corruptions",
@@ -54,7 +54,7 @@ fn our_figures(report: &Report) -> [u64; 7] {
     ]
 }
 
-/// Where our figures and QEMU's differ, for one image.
+/// Returns the difference between Snapferry's figures and QEMU's for one image, or `None` if they agree.
 pub fn difference(name: &str, path: &Path) -> Option<String> {
     let (said, code) = qemu_check(path)?;
     let report = match ours(path) {
@@ -88,7 +88,8 @@ fn broken_images_are_counted_as_qemu_counts_them() {
     let path = folder.path().join("image.qcow2");
     let (mut wrong, mut compared) = (Vec::new(), 0);
     for Hostile { name, bytes, stage, .. } in hostile::all() {
-        // What the header alone gives away is refused, by QEMU too with some exceptions.
+        // Errors that the header alone shows are refused at opening; QEMU refuses them too, with some
+        // exceptions.
         if stage == Stage::Open {
             continue;
         }
@@ -110,7 +111,7 @@ fn broken_images_are_counted_as_qemu_counts_them() {
 
 #[test]
 fn an_audit_stops_when_it_is_told_to() {
-    let (cancel, file) = (Cancel::new(), MemoryFile::new(Good::new(Codec::Deflate).bytes.into()));
+    let (cancel, file) = (Cancel::new(), MemoryFile::new(Expected::new(Codec::Deflate).bytes.into()));
     let image = Image::open(&file, &Limits::default()).unwrap();
     cancel.cancel(Reason::Asked);
     assert!(matches!(check(&file, &image, &cancel), Err(ImageError::Interrupted)));

@@ -1,4 +1,4 @@
-//! `snapferry-sim demo` as somebody types it: on a machine with a configuration of its own, and until Ctrl-C.
+//! `snapferry-sim demo` as a user runs it: on a machine with a configuration of its own, and until Ctrl-C.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -12,7 +12,7 @@ use snapferry_testkit::skip::has_oracle;
 use crate::support::sim::snapferry_sim;
 use crate::ways_out::WORDS;
 
-/// The demo on a small disk in `folder`, which is for temporary files, too.
+/// The demo on a small disk in `folder`, with temporary files in `folder` too.
 fn demo(folder: &Path) -> Command {
     let disk = folder.join("disk.raw");
     Disk { kind: Kind::Mixed, size: ByteCount(8 * MIB), seed: 3 }.write(&disk).unwrap();
@@ -37,7 +37,7 @@ fn a_machine_with_a_configuration_shows_the_same_demonstration() {
     std::fs::write(&config, "trusted_profile = \"default\"\nbucket = \"ours\"\n").unwrap();
     let mut command = demo(folder.path());
     command.env("SNAPFERRY_CONFIG", config);
-    // Each of them would lead a command somewhere else.
+    // Each of these variables would send a command to another endpoint or group.
     for name in [
         "SNAPFERRY_RESOURCE_GROUP",
         "SNAPFERRY_ENDPOINT",
@@ -70,7 +70,7 @@ fn stopped_in_the_middle(word: Signal) {
     let folder = crate::convert::folder();
     let mut child = demo(folder.path()).stderr(Stdio::null()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-    // A volume is attached somewhere in there.
+    // During this step a volume is attached.
     assert!(lines.any(|line| line.starts_with("2. $ snapferry replicate")));
     assert!(!left_in(folder.path()).is_empty());
     rustix::process::kill_process(rustix::process::Pid::from_child(&child), word).unwrap();

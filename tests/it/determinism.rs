@@ -1,4 +1,5 @@
-//! The same disk, options and encoder give the same bytes: whatever the threads, the queue depths, the destination and the CPU.
+//! The same disk, options and encoder give the same bytes: for any threads, queue depths, destination and
+//! CPU.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,8 +7,9 @@ use std::sync::Arc;
 
 use snapferry_base::units::{ByteCount, ClusterBits, MIB, to_u64};
 use snapferry_engine::compress::{Codec, Level};
-use snapferry_engine::convert::plan::{Destination, Options};
+use snapferry_engine::convert::plan::Options;
 use snapferry_engine::source::{InUse, RawSource};
+use snapferry_engine::store::Location;
 use snapferry_engine::store::ObjectStore;
 use snapferry_testkit::disks::{Disk, Kind};
 use snapferry_testkit::memory::MemoryStore;
@@ -19,15 +21,11 @@ fn count(number: usize) -> Option<std::num::NonZeroUsize> {
     std::num::NonZeroUsize::new(number)
 }
 
-/// What an object store gets, in parts of that size.
+/// Converts into an object store, and returns the object's bytes.
 fn stored(raw: &Path, options: &Options) -> Vec<u8> {
     let store: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new("images"));
     let source = RawSource::open(raw, InUse::Refuse).expect("a source");
-    let size = convert(&source, &store, Destination::Bucket, options, &Vec::new)
-        .expect("an image")
-        .manifest
-        .image
-        .size;
+    let size = convert(&source, &store, Location::Bucket, options).expect("an image").manifest.image.size;
     runtime().block_on(store.get_range(&key(), 0..size.0, None)).expect("the image").into()
 }
 
@@ -72,7 +70,8 @@ fn holes_and_zeros_that_were_written_make_the_same_image() {
     assert_eq!(dense.manifest.segments, sparse.manifest.segments);
 }
 
-/// As the least CPU that we support (x86-64-v2) and one with AVX2 would make it, by QEMU's user mode emulation.
+/// Runs the program under QEMU's user mode emulation, on the oldest CPU that is supported (x86-64-v2) and on
+/// one with AVX2.
 #[test]
 fn every_cpu_makes_the_same_image() {
     if !has_oracle("qemu-x86_64") {
@@ -108,7 +107,7 @@ fn golden(codec: Codec, level: Level) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{codec}-{level}.qcow2"))
 }
 
-/// `tests/golden/README.md` has the recipe, and says when to change these images.
+/// `tests/golden/README.md` has the recipe, and the rules for changing these images.
 #[test]
 fn images_are_those_of_the_first_release() {
     let disk = Disk::new(Kind::Mixed, ByteCount(200_001), 1962);
@@ -123,7 +122,7 @@ fn images_are_those_of_the_first_release() {
                 &Options { codec, level, cluster: ClusterBits::KIB4, ..Options::default() },
             );
             let segment = &made.manifest.segments[0];
-            // Otherwise it would be no example of anything.
+            // A smaller image would be no useful example.
             assert!(
                 segment.length > 16_000 && to_u64(made.image.len()) < disk.size.0,
                 "{} bytes",

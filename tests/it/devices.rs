@@ -1,4 +1,4 @@
-//! The guards that the fault tests stand on do what they claim, and leave nothing behind.
+//! The test devices that the fault tests use: they fail as they promise, and leave nothing behind.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
@@ -12,7 +12,7 @@ use snapferry_testkit::loopdev::{
     Access, BAD_UNIT, BadRangeDevice, LoopDevice, LoopOptions, MountedDevice, SmallFs,
 };
 
-/// Bytes that tell where they are, every unit of [`BAD_UNIT`] its own.
+/// Bytes that hold their own position, so that every unit of [`BAD_UNIT`] is different.
 fn numbered(len: u64) -> Vec<u8> {
     (0..len / 8).flat_map(u64::to_le_bytes).collect()
 }
@@ -28,7 +28,7 @@ fn open_exclusively(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().read(true).custom_flags(flag).open(path)
 }
 
-/// The kernel's list of what a loop device is over; there is none once it is detached.
+/// True if the kernel lists a backing file for the loop device; a detached device has none.
 fn is_attached(device: &Path) -> bool {
     let name = device.file_name().expect("/dev/loopN").to_string_lossy().into_owned();
     Path::new("/sys/block").join(name).join("loop/backing_file").exists()
@@ -42,7 +42,7 @@ fn a_loop_device_reads_as_its_file_and_keeps_to_its_access() {
     fs::write(&file, &contents).expect("the file");
     let Some(device) = LoopDevice::attach(&file, LoopOptions::default()) else { return };
     assert_eq!(read_at(device.path(), 0, MIB).expect("readable"), contents);
-    // Some kernels refuse to open it, others to write.
+    // Some kernels refuse to open the device for writing, others refuse the write.
     let refused =
         OpenOptions::new().write(true).open(device.path()).and_then(|file| file.write_all_at(&contents, 0));
     assert_eq!(refused.map_err(|err| err.kind()), Err(ErrorKind::PermissionDenied), "a read-only device");
@@ -77,7 +77,7 @@ fn a_device_that_loses_its_end_fails_there_and_a_resized_one_is_smaller() {
 #[test]
 fn a_bad_range_fails_with_eio_and_nothing_else_does() {
     let contents = numbered(12 * MIB);
-    // Across the border of two indirect blocks (at 12 + 1024 units), and a single unit.
+    // Across the border of two indirect blocks (at 12 + 1024 units), and single units.
     for bad in [4 * MIB..4 * MIB + 16 * BAD_UNIT, 9 * MIB..9 * MIB + BAD_UNIT, 12 * BAD_UNIT..13 * BAD_UNIT] {
         let Some(device) = BadRangeDevice::new(&contents, bad.clone()) else { return };
         let file = File::open(device.path()).expect("the device");
@@ -127,7 +127,7 @@ fn nothing_is_left_of_a_guard_that_is_dropped() {
     assert!(mounts().contains(&in_mounts) && is_attached(&device));
     drop(mounted);
     assert!(!mounts().contains(&in_mounts) && !folder.exists());
-    // The number may be somebody else's device by now; it must not be ours.
+    // Another process may have this device number by now; then its backing file is not in this test's folder.
     let backing = fs::read_to_string(
         Path::new("/sys/block").join(device.file_name().expect("/dev/loopN")).join("loop/backing_file"),
     );

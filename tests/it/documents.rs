@@ -1,4 +1,4 @@
-//! What the documents tell people to type exists, and what they point at is there.
+//! Commands, flags and links in the documents exist.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Files below a folder that end in `.md`.
+/// Collects the files below a folder that end in `.md`.
 fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let entry = entry.unwrap();
@@ -25,19 +25,20 @@ fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The documents at the root, those in docs and the folders' own, with their text.
+/// The documents at the root, those in docs and those in other folders, with their text.
 fn documents() -> Vec<(PathBuf, String)> {
-    let mut found: Vec<PathBuf> = ["README.md", "DESIGN.md", "CONTRIBUTING.md", "SECURITY.md"]
-        .iter()
-        .map(|name| root().join(name))
-        .collect();
+    let mut found: Vec<PathBuf> =
+        ["README.md", "DESIGN.md", "CONTRIBUTING.md", "SECURITY.md", "crates/README.md"]
+            .iter()
+            .map(|name| root().join(name))
+            .collect();
     for folder in ["docs", "systemd", "benches", "terraform"] {
         collect(&root().join(folder), &mut found);
     }
     found.into_iter().map(|path| (path.clone(), std::fs::read_to_string(path).unwrap())).collect()
 }
 
-/// The lines of `sh` blocks that call the program, without what comes before and after the call.
+/// Calls of the programs in `sh` blocks, without the parts of the line before and after the call.
 fn calls(text: &str) -> Vec<Vec<String>> {
     let (mut inside, mut found) = (false, Vec::new());
     for line in text.lines() {
@@ -57,7 +58,7 @@ fn calls(text: &str) -> Vec<Vec<String>> {
     found
 }
 
-/// The help of a command, once for each.
+/// Returns the help of a command, and runs each command only once.
 fn help(words: &[String], known: &mut BTreeMap<Vec<String>, Option<String>>) -> Result<String, String> {
     let asked = known.entry(words.to_vec()).or_insert_with(|| {
         let program = match words[0].as_str() {
@@ -70,14 +71,14 @@ fn help(words: &[String], known: &mut BTreeMap<Vec<String>, Option<String>>) -> 
     asked.clone().ok_or_else(|| format!("`{} --help` fails", words.join(" ")))
 }
 
-/// What is wrong with a call, if anything is.
+/// Returns the error in a call, or `None` if the call is right.
 fn wrong(words: &[String], known: &mut BTreeMap<Vec<String>, Option<String>>) -> Option<String> {
     look(words, known).err()
 }
 
 fn look(words: &[String], known: &mut BTreeMap<Vec<String>, Option<String>>) -> Result<(), String> {
     if words[1] == "qemu-img" {
-        // Its options are QEMU's, and tested beside QEMU.
+        // Its options are QEMU's, and other tests compare them with QEMU.
         return Ok(());
     }
     let mut commands: Vec<String> = vec![words[0].clone()];
@@ -125,10 +126,13 @@ fn every_command_in_the_documents_exists_with_its_flags() {
     assert!(wrong(&call("snapferry jobs list --stat dead"), &mut known).is_some());
     assert!(wrong(&call("snapferry jobs list --state dead"), &mut known).is_none());
     known.insert(call("snapferry jobs list"), None);
-    assert!(wrong(&call("snapferry jobs list --state dead"), &mut known).is_some(), "a help that fails is no help");
+    assert!(
+        wrong(&call("snapferry jobs list --state dead"), &mut known).is_some(),
+        "a help that fails is no help"
+    );
 }
 
-/// Anchors as they are made of headings: in lower case, blanks as dashes, nothing else but letters and digits.
+/// Anchors of the headings: lower case, spaces as dashes, otherwise only letters, digits, `-` and `_`.
 fn anchors(text: &str) -> Vec<String> {
     let headings = text
         .lines()
@@ -145,7 +149,7 @@ fn anchors(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Whether a link from a document leads somewhere.
+/// True if the target of a link in a document exists.
 fn leads(from: &Path, target: &str) -> bool {
     let (file, anchor) = target.split_once('#').map_or((target, None), |(file, anchor)| (file, Some(anchor)));
     let path = if file.is_empty() { from.to_owned() } else { from.parent().unwrap().join(file) };

@@ -1,5 +1,5 @@
-//! A system that allows few threads: each command does what it should, or says what it was refused. Nothing else counts, least of all an
-//! image or a verdict that comes of threads that were never there.
+//! A system that allows few threads: each command either does its work or reports what the system refused.
+//! There must be no other end, and above all no image and no verdict from threads that never started.
 
 use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt as _;
@@ -16,14 +16,15 @@ use tempfile::TempDir;
 
 use crate::convert::{BUCKET, Bucket, Ended, left_in};
 
-/// Tasks that the user may have, this program's first one and whoever starts it included.
+/// Limits on the user's tasks, which include the program's first thread and the process that starts it.
 const FEW: [u32; 15] = [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 20, 40];
-/// A command that takes longer hangs.
+/// Seconds after which a command counts as hung.
 const HANGS: &str = "60";
 static SCENES: AtomicU32 = AtomicU32::new(0);
 const PRECIOUS: &[u8] = b"precious";
 
-/// A folder that anybody may write to, with a disk, its image, and the program: where it was built another user may have no way to.
+/// A folder in which every user may write, with a disk, its image, and a copy of the program: another user
+/// may have no access to the folder in which it was built.
 struct Scene {
     home: TempDir,
     qemu: QemuImg,
@@ -39,7 +40,7 @@ impl Scene {
             .write(&home.path().join("disk"))
             .expect("a disk");
         std::fs::copy(env!("CARGO_BIN_EXE_snapferry"), home.path().join("snapferry")).expect("the program");
-        // The limit counts a user's tasks: this one is nobody else's.
+        // The limit counts all tasks of a user, so each scene has a user of its own.
         let user = 1_000_000 + 8 * std::process::id() + SCENES.fetch_add(1, Relaxed);
         let scene = Self { home, qemu, bucket: Bucket::start(), user };
         for folder in [scene.home.path().to_owned(), scene.here()] {
@@ -53,7 +54,7 @@ impl Scene {
         self.home.path().join(name)
     }
 
-    /// Where commands run, and make what they make.
+    /// Working folder of the commands, in which they make their files.
     fn here(&self) -> PathBuf {
         let here = self.path("here");
         if !here.exists() {
@@ -62,7 +63,7 @@ impl Scene {
         here
     }
 
-    /// Empties the folder, and puts a file in the target's place.
+    /// Empties the working folder, and puts a file at the target's path.
     fn clear(&self) {
         std::fs::remove_dir_all(self.here()).expect("removed");
         std::fs::set_permissions(self.here(), std::fs::Permissions::from_mode(0o777)).expect("anybody's");
@@ -95,8 +96,8 @@ impl Scene {
         command.current_dir(self.here()).stdin(Stdio::null()).output().expect("it runs").into()
     }
 
-    /// Runs a command with few tasks and with more, and looks at each end: either what it should have done is `right`, or it says why
-    /// not and has left everything as it was. With enough of them it must be right.
+    /// Runs a command with few tasks and with more, and checks each end: either its result is `right`, or it
+    /// reports the reason and has left everything as it was. With enough tasks the result must be right.
     #[track_caller]
     fn try_all(&self, args: &[&str], right: impl Fn(&Ended) -> Result<(), String>) {
         let mut refused = 0;
@@ -109,14 +110,14 @@ impl Scene {
                 right(&ended).unwrap_or_else(|why| panic!("{here}\n{why}"));
                 continue;
             }
-            // There is a whole image, and only what comes after it was refused.
+            // The image is complete, and only the work after it was refused.
             if ended.err.contains("is complete") {
                 right(&ended).unwrap_or_else(|why| panic!("{here}\n{why}"));
                 continue;
             }
             refused += 1;
             assert!(tasks < 40, "{here}");
-            // What can't even be started is the shell's to say.
+            // If the command can't even be started, the shell reports it.
             assert!(ended.err.contains("more") || ended.err.contains("timeout:"), "{here}");
             assert_eq!(std::fs::read(self.here().join("target")).expect("still there"), PRECIOUS, "{here}");
             assert_eq!(left_in(&self.here()), ["target"], "{here}");
@@ -169,7 +170,7 @@ fn an_image_in_a_bucket_is_the_disk_or_is_not_there() {
         "-q",
     ];
     scene.try_all(&args, |_| {
-        // By a command that lacks nothing.
+        // Read back by a command without the limit.
         let read = scene
             .bucket
             .in_other_words(&["restore", "s3://images/k", "--force"])
@@ -193,7 +194,7 @@ fn what_is_read_back_is_the_disk_or_is_not_there() {
     scene.try_all(&["verify", "../image", "--against", "../disk"], |ended| {
         if ended.err.contains("good") { Ok(()) } else { Err("no verdict".to_owned()) }
     });
-    // One thread does.
+    // One thread is enough for these commands.
     for args in [
         ["qemu-img", "convert", "-O", "raw", "../image", "target"],
         ["qemu-img", "compare", "-q", "../image", "../disk", "--"],
@@ -234,7 +235,7 @@ fn an_answer_about_a_disk_is_right_or_is_not_given() {
     }
 }
 
-/// What the limit is for: without it, this test would prove nothing.
+/// The limit has an effect; without it, the other tests would prove nothing.
 #[test]
 fn the_limit_is_kept() {
     let Some(scene) = Scene::set() else { return };

@@ -1,5 +1,5 @@
-//! The mistakes of a first hour, made with the real program: each ends with its exit code, says what is wrong and where, and names what to
-//! type next. A row fails where its hint is gone.
+//! The mistakes of a user's first hour, made with the real program: each ends with its exit code, reports
+//! what is wrong and where, and names the command to type next. A row fails if its hint is missing.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -15,16 +15,16 @@ use super::queue::{Redis, SAFE};
 use super::region::{AWAY, HOME, SERVER};
 use super::replicate::{BUCKET, Bench, Host, Said};
 
-/// What has to be told, and how the program ends.
+/// Expected exit code and messages of one mistake.
 struct Row<'a> {
     code: i32,
-    /// In the error's own line: what is wrong, and where.
+    /// Texts in the error's own line: what is wrong, and where.
     wrong: &'a [&'a str],
-    /// Anywhere: what to type next.
+    /// Texts anywhere in the output: the command to type next.
     next: &'a [&'a str],
 }
 
-/// What was told otherwise, all of it at once.
+/// Differences from the expected rows, reported all at once.
 #[derive(Default)]
 struct Table(Vec<String>);
 
@@ -33,7 +33,7 @@ impl Table {
         let (out, err) = (said.out(), said.err());
         let told = err.lines().find(|line| line.starts_with("snapferry: ")).unwrap_or_default();
         let all = format!("{out}{err}");
-        // Commands that report in lines of their own say what is wrong there.
+        // Commands that report in lines of their own name the error there.
         let told = if told.is_empty() { &all } else { told };
         let mut missing: Vec<&str> =
             row.wrong.iter().filter(|words| !told.contains(**words)).copied().collect();
@@ -49,7 +49,7 @@ impl Table {
     }
 }
 
-/// With a variable set, or gone.
+/// Sets or removes environment variables of a command.
 fn with(mut command: Command, variables: &[(&str, Option<&str>)]) -> Command {
     for (name, value) in variables {
         match value {
@@ -191,7 +191,7 @@ async fn names_and_regions_that_are_not_there_are_guessed_at() {
     ] {
         table.row(&bench.finish(bench.command(Host::Own, &typed)).await, &row);
     }
-    // As the name of no region ends: nobody has its address.
+    // The host name that a region's mistyped name leads to: it has no address.
     let typed = ["doctor", "--region", "us-soutt", "--vpc-endpoint", "https://{region}.iaas.invalid"];
     let row = Row {
         code: 5,
@@ -199,7 +199,7 @@ async fn names_and_regions_that_are_not_there_are_guessed_at() {
         next: &["was --region us-south meant?", "ibmcloud is regions"],
     };
     table.row(&bench.finish(bench.command(Host::Own, &typed)).await, &row);
-    // From where nothing ever came, nothing is waited for long.
+    // An endpoint that never answered is not retried for long.
     let typed = ["boot-volume", SERVER, "--vpc-endpoint", "http://127.0.0.1:1/{region}"];
     let said = bench.finish(bench.command(Host::Own, &typed)).await;
     let row = Row {
@@ -364,7 +364,7 @@ async fn a_missing_role_is_named() {
             &Row { code: 5, wrong: &[wrong, "403 not_authorized"], next: &[role, next, "snapferry doctor"] },
         );
     }
-    // Tags are no reason to be without an image.
+    // A job makes its image even if it can't tag it.
     bench
         .sim
         .faults()

@@ -1,4 +1,4 @@
-//! The image layout, held to a plain model of the format, to QEMU and to a second reader.
+//! The image layout, compared with a plain model of the format, with QEMU and with a second reader.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,7 +17,8 @@ fn every_cluster_size() -> impl Iterator<Item = ClusterBits> {
     (ClusterBits::MIN..=ClusterBits::MAX).map(|bits| ClusterBits::new(bits).expect("in the range"))
 }
 
-/// A body by its length: as long as a cluster is raw. Its bytes tell it from its neighbours and are never zero.
+/// A body of this length, raw if it is as long as a cluster. Its bytes differ from those of its neighbours
+/// and are never zero.
 fn body(guest: u64, len: usize, cluster: ClusterBits) -> Body {
     let bytes = (0..len)
         .map(|at| u8::try_from((to_u64(at) * 7 + guest * 13) % 255).expect("below 255") + 1)
@@ -25,7 +26,8 @@ fn body(guest: u64, len: usize, cluster: ClusterBits) -> Body {
     if len == cluster.len() { Body::Raw(bytes) } else { Body::Compressed(bytes) }
 }
 
-/// A geometry and bodies for some of its clusters, not more than about 8 MiB of them, over a few segments and L2 tables.
+/// A geometry and bodies for some of its clusters, at most about 8 MiB of them, over a few segments and L2
+/// tables.
 fn any_layout() -> impl Strategy<Value = (Geometry, Codec, BTreeMap<u64, Body>)> {
     let measures = (ClusterBits::MIN..=ClusterBits::MAX, 1..=6 * SEGMENT.0);
     (measures, prop_oneof![Just(Codec::Deflate), Just(Codec::Zstd)]).prop_flat_map(
@@ -39,7 +41,7 @@ fn any_layout() -> impl Strategy<Value = (Geometry, Codec, BTreeMap<u64, Body>)>
                 1 => Just(cluster.len() - 1),
                 2 => Just(cluster.len()),
             ];
-            // Half of the clusters close together at the front, so that runs and full tables turn up too.
+            // Half of the clusters are close together at the front, so that runs and full tables occur too.
             let clusters = geometry.guest_clusters();
             let guest = prop_oneof![0..clusters, 0..clusters.min(to_u64(most))];
             btree_map(guest, len, 0..most).prop_map(move |lens| {
@@ -51,7 +53,7 @@ fn any_layout() -> impl Strategy<Value = (Geometry, Codec, BTreeMap<u64, Body>)>
     )
 }
 
-/// How many sectors `len` bytes at `at` touch, counted one by one.
+/// Number of sectors that `len` bytes at `at` touch, counted one by one.
 fn sectors(at: u64, len: usize) -> u64 {
     let mut last = None;
     let mut count = 0;
@@ -67,8 +69,9 @@ fn sectors(at: u64, len: usize) -> u64 {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
 
-    /// What is placed is found where its entry says, with the exact number of sectors; what is not placed is absent; every
-    /// refcount is right (the model audits them); the same bodies give the same bytes.
+    /// Bodies that were written are found at the offset of their entry, with the exact number of sectors;
+    /// other clusters are absent; every refcount is right (the model checks them); the same bodies give the
+    /// same image.
     #[test]
     fn any_mix_of_bodies_comes_back((geometry, compression, bodies) in any_layout()) {
         let image = build(geometry, compression, &bodies);
@@ -91,7 +94,8 @@ proptest! {
         prop_assert_eq!(Header::parse(start, ByteCount(to_u64(image.len()))), Ok(Header::new(&geometry, compression)));
     }
 
-    /// A segment's bytes are the same wherever it lands, so that it can be copied from one image to the next.
+    /// A segment's bytes are the same at any offset of the image, so that it can be copied from one image to
+    /// the next.
     #[test]
     fn a_segment_depends_on_nothing_before_it(bits in 12..=16_u32, lens in btree_map(0..256_u64, 1..=4096_usize, 1..60), earlier in 0..40_u64) {
         let cluster = ClusterBits::new(bits).expect("in the range");
@@ -115,9 +119,9 @@ proptest! {
     }
 }
 
-/// Disks of every kind and of awkward sizes, for clusters of this size.
+/// Disks of every kind and of odd sizes, for clusters of this size.
 fn disks(cluster: ClusterBits) -> Vec<Disk> {
-    // A few clusters and some sectors; less than 1 MiB only where clusters are smaller.
+    // A few clusters and some sectors; less than 1 MiB only if clusters are smaller than that.
     let size = ByteCount((3 * cluster.size()).max(700_000) + 5 * 512);
     let odd = ByteCount(size.0 + 123);
     let one = ByteCount(cluster.size());
@@ -140,7 +144,7 @@ fn disks(cluster: ClusterBits) -> Vec<Disk> {
     .collect()
 }
 
-/// Calls `judge` with each disk (padded to whole sectors), its image, and what they are.
+/// Calls `judge` with each disk (padded to whole sectors), its image, the codec and a description.
 fn each_image(mut judge: impl FnMut(&[u8], &[u8], Codec, &str)) {
     for cluster in every_cluster_size() {
         for disk in disks(cluster) {
@@ -162,7 +166,7 @@ fn each_image(mut judge: impl FnMut(&[u8], &[u8], Codec, &str)) {
 
 #[test]
 fn real_bodies_decode_to_the_disk() {
-    // Compressed and raw bodies, of deflate images and of zstd ones.
+    // Numbers of compressed and raw bodies, in deflate images and in zstd images.
     let mut counts = [[0, 0], [0, 0]];
     each_image(|disk, image, compression, what| {
         let model = Model::read(image).unwrap_or_else(|fault| panic!("{what}: {fault}"));
@@ -175,7 +179,7 @@ fn real_bodies_decode_to_the_disk() {
             counts[usize::from(compression == Codec::Zstd)][usize::from(is_raw)] += 1;
         }
     });
-    // The disks are made so that much of them compresses, and much does not.
+    // The disks are made so that a large part compresses, and a large part does not.
     assert!(counts.into_iter().flatten().all(|bodies| bodies > 2000), "{counts:?} compressed and raw bodies");
 }
 
@@ -193,7 +197,7 @@ fn qemu_finds_every_image_clean_and_identical() {
     });
 }
 
-/// The whole disk as imago reads it.
+/// Reads the whole disk of an image with imago.
 pub fn read_by_imago(image: &Path) -> std::io::Result<Vec<u8>> {
     let image = FormatAccess::new(imago::qcow2::Qcow2::<imago::file::File>::open_path(image, false)?);
     let mut disk = vec![0; to_usize(image.size())];
@@ -207,7 +211,7 @@ fn a_second_reader_reads_every_deflate_image() {
     let path = folder.path().join("image.qcow2");
     let mut read = 0;
     each_image(|disk, image, compression, what| {
-        // imago does not know zstd.
+        // imago does not support zstd.
         if compression == Codec::Deflate {
             std::fs::write(&path, image).expect("the temporary folder takes an image");
             assert!(
@@ -223,7 +227,8 @@ fn a_second_reader_reads_every_deflate_image() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
-    /// Random bodies do not decompress, but `check` looks at tables and refcounts only; so it sees mixes that no disk gives.
+    /// Random bodies do not decompress, but `check` reads only tables and refcounts, so it can check mixes of
+    /// bodies that no disk gives.
     #[test]
     fn qemu_finds_any_mix_of_bodies_clean((geometry, compression, bodies) in any_layout()) {
         let Some(qemu) = QemuImg::find() else { return Ok(()) };
@@ -242,14 +247,15 @@ fn three_tebibytes_of_almost_nothing_are_small_and_right() {
     let noise = Disk::new(Kind::Random, ByteCount(cluster.size()), 2).to_vec();
     let last = geometry.guest_clusters() - 1;
     let text_body = encode(&text, cluster, Codec::Deflate).remove(&0).expect("text is not zero");
-    // The last cluster has one sector less than a cluster on the disk: its body is zero there.
+    // The disk ends one sector before the end of the last cluster: the body is zero there.
     let mut end = text.clone();
     end[cluster.len() - 512..].fill(0);
     let end_body = encode(&end, cluster, Codec::Deflate).remove(&0).expect("text is not zero");
     let bodies =
         BTreeMap::from([(0, text_body), ((2 << 40) >> 16, Body::Raw(noise.clone())), (last, end_body)]);
     let image = build(geometry, Codec::Deflate, &bodies);
-    // Head: header, refcount table, 48 KiB of L1. Then three segments (1 cluster each), 3 L2 tables, 1 refcount block.
+    // Head: header, refcount table, 48 KiB of L1. Then three segments (1 cluster each), 3 L2 tables, 1
+    // refcount block.
     assert_eq!(image.len(), (3 + 3 + 3 + 1) * cluster.len());
     let model = Model::read(&image).expect("an image of ours");
     assert!(model.cluster(last).expect("it decodes") == end);
@@ -269,7 +275,7 @@ fn three_tebibytes_of_almost_nothing_are_small_and_right() {
     assert_eq!(qemu.compare(&raw, &qcow2), Ok(()));
 }
 
-/// The test of the tests: the model and QEMU find each kind of damage that a wrong layout could do.
+/// Test of the tests: the model and QEMU find each kind of damage that a wrong layout could cause.
 #[test]
 fn damage_is_found() {
     let cluster = ClusterBits::DEFAULT;
@@ -305,7 +311,8 @@ fn damage_is_found() {
             assert!(qemu.check(file.path()).is_err(), "{what}: qemu-img finds nothing");
         }
     }
-    // What qemu-img does not mind: a count for a cluster behind the file, and a file that ends inside its last table.
+    // Damage that qemu-img accepts: a count for a cluster after the end of the file, and a file that ends
+    // inside its last table.
     let mut counted = sound.clone();
     counted[counts + 15] = 1;
     assert!(Model::read(&counted).is_err(), "a count behind the file");
@@ -323,7 +330,7 @@ fn the_upper_bound_is_reached_and_never_passed() {
         };
         let raw = build(geometry, Codec::Deflate, &all(cluster.len()));
         assert_eq!(to_u64(raw.len()), geometry.upper_bound().0, "{cluster}: every cluster raw");
-        // As long as compressed bodies get: `build` asserts the bound.
+        // The largest compressed bodies: `build` asserts the bound.
         let compressed = build(geometry, Codec::Deflate, &all(cluster.len() - 1));
         assert!(compressed.len() <= raw.len());
     }

@@ -1,4 +1,4 @@
-//! All integration tests in one binary: one link, and one place for what they share.
+//! All integration tests in one binary: they are linked once, and share their helpers.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

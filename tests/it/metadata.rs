@@ -7,7 +7,7 @@ use snapferry_base::clock::SystemClock;
 use snapferry_base::identity::{IdentityError, TokenSource as _};
 use snapferry_base::retry::Class;
 use snapferry_ibmcloud::iam::{Metadata, MetadataConfig, Profile, ProfileSource};
-use snapferry_ibmcloud::vpc::{ClientConfig, Endpoint, LogWatch, Means, Policy, RegionClient};
+use snapferry_ibmcloud::vpc::{ClientConfig, ClientContext, Endpoint, LogWatch, Policy, RegionClient};
 use snapferry_sim::{RegionAction, RegionConfig, RegionOperation, RegionRule, SimRegion, When};
 use snapferry_testkit::clock::ManualClock;
 use tempfile::TempDir;
@@ -43,7 +43,7 @@ async fn a_server_knows_itself_and_its_profiles_token_opens_the_api() {
             Profile::parse(profile),
             Arc::new(SystemClock),
         ));
-        let means = Means {
+        let means = ClientContext {
             tokens,
             clock: Arc::new(SystemClock),
             cancel: snapferry_base::cancel::Cancel::new(),
@@ -78,7 +78,7 @@ async fn a_service_that_is_off_or_not_there_is_told_as_such() {
     let off = service(&cloud).instance().await.unwrap_err();
     assert!(matches!(off, IdentityError::MetadataOff { .. }), "{off}");
     cloud.shutdown().await;
-    // Nobody listens any more.
+    // No process listens there any more.
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let config = MetadataConfig { endpoint: Some(format!("http://{gone}")), ca_file: None };
     let source = ProfileSource::new(
@@ -114,7 +114,7 @@ async fn one_refresh_serves_many_and_comes_early() {
     }
     assert_eq!(cloud.asked(RegionOperation::CreateIamToken), 2);
     assert_ne!(source.token().await.unwrap().bearer, first.bearer);
-    // A service that fails for a while: the old token does.
+    // A service that fails for a while: the old token is used.
     clock.advance(Duration::from_secs(41 * 60));
     let fails = RegionAction::answer(500, "internal_error");
     cloud.faults().add(RegionRule::on(RegionOperation::CreateIamToken).when(When::First(1)), fails);

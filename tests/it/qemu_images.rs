@@ -1,4 +1,5 @@
-//! Everything that QEMU writes is read: each image is held against the disk that qemu-img itself reads from it, and imago where it can.
+//! Everything that QEMU writes is read: each image is compared with the disk that qemu-img itself reads from
+//! it, and, if imago can read it, with imago's.
 
 use std::path::Path;
 use std::process::Command;
@@ -14,7 +15,7 @@ use snapferry_testkit::oracle::QemuImg;
 use crate::hostile::decode;
 use crate::layout::read_by_imago;
 
-/// What each image is made with: the options of `qemu-img create`, and the codec.
+/// Options of `qemu-img create` for each image.
 const SHAPES: [&str; 22] = [
     "cluster_size=512",
     "cluster_size=1k",
@@ -46,7 +47,7 @@ fn run(program: &str, arguments: &[&str]) {
     assert!(answer.status.success(), "{program} {arguments:?}: {said}");
 }
 
-/// Why imago does not read an image.
+/// Returns the reason why imago does not read an image, or `None` if it does.
 fn imago_refuses(header: &Header) -> Option<&'static str> {
     match () {
         () if header.compression == Codec::Zstd => Some("it has no zstd"),
@@ -55,7 +56,8 @@ fn imago_refuses(header: &Header) -> Option<&'static str> {
     }
 }
 
-/// Who shares no code with us and QEMU reads the same disk, or refuses what is named above.
+/// Checks that imago, which shares no code with Snapferry and QEMU, reads the same disk, or refuses the
+/// features named above.
 fn second_reader(name: &str, header: &Header, image: &Path, disk: &[u8]) {
     match (read_by_imago(image), imago_refuses(header)) {
         (Ok(read), None) => assert!(read == disk, "{name}: imago reads other bytes"),
@@ -67,7 +69,8 @@ fn second_reader(name: &str, header: &Header, image: &Path, disk: &[u8]) {
     }
 }
 
-/// Our reading of the image is qemu-img's and imago's, and our audit is qemu-img's.
+/// Checks that Snapferry reads the same disk as qemu-img and imago, and that its `check` agrees with
+/// qemu-img's.
 fn compare(name: &str, image: &Path, raw: &Path) {
     let text = |path: &Path| path.to_str().unwrap().to_owned();
     run("qemu-img", &["convert", "-f", "qcow2", "-O", "raw", &text(image), &text(raw)]);
@@ -87,7 +90,7 @@ fn compare(name: &str, image: &Path, raw: &Path) {
     assert!(report.hidden == 0, "{name}: {:?}", report.findings);
 }
 
-/// Writes of every kind, at places that no cluster size divides.
+/// Writes of every kind, at offsets that are no multiples of any cluster size.
 fn scribble(image: &Path, with_compressed: bool) {
     let mut commands: Vec<String> = Vec::new();
     let mut state = 7_u64;
@@ -106,7 +109,7 @@ fn scribble(image: &Path, with_compressed: bool) {
         }
     }
     if with_compressed {
-        // Whole clusters that nothing was written to yet.
+        // Whole clusters that were not written to yet.
         commands.push(format!("write -c -P 77 {} 2M", 4 * MIB));
     }
     let mut arguments = vec!["-f", "qcow2"];

@@ -1,5 +1,5 @@
-//! What the S3 client makes of a store that misbehaves: each fault ends in its class, passing ones pass unseen, and whatever happens
-//! no upload is left behind.
+//! The S3 client against a store that misbehaves: each permanent fault ends in its class, the client retries
+//! transient ones, and no fault leaves an upload behind.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +10,9 @@ use snapferry_base::clock::SystemClock;
 use snapferry_base::retry::{Backoff, Class};
 use snapferry_base::units::{to_u64, to_usize};
 use snapferry_engine::hash::Crc64;
+use snapferry_engine::store::Overwrite;
 use snapferry_engine::store::{
-    ObjectKey, ObjectStore, Pace, Part, PartNumber, Retrying, StoreError, UploadPlan, Whole,
+    ExpectedObject, ObjectKey, ObjectStore, Pace, Part, PartNumber, Retrying, StoreError, UploadPlan,
 };
 use snapferry_ibmcloud::iam::{ApiKeyConfig, ApiKeySource};
 use snapferry_s3::PartSum;
@@ -56,7 +57,7 @@ impl Bench {
         Arc::new(S3Store::connect(self.config()).unwrap())
     }
 
-    /// Gives up soon: for requests that are never answered.
+    /// A client with a short deadline, for requests that get no response.
     fn impatient(&self) -> Arc<S3Store> {
         let deadline = Duration::from_millis(200);
         Arc::new(
@@ -77,14 +78,15 @@ impl Bench {
         self.sim.stats().of(operation).requests
     }
 
-    /// Two parts of the least size and a bit, the first one last, as the converter sends them.
+    /// Uploads two parts of the least size and a short one, the first one last, as the converter sends them.
     async fn upload(&self, store: &dyn ObjectStore) -> Result<(), StoreError> {
         let size = to_usize(REAL_PART.0);
         let bodies =
             [Bytes::from(vec![1; size]), Bytes::from(vec![2; size]), Bytes::from_static(b"the last part")];
         let replaces = store.head(&self.key).await?.map(|meta| meta.etag);
-        let upload =
-            store.create_upload(&self.key, &UploadPlan { part_size: REAL_PART, replace: true }).await?;
+        let upload = store
+            .create_upload(&self.key, &UploadPlan { part_size: REAL_PART, overwrite: Overwrite::Replace })
+            .await?;
         let sent = async {
             let mut parts = Vec::new();
             for nth in [1, 2, 0] {
@@ -98,7 +100,7 @@ impl Bench {
             }
             parts.sort_by_key(|part| part.number);
             let all = bodies.concat();
-            let whole = Whole { size: to_u64(all.len()), crc64: Crc64::of(&all), replaces };
+            let whole = ExpectedObject { size: to_u64(all.len()), crc64: Crc64::of(&all), replaces };
             store.complete(&upload, &parts, &whole).await?;
             Ok(all)
         }
@@ -189,8 +191,10 @@ async fn a_store_that_asks_for_time_is_heard() {
 async fn a_store_that_never_answers_is_given_up_at_the_deadline() {
     let bench = Bench::start().await;
     let store = bench.store();
-    let upload =
-        store.create_upload(&bench.key, &UploadPlan { part_size: REAL_PART, replace: true }).await.unwrap();
+    let upload = store
+        .create_upload(&bench.key, &UploadPlan { part_size: REAL_PART, overwrite: Overwrite::Replace })
+        .await
+        .unwrap();
     let body = Bytes::from(vec![7; to_usize(REAL_PART.0)]);
     let part = Part { number: PartNumber(1), crc64: Crc64::of(&body), body };
     for action in [Action::Hang, Action::StopReading, Action::Trickle { bytes_per_second: 64 }] {
@@ -209,18 +213,18 @@ async fn a_complete_is_settled_whatever_the_store_answers() {
     let bench = Bench::start().await;
     let complete = Operation::CompleteMultipartUpload;
     for (action, requests) in [
-        // Done, and the answer lost: HEAD finds the object, and nothing is repeated.
+        // The upload is complete, and the response was lost: HEAD finds the object, and nothing is repeated.
         (Action::ApplyThenDrop, 1),
         (Action::ApplyThenAnswer { status: 500, code: "InternalError".to_owned() }, 1),
         (Action::ApplyThenAnswer { status: 503, code: "SlowDown".to_owned() }, 1),
-        // Not done: HEAD finds nothing new, and the request is repeated.
+        // The upload is not complete: HEAD finds nothing new, and the request is repeated.
         (Action::ErrorInOk { code: "InternalError".to_owned() }, 2),
         (answer(500, "InternalError"), 2),
         (html(502), 2),
         (Action::DropAfterBody, 2),
         (Action::Reset, 2),
         (answer(429, "TooManyRequests"), 2),
-        // As Ceph answers at first.
+        // Ceph's first response has an empty ETag.
         (Action::EmptyEtag, 1),
     ] {
         bench.store().delete(&bench.key).await.unwrap();
@@ -249,13 +253,15 @@ async fn a_complete_is_settled_whatever_the_store_answers() {
 async fn an_object_may_take_its_time_to_be_put_together() {
     let bench = Bench::start().await;
     let store = bench.store();
-    let upload =
-        store.create_upload(&bench.key, &UploadPlan { part_size: REAL_PART, replace: true }).await.unwrap();
+    let upload = store
+        .create_upload(&bench.key, &UploadPlan { part_size: REAL_PART, overwrite: Overwrite::Replace })
+        .await
+        .unwrap();
     let body = Bytes::from_static(b"the only part");
     let crc64 = Crc64::of(&body);
-    let whole = Whole { size: to_u64(body.len()), crc64, replaces: None };
+    let whole = ExpectedObject { size: to_u64(body.len()), crc64, replaces: None };
     let part = store.put_part(&upload, Part { number: PartNumber(1), body, crc64 }).await.unwrap();
-    // Longer than any other request may take.
+    // Longer than the deadline of any other request.
     bench.fault(Operation::CompleteMultipartUpload, When::Always, Action::Delay { milliseconds: 400 });
     bench.impatient().complete(&upload, &[part], &whole).await.unwrap();
 }
@@ -335,7 +341,7 @@ async fn a_certificate_is_trusted_only_by_its_authority_and_tokens_travel_under_
     assert_eq!(asked, 1, "one token does for all requests");
     bench.sim.expire_tokens();
     let err = trusting
-        .create_upload(&bench.key, &UploadPlan { part_size: REAL_PART, replace: true })
+        .create_upload(&bench.key, &UploadPlan { part_size: REAL_PART, overwrite: Overwrite::Replace })
         .await
         .unwrap_err();
     assert!(matches!(err, StoreError::Denied { .. }), "{err:?}");
@@ -362,8 +368,10 @@ async fn a_token_is_not_sent_in_the_clear() {
 async fn a_list_that_broke_off_is_no_list() {
     let bench = Bench::start().await;
     let store = bench.store();
-    let upload =
-        store.create_upload(&bench.key, &UploadPlan { part_size: REAL_PART, replace: true }).await.unwrap();
+    let upload = store
+        .create_upload(&bench.key, &UploadPlan { part_size: REAL_PART, overwrite: Overwrite::Replace })
+        .await
+        .unwrap();
     let body = Bytes::from_static(b"the only part");
     store
         .put_part(&upload, Part { number: PartNumber(1), crc64: Crc64::of(&body), body: body.clone() })
@@ -382,7 +390,7 @@ async fn a_list_that_broke_off_is_no_list() {
             retrying.list("").await.map(|found| found.len()),
         ];
         for answer in answers {
-            // It may be whole the next time, and was asked for again.
+            // The next list may be complete, so the client has asked again.
             let err = answer.expect_err("a list that is not whole");
             assert!(
                 matches!(&err, StoreError::Connection { .. }) && err.to_string().contains("can't be read"),
@@ -397,13 +405,13 @@ async fn a_list_that_broke_off_is_no_list() {
     assert_eq!(retrying.list_uploads("").await.unwrap().len(), 1);
     assert_eq!(retrying.list_parts(&upload).await.unwrap().len(), 1);
     assert_eq!(retrying.list("").await.unwrap().len(), 1);
-    // A page that is not the last one, and does not say where the next begins.
+    // A page that is not the last one, and has no marker for the next one.
     store.abort(&upload).await.unwrap();
     for number in 0..1001 {
         store
             .create_upload(
                 &ObjectKey::new(&format!("k{number}")).unwrap(),
-                &UploadPlan { part_size: REAL_PART, replace: true },
+                &UploadPlan { part_size: REAL_PART, overwrite: Overwrite::Replace },
             )
             .await
             .unwrap();
@@ -426,7 +434,7 @@ async fn an_object_that_the_store_says_it_has_is_looked_at() {
     bench.fault(Operation::PutObject, When::First(2), Action::Pretend);
     let err = store.put(&key, Bytes::from_static(b"{}")).await.expect_err("there is none");
     assert!(matches!(&err, StoreError::Mismatch { .. }) && err.to_string().contains("has none"), "{err:?}");
-    // Where there is one already, of another size or of the same.
+    // An object with this key exists already, of another size or of the same.
     bench.sim.faults().clear();
     store.put(&key, Bytes::from_static(b"{\"as\": \"it was\"}")).await.unwrap();
     for body in [&b"{}"[..], b"{\"as\": \"it is \"}"] {

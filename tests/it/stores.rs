@@ -1,4 +1,4 @@
-//! The store suite on every store, and what only a real server shows.
+//! The store suite on every store, and tests that need a real server.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,9 +11,10 @@ use snapferry_base::retry::Backoff;
 use snapferry_base::secret::Secret;
 use snapferry_base::units::{ByteCount, KIB, MIB, to_u64};
 use snapferry_engine::hash::Crc64;
+use snapferry_engine::store::Overwrite;
 use snapferry_engine::store::{
-    FolderStore, Limited, ObjectKey, ObjectStore, Pace, Part, PartNumber, Retrying, StoreError, UploadPlan,
-    Whole,
+    ExpectedObject, FolderStore, Limited, ObjectKey, ObjectStore, Pace, Part, PartNumber, Retrying,
+    StoreError, UploadPlan,
 };
 use snapferry_s3::PartSum;
 use snapferry_s3::{Auth, S3Config, S3Store};
@@ -23,7 +24,7 @@ use snapferry_testkit::memory::MemoryStore;
 use snapferry_testkit::skip::{in_ci, skip};
 use snapferry_testkit::store_suite::{REAL_PART, Traits, run};
 
-/// Swift behind its S3 API, for as long as this lives.
+/// Swift behind its S3 API, stopped when this is dropped.
 struct Swift {
     folder: tempfile::TempDir,
     endpoint: String,
@@ -34,7 +35,7 @@ fn swift_script() -> PathBuf {
 }
 
 impl Swift {
-    /// None, with a word about it, where Swift is not installed.
+    /// Starts Swift; returns `None`, and reports it, if Swift is not installed.
     fn start() -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let started = Command::new(swift_script())
@@ -65,7 +66,7 @@ fn keys(access_key: &str, secret_key: &str) -> Auth {
 impl Drop for Swift {
     fn drop(&mut self) {
         let stopped = Command::new(swift_script()).arg("stop").arg(self.folder.path()).status();
-        // A test that fails already says why.
+        // A test that fails has printed its reason already.
         assert!(
             std::thread::panicking() || stopped.is_ok_and(|status| status.success()),
             "Swift was not stopped"
@@ -132,7 +133,7 @@ async fn the_suite_and_the_refusals_on_swift() {
     let store = S3Store::connect(swift.config("images")).unwrap();
 
     let key = ObjectKey::new("disk.qcow2").unwrap();
-    let plan = UploadPlan { part_size: REAL_PART, replace: true };
+    let plan = UploadPlan { part_size: REAL_PART, overwrite: Overwrite::Replace };
     let err = store.create_upload(&key, &plan).await.unwrap_err();
     assert!(matches!(&err, StoreError::NoSuchBucket { bucket, .. } if bucket == "images"), "{err}");
     store.create_bucket().await.unwrap();
@@ -168,11 +169,14 @@ async fn a_part_in_an_aligned_buffer_and_one_in_any_other_land_where_they_belong
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let store = FolderStore::new(folder.path().to_owned());
     let key = ObjectKey::new("disk.qcow2").unwrap();
-    let upload =
-        store.create_upload(&key, &UploadPlan { part_size: ByteCount(MIB), replace: false }).await.unwrap();
+    let upload = store
+        .create_upload(&key, &UploadPlan { part_size: ByteCount(MIB), overwrite: Overwrite::Refuse })
+        .await
+        .unwrap();
     let mut all = Vec::new();
     let mut stored = Vec::new();
-    // Aligned and odd buffers, whole and odd lengths: past the page cache, through it, and each in one file.
+    // Aligned and unaligned buffers, lengths that are multiples of a block and others: around the page cache,
+    // through it, and both in one file.
     for (number, (skip, len)) in (1..).zip([(0, MIB), (1, MIB), (0, MIB), (0, 4096 * 3 + 17)]) {
         let len = usize::try_from(len).unwrap();
         let room = Bytes::from_owner(vec![u8::try_from(number).unwrap(); len + 3 * 4096]);
@@ -183,7 +187,7 @@ async fn a_part_in_an_aligned_buffer_and_one_in_any_other_land_where_they_belong
         let crc64 = Crc64::of(&body);
         stored.push(store.put_part(&upload, Part { number: PartNumber(number), body, crc64 }).await.unwrap());
     }
-    let whole = Whole { size: to_u64(all.len()), crc64: Crc64::of(&all), replaces: None };
+    let whole = ExpectedObject { size: to_u64(all.len()), crc64: Crc64::of(&all), replaces: None };
     store.complete(&upload, &stored, &whole).await.unwrap();
     assert!(std::fs::read(folder.path().join("disk.qcow2")).unwrap() == all);
 }
@@ -193,17 +197,19 @@ async fn a_file_that_turns_up_meanwhile_is_not_overwritten_and_odd_targets_are_r
     let folder = tempfile::tempdir().unwrap();
     let store = FolderStore::new(folder.path().to_owned());
     let key = ObjectKey::new("disk.qcow2").unwrap();
-    let upload =
-        store.create_upload(&key, &UploadPlan { part_size: ByteCount(MIB), replace: false }).await.unwrap();
+    let upload = store
+        .create_upload(&key, &UploadPlan { part_size: ByteCount(MIB), overwrite: Overwrite::Refuse })
+        .await
+        .unwrap();
     let body = Bytes::from_static(b"image");
-    let whole = Whole { size: 5, crc64: Crc64::of(&body), replaces: None };
+    let whole = ExpectedObject { size: 5, crc64: Crc64::of(&body), replaces: None };
     let stored =
         store.put_part(&upload, Part { number: PartNumber(1), crc64: whole.crc64, body }).await.unwrap();
     std::fs::write(folder.path().join("disk.qcow2"), "somebody else's").unwrap();
     let err = store.complete(&upload, &[stored], &whole).await.unwrap_err();
     assert!(matches!(err, StoreError::Precondition { .. }), "{err}");
     assert_eq!(std::fs::read(folder.path().join("disk.qcow2")).unwrap(), b"somebody else's");
-    // Another process, which knows only what lies in the folder, finds the upload and removes it.
+    // Another process, which knows only the files in the folder, finds the upload and removes it.
     let other = FolderStore::new(folder.path().to_owned());
     let found = other.list_uploads("disk").await.unwrap();
     assert_eq!(found.len(), 1);
@@ -217,7 +223,7 @@ async fn a_file_that_turns_up_meanwhile_is_not_overwritten_and_odd_targets_are_r
     for name in ["folder", "device", "folder/file"] {
         let key = ObjectKey::new(name).unwrap();
         let err = store
-            .create_upload(&key, &UploadPlan { part_size: ByteCount(MIB), replace: true })
+            .create_upload(&key, &UploadPlan { part_size: ByteCount(MIB), overwrite: Overwrite::Replace })
             .await
             .unwrap_err();
         assert!(matches!(&err, StoreError::Setup(text) if text.contains(name)), "{err}");
@@ -230,7 +236,7 @@ async fn a_full_disk_is_told_as_such_and_abort_makes_room_again() {
     let store = FolderStore::new(disk.path().to_owned());
     let key = ObjectKey::new("disk.qcow2").unwrap();
     let upload = store
-        .create_upload(&key, &UploadPlan { part_size: ByteCount(2 * MIB), replace: false })
+        .create_upload(&key, &UploadPlan { part_size: ByteCount(2 * MIB), overwrite: Overwrite::Refuse })
         .await
         .unwrap();
     let body = Bytes::from(vec![1; usize::try_from(2 * MIB).unwrap()]);
@@ -244,7 +250,7 @@ async fn a_full_disk_is_told_as_such_and_abort_makes_room_again() {
 
 #[tokio::test]
 async fn addresses_that_lead_nowhere_are_told_with_the_address() {
-    // Bound and dropped: nobody listens there.
+    // The port was bound and released: no process listens there.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let config =
         S3Config::new(&format!("http://127.0.0.1:{port}"), "us-south", "images", keys("key", "hunter2"));

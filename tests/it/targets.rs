@@ -1,4 +1,5 @@
-//! Targets that can't be written as others are: each is found out before the disk is read, and done another way or refused with what to do.
+//! Targets that can't be written in the usual manner: the program detects each before it reads the disk, and
+//! writes it in another manner, or refuses it with the next step for the user.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -39,7 +40,7 @@ impl Home {
         path
     }
 
-    /// The three that make a file: what they are called, and their command line.
+    /// Commands that make a file, with their names.
     fn makers(&self, to: &Path) -> [(&'static str, Command); 4] {
         [
             ("convert", convert(&self.raw, to, &["--force"])),
@@ -49,7 +50,7 @@ impl Home {
         ]
     }
 
-    /// `to` holds the disk, as a disk or as an image.
+    /// Asserts that `to` holds the disk, as a disk or as an image.
     #[track_caller]
     fn expect_disk(&self, what: &str, to: &Path) {
         let mut command = snapferry(["compare", "--quiet"]);
@@ -90,7 +91,7 @@ fn as_somebody_else(mut command: Command) -> Ended {
     run(command)
 }
 
-/// What `docker run -v file:file` gives: the file can be written, and nothing can take its place.
+/// As with `docker run -v file:file`: the file can be written, but not replaced by another one.
 #[test]
 fn a_file_that_is_a_mount_of_its_own_is_written_where_it_lies() {
     let home = Home::new();
@@ -103,7 +104,7 @@ fn a_file_that_is_a_mount_of_its_own_is_written_where_it_lies() {
     for (what, command) in home.makers(&at) {
         let ended = run(command);
         assert_eq!(ended.code, Some(0), "{what}: {ended:?}");
-        // QEMU says nothing of what it does always.
+        // qemu-img prints nothing about it, since it always writes in place.
         assert_eq!(
             ended.err.contains("written where it lies"),
             !what.starts_with("qemu-img"),
@@ -113,14 +114,15 @@ fn a_file_that_is_a_mount_of_its_own_is_written_where_it_lies() {
     }
     let beside = left_in(at.parent().expect("its folder"));
     assert_eq!(beside, ["target"], "qemu-img convert removes the manifest of the image that it replaces");
-    // Without --force it is a file that is there already, as any other.
+    // Without --force the file exists already, like any other.
     run(convert(&home.raw, &at, &[])).expect(4, &["exists already"]);
     run(restore(&home.image, &at, &[])).expect(4, &["exists already"]);
     home.expect_disk("untouched", &real);
     drop(bound);
 }
 
-/// A run that fails or is stopped leaves no half of a disk in place of what was there, and says so.
+/// A run that fails or is stopped leaves no part of a disk in a file that it has overwritten, and reports
+/// that the file is empty.
 #[test]
 fn what_was_written_where_it_lies_and_failed_is_empty_and_named() {
     let home = Home::new();
@@ -156,7 +158,7 @@ fn what_was_written_where_it_lies_and_failed_is_empty_and_named() {
     }
 }
 
-/// A target that others have made in a folder of theirs: Cinder's, libvirt's, a CSI driver's.
+/// A target that another user has made in a folder of its own: Cinder, libvirt, a CSI driver.
 #[test]
 fn a_file_in_a_folder_of_somebody_elses_is_written_where_it_lies() {
     if !is_root() {
@@ -170,7 +172,7 @@ fn a_file_in_a_folder_of_somebody_elses_is_written_where_it_lies() {
     for (what, command) in home.makers(&at) {
         let ended = as_somebody_else(command);
         if what == "convert" {
-            // Its manifest has no place there.
+            // The user can't create the manifest in that folder.
             ended.expect(
                 4,
                 &[
@@ -186,7 +188,7 @@ fn a_file_in_a_folder_of_somebody_elses_is_written_where_it_lies() {
         assert_eq!(ended.code, Some(0), "{what}: {ended:?}");
         home.expect_disk(what, &at);
     }
-    // The sticky bit, as /tmp has it: whoever may write there may not replace what is somebody else's.
+    // The sticky bit, as on /tmp: every user may write there, but none may replace another user's files.
     mode(&theirs, 0o1777);
     for (what, command) in home.makers(&at) {
         std::fs::write(&at, b"old").expect("written");
@@ -201,7 +203,7 @@ fn a_file_in_a_folder_of_somebody_elses_is_written_where_it_lies() {
 #[test]
 fn what_can_neither_be_replaced_nor_written_is_refused_before_the_disk_is_read() {
     let home = Home::new();
-    // A disk of which no byte can be read: whoever reads first says so.
+    // No byte of this disk can be read, so a program that reads it first reports that.
     let gone = home.folder.path().join("gone.raw");
     std::fs::copy(&home.raw, &gone).expect("copied");
     let Some(unreadable) = LoopDevice::attach(&gone, LoopOptions::default()) else { return };
@@ -235,7 +237,7 @@ fn what_can_neither_be_replaced_nor_written_is_refused_before_the_disk_is_read()
                 .expect(1, &["Could not create", "Read-only file system"]);
         }
     }
-    // Room for not even a name.
+    // No space even for a directory entry.
     let Some(full) = SmallFs::ext4(8 * MIB) else { return };
     let fill = full.path().join("fill");
     let _until_it_is_full = std::fs::write(&fill, vec![1; 9 << 20]);
@@ -247,7 +249,7 @@ fn what_can_neither_be_replaced_nor_written_is_refused_before_the_disk_is_read()
     run(convert(unreadable.path(), &full.path().join("x.qcow2"), &[])).expect(4, &["No space left"]);
 }
 
-/// s3fs, rclone, gcsfuse, vboxsf: no links, and no renaming that replaces nothing.
+/// s3fs, rclone, gcsfuse, vboxsf: no hard links, and no rename without replacing.
 #[test]
 fn on_a_file_system_without_links_a_file_gets_its_name_all_the_same() {
     let (home, bucket) = (Home::new(), Bucket::start());
@@ -297,7 +299,7 @@ fn names_may_be_as_long_as_the_file_system_takes_them() {
         let ended = run(command);
         assert!(ended.code != Some(0) && ended.err.contains("File name too long"), "{what}: {ended:?}");
     }
-    // A hidden file of a long name is found, and removed, by whoever looks for uploads.
+    // A hidden file with a long name is found and removed when the run is stopped.
     let mut running = Running::start(convert(&home.raw, &to.join("k".repeat(240)), &["--limit", "1k"]));
     let hidden = || left_in(&to).into_iter().find(|name| name.starts_with(".kkk"));
     wait_until("it has begun", || hidden().is_some());

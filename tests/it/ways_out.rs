@@ -1,5 +1,6 @@
-//! Every way out that is not the end: each signal to each command that takes its time leaves nothing, and so does a terminal that goes away.
-//! DESIGN.md has the table that is walked here; `fleet` and `replicate` walk the rows of their commands.
+//! Every early end: each signal to each long-running command leaves nothing behind, and neither does a
+//! terminal that goes away. DESIGN.md has the table that these tests check; `fleet` and `replicate` check the
+//! rows of their commands.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::convert::{Bucket, KEY, Running, folder, into_file, left_in, run, snapferry, wait_until};
 
-/// What ends a command in order. A second of them ends it at once, but for SIGHUP.
+/// Signals that end a command cleanly. A second one ends it at once, except SIGHUP.
 pub const WORDS: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::QUIT, Signal::HUP];
 
 /// A disk that no codec makes smaller, alone in its folder.
@@ -24,7 +25,7 @@ fn disk() -> (TempDir, PathBuf) {
     (home, raw)
 }
 
-/// Whether something was written under a hidden name.
+/// True if at least 4 MiB were written to a hidden file.
 fn is_begun(folder: &Path) -> bool {
     let hidden = left_in(folder).into_iter().find(|name| name.ends_with(".partial"));
     hidden
@@ -73,7 +74,7 @@ fn an_upload_goes_with_every_word() {
     }
 }
 
-/// Closing a window is told two or three times over, and each time finds the work cleaning up.
+/// A closed window sends SIGHUP two or three times, and each one arrives during the cleanup.
 #[test]
 fn a_hang_up_that_is_repeated_does_not_cut_the_cleaning_up_short() {
     let (_home, raw) = disk();
@@ -93,7 +94,7 @@ fn a_hang_up_that_is_repeated_does_not_cut_the_cleaning_up_short() {
     bucket.expect_nothing();
 }
 
-/// What reads an image of a store that never answers.
+/// Commands that read an image from a store that never answers.
 #[test]
 fn who_waits_for_a_store_ends_with_every_word() {
     let (home, raw) = disk();
@@ -125,7 +126,7 @@ fn who_waits_for_a_store_ends_with_every_word() {
     assert_eq!((left_in(to.path()), left_in(home.path())), (Vec::new(), vec!["disk.raw".to_owned()]));
 }
 
-/// `command` as a shell runs it that has told it to ignore hang-ups.
+/// `command` as a shell with `nohup` runs it: SIGHUP is ignored.
 fn under_nohup(command: &Command) -> Command {
     let mut shell = Command::new("sh");
     shell.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(command.get_program()).args(command.get_args());
@@ -147,7 +148,7 @@ fn what_was_told_to_ignore_hang_ups_does() {
     running.signal(Signal::HUP);
     running.end().expect(0, &[]);
     assert_eq!(left_in(to.path()), [KEY.to_owned(), format!("{KEY}.manifest")]);
-    // Other words are heard all the same.
+    // Other signals are handled as usual.
     let mut running = Running::start(under_nohup(&into_file(&raw, &image, &["--limit", "100k", "--force"])));
     wait_until("it is written", || is_begun(to.path()));
     running.signal(Signal::TERM);
@@ -155,11 +156,11 @@ fn what_was_told_to_ignore_hang_ups_does() {
     assert_eq!(left_in(to.path()), [KEY.to_owned(), format!("{KEY}.manifest")]);
 }
 
-/// A terminal, with what runs on it; it goes away when it is told to.
+/// A terminal with a process on it; it goes away on command.
 struct Terminal(Child);
 
 impl Terminal {
-    /// Runs a line of shell on a new terminal, as ssh does.
+    /// Runs a shell command line on a new terminal, as ssh does.
     fn run(line: &str) -> Self {
         let child = Command::new("script")
             .args(["--quiet", "--flush", "--command", line, "/dev/null"])
@@ -173,14 +174,14 @@ impl Terminal {
         Self(child)
     }
 
-    /// From one moment to the next, as when the line breaks.
+    /// Kills the terminal at once, as when the connection breaks.
     fn vanish(mut self) {
         self.0.kill().expect("it is there");
         self.0.wait().expect("our child");
     }
 }
 
-/// A line for a shell.
+/// Command line for a shell.
 fn line_of(command: &Command) -> String {
     let words = [command.get_program()].into_iter().chain(command.get_args());
     words.map(|word| format!("'{}'", word.to_str().expect("UTF-8"))).collect::<Vec<_>>().join(" ")
@@ -206,8 +207,8 @@ fn a_terminal_that_goes_away_ends_the_work_in_order() {
     wait_until("nothing is left", || left_in(to.path()).is_empty());
 }
 
-/// Under nohup the work outlives its terminal, on which nothing can be drawn or said any more: no bar, no log line and no report is a
-/// reason to stop.
+/// Under nohup the work continues after its terminal is gone, on which it can draw and print nothing more:
+/// neither the bar nor a log line nor the report is a reason to stop.
 #[test]
 fn work_that_outlives_its_terminal_comes_to_its_end() {
     if !has_oracle("script") {
@@ -219,7 +220,7 @@ fn work_that_outlives_its_terminal_comes_to_its_end() {
     for (more, expected) in [
         (&["--limit", "16M"][..], "0"),
         (&["--limit", "16M", "--verbose", "--force"], "0"),
-        // The report has nowhere to go: as of a stdout that was closed.
+        // The report can't be written: the exit code is that of a closed stdout.
         (&["--limit", "16M", "--json", "--force"], "141"),
     ] {
         let command = line_of(&into_file(&raw, &image, more));
@@ -239,7 +240,7 @@ fn work_that_outlives_its_terminal_comes_to_its_end() {
     }
 }
 
-/// Nobody reads what is said any more: the work goes on, and only what was to be printed is missed.
+/// No process reads the output any more: the work continues, and only its output is lost.
 #[test]
 fn closed_pipes_end_no_work() {
     let (_home, raw) = disk();

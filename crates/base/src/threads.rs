@@ -171,7 +171,7 @@ pub fn together<T: Send>(
 
 /// Threads that will be started besides a [`Pool`], for which the pool must leave room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Beside {
+pub struct ReservedThreads {
     /// Number of threads without which the work can't be done.
     pub least: usize,
     /// Number of threads that are started if the system allows them.
@@ -259,7 +259,7 @@ impl Pool {
     pub fn start(
         what: &'static str,
         wanted: usize,
-        beside: Beside,
+        beside: ReservedThreads,
         on_panic: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self, Refused> {
         let (mut parked, refused) = Parked::start_up_to(what, wanted + beside.most);
@@ -299,7 +299,7 @@ impl Pool {
     /// Returns how many of `wanted` threads to start beside the pool: all if there is room for all threads
     /// beside it, otherwise one.
     #[must_use]
-    pub fn of_those_beside(&self, wanted: usize, all: Beside) -> usize {
+    pub fn of_those_beside(&self, wanted: usize, all: ReservedThreads) -> usize {
         if self.left >= all.most { wanted } else { 1 }
     }
 
@@ -348,7 +348,7 @@ mod tests {
     fn a_pool_runs_every_job_tells_of_panics_and_ends_with_its_threads() {
         let (done, died) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let told = Arc::clone(&died);
-        let beside = Beside { least: 1, most: 2 };
+        let beside = ReservedThreads { least: 1, most: 2 };
         let pool = Pool::start("test", 3, beside, move || {
             told.fetch_add(1, Relaxed);
         })

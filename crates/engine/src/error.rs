@@ -2,13 +2,13 @@
 
 use snapferry_base::limits::{OutOfMemory, TooTight};
 use snapferry_base::retry::Class;
-use snapferry_base::threads::Refused;
 use snapferry_base::units::{GuestOffset, HostOffset};
 use snapferry_qcow2::{FileError, ImageError};
 
 use crate::compress::DecodeError;
 use crate::disk::TargetError;
 use crate::image::{HashFinding, ManifestError};
+use crate::pipeline::PipelineError;
 use crate::source::SourceError;
 
 /// Reason why an image was not read to its end, or why its data did not arrive.
@@ -33,10 +33,7 @@ pub enum RestoreError {
     },
     /// The image's content differs from its manifest.
     #[error("{name}: {finding}")]
-    Manifest {
-        name: String,
-        finding: HashFinding,
-    },
+    Manifest { name: String, finding: HashFinding },
     /// The manifest can't be compared with the image.
     #[error("{name}: the manifest beside it is of no use")]
     Unusable {
@@ -57,19 +54,6 @@ pub enum RestoreError {
         #[source]
         source: Box<RestoreError>,
     },
-    /// An option asks for more at once than makes sense, or than a machine can start.
-    #[error("{asked} {what} are too many: give at most {most}")]
-    TooMany {
-        /// Things that the option counts, such as `threads`.
-        what: &'static str,
-        /// Number that the user asked for.
-        asked: usize,
-        /// Largest number that is allowed.
-        most: usize,
-    },
-    /// Threads could not be started.
-    #[error(transparent)]
-    Threads(Refused),
     /// The stages ended without an error, but did not deliver all data.
     #[error("only {found} of {expected} {what}: this is a bug in snapferry, and nothing is made of them")]
     Unaccounted {
@@ -80,20 +64,21 @@ pub enum RestoreError {
         /// Count that should have been delivered.
         expected: u64,
     },
-    /// The system refuses memory.
+    /// Failure of the machinery that conversion and reading share.
     #[error(transparent)]
-    Memory(#[from] OutOfMemory),
-    /// The limits of this process leave too little for any plan.
-    #[error(transparent)]
-    TooTight(#[from] TooTight),
-    /// A stage ended without an error and without a result: a bug.
-    #[error("the {stage} stage died: this is a bug in snapferry")]
-    StageDied {
-        stage: &'static str,
-    },
-    /// The user or the caller stopped the work.
-    #[error("interrupted")]
-    Interrupted,
+    Pipeline(#[from] PipelineError),
+}
+
+impl From<OutOfMemory> for RestoreError {
+    fn from(error: OutOfMemory) -> Self {
+        Self::Pipeline(error.into())
+    }
+}
+
+impl From<TooTight> for RestoreError {
+    fn from(error: TooTight) -> Self {
+        Self::Pipeline(error.into())
+    }
 }
 
 impl RestoreError {
@@ -101,7 +86,7 @@ impl RestoreError {
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            Self::Interrupted => Class::Cancelled,
+            Self::Pipeline(error) => error.class(),
             Self::Incomplete { source, .. } => source.class(),
             _ => Class::Permanent,
         }

@@ -16,6 +16,8 @@ pub mod error;
 pub mod hash;
 pub mod image;
 pub mod manifest;
+pub mod pipeline;
+pub mod proof;
 pub mod restore;
 pub mod source;
 pub mod store;

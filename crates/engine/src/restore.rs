@@ -1,4 +1,4 @@
-//! An image to a disk.
+//! Restores an image to a disk.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -15,86 +15,87 @@ use snapferry_base::units::{ByteCount, GuestOffset, MIB, to_u64, to_usize};
 use snapferry_qcow2::{Image, ImageFile, Limits, Mappings};
 
 use crate::compress::{Codec, cores, is_zero};
-use crate::disk::{DeviceTarget, Disk, FileTarget, Force, PageCache, Target, TargetError, ZeroPolicy};
+use crate::disk::{DeviceTarget, Disk, FileTarget, PageCache, Target, TargetError, ZeroPolicy};
 use crate::error::{RestoreError, count};
 use crate::image::counters::Counters;
-use crate::image::plan::{Options, Origin, Plan, unmapped};
+use crate::image::plan::{Options, Plan, unmapped};
 use crate::image::{ChunkHashes, Piece, Reading, Sink, WantedSums, check_sizes};
 use crate::manifest::Manifest;
+use crate::pipeline::PipelineError;
+use crate::store::Location;
+use crate::store::Overwrite;
 
-/// A device gets so many of its first bytes last: as long as they are zero, there is no partition table and no boot sector that would
-/// make anybody take what is there for a disk.
+/// Number of bytes at the start of a device that are written last: as long as they are zero, there is no
+/// partition table and no boot sector, so nothing takes the incomplete content for a disk.
 const LAST: u64 = MIB;
-/// Zeros in pieces of this size are left out of files.
+/// Size in bytes of the blocks that are left out of files if they are zero.
 const HOLE: usize = 64 << 10;
 
-/// Where an image is to be restored.
+/// Target of a restore.
 #[derive(Clone, Debug)]
 pub enum Destination {
-    /// A new file.
     File {
-        /// Its name.
         path: PathBuf,
-        /// Whether a file of that name may be replaced.
-        force: Force,
-        /// Which way its bytes take.
+        /// Permission to replace a file of that name.
+        overwrite: Overwrite,
+        /// Use of the page cache by the writes.
         cache: PageCache,
     },
-    /// A block device.
     Device {
-        /// Its name.
         path: PathBuf,
-        /// Whether what it holds may be lost.
-        force: Force,
-        /// What becomes of it where the image holds zeros.
+        /// Permission to destroy the content of the device.
+        overwrite: Overwrite,
+        /// Treatment of the ranges of the device where the image holds zeros.
         zero: ZeroPolicy,
     },
 }
 
-/// An image to be restored, with everything that takes.
+/// Parameters of a restore.
 pub struct Restoration<'a> {
-    /// The image's bytes.
+    /// Bytes of the image.
     pub file: &'a dyn ImageFile,
-    /// What kind of place they come from.
-    pub origin: Origin,
-    /// Where the disk goes.
+    /// Location of the image.
+    pub origin: Location,
+    /// Target of the restore.
     pub destination: &'a Destination,
-    /// What the disk must hold.
+    /// Manifest that the disk must match.
     pub manifest: Option<&'a Manifest>,
-    /// What is put up with.
+    /// Limits on tables that are accepted from the image.
     pub limits: Limits,
-    /// What the user chose.
+    /// Choices of the user.
     pub options: Options,
-    /// Measures the time.
+    /// Clock that measures the duration.
     pub clock: &'a dyn Clock,
     /// Stops the work from outside.
     pub cancel: Cancel,
-    /// Written while the work goes on.
+    /// Progress, updated while the work is running.
     pub counters: Arc<Counters>,
 }
 
-/// A disk that is whole.
+/// Result of a successful restore.
 #[derive(Clone, Debug)]
 pub struct Restored {
-    /// The disk's bytes.
+    /// Size of the disk in bytes.
     pub virtual_size: ByteCount,
-    /// Those of them that the image stores.
+    /// Bytes of the disk that the image stores.
     pub mapped: ByteCount,
-    /// Bytes of the image fetched, without its tables.
+    /// Bytes of the image that were fetched, without its tables.
     pub fetched: ByteCount,
-    /// Segments whose hash was held against the manifest's.
+    /// Number of segments whose hash was compared with the manifest.
     pub segments_checked: u64,
-    /// Memory at most, by the plan.
+    /// Most memory that the work takes in bytes, by the plan.
     pub peak_memory: ByteCount,
-    /// How long it took.
+    /// Duration of the restore.
     pub took: Duration,
 }
 
 impl Restoration<'_> {
-    /// Restores. Blocks. `begin` is told how many bytes will be decoded before the first is.
+    /// Runs the restore. Blocks. Calls `begin` with the number of bytes to decode, before the first is
+    /// decoded.
     ///
     /// # Errors
-    /// With the first real error; [`RestoreError::Incomplete`] around it where the target was written to and is of no use now.
+    /// With the first real error. [`RestoreError::Incomplete`] wraps it if the target was written to and is
+    /// of no use now.
     pub fn run(self, begin: &dyn Fn(ByteCount)) -> Result<Restored, RestoreError> {
         let begun = self.clock.instant();
         let image = Image::open(self.file, &self.limits)?;
@@ -108,11 +109,11 @@ impl Restoration<'_> {
                 .map_err(|source| RestoreError::Unusable { name, source })?;
         }
         let target = match self.destination {
-            Destination::File { path, force, cache } => {
-                Target::File(FileTarget::create(path, size, *force, *cache)?)
+            Destination::File { path, overwrite, cache } => {
+                Target::File(FileTarget::create(path, size, *overwrite, *cache)?)
             }
-            Destination::Device { path, force, zero } => {
-                Target::Device(DeviceTarget::open(path, size, *force, *zero)?)
+            Destination::Device { path, overwrite, zero } => {
+                Target::Device(DeviceTarget::open(path, size, *overwrite, *zero)?)
             }
         };
         begin(plan.mapped());
@@ -132,14 +133,15 @@ impl Restoration<'_> {
             })
         });
         finished.map_err(|error| match error {
-            // Nothing is left of a new file, and nothing has come to a device that takes no writes.
+            // A new file has been removed, and a device that is read-only has received nothing.
             error if !in_place => error,
             error @ RestoreError::Target(TargetError::ReadOnly { .. }) => error,
             error => RestoreError::Incomplete { target: name, source: Box::new(error) },
         })
     }
 
-    /// Brings the disk to the target, and says how many segments were held against the manifest.
+    /// Writes the disk to the target, and returns the number of segments that were compared with the
+    /// manifest.
     fn fill(
         &self,
         target: &Target,
@@ -171,23 +173,27 @@ impl Restoration<'_> {
         };
         let zeroed = thread::scope(|scope| {
             let zeroing = threads::scoped(scope, "zero", zero);
-            // Without a thread for it, it is done before all else.
+            // If the system refuses the thread, the zeroing is done before all else.
             let zeroed = if zeroing.is_err() { zero() } else { Ok(()) };
             let read = if zeroed.is_ok() { reading.run().map(drop) } else { Ok(()) };
             let zeroed = zeroing.map_or(zeroed, |zeroing| {
-                zeroing.join().unwrap_or(Err(RestoreError::StageDied { stage: "zeroing" }))
+                zeroing
+                    .join()
+                    .unwrap_or(Err(RestoreError::Pipeline(PipelineError::StageDied { stage: "zeroing" })))
             });
-            // Of two errors the reader's came first, or it has none of its own.
+            // If both failed, the error of the reader came first, unless the reader has none of its own.
             match (read, zeroed) {
-                (Err(RestoreError::StageDied { .. }) | Ok(()), Err(error)) => Err(error),
+                (Err(RestoreError::Pipeline(PipelineError::StageDied { .. })) | Ok(()), Err(error)) => {
+                    Err(error)
+                }
                 (Err(error), _) => Err(error),
                 (Ok(()), Ok(())) => Ok(()),
             }
         });
         zeroed?;
-        // Zeroing ends early, and well, when somebody asks.
+        // Zeroing ends early without an error if the user cancels the work.
         if self.cancel.is_cancelled() {
-            return Err(RestoreError::Interrupted);
+            return Err(RestoreError::Pipeline(PipelineError::Interrupted));
         }
         count(
             "bytes of the disk were written or zeroed",
@@ -207,12 +213,12 @@ impl Restoration<'_> {
     }
 }
 
-/// Writes pieces where they belong.
+/// Sink that writes pieces to the target.
 struct Writer<'a> {
     target: &'a Target,
-    /// A device's first bytes, until everything else is there.
+    /// First bytes of a device, kept until all others are written.
     first: Mutex<Vec<u8>>,
-    /// How many of them.
+    /// Number of bytes in `first`; zero for a file.
     held: u64,
     /// Bytes of the disk that were written, or are zeros as they must be.
     accounted: AtomicU64,
@@ -235,7 +241,7 @@ impl<'a> Writer<'a> {
         self.first.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes sure that whatever a device held is not taken for whole any more.
+    /// Zeroes the first bytes of a device, so that nothing takes its old content for complete any more.
     fn wipe(&self) -> Result<(), RestoreError> {
         let zeros = self.first();
         if !zeros.is_empty() {
@@ -245,7 +251,7 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Zeroes what the image does not store. A new file is all zeros already.
+    /// Zeroes the ranges that the image does not store. A new file is all zeros already.
     fn zero(&self, mappings: &Mappings, go_on: &dyn Fn() -> bool) -> Result<(), RestoreError> {
         let held = self.held;
         for Range { start, end } in unmapped(mappings) {
@@ -261,7 +267,7 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Writes a device's first bytes, once all others are on the disk.
+    /// Writes the first bytes of a device, after all others are on the disk.
     fn finish(&self) -> Result<(), RestoreError> {
         let first = self.first();
         if !first.is_empty() {
@@ -272,7 +278,7 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Writes what is not zero: a file's holes stay holes.
+    /// Writes the blocks that are not zero. The others stay holes of the file.
     fn write_sparse(&self, start: GuestOffset, bytes: &[u8]) -> Result<(), RestoreError> {
         let mut open: Option<Range<usize>> = None;
         for (from, piece) in (0..).step_by(HOLE).zip(bytes.chunks(HOLE)) {
@@ -301,7 +307,7 @@ impl<'a> Writer<'a> {
 impl Sink for Writer<'_> {
     fn take(&self, piece: &Piece) -> Result<(), RestoreError> {
         for (start, bytes) in piece.runs() {
-            // Noted before, for an error ends the work.
+            // Counted before the write, because an error ends the work.
             self.accounted.fetch_add(to_u64(bytes.len()), Relaxed);
             if let Target::File(_) = self.target {
                 self.write_sparse(start, bytes)?;

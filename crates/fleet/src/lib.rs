@@ -1,5 +1,5 @@
-//! Replicating servers: one server's boot volume as a job that may be taken up anywhere, the queue of such jobs, and the worker that takes
-//! them from it.
+//! Replication of servers: jobs that each copy the boot volume of one server and that any worker may
+//! continue, the queue of such jobs, and the worker that takes jobs from the queue.
 
 pub mod queue;
 pub mod replicate;

@@ -1,5 +1,7 @@
 //! Clients for IBM Cloud over HTTP: tokens from IAM and the instance metadata service, and the VPC API.
 
+#![warn(missing_docs)]
+
 pub mod answers;
 pub mod http_client;
 pub mod iam;

@@ -1,4 +1,5 @@
-//! Persistent bitmaps: listed, and counted by where they lie. What they say is for the program that made them.
+//! Persistent bitmaps. They are listed, and their clusters are counted. Their content is used only by the
+//! program that created them.
 
 use snapferry_base::limits::zeros;
 use snapferry_base::units::{ByteCount, ClusterBits, HostOffset, MIB, to_u64, to_usize};
@@ -8,46 +9,47 @@ use crate::header::HeaderError;
 use crate::image::{ImageError, ImageFile};
 use crate::l2::OFFSET;
 
-/// Most bitmaps of an image (QEMU's `QCOW2_MAX_BITMAPS`).
+/// Largest number of bitmaps in an image (QEMU's `QCOW2_MAX_BITMAPS`).
 const MAX_BITMAPS: u32 = 65_535;
-/// Most bytes of their directory (QEMU's `QCOW2_MAX_BITMAP_DIRECTORY_SIZE`).
+/// Largest size of the bitmap directory (QEMU's `QCOW2_MAX_BITMAP_DIRECTORY_SIZE`).
 const MAX_DIRECTORY: ByteCount = ByteCount(1024 * 65_535);
-/// Most bytes of one bitmap (QEMU's `BME_MAX_PHYS_SIZE`): so a table has at most 8 MiB.
+/// Largest size of one bitmap in bytes (QEMU's `BME_MAX_PHYS_SIZE`); its table then has at most 8 MiB.
 const MAX_BITMAP: u64 = 512 * MIB;
-/// Most bytes of a name (QEMU's `BME_MAX_NAME_SIZE`).
+/// Largest length of a bitmap's name in bytes (QEMU's `BME_MAX_NAME_SIZE`).
 const MAX_NAME: u16 = 1023;
-/// What a bit may stand for, as powers of two (QEMU's `BME_MIN_GRANULARITY_BITS` and `BME_MAX_GRANULARITY_BITS`).
+/// Valid granularities (bytes of the disk for each bit) as powers of two: QEMU's `BME_MIN_GRANULARITY_BITS`
+/// and `BME_MAX_GRANULARITY_BITS`.
 const GRANULARITIES: std::ops::RangeInclusive<u8> = 9..=31;
-/// The one type there is: bits tell what was written to (specification, "Bitmap directory").
+/// The only type of bitmap: bits mark what was written to (specification, "Bitmap directory").
 const DIRTY_TRACKING: u8 = 1;
-/// Flag bit: not saved since somebody began to write.
+/// Flag bit: a program began to write and has not saved the bitmap since.
 const IN_USE: u32 = 1;
-/// Flag bit: what writes to the image has to keep it up to date.
+/// Flag bit: a program that writes to the image must update the bitmap.
 const AUTO: u32 = 2;
-/// Bytes of a directory's entry before its name.
+/// Bytes of a directory entry before its name.
 const FIXED: u64 = 24;
 
-/// One entry of the directory.
+/// Entry of the bitmap directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bitmap {
-    /// What people call it.
+    /// Name that the user gave the bitmap.
     pub name: String,
-    /// Whether it was not saved, so that nobody knows what it should say.
+    /// True if the bitmap was not saved, so that its content is unreliable.
     pub in_use: bool,
-    /// Whether writes are to be recorded in it.
+    /// True if a program that writes to the image must record its writes in the bitmap.
     pub auto: bool,
     /// Bytes of the disk that one bit stands for.
     pub granularity: ByteCount,
-    /// Its table.
+    /// Offset of the bitmap's table.
     table: HostOffset,
-    /// Entries in it.
+    /// Number of entries in the table.
     entries: u32,
 }
 
-/// The image's bitmaps, under the rules by which QEMU takes or refuses a directory as a whole.
+/// Returns the image's bitmaps. The rules are QEMU's: one invalid entry makes the whole directory invalid.
 ///
 /// # Errors
-/// Where the directory can't be read, or one of its entries makes no sense.
+/// If the directory can't be read, or one of its entries is invalid.
 pub fn list(file: &dyn ImageFile, facts: &HeaderFacts) -> Result<Vec<Bitmap>, ImageError> {
     let Some(directory) = &facts.bitmaps else { return Ok(Vec::new()) };
     let refused = |source| ImageError::Header { name: file.name().to_owned(), source };
@@ -57,10 +59,11 @@ pub fn list(file: &dyn ImageFile, facts: &HeaderFacts) -> Result<Vec<Bitmap>, Im
     entries(&bytes, directory.count, facts).map_err(refused)
 }
 
-/// Every range of the file that bitmaps take: the directory, the tables, the clusters.
+/// Returns every range of the file that bitmaps take, as offset and length: the directory, the tables, the
+/// clusters.
 ///
 /// # Errors
-/// Where [`list`] fails, or a table can't be read.
+/// If [`list`] fails, or a table can't be read.
 pub(super) fn places(
     file: &dyn ImageFile,
     facts: &HeaderFacts,
@@ -68,7 +71,8 @@ pub(super) fn places(
     let refused = |source| ImageError::Header { name: file.name().to_owned(), source };
     let bitmaps = list(file, facts)?;
     let mut found: Vec<_> = facts.bitmaps.iter().map(|directory| (directory.at, directory.len)).collect();
-    // No two tables share bytes. A file whose tables do could have us hold many times its length.
+    // In a correct image no two tables share bytes. If they could, reading them might take many times the
+    // memory of the file's length.
     let (len, most) = (ByteCount(bitmaps.iter().map(Bitmap::table_len).sum()), file.size());
     if len > most {
         return Err(refused(HeaderError::TableTooLong { table: "sum of all bitmap tables", len, most }));
@@ -106,7 +110,7 @@ impl BitmapDirectory {
     }
 }
 
-/// The directory's entries, which fill it.
+/// Parses the entries of the directory, which must fill it exactly.
 fn entries(bytes: &[u8], count: u32, facts: &HeaderFacts) -> Result<Vec<Bitmap>, HeaderError> {
     let mut found = Vec::new();
     let mut rest = bytes;
@@ -119,8 +123,9 @@ fn entries(bytes: &[u8], count: u32, facts: &HeaderFacts) -> Result<Vec<Bitmap>,
 }
 
 impl Bitmap {
-    /// Bytes that it takes at most in an image of a disk of `size` bytes with clusters of this size: its own clusters and its table's, and
-    /// its entry in the directory (QEMU's `qcow2_get_persistent_dirty_bitmap_size`).
+    /// Returns the largest space that the bitmap takes in an image of a disk of `size` bytes with clusters of
+    /// this size: the bytes of its clusters and its table, and the bytes of its directory entry (QEMU's
+    /// `qcow2_get_persistent_dirty_bitmap_size`).
     #[must_use]
     pub fn space(&self, size: ByteCount, cluster: ClusterBits) -> (u64, u64) {
         let clusters = cluster.clusters_in(size.0.div_ceil(self.granularity.0).div_ceil(8));
@@ -128,7 +133,8 @@ impl Bitmap {
         (clusters * cluster.size() + cluster.round_up(clusters * 8), entry)
     }
 
-    /// The first entry in `bytes`, and its length with what pads it to eight bytes.
+    /// Parses the first entry in `bytes`. Also returns its length, with the padding to a multiple of eight
+    /// bytes.
     fn parse(bytes: &[u8], number: u32, facts: &HeaderFacts) -> Result<(Self, u64), HeaderError> {
         if to_u64(bytes.len()) < FIXED {
             return Err(HeaderError::BitmapCount(number));
@@ -153,7 +159,8 @@ impl Bitmap {
         }
         let granularity = ByteCount(1 << granularity);
         let in_use = flags & IN_USE != 0;
-        // QEMU keeps the bits in words of eight bytes. One that was not saved may be of another size of the disk.
+        // QEMU stores the bits in words of eight bytes. A bitmap that was not saved may still have the size
+        // for an earlier size of the disk.
         let bits = facts.header.virtual_size.0.div_ceil(granularity.0);
         let needed = (bits.div_ceil(64) * 8).div_ceil(cluster);
         if !in_use && u64::from(entries) != needed {
@@ -182,7 +189,8 @@ mod tests {
     use super::*;
     use crate::{Codec, Finished, Geometry, Layout, MemoryFile};
 
-    /// What the audit makes of an image whose bitmaps all have one table, as long as the file allows.
+    /// Returns the result of [`places`] for an image whose bitmaps all have the same table, which is as long
+    /// as the file allows.
     fn sharing_a_table(count: u32) -> Result<Vec<(HostOffset, u64)>, ImageError> {
         let geometry = Geometry::new(ByteCount(4 * MIB), ClusterBits::KIB4).expect("a disk that fits");
         let Finished { head, tail, .. } = Layout::new(geometry, Codec::Deflate).finish();

@@ -1,7 +1,7 @@
-//! Whether an image's tables are consistent: QEMU's own audit, figure by figure, and what that leaves out.
+//! Audit of an image's tables: all checks of QEMU's audit with the same figures, and additional ones.
 //!
-//! Every reference in the image is counted and held against the counts that it stores. Unlike the reader, this does not stop at the first
-//! wrong entry. Bodies are not looked at.
+//! The audit counts every reference in the image and compares the result with the stored refcounts. Unlike
+//! the reader, it does not stop at the first invalid entry. It does not read bodies.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -18,14 +18,14 @@ use crate::header::Version;
 use crate::image::{Image, ImageError, ImageFile};
 use crate::l2::{COMPRESSED, COPIED, OFFSET, READS_ZERO, compressed_offset_bits};
 use crate::mappings::SUBCLUSTERS;
-use crate::references::{Noted, References, Use};
+use crate::references::{ClusterUse, Noted, References};
 use crate::snapshots::{self, Snapshot};
 
-/// Findings that are kept in words; the rest is only counted.
+/// Largest number of findings that are kept as text. Further ones are only counted.
 pub const MOST_FINDINGS: usize = 1000;
-/// Tables are read so many bytes at a time.
+/// Bytes of one read of tables.
 const TABLE_READ: u64 = 4 * MIB;
-/// Bytes of refcount blocks that are kept at once.
+/// Largest size of the refcount blocks that are kept in memory, in bytes.
 const KEPT_BLOCKS: u64 = 32 * MIB;
 
 /// Bits of an L1 entry that must be zero (specification, "L1 table entry").
@@ -35,70 +35,72 @@ const L2_RESERVED: u64 = !(COPIED | COMPRESSED | OFFSET | READS_ZERO);
 /// Bits of a refcount table entry that must be zero.
 const REFCOUNT_RESERVED: u64 = (1 << 9) - 1;
 
-/// How bad a finding is.
+/// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
-    /// Nothing is wrong, but somebody may want to know.
+    /// Not an error, but information for the user.
     Note,
-    /// Space is lost, data are not.
+    /// Space is wasted; no data are lost.
     Leak,
-    /// The image is wrong, by QEMU's audit too.
+    /// The image is damaged, and QEMU's audit reports it too.
     Corruption,
-    /// The image is wrong, and QEMU's audit does not look at it.
+    /// The image is damaged, but QEMU's audit does not check this.
     Hidden,
 }
 
-/// One thing that is wrong.
+/// A single result of the audit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// How bad it is.
+    /// Severity of the finding.
     pub severity: Severity,
-    /// In words, with the place.
+    /// Description for the user, with the location.
     pub what: String,
-    /// Of a host cluster that is not counted right, the numbers.
+    /// The numbers, if the refcount of a host cluster is wrong.
     pub miscount: Option<Miscount>,
 }
 
-/// A host cluster that is counted otherwise than it is used.
+/// A host cluster whose stored refcount differs from its number of references.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Miscount {
-    /// Which.
+    /// Number of the host cluster.
     pub cluster: HostCluster,
-    /// How often the image says that it is used.
+    /// Refcount stored in the image.
     pub counted: u64,
-    /// How often it is.
+    /// Number of references found.
     pub used: u64,
 }
 
-/// What the audit found.
+/// Results of the audit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Wrong by QEMU's rules.
+    /// Number of errors by QEMU's rules.
     pub corruptions: u64,
-    /// Host clusters that are counted more often than they are used.
+    /// Number of host clusters whose refcount is higher than their number of references.
     pub leaks: u64,
-    /// Tables that could not be read.
+    /// Number of host clusters whose refcount could not be read.
     pub check_errors: u64,
-    /// Wrong by our rules alone: uses that overlap, a mark of corruption.
+    /// Number of errors that QEMU's audit does not check: overlapping uses of a cluster, a mark of
+    /// corruption, and the like.
     pub hidden: u64,
-    /// Clusters of the disk.
+    /// Number of clusters of the disk.
     pub total_clusters: u64,
-    /// Those that have bytes in the file.
+    /// Number of clusters of the disk that have bytes in the file.
     pub allocated_clusters: u64,
-    /// Those of them that don't follow the one before in the file; compressed ones all count, as QEMU has it.
+    /// Number of allocated clusters that don't follow the previous one in the file. As in QEMU, every
+    /// compressed cluster counts.
     pub fragmented_clusters: u64,
-    /// Those of them that are compressed.
+    /// Number of allocated clusters that are compressed.
     pub compressed_clusters: u64,
-    /// Where the last cluster that is used or counted ends.
+    /// Offset of the end of the last cluster that has a reference or a refcount.
     pub image_end: u64,
-    /// Bytes of the file behind that.
+    /// Number of bytes of the file after `image_end`.
     pub trailing: u64,
-    /// The first of what was found, in words.
+    /// The first [`MOST_FINDINGS`] findings.
     pub findings: Vec<Finding>,
 }
 
 impl Report {
-    /// Whether nothing is wrong. Notes are nothing wrong.
+    /// True if there are no errors. Notes are not errors.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.corruptions == 0 && self.leaks == 0 && self.check_errors == 0 && self.hidden == 0
@@ -108,7 +110,7 @@ impl Report {
         self.add_times(1, severity, what);
     }
 
-    /// A cluster's counts differ.
+    /// Adds a finding about a wrong refcount.
     fn add_miscount(&mut self, miscount: Miscount, cluster: ClusterBits) {
         let Miscount { cluster: number, counted, used } = miscount;
         let severity = if counted < used { Severity::Corruption } else { Severity::Leak };
@@ -120,7 +122,7 @@ impl Report {
         self.findings[before..].iter_mut().for_each(|finding| finding.miscount = Some(miscount));
     }
 
-    /// What is found `times` times is told once.
+    /// Adds one finding for an error that occurs `times` times.
     fn add_times(&mut self, times: u64, severity: Severity, what: fmt::Arguments<'_>) {
         match severity {
             Severity::Note => {}
@@ -134,12 +136,12 @@ impl Report {
     }
 }
 
-/// Audits an image that was opened with its marks of corruption ignored. Memory: 4 bytes for each host cluster near one that is used,
-/// and at most 32 MiB of the image's own counts.
+/// Audits an image that was opened with [`CorruptPolicy::Read`](crate::CorruptPolicy::Read). Memory: 4 bytes
+/// for each host cluster near one that has a reference, and at most 32 MiB for the image's refcounts.
 ///
 /// # Errors
-/// Where the file can't be read, or its table of snapshots or of bitmaps makes no sense; [`ImageError::Interrupted`] where the work is
-/// cancelled.
+/// If the file can't be read, or its snapshot table or bitmap directory is invalid;
+/// [`ImageError::Interrupted`] if the work is cancelled.
 pub fn check(file: &dyn ImageFile, image: &Image, cancel: &Cancel) -> Result<Report, ImageError> {
     let header = image.header();
     let cluster = header.cluster;
@@ -159,18 +161,18 @@ pub fn check(file: &dyn ImageFile, image: &Image, cancel: &Cancel) -> Result<Rep
             format_args!("the image was not closed by who wrote it last: its counts may be behind"),
         );
     }
-    audit.count(HostOffset(0), cluster.size(), 1, Use::Header);
+    audit.count(HostOffset(0), cluster.size(), 1, ClusterUse::Header);
     let l1 = audit.l1_table(header.l1_table, header.l1_entries, Fragments::Count)?;
     let (found, table_len) = snapshots::list(file, header)?;
     for snapshot in &found {
         audit.snapshot(snapshot)?;
     }
-    audit.count(header.snapshot_table, table_len, 1, Use::SnapshotTable);
+    audit.count(header.snapshot_table, table_len, 1, ClusterUse::SnapshotTable);
     for (at, len) in bitmaps::places(file, image.facts())? {
-        audit.count(at, len, 1, Use::Bitmap);
+        audit.count(at, len, 1, ClusterUse::Bitmap);
     }
     let refcount_table_len = u64::from(header.refcount_table_clusters) * cluster.size();
-    audit.count(header.refcount_table, refcount_table_len, 1, Use::RefcountTable);
+    audit.count(header.refcount_table, refcount_table_len, 1, ClusterUse::RefcountTable);
     let places = audit.refcount_blocks()?;
     let mut stored = Stored::new(file, places, header.refcount_order, cluster);
     let highest = audit.compare(&mut stored)?;
@@ -189,19 +191,19 @@ pub fn check(file: &dyn ImageFile, image: &Image, cancel: &Cancel) -> Result<Rep
     Ok(report)
 }
 
-/// Whether clusters are counted for the statistics: those of the active disk are.
+/// Inclusion of clusters in the statistics: only those of the active disk are counted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fragments {
     Count,
     Ignore,
 }
 
-/// The entries of one L2 table, one after the other.
+/// State of the audit of one L2 table, whose entries are read in order.
 struct Run {
-    /// L1 entries that lead to the table.
+    /// Number of L1 entries that point to the table.
     times: u64,
     fragments: Fragments,
-    /// Where the cluster after the last one would lie.
+    /// Offset at which the next cluster would begin if the file is not fragmented.
     next: Option<u64>,
 }
 
@@ -214,7 +216,8 @@ struct Audit<'a> {
     report: Report,
 }
 
-/// An L2 table, and the L1 entries that lead to it: the first byte of the disk that each stands for, and its word.
+/// An L2 table, and the L1 entries that point to it: for each one the first byte of the disk that it covers,
+/// and its word.
 struct L2Table<'a> {
     entries: &'a [(GuestOffset, u64)],
     words: &'a [u64],
@@ -226,7 +229,7 @@ impl Audit<'_> {
     }
 
     /// Counts `times` references to the same bytes.
-    fn count(&mut self, at: HostOffset, len: u64, times: u64, used: Use) {
+    fn count(&mut self, at: HostOffset, len: u64, times: u64, used: ClusterUse) {
         match self.references.add(at, len, times, used) {
             Noted::Fine => {}
             Noted::PastEnd => {
@@ -250,7 +253,7 @@ impl Audit<'_> {
         }
     }
 
-    /// Reads what lies within the file; the rest, as QEMU has it, is zeros.
+    /// Reads the bytes that lie within the file. As in QEMU, the others are zeros.
     fn read(&self, at: HostOffset, len: u64) -> Result<Vec<u8>, ImageError> {
         let file_len = self.image.file_len().0;
         let there = len.min(file_len.saturating_sub(at.0));
@@ -279,15 +282,15 @@ impl Audit<'_> {
             );
             return Ok(());
         }
-        // A table that the file can't hold is not read: a count costs nothing to write.
+        // A table longer than the file is not read, because an image can claim any number of entries.
         if l1_table.0.checked_add(len).is_none_or(|end| end > self.image.file_len().0) {
-            self.count(*l1_table, len, 1, Use::L1Table);
+            self.count(*l1_table, len, 1, ClusterUse::L1Table);
             return Ok(());
         }
         self.l1_table(*l1_table, *l1_entries, Fragments::Ignore).map(drop)
     }
 
-    /// Counts an L1 table, what it points at, and what that points at. Gives the table.
+    /// Counts the references to an L1 table, to its L2 tables, and to their clusters. Returns the L1 table.
     fn l1_table(
         &mut self,
         at: HostOffset,
@@ -295,7 +298,7 @@ impl Audit<'_> {
         fragments: Fragments,
     ) -> Result<Vec<u64>, ImageError> {
         let len = u64::from(entries) * 8;
-        self.count(at, len, 1, Use::L1Table);
+        self.count(at, len, 1, ClusterUse::L1Table);
         let table = self.words(at, len)?;
         self.each_l2_table(&table, |audit, found| {
             found.entries.iter().for_each(|&(guest, entry)| audit.l1_entry(guest, entry));
@@ -305,8 +308,8 @@ impl Audit<'_> {
         Ok(table)
     }
 
-    /// Shows each L2 table that an L1 table leads to, in the order of the file. One that many entries lead to, of which an image of some
-    /// MiB can have millions, is shown once.
+    /// Calls `look` for each L2 table of an L1 table, in the order of the file. A table with several entries
+    /// is visited once; an image of some MiB can have millions of entries for the same table.
     fn each_l2_table(
         &mut self,
         l1: &[u64],
@@ -320,7 +323,7 @@ impl Audit<'_> {
         present.sort_by_key(|(_, entry)| entry & OFFSET);
         let tables: Vec<_> = present.chunk_by(|one, next| one.1 & OFFSET == next.1 & OFFSET).collect();
         let place = |table: &[(GuestOffset, u64)]| table[0].1 & OFFSET;
-        // Neighbours in the file are read together.
+        // Adjacent tables are read together.
         let at_once = to_usize((TABLE_READ / cluster).max(1));
         for run in tables.chunk_by(|one, next| place(one) + cluster == place(next)) {
             for tables in run.chunks(at_once) {
@@ -344,7 +347,7 @@ impl Audit<'_> {
             );
         }
         let table = HostOffset(entry & OFFSET);
-        self.count(table, self.cluster.size(), 1, Use::L2Table);
+        self.count(table, self.cluster.size(), 1, ClusterUse::L2Table);
         if !table.0.is_multiple_of(self.cluster.size()) {
             self.report.add(
                 Severity::Corruption,
@@ -366,7 +369,7 @@ impl Audit<'_> {
         }
     }
 
-    /// `bitmap` is there with extended L2 entries.
+    /// Audits one L2 entry. `bitmap` is its second word if the image has extended L2 entries.
     fn l2_entry(&mut self, guest: GuestOffset, word: u64, bitmap: Option<u64>, run: &mut Run) {
         let cluster = self.cluster;
         let Run { times, fragments, next } = run;
@@ -377,7 +380,7 @@ impl Audit<'_> {
             report.add_times(times, severity, words);
         };
         if word & (COMPRESSED | READS_ZERO) == READS_ZERO && self.image.header().version == Version::V2 {
-            // QEMU counts it as it counts others, and fails to read there.
+            // QEMU counts the entry like others, but fails to read the cluster.
             wrong_as(Severity::Hidden, "says zeros, which no entry of version 2 can");
         }
         let mut wrong = |what: &str| wrong_as(Severity::Corruption, what);
@@ -386,7 +389,7 @@ impl Audit<'_> {
                 wrong("is compressed and marked as copied");
             }
             if bitmap.is_some_and(|bitmap| bitmap != 0) {
-                // Nobody can tell what it means: its bytes count as unused.
+                // The meaning of such an entry is unclear, so its bytes count as unused.
                 wrong("is compressed and has subclusters");
                 return;
             }
@@ -396,7 +399,7 @@ impl Audit<'_> {
                 report.compressed_clusters += times;
                 report.fragmented_clusters += times;
             }
-            self.count(at, len, times, Use::Compressed);
+            self.count(at, len, times, ClusterUse::Compressed);
             return;
         }
         let host = word & OFFSET;
@@ -417,13 +420,15 @@ impl Audit<'_> {
             wrong("points between two clusters");
         }
         if *fragments == Fragments::Count {
-            // What lies past the disk's end need not be in the file, nor what follows the last subcluster that is.
+            // The file need not contain the bytes past the disk's end, nor those after the last allocated
+            // subcluster.
             let disk_left = self.image.virtual_size().0.saturating_sub(guest.0);
             let subclusters = bitmap.map_or(SUBCLUSTERS, |_| u64::BITS - allocated.leading_zeros());
             let end =
                 host + (cluster.size() / u64::from(SUBCLUSTERS) * u64::from(subclusters)).min(disk_left);
             let file_len = self.image.file_len().0;
-            // A cluster that is wholly past the file's end QEMU counts; the rest of a cut one it reads as zeros.
+            // QEMU counts a cluster that is wholly past the end of the file. If the file ends within a
+            // cluster, QEMU reads the rest as zeros.
             if word & READS_ZERO == 0 && host < file_len && end > file_len {
                 wrong_as(Severity::Hidden, "leads to a cluster that the file ends within");
             }
@@ -433,11 +438,12 @@ impl Audit<'_> {
             }
             *next = Some(host + cluster.size());
         }
-        self.count(HostOffset(host), cluster.size(), times, Use::Raw);
+        self.count(HostOffset(host), cluster.size(), times, ClusterUse::Raw);
     }
 
-    /// Counts the refcount blocks, and gives the place of each that can be read, by its place in the table.
-    fn refcount_blocks(&mut self) -> Result<Vec<(u64, Place)>, ImageError> {
+    /// Counts the refcount blocks. Returns each block's index in the refcount table and its location; blocks
+    /// outside the file are left out.
+    fn refcount_blocks(&mut self) -> Result<Vec<(u64, BlockPlace)>, ImageError> {
         let header = self.image.header();
         let len = u64::from(header.refcount_table_clusters) * self.cluster.size();
         let table = self.words(header.refcount_table, len)?;
@@ -456,18 +462,19 @@ impl Audit<'_> {
             if let Some(what) = wrong {
                 let cause = format_args!("refcount table entry {index}, {entry:#018x}, {what}");
                 self.report.add(Severity::Corruption, cause);
-                // As QEMU has it: a block with a reserved bit is read, one between two clusters can't be, one outside the file is zeros.
+                // As in QEMU: a block with a reserved bit is read, an unaligned one can't be read, and one
+                // outside the file counts as zeros.
                 if !block.0.is_multiple_of(self.cluster.size()) {
-                    found.push((index, Place::Unreadable));
+                    found.push((index, BlockPlace::Unreadable));
                 } else if block.0 < self.image.file_len().0 {
-                    found.push((index, Place::At(block)));
+                    found.push((index, BlockPlace::At(block)));
                 }
                 continue;
             }
             if entry == 0 {
                 continue;
             }
-            self.count(block, self.cluster.size(), 1, Use::RefcountBlock);
+            self.count(block, self.cluster.size(), 1, ClusterUse::RefcountBlock);
             let used = self.references.count(block.cluster(self.cluster).0);
             if used != 1 {
                 self.report.add(
@@ -475,15 +482,16 @@ impl Audit<'_> {
                     format_args!("the refcount block at byte {block} is pointed at {used} times, not once"),
                 );
             }
-            found.push((index, Place::At(block)));
+            found.push((index, BlockPlace::At(block)));
         }
         Ok(found)
     }
 
-    /// Holds the stored counts against what was counted. Gives the last cluster that either speaks of, or 0.
+    /// Compares the stored refcounts with the counted references. Returns the last cluster that has either,
+    /// or 0.
     fn compare(&mut self, stored: &mut Stored<'_>) -> Result<u64, ImageError> {
         let Self { references, report, cancel, cluster: size, .. } = self;
-        // A reference may lead to the cluster behind the file's last one.
+        // A reference may point to the cluster after the last one of the file.
         let clusters = references.clusters().max(references.highest().map_or(0, |cluster| cluster + 1));
         let (mut highest, mut unknown, mut compared) = (0, 0, 0);
         let mut note = |cluster: u64, stored: u64, used: u64| {
@@ -500,13 +508,13 @@ impl Audit<'_> {
             }
             let (index, place) = stored.places[number];
             let first = (index * stored.per_block).min(clusters);
-            // What no block stands for is counted 0 times.
+            // A cluster without a refcount block has the refcount 0.
             references.counted(compared..first).for_each(|(cluster, used)| note(cluster, 0, used));
             compared = (first + stored.per_block).min(clusters);
             if first == compared {
                 break;
             }
-            let Place::At(at) = place else {
+            let BlockPlace::At(at) = place else {
                 unknown += compared - first;
                 continue;
             };
@@ -523,7 +531,8 @@ impl Audit<'_> {
         Ok(highest)
     }
 
-    /// Whether COPIED says of each table and raw cluster of the active disk that it is counted once.
+    /// Checks that COPIED is set on the entries of tables and raw clusters of the active disk with refcount
+    /// 1, and only on those.
     fn copied_flags(&mut self, l1: &[u64], stored: &mut Stored<'_>) -> Result<(), ImageError> {
         let step = to_usize(self.image.header().l2_entry_len() / 8);
         let cluster = self.cluster;
@@ -556,39 +565,41 @@ impl Audit<'_> {
     }
 }
 
-/// What a compressed entry points at: first byte, and bytes up to the end of its last sector.
+/// Decodes a compressed entry: returns the offset of the first byte, and the number of bytes up to the end of
+/// the last sector.
 fn compressed(word: u64, cluster: ClusterBits) -> (HostOffset, u64) {
-    // Unlike the reader's decoding this takes any word.
+    // Unlike the reader's decoding, this accepts any word.
     let bits = compressed_offset_bits(cluster);
     let descriptor = word & !COMPRESSED;
     let at = descriptor & ((1 << bits) - 1);
     (HostOffset(at), ((descriptor >> bits) + 1) * SECTOR - at % SECTOR)
 }
 
-/// Where a refcount block is.
+/// Location of a refcount block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum BlockPlace {
     At(HostOffset),
     Unreadable,
 }
 
-/// The image's own counts, read block by block as they are asked for.
+/// The refcounts stored in the image. Blocks are read on demand.
 struct Stored<'a> {
     file: &'a dyn ImageFile,
     cluster: ClusterBits,
     order: u32,
     per_block: u64,
-    /// Where each block is, by its place in the table.
-    places: Vec<(u64, Place)>,
-    /// Some of the blocks: all of them can be more than memory holds, for a small file can have any number.
+    /// Location of each block, by its index in the refcount table.
+    places: Vec<(u64, BlockPlace)>,
+    /// Some of the blocks. Not all of them are kept, because even a small file can have any number of them.
     kept: HashMap<HostOffset, Block>,
 }
 
-/// One refcount block, as it is in the file.
+/// A refcount block, as in the file.
 struct Block(Vec<u8>);
 
 impl Block {
-    /// Count number `index`, `2^order` bits wide: below a byte from the lowest bit on (specification, "Refcount block entry").
+    /// Returns count number `index`, which is `2^order` bits wide. Counts smaller than a byte begin at the
+    /// lowest bit (specification, "Refcount block entry").
     fn count(&self, index: usize, order: u32) -> u64 {
         let bytes = &self.0;
         let be = |len: usize| {
@@ -609,7 +620,12 @@ impl Block {
 }
 
 impl<'a> Stored<'a> {
-    fn new(file: &'a dyn ImageFile, places: Vec<(u64, Place)>, order: u32, cluster: ClusterBits) -> Self {
+    fn new(
+        file: &'a dyn ImageFile,
+        places: Vec<(u64, BlockPlace)>,
+        order: u32,
+        cluster: ClusterBits,
+    ) -> Self {
         Self { file, cluster, order, per_block: (cluster.size() * 8) >> order, places, kept: HashMap::new() }
     }
 
@@ -630,14 +646,14 @@ impl<'a> Stored<'a> {
         }
     }
 
-    /// How often the image counts the cluster at a place, if that can be known.
+    /// Returns the stored refcount of the cluster at an offset, or `None` if its block can't be read.
     fn count_at(&mut self, at: HostOffset) -> Result<Option<u64>, ImageError> {
         let HostCluster(number) = at.cluster(self.cluster);
         let Ok(found) = self.places.binary_search_by_key(&(number / self.per_block), |(index, _)| *index)
         else {
             return Ok(Some(0));
         };
-        let Place::At(block) = self.places[found].1 else { return Ok(None) };
+        let BlockPlace::At(block) = self.places[found].1 else { return Ok(None) };
         let (index, order) = (to_usize(number % self.per_block), self.order);
         Ok(Some(self.block(block)?.count(index, order)))
     }

@@ -11,7 +11,8 @@ pub enum Codec {
     /// Raw deflate (RFC 1951), without a zlib header: every qcow2 reader and every importer takes it.
     #[default]
     Deflate,
-    /// One zstd frame (RFC 8878) for each cluster: smaller and quicker to read, if the reader has it (QEMU 5.1 and later).
+    /// One zstd frame (RFC 8878) for each cluster: smaller and quicker to read, if the reader supports it
+    /// (QEMU 5.1 and later).
     Zstd,
 }
 

@@ -1,4 +1,5 @@
-//! Everything that a header says, also of images that are not read: what a person who asks about one wants to know.
+//! All information in a header, also in that of an image that can't be read. It answers a user's question
+//! about an image.
 
 use std::ops::Range;
 
@@ -9,15 +10,16 @@ use crate::header::{Header, HeaderError, MAGIC, Version, incompatible};
 
 /// Bytes of a version 2 header, which has no length field.
 const V2_LEN: u64 = 72;
-/// Bytes of a version 3 header without a compression type: the least that its length field may say.
+/// Bytes of a version 3 header without a compression type: the smallest valid value of its length field.
 const V3_LEN: u64 = 104;
-/// Most bits of a count, as a power of two: 64.
+/// Largest width of a refcount as log2 of the bits: 6 for 64 bits.
 const MAX_REFCOUNT_ORDER: u32 = 6;
-/// Least cluster_bits with extended L2 entries: 32 subclusters of at least a sector (specification, "Extended L2 Entries").
+/// Smallest cluster_bits with extended L2 entries: 32 subclusters of at least a sector (specification,
+/// "Extended L2 Entries").
 const EXTENDED_L2_MIN_BITS: u32 = 14;
-/// Most bytes of a backing file's name (specification, header byte 16).
+/// Largest length of a backing file's name in bytes (specification, header byte 16).
 const MAX_BACKING_NAME: u32 = 1023;
-/// Compatible feature bit: refcounts may be behind while the image is open for writing.
+/// Compatible feature bit: refcounts may be outdated while a program has the image open for writing.
 const LAZY_REFCOUNTS: u64 = 1;
 /// Autoclear feature bit: the bitmaps extension is up to date.
 const BITMAPS_CONSISTENT: u64 = 1;
@@ -31,45 +33,46 @@ mod extension {
     pub(super) const ENCRYPTION: u32 = 0x0537_be77;
 }
 
-/// A header, and what it says beyond what reading the disk takes. Nothing that it names is ever opened.
+/// A header, and its information that reading the disk doesn't need. No file that it names is ever opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderFacts {
-    /// What reading takes.
+    /// The fields that reading the disk needs.
     pub header: Header,
-    /// The file that the image is a difference to.
+    /// Name of the backing file, if the image holds only the differences to one.
     pub backing_file: Option<String>,
-    /// Its format, where the image tells.
+    /// Format of the backing file, if the image gives it.
     pub backing_format: Option<String>,
-    /// The file that holds the data, empty where the image says that there is one and not which.
+    /// Name of the file that holds the data, if there is one. Empty if the image doesn't give the name.
     pub data_file: Option<String>,
-    /// How the data are encrypted: 0 not at all, 1 AES, 2 LUKS.
+    /// Encryption method of the data: 0 for none, 1 for AES, 2 for LUKS.
     pub encryption: u32,
-    /// Whether somebody found the image to be wrong and marked it.
+    /// True if a program found the image to be damaged and marked it as corrupt.
     pub corrupt: bool,
-    /// Whether refcounts may be behind while somebody writes.
+    /// True if refcounts may be outdated while a program writes.
     pub lazy_refcounts: bool,
-    /// The persistent bitmaps' directory, where they are up to date.
+    /// Directory of the persistent bitmaps, if they are up to date.
     pub bitmaps: Option<BitmapDirectory>,
 }
 
-/// Where the directory of an image's bitmaps lies.
+/// Location of an image's bitmap directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BitmapDirectory {
-    /// Bitmaps in it.
+    /// Number of bitmaps in the directory.
     pub count: u32,
-    /// First byte.
+    /// Offset of the directory's first byte.
     pub at: HostOffset,
-    /// Bytes.
+    /// Length of the directory in bytes.
     pub len: u64,
 }
 
 impl HeaderFacts {
-    /// Reads the header from the first bytes of a file of `file_len`: all of it, or its first 2 MiB (the largest cluster).
+    /// Parses the header. `start` is the beginning of a file of `file_len` bytes: all of it, or its first 2
+    /// MiB (the largest cluster).
     ///
-    /// Whether the tables lie within the file is checked, what they hold is not.
+    /// Checks that the tables lie within the file, but not their contents.
     ///
     /// # Errors
-    /// With the first rule of the format that the header breaks.
+    /// If the header breaks a rule of the format; the error is the first rule broken.
     pub fn parse(start: &[u8], file_len: ByteCount) -> Result<Self, HeaderError> {
         let fields = Fields(start);
         if fields.bytes(0, 4)? != MAGIC {
@@ -83,7 +86,7 @@ impl HeaderFacts {
         let cluster_bits = fields.u32(20)?;
         let cluster = ClusterBits::new(cluster_bits).map_err(|_| HeaderError::ClusterBits(cluster_bits))?;
         let features = Features::parse(&fields, version, cluster)?;
-        // A backing file's name may follow the extensions without an end marker between.
+        // A backing file's name may follow the extensions without an end marker between them.
         let extensions_end = match fields.u64(8)? {
             0 => cluster.size(),
             name => name.min(cluster.size()),
@@ -112,7 +115,7 @@ impl HeaderFacts {
             backing_format: extensions.backing_format,
             data_file: extensions.data_file.or_else(|| elsewhere.then(String::new)),
             encryption: match fields.u32(32)? {
-                // A key's place without a method: LUKS is the one that has it.
+                // The header points to a key but gives no method. Only LUKS has such a pointer.
                 0 if extensions.key => 2,
                 method => method,
             },
@@ -122,7 +125,7 @@ impl HeaderFacts {
         })
     }
 
-    /// Why the disk is not read from such an image, if it isn't.
+    /// Returns the reason for which the disk in the image can't be read, or `None` if it can be read.
     #[must_use]
     pub fn refusal(&self) -> Option<HeaderError> {
         if self.corrupt {
@@ -138,7 +141,7 @@ impl HeaderFacts {
     }
 }
 
-/// The backing file's name, which must lie in the first cluster.
+/// Returns the backing file's name, which must lie in the first cluster.
 fn backing_name(fields: &Fields<'_>, cluster: ClusterBits) -> Result<Option<String>, HeaderError> {
     let (at, len) = (fields.u64(8)?, fields.u32(16)?);
     if (at, len) == (0, 0) {
@@ -151,12 +154,12 @@ fn backing_name(fields: &Fields<'_>, cluster: ClusterBits) -> Result<Option<Stri
     Ok(Some(text(fields.bytes(at, u64::from(len))?)))
 }
 
-/// A name as the image has it, for people: what is not UTF-8 is shown as such.
+/// Converts a name in the image to text for messages. Invalid UTF-8 is shown as replacement characters.
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// What version 3 added, with version 2's fixed values.
+/// The fields that version 3 added. For version 2 they have its fixed values.
 struct Features {
     header_len: u64,
     refcount_order: u32,
@@ -211,7 +214,7 @@ impl Features {
     }
 }
 
-/// What the header's extensions add. Unknown ones are skipped, as the specification asks.
+/// The contents of the header extensions. Unknown types are skipped, as the specification requires.
 #[derive(Default)]
 struct Extensions {
     backing_format: Option<String>,
@@ -224,7 +227,7 @@ impl Extensions {
     fn parse(fields: &Fields<'_>, area: Range<u64>) -> Result<Self, HeaderError> {
         let mut found = Self::default();
         let mut at = area.start;
-        // Those that fill the area need no end marker.
+        // Extensions that fill the area need no end marker.
         while at + 8 <= area.end {
             let kind = fields.u32(at)?;
             if kind == extension::END {
@@ -254,7 +257,7 @@ impl Extensions {
     }
 }
 
-/// Big-endian fields by their offset in the specification.
+/// Reads big-endian fields by their offset in the specification.
 pub(super) struct Fields<'a>(pub(super) &'a [u8]);
 
 impl<'a> Fields<'a> {

@@ -1,37 +1,38 @@
-//! What the image of a disk can look like, known before its first byte is read.
+//! The fixed measures of a disk's image, computed before its first byte is written.
 
 use snapferry_base::units::{ByteCount, ClusterBits, GuestCluster, HostOffset, MIB, SECTOR};
 
 use crate::refcount::{self, blocks_for};
 use crate::{header, l2};
 
-/// Guest bytes in a segment, the unit of reuse between two images of a disk: 16 MiB store about 6 MB, one smallest part of a
-/// multipart upload. Larger segments send more again after a small change, smaller ones pad more.
+/// Bytes of the disk in a segment, the unit of reuse between two images of a disk. 16 MiB are stored in about
+/// 6 MB, just above the smallest part of a multipart upload. With larger segments, more is sent again after a
+/// small change; with smaller ones, more is padding.
 pub const SEGMENT: ByteCount = ByteCount(16 * MIB);
 /// Bytes of one L1 or L2 entry.
 pub(super) const ENTRY: u64 = 8;
 
-/// A disk that no image can hold.
+/// Error of a disk that can't be stored in an image.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum GeometryError {
-    /// There is nothing to store.
+    /// The disk has 0 bytes.
     #[error("the disk is 0 bytes long")]
     Empty,
-    /// The format's tables can't reach that far.
+    /// The disk is larger than the format's tables can address.
     #[error(
         "a disk of {size} is too large for an image with clusters of {cluster}: the largest is {largest}"
     )]
     TooLarge {
-        /// The disk.
+        /// Size of the disk.
         size: ByteCount,
-        /// The clusters asked for.
+        /// The requested cluster size.
         cluster: ClusterBits,
-        /// The largest disk that fits with these clusters.
+        /// Size of the largest disk that fits with this cluster size.
         largest: ByteCount,
     },
 }
 
-/// The fixed measures of an image: everything that follows from the disk's size and the cluster size alone.
+/// The fixed measures of an image, which follow from the disk's size and the cluster size alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
     virtual_size: u64,
@@ -41,10 +42,11 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// For a disk of `size` bytes, which is rounded up to whole sectors: QEMU rounds the virtual size *down* when it reads.
+    /// Computes the measures for a disk of `size` bytes, which is rounded up to whole sectors, because QEMU
+    /// rounds the virtual size *down* when it reads.
     ///
     /// # Errors
-    /// With the rule that the disk breaks, and the largest one that keeps it.
+    /// If the disk is empty or too large; the error then contains the largest size.
     pub fn new(size: ByteCount, cluster: ClusterBits) -> Result<Self, GeometryError> {
         if size.0 == 0 {
             return Err(GeometryError::Empty);
@@ -54,64 +56,66 @@ impl Geometry {
         measure(virtual_size, cluster).ok_or_else(too_large)
     }
 
-    /// The disk's size as the guest sees it: a whole number of sectors.
+    /// Returns the disk's size as the guest sees it, a whole number of sectors.
     #[must_use]
     pub fn virtual_size(&self) -> ByteCount {
         ByteCount(self.virtual_size)
     }
 
-    /// The cluster size.
+    /// Returns the cluster size.
     #[must_use]
     pub fn cluster(&self) -> ClusterBits {
         self.cluster
     }
 
-    /// Clusters in the disk, the last one perhaps partly past its end.
+    /// Returns the number of clusters in the disk. The last one may extend past the disk's end.
     #[must_use]
     pub fn guest_clusters(&self) -> u64 {
         self.cluster.clusters_in(self.virtual_size)
     }
 
-    /// Entries in the L1 table: exactly as many L2 tables as the disk can need.
+    /// Returns the number of entries in the L1 table: the number of L2 tables that the disk can need.
     #[must_use]
     pub fn l1_entries(&self) -> u64 {
         self.l1_entries
     }
 
-    /// Entries in one L2 table, which fills a cluster.
+    /// Returns the number of entries in one L2 table, which fills a cluster.
     #[must_use]
     pub fn l2_entries(&self) -> u64 {
         l2_entries(self.cluster)
     }
 
-    /// Host clusters of the refcount table: enough for the longest file.
+    /// Returns the number of host clusters of the refcount table, which is enough for the longest file.
     #[must_use]
     pub fn refcount_table_clusters(&self) -> u64 {
         self.refcount_table_clusters
     }
 
-    /// Where the refcount table is: right behind the header's cluster.
+    /// Returns the offset of the refcount table: the end of the header's cluster.
     #[must_use]
     pub fn refcount_table(&self) -> HostOffset {
         HostOffset(self.cluster.size())
     }
 
-    /// Where the L1 table is: behind the refcount table.
+    /// Returns the offset of the L1 table: the end of the refcount table.
     #[must_use]
     pub fn l1_table(&self) -> HostOffset {
         self.refcount_table() + self.refcount_table_clusters * self.cluster.size()
     }
 
-    /// Bytes before the first body: header, refcount table and L1 table, each in clusters of its own.
+    /// Returns the number of bytes before the first body: header, refcount table and L1 table, each in its
+    /// own clusters.
     #[must_use]
     pub fn head_len(&self) -> u64 {
         head_clusters(self.l1_entries, self.refcount_table_clusters, self.cluster) * self.cluster.size()
     }
 
-    /// The longest file that any image with this geometry can be: every cluster stored raw, every table written.
+    /// Returns the length of the longest file with this geometry: every cluster stored raw, every table
+    /// written.
     ///
-    /// Gaps are in it: a run of compressed bodies before a gap is shorter than the clusters that it stands for, each body being
-    /// shorter than a cluster, so run and gap together are never longer.
+    /// This includes gaps: in a run of compressed bodies before a gap, each body is shorter than its cluster,
+    /// so the run and the gap together are never longer than the run's clusters.
     #[must_use]
     pub fn upper_bound(&self) -> ByteCount {
         let clusters =
@@ -119,36 +123,38 @@ impl Geometry {
         ByteCount((clusters + blocks_for(clusters, self.cluster)) * self.cluster.size())
     }
 
-    /// The most bytes of tables that are in memory when the last body is placed: for the plan of peak memory.
+    /// Returns the largest size of the tables that are in memory when the last body is placed. The plan of
+    /// peak memory uses it.
     #[must_use]
     pub fn tables_bound(&self) -> ByteCount {
         let fixed =
             fixed_clusters(self.virtual_size, self.l1_entries, self.refcount_table_clusters, self.cluster);
         let tables = self.l1_entries + blocks_for(fixed, self.cluster);
-        // Beside the tables themselves, the head that is made from them and the layout's list of L2 tables.
+        // Also counted, besides the tables: the head that is built from them, and the layout's list of L2
+        // tables.
         let lists = self.l1_entries * 2 * ENTRY;
         ByteCount(self.head_len() + lists + tables * self.cluster.size())
     }
 
-    /// Guest clusters in a segment.
+    /// Returns the number of guest clusters in a segment.
     #[must_use]
     pub fn segment_clusters(&self) -> u64 {
         SEGMENT.0 >> self.cluster.bits()
     }
 
-    /// Bytes of the disk in each segment but the last.
+    /// Returns the bytes of the disk in each segment but the last.
     #[must_use]
     pub fn segment_size(&self) -> ByteCount {
         SEGMENT
     }
 
-    /// Segments in the disk, the last one perhaps short.
+    /// Returns the number of segments in the disk. The last one may be shorter.
     #[must_use]
     pub fn segments(&self) -> u64 {
         self.virtual_size.div_ceil(SEGMENT.0)
     }
 
-    /// The number of the segment that a cluster lies in.
+    /// Returns the number of the segment that contains a cluster.
     #[must_use]
     pub fn segment_of(&self, guest: GuestCluster) -> u64 {
         guest.0 / self.segment_clusters()
@@ -167,7 +173,7 @@ fn head_clusters(l1_entries: u64, refcount_table_clusters: u64, cluster: Cluster
     1 + refcount_table_clusters + cluster.clusters_in(l1_entries * ENTRY)
 }
 
-/// Host clusters of everything but the refcount blocks, at most.
+/// Returns the largest number of host clusters without the refcount blocks.
 fn fixed_clusters(
     virtual_size: u64,
     l1_entries: u64,
@@ -179,15 +185,15 @@ fn fixed_clusters(
         + l1_entries
 }
 
-/// The geometry of a disk of whole sectors, if it has one.
+/// Returns the geometry of a disk of whole sectors, or `None` if the disk is too large.
 fn measure(virtual_size: u64, cluster: ClusterBits) -> Option<Geometry> {
     let l1_entries = virtual_size.div_ceil(l2_coverage(cluster));
-    // From here on nothing overflows: at most 2^22 L1 entries of at most 2^39 bytes.
+    // From here on nothing overflows: at most 2^22 L1 entries cover at most 2^39 bytes each.
     if l1_entries * ENTRY > header::MAX_L1 {
         return None;
     }
-    // The table must hold the blocks that count the table too. One more cluster of it is one more cluster to count: it settles at
-    // once or after one step more.
+    // The refcount table must hold the blocks that count the table itself. Each additional cluster of the
+    // table is one more cluster to count, so the loop ends after the first or the second step.
     let mut refcount_table_clusters = 1;
     loop {
         let blocks =
@@ -204,12 +210,12 @@ fn measure(virtual_size: u64, cluster: ClusterBits) -> Option<Geometry> {
     fits.then_some(geometry)
 }
 
-/// The largest disk with clusters of this size: bisection over the number of sectors.
+/// Finds the largest disk with clusters of this size by bisection over the number of sectors.
 fn largest(cluster: ClusterBits) -> ByteCount {
     let (mut fits, mut fails) = (1, u64::MAX / SECTOR + 1);
     while fails - fits > 1 {
         let middle = fits + (fails - fits) / 2;
-        // The first number of sectors that fails is past u64::MAX bytes: it stands for every larger one.
+        // The first number of sectors whose size exceeds u64::MAX bytes stands for all larger ones.
         if middle.checked_mul(SECTOR).and_then(|size| measure(size, cluster)).is_some() {
             fits = middle;
         } else {
@@ -248,7 +254,7 @@ mod tests {
         let disk = geometry(100 * GIB, 16);
         assert_eq!((disk.l1_entries(), disk.refcount_table_clusters(), disk.head_len()), (200, 1, 3 * 65536));
         assert_eq!((disk.guest_clusters(), disk.segments(), disk.segment_clusters()), (1_638_400, 6400, 256));
-        // head 3, data, 200 L2 tables, and 51 blocks of 32768 counts
+        // The head has 3 clusters; then data, 200 L2 tables, and 51 blocks of 32768 counts.
         assert_eq!(disk.upper_bound(), ByteCount((3 + 1_638_400 + 200 + 51) * 65536));
     }
 
@@ -281,13 +287,15 @@ mod tests {
 
     #[test]
     fn a_full_refcount_table_is_the_limit_with_small_clusters_and_the_offset_field_with_large_ones() {
-        // A refcount table of 8 MiB counts as many bytes of file as an L1 table of 32 MiB covers of disk; what the file's own
-        // tables take is missing to that: 2 % with 512 B clusters, less with larger ones.
+        // A refcount table of 8 MiB counts as many bytes of the file as an L1 table of 32 MiB covers of the
+        // disk. The space of the file's own tables reduces that, by 2 % with clusters of 512 B, by less with
+        // larger ones.
         for (cluster, covered) in [(9, 128 * GIB), (12, 8 << 40), (14, 128 << 40), (16, 2 << 50)] {
             let largest = largest(bits(cluster)).0;
             assert!((covered - covered / 50..covered).contains(&largest), "{}: {largest}", bits(cluster));
         }
-        // Compressed data lie below 1 PiB and 512 TiB.
+        // Compressed data must lie below 1 PiB with clusters of 1 MiB, and below 512 TiB with clusters of 2
+        // MiB.
         assert!((1023 << 40..1024 << 40).contains(&largest(bits(20)).0));
         assert!((511 << 40..512 << 40).contains(&largest(bits(21)).0));
         assert_eq!(

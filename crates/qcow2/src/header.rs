@@ -1,226 +1,230 @@
-//! The image's first cluster: what is written, and what is refused when read.
+//! The header, in the image's first cluster: how it is written, and which headers are refused when read.
 //!
-//! We write version 3 without extensions. We read what may come from anywhere, so the parser validates before it trusts: each
-//! refusal has its own error. It never follows a file that the image names.
+//! The writer uses version 3 without extensions. The parser reads images from untrusted sources, so it
+//! validates every field before use, and each refusal has its own error. It never opens a file that the image
+//! names.
 
-use crate::codec::Codec;
 use snapferry_base::units::{ByteCount, ClusterBits, HostOffset};
 
 use crate::Geometry;
+use crate::codec::Codec;
 use crate::facts::HeaderFacts;
 
-/// "QFI\xfb".
+/// Magic number at the start of each image: "QFI\xfb".
 pub const MAGIC: [u8; 4] = *b"QFI\xfb";
-/// Most bytes of an L1 table (QEMU's `QCOW_MAX_L1_SIZE`).
+/// Largest size of an L1 table in bytes (QEMU's `QCOW_MAX_L1_SIZE`).
 pub const MAX_L1: u64 = 32 << 20;
-/// Most bytes of a refcount table (QEMU's `QCOW_MAX_REFTABLE_SIZE`).
+/// Largest size of a refcount table in bytes (QEMU's `QCOW_MAX_REFTABLE_SIZE`).
 pub const MAX_REFCOUNT_TABLE: u64 = 8 << 20;
-/// Most internal snapshots (QEMU's `QCOW_MAX_SNAPSHOTS`).
+/// Largest number of internal snapshots (QEMU's `QCOW_MAX_SNAPSHOTS`).
 const MAX_SNAPSHOTS: u32 = 65_536;
-/// Bytes of the header that we write: with the compression type, padded to a multiple of eight.
+/// Size of the written header in bytes: it ends with the compression type, padded to a multiple of eight.
 const OUR_LEN: u32 = 112;
-/// Incompatible feature bits: an image with one that we don't know can't be read.
+/// Incompatible feature bits. An image with an unknown one of them can't be read.
 pub(super) mod incompatible {
     /// Refcounts may be wrong; the mapping is right.
     pub(crate) const DIRTY: u64 = 1;
-    /// Something is known to be wrong.
+    /// The image is known to be damaged.
     pub(crate) const CORRUPT: u64 = 1 << 1;
     /// The data are in another file.
     pub(crate) const DATA_FILE: u64 = 1 << 2;
-    /// The compression type field counts.
+    /// The compression type field is valid.
     pub(crate) const COMPRESSION: u64 = 1 << 3;
-    /// L2 entries of 16 bytes.
+    /// L2 entries have 16 bytes.
     pub(crate) const EXTENDED_L2: u64 = 1 << 4;
 }
 
-/// The revision of the format.
+/// Version of the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
-    /// QEMU 0.8 to 1.6's. No feature bits.
+    /// Default of QEMU 0.8 to 1.6. Has no feature bits.
     V2,
-    /// Since QEMU 1.1.
+    /// Supported since QEMU 1.1.
     V3,
 }
 
-/// What we can use of an image's header. Fields are in the specification's terms.
+/// The fields of an image's header that reading needs. Their names are the specification's terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// The revision of the format.
+    /// Version of the format.
     pub version: Version,
-    /// Cluster size.
+    /// Size of a cluster: 512 B to 2 MiB.
     pub cluster: ClusterBits,
-    /// The disk's size. Ours are whole sectors; QEMU rounds others down.
+    /// Size of the disk in bytes. Written images have whole sectors; QEMU rounds other sizes down.
     pub virtual_size: ByteCount,
-    /// Entries in the active L1 table.
+    /// Number of entries in the active L1 table.
     pub l1_entries: u32,
-    /// The active L1 table.
+    /// Offset of the active L1 table.
     pub l1_table: HostOffset,
-    /// The refcount table.
+    /// Offset of the refcount table.
     pub refcount_table: HostOffset,
-    /// Its length in clusters.
+    /// Length of the refcount table in clusters.
     pub refcount_table_clusters: u32,
-    /// log2 of a count's width in bits: 4 in ours and in every version 2 image.
+    /// log2 of a refcount's width in bits: 4 in written images and in every version 2 image.
     pub refcount_order: u32,
-    /// Internal snapshots. We write none, and only count theirs.
+    /// Number of internal snapshots. Written images have none; those of other images are only counted.
     pub snapshots: u32,
-    /// Their table.
+    /// Offset of the snapshot table.
     pub snapshot_table: HostOffset,
-    /// Whether whoever wrote the image last did not close it: counts may be wrong, the mapping is right.
+    /// True if the last program that wrote the image did not close it: refcounts may be wrong, the mapping is
+    /// right.
     pub dirty: bool,
-    /// How compressed clusters are stored.
+    /// Codec of the compressed clusters.
     pub compression: Codec,
-    /// Whether L2 entries are 16 bytes long, with a state for each of a cluster's 32 subclusters. We write none.
+    /// True if L2 entries are 16 bytes long, with a state for each of a cluster's 32 subclusters. Written
+    /// images have none of these.
     pub extended_l2: bool,
 }
 
-/// Why a file is not an image that we read.
+/// Reasons for refusing to read a file as an image.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum HeaderError {
-    /// It is something else.
+    /// The file doesn't begin with the magic number: it is no qcow2 image.
     #[error("not a qcow2 image")]
     Magic,
-    /// It ends inside its header.
+    /// The file ends inside its header.
     #[error("the image ends inside its header: {len} bytes, where at least {needed} must be")]
     Truncated {
-        /// Bytes there.
+        /// Bytes that the file has.
         len: u64,
-        /// Bytes that the header speaks of.
+        /// Bytes that the header needs.
         needed: u64,
     },
-    /// Neither version 2 nor 3.
+    /// The version is neither 2 nor 3.
     #[error("qcow2 version {0} is not known: only 2 and 3 are")]
     Version(u32),
-    /// No such cluster size.
+    /// `cluster_bits` is outside 9 to 21.
     #[error("cluster_bits is {0}: it must be from {min} to {max}", min = ClusterBits::MIN, max = ClusterBits::MAX)]
     ClusterBits(u32),
-    /// The header can't have that length.
+    /// `header_length` is not a multiple of 8, or is outside 104 to the cluster size.
     #[error("header_length is {0}: it must be a multiple of 8, from 104 to the cluster size")]
     Length(u32),
-    /// Counts can't have that width.
+    /// `refcount_order` is more than 6.
     #[error("refcount_order is {0}: it must be at most 6")]
     RefcountOrder(u32),
-    /// Feature bits that nobody here knows.
+    /// Incompatible feature bits that this crate doesn't know.
     #[error("the image needs features that are not known: incompatible bits {0:#x}")]
     Features(u64),
-    /// The image says so of itself.
+    /// The image is marked as corrupt.
     #[error("the image is marked as corrupt")]
     Corrupt,
-    /// Its data are elsewhere.
+    /// The data are in another file.
     #[error("the image keeps its data in another file, {name:?}, which is never followed")]
     DataFile {
-        /// As the image names it; empty where it does not.
+        /// Name of the file in the image; empty if the image gives none.
         name: String,
     },
-    /// It is a difference to another image.
+    /// The image holds only the differences to another image.
     #[error("the image holds only what differs from its backing file {name:?}, which is never followed")]
     BackingFile {
-        /// As the image names it.
+        /// Name of the backing file in the image.
         name: String,
     },
-    /// The name of the backing file is not where one can be.
+    /// The name of the backing file is too long, or isn't within the first cluster.
     #[error(
         "the backing file's name, {len} bytes at byte {at}, is longer than 1023 or outside the first cluster"
     )]
     BackingName {
-        /// Where it begins.
+        /// Offset of the name.
         at: u64,
-        /// Its length.
+        /// Length of the name in bytes.
         len: u32,
     },
-    /// It is encrypted.
+    /// The disk in the image is encrypted.
     #[error("the image is encrypted (method {method})")]
     Encrypted {
-        /// 1 is AES, 2 is LUKS.
+        /// Encryption method: 1 is AES, 2 is LUKS.
         method: u32,
     },
-    /// Subclusters smaller than a sector.
+    /// The subclusters would be smaller than a sector.
     #[error("the image has extended L2 entries, which need clusters of at least 16 KiB")]
     ExtendedL2,
-    /// The compression type and its feature bit contradict each other, or the type is new.
+    /// The compression type and its feature bit contradict each other, or the type is unknown.
     #[error("compression type {kind} is not known, or contradicts the incompatible bits {features:#x}")]
     Compression {
-        /// The field's value.
+        /// Value of the compression type field.
         kind: u8,
-        /// The feature bits, of which bit 3 must be set for every type but 0, and only then.
+        /// The feature bits. Bit 3 must be set for every type but 0, and must not be set for type 0.
         features: u64,
     },
-    /// A table does not start at a cluster, or where none can be.
+    /// A table doesn't start at a cluster boundary, or starts in the header cluster.
     #[error("the {table} at {offset} is not at a cluster behind the header")]
     Misplaced {
-        /// Which.
+        /// Name of the table, such as `L1 table`.
         table: &'static str,
-        /// Where it is said to be.
+        /// Offset of the table in the header.
         offset: u64,
     },
-    /// A table is longer than any reader takes.
+    /// A table is longer than the format's readers accept.
     #[error("the {table} is {len} long: the most is {most}")]
     TableTooLong {
-        /// Which.
+        /// Name of the table.
         table: &'static str,
-        /// Its length.
+        /// Length of the table in bytes.
         len: ByteCount,
-        /// The most.
+        /// Largest length that is accepted.
         most: ByteCount,
     },
     /// A table reaches past the end of the file.
     #[error("the {table} ends at byte {end}, the file at {file_len}")]
     PastEnd {
-        /// Which.
+        /// Name of the table.
         table: &'static str,
-        /// One past its last byte.
+        /// Offset after the table's last byte.
         end: u64,
-        /// The file.
+        /// Length of the file in bytes.
         file_len: u64,
     },
-    /// Two tables share bytes.
+    /// Two tables have bytes in common.
     #[error("the {one} and the {other} overlap")]
     Overlap {
-        /// The one that begins first.
+        /// Name of the table that begins first.
         one: &'static str,
-        /// The other.
+        /// Name of the table that begins within the first one.
         other: &'static str,
     },
     /// The L1 table does not cover the disk.
     #[error("the L1 table has {entries} entries: a disk of {virtual_size} needs {needed}")]
     L1TooShort {
-        /// What the header says.
+        /// Number of entries in the header.
         entries: u32,
-        /// The disk.
+        /// Size of the disk in bytes.
         virtual_size: ByteCount,
-        /// What it takes.
+        /// Number of entries that a disk of this size needs.
         needed: u64,
     },
-    /// No refcount table.
+    /// The refcount table has length 0.
     #[error("the image has no refcount table")]
     NoRefcountTable,
-    /// Too many snapshots to believe.
+    /// The number of snapshots is higher than QEMU's limit.
     #[error("the image claims {0} snapshots: the most is {MAX_SNAPSHOTS}")]
     Snapshots(u32),
-    /// The directory of bitmaps holds another number of them than the header says, or none can hold so many.
+    /// The bitmap directory holds another number of bitmaps than the header gives, or that number is outside
+    /// 1 to 65,535.
     #[error("the image claims {0} bitmaps, which its directory does not hold")]
     BitmapCount(u32),
-    /// A bitmap's entry says what none can.
+    /// A field of a bitmap's entry has an invalid value.
     #[error("bitmap {number} of the directory: {field} can't be {value}")]
     Bitmap {
-        /// Which, from 0.
+        /// Number of the bitmap in the directory, from 0.
         number: u32,
         /// The specification's name of the field.
         field: &'static str,
-        /// What it says.
+        /// Value of the field.
         value: u64,
     },
-    /// A header extension does not fit the first cluster.
+    /// A header extension does not end within the first cluster.
     #[error("header extension {kind:#010x} at byte {at} does not end within the first cluster")]
     Extension {
-        /// Its type.
+        /// Type of the extension.
         kind: u32,
-        /// Where it begins.
+        /// Offset of the extension.
         at: u64,
     },
 }
 
 impl Header {
-    /// The header of an image that we write.
+    /// Creates the header of a new image.
     #[must_use]
     pub fn new(geometry: &Geometry, compression: Codec) -> Self {
         let narrow =
@@ -245,7 +249,7 @@ impl Header {
     /// Appends the header with an empty list of extensions: 120 bytes for version 3, 72 and 8 for version 2.
     ///
     /// # Panics
-    /// Where a version 2 image is to have what only version 3 can say.
+    /// If the header is of version 2 and has a feature that only version 3 has.
     pub fn write(&self, into: &mut Vec<u8>) {
         into.extend(MAGIC);
         let version: u32 = match self.version {
@@ -296,12 +300,13 @@ impl Header {
         into.extend([kind, 0, 0, 0, 0, 0, 0, 0]);
     }
 
-    /// Reads the header from the first bytes of a file of `file_len`: all of it, or its first 2 MiB (the largest cluster).
+    /// Parses the header. `start` is the beginning of a file of `file_len` bytes: all of it, or its first 2
+    /// MiB (the largest cluster).
     ///
-    /// Whether the tables lie within the file is checked, what they hold is not.
+    /// Checks that the tables lie within the file, but not their contents.
     ///
     /// # Errors
-    /// With the first rule that the image breaks.
+    /// If the header breaks a rule; the error is the first rule broken.
     pub fn parse(start: &[u8], file_len: ByteCount) -> Result<Self, HeaderError> {
         let facts = HeaderFacts::parse(start, file_len)?;
         match facts.refusal() {
@@ -310,13 +315,13 @@ impl Header {
         }
     }
 
-    /// Bytes of one L2 entry.
+    /// Returns the length of an L2 entry in bytes.
     #[must_use]
     pub fn l2_entry_len(&self) -> u64 {
         if self.extended_l2 { 16 } else { 8 }
     }
 
-    /// Whether each table has a length and a place that it can have, before anybody allocates or reads one.
+    /// Checks the length and offset of each table before any code allocates memory for it or reads it.
     pub(super) fn check_tables(&self, file_len: ByteCount) -> Result<(), HeaderError> {
         let coverage = self.cluster.size() / self.l2_entry_len() * self.cluster.size();
         let needed = self.virtual_size.0.div_ceil(coverage);
@@ -343,7 +348,7 @@ impl Header {
         if self.snapshots > MAX_SNAPSHOTS {
             return Err(HeaderError::Snapshots(self.snapshots));
         }
-        // Entries of the snapshot table vary in length; 40 bytes are the least.
+        // Entries of the snapshot table vary in length; 40 bytes is the smallest.
         let snapshots_len = u64::from(self.snapshots) * 40;
         self.check_table("snapshot table", self.snapshot_table, snapshots_len, u64::MAX, file_len)?;
         let mut tables = vec![
@@ -351,7 +356,7 @@ impl Header {
             (self.refcount_table.0, refcount_table_len, "refcount table"),
             (self.snapshot_table.0, snapshots_len, "snapshot table"),
         ];
-        // An empty table has no place, and must not stand between two that overlap.
+        // An empty table has no offset, and must not be sorted between two tables that overlap.
         tables.retain(|(_, len, _)| *len > 0);
         tables.sort_unstable();
         for pair in tables.windows(2) {
@@ -393,10 +398,11 @@ mod tests {
 
     use super::*;
 
-    /// The image that `header_of_qemu` is from is that long.
+    /// Length of the image that `header_of_qemu` is from.
     const QEMU_FILE: ByteCount = ByteCount(458_752);
 
-    /// The first cluster of an image that qemu-img 10.0.2 made of a disk of 128 KiB, up to its first extension, which is emptied.
+    /// The first cluster of an image that qemu-img 10.0.2 made of a disk of 128 KiB, up to its first
+    /// extension, whose content is removed.
     fn header_of_qemu() -> Vec<u8> {
         let words = [
             0x5146_49fb,
@@ -553,7 +559,8 @@ mod tests {
 
     #[test]
     fn a_backing_files_name_is_no_extension() {
-        // Version 2, with the name right behind the header and no end marker, as older tools write it.
+        // Version 2, with the name right behind the header and without an end marker, as older tools write
+        // it.
         let mut image = header_of_qemu();
         image[7] = 2;
         let name = b"/images/base.qcow2, of some length";

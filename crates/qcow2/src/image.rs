@@ -1,8 +1,9 @@
-//! The read side: opens an image that may come from anywhere, and says where each guest cluster's bytes lie.
+//! The read side: opens an image from an untrusted source, and finds where the bytes of each guest cluster
+//! are.
 //!
-//! Nothing is trusted before it is checked: no table is read that does not lie within the file, no entry is kept that points outside it
-//! or into the tables, and nothing is allocated from a count that the file's length does not bear out. A file that the image names is
-//! never opened.
+//! All data are checked before they are used. A table is read only if it lies within the file. An entry is
+//! kept only if it points into the file and not into a table. Memory for a count is allocated only if the
+//! file is long enough for that count. A file that the image names is never opened.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -16,167 +17,167 @@ use crate::header::{Header, HeaderError};
 use crate::l2::{EntryError, L1Entry};
 use crate::mappings::{ClusterSet, Mappings};
 
-/// What is read at first: of nearly every image the header, with all that it says, and often the L1 table.
+/// Bytes of the first read. For nearly every image they contain the whole header, and often the L1 table.
 const FIRST_READ: u64 = 256 << 10;
-/// Tables that lie side by side are read together, so many bytes at a time.
+/// Bytes of one read of tables. Adjacent tables are read together.
 const TABLE_READ: u64 = 4 * MIB;
 
-/// The bytes of an image file by their place: a local file, an object in a bucket, memory.
+/// Random access to the bytes of an image file: a local file, an object in a bucket, or memory.
 pub trait ImageFile: Send + Sync {
-    /// Where the bytes come from, for people.
+    /// Returns the name of the source for messages, such as a path.
     fn name(&self) -> &str;
 
-    /// Bytes, exactly. They do not change while the image is read, or reads fail.
+    /// Returns the exact size in bytes. If the file changes while the image is read, reads fail.
     fn size(&self) -> ByteCount;
 
-    /// Fills `into` from `at`: all of it, or an error. Nothing past the end is asked for.
+    /// Fills all of `into` with the bytes from `at` on. The caller never reads past the end.
     ///
     /// # Errors
-    /// Where the bytes can't be had, or are no longer those of the file that was opened.
+    /// If the bytes can't be read, or are no longer those of the file that was opened.
     fn read_at(&self, at: HostOffset, into: &mut [u8]) -> Result<(), FileError>;
 }
 
-/// Bytes of an image file that can't be had.
+/// Error of a failed read of an image file.
 #[derive(Debug, thiserror::Error)]
 #[error("{name}: cannot read {len} bytes at byte {at}")]
 pub struct FileError {
-    /// The file.
+    /// Name of the file or object.
     pub name: String,
-    /// First byte asked for.
+    /// Offset of the first byte of the read.
     pub at: HostOffset,
-    /// Bytes asked for.
+    /// Length of the read in bytes.
     pub len: u64,
-    /// What whoever keeps the bytes says: a system's or a store's error.
+    /// Error of the source: of the system or of the object store.
     #[source]
     pub source: Box<dyn Error + Send + Sync>,
 }
 
-/// Why an image is not read.
+/// Reasons for which an image can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// Its bytes can't be had.
+    /// A read of the file failed.
     #[error(transparent)]
     File(#[from] FileError),
-    /// Its header breaks a rule.
+    /// The header, or the snapshot table or bitmap directory, breaks a rule.
     #[error("{name}")]
     Header {
-        /// The image.
+        /// Name of the image.
         name: String,
-        /// Which rule.
+        /// The rule that is broken.
         #[source]
         source: HeaderError,
     },
-    /// The system refuses the memory that its tables take.
+    /// The system refused the memory for the tables.
     #[error(transparent)]
     Memory(#[from] OutOfMemory),
-    /// Somebody asked to stop.
+    /// The work was cancelled.
     #[error("interrupted")]
     Interrupted,
-    /// The disk in it is larger than the caller takes.
+    /// The disk is larger than the caller's limit.
     #[error("{name}: holds a disk of {size}; at most {most} are taken")]
     TooLarge {
-        /// The image.
+        /// Name of the image.
         name: String,
-        /// The disk.
+        /// Size of the disk.
         size: ByteCount,
         /// The caller's limit.
         most: ByteCount,
     },
-    /// An entry that no correct image has.
+    /// An L1 entry is invalid.
     #[error("{name}: the L1 entry for the disk's bytes from {guest} is wrong")]
     L1Entry {
-        /// The image.
+        /// Name of the image.
         name: String,
-        /// The first byte of the disk that it stands for.
+        /// Offset of the first byte of the disk that the entry covers.
         guest: GuestOffset,
-        /// What is wrong with it.
+        /// The error in the entry.
         #[source]
         source: PlaceError,
     },
-    /// An entry that no correct image has.
+    /// An L2 entry is invalid.
     #[error("{name}: the L2 entry for the disk's bytes from {guest} is wrong")]
     L2Entry {
-        /// The image.
+        /// Name of the image.
         name: String,
-        /// The first byte of the disk that it stands for.
+        /// Offset of the first byte of the disk that the entry covers.
         guest: GuestOffset,
-        /// What is wrong with it.
+        /// The error in the entry.
         #[source]
         source: PlaceError,
     },
 }
 
-/// What can be wrong with a table's entry.
+/// Errors in an entry of an L1 or L2 table.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PlaceError {
-    /// The word itself.
+    /// The word itself is invalid.
     #[error(transparent)]
     Entry(#[from] EntryError),
-    /// It points outside the file.
+    /// The entry points outside the file.
     #[error("it points to bytes {start} to {end}, the file has {file_len}")]
     PastEnd {
-        /// First byte.
+        /// Offset of the first byte that the entry points to.
         start: HostOffset,
-        /// One past the last.
+        /// Offset after the last byte that it points to.
         end: u64,
-        /// The file.
+        /// Length of the file in bytes.
         file_len: u64,
     },
-    /// It points at tables.
+    /// The entry points into the image's tables, at this offset.
     #[error("it points to byte {0}, where the image's own tables are")]
     Metadata(HostOffset),
-    /// Two ranges of the disk share an L2 table.
+    /// Another L1 entry points to the same L2 table, at this offset.
     #[error("it leads to the L2 table at {0}, as another entry does")]
     SharedTable(HostOffset),
-    /// Subclusters that are marked both ways, or where there can't be any.
+    /// A subcluster has both bits set, or the entry can't have subclusters.
     #[error("its subcluster bits {0:#018x} contradict the entry or each other")]
     Subclusters(u64),
 }
 
-/// What a reader puts up with.
+/// Limits on images that a reader accepts.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// The largest disk: a file of a few KiB can claim one of 2 EiB.
+    /// Size of the largest disk. A limit is needed because a file of a few KiB can claim a disk of 2 EiB.
     pub largest_disk: ByteCount,
-    /// What becomes of images that somebody marked as corrupt.
-    pub marked_corrupt: Marked,
+    /// Treatment of images that are marked as corrupt.
+    pub marked_corrupt: CorruptPolicy,
 }
 
-/// What becomes of an image that is marked as corrupt.
+/// Treatment of an image that is marked as corrupt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Marked {
-    /// It is refused.
+pub enum CorruptPolicy {
+    /// Opening the image fails.
     #[default]
     Refuse,
-    /// It is read as far as its tables hold up: for `check`, and for who rescues what is left.
+    /// The image is read as far as its tables are valid: for `check`, and to rescue data.
     Read,
 }
 
 impl Default for Limits {
-    /// 64 TiB: more than any cloud's volume.
+    /// Returns limits with 64 TiB for the largest disk, which is more than any cloud's volume.
     fn default() -> Self {
-        Self { largest_disk: ByteCount(64 << 40), marked_corrupt: Marked::Refuse }
+        Self { largest_disk: ByteCount(64 << 40), marked_corrupt: CorruptPolicy::Refuse }
     }
 }
 
-/// An image whose header is good. Its tables are still to be loaded.
+/// An image with a valid header. Its tables are not loaded yet.
 #[derive(Clone, Debug)]
 pub struct Image {
     header: Header,
     facts: HeaderFacts,
     file_len: u64,
-    /// The file's first bytes, kept so that what they hold is not asked for again.
+    /// The file's first bytes, kept so that tables within them are not read again.
     start: Vec<u8>,
 }
 
 impl Image {
-    /// Reads the header, in one read where the header's extensions end within 256 KiB.
+    /// Reads the header, in one read if the header's extensions end within 256 KiB.
     ///
     /// # Errors
-    /// Where the file can't be read, is no image, or is one that is refused.
+    /// If the file can't be read, is no image, or is an image that is refused.
     pub fn open(file: &dyn ImageFile, limits: &Limits) -> Result<Self, ImageError> {
         let image = Self::inspect(file)?;
-        let corrupt = image.facts.corrupt && limits.marked_corrupt == Marked::Refuse;
+        let corrupt = image.facts.corrupt && limits.marked_corrupt == CorruptPolicy::Refuse;
         if let Some(source) = (HeaderFacts { corrupt, ..image.facts.clone() }).refusal() {
             return Err(ImageError::Header { name: file.name().to_owned(), source });
         }
@@ -187,10 +188,11 @@ impl Image {
         Ok(image)
     }
 
-    /// As [`Image::open`], also where the disk in it is not read: for who asks what the file is. Nothing that it names is opened.
+    /// Reads the header like [`Image::open`], but also accepts an image whose disk can't be read: for
+    /// commands that only describe the file. No file that the header names is opened.
     ///
     /// # Errors
-    /// Where the file can't be read, or is no image.
+    /// If the file can't be read, or is no image.
     pub fn inspect(file: &dyn ImageFile) -> Result<Self, ImageError> {
         let size = file.size();
         let mut start = vec![0; to_usize(size.0.min(FIRST_READ))];
@@ -209,25 +211,25 @@ impl Image {
         Ok(Self { header: facts.header, facts, file_len: size.0, start })
     }
 
-    /// All that the header says.
+    /// Returns all information in the header.
     #[must_use]
     pub fn facts(&self) -> &HeaderFacts {
         &self.facts
     }
 
-    /// What the header says.
+    /// Returns the header fields that reading needs.
     #[must_use]
     pub fn header(&self) -> &Header {
         &self.header
     }
 
-    /// Bytes of the file.
+    /// Returns the length of the file.
     #[must_use]
     pub fn file_len(&self) -> ByteCount {
         ByteCount(self.file_len)
     }
 
-    /// The disk's size as a guest sees it: QEMU rounds one that is no whole number of sectors down.
+    /// Returns the disk's size as the guest sees it. QEMU rounds it down to whole sectors.
     #[must_use]
     pub fn virtual_size(&self) -> ByteCount {
         ByteCount(self.header.virtual_size.0 / SECTOR * SECTOR)
@@ -236,7 +238,7 @@ impl Image {
     /// Reads the L1 table and every L2 table, and checks each entry.
     ///
     /// # Errors
-    /// Where the file can't be read, or an entry is one that no correct image has.
+    /// If the file can't be read, or an entry is invalid.
     pub fn load(&self, file: &dyn ImageFile) -> Result<Mappings, ImageError> {
         let cluster = self.header.cluster;
         let l1 = self.read_l1(file)?;
@@ -277,8 +279,9 @@ impl Image {
         Mappings::checked(self.header, self.file_len, tables, file.name(), &metadata)
     }
 
-    /// The refcount blocks that lie where they can. What else is wrong with the table is for `check` to say: reading needs no counts, but
-    /// no body may be where they are.
+    /// Returns the offsets of the refcount blocks, without those that are invalid. Other errors in the
+    /// refcount table are reported by `check` only: reading needs no refcounts, but a body must not overlap
+    /// these blocks.
     fn refcount_blocks(&self, file: &dyn ImageFile) -> Result<Vec<HostOffset>, ImageError> {
         let cluster = self.header.cluster;
         let len = u64::from(self.header.refcount_table_clusters) * cluster.size();
@@ -290,7 +293,7 @@ impl Image {
         Ok(entries.filter(lies_well).map(HostOffset).collect())
     }
 
-    /// A table that lies within the file: from what was read at first, or from the file.
+    /// Returns the bytes of a table within the file, from those read at first if possible.
     pub(super) fn table_bytes(
         &self,
         file: &dyn ImageFile,
@@ -306,16 +309,17 @@ impl Image {
         Ok(Cow::Owned(bytes))
     }
 
-    /// Bytes of the disk that one L2 table stands for.
+    /// Returns the number of bytes of the disk that one L2 table covers.
     fn l2_coverage(&self) -> u64 {
         let cluster = self.header.cluster.size();
         cluster / self.header.l2_entry_len() * cluster
     }
 
-    /// The active L1 table, as many entries as the disk needs: what is behind them may be a saved machine's memory, which no guest reads.
+    /// Reads the active L1 table, as many entries as the disk needs. Entries after these may belong to the
+    /// saved memory of a virtual machine, which is no part of the disk.
     ///
     /// # Errors
-    /// Where the file can't be read.
+    /// If the file can't be read.
     pub fn read_l1(&self, file: &dyn ImageFile) -> Result<Vec<L1Entry>, ImageError> {
         let needed = self.header.virtual_size.0.div_ceil(self.l2_coverage());
         let bytes = self.table_bytes(file, self.header.l1_table, needed * 8)?;
@@ -325,7 +329,7 @@ impl Image {
         Ok(entries)
     }
 
-    /// The tables whose places the header gives, as ranges of bytes.
+    /// Returns the byte ranges of the header and of the tables that it points to.
     fn fixed_tables(&self) -> Vec<Range<u64>> {
         let header = &self.header;
         let table = |at: HostOffset, len: u64| at.0..at.0 + len;
@@ -336,7 +340,7 @@ impl Image {
         ]
     }
 
-    /// Reads the L2 tables at `places`, sorted by their place in the file: neighbours together.
+    /// Reads the L2 tables at `places`, which are sorted by offset. Adjacent tables are read together.
     fn read_tables(
         &self,
         file: &dyn ImageFile,

@@ -1,70 +1,73 @@
-//! The entries of L1 and L2 tables: raw words beside their meanings.
+//! Entries of L1 and L2 tables: encoding and decoding of their 64-bit words.
 //!
-//! An L2 entry is the only place where the format packs a byte offset and a sector count into one word, and where they are cut
-//! depends on the cluster size; so nobody builds or reads one elsewhere.
+//! A compressed L2 entry packs a byte offset and a sector count into one word, and the boundary between them
+//! depends on the cluster size. No other part of the format does that, so entries are built and decoded only
+//! here.
 
 use snapferry_base::units::{ClusterBits, HostOffset, SECTOR};
 
-/// "COPIED": the refcount of what the entry points at is exactly one (bit 63).
+/// "COPIED": the refcount of the cluster that the entry points to is exactly one (bit 63).
 pub(super) const COPIED: u64 = 1 << 63;
 /// The entry describes a compressed cluster (bit 62).
 pub(super) const COMPRESSED: u64 = 1 << 62;
-/// A standard entry that reads as zeros (bit 0, version 3 only).
+/// A standard entry whose cluster reads as zeros (bit 0, version 3 only).
 pub(super) const READS_ZERO: u64 = 1;
-/// Bits 9 to 55: the cluster-aligned host offset of a standard L2 entry, of an L1 entry, and of a bitmap table's entry.
+/// Bits 9 to 55: the cluster-aligned host offset in a standard L2 entry, in an L1 entry, and in an entry of a
+/// bitmap's table.
 pub(super) const OFFSET: u64 = (1 << 56) - (1 << 9);
-/// No host offset in an entry has bits from here on ("Bits 56 and up must be 0").
+/// Number of bits of a host offset in an entry ("Bits 56 and up must be 0").
 const OFFSET_BITS: u32 = 56;
 
-/// An entry that the specification forbids, or that points where no data can be.
+/// Errors of an entry that the specification forbids, or that points where no data can be.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum EntryError {
-    /// A reserved bit is set.
+    /// The entry has a reserved bit set.
     #[error("entry {0:#018x} has a reserved bit set")]
     Reserved(u64),
-    /// A cluster's offset is not a multiple of the cluster size.
+    /// The offset in the entry is not a multiple of the cluster size.
     #[error("entry {0:#018x} points between two clusters")]
     Unaligned(u64),
-    /// It points into the header cluster.
+    /// The entry points into the header cluster.
     #[error("entry {0:#018x} points into the header")]
     InHeader(u64),
-    /// COPIED on an entry that can't have it: compressed, or without a host cluster.
+    /// COPIED is set on an entry that can't have it: a compressed one, or one without a host cluster.
     #[error("entry {0:#018x} is marked as copied, but has no cluster of its own")]
     Copied(u64),
 }
 
-/// What an L2 entry says about its guest cluster.
+/// Decoded L2 entry: the state of its guest cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mapping {
-    /// Nothing is stored; without a backing file that reads as zeros.
+    /// No bytes are stored; without a backing file the cluster reads as zeros.
     Unallocated,
-    /// Reads as zeros; a host cluster may be set aside for later.
+    /// The cluster reads as zeros. A host cluster may be reserved for it.
     Zero {
-        /// The cluster set aside, and whether it is marked COPIED.
+        /// Offset of the reserved cluster, and its ownership, if there is one.
         reserved: Option<(HostOffset, Ownership)>,
     },
-    /// Stored as it is.
+    /// The cluster is stored raw.
     Raw {
-        /// First byte of the host cluster.
+        /// Offset of the first byte of the host cluster.
         host: HostOffset,
-        /// Whether the entry is marked COPIED.
+        /// Ownership of the host cluster, from the COPIED bit.
         ownership: Ownership,
     },
-    /// Stored compressed.
+    /// The cluster is stored compressed.
     Compressed {
-        /// First byte of the body: any byte of the file.
+        /// Offset of the first byte of the body, which may be any byte of the file.
         host: HostOffset,
-        /// Sectors that the body touches, the first one counted from its beginning. The body ends somewhere in the last.
+        /// Number of sectors that contain bytes of the body, the first one included. The body ends somewhere
+        /// in the last one.
         sectors: u64,
     },
 }
 
-/// Whether an entry is the only one that points at its host cluster.
+/// Number of entries that may point to the same host cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ownership {
-    /// Refcount one, and the COPIED bit says so.
+    /// The refcount is one, and the COPIED bit is set.
     Sole,
-    /// Something else may point there too.
+    /// Other entries may point to the cluster as well.
     Shared,
 }
 
@@ -81,41 +84,43 @@ impl Ownership {
     }
 }
 
-/// How many low bits of a compressed entry hold the offset: the specification's x = 62 - (cluster_bits - 8).
+/// Returns the number of low bits of a compressed entry that hold the offset: the specification's x = 62 -
+/// (cluster_bits - 8).
 pub(super) fn compressed_offset_bits(cluster: ClusterBits) -> u32 {
     62 - (cluster.bits() - 8)
 }
 
-/// Where compressed data must end at the latest: what the offset field holds, and never past bit 55.
+/// Returns the offset at which compressed data must end at the latest: the limit of the offset field, and
+/// never past bit 55.
 #[must_use]
 pub fn compressed_limit(cluster: ClusterBits) -> HostOffset {
     HostOffset(1 << compressed_offset_bits(cluster).min(OFFSET_BITS))
 }
 
-/// Where any cluster must end at the latest.
+/// Returns the offset at which any cluster must end at the latest.
 #[must_use]
 pub fn cluster_limit() -> HostOffset {
     HostOffset(1 << OFFSET_BITS)
 }
 
-/// Sectors that `len` bytes at `host` touch.
+/// Returns the number of sectors that contain any of the `len` bytes at `host`.
 #[must_use]
 pub fn sectors_touched(host: HostOffset, len: u64) -> u64 {
     (host.0 + len).div_ceil(SECTOR) - host.0 / SECTOR
 }
 
-/// One entry of an L2 table, in the host's byte order. Zero is an unallocated cluster.
+/// Entry of an L2 table, in native byte order. Zero is an unallocated cluster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct L2Entry(pub u64);
 
 impl L2Entry {
-    /// What the entry means in an image with clusters of this size.
+    /// Decodes the entry in an image with clusters of this size.
     ///
-    /// In a version 2 image bit 0 of a standard entry is reserved, so [`Mapping::Zero`] is an error there; that is for the caller,
-    /// who knows the version.
+    /// In a version 2 image bit 0 of a standard entry is reserved, so [`Mapping::Zero`] is an error there.
+    /// The caller must check that, because only the caller knows the version.
     ///
     /// # Errors
-    /// Where the specification forbids the entry.
+    /// If the specification forbids the entry.
     pub fn decode(self, cluster: ClusterBits) -> Result<Mapping, EntryError> {
         let raw = self.0;
         if raw & COMPRESSED != 0 {
@@ -152,15 +157,15 @@ fn decode_compressed(raw: u64, cluster: ClusterBits) -> Result<Mapping, EntryErr
     if host.0 < cluster.size() {
         return Err(EntryError::InHeader(raw));
     }
-    // The field holds the additional sectors: those after the first.
+    // The field holds the number of additional sectors: those after the first.
     Ok(Mapping::Compressed { host, sectors: (descriptor >> bits) + 1 })
 }
 
 impl Mapping {
-    /// A body of `len` compressed bytes at `host`.
+    /// Creates the mapping of a body of `len` compressed bytes at `host`.
     ///
     /// # Panics
-    /// Where the body is empty or lies past [`compressed_limit`].
+    /// If the body is empty or ends past [`compressed_limit`].
     #[must_use]
     pub fn compressed(host: HostOffset, len: u64, cluster: ClusterBits) -> Self {
         assert!(len > 0, "an empty body at {host}");
@@ -171,17 +176,18 @@ impl Mapping {
         Self::Compressed { host, sectors: sectors_touched(host, len) }
     }
 
-    /// A body that is stored as it is, in a host cluster of its own.
+    /// Creates the mapping of a raw body in a host cluster of its own.
     #[must_use]
     pub fn raw(host: HostOffset) -> Self {
         Self::Raw { host, ownership: Ownership::Sole }
     }
 
-    /// The entry that says so.
+    /// Encodes the mapping as an entry.
     ///
     /// # Panics
-    /// Where no entry can: an unaligned cluster, an offset or a sector count that its field can't hold. Whoever places bodies keeps
-    /// within those, and what [`L2Entry::decode`] gives is always within them.
+    /// If no entry can hold it: the cluster is unaligned, or the offset or the sector count exceeds its
+    /// field. The layout places bodies within these limits, and mappings from [`L2Entry::decode`] are always
+    /// within them.
     #[must_use]
     pub fn encode(self, cluster: ClusterBits) -> L2Entry {
         let standard = |host: HostOffset, ownership: Ownership| {
@@ -212,15 +218,16 @@ impl Mapping {
     }
 }
 
-/// One entry of the L1 table, in the host's byte order. Zero is "no L2 table": its whole range is unallocated.
+/// Entry of the L1 table, in native byte order. Zero means no L2 table: the entry's whole range is
+/// unallocated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct L1Entry(pub u64);
 
 impl L1Entry {
-    /// An L2 table that nothing else points at.
+    /// Creates the entry for an L2 table to which no other entry points.
     ///
     /// # Panics
-    /// Where no table can be there: between two clusters, in the header, past bit 55.
+    /// If no table can be at that offset: it is unaligned, in the header, or past bit 55.
     #[must_use]
     pub fn new(table: HostOffset, cluster: ClusterBits) -> Self {
         assert!(
@@ -230,10 +237,10 @@ impl L1Entry {
         Self(table.0 | COPIED)
     }
 
-    /// Where the L2 table is, if there is one, and whether it is marked COPIED.
+    /// Returns the offset of the L2 table and its ownership, or `None` if there is no table.
     ///
     /// # Errors
-    /// Where the specification forbids the entry.
+    /// If the specification forbids the entry.
     pub fn decode(self, cluster: ClusterBits) -> Result<Option<(HostOffset, Ownership)>, EntryError> {
         let raw = self.0;
         if raw & !(COPIED | OFFSET) != 0 {
@@ -261,7 +268,7 @@ mod tests {
 
     #[test]
     fn the_split_between_offset_and_count_is_the_specifications() {
-        // cluster_bits, offset bits x, most sectors, log2 of the limit
+        // Columns: cluster_bits, offset bits x, largest sector count, log2 of the limit.
         for (cluster, x, sectors, limit) in [
             (9, 61, 2, 56),
             (10, 60, 4, 56),
@@ -287,14 +294,15 @@ mod tests {
         {
             let at = HostOffset(65536 + host);
             assert_eq!(sectors_touched(at, len), sectors, "{len} bytes at {host}");
-            // The specification's own words: "number of additional 512-byte sectors".
+            // The specification calls the field "number of additional 512-byte sectors".
             assert_eq!(sectors - 1, (at.0 + len - 1) / SECTOR - at.0 / SECTOR);
         }
     }
 
     #[test]
     fn what_qemu_writes_is_read() {
-        // From an image that qemu-img 10.0.2 made of one cluster of text and one of random bytes.
+        // These entries are from an image that qemu-img 10.0.2 made of one cluster of text and one of random
+        // bytes.
         let cluster = ClusterBits::DEFAULT;
         assert_eq!(
             L2Entry(0x4000_0000_0005_0000).decode(cluster),

@@ -1,10 +1,12 @@
-//! The write side: gives each body its place in the file, and afterwards the tables that lead to them.
+//! The write side: assigns each body its offset in the file, and afterwards builds the tables that point to
+//! them.
 //!
-//! Bodies may come in any order: compressed ones are packed to the byte, raw ones take host clusters of their own. The converter places
-//! a segment's raw bodies first and its compressed ones right behind, so that a segment has a gap in front at most, and its bytes depend
-//! on nothing but its own contents. Zero clusters are never placed: without a backing file an unallocated cluster reads as zeros.
+//! Bodies may be placed in any order: compressed ones are packed to the byte, raw ones take host clusters of
+//! their own. The converter places a segment's raw bodies first and its compressed ones right after them, so
+//! that a segment has at most one gap, in front, and its bytes depend only on its own contents. Zero clusters
+//! are never placed: without a backing file an unallocated cluster reads as zeros.
 //!
-//! The same calls give the same image, byte for byte.
+//! The same calls result in the same image, byte for byte.
 
 use snapferry_base::units::{
     ByteCount, ClusterBits, GuestCluster, HostCluster, HostOffset, to_u64, to_usize,
@@ -16,12 +18,12 @@ use crate::l2::{L1Entry, L2Entry, Mapping};
 use crate::refcount::{Refcounts, clusters_touched};
 use crate::{Codec, Geometry, Header};
 
-/// Where a raw body goes.
+/// Location of a raw body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RawPlace {
-    /// Zero bytes to write before it, less than a cluster.
+    /// Number of zero bytes to write before the body, less than a cluster.
     pub gap: u64,
-    /// Its first byte, at the start of a host cluster.
+    /// Offset of the body, at the start of a host cluster.
     pub at: HostOffset,
 }
 
@@ -31,14 +33,14 @@ pub struct Layout {
     geometry: Geometry,
     version: Version,
     compression: Codec,
-    /// The next free byte.
+    /// Offset of the next free byte.
     end: HostOffset,
     tables: L2Tables,
     refcounts: Refcounts,
 }
 
 impl Layout {
-    /// An image without bodies; its data begin right behind the head.
+    /// Creates an image without bodies. Its data begin right after the head.
     #[must_use]
     pub fn new(geometry: Geometry, compression: Codec) -> Self {
         let end = HostOffset(geometry.head_len());
@@ -47,23 +49,24 @@ impl Layout {
         Self { geometry, version: Version::V3, compression, end, tables: L2Tables::new(&geometry), refcounts }
     }
 
-    /// The same with a header of this version. Everything else is as in version 3.
+    /// Returns the layout with a header of this version. The rest of the image is the same as in version 3.
     #[must_use]
     pub fn in_version(self, version: Version) -> Self {
         Self { version, ..self }
     }
 
-    /// The next free byte: where the file ends so far.
+    /// Returns the offset of the next free byte, which is the length of the file so far.
     #[must_use]
     pub fn end(&self) -> HostOffset {
         self.end
     }
 
-    /// Places a compressed body right behind what is there, and gives its first byte.
+    /// Places a compressed body right after the existing bytes, and returns the offset of its first byte.
     ///
     /// # Panics
-    /// Where the body is empty or not shorter than a cluster (that is to be stored raw), or the cluster is placed already or lies
-    /// past the disk: mistakes of the caller, each of which would make an image that reads back wrong.
+    /// If the body is empty or not shorter than a cluster (such a body must be stored raw), or if the cluster
+    /// is already placed or lies past the disk. These are mistakes of the caller; each of them would make an
+    /// image with wrong data.
     pub fn place_compressed(&mut self, guest: GuestCluster, len: usize) -> HostOffset {
         let cluster = self.cluster();
         let len = to_u64(len);
@@ -74,16 +77,17 @@ impl Layout {
         );
         let at = self.end;
         self.tables.set(guest, Mapping::compressed(at, len, cluster).encode(cluster));
-        // The entry speaks of whole sectors, but a sector lies in one cluster: what the sectors touch is what the bytes touch.
+        // The entry counts whole sectors, but each sector lies in one cluster, so the sectors touch the same
+        // clusters as the bytes.
         self.refcounts.add(clusters_touched(at, at + len, cluster));
         self.end = at + len;
         at
     }
 
-    /// Places a body that is stored as it is: a whole cluster, at the start of a host cluster of its own.
+    /// Places a raw body: a whole cluster, at the start of a host cluster of its own.
     ///
     /// # Panics
-    /// Where the cluster is placed already or lies past the disk.
+    /// If the cluster is already placed or lies past the disk.
     #[must_use = "the gap is to be written before the body"]
     pub fn place_raw(&mut self, guest: GuestCluster) -> RawPlace {
         let cluster = self.cluster();
@@ -95,17 +99,17 @@ impl Layout {
         RawPlace { gap, at }
     }
 
-    /// Ends the host cluster that is partly filled, and gives the number of zero bytes to write, less than a cluster. Called twice it
-    /// gives 0. The last call before [`Layout::finish`].
+    /// Ends a partly filled host cluster, and returns the number of zero bytes to write, less than a cluster.
+    /// A second call returns 0. This must be the last call before [`Layout::finish`].
     #[must_use = "the gap is to be written"]
     pub fn pad_to_cluster(&mut self) -> u64 {
         self.align()
     }
 
-    /// The tables of the image, once all bodies are placed.
+    /// Builds the tables of the image, after all bodies are placed.
     ///
     /// # Panics
-    /// Where the last host cluster is partly filled: the data end with [`Layout::pad_to_cluster`].
+    /// If the last host cluster is partly filled, because [`Layout::pad_to_cluster`] wasn't called.
     #[must_use]
     pub fn finish(self) -> Finished {
         let Self { geometry, version, compression, end, tables, refcounts } = self;
@@ -153,7 +157,8 @@ impl Layout {
         self.geometry.cluster()
     }
 
-    /// Moves the end up to a cluster boundary; the bytes between belong to a host cluster that a body touches.
+    /// Moves the end up to a cluster boundary, and returns the number of bytes skipped. They are in a host
+    /// cluster that contains bytes of a body.
     fn align(&mut self) -> u64 {
         let aligned = HostOffset(self.cluster().round_up(self.end.0));
         let gap = aligned.0 - self.end.0;
@@ -162,12 +167,12 @@ impl Layout {
     }
 }
 
-/// The L2 tables that map something, in the order in which they came to be needed.
+/// The L2 tables that map any cluster, in the order of their first use.
 #[derive(Debug)]
 struct L2Tables {
     entries_per_table: u64,
     guest_clusters: u64,
-    /// By L1 index: one more than the table's place in `tables`, or 0 for a range where nothing is placed.
+    /// By L1 index: one more than the table's index in `tables`, or 0 for a range without placed clusters.
     slots: Vec<u32>,
     tables: Vec<Box<[L2Entry]>>,
 }
@@ -200,7 +205,8 @@ impl L2Tables {
         *place = entry;
     }
 
-    /// Appends the L1 table that leads to the tables once they lie from `first` on, by guest range, and gives their order there.
+    /// Appends the L1 table, for L2 tables that are stored from cluster `first` on in the order of the disk.
+    /// Returns that order as indices in `tables`.
     fn write_l1(&self, first: HostCluster, cluster: ClusterBits, into: &mut Vec<u8>) -> Vec<u32> {
         let mut order = Vec::with_capacity(self.tables.len());
         for &slot in &self.slots {
@@ -217,19 +223,19 @@ impl L2Tables {
     }
 }
 
-/// The tables of a finished layout.
+/// The head and the tables of a finished layout.
 #[derive(Debug)]
 pub struct Finished {
     /// The file's first bytes, exactly [`Geometry::head_len`] of them.
     pub head: Vec<u8>,
-    /// Its last, in file order: one cluster after another.
+    /// The file's last clusters, in the order of the file.
     pub tail: Tail,
-    /// Length of the whole file: head, data, tail. A whole number of clusters.
+    /// Length of the whole file in bytes: head, data, tail. A whole number of clusters.
     pub file_len: ByteCount,
 }
 
-/// The L2 tables and refcount blocks in file order, each the bytes of one cluster. What has been taken is freed, so that no more
-/// than one table is in memory twice.
+/// Iterator over the L2 tables and refcount blocks in the order of the file; each item holds the bytes of one
+/// cluster. A returned table is freed, so that at most one table is in memory twice.
 #[derive(Debug)]
 pub struct Tail {
     order: std::vec::IntoIter<u32>,
@@ -263,7 +269,7 @@ impl ExactSizeIterator for Tail {}
 mod tests {
     use super::*;
 
-    /// A disk of 1 MiB with clusters of 64 KiB: head of three clusters, one L2 table.
+    /// A disk of 1 MiB with clusters of 64 KiB: the head has three clusters, and there is one L2 table.
     fn small() -> Layout {
         let geometry = Geometry::new(ByteCount(1 << 20), ClusterBits::DEFAULT).expect("a disk that fits");
         Layout::new(geometry, Codec::Deflate)
@@ -289,7 +295,7 @@ mod tests {
 
         let image = layout.finish();
         assert_eq!((image.head.len(), image.tail.len(), image.file_len), (0x3_0000, 2, ByteCount(0xa_0000)));
-        // L1: the one table, COPIED. Refcount table: the one block.
+        // L1 table: the entry of the only L2 table, with COPIED set. Refcount table: the only block.
         assert_eq!(image.head[0x2_0000..0x2_0008], 0x8000_0000_0008_0000_u64.to_be_bytes());
         assert_eq!(image.head[0x1_0000..0x1_0008], 0x9_0000_u64.to_be_bytes());
         let tables: Vec<Vec<u8>> = image.tail.collect();

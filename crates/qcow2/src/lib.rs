@@ -1,19 +1,26 @@
-//! The qcow2 format, sans-IO: lengths and offsets in, tables out. No payload, file or thread is known here.
+//! The qcow2 format as pure computation (sans-IO): lengths and offsets in, tables out. The write side touches
+//! no payload, file or thread.
 //!
 //! ```text
-//! head:  header cluster | refcount table | L1 table        sizes known from the virtual size, contents known last
-//! data:  segment 0 | segment 1 | ...                        compressed bodies packed to the byte, raw ones cluster aligned
-//! tail:  L2 tables | refcount blocks                        only tables that map something
+//! head:  header cluster | refcount table | L1 table   sizes follow from the disk's size, contents known last
+//! data:  segment 0 | segment 1 | ...                  compressed bodies packed to the byte, raw ones aligned
+//! tail:  L2 tables | refcount blocks                  only tables that map a cluster
 //! ```
 //!
-//! [`Geometry`] says what an image of a disk can look like, before its first byte: where the data begins, how long the file can
-//! get. [`Layout`] then gives each body its place and, when all are placed, the tables that lead to them ([`Finished`]). The words of
-//! the format itself are in [`header`], [`l2`] and [`refcount`].
+//! A body is the stored form of one guest cluster: raw or compressed.
 //!
-//! The other way, [`Image`] opens what may come from anywhere, [`Mappings`] says where each cluster's bytes lie, and [`check`](mod@check) audits
-//! all tables. They ask an [`ImageFile`] for ranges, whoever keeps the bytes.
+//! Writing: [`Geometry`] computes the fixed measures of an image before its first byte is written: where the
+//! data begin, and how long the file can get. [`Layout`] then assigns each body its offset and, when all are
+//! placed, builds the tables that point to them ([`Finished`]). The structures of the format itself are in
+//! [`header`], [`l2`] and [`refcount`].
+//!
+//! Reading: [`Image`] opens an image from an untrusted source, [`Mappings`] returns where the bytes of each
+//! cluster are, and [`check`](mod@check) audits all tables. They read ranges from an [`ImageFile`], which may
+//! be a file, an object in a bucket, or memory.
 //!
 //! "Specification" here means QEMU's `docs/interop/qcow2.txt`.
+
+#![warn(missing_docs)]
 
 pub mod bitmaps;
 pub mod check;
@@ -31,11 +38,11 @@ mod references;
 pub mod snapshots;
 
 pub use bitmaps::Bitmap;
+pub use codec::Codec;
 pub use facts::{BitmapDirectory, HeaderFacts};
 pub use geometry::{Geometry, GeometryError, SEGMENT};
-pub use codec::Codec;
 pub use header::{Header, HeaderError};
-pub use image::{FileError, Image, ImageError, ImageFile, Limits, Marked, PlaceError};
+pub use image::{CorruptPolicy, FileError, Image, ImageError, ImageFile, Limits, PlaceError};
 pub use l2::{EntryError, L1Entry, L2Entry, Mapping};
 pub use layout::{Finished, Layout, RawPlace, Tail};
 pub use mappings::{Mappings, Stored};

@@ -1,4 +1,4 @@
-//! Where the bytes of each guest cluster lie: an image's L2 tables, checked entry by entry.
+//! Locations of the bytes of each guest cluster: an image's L2 tables, with every entry checked.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,66 +11,70 @@ use crate::header::{Header, Version};
 use crate::image::{ImageError, PlaceError};
 use crate::l2::{EntryError, L2Entry, Mapping};
 
-/// Subclusters of a cluster with extended L2 entries (specification, "Extended L2 Entries").
+/// Number of subclusters in a cluster with extended L2 entries (specification, "Extended L2 Entries").
 pub const SUBCLUSTERS: u32 = 32;
 
-/// Where the bytes of one guest cluster lie.
+/// Location and form of the bytes of one guest cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
-    /// Nowhere: it reads as zeros.
+    /// No bytes are stored: the cluster reads as zeros.
     Zero,
-    /// As they are, from here. The file may end before the cluster does where the disk does.
+    /// Raw, from this offset on. The disk's last cluster may be incomplete in the file.
     Raw(HostOffset),
-    /// As they are, but only those subclusters whose bit is set, the first one's lowest; the others read as zeros.
+    /// Raw, from this offset on, but only the subclusters whose bit is set (bit 0 is the first). The others
+    /// read as zeros.
     Subclusters(HostOffset, u32),
-    /// Compressed.
+    /// One compressed body of less than a cluster.
     Compressed {
-        /// First byte.
+        /// Offset of the first byte of the body.
         at: HostOffset,
-        /// Bytes up to the end of the last sector that the entry speaks of, or of the file; the body itself may be shorter.
+        /// Bytes up to the end of the last sector that the entry covers, or of the file. The body itself may
+        /// be shorter.
         len: u64,
     },
 }
 
-/// The states of a cluster's subclusters: the second word of an extended L2 entry.
+/// States of a cluster's subclusters: the second word of an extended L2 entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subclusters(u64);
 
-/// Where the bytes of a subcluster lie.
+/// State of a subcluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// In the cluster's own place.
+pub enum SubclusterState {
+    /// The bytes are in the host cluster.
     Data,
-    /// Nowhere: it was made zero.
+    /// Allocated as zeros: it reads as zeros.
     Zero,
-    /// Nowhere: it was never written.
+    /// Unallocated: it was never written.
     Nowhere,
 }
 
 impl Subclusters {
-    /// Of subcluster `number`, 0 to 31.
+    /// Returns the state of subcluster `number`, 0 to 31.
     #[must_use]
-    pub fn place(self, number: u32) -> Place {
+    pub fn place(self, number: u32) -> SubclusterState {
         let bit = |bit: u32| self.0 >> bit & 1 == 1;
         match (bit(number), bit(number + SUBCLUSTERS)) {
-            (true, _) => Place::Data,
-            (false, true) => Place::Zero,
-            (false, false) => Place::Nowhere,
+            (true, _) => SubclusterState::Data,
+            (false, true) => SubclusterState::Zero,
+            (false, false) => SubclusterState::Nowhere,
         }
     }
 }
 
-/// Where the bytes of every guest cluster lie: the image's L2 tables, checked. Takes 8 bytes a cluster of the disk's mapped ranges.
+/// Locations of the bytes of all guest clusters: the image's L2 tables, checked. Takes 8 bytes of memory for
+/// each cluster in the ranges of the disk that have an L2 table, or 16 with extended L2 entries.
 #[derive(Clone, Debug)]
 pub struct Mappings {
     header: Header,
     file_len: u64,
-    /// By L1 index, the words of the L2 table.
+    /// The words of each L2 table, by L1 index.
     tables: Vec<Option<Box<[u64]>>>,
 }
 
 impl Mappings {
-    /// The words of an image's L2 tables by L1 index, once each entry is known to be what a correct image has.
+    /// Checks each entry of an image's L2 tables, which are given as words by L1 index, and returns the
+    /// mappings if all are as in a correct image.
     pub(super) fn checked(
         header: Header,
         file_len: u64,
@@ -83,32 +87,32 @@ impl Mappings {
         Ok(mappings)
     }
 
-    /// The cluster size.
+    /// Returns the cluster size.
     #[must_use]
     pub fn cluster(&self) -> ClusterBits {
         self.header.cluster
     }
 
-    /// The disk's size as a guest sees it: whole sectors.
+    /// Returns the disk's size as the guest sees it, a whole number of sectors.
     #[must_use]
     pub fn virtual_size(&self) -> ByteCount {
         ByteCount(self.header.virtual_size.0 / SECTOR * SECTOR)
     }
 
-    /// Clusters of the disk, the last one perhaps partly past its end.
+    /// Returns the number of clusters of the disk. The last one may extend past the disk's end.
     #[must_use]
     pub fn guest_clusters(&self) -> u64 {
         self.cluster().clusters_in(self.header.virtual_size.0)
     }
 
-    /// Bytes of memory that the tables take.
+    /// Returns the bytes of memory that the tables take.
     #[must_use]
     pub fn memory(&self) -> ByteCount {
         let words: usize = self.tables.iter().flatten().map(|table| table.len()).sum();
         ByteCount(to_u64(words) * 8)
     }
 
-    /// Where a cluster's bytes lie.
+    /// Returns where and how a cluster's bytes are stored.
     #[must_use]
     pub fn stored(&self, guest: GuestCluster) -> Stored {
         let per_table = self.entries_per_table();
@@ -118,7 +122,8 @@ impl Mappings {
         }
     }
 
-    /// Where no table stands for a cluster, the next one that a table does stand for, or the first one behind the disk's end.
+    /// Returns the first cluster after `guest` that an L2 table covers, or the one after the disk's end.
+    /// Returns `None` if a table covers `guest` itself.
     #[must_use]
     pub fn without_table_until(&self, guest: GuestCluster) -> Option<GuestCluster> {
         let per_table = self.entries_per_table();
@@ -132,10 +137,10 @@ impl Mappings {
         (next > guest.0).then_some(GuestCluster(next))
     }
 
-    /// What the entry itself says of a cluster.
+    /// Returns the decoded L2 entry of a cluster.
     ///
     /// # Panics
-    /// Never: entries are checked when they are loaded.
+    /// Never: all entries were checked when they were loaded.
     #[must_use]
     pub fn mapping(&self, guest: GuestCluster) -> Mapping {
         let per_table = self.entries_per_table();
@@ -147,7 +152,8 @@ impl Mappings {
         }
     }
 
-    /// The states of a cluster's subclusters, where it is not compressed and the image has such.
+    /// Returns the states of a cluster's subclusters, or `None` if the image has no extended L2 entries. Only
+    /// valid for a cluster that isn't compressed.
     #[must_use]
     pub fn subclusters(&self, guest: GuestCluster) -> Option<Subclusters> {
         if !self.header.extended_l2 {
@@ -160,12 +166,12 @@ impl Mappings {
         })
     }
 
-    /// Every cluster of the disk whose bytes lie anywhere, in the order of the disk.
+    /// Returns each cluster of the disk that has stored bytes, in the order of the disk.
     pub fn iter(&self) -> impl Iterator<Item = (GuestCluster, Stored)> + '_ {
         self.range(GuestCluster(0)..GuestCluster(self.guest_clusters()))
     }
 
-    /// Those of `range`, in the order of the disk.
+    /// Returns each cluster of `range` that has stored bytes, in the order of the disk.
     pub fn range(&self, range: Range<GuestCluster>) -> impl Iterator<Item = (GuestCluster, Stored)> + '_ {
         let per_table = self.entries_per_table();
         let end = range.end.0.min(self.guest_clusters());
@@ -224,12 +230,13 @@ impl Mappings {
         Ok(())
     }
 
-    /// Whether one entry is what a correct image has, and lies within the file. `entry` is the guest cluster's number.
+    /// Checks that an entry is as in a correct image, and points to bytes within the file. `entry` is the
+    /// number of the guest cluster.
     fn check_entry(&self, entry: u64, words: &[u64], metadata: &ClusterSet) -> Result<(), PlaceError> {
         let cluster = self.cluster();
         let file_len = self.file_len;
         let mapping = L2Entry(words[0]).decode(cluster)?;
-        // "Bit 0: ... version 3 and up": QEMU refuses to read there too.
+        // "Bit 0: ... version 3 and up": QEMU also refuses to read such a cluster.
         if matches!(mapping, Mapping::Zero { .. }) && self.header.version == Version::V2 {
             return Err(EntryError::Reserved(words[0]).into());
         }
@@ -239,7 +246,7 @@ impl Mappings {
                 Mapping::Compressed { .. } => bits != 0,
                 Mapping::Raw { .. } => on & zero != 0,
                 Mapping::Unallocated => on != 0,
-                // "Bit 0 ... must be 0 with extended L2 entries": zeros are said by the bitmap there.
+                // "Bit 0 ... must be 0 with extended L2 entries": there the bitmap marks zeros.
                 Mapping::Zero { .. } => true,
             };
             if wrong {
@@ -248,17 +255,18 @@ impl Mappings {
         }
         let (start, end, most) = match mapping {
             Mapping::Unallocated | Mapping::Zero { reserved: None } => return Ok(()),
-            // Nothing is read there, but it may not be where tables are.
+            // The reserved cluster isn't read, but it must not overlap tables.
             Mapping::Zero { reserved: Some((host, _)) } => (host, host.0, file_len),
             Mapping::Raw { host, .. } => {
-                // What lies past the disk's end need not be in the file, nor what follows the last subcluster that is.
+                // The file need not contain the bytes past the disk's end, nor those after the last allocated
+                // subcluster.
                 let disk_left = self.virtual_size().0.saturating_sub(entry.saturating_mul(cluster.size()));
                 let used = words.get(1).map_or(u64::from(SUBCLUSTERS), |bits| {
                     u64::from(u32::BITS - allocated(*bits).leading_zeros())
                 });
                 (host, host.0 + (cluster.size() / u64::from(SUBCLUSTERS) * used).min(disk_left), file_len)
             }
-            // The last sector need not be whole: only a body's own bytes are ever written.
+            // The last sector may be incomplete: a program writes only the bytes of the body itself.
             Mapping::Compressed { host, sectors } => {
                 (host, (host.0 / SECTOR + sectors) * SECTOR, file_len.next_multiple_of(SECTOR))
             }
@@ -275,17 +283,18 @@ impl Mappings {
 
 const CHECKED: &str = "entries are checked when they are loaded";
 
-/// The subclusters whose bytes are in the file.
+/// Returns one bit for each subcluster; a set bit means that its bytes are in the file.
 fn allocated(bits: u64) -> u32 {
     u32::try_from(bits & u64::from(u32::MAX)).expect("the lower half")
 }
 
-/// A set of host clusters, as runs. Its memory follows what is in it, not the file's length, which costs nothing to claim.
+/// A set of host clusters, stored as runs. Its memory depends on the number of runs, not on the length of the
+/// file, because a sparse file can have any length.
 #[derive(Debug)]
 pub(super) struct ClusterSet {
     cluster: ClusterBits,
     clusters: u64,
-    /// The first cluster of each run, and one past its last. No two touch.
+    /// The first cluster of each run, and the one after its last. No two runs touch.
     runs: BTreeMap<u64, u64>,
 }
 
@@ -294,14 +303,14 @@ impl ClusterSet {
         Self { cluster, clusters: cluster.clusters_in(file_len), runs: BTreeMap::new() }
     }
 
-    /// Adds the clusters that a range of bytes touches, as far as they lie within the file.
+    /// Adds each cluster that contains any of `bytes` and lies within the file.
     pub(super) fn insert(&mut self, bytes: Range<u64>) {
         let Range { mut start, mut end } = self.clusters(&bytes);
         end = end.min(self.clusters);
         if start >= end {
             return;
         }
-        // What it touches becomes one run with it.
+        // Merges the new run with all runs that it overlaps or touches.
         while let Some((&first, &last)) =
             self.runs.range(..=end).next_back().filter(|&(_, &last)| last >= start)
         {
@@ -311,7 +320,7 @@ impl ClusterSet {
         self.runs.insert(start, end);
     }
 
-    /// Whether a range of bytes touches one of the set.
+    /// True if any of `bytes` is in a cluster of the set.
     pub(super) fn touches(&self, bytes: &Range<u64>) -> bool {
         let Range { start, end } = self.clusters(bytes);
         self.runs.range(..end).next_back().is_some_and(|(_, &last)| last > start)

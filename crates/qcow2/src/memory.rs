@@ -1,17 +1,18 @@
 //! An image file in memory.
 
+use std::io;
 use std::sync::Arc;
 
 use snapferry_base::units::{ByteCount, HostOffset, to_u64, to_usize};
 
 use crate::image::{FileError, ImageFile};
 
-/// A file in memory.
+/// An image file whose bytes are all in memory.
 #[derive(Clone, Debug)]
 pub struct MemoryFile(Arc<[u8]>);
 
 impl MemoryFile {
-    /// Of these bytes.
+    /// Creates a file with these bytes.
     #[must_use]
     pub fn new(bytes: Arc<[u8]>) -> Self {
         Self(bytes)
@@ -28,8 +29,35 @@ impl ImageFile for MemoryFile {
     }
 
     fn read_at(&self, at: HostOffset, into: &mut [u8]) -> Result<(), FileError> {
-        let at = to_usize(at.0);
-        into.copy_from_slice(&self.0[at..at + into.len()]);
-        Ok(())
+        let from = to_usize(at.0);
+        match from.checked_add(into.len()).and_then(|end| self.0.get(from..end)) {
+            Some(bytes) => {
+                into.copy_from_slice(bytes);
+                Ok(())
+            }
+            None => Err(FileError {
+                name: self.name().to_owned(),
+                at,
+                len: to_u64(into.len()),
+                source: Box::new(io::Error::from(io::ErrorKind::UnexpectedEof)),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_past_the_end_is_an_error() {
+        let file = MemoryFile::new(Arc::from(*b"0123"));
+        let mut two = [0; 2];
+        file.read_at(HostOffset(2), &mut two).expect("the last two bytes");
+        assert_eq!(&two, b"23");
+        for at in [3, 4, u64::MAX] {
+            let refused = file.read_at(HostOffset(at), &mut two).expect_err("past the end");
+            assert_eq!((refused.at, refused.len), (HostOffset(at), 2));
+        }
     }
 }

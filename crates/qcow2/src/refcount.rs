@@ -1,28 +1,30 @@
-//! Counting how many entries point at each host cluster.
+//! Refcounts of a new image: the number of entries that point to each host cluster.
 //!
-//! Counts are 16 bits wide (refcount_order 4, QEMU's default and the only width that every reader takes). They are kept in the
-//! very blocks that go to the file, so that no count is held twice and nothing is copied as the file grows.
+//! Counts are 16 bits wide (refcount_order 4, QEMU's default and the only width that every reader accepts).
+//! They are kept in the same blocks that are written to the file, so no count is stored twice and nothing is
+//! copied as the file grows.
 
 use std::ops::RangeInclusive;
 
 use snapferry_base::units::{ClusterBits, HostCluster, HostOffset, to_u64, to_usize};
 
-/// log2 of a count's width in bits.
+/// log2 of a refcount's width in bits.
 pub const ORDER: u32 = 4;
-/// Bytes of one count.
+/// Bytes of one refcount.
 const WIDTH: u64 = 2;
 /// Bytes of one entry of the refcount table: the host offset of a block.
 pub const TABLE_ENTRY: u64 = 8;
 
-/// Counts in one block, which fills a cluster.
+/// Returns the number of counts in one block, which fills a cluster.
 #[must_use]
 pub fn counts_per_block(cluster: ClusterBits) -> u64 {
     cluster.size() / WIDTH
 }
 
-/// Blocks needed to count `clusters` host clusters and the blocks themselves.
+/// Returns the number of blocks needed to count `clusters` host clusters and the blocks themselves.
 ///
-/// The least `b` with `b * per_block >= clusters + b`: every block spends one of its counts on a block.
+/// This is the smallest `b` with `b * per_block >= clusters + b`, because each block uses one count for a
+/// block.
 #[must_use]
 pub fn blocks_for(clusters: u64, cluster: ClusterBits) -> u64 {
     clusters.div_ceil(counts_per_block(cluster) - 1)
@@ -36,16 +38,17 @@ pub(super) struct Refcounts {
 }
 
 impl Refcounts {
-    /// No cluster is referenced.
+    /// Creates refcounts that are all 0.
     pub(super) fn new(cluster: ClusterBits) -> Self {
         Self { cluster, blocks: Vec::new() }
     }
 
-    /// One more entry points at every cluster of `clusters`.
+    /// Adds one reference to every cluster of `clusters`.
     ///
     /// # Panics
-    /// Where a count passes 65,535. 2 MiB clusters need 33 bytes a body to stay below, and no codec gets there: one byte repeated
-    /// over 2 MiB takes zstd about 70 bytes and deflate 2 KiB.
+    /// If a count passes 65,535. For that, more than 65,535 bodies would have to share a host cluster; with
+    /// clusters of 2 MiB they would be shorter than 33 bytes. No codec reaches that: one byte repeated over 2
+    /// MiB takes zstd about 70 bytes and deflate 2 KiB.
     pub(super) fn add(&mut self, clusters: RangeInclusive<HostCluster>) {
         for cluster in clusters.start().0..=clusters.end().0 {
             let count = self.count_mut(cluster);
@@ -55,7 +58,7 @@ impl Refcounts {
         }
     }
 
-    /// Counts the blocks themselves, which will lie from `first` on, and gives them up.
+    /// Counts the blocks themselves, which will be stored from cluster `first` on, and returns them.
     pub(super) fn close(mut self, first: HostCluster) -> Vec<Box<[u16]>> {
         let blocks = blocks_for(first.0, self.cluster);
         if blocks > 0 {
@@ -75,7 +78,7 @@ impl Refcounts {
     }
 }
 
-/// The clusters that the bytes from `start` to before `end` touch.
+/// Returns the clusters that contain bytes from `start` up to, but not including, `end`.
 pub(super) fn clusters_touched(
     start: HostOffset,
     end: HostOffset,

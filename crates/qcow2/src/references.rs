@@ -1,34 +1,35 @@
-//! How often each host cluster is pointed at, and by what: counted from the tables, to be held against the image's own counts.
+//! Number and kinds of references to each host cluster, counted from the tables. The audit compares them with
+//! the refcounts in the image.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 use snapferry_base::units::{ClusterBits, HostCluster, HostOffset, to_usize};
 
-/// What points at a host cluster, or lies in it.
+/// Kind of a reference to a host cluster, or of the data in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Use {
-    /// The header.
+pub enum ClusterUse {
+    /// The header, in the file's first cluster.
     Header,
     /// An L1 table, the active one or a snapshot's.
     L1Table,
-    /// An L2 table.
+    /// An L2 table of the active disk or of a snapshot.
     L2Table,
-    /// The refcount table.
+    /// The refcount table, which the header points to.
     RefcountTable,
-    /// A refcount block.
+    /// A refcount block, which the refcount table points to.
     RefcountBlock,
-    /// The table of snapshots.
+    /// The snapshot table, which the header points to.
     SnapshotTable,
-    /// A bitmap, or what leads to one.
+    /// A cluster of a bitmap, its table, or the directory of bitmaps.
     Bitmap,
-    /// A cluster of the disk, as it is.
+    /// A cluster of the disk that is stored raw.
     Raw,
-    /// Compressed bodies.
+    /// Compressed clusters of the disk.
     Compressed,
 }
 
-impl Use {
+impl ClusterUse {
     const ALL: [Self; 9] = [
         Self::Header,
         Self::L1Table,
@@ -41,7 +42,7 @@ impl Use {
         Self::Compressed,
     ];
 
-    /// For people.
+    /// Returns the name for messages, such as `an L2 table`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -58,13 +59,14 @@ impl Use {
     }
 }
 
-/// Counts of one page.
+/// Number of counts in one page.
 const PAGE: u64 = 4096;
-/// The lower bits of a slot hold the count, the upper ones the use that came first, from 1.
+/// Width of the count in the low bits of a slot. The bits above hold the first kind of reference, from 1.
 const COUNT_BITS: u32 = 28;
 const COUNT: u32 = (1 << COUNT_BITS) - 1;
 
-/// Counts by host cluster. Memory follows what is pointed at, not the file's length: a sparse file can have any.
+/// Reference counts by host cluster. Their memory depends on the number of referenced clusters, not on the
+/// length of the file, because a sparse file can have any length.
 #[derive(Debug)]
 pub(super) struct References {
     cluster: ClusterBits,
@@ -72,15 +74,15 @@ pub(super) struct References {
     pages: BTreeMap<u64, Box<[u32]>>,
 }
 
-/// What one reference showed.
+/// Result of counting one reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Noted {
-    /// Nothing.
+    /// The reference is counted and is consistent with all others so far.
     Fine,
-    /// It reaches a cluster or more past the file's end, and is not counted.
+    /// The range ends a cluster or more past the end of the file, and is not counted.
     PastEnd,
-    /// The cluster is used for something else already.
-    Overlap(HostCluster, Use),
+    /// The cluster is already in use for another purpose.
+    Overlap(HostCluster, ClusterUse),
 }
 
 impl References {
@@ -88,18 +90,18 @@ impl References {
         Self { cluster, file_len, pages: BTreeMap::new() }
     }
 
-    /// Host clusters of the file, its last one perhaps partly.
+    /// Returns the number of host clusters of the file. The last one may be incomplete.
     pub(super) fn clusters(&self) -> u64 {
         self.cluster.clusters_in(self.file_len)
     }
 
-    /// Counts `times` references to every cluster that `len` bytes at `at` touch.
-    pub(super) fn add(&mut self, at: HostOffset, len: u64, times: u64, used: Use) -> Noted {
+    /// Counts `times` references to every cluster that contains any of the `len` bytes at `at`.
+    pub(super) fn add(&mut self, at: HostOffset, len: u64, times: u64, used: ClusterUse) -> Noted {
         if len == 0 {
             return Noted::Fine;
         }
         let bits = self.cluster.bits();
-        // As QEMU has it: what ends less than a cluster behind the file's end is counted.
+        // As in QEMU: a range that ends less than a cluster past the end of the file is counted.
         let last = match at.0.checked_add(len) {
             Some(end) if end.saturating_sub(self.file_len) < self.cluster.size() => (end - 1) >> bits,
             _ => return Noted::PastEnd,
@@ -110,25 +112,25 @@ impl References {
             let first = usize::try_from(*slot >> COUNT_BITS)
                 .ok()
                 .and_then(|tag| tag.checked_sub(1))
-                .map(|tag| Use::ALL[tag]);
+                .map(|tag| ClusterUse::ALL[tag]);
             match first {
                 Some(other) if other != used => noted = Noted::Overlap(HostCluster(cluster), other),
                 Some(_) => {}
                 None => *slot |= tag(used) << COUNT_BITS,
             }
-            // More than 2^28 - 1 can't be counted by whoever wrote the image either.
+            // Counts stop at 2^28 - 1. No program that writes images could store a larger count either.
             let room = COUNT - (*slot & COUNT);
             *slot += u32::try_from(times).map_or(room, |times| times.min(room));
         }
         noted
     }
 
-    /// How often a cluster is pointed at.
+    /// Returns the number of references to a cluster.
     pub(super) fn count(&self, cluster: u64) -> u64 {
         self.pages.get(&(cluster / PAGE)).map_or(0, |page| u64::from(page[to_usize(cluster % PAGE)] & COUNT))
     }
 
-    /// The last cluster that is pointed at.
+    /// Returns the number of the last cluster with a reference.
     pub(super) fn highest(&self) -> Option<u64> {
         let (number, page) = self.pages.last_key_value()?;
         (number * PAGE..)
@@ -138,7 +140,7 @@ impl References {
             .map(|(cluster, _)| cluster)
     }
 
-    /// The counts of a range, by cluster, where there may be any that is not 0.
+    /// Returns each cluster in `range` with a count other than 0, and the count.
     pub(super) fn counted(&self, range: Range<u64>) -> impl Iterator<Item = (u64, u64)> + '_ {
         let pages = self.pages.range(range.start / PAGE..range.end.div_ceil(PAGE));
         pages
@@ -155,9 +157,9 @@ impl References {
     }
 }
 
-/// The number of a use, from 1.
-fn tag(used: Use) -> u32 {
-    (1..).zip(Use::ALL).find(|(_, other)| *other == used).map_or(0, |(tag, _)| tag)
+/// Returns the number of a kind of reference, from 1.
+fn tag(used: ClusterUse) -> u32 {
+    (1..).zip(ClusterUse::ALL).find(|(_, other)| *other == used).map_or(0, |(tag, _)| tag)
 }
 
 #[cfg(test)]
@@ -169,19 +171,19 @@ mod tests {
         let cluster = ClusterBits::KIB4;
         let mut references = References::new(10 * 4096 - 1, cluster);
         assert_eq!(references.clusters(), 10);
-        assert_eq!(references.add(HostOffset(0), 4096, 1, Use::Header), Noted::Fine);
+        assert_eq!(references.add(HostOffset(0), 4096, 1, ClusterUse::Header), Noted::Fine);
         assert_eq!(
-            references.add(HostOffset(4000), 200, 1, Use::Compressed),
-            Noted::Overlap(HostCluster(0), Use::Header)
+            references.add(HostOffset(4000), 200, 1, ClusterUse::Compressed),
+            Noted::Overlap(HostCluster(0), ClusterUse::Header)
         );
-        assert_eq!(references.add(HostOffset(8191), 1, 1, Use::Compressed), Noted::Fine);
+        assert_eq!(references.add(HostOffset(8191), 1, 1, ClusterUse::Compressed), Noted::Fine);
         assert_eq!([0, 1, 2].map(|cluster| references.count(cluster)), [2, 2, 0]);
-        assert_eq!(references.add(HostOffset(10 * 4096), 4094, 1, Use::Raw), Noted::Fine);
-        assert_eq!(references.add(HostOffset(10 * 4096), 4095, 1, Use::Raw), Noted::PastEnd);
-        assert_eq!(references.add(HostOffset(u64::MAX), 2, 1, Use::Raw), Noted::PastEnd);
+        assert_eq!(references.add(HostOffset(10 * 4096), 4094, 1, ClusterUse::Raw), Noted::Fine);
+        assert_eq!(references.add(HostOffset(10 * 4096), 4095, 1, ClusterUse::Raw), Noted::PastEnd);
+        assert_eq!(references.add(HostOffset(u64::MAX), 2, 1, ClusterUse::Raw), Noted::PastEnd);
         assert_eq!(references.counted(0..11).collect::<Vec<_>>(), [(0, 2), (1, 2), (10, 1)]);
-        assert_eq!(references.add(HostOffset(4096), 1, 5, Use::Compressed), Noted::Fine);
-        assert_eq!(references.add(HostOffset(8192), 1, u64::MAX, Use::Compressed), Noted::Fine);
+        assert_eq!(references.add(HostOffset(4096), 1, 5, ClusterUse::Compressed), Noted::Fine);
+        assert_eq!(references.add(HostOffset(8192), 1, u64::MAX, ClusterUse::Compressed), Noted::Fine);
         assert_eq!([1, 2].map(|cluster| references.count(cluster)), [7, u64::from(COUNT)]);
     }
 }

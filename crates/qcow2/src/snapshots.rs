@@ -1,4 +1,4 @@
-//! Internal snapshots: listed and counted, never read from.
+//! Internal snapshots. They are listed and counted, but their disks are never read.
 
 use snapferry_base::limits::zeros;
 use snapferry_base::units::{HostOffset, to_u64, to_usize};
@@ -9,40 +9,42 @@ use crate::image::{ImageError, ImageFile};
 
 /// Bytes of an entry before its extra data (specification, "Snapshots").
 const FIXED: u64 = 40;
-/// Most bytes of the whole table: QEMU's `QCOW_MAX_SNAPSHOTS_SIZE` is its number times 1024.
+/// Largest size of the whole table in bytes: QEMU's `QCOW_MAX_SNAPSHOTS_SIZE` is the number of snapshots
+/// times 1024.
 const MAX_TABLE: u64 = 64 << 20;
 
-/// One entry of the snapshot table.
+/// Entry of the snapshot table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Its L1 table.
+    /// Offset of the snapshot's L1 table.
     pub l1_table: HostOffset,
-    /// Entries in it.
+    /// Number of entries in the L1 table.
     pub l1_entries: u32,
-    /// Unique.
+    /// Identifier of the snapshot, unique within the image.
     pub id: String,
-    /// What people call it.
+    /// Name that the user gave the snapshot.
     pub name: String,
-    /// When it was made: seconds since 1970, nanoseconds.
+    /// Time of the snapshot: seconds since 1970, and nanoseconds.
     pub date: (u32, u32),
-    /// How long the guest had been running, in nanoseconds.
+    /// Time that the guest had been running, in nanoseconds.
     pub vm_clock: u64,
-    /// Bytes of the guest's memory in it.
+    /// Bytes of the guest's memory that are saved in the snapshot.
     pub vm_state: u64,
-    /// Instructions that the guest had executed, where that was counted.
+    /// Number of instructions that the guest had executed, if QEMU counted them.
     pub icount: Option<u64>,
 }
 
-/// The image's snapshots, and the bytes of their table.
+/// Returns the image's snapshots, and the size of their table in bytes.
 ///
 /// # Errors
-/// Where the table can't be read, or does not end within the file.
+/// If the table can't be read, or doesn't end within the file.
 pub fn list(file: &dyn ImageFile, header: &Header) -> Result<(Vec<Snapshot>, u64), ImageError> {
     if header.snapshots == 0 {
         return Ok((Vec::new(), 0));
     }
     let refused = |source| ImageError::Header { name: file.name().to_owned(), source };
-    // How long it is only its entries say. More than it takes is no harm: the file's end bounds it.
+    // The header doesn't give the table's size; it follows from the entries. Reading too much is harmless,
+    // because the range ends with the file at the latest.
     let most =
         (file.size().0 - header.snapshot_table.0).min(u64::from(header.snapshots) * 1024).min(MAX_TABLE);
     let mut bytes = zeros("the list of snapshots", most)?;
@@ -58,7 +60,7 @@ pub fn list(file: &dyn ImageFile, header: &Header) -> Result<(Vec<Snapshot>, u64
     Ok((found, at))
 }
 
-/// One entry, and its length with what pads it to eight bytes.
+/// Parses the first entry in `bytes`. Also returns its length, with the padding to a multiple of eight bytes.
 fn entry(bytes: &[u8]) -> Result<(Snapshot, u64), HeaderError> {
     let fields = Fields(bytes);
     let (id_len, name_len) = (u64::from(fields.u16(12)?), u64::from(fields.u16(14)?));
@@ -71,7 +73,8 @@ fn entry(bytes: &[u8]) -> Result<(Snapshot, u64), HeaderError> {
         name: text(FIXED + extra + id_len, name_len)?,
         date: (fields.u32(16)?, fields.u32(20)?),
         vm_clock: fields.u64(24)?,
-        // The extra data begin with the size in 64 bits, then the disk's size, then the count of instructions.
+        // The extra data begin with the size of the memory as 64 bits, the disk's size, and the count of
+        // instructions.
         vm_state: if extra >= 8 { fields.u64(FIXED)? } else { u64::from(fields.u32(32)?) },
         icount: if extra >= 24 {
             Some(fields.u64(FIXED + 16)?).filter(|count| *count != u64::MAX)

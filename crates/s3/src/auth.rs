@@ -1,4 +1,5 @@
-//! IBM IAM tokens in place of signatures: the request goes out unsigned, with the token in its `authorization` header.
+//! Authorization with IBM IAM tokens: a request is not signed, but has the token in its `authorization`
+//! header.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -8,7 +9,8 @@ use aws_sdk_s3::error::BoxError;
 use snapferry_base::identity::{IdentityError, TokenSource};
 use snapferry_base::secret::Secret;
 
-/// The token that requests are sent with. The SDK's hooks can't wait, so whoever sends a request calls [`Bearer::renew`] first.
+/// Token for the requests. The SDK's hooks can't wait for a new one, so the sender of a request calls
+/// [`Bearer::renew`] first.
 #[derive(Clone)]
 pub(super) struct Bearer {
     source: Arc<dyn TokenSource>,
@@ -26,7 +28,7 @@ impl Bearer {
         Self { source, current: Arc::default() }
     }
 
-    /// Makes sure that the next request has a good token. Cheap while there is one.
+    /// Makes sure that the next request has a valid token. Fast while the current token is valid.
     pub(super) async fn renew(&self) -> Result<(), IdentityError> {
         let token = self.source.token().await?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(token.bearer);

@@ -1,4 +1,5 @@
-//! A line to the store on which no answer is longer than it may be: the SDK reads all of one before it looks at it.
+//! HTTP client with a limit on the length of responses. The limit is needed because the SDK reads a whole
+//! response before it parses it.
 
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::config::{ConfigBag, RuntimeComponents, SharedHttpClient};
@@ -12,12 +13,13 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponentsBuilder
 use http_body_util::{LengthLimitError, Limited};
 use snapferry_base::units::{KIB, MIB, to_usize};
 
-/// A page of a store's list: a thousand entries, each with a key of 1024 bytes that may be escaped six times as long.
+/// Largest response of a store. A page of a list has a thousand entries, each with a key of 1024 bytes, which
+/// may be six times as long with escapes.
 pub const LARGEST_OF_STORE: u64 = 16 * MIB;
-/// A store's refusal: a document of a few hundred bytes, or a proxy's page.
+/// Largest error response: S3's document has a few hundred bytes; a proxy may send its own page.
 pub(super) const LARGEST_REFUSAL: u64 = 256 * KIB;
 
-/// A client, or one of its connectors, with that in front.
+/// An HTTP client, or one of its connectors, with the limit on responses.
 #[derive(Debug)]
 pub(super) struct Bounded<T>(pub T);
 
@@ -49,7 +51,7 @@ impl HttpClient for Bounded<SharedHttpClient> {
 
 impl HttpConnector for Bounded<SharedHttpConnector> {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        // The bytes of an object: whoever asked for them counts what comes.
+        // A request with a range reads an object; the caller checks the length of that response.
         let of_object = request.headers().get("range").is_some();
         let answer = self.0.call(request);
         HttpConnectorFuture::new(async move { Ok(bounded(answer.await?, of_object)) })
@@ -68,7 +70,7 @@ fn bounded(answer: HttpResponse, of_object: bool) -> HttpResponse {
     answer
 }
 
-/// Whether an answer was longer than it may be.
+/// True if an error means that a response was longer than the limit.
 pub(super) fn is_too_long(err: &(dyn std::error::Error + 'static)) -> bool {
     let mut cause = Some(err);
     while let Some(err) = cause {

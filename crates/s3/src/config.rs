@@ -1,4 +1,4 @@
-//! What the client is told: where the bucket is, how to get in, and how long to wait.
+//! Configuration of the client: location of the bucket, authorization, and time limits.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,25 +9,27 @@ use snapferry_base::identity::TokenSource;
 use snapferry_base::secret::Secret;
 use snapferry_base::units::{ByteCount, MIB};
 
-/// For any request but the one that completes an upload, on top of the time its body takes at the slowest acceptable rate.
+/// Default time limit of all requests except the one that completes an upload. The time for the body at the
+/// slowest acceptable rate is added.
 pub const DEADLINE: Duration = Duration::from_secs(30);
-/// For the request that completes an upload: a store may put an object together for several minutes (S3's documentation,
-/// "CompleteMultipartUpload").
+/// Default time limit of the request that completes an upload. A store may take several minutes to assemble
+/// the object (S3's documentation, "CompleteMultipartUpload").
 pub const COMPLETE: Duration = Duration::from_secs(10 * 60);
-/// The slowest acceptable rate of one request, in bytes a second. On a slower line fewer parts travel at once, until each is fast
-/// enough: at one at a time, a part of 32 MiB has a minute, and a line of 5 Mbit/s does.
+/// Default of the slowest acceptable rate of one request, in bytes per second. On a slower connection fewer
+/// parts are sent at once, until each is fast enough. If only one is sent, a part of 32 MiB has a minute, so
+/// a connection of 5 Mbit/s is fast enough.
 pub const SLOWEST: ByteCount = ByteCount(MIB);
 
-/// How requests are authorised.
+/// Authorization of requests.
 #[derive(Clone)]
 pub enum Auth {
-    /// Signed with a pair of keys (SigV4).
+    /// Signatures with a pair of keys (SigV4).
     Hmac {
-        /// The public half.
+        /// Identifier of the key, which is not secret.
         access_key: String,
-        /// The secret half.
+        /// Secret part of the key.
         secret_key: Secret,
-        /// For keys that were given out for a while.
+        /// Session token, for temporary keys.
         session_token: Option<Secret>,
     },
     /// An IBM IAM token in each request.
@@ -45,29 +47,27 @@ impl fmt::Debug for Auth {
     }
 }
 
-/// Where the bucket is, and how to get in.
+/// Location of a bucket, authorization, and time limits.
 #[derive(Clone, Debug)]
 pub struct S3Config {
-    /// `https://host[:port]`; `http` is for stores on this machine or a trusted network.
+    /// URL of the form `https://host[:port]`. `http` is for stores on this machine or in a trusted network.
     pub endpoint: String,
-    /// The bucket's location, which signatures are made for.
+    /// Region of the bucket, which is part of the signatures.
     pub region: String,
-    /// The bucket.
     pub bucket: String,
-    /// How requests are authorised.
     pub auth: Auth,
-    /// Certificates to trust besides the system's, in PEM.
+    /// Certificates to trust in addition to the system's, in PEM.
     pub ca_file: Option<PathBuf>,
-    /// The slowest rate at which a body may travel before the attempt is given up, per second. See [`SLOWEST`].
+    /// Slowest acceptable rate of a body in bytes per second; an attempt below it is ended. See [`SLOWEST`].
     pub slowest: ByteCount,
-    /// What any attempt may take on top of that. See [`DEADLINE`].
+    /// Time limit of an attempt, to which the time for its body is added. See [`DEADLINE`].
     pub deadline: Duration,
-    /// What an attempt to complete an upload may take. See [`COMPLETE`].
+    /// Time limit of an attempt to complete an upload. See [`COMPLETE`].
     pub complete: Duration,
 }
 
 impl S3Config {
-    /// With the system's certificates and the usual patience.
+    /// Creates a configuration with the system's certificates and the default time limits.
     #[must_use]
     pub fn new(endpoint: &str, region: &str, bucket: &str, auth: Auth) -> Self {
         Self {

@@ -1,4 +1,5 @@
-//! A client set up as its configuration says: keys or a token, trust, and none of the SDK's own policies.
+//! Setup of a client from its configuration: keys or a token, certificates, and without the SDK's own retries
+//! and checks.
 
 use std::time::Duration;
 
@@ -20,17 +21,17 @@ use super::sums::Sums;
 use super::whole::WholeAnswers;
 use super::{Auth, S3Config, S3Store};
 
-/// Bytes of a bucket's name: 63 by today's rules, and 255 by those of long ago.
+/// Longest name of a bucket in bytes: 63 by today's rules, 255 by older ones.
 const LONGEST_BUCKET: usize = 255;
-/// To reach the store at all.
+/// Time limit for a connection to the store.
 const CONNECT: Duration = Duration::from_secs(5);
 
 impl S3Store {
-    /// Sets up a client. Nothing is asked of the store yet.
+    /// Sets up a client. Sends no request to the store.
     ///
     /// # Errors
-    /// Where the endpoint is not `http://host` or `https://host`, the bucket has no name, the CA file can't be used, the keys are
-    /// empty, or a token would travel in the clear.
+    /// If the endpoint is not `http://host` or `https://host`, the bucket's name is invalid, the CA file
+    /// can't be used, the slowest rate is 0, the keys are empty, or a token would be sent without TLS.
     pub fn connect(config: S3Config) -> Result<Self, StoreError> {
         let setup = |reason: String| StoreError::Setup(reason);
         let endpoint: url::Url = config.endpoint.parse().map_err(|err| {
@@ -39,7 +40,7 @@ impl S3Store {
                 config.endpoint
             ))
         })?;
-        // Not shown before this: a password may be in it.
+        // The endpoint must not be shown before this check, because it may contain a password.
         if !endpoint.username().is_empty() || endpoint.password().is_some() {
             return Err(setup(
                 "the endpoint holds a user name or password; keys are given apart from it".to_owned(),
@@ -78,7 +79,8 @@ impl S3Store {
             .endpoint_url(&url)
             .force_path_style(true)
             .http_client(SharedHttpClient::new(Bounded(http_client(secure, ca.as_ref())?)))
-            // Sums are given by us, or not at all: the SDK's own would be hashed anew on each attempt.
+            // The requests set checksums themselves, or have none. The SDK would compute its own again for
+            // each attempt.
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())

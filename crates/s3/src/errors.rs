@@ -1,4 +1,5 @@
-//! What the SDK reports, said in our own words: by status and error code, never by message text.
+//! Conversion of the SDK's errors to those of the store interface: by status and error code, never by the
+//! text of the message.
 
 use std::error::Error;
 use std::io;
@@ -14,21 +15,21 @@ use snapferry_engine::store::{Operation, StoreError, is_digest_code};
 use super::bounded::is_too_long;
 use crate::bounded::LARGEST_OF_STORE;
 
-/// No message of a store is shown beyond this many characters.
+/// Largest number of characters of a store's message that are shown.
 const LONGEST_MESSAGE: usize = 300;
 
-/// What an error needs to be told in: whom we asked, as whom.
+/// Data about the client that the error messages contain.
 #[derive(Debug)]
 pub(super) struct Teller {
     pub(super) endpoint: String,
     pub(super) region: String,
     pub(super) bucket: String,
-    /// Some stores repeat what they were sent.
+    /// Secrets to remove from messages, because some stores repeat what they were sent.
     pub(super) secrets: Vec<Secret>,
 }
 
 impl Teller {
-    /// The SDK's error for `operation`, on `upload_id` where it is about one.
+    /// Converts the SDK's error of `operation`. `upload_id` is given for a request about an upload.
     pub(super) fn tell<E>(
         &self,
         operation: Operation,
@@ -39,7 +40,7 @@ impl Teller {
         E: ProvideErrorMetadata + Error + Send + Sync + 'static,
     {
         match &err {
-            // A good status, and neither what was asked for nor an error of S3's.
+            // The status is a success, but the body is neither the expected response nor an S3 error.
             SdkError::ServiceError(answer)
                 if answer.raw().status().is_success() && answer.err().code().is_none() =>
             {
@@ -52,7 +53,7 @@ impl Teller {
                 let (code, message) = (answer.err().code(), answer.err().message());
                 self.refusal(operation, upload_id, answer.raw(), code, message)
             }
-            // An answer that is not S3's: a proxy's error page, or one that broke off.
+            // The response isn't from S3: a proxy's error page, or an incomplete document.
             SdkError::ResponseError(answer) if !answer.raw().status().is_success() => {
                 self.refusal(operation, upload_id, answer.raw(), None, None)
             }
@@ -73,7 +74,7 @@ impl Teller {
                     (Some(tls), _) if means_no_trust(tls) => {
                         StoreError::Untrusted { operation, reason: tls.to_string() }
                     }
-                    // Asking again would not give this process what it may not have.
+                    // Another attempt would fail because of the same limit on this process.
                     (_, Some(limit)) => {
                         StoreError::Setup(format!("{operation}: no connection to {}: {limit}", self.endpoint))
                     }
@@ -102,7 +103,7 @@ impl Teller {
         message: Option<&str>,
     ) -> StoreError {
         let status = raw.status().as_u16();
-        // HEAD has no body, and so no code but its status.
+        // A response to HEAD has no body, so its only code is the status.
         let code = code
             .filter(|code| !code.is_empty())
             .map_or_else(|| name_of(status).to_owned(), |code| self.clean(code));
@@ -120,7 +121,7 @@ impl Teller {
             (_, "NoSuchUpload") => {
                 StoreError::NoSuchUpload { operation, id: upload_id.unwrap_or_default().to_owned() }
             }
-            // An upload that is gone: not every store has the code.
+            // The upload is gone. Not every store has the code for that.
             (404, _) if upload_id.is_some() => {
                 StoreError::NoSuchUpload { operation, id: upload_id.unwrap_or_default().to_owned() }
             }
@@ -148,7 +149,7 @@ impl Teller {
         }
     }
 
-    /// One line, not too long, and nothing in it that we keep to ourselves.
+    /// Converts a message to one line of limited length, without secrets.
     fn clean(&self, text: &str) -> String {
         let mut line = one_line(text);
         for secret in self.secrets.iter().filter(|secret| !secret.is_empty()) {
@@ -158,18 +159,20 @@ impl Teller {
     }
 }
 
-/// What `Retry-After` asks for, in seconds. Its other form, a date, would mean to trust two clocks; no store sends it.
+/// Returns the wait in a `Retry-After` header in seconds. The other form, a date, is ignored: it would depend
+/// on two clocks, and no store sends it.
 fn retry_after(raw: &HttpResponse) -> Option<Duration> {
     raw.headers().get("retry-after").and_then(|text| text.trim().parse().ok()).map(Duration::from_secs)
 }
 
-/// Without line ends, and without what a terminal would obey.
+/// Joins all words with single spaces. Line ends and control characters, which a terminal would interpret,
+/// are removed.
 fn one_line(text: &str) -> String {
     let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// The usual code for a status without one.
+/// Returns the usual error code for a status, for a response without a code.
 fn name_of(status: u16) -> &'static str {
     match status {
         301 => "PermanentRedirect",
@@ -188,8 +191,9 @@ fn name_of(status: u16) -> &'static str {
     }
 }
 
-/// The region in an S3 error document, which the SDK reads past. It is a hint for people, so a search does: whatever stands between
-/// the first pair of tags, where it can be a region's name.
+/// Returns the region in an S3 error document, which the SDK doesn't parse. The region is only a hint for the
+/// user, so a text search is enough: it takes the content of the first pair of tags if it can be a region's
+/// name.
 #[must_use]
 pub fn region_in(body: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(body).ok()?;
@@ -200,7 +204,7 @@ pub fn region_in(body: &[u8]) -> Option<String> {
     ((1..=64).contains(&region.len()) && region.chars().all(plain)).then(|| region.to_owned())
 }
 
-/// The causes of an error, without the ones that only repeat each other.
+/// Returns the messages of an error's causes, without those that repeat another one.
 fn causes(err: &(dyn Error + 'static)) -> String {
     let mut parts: Vec<String> = Vec::new();
     let mut cause = err.source();
@@ -214,7 +218,8 @@ fn causes(err: &(dyn Error + 'static)) -> String {
     if parts.is_empty() { err.to_string() } else { parts.join(": ") }
 }
 
-/// The TLS library's own error, wherever in the causes it hides: it travels inside an I/O error, which does not name it as a source.
+/// Finds the TLS library's error among the causes of an error. It is inside an I/O error, whose `source()`
+/// skips it.
 fn tls_error<'a>(err: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     let mut cause: Option<&'a (dyn Error + 'static)> = Some(err);
     while let Some(err) = cause {
@@ -229,7 +234,8 @@ fn tls_error<'a>(err: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     None
 }
 
-/// Whether the other side is not who it should be, or does not speak TLS as we do: the same the next time.
+/// True if the server's certificate isn't valid for it, or if both sides share no TLS version or cipher.
+/// Another attempt would fail in the same way.
 fn means_no_trust(err: &rustls::Error) -> bool {
     matches!(
         err,

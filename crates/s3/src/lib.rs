@@ -1,8 +1,9 @@
-//! Any S3-compatible store, IBM Cloud Object Storage first of all.
+//! Client of S3-compatible stores, first of all IBM Cloud Object Storage.
 //!
-//! The SDK builds, signs and sends; the policies are ours: no retries (`retrying` has them), a deadline for each attempt that allows
-//! for a slow line (the SDK waits for ever on a server that stops reading), no payload hash where TLS guards the bytes, and
-//! CRC64NVME from end to end where the store knows it.
+//! The SDK builds, signs and sends requests. This crate sets the policies: no retries (`retrying` does them);
+//! a deadline for each attempt that allows for a slow connection (the SDK waits for ever for a server that
+//! stops reading); no payload hash if TLS protects the bytes; and CRC64NVME from end to end if the store
+//! supports it.
 
 use std::future::Future;
 use std::ops::Range;
@@ -19,9 +20,10 @@ use bytes::{Bytes, BytesMut};
 use errors::Teller;
 use snapferry_base::units::{ByteCount, MIB, to_u64, to_usize};
 use snapferry_engine::hash::Crc64;
+use snapferry_engine::store::Overwrite;
 use snapferry_engine::store::{
-    ETag, ListedObject, MAX_PARTS, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Operation, Part,
-    PartNumber, StoreError, StoredPart, Upload, UploadPlan, Whole,
+    ETag, ExpectedObject, ListedObject, MAX_PARTS, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Operation,
+    Part, PartNumber, StoreError, StoredPart, Upload, UploadPlan,
 };
 use sums::{Fields, Sums};
 
@@ -40,35 +42,39 @@ pub use errors::region_in;
 use multipart::may_be_about_fields;
 pub use sums::PartSum;
 
-/// No listing takes more pages than this: a thousand entries each.
+/// Largest number of pages of a list, with a thousand entries each.
 const MAX_PAGES: u32 = 1000;
 
-/// A list's names and ids may take so much memory: those of a million objects with keys of a hundred bytes do.
+/// Largest memory for the names and identifiers of a list. A million objects with keys of a hundred bytes
+/// fit.
 const LARGEST_LIST: u64 = 256 * MIB;
-/// What an entry of a list takes besides its names and ids.
+/// Memory of a list's entry besides its names and identifiers, in bytes.
 const ENTRY: usize = 64;
 
-/// The longest upload id that is sent back, in bytes: stores give some hundred at most, and an address has no room for more than 64 KiB.
+/// Longest upload identifier that is sent to the store, in bytes. Stores use some hundred at most, and a URL
+/// has no room for more than 64 KiB.
 const LONGEST_UPLOAD_ID: usize = 2048;
-/// The longest ETag: a hash and a number, in any store there is.
+/// Longest ETag in bytes. Every known store uses a hash and a number.
 const LONGEST_ETAG: usize = 1024;
-/// The longest mark by which a list says where it goes on: a key, mostly, in some form.
+/// Longest continuation token or marker of a list in bytes. It mostly is a key in some form.
 const LONGEST_MARK: usize = 8192;
-/// The longest prefix that is asked for: no key is longer.
+/// Longest prefix of a request in bytes. No key is longer.
 const LONGEST_PREFIX: usize = 1024;
-/// Entries on a page, unless fewer are asked for (S3's documentation).
+/// Number of entries on a full page, unless the request asks for fewer (S3's documentation).
 const FULL_PAGE: usize = 1000;
 
-/// A buffer is made this large at once for an answer that is as long or longer: a length costs nothing to claim.
+/// Largest buffer that is allocated before a response arrives. It grows for longer responses: a server can
+/// announce any length.
 const LARGEST_BUFFER: u64 = 16 * MIB;
 
-/// One bucket.
+/// Client of one bucket.
 #[derive(Debug)]
 pub struct S3Store {
     client: Client,
     bearer: Option<Bearer>,
     bucket: String,
-    /// Over TLS the bytes are safe and the payload hash would cost more than the compression leaves.
+    /// False over TLS, which already protects the bytes. Hashing the payload would take more time than
+    /// compression leaves.
     sign_payload: bool,
     slowest: ByteCount,
     deadline: Duration,
@@ -78,17 +84,17 @@ pub struct S3Store {
 }
 
 impl S3Store {
-    /// How parts are covered, as far as this store has shown.
+    /// Returns the checksum that is used for parts, as far as the store's support is known.
     #[must_use]
     pub fn part_sum(&self) -> PartSum {
         self.sums.part()
     }
 
-    /// Makes the bucket; that it is ours already is success. For stores that one has to oneself: a cloud's buckets are made with
-    /// more options than a key and a place.
+    /// Creates the bucket. Succeeds if this account already owns it. Meant for stores of the user's own: a
+    /// bucket in a cloud needs more options than a key and a location.
     ///
     /// # Errors
-    /// As the store answers.
+    /// If the store refuses the request, or can't be reached.
     pub async fn create_bucket(&self) -> Result<(), StoreError> {
         let operation = Operation { request: "CreateBucket", target: format!("s3://{}", self.bucket) };
         match self.attempt(&operation, None, 0, self.client.create_bucket().bucket(&self.bucket).send()).await
@@ -106,7 +112,7 @@ impl S3Store {
         Operation { request, target: format!("{} part {number}", self.url(&upload.key)) }
     }
 
-    /// One attempt within its deadline. `body` is how many bytes travel, in either direction.
+    /// Makes one attempt within its deadline. `body` is the number of bytes that are sent or received.
     fn attempt<T, E>(
         &self,
         operation: &Operation,
@@ -141,7 +147,8 @@ impl S3Store {
             .map_err(|err| self.teller.tell(operation.clone(), upload_id, err))
     }
 
-    /// HEAD is refused without a body, and so without a reason. A GET of one byte needs the same rights, and is told why.
+    /// Returns a more exact error for a refused HEAD, whose response has no body and so no reason. A GET of
+    /// one byte needs the same rights, and its response contains the reason.
     async fn reasoned(&self, err: StoreError, key: &ObjectKey) -> StoreError {
         if !matches!(err, StoreError::Denied { .. } | StoreError::Refused { status: 400, .. }) {
             return err;
@@ -157,13 +164,13 @@ impl S3Store {
         }
     }
 
-    /// The size of an object of which HEAD does not tell it: proxies drop the header. A GET of one byte tells the whole size beside it, and a
-    /// list tells it too.
+    /// Returns the size of an object for which HEAD returned none, because a proxy removed the header. The
+    /// response to a GET of one byte contains the whole size; if it doesn't, the size is in a list.
     async fn size_otherwise(&self, key: &ObjectKey, operation: &Operation) -> Result<u64, StoreError> {
         let get = self.operation("GetObject", key);
         let request =
             self.client.get_object().bucket(&self.bucket).key(key.as_str()).range("bytes=0-0").send();
-        // Refused for an empty object, and by stores that do no ranges.
+        // Fails for an empty object, and on stores that don't support ranges.
         let answer = self.attempt(&get, None, 0, request).await;
         let placed = answer
             .as_ref()
@@ -186,7 +193,7 @@ impl S3Store {
         Err(StoreError::Untold { operation: operation.clone(), reason })
     }
 
-    /// Holds an object that was just put against what was sent: an answer of 200 is a promise, not a proof.
+    /// Checks that the store holds the object that was just put: a response of 200 doesn't prove it.
     async fn look_at(
         &self,
         operation: &Operation,
@@ -201,7 +208,7 @@ impl S3Store {
         if meta.size != size {
             return wrong(format!("{size} bytes were sent, and the store holds {}", meta.size));
         }
-        // Of other marks nobody knows that a store gives the same one twice.
+        // ETags that are no MD5 may differ between two responses for the same object.
         let is_md5 = |etag: &ETag| etag.0.len() == 32 && etag.0.bytes().all(|byte| byte.is_ascii_hexdigit());
         if is_md5(etag) && is_md5(&meta.etag) && !etag.0.eq_ignore_ascii_case(&meta.etag.0) {
             return wrong(format!("version {:?} was stored, and the store holds {:?}", etag.0, meta.etag.0));
@@ -219,7 +226,7 @@ async fn within<T>(
     operation: &Operation,
     work: impl Future<Output = T> + Send,
 ) -> Result<T, StoreError> {
-    // Boxed: the SDK's futures are tens of kilobytes, and would be copied along with every caller's.
+    // Boxed, because the SDK's futures have tens of kilobytes and would be copied with each caller's future.
     tokio::time::timeout(deadline, Box::pin(work))
         .await
         .map_err(|_| StoreError::TimedOut { operation: operation.clone(), deadline })
@@ -250,7 +257,7 @@ impl ObjectStore for S3Store {
             Some(size) => size,
             None => self.size_otherwise(key, &operation).await?,
         };
-        // A sum of another type (of the parts' sums) is not the object's.
+        // A composite checksum, of the parts' checksums, is not that of the object.
         let whole = !matches!(answer.checksum_type(), Some(ChecksumType::Composite));
         let crc64 =
             answer.checksum_crc64_nvme().filter(|_| whole).and_then(|text| Crc64::from_base64(text).ok());
@@ -266,7 +273,7 @@ impl ObjectStore for S3Store {
             .put_object()
             .bucket(&self.bucket)
             .key(key.as_str())
-            // Small, and every store checks it.
+            // The body is small, and every store checks an MD5.
             .content_md5(sums::md5_header(digest))
             .body(ByteStream::from(body))
             .customize();
@@ -295,13 +302,14 @@ impl ObjectStore for S3Store {
             .range(format!("bytes={}-{}", range.start, range.end - 1))
             .set_if_match(version.map(quoted));
         let answer = self.attempt(&operation, None, 0, request.send()).await?;
-        // Stores disagree on If-Match, so the answer is held against it too.
+        // Stores handle If-Match differently, so the ETag of the response is checked too.
         let came = etag_of(answer.e_tag(), &operation)?;
         if let Some(version) = version.filter(|version| came != **version) {
             let reason = format!("version {:?} was asked for and {:?} came", version.0, came.0);
             return Err(StoreError::Precondition { operation, reason });
         }
-        // "bytes 0-99/1234". A store that doesn't do ranges sends all of it, which is right only if all of it was asked for.
+        // The header is "bytes 0-99/1234". A store that doesn't support ranges sends the whole object, which
+        // is right only if the caller asked for all of it.
         let wanted = format!("bytes {}-{}/", range.start, range.end - 1);
         let placed = answer.content_range().map_or(range.start == 0, |placed| placed.starts_with(&wanted));
         let told = answer.content_length().and_then(|told| u64::try_from(told).ok());
@@ -339,7 +347,7 @@ impl ObjectStore for S3Store {
     }
 
     async fn create_upload(&self, key: &ObjectKey, plan: &UploadPlan) -> Result<Upload, StoreError> {
-        if !plan.replace && self.head(key).await?.is_some() {
+        if plan.overwrite == Overwrite::Refuse && self.head(key).await?.is_some() {
             let operation = self.operation("CreateMultipartUpload", key);
             return Err(StoreError::Precondition {
                 operation,
@@ -362,7 +370,7 @@ impl ObjectStore for S3Store {
     async fn put_part(&self, upload: &Upload, part: Part) -> Result<StoredPart, StoreError> {
         let etag = match self.sums.part() {
             PartSum::Md5 => self.send_part_with_md5(upload, &part).await?,
-            // Each answer is looked at: behind one address there may be stores of different age.
+            // Each response is checked, because stores of different versions may share one address.
             PartSum::Crc64 | PartSum::Unknown => self.probe_with_part(upload, &part).await?,
         };
         Ok(StoredPart { number: part.number, size: to_u64(part.body.len()), etag })
@@ -414,13 +422,19 @@ impl ObjectStore for S3Store {
         Err(strange(format!("the list does not end after {MAX_PAGES} pages")))
     }
 
-    async fn complete(&self, upload: &Upload, parts: &[StoredPart], whole: &Whole) -> Result<(), StoreError> {
-        // A store that did not echo the parts' sums can't check the whole one.
+    async fn complete(
+        &self,
+        upload: &Upload,
+        parts: &[StoredPart],
+        whole: &ExpectedObject,
+    ) -> Result<(), StoreError> {
+        // A store that did not return the parts' checksums can't check that of the whole object.
         if self.sums.part() == PartSum::Md5 {
             return self.send_complete(upload, parts, whole, Fields::Without).await;
         }
         match self.send_complete(upload, parts, whole, Fields::Crc64).await {
-            // Only what can't be a verdict on the object itself: a wrong sum or size must not pass on the second try.
+            // Try again only after an error that can't be about the object itself: a wrong checksum or size
+            // must not succeed the second time.
             Err(StoreError::Unsupported { .. }) => {
                 self.send_complete(upload, parts, whole, Fields::Without).await
             }
@@ -469,7 +483,8 @@ impl ObjectStore for S3Store {
                     tracing::debug!(key = ?object.key(), "an object has a key that snapferry never uses; it is left out");
                     continue;
                 };
-                // A store that doesn't filter must not offer somebody else's objects for removal.
+                // If a store ignores the prefix, the list must not contain other users' objects, because the
+                // caller may remove the listed ones.
                 if !key.as_str().starts_with(prefix) {
                     continue;
                 }
@@ -479,7 +494,7 @@ impl ObjectStore for S3Store {
                 room.take(key.as_str().len())?;
                 found.push(ListedObject { key, size, modified });
             }
-            // Where a store counts, its count must be what it sent.
+            // If the store returns a count, it must match the number of entries.
             let sent = page.contents().len() + page.common_prefixes().len();
             if let Some(count) = page.key_count().filter(|&count| usize::try_from(count) != Ok(sent)) {
                 return Err(strange(format!("the answer is said to hold {count} objects, and holds {sent}")));
@@ -530,7 +545,8 @@ impl ObjectStore for S3Store {
                     tracing::warn!(%key, bytes = id.len(), "an open upload has an id that is too long to be sent back; it is left out");
                     continue;
                 }
-                // A store that doesn't filter must not offer somebody else's uploads for removal.
+                // If a store ignores the prefix, the list must not contain other users' uploads, because the
+                // caller may remove the listed ones.
                 if key.as_str().starts_with(prefix) {
                     let started = upload.initiated().and_then(|at| SystemTime::try_from(*at).ok());
                     room.take(key.as_str().len() + id.len())?;
@@ -552,7 +568,8 @@ impl ObjectStore for S3Store {
     }
 }
 
-/// Whether a page is a list's last one. A store that doesn't say so is believed where the page has room for more.
+/// True if a page is the last one of a list. If the store doesn't return that information, a page with fewer
+/// than [`FULL_PAGE`] entries is the last one.
 fn is_last(truncated: Option<bool>, entries: usize) -> Result<bool, String> {
     match truncated {
         Some(goes_on) => Ok(!goes_on),
@@ -561,7 +578,8 @@ fn is_last(truncated: Option<bool>, entries: usize) -> Result<bool, String> {
     }
 }
 
-/// A body of `len` bytes, or its front, or a little more than that: nobody can send so much that it doesn't fit into memory.
+/// Reads a body that should have `len` bytes. Stops soon after `len`, so a longer body can't exhaust the
+/// memory.
 async fn read_up_to(mut body: ByteStream, len: u64) -> Result<Bytes, ByteStreamError> {
     let mut bytes = BytesMut::with_capacity(to_usize(len.min(LARGEST_BUFFER)));
     while to_u64(bytes.len()) <= len
@@ -585,19 +603,19 @@ fn damaged(operation: &Operation, reason: String) -> StoreError {
     StoreError::Damaged { operation: operation.clone(), reason }
 }
 
-/// Without the quotes, which some answers have and others don't.
+/// Removes the quotes, which only some responses have.
 fn etag_of(text: Option<&str>, operation: &Operation) -> Result<ETag, StoreError> {
     let text = text.unwrap_or_default().trim_matches('"');
     within_limit("ETag", text, LONGEST_ETAG, operation).map(|text| ETag(text.to_owned()))
 }
 
-/// An upload's id, as it can stand in an address.
+/// Returns the upload's identifier if it is short enough for a URL.
 fn wire_id<'a>(upload: &'a Upload, operation: &Operation) -> Result<&'a str, StoreError> {
     within_limit("upload id", &upload.id, LONGEST_UPLOAD_ID, operation)
 }
 
 fn wire_prefix<'a>(prefix: &'a str, operation: &Operation) -> Result<&'a str, StoreError> {
-    // The operation's target ends with it.
+    // The operation's target contains the prefix, which is too long for a message.
     let operation = || Operation { request: operation.request, target: "a prefix".to_owned() };
     if prefix.len() > LONGEST_PREFIX {
         within_limit("prefix", prefix, LONGEST_PREFIX, &operation())
@@ -619,7 +637,7 @@ fn within_limit<'a>(
     Err(StoreError::Mismatch { operation: operation.clone(), reason })
 }
 
-/// The memory that a list may still take.
+/// The memory left for a list.
 struct Room<'a> {
     left: u64,
     operation: &'a Operation,
@@ -630,7 +648,7 @@ impl<'a> Room<'a> {
         Self { left: LARGEST_LIST, operation }
     }
 
-    /// One more entry, with names and ids of so many bytes.
+    /// Takes the memory for one more entry, whose names and identifiers have `text` bytes.
     fn take(&mut self, text: usize) -> Result<(), StoreError> {
         let reason = || {
             format!(

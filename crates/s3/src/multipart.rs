@@ -1,22 +1,22 @@
-//! The requests of a multipart upload, each with and without the sums that not every store knows.
+//! Requests of a multipart upload, each with and without the checksums that not every store supports.
 
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart};
 use snapferry_base::units::to_u64;
 use snapferry_engine::hash::Crc64;
-use snapferry_engine::store::{ETag, ObjectKey, Part, StoreError, StoredPart, Upload, Whole};
+use snapferry_engine::store::{ETag, ExpectedObject, ObjectKey, Part, StoreError, StoredPart, Upload};
 
 use super::sums::{self, Fields};
 use super::{LONGEST_UPLOAD_ID, S3Store, damaged, etag_of, quoted, wire_id, wire_number, within_limit};
 
-/// What a part is covered by on its way.
+/// Checksum that is sent with a part.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum SentSum {
     Crc64,
     Md5([u8; 16]),
 }
 
-/// What the store said of a part.
+/// The store's response to a part.
 pub(super) struct Answered {
     pub(super) etag: ETag,
     pub(super) echoed: bool,
@@ -37,7 +37,7 @@ impl S3Store {
             .key(upload.key.as_str())
             .upload_id(wire_id(upload, &operation)?)
             .part_number(wire_number(part.number, &operation)?)
-            // A handle on the same bytes: each attempt costs none.
+            // This shares the bytes, so an attempt doesn't copy them.
             .body(ByteStream::from(part.body.clone()));
         let request = match sum {
             SentSum::Crc64 => request.checksum_crc64_nvme(part.crc64.to_base64()),
@@ -62,7 +62,8 @@ impl S3Store {
         Ok(self.send_part(upload, part, SentSum::Md5(digest)).await?.etag)
     }
 
-    /// A part on a store that may or may not know CRC64NVME: whatever it answers, the part ends up covered by a sum.
+    /// Sends a part to a store whose support of CRC64NVME is unknown. If it doesn't support it, the part is
+    /// sent again with an MD5, unless the ETag already is the part's MD5.
     pub(super) async fn probe_with_part(&self, upload: &Upload, part: &Part) -> Result<ETag, StoreError> {
         match self.send_part(upload, part, SentSum::Crc64).await {
             Ok(Answered { etag, echoed: true }) => {
@@ -108,13 +109,14 @@ impl S3Store {
         &self,
         upload: &Upload,
         parts: &[StoredPart],
-        whole: &Whole,
+        whole: &ExpectedObject,
         fields: Fields,
     ) -> Result<(), StoreError> {
         let operation = self.operation("CompleteMultipartUpload", &upload.key);
         let mut list = CompletedMultipartUpload::builder();
         for part in parts {
-            // No sum of the part in here: stores from before 2022 answer MalformedXML, and each part's was checked on its way.
+            // The parts' checksums are left out: stores from before 2022 answer MalformedXML, and each one
+            // was checked when the part was sent.
             let number = wire_number(part.number, &operation)?;
             list = list.parts(CompletedPart::builder().part_number(number).e_tag(quoted(&part.etag)).build());
         }
@@ -135,7 +137,8 @@ impl S3Store {
                 })?);
         }
         let answer = self.attempt_within(self.complete, &operation, Some(&upload.id), request.send()).await?;
-        // The ETag may be empty here (Ceph, at first), so it is not asked for. A sum, where there is one, must be ours.
+        // The ETag may be empty (in early versions of Ceph), so it isn't checked. A checksum must match, if
+        // there is one.
         match answer.checksum_crc64_nvme().map(Crc64::from_base64) {
             Some(Ok(crc64)) if crc64 != whole.crc64 => {
                 let reason = format!("the object's CRC64NVME is {crc64}, not {} as sent", whole.crc64);
@@ -147,11 +150,11 @@ impl S3Store {
     }
 }
 
-/// Whether a refusal may be about the checksum fields, so that the request is worth sending without them.
+/// True if an error may be about the checksum fields, so that the request should be sent again without them.
 pub(super) fn may_be_about_fields(err: &StoreError) -> bool {
     match err {
         StoreError::Unsupported { .. } => true,
-        // Throttling and passing faults never come with 400, but for this one.
+        // Of the temporary errors only RequestTimeout has status 400.
         StoreError::Refused { status: 400, code, .. } => !matches!(
             code.as_str(),
             "RequestTimeout"

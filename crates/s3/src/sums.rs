@@ -1,7 +1,9 @@
-//! Which checksums this store understands. Nobody tells; it shows in the answers, and is remembered for the store's next requests.
+//! Checksums that this store supports. No request returns that information; the client derives it from the
+//! store's responses and remembers it for later requests.
 //!
-//! Best is CRC64NVME, which the store checks for every part and for the whole object. A store from before 2022 doesn't know it and
-//! either refuses the fields or silently reads past them; there each part goes with the MD5 that every store checks.
+//! The best one is CRC64NVME, which the store checks for every part and for the whole object. A store from
+//! before 2022 doesn't know it, and either refuses the fields or silently ignores them. Such a store gets an
+//! MD5 with each part, which every store checks.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -10,25 +12,26 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use md5::{Digest as _, Md5};
 
-/// How the parts of an upload are covered.
+/// Checksum of the parts of an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PartSum {
-    /// Nobody has seen an answer yet: CRC64NVME goes out, and the answer tells.
+    /// Not known yet: the next part is sent with CRC64NVME, and the response decides.
     Unknown,
-    /// CRC64NVME, echoed by the store.
+    /// CRC64NVME, which the store returned in its response.
     Crc64,
-    /// Content-MD5.
+    /// MD5, in the `content-md5` header.
     Md5,
 }
 
-/// Whether the requests that begin and complete an upload name CRC64NVME, which a store from before 2022 may refuse.
+/// Use of CRC64NVME in the requests that begin and complete an upload. A store from before 2022 may refuse
+/// its fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fields {
     Crc64,
     Without,
 }
 
-/// What has been learnt of a store.
+/// Checksum support of a store, as far as it is known.
 #[derive(Debug, Default)]
 pub(super) struct Sums {
     part: AtomicU8,
@@ -46,12 +49,13 @@ impl Sums {
         }
     }
 
-    /// The store answered a part with its CRC64NVME. Does not outvote an answer without.
+    /// Records that the store returned a part's CRC64NVME. Does not override an earlier response without the
+    /// checksum.
     pub(super) fn echoed(&self) {
         let _already_known = self.part.compare_exchange(0, CRC64, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// The store refused the fields of CRC64NVME, or read past them.
+    /// Records that the store refused the fields of CRC64NVME, or ignored them.
     pub(super) fn unknown_to_store(&self) {
         if self.part.swap(MD5, Ordering::Relaxed) != MD5 {
             tracing::debug!("the store does not know CRC64NVME: parts are sent with Content-MD5");
@@ -59,7 +63,7 @@ impl Sums {
     }
 }
 
-/// The MD5 of a body, off the async threads: it runs at half a gigabyte a second.
+/// Computes the MD5 of a body on a blocking thread, because it takes 2 seconds for each gigabyte.
 pub(super) async fn md5_of(body: Bytes) -> [u8; 16] {
     match tokio::task::spawn_blocking({
         let body = body.clone();
@@ -68,17 +72,17 @@ pub(super) async fn md5_of(body: Bytes) -> [u8; 16] {
     .await
     {
         Ok(digest) => digest,
-        // The runtime is shutting down; nobody will wait for the answer.
+        // The runtime is shutting down, so it doesn't matter that this blocks the thread.
         Err(_) => Md5::digest(&body).into(),
     }
 }
 
-/// As in the `content-md5` header.
+/// Formats an MD5 as in the `content-md5` header.
 pub(super) fn md5_header(digest: [u8; 16]) -> String {
     BASE64.encode(digest)
 }
 
-/// As most stores' ETag of a single part.
+/// Formats an MD5 as in the ETag that most stores give a single part.
 pub(super) fn md5_etag(digest: [u8; 16]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }

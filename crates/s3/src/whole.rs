@@ -1,13 +1,14 @@
-//! Whether an answer's XML has come to its end.
+//! Check that the XML of a response is complete.
 //!
-//! The SDK reads as far as it gets: of a list that broke off it gives the front, as if that were all, and of one that is empty nothing. So each
-//! good answer is held against its own root element, which the last thing in it must close.
+//! The SDK parses as much as it can: for an incomplete list it returns the entries that arrived, as if these
+//! were all. So for each successful response this module checks that the document ends with the closing tag
+//! of its root element.
 
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
 use aws_smithy_runtime_api::client::interceptors::context::AfterDeserializationInterceptorContextRef;
 
-/// Looks at every answer with a body that the SDK has read. Objects come as streams, which it has not.
+/// Checks each response whose body the SDK has read. Objects are streams, which it has not read.
 #[derive(Debug)]
 pub(super) struct WholeAnswers;
 
@@ -30,11 +31,12 @@ impl Intercept for WholeAnswers {
     }
 }
 
-/// Whether a document begins with an element that nothing closes at its end. What is empty, or no XML, is not for us to judge.
+/// True if a document begins with an element that is not closed at its end. An empty document, or one that
+/// isn't XML, is accepted here.
 fn broke_off(body: &[u8]) -> bool {
     let text = String::from_utf8_lossy(body);
     let mut rest = text.trim_start_matches('\u{feff}').trim();
-    // The declaration, and comments.
+    // Skip the XML declaration and comments.
     let mut declared = false;
     while let Some(behind) = rest.strip_prefix("<?").or_else(|| rest.strip_prefix("<!")) {
         let Some((_, behind)) = behind.split_once('>') else { return true };

@@ -1,4 +1,4 @@
-//! Digests: what a request claims of its body, and what the body came to.
+//! Digests: those that a request claims for its body, and those that the body proves to have.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use snapferry_base::units::to_u64;
 use snapferry_engine::hash::Crc64;
 
-/// S3's checksum algorithms.
+/// Checksum algorithms that S3 knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(super) enum Algorithm {
     Crc32,
@@ -28,7 +28,7 @@ pub(super) enum Algorithm {
 impl Algorithm {
     const ALL: [Self; 5] = [Self::Crc32, Self::Crc32c, Self::Crc64Nvme, Self::Sha1, Self::Sha256];
 
-    /// By S3's own name, as in `x-amz-checksum-algorithm`.
+    /// Returns the algorithm with this name, as in `x-amz-checksum-algorithm`.
     pub(super) fn parse(name: &str) -> S3Result<Self> {
         Self::ALL
             .into_iter()
@@ -56,7 +56,8 @@ impl Algorithm {
         })
     }
 
-    /// The algorithms whose sums of parts combine to the sum of the whole.
+    /// Returns the CRC behind the algorithm, if it is one: CRCs of parts can be combined into the CRC of the
+    /// whole.
     pub(super) fn crc(self) -> Option<CrcAlgorithm> {
         match self {
             Self::Crc32 => Some(CrcAlgorithm::Crc32IsoHdlc),
@@ -66,7 +67,7 @@ impl Algorithm {
         }
     }
 
-    /// A sum as S3 writes it: big-endian bytes in base64.
+    /// Encodes a CRC as S3 writes it: big-endian bytes in base64.
     pub(super) fn encode_crc(self, sum: u64) -> String {
         let bytes = sum.to_be_bytes();
         match self {
@@ -75,7 +76,7 @@ impl Algorithm {
         }
     }
 
-    /// The inverse of [`Self::encode_crc`].
+    /// Decodes a CRC: the inverse of [`Self::encode_crc`].
     pub(super) fn decode_crc(text: &str) -> Option<u64> {
         let bytes = BASE64.decode(text).ok()?;
         let mut wide = [0; 8];
@@ -90,7 +91,7 @@ impl fmt::Display for Algorithm {
     }
 }
 
-/// The one `x-amz-checksum-*` header of a request or a trailer, if there is one.
+/// Returns the one `x-amz-checksum-*` header of a request or a trailer, if there is one.
 pub(super) fn checksum_in(headers: &HeaderMap) -> S3Result<Option<(Algorithm, String)>> {
     let mut found = None;
     for algorithm in Algorithm::ALL {
@@ -109,17 +110,17 @@ pub(super) fn checksum_in(headers: &HeaderMap) -> S3Result<Option<(Algorithm, St
     Ok(found)
 }
 
-/// What a request says of the bytes that it carries.
+/// Digests that a request claims for its body.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Claims {
     md5: Option<[u8; 16]>,
     checksum: Option<(Algorithm, String)>,
-    /// Announced by `x-amz-trailer`; the value comes after the body.
+    /// Algorithm that `x-amz-trailer` announces; its value comes after the body.
     trailer: Option<Algorithm>,
 }
 
 impl Claims {
-    /// Reads them from a request's headers.
+    /// Reads the claims from a request's headers.
     pub(super) fn of(headers: &HeaderMap) -> S3Result<Self> {
         let md5 = match headers.get("content-md5") {
             None => None,
@@ -141,7 +142,7 @@ impl Claims {
                 .into_iter()
                 .find(|algorithm| algorithm.header().as_str().as_bytes().eq_ignore_ascii_case(names));
         }
-        // S3's own words. Clients that name an algorithm and then send no value have been seen in the wild.
+        // This is S3's own message. Some real clients name an algorithm and then send no value.
         if headers.contains_key("x-amz-sdk-checksum-algorithm")
             && checksum.is_none()
             && trailer.is_none()
@@ -155,12 +156,12 @@ impl Claims {
         Ok(Self { md5, checksum, trailer })
     }
 
-    /// The algorithm of the checksum that came or will come with the body.
+    /// Returns the algorithm of the checksum that came with the body, or will come after it.
     pub(super) fn algorithm(&self) -> Option<Algorithm> {
         self.checksum.as_ref().map(|(algorithm, _)| *algorithm).or(self.trailer)
     }
 
-    /// A tally that can answer these claims, and that of `also`.
+    /// Creates a tally of the digests that these claims need, and of the one by `also`.
     pub(super) fn tally(&self, also: Option<Algorithm>) -> Tally {
         let wants = |algorithm| self.algorithm() == Some(algorithm) || also == Some(algorithm);
         let crc = |algorithm: Algorithm| {
@@ -178,7 +179,7 @@ impl Claims {
         }
     }
 
-    /// Holds the body to what was claimed.
+    /// Compares the digests of the body with the claims.
     pub(super) fn check(&self, sums: &Sums, trailers: Option<&HeaderMap>) -> S3Result<()> {
         if let Some(md5) = self.md5
             && sums.md5 != Some(md5)
@@ -214,7 +215,8 @@ impl Claims {
     }
 }
 
-/// Digests in the making. CRC64NVME always, since parts' sums combine to the object's; the others only where asked for.
+/// Digests of a body while it comes in. CRC64NVME is always computed, because those of the parts combine into
+/// that of the object; the others only on demand.
 pub(super) struct Tally {
     size: u64,
     crc64: crc_fast::Digest,
@@ -264,7 +266,7 @@ impl Tally {
     }
 }
 
-/// What a body came to.
+/// Size and digests of a body.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Sums {
     pub(super) size: u64,
@@ -274,8 +276,8 @@ pub(super) struct Sums {
 }
 
 impl Sums {
-    /// The mark of a body: its MD5 where the client had it computed, as on S3, else its CRC64NVME. Sixteen digits, so that nobody
-    /// takes the latter for the former.
+    /// Returns the body's ETag: its MD5 if the client had it computed, as on S3, or else its CRC64NVME. The
+    /// latter has sixteen digits, so that no client takes it for an MD5.
     pub(super) fn etag(&self) -> String {
         match self.md5 {
             Some(md5) => md5.iter().map(|byte| format!("{byte:02x}")).collect(),
@@ -284,12 +286,12 @@ impl Sums {
     }
 }
 
-/// How a checksum of a multipart object is made.
+/// Input of a multipart object's checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Kind {
-    /// Over the object's bytes.
+    /// Computed over the object's bytes.
     FullObject,
-    /// Over the parts' checksums.
+    /// Computed over the parts' checksums.
     Composite,
 }
 
@@ -302,7 +304,7 @@ impl Kind {
     }
 }
 
-/// The checksum that an object or an upload was created with.
+/// Type of the checksum that an object or an upload was created with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Scheme {
     pub(super) algorithm: Algorithm,
@@ -310,10 +312,11 @@ pub(super) struct Scheme {
 }
 
 impl Scheme {
-    /// What S3 uses where nothing was asked for.
+    /// Checksum that S3 computes if the client chooses none.
     pub(super) const DEFAULT: Self = Self { algorithm: Algorithm::Crc64Nvme, kind: Kind::FullObject };
 
-    /// From `x-amz-checksum-algorithm` and `x-amz-checksum-type`; S3's table of what goes together.
+    /// Returns the scheme for the values of `x-amz-checksum-algorithm` and `x-amz-checksum-type`, by S3's
+    /// table of the allowed combinations.
     pub(super) fn of(algorithm: Option<&str>, kind: Option<&str>) -> S3Result<Option<Self>> {
         let kind = match kind {
             None => None,
@@ -351,7 +354,8 @@ impl Scheme {
         Ok(Some(Self { algorithm, kind }))
     }
 
-    /// The object's checksum from its parts', in order: `(size, checksum in base64)`.
+    /// Combines the checksums of the parts into that of the object. Each part is `(size, checksum in
+    /// base64)`, in order.
     pub(super) fn of_parts<'a>(self, parts: impl Iterator<Item = (u64, &'a str)>) -> Option<String> {
         match (self.kind, self.algorithm.crc()) {
             (Kind::FullObject, Some(crc)) => {
@@ -380,7 +384,7 @@ impl Scheme {
     }
 }
 
-/// Another checksum of the same form, for a store that echoes nonsense.
+/// Returns another checksum of the same form, for a fault in which the store returns a wrong one.
 pub(super) fn corrupted(checksum: &str) -> String {
     let (sum, count) =
         checksum.split_once('-').map_or((checksum, ""), |(sum, _)| (sum, &checksum[sum.len()..]));
@@ -391,7 +395,7 @@ pub(super) fn corrupted(checksum: &str) -> String {
     format!("{}{count}", BASE64.encode(bytes))
 }
 
-/// The checksum as a header of an answer.
+/// Adds the checksum as a header to a response.
 pub(super) fn echo(headers: &mut HeaderMap, algorithm: Algorithm, checksum: &str) {
     if let Ok(value) = HeaderValue::from_str(checksum) {
         headers.insert(algorithm.header(), value);
@@ -408,7 +412,7 @@ mod tests {
         Claims::of(&headers).expect("well-formed claims")
     }
 
-    /// The check values of "123456789" in the CRC catalogue, and the digests that the coreutils print for it.
+    /// Check values of "123456789" in the CRC catalogue, and the digests that the coreutils print for it.
     const CHECKS: [(&str, &str); 6] = [
         ("x-amz-checksum-crc32", "y/Q5Jg=="),
         ("x-amz-checksum-crc32c", "4waSgw=="),

@@ -1,11 +1,12 @@
-//! Scripted faults: which requests go wrong, and how.
+//! Scripted faults: the requests that fail, and the kind of failure.
 //!
-//! A script is a list of rules. Each request is shown to every rule in order, each rule counts the requests that match it, and the
-//! first one whose turn it is decides. As JSON, for `snapferry sim store --faults FILE`:
+//! A script is a list of rules. Every rule sees each request, in order, and counts those that match it. The
+//! first rule whose turn it is decides. As JSON, for `snapferry-sim store --faults FILE`:
 //!
 //! ```json
 //! [
-//!   {"on": "UploadPart", "part": 3, "when": {"nth": 1}, "do": {"answer": {"status": 503, "code": "SlowDown", "retry_after_s": 1}}},
+//!   {"on": "UploadPart", "part": 3, "when": {"nth": 1},
+//!    "do": {"answer": {"status": 503, "code": "SlowDown", "retry_after_s": 1}}},
 //!   {"on": "UploadPart", "when": {"first_of_each": 1}, "do": "reset"},
 //!   {"on": "CompleteMultipartUpload", "when": {"first": 1}, "do": "apply_then_drop"},
 //!   {"do": "ignore_checksums"}
@@ -22,122 +23,122 @@ use super::SimError;
 use super::requests::{Operation, Target};
 use super::script::{self, Entry, Script, When};
 
-/// What happens instead of the right answer, or to it.
+/// Fault: replaces the correct response, or changes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Action {
-    /// Reads the body, applies nothing, and answers with an error.
+    /// Reads the body, applies nothing, and responds with an error.
     Answer {
-        /// HTTP status.
         status: u16,
-        /// S3's error code; without one the body is a page of HTML, as proxies answer.
+        /// S3's error code; without one the body is a page of HTML, as proxies send it.
         #[serde(default)]
         code: Option<String>,
-        /// The Retry-After header, in seconds.
+        /// Value of the Retry-After header, in seconds.
         #[serde(default)]
         retry_after_s: Option<u32>,
     },
     /// Closes the connection without having read the body.
     DropBeforeBody,
-    /// Reads the body, applies nothing, and closes the connection without an answer.
+    /// Reads the body, applies nothing, and closes the connection without a response.
     DropAfterBody,
     /// Sends a TCP reset without having read the body.
     Reset,
-    /// Waits, then does as asked.
+    /// Waits, then handles the request.
     Delay {
-        /// For so long.
+        /// Length of the wait.
         milliseconds: u64,
     },
-    /// Reads the body, applies nothing, and never answers.
+    /// Reads the body, applies nothing, and never responds.
     Hang,
-    /// Reads a little of the body, then nothing more, and never answers.
+    /// Reads a little of the body, then nothing more, and never responds.
     StopReading,
-    /// Takes the body at this rate, then does as asked.
+    /// Reads the body slowly, and handles the request.
     Trickle {
-        /// The rate.
+        /// Rate at which the body is read.
         bytes_per_second: u32,
     },
-    /// Does as asked, and closes the connection without an answer.
+    /// Handles the request, and closes the connection without a response.
     ApplyThenDrop,
-    /// Does as asked, and never answers.
+    /// Handles the request, and never responds.
     ApplyThenHang,
-    /// Does as asked, and answers with an error.
+    /// Handles the request, and responds with an error.
     ApplyThenAnswer {
-        /// HTTP status.
         status: u16,
-        /// S3's error code.
+        /// S3's error code, for example SlowDown.
         code: String,
     },
-    /// Applies nothing, and answers 200 with an `<Error>` in the body, as S3 may do when it has begun to answer.
+    /// Applies nothing, and responds 200 with an `<Error>` in the body, as S3 may do once it has begun to
+    /// respond.
     ErrorInOk {
-        /// S3's error code.
+        /// S3's error code, for example SlowDown.
         code: String,
     },
-    /// Does as asked, and answers with so many bytes of the body alone, as if that were all of it.
+    /// Handles the request, and sends only the first bytes of the response's body, as if that were all of it.
     CutAnswer {
-        /// Bytes of the body, from its first.
+        /// Number of bytes that are sent.
         bytes: u64,
     },
-    /// Reads the body, applies nothing, and answers 200 as if it had been done.
+    /// Reads the body, applies nothing, and responds 200 as if it had.
     Pretend,
-    /// Does as asked, and leaves out of a list where it goes on.
+    /// Handles the request, and removes the marker of the next page from a listing.
     LoseMarkers,
-    /// Does as asked, and answers with an empty ETag, as Ceph does on Complete.
+    /// Handles the request, and responds with an empty ETag, as Ceph does on Complete.
     EmptyEtag,
-    /// Does as asked, and answers without a Content-Length, as some proxies pass on a HEAD.
+    /// Handles the request, and responds without a Content-Length, as some proxies do on a HEAD.
     NoLength,
-    /// Does as asked, and answers with a checksum that is not the body's.
+    /// Handles the request, and responds with a checksum that is not the body's.
     CorruptChecksum,
-    /// A store of before 2022: neither looks at `x-amz-checksum-*` nor answers with it.
+    /// Behaves as a store of before 2022: ignores `x-amz-checksum-*`, and does not return it.
     IgnoreChecksums,
-    /// A store of before 2022 that refuses what it doesn't know: 501 NotImplemented for a request with `x-amz-checksum-*`.
+    /// Behaves as a store of before 2022 that refuses unknown headers: responds 501 NotImplemented to a
+    /// request with `x-amz-checksum-*`.
     RefuseChecksums,
 }
 
-/// Which requests go wrong.
+/// Selects the requests that a fault applies to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// Only this operation; all without.
+    /// Only requests for this operation; without it, for all.
     #[serde(default)]
     pub on: Option<Operation>,
-    /// Only this part.
+    /// Only requests for this part number.
     #[serde(default)]
     pub part: Option<u32>,
-    /// Only this key.
+    /// Only requests for this key.
     #[serde(default)]
     pub key: Option<String>,
-    /// Only some of those.
+    /// Selection among the matching requests.
     #[serde(default)]
     pub when: When,
 }
 
 impl Rule {
-    /// Every request.
+    /// Matches every request.
     #[must_use]
     pub fn any() -> Self {
         Self::default()
     }
 
-    /// Every request for `operation`.
+    /// Matches every request for `operation`.
     #[must_use]
     pub fn on(operation: Operation) -> Self {
         Self { on: Some(operation), ..Self::default() }
     }
 
-    /// Of those, the ones about part `number`.
+    /// Narrows the rule to requests for part `number`.
     #[must_use]
     pub fn part(self, number: u32) -> Self {
         Self { part: Some(number), ..self }
     }
 
-    /// Of those, the ones about `key`.
+    /// Narrows the rule to requests for `key`.
     #[must_use]
     pub fn key(self, key: &str) -> Self {
         Self { key: Some(key.to_owned()), ..self }
     }
 
-    /// Of those, the ones whose turn it is.
+    /// Narrows the rule to the requests that `when` selects.
     #[must_use]
     pub fn when(self, when: When) -> Self {
         Self { when, ..self }
@@ -150,7 +151,7 @@ impl Rule {
     }
 }
 
-/// One entry as a script has it.
+/// One entry as it is written in a script.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -214,7 +215,7 @@ impl Entry for Armed {
     }
 }
 
-/// A script that can be changed while the store runs; clones share it.
+/// Fault script that can be changed while the store runs; clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
     script: Script<Armed>,
@@ -229,7 +230,7 @@ impl Faults {
     /// Adds the rules of a script in JSON.
     ///
     /// # Errors
-    /// Where the text is no script; then nothing is added.
+    /// If the text is not a script; then nothing is added.
     pub fn add_json(&self, text: &str) -> Result<(), serde_json::Error> {
         let written: Vec<Written> = serde_json::from_str(text)?;
         self.script.extend(written.into_iter().map(Armed::from));
@@ -239,37 +240,37 @@ impl Faults {
     /// Adds the rules of a script file.
     ///
     /// # Errors
-    /// Where the file can't be read or is no script.
+    /// If the file can't be read or is not a script.
     pub fn add_file(&self, path: &Path) -> Result<(), SimError> {
         self.script.extend(script::read::<Written>(path)?.into_iter().map(Armed::from));
         Ok(())
     }
 
-    /// Drops the whole script.
+    /// Removes all rules of the script.
     pub fn clear(&self) {
         self.script.replace(Vec::new());
     }
 
-    /// How often each rule has acted, in the script's order.
+    /// Returns the number of times that each rule has acted, in the script's order.
     #[must_use]
     pub fn fired(&self) -> Vec<u32> {
         self.script.fired()
     }
 
-    /// What to do with a request.
+    /// Returns the fault for a request, if there is one.
     pub(super) fn pick(&self, target: &Target) -> Option<Action> {
         self.script.pick(target)
     }
 }
 
 impl Action {
-    /// The wait of [`Action::Delay`].
+    /// Returns an [`Action::Delay`] of this duration.
     #[must_use]
     pub fn delay(duration: Duration) -> Self {
         Self::Delay { milliseconds: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX) }
     }
 
-    /// An error with S3's code.
+    /// Returns an [`Action::Answer`] with S3's error code.
     #[must_use]
     pub fn answer(status: u16, code: &str) -> Self {
         Self::Answer { status, code: Some(code.to_owned()), retry_after_s: None }

@@ -1,10 +1,10 @@
-//! The store's state: buckets and objects in memory, each change written to a folder first.
+//! State of the store: buckets and objects in memory; each change is written to a folder first.
 //!
 //! ```text
-//! FOLDER/<bucket>/<key>                    an object's bytes, a plain file; the key escaped so that it is one file name
-//! FOLDER/<bucket>/.meta/<key>.json         what else there is to say of it
-//! FOLDER/<bucket>/.uploads/<id>/           an upload and its parts (see `uploads`)
-//! FOLDER/<bucket>/.drafts/                 what is being received; emptied at start
+//! FOLDER/<bucket>/<key>              an object's bytes, a plain file; the key is escaped into one file name
+//! FOLDER/<bucket>/.meta/<key>.json   the object's description
+//! FOLDER/<bucket>/.uploads/<id>/     an upload and its parts (see `uploads`)
+//! FOLDER/<bucket>/.drafts/           files that are being received; emptied at start
 //! ```
 
 use std::collections::BTreeMap;
@@ -27,17 +27,19 @@ use super::moment::Moment;
 use super::receive::Draft;
 use super::uploads::Upload;
 
-/// Everything but what reads well in a file name. `%` and `/` are escaped, so names are unique and flat.
+/// Characters that are escaped in a file name: all but those that are easy to read there. `%` and `/` are
+/// escaped, so names are unique and flat.
 const FILE_NAME: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'+').remove(b'@').remove(b'=');
-/// Longest escaped key that names its file itself; file names end at 255 bytes, and sidecars add five.
+/// Longest escaped key that is used as a file name, in bytes; file names end at 255 bytes, and sidecars add
+/// five.
 const LONGEST_NAME: usize = 240;
 
 const META: &str = ".meta";
 const UPLOADS: &str = ".uploads";
 const DRAFTS: &str = ".drafts";
 
-/// What a client says of an object beside its bytes; given back as it came.
+/// Headers and metadata that a client stores with an object; they are returned as they came.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Attributes {
@@ -49,7 +51,7 @@ pub(super) struct Attributes {
     pub(super) metadata: BTreeMap<String, String>,
 }
 
-/// One object.
+/// Description of one object: everything but its bytes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Object {
     pub(super) key: String,
@@ -57,13 +59,13 @@ pub(super) struct Object {
     pub(super) etag: String,
     pub(super) modified: Moment,
     pub(super) crc64: Crc64,
-    /// The checksum that its owner asked for, and its value.
+    /// Checksum that the client chose; its value is in `checksum`.
     pub(super) scheme: Scheme,
     pub(super) checksum: String,
     pub(super) attributes: Attributes,
 }
 
-/// If-Match and If-None-Match.
+/// Conditions of a request: If-Match and If-None-Match.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Conditions {
     pub(super) if_match: Option<ETagCondition>,
@@ -78,7 +80,7 @@ fn names(condition: &ETagCondition, object: &Object) -> bool {
 }
 
 impl Conditions {
-    /// For changes: whether the object that is there now may be replaced.
+    /// Checks for a change that the present object may be replaced.
     pub(super) fn allow_change(&self, present: Option<&Object>) -> S3Result<()> {
         match (&self.if_match, present) {
             (Some(_), None) => return Err(s3_error!(NoSuchKey)),
@@ -93,7 +95,7 @@ impl Conditions {
         }
     }
 
-    /// For reads: whether the object is the one that is wanted.
+    /// Checks for a read that the object is the one that the client wants.
     pub(super) fn allow_read(&self, object: &Object) -> S3Result<()> {
         if self.if_match.as_ref().is_some_and(|condition| !names(condition, object)) {
             return Err(precondition("If-Match"));
@@ -109,12 +111,12 @@ pub(super) fn precondition(header: &str) -> S3Error {
     s3_error!(PreconditionFailed, "At least one of the pre-conditions you specified did not hold: {header}")
 }
 
-/// What a listing asks for.
+/// Parameters of a request for a listing.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Query {
     pub(super) prefix: String,
     pub(super) delimiter: Option<String>,
-    /// The last key or common prefix of the page before.
+    /// Last key or common prefix of the page before.
     pub(super) after: String,
     pub(super) most: usize,
 }
@@ -124,11 +126,11 @@ pub(super) struct Query {
 pub(super) struct Listing {
     pub(super) objects: Vec<Object>,
     pub(super) prefixes: Vec<String>,
-    /// Where the next page goes on, if there is one.
+    /// Key or common prefix after which the next page begins, if there is a next page.
     pub(super) next: Option<String>,
 }
 
-/// All buckets.
+/// Folder of the store, with all its buckets.
 #[derive(Debug)]
 pub(super) struct Folder {
     root: PathBuf,
@@ -136,7 +138,7 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Reads what is there.
+    /// Opens the folder, creates it if it does not exist, and reads its buckets.
     pub(super) fn open(root: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(&root)?;
         let mut buckets = BTreeMap::new();
@@ -182,19 +184,19 @@ impl Folder {
         Ok(())
     }
 
-    /// Every bucket's name and the moment it was made.
+    /// Returns the name of each bucket and the time at which it was created.
     pub(super) fn list(&self) -> Vec<(String, Moment)> {
         read(&self.buckets).iter().map(|(name, bucket)| (name.clone(), bucket.created)).collect()
     }
 }
 
-/// One bucket.
+/// Bucket with its objects and open uploads.
 #[derive(Debug)]
 pub(super) struct Bucket {
     dir: PathBuf,
     created: Moment,
     objects: RwLock<BTreeMap<String, Object>>,
-    /// By key and id: the order in which they are listed.
+    /// Open uploads by key and id, the order in which they are listed.
     uploads: RwLock<BTreeMap<(String, String), Arc<Upload>>>,
 }
 
@@ -220,7 +222,8 @@ impl Bucket {
             let path = entry?.path();
             let object: Object = read_json(&path)?;
             let body = dir.join(file_name(&object.key));
-            // A kill between the two renames of a replacement leaves new bytes under old words.
+            // If the process is killed between the two renames of a replacement, the new bytes have the old
+            // description.
             match fs::metadata(&body) {
                 Ok(found) if found.len() == object.size => {
                     objects.insert(object.key.clone(), object);
@@ -234,7 +237,8 @@ impl Bucket {
         for entry in fs::read_dir(dir.join(UPLOADS))? {
             let path = entry?.path();
             let upload = match Upload::open(path.clone()) {
-                // Killed right after the folder was made, or while it was removed: nobody was told of this upload, or it had ended.
+                // The process was killed right after it had made the folder, or while it removed it: no
+                // client knows this upload, or the upload had ended.
                 Err(err) if err.kind() == io::ErrorKind::NotFound => {
                     tracing::warn!(path = %path.display(), "an upload without a description: left out");
                     continue;
@@ -246,7 +250,7 @@ impl Bucket {
         Ok(Self { dir, created, objects: RwLock::new(objects), uploads: RwLock::new(uploads) })
     }
 
-    /// A file to receive something into.
+    /// Creates a temporary file to receive a body into.
     pub(super) fn draft(&self) -> S3Result<Draft> {
         Draft::create(self.dir.join(DRAFTS).join(unique())).map_err(S3Error::internal_error)
     }
@@ -255,8 +259,8 @@ impl Bucket {
         self.dir.join(DRAFTS)
     }
 
-    /// Makes an object of the bytes that `place` puts under the path that it is given, if the conditions hold for what is there at
-    /// that moment.
+    /// Creates an object. `place` moves its bytes to the path that it is given. The conditions are checked
+    /// against the object that is there at that moment.
     pub(super) fn commit(
         &self,
         object: Object,
@@ -271,7 +275,8 @@ impl Bucket {
         Ok(())
     }
 
-    /// Whether a change under these conditions would go through now; [`Self::commit`] asks again.
+    /// Checks whether a change under these conditions would be allowed now; [`Self::commit`] checks them
+    /// again.
     pub(super) fn would_allow(&self, key: &str, conditions: &Conditions) -> S3Result<()> {
         conditions.allow_change(read(&self.objects).get(key))
     }
@@ -283,7 +288,8 @@ impl Bucket {
             .ok_or_else(|| s3_error!(NoSuchKey, "The specified key does not exist."))
     }
 
-    /// The object with its bytes; the file stays this version's, whatever happens to the key.
+    /// Returns the object and a file with its bytes; the file stays that of this version, whatever happens to
+    /// the key.
     pub(super) fn open_object(&self, key: &str) -> S3Result<(Object, File)> {
         let objects = read(&self.objects);
         let object = objects
@@ -294,7 +300,7 @@ impl Bucket {
         Ok((object, file))
     }
 
-    /// Removes an object; that there is none is success.
+    /// Removes an object. If there is none, that is a success.
     pub(super) fn delete(&self, key: &str) -> S3Result<()> {
         let mut objects = write(&self.objects);
         if objects.contains_key(key) {
@@ -305,7 +311,7 @@ impl Bucket {
         Ok(())
     }
 
-    /// New words for the same bytes.
+    /// Replaces the attributes of an object, and leaves its bytes.
     pub(super) fn describe(&self, key: &str, attributes: Attributes) -> S3Result<Object> {
         let mut objects = write(&self.objects);
         let object =
@@ -332,7 +338,7 @@ impl Bucket {
                 let end = query.prefix.len() + rest.find(delimiter)? + delimiter.len();
                 Some(&key[..end])
             });
-            // Part of the common prefix that ended the page before, or that was just listed.
+            // The key is part of the common prefix that ended the page before, or that was just listed.
             if let Some(prefix) = rolled
                 && (prefix == query.after || listing.prefixes.last().is_some_and(|last| last == prefix))
             {
@@ -360,7 +366,7 @@ impl Bucket {
         attributes: Attributes,
     ) -> S3Result<Arc<Upload>> {
         let started = Moment::now();
-        // Beginning with the time, so that one key's uploads are listed oldest first.
+        // The id begins with the time, so that the uploads of one key are listed oldest first.
         let id = format!("{started:012x}{}", unique());
         let upload = Upload::create(
             self.dir.join(UPLOADS).join(&id),
@@ -385,12 +391,13 @@ impl Bucket {
             .ok_or_else(|| s3_error!(NoSuchUpload, "The specified upload does not exist: {id}"))
     }
 
-    /// Takes an ended upload off the list.
+    /// Removes an upload that has ended from the list.
     pub(super) fn forget(&self, upload: &Upload) {
         write(&self.uploads).remove(&(upload.key().to_owned(), upload.id().to_owned()));
     }
 
-    /// One page of open uploads after `after` (a key, and an id among that key's), and whether there are more.
+    /// Returns one page of open uploads after `after` (a key, and an id among that key's uploads), and true
+    /// if there are more.
     pub(super) fn list_uploads(
         &self,
         prefix: &str,
@@ -418,11 +425,11 @@ impl Bucket {
     }
 }
 
-/// A key as one file name.
+/// Returns the file name for a key.
 fn file_name(key: &str) -> String {
     let escaped = utf8_percent_encode(key, FILE_NAME).to_string();
     if escaped.len() > LONGEST_NAME {
-        // No escape begins with a lower-case letter after the per cent sign.
+        // This can't collide with another key: no escape has a lower-case letter after the per cent sign.
         return format!("%long-{}", blake3::hash(key.as_bytes()).to_hex());
     }
     match escaped.strip_prefix('.') {
@@ -451,7 +458,8 @@ pub(super) fn etag(value: &str) -> ETag {
     ETag::Strong(value.to_owned())
 }
 
-/// What a panicking thread left behind is whole: every change is one insertion or removal at the end.
+/// Locks for reading. A poisoned lock is used as it is: what a panicking thread leaves behind is whole,
+/// because every change is one insertion or removal at the end.
 pub(super) fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,5 @@
-//! What stands between the socket and S3: the request log, the fault script, IAM, and bearer tokens, of which s3s knows nothing.
+//! Steps between the socket and S3: the request log, the fault script, IAM, and bearer tokens, which s3s does
+//! not know.
 
 use std::fmt;
 use std::pin::Pin;
@@ -33,13 +34,13 @@ use super::server::UnsignedPayload;
 use super::shapes::Quirks;
 use super::stats::Ledger;
 
-/// How much of a body is read after the answer to it is known. A client that is cut off while it sends sees a broken connection, not
-/// the answer.
+/// Bytes of a body that are read after its response is known. A client that is cut off while it sends sees a
+/// broken connection, not the response.
 const LONGEST_DRAIN: u64 = 256 << 20;
-/// What [`Action::StopReading`] reads.
+/// Bytes that [`Action::StopReading`] reads.
 const A_LITTLE: u64 = 64 << 10;
 
-/// The script wants the connection closed.
+/// Error that closes the connection, because the fault script demands it.
 #[derive(Debug)]
 pub(super) struct Dropped;
 
@@ -51,11 +52,11 @@ impl fmt::Display for Dropped {
 
 impl std::error::Error for Dropped {}
 
-/// In a request's extensions: IAM vouches for the sender.
+/// Mark in a request's extensions: the request had a valid bearer token.
 #[derive(Clone, Copy)]
 struct Vouched;
 
-/// The one pair of keys.
+/// The store's only pair of keys.
 pub(super) struct Keys {
     pub(super) access_key: String,
     pub(super) secret_key: Secret,
@@ -74,7 +75,7 @@ impl S3Auth for Keys {
     }
 }
 
-/// Who may do anything at all: holders of a token, and signers for the right region.
+/// Access check: allows requests with a bearer token, and those signed for the right region.
 pub(super) struct Gate {
     pub(super) region: String,
 }
@@ -105,7 +106,7 @@ impl S3Access for Gate {
     }
 }
 
-/// The region in `Credential=KEY/date/region/s3/aws4_request`, in the header or a presigned URL.
+/// Returns the region in `Credential=KEY/date/region/s3/aws4_request`, from the header or a presigned URL.
 fn signed_region(headers: &HeaderMap, query: Option<&str>) -> Option<String> {
     let header = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let credential = match header {
@@ -113,25 +114,25 @@ fn signed_region(headers: &HeaderMap, query: Option<&str>) -> Option<String> {
         None => query?.split_once("X-Amz-Credential=")?.1.replace("%2F", "/").replace("%2f", "/"),
     };
     let credential = credential.split([',', '&', ' ']).next()?;
-    // From the end: an access key may hold slashes.
+    // Counted from the end, because an access key may contain slashes.
     credential.rsplit('/').nth(2).map(str::to_owned)
 }
 
-/// What happens to an answer on its way out.
+/// Treatment of a response before it is sent.
 enum Ending {
     AsItIs,
     Drop,
     Never,
     Instead(Response<Body>),
-    /// With another body, and without an ETag.
+    /// Replace the body with this function's result, and remove the ETag.
     Altered(fn(&str) -> String),
-    /// With so many bytes of it.
+    /// Cut the body to this number of bytes.
     Cut(u64),
-    /// Without a word of how long it is.
+    /// Remove the length of the body.
     NoLength,
 }
 
-/// Everything that a connection needs.
+/// State that all connections of the store share.
 pub(super) struct Front {
     pub(super) s3: S3Service,
     pub(super) iam: Arc<Iam>,
@@ -150,7 +151,7 @@ impl Answers for Front {
         let target = Target::of(req.method(), req.uri(), req.headers());
         let path = req.uri().path_and_query().map_or("", |path| path.as_str());
         let visit = self.ledger.begin(&target, req.method(), path);
-        // The length in the answer to HEAD is that of a body that is not sent.
+        // The length in a response to HEAD is that of a body that is not sent.
         let heads = req.method() == Method::HEAD;
         let (parts, body) = req.into_parts();
         let inflow = Inflow::new(body, visit.received());
@@ -213,7 +214,7 @@ impl Front {
                 return std::future::pending().await;
             }
             Some(Action::StopReading) => {
-                // The body stays in scope: dropped, hyper would close the connection.
+                // The body must stay in scope: if it were dropped, hyper would close the connection.
                 inflow.drain(A_LITTLE).await;
                 return std::future::pending().await;
             }
@@ -236,7 +237,7 @@ impl Front {
         let mut rest = inflow.rest();
         let waits_for_leave = parts.headers.contains_key(EXPECT);
         let response = self.serve(target, parts, inflow, quirks).await;
-        // A client that waits for 100-continue and has sent nothing has nothing to be cut off from.
+        // A client that waits for 100-continue and has sent nothing can't be cut off while it sends.
         if !waits_for_leave || rest.received.load(Ordering::Relaxed) > 0 {
             rest.drain(LONGEST_DRAIN).await;
         }
@@ -255,7 +256,7 @@ impl Front {
         }
     }
 
-    /// The right answer.
+    /// Returns the response without faults, or with those that `quirks` demands.
     async fn serve(
         &self,
         target: &Target,
@@ -283,7 +284,7 @@ impl Front {
         })
     }
 
-    /// Takes a good bearer token off the request, and leaves signatures to s3s.
+    /// Checks a bearer token and removes it from the request; leaves signatures to s3s.
     fn admit(&self, parts: &mut Parts) -> S3Result<()> {
         let unsigned =
             parts.headers.get("x-amz-content-sha256").is_some_and(|hash| hash == "UNSIGNED-PAYLOAD");
@@ -303,8 +304,8 @@ impl Front {
     }
 }
 
-/// Whether a change carries headers that came to S3 in 2022. A read's `x-amz-checksum-mode` was always ignored by those who didn't
-/// know it.
+/// True if a request for a change has headers that came to S3 in 2022. Older stores always ignored the
+/// `x-amz-checksum-mode` of a read.
 fn sends_checksums(parts: &Parts) -> bool {
     let reads = matches!(parts.method, Method::GET | Method::HEAD);
     !reads && parts.headers.keys().any(|name| name.as_str().starts_with("x-amz-checksum-"))
@@ -318,7 +319,7 @@ fn refused(err: S3Error) -> Response<Body> {
     })
 }
 
-/// An error as the script has it.
+/// Returns the error response that the script demands.
 fn scripted(status: u16, code: Option<&str>, retry_after_s: Option<u32>) -> Response<Body> {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let (kind, body) = match code {
@@ -343,7 +344,7 @@ fn scripted(status: u16, code: Option<&str>, retry_after_s: Option<u32>) -> Resp
     response
 }
 
-/// The answer in pieces of which nobody has said how many there are.
+/// Returns the same response with a body in chunks, without a length.
 fn without_length(response: Response<Body>) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
     parts.headers.remove(CONTENT_LENGTH);
@@ -353,14 +354,14 @@ fn without_length(response: Response<Body>) -> Response<Body> {
     )
 }
 
-/// A 200 that means nothing.
+/// Returns a 200 although nothing was done.
 fn pretended() -> Response<Body> {
     let mut response = Response::new(Body::from(String::new()));
     response.headers_mut().insert(ETAG, HeaderValue::from_static("\"00000000000000000000000000000000\""));
     response
 }
 
-/// The same answer with another body of its own length, and without an entity tag.
+/// Returns the same response with a changed body and its length, and without an ETag header.
 async fn altered(response: Response<Body>, alter: impl FnOnce(Bytes) -> Bytes) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
     parts.headers.remove(ETAG);
@@ -371,18 +372,18 @@ async fn altered(response: Response<Body>, alter: impl FnOnce(Bytes) -> Bytes) -
     }
 }
 
-/// With nothing where the entity tag was.
+/// Returns the text with an empty ETag element.
 fn without_etag(text: &str) -> String {
     emptied(text, "ETag")
 }
 
-/// With nothing where a list says where it goes on.
+/// Returns the text with empty elements for the marker of the next page.
 fn without_markers(text: &str) -> String {
     let names = ["NextContinuationToken", "NextKeyMarker", "NextUploadIdMarker", "NextPartNumberMarker"];
     names.iter().fold(text.to_owned(), |text, name| emptied(&text, name))
 }
 
-/// Without what the first element of that name holds.
+/// Returns the text with the first element of that name emptied.
 fn emptied(text: &str, name: &str) -> String {
     let (open, close) = (format!("<{name}>"), format!("</{name}>"));
     match text.find(&open).zip(text.find(&close)) {
@@ -391,7 +392,7 @@ fn emptied(text: &str, name: &str) -> String {
     }
 }
 
-/// A slow reader.
+/// Rate limit for reading a body.
 struct Pace {
     bytes_per_second: u32,
     wait: Option<Pin<Box<Sleep>>>,
@@ -417,7 +418,8 @@ impl Pace {
     }
 }
 
-/// A request's body, counted, perhaps slowed down, and left over where S3 did not want all of it.
+/// Body of a request. It is counted, perhaps slowed down, and shared: the part that S3 did not read can be
+/// read later.
 struct Inflow {
     body: Arc<Mutex<Incoming>>,
     received: Arc<AtomicU64>,
@@ -429,12 +431,12 @@ impl Inflow {
         Self { body: Arc::new(Mutex::new(body)), received, pace: None }
     }
 
-    /// Whatever nobody will have read.
+    /// Returns a second reader of the same body, for the part that S3 does not read.
     fn rest(&self) -> Self {
         Self { body: Arc::clone(&self.body), received: Arc::clone(&self.received), pace: None }
     }
 
-    /// Reads and forgets, up to `most` bytes or the end.
+    /// Reads and discards the body up to `most` bytes or to its end.
     async fn drain(&mut self, most: u64) {
         let mut left = most;
         while let Some(Ok(frame)) = self.frame().await {

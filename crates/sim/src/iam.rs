@@ -1,4 +1,4 @@
-//! The part of IBM's IAM that turns an API key into a bearer token: `POST /identity/token`.
+//! Part of IBM's IAM that turns an API key into a bearer token: `POST /identity/token`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,28 +13,29 @@ use s3s::Body;
 use serde_json::json;
 use snapferry_base::secret::Secret;
 
-/// The grant type of an API key.
+/// Grant type of an API key.
 const API_KEY_GRANT: &str = "urn:ibm:params:oauth:grant-type:apikey";
-/// Longest form that is read.
+/// Longest form that is read, in bytes.
 pub(super) const LONGEST_FORM: usize = 64 << 10;
 
-/// Issues tokens, and knows them again: also those of a process before it that was killed, since a token proves itself, as IBM's do.
+/// Issues tokens, and verifies them. A token proves itself, as IBM's do: one that was issued before the
+/// process was killed is still accepted.
 #[derive(Debug)]
 pub(super) struct Iam {
     api_keys: Vec<Secret>,
     token_life: Duration,
-    /// What tokens are signed with. It follows from the API keys, which outlast the process.
+    /// Key that signs tokens. It is derived from the API keys, which outlast the process.
     key: [u8; 32],
-    /// Counts how often all tokens' lives were ended: those with another number are good no more.
+    /// Number of times that all tokens were expired. Tokens with another number are no longer accepted.
     era: AtomicU64,
 }
 
-/// What a token is good for.
+/// Purpose of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum For {
-    /// Everything.
+    /// Access to all services.
     Bearer,
-    /// A server shows its metadata service who it is; good for nothing else.
+    /// Identity of a server towards its metadata service; not accepted elsewhere.
     Identity,
 }
 
@@ -63,7 +64,7 @@ impl Iam {
         URL_SAFE_NO_PAD.encode(blake3::keyed_hash(&self.key, signed.as_bytes()).as_bytes())
     }
 
-    /// A token in the form of IBM's: a JWT, into which IBM's own clients look for its times.
+    /// Creates a token in the form of IBM's: a JWT, because IBM's own clients read the times in it.
     fn sign(&self, life: Duration, what_for: For) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let head = json!({ "alg": "RS256", "kid": "simulated", "typ": "JWT" });
@@ -94,32 +95,32 @@ impl Iam {
         body["sub"] == what_for.name() && body["era"] == self.era.load(Ordering::Relaxed) && now_ms() < ends
     }
 
-    /// Whether IAM issued this token and it has not expired.
+    /// True if IAM issued this token as a bearer token and it has not expired.
     pub(super) fn honours(&self, token: &str) -> bool {
         self.is_good(token, For::Bearer)
     }
 
-    /// Whether a server is who it says it is.
+    /// True if this token proves the identity of a server and has not expired.
     pub(super) fn honours_identity(&self, token: &str) -> bool {
         self.is_good(token, For::Identity)
     }
 
-    /// A bearer token.
+    /// Creates a bearer token that is valid for `life`.
     pub(super) fn mint(&self, life: Duration) -> String {
         self.sign(life, For::Bearer)
     }
 
-    /// A token for a server to show to its metadata service.
+    /// Creates a token that a server presents to its metadata service.
     pub(super) fn mint_identity(&self, life: Duration) -> String {
         self.sign(life, For::Identity)
     }
 
-    /// Ends the life of every token that is out there.
+    /// Expires every token that was issued so far.
     pub(super) fn expire_all(&self) {
         self.era.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Answers a form.
+    /// Answers a request for a token, sent as a form.
     pub(super) fn answer(&self, form: &[u8]) -> Response<Body> {
         let form = String::from_utf8_lossy(form);
         let field = |name: &str| {

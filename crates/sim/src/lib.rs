@@ -1,26 +1,27 @@
-//! An S3 store and a cloud in this process, each over a folder, for demonstrations, tests and benches.
+//! S3 store and cloud in this process, each kept in a folder, for demonstrations, tests and benches.
 //!
-//! The store is strict where real stores differ: every digest that a request carries is checked, every rule of multipart uploads
-//! enforced, nothing visible before it is whole. And it fails on command: see [`Faults`].
+//! The store is strict where real stores differ: it checks every digest that a request has, enforces every
+//! rule of multipart uploads, and shows nothing before it is whole. It fails on command: see [`Faults`].
 //!
 //! ```text
-//! socket ─▶ server (TCP, TLS) ─▶ front (log, script of faults, IAM and bearer tokens) ─▶ s3s (SigV4, XML) ─▶ store ─▶ folder, uploads
+//! socket ─▶ server (TCP, TLS) ─▶ front (log, fault script, IAM and bearer tokens)
+//!        ─▶ s3s (SigV4, XML) ─▶ store ─▶ folder, uploads
 //! ```
 //!
-//! | file | what it knows |
+//! | file | contents |
 //! |---|---|
 //! | `server`, `listener` | the store as a whole; sockets, TLS, connections |
-//! | `front` | what happens to a request before and after S3 sees it |
-//! | `requests`, `faults`, `stats` | telling requests apart, scripted faults, counters |
-//! | `script`, `moment` | whose turn it is to go wrong; times as both services keep them |
-//! | `iam` | API keys to bearer tokens, as IBM's IAM does it |
+//! | `front` | steps before and after S3 handles a request |
+//! | `requests`, `faults`, `stats` | operation of a request, scripted faults, counters |
+//! | `script`, `moment` | selection of the requests that fail; times as both services keep them |
+//! | `iam` | bearer tokens for API keys, as IBM's IAM issues them |
 //! | `store` | S3's operations |
 //! | `folder`, `uploads` | objects and uploads on disk, and their rules |
-//! | `shapes` | S3's words for requests and answers, and the folder's |
+//! | `shapes` | conversion between S3's types and those of the folder |
 //! | `receive`, `checks` | bodies and digests |
 //! | `region/` | the cloud beside it: VPC regions, IAM, metadata service, tagging |
 //!
-//! It is no place for data that matters: it never syncs, and one key may do everything.
+//! Not for data that matters: the store never syncs to disk, and one key may do everything.
 
 mod checks;
 mod faults;
@@ -41,7 +42,7 @@ mod uploads;
 
 pub use faults::{Action, Faults, Rule};
 pub use region::{
-    Deed, Delays, RegionAction, RegionConfig, RegionFaults, RegionOperation, RegionRule, ServerSeed,
+    Delays, HistoryEntry, RegionAction, RegionConfig, RegionFaults, RegionOperation, RegionRule, ServerSeed,
     SimRegion,
 };
 pub use requests::Operation;

@@ -1,4 +1,5 @@
-//! Listening: plain or TLS, one task to a connection, everything ended when whoever listens is.
+//! TCP listener, plain or with TLS: one task for each connection. All connections end when the listener is
+//! stopped.
 
 use std::future::Future;
 use std::io;
@@ -28,18 +29,19 @@ use tokio_rustls::TlsAcceptor;
 use super::front::Dropped;
 use super::server::{SimError, TlsFiles};
 
-/// Connections served at a time; more wait in the listener's queue.
+/// Connections served at a time; further ones wait in the listener's queue.
 const MOST_CONNECTIONS: usize = 1024;
-/// How much hyper reads at once. Large, so that a part's bytes come in few pieces.
+/// Bytes that hyper reads at once. Large, so that the bytes of a part come in few pieces.
 const READ_BUFFER: usize = 512 << 10;
-/// The longest that a TLS handshake may take.
+/// Longest time that a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// The wait after a failing `accept`, as when the process is out of file descriptors.
+/// Wait after a failed `accept`, for example if the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What answers requests.
+/// Service behind a listener, which answers its requests.
 pub(super) trait Answers: Send + Sync + 'static {
-    /// Answers one request, or closes the connection. `reset` is told when it is to end with a TCP reset.
+    /// Answers one request, or closes the connection. Sets `reset` if the connection is to end with a TCP
+    /// reset.
     fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
@@ -47,7 +49,7 @@ pub(super) trait Answers: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Response<Body>, Dropped>> + Send;
 }
 
-/// The address as clients take it.
+/// Returns the URL of a listening address, as clients take it.
 pub(super) fn url_of(address: SocketAddr, encrypted: bool) -> String {
     let host = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -104,7 +106,7 @@ async fn connection<F: Answers>(stream: TcpStream, tls: Option<TlsAcceptor>, fro
         tracing::debug!(%err, "no TCP_NODELAY");
     }
     let reset = Arc::new(AtomicBool::new(false));
-    let line = Line { stream, reset: Arc::clone(&reset) };
+    let line = ClientStream { stream, reset: Arc::clone(&reset) };
     match tls {
         None => speak(line, &front, &reset).await,
         Some(tls) => match tokio::time::timeout(HANDSHAKE, tls.accept(line)).await {
@@ -124,13 +126,13 @@ async fn speak<F: Answers>(line: impl AsyncRead + AsyncWrite + Unpin, front: &Ar
     }
 }
 
-/// A connection that can be made to end with a reset.
-struct Line {
+/// Connection that can be ended with a TCP reset.
+struct ClientStream {
     stream: TcpStream,
     reset: Arc<AtomicBool>,
 }
 
-impl Drop for Line {
+impl Drop for ClientStream {
     fn drop(&mut self) {
         if self.reset.load(Ordering::Relaxed)
             && let Err(err) = self.stream.set_zero_linger()
@@ -140,7 +142,7 @@ impl Drop for Line {
     }
 }
 
-impl AsyncRead for Line {
+impl AsyncRead for ClientStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -150,7 +152,7 @@ impl AsyncRead for Line {
     }
 }
 
-impl AsyncWrite for Line {
+impl AsyncWrite for ClientStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
@@ -173,7 +175,7 @@ impl AsyncWrite for Line {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.reset.load(Ordering::Relaxed) {
-            // No polite end before the reset.
+            // No orderly shutdown before the reset.
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.stream).poll_shutdown(cx)

@@ -1,4 +1,4 @@
-//! Times as both services keep them.
+//! Point in time, as the store and the cloud keep it.
 
 use std::fmt;
 use std::num::ParseIntError;
@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use s3s::dto::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// Milliseconds since 1970, UTC: as much as S3's dates and IBM's can say.
+/// Milliseconds since 1970, UTC: the precision of S3's dates and of IBM's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct Moment(u64);
@@ -23,7 +23,7 @@ impl Moment {
         Self(self.0.saturating_add(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)))
     }
 
-    /// As IBM writes times: to the millisecond.
+    /// Formats the time as IBM writes it: to the millisecond.
     pub(super) fn shown(self) -> String {
         let time = UNIX_EPOCH + Duration::from_millis(self.0);
         let time = jiff::Timestamp::try_from(time).unwrap_or(jiff::Timestamp::UNIX_EPOCH);

@@ -1,6 +1,7 @@
-//! Bodies in and out: a request's straight into a file, hashed on the way; a file's straight into an answer.
+//! Streaming of bodies: a request's body into a file, hashed on its way; a file into a response's body.
 //!
-//! The files are read and written on tokio's blocking threads; a short bounded channel ties them to the socket.
+//! The files are read and written on tokio's blocking threads; a short bounded channel connects them to the
+//! socket.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
@@ -21,19 +22,21 @@ use tokio::sync::mpsc;
 
 use super::checks::{Claims, Sums, Tally};
 
-/// Pieces of a body between the socket and the file's thread. A piece is at most hyper's read buffer.
+/// Pieces of a body that may wait between the socket and the file's thread. A piece is at most hyper's read
+/// buffer.
 const PIECES_IN_FLIGHT: usize = 8;
-/// Bytes in one piece of an answer.
+/// Bytes in one piece of a response's body.
 const ANSWER_PIECE: u64 = 256 << 10;
 
-/// Runs file work off the async threads.
+/// Runs work on files on a blocking thread, away from the async ones.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> S3Result<T> + Send + 'static,
 ) -> S3Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(S3Error::internal_error)?
 }
 
-/// A file that is not yet under its final name, and goes away unless it gets there.
+/// File that does not have its final name yet. It is removed on drop unless [`Draft::keep_as`] has renamed
+/// it.
 #[derive(Debug)]
 pub(super) struct Draft {
     path: PathBuf,
@@ -51,7 +54,7 @@ impl Draft {
         &mut self.file
     }
 
-    /// Gives the file its final name, replacing what is there.
+    /// Gives the file its final name, and replaces the file that had it.
     pub(super) fn keep_as(mut self, path: &Path) -> io::Result<()> {
         fs::rename(&self.path, path)?;
         self.kept = true;
@@ -69,7 +72,7 @@ impl Drop for Draft {
     }
 }
 
-/// Where a body is written to.
+/// Destination that a body is written to.
 pub(super) trait Sink: Send + 'static {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
 }
@@ -82,11 +85,12 @@ impl Sink for Draft {
 
 enum Piece {
     Bytes(Bytes),
-    /// All of the body came; without it what was written is half a body.
+    /// End of the body. If it does not come, the body is not complete.
     End,
 }
 
-/// How much of a request's body has come over the wire, and how much was promised. Travels in the request's extensions.
+/// Bytes of a request's body that came over the wire, and the number that Content-Length announced. Passed in
+/// the request's extensions.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Wire {
     pub(super) arrived: Arc<AtomicU64>,
@@ -99,17 +103,17 @@ impl Wire {
     }
 }
 
-/// A body as it arrives.
+/// Body of a request that is about to be received.
 pub(super) struct Incoming {
     pub(super) body: Option<StreamingBlob>,
     pub(super) wire: Wire,
-    /// What Content-Length promised.
+    /// Value of the Content-Length header.
     pub(super) length: Option<i64>,
     pub(super) claims: Claims,
     pub(super) trailers: Option<TrailingHeaders>,
 }
 
-/// Streams a body into `sink`, and holds it to its claims. On any error the sink is dropped.
+/// Streams a body into `sink`, and compares it with its claims. On an error the sink is dropped.
 pub(super) async fn receive<S: Sink>(
     incoming: Incoming,
     mut tally: Tally,
@@ -131,7 +135,7 @@ pub(super) async fn receive<S: Sink>(
     });
     let promised = length.and_then(|length| u64::try_from(length).ok());
     let whole = feed(body, promised, &wire, &tx).await;
-    // Before waiting for the writer: a body that broke off must not leave it waiting for more.
+    // Before waiting for the writer: if the body broke off, the writer must not wait for more.
     drop(tx);
     let written = writer.await.map_err(S3Error::internal_error)?;
     whole?;
@@ -161,12 +165,13 @@ async fn feed(
     if promised.is_some_and(|promised| promised != received) {
         return Err(s3_error!(IncompleteBody));
     }
-    // A writer that has failed says so itself.
+    // If the writer has failed, it returns its error itself.
     let _ = tx.send(Piece::End).await;
     Ok(())
 }
 
-/// The stream that checks `x-amz-content-sha256` hides its error type. When all bytes came and it fails, the hash is what differs.
+/// Returns the error for a body that broke off. The stream that checks `x-amz-content-sha256` hides its error
+/// type. If it fails although all bytes came, the hash is what differs.
 fn broken_body(err: s3s::StdError, wire: &Wire) -> S3Error {
     if wire.is_complete() {
         let mut err = S3Error::with_message(
@@ -180,14 +185,14 @@ fn broken_body(err: s3s::StdError, wire: &Wire) -> S3Error {
     }
 }
 
-/// The rest of a file, or a piece of it, as an answer's body.
+/// Body of a response: a file from an offset on, or a part of it.
 pub(super) struct Outgoing {
     rx: mpsc::Receiver<io::Result<Bytes>>,
     left: u64,
 }
 
 impl Outgoing {
-    /// `length` bytes from where `file` stands.
+    /// Creates a body of `length` bytes, from the current offset of `file`.
     pub(super) fn new(mut file: File, length: u64) -> Self {
         let (tx, rx) = mpsc::channel(PIECES_IN_FLIGHT);
         tokio::task::spawn_blocking(move || {
@@ -196,7 +201,7 @@ impl Outgoing {
                 let mut piece = vec![0; to_usize(left.min(ANSWER_PIECE))];
                 let read = file.read_exact(&mut piece).map(|()| Bytes::from(piece));
                 let failed = read.is_err();
-                // Nobody listens any more: the client went away.
+                // If sending fails, the client has gone away.
                 if tx.blocking_send(read).is_err() || failed {
                     return;
                 }

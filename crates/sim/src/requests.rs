@@ -1,4 +1,5 @@
-//! What a request asks for, told from its method, path and query before anybody has looked at its signature or body.
+//! Operation and target of a request, found from its method, path and query, before its signature or body is
+//! looked at.
 
 use std::fmt;
 
@@ -6,7 +7,7 @@ use hyper::{HeaderMap, Method, Uri};
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
-/// S3's operations by S3's own names, and the one that is IAM's.
+/// S3's operations under S3's own names, and one of IAM's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Operation {
     /// `DELETE /bucket/key?uploadId=`
@@ -51,7 +52,7 @@ pub enum Operation {
     UploadPart,
     /// `PUT /bucket/key?partNumber=&uploadId=` with a copy source
     UploadPartCopy,
-    /// Anything else
+    /// Any other request
     Other,
 }
 
@@ -61,10 +62,10 @@ impl fmt::Display for Operation {
     }
 }
 
-/// Where IAM's tokens are issued.
+/// Path of IAM's request for a token.
 pub(super) const TOKEN_PATH: &str = "/identity/token";
 
-/// What a request is about.
+/// Operation of a request, and the bucket, key, upload and part that it names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Target {
     pub(super) operation: Operation,
@@ -74,7 +75,7 @@ pub(super) struct Target {
     pub(super) part: Option<u32>,
 }
 
-/// A value of the query, decoded; empty for one without.
+/// Returns a value of the query, decoded; an empty one if the name stands without a value.
 fn value(uri: &Uri, name: &str) -> Option<String> {
     uri.query()?.split('&').find_map(|pair| {
         let (found, value) = pair.split_once('=').unwrap_or((pair, ""));

@@ -1,4 +1,5 @@
-//! Scripts of what goes wrong: lists of entries, each of which counts what it matches and acts when it is its turn.
+//! Fault scripts: lists of entries. Each entry counts the requests that match it, and acts when it is its
+//! turn.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,30 +9,31 @@ use serde::{Deserialize, Serialize};
 
 use super::SimError;
 
-/// Which of the requests that match a rule it acts on.
+/// Selects the requests on which a rule acts, among those that match it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum When {
-    /// Every one.
+    /// All that match.
     #[default]
     Always,
-    /// Only this one, counted from 1.
+    /// Only the one with this number, counted from 1.
     Nth(u32),
-    /// The first so many.
+    /// As many as this number, from the first on.
     First(u32),
-    /// The first so many of each target: of each part of each upload, of each key. A region has one target of each operation.
+    /// As many as this number from the first on, for each target: for each part of each upload, for each key.
+    /// A rule of a cloud has a single target, so there it is the same as `First`.
     FirstOfEach(u32),
     /// Some of them, by chance; the same ones for the same seed.
     Share {
-        /// How many in a hundred.
+        /// Probability in per cent.
         percent: u8,
-        /// Which.
         seed: u64,
     },
 }
 
 impl When {
-    /// Whether it is a request's turn, by its number among those that match, and by that among those of its target.
+    /// True if the rule acts on a request, by its number among those that match, and by its number among
+    /// those of the same target.
     pub(super) fn is_turn(self, number: u32, number_of_target: impl FnOnce() -> u32) -> bool {
         match self {
             Self::Always => true,
@@ -42,7 +44,7 @@ impl When {
         }
     }
 
-    /// Whether chance has it that a request is acted on, the so-and-so-many-th of those that match.
+    /// True if the rule acts by chance on the request with this number among those that match.
     fn by_chance(seed: u64, percent: u8, number: u32) -> bool {
         // SplitMix64 (Steele, Lea, Flood 2014): its outputs for successive states are as good as random.
         let mut state = seed.wrapping_add(u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -52,21 +54,21 @@ impl When {
     }
 }
 
-/// One entry of a script: a rule, what it does, and its counts.
+/// One entry of a script: a rule, its action, and its counts.
 pub(super) trait Entry {
-    /// A request, as rules see it.
+    /// Request in the form that rules are matched against.
     type Target<'a>;
-    /// What happens to it.
+    /// Fault that the entry injects.
     type Action;
-    /// Counts a request, and says whether this entry acts on it.
+    /// Counts a request if it matches, and returns true if it is this entry's turn to act.
     fn is_due(&mut self, target: &Self::Target<'_>) -> bool;
-    /// What it does, counted.
+    /// Returns the action, and counts it.
     fn act(&mut self) -> Self::Action;
-    /// How often it has acted.
+    /// Returns the number of times that the entry has acted.
     fn fired(&self) -> u32;
 }
 
-/// A list of entries that can be changed while requests come in; clones share it.
+/// List of entries that can be changed while requests come in; clones share it.
 #[derive(Debug)]
 pub(super) struct Script<E> {
     entries: Arc<Mutex<Vec<E>>>,
@@ -90,17 +92,18 @@ impl<E: Entry> Script<E> {
         self.lock().extend(entries);
     }
 
-    /// Puts entries in place of those that there are.
+    /// Replaces all entries.
     pub(super) fn replace(&self, entries: Vec<E>) {
         *self.lock() = entries;
     }
 
-    /// How often each entry has acted, in order.
+    /// Returns the number of times that each entry has acted, in order.
     pub(super) fn fired(&self) -> Vec<u32> {
         self.lock().iter().map(Entry::fired).collect()
     }
 
-    /// What to do with a request: the first entry whose turn it is decides. Every one sees it, so that counts don't depend on others.
+    /// Returns the action for a request: that of the first entry whose turn it is. All entries see the
+    /// request, so that the counts of one don't depend on the others.
     pub(super) fn pick(&self, target: &E::Target<'_>) -> Option<E::Action> {
         let mut action = None;
         for entry in self.lock().iter_mut() {
@@ -111,13 +114,13 @@ impl<E: Entry> Script<E> {
         action
     }
 
-    /// The entries, for whoever shows them.
+    /// Locks the entries, for a caller that shows them.
     pub(super) fn lock(&self) -> MutexGuard<'_, Vec<E>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The entries of a script file, as they are written.
+/// Reads the entries of a script file.
 pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, SimError> {
     let fail = |reason: String| SimError::Script { path: path.to_owned(), reason };
     let text = snapferry_base::given::read(path).map_err(|err| fail(err.to_string()))?;

@@ -1,4 +1,4 @@
-//! The store as a whole: what it is to be, start, stop, and what its owner asks of it.
+//! The store as a whole: configuration, start, stop, and the functions for the program that runs it.
 
 use std::fmt;
 use std::io;
@@ -22,50 +22,50 @@ use super::listener::{self, url_of};
 use super::stats::{Ledger, Stats};
 use super::store::Store;
 
-/// A certificate and its key, as PEM files.
+/// Certificate and its private key, as PEM files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// The certificate, followed by those that vouch for it.
+    /// File with the certificate, followed by those that vouch for it.
     pub certificate: PathBuf,
-    /// The private key.
+    /// File with the private key.
     pub key: PathBuf,
 }
 
-/// Whether a body may come without its SHA-256 in the signature.
+/// Rule for bodies without their SHA-256 in the signature.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UnsignedPayload {
-    /// Always.
+    /// Accepted over http and https.
     #[default]
     Accept,
-    /// Over https, where TLS protects it.
+    /// Accepted over https only, because TLS protects the body there.
     RefuseOverHttp,
 }
 
-/// What the store is to be.
+/// Configuration of a store.
 #[derive(Clone, Debug)]
 pub struct SimConfig {
-    /// Where it keeps everything; made if it isn't there.
+    /// Folder for all data; created if it does not exist.
     pub folder: PathBuf,
-    /// The address to listen on; port 0 takes a free one.
+    /// Address to listen on; port 0 takes a free one.
     pub bind: SocketAddr,
-    /// The region that requests must be signed for.
+    /// Region that requests must be signed for.
     pub region: String,
-    /// The one access key.
+    /// Access key; there is only one.
     pub access_key: String,
-    /// Its secret.
+    /// Secret key that belongs to the access key.
     pub secret_key: Secret,
-    /// Serve https with these.
+    /// Certificate and key for https; without them the store serves http.
     pub tls: Option<TlsFiles>,
-    /// API keys that IAM turns into tokens.
+    /// API keys for which IAM issues tokens.
     pub api_keys: Vec<Secret>,
-    /// How long a token is good for.
+    /// Lifetime of a token.
     pub token_life: Duration,
-    /// Whether `UNSIGNED-PAYLOAD` is taken.
+    /// Rule for requests with `UNSIGNED-PAYLOAD`.
     pub unsigned_payload: UnsignedPayload,
 }
 
 impl SimConfig {
-    /// A store over `folder` on a free loopback port, with keys that nobody else knows.
+    /// Returns the configuration of a store in `folder` on a free loopback port, with random keys.
     #[must_use]
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         let random = || format!("{:016x}{:016x}", rand::rng().random::<u64>(), rand::rng().random::<u64>());
@@ -83,75 +83,70 @@ impl SimConfig {
     }
 }
 
-/// Why there is no store.
+/// Error of a store or a cloud while it starts or is set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SimError {
-    /// Its folder can't be used.
+    /// The store's folder can't be used.
     #[error("the store's folder {} can't be used", path.display())]
     Folder {
-        /// The folder.
         path: PathBuf,
-        /// The system's error.
+        /// Error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// Its address is taken, or none of this machine's.
+    /// The address is in use, or is not one of this machine.
     #[error("can't listen on {address}")]
     Bind {
-        /// The address.
         address: SocketAddr,
-        /// The system's error.
+        /// Error of the operating system.
         #[source]
         source: io::Error,
     },
     /// The certificate or its key is not usable.
     #[error("{}: {reason}", path.display())]
     Tls {
-        /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Reason why it can't be used.
         reason: String,
     },
-    /// A file is no fault script.
+    /// A file is not a fault script.
     #[error("{} is no fault script: {reason}", path.display())]
     Script {
-        /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Reason why it can't be used.
         reason: String,
     },
-    /// A bucket can't be made.
+    /// A bucket can't be created.
     #[error("can't make bucket {bucket:?}: {reason}")]
     Bucket {
-        /// Its name.
         bucket: String,
-        /// Why not.
+        /// Reason why it can't be created.
         reason: String,
     },
 }
 
-/// A running store. Dropping it stops it.
+/// Running store. Dropping it stops it.
 pub struct SimStore {
     address: SocketAddr,
     config: SimConfig,
     front: Arc<Front>,
     folder: Arc<Folder>,
-    /// Dropped to stop.
+    /// Dropping it stops the listener.
     stop: oneshot::Sender<()>,
     serving: JoinHandle<()>,
 }
 
 impl SimStore {
-    /// Opens the folder and begins to listen, on the runtime that this is called in.
+    /// Opens the folder and begins to listen, on the runtime of the caller.
     ///
     /// # Errors
-    /// Where the folder, the address or the certificate can't be used.
+    /// If the folder, the address or the certificate can't be used.
     pub async fn start(config: SimConfig) -> Result<Self, SimError> {
         let iam = Arc::new(Iam::new(config.api_keys.clone(), config.token_life));
         Self::start_with(config, iam).await
     }
 
-    /// The same, honouring the tokens of an IAM that is there already.
+    /// Starts a store that accepts the tokens of an existing IAM.
     pub(super) async fn start_with(config: SimConfig, iam: Arc<Iam>) -> Result<Self, SimError> {
         let root = config.folder.clone();
         let opened =
@@ -179,45 +174,45 @@ impl SimStore {
         Ok(Self { address, config, front, folder, stop, serving })
     }
 
-    /// Where it listens, as a client's `--endpoint` takes it.
+    /// Returns the URL of the store, as a client's `--endpoint` takes it.
     #[must_use]
     pub fn endpoint(&self) -> String {
         url_of(self.address, self.config.tls.is_some())
     }
 
-    /// IAM's address, to which clients append `/identity/token`.
+    /// Returns IAM's URL, to which clients append `/identity/token`.
     #[must_use]
     pub fn iam_endpoint(&self) -> String {
         self.endpoint()
     }
 
-    /// What it was started with.
+    /// Returns the configuration that the store was started with.
     #[must_use]
     pub fn config(&self) -> &SimConfig {
         &self.config
     }
 
-    /// What it keeps, for whoever stands beside it.
+    /// Returns the store's data, for a service beside the store.
     pub(super) fn folder(&self) -> Arc<Folder> {
         Arc::clone(&self.folder)
     }
 
-    /// The fault script.
+    /// Returns the store's fault script.
     #[must_use]
     pub fn faults(&self) -> &Faults {
         &self.front.faults
     }
 
-    /// What it was asked so far.
+    /// Returns the counters and the log up to now.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.front.ledger.snapshot()
     }
 
-    /// Makes a bucket; that there is one is success.
+    /// Creates a bucket. If it exists already, that is a success.
     ///
     /// # Errors
-    /// Where the name is none, or the folder can't be written.
+    /// If the name is not allowed, or the folder can't be written.
     pub async fn create_bucket(&self, name: &str) -> Result<(), SimError> {
         let folder = Arc::clone(&self.folder);
         let bucket = name.to_owned();
@@ -230,12 +225,13 @@ impl SimStore {
         }
     }
 
-    /// Ends the life of every bearer token that IAM has issued.
+    /// Expires every bearer token that IAM has issued.
     pub fn expire_tokens(&self) {
         self.front.iam.expire_all();
     }
 
-    /// Stops listening, breaks all connections, and returns when that is done: what it was asked in all.
+    /// Stops listening, breaks all connections, waits until that is done, and returns the final counters and
+    /// log.
     pub async fn shutdown(self) -> Stats {
         drop(self.stop);
         if let Err(err) = self.serving.await {

@@ -1,4 +1,4 @@
-//! Between the words of S3's requests and answers and those of the folder.
+//! Conversion between the types of S3's requests and responses and those of the folder.
 
 use hyper::HeaderMap;
 use hyper::header::{
@@ -18,7 +18,7 @@ use super::folder::{Attributes, Object, etag};
 use super::moment::Moment;
 use super::uploads::{ListedPart, StoredPart};
 
-/// Sets the one of five equal-shaped fields that belongs to an algorithm.
+/// Sets that one of the five checksum fields that belongs to the algorithm.
 macro_rules! set_checksum {
     ($output:expr, $algorithm:expr, $checksum:expr) => {{
         let checksum = $checksum;
@@ -33,17 +33,19 @@ macro_rules! set_checksum {
 }
 pub(super) use set_checksum;
 
-/// Most entries on one page of any listing.
+/// Highest number of entries on one page of a listing.
 const LONGEST_PAGE: usize = 1000;
-/// What S3 leaves as it is when a client asks for `encoding-type=url`.
+/// Characters that are escaped in a key if the client asks for `encoding-type=url`; S3 leaves the others as
+/// they are.
 const URL_KEY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
 
-/// How one request's answer is to differ from the right one, as a fault script has it. Travels in the request's extensions.
+/// Deviations from the correct response to one request, as a fault script demands them. Passed in the
+/// request's extensions.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Quirks {
-    /// Neither look at checksums nor answer with any.
+    /// Ignore the checksums of the request, and return none.
     pub(super) blind: bool,
-    /// Answer with other checksums.
+    /// Return wrong checksums in the response.
     pub(super) corrupt: bool,
 }
 
@@ -52,7 +54,7 @@ impl Quirks {
         req.extensions.get().copied().unwrap_or_default()
     }
 
-    /// The checksum as it goes into an answer.
+    /// Returns the checksum as it goes into a response.
     pub(super) fn shown(self, checksum: &str) -> Option<String> {
         match self {
             Self { blind: true, .. } => None,
@@ -85,7 +87,7 @@ impl Attributes {
         });
         Self {
             content_type: text(&CONTENT_TYPE),
-            // "aws-chunked" says how the body travels, not what it is.
+            // "aws-chunked" describes the transfer of the body, not the body.
             content_encoding: text(&CONTENT_ENCODING).filter(|encoding| encoding != "aws-chunked"),
             content_disposition: text(&CONTENT_DISPOSITION),
             content_language: text(&CONTENT_LANGUAGE),
@@ -121,12 +123,12 @@ impl Attributes {
     }
 }
 
-/// A length as the wire's signed integers have it.
+/// Converts a length into the signed integer of S3's types.
 pub(super) fn signed(length: u64) -> Option<i64> {
     i64::try_from(length).ok()
 }
 
-/// A count of at most [`LONGEST_PAGE`] entries.
+/// Converts a count of at most [`LONGEST_PAGE`] entries.
 pub(super) fn count(entries: usize) -> Option<i32> {
     i32::try_from(entries).ok()
 }
@@ -154,7 +156,8 @@ pub(super) fn source(source: &CopySource) -> S3Result<(&str, &str)> {
     }
 }
 
-/// A bare `first-last` of a copied part; unlike a read's it must lie within the object.
+/// Parses the range of a copied part, `bytes=first-last`; unlike a range of a read it must lie within the
+/// object.
 pub(super) fn copy_range(text: Option<&str>, size: u64) -> S3Result<std::ops::Range<u64>> {
     let Some(text) = text else { return Ok(0..size) };
     match Range::parse(text) {

@@ -1,4 +1,4 @@
-//! What the store was asked: counters by operation, and a log of requests.
+//! Statistics of the store: counters for each operation, and a log of requests.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,59 +8,56 @@ use hyper::{Method, StatusCode};
 
 use super::requests::{Operation, Target};
 
-/// Requests that the log remembers.
+/// Number of requests that the log keeps; older ones are dropped.
 const LOG_LENGTH: usize = 1 << 16;
 
 /// Counters of one operation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
-    /// Requests that began.
+    /// Requests that were begun, whatever became of them.
     pub requests: u64,
-    /// Those that were answered with a status below 400.
+    /// Requests that were answered with a status below 400.
     pub succeeded: u64,
-    /// Bytes of bodies received, also of those that were refused.
+    /// Bytes of request bodies received, those of refused requests included.
     pub bytes_in: u64,
-    /// Bytes of bodies that answers announced.
+    /// Bytes of response bodies, as the responses announced them.
     pub bytes_out: u64,
 }
 
-/// One request that ended.
+/// One request that has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoggedRequest {
-    /// What it asked for.
     pub operation: Operation,
-    /// HTTP method.
     pub method: String,
-    /// Path and query as they came.
+    /// Path and query as the client sent them.
     pub path: String,
-    /// The part it was about.
+    /// Part number in the query, if it has one.
     pub part: Option<u32>,
-    /// HTTP status; nothing where the connection went without an answer.
+    /// HTTP status; `None` if the connection ended without a response.
     pub status: Option<u16>,
 }
 
-/// Everything counted so far.
+/// All counters so far, and the log.
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
-    /// By operation.
     pub counts: BTreeMap<Operation, Count>,
-    /// Parts being uploaded now.
+    /// Number of parts that are being uploaded now.
     pub parts_in_flight: usize,
-    /// Most parts that were ever being uploaded at the same time.
+    /// Highest number of parts that were uploaded at the same time.
     pub most_parts_in_flight: usize,
-    /// The last requests, in the order in which they ended.
+    /// Last requests, in the order in which they ended.
     pub log: VecDeque<LoggedRequest>,
 }
 
 impl Stats {
-    /// The counters of one operation.
+    /// Returns the counters of one operation; zeros if it was never requested.
     #[must_use]
     pub fn of(&self, operation: Operation) -> Count {
         self.counts.get(&operation).copied().unwrap_or_default()
     }
 }
 
-/// The counters, shared by all connections.
+/// Counters that all connections share.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ledger {
     stats: Arc<Mutex<Stats>>,
@@ -75,7 +72,7 @@ impl Ledger {
         self.lock().clone()
     }
 
-    /// A request begins; it ends when the visit is dropped.
+    /// Counts a request that begins; it ends when the [`Visit`] is dropped.
     pub(super) fn begin(&self, target: &Target, method: &Method, path: &str) -> Visit {
         let mut stats = self.lock();
         stats.counts.entry(target.operation).or_default().requests += 1;
@@ -95,7 +92,7 @@ impl Ledger {
     }
 }
 
-/// One request under way. Dropped without an answer, it is logged as such.
+/// One request in progress. If it is dropped without a response, the log has it without a status.
 #[derive(Debug)]
 pub(super) struct Visit {
     ledger: Ledger,
@@ -105,7 +102,7 @@ pub(super) struct Visit {
 }
 
 impl Visit {
-    /// The counter of the body's bytes.
+    /// Returns the counter of the body's bytes.
     pub(super) fn received(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.received)
     }

@@ -1,4 +1,4 @@
-//! S3's operations on the folder: the words of the protocol in, the folder's words out, and back.
+//! S3's operations on the folder: they convert requests into calls of the folder, and results into responses.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
@@ -34,10 +34,10 @@ use super::shapes::{
 };
 use super::uploads::{Demands, ListedPart, Upload, part_number};
 
-/// Bytes hashed at a time when something is copied.
+/// Bytes that are hashed at a time during a copy.
 const COPY_PIECE: usize = 1 << 20;
 
-/// The S3 side of the store.
+/// Implementation of S3's operations.
 #[derive(Clone, Debug)]
 pub(super) struct Store {
     folder: Arc<Folder>,
@@ -54,7 +54,7 @@ impl Store {
         blocking(move || Ok(bucket.list(&query))).await
     }
 
-    /// What HEAD and GET say of an object in headers.
+    /// Returns the headers that describe an object in responses to HEAD and GET.
     fn object_headers(object: &Object, with_checksum: bool, quirks: Quirks) -> HeaderMap {
         let mut headers = object.attributes.headers();
         if let Some(checksum) = quirks.shown(&object.checksum).filter(|_| with_checksum) {
@@ -255,7 +255,7 @@ impl S3 for Store {
             last_modified: Some(object.modified.into()),
             ..GetObjectOutput::default()
         };
-        // The checksum of the whole is no use to the reader of a piece.
+        // The checksum of the whole object is of no use to a reader of a part of it.
         let headers = Self::object_headers(&object, input.checksum_mode.is_some() && whole, quirks);
         Ok(S3Response::with_headers(output, headers))
     }
@@ -559,7 +559,7 @@ impl S3 for Store {
     }
 }
 
-/// Puts a file of this machine into a bucket, as a service beside the store does it.
+/// Puts a local file into a bucket, for a service beside the store.
 pub(super) fn put_file(bucket: &Bucket, key: &str, from: &Path) -> S3Result<()> {
     let mut file = File::open(from).map_err(S3Error::internal_error)?;
     let (mut draft, mut tally) = (bucket.draft()?, Claims::of(&HeaderMap::new())?.tally(None));

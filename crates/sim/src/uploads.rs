@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! .uploads/<id>/upload.json        key, checksum, attributes
-//! .uploads/<id>/body               parts at (number - 1) x slot, where the first good part sets the slot's size
-//! .uploads/<id>/00001.json, ...    what is stored of each part
+//! .uploads/<id>/body               parts at (number - 1) x slot; the first good part sets the slot's size
+//! .uploads/<id>/00001.json, ...    description of each part
 //! .uploads/<id>/00003, ...         parts that can't have their slot: too large for it, or sent again
 //! ```
 //!
-//! Where all parts are of one size and none was sent twice, the object is complete when `body` is renamed. Otherwise it is copied
-//! together.
+//! If all parts have the same size and none was sent twice, `body` is renamed to make the object. Otherwise
+//! the parts are copied into one file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -28,17 +28,17 @@ use super::folder::{Attributes, Bucket, Conditions, Object, read_json, write_jso
 use super::moment::Moment;
 use super::receive::{Draft, Sink};
 
-/// Where a part's bytes are.
+/// Location of a part's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Place {
-    /// In the upload's body, which has slots of so many bytes.
+enum PartFile {
+    /// In the upload's body, in a slot of `size` bytes.
     Slot { size: u64 },
     /// In a file of its own.
     Own,
 }
 
-impl Place {
-    /// Where the part begins in its file.
+impl PartFile {
+    /// Returns the offset of the part in its file, in bytes.
     fn offset(self, number: u32) -> u64 {
         match self {
             Self::Slot { size } => u64::from(number.saturating_sub(1)) * size,
@@ -47,16 +47,16 @@ impl Place {
     }
 }
 
-/// One part that is stored.
+/// Description of one stored part.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct StoredPart {
-    place: Place,
+    place: PartFile,
     pub(super) sums: Sums,
     pub(super) etag: String,
     pub(super) modified: Moment,
 }
 
-/// What an upload's own file says.
+/// Contents of an upload's `upload.json`.
 #[derive(Debug, Serialize, Deserialize)]
 struct Header {
     id: String,
@@ -66,32 +66,32 @@ struct Header {
     attributes: Attributes,
 }
 
-/// One upload, open until it is completed or aborted.
+/// Multipart upload, open until it is completed or aborted.
 #[derive(Debug)]
 pub(super) struct Upload {
     dir: PathBuf,
     header: Header,
-    /// Nothing once the upload has ended. Held while it ends, so that nobody adds a part meanwhile.
+    /// `None` once the upload has ended. Locked while it ends, so that no request adds a part meanwhile.
     state: Mutex<Option<State>>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     parts: BTreeMap<u32, StoredPart>,
-    /// Bytes in a slot of the body, once it is known.
+    /// Size of a slot of the body in bytes, once it is known.
     slot: Option<u64>,
-    /// Slots that are being written to.
+    /// Part numbers whose slots are being written to.
     claimed: BTreeSet<u32>,
 }
 
-/// Where a part that is being received goes.
+/// Destination of a part that is being received.
 #[derive(Debug)]
 pub(super) enum Landing {
     Slot(Slot),
     Draft(Draft),
 }
 
-/// A claim on a part's slot in the body; given back when dropped.
+/// Claim on a part's slot in the body; released when it is dropped.
 #[derive(Debug)]
 pub(super) struct Slot {
     upload: Arc<Upload>,
@@ -110,7 +110,7 @@ impl Sink for Landing {
                 if end > slot.size {
                     return Err(io::Error::other("a part is larger than it was announced"));
                 }
-                let place = Place::Slot { size: slot.size };
+                let place = PartFile::Slot { size: slot.size };
                 slot.body.write_all_at(bytes, place.offset(slot.number) + slot.written)?;
                 slot.written = end;
                 Ok(())
@@ -127,7 +127,7 @@ impl Drop for Slot {
     }
 }
 
-/// One line of a Complete request.
+/// One part in the list of a Complete request.
 #[derive(Clone, Debug)]
 pub(super) struct ListedPart {
     pub(super) number: i32,
@@ -135,7 +135,7 @@ pub(super) struct ListedPart {
     pub(super) checksums: Vec<(Algorithm, String)>,
 }
 
-/// What a Complete request says of the object.
+/// Contents of a Complete request: the parts, and what the client expects of the object.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Demands {
     pub(super) parts: Vec<ListedPart>,
@@ -143,11 +143,11 @@ pub(super) struct Demands {
     pub(super) checksum: Option<(Algorithm, String)>,
     pub(super) kind: Option<String>,
     pub(super) conditions: Conditions,
-    /// A store of before 2022 knows nothing of checksums or of the object's size.
+    /// True if the store behaves as one of before 2022, which ignores checksums and the object's size.
     pub(super) blind: bool,
 }
 
-/// A part number that S3 takes.
+/// Returns the part number if S3 accepts it.
 pub(super) fn part_number(number: i32) -> S3Result<PartNumber> {
     let allowed = u32::try_from(number).ok().filter(|number| (1..=MAX_PARTS).contains(&u64::from(*number)));
     allowed.map(PartNumber).ok_or_else(|| {
@@ -193,7 +193,7 @@ impl Upload {
                 tracing::warn!(upload = upload.id(), number, "a part's bytes are not all there: left out");
                 continue;
             }
-            if let Place::Slot { size } = part.place {
+            if let PartFile::Slot { size } = part.place {
                 state.slot = Some(size);
             }
             state.parts.insert(number, part);
@@ -222,14 +222,15 @@ impl Upload {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn path_of(&self, number: u32, place: Place) -> PathBuf {
+    fn path_of(&self, number: u32, place: PartFile) -> PathBuf {
         match place {
-            Place::Slot { .. } => self.dir.join("body"),
-            Place::Own => self.dir.join(format!("{number:05}")),
+            PartFile::Slot { .. } => self.dir.join("body"),
+            PartFile::Own => self.dir.join(format!("{number:05}")),
         }
     }
 
-    /// Whether a part may carry a checksum by `algorithm`: all of an upload's parts use the one that it was created with.
+    /// Checks that a part may have a checksum by `algorithm`: all parts of an upload use the one that it was
+    /// created with.
     pub(super) fn accepts(&self, algorithm: Option<Algorithm>) -> S3Result<()> {
         match (self.header.scheme, algorithm) {
             (Some(scheme), Some(algorithm)) if scheme.algorithm != algorithm => Err(s3_error!(
@@ -241,8 +242,8 @@ impl Upload {
         }
     }
 
-    /// Finds a place for a part of `length` bytes that is about to be received. A part that is there already keeps its bytes until
-    /// the new ones have proved good.
+    /// Chooses the destination of a part of `length` bytes that is about to be received. If the part is there
+    /// already, it keeps its bytes until the new ones have proved good.
     pub(super) fn land(
         upload: &Arc<Self>,
         number: PartNumber,
@@ -252,13 +253,14 @@ impl Upload {
         let mut state = upload.lock();
         let state = state.as_mut().ok_or_else(|| no_such_upload(upload.id()))?;
         if state.slot.is_none() {
-            // Only the last part may be smaller, so this is a part like the others, or all there is.
+            // Only the last part may be smaller than the least size, so this is a part like the others, or
+            // the only one.
             state.slot = length.filter(|length| *length >= MIN_PART.0);
         }
         let taken = state.parts.contains_key(&number.0) || state.claimed.contains(&number.0);
         match (state.slot, length) {
             (Some(size), Some(length)) if length <= size && !taken => {
-                let path = upload.path_of(number.0, Place::Slot { size });
+                let path = upload.path_of(number.0, PartFile::Slot { size });
                 let body = File::options()
                     .write(true)
                     .create(true)
@@ -278,7 +280,7 @@ impl Upload {
         }
     }
 
-    /// Stores a part, in place of one of the same number.
+    /// Stores a part, and replaces one with the same number.
     pub(super) fn put(
         &self,
         number: PartNumber,
@@ -287,8 +289,8 @@ impl Upload {
         drafts: &Path,
     ) -> S3Result<StoredPart> {
         let (place, draft, slot) = match landing {
-            Landing::Draft(draft) => (Place::Own, Some(draft), None),
-            Landing::Slot(slot) => (Place::Slot { size: slot.size }, None, Some(slot)),
+            Landing::Draft(draft) => (PartFile::Own, Some(draft), None),
+            Landing::Slot(slot) => (PartFile::Slot { size: slot.size }, None, Some(slot)),
         };
         let part = StoredPart { place, etag: sums.etag(), sums, modified: Moment::now() };
         let stored = {
@@ -302,12 +304,12 @@ impl Upload {
             state.parts.insert(number.0, part.clone());
             part
         };
-        // Gives the claim back, which takes the lock.
+        // This releases the claim, and needs the lock to do so.
         drop(slot);
         Ok(stored)
     }
 
-    /// One page of parts with numbers above `after`, and whether there are more.
+    /// Returns one page of parts with numbers above `after`, and true if there are more.
     pub(super) fn list(&self, after: u32, most: usize) -> S3Result<(Vec<(u32, StoredPart)>, bool)> {
         let state = self.lock();
         let state = state.as_ref().ok_or_else(|| no_such_upload(self.id()))?;
@@ -331,7 +333,7 @@ impl Upload {
         }
     }
 
-    /// Makes the object, or says why not and leaves everything as it was.
+    /// Creates the object. On an error everything stays as it was.
     pub(super) fn complete(&self, bucket: &Bucket, demands: &Demands) -> S3Result<Object> {
         let mut state = self.lock();
         let open = state.as_ref().ok_or_else(|| no_such_upload(self.id()))?;
@@ -354,13 +356,13 @@ impl Upload {
         Ok(object)
     }
 
-    /// All parts in one file.
+    /// Copies all parts into one file.
     fn join(&self, parts: &BTreeMap<u32, StoredPart>, bucket: &Bucket) -> S3Result<Draft> {
         let mut draft = bucket.draft()?;
         for (number, part) in parts {
             let mut from = File::open(self.path_of(*number, part.place)).map_err(S3Error::internal_error)?;
             from.seek(SeekFrom::Start(part.place.offset(*number))).map_err(S3Error::internal_error)?;
-            // Between two files this is copy_file_range: no byte passes through here.
+            // Between two files this is copy_file_range: no byte passes through this process.
             let copied =
                 io::copy(&mut from.take(part.sums.size), draft.file()).map_err(S3Error::internal_error)?;
             if copied != part.sums.size {
@@ -374,7 +376,7 @@ impl Upload {
         Ok(draft)
     }
 
-    /// The object that these parts make, once it is what the client says it is.
+    /// Returns the description of the object that these parts make, if it is as the client demands.
     fn describe(&self, parts: &BTreeMap<u32, StoredPart>, demands: &Demands) -> S3Result<Object> {
         let size = parts.values().map(|part| part.sums.size).sum();
         if !demands.blind && demands.size.is_some_and(|claimed| u64::try_from(claimed) != Ok(size)) {
@@ -432,19 +434,19 @@ impl Upload {
 }
 
 impl State {
-    /// Whether the body holds all parts one behind the other, and nobody is writing to it.
+    /// True if the body holds all parts one behind the other, and no request is writing to it.
     fn is_in_one_piece(&self) -> bool {
         let mut end = 0;
         self.claimed.is_empty()
             && self.parts.iter().all(|(number, part)| {
-                let fits = matches!(part.place, Place::Slot { .. }) && part.place.offset(*number) == end;
+                let fits = matches!(part.place, PartFile::Slot { .. }) && part.place.offset(*number) == end;
                 end += part.sums.size;
                 fits
             })
     }
 }
 
-/// Holds the list of a Complete request to what was uploaded, in S3's order of complaints.
+/// Checks the list of a Complete request against the stored parts, in the order in which S3 reports errors.
 fn check_list(parts: &BTreeMap<u32, StoredPart>, listed: &[ListedPart]) -> S3Result<()> {
     if listed.is_empty() {
         return Err(s3_error!(MalformedXML, "You must specify at least one part"));
@@ -465,7 +467,7 @@ fn check_list(parts: &BTreeMap<u32, StoredPart>, listed: &[ListedPart]) -> S3Res
             }
         }
     }
-    // As Ceph does; others drop what is not listed without a word.
+    // Ceph does this; other stores drop unlisted parts silently.
     if listed.len() != parts.len() {
         return Err(s3_error!(
             InvalidPart,
@@ -489,7 +491,8 @@ fn check_list(parts: &BTreeMap<u32, StoredPart>, listed: &[ListedPart]) -> S3Res
 }
 
 impl StoredPart {
-    /// The checksum that an answer names: the upload's, or the one that came with the part.
+    /// Returns the checksum for a response: by the upload's algorithm, or else the CRC64NVME that every part
+    /// has.
     pub(super) fn checksum(&self, scheme: Option<Scheme>) -> Option<(Algorithm, &str)> {
         let algorithm =
             scheme.unwrap_or(Scheme { algorithm: Algorithm::Crc64Nvme, kind: Kind::FullObject }).algorithm;

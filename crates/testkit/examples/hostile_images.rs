@@ -1,4 +1,4 @@
-//! Writes every image that is broken on purpose into a folder: what the fuzz target `image` begins with.
+//! Writes every intentionally broken image into a folder, as the seed corpus of the fuzz target `image`.
 //!
 //! `hostile_images FOLDER`
 
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use snapferry_testkit::hostile;
 
-/// Larger ones teach a fuzzer nothing that the others don't, and cost it time.
+/// Longest image that is written, in bytes. Larger ones cost a fuzzer time and cover nothing more.
 const LONGEST: usize = 1 << 20;
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -1,4 +1,4 @@
-//! A clock that stands still until it is moved.
+//! A clock for tests that stands still until the test moves it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use snapferry_base::clock::Clock;
 use tokio::sync::watch;
 
-/// Time by hand, or, hurried, time that jumps ahead whenever somebody waits.
+/// Clock that a test moves, or, if hurried, that jumps ahead at every wait.
 #[derive(Debug)]
 pub struct ManualClock {
     start: Instant,
@@ -29,24 +29,24 @@ impl ManualClock {
         })
     }
 
-    /// Moves only by [`ManualClock::advance`].
+    /// Makes a clock that only [`ManualClock::advance`] moves.
     #[must_use]
     pub fn standing() -> Arc<Self> {
         Self::build(false)
     }
 
-    /// Moves ahead by every wait, so that nobody waits.
+    /// Makes a clock that moves ahead at every wait, so that no wait takes real time.
     #[must_use]
     pub fn hurried() -> Arc<Self> {
         Self::build(true)
     }
 
-    /// Lets time pass.
+    /// Moves the clock ahead.
     pub fn advance(&self, by: Duration) {
         self.passed.send_modify(|passed| *passed += by);
     }
 
-    /// How often somebody waited.
+    /// Returns the number of waits so far.
     #[must_use]
     pub fn sleeps(&self) -> u32 {
         *self.sleeps.lock().unwrap_or_else(PoisonError::into_inner)
@@ -70,7 +70,7 @@ impl Clock for ManualClock {
         if self.hurried {
             self.advance(duration);
         }
-        // The sender lives in self.
+        // This can't fail: the sender lives in self.
         let _ended = passed.wait_for(|passed| *passed >= until).await;
     }
 }

@@ -1,7 +1,8 @@
-//! Disks to convert: the same bytes for the same seed, on every machine, for ever.
+//! Generated disks for conversion tests: the same seed gives the same bytes on every machine, for ever.
 //!
-//! A disk is a row of runs; each run is zeros, random bytes or text, made from the disk's seed and the run's number. So a disk
-//! can be written without being held in memory, and its zeros without being written.
+//! A disk is a sequence of runs. Each run is zeros, random bytes or text, made from the seed of the disk and
+//! the number of the run. So a disk can be written without being held in memory, and its zeros need not be
+//! written.
 
 use std::fs::File;
 use std::io;
@@ -11,23 +12,22 @@ use std::path::Path;
 
 use snapferry_base::units::{ByteCount, KIB, MIB, to_u64, to_usize};
 
-/// What a disk is filled with.
+/// Kind of content of a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Nothing but zeros.
+    /// Only zeros.
     Zeros,
     /// Bytes that no codec makes shorter.
     Random,
-    /// Words and lines: deflate makes about a third of it.
+    /// Words and lines, which deflate compresses to about a third.
     Text,
-    /// Runs of all three with lengths from 512 bytes to 2 MiB, in shares like those of a boot volume: half of it zeros, a tenth
+    /// Runs of all three, 512 bytes to 2 MiB long, in shares like those of a boot volume: half zeros, a tenth
     /// incompressible.
     Mixed,
     /// Text at one end, zeros elsewhere.
     Only {
-        /// Where.
         end: End,
-        /// How many bytes of text.
+        /// Length of the text in bytes.
         len: u64,
     },
 }
@@ -35,24 +35,23 @@ pub enum Kind {
 /// One end of a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// Its beginning.
+    /// The lowest offsets.
     First,
-    /// Its end.
+    /// The highest offsets.
     Last,
 }
 
-/// A disk that can be made any number of times.
+/// A disk that can be generated any number of times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Disk {
-    /// What fills it.
     pub kind: Kind,
-    /// Its size, any number of bytes.
+    /// Size of the disk: any number of bytes.
     pub size: ByteCount,
-    /// Disks that differ in it differ in their bytes.
+    /// Disks with different seeds have different bytes.
     pub seed: u64,
 }
 
-/// What one run is filled with.
+/// Content of one run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fill {
     Zeros,
@@ -61,13 +60,13 @@ enum Fill {
 }
 
 impl Disk {
-    /// A disk.
+    /// Describes a disk, without generating it.
     #[must_use]
     pub fn new(kind: Kind, size: ByteCount, seed: u64) -> Self {
         Self { kind, size, seed }
     }
 
-    /// All of its bytes.
+    /// Generates all bytes of the disk.
     #[must_use]
     pub fn to_vec(&self) -> Vec<u8> {
         let mut disk = vec![0; to_usize(self.size.0)];
@@ -80,21 +79,21 @@ impl Disk {
         disk
     }
 
-    /// Writes it to a new file at `path`, zeros as holes.
+    /// Writes the disk to a new file at `path`, with holes for the zeros.
     ///
     /// # Errors
-    /// With the system's.
+    /// If the file can't be written.
     pub fn write(&self, path: &Path) -> io::Result<()> {
         let file = File::create(path)?;
         file.set_len(self.size.0)?;
         self.each_piece(|at, piece| file.write_all_at(piece, at))
     }
 
-    /// Calls `write` with everything but zeros, in order, in pieces of 1 MiB at most.
+    /// Calls `write` with all runs but the zeros, in order, in pieces of at most 1 MiB.
     fn each_piece(&self, mut write: impl FnMut(u64, &[u8]) -> io::Result<()>) -> io::Result<()> {
         let mut buffer = Vec::new();
         for (number, (range, fill)) in (0..).zip(self.runs()) {
-            let mut words = Words::new(self.seed, number);
+            let mut words = Vocabulary::new(self.seed, number);
             let mut at = range.start;
             while fill != Fill::Zeros && at < range.end {
                 let len = to_usize((range.end - at).min(MIB));
@@ -110,7 +109,7 @@ impl Disk {
         Ok(())
     }
 
-    /// The runs, in order and without gaps.
+    /// Returns the runs in order, without gaps.
     fn runs(&self) -> Vec<(Range<u64>, Fill)> {
         let size = self.size.0;
         match self.kind {
@@ -124,12 +123,13 @@ impl Disk {
     }
 
     fn mixed_runs(&self) -> Vec<(Range<u64>, Fill)> {
-        // A stream of its own, apart from every run's.
-        let mut words = Words::new(self.seed, u64::MAX);
+        // A separate sequence, different from that of every run.
+        let mut words = Vocabulary::new(self.seed, u64::MAX);
         let mut runs = Vec::new();
         let mut at = 0;
         while at < self.size.0 {
-            // From 512 B to 2 MiB, every power of two as likely, then any length up to twice that; files start at 4 KiB, mostly.
+            // Each power of two from 512 B to 1 MiB is equally likely, and the length is between that and its
+            // double. Most runs are multiples of 4 KiB, as files are.
             let least = 512_u64 << (words.next() % 12);
             let unit = if words.next().is_multiple_of(8) { 1 } else { 4 * KIB };
             let len = (least + words.next() % least).next_multiple_of(unit).min(self.size.0 - at);
@@ -145,13 +145,14 @@ impl Disk {
     }
 }
 
-/// An endless row of numbers: splitmix64 (Steele, Lea, Flood 2014), written out so that no crate's new version changes a disk.
-struct Words(u64);
+/// Generator of an endless sequence of numbers: splitmix64 (Steele, Lea, Flood 2014). It is implemented here
+/// so that no new version of a crate changes a disk.
+struct Vocabulary(u64);
 
-impl Words {
+impl Vocabulary {
     fn new(seed: u64, stream: u64) -> Self {
         let mut words = Self(seed ^ stream.wrapping_mul(0xa076_1d64_78bd_642f));
-        // Neighbouring seeds and streams part ways in the first step.
+        // After the first step, the sequences of neighbouring seeds and streams differ completely.
         words.0 = words.next();
         words
     }
@@ -171,16 +172,18 @@ impl Words {
         into.truncate(len);
     }
 
-    /// Lines of words, frequent ones short, with a number here and there, like a log or a source file.
+    /// Appends lines of words, with frequent words short and a number from time to time, like a log or a
+    /// source file.
     fn text(&mut self, into: &mut Vec<u8>, len: usize) {
         while into.len() < len {
             let roll = self.next();
-            // Two rolls multiplied: low numbers are frequent, as words are.
+            // The product of two random numbers: low ranks are frequent, as in a natural language.
             let rank = ((roll & 0x3ff) * ((roll >> 10) & 0x3ff)) >> 10;
             match roll >> 60 {
                 0 => into.extend(format!("{:x}", (roll >> 20) & 0xff_ffff).into_bytes()),
                 _ => {
-                    // A word is made of syllables of its rank: the same rank is the same word.
+                    // The syllables of a word follow from its rank, so the same rank always gives the same
+                    // word.
                     let mut letters = rank + 1;
                     while letters > 0 {
                         into.extend(SYLLABLES[to_usize(letters % 16)]);

@@ -1,7 +1,8 @@
-//! Images that no correct program writes, each broken in one way, and what a reader has to make of them.
+//! Images that no correct program writes, each broken in one way, and the expected reaction of a reader.
 //!
-//! Every image begins as a good one: a disk of 4 MiB in clusters of 4 KiB, with compressed and raw bodies under two L2 tables. The
-//! tables' places are read from its own header, so that a break is one line: which word, and what it says instead.
+//! Every image begins as a good one: a disk of 4 MiB in clusters of 4 KiB, with compressed and raw bodies
+//! under two L2 tables. The offsets of the tables come from its own header, so that each defect takes one
+//! line: which word, and its new value.
 
 use std::collections::BTreeMap;
 
@@ -10,51 +11,51 @@ use snapferry_qcow2::{Codec, Geometry};
 
 use super::images::{self, Body};
 
-/// The disk in every image.
+/// Size of the disk in almost every image.
 pub const DISK: ByteCount = ByteCount(4 * MIB);
-/// Clusters of every image.
+/// Cluster size of almost every image.
 pub const CLUSTER: ClusterBits = ClusterBits::KIB4;
-/// One cluster, in bytes.
+/// Cluster size in bytes.
 const STEP: u64 = 4 * KIB;
-/// A disk's cluster that is under the second L2 table: the first one covers 512.
+/// Guest cluster under the second L2 table. The first table covers 512 clusters.
 const SECOND_TABLE: u64 = 600;
 
-/// Where a reader must notice at the latest.
+/// Stage at which a reader must notice the defect at the latest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
-    /// When it opens the image: the header.
+    /// On opening the image, from its header.
     Open,
-    /// When it loads the tables.
+    /// On loading the tables.
     Load,
-    /// When it decodes the bodies.
+    /// On decoding the bodies.
     Decode,
-    /// Never while it reads, since what it reads is right all the same; but `check` reports it.
+    /// Not while reading, since the content of the disk is right all the same; but `check` reports it.
     Check,
-    /// Not at all: odd, but allowed, and the disk is the same.
+    /// At no stage: the image is unusual but allowed, and the disk is the same.
     Never,
 }
 
-/// One image.
+/// One broken image.
 #[derive(Clone, Debug)]
 pub struct Hostile {
-    /// What is wrong with it.
+    /// Description of the defect.
     pub name: String,
-    /// The file.
+    /// Bytes of the file.
     pub bytes: Vec<u8>,
-    /// The disk as it must be read, where it is.
+    /// Content of the disk, as far as the image can be read.
     pub disk: Vec<u8>,
-    /// Where it shows.
     pub stage: Stage,
-    /// Part of what is said then, causes included; nothing for [`Stage::Check`] and [`Stage::Never`].
+    /// Part of the error message, including causes. Empty if any message will do, and for [`Stage::Check`]
+    /// and [`Stage::Never`].
     pub says: &'static str,
 }
 
-/// A good image, and the places of what is in it.
+/// A good image, and the offsets of its tables.
 #[derive(Clone, Debug)]
-pub struct Good {
-    /// The file.
+pub struct Expected {
+    /// Bytes of the file.
     pub bytes: Vec<u8>,
-    /// The disk that it holds.
+    /// Content of the disk.
     pub disk: Vec<u8>,
     l1: u64,
     l2: [u64; 2],
@@ -62,8 +63,8 @@ pub struct Good {
     refcount_block: u64,
 }
 
-impl Good {
-    /// The image that all the others are made from.
+impl Expected {
+    /// Builds the good image from which the broken ones are made.
     #[must_use]
     pub fn new(compression: Codec) -> Self {
         let mut disk = vec![0; to_usize(DISK.0)];
@@ -96,7 +97,7 @@ impl Good {
         good
     }
 
-    /// With another compressed body for cluster 0.
+    /// Builds the image with another compressed body for cluster 0.
     fn with_body(compression: Codec, body: Vec<u8>) -> Self {
         let good = Self::new(compression);
         let mut bodies = images::encode(&good.disk, CLUSTER, compression);
@@ -109,7 +110,7 @@ impl Good {
         u64::from_be_bytes(self.bytes[at..at + 8].try_into().expect("eight bytes"))
     }
 
-    /// The place of a cluster's L2 entry.
+    /// Returns the offset of a cluster's L2 entry in the file.
     fn entry(&self, cluster: u64) -> u64 {
         self.l2[to_usize(cluster / 512)] + cluster % 512 * 8
     }
@@ -143,14 +144,15 @@ impl Good {
 const OFFSET: u64 = (1 << 56) - (1 << 9);
 const COPIED: u64 = 1 << 63;
 const COMPRESSED: u64 = 1 << 62;
-/// Bits of the offset in a compressed entry with clusters of 4 KiB (specification: 62 - (cluster_bits - 8)).
+/// Width of the offset in a compressed entry, in bits, with clusters of 4 KiB (specification: 62 -
+/// (cluster_bits - 8)).
 const X: u32 = 58;
 
-/// The list under construction.
+/// List of broken images during its construction.
 struct List(Vec<Hostile>);
 
 impl List {
-    fn add(&mut self, name: impl Into<String>, image: &Good, stage: Stage, says: &'static str) {
+    fn add(&mut self, name: impl Into<String>, image: &Expected, stage: Stage, says: &'static str) {
         self.0.push(Hostile {
             name: name.into(),
             bytes: image.bytes.clone(),
@@ -161,10 +163,10 @@ impl List {
     }
 }
 
-/// All of them. Names are unique.
+/// Returns all broken images. Their names are unique.
 #[must_use]
 pub fn all() -> Vec<Hostile> {
-    let good = Good::new(Codec::Deflate);
+    let good = Expected::new(Codec::Deflate);
     let mut list = List(Vec::new());
     header(&good, &mut list);
     tables(&good, &mut list);
@@ -180,7 +182,7 @@ pub fn all() -> Vec<Hostile> {
     list.0
 }
 
-fn header(good: &Good, list: &mut List) {
+fn header(good: &Expected, list: &mut List) {
     for version in [0, 1, 4, u32::MAX] {
         list.add(format!("version {version}"), &good.put32(4, version), Stage::Open, "version");
     }
@@ -205,7 +207,7 @@ fn header(good: &Good, list: &mut List) {
     list.add("a size that is no whole sector", &good.put64(24, DISK.0 - 100), Stage::Never, "");
 }
 
-fn tables(good: &Good, list: &mut List) {
+fn tables(good: &Expected, list: &mut List) {
     for entries in [0, 1] {
         list.add(format!("l1_size {entries}"), &good.put32(36, entries), Stage::Open, "L1 table has");
     }
@@ -286,7 +288,7 @@ fn tables(good: &Good, list: &mut List) {
     );
 }
 
-fn features(good: &Good, list: &mut List) {
+fn features(good: &Expected, list: &mut List) {
     for (bit, says) in [(1, "corrupt"), (2, "another file"), (5, "not known"), (63, "not known")] {
         list.add(format!("incompatible bit {bit}"), &good.put64(72, 1 << bit), Stage::Open, says);
     }
@@ -346,7 +348,7 @@ fn features(good: &Good, list: &mut List) {
     list.add("an extension that nobody knows", &good.put32(112, 0x1234_5678).put32(116, 8), Stage::Never, "");
 }
 
-fn l1_entries(good: &Good, list: &mut List) {
+fn l1_entries(good: &Expected, list: &mut List) {
     let second = good.l1 + 8;
     let table = good.l2[1];
     for (word, says) in [
@@ -375,7 +377,7 @@ fn l1_entries(good: &Good, list: &mut List) {
     list.add("an L1 entry that is not marked as copied", &good.put64(second, table), Stage::Check, "");
 }
 
-fn standard_entries(good: &Good, list: &mut List) {
+fn standard_entries(good: &Expected, list: &mut List) {
     let entry = good.entry(1);
     let host = good.word(entry) & OFFSET;
     for (word, says) in [
@@ -410,7 +412,7 @@ fn standard_entries(good: &Good, list: &mut List) {
     }
 }
 
-fn compressed_entries(good: &Good, list: &mut List) {
+fn compressed_entries(good: &Expected, list: &mut List) {
     let entry = good.entry(0);
     let descriptor = good.word(entry);
     let host = descriptor & ((1 << X) - 1) & OFFSET_ANY;
@@ -429,7 +431,8 @@ fn compressed_entries(good: &Good, list: &mut List) {
     ] {
         list.add(format!("compressed entry {word:#x}"), &good.put64(entry, word), Stage::Load, says);
     }
-    // The last two clusters of the file are tables: what runs into them is caught before what runs past the end.
+    // The last two clusters of the file are tables. So an entry that reaches into them is noticed before one
+    // that reaches past the end.
     list.add(
         "a compressed entry that reaches into the tables",
         &good.put64(entry, sectors(16) | (good.l2[0] - 512)),
@@ -454,17 +457,17 @@ fn compressed_entries(good: &Good, list: &mut List) {
 
 const OFFSET_ANY: u64 = (1 << 56) - 1;
 
-/// A body of several sectors whose entry speaks of one.
-fn many_sectors_cut() -> Good {
-    let mut good = Good::new(Codec::Deflate);
+/// Builds an image with a body of several sectors whose entry covers only one.
+fn many_sectors_cut() -> Expected {
+    let mut good = Expected::new(Codec::Deflate);
     let mut state = 1_u32;
-    // Of 16 letters: halves, so that it takes four of eight sectors and a bit.
+    // Only 16 different letters, so that it compresses to about half: four of eight sectors and a bit.
     good.disk[..to_usize(STEP)].fill_with(|| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         b'a' + (state.to_be_bytes()[0] >> 4)
     });
     let bodies = images::encode(&good.disk, CLUSTER, Codec::Deflate);
-    let good = Good::of(good.disk, Codec::Deflate, &bodies);
+    let good = Expected::of(good.disk, Codec::Deflate, &bodies);
     let entry = good.entry(0);
     let host = good.word(entry) & OFFSET_ANY;
     good.put64(entry, COMPRESSED | host)
@@ -492,11 +495,11 @@ fn bodies(list: &mut List) {
         ("a stream of a type that is reserved", vec![0b111, 0, 0, 0]),
         ("a stored block whose length contradicts itself", vec![1, 0, 16, 0, 0]),
         ("a zlib header before the stream", [&[0x78, 0x9c][..], &deflated(&long[..to_usize(STEP)])].concat()),
-        // A distance of one with nothing behind it: fixed codes, length code 257, distance code 0.
+        // A match with distance 1 and no byte before it: fixed codes, length code 257, distance code 0.
         ("a match before the first byte", vec![0b0000_0011, 0b0000_0010, 0, 0]),
     ];
     for (name, body) in deflate {
-        list.add(format!("deflate: {name}"), &Good::with_body(Codec::Deflate, body), Stage::Decode, "");
+        list.add(format!("deflate: {name}"), &Expected::with_body(Codec::Deflate, body), Stage::Decode, "");
     }
     let frame = |bytes: &[u8]| zstd::bulk::compress(bytes, 3).expect("memory is enough");
     let mut cut = frame(&long[..to_usize(STEP)]);
@@ -506,20 +509,21 @@ fn bodies(list: &mut List) {
         ("garbage", vec![0xff; 300]),
         ("one byte long", frame(&long)),
         ("one byte short", frame(&short)),
-        // What follows in the last sector would be read on: the next body, were it not for this.
+        // A reader continues with the bytes that follow in the last sector, which would be the next body
+        // without these.
         ("an empty frame", [frame(&[]), vec![0xff; 600]].concat()),
         ("a frame without its end", cut),
         ("a window of 2 GiB", vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xa8, 0x01, 0x00, 0x00]),
         ("a dictionary", vec![0x28, 0xb5, 0x2f, 0xfd, 0x23, 0x07, 0, 0, 0, 0, 0x10, 0, 0, 0x01, 0, 0]),
-        // Claims 2^62 bytes.
+        // The frame declares 2^62 bytes.
         ("a size of 4 EiB", vec![0x28, 0xb5, 0x2f, 0xfd, 0xe0, 0, 0, 0, 0, 0, 0, 0, 0x40, 0x01, 0, 0]),
         ("nothing but a skippable frame", [&skipped[..], &[0xff; 600]].concat()),
         ("a skippable frame of 4 GiB", vec![0x50, 0x2a, 0x4d, 0x18, 0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4]),
     ];
     for (name, body) in zstd {
-        list.add(format!("zstd: {name}"), &Good::with_body(Codec::Zstd, body), Stage::Decode, "");
+        list.add(format!("zstd: {name}"), &Expected::with_body(Codec::Zstd, body), Stage::Decode, "");
     }
-    let disk = Good::new(Codec::Zstd).disk;
+    let disk = Expected::new(Codec::Zstd).disk;
     let (first, second) = disk[..to_usize(STEP)].split_at(1000);
     let several = [
         ("two frames", [frame(first), frame(second)].concat()),
@@ -530,11 +534,11 @@ fn bodies(list: &mut List) {
         ("garbage behind the frame", [frame(&disk[..to_usize(STEP)]), vec![0xff; 100]].concat()),
     ];
     for (name, body) in several {
-        list.add(format!("zstd: {name}"), &Good::with_body(Codec::Zstd, body), Stage::Never, "");
+        list.add(format!("zstd: {name}"), &Expected::with_body(Codec::Zstd, body), Stage::Never, "");
     }
 }
 
-fn refcounts(good: &Good, list: &mut List) {
+fn refcounts(good: &Expected, list: &mut List) {
     let first = good.refcount_table;
     for word in [
         good.refcount_block | 1,
@@ -559,17 +563,16 @@ fn refcounts(good: &Good, list: &mut List) {
     }
 }
 
-fn subclusters(good: &Good, list: &mut List) {
-    // Clusters of 16 KiB are the least with subclusters: an image of its own, with one L2 table.
+fn subclusters(good: &Expected, list: &mut List) {
+    // Subclusters need clusters of at least 16 KiB, so this is a separate image, with one L2 table.
     let cluster = ClusterBits::new(14).expect("a cluster size");
     let mut disk = vec![0; to_usize(DISK.0)];
     disk[..to_usize(4 * STEP)].copy_from_slice(&good.disk[..to_usize(4 * STEP)]);
     let geometry = Geometry::new(DISK, cluster).expect("a disk that fits");
-    let bytes =
-        images::build(geometry, Codec::Deflate, &images::encode(&disk, cluster, Codec::Deflate));
-    let base = Good { bytes, disk, ..good.clone() };
+    let bytes = images::build(geometry, Codec::Deflate, &images::encode(&disk, cluster, Codec::Deflate));
+    let base = Expected { bytes, disk, ..good.clone() };
     let table = base.word(base.word(40)) & OFFSET;
-    // One entry, at the table's start: the bitmap takes the second entry's place, which is empty.
+    // One entry at the start of the table. Its bitmap takes the place of the second entry, which is empty.
     let extended = base.put64(72, 1 << 4);
     list.add("subclusters: none on a compressed entry", &extended, Stage::Never, "");
     list.add(
@@ -595,7 +598,7 @@ fn subclusters(good: &Good, list: &mut List) {
     list.add("subclusters: a zero flag in the entry", &extended.put64(table, 1), Stage::Load, "subcluster");
 }
 
-fn truncated(good: &Good, list: &mut List) {
+fn truncated(good: &Expected, list: &mut List) {
     for (len, says) in [
         (0, "ends inside"),
         (3, "ends inside"),
@@ -632,8 +635,8 @@ fn truncated(good: &Good, list: &mut List) {
     list.add("cut behind the L2 tables", &good.cut(good.refcount_block), Stage::Check, "");
 }
 
-/// With the raw body moved to the file's end.
-fn raw_at_the_end(good: &Good) -> Good {
+/// Moves the raw body to the end of the file.
+fn raw_at_the_end(good: &Expected) -> Expected {
     let host = good.word(good.entry(1)) & OFFSET;
     let last = good.len().next_multiple_of(STEP);
     let count = |host: u64| good.refcount_block + host / STEP * 2;
@@ -644,8 +647,9 @@ fn raw_at_the_end(good: &Good) -> Good {
     moved
 }
 
-fn amplified(good: &Good, list: &mut List) {
-    // Every cluster under the first table shows the same body: allowed, if it were counted.
+fn amplified(good: &Expected, list: &mut List) {
+    // Every cluster under the first table refers to the same body. This is allowed, but the refcount must
+    // match.
     let descriptor = good.word(good.entry(0));
     let mut shared = good.clone();
     for cluster in 0..512 {
@@ -656,7 +660,8 @@ fn amplified(good: &Good, list: &mut List) {
         .chunks_mut(to_usize(STEP))
         .for_each(|cluster| cluster.copy_from_slice(&body));
     list.add("one body in 512 places", &shared, Stage::Check, "");
-    // A disk of 128 TiB in some MiB: clusters of 2 MiB, of which a table covers 512 GiB, and every L1 entry leads to the one table.
+    // A disk of 128 TiB in a few MiB. A cluster has 2 MiB, so an L2 table covers 512 GiB, and every L1 entry
+    // refers to the same table.
     let mut bomb = good.bytes[..to_usize(STEP)].to_vec();
     bomb[20..24].copy_from_slice(&21_u32.to_be_bytes());
     bomb[24..32].copy_from_slice(&(128_u64 << 40).to_be_bytes());
@@ -668,7 +673,7 @@ fn amplified(good: &Good, list: &mut List) {
     for entry in bomb[to_usize(2 * MIB)..].chunks_mut(8).take(256) {
         entry.copy_from_slice(&(COPIED | (6 * MIB)).to_be_bytes());
     }
-    let bomb = Good { bytes: bomb, ..good.clone() };
+    let bomb = Expected { bytes: bomb, ..good.clone() };
     list.add("a disk of 128 TiB", &bomb, Stage::Open, "at most");
     list.add(
         "a disk of 32 TiB under one table",
@@ -676,7 +681,7 @@ fn amplified(good: &Good, list: &mut List) {
         Stage::Load,
         "another entry",
     );
-    // One block counts the clusters of 1000 times 2 TiB.
+    // The same refcount block is referred to 1000 times, and covers 2 TiB each time.
     let mut counted = bomb.put64(24, 32 << 40).put32(36, 64);
     counted.bytes.resize(to_usize(10 * MIB), 0);
     for entry in counted.bytes[to_usize(4 * MIB)..].chunks_mut(8).take(1000) {

@@ -1,29 +1,30 @@
-//! Whole images in memory, placed as the converter places them: for tests and fuzz targets that look at the layout alone.
+//! Whole images in memory, placed as the converter places them, for tests and fuzz targets of the layout
+//! alone.
 
 use std::collections::BTreeMap;
 
 use snapferry_base::units::{ClusterBits, GuestCluster, to_u64, to_usize};
 use snapferry_qcow2::{Codec, Finished, Geometry, Layout};
 
-/// What is to be stored for a guest cluster that is not zero.
+/// Stored content of a guest cluster that is not zero.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
-    /// Shorter than a cluster.
+    /// Compressed bytes, fewer than a cluster has.
     Compressed(Vec<u8>),
-    /// A cluster.
+    /// Bytes of one cluster.
     Raw(Vec<u8>),
 }
 
-/// The image that holds `bodies` at these guest clusters, its gaps filled with zeros.
+/// Builds the image that holds `bodies` at these guest clusters, with gaps filled with zeros.
 ///
 /// # Panics
-/// Where the layout breaks a promise: a gap as long as a cluster, more than two in a segment, a head, tail or file of another
-/// length than announced, a file longer than its upper bound.
+/// If the layout breaks a promise: a gap as long as a cluster, more than one gap in a segment, a head, tail
+/// or file of another length than announced, or a file longer than its upper bound.
 #[must_use]
 pub fn build(geometry: Geometry, compression: Codec, bodies: &BTreeMap<u64, Body>) -> Vec<u8> {
     let mut layout = Layout::new(geometry, compression);
     let cluster = geometry.cluster().size();
-    // The head's place, until it is known.
+    // Placeholder for the head until its content is known.
     let mut file = vec![0; to_usize(geometry.head_len())];
     let mut left = bodies.iter().peekable();
     while let Some(&(&first, _)) = left.peek() {
@@ -75,10 +76,10 @@ pub fn build(geometry: Geometry, compression: Codec, bodies: &BTreeMap<u64, Body
     file
 }
 
-/// The bodies of a disk, compressed for real: libdeflate's or zstd's level 1, raw where that is not shorter.
+/// Compresses a disk with level 1 of libdeflate or zstd. A cluster that does not become shorter stays raw.
 #[must_use]
 pub fn encode(disk: &[u8], cluster: ClusterBits, compression: Codec) -> BTreeMap<u64, Body> {
-    // Not `fastest`, which is level 0: stored as it is.
+    // Not `fastest`, which is level 0 and stores the bytes uncompressed.
     let level = libdeflater::CompressionLvl::new(1).expect("libdeflate has levels 0 to 12");
     let mut deflate = libdeflater::Compressor::new(level);
     let mut bodies = BTreeMap::new();

@@ -1,7 +1,7 @@
-//! What tests, benches and fuzz targets share: doubles that fail on command, disks and images made to order, an independent reader, and
-//! guards around the machine's own devices. Beside the tower: nothing else uses it.
+//! Shared code of tests, benches and fuzz targets: test doubles that fail on command, generated disks and
+//! images, an independent reader, and guards for devices of the machine. The product does not use it.
 
-// What a test double is given wrong is a mistake in the test.
+// A wrong argument to a test double is a mistake in the test.
 #![allow(clippy::unwrap_used)]
 
 pub mod clock;

@@ -1,9 +1,10 @@
-//! Block devices and file systems that are there for one test: loop devices, a device with an unreadable range, a device that is
-//! mounted, a file system that fills up. Each undoes itself when dropped. All need root and loop devices: without, a test gets `None`
-//! and the reason is printed.
+//! Block devices and file systems for one test: loop devices, a device with an unreadable range, a mounted
+//! device, and a file system that fills up. Dropping one removes it from the machine. All need root and loop
+//! devices: without them, a test gets `None` and the reason is printed.
 //!
-//! The unreadable range is not device-mapper's `error` target, which many small kernels lack, but a file whose block map points
-//! outside of its file system: reading those blocks, and only those, fails with EIO.
+//! The unreadable range is not device-mapper's `error` target, which many small kernels lack, but a file
+//! whose block map refers to blocks outside of its file system: reading those blocks, and only those, fails
+//! with EIO.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -18,21 +19,22 @@ use snapferry_base::units::{KIB, MIB, to_u64, to_usize};
 
 use super::skip::{has_oracle, is_root, skip};
 
-/// The unit in which a [`BadRangeDevice`] can be damaged: its file system's blocks.
+/// Unit of the unreadable range of a [`BadRangeDevice`]: the block size of its file system, in bytes.
 pub const BAD_UNIT: u64 = 4 * KIB;
-/// Blocks that an inode names itself; from here on they are found through indirect blocks (ext2's `EXT2_NDIR_BLOCKS`).
+/// Number of blocks that an inode refers to directly. Later ones are found through indirect blocks (ext2's
+/// `EXT2_NDIR_BLOCKS`).
 const DIRECT_BLOCKS: u64 = 12;
-/// Block numbers of four bytes in one indirect block.
+/// Number of block numbers, of four bytes each, in one indirect block.
 const PER_INDIRECT: u64 = BAD_UNIT / 4;
-/// No file system of a test reaches this block (8 TiB).
+/// Block number, at 8 TiB, beyond every file system of a test.
 const NO_SUCH_BLOCK: u32 = 0x7fff_fff0;
 
-/// Why something could not be set up, for [`skip`].
+/// Reason for a failed setup, for [`skip`].
 type Refusal = String;
 
-/// Runs a system tool to its end and gives its stdout, or the tool's own complaint.
+/// Runs a system tool to its end and returns its stdout. On failure, returns the tool's stderr.
 fn run<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>) -> Result<String, Refusal> {
-    // These tools live where a user's PATH may not look.
+    // The folders of these tools may be missing in a user's PATH.
     let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
     let output = Command::new(program)
         .args(args)
@@ -48,7 +50,7 @@ fn run<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>) -> Res
     }
 }
 
-/// The result of setting up, or a skipped test.
+/// Returns the result of a setup. If it fails, skips the test.
 fn or_skip<T>(set_up: impl FnOnce() -> Result<T, Refusal>) -> Option<T> {
     if !is_root() {
         return None;
@@ -56,14 +58,15 @@ fn or_skip<T>(set_up: impl FnOnce() -> Result<T, Refusal>) -> Option<T> {
     set_up().inspect_err(|why| skip(why)).ok()
 }
 
-/// An undo that failed leaves something behind on the machine; a destructor can only say so.
+/// Reports a failed cleanup on stderr, since a destructor can't return an error. Something is then left on
+/// the machine.
 fn complain(done: Result<String, Refusal>) {
     if let Err(why) = done {
         let _ = writeln!(io::stderr().lock(), "left behind: {why}");
     }
 }
 
-/// A folder that is removed with everything in it.
+/// A temporary folder that is removed with its content.
 #[derive(Debug)]
 struct Scratch(PathBuf);
 
@@ -76,7 +79,7 @@ impl Scratch {
         Ok(Self(path))
     }
 
-    /// A sparse file of `len` bytes.
+    /// Makes a sparse file of `len` bytes.
     fn file(&self, name: &str, len: u64) -> Result<PathBuf, Refusal> {
         let path = self.0.join(name);
         File::create_new(&path)
@@ -96,21 +99,18 @@ impl Drop for Scratch {
     }
 }
 
-/// Whether a device can be written.
+/// Access to a device or a mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// It can't.
     ReadOnly,
-    /// It can.
     ReadWrite,
 }
 
-/// How a loop device is to be attached.
+/// Options for attaching a loop device.
 #[derive(Clone, Copy, Debug)]
 pub struct LoopOptions {
-    /// Whether it can be written.
     pub access: Access,
-    /// The least that it reads and writes, in bytes: 512 or 4096.
+    /// Logical sector size in bytes: 512 or 4096. It is the smallest unit of reads and writes.
     pub logical_sector: u32,
 }
 
@@ -120,7 +120,7 @@ impl Default for LoopOptions {
     }
 }
 
-/// A loop device over a file.
+/// A loop device whose content is a file.
 #[derive(Debug)]
 pub struct LoopDevice {
     path: PathBuf,
@@ -128,7 +128,7 @@ pub struct LoopDevice {
 }
 
 impl LoopDevice {
-    /// Attaches `backing`, whose length must be a whole number of sectors: the kernel cuts off the rest.
+    /// Attaches `backing`. Its length must be a whole number of sectors, since the kernel ignores the rest.
     #[must_use]
     pub fn attach(backing: &Path, options: LoopOptions) -> Option<Self> {
         or_skip(|| Self::try_attach(backing, options))
@@ -145,32 +145,32 @@ impl LoopDevice {
         Ok(Self { path, backing: backing.to_owned() })
     }
 
-    /// Has the kernel read no more than it is asked for. Reading ahead makes pages of many blocks, and one bad block spoils all of its
-    /// page.
+    /// Disables read-ahead. It would read pages of several blocks, and one bad block makes its whole page
+    /// unreadable.
     fn without_read_ahead(self) -> Result<Self, Refusal> {
         run("blockdev", [OsStr::new("--setra"), OsStr::new("0"), self.path.as_os_str()])?;
         Ok(self)
     }
 
-    /// `/dev/loopN`.
+    /// Returns the path `/dev/loopN`.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Cuts the backing file to `len` bytes behind the device's back: it keeps its size, and every read from there on fails with
-    /// EIO, as when a volume is taken away.
+    /// Cuts the backing file to `len` bytes without notice to the device. The device keeps its size, and
+    /// every read from there on fails with EIO, as if a volume had been detached.
     ///
     /// # Errors
-    /// As the system tells.
+    /// If the file can't be changed.
     pub fn lose_from(&self, len: u64) -> io::Result<()> {
         OpenOptions::new().write(true).open(&self.backing)?.set_len(len)
     }
 
-    /// Cuts or extends the backing file to `len` bytes and has the device take on that size.
+    /// Cuts or extends the backing file to `len` bytes, and makes the device adopt that size.
     ///
     /// # Errors
-    /// As the system tells.
+    /// If the file or the device can't be changed.
     pub fn resize(&self, len: u64) -> io::Result<()> {
         self.lose_from(len)?;
         run("losetup", [OsStr::new("--set-capacity"), self.path.as_os_str()])
@@ -185,7 +185,7 @@ impl Drop for LoopDevice {
     }
 }
 
-/// A mounted file system.
+/// A mounted file system, unmounted on drop.
 #[derive(Debug)]
 struct Mount(PathBuf);
 
@@ -207,12 +207,12 @@ impl Mount {
     }
 }
 
-/// A file or folder that is found at another place, too, as `docker run -v` makes it.
+/// A bind mount of a file or folder, as `docker run -v` makes it.
 #[derive(Debug)]
 pub struct BindMount(Mount);
 
 impl BindMount {
-    /// Binds `from` at `at`, where there is a file or folder already.
+    /// Binds `from` at `at`, an existing file or folder.
     #[must_use]
     pub fn new(from: &Path, at: &Path, access: Access) -> Option<Self> {
         or_skip(|| {
@@ -225,19 +225,21 @@ impl BindMount {
         })
     }
 
-    /// Where it is bound.
+    /// Returns the path of the mount point.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0.0
     }
 }
 
-/// A bucket as a folder: a file system that knows neither links nor a renaming that replaces nothing.
+/// A bucket mounted as a folder: a file system without links, and without a rename that fails if the target
+/// exists.
 #[derive(Debug)]
 pub struct BucketMount(Mount);
 
 impl BucketMount {
-    /// Mounts a bucket of the store at `endpoint` with s3fs. `folder` gets the mount point and a file with the keys.
+    /// Mounts a bucket of the store at `endpoint` with s3fs. The mount point and a file with the keys are
+    /// made in `folder`.
     #[must_use]
     pub fn new(
         folder: &Path,
@@ -269,7 +271,7 @@ impl BucketMount {
         })
     }
 
-    /// Where it is mounted.
+    /// Returns the path of the mount point.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0.0
@@ -278,23 +280,24 @@ impl BucketMount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        // A file that a failed test still holds open must not keep the mount for ever.
+        // If a failed test still holds a file open, the mount is removed lazily, so that it does not stay for
+        // ever.
         let at = self.0.as_os_str();
         complain(run("umount", [at]).or_else(|_| run("umount", [OsStr::new("--lazy"), at])));
     }
 }
 
-/// A small file system that fills up: writes end with ENOSPC.
+/// A small file system that fills up: writes fail with ENOSPC.
 #[derive(Debug)]
 pub struct SmallFs {
-    // In the order in which they must go.
+    // Fields in the order in which they must be dropped.
     mount: Mount,
     _device: Option<LoopDevice>,
     _scratch: Scratch,
 }
 
 impl SmallFs {
-    /// In memory, `size` bytes: a whole number of pages.
+    /// Makes a file system in memory of `size` bytes, a whole number of pages.
     #[must_use]
     pub fn tmpfs(size: u64) -> Option<Self> {
         or_skip(|| {
@@ -305,7 +308,8 @@ impl SmallFs {
         })
     }
 
-    /// An ext4 of `size` bytes, metadata included, on a loop device: it takes O_DIRECT, holes and fsync as a real one does.
+    /// Makes an ext4 of `size` bytes, including metadata, on a loop device. It supports O_DIRECT, holes and
+    /// fsync as a real disk does.
     #[must_use]
     pub fn ext4(size: u64) -> Option<Self> {
         or_skip(|| {
@@ -315,14 +319,14 @@ impl SmallFs {
         })
     }
 
-    /// Where it is mounted.
+    /// Returns the path of the mount point.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.mount.0
     }
 }
 
-/// A loop device with an empty ext4 on it.
+/// Makes a loop device with an empty ext4 on it.
 fn ext4_device(size: u64) -> Result<(Scratch, LoopDevice), Refusal> {
     let scratch = Scratch::new()?;
     let image = scratch.file("ext4", size)?;
@@ -332,26 +336,26 @@ fn ext4_device(size: u64) -> Result<(Scratch, LoopDevice), Refusal> {
     Ok((scratch, device))
 }
 
-/// A block device with a mounted ext4 on it: opening it with O_EXCL gives EBUSY.
+/// A block device with a mounted ext4 on it: opening the device with O_EXCL fails with EBUSY.
 #[derive(Debug)]
 pub struct MountedDevice {
     fs: SmallFs,
 }
 
 impl MountedDevice {
-    /// Of `size` bytes.
+    /// Makes a device of `size` bytes, and mounts it.
     #[must_use]
     pub fn new(size: u64) -> Option<Self> {
         SmallFs::ext4(size).map(|fs| Self { fs })
     }
 
-    /// The device.
+    /// Returns the path of the device.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.fs._device.as_ref().expect("an ext4 has a device").path()
     }
 
-    /// Where it is mounted.
+    /// Returns the path of the mount point.
     #[must_use]
     pub fn mounted_at(&self) -> &Path {
         self.fs.path()
@@ -361,7 +365,7 @@ impl MountedDevice {
 /// A read-only block device with one unreadable range.
 #[derive(Debug)]
 pub struct BadRangeDevice {
-    // In the order in which they must go.
+    // Fields in the order in which they must be dropped.
     device: LoopDevice,
     _mount: Mount,
     _outer: LoopDevice,
@@ -369,10 +373,11 @@ pub struct BadRangeDevice {
 }
 
 impl BadRangeDevice {
-    /// A device that reads as `contents` but for the bytes of `bad`, which give EIO.
+    /// Makes a device that contains `contents`, except that reading the bytes of `bad` fails with EIO.
     ///
     /// # Panics
-    /// Where the lengths are not whole multiples of [`BAD_UNIT`], or `bad` is empty, outside of `contents` or begins below 48 KiB.
+    /// If the lengths are not multiples of [`BAD_UNIT`], or if `bad` is empty, outside of `contents`, or
+    /// begins below 48 KiB.
     #[must_use]
     pub fn new(contents: &[u8], bad: Range<u64>) -> Option<Self> {
         let len = to_u64(contents.len());
@@ -390,7 +395,7 @@ impl BadRangeDevice {
     fn try_new(contents: &[u8], bad: &Range<u64>) -> Result<Self, Refusal> {
         let scratch = Scratch::new()?;
         let image = scratch.file("ext4", to_u64(contents.len()) / 100 * 102 + 8 * MIB)?;
-        // Block maps instead of extents, and no checksums that would tell of the change.
+        // Block maps instead of extents, and no checksums, which would reveal the change.
         let features = "^has_journal,^extent,^64bit,^metadata_csum,^flex_bg,^resize_inode,^huge_file";
         let options = ["-q", "-F", "-b", "4096", "-m", "0", "-O", features];
         run("mkfs.ext4", options.map(OsStr::new).into_iter().chain([image.as_os_str()]))?;
@@ -411,17 +416,19 @@ impl BadRangeDevice {
         Ok(Self { device, _mount: mount, _outer: outer, _scratch: scratch })
     }
 
-    /// The device.
+    /// Returns the path of the device.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.device.path()
     }
 }
 
-/// Points the blocks of `bad` in the file `/disk` of an unmounted file system to nowhere.
+/// Makes the blocks of `bad` in the file `/disk` of an unmounted file system refer to a block that does not
+/// exist.
 fn damage(image: &Path, bad: &Range<u64>) -> Result<(), Refusal> {
     let stat = run("debugfs", [OsStr::new("-R"), OsStr::new("stat /disk"), image.as_os_str()])?;
-    // As in "(0-11):4096-4107, (IND):393, (12-1035):4108-5131, (DIND):394, (IND):395, ...": indirect blocks in the order of the file.
+    // An example: "(0-11):4096-4107, (IND):393, (12-1035):4108-5131, (DIND):394, (IND):395, ...". Indirect
+    // blocks come in the order of the file.
     let indirect: Vec<u64> = stat
         .split("(IND):")
         .skip(1)

@@ -8,9 +8,10 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use snapferry_base::units::{to_u64, to_usize};
 use snapferry_engine::hash::Crc64;
+use snapferry_engine::store::Overwrite;
 use snapferry_engine::store::{
-    ETag, ListedObject, MAX_PARTS, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Operation, Part,
-    PartNumber, StoreError, StoredPart, Upload, UploadPlan, Whole,
+    ETag, ExpectedObject, ListedObject, MAX_PARTS, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Operation,
+    Part, PartNumber, StoreError, StoredPart, Upload, UploadPlan,
 };
 
 struct Object {
@@ -20,7 +21,7 @@ struct Object {
 
 struct Open {
     key: ObjectKey,
-    replace: bool,
+    overwrite: Overwrite,
     parts: BTreeMap<PartNumber, Part>,
 }
 
@@ -28,18 +29,18 @@ struct Open {
 struct State {
     objects: BTreeMap<ObjectKey, Object>,
     uploads: BTreeMap<String, Open>,
-    /// Names uploads and versions.
+    /// Last number for an upload or a version.
     count: u64,
 }
 
-/// Holds everything it is given, checks everything it can, forgets everything when dropped.
+/// Store that keeps all objects in memory until it is dropped, and checks every request as far as it can.
 pub struct MemoryStore {
     bucket: String,
     state: Mutex<State>,
 }
 
 impl MemoryStore {
-    /// An empty bucket that takes parts of any size.
+    /// Makes an empty bucket that takes parts of any size.
     #[must_use]
     pub fn new(bucket: &str) -> Self {
         Self { bucket: bucket.to_owned(), state: Mutex::default() }
@@ -132,7 +133,7 @@ impl ObjectStore for MemoryStore {
 
     async fn create_upload(&self, key: &ObjectKey, plan: &UploadPlan) -> Result<Upload, StoreError> {
         let mut state = self.state();
-        if !plan.replace && state.objects.contains_key(key) {
+        if plan.overwrite == Overwrite::Refuse && state.objects.contains_key(key) {
             let operation = self.operation("CreateMultipartUpload", key);
             return Err(StoreError::Precondition {
                 operation,
@@ -142,7 +143,7 @@ impl ObjectStore for MemoryStore {
         let id = format!("upload-{}", state.next());
         state
             .uploads
-            .insert(id.clone(), Open { key: key.clone(), replace: plan.replace, parts: BTreeMap::new() });
+            .insert(id.clone(), Open { key: key.clone(), overwrite: plan.overwrite, parts: BTreeMap::new() });
         Ok(Upload { key: key.clone(), id })
     }
 
@@ -160,7 +161,8 @@ impl ObjectStore for MemoryStore {
             });
         }
         let stored = StoredPart { number: part.number, size: to_u64(part.body.len()), etag: etag_of(&part) };
-        // A copy, so that the sender's buffer goes back to its pool: an upload may be longer than all the buffers there are.
+        // A copy, so that the sender's buffer goes back to its pool: an upload may be larger than all buffers
+        // together.
         open.parts.insert(part.number, Part { body: Bytes::copy_from_slice(&part.body), ..part });
         Ok(stored)
     }
@@ -178,7 +180,12 @@ impl ObjectStore for MemoryStore {
             .collect())
     }
 
-    async fn complete(&self, upload: &Upload, parts: &[StoredPart], whole: &Whole) -> Result<(), StoreError> {
+    async fn complete(
+        &self,
+        upload: &Upload,
+        parts: &[StoredPart],
+        whole: &ExpectedObject,
+    ) -> Result<(), StoreError> {
         let operation = self.operation("CompleteMultipartUpload", &upload.key);
         let mut state = self.state();
         let open = state.open(&operation, upload)?;
@@ -213,8 +220,8 @@ impl ObjectStore for MemoryStore {
         if Crc64::of(&body) != whole.crc64 {
             return Err(StoreError::Damaged { operation, reason: "the whole has another sum".to_owned() });
         }
-        let replace = open.replace;
-        if !replace && state.objects.contains_key(&upload.key) {
+        let overwrite = open.overwrite;
+        if overwrite == Overwrite::Refuse && state.objects.contains_key(&upload.key) {
             return Err(StoreError::Precondition {
                 operation,
                 reason: "there is an object of that name by now".to_owned(),

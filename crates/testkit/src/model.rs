@@ -1,13 +1,13 @@
-//! A reader of our own images that is slow, plain and written from the specification alone: it shares no constant and no line with
-//! the write side, so that both would have to be wrong in the same way.
+//! A slow and plain reader of the converter's images, written from the specification alone. It shares no
+//! constant and no line with the writing side, so both would have to be wrong in the same way.
 //!
-//! It takes less than the format allows: only what we write. Everything else is a [`Fault`].
+//! It accepts only the part of the format that the converter writes. Anything else is a [`Fault`].
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read as _;
 
-/// What is wrong with an image, for a person.
+/// Description, for a person, of an error in an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault(pub String);
 
@@ -27,44 +27,46 @@ macro_rules! ensure {
     };
 }
 
-/// What is stored for a guest cluster that is not absent.
+/// Stored content of a guest cluster that is present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored<'a> {
-    /// The cluster as it is.
+    /// The cluster is stored uncompressed.
     Raw {
-        /// Its place in the file.
+        /// Offset in the file.
         at: u64,
-        /// One cluster of bytes.
+        /// Bytes of the whole cluster.
         bytes: &'a [u8],
     },
-    /// The cluster compressed.
+    /// The cluster is stored compressed.
     Compressed {
-        /// Its place in the file.
+        /// Offset in the file.
         at: u64,
-        /// From there to the end of the last sector that its entry speaks of: the body, then whatever follows it.
+        /// Bytes from there to the end of the last sector in the entry: the body, and any bytes that follow
+        /// it.
         bytes: &'a [u8],
     },
 }
 
-/// An image that was read and audited.
+/// An image whose metadata were read and audited.
 #[derive(Debug)]
 pub struct Model<'a> {
-    /// The disk's size.
+    /// Size of the disk in bytes.
     pub virtual_size: u64,
-    /// Bytes in a cluster.
+    /// Size of a cluster in bytes.
     pub cluster_size: u64,
-    /// Whether compressed clusters are zstd frames, not raw deflate.
+    /// True if compressed clusters are zstd frames, false if they are raw deflate streams.
     pub zstd: bool,
-    /// By number, every guest cluster that is not absent.
+    /// All guest clusters that are present, by number.
     pub stored: BTreeMap<u64, Stored<'a>>,
 }
 
 impl<'a> Model<'a> {
-    /// Reads all metadata of `image`, which is the whole file, and audits it: each host cluster's refcount is the number of entries
-    /// that touch it, COPIED stands where it must, tables overlap nothing, the file is whole clusters long.
+    /// Reads and audits all metadata of `image`, which is the whole file. The refcount of each host cluster
+    /// must be the number of entries that touch it, COPIED must be set as required, tables must not overlap
+    /// anything, and the file must end with a whole cluster.
     ///
     /// # Errors
-    /// With the first thing that is wrong.
+    /// If the image is not valid, with the first error found.
     pub fn read(image: &'a [u8]) -> Result<Self, Fault> {
         let file = File(image);
         ensure!(file.u32(0)? == 0x5146_49fb, "no magic");
@@ -100,10 +102,10 @@ impl<'a> Model<'a> {
         Ok(Self { virtual_size, cluster_size, zstd, stored })
     }
 
-    /// The bytes of one guest cluster, all of them, also past the disk's end.
+    /// Returns all bytes of one guest cluster, including those past the end of the disk.
     ///
     /// # Errors
-    /// Where a body does not decode to exactly one cluster.
+    /// If a body does not decode to exactly one cluster.
     pub fn cluster(&self, guest: u64) -> Result<Vec<u8>, Fault> {
         let len = usize::try_from(self.cluster_size).expect("2 MiB at most");
         match self.stored.get(&guest) {
@@ -118,10 +120,11 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// The whole disk.
+    /// Returns all bytes of the disk.
     ///
     /// # Errors
-    /// As [`Model::cluster`].
+    /// If a cluster can't be decoded, as in [`Model::cluster`], or if the last one is not zero past the end
+    /// of the disk.
     pub fn disk(&self) -> Result<Vec<u8>, Fault> {
         let mut disk = Vec::new();
         for guest in 0..self.virtual_size.div_ceil(self.cluster_size) {
@@ -155,7 +158,7 @@ fn unzstd(body: &[u8], len: usize) -> Result<Vec<u8>, Fault> {
     Ok(out)
 }
 
-/// The image's bytes, big-endian.
+/// Bytes of the image, with big-endian fields.
 #[derive(Clone, Copy)]
 struct File<'a>(&'a [u8]);
 
@@ -185,11 +188,11 @@ impl<'a> File<'a> {
     }
 }
 
-/// How often each host cluster is pointed at, counted while walking.
+/// Number of references to each host cluster, counted during the walk.
 struct Audit<'a> {
     file: File<'a>,
     cluster_size: u64,
-    /// For each host cluster: references, and what claims it alone.
+    /// Number of references to each host cluster, and the name of its sole owner, if it has one.
     seen: Vec<(u64, Option<&'static str>)>,
 }
 
@@ -199,7 +202,7 @@ impl<'a> Audit<'a> {
         Self { file, cluster_size, seen: vec![(0, None); clusters] }
     }
 
-    /// One more reference to every cluster that `len` bytes at `at` touch.
+    /// Adds one reference to every cluster that `len` bytes at `at` touch.
     fn touch(&mut self, at: u64, len: u64, owner: Option<&'static str>) -> Result<(), Fault> {
         let last = at.checked_add(len - 1).ok_or_else(|| Fault(format!("{at} + {len} overflows")))?;
         for cluster in at / self.cluster_size..=last / self.cluster_size {
@@ -217,7 +220,7 @@ impl<'a> Audit<'a> {
         Ok(())
     }
 
-    /// Clusters that nothing else may touch.
+    /// Adds a reference to clusters that nothing else may refer to.
     fn sole(&mut self, at: u64, len: u64, owner: &'static str) -> Result<(), Fault> {
         ensure!(at.is_multiple_of(self.cluster_size), "{owner} at {at} is not at a cluster");
         self.touch(at, len, Some(owner))
@@ -266,14 +269,14 @@ impl<'a> Audit<'a> {
 
     fn l2_entry(&mut self, entry: u64, cluster_bits: u32) -> Result<Stored<'a>, Fault> {
         match entry >> 62 {
-            // COPIED, not compressed
+            // COPIED is set, and the cluster is not compressed.
             0b10 => {
                 let at = entry & !(0b11 << 62);
                 ensure!(at >> 56 == 0 && at.is_multiple_of(512), "reserved bits in {entry:#x}");
                 self.sole(at, self.cluster_size, "a raw cluster")?;
                 Ok(Stored::Raw { at, bytes: self.file.bytes(at, self.cluster_size)? })
             }
-            // compressed
+            // The cluster is compressed.
             0b01 => {
                 let offset_width = 62 - (cluster_bits - 8);
                 let descriptor = entry & !(0b11 << 62);
@@ -317,7 +320,7 @@ impl<'a> Audit<'a> {
                     .map_or(0, |&(count, _)| count);
                 if block == 0 {
                     ensure!(seen == 0, "host cluster {cluster} has {seen} references, and no refcount block");
-                    // What is behind the file needs no block, and there may be a great many such places.
+                    // Clusters past the end of the file need no block, and there may be very many of them.
                     if cluster * self.cluster_size >= self.file.len() {
                         break;
                     }

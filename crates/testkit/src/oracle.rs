@@ -1,25 +1,26 @@
-//! Programs of others that judge our images. One that is missing skips a test loudly, or fails it in CI.
+//! Independent programs that check images. If a program is missing, the test is skipped with a message, or
+//! fails in CI.
 
 use std::path::Path;
 use std::process::Command;
 
 use super::skip::has_oracle;
 
-/// QEMU's own tool.
+/// QEMU's tool for images.
 #[derive(Clone, Copy, Debug)]
 pub struct QemuImg(());
 
 impl QemuImg {
-    /// The tool, where the machine has it; else the test is skipped as [`has_oracle`] does it.
+    /// Returns the tool if the machine has it. Otherwise skips the test as [`has_oracle`] does.
     #[must_use]
     pub fn find() -> Option<Self> {
         has_oracle("qemu-img").then_some(Self(()))
     }
 
-    /// What the tool answers: exit code 0, or its words.
+    /// Runs the tool and returns its output.
     ///
     /// # Errors
-    /// With everything that it printed, when it did not end with 0.
+    /// If the exit code is not 0, with everything that the tool printed.
     pub fn run(self, arguments: &[&str], files: &[&Path]) -> Result<String, String> {
         let answer =
             Command::new("qemu-img").args(arguments).args(files).output().map_err(|why| why.to_string())?;
@@ -28,20 +29,20 @@ impl QemuImg {
         if answer.status.success() { Ok(printed) } else { Err(format!("{}: {printed}", answer.status)) }
     }
 
-    /// Whether `image` passes `qemu-img check`: nothing corrupt, nothing leaked.
+    /// Checks `image` with `qemu-img check`: nothing corrupt, nothing leaked.
     ///
     /// # Errors
-    /// With what the tool found.
+    /// If the check fails, with the tool's output.
     pub fn check(self, image: &Path) -> Result<(), String> {
         self.run(&["check", "-f", "qcow2"], &[image]).map(drop)
     }
 
-    /// Whether `image` has the same content as the raw disk, and the same size in sectors.
+    /// Checks that `image` has the same content as the raw disk, and the same size in sectors.
     ///
     /// # Errors
-    /// With the first difference.
+    /// If they differ, with the first difference.
     pub fn compare(self, disk: &Path, image: &Path) -> Result<(), String> {
-        // A longer image is "identical" to qemu-img as long as the rest is zero.
+        // qemu-img calls a longer image "identical" if the rest is zero.
         let (raw, qcow2) = (self.virtual_size("raw", disk)?, self.virtual_size("qcow2", image)?);
         if raw != qcow2 {
             return Err(format!("the disk has {raw} bytes, the image {qcow2}"));

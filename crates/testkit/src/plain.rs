@@ -1,17 +1,17 @@
-//! The plainest way to read a cluster of an image.
+//! The simplest possible reader of a cluster in an image.
 
 use snapferry_base::units::{GuestCluster, HostOffset, to_usize};
 use snapferry_engine::compress::{DecodeError, Decoder};
 use snapferry_qcow2::mappings::SUBCLUSTERS;
 use snapferry_qcow2::{Image, ImageFile, Mappings, Stored};
 
-/// One cluster of the disk, whole, by a decoder of its own.
+/// Returns one whole cluster of the disk, with a new decoder for each call.
 ///
 /// # Errors
-/// Where its body does not decode.
+/// If the body of the cluster can't be decoded.
 ///
 /// # Panics
-/// Where the file can't be read.
+/// If the file can't be read.
 pub fn decode_cluster(
     file: &dyn ImageFile,
     image: &Image,
@@ -19,7 +19,7 @@ pub fn decode_cluster(
     guest: GuestCluster,
 ) -> Result<Vec<u8>, DecodeError> {
     let cluster = mappings.cluster();
-    // The file may end where the disk or what is stored does.
+    // The file may end within a cluster, where the disk or the stored data end.
     let read = |at: HostOffset, len: usize| {
         let mut bytes = vec![0; len.min(to_usize(file.size().0.saturating_sub(at.0)))];
         file.read_at(at, &mut bytes).expect("bytes that are there");
@@ -40,7 +40,9 @@ pub fn decode_cluster(
             }
         }
         Stored::Compressed { at, len } => {
-            Decoder::new(image.header().compression, cluster).expect("a decoder").decode(&read(at, to_usize(len)), &mut bytes)?;
+            Decoder::new(image.header().compression, cluster)
+                .expect("a decoder")
+                .decode(&read(at, to_usize(len)), &mut bytes)?;
         }
     }
     Ok(bytes)

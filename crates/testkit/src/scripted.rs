@@ -1,4 +1,4 @@
-//! A store that fails as it is told to, request by request.
+//! A store whose requests fail as a test's script specifies.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -7,20 +7,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use snapferry_engine::store::{
-    ETag, ListedObject, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part, StoreError, StoredPart, Upload,
-    UploadPlan, Whole,
+    ETag, ExpectedObject, ListedObject, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part, StoreError,
+    StoredPart, Upload, UploadPlan,
 };
 
-/// What happens to one request.
+/// Fault of one request.
 #[derive(Debug)]
 pub enum Fault {
-    /// It is answered with this, and nothing else happens.
+    /// The request has no effect and returns this error.
     Answer(StoreError),
-    /// The store does as asked, and the answer is replaced by this.
+    /// The request takes effect, but returns this error.
     ApplyThen(StoreError),
-    /// There is never an answer.
+    /// The request never returns.
     Hang,
-    /// Whoever asks panics.
+    /// The request panics.
     Panic,
 }
 
@@ -33,14 +33,15 @@ struct Script {
     late_parts: u32,
 }
 
-/// Passes requests on to another store, but for those with a fault in the script. Requests go by S3's names.
+/// Store that passes requests on to another store, except those with a fault in the script. Requests have
+/// S3's names.
 pub struct ScriptedStore {
     inner: Arc<dyn ObjectStore>,
     script: Mutex<Script>,
 }
 
 impl ScriptedStore {
-    /// Without faults so far.
+    /// Makes a store without faults.
     #[must_use]
     pub fn new(inner: Arc<dyn ObjectStore>) -> Self {
         Self { inner, script: Mutex::default() }
@@ -50,38 +51,39 @@ impl ScriptedStore {
         self.script.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next request of this name that has no fault yet has this one.
+    /// Adds a fault for the next request of this name that has none yet.
     pub fn next(&self, request: &'static str, fault: Fault) {
         self.script().faults.entry(request).or_default().push_back(fault);
     }
 
-    /// The next object's bytes end after so many.
+    /// Cuts the content that the next GetObject returns to this length.
     pub fn cut_next(&self, bytes: usize) {
         self.script().cut = Some(bytes);
     }
 
-    /// The next list of an upload's parts lacks its last one.
+    /// Leaves out the last part in the next list of an upload's parts.
     pub fn hide_a_part(&self) {
         self.script().hide_part = true;
     }
 
-    /// The next so many times that an upload is aborted, the store says that it was, and keeps its parts: as if they arrived late.
+    /// The next `times` aborts of an upload succeed but keep its parts, as if the parts had arrived after the
+    /// abort.
     pub fn late_parts(&self, times: u32) {
         self.script().late_parts = times;
     }
 
-    /// Forgets the faults that have not happened.
+    /// Removes the faults that have not occurred yet.
     pub fn clear(&self) {
         self.script().faults.clear();
     }
 
-    /// How many requests of this name there were.
+    /// Returns the number of requests of this name so far.
     #[must_use]
     pub fn count(&self, request: &str) -> u32 {
         self.script().counts.get(request).copied().unwrap_or(0)
     }
 
-    /// The store behind.
+    /// Returns the store that gets the requests.
     #[must_use]
     pub fn inner(&self) -> &dyn ObjectStore {
         &*self.inner
@@ -147,7 +149,12 @@ impl ObjectStore for ScriptedStore {
         }
         Ok(parts)
     }
-    async fn complete(&self, upload: &Upload, parts: &[StoredPart], whole: &Whole) -> Result<(), StoreError> {
+    async fn complete(
+        &self,
+        upload: &Upload,
+        parts: &[StoredPart],
+        whole: &ExpectedObject,
+    ) -> Result<(), StoreError> {
         self.pass("CompleteMultipartUpload", self.inner.complete(upload, parts, whole)).await
     }
     async fn abort(&self, upload: &Upload) -> Result<(), StoreError> {

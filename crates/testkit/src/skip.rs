@@ -1,16 +1,17 @@
-//! Tests that can't run here say so, in a way that is seen.
+//! Visible reports of tests that can't run on this machine.
 
 use std::env;
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 use std::process::{Command, Stdio};
 
-/// Says on stderr that the calling test does not run, and why. Not by `eprintln!`: the test harness would swallow that. Where
-/// `SNAPFERRY_SKIPPED` names a file, the line goes there too, so that `make test` can repeat all of them at the end.
+/// Reports on stderr that the calling test does not run, and why. `eprintln!` would not do, because the test
+/// harness captures it. If `SNAPFERRY_SKIPPED` names a file, the line is appended to it, so that `make test`
+/// can repeat all of them at the end.
 pub fn skip(why: &str) {
     let thread = std::thread::current();
     let line = format!("SKIPPED: {why} ({})\n", thread.name().unwrap_or("unnamed"));
-    // A test is not to fail because nobody listens.
+    // A test must not fail because stderr is closed.
     let _ = io::stderr().lock().write_all(line.as_bytes());
     if let Some(path) = env::var_os("SNAPFERRY_SKIPPED") {
         let _ = OpenOptions::new()
@@ -21,11 +22,11 @@ pub fn skip(why: &str) {
     }
 }
 
-/// Whether `program`, an independent implementation that results are held against, can be run. Where it can't, the test is skipped, except
-/// in CI (`CI=true`), where that is a failure.
+/// True if `program`, an independent implementation that results are compared with, can be run. If it can't,
+/// the test is skipped, except in CI (`CI=true`), where it fails.
 ///
 /// # Panics
-/// In CI, when the program is missing.
+/// In CI, if the program is missing.
 #[must_use]
 pub fn has_oracle(program: &str) -> bool {
     let there = Command::new(program)
@@ -42,13 +43,13 @@ pub fn has_oracle(program: &str) -> bool {
     there
 }
 
-/// Whether this is a CI run, which must have every oracle.
+/// True in a CI run, which must have every oracle.
 #[must_use]
 pub fn in_ci() -> bool {
     env::var_os("CI").is_some_and(|value| value == "true")
 }
 
-/// Whether the process is root; where it isn't, the calling test is skipped.
+/// True if the process is root. If it isn't, the calling test is skipped.
 #[must_use]
 pub fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();

@@ -1,4 +1,4 @@
-//! What every store does alike. One suite, run against each.
+//! Test suite for the behaviour that all stores have in common. It runs against each store.
 
 use std::sync::Arc;
 
@@ -6,27 +6,29 @@ use bytes::Bytes;
 use snapferry_base::retry::Class;
 use snapferry_base::units::{ByteCount, MIB, to_u64, to_usize};
 use snapferry_engine::hash::Crc64;
+use snapferry_engine::store::Overwrite;
 use snapferry_engine::store::{
-    ETag, ObjectKey, ObjectStore, Part, PartNumber, StoreError, StoredPart, Upload, UploadPlan, Whole,
+    ETag, ExpectedObject, ObjectKey, ObjectStore, Part, PartNumber, StoreError, StoredPart, Upload,
+    UploadPlan,
 };
 
-/// Where stores differ.
+/// Differences between stores.
 #[derive(Clone, Copy, Debug)]
 pub struct Traits {
-    /// Bytes in every part but the last.
+    /// Size of every part but the last, in bytes.
     pub part_size: ByteCount,
-    /// Whether HEAD tells the CRC64NVME.
+    /// True if the response to HEAD has the CRC64NVME of the object.
     pub keeps_crc64: bool,
-    /// Whether the parts of a completed upload can no longer be asked for. (Swift goes on telling.)
+    /// True if the parts of a completed upload can no longer be listed. (Swift still lists them.)
     pub forgets_completed: bool,
-    /// Whether a thousand parts and more cost next to nothing.
+    /// True if more than a thousand parts are cheap enough for a test.
     pub many_parts: bool,
 }
 
-/// The least part that real stores take.
+/// Smallest part that real stores accept.
 pub const REAL_PART: ByteCount = ByteCount(5 * MIB);
 
-/// Bytes that differ from part to part and do not repeat within one.
+/// Returns bytes that differ from part to part and do not repeat within one.
 fn bytes_of(seed: u64, len: u64) -> Bytes {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut bytes = Vec::with_capacity(to_usize(len) + 8);
@@ -46,10 +48,11 @@ fn part(number: u32, body: Bytes) -> Part {
     Part { number: PartNumber(number), body, crc64 }
 }
 
-/// Everything below, one after the other, with keys that begin with `prefix`, which nobody else uses.
+/// Runs all tests one after the other, with keys that begin with `prefix`. No other process may use that
+/// prefix.
 ///
 /// # Panics
-/// At the first thing that the store does wrong.
+/// On the first error of the store.
 pub async fn run(store: Arc<dyn ObjectStore>, traits: Traits, prefix: &str) {
     let suite = Suite { store, traits, prefix: prefix.to_owned() };
     suite.small_objects().await;
@@ -78,15 +81,15 @@ impl Suite {
         ObjectKey::new(&format!("{}{name}", self.prefix)).unwrap()
     }
 
-    fn plan(&self, replace: bool) -> UploadPlan {
-        UploadPlan { part_size: self.traits.part_size, replace }
+    fn plan(&self, overwrite: Overwrite) -> UploadPlan {
+        UploadPlan { part_size: self.traits.part_size, overwrite }
     }
 
     async fn begin(&self, key: &ObjectKey) -> Upload {
-        self.store.create_upload(key, &self.plan(true)).await.expect("an upload begins")
+        self.store.create_upload(key, &self.plan(Overwrite::Replace)).await.expect("an upload begins")
     }
 
-    /// Two full parts and a bit.
+    /// Makes two full parts and a short one.
     fn three_parts(&self) -> (Vec<Part>, Bytes) {
         let size = self.traits.part_size.0;
         let bodies = [bytes_of(1, size), bytes_of(2, size), bytes_of(3, 12_345)];
@@ -131,7 +134,7 @@ impl Suite {
         let upload = self.begin(&key).await;
         let stored = self.send(&upload, &parts, &[1, 2, 0]).await;
         assert_eq!(store.list_parts(&upload).await.expect("listed"), stored);
-        let whole = Whole { size: to_u64(bytes.len()), crc64: Crc64::of(&bytes), replaces: None };
+        let whole = ExpectedObject { size: to_u64(bytes.len()), crc64: Crc64::of(&bytes), replaces: None };
         store.complete(&upload, &stored, &whole).await.expect("completed");
         let meta = store.head(&key).await.expect("asked").expect("there");
         assert_eq!(meta.size, whole.size);
@@ -160,7 +163,7 @@ impl Suite {
         assert_ne!(stored.etag, last.etag);
         assert_eq!(store.put_part(&upload, new.clone()).await.expect("taken"), stored);
         assert_eq!(store.list_parts(&upload).await.expect("listed"), std::slice::from_ref(&stored));
-        let whole = Whole { size: stored.size, crc64: new.crc64, replaces: None };
+        let whole = ExpectedObject { size: stored.size, crc64: new.crc64, replaces: None };
         store.complete(&upload, &[stored], &whole).await.expect("completed");
         assert!(store.get_range(&key, 0..whole.size, None).await.expect("read") == new.body);
         store.delete(&key).await.expect("removed");
@@ -174,7 +177,7 @@ impl Suite {
         assert_eq!(store.head(&key).await.expect("asked"), None);
         store.abort(&upload).await.expect("aborted");
         store.abort(&upload).await.expect("aborted twice");
-        let whole = Whole { size: to_u64(bytes.len()), crc64: Crc64::of(&bytes), replaces: None };
+        let whole = ExpectedObject { size: to_u64(bytes.len()), crc64: Crc64::of(&bytes), replaces: None };
         for gone in [
             store.complete(&upload, &stored, &whole).await.expect_err("gone"),
             store.put_part(&upload, parts[0].clone()).await.expect_err("gone"),
@@ -190,7 +193,7 @@ impl Suite {
         let (parts, bytes) = self.three_parts();
         let upload = self.begin(&key).await;
         let stored = self.send(&upload, &parts, &[0, 1, 2]).await;
-        let whole = Whole { size: to_u64(bytes.len()), crc64: Crc64::of(&bytes), replaces: None };
+        let whole = ExpectedObject { size: to_u64(bytes.len()), crc64: Crc64::of(&bytes), replaces: None };
         let mut wrong_mark = stored.clone();
         wrong_mark[1].etag = ETag("0123456789abcdef0123456789abcdef".to_owned());
         let mut wrong_order = stored.clone();
@@ -208,7 +211,7 @@ impl Suite {
             let damaged = Part { crc64: Crc64::of(b"something else"), ..parts[0].clone() };
             let err = store.put_part(&upload, damaged).await.expect_err("the sum is wrong");
             assert!(err.is_damage(), "{err}");
-            let wrong = Whole { crc64: Crc64::of(b"something else"), ..whole.clone() };
+            let wrong = ExpectedObject { crc64: Crc64::of(b"something else"), ..whole.clone() };
             store.complete(&upload, &stored, &wrong).await.expect_err("the whole sum is wrong");
             assert_eq!(store.head(&key).await.expect("asked"), None);
         }
@@ -219,13 +222,13 @@ impl Suite {
         let (store, key) = (&self.store, self.key("replaced.qcow2"));
         store.put(&key, Bytes::from_static(b"the old one")).await.expect("stored");
         let before = store.head(&key).await.expect("asked").expect("there");
-        let err = store.create_upload(&key, &self.plan(false)).await.expect_err("there is one");
+        let err = store.create_upload(&key, &self.plan(Overwrite::Refuse)).await.expect_err("there is one");
         assert!(matches!(err, StoreError::Precondition { .. }), "{err}");
         let upload = self.begin(&key).await;
         let only = part(1, bytes_of(5, 4097));
         let stored = store.put_part(&upload, only.clone()).await.expect("taken");
         assert_eq!(store.head(&key).await.expect("asked").as_ref(), Some(&before));
-        let whole = Whole { size: 4097, crc64: only.crc64, replaces: Some(before.etag.clone()) };
+        let whole = ExpectedObject { size: 4097, crc64: only.crc64, replaces: Some(before.etag.clone()) };
         store.complete(&upload, &[stored], &whole).await.expect("completed");
         let after = store.head(&key).await.expect("asked").expect("there");
         assert_eq!(after.size, 4097);
@@ -265,7 +268,7 @@ impl Suite {
         for (size, name) in (1..).zip(names) {
             store.put(&self.key(name), bytes_of(size, size)).await.expect("stored");
         }
-        // What is not complete is no object.
+        // An incomplete upload is not an object.
         let upload = self.begin(&self.key("objects-c.qcow2")).await;
         let listed = store.list(self.key("objects-").as_str()).await.expect("listed");
         let listed: Vec<_> = listed.into_iter().map(|object| (object.key, object.size)).collect();
@@ -279,7 +282,7 @@ impl Suite {
 
     async fn more_parts_than_a_page(&self) {
         let (store, key) = (&self.store, self.key("many.qcow2"));
-        let plan = UploadPlan { part_size: ByteCount(16), replace: true };
+        let plan = UploadPlan { part_size: ByteCount(16), overwrite: Overwrite::Replace };
         let upload = store.create_upload(&key, &plan).await.expect("an upload begins");
         let (mut all, mut stored) = (Vec::new(), Vec::new());
         for number in 1..=2501 {
@@ -288,7 +291,7 @@ impl Suite {
             stored.push(store.put_part(&upload, part(number, body)).await.expect("taken"));
         }
         assert_eq!(store.list_parts(&upload).await.expect("listed"), stored);
-        let whole = Whole { size: to_u64(all.len()), crc64: Crc64::of(&all), replaces: None };
+        let whole = ExpectedObject { size: to_u64(all.len()), crc64: Crc64::of(&all), replaces: None };
         store.complete(&upload, &stored, &whole).await.expect("completed");
         assert!(store.get_range(&key, 0..whole.size, None).await.expect("read") == all);
         store.delete(&key).await.expect("removed");

@@ -1,22 +1,22 @@
-//! `snapferry boot-volume`: what a server boots from, and what stands in the way of carrying it.
+//! `snapferry boot-volume`: the boot volume of a server, and the obstacles to its replication.
 
-use crate::cli::error::CommandResult;
-use crate::cli::session::Session;
-use crate::cli::args::{CloudArgs, OutputArgs};
-use clap::Args as Group;
 use std::time::SystemTime;
 
+use clap::Args as Group;
 use serde::Serialize;
 use snapferry_base::clock::rfc3339;
 use snapferry_ibmcloud::vpc::model::{HealthState, InstanceState, Snapshot, StorageGeneration, Volume};
 use snapferry_ibmcloud::vpc::{LARGEST_IMAGE, SnapshotFilter, SnapshotOrder};
 
 use super::{Cloud, print_json, run as run_on_cloud};
+use crate::cli::args::{CloudArgs, OutputArgs};
+use crate::cli::error::CommandResult;
 use crate::cli::exit::Code;
 use crate::cli::foreign;
+use crate::cli::session::Session;
 use crate::cli::table;
 
-/// What is printed with `--json`.
+/// Output of the command with `--json`.
 #[derive(Debug, Serialize)]
 struct Report {
     server: String,
@@ -26,7 +26,7 @@ struct Report {
     zone: String,
     vpc: String,
     profile: String,
-    /// Megabits a second for all volumes.
+    /// Bandwidth for all volumes, in megabits per second.
     volume_bandwidth: Option<u64>,
     boot_volume: String,
     boot_volume_id: String,
@@ -39,7 +39,7 @@ struct Report {
     importable: Option<bool>,
     snapshots: usize,
     latest_snapshot: Option<Latest>,
-    /// What stands in the way of carrying it, in words.
+    /// Obstacles to a replication, one text each.
     obstacles: Vec<String>,
 }
 
@@ -70,7 +70,7 @@ impl Latest {
     after_help = "Examples:\n  snapferry boot-volume web01\n  snapferry boot-volume web01 --region eu-de --json"
 )]
 pub struct BootVolumeArgs {
-    /// The server
+    /// Name of the server
     #[arg(value_name = "SERVER")]
     pub server: String,
 
@@ -130,7 +130,7 @@ async fn look(cloud: &Cloud, server: &str) -> CommandResult<Report> {
     })
 }
 
-/// What IBM's rules would refuse, told before anything is begun.
+/// Lists what IBM's rules would refuse, so that the user reads it before a job begins.
 fn obstacles(status: &InstanceState, volume: &Volume, importable: Option<bool>) -> Vec<String> {
     let mut found = Vec::new();
     if volume.capacity > LARGEST_IMAGE {

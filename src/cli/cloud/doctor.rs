@@ -1,8 +1,6 @@
-//! `snapferry doctor`: whether everything is as it has to be, line by line, each with what to do about it.
+//! `snapferry doctor`: checks the environment of the program, and prints one line per check, with a fix if
+//! there is one.
 
-use crate::cli::error::{CommandResult, CommandError};
-use crate::cli::session::Session;
-use crate::cli::args::{CloudArgs, OutputArgs, QueueArgs, RecoveryArgs};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -19,23 +17,27 @@ use snapferry_fleet::queue::examine::Severity;
 use snapferry_fleet::replicate::device::BY_ID;
 use snapferry_ibmcloud::iam::{CLOUD_INIT, Instance, instance_of_cloud_init};
 use snapferry_ibmcloud::vpc::{
-    ClientConfig, Crn, Endpoint, Heard, ImageFilter, LogWatch, Policy, RegionClient, SnapshotFilter, Tagging,
-    VolumeFilter, VpcError, Waits,
+    ClientConfig, Crn, Endpoint, ImageFilter, KnownHosts, LogWatch, Policy, RegionClient, SnapshotFilter,
+    Tagging, VolumeFilter, VpcError, Waits,
 };
 
-use super::{Means, print_json, tagging_config};
-use crate::cli::config::{self, Place, Use};
+use super::{ClientContext, print_json, tagging_config};
+use crate::cli::args::{CloudArgs, OutputArgs, QueueArgs, RecoveryArgs};
+use crate::cli::config::{self, ImageDestination, StoreOptions};
 use crate::cli::credentials::{self, Identity};
 use crate::cli::error::UsageError;
+use crate::cli::error::{CommandError, CommandResult};
 use crate::cli::exit::{Code, sentence};
 use crate::cli::fleet;
 use crate::cli::foreign;
 use crate::cli::hints::AUTHORIZE;
-use crate::cli::signals::Left;
+use crate::cli::session::Session;
+use crate::cli::signals::Unfinished;
 
-/// A clock that is further off gives tokens and signatures that are refused: S3 allows 15 minutes, IAM less.
+/// Largest accepted difference between this machine's clock and the cloud's. Beyond it, tokens and signatures
+/// may be refused: S3 allows 15 minutes, IAM less.
 const MOST_SKEW: Duration = Duration::from_secs(60);
-/// What is asked here is asked a few times only: somebody waits for the whole list.
+/// Policy for the requests of this command: few attempts, because the user waits for the whole list.
 const HASTY: Policy = Policy {
     connect: Duration::from_secs(5),
     deadline: Duration::from_secs(15),
@@ -67,7 +69,7 @@ pub struct DoctorArgs {
     pub queue: QueueArgs,
 }
 
-/// How one thing is.
+/// Result of one check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Verdict {
@@ -86,20 +88,19 @@ impl Verdict {
     }
 }
 
-/// One line.
+/// One line of the output.
 #[derive(Debug, Serialize)]
 struct Finding {
     what: &'static str,
     verdict: Verdict,
     details: String,
-    /// What to do about it.
     fix: Option<String>,
-    /// With which code the command ends, where this is the first failure.
+    /// Exit code of the command if this is the first failure.
     #[serde(skip)]
     code: Code,
 }
 
-/// All lines so far.
+/// Findings in the order of the checks.
 #[derive(Default)]
 struct Findings(Vec<Finding>);
 
@@ -123,14 +124,14 @@ impl Findings {
         self.0.push(Finding { what, verdict: Verdict::Failure, details: details.into(), fix, code });
     }
 
-    /// A failure as every other command would report it.
+    /// Adds a failure with the text and the hint that every other command would print for `error`.
     fn failed(&mut self, what: &'static str, code: Code, error: &CommandError) {
         self.failure(what, code, sentence(error), error.hint());
     }
 }
 
 pub fn run(args: &DoctorArgs, session: &Session) -> CommandResult<Code> {
-    let findings = session.start(Left::Nothing)?.block_on(examine(args, session)).0;
+    let findings = session.start(Unfinished::Nothing)?.block_on(examine(args, session)).0;
     if args.output.json {
         print_json(&findings)?;
     } else {
@@ -161,13 +162,13 @@ async fn examine(args: &DoctorArgs, session: &Session) -> Findings {
     };
     let home = args.cloud.region.clone().or_else(|| own.map(|own| own.region));
     if let Some(tokens) = tokens {
-        let means = Means {
+        let means = ClientContext {
             tokens,
             clock: std::sync::Arc::new(SystemClock),
             cancel: session.cancel.clone(),
             watch: std::sync::Arc::new(LogWatch),
             fence: std::sync::Arc::new(snapferry_base::fence::Unfenced),
-            heard: Heard::default(),
+            heard: KnownHosts::default(),
         };
         match &home {
             Some(home) => region(args, &means, home, Side::Home, &mut findings).await,
@@ -188,7 +189,7 @@ async fn examine(args: &DoctorArgs, session: &Session) -> Findings {
     findings
 }
 
-/// The fleet's queue, where one is named.
+/// Checks the fleet's queue, if the user names one.
 async fn queue(args: &DoctorArgs, session: &Session, findings: &mut Findings) {
     if args.queue.redis.is_none() {
         return;
@@ -207,15 +208,19 @@ async fn queue(args: &DoctorArgs, session: &Session, findings: &mut Findings) {
     }
 }
 
-/// Gets a token, and says from whom and for how long.
-async fn identity(args: &DoctorArgs, session: &Session) -> CommandResult<(std::sync::Arc<dyn TokenSource>, String)> {
+/// Gets a token. Returns its source, and a text with the kind of identity and the expiry.
+async fn identity(
+    args: &DoctorArgs,
+    session: &Session,
+) -> CommandResult<(std::sync::Arc<dyn TokenSource>, String)> {
     let identity = Identity::find(&args.cloud.identity, &session.environment)?;
     let token = identity.tokens.token().await?;
     let words = format!("for {}, good until {}", identity.kind(), rfc3339(token.expires));
     Ok((identity.tokens, words))
 }
 
-/// The server that we run on, by its metadata service or by what cloud-init has left.
+/// Returns the server that this process runs on, as its metadata service reports it. Without that service,
+/// only the id that cloud-init left goes into the finding.
 async fn own_server(args: &DoctorArgs, findings: &mut Findings) -> Option<Instance> {
     let service = match credentials::metadata(&args.cloud.identity) {
         Ok(service) => service,
@@ -245,14 +250,14 @@ async fn own_server(args: &DoctorArgs, findings: &mut Findings) -> Option<Instan
     }
 }
 
-/// What a region is for.
+/// Role of a region in a replication.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Side {
     Home,
     Recovery,
 }
 
-async fn region(args: &DoctorArgs, means: &Means, name: &str, side: Side, findings: &mut Findings) {
+async fn region(args: &DoctorArgs, means: &ClientContext, name: &str, side: Side, findings: &mut Findings) {
     let config = ClientConfig {
         region: name.to_owned(),
         endpoint: Endpoint::parse(&args.cloud.vpc_endpoint),
@@ -299,8 +304,8 @@ async fn region(args: &DoctorArgs, means: &Means, name: &str, side: Side, findin
     }
 }
 
-/// Asks Global Tagging, which is at an address of its own, for the tags of anything that there is.
-async fn tags(args: &DoctorArgs, means: &Means, any: &Crn) -> Result<usize, VpcError> {
+/// Counts the tags of `any`, an existing resource, to try Global Tagging, which has an address of its own.
+async fn tags(args: &DoctorArgs, means: &ClientContext, any: &Crn) -> Result<usize, VpcError> {
     let tagging = Tagging::new(&tagging_config(&args.cloud, HASTY), means.clone())?;
     Ok(tagging.tags(any).await?.len())
 }
@@ -332,14 +337,15 @@ async fn bucket(args: &DoctorArgs, session: &Session, findings: &mut Findings) {
     }
 }
 
-/// Writes a small object, reads it, and removes it, whatever came before.
+/// Writes a small object, reads it, and removes it, even if writing or reading failed.
 async fn probe(args: &DoctorArgs, bucket: &str, session: &Session) -> CommandResult<()> {
     let mut store = args.recovery.store(&args.cloud.identity);
     store.region = store.region.or_else(|| args.cloud.region.clone());
     let key = ObjectKey::new(&format!("snapferry-doctor-{:016x}", rand::random::<u64>()))
         .map_err(|error| UsageError(error.to_string()))?;
-    let place = Place::Bucket { bucket: bucket.to_owned(), key: key.clone() };
-    let store = config::open_store(&place, &store, &Use::plain(1, &session.cancel, &session.environment))?;
+    let place = ImageDestination::Bucket { bucket: bucket.to_owned(), key: key.clone() };
+    let store =
+        config::open_store(&place, &store, &StoreOptions::plain(1, &session.cancel, &session.environment))?;
     let text = Bytes::from_static(b"a probe of snapferry doctor; it may be removed\n");
     let tried = try_object(&*store, &key, &text).await;
     let removed = store.delete(&key).await;
@@ -350,10 +356,14 @@ async fn probe(args: &DoctorArgs, bucket: &str, session: &Session) -> CommandRes
 async fn try_object(store: &dyn ObjectStore, key: &ObjectKey, text: &Bytes) -> CommandResult<()> {
     store.put(key, text.clone()).await?;
     let read = store.get_range(key, 0..to_u64(text.len()), None).await?;
-    if read == *text { Ok(()) } else { Err(CommandError::Failed("the object came back with other bytes".into())) }
+    if read == *text {
+        Ok(())
+    } else {
+        Err(CommandError::Failed("the object came back with other bytes".into()))
+    }
 }
 
-/// What this machine has to have.
+/// Checks this machine: the folder of devices, the rights and the tools.
 fn machine(folder: &Path, findings: &mut Findings) {
     match std::fs::read_dir(folder) {
         Ok(_) => findings.ok("device folder", format!("{}", folder.display())),

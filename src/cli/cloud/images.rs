@@ -1,19 +1,19 @@
-//! `snapferry images`: listed, renamed, tagged, deleted, exported.
+//! `snapferry images`: lists, renames, tags, deletes and exports images.
 
-use crate::cli::error::CommandResult;
-use crate::cli::session::Session;
-use crate::cli::args::{ChangeArgs, CloudArgs, OutputArgs};
-use clap::{Args as Group, Subcommand};
 use std::time::SystemTime;
 
+use clap::{Args as Group, Subcommand};
 use serde_json::{Value, json};
 use snapferry_base::clock::{compact, rfc3339};
 use snapferry_ibmcloud::vpc::model::{ExportFormat, Image, ImageState};
 use snapferry_ibmcloud::vpc::{ExportPrototype, ImageFilter, Patience, ResourceName, Tag};
 
 use super::{print_json, run as run_on_cloud, say, would};
+use crate::cli::args::{ChangeArgs, CloudArgs, OutputArgs};
+use crate::cli::error::CommandResult;
 use crate::cli::exit::Code;
 use crate::cli::foreign;
+use crate::cli::session::Session;
 use crate::cli::table::Table;
 
 #[derive(Debug, Group)]
@@ -42,7 +42,7 @@ pub enum ImagesAction {
         #[arg(value_name = "IMAGE")]
         image: String,
 
-        /// Its new name
+        /// New name of the image
         #[arg(value_name = "NAME")]
         name: ResourceName,
 
@@ -70,11 +70,11 @@ pub enum ImagesAction {
         #[arg(value_name = "IMAGE")]
         image: String,
 
-        /// The tags
+        /// Tags to add or to remove
         #[arg(value_name = "TAG")]
         tags: Vec<Tag>,
 
-        /// Remove them
+        /// Remove these tags instead of adding them
         #[arg(long, requires = "tags")]
         remove: bool,
 
@@ -94,7 +94,7 @@ pub enum ImagesAction {
         #[arg(value_name = "IMAGE")]
         image: String,
 
-        /// The bucket
+        /// Bucket to export into
         #[arg(long, value_name = "NAME")]
         bucket: String,
 
@@ -129,7 +129,7 @@ pub fn run(args: &ImagesArgs, session: &Session) -> CommandResult<Code> {
     }
 }
 
-/// An image as `--json` has it.
+/// Returns an image as `--json` prints it.
 fn shown(image: &Image) -> Value {
     json!({
         "name": image.name,
@@ -171,7 +171,13 @@ fn list(status: &[String], output: OutputArgs, cloud: &CloudArgs, session: &Sess
     Ok(Code::Done)
 }
 
-fn rename(named: &str, name: &ResourceName, change: ChangeArgs, cloud: &CloudArgs, session: &Session) -> CommandResult<Code> {
+fn rename(
+    named: &str,
+    name: &ResourceName,
+    change: ChangeArgs,
+    cloud: &CloudArgs,
+    session: &Session,
+) -> CommandResult<Code> {
     run_on_cloud(cloud, session, async |cloud| {
         let client = cloud.client()?;
         let found = client.named_image(named).await?;
@@ -190,7 +196,7 @@ fn rename(named: &str, name: &ResourceName, change: ChangeArgs, cloud: &CloudArg
 fn delete(named: &[String], change: ChangeArgs, cloud: &CloudArgs, session: &Session) -> CommandResult<Code> {
     run_on_cloud(cloud, session, async |cloud| {
         let client = cloud.client()?;
-        // All are found before the first is deleted: a name that was mistyped deletes nothing.
+        // All images are looked up before the first is deleted, so that a mistyped name deletes nothing.
         let mut chosen = Vec::new();
         for named in named {
             chosen.push(client.named_image(named).await?);
@@ -216,7 +222,7 @@ fn delete(named: &[String], change: ChangeArgs, cloud: &CloudArgs, session: &Ses
     Ok(Code::Done)
 }
 
-/// What becomes of tags.
+/// Change to the tags of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum TagChange {
     Add,
@@ -229,7 +235,9 @@ fn tag(
     change: TagChange,
     dry_run: bool,
     output: OutputArgs,
-    cloud: &CloudArgs, session: &Session) -> CommandResult<Code> {
+    cloud: &CloudArgs,
+    session: &Session,
+) -> CommandResult<Code> {
     run_on_cloud(cloud, session, async |cloud| {
         let found = cloud.client()?.named_image(named).await?;
         let tagging = cloud.tagging()?;
@@ -264,7 +272,9 @@ fn export(
     name: Option<&ResourceName>,
     format: ExportFormat,
     change: ChangeArgs,
-    cloud: &CloudArgs, session: &Session) -> CommandResult<Code> {
+    cloud: &CloudArgs,
+    session: &Session,
+) -> CommandResult<Code> {
     run_on_cloud(cloud, session, async |cloud| {
         let client = cloud.client()?;
         let found = client.named_image(named).await?;

@@ -1,7 +1,5 @@
-//! Commands on the cloud: what is there, and small changes to it.
+//! Commands on cloud resources: lists of them, and small changes.
 
-use crate::cli::error::CommandResult;
-use crate::cli::args::{CloudArgs, OutputArgs};
 use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,15 +8,17 @@ use snapferry_base::cancel::Cancel;
 use snapferry_base::clock::SystemClock;
 use snapferry_base::fence::{Fence, Unfenced};
 use snapferry_ibmcloud::vpc::{
-    ClientConfig, Endpoint, GLOBAL_TAGGING, Heard, LogWatch, Means, PRIVATE_TAGGING, Policy, RegionClient,
-    Tagging, TaggingConfig, Waits, Watch,
+    ClientConfig, ClientContext, Endpoint, GLOBAL_TAGGING, KnownHosts, LogWatch, PRIVATE_TAGGING, Policy,
+    RegionClient, Tagging, TaggingConfig, Waits, Watch,
 };
 
 use super::credentials::{self, Identity};
 use super::error::UsageError;
 use super::print_json;
 use super::session::Session;
-use super::signals::Left;
+use super::signals::Unfinished;
+use crate::cli::args::{CloudArgs, OutputArgs};
+use crate::cli::error::CommandResult;
 use crate::cli::foreign;
 
 pub mod boot_volume;
@@ -27,46 +27,50 @@ pub mod images;
 pub mod provision;
 pub mod snapshot;
 
-/// The cloud as a command sees it: one region at a time, one identity.
+/// Access to the cloud for one command: one identity, and a client for one region at a time.
 #[derive(Clone)]
 pub struct Cloud {
     args: CloudArgs,
     identity: Identity,
-    means: Means,
+    means: ClientContext,
     policy: Policy,
-    /// The region that is meant where none is named.
+    /// Region that is used if the user names none.
     pub home: String,
 }
 
-/// What a job's requests go by.
-pub struct Terms {
-    /// The word to stop.
+/// Settings for the requests that one job makes.
+pub struct RequestContext {
     pub cancel: Cancel,
-    /// Told what is waited for.
+    /// Observer of waits and responses.
     pub watch: Arc<dyn Watch>,
-    /// Asked before anything is changed.
+    /// Check before each change.
     pub fence: Arc<dyn Fence>,
-    /// How long one answer is waited for, where it is not as usual.
+    /// Time limit for one request, if it is not the default.
     pub deadline: Option<Duration>,
 }
 
-impl Terms {
-    /// Those of a process that has its jobs to itself.
+impl RequestContext {
+    /// Returns the settings for a process that shares its jobs with no other: no fence, and the default
+    /// deadline.
     pub fn alone(cancel: &Cancel, watch: &Arc<dyn Watch>) -> Self {
         Self { cancel: cancel.clone(), watch: Arc::clone(watch), fence: Arc::new(Unfenced), deadline: None }
     }
 }
 
-/// Runs a command on the cloud: with a runtime, and the word to stop.
-pub fn run<T>(args: &CloudArgs, session: &Session, work: impl AsyncFnOnce(&Cloud) -> CommandResult<T>) -> CommandResult<T> {
-    run_leaving(args, session, Left::Nothing, work)
+/// Runs `work` in a runtime, with access to the cloud; a signal to stop cancels it.
+pub fn run<T>(
+    args: &CloudArgs,
+    session: &Session,
+    work: impl AsyncFnOnce(&Cloud) -> CommandResult<T>,
+) -> CommandResult<T> {
+    run_leaving(args, session, Unfinished::Nothing, work)
 }
 
-/// The same for a command that leaves something behind if it is not let end.
+/// Runs `work` as [`run`] does, for a command that leaves `left` behind if it is interrupted.
 pub fn run_leaving<T>(
     args: &CloudArgs,
     session: &Session,
-    left: Left,
+    left: Unfinished,
     work: impl AsyncFnOnce(&Cloud) -> CommandResult<T>,
 ) -> CommandResult<T> {
     session.start(left)?.block_on(async {
@@ -78,21 +82,21 @@ pub fn run_leaving<T>(
 impl Cloud {
     async fn open(args: &CloudArgs, session: &Session) -> CommandResult<Self> {
         let identity = Identity::find(&args.identity, &session.environment)?;
-        let means = Means {
+        let means = ClientContext {
             tokens: Arc::clone(&identity.tokens),
             clock: Arc::new(SystemClock),
             cancel: session.cancel.clone(),
             watch: Arc::new(LogWatch),
             fence: Arc::new(Unfenced),
-            heard: Heard::default(),
+            heard: KnownHosts::default(),
         };
         let home = home_region(args).await?;
         Ok(Self { args: args.clone(), identity, means, policy: Policy::default(), home })
     }
 
-    /// The same cloud for one job.
-    pub fn on(&self, terms: &Terms) -> Self {
-        let means = Means {
+    /// Returns the same cloud with the settings of one job.
+    pub fn on(&self, terms: &RequestContext) -> Self {
+        let means = ClientContext {
             cancel: terms.cancel.clone(),
             watch: Arc::clone(&terms.watch),
             fence: Arc::clone(&terms.fence),
@@ -102,22 +106,20 @@ impl Cloud {
         Self { means, policy: Policy { deadline, ..self.policy }, ..self.clone() }
     }
 
-    /// The same cloud, which is waited for as the user wants.
+    /// Returns the same cloud with the waiting times that the user gave.
     pub fn waiting(&self, waits: Waits) -> Self {
         Self { policy: Policy { waits, ..self.policy }, ..self.clone() }
     }
 
-    /// Who we are.
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    /// The word to stop.
     pub fn cancel(&self) -> &Cancel {
         &self.means.cancel
     }
 
-    /// The API of a region.
+    /// Returns a client for the VPC API of a region.
     pub fn region(&self, region: &str) -> CommandResult<RegionClient> {
         let config = ClientConfig {
             region: region.to_owned(),
@@ -128,19 +130,20 @@ impl Cloud {
         Ok(RegionClient::new(config, self.means.clone())?)
     }
 
-    /// Global Tagging, which has no regions.
+    /// Returns a client for Global Tagging, which has no regions.
     pub fn tagging(&self) -> CommandResult<Tagging> {
         let config = tagging_config(&self.args, self.policy);
         Ok(Tagging::new(&config, self.means.clone())?)
     }
 
-    /// The API of the region that is meant where none is named.
+    /// Returns a client for the VPC API of the home region.
     pub fn client(&self) -> CommandResult<RegionClient> {
         self.region(&self.home)
     }
 }
 
-/// Where Global Tagging is: named, or beside the VPC API, publicly or privately.
+/// Returns the configuration of Global Tagging. Its endpoint is the one that the user named, or else the
+/// public or private one, to match that of the VPC API.
 fn tagging_config(args: &CloudArgs, policy: Policy) -> TaggingConfig {
     let beside = match Endpoint::parse(&args.vpc_endpoint) {
         Endpoint::Private => PRIVATE_TAGGING,
@@ -150,7 +153,7 @@ fn tagging_config(args: &CloudArgs, policy: Policy) -> TaggingConfig {
     TaggingConfig { endpoint, ca_file: args.identity.ca_file.clone(), policy }
 }
 
-/// The region that is meant where none is named.
+/// Returns the region that the user named, or else the region that this server runs in.
 pub async fn home_region(args: &CloudArgs) -> CommandResult<String> {
     match &args.region {
         Some(region) => Ok(region.clone()),
@@ -158,12 +161,12 @@ pub async fn home_region(args: &CloudArgs) -> CommandResult<String> {
     }
 }
 
-/// Where we run.
+/// Reads the region of this server from its metadata service.
 async fn own_region(args: &CloudArgs) -> CommandResult<String> {
     let own = credentials::metadata(&args.identity)?.instance().await;
     own.map(|own| own.region).map_err(|err| {
         tracing::debug!("{}", snapferry_base::retry::chain(&err));
-        // One that is on and fails may answer the next time.
+        // A metadata service that is on and fails may answer the next time.
         if err.class().is_retryable() {
             return err.into();
         }
@@ -172,7 +175,7 @@ async fn own_region(args: &CloudArgs) -> CommandResult<String> {
     })
 }
 
-/// What would be done without `--dry-run`: a line for people, an object for programs.
+/// Prints what the command would do without `--dry-run`: as a line of text, or as an object with `--json`.
 fn would(output: OutputArgs, words: std::fmt::Arguments<'_>) -> CommandResult<()> {
     if output.json {
         return print_json(&serde_json::json!({ "dry_run": true, "would": words.to_string() }));
@@ -180,7 +183,7 @@ fn would(output: OutputArgs, words: std::fmt::Arguments<'_>) -> CommandResult<()
     Ok(say(format_args!("would {words}"))?)
 }
 
-/// What was done, for people.
+/// Prints a line of text on stdout.
 fn say(words: std::fmt::Arguments<'_>) -> io::Result<()> {
     writeln!(foreign::out(), "{words}")
 }

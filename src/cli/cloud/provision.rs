@@ -1,20 +1,22 @@
-//! `snapferry provision`: a server from an image or a snapshot.
+//! `snapferry provision`: creates a server from an image or a snapshot.
 
-use crate::cli::error::CommandResult;
 use std::path::PathBuf;
-use snapferry_ibmcloud::vpc::ResourceName;
-use crate::cli::session::Session;
-use crate::cli::args::{ChangeArgs, CloudArgs};
+
 use clap::Args as Group;
 use serde_json::json;
+use snapferry_ibmcloud::vpc::ResourceName;
 use snapferry_ibmcloud::vpc::model::{ImageState, SnapshotState, StorageGeneration};
 use snapferry_ibmcloud::vpc::{BootFrom, InstancePrototype, Patience, RegionClient, ResourceGroupId};
 
 use super::{print_json, run as run_on_cloud, say};
+use crate::cli::args::{ChangeArgs, CloudArgs};
+use crate::cli::error::CommandResult;
 use crate::cli::error::UsageError;
 use crate::cli::exit::Code;
+use crate::cli::session::Session;
 
-/// What to boot from, and the boot volume's profile where it must be named.
+/// Returns the source that the server boots from, the boot volume's profile if the request must name one, and
+/// a description of the source for the user.
 async fn boot(
     client: &RegionClient,
     args: &ProvisionArgs,
@@ -64,7 +66,7 @@ pub struct ProvisionArgs {
     #[arg(long, value_name = "SNAPSHOT")]
     pub snapshot: Option<String>,
 
-    /// The server's profile
+    /// Profile of the server
     #[arg(long, value_name = "PROFILE")]
     pub profile: String,
 

@@ -1,14 +1,11 @@
-//! `snapferry snapshot`: taken, listed, deleted, copied.
+//! `snapferry snapshot`: takes, lists, deletes and copies snapshots.
 
-use crate::cli::error::CommandResult;
-use snapferry_ibmcloud::vpc::Tag;
-use crate::cli::session::Session;
-use crate::cli::args::{ChangeArgs, CloudArgs, OutputArgs};
-use clap::{Args as Group, Subcommand};
 use std::time::SystemTime;
 
+use clap::{Args as Group, Subcommand};
 use serde_json::{Value, json};
 use snapferry_base::clock::{compact, rfc3339};
+use snapferry_ibmcloud::vpc::Tag;
 use snapferry_ibmcloud::vpc::model::Snapshot;
 use snapferry_ibmcloud::vpc::{
     Patience, RegionClient, ResourceName, SnapshotFilter, SnapshotOrder, SnapshotPrototype, VolumeId,
@@ -16,9 +13,12 @@ use snapferry_ibmcloud::vpc::{
 };
 
 use super::{print_json, run as run_on_cloud, say, would};
+use crate::cli::args::{ChangeArgs, CloudArgs, OutputArgs};
+use crate::cli::error::CommandResult;
 use crate::cli::error::UsageError;
 use crate::cli::exit::Code;
 use crate::cli::foreign;
+use crate::cli::session::Session;
 use crate::cli::table::Table;
 
 #[derive(Debug, Group)]
@@ -41,7 +41,7 @@ pub enum SnapshotAction {
 
 #[derive(Debug, Group)]
 pub struct SnapshotCreateArgs {
-    /// The server
+    /// Name of the server
     #[arg(value_name = "SERVER")]
     pub server: String,
 
@@ -124,7 +124,7 @@ pub fn run(args: &SnapshotArgs, session: &Session) -> CommandResult<Code> {
     }
 }
 
-/// A snapshot as `--json` has it.
+/// Returns a snapshot as `--json` prints it.
 fn shown(snapshot: &Snapshot) -> Value {
     json!({
         "name": snapshot.name,
@@ -143,7 +143,7 @@ fn shown(snapshot: &Snapshot) -> Value {
     })
 }
 
-/// What a server boots from.
+/// Returns the id of a server's boot volume.
 async fn boot_volume(client: &RegionClient, server: &str) -> Result<VolumeId, VpcError> {
     let server = client.server(server).await?;
     Ok(client.boot_volume(&server).await?.id)
@@ -219,7 +219,7 @@ fn list(args: &SnapshotListArgs, session: &Session) -> CommandResult<Code> {
 fn delete(args: &SnapshotDeleteArgs, session: &Session) -> CommandResult<Code> {
     run_on_cloud(&args.cloud, session, async |cloud| {
         let client = cloud.client()?;
-        // All are found before the first is deleted: a name that was mistyped deletes nothing.
+        // All snapshots are looked up before the first is deleted, so that a mistyped name deletes nothing.
         let mut chosen = Vec::new();
         for named in &args.snapshots {
             let found = client.named_snapshot(named).await?;

@@ -1,18 +1,15 @@
-//! `snapferry enqueue`: servers into the fleet's queue.
+//! `snapferry enqueue`: adds jobs for servers to the fleet's queue.
 
-use crate::cli::error::CommandResult;
-use snapferry_fleet::queue::Priority;
-use jiff::Timestamp;
-use crate::cli::session::Session;
-use crate::cli::args::{CloudArgs, HowArgs, OutputArgs, QueueArgs, RecoveryArgs, ServersArgs};
-use clap::Args as Group;
 use std::io::Write as _;
 use std::time::{Duration, SystemTime};
 
+use clap::Args as Group;
+use jiff::Timestamp;
 use serde_json::json;
 use snapferry_base::cancel::Cancel;
 use snapferry_base::clock::SystemClock;
 use snapferry_base::job::JobId;
+use snapferry_fleet::queue::Priority;
 use snapferry_fleet::queue::{
     Enqueued, Imported, Job, JobState, MOST_NAMES, NewJob, Queue, QueueError, RedisQueue, import_legacy,
 };
@@ -20,13 +17,16 @@ use snapferry_fleet::replicate::Age;
 
 use super::servers::chosen;
 use super::{Away, open};
+use crate::cli::args::{CloudArgs, HowArgs, OutputArgs, QueueArgs, RecoveryArgs, ServersArgs};
 use crate::cli::cloud::home_region;
+use crate::cli::error::CommandResult;
 use crate::cli::exit::Code;
 use crate::cli::foreign::{self, Form};
 use crate::cli::replicate::job_of;
-use crate::cli::signals::Left;
+use crate::cli::session::Session;
+use crate::cli::signals::Unfinished;
 
-/// How often is looked whether the jobs are over.
+/// Time between two checks whether the jobs are over.
 const LOOK: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Group)]
@@ -53,7 +53,7 @@ pub struct EnqueueArgs {
     #[arg(long, value_name = "TIME", conflicts_with = "later")]
     pub at: Option<Timestamp>,
 
-    /// Wait until all of them are over; the exit code is 5 where one is dead, and 130 where one was cancelled
+    /// Wait until all of them are over; the exit code is 5 if one is dead, and 130 if one was cancelled
     #[arg(long)]
     pub wait: bool,
 
@@ -78,7 +78,7 @@ pub fn run(args: &EnqueueArgs, session: &Session) -> CommandResult<Code> {
         Some(_) => Vec::new(),
         None => chosen(&args.which, &args.cloud, session)?,
     };
-    session.start(Left::Nothing)?.block_on(async {
+    session.start(Unfinished::Nothing)?.block_on(async {
         let home = home_region(&args.cloud).await?;
         let new = |server: &str| -> CommandResult<NewJob> {
             let job = job_of(server, &args.how, &args.recovery, JobId::new(&SystemClock), &home)?;
@@ -95,7 +95,7 @@ pub fn run(args: &EnqueueArgs, session: &Session) -> CommandResult<Code> {
         if let Some(list) = &args.import_legacy {
             return import(&queue, list, |server| new(server)).await;
         }
-        // All are checked before the first is added: a name that makes no sense adds nothing.
+        // All jobs are checked before the first is added, so that a wrong name adds nothing.
         let jobs = servers.iter().map(|server| new(server)).collect::<CommandResult<Vec<NewJob>>>()?;
         let mut watched = Vec::new();
         for job in &jobs {
@@ -126,7 +126,7 @@ pub fn run(args: &EnqueueArgs, session: &Session) -> CommandResult<Code> {
     })
 }
 
-/// How long the jobs have to wait at least.
+/// Returns the shortest time that the jobs have to wait.
 fn wait_until_due(args: &EnqueueArgs) -> Duration {
     match (args.later, args.at) {
         (Some(Age(wait)), _) => wait,
@@ -135,7 +135,7 @@ fn wait_until_due(args: &EnqueueArgs) -> Duration {
     }
 }
 
-/// Takes over a plain list of names.
+/// Makes jobs of the names in a plain Redis list.
 async fn import(
     queue: &RedisQueue,
     list: &str,
@@ -164,7 +164,7 @@ async fn import(
     })
 }
 
-/// Waits until all are over. That somebody stops waiting stops no job.
+/// Waits until all jobs are over. Interrupting the wait stops no job.
 async fn wait(
     queue: &dyn Queue,
     mut open: Vec<JobId>,
@@ -213,7 +213,7 @@ async fn wait(
     Ok(code)
 }
 
-/// The exit code, with a job that has come to its end.
+/// Returns the exit code after one more job has ended in `state`.
 fn worse(code: Code, state: JobState) -> Code {
     match (code, state) {
         (code, JobState::Done) => code,
@@ -225,7 +225,7 @@ fn worse(code: Code, state: JobState) -> Code {
 
 fn ending(job: &Job) -> String {
     match &job.error {
-        // What to do about it, in a line of its own.
+        // The hint is in a line of its own, which is indented.
         Some(error) if job.state != JobState::Done => {
             format!("{}: {}", job.state, error.replace('\n', "\n  "))
         }

@@ -1,7 +1,5 @@
-//! `snapferry jobs logs` and `jobs watch`: what happens, as it happens.
+//! `snapferry jobs logs` and `jobs watch`: events and jobs of the queue, printed as they change.
 
-use crate::cli::error::{CommandError, CommandResult};
-use crate::cli::args::{QueueArgs};
 use std::io::{IsTerminal as _, Write as _, stdout};
 use std::time::{Duration, SystemTime};
 
@@ -9,33 +7,41 @@ use serde_json::json;
 use snapferry_base::cancel::Cancel;
 use snapferry_base::clock::rfc3339;
 use snapferry_base::job::JobId;
-use snapferry_fleet::queue::{EVENTS_KEPT, Happening, JobState, Queue};
+use snapferry_fleet::queue::{EVENTS_KEPT, JobState, Queue, QueueEvent};
 
 use super::jobs::at;
 use super::{Away, open};
+use crate::cli::args::QueueArgs;
+use crate::cli::error::{CommandError, CommandResult};
 use crate::cli::exit::Code;
 use crate::cli::foreign::{self, Form, LONGEST_SHOWN, cut, padded};
 use crate::cli::lengths::clock_face;
 use crate::cli::session::Session;
-use crate::cli::signals::Left;
+use crate::cli::signals::Unfinished;
 use crate::cli::table::{Table, first_line};
 
-/// How often is looked.
+/// Time between two looks at the queue.
 const LOOK: Duration = Duration::from_secs(1);
-/// Events that may happen between two looks and are still seen.
+/// Events that are read at each look. If more happen between two looks, the oldest are missed.
 const BETWEEN: usize = 1000;
-/// Jobs that run, of which all are shown, in any fleet there is.
+/// Running jobs that are shown at most: more than any fleet has.
 const RUNNING: usize = 10_000;
-/// Jobs that are over, or wait, of which so many are shown.
+/// Jobs of each other state that are shown at most.
 const SHOWN: usize = 10;
-/// To the upper left corner, and nothing below it (ECMA-48: CUP, ED).
+/// Moves the cursor to the upper left corner and clears the screen below it (ECMA-48: CUP, ED).
 const CLEARED: &str = "\x1b[H\x1b[J";
 
-pub fn logs(job: Option<JobId>, follow: bool, as_json: bool, queue: &QueueArgs, session: &Session) -> CommandResult<Code> {
-    watched(queue, session, follow, async |queue, last: &mut Option<Happening>| {
+pub fn logs(
+    job: Option<JobId>,
+    follow: bool,
+    as_json: bool,
+    queue: &QueueArgs,
+    session: &Session,
+) -> CommandResult<Code> {
+    watched(queue, session, follow, async |queue, last: &mut Option<QueueEvent>| {
         let most = if last.is_some() { BETWEEN } else { EVENTS_KEPT };
         let events = queue.events(most).await?;
-        // Where the last one that was seen is not among them, all of them are new.
+        // If the last event that was seen is not among them, all of them are new.
         let from = last
             .as_ref()
             .and_then(|last| events.iter().rposition(|event| event == last))
@@ -91,7 +97,7 @@ pub fn watch(queue: &QueueArgs, session: &Session) -> CommandResult<Code> {
     })
 }
 
-/// Looks once, or again and again until told to stop.
+/// Calls `work` once, or with `again` repeatedly until the user stops the command.
 async fn look<T: Default>(
     queue: &dyn Queue,
     again: bool,
@@ -122,7 +128,7 @@ fn watched<T: Default>(
     again: bool,
     work: impl AsyncFnMut(&dyn Queue, &mut T) -> CommandResult<()>,
 ) -> CommandResult<Code> {
-    let runtime = if again { session.start(Left::Nothing)? } else { session.runtime()? };
+    let runtime = if again { session.start(Unfinished::Nothing)? } else { session.runtime()? };
     runtime.block_on(async {
         let queue = open(args, &session.environment).await?;
         look(&queue, again, &session.cancel, work).await

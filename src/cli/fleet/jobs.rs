@@ -1,26 +1,26 @@
-//! `snapferry jobs`: what is in the fleet's queue.
+//! `snapferry jobs`: lists, shows and changes the jobs in the fleet's queue.
 
-use crate::cli::error::CommandResult;
-use snapferry_base::job::JobId;
-use crate::cli::session::Session;
-use crate::cli::args::{OutputArgs, QueueArgs};
-use clap::{Args as Group, Subcommand};
 use std::io::Write as _;
 use std::time::SystemTime;
 
+use clap::{Args as Group, Subcommand};
 use serde_json::{Value, json};
 use snapferry_base::clock::rfc3339;
+use snapferry_base::job::JobId;
 use snapferry_base::units::to_u64;
 use snapferry_fleet::queue::{EVENTS_KEPT, Job, JobState, Queue, QueueError};
 use snapferry_fleet::replicate::Age;
 
 use super::{follow, on_queue};
+use crate::cli::args::{OutputArgs, QueueArgs};
+use crate::cli::error::CommandResult;
 use crate::cli::exit::Code;
 use crate::cli::foreign::{self, LONGEST_SHOWN, cut, padded};
 use crate::cli::print_json;
+use crate::cli::session::Session;
 use crate::cli::table::{self, Table};
 
-/// Jobs of each state that are listed for people.
+/// Jobs of each state that are listed at most without `--json`.
 const LISTED: usize = 20;
 
 #[derive(Debug, Group)]
@@ -49,7 +49,7 @@ pub enum JobsAction {
     },
     /// Show everything known about a job
     Show {
-        /// The job
+        /// Id of the job
         #[arg(value_name = "JOB")]
         job: JobId,
 
@@ -61,7 +61,7 @@ pub enum JobsAction {
     },
     /// Show the events of all jobs, or of one
     Logs {
-        /// The job
+        /// Id of the job
         #[arg(value_name = "JOB")]
         job: Option<JobId>,
 
@@ -80,9 +80,9 @@ pub enum JobsAction {
         #[command(flatten)]
         queue: QueueArgs,
     },
-    /// Cancel jobs: at once where they wait; where they run, their worker removes what they made
+    /// Cancel jobs: at once if they wait; if they run, their worker removes what they made
     Cancel {
-        /// The jobs
+        /// Ids of the jobs
         #[arg(value_name = "JOB", required = true)]
         jobs: Vec<JobId>,
 
@@ -91,7 +91,7 @@ pub enum JobsAction {
     },
     /// Queue dead or cancelled jobs again
     Retry {
-        /// The jobs
+        /// Ids of the jobs
         #[arg(value_name = "JOB", required = true)]
         jobs: Vec<JobId>,
 
@@ -186,7 +186,9 @@ pub fn run(args: &JobsArgs, session: &Session) -> CommandResult<Code> {
             }
             Ok(())
         }),
-        JobsAction::Logs { job, follow, output, queue } => follow::logs(*job, *follow, output.json, queue, session),
+        JobsAction::Logs { job, follow, output, queue } => {
+            follow::logs(*job, *follow, output.json, queue, session)
+        }
         JobsAction::Watch { queue } => follow::watch(queue, session),
         JobsAction::Cancel { jobs, queue } => on_queue(queue, session, async |queue| {
             for id in jobs {
@@ -218,7 +220,7 @@ pub fn run(args: &JobsArgs, session: &Session) -> CommandResult<Code> {
     }
 }
 
-/// Where a job is: its step with how far that is while it runs, its state otherwise.
+/// Returns the step of a running job, with the percentage if it is known; for any other job, its state.
 pub fn at(job: &Job) -> String {
     let step = job.step.as_deref().unwrap_or("begins");
     let progress: Value =
@@ -236,7 +238,7 @@ pub fn at(job: &Job) -> String {
     }
 }
 
-/// A job as `--json` has it.
+/// Returns a job as `--json` prints it.
 fn shown(job: &Job) -> Value {
     let parsed =
         |text: &Option<String>| text.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok());

@@ -1,4 +1,5 @@
-//! What a worker counts, for Prometheus, and whether it lives: on an address of its own, on loopback unless told otherwise.
+//! Metrics of a worker for Prometheus, and its health, at an address of their own: on loopback unless the
+//! user gives another one.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -21,22 +22,22 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use snapferry_base::retry::{Class, chain};
 use snapferry_fleet::queue::{JobState, Queue, QueueError};
-use snapferry_fleet::replicate::{Finished, Onlooker, Progress};
-use snapferry_fleet::worker::{Health, Told};
+use snapferry_fleet::replicate::{Finished, Progress, ProgressObserver};
+use snapferry_fleet::worker::{Health, WorkerEvent};
 use snapferry_ibmcloud::vpc::{LogWatch, Watch};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-/// Steps take from a second to hours.
+/// Buckets of the step histogram, in seconds: steps take from a second to hours.
 const STEP_SECONDS: [f64; 12] =
     [1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 2400.0, 4800.0, 9600.0];
-/// How long a client may take to ask.
+/// Time limit for a client to send the head of its request.
 const ASKING: Duration = Duration::from_secs(10);
-/// Connections at a time.
+/// Most connections at a time.
 const MOST_LINES: usize = 64;
-/// Bytes of a question's head at most.
+/// Longest head of a request, in bytes.
 const LONGEST_QUESTION: usize = 16 << 10;
-/// What scrapers take for Prometheus' text.
+/// Content type by which scrapers recognise the text format.
 const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -61,7 +62,8 @@ struct RequestLabels {
     code: u16,
 }
 
-/// What `gc` keeps in the queue of its last look, as JSON: leftovers by kind, of kinds of which it saw all.
+/// Number of leftovers by kind, which `gc` stores in the queue as JSON; only kinds that it could list
+/// completely.
 pub type Leftovers = BTreeMap<String, u32>;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -81,7 +83,7 @@ struct ServerLabels {
     region: String,
 }
 
-/// What a worker counts.
+/// Counters of one worker process.
 pub struct Metrics {
     results: Family<ResultLabels, Counter>,
     steps: Family<StepLabel, Histogram, fn() -> Histogram>,
@@ -107,34 +109,34 @@ impl Metrics {
         }
     }
 
-    pub fn told(&self, told: Told<'_>) {
+    pub fn told(&self, told: WorkerEvent<'_>) {
         let ended = |result: &str, class: &str| {
             self.results
                 .get_or_create(&ResultLabels { result: result.to_owned(), class: class.to_owned() })
                 .inc();
         };
         match told {
-            Told::Done(Finished { state, .. }) => {
+            WorkerEvent::Done(Finished { state, .. }) => {
                 ended("done", "");
                 if let Some(object) = &state.object {
                     self.disk_bytes.inc_by(object.virtual_size.0);
                     self.stored_bytes.inc_by(object.size.0);
                 }
             }
-            Told::Failed(class) => ended("failed", word(class)),
-            Told::LeaseLost => {
+            WorkerEvent::Failed(class) => ended("failed", word(class)),
+            WorkerEvent::LeaseLost => {
                 self.leases_lost.inc();
             }
-            Told::TakenBack(jobs) => {
+            WorkerEvent::TakenBack(jobs) => {
                 self.takeovers.inc_by(snapferry_base::units::to_u64(jobs));
             }
-            Told::QueueFailed => {
+            WorkerEvent::QueueFailed => {
                 self.queue_failures.inc();
             }
         }
     }
 
-    /// All of it, with what the queue knows, as text.
+    /// Returns the counters, and figures that the queue knows, as text.
     async fn text(&self, queue: &dyn Queue) -> Result<String, QueueError> {
         let jobs: Family<StateLabel, Gauge> = Family::default();
         let counts = queue.counts().await?;
@@ -152,7 +154,8 @@ impl Metrics {
         let leaked: Family<LeftoverLabels, Gauge<i64>> = Family::default();
         let looked: Family<RegionLabel, Gauge<f64, AtomicU64>> = Family::default();
         for survey in queue.surveys().await? {
-            // What another version has kept may have another form: then its time alone is told.
+            // Another version of gc may have stored another form: then only the time of its survey is
+            // reported.
             for (kind, count) in serde_json::from_str::<Leftovers>(&survey.found).unwrap_or_default() {
                 leaked
                     .get_or_create(&LeftoverLabels { region: survey.place.clone(), kind })
@@ -217,7 +220,8 @@ impl Metrics {
             self.stored_bytes.clone(),
         );
         let mut text = String::new();
-        // Writing into a string fails only where a metric's own code says so; then what is there is better than nothing.
+        // Writing into a string fails only if a metric's own code returns an error; then the text so far is
+        // better than none.
         let _ = text::encode(&mut text, &registry);
         Ok(text)
     }
@@ -233,7 +237,7 @@ fn word(class: Class) -> &'static str {
     }
 }
 
-/// Counts the cloud's answers, and writes into the log what is waited for.
+/// Counts the cloud's responses, and logs what a job waits for.
 pub struct Answers(pub Arc<Metrics>);
 
 impl Watch for Answers {
@@ -246,13 +250,13 @@ impl Watch for Answers {
     }
 }
 
-/// Counts what it sees, and passes it on.
+/// Measures how long steps take, and passes every event on.
 pub struct Counting {
     pub metrics: Arc<Metrics>,
-    pub next: Arc<dyn Onlooker>,
+    pub next: Arc<dyn ProgressObserver>,
 }
 
-impl Onlooker for Counting {
+impl ProgressObserver for Counting {
     fn see(&self, progress: Progress<'_>) {
         if let Progress::Done { step, took, .. } = &progress {
             let label = StepLabel { step: step.name().to_owned() };
@@ -262,7 +266,8 @@ impl Onlooker for Counting {
     }
 }
 
-/// Answers for as long as the process lives. Another worker on the same machine may have the address; that is no reason to end.
+/// Serves requests for as long as the process lives. If another process has the address, such as a second
+/// worker on this machine, it warns and returns: that is no reason to end the worker.
 pub async fn serve(address: SocketAddr, metrics: Arc<Metrics>, queue: Arc<dyn Queue>, health: Arc<Health>) {
     let lines = Arc::new(Semaphore::new(MOST_LINES));
     let listener = match TcpListener::bind(address).await {
@@ -279,7 +284,7 @@ pub async fn serve(address: SocketAddr, metrics: Arc<Metrics>, queue: Arc<dyn Qu
     loop {
         match listener.accept().await {
             Ok((line, _)) => {
-                // Who finds all taken waits in the system's own queue.
+                // While the permits are used up, further connections wait in the kernel's queue.
                 let Ok(turn) = Arc::clone(&lines).acquire_owned().await else { return };
                 let (metrics, queue, health) =
                     (Arc::clone(&metrics), Arc::clone(&queue), Arc::clone(&health));
@@ -288,7 +293,7 @@ pub async fn serve(address: SocketAddr, metrics: Arc<Metrics>, queue: Arc<dyn Qu
                     drop(turn);
                 });
             }
-            // Too many open files, mostly: later there may be fewer.
+            // Most often, too many files are open; later there may be fewer.
             Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
         }
     }
@@ -328,7 +333,7 @@ async fn answer(
             Ok(text) => said(StatusCode::OK, TEXT, text),
             Err(err) => plain(StatusCode::SERVICE_UNAVAILABLE, &chain(&err)),
         },
-        // That it answers is what is asked; an outage of the queue is no reason to start it anew.
+        // Any response shows that the worker is alive; an outage of the queue is no reason to restart it.
         (&Method::GET | &Method::HEAD, "/healthz") => plain(StatusCode::OK, "alive"),
         (&Method::GET | &Method::HEAD, "/readyz") => match queue.rights().await {
             Ok(()) => match &health.ails()[..] {

@@ -1,8 +1,5 @@
-//! The fleet: servers are enqueued in one place and replicated by whichever worker is free.
+//! The fleet: servers are enqueued in one place and replicated by any worker that is free.
 
-use crate::cli::error::CommandResult;
-use crate::cli::environment::Environment;
-use crate::cli::args::{QueueArgs};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,6 +9,9 @@ use snapferry_fleet::queue::examine::{Finding, ask, judge};
 use snapferry_fleet::queue::{QueueError, RedisConfig, RedisQueue, Timing};
 use snapferry_fleet::replicate::Age;
 
+use crate::cli::args::QueueArgs;
+use crate::cli::environment::Environment;
+use crate::cli::error::CommandResult;
 use crate::cli::error::UsageError;
 use crate::cli::exit::Code;
 use crate::cli::session::Session;
@@ -26,15 +26,16 @@ mod servers;
 pub mod status;
 pub mod worker;
 
-/// How long somebody who looks on bears with a queue that can't be reached: longer than a restart or a failover takes.
+/// Longest outage of the queue that a watching command bears: longer than a restart or a failover takes.
 const AWAY: Duration = Duration::from_secs(600);
 
-/// Since when the queue has not answered.
+/// Outage of the queue: the time since which it has not answered, if there is one.
 #[derive(Default)]
 struct Away(Option<Instant>);
 
 impl Away {
-    /// Whether to look again after that.
+    /// Returns true if the caller is to try again after `error`: it is transient, and the outage is not too
+    /// long.
     fn bears(&mut self, error: &QueueError) -> bool {
         if self.0.is_none() && error.class() == Class::Transient {
             tracing::warn!("looking again for {} s: {}", AWAY.as_secs(), chain(error));
@@ -42,13 +43,13 @@ impl Away {
         error.class() == Class::Transient && self.0.get_or_insert_with(Instant::now).elapsed() < AWAY
     }
 
-    /// It has answered.
+    /// Ends the outage, because the queue has answered.
     fn is_back(&mut self) {
         self.0 = None;
     }
 }
 
-/// How leases are timed: all parts in proportion where the whole was given.
+/// Returns the times of a lease. If the user gave its length, the others are in proportion to it.
 fn timing(args: &QueueArgs) -> Timing {
     let usual = Timing::default();
     match args.lease {
@@ -57,7 +58,7 @@ fn timing(args: &QueueArgs) -> Timing {
     }
 }
 
-/// Connects, and works.
+/// Connects to the queue, and runs `work` on it.
 fn on_queue(
     args: &QueueArgs,
     session: &Session,
@@ -70,12 +71,12 @@ fn on_queue(
     Ok(Code::Done)
 }
 
-/// The queue, connected.
+/// Connects to the queue that the user named.
 pub async fn open(args: &QueueArgs, environment: &Environment) -> CommandResult<RedisQueue> {
     Ok(RedisQueue::connect(&config(args, environment)?).await?)
 }
 
-/// Whether the queue's Redis is fit to keep jobs.
+/// Checks whether the queue's Redis is fit to keep jobs.
 pub async fn examine(args: &QueueArgs, environment: &Environment) -> CommandResult<Vec<Finding>> {
     let config = config(args, environment)?;
     let told = ask(&config).await?;
@@ -84,13 +85,13 @@ pub async fn examine(args: &QueueArgs, environment: &Environment) -> CommandResu
     Ok(judge(&told, is_private, &config.timing, SystemTime::now()))
 }
 
-/// Where the queue is, and who we are to it.
+/// Returns the address of the queue and the credentials for it.
 fn config(args: &QueueArgs, environment: &Environment) -> Result<RedisConfig, UsageError> {
     let url = args
         .redis
         .clone()
         .ok_or_else(|| UsageError("which Redis keeps the jobs? Give --redis URL".into()))?;
-    // As systemd hands it over, with LoadCredential=redis-password:...
+    // File that systemd provides with LoadCredential=redis-password:...
     let of_systemd =
         environment.get("CREDENTIALS_DIRECTORY").map(|folder| Path::new(folder).join("redis-password"));
     let file = args.redis_password_file.clone().or_else(|| of_systemd.filter(|path| path.exists()));

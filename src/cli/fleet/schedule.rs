@@ -1,26 +1,26 @@
-//! `snapferry schedule`: jobs that are added at certain times, by whichever worker looks first.
+//! `snapferry schedule`: jobs that are added at certain times, by the worker that looks first.
 
-use crate::cli::error::CommandResult;
-use snapferry_fleet::queue::Priority;
-use crate::cli::session::Session;
-use crate::cli::args::{CloudArgs, HowArgs, OutputArgs, QueueArgs, RecoveryArgs, ServersArgs};
-use clap::{Args as Group, Subcommand};
 use std::io::Write as _;
 use std::time::SystemTime;
 
+use clap::{Args as Group, Subcommand};
 use serde_json::{Value, json};
 use snapferry_base::clock::{SystemClock, rfc3339};
 use snapferry_base::job::JobId;
-use snapferry_fleet::queue::{Queue as _, Schedule, Since};
+use snapferry_fleet::queue::Priority;
+use snapferry_fleet::queue::{CatchUp, Queue as _, Schedule};
 use snapferry_fleet::worker::schedule::{Plan, Ticks, read};
 
 use super::servers::chosen;
 use super::{on_queue, open};
+use crate::cli::args::{CloudArgs, HowArgs, OutputArgs, QueueArgs, RecoveryArgs, ServersArgs};
 use crate::cli::cloud::home_region;
+use crate::cli::error::CommandResult;
 use crate::cli::error::UsageError;
 use crate::cli::exit::Code;
 use crate::cli::foreign::{self, Form};
 use crate::cli::replicate::job_of;
+use crate::cli::session::Session;
 use crate::cli::table::Table;
 
 #[derive(Debug, Group)]
@@ -46,7 +46,7 @@ pub enum ScheduleAction {
     Add(Box<ScheduleAddArgs>),
     /// Remove schedules; jobs they have added stay
     Rm {
-        /// Their names
+        /// Names of the schedules
         #[arg(value_name = "NAME", required = true)]
         names: Vec<String>,
 
@@ -57,11 +57,11 @@ pub enum ScheduleAction {
 
 #[derive(Debug, Group)]
 pub struct ScheduleAddArgs {
-    /// Its name
+    /// Name of the schedule
     #[arg(value_name = "NAME")]
     pub name: String,
 
-    /// When: minute, hour, day, month, weekday, in UTC, see cron(5)
+    /// Times: minute, hour, day, month, weekday, in UTC, see cron(5)
     #[arg(long, value_name = "FIELDS")]
     pub cron: String,
 
@@ -121,10 +121,10 @@ fn add(args: &ScheduleAddArgs, session: &Session) -> CommandResult<Code> {
         };
         let queue = open(&args.queue, &session.environment).await?;
         let before = queue.schedules().await?.into_iter().find(|schedule| schedule.name == args.name);
-        // Other servers at the same times: what is due by now stays due.
+        // If the servers change but not the times, jobs that are due by now stay due.
         let same =
             before.and_then(|before| read(&before).ok()).is_some_and(|(before, _)| before.cron == plan.cron);
-        let since = if same { Since::Before } else { Since::Now };
+        let since = if same { CatchUp::Before } else { CatchUp::Now };
         queue.set_schedule(&args.name, &serde_json::to_string(&plan)?, since).await?;
         let plural = if servers.len() == 1 { "" } else { "s" };
         writeln!(
@@ -174,7 +174,8 @@ fn list(as_json: bool, queue: &QueueArgs, session: &Session) -> CommandResult<Co
     })
 }
 
-/// The last time that jobs were added. Before the first one the queue keeps when the schedule was made, to the millisecond, which is no tick.
+/// Returns the time at which jobs were last added. Before the first time, the queue keeps the time at which
+/// the schedule was made, to the millisecond, which is no tick.
 fn last_tick(schedule: &Schedule, ticks: &Ticks) -> Option<SystemTime> {
     ticks.last(schedule.last).filter(|&tick| tick == schedule.last)
 }

@@ -1,20 +1,20 @@
-//! Which servers are meant: by name, from a file, by tag.
+//! Choice of servers: by name, from a file, or by tag.
 
-use crate::cli::error::CommandResult;
-use crate::cli::args::{CloudArgs, ServersArgs};
 use std::collections::BTreeSet;
 
 use snapferry_fleet::replicate::names::has;
 use snapferry_ibmcloud::vpc::Tag;
 
+use crate::cli::args::{CloudArgs, ServersArgs};
 use crate::cli::cloud;
+use crate::cli::error::CommandResult;
 use crate::cli::error::UsageError;
 use crate::cli::session::Session;
 
-/// Each name once, in the order given. A tag is looked for in the cloud.
+/// Returns each chosen name once, in the order given. Servers with the tag are looked up in the cloud.
 ///
 /// # Errors
-/// Where there is none.
+/// If no server is chosen, or the file or the cloud can't be read.
 pub fn chosen(which: &ServersArgs, cloud: &CloudArgs, session: &Session) -> CommandResult<Vec<String>> {
     let mut servers = which.servers.clone();
     servers.extend(from_file(which)?);
@@ -44,12 +44,12 @@ fn from_file(which: &ServersArgs) -> Result<Vec<String>, UsageError> {
     Ok(names)
 }
 
-/// The servers of the region that have a tag, by name.
+/// Returns the names of the region's servers that have `tag`, in alphabetical order.
 fn tagged(tag: &Tag, args: &CloudArgs, session: &Session) -> CommandResult<Vec<String>> {
     cloud::run(args, session, async |cloud| {
         let tagging = cloud.tagging()?;
         let mut servers = Vec::new();
-        // The API of servers does not tell their tags, so each is asked for.
+        // The API of servers does not return their tags, so Global Tagging is asked for each server.
         for server in cloud.client()?.instances().await? {
             if has(&tagging.tags(&server.crn).await?, tag) {
                 servers.push(server.name);

@@ -1,43 +1,44 @@
-//! `snapferry status`: of each server and region, how old the last good image is, and what is going on.
+//! `snapferry status`: age of the last good image of each server and region, and the jobs that are open.
 
-use crate::cli::error::CommandResult;
-use crate::cli::session::Session;
-use crate::cli::args::{OutputArgs, QueueArgs};
-use clap::Args as Group;
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::time::{Duration, SystemTime};
 
+use clap::Args as Group;
 use serde_json::{Value, json};
 use snapferry_base::clock::rfc3339;
-use snapferry_fleet::queue::{Good, Heard, Job, JobState, Queue};
+use snapferry_fleet::queue::{Job, JobState, LastSuccess, Queue, WorkerSeen};
 use snapferry_fleet::replicate::Age;
 use snapferry_fleet::worker::schedule::read;
 
 use super::jobs::at;
 use super::on_queue;
+use crate::cli::args::{OutputArgs, QueueArgs};
+use crate::cli::error::CommandResult;
 use crate::cli::error::UsageError;
 use crate::cli::exit::Code;
 use crate::cli::foreign::{self, LONGEST_SHOWN, cut};
 use crate::cli::lengths::rough;
 use crate::cli::print_json;
+use crate::cli::session::Session;
 use crate::cli::table::Table;
 
-/// Jobs of each state that are looked at.
+/// Jobs of each state that are read at most.
 const JOBS: usize = 10_000;
 
-/// What is known of a server's images in a region.
+/// Images and jobs of one server in one region.
 #[derive(Default)]
 struct Row {
-    good: Option<Good>,
-    /// Waiting or running.
+    good: Option<LastSuccess>,
+    /// Job that waits or runs.
     open: Option<Job>,
-    /// The last one that failed for good.
+    /// Last job that failed for good.
     dead: Option<Job>,
 }
 
 impl Row {
-    /// How old what was carried is: the snapshot's age, or its job's, where the result does not tell.
+    /// Returns the age of the last good image: the age of its snapshot, or the time since the success if the
+    /// result does not contain the snapshot's time.
     fn age(&self, now: SystemTime) -> Option<Duration> {
         let good = self.good.as_ref()?;
         let result: Value = serde_json::from_str(&good.result).unwrap_or_default();
@@ -51,7 +52,7 @@ impl Row {
         Some(result["image"]["name"].as_str()?.to_owned())
     }
 
-    /// A failure counts for as long as nothing good came after it.
+    /// Returns the job that failed, unless a success came after it.
     fn failed(&self) -> Option<&Job> {
         let good = self.good.as_ref().map(|good| good.at);
         self.dead.as_ref().filter(|job| good.is_none_or(|good| good < job.changed_at))
@@ -67,11 +68,11 @@ pub struct StatusArgs {
     #[arg(long)]
     pub check: bool,
 
-    /// Maximum allowed age
+    /// Maximum allowed age of an image
     #[arg(long, default_value = "26h", value_name = "AGE")]
     pub max_age: Age,
 
-    /// Only these servers
+    /// Only these servers, by name
     #[arg(value_name = "SERVER")]
     pub servers: Vec<String>,
 
@@ -101,7 +102,7 @@ pub fn run(args: &StatusArgs, session: &Session) -> CommandResult<Code> {
         rows.retain(|(server, _), _| args.servers.is_empty() || args.servers.contains(server));
         let unknown: Vec<&String> =
             args.servers.iter().filter(|&server| !rows.keys().any(|(known, _)| known == server)).collect();
-        // Nothing is known of it, which is no image, and not no matter.
+        // A server of which nothing is known has no image, so it counts as too old.
         rows.extend(unknown.iter().map(|&server| ((server.clone(), String::new()), Row::default())));
         let Age(most) = args.max_age;
         let too_old = |row: &Row| row.age(now).is_none_or(|age| age > most);
@@ -114,7 +115,7 @@ pub fn run(args: &StatusArgs, session: &Session) -> CommandResult<Code> {
                 .map(|((server, region), row)| shown(server, region, row, now, too_old(row)))
                 .collect();
             let workers = queue.workers().await?;
-            let heard = |heard: &Heard| json!({ "worker": heard.worker, "heard_at": rfc3339(heard.at) });
+            let heard = |heard: &WorkerSeen| json!({ "worker": heard.worker, "heard_at": rfc3339(heard.at) });
             let all = json!({ "servers": all, "workers": workers.iter().map(heard).collect::<Value>() });
             return print_json(&all);
         }
@@ -148,7 +149,7 @@ pub fn run(args: &StatusArgs, session: &Session) -> CommandResult<Code> {
     Ok(code)
 }
 
-/// Drops what is known of servers that are no more, so that nobody waits for their images.
+/// Deletes the records of servers that no longer exist, so that no check misses their images.
 async fn forget(
     queue: &dyn Queue,
     args: &StatusArgs,
@@ -180,7 +181,7 @@ async fn forget(
     Ok(())
 }
 
-/// Everything that was ever good, is in the queue, or is meant to be.
+/// Returns a row for each server and region that has a success, a job in the queue, or a schedule.
 async fn rows(queue: &dyn Queue) -> CommandResult<BTreeMap<(String, String), Row>> {
     let mut rows: BTreeMap<(String, String), Row> = BTreeMap::new();
     for good in queue.good().await? {

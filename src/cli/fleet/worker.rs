@@ -1,70 +1,71 @@
-//! `snapferry worker`: this server's share in the fleet.
+//! `snapferry worker`: works on jobs of the fleet on this server.
 
-use crate::cli::error::CommandResult;
-use std::num::NonZeroUsize;
 use std::net::SocketAddr;
-use std::str::FromStr;
-use crate::cli::session::Session;
-use crate::cli::args::{CloudArgs, PlaceArgs, QueueArgs, RecoveryArgs};
-use clap::Args as Group;
+use std::num::NonZeroUsize;
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use clap::Args as Group;
 use snapferry_base::cancel::Cancel;
 use snapferry_base::clock::SystemClock;
 use snapferry_base::fence::Fence;
 use snapferry_base::identity::IdentityError;
 use snapferry_base::retry::chain;
 use snapferry_fleet::queue::{Queue, RedisQueue};
-use snapferry_fleet::replicate::{Age, Finished, Job, JobError, Onlooker, OwnServer, Site};
-use snapferry_fleet::worker::{Grounds, Share, Told, Words, Worker};
+use snapferry_fleet::replicate::{Age, Finished, Job, JobContext, JobError, OwnServer, ProgressObserver};
+use snapferry_fleet::worker::{JobEnvironment, ShutdownSignals, Worker, WorkerEvent, WorkerLimits};
 use snapferry_ibmcloud::iam::{CLOUD_INIT, instance_of_cloud_init};
 
 use super::metrics::{Answers, Counting, Metrics};
 use super::{config, metrics, notify, timing};
-use crate::cli::cloud::{Cloud, Terms, run_leaving};
+use crate::cli::args::{CloudArgs, PlaceArgs, QueueArgs, RecoveryArgs};
+use crate::cli::cloud::{Cloud, RequestContext, run_leaving};
 use crate::cli::credentials;
+use crate::cli::error::CommandResult;
 use crate::cli::exit::Code;
 use crate::cli::hints;
 use crate::cli::replicate::record;
 use crate::cli::replicate::show::Shown;
-use crate::cli::replicate::site::Ground;
-use crate::cli::signals::Left;
+use crate::cli::replicate::site::SiteArgs;
+use crate::cli::session::Session;
+use crate::cli::signals::Unfinished;
 
-/// How long one request to the cloud may take: a worker stops by itself 90 s after its last good beat, and 25 s after that nothing of its
-/// is under way any more, when its lease of 120 s runs out.
+/// Time limit for one request to the cloud. A worker stops by itself 90 s after its last good beat; 25 s
+/// later none of its requests is under way any more, before its lease of 120 s runs out.
 const DEADLINE: Duration = Duration::from_secs(25);
 
-/// How long this server's metadata service may take to answer. At boot a worker may be there before the way to it is.
+/// Time limit for this server's metadata service to answer. At boot, a worker may start before the service
+/// can be reached.
 const AWAKE: Duration = Duration::from_secs(120);
-/// How often it is asked until then.
+/// Time between two requests to the metadata service until it answers.
 const ASK: Duration = Duration::from_secs(2);
 
-/// Jobs made ready for work on this server.
-struct Here<'a> {
+/// Environment for the jobs on this server.
+struct WorkerHost<'a> {
     cloud: &'a Cloud,
-    ground: Ground<'a>,
+    ground: SiteArgs<'a>,
     own: OwnServer,
     session: &'a Session,
     metrics: Arc<Metrics>,
 }
 
-impl Grounds for Here<'_> {
-    fn site(&self, job: &Job, cancel: &Cancel, fence: Arc<dyn Fence>) -> Result<Site, String> {
-        let terms = Terms {
+impl JobEnvironment for WorkerHost<'_> {
+    fn site(&self, job: &Job, cancel: &Cancel, fence: Arc<dyn Fence>) -> Result<JobContext, String> {
+        let terms = RequestContext {
             cancel: cancel.clone(),
             watch: Arc::new(Answers(Arc::clone(&self.metrics))),
             fence,
             deadline: Some(DEADLINE),
         };
-        // Whoever can write to the queue must not choose where this worker's credentials go.
+        // A client that can write to the queue must not choose where this worker's credentials go.
         let job = Job { endpoint: None, ..job.clone() };
         self.ground.site(self.cloud, &job, &self.own, &terms).map_err(|error| format!("{error:#}"))
     }
 
-    fn onlooker(&self, _job: &Job) -> Arc<dyn Onlooker> {
-        // Several jobs at once: a line for each change, whoever looks on.
+    fn onlooker(&self, _job: &Job) -> Arc<dyn ProgressObserver> {
+        // Several jobs run at once, so each change is a line of its own, on a terminal too.
         let shown = Arc::new(Shown::new(&self.session.console.without_terminal(), self.session.verbosity));
         Arc::new(Counting { metrics: Arc::clone(&self.metrics), next: shown })
     }
@@ -86,13 +87,14 @@ impl Grounds for Here<'_> {
         words
     }
 
-    fn told(&self, told: Told<'_>) {
+    fn told(&self, told: WorkerEvent<'_>) {
         self.metrics.told(told);
     }
 }
 
-/// Waits until this server's metadata service answers, where nothing else tells who and where this server is. One that stays silent is off,
-/// which those who ask it afterwards say; one that fails is an error that may pass.
+/// Waits until this server's metadata service answers, if nothing else reports the id and the region of this
+/// server. If the service stays silent it is off: this succeeds, because the requests that follow report
+/// that. If it only fails, this returns an error that may pass.
 async fn awake(args: &WorkerArgs) -> CommandResult<()> {
     let known = args.place.instance.is_some() || instance_of_cloud_init(Path::new(CLOUD_INIT)).is_some();
     if known && args.cloud.region.is_some() {
@@ -116,7 +118,8 @@ async fn awake(args: &WorkerArgs) -> CommandResult<()> {
     }
 }
 
-/// Says at the start what the first job would trip over. The folder may come with the first disk.
+/// Warns at the start if there is no folder of devices, because the first job would fail. The folder may come
+/// with the first disk.
 fn look(devices: &Path) {
     if let Err(error) = std::fs::read_dir(devices) {
         let folder = devices.display();
@@ -139,7 +142,7 @@ pub struct WorkerArgs {
     #[arg(long, default_value = "14m", value_name = "AGE")]
     pub stop_within: Age,
 
-    /// How long jobs that are over are remembered
+    /// Time for which jobs that are over are remembered
     #[arg(long, default_value = "30d", value_name = "AGE")]
     pub keep_jobs: Age,
 
@@ -160,7 +163,7 @@ pub struct WorkerArgs {
     pub recovery: RecoveryArgs,
 }
 
-/// Where a worker is asked.
+/// Address of the metrics and the health of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricsAddress {
     At(SocketAddr),
@@ -181,27 +184,28 @@ impl FromStr for MetricsAddress {
 }
 
 pub fn run(args: &WorkerArgs, session: &Session) -> CommandResult<Code> {
-    // Before anybody is asked: no answer mends that.
+    // This comes before any request, because no response could mend a wrong configuration.
     let redis = config(&args.queue, &session.environment)?;
     session.runtime()?.block_on(awake(args))?;
     let hurry = Cancel::new();
-    run_leaving(&args.cloud, session, Left::Jobs(hurry.clone()), async |cloud| {
-        let ground = Ground { cloud_args: &args.cloud, recovery: &args.recovery, place: &args.place, session };
+    run_leaving(&args.cloud, session, Unfinished::Jobs(hurry.clone()), async |cloud| {
+        let ground =
+            SiteArgs { cloud_args: &args.cloud, recovery: &args.recovery, place: &args.place, session };
         let own = ground.own(cloud).await?;
         let queue: Arc<dyn Queue> = Arc::new(RedisQueue::connect(&redis).await?);
-        // A right that is missing is told now, and not once a job is lost.
+        // A missing right is reported now, and not once a job is lost.
         queue.rights().await?;
         let store = args.recovery.store(&args.cloud.identity);
         credentials::find(&store, &session.environment)?;
         look(&args.place.device_folder);
         let name = format!("{} ({})", own.name, own.id);
         let metrics = Arc::new(Metrics::new());
-        let here = Here { cloud, ground, own, session, metrics: Arc::clone(&metrics) };
+        let here = WorkerHost { cloud, ground, own, session, metrics: Arc::clone(&metrics) };
         let (Age(grace), Age(remembered)) = (args.stop_within, args.keep_jobs);
-        let share = Share { conversions: args.concurrency.get(), grace, remembered };
+        let share = WorkerLimits { conversions: args.concurrency.get(), grace, remembered };
         let drain = cloud.cancel().clone();
         let clock = Arc::new(SystemClock);
-        let words = Words { drain: drain.clone(), hurry };
+        let words = ShutdownSignals { drain: drain.clone(), hurry };
         let worker =
             Worker::new(Arc::clone(&queue), name.clone(), timing(&args.queue), share, &here, clock, words);
         tracing::info!("{name} converts {} at a time", args.concurrency);

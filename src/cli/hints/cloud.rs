@@ -1,4 +1,4 @@
-//! What to try next where the cloud, the bucket, the identity service or the queue said no.
+//! Hints for errors of the cloud, the bucket, the identity service and the queue.
 
 use std::io::ErrorKind;
 
@@ -9,20 +9,23 @@ use snapferry_fleet::queue::{QueueError, rights};
 use snapferry_fleet::replicate::{Fault, JobError, Step};
 use snapferry_ibmcloud::vpc::{Method, Request, VpcError};
 
-/// How the image service is let at buckets (IBM's documentation, "Granting access to IBM Cloud Object Storage to import images").
+/// Command that gives the image service access to buckets (IBM's documentation, "Granting access to IBM Cloud
+/// Object Storage to import images").
 pub const AUTHORIZE: &str =
     "ibmcloud iam authorization-policy-create is cloud-object-storage Reader --source-resource-type image";
-/// What IBM's image service says of a bucket that it may not read or write (`status_reasons[].code` of images and export jobs).
+/// Code of IBM's image service for a bucket that it may not read or write (`status_reasons[].code` of images
+/// and export jobs).
 const NO_ACCESS: &str = "cannot_access_storage_bucket";
-/// How IBM's API says that an account has used up what it may have of something.
+/// Code of IBM's API for an account that has used up one of its quotas.
 const OVER_QUOTA: &str = "over_quota";
-/// How IBM's API says that another snapshot of the volume is being taken.
+/// Code of IBM's API for a volume of which another snapshot is being taken.
 const BUSY: &str = "snapshots_source_volume_busy";
-/// How IBM's API says that a role is missing.
+/// Code of IBM's API for a missing role.
 const NO_ROLE: &str = "not_authorized";
-/// The field that a refused import is about where its file is.
+/// Field that a refused import names if the location of its file is the reason.
 const FILE: &str = "file.href";
-/// IBM's regions (its documentation of VPC endpoints, 2026). Only to guess at what was meant: there may be more by now.
+/// IBM's regions (its documentation of VPC endpoints, 2026). They are used only to guess which one the user
+/// meant: there may be more by now.
 const REGIONS: [&str; 13] = [
     "us-south", "us-east", "br-sao", "ca-tor", "ca-mon", "eu-gb", "eu-de", "eu-es", "jp-tok", "jp-osa",
     "au-syd", "in-che", "in-mum",
@@ -37,13 +40,13 @@ pub fn of_job(error: &JobError) -> Option<String> {
             Some(format!("{}; or {}", missing_role(request), let_in()))
         }
         (Step::Available, Fault::Cloud(VpcError::Ended { reasons, .. })) => Some(of_failed_import(reasons)),
-        // It goes on waiting when it is resumed, which is told anyway.
+        // A resumed job goes on waiting, and the output names that command anyway.
         (_, Fault::Cloud(VpcError::Overdue { .. })) => None,
         (_, fault) => super::of_fault(fault),
     }
 }
 
-/// By the reasons that IBM documents of images that failed (`status_reasons[].code`).
+/// Returns the hint for an image that failed, by the reasons that IBM documents (`status_reasons[].code`).
 fn of_failed_import(reasons: &[String]) -> String {
     let because = |code: &str| reasons.iter().any(|reason| reason.starts_with(code));
     if because("image_data_corrupted") {
@@ -61,7 +64,8 @@ fn of_failed_import(reasons: &[String]) -> String {
     }
 }
 
-/// The import itself reads the bucket, and for that the image service needs a right of its own.
+/// Returns the hint for an import that can't read its bucket: the image service reads it, and needs a right
+/// of its own.
 fn let_in() -> String {
     format!(
         "the image service reads the bucket by itself: let it in once by `{AUTHORIZE}`, and see that --bucket-location is where the \
@@ -114,7 +118,7 @@ pub fn of_cloud(error: &VpcError) -> Option<String> {
     }
 }
 
-/// Which role is missing, where, and how it is given.
+/// Returns the hint for a missing role: the role, the service, and the command that grants it.
 fn missing_role(request: &Request) -> String {
     let (role, on) = match (&request.method, request.path.as_str()) {
         (_, path) if path.starts_with("/v3/tags") => {
@@ -132,7 +136,7 @@ fn missing_role(request: &Request) -> String {
     )
 }
 
-/// The region that may have been meant where IBM has none of that name.
+/// Returns the region that the user may have meant, if IBM has none of the name `region`.
 fn meant_by(region: &str) -> Option<&'static str> {
     if REGIONS.contains(&region) { None } else { near(region, REGIONS).first().copied() }
 }
@@ -205,7 +209,7 @@ pub fn of_store(error: &StoreError) -> Option<String> {
     }
 }
 
-/// What to do about a file that can't be made.
+/// Returns the hint for a file that can't be made.
 fn of_file(request: &str, error: &std::io::Error) -> Option<String> {
     match error.kind() {
         ErrorKind::InvalidFilename => Some(
@@ -224,7 +228,7 @@ fn of_file(request: &str, error: &std::io::Error) -> Option<String> {
 fn denied(target: &str, code: &str) -> String {
     match code {
         "InvalidAccessKeyId" | "SignatureDoesNotMatch" => {
-            "the store does not know the key, or its secret is another one: check the access key and its secret; the README's \"Credentials\" says where they are looked for".into()
+            "the store does not know the key, or its secret is another one: check the access key and its secret; docs/configuration.md, \"Credentials\", says where they are looked for".into()
         }
         "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" | "Unauthorized" => {
             "the store does not take the token (any more): it has expired or was revoked, it is of another account, or the store has lost it. \
@@ -238,7 +242,7 @@ fn denied(target: &str, code: &str) -> String {
                 "the store does not say which right is missing. Likely: the role Writer on the bucket (Reader to verify and restore), given by \
                  `ibmcloud iam trusted-profile-policy-create PROFILE --roles Writer --service-name cloud-object-storage --resource-type \
                  bucket --resource {bucket}` (service-policy-create for a service ID); or a policy or firewall of the bucket that wants \
-                 something else, such as a header or an address, as its message may tell; the README's \"Credentials\" says whose rights count"
+                 something else, such as a header or an address, as its message may tell; docs/configuration.md, \"Credentials\", says whose rights count"
             )
         }
     }
@@ -290,14 +294,11 @@ mod tests {
         };
         assert!(asked(Method::GET, "/v1/instances").contains("role Viewer on VPC"));
         assert!(asked(Method::POST, "/v1/snapshots").contains("role Editor on VPC"));
-        assert!(
-            asked(Method::POST, "/v1/instances/a/volume_attachments")
-                .contains("Editor on the server")
-        );
+        assert!(asked(Method::POST, "/v1/instances/a/volume_attachments").contains("Editor on the server"));
         assert!(asked(Method::POST, "/v3/tags/attach").contains("Editor on what is tagged"));
     }
 
-    /// No hint claims a cause that the code does not tell.
+    /// No hint claims a cause that the error code does not prove.
     #[test]
     fn what_is_denied_is_explained_by_its_code_alone() {
         for (code, told, untold) in [

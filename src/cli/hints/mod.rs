@@ -1,35 +1,38 @@
-//! What to try next, error by error.
+//! Hints for the user: the next step after an error.
 
 use std::io::ErrorKind;
 
 use snapferry_engine::convert::ConvertError;
-use snapferry_engine::disk::TargetError;
+use snapferry_engine::disk::{TargetError, Wanted};
 use snapferry_engine::error::RestoreError;
 use snapferry_engine::image::LocalImageError;
 use snapferry_engine::source::SourceError;
 use snapferry_fleet::replicate::device::DeviceError;
 use snapferry_fleet::replicate::gc::GcError;
-use snapferry_fleet::replicate::{Fault, JournalError, Left, Obstacle};
+use snapferry_fleet::replicate::{Fault, JournalError, Obstacle, OrphanedResource, ResourceKind};
 use snapferry_qcow2::{FileError, HeaderError, ImageError};
 
 mod cloud;
 
 pub use cloud::{AUTHORIZE, of_cloud, of_identity, of_job, of_queue, of_store};
 
-/// What finds a thing that a job has left behind.
-pub fn of_left(left: &Left) -> String {
+/// Returns the command that finds a resource which a job has left behind.
+pub fn of_left(left: &OrphanedResource) -> String {
     match left.kind {
-        "name" => format!(
+        ResourceKind::Name => format!(
             "`snapferry images list` shows the image before, and `snapferry images rename IMAGE {}` gives it back",
             left.name
         ),
-        "image" => "`snapferry gc --to REGION` finds it".to_owned(),
-        "object" => "`snapferry gc --bucket BUCKET --to REGION` finds it".to_owned(),
-        _ => "`snapferry gc` finds it".to_owned(),
+        ResourceKind::Image => "`snapferry gc --to REGION` finds it".to_owned(),
+        ResourceKind::Object => "`snapferry gc --bucket BUCKET --to REGION` finds it".to_owned(),
+        ResourceKind::Snapshot | ResourceKind::Clone | ResourceKind::Volume | ResourceKind::Attachment => {
+            "`snapferry gc` finds it".to_owned()
+        }
     }
 }
 
-/// The hint for an error that the library keeps as a trait object, since whoever keeps an image's bytes brings a type of its own.
+/// Returns the hint for an error that the library keeps as a trait object, because each kind of image storage
+/// has an error type of its own.
 pub fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref() {
         return of_store(error);
@@ -50,23 +53,22 @@ pub fn of_conversion(error: &ConvertError) -> Option<String> {
     match error {
         ConvertError::Source(error) => of_source(error),
         ConvertError::Store(error) => of_store(error),
-        ConvertError::Exists { .. } => Some("give another --key or --output, or --force to replace it".into()),
+        ConvertError::Exists { .. } => {
+            Some("give another --key or --output, or --force to replace it".into())
+        }
         ConvertError::Manifest { .. } => Some("the image can be used; only its manifest is missing".into()),
         ConvertError::Unproved { url, .. } => {
             Some(format!("`snapferry verify {url}` reads all of it back; its manifest was not written"))
         }
-        ConvertError::Disproved { .. } => Some("don't use it: remove it, or convert again with --force".into()),
+        ConvertError::Disproved { .. } => {
+            Some("don't use it: remove it, or convert again with --force".into())
+        }
         ConvertError::Geometry(_)
         | ConvertError::TooLarge { .. }
         | ConvertError::Version2 { .. }
         | ConvertError::PartSize { .. }
-        | ConvertError::TooMany { .. }
-        | ConvertError::Threads(_)
         | ConvertError::Unaccounted { .. }
-        | ConvertError::Memory(_)
-        | ConvertError::TooTight(_)
-        | ConvertError::StageDied { .. }
-        | ConvertError::Interrupted => None,
+        | ConvertError::Pipeline(_) => None,
     }
 }
 
@@ -134,7 +136,7 @@ pub fn of_restore(error: &RestoreError) -> Option<String> {
             Some(format!("`lsblk -f {path}` shows more; --force writes over it"))
         }
         RestoreError::Target(TargetError::Exists { .. }) => Some("give another --output, or --force to replace it".into()),
-        RestoreError::Target(TargetError::Kind { wanted: "a regular file", .. }) => Some("a device is named by --device".into()),
+        RestoreError::Target(TargetError::Kind { wanted: Wanted::RegularFile, .. }) => Some("a device is named by --device".into()),
         RestoreError::Target(TargetError::Open { source, .. })
             if matches!(source.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) =>
         {
@@ -210,7 +212,7 @@ pub fn of_source(error: &SourceError) -> Option<String> {
         SourceError::Read { source, .. } if source.raw_os_error().is_some() => {
             Some("--salvage stores what can be read, with zeros for the rest, and lists each range".into())
         }
-        // Of an image that is read as a disk.
+        // The error of an image that is read as a disk.
         SourceError::Read { source, .. } => source.get_ref().and_then(|within| of_cause(within)),
         SourceError::Changed { .. } => Some("convert a snapshot, or stop what writes to it".into()),
         _ => None,

@@ -1,6 +1,5 @@
-//! `snapferry check`.
+//! `snapferry check`: checks the tables of an image, and its data on request.
 
-use crate::cli::error::CommandResult;
 use std::io::{self, Write};
 use std::sync::Arc;
 
@@ -11,16 +10,17 @@ use snapferry_base::units::ByteCount;
 use snapferry_engine::image::plan::Options;
 use snapferry_engine::verify::{Finding, Sha256Wanted, Verdict, Verification};
 use snapferry_qcow2::check::{Report, Severity, check};
-use snapferry_qcow2::{Image, Limits, Marked};
+use snapferry_qcow2::{CorruptPolicy, Image, Limits};
 
 use super::{Format, Inspection};
-use crate::cli::session::Session;
+use crate::cli::error::CommandResult;
 use crate::cli::error::UsageError;
 use crate::cli::exit::Code;
 use crate::cli::foreign::{self, Form};
 use crate::cli::image::ImageArgs;
 use crate::cli::qemu;
 use crate::cli::qemu::check::Checked;
+use crate::cli::session::Session;
 
 #[derive(Debug, Group)]
 #[command(
@@ -35,19 +35,19 @@ pub struct CheckArgs {
     #[arg(long, value_name = "SIZE", default_value = "64T")]
     pub max_size: ByteCount,
 
-    /// Print JSON: the fields of `qemu-img check --output=json`, and what that does not tell
+    /// Print JSON: the fields of `qemu-img check --output=json`, and others of snapferry
     #[arg(long)]
     pub json: bool,
 
-    // Last: its heading in the help holds for all that follows.
+    // Last, because its heading in the help applies to all options that follow.
     #[command(flatten)]
     pub image: ImageArgs,
 }
 
-/// What is told beyond QEMU's own fields.
+/// Output with `--json`: QEMU's own fields, and others.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct Told<'a> {
+struct CheckJson<'a> {
     #[serde(flatten)]
     checked: &'a Checked,
     errors_beyond_qemu: u64,
@@ -65,8 +65,8 @@ pub fn run(args: &CheckArgs, session: &Session) -> CommandResult<Code> {
             UsageError(format!("{} is no qcow2 image: a raw disk has nothing to check", found.name)).into()
         );
     }
-    // What somebody marked as corrupt is just what is to be looked at.
-    let limits = Limits { marked_corrupt: Marked::Read, largest_disk: args.max_size };
+    // An image that is marked as corrupt is just the one to check.
+    let limits = Limits { marked_corrupt: CorruptPolicy::Read, largest_disk: args.max_size };
     let image = Image::open(found.file(), &limits)?;
     let report = check(found.file(), &image, &session.cancel)?;
     let decoded = if args.data && report.corruptions == 0 && report.hidden == 0 {
@@ -97,14 +97,14 @@ pub fn run(args: &CheckArgs, session: &Session) -> CommandResult<Code> {
     Ok(if good { Code::Done } else { Code::Image })
 }
 
-/// Clusters that fail to decode, in words.
+/// Returns a text for each cluster that fails to decode.
 fn undecodable(verdict: &Verdict) -> impl Iterator<Item = String> + '_ {
     verdict.findings.iter().map(Finding::to_string)
 }
 
-fn told<'a>(checked: &'a Checked, report: &Report, decoded: Option<&Verdict>) -> Told<'a> {
+fn told<'a>(checked: &'a Checked, report: &Report, decoded: Option<&Verdict>) -> CheckJson<'a> {
     let findings = report.findings.iter().map(|finding| finding.what.clone());
-    Told {
+    CheckJson {
         checked,
         errors_beyond_qemu: report.hidden,
         trailing_bytes: report.trailing,
@@ -114,7 +114,7 @@ fn told<'a>(checked: &'a Checked, report: &Report, decoded: Option<&Verdict>) ->
     }
 }
 
-/// Findings that were counted and not kept in words. Notes are kept, and not counted.
+/// Returns the number of findings that are counted but have no text. Notes have a text, and are not counted.
 fn untold(report: &Report) -> u64 {
     let told = report.findings.iter().filter(|finding| finding.severity != Severity::Note).count();
     (report.corruptions + report.leaks + report.hidden).saturating_sub(snapferry_base::units::to_u64(told))

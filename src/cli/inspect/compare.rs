@@ -1,7 +1,5 @@
-//! `snapferry compare`.
+//! `snapferry compare`: compares the contents of two disks.
 
-use crate::cli::error::CommandResult;
-use crate::cli::args::{StoreArgs};
 use std::ffi::OsString;
 use std::io::Write as _;
 
@@ -11,11 +9,13 @@ use snapferry_base::units::{ByteCount, SECTOR};
 use snapferry_engine::disk::{Difference, Until, compare_sources};
 
 use super::{Inspection, limits};
-use crate::cli::session::Session;
+use crate::cli::args::StoreArgs;
+use crate::cli::error::CommandResult;
 use crate::cli::exit::Code;
 use crate::cli::foreign::{self, Form};
 use crate::cli::image::ImageName;
 use crate::cli::qemu;
+use crate::cli::session::Session;
 
 #[derive(Debug, Group)]
 #[command(
@@ -26,11 +26,11 @@ pub struct CompareArgs {
     #[arg(value_name = "ONE")]
     pub one: OsString,
 
-    /// Another
+    /// The other image, raw disk or device
     #[arg(value_name = "OTHER")]
     pub other: OsString,
 
-    /// They must be of the same size; otherwise the longer one may end in zeros
+    /// Require the same size; without this option the longer one may end in zeros
     #[arg(long)]
     pub strict: bool,
 
@@ -46,9 +46,9 @@ pub struct CompareArgs {
     pub store: StoreArgs,
 }
 
-/// What `--json` prints. Offsets and lengths in bytes of the disk.
+/// Output with `--json`. Offsets and lengths are in bytes of the disk.
 #[derive(Debug, Serialize)]
-struct Told {
+struct CompareJson {
     identical: bool,
     sizes: [ByteCount; 2],
     differing_stretches: u64,
@@ -63,7 +63,7 @@ pub fn run(args: &CompareArgs, session: &Session) -> CommandResult<Code> {
         found.source(&limits)
     });
     let (one, other) = (one?, other?);
-    // Images hold whole sectors: a raw disk and its own image are of one size.
+    // Images hold whole sectors: a raw disk and its own image count as of one size.
     let sizes = [&one, &other].map(|source| ByteCount(source.size().0.next_multiple_of(SECTOR)));
     let sizes_count = args.strict && sizes[0] != sizes[1];
     let compared = compare_sources(&*one, &*other, Until::End, &session.cancel, &|_| {})?;
@@ -71,7 +71,7 @@ pub fn run(args: &CompareArgs, session: &Session) -> CommandResult<Code> {
     let mut out = foreign::out_in(Form::of(args.json));
     if args.json {
         qemu::write_json(
-            &Told { identical, sizes, differing_stretches: compared.count, first: compared.first },
+            &CompareJson { identical, sizes, differing_stretches: compared.count, first: compared.first },
             &mut out,
         )?;
     } else if identical {

@@ -1,18 +1,18 @@
-//! `snapferry info`.
+//! `snapferry info`: prints the properties of an image or a raw disk.
 
-use crate::cli::error::CommandResult;
 use std::io::Write as _;
 
 use clap::Args as Group;
 use snapferry_qcow2::{Image, bitmaps, snapshots};
 
 use super::{Format, Inspection};
-use crate::cli::session::Session;
+use crate::cli::error::CommandResult;
 use crate::cli::exit::Code;
 use crate::cli::foreign::{self, Form};
 use crate::cli::image::ImageArgs;
 use crate::cli::qemu;
 use crate::cli::qemu::info::Info;
+use crate::cli::session::Session;
 
 #[derive(Debug, Group)]
 #[command(
@@ -23,7 +23,7 @@ pub struct InfoArgs {
     #[arg(long)]
     pub json: bool,
 
-    // Last: its heading in the help holds for all that follows.
+    // Last, because its heading in the help applies to all options that follow.
     #[command(flatten)]
     pub image: ImageArgs,
 }

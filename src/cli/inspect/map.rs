@@ -1,17 +1,17 @@
-//! `snapferry map`.
+//! `snapferry map`: prints how and where the bytes of a disk are stored.
 
-use crate::cli::error::CommandResult;
 use std::io::{BufWriter, Write as _};
 
 use clap::Args as Group;
 use snapferry_base::units::ByteCount;
 
 use super::{Inspection, limits};
-use crate::cli::session::Session;
+use crate::cli::error::CommandResult;
 use crate::cli::exit::Code;
 use crate::cli::foreign::{self, Form};
 use crate::cli::image::ImageArgs;
 use crate::cli::qemu::map;
+use crate::cli::session::Session;
 
 #[derive(Debug, Group)]
 #[command(
@@ -26,7 +26,7 @@ pub struct MapArgs {
     #[arg(long)]
     pub json: bool,
 
-    // Last: its heading in the help holds for all that follows.
+    // Last, because its heading in the help applies to all options that follow.
     #[command(flatten)]
     pub image: ImageArgs,
 }

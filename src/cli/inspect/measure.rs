@@ -1,7 +1,5 @@
-//! `snapferry measure`.
+//! `snapferry measure`: computes the size of an image of a disk, and estimates the compressed size.
 
-use crate::cli::error::CommandResult;
-use crate::cli::args::{StoreArgs};
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
 
@@ -15,13 +13,15 @@ use snapferry_qcow2::header::Version;
 use snapferry_qcow2::{Image, ImageFile};
 
 use super::{Format, Inspection, limits};
-use crate::cli::session::Session;
+use crate::cli::args::StoreArgs;
+use crate::cli::error::CommandResult;
 use crate::cli::error::UsageError;
 use crate::cli::exit::Code;
 use crate::cli::foreign::{self, Form};
 use crate::cli::image::ImageName;
 use crate::cli::qemu;
 use crate::cli::qemu::measure::{self, From, Measured};
+use crate::cli::session::Session;
 
 #[derive(Debug, Group)]
 #[command(
@@ -40,19 +40,19 @@ pub struct MeasureArgs {
     #[arg(long, value_name = "N")]
     pub sample: Option<NonZeroUsize>,
 
-    /// Draws the chunks: the same seed draws the same ones [default: another each time]
+    /// Seed of the random choice: the same seed draws the same chunks [default: another each time]
     #[arg(long, value_name = "NUMBER", requires = "sample")]
     pub seed: Option<u64>,
 
-    /// How clusters are compressed
+    /// Compression of the clusters
     #[arg(long, default_value = "deflate", value_name = "deflate|zstd", requires = "sample")]
     pub codec: Codec,
 
-    /// Speed against size
+    /// Speed of the compression against its size
     #[arg(long, default_value = "fast", value_name = "fast|balanced|small|smallest", requires = "sample")]
     pub level: Level,
 
-    /// qcow2's cluster size
+    /// Cluster size of qcow2
     #[arg(long, default_value = "64k", value_name = "SIZE")]
     pub cluster_size: ByteCount,
 
@@ -68,10 +68,10 @@ pub struct MeasureArgs {
     pub store: StoreArgs,
 }
 
-/// What is told beyond QEMU's own fields.
+/// Output with `--json`: QEMU's own fields, and the estimate.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct Told {
+struct MeasureJson {
     #[serde(flatten)]
     measured: Measured,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -84,9 +84,11 @@ pub fn run(args: &MeasureArgs, session: &Session) -> CommandResult<Code> {
     let cluster = ClusterBits::from_size(args.cluster_size).map_err(|error| UsageError(error.to_string()))?;
     let told = match (&args.disk, args.size) {
         (Some(disk), _) => of_disk(args, disk, cluster, session)?,
-        (None, Some(size)) => {
-            Told { measured: measure::qcow2(size.0, 0, From::Raw, cluster), compressed: None, encoder: None }
-        }
+        (None, Some(size)) => MeasureJson {
+            measured: measure::qcow2(size.0, 0, From::Raw, cluster),
+            compressed: None,
+            encoder: None,
+        },
         (None, None) => {
             return Err(UsageError("which disk? Give a device, a file, an image, or --size".into()).into());
         }
@@ -100,7 +102,12 @@ pub fn run(args: &MeasureArgs, session: &Session) -> CommandResult<Code> {
     Ok(Code::Done)
 }
 
-fn of_disk(args: &MeasureArgs, disk: &std::ffi::OsStr, cluster: ClusterBits, session: &Session) -> CommandResult<Told> {
+fn of_disk(
+    args: &MeasureArgs,
+    disk: &std::ffi::OsStr,
+    cluster: ClusterBits,
+    session: &Session,
+) -> CommandResult<MeasureJson> {
     let inspection = Inspection::start(session)?;
     let found = inspection.find(ImageName::parse(disk)?, &args.store)?;
     let source = found.source(&limits(args.max_size))?;
@@ -115,21 +122,23 @@ fn of_disk(args: &MeasureArgs, disk: &std::ffi::OsStr, cluster: ClusterBits, ses
         from,
         cluster,
     );
-    let Some(chunks) = args.sample else { return Ok(Told { measured, compressed: None, encoder: None }) };
+    let Some(chunks) = args.sample else {
+        return Ok(MeasureJson { measured, compressed: None, encoder: None });
+    };
     let seed = args.seed.unwrap_or_else(rand::random);
     let sampling = Sampling { codec: args.codec, level: args.level, cluster, chunks, seed };
     let compressed = Some(estimate(&*source, &sampling, &session.cancel)?);
-    Ok(Told { measured, compressed, encoder: Some(Encoder::describe(args.codec, args.level)) })
+    Ok(MeasureJson { measured, compressed, encoder: Some(Encoder::describe(args.codec, args.level)) })
 }
 
-/// Of an image of version 3, which can have some.
+/// Returns the bitmaps of an image of version 3. None for other versions, which can't have bitmaps.
 fn bitmaps_of(file: &dyn ImageFile) -> CommandResult<Option<Vec<Bitmap>>> {
     let image = Image::inspect(file)?;
     let listed = || bitmaps::list(file, image.facts());
     Ok((image.header().version == Version::V3).then(listed).transpose()?)
 }
 
-fn write_for_people(told: &Told, to: &mut impl Write) -> io::Result<()> {
+fn write_for_people(told: &MeasureJson, to: &mut impl Write) -> io::Result<()> {
     told.measured.write_text(to)?;
     if let (Some(Estimate { size, at_least, at_most, sampled, chunks, seed }), Some(encoder)) =
         (told.compressed, &told.encoder)

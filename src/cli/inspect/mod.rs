@@ -1,24 +1,24 @@
 //! Commands that look at images and disks and change nothing.
 
-use crate::cli::error::CommandResult;
-use crate::cli::args::{StoreArgs};
 use std::fs;
 use std::sync::Arc;
 
 use snapferry_base::units::{HostOffset, to_u64};
 use snapferry_engine::image::ImageSource;
-use snapferry_engine::image::plan::Origin;
 use snapferry_engine::source::{InUse, RawSource, Source};
+use snapferry_engine::store::Location;
 use snapferry_qcow2::header::MAGIC;
 use snapferry_qcow2::{Image, ImageFile, Limits};
 use tokio::runtime::Runtime;
 
 use super::error::UsageError;
 use super::image::{self, ImageName, OpenImage};
-use super::qemu::info::Held;
+use super::qemu::info::ImageBytes;
 use super::qemu::map::{self as shapes, Stretch};
 use super::session::Session;
-use super::signals::Left;
+use super::signals::Unfinished;
+use crate::cli::args::StoreArgs;
+use crate::cli::error::CommandResult;
 
 pub mod check;
 pub mod compare;
@@ -26,34 +26,35 @@ pub mod info;
 pub mod map;
 pub mod measure;
 
-/// Opens what a command was given, with the runtime that requests run on.
+/// Opens the images and disks that a command names, and holds the runtime that requests run on.
 pub struct Inspection<'a> {
     runtime: Runtime,
     session: &'a Session,
 }
 
-/// What something that was named holds.
+/// Format of a file, device or object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     Qcow2,
     Raw,
 }
 
-/// An image or a disk.
-pub struct Found {
+/// Image or raw disk that is open.
+pub struct OpenDisk {
     pub name: ImageName,
-    pub origin: Origin,
+    pub origin: Location,
     pub image: OpenImage,
     pub format: Format,
 }
 
 impl<'a> Inspection<'a> {
     pub fn start(session: &'a Session) -> CommandResult<Self> {
-        Ok(Self { runtime: session.start(Left::Nothing)?, session })
+        Ok(Self { runtime: session.start(Unfinished::Nothing)?, session })
     }
 
-    /// Opens what was named. That it is qcow2 its first bytes say; everything else is raw, and nothing else is ever guessed.
-    pub fn find(&self, name: ImageName, store: &StoreArgs) -> CommandResult<Found> {
+    /// Opens a file, device or object. It is qcow2 if it begins with the magic number; everything else is
+    /// raw, and no other format is ever guessed.
+    pub fn find(&self, name: ImageName, store: &StoreArgs) -> CommandResult<OpenDisk> {
         let origin = name.origin();
         let image = image::open(&name, store, origin.connections(), &self.runtime, self.session)?;
         let mut magic = [0; MAGIC.len()];
@@ -61,17 +62,17 @@ impl<'a> Inspection<'a> {
             image.file.read_at(HostOffset(0), &mut magic)?;
         }
         let format = if magic == MAGIC { Format::Qcow2 } else { Format::Raw };
-        Ok(Found { name, origin, image, format })
+        Ok(OpenDisk { name, origin, image, format })
     }
 }
 
-impl Found {
-    /// The bytes that were named, for who prints what holds them.
-    pub fn held(&self) -> CommandResult<Held> {
+impl OpenDisk {
+    /// Returns the properties of the file or object itself, for output.
+    pub fn held(&self) -> CommandResult<ImageBytes> {
         let len = self.file().size().0;
         Ok(match &self.name {
-            ImageName::File(path) => Held::local(path, &fs::metadata(path)?, len),
-            ImageName::Object { .. } => Held::object(&self.name.to_string(), len),
+            ImageName::File(path) => ImageBytes::local(path, &fs::metadata(path)?, len),
+            ImageName::Object { .. } => ImageBytes::object(&self.name.to_string(), len),
         })
     }
 
@@ -79,7 +80,7 @@ impl Found {
         &*self.image.file
     }
 
-    /// Where the disk's bytes lie.
+    /// Returns the map of the disk: how and where its bytes are stored.
     pub fn map(&self, limits: &Limits) -> CommandResult<Vec<Stretch>> {
         Ok(match self.format {
             Format::Qcow2 => shapes::of_image(&Image::open(self.file(), limits)?.load(self.file())?),
@@ -87,7 +88,7 @@ impl Found {
         })
     }
 
-    /// The disk, to be read.
+    /// Opens the disk for reading.
     pub fn source(&self, limits: &Limits) -> CommandResult<Box<dyn Source>> {
         match (self.format, &self.name) {
             (Format::Qcow2, _) => Ok(Box::new(ImageSource::open(Arc::clone(&self.image.file), limits)?)),
@@ -101,7 +102,7 @@ impl Found {
     }
 }
 
-/// As every command that takes a limit on disks.
+/// Returns the limits for a command that takes a limit on disks.
 pub fn limits(largest_disk: snapferry_base::units::ByteCount) -> Limits {
     Limits { largest_disk, ..Limits::default() }
 }

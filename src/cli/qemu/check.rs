@@ -1,11 +1,11 @@
-//! `qemu-img check`.
+//! Output of `qemu-img check`.
 
 use std::io::{self, Write};
 
 use serde::Serialize;
 use snapferry_qcow2::check::{Miscount, Report, Severity};
 
-/// What the audit found, as QEMU tells it. What is zero is left out, but for the errors.
+/// Result of the audit, with QEMU's field names. Fields that are zero are left out, except `check_errors`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Checked {
@@ -34,7 +34,7 @@ fn is_zero(count: &u64) -> bool {
 }
 
 impl Checked {
-    /// Of the image called `filename`.
+    /// Returns the result for the image called `filename`.
     #[must_use]
     pub fn new(filename: &str, report: &Report) -> Self {
         Self {
@@ -51,7 +51,8 @@ impl Checked {
         }
     }
 
-    /// QEMU's exit code: 1 where something could not be looked at, whatever else was found; 2 for corruption, 3 for leaks alone.
+    /// Returns QEMU's exit code: 1 if something could not be checked, whatever else was found; 2 for
+    /// corruption, 3 for leaks alone.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -62,10 +63,10 @@ impl Checked {
         }
     }
 
-    /// As `qemu-img check` prints it on stdout.
+    /// Writes the result as `qemu-img check` prints it on stdout.
     ///
     /// # Errors
-    /// Where `to` can't be written to.
+    /// If `to` can't be written to.
     pub fn write_text(&self, to: &mut impl Write) -> io::Result<()> {
         if self.corruptions == 0 && self.leaks == 0 && self.check_errors == 0 {
             writeln!(to, "No errors were found on the image.")?;
@@ -101,16 +102,17 @@ impl Checked {
     }
 }
 
-/// Two digits behind the point, rounded.
+/// Returns a percentage with two decimals, rounded.
 fn percent(part: u64, whole: u64) -> String {
     let hundredths = (u128::from(part) * 20_000 / u128::from(whole.max(1))).div_ceil(2);
     format!("{}.{:02}", hundredths / 100, hundredths % 100)
 }
 
-/// The findings in words, as QEMU puts its own on stderr. Where a count is wrong the words are QEMU's, which scripts look for.
+/// Writes the findings as text, as QEMU writes its own on stderr. For a wrong reference count the text is
+/// QEMU's, because scripts look for it.
 ///
 /// # Errors
-/// Where `to` can't be written to.
+/// If `to` can't be written to.
 pub fn write_findings(report: &Report, to: &mut impl Write) -> io::Result<()> {
     for finding in &report.findings {
         let word = match finding.severity {

@@ -1,4 +1,4 @@
-//! `qemu-img info`.
+//! Output of `qemu-img info`.
 
 use std::fs::Metadata;
 use std::io::{self, Write};
@@ -12,7 +12,7 @@ use snapferry_qcow2::{Bitmap, Codec, HeaderFacts, Snapshot};
 
 use super::size;
 
-/// What is told of a file or an image.
+/// Properties of a file or an image, with QEMU's field names.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Info {
@@ -50,7 +50,7 @@ struct Specific {
     data: Data,
 }
 
-/// What only qcow2 has; of a file nothing.
+/// Properties that only qcow2 has. For a plain file all are absent.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct Data {
@@ -93,19 +93,19 @@ struct BitmapInfo {
     granularity: u64,
 }
 
-/// The bytes that hold an image, as far as they tell something.
+/// Properties of the file or object that holds an image.
 #[derive(Clone, Debug)]
-pub struct Held {
+pub struct ImageBytes {
     filename: String,
-    /// QEMU's name for what they are in.
+    /// QEMU's name for the kind of file.
     protocol: &'static str,
     len: u64,
-    /// Bytes that they take.
+    /// Allocated bytes of the file.
     actual: u64,
 }
 
-impl Held {
-    /// In a local file or device of `len` bytes.
+impl ImageBytes {
+    /// Returns the properties of a local file or device of `len` bytes.
     #[must_use]
     pub fn local(path: &Path, found: &Metadata, len: u64) -> Self {
         let kind = found.file_type();
@@ -117,7 +117,7 @@ impl Held {
         Self { filename: path.display().to_string(), protocol, len, actual: found.blocks() * 512 }
     }
 
-    /// In an object of a store, which takes what it is long.
+    /// Returns the properties of an object in a store, which takes as many bytes as it is long.
     #[must_use]
     pub fn object(url: &str, len: u64) -> Self {
         Self { filename: url.to_owned(), protocol: "s3", len, actual: len }
@@ -141,7 +141,8 @@ impl Held {
         }
     }
 
-    /// Over the file itself, whose length QEMU rounds up to whole sectors.
+    /// Returns the properties of a format, over those of the file, whose length QEMU rounds up to whole
+    /// sectors.
     fn over(&self, format: &'static str, virtual_size: u64) -> Info {
         let specific = Specific { r#type: "file", data: Data::default() };
         let file = Info {
@@ -153,15 +154,15 @@ impl Held {
 }
 
 impl Info {
-    /// Of a raw disk.
+    /// Returns the properties of a raw disk.
     #[must_use]
-    pub fn raw(held: &Held) -> Self {
+    pub fn raw(held: &ImageBytes) -> Self {
         held.over("raw", held.len.next_multiple_of(SECTOR))
     }
 
-    /// Of an image.
+    /// Returns the properties of a qcow2 image.
     #[must_use]
-    pub fn qcow2(held: &Held, facts: &HeaderFacts, snapshots: &[Snapshot], bitmaps: &[Bitmap]) -> Self {
+    pub fn qcow2(held: &ImageBytes, facts: &HeaderFacts, snapshots: &[Snapshot], bitmaps: &[Bitmap]) -> Self {
         let header = &facts.header;
         let v3 = header.version == Version::V3;
         let data = Data {
@@ -190,10 +191,10 @@ impl Info {
         }
     }
 
-    /// As `qemu-img info` prints it for people.
+    /// Writes the properties as `qemu-img info` prints them for people.
     ///
     /// # Errors
-    /// Where `to` can't be written to.
+    /// If `to` can't be written to.
     pub fn write_text(&self, to: &mut impl Write) -> io::Result<()> {
         writeln!(to, "image: {}", self.filename)?;
         writeln!(to, "file format: {}", self.format)?;
@@ -319,7 +320,8 @@ impl SnapshotInfo {
     }
 }
 
-/// A name in an image, seen from where the image is: only told, never followed.
+/// Returns a name that an image contains, relative to the folder of the image. The name is only printed,
+/// never opened.
 fn beside(image: &str, name: &str) -> String {
     let is_url = name
         .split_once(':')

@@ -1,4 +1,4 @@
-//! `qemu-img map`.
+//! Output of `qemu-img map`.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -9,9 +9,9 @@ use snapferry_base::units::{GuestCluster, GuestOffset, SECTOR};
 use snapferry_engine::source::{Extent, Source, SourceError};
 use snapferry_qcow2::Mappings;
 use snapferry_qcow2::l2::Mapping;
-use snapferry_qcow2::mappings::{Place, SUBCLUSTERS};
+use snapferry_qcow2::mappings::{SUBCLUSTERS, SubclusterState};
 
-/// A stretch of the disk of which all bytes are stored alike.
+/// Range of the disk whose bytes are all stored alike.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Stretch {
     start: u64,
@@ -25,12 +25,12 @@ pub struct Stretch {
     offset: Option<u64>,
 }
 
-/// Why there is no map for people.
+/// Reason for which QEMU prints no map for people.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("File contains external, encrypted or compressed clusters.")]
 pub struct NotMapped;
 
-/// How a stretch is stored; its place apart.
+/// Kind of storage of a stretch, without its offset.
 #[derive(Clone, Copy)]
 enum How {
     Absent,
@@ -50,13 +50,14 @@ impl Stretch {
         Self { start, length, depth: 0, present, zero, data, compressed, offset }
     }
 
-    /// The bytes of the disk, where they have to be read to be known.
+    /// Returns the range on the disk, if its bytes have to be read to be known.
     #[must_use]
     pub fn data(&self) -> Option<Range<u64>> {
         (self.data && !self.zero).then(|| self.start..self.start + self.length)
     }
 
-    /// Whether `next`, right behind it, is more of the same, in the file too.
+    /// Returns true if `next`, the stretch right behind this one, is stored alike, and follows in the file
+    /// too.
     fn goes_on_with(&self, next: &Self) -> bool {
         let alike = |stretch: &Self| {
             (stretch.present, stretch.zero, stretch.data, stretch.compressed, stretch.offset.is_some())
@@ -67,7 +68,7 @@ impl Stretch {
 }
 
 impl fmt::Display for Stretch {
-    /// Our own line: from, length, what.
+    /// Writes the line of `snapferry map`: start, length, kind, and offset in the file.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match (self.present, self.zero, self.compressed) {
             (false, _, _) => "nothing",
@@ -80,7 +81,7 @@ impl fmt::Display for Stretch {
     }
 }
 
-/// Stretches, joined where one goes on with the next.
+/// List of stretches, each joined with the next if that continues it.
 #[derive(Default)]
 struct Joining(Vec<Stretch>);
 
@@ -94,7 +95,7 @@ impl Joining {
     }
 }
 
-/// The map of an image.
+/// Returns the map of an image.
 #[must_use]
 pub fn of_image(mappings: &Mappings) -> Vec<Stretch> {
     let cluster = mappings.cluster();
@@ -121,9 +122,9 @@ pub fn of_image(mappings: &Mappings) -> Vec<Stretch> {
                 for number in 0..SUBCLUSTERS {
                     let at = step * u64::from(number);
                     let how = match bits.place(number) {
-                        Place::Data => How::Data,
-                        Place::Zero => How::Zero,
-                        Place::Nowhere => How::Absent,
+                        SubclusterState::Data => How::Data,
+                        SubclusterState::Zero => How::Zero,
+                        SubclusterState::Nowhere => How::Absent,
                     };
                     found.push(Stretch::new(
                         start + at,
@@ -142,10 +143,10 @@ pub fn of_image(mappings: &Mappings) -> Vec<Stretch> {
     found.0
 }
 
-/// The map of a raw disk: its holes, as far as the file system tells.
+/// Returns the map of a raw disk: its holes, as far as the file system reports them.
 ///
 /// # Errors
-/// Where the file system fails to answer.
+/// If the file system fails to report its holes.
 pub fn of_raw(source: &dyn Source) -> Result<Vec<Stretch>, SourceError> {
     let size = source.size().0;
     let mut found = Joining::default();
@@ -163,12 +164,12 @@ pub fn of_raw(source: &dyn Source) -> Result<Vec<Stretch>, SourceError> {
     Ok(found.0)
 }
 
-/// As `qemu-img map --output=json` prints it: one stretch a line.
+/// Writes the map as `qemu-img map --output=json` prints it: one stretch per line.
 ///
 /// # Errors
-/// Where `to` can't be written to.
+/// If `to` can't be written to.
 pub fn write_json(stretches: &[Stretch], to: &mut impl Write) -> io::Result<()> {
-    // A disk of no bytes has one stretch of none.
+    // A disk of no bytes has one stretch of no bytes.
     let none = [Stretch { zero: false, ..Stretch::new(0, 0, How::Absent, None) }];
     let stretches = if stretches.is_empty() { &none } else { stretches };
     for (number, stretch) in stretches.iter().enumerate() {
@@ -184,10 +185,10 @@ pub fn write_json(stretches: &[Stretch], to: &mut impl Write) -> io::Result<()> 
     writeln!(to, "]")
 }
 
-/// As `qemu-img map` prints it for people.
+/// Writes the map as `qemu-img map` prints it for people.
 ///
 /// # Errors
-/// Where `to` can't be written to. The inner one where QEMU has no such map.
+/// If `to` can't be written to. The inner error if QEMU prints no such map.
 pub fn write_text(
     stretches: &[Stretch],
     filename: &str,

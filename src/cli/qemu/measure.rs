@@ -1,4 +1,4 @@
-//! `qemu-img measure`: what an uncompressed image of a disk takes at most.
+//! Output of `qemu-img measure`: the largest size of an uncompressed image of a disk.
 
 use std::io::{self, Write};
 
@@ -8,39 +8,40 @@ use snapferry_qcow2::bitmaps::Bitmap;
 
 use super::map::Stretch;
 
-/// Bytes of a table's entry.
+/// Size of a table entry in bytes.
 const ENTRY: u64 = 8;
 
-/// The answer, in bytes.
+/// Sizes of an image, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Measured {
-    /// Of bitmaps; for images, which could have some.
+    /// Size of the bitmaps. None if the source can't have any.
     #[serde(skip_serializing_if = "Option::is_none")]
     bitmaps: Option<u64>,
-    /// With what is stored now.
+    /// Size with the data that is stored now.
     pub required: u64,
-    /// With every cluster stored.
+    /// Size with every cluster stored.
     pub fully_allocated: u64,
 }
 
-/// Whether the disk's data come from an image, of which QEMU tells its bitmaps too.
+/// Source of the disk's data. If it is an image, QEMU reports its bitmaps too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum From<'a> {
     /// A size, or a raw disk.
     Raw,
-    /// A qcow2 image of version 3, with these.
+    /// A qcow2 image of version 3, with these bitmaps.
     Image(&'a [Bitmap]),
 }
 
-/// A raw copy of a disk of so many bytes.
+/// Returns the sizes of a raw copy of a disk of `size` bytes.
 #[must_use]
 pub fn raw(size: u64) -> Measured {
     let size = size.next_multiple_of(SECTOR);
     Measured { bitmaps: None, required: size, fully_allocated: size }
 }
 
-/// An uncompressed image of a disk of `size` bytes of which `stored` are not known to be zeros, whole clusters.
+/// Returns the sizes of an uncompressed image of a disk of `size` bytes. `stored` of them, in whole clusters,
+/// are not known to be zeros.
 #[must_use]
 pub fn qcow2(size: u64, stored: u64, from: From<'_>, cluster: ClusterBits) -> Measured {
     let virtual_size = cluster.round_up(size.next_multiple_of(SECTOR));
@@ -52,7 +53,7 @@ pub fn qcow2(size: u64, stored: u64, from: From<'_>, cluster: ClusterBits) -> Me
     Measured { bitmaps, required: fully_allocated - virtual_size + stored, fully_allocated }
 }
 
-/// Bytes of bitmaps, and of the directory that lists them.
+/// Returns the bytes of the bitmaps, and of the directory that lists them.
 fn space_of(bitmaps: &[Bitmap], size: ByteCount, cluster: ClusterBits) -> u64 {
     let spaces = bitmaps.iter().map(|bitmap| bitmap.space(size, cluster));
     let (bytes, directory) =
@@ -60,12 +61,13 @@ fn space_of(bitmaps: &[Bitmap], size: ByteCount, cluster: ClusterBits) -> u64 {
     bytes + cluster.round_up(directory)
 }
 
-/// Bytes of the clusters of a disk that are not known to be zeros.
+/// Returns the bytes of the disk's clusters that are not known to be zeros.
 #[must_use]
 pub fn stored(map: &[Stretch], cluster: ClusterBits) -> u64 {
     let (mut counted, mut stored) = (0, 0);
     for data in map.iter().filter_map(Stretch::data) {
-        // From the cluster that it begins in to the end of the one that it ends in, none of them twice.
+        // Counts from the cluster that the range begins in to the end of the one that it ends in, none of
+        // them twice.
         let start = (data.start / cluster.size() * cluster.size()).max(counted);
         let end = cluster.round_up(data.end);
         stored += end.saturating_sub(start);
@@ -74,7 +76,8 @@ pub fn stored(map: &[Stretch], cluster: ClusterBits) -> u64 {
     stored
 }
 
-/// QEMU's own bound (`qcow2_calc_prealloc_size`): the header, tables for every cluster, and the clusters.
+/// Returns QEMU's own bound (`qcow2_calc_prealloc_size`): the header, tables for every cluster, and the
+/// clusters.
 fn longest(virtual_size: u64, cluster: ClusterBits) -> u64 {
     let per_cluster = cluster.size() / ENTRY;
     let l2_entries = (virtual_size / cluster.size()).next_multiple_of(per_cluster);
@@ -94,10 +97,10 @@ fn longest(virtual_size: u64, cluster: ClusterBits) -> u64 {
 }
 
 impl Measured {
-    /// As `qemu-img measure` prints it for people.
+    /// Writes the sizes as `qemu-img measure` prints them for people.
     ///
     /// # Errors
-    /// Where `to` can't be written to.
+    /// If `to` can't be written to.
     pub fn write_text(&self, to: &mut impl Write) -> io::Result<()> {
         writeln!(to, "required size: {}", self.required)?;
         writeln!(to, "fully allocated size: {}", self.fully_allocated)?;

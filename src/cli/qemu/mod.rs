@@ -1,6 +1,8 @@
-//! What `qemu-img` says of images, in its JSON and in its words: our own commands print the JSON, the drop-in prints both.
+//! Output of `qemu-img` about images, as JSON and as text: for the commands of `snapferry`, and for the
+//! drop-in replacement.
 //!
-//! Field names, value types and lines are QEMU 10.0.2's; `tests/it/inspect` holds them to the tool itself.
+//! Field names, value types and lines are those of QEMU 10.0.2; `tests/it/inspect` compares them with the
+//! tool itself.
 
 use std::io::{self, Write};
 
@@ -11,10 +13,10 @@ pub mod info;
 pub mod map;
 pub mod measure;
 
-/// As QEMU prints JSON: four spaces a level.
+/// Writes JSON as QEMU does: four spaces per level.
 ///
 /// # Errors
-/// Where `to` can't be written to.
+/// If `to` can't be written to.
 pub fn write_json(value: &impl Serialize, to: &mut impl Write) -> io::Result<()> {
     let mut json = serde_json::Serializer::with_formatter(
         &mut *to,
@@ -24,19 +26,19 @@ pub fn write_json(value: &impl Serialize, to: &mut impl Write) -> io::Result<()>
     writeln!(to)
 }
 
-/// A size as QEMU words it: three significant digits, as C's `%0.3g` has them.
+/// Returns a size as QEMU prints it: three significant digits, as C's `%0.3g` has them.
 #[must_use]
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let mut unit = 0;
-    // QEMU steps up at 1000 of a unit, not at 1024.
+    // QEMU takes the next unit at 1000 of a unit, not at 1024.
     while unit + 1 < UNITS.len() && u128::from(bytes) >= 1000 << (10 * unit) {
         unit += 1;
     }
     format!("{} {}", three_digits(bytes, 1 << (10 * unit)), UNITS[unit])
 }
 
-/// `bytes / divisor` with three significant digits and without zeros at the end.
+/// Returns `bytes / divisor` with three significant digits and without zeros at the end.
 fn three_digits(bytes: u64, divisor: u64) -> String {
     let (bytes, divisor) = (u128::from(bytes), u128::from(divisor));
     for (decimals, scale) in [(3_usize, 1000_u128), (2, 100), (1, 10), (0, 1)] {

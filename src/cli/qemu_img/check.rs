@@ -1,11 +1,11 @@
-//! `qemu-img check`, without repairs.
+//! `qemu-img check`: checks the tables of an image, without repairs.
 
 use std::ffi::OsString;
 use std::io::{stderr, stdout};
 
 use snapferry_base::cancel::Cancel;
 use snapferry_qcow2::check::check;
-use snapferry_qcow2::{Image, ImageError, Limits, Marked};
+use snapferry_qcow2::{CorruptPolicy, Image, ImageError, Limits};
 
 use super::getopt::{Known, Takes, flag, long, value};
 use super::words::Format;
@@ -26,7 +26,7 @@ const KNOWN: [Known; 8] = [
     long("object", Takes::Value),
 ];
 
-/// QEMU's code for a format that has no check.
+/// QEMU's exit code for a format that has no check.
 const UNSUPPORTED: u8 = 63;
 
 pub fn run(args: &[OsString]) -> Ended {
@@ -41,8 +41,8 @@ pub fn run(args: &[OsString]) -> Ended {
         return Err(Stop::Says("This image format does not support checks".into(), UNSUPPORTED));
     }
     let file = images::open_file(&path, 1)?;
-    // What is marked as corrupt is just what is to be looked at.
-    let limits = Limits { marked_corrupt: Marked::Read, ..images::LIMITS };
+    // An image that is marked as corrupt is just the one to check.
+    let limits = Limits { marked_corrupt: CorruptPolicy::Read, ..images::LIMITS };
     let refused = |error: ImageError| images::image_error(&path, &error, 1);
     let image = Image::open(&*file, &limits).map_err(refused)?;
     let found = check(&*file, &image, &Cancel::new()).map_err(refused)?;

@@ -1,4 +1,4 @@
-//! `qemu-img compare`.
+//! `qemu-img compare`: compares the contents of two disks.
 
 use std::ffi::OsString;
 use std::io::{Write as _, stdout};
@@ -8,6 +8,7 @@ use snapferry_base::retry::chain;
 use snapferry_base::units::SECTOR;
 use snapferry_engine::disk::{Until, compare_sources};
 use snapferry_engine::error::RestoreError;
+use snapferry_engine::pipeline::PipelineError;
 use snapferry_engine::source::{Joined, Source as _};
 
 use super::getopt::{Known, Takes, Typed, flag, long, value};
@@ -29,9 +30,11 @@ const KNOWN: [Known; 9] = [
     long("object", Takes::Value),
 ];
 
-/// QEMU's codes: they differ; one can't be opened; one can't be read.
+/// QEMU's exit code for disks that differ.
 const DIFFERENT: u8 = 1;
+/// QEMU's exit code for a disk that can't be opened.
 const NOT_OPENED: u8 = 2;
+/// QEMU's exit code for a disk that can't be read.
 const NOT_READ: u8 = 4;
 
 pub fn run(args: &[OsString]) -> Ended {
@@ -53,28 +56,28 @@ pub fn run(args: &[OsString]) -> Ended {
         return Ok(DIFFERENT);
     }
     if typed.has("strict") {
-        // It also compares what QEMU's drivers tell of how each stretch is stored.
+        // QEMU's strict mode also compares how each stretch is stored, as its drivers report it.
         return Err(Stop::NotDone("--strict with disks of the same size".into()));
     }
     let runtime = crate::cli::runtime()?;
     let cancel = Cancel::new();
-    signals::listen(runtime.handle(), &cancel, signals::Left::Nothing)?;
+    signals::listen(runtime.handle(), &cancel, signals::Unfinished::Nothing)?;
     let shown = if typed.has("progress") && !quiet { Shown::Yes } else { Shown::No };
     let progress = Progress::start(shown);
     progress.expect(size.0.max(other_size.0));
     let counted = |bytes: u64| progress.add(bytes);
     let compared = compare_sources(&one, &other, Until::FirstDifference, &cancel, &counted).map_err(
         |error| match error {
-            RestoreError::Interrupted => Stop::Interrupted(None),
+            RestoreError::Pipeline(PipelineError::Interrupted) => Stop::Interrupted(None),
             other => Stop::Says(chain(&other), NOT_READ),
         },
     )?;
     if let Some(difference) = compared.first.first() {
-        // QEMU looks behind the shorter one's end after it has warned of it.
+        // QEMU warns of the sizes before it compares what is beyond the end of the shorter disk.
         if size != other_size && difference.offset.0 >= size.0.min(other_size.0) {
             say("Warning: Image size mismatch!")?;
         }
-        // QEMU looks at whole sectors.
+        // QEMU compares whole sectors.
         say(&format!("Content mismatch at offset {}!", difference.offset.0 / SECTOR * SECTOR))?;
         return Ok(DIFFERENT);
     }
@@ -86,7 +89,7 @@ pub fn run(args: &[OsString]) -> Ended {
     Ok(0)
 }
 
-/// One of the two, in whole sectors.
+/// Opens one of the two disks, in whole sectors.
 fn open(typed: &Typed, name: &std::ffi::OsStr, format: &str) -> Result<Joined, Stop> {
     let path = images::path_of(name)?;
     let format = images::format_of(&path, typed.last(format), NOT_OPENED)?;

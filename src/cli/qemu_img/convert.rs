@@ -1,4 +1,4 @@
-//! `qemu-img convert`.
+//! `qemu-img convert`: copies disks into a raw disk or a qcow2 image.
 
 use std::ffi::OsStr;
 use std::io::ErrorKind;
@@ -11,17 +11,20 @@ use snapferry_base::clock::SystemClock;
 use snapferry_base::retry::chain;
 use snapferry_base::units::ByteCount;
 use snapferry_engine::compress::Level;
-use snapferry_engine::convert::plan::{Beside, Bodies, Destination, Hashing, Options};
+use snapferry_engine::convert::plan::{Hashing, ManifestPolicy, Options, StoreAs};
 use snapferry_engine::convert::{Conversion, ConvertError, Failure, Target, plan_for};
-use snapferry_engine::disk::{Copying, RawPlace, TargetError, ZeroPolicy, Zeros};
+use snapferry_engine::disk::{RawCopy, RawPlace, TargetError, ZeroPolicy, Zeros};
 use snapferry_engine::error::RestoreError;
+use snapferry_engine::pipeline::PipelineError;
 use snapferry_engine::source::{Joined, Paced, Salvaging, Source};
+use snapferry_engine::store::Location;
+use snapferry_engine::store::Overwrite;
 use snapferry_engine::store::{FolderStore, ObjectStore, StoreError};
 
 use super::getopt::{Known, Takes, Typed, flag, long, value};
 use super::images::{self, There};
 use super::output::Output;
-use super::progress::{Counts, Progress, Shown, Watched};
+use super::progress::{Counts, Progress, Shown, Watchable};
 use super::words::{Format, size};
 use super::{Ended, Stop, check_cache, read, refuse};
 use crate::cli::signals;
@@ -30,7 +33,7 @@ const USAGE: &str = "[-f SRC_FMT] [-O TGT_FMT] [-c] [-p] [-q] [-n [--target-is-z
     [-t TGT_CACHE] [-T SRC_CACHE] [-S SPARSE_SIZE] [-m NUM_COROUTINES] [-W] [-r RATE] [-U] [--salvage]\n          \
     SRC_FILENAME [SRC_FILENAME2 [...]] TGT_FILENAME";
 
-/// As in QEMU 10.0.2's `img_convert`.
+/// Options as in QEMU 10.0.2's `img_convert`.
 const KNOWN: [Known; 26] = [
     flag(b'q', Some("quiet")),
     flag(b'p', Some("progress")),
@@ -60,36 +63,36 @@ const KNOWN: [Known; 26] = [
     long("object", Takes::Value),
 ];
 
-/// What QEMU leaves out at least, unless told otherwise.
+/// Default of `-S`: length of the shortest run of zeros that is left out, in bytes.
 const SPARSE: u64 = 4096;
-/// The most that it can be told.
+/// Largest value of `-S` in bytes.
 const MOST_SPARSE: u64 = 16 << 20;
-/// What QEMU reads at once (`IO_BUF_SIZE`); where it compresses, a cluster.
+/// Bytes that QEMU reads at once (`IO_BUF_SIZE`), if it does not compress. If it does, it reads a cluster.
 const QEMUS_BUFFER: u64 = 2 << 20;
-/// How many coroutines QEMU starts at most. Ours are threads, and as many as there are cores.
+/// Largest value of `-m`, QEMU's number of coroutines. Snapferry uses threads, as many as there are cores.
 const MOST_COROUTINES: u64 = 16;
 
-/// A conversion as asked for, before anything is opened.
+/// Conversion as the arguments describe it, before anything is opened.
 struct Asked {
     sources: Vec<PathBuf>,
     target: PathBuf,
     output: Output,
-    bodies: Bodies,
+    bodies: StoreAs,
     create: Create,
-    /// Nothing where zeros are to be stored.
+    /// Length of the shortest run of zeros to leave out, in bytes. None if zeros are stored.
     sparse: Option<u64>,
     rate: Option<ByteCount>,
     on_error: OnError,
     shown: Shown,
 }
 
-/// Whether the target is made.
+/// Choice to create the target, or to write into an existing one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Create {
     Yes,
-    /// It is there (`-n`), and holds anything.
+    /// The target exists (`-n`), with any content.
     No,
-    /// It is there and holds zeros (`-n --target-is-zero`).
+    /// The target exists and holds zeros (`-n --target-is-zero`).
     NoAndZero,
 }
 
@@ -115,7 +118,7 @@ pub fn run(args: &[std::ffi::OsString]) -> Ended {
 
     let runtime = crate::cli::runtime()?;
     let cancel = Cancel::new();
-    signals::listen(runtime.handle(), &cancel, signals::Left::Target)?;
+    signals::listen(runtime.handle(), &cancel, signals::Unfinished::Target)?;
     let source: Box<dyn Source> = match asked.rate {
         Some(rate) => Box::new(Paced::new(joined, rate, cancel.clone())),
         None => Box::new(joined),
@@ -124,9 +127,9 @@ pub fn run(args: &[std::ffi::OsString]) -> Ended {
     let work = |source: &dyn Source| -> Result<(), Stop> {
         // Zeros that are to be stored are work, too.
         let counts = if asked.sparse.is_some() { Counts::Data } else { Counts::All };
-        let piece = if asked.bodies == Bodies::Compressed { asked.output.cluster } else { QEMUS_BUFFER };
+        let piece = if asked.bodies == StoreAs::Compressed { asked.output.cluster } else { QEMUS_BUFFER };
         let watched =
-            Watched::new(source, &progress, counts, piece).map_err(|error| Stop::says(chain(&error)))?;
+            Watchable::new(source, &progress, counts, piece).map_err(|error| Stop::says(chain(&error)))?;
         match asked.output.format {
             Format::Qcow2 => to_qcow2(&asked, &watched, &runtime, &cancel),
             Format::Raw => to_raw(&asked, &watched, there, &cancel),
@@ -165,8 +168,8 @@ fn understand(typed: &Typed) -> Result<Asked, Stop> {
         ],
     )?;
     let text = |name: &str| typed.last(name).map(OsStr::to_string_lossy);
-    let bodies = if typed.has("compress") { Bodies::Compressed } else { Bodies::Raw };
-    if bodies == Bodies::Compressed && typed.has("copy-range-offloading") {
+    let bodies = if typed.has("compress") { StoreAs::Compressed } else { StoreAs::Raw };
+    if bodies == StoreAs::Compressed && typed.has("copy-range-offloading") {
         return Err(Stop::says("Cannot enable copy offloading when -c is used"));
     }
     let coroutines = text("parallel").map_or(Some(8), |count| count.parse::<u64>().ok());
@@ -204,7 +207,7 @@ fn understand(typed: &Typed) -> Result<Asked, Stop> {
     };
     let wrong = |words: String| while_converting(&target, format, &words);
     let output = Output::parse(format, typed.all("target-options"), &wrong)?;
-    if format == Format::Raw && bodies == Bodies::Compressed {
+    if format == Format::Raw && bodies == StoreAs::Compressed {
         return Err(Stop::says("Compression not supported for this file format"));
     }
     if output.size.is_some() {
@@ -230,10 +233,10 @@ fn while_converting(target: &Path, format: Format, words: &str) -> String {
     format!("{}: error while converting {}: {words}", target.display(), format.name())
 }
 
-/// What can be said of the target before anything is written.
+/// Checks the target, as far as that is possible before anything is written.
 fn check_target(asked: &Asked, there: There, source: ByteCount) -> Result<(), Stop> {
     let shown = asked.target.display();
-    // QEMU finds it by its locks.
+    // QEMU detects this by its locks.
     if asked.sources.iter().any(|source| images::are_same(source, &asked.target)) {
         let words = format!("Failed to get \"write\" lock\nIs another process using the image [{shown}]?");
         return Err(Stop::says(while_converting(&asked.target, asked.output.format, &words)));
@@ -271,10 +274,10 @@ fn to_qcow2(
         .map_err(|words| words.told(|words| while_converting(&asked.target, Format::Qcow2, words)))
 }
 
-/// Why no image was made.
+/// Reason for which no image was made.
 pub enum Unmade {
     Says(String),
-    /// With what is left to be said.
+    /// Interruption by the user, perhaps with a message about what was left behind.
     Interrupted(Option<String>),
 }
 
@@ -290,14 +293,14 @@ impl Unmade {
 /// Makes a qcow2 image of `source` at `target`.
 pub fn make_qcow2(
     output: &Output,
-    bodies: Bodies,
+    bodies: StoreAs,
     target: &Path,
     source: &dyn Source,
     runtime: &tokio::runtime::Runtime,
     cancel: &Cancel,
 ) -> Result<(), Unmade> {
     let says = |error: ConvertError| match error {
-        ConvertError::Interrupted => Unmade::Interrupted(None),
+        ConvertError::Pipeline(PipelineError::Interrupted) => Unmade::Interrupted(None),
         ConvertError::Store(StoreError::Io { source, .. })
             if matches!(
                 source.kind(),
@@ -315,10 +318,10 @@ pub fn make_qcow2(
         level: Level::Fast,
         cluster: output.cluster_bits().unwrap_or(snapferry_base::units::ClusterBits::DEFAULT),
         hashing: Hashing::Off,
-        beside: Beside::Nothing,
+        beside: ManifestPolicy::Nothing,
         ..Options::default()
     };
-    let plan = plan_for(source, &options, Destination::File).map_err(says)?;
+    let plan = plan_for(source, &options, Location::File).map_err(says)?;
     let path = images::behind_links(target);
     let store = FolderStore::of(&path);
     let (store, key) =
@@ -326,14 +329,14 @@ pub fn make_qcow2(
     let store: Arc<dyn ObjectStore> = Arc::new(store);
     let converted = Conversion {
         source,
-        target: Target { store, key, replace: true },
+        target: Target { store, key, overwrite: Overwrite::Replace },
         plan: &plan,
         host: String::new(),
         clock: &SystemClock,
         cancel: cancel.clone(),
         counters: Arc::default(),
     }
-    .run(runtime.handle(), &Vec::new);
+    .run(runtime.handle());
     converted.map(drop).map_err(|Failure { error, leftover }| match (says(error), leftover) {
         (unmade, None) => unmade,
         (Unmade::Says(words), Some(left)) => Unmade::Says(format!("{words}; {}", left.why)),
@@ -352,14 +355,16 @@ fn to_raw(asked: &Asked, source: &dyn Source, there: There, cancel: &Cancel) -> 
         Some(grain) => Zeros::Sparse { grain: ByteCount(grain), policy },
         None => Zeros::Stored,
     };
-    let copied = Copying { source, to, zeros, cancel: cancel.clone(), done: &AtomicU64::new(0) }.run();
+    let copied = RawCopy { source, to, zeros, cancel: cancel.clone(), done: &AtomicU64::new(0) }.run();
     copied.map_err(|error| raw_error(&asked.target, error))
 }
 
 fn raw_error(target: &Path, error: RestoreError) -> Stop {
     match error {
-        RestoreError::Interrupted => Stop::Interrupted(None),
-        RestoreError::Incomplete { target, source } if matches!(*source, RestoreError::Interrupted) => {
+        RestoreError::Pipeline(PipelineError::Interrupted) => Stop::Interrupted(None),
+        RestoreError::Incomplete { target, source }
+            if matches!(*source, RestoreError::Pipeline(PipelineError::Interrupted)) =>
+        {
             Stop::Interrupted(Some(format!("{target} is incomplete: do not use it")))
         }
         RestoreError::Target(TargetError::Open { source, .. }) => {

@@ -1,4 +1,4 @@
-//! `qemu-img create`: images that hold nothing.
+//! `qemu-img create`: makes images that hold nothing.
 
 use std::ffi::OsString;
 use std::io::{Write as _, stdout};
@@ -9,9 +9,10 @@ use snapferry_base::cancel::Cancel;
 use snapferry_base::retry::chain;
 use snapferry_base::units::{ByteCount, GuestOffset, SECTOR};
 use snapferry_engine::compress::Codec;
-use snapferry_engine::convert::plan::Bodies;
-use snapferry_engine::disk::{Copying, RawPlace, TargetError, ZeroPolicy, Zeros};
+use snapferry_engine::convert::plan::StoreAs;
+use snapferry_engine::disk::{RawCopy, RawPlace, TargetError, ZeroPolicy, Zeros};
 use snapferry_engine::error::RestoreError;
+use snapferry_engine::pipeline::PipelineError;
 use snapferry_engine::source::{Extent, Source, SourceError};
 
 use super::convert::make_qcow2;
@@ -77,7 +78,7 @@ pub fn run(args: &[OsString]) -> Ended {
     Ok(0)
 }
 
-/// The same words with the file's name before them.
+/// Puts the file's name before the message of `stop`.
 fn named(stop: Stop, name: &str) -> Stop {
     match stop {
         Stop::Says(words, code) => Stop::Says(format!("{name}: {words}"), code),
@@ -85,7 +86,7 @@ fn named(stop: Stop, name: &str) -> Stop {
     }
 }
 
-/// What QEMU prints, with its order of options.
+/// Returns the line that QEMU prints, with its order of options.
 fn formatting(shown: &str, bytes: u64, output: &Output) -> String {
     let preallocation =
         output.preallocation.as_ref().map_or(String::new(), |mode| format!(" preallocation={mode}"));
@@ -108,17 +109,17 @@ fn formatting(shown: &str, bytes: u64, output: &Output) -> String {
 
 fn make(path: &Path, bytes: u64, output: &Output) -> Result<(), Stop> {
     let nothing = Nothing { size: ByteCount(bytes.next_multiple_of(SECTOR)) };
-    // It is over in no time, and leaves nothing all the same.
+    // This takes hardly any time, but an interruption must leave nothing behind all the same.
     let runtime = crate::cli::runtime()?;
     let cancel = Cancel::new();
-    signals::listen(runtime.handle(), &cancel, signals::Left::Target)?;
+    signals::listen(runtime.handle(), &cancel, signals::Unfinished::Target)?;
     match output.format {
-        Format::Qcow2 => make_qcow2(output, Bodies::Raw, path, &nothing, &runtime, &cancel)
+        Format::Qcow2 => make_qcow2(output, StoreAs::Raw, path, &nothing, &runtime, &cancel)
             .map_err(|unmade| unmade.told(str::to_owned)),
         Format::Raw => {
             let behind = images::behind_links(path);
             let zeros = Zeros::Sparse { grain: ByteCount(0), policy: ZeroPolicy::Discard };
-            let copying = Copying {
+            let copying = RawCopy {
                 source: &nothing,
                 to: RawPlace::New(&behind),
                 zeros,
@@ -126,7 +127,7 @@ fn make(path: &Path, bytes: u64, output: &Output) -> Result<(), Stop> {
                 done: &AtomicU64::new(0),
             };
             copying.run().map_err(|error| match error {
-                RestoreError::Interrupted => Stop::Interrupted(None),
+                RestoreError::Pipeline(PipelineError::Interrupted) => Stop::Interrupted(None),
                 RestoreError::Target(TargetError::Open { source, .. }) => Stop::says(format!(
                     "Could not create '{}': {}",
                     path.display(),

@@ -1,17 +1,17 @@
-//! Options as getopt_long(3) reads them, which is how QEMU's callers write them: `-cpW`, `-Oqcow2`, `-O qcow2`, `--output=json`,
-//! `--output json`, long names cut short, and options anywhere among the names of files.
+//! Options as getopt_long(3) reads them, because QEMU's callers write them so: `-cpW`, `-Oqcow2`, `-O qcow2`,
+//! `--output=json`, `--output json`, long names cut short, and options anywhere between the names of files.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
-/// Whether an option is followed by a value.
+/// Value that follows an option: none or one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Takes {
     Nothing,
     Value,
 }
 
-/// One option that a subcommand knows.
+/// Option that a subcommand knows.
 #[derive(Clone, Copy, Debug)]
 pub struct Known {
     pub short: Option<u8>,
@@ -19,22 +19,22 @@ pub struct Known {
     pub takes: Takes,
 }
 
-/// An option by its letter alone, or by letter and name.
+/// Returns an option without a value, with a letter and perhaps a name.
 pub const fn flag(short: u8, long: Option<&'static str>) -> Known {
     Known { short: Some(short), long, takes: Takes::Nothing }
 }
 
-/// The same with a value.
+/// Returns an option with a value, with a letter and perhaps a name.
 pub const fn value(short: u8, long: Option<&'static str>) -> Known {
     Known { short: Some(short), long, takes: Takes::Value }
 }
 
-/// An option that has a name only.
+/// Returns an option that has a name only.
 pub const fn long(long: &'static str, takes: Takes) -> Known {
     Known { short: None, long: Some(long), takes }
 }
 
-/// What was typed, in order: each option under its name, or its letter where it has none.
+/// Parsed arguments, in order. Each option is kept under its name, or under its letter if it has no name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Typed {
     pub options: Vec<(String, OsString)>,
@@ -42,12 +42,12 @@ pub struct Typed {
 }
 
 impl Typed {
-    /// The last value that an option was given.
+    /// Returns the last value of an option.
     pub fn last(&self, name: &str) -> Option<&OsStr> {
         self.options.iter().rev().find(|(found, _)| found == name).map(|(_, value)| value.as_os_str())
     }
 
-    /// All of its values.
+    /// Returns all values of an option, in order.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a OsStr> + 'a {
         self.options.iter().filter(move |(found, _)| found == name).map(|(_, value)| value.as_os_str())
     }
@@ -56,13 +56,13 @@ impl Typed {
         self.last(name).is_some()
     }
 
-    /// The first of these options that was given.
+    /// Returns the first of these options that was given.
     pub fn first_of(&self, names: &[&'static str]) -> Option<&'static str> {
         self.options.iter().find_map(|(found, _)| names.iter().copied().find(|name| name == found))
     }
 }
 
-/// The name that an option is kept under.
+/// Returns the name that an option is kept under.
 fn kept_as(known: &Known) -> String {
     match (known.long, known.short) {
         (Some(long), _) => long.to_owned(),
@@ -71,7 +71,7 @@ fn kept_as(known: &Known) -> String {
     }
 }
 
-/// Reads `args`, or says what is wrong in getopt's words.
+/// Parses `args`. Errors have the wording of getopt.
 pub fn parse(args: &[OsString], known: &[Known]) -> Result<Typed, String> {
     let mut typed = Typed::default();
     let mut args = args.iter();
@@ -123,7 +123,7 @@ pub fn parse(args: &[OsString], known: &[Known]) -> Result<Typed, String> {
     Ok(typed)
 }
 
-/// The option of that name, or the only one that begins so.
+/// Returns the option of that name, or the only one whose name begins so.
 fn find_long<'a>(name: &str, known: &'a [Known]) -> Result<&'a Known, String> {
     let exact = known.iter().find(|option| option.long == Some(name));
     if let Some(option) = exact {

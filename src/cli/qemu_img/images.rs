@@ -1,4 +1,4 @@
-//! Opening what is named on the command line.
+//! Access to the files and devices that the command line names.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -14,16 +14,18 @@ use snapferry_engine::image::{ImageSource, LocalImage, LocalImageError};
 use snapferry_engine::source::{InUse, RawSource, Source, SourceError};
 use snapferry_qcow2::bitmaps::{self, Bitmap};
 use snapferry_qcow2::header::Version;
-use snapferry_qcow2::{HeaderError, Image, ImageError, ImageFile, Limits, Marked};
+use snapferry_qcow2::{CorruptPolicy, HeaderError, Image, ImageError, ImageFile, Limits};
 
 use super::Stop;
 use super::words::{Format, PROBED, probe, protocol};
 use crate::cli::qemu::map::{Stretch, of_image, of_raw};
 
-/// The largest disk that is taken, whoever made the image: QEMU has no limit but the format's. Nothing is allocated by it.
-pub const LIMITS: Limits = Limits { largest_disk: ByteCount(u64::MAX), marked_corrupt: Marked::Refuse };
+/// Limits for images from any source. Disks may have any size, because QEMU has no limit but the format's; no
+/// memory is allocated by it.
+pub const LIMITS: Limits =
+    Limits { largest_disk: ByteCount(u64::MAX), marked_corrupt: CorruptPolicy::Refuse };
 
-/// A file's name as QEMU reads it: `file:` is the only protocol that we do.
+/// Returns the path of a file from its name as QEMU reads it. `file:` is the only protocol that is supported.
 pub fn path_of(typed: &OsStr) -> Result<PathBuf, Stop> {
     let Some(name) = typed.to_str() else { return Ok(PathBuf::from(typed)) };
     match protocol(name) {
@@ -33,7 +35,7 @@ pub fn path_of(typed: &OsStr) -> Result<PathBuf, Stop> {
     }
 }
 
-/// The format that was named, or that the file seems to have.
+/// Returns the format that the user named, or else the one that the file seems to have.
 pub fn format_of(path: &Path, named: Option<&OsStr>, code: u8) -> Result<Format, Stop> {
     if let Some(named) = named {
         let unknown = || {
@@ -41,16 +43,17 @@ pub fn format_of(path: &Path, named: Option<&OsStr>, code: u8) -> Result<Format,
         };
         return Format::parse(named)?.ok_or_else(unknown);
     }
-    // A pipe without a writer would keep us waiting; what it is, is told by whoever opens it next.
+    // A pipe without a writer would block this process; the code that opens it next reports what it is.
     let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
     let file = File::options().read(true).custom_flags(nonblock).open(path);
     let file = file.map_err(|error| Stop::Says(no_such(path, &error), code))?;
     let mut start = Vec::new();
     match file.take(PROBED).read_to_end(&mut start) {
-        // What a folder or an empty pipe is, is told by who opens it next.
+        // The code that opens the file next reports a folder or an empty pipe.
         Ok(_) => {}
         Err(error) if matches!(error.kind(), ErrorKind::IsADirectory | ErrorKind::WouldBlock) => {}
-        // A format that could not be looked up is not raw: an image of a disk would be taken for the disk.
+        // If the start can't be read, the format is not taken for raw: an image would be taken for the disk
+        // itself.
         Err(error) => {
             let why = format!("Could not read image for determining its format: {}", os_words(&error));
             return Err(Stop::Says(could_not_open(path, &why), code));
@@ -59,10 +62,10 @@ pub fn format_of(path: &Path, named: Option<&OsStr>, code: u8) -> Result<Format,
     probe(&start, path)
 }
 
-/// Opens a disk of that format, with `code` as the exit code where it can't be.
+/// Opens a disk of that format. If it can't be opened, `code` is the exit code.
 pub fn open(path: &Path, format: Format, code: u8) -> Result<Box<dyn Source>, Stop> {
     Ok(match format {
-        // QEMU reads what is mounted without a word.
+        // QEMU reads a mounted device without a warning.
         Format::Raw => {
             Box::new(RawSource::open(path, InUse::Read).map_err(|error| raw_error(path, error, code))?)
         }
@@ -73,16 +76,16 @@ pub fn open(path: &Path, format: Format, code: u8) -> Result<Box<dyn Source>, St
     })
 }
 
-/// Where a disk's bytes lie.
+/// Map of a disk: how and where its bytes are stored.
 pub struct Mapped {
     pub stretches: Vec<Stretch>,
-    /// Bytes of the disk.
+    /// Size of the disk in bytes.
     pub size: ByteCount,
-    /// Of an image of version 3, which can have some.
+    /// Bitmaps of an image of version 3. None for other disks, which can't have any.
     pub bitmaps: Option<Vec<Bitmap>>,
 }
 
-/// Maps a disk of that format.
+/// Returns the map of a disk of that format.
 pub fn map(path: &Path, format: Format) -> Result<Mapped, Stop> {
     match format {
         Format::Raw => {
@@ -102,7 +105,7 @@ pub fn map(path: &Path, format: Format) -> Result<Mapped, Stop> {
     }
 }
 
-/// The bytes of an image file.
+/// Opens an image file. If it can't be opened, `code` is the exit code.
 pub fn open_file(path: &Path, code: u8) -> Result<Arc<dyn ImageFile>, Stop> {
     match LocalImage::open(path) {
         Ok(file) => Ok(Arc::new(file)),
@@ -111,7 +114,7 @@ pub fn open_file(path: &Path, code: u8) -> Result<Arc<dyn ImageFile>, Stop> {
     }
 }
 
-/// What is wrong with an image, or what it takes that we don't do.
+/// Returns the message for an error of an image, or the feature that it needs and that is not supported.
 pub fn image_error(path: &Path, error: &ImageError, code: u8) -> Stop {
     let shown = path.display();
     match error {
@@ -146,19 +149,21 @@ fn could_not_open(path: &Path, why: &str) -> String {
     format!("Could not open '{}': {why}", path.display())
 }
 
-/// As QEMU says it: once for the image, once for the file.
+/// Returns QEMU's message for a file that can't be opened. It names the file twice: once for the image, once
+/// for the file itself.
 fn no_such(path: &Path, error: &std::io::Error) -> String {
     could_not_open(path, &could_not_open(path, &os_words(error)))
 }
 
-/// The system's words without Rust's number, and the limit behind them.
+/// Returns the system's message for an error, without Rust's error number, but with the resource limit behind
+/// it.
 pub fn os_words(error: &std::io::Error) -> String {
     let words = error.to_string();
     let words = words.split(" (os error").next().unwrap_or_default();
     limits::behind(error).map_or_else(|| words.to_owned(), |limit| format!("{words}: {limit}"))
 }
 
-/// What is at a path that is to be written.
+/// Kind of file at a path that is to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum There {
     Nothing,
@@ -166,7 +171,7 @@ pub enum There {
     Device,
 }
 
-/// Looks, following links.
+/// Returns the kind of file at a path, following links.
 pub fn what_is_at(path: &Path) -> Result<There, Stop> {
     match std::fs::metadata(path) {
         Ok(found) if found.file_type().is_file() => Ok(There::File),
@@ -180,18 +185,18 @@ pub fn what_is_at(path: &Path) -> Result<There, Stop> {
     }
 }
 
-/// Whether two names, both of which lead somewhere, lead to the same file or device.
+/// Returns true if both paths exist and lead to the same file or device.
 pub fn are_same(one: &Path, other: &Path) -> bool {
     let mark = |path: &Path| {
         let found = std::fs::metadata(path).ok()?;
-        // A device has as many files as it has names.
+        // A device may have several names, each a file of its own: its number identifies it.
         let device = found.file_type().is_block_device();
         Some(if device { (device, found.rdev(), 0) } else { (device, found.dev(), found.ino()) })
     };
     mark(one).is_some_and(|one| mark(other) == Some(one))
 }
 
-/// The file behind any links, so that they stay; a name that leads nowhere is kept.
+/// Returns the file behind any links, so that the links stay. A path that leads nowhere is returned as it is.
 pub fn behind_links(path: &Path) -> PathBuf {
     std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }

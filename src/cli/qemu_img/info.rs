@@ -1,4 +1,4 @@
-//! `qemu-img info`.
+//! `qemu-img info`: prints the properties of an image.
 
 use std::ffi::OsString;
 use std::fs;
@@ -9,7 +9,7 @@ use snapferry_qcow2::{HeaderError, Image, bitmaps, snapshots};
 use super::getopt::{Known, Takes, flag, long, value};
 use super::words::Format;
 use super::{Ended, Report, Stop, images, one_file, read, refuse, report};
-use crate::cli::qemu::info::{Held, Info};
+use crate::cli::qemu::info::{ImageBytes, Info};
 use crate::cli::qemu::write_json;
 
 const USAGE: &str = "[-f FMT] [-U] [--backing-chain] [--output human|json] FILENAME";
@@ -30,21 +30,21 @@ pub fn run(args: &[OsString]) -> Ended {
     let path = images::path_of(one_file("info", &typed)?)?;
     let format = images::format_of(&path, typed.last("format"), 1)?;
     let file = images::open_file(&path, 1)?;
-    let held = Held::local(&path, &fs::metadata(&path)?, file.size().0);
+    let held = ImageBytes::local(&path, &fs::metadata(&path)?, file.size().0);
     let info = match format {
         Format::Raw => Info::raw(&held),
         Format::Qcow2 => {
             let image = Image::inspect(&*file).map_err(|error| images::image_error(&path, &error, 1))?;
             let facts = image.facts();
             match facts.refusal() {
-                // The whole chain is to be told, and what is behind it we don't open.
+                // The user asks for the whole chain, but backing files are never opened.
                 Some(HeaderError::BackingFile { .. }) if typed.has("backing-chain") => {
                     return Err(Stop::NotDone(format!(
                         "--backing-chain of an image that has one, as {},",
                         path.display()
                     )));
                 }
-                // To tell how it is encrypted takes more than the header's number.
+                // The number in the header is not enough to report the kind of encryption.
                 Some(HeaderError::Encrypted { .. }) => {
                     return Err(Stop::NotDone(format!("encryption, as {} has it,", path.display())));
                 }

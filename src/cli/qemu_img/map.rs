@@ -1,4 +1,4 @@
-//! `qemu-img map`.
+//! `qemu-img map`: prints how and where the bytes of a disk are stored.
 
 use std::ffi::OsString;
 use std::io::{BufWriter, Write as _, stdout};

@@ -1,4 +1,4 @@
-//! `qemu-img measure`.
+//! `qemu-img measure`: computes the size of an image of a disk.
 
 use std::ffi::OsString;
 use std::io::stdout;
@@ -63,7 +63,7 @@ pub fn run(args: &[OsString]) -> Ended {
                 Format::Raw => measure::raw(images::open(&path, format, 1)?.size().0),
                 Format::Qcow2 => {
                     let mapped = images::map(&path, format)?;
-                    // Version 2 can't have any.
+                    // Version 2 can't have bitmaps.
                     let bitmaps = mapped.bitmaps.as_deref().filter(|_| output.version == Version::V3);
                     let from = bitmaps.map_or(From::Raw, From::Image);
                     measure::qcow2(mapped.size.0, measure::stored(&mapped.stretches, cluster), from, cluster)

@@ -1,15 +1,17 @@
-//! In `qemu-img`'s place: the command lines that its callers use, with its options, words, exit codes and output.
+//! Drop-in replacement for `qemu-img`: the command lines that its callers use, with its options, messages,
+//! exit codes and output.
 //!
-//! What we don't do is refused by name, or handed to the real program where `SNAPFERRY_QEMU_IMG` names one. Either way it is found out
-//! before anything is written: [`Stop::NotDone`] comes from reading arguments and opening sources, never later.
+//! Features that are not supported are refused by name, or handed to the real program if `SNAPFERRY_QEMU_IMG`
+//! names one. Either way this is decided before anything is written: [`Stop::NotDone`] comes from reading
+//! arguments and opening sources, never later.
 
-use clap::Args as Group;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _, stderr, stdout};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
+use clap::Args as Group;
 use snapferry_base::limits;
 
 mod check;
@@ -25,47 +27,49 @@ mod output;
 mod progress;
 mod words;
 
-/// The name that we answer to.
+/// Name under which the program acts as this tool.
 const NAME: &str = "qemu-img";
-/// Names the real program.
+/// Environment variable with the path of the real program.
 const REAL: &str = "SNAPFERRY_QEMU_IMG";
-/// The QEMU whose behaviour this is, as checked against it. Callers look for `qemu-img version ([0-9.]*)`.
+/// Version of QEMU whose behaviour this tool has, as checked against it. Callers look for
+/// `qemu-img version ([0-9.]*)`.
 const BEHAVES_AS: &str = "10.0.2";
 
-/// What QEMU's tool does and we don't.
+/// Commands of QEMU's tool that are not supported.
 const NOT_DONE: [&str; 8] = ["amend", "bench", "bitmap", "commit", "dd", "rebase", "resize", "snapshot"];
 
-/// Why a command ends before it is done.
+/// Reason for which a command ends before it is done.
 #[derive(Debug)]
 pub enum Stop {
-    /// Something is wrong: one line, and an exit code.
+    /// Error: one line, and an exit code.
     Says(String, u8),
-    /// The command line is wrong: where to read more is told too.
+    /// Wrong command line: a message that also names the help.
     Usage(String),
-    /// We don't do that; perhaps the real program does.
+    /// Feature that is not supported; perhaps the real program has it.
     NotDone(String),
-    /// It was told to; perhaps something is left to be said.
+    /// Interruption by the user, perhaps with a message about what was left behind.
     Interrupted(Option<String>),
 }
 
 impl Stop {
-    /// With exit code 1, as for nearly everything.
+    /// Returns an error with exit code 1, which nearly all errors have.
     pub fn says(words: impl Into<String>) -> Self {
         Self::Says(words.into(), 1)
     }
 }
 
-/// Where stdout is gone, nobody is left to read.
+/// Errors of the system, such as a stdout whose reader is gone: exit code 1.
 impl From<io::Error> for Stop {
     fn from(error: io::Error) -> Self {
         Self::says(limits::words(&error))
     }
 }
 
-/// How a command ended: its exit code.
+/// Result of a command: its exit code, or the reason for which it stopped.
 pub type Ended = Result<u8, Stop>;
 
-/// The arguments, where the command line is one of `qemu-img`'s: called by its name, or as `snapferry qemu-img`.
+/// Returns the arguments if the command line is one of `qemu-img`'s: the program is called by that name, or
+/// as `snapferry qemu-img`.
 pub fn arguments(typed: &[OsString]) -> Option<&[OsString]> {
     let (program, rest) = typed.split_first()?;
     if Path::new(program).file_name() == Some(OsStr::new(NAME)) {
@@ -75,10 +79,10 @@ pub fn arguments(typed: &[OsString]) -> Option<&[OsString]> {
     (first == NAME).then_some(rest)
 }
 
-/// A command line of QEMU's, which we read by QEMU's own rules.
+/// Command line of QEMU's tool, parsed by QEMU's own rules.
 #[derive(Debug, Group)]
 pub struct QemuImgArgs {
-    /// As for QEMU's tool
+    /// Arguments as for QEMU's tool
     #[arg(value_name = "ARGS", trailing_var_arg = true, allow_hyphen_values = true)]
     pub args: Vec<std::ffi::OsString>,
 }
@@ -105,7 +109,7 @@ pub fn run(args: &[OsString]) -> ExitCode {
         Stop::Interrupted(None) => (format!("{NAME}: interrupted"), 130),
         Stop::Interrupted(Some(left)) => (format!("{NAME}: interrupted: {left}"), 130),
     };
-    // Nothing is left to do about a stderr that is gone.
+    // If stderr is gone, nothing can be done about it.
     let _ = writeln!(stderr(), "{words}");
     code.into()
 }
@@ -131,10 +135,11 @@ fn dispatch(command: &str, args: &[OsString]) -> Ended {
     }
 }
 
-/// Becomes the real program, with the same arguments. Returns only where there is none, or it can't be run.
+/// Replaces this process by the real program, with the same arguments. Returns only if there is none, or if
+/// it can't be run.
 fn hand_over(args: &[OsString]) -> Option<io::Error> {
     let real = std::env::var_os(REAL).filter(|path| !path.is_empty())?;
-    // Without the variable: should it name ourselves after all, we would hand over for ever.
+    // The variable is removed: if it names this program after all, the process would hand over for ever.
     Some(Command::new(real).args(args).env_remove(REAL).exec())
 }
 
@@ -143,7 +148,7 @@ fn try_help(command: Option<&str>) -> String {
     format!("Try '{NAME} {command}--help' for more info")
 }
 
-/// Reads a subcommand's arguments; `None` where only help was wanted, and given.
+/// Parses a subcommand's arguments. None if the user asked for help, which is then printed.
 fn read(
     command: &str,
     usage: &str,
@@ -163,12 +168,12 @@ fn read(
     Ok(Some(typed))
 }
 
-/// A command line that lacks something, or has too much.
+/// Returns the error for a command line that lacks something, or has too much.
 fn usage(command: &str, words: &str) -> Stop {
     Stop::Usage(format!("{NAME}: {words}\n{}", try_help(Some(command))))
 }
 
-/// The one name that a subcommand takes.
+/// Returns the one file name that a subcommand takes.
 fn one_file<'a>(command: &str, typed: &'a getopt::Typed) -> Result<&'a OsStr, Stop> {
     match &typed.operands[..] {
         [name] => Ok(name),
@@ -176,14 +181,14 @@ fn one_file<'a>(command: &str, typed: &'a getopt::Typed) -> Result<&'a OsStr, St
     }
 }
 
-/// How an answer is printed.
+/// Format of a command's output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Report {
     Human,
     Json,
 }
 
-/// What `--output` asks for.
+/// Returns the format that `--output` asks for.
 fn report(command: &str, typed: &getopt::Typed) -> Result<Report, Stop> {
     match typed.last("output").map(OsStr::to_string_lossy).as_deref() {
         None | Some("human") => Ok(Report::Human),
@@ -192,7 +197,7 @@ fn report(command: &str, typed: &getopt::Typed) -> Result<Report, Stop> {
     }
 }
 
-/// Refuses options that we know and don't do.
+/// Refuses options that are known but not supported.
 fn refuse(typed: &getopt::Typed, names: &[&'static str]) -> Result<(), Stop> {
     match typed.first_of(names) {
         Some(name) => Err(Stop::NotDone(format!("--{name}"))),
@@ -200,7 +205,8 @@ fn refuse(typed: &getopt::Typed, names: &[&'static str]) -> Result<(), Stop> {
     }
 }
 
-/// Checks a cache mode. We read and write past the page cache where that goes, and flush at the end, whatever it is.
+/// Checks the name of a cache mode, which has no effect: reads and writes bypass the page cache if that is
+/// possible, and are flushed at the end.
 fn check_cache(typed: &getopt::Typed, name: &str, what: &str) -> Result<(), Stop> {
     const MODES: [&str; 6] = ["none", "off", "directsync", "writeback", "unsafe", "writethrough"];
     match typed.last(name).map(OsStr::to_string_lossy) {
@@ -211,7 +217,7 @@ fn check_cache(typed: &getopt::Typed, name: &str, what: &str) -> Result<(), Stop
     }
 }
 
-/// Says something that does not end the work.
+/// Prints a warning, which does not end the work.
 fn warn(words: &str) {
     let _ = writeln!(stderr(), "{NAME}: warning: {words}");
 }

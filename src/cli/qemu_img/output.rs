@@ -1,4 +1,4 @@
-//! What a new image is to be: `-O` or `-f`, and `-o`.
+//! Properties of a new image: `-O` or `-f`, and `-o`.
 
 use std::ffi::OsStr;
 
@@ -9,21 +9,22 @@ use snapferry_qcow2::header::Version;
 use super::Stop;
 use super::words::{Format, pairs, size, switch};
 
-/// A new image's properties.
+/// Properties of a new image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
     pub format: Format,
-    /// Bytes of a cluster, as typed: what is wrong with it is told where QEMU tells it.
+    /// Cluster size in bytes, as typed. A wrong one is reported at the same point as by QEMU.
     pub cluster: u64,
     pub codec: Codec,
     pub version: Version,
-    /// As typed.
+    /// Compatibility level as typed, for output.
     pub compat: Option<String>,
     pub preallocation: Option<String>,
     pub size: Option<u64>,
 }
 
-/// Options that we know of and don't do, whatever their value; those that end with a dot with everything that begins so.
+/// Options that are known but not supported, whatever their value. A name with a dot at its end stands for
+/// all options that begin so.
 const NOT_DONE: [&str; 9] = [
     "backing_file",
     "backing_fmt",
@@ -37,7 +38,8 @@ const NOT_DONE: [&str; 9] = [
 ];
 
 impl Output {
-    /// From all the values of `-o`, in order. Words go after "qemu-img: "; `wrong` makes those of what QEMU tells with the file's name.
+    /// Parses all values of `-o`, in order. Messages go after "qemu-img: "; `wrong` adds the file's name to
+    /// those that QEMU prints with it.
     pub fn parse<'a>(
         format: Format,
         options: impl Iterator<Item = &'a OsStr>,
@@ -129,7 +131,7 @@ impl Output {
         }
     }
 
-    /// The cluster size, where it is one.
+    /// Returns the cluster size, if it is a valid one.
     pub fn cluster_bits(&self) -> Option<ClusterBits> {
         ClusterBits::from_size(ByteCount(self.cluster)).ok()
     }

@@ -6,27 +6,28 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use snapferry_base::units::{ByteCount, GuestOffset, to_u64};
 use snapferry_engine::source::{Extent, Source, SourceError};
 
-/// All of it, in hundredths of a percent.
+/// The whole work, in hundredths of a percent.
 const ALL: u128 = 10_000;
 
-/// Whether the line is shown.
+/// Choice to show the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shown {
     Yes,
     No,
 }
 
-/// How far the work is, in bytes.
+/// Progress of the work, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Way {
     done: u64,
     of: u64,
-    /// Where it was when it was drawn.
+    /// Value of `done` when the line was last drawn.
     drawn: u64,
 }
 
 impl Way {
-    /// Goes on by so many bytes, and says what is to be drawn, if anything is: the end, and each step of more than a percent.
+    /// Adds `bytes`. Returns the value to draw, if there is one: at the end, and at each step of more than a
+    /// percent.
     fn go(&mut self, bytes: u64) -> Option<u128> {
         let before = self.done;
         self.done = before.saturating_add(bytes).min(self.of);
@@ -38,21 +39,21 @@ impl Way {
     }
 }
 
-/// Hundredths of a percent, half to even, as the C library rounds.
+/// Returns hundredths of a percent, rounded half to even, as the C library rounds.
 fn hundredths(done: u64, of: u64) -> u128 {
     let (done, of) = (u128::from(done) * ALL, u128::from(of.max(1)));
     let (whole, rest) = (done / of, done % of);
     whole + u128::from(rest * 2 > of || (rest * 2 == of && whole % 2 == 1))
 }
 
-/// Draws as the work goes on, and ends the line when it is dropped.
+/// Progress line that is drawn as the work goes on, and ended when this is dropped.
 pub struct Progress {
     shown: Shown,
     way: Mutex<Way>,
 }
 
 impl Progress {
-    /// Starts with `(0.00/100%)`.
+    /// Draws the first line, `(0.00/100%)`.
     pub fn start(shown: Shown) -> Self {
         let progress = Self { shown, way: Mutex::default() };
         progress.draw(0);
@@ -63,12 +64,13 @@ impl Progress {
         self.way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// There are so many bytes to do.
+    /// Sets the bytes of the whole work.
     pub fn expect(&self, bytes: u64) {
         self.way().of = bytes;
     }
 
-    /// So many more are done. Whoever adds a step draws it, so that each is drawn, whatever time it takes.
+    /// Adds bytes that are done. The thread that adds a step also draws it, so that every step is drawn,
+    /// whatever time that takes.
     pub fn add(&self, bytes: u64) {
         let mut way = self.way();
         if let Some(now) = way.go(bytes) {
@@ -86,7 +88,7 @@ impl Progress {
             return;
         }
         let mut out = stdout().lock();
-        // Nobody has to look.
+        // A line that can't be drawn is no reason to fail.
         let _ = write!(out, "    ({}.{:02}/100%)\r", hundredths / 100, hundredths % 100);
         let _ = out.flush();
     }
@@ -100,26 +102,27 @@ impl Drop for Progress {
     }
 }
 
-/// What counts as work.
+/// Bytes that count as work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counts {
-    /// What is not known to be zeros.
+    /// Bytes that are not known to be zeros.
     Data,
-    /// Everything.
+    /// All bytes of the disk.
     All,
 }
 
-/// A source of which each read is told as QEMU tells its own: before it is done, and in pieces of the size that QEMU reads.
-pub struct Watched<'a> {
+/// Source that reports each read as QEMU reports its own: before it is done, and in pieces of the size that
+/// QEMU reads.
+pub struct Watchable<'a> {
     source: &'a dyn Source,
     progress: &'a Progress,
     counts: Counts,
-    /// Bytes.
+    /// Size of a piece in bytes.
     piece: u64,
 }
 
-impl<'a> Watched<'a> {
-    /// Adds up what there is to read, unless nobody looks.
+impl<'a> Watchable<'a> {
+    /// Adds up the work, if a line is shown.
     pub fn new(
         source: &'a dyn Source,
         progress: &'a Progress,
@@ -133,7 +136,7 @@ impl<'a> Watched<'a> {
         Ok(watched)
     }
 
-    /// Bytes that count, from one place to another.
+    /// Returns the bytes that count as work between two offsets.
     fn work_in(&self, from: u64, to: u64) -> Result<u64, SourceError> {
         if self.counts == Counts::All {
             return Ok(to - from);
@@ -152,7 +155,7 @@ impl<'a> Watched<'a> {
     }
 }
 
-impl Source for Watched<'_> {
+impl Source for Watchable<'_> {
     fn name(&self) -> &str {
         self.source.name()
     }
@@ -194,7 +197,7 @@ mod tests {
     #[test]
     fn steps_of_more_than_a_percent_are_drawn_and_the_end_once() {
         let mut way = Way { of: 1000, ..Way::default() };
-        // Ten thousandths are a percent, and a step is more.
+        // 10 of 1000 are one percent, and a step has to be more.
         assert_eq!(
             [10, 1, 9, 2, 478, 500].map(|bytes| way.go(bytes)),
             [None, Some(110), None, Some(220), Some(5000), Some(10_000)]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::Stop;
 
-/// An image format that we do.
+/// Image format that is supported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     Raw,
@@ -20,11 +20,11 @@ impl Format {
         }
     }
 
-    /// The format of that name; `None` where QEMU has none either.
+    /// Returns the format of that name. None if QEMU has none of that name either.
     pub fn parse(typed: &OsStr) -> Result<Option<Self>, Stop> {
         let name = typed.to_string_lossy();
         match &*name {
-            // What QEMU itself calls a raw device and a raw file.
+            // `host_device` and `file` are QEMU's names for a raw device and a raw file.
             "raw" | "host_device" | "file" => Ok(Some(Self::Raw)),
             "qcow2" => Ok(Some(Self::Qcow2)),
             known if OTHERS.contains(&known) => Err(Stop::NotDone(format!("the format {known}"))),
@@ -33,7 +33,7 @@ impl Format {
     }
 }
 
-/// Formats and drivers that QEMU has and we don't.
+/// Formats and drivers that QEMU has and that are not supported.
 const OTHERS: [&str; 26] = [
     "blkdebug",
     "blkverify",
@@ -63,10 +63,11 @@ const OTHERS: [&str; 26] = [
     "vvfat",
 ];
 
-/// What QEMU reads of a file to tell its format (`BLOCK_PROBE_BUF_SIZE`).
+/// Bytes that QEMU reads of a file to detect its format (`BLOCK_PROBE_BUF_SIZE`).
 pub const PROBED: u64 = 512;
 
-/// Bytes that tell a format that we don't do, where they stand, and its name: QEMU's probe functions.
+/// Magic bytes of formats that are not supported: their offset, the bytes, and the name of the format. They
+/// are those of QEMU's probe functions.
 const MAGICS: [(usize, &[u8], &str); 12] = [
     (0, b"QFI\xfb\0\0\0\x01", "qcow"),
     (0, b"KDMV", "vmdk"),
@@ -75,7 +76,7 @@ const MAGICS: [(usize, &[u8], &str); 12] = [
     (0, b"vhdxfile", "vhdx"),
     (0, b"conectix", "vpc"),
     (0, b"QED\0", "qed"),
-    // Version 1: of LUKS 2 QEMU knows nothing, and takes it as it is.
+    // Version 1 only: QEMU does not know LUKS 2, and takes it as raw.
     (0, b"LUKS\xba\xbe\0\x01", "luks"),
     (0x40, b"\x7f\x10\xda\xbe", "vdi"),
     (0, b"WithoutFreeSpace\x02\0\0\0", "parallels"),
@@ -83,7 +84,8 @@ const MAGICS: [(usize, &[u8], &str); 12] = [
     (0, b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n", "cloop"),
 ];
 
-/// What a file of that name is whose first [`PROBED`] bytes these are: as QEMU probes where no format was given.
+/// Detects the format of a file from its first [`PROBED`] bytes and its name, as QEMU does if the user names
+/// no format.
 pub fn probe(start: &[u8], name: &Path) -> Result<Format, Stop> {
     if start.starts_with(b"QFI\xfb") && !start.starts_with(b"QFI\xfb\0\0\0\x01") {
         return Ok(Format::Qcow2);
@@ -104,7 +106,7 @@ fn other_format(start: &[u8], name: &Path) -> Option<&'static str> {
     if is_vmdk_descriptor(start) {
         return Some("vmdk");
     }
-    // Three fields of text, each up to a zero; then the version.
+    // Bochs: three text fields, each ended by a zero byte; then the version.
     let is_bochs = at(0, b"Bochs Virtual HD Image\0")
         && at(32, b"Redolog\0")
         && at(48, b"Growing\0")
@@ -112,13 +114,13 @@ fn other_format(start: &[u8], name: &Path) -> Option<&'static str> {
     if is_bochs {
         return Some("bochs");
     }
-    // Its trailer stands at the file's end: QEMU goes by the name.
+    // The trailer of a DMG image is at the end of the file, so QEMU goes by the name.
     let is_dmg =
         name.as_os_str().as_encoded_bytes().strip_suffix(b".dmg").is_some_and(|before| !before.is_empty());
     is_dmg.then_some("dmg")
 }
 
-/// Whether a text describes a VMDK disk: comments and lines of spaces, then its version.
+/// Returns true if a text describes a VMDK disk: comments and lines of spaces, then its version.
 fn is_vmdk_descriptor(start: &[u8]) -> bool {
     let is_blank = |line: &[u8]| line.starts_with(b" ") && line.trim_ascii().is_empty();
     let first =
@@ -130,14 +132,15 @@ fn is_vmdk_descriptor(start: &[u8]) -> bool {
     })
 }
 
-/// Whether a file's name is a protocol's to QEMU, as in `nbd:...`: there is a colon before any slash.
+/// Returns the protocol of a file's name as QEMU reads it, as in `nbd:...`: there is a colon before any
+/// slash.
 pub fn protocol(name: &str) -> Option<&str> {
     let (before, _) = name.split_once(':')?;
     (!before.contains('/')).then_some(before)
 }
 
-/// A number with an optional unit, as QEMU's `qemu_strtosz` reads it: bytes, or one of bkKMGTPE; hexadecimal without a unit, and a
-/// fraction with one.
+/// Parses a number with an optional unit, as QEMU's `qemu_strtosz` does: bytes, or one of bkKMGTPE;
+/// hexadecimal without a unit, and a fraction with one.
 pub fn size(typed: &str) -> Option<u64> {
     let text = typed.trim_start();
     if let Some(hex) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
@@ -160,7 +163,7 @@ pub fn size(typed: &str) -> Option<u64> {
     let unit = 1_u64 << shift;
     let mut bytes = whole.checked_mul(unit)?;
     if !fraction.is_empty() {
-        // No bytes are cut in pieces.
+        // A fraction of a byte is refused.
         if shift == 0 && fraction.bytes().any(|digit| digit != b'0') {
             return None;
         }
@@ -172,7 +175,7 @@ pub fn size(typed: &str) -> Option<u64> {
     Some(bytes)
 }
 
-/// `on` and `off`, and what else QEMU takes for them.
+/// Parses `on` and `off`, and the other words that QEMU takes for them.
 pub fn switch(typed: &str) -> Option<bool> {
     match typed {
         "on" | "yes" | "true" | "y" => Some(true),
@@ -181,7 +184,7 @@ pub fn switch(typed: &str) -> Option<bool> {
     }
 }
 
-/// `key=value,key=value`, with `,,` for a comma in a value; a key alone means `key=on`.
+/// Parses `key=value,key=value`, with `,,` for a comma in a value; a key alone means `key=on`.
 pub fn pairs(typed: &str) -> Vec<(String, String)> {
     let mut pairs = Vec::new();
     let mut pair = String::new();

@@ -1,14 +1,11 @@
-//! `snapferry gc`: what dead jobs have left, shown, and with `--apply` removed.
+//! `snapferry gc`: shows what dead jobs have left behind, and removes it with `--apply`.
 
-use crate::cli::error::CommandResult;
-use crate::cli::session::Session;
-use crate::cli::args::{CloudArgs, OutputArgs, PlaceArgs, QueueArgs, RecoveryArgs};
-use clap::Args as Group;
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use clap::Args as Group;
 use serde_json::json;
 use snapferry_base::clock::SystemClock;
 use snapferry_base::retry::chain;
@@ -16,23 +13,26 @@ use snapferry_fleet::queue::{JobState, Queue as _, RedisQueue};
 use snapferry_fleet::replicate::gc::{Because, Fate, Finding, Kind, Places, Rules, Survey, remove, survey};
 use snapferry_fleet::replicate::{Age, Job, JournalFolder};
 
-use super::site::{Ground, state_folder, turns, waits};
+use super::site::{SiteArgs, state_folder, turns, waits};
+use crate::cli::args::{CloudArgs, OutputArgs, PlaceArgs, QueueArgs, RecoveryArgs};
 use crate::cli::cloud::{Cloud, run as run_on_cloud};
+use crate::cli::error::CommandResult;
 use crate::cli::exit::Code;
 use crate::cli::fleet;
 use crate::cli::fleet::metrics::Leftovers;
 use crate::cli::foreign::{self, Form};
 use crate::cli::lengths::rough;
 use crate::cli::log::Verbosity;
+use crate::cli::session::Session;
 use crate::cli::table::Table;
 
-/// How long the journals of jobs that are over are kept.
+/// Time for which the journals of jobs that are over are kept.
 const JOURNALS_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// What became of a leftover.
+/// Result of removing one leftover.
 struct Removed<'a> {
     finding: &'a Finding,
-    /// Why it is still there.
+    /// Error, if it could not be removed.
     failed: Option<String>,
 }
 
@@ -71,7 +71,8 @@ pub struct GcArgs {
 
 pub fn run(args: &GcArgs, session: &Session) -> CommandResult<Code> {
     run_on_cloud(&args.cloud, session, async |cloud| {
-        let ground = Ground { cloud_args: &args.cloud, recovery: &args.recovery, place: &args.place, session };
+        let ground =
+            SiteArgs { cloud_args: &args.cloud, recovery: &args.recovery, place: &args.place, session };
         let places = places(&ground, &args.prefix, &cloud.waiting(waits(&args.place)))?;
         let journals = JournalFolder::new(&state_folder(&args.place, &session.environment));
         let queue = match args.queue.redis {
@@ -83,7 +84,7 @@ pub fn run(args: &GcArgs, session: &Session) -> CommandResult<Code> {
         let mut removed = Vec::new();
         if args.apply {
             for finding in found.leftovers() {
-                // Removing may take hours: somebody may have taken the job up since we looked.
+                // Removing may take hours: a process may have taken the job up since the survey.
                 if live(&journals, queue.as_ref()).await?.contains(&finding.run) {
                     continue;
                 }
@@ -103,7 +104,7 @@ pub fn run(args: &GcArgs, session: &Session) -> CommandResult<Code> {
         }
         if let Some(queue) = &queue {
             let left = serde_json::to_string(&left(&found, &removed))?;
-            // For the workers' metrics: nothing of the work itself hangs on it.
+            // This is for the workers' metrics only: the command itself does not depend on it.
             if let Err(err) = queue.set_survey(places.home.region(), &left).await {
                 tracing::warn!("the metrics will not know what was found: {}", chain(&err));
             }
@@ -115,8 +116,8 @@ pub fn run(args: &GcArgs, session: &Session) -> CommandResult<Code> {
     })
 }
 
-/// Where leftovers are looked for, as far as it was typed.
-pub fn places(ground: &Ground<'_>, prefix: &str, cloud: &Cloud) -> CommandResult<Places> {
+/// Returns the places that are searched for leftovers, as far as the user named them.
+pub fn places(ground: &SiteArgs<'_>, prefix: &str, cloud: &Cloud) -> CommandResult<Places> {
     let away = match &ground.recovery.to {
         Some(to) => Some((cloud.region(to)?, cloud.tagging()?)),
         None => None,
@@ -125,10 +126,16 @@ pub fn places(ground: &Ground<'_>, prefix: &str, cloud: &Cloud) -> CommandResult
         Some(bucket) => Some((ground.store(bucket, cloud)?, prefix.to_owned(), bucket.clone())),
         None => None,
     };
-    Ok(Places { turns: turns(ground.place, &ground.session.environment), home: cloud.client()?, away, bucket })
+    Ok(Places {
+        turns: turns(ground.place, &ground.session.environment),
+        home: cloud.client()?,
+        away,
+        bucket,
+    })
 }
 
-/// What this machine works on is no leftover, however old it is, nor is what the fleet has still to do.
+/// Returns the rules for leftovers: what this machine works on is none, however old it is, nor is what the
+/// fleet still has to do.
 async fn rules(args: &GcArgs, journals: &JournalFolder, queue: Option<&RedisQueue>) -> CommandResult<Rules> {
     let mut known = BTreeSet::new();
     for read in journals.all()? {
@@ -140,7 +147,8 @@ async fn rules(args: &GcArgs, journals: &JournalFolder, queue: Option<&RedisQueu
     Ok(Rules { min_age, live, known, clock: Arc::new(SystemClock), waits: waits(&args.place) })
 }
 
-/// The runs that somebody works on, or has still to: of a fleet's jobs only those that are open are asked for, since there are few.
+/// Returns the runs that a process works on, or still has to. Of a fleet's jobs only the open ones are read,
+/// because they are few.
 async fn live(journals: &JournalFolder, queue: Option<&RedisQueue>) -> CommandResult<BTreeSet<String>> {
     let mut live = BTreeSet::new();
     for read in journals.all()?.into_iter().filter(|read| journals.is_busy(read.job.id)) {
@@ -151,19 +159,19 @@ async fn live(journals: &JournalFolder, queue: Option<&RedisQueue>) -> CommandRe
     Ok(live)
 }
 
-/// The runs of the fleet's jobs in these states.
+/// Returns the runs of the fleet's jobs in these states.
 async fn queued(queue: Option<&RedisQueue>, states: &[JobState]) -> CommandResult<Vec<String>> {
     let Some(queue) = queue else { return Ok(Vec::new()) };
     let mut runs = Vec::new();
     for queued in queue.jobs_in(states, usize::MAX).await? {
-        // What another version has put there is not ours to judge.
+        // A job that another version has queued can't be judged here.
         let Ok(job) = serde_json::from_str::<Job>(&queued.spec) else { continue };
         runs.push(job.names()?.run.to_string());
     }
     Ok(runs)
 }
 
-/// How many leftovers there are still, of each kind of which all were seen.
+/// Returns how many leftovers remain, of each kind that could be listed completely.
 fn left(found: &Survey, removed: &[Removed<'_>]) -> Leftovers {
     let gone = |finding: &Finding| {
         removed.iter().any(|removed| removed.failed.is_none() && removed.finding == finding)

@@ -1,24 +1,22 @@
-//! `snapferry replicate`: a server's boot volume into another region's image library; and what belongs to it, `plan` and `gc`.
+//! `snapferry replicate`: copies a server's boot volume into another region's image library. Its helpers
+//! `plan` and `gc` are here too.
 
-use crate::cli::error::{CommandError, CommandResult};
-use crate::cli::session::Session;
-use crate::cli::args::{CloudArgs, HowArgs, OutputArgs, PlaceArgs, RecoveryArgs};
-use clap::Args as Group;
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use clap::Args as Group;
 use serde_json::{Value, json};
 use show::Shown;
-use site::{Ground, bucket, recovery_region, state_folder, waits};
+use site::{SiteArgs, bucket, recovery_region, state_folder, waits};
 use snapferry_base::cancel::Cancel;
 use snapferry_base::clock::{SystemClock, rfc3339};
 use snapferry_base::job::JobId;
 use snapferry_base::retry::chain;
 use snapferry_fleet::replicate::catchup::{self, Overdue};
 use snapferry_fleet::replicate::gc::own_snapshots;
-use snapferry_fleet::replicate::holdings::{Holdings, Yard};
+use snapferry_fleet::replicate::holdings::{CloudStores, Holdings};
 use snapferry_fleet::replicate::journal::Read;
 use snapferry_fleet::replicate::names::{self, has};
 use snapferry_fleet::replicate::{
@@ -27,25 +25,28 @@ use snapferry_fleet::replicate::{
 };
 use snapferry_ibmcloud::vpc::{SnapshotFilter, SnapshotOrder, Watch};
 
-use super::cloud::{Cloud, Terms, run_leaving};
+use super::cloud::{Cloud, RequestContext, run_leaving};
 use super::error::UsageError;
 use super::exit::Code;
 use super::lengths::{clock_face, rough};
 use super::log::Verbosity;
-use super::signals::Left;
+use super::signals::Unfinished;
+use crate::cli::args::{CloudArgs, HowArgs, OutputArgs, PlaceArgs, RecoveryArgs};
+use crate::cli::error::{CommandError, CommandResult};
 use crate::cli::foreign::{self, Form};
 use crate::cli::print_json;
+use crate::cli::session::Session;
 
 pub mod gc;
 pub mod plan;
 pub mod show;
 pub mod site;
 
-/// A command on jobs, with all that it was told.
+/// Command on jobs, with its arguments and context.
 struct Command<'a> {
     args: &'a ReplicateArgs,
     session: &'a Session,
-    ground: Ground<'a>,
+    ground: SiteArgs<'a>,
     journals: JournalFolder,
 }
 
@@ -58,8 +59,8 @@ pub struct ReplicateArgs {
     #[arg(value_name = "SERVER", required_unless_present_any = ["resume", "abandon"])]
     pub server: Option<String>,
 
-    /// Resume this job, or every unfinished one that this machine knows of; with a server's name also one that another machine began.
-    /// --os, --bucket-location and --volume-profile may be given anew
+    /// Resume this job, or every unfinished one that this machine knows of; with a server's name also one
+    /// that another machine began. --os, --bucket-location and --volume-profile may be given anew
     #[arg(long, value_name = "JOB", num_args = 0..=1, default_missing_value = "all", conflicts_with_all = ["abandon", "dry_run"])]
     pub resume: Option<Resumed>,
 
@@ -87,7 +88,7 @@ pub struct ReplicateArgs {
     pub recovery: RecoveryArgs,
 }
 
-/// Which jobs are resumed.
+/// Choice of the jobs to resume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resumed {
     All,
@@ -105,10 +106,10 @@ impl std::str::FromStr for Resumed {
 }
 
 pub fn run(args: &ReplicateArgs, session: &Session) -> CommandResult<Code> {
-    let ground = Ground { cloud_args: &args.cloud, recovery: &args.recovery, place: &args.place, session };
+    let ground = SiteArgs { cloud_args: &args.cloud, recovery: &args.recovery, place: &args.place, session };
     let journals = JournalFolder::new(&state_folder(&args.place, &session.environment));
     let command = Command { args, session, ground, journals };
-    run_leaving(&args.cloud, session, Left::Job, async |cloud| {
+    run_leaving(&args.cloud, session, Unfinished::Job, async |cloud| {
         let own = command.ground.own(cloud).await?;
         match (args.resume, args.abandon) {
             (_, Some(id)) => command.abandon(cloud, &own, id).await,
@@ -119,7 +120,7 @@ pub fn run(args: &ReplicateArgs, session: &Session) -> CommandResult<Code> {
     })
 }
 
-/// A server's jobs that are not done, wherever they were begun: their snapshots tell.
+/// Returns a server's jobs that are not done, wherever they began: the tags of their snapshots show them.
 async fn open_jobs(cloud: &Cloud, server: &str) -> CommandResult<Vec<JobId>> {
     let (ours, done) = (names::server_tag(server)?, names::done_tag()?);
     let filter = SnapshotFilter { tag: Some(ours), source_volume: None, order: SnapshotOrder::NewestFirst };
@@ -128,7 +129,7 @@ async fn open_jobs(cloud: &Cloud, server: &str) -> CommandResult<Vec<JobId>> {
     Ok(open.filter_map(|snapshot| names::job_of(&snapshot.user_tags)).collect())
 }
 
-/// A job from what was typed.
+/// Makes a job from the arguments.
 pub fn job_of(
     server: &str,
     how: &HowArgs,
@@ -169,7 +170,7 @@ pub fn job_of(
 }
 
 impl Command<'_> {
-    /// The job that was typed, under that id.
+    /// Makes the job that the arguments describe, with this id.
     fn job(&self, id: JobId, home: &str) -> CommandResult<Job> {
         let server =
             self.args.server.as_deref().ok_or_else(|| UsageError("which server? Give its name".into()))?;
@@ -234,9 +235,11 @@ impl Command<'_> {
                     return Err(UsageError(why).into());
                 }
                 Resumed::All if self.args.output.json => writeln!(out, "[]")?,
-                Resumed::All => {
-                    writeln!(out, "nothing to resume in {}", state_folder(&self.args.place, &self.session.environment).display())?
-                }
+                Resumed::All => writeln!(
+                    out,
+                    "nothing to resume in {}",
+                    state_folder(&self.args.place, &self.session.environment).display()
+                )?,
             }
             return Ok(Code::Done);
         }
@@ -248,7 +251,7 @@ impl Command<'_> {
                 Ok(done) => worked |= done,
                 Err(error) if chosen.len() == 1 || cloud.cancel().is_cancelled() => return Err(error),
                 Err(error) => {
-                    // The others are resumed all the same.
+                    // The other jobs are resumed all the same.
                     super::exit::report(&error);
                     first_failure.get_or_insert(error);
                 }
@@ -258,7 +261,8 @@ impl Command<'_> {
             Some(error) => {
                 Err(error.during("not every job could be resumed; of those that could not, the first"))
             }
-            // What was begun here is over: the server's unfinished job is somewhere else.
+            // The jobs that began here are over, so the server's unfinished job may have begun on another
+            // machine.
             None if begun_here && !worked && which == Resumed::All => {
                 match self.begun_elsewhere(cloud, which).await?.pop() {
                     Some(job) => {
@@ -272,7 +276,7 @@ impl Command<'_> {
         }
     }
 
-    /// That something could not be pruned is told, and no reason to fail.
+    /// Runs `catch_up`. If it fails, logs a warning: what could not be pruned is no reason to fail.
     async fn catch_up_if_possible(&self, cloud: &Cloud) -> CommandResult<()> {
         match self.catch_up(cloud).await {
             Err(error) if cloud.cancel().is_cancelled() => Err(error),
@@ -284,7 +288,7 @@ impl Command<'_> {
         }
     }
 
-    /// Removes what a job of the server that is done has not come to prune, by that job's own rules.
+    /// Removes what finished jobs of the server should have pruned but did not, by each job's own rules.
     async fn catch_up(&self, cloud: &Cloud) -> CommandResult<()> {
         let Some(server) = &self.args.server else { return Ok(()) };
         let cloud = cloud.waiting(waits(&self.args.place));
@@ -296,8 +300,11 @@ impl Command<'_> {
         }
         let overdue = catchup::look(&snapshots, &places, Some(server), &live, SystemTime::now()).await?;
         let away = places.away.as_ref().map(|(away, tagging)| (away, tagging));
-        let yard =
-            Yard { home: &places.home, away, store: places.bucket.as_ref().map(|(store, ..)| &**store) };
+        let yard = CloudStores {
+            home: &places.home,
+            away,
+            store: places.bucket.as_ref().map(|(store, ..)| &**store),
+        };
         for Overdue { thing, by, .. } in &overdue {
             match thing.remove(&yard).await {
                 Ok(()) => tracing::info!("{thing} is pruned, which {by} does not keep"),
@@ -308,7 +315,8 @@ impl Command<'_> {
         Ok(())
     }
 
-    /// A job that stopped for want of one of these goes on with what was typed this time.
+    /// Returns the job with the arguments of this call, for a job that stopped because one of them was
+    /// missing.
     fn mended(&self, job: Job) -> Job {
         let how = &self.args.how;
         Job {
@@ -319,7 +327,8 @@ impl Command<'_> {
         }
     }
 
-    /// A server's jobs that another machine began, whose journal is not here: their snapshots tell.
+    /// Returns the newest job of a server that another machine began and whose journal is not here: its
+    /// snapshot shows it.
     async fn begun_elsewhere(&self, cloud: &Cloud, which: Resumed) -> CommandResult<Vec<Job>> {
         let Some(server) = &self.args.server else { return Ok(Vec::new()) };
         let mut ids = open_jobs(cloud, server).await?;
@@ -327,7 +336,7 @@ impl Command<'_> {
             Resumed::All => !self.journals.is_busy(id),
             Resumed::One(wanted) => id == wanted,
         });
-        // Of several only the newest is worth it: the others are older disks of the same server.
+        // Only the newest job is worth it: the others are older disks of the same server.
         ids.sort_unstable();
         ids.pop().map(|id| self.job(id, &cloud.home)).into_iter().collect()
     }
@@ -346,7 +355,7 @@ impl Command<'_> {
         let (journal, _) = self.journals.open(&read.job)?;
         let shown = Arc::new(Shown::new(&self.session.console, self.session.verbosity));
         let watch: Arc<dyn Watch> = shown.clone();
-        let site = self.ground.site(cloud, &read.job, own, &Terms::alone(cloud.cancel(), &watch))?;
+        let site = self.ground.site(cloud, &read.job, own, &RequestContext::alone(cloud.cancel(), &watch))?;
         let saga =
             Saga { job: &read.job, site: &site, cleaning: &site, journal: &journal, onlooker: &*shown };
         let left = saga.abandon(read.state()).await?;
@@ -357,24 +366,26 @@ impl Command<'_> {
             writeln!(foreign::out(), "job {id} is given up, and what it made is removed")?;
         }
         match left.first() {
-            Some(first) => Err(CommandError::Failed(format!("not all of job {id} could be removed: {first}"))),
+            Some(first) => {
+                Err(CommandError::Failed(format!("not all of job {id} could be removed: {first}")))
+            }
             None => Ok(Code::Done),
         }
     }
 
-    /// Works on a job until it is done; whether there was anything left to do.
+    /// Works on a job until it is done. Returns false if it was over already.
     async fn work(&self, cloud: &Cloud, own: &OwnServer, job: &Job) -> CommandResult<bool> {
         let (journal, before) = self.journals.open(job)?;
         let known = before.map(|read| read.state()).unwrap_or_default();
         let shown = Arc::new(Shown::new(&self.session.console, self.session.verbosity));
         let watch: Arc<dyn Watch> = shown.clone();
-        let site = self.ground.site(cloud, job, own, &Terms::alone(cloud.cancel(), &watch))?;
-        // Of what this machine began it knows whether somebody is at it.
+        let site = self.ground.site(cloud, job, own, &RequestContext::alone(cloud.cancel(), &watch))?;
+        // For the jobs that began on this machine, the journals show whether a process works on them.
         let idle =
             self.unfinished()?.into_iter().map(|read| read.job.id).filter(|&id| !self.journals.is_busy(id));
         site.hold.note_idle(idle.collect());
-        // What has to be done after the word to stop heeds nobody; a second word ends the process.
-        let cleaning = self.ground.site(cloud, job, own, &Terms::alone(&Cancel::new(), &watch))?;
+        // The signal to stop does not cancel the clean-up; a second signal ends the process.
+        let cleaning = self.ground.site(cloud, job, own, &RequestContext::alone(&Cancel::new(), &watch))?;
         if self.session.verbosity != Verbosity::Quiet && self.session.console.is_terminal() {
             let words = format!(
                 "job {}: {} in {} -> {}, through bucket {}\n",
@@ -436,12 +447,12 @@ impl Command<'_> {
         Ok(Code::Done)
     }
 
-    /// What would be done, and what is in the way.
+    /// Prints what the job would do. Fails if there is an obstacle.
     async fn dry_run(&self, cloud: &Cloud, own: &OwnServer) -> CommandResult<Code> {
         let job = self.job(JobId::new(&SystemClock), &cloud.home)?;
         let names = job.names()?;
         let watch: Arc<dyn Watch> = Arc::new(snapferry_ibmcloud::vpc::LogWatch);
-        let site = self.ground.site(cloud, &job, own, &Terms::alone(cloud.cancel(), &watch))?;
+        let site = self.ground.site(cloud, &job, own, &RequestContext::alone(cloud.cancel(), &watch))?;
         let looked = plan::preflight(&job, &site).await?;
         let going = Holdings::of_job(&job, &site, None)
             .await
@@ -477,7 +488,7 @@ impl Command<'_> {
     }
 }
 
-/// The whole job, for programs.
+/// Returns the whole job as JSON, for programs.
 pub fn record(job: &Job, finished: &Finished, begun: SystemTime) -> Value {
     let Finished { state, names, steps, warnings, over } = finished;
     let State { snapshot, object, image, replaced, pruned, .. } = state;

@@ -1,31 +1,32 @@
-//! `snapferry plan`: how long replicating a server will take, and what limits it; and the look before a dry run.
+//! `snapferry plan`: forecasts how long replicating a server takes, and what limits it. Also the checks of a
+//! dry run.
 
-use crate::cli::error::CommandResult;
-use std::num::NonZeroU32;
-use crate::cli::session::Session;
-use crate::cli::args::{CloudArgs, OutputArgs};
-use clap::Args as Group;
 use std::io::Write as _;
+use std::num::NonZeroU32;
 use std::path::Path;
 
+use clap::Args as Group;
 use snapferry_base::retry::chain;
 use snapferry_fleet::replicate::forecast::{Converter, Forecast, forecast, profile_bandwidth};
 use snapferry_fleet::replicate::state::DiskState;
 use snapferry_fleet::replicate::steps::Look;
-use snapferry_fleet::replicate::{Fault, Job, Site};
+use snapferry_fleet::replicate::{Fault, Job, JobContext};
 use snapferry_ibmcloud::iam::{CLOUD_INIT, instance_of_cloud_init};
 use snapferry_ibmcloud::vpc::model::Instance;
 use snapferry_ibmcloud::vpc::{InstanceId, LARGEST_IMAGE, RegionClient, VpcError};
 
+use crate::cli::args::{CloudArgs, OutputArgs};
 use crate::cli::cloud::{Cloud, run as run_on_cloud};
 use crate::cli::credentials;
+use crate::cli::error::CommandResult;
 use crate::cli::error::UsageError;
 use crate::cli::exit::Code;
 use crate::cli::foreign;
 use crate::cli::print_json;
+use crate::cli::session::Session;
 
-/// What a dry run finds out.
-pub async fn preflight(job: &Job, site: &Site) -> Result<Look, Fault> {
+/// Checks a job as a dry run does.
+pub async fn preflight(job: &Job, site: &JobContext) -> Result<Look, Fault> {
     Look::at(job, site).await
 }
 
@@ -34,7 +35,7 @@ pub async fn preflight(job: &Job, site: &Site) -> Result<Look, Fault> {
     after_help = "Examples:\n  snapferry plan web01\n  snapferry plan web01 --on ferry1 --concurrency 2\n  snapferry plan web01 --volume-profile general-purpose --json"
 )]
 pub struct PlanArgs {
-    /// The server
+    /// Name of the server
     #[arg(value_name = "SERVER")]
     pub server: String,
 
@@ -90,11 +91,7 @@ pub fn run(args: &PlanArgs, session: &Session) -> CommandResult<Code> {
     Ok(Code::Done)
 }
 
-async fn converting_server(
-    args: &PlanArgs,
-    cloud: &Cloud,
-    client: &RegionClient,
-) -> CommandResult<Instance> {
+async fn converting_server(args: &PlanArgs, cloud: &Cloud, client: &RegionClient) -> CommandResult<Instance> {
     if let Some(on) = &args.on {
         return Ok(client.server(on).await?);
     }
@@ -115,7 +112,7 @@ async fn converting_server(
     Ok(client.instance(&InstanceId::new(id.clone())).await?.ok_or_else(missing)?)
 }
 
-/// What the server has for the job, by its profile and its own settings.
+/// Returns the resources that the server has for the job, by its profile and its own settings.
 async fn converter(client: &RegionClient, on: &Instance, at_a_time: u64) -> CommandResult<Converter> {
     let profiles = client.instance_profiles().await?;
     let profile = profiles.into_iter().find(|profile| profile.name == on.profile.name);
@@ -136,7 +133,7 @@ async fn converter(client: &RegionClient, on: &Instance, at_a_time: u64) -> Comm
     Ok(Converter {
         other_volumes,
         at_a_time,
-        // Two where nobody tells: the smallest that makes sense.
+        // Two if the profile does not report them: the smallest number that makes sense.
         cores: profile.and_then(|profile| profile.vcpu_count?.usual()).unwrap_or(2),
         volume_bandwidth: volumes,
         network_bandwidth: all.map(|all| all.saturating_sub(volumes.unwrap_or_default())),

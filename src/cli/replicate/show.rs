@@ -1,11 +1,11 @@
-//! A job as it is shown: on a terminal a line for each step that is through, and below them what is waited for, or the bar; elsewhere a line
-//! in the log at each change.
+//! Display of a job. On a terminal: a line for each step that is done, and below them the current wait or the
+//! progress bar. Elsewhere: a line in the log at each change.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use indicatif::ProgressBar;
-use snapferry_fleet::replicate::{Onlooker, Progress, Step};
+use snapferry_fleet::replicate::{Progress, ProgressObserver, Step};
 use snapferry_ibmcloud::vpc::Watch;
 
 use crate::cli::foreign::{LONGEST_SHOWN, cut, line};
@@ -13,7 +13,7 @@ use crate::cli::lengths::clock_face;
 use crate::cli::log::Verbosity;
 use crate::cli::progress::{Console, Progress as Bar};
 
-/// Shows a job until dropped.
+/// Shows a job until it is dropped.
 pub struct Shown {
     console: Console,
     verbosity: Verbosity,
@@ -41,7 +41,7 @@ impl Drop for Shown {
     }
 }
 
-/// What a step is about to do, while nothing more is known.
+/// Returns a text for a step that has begun, while nothing more is known.
 fn doing(step: Step) -> &'static str {
     match step {
         Step::Resolve => "looking for the server",
@@ -88,16 +88,16 @@ impl Shown {
         now.clear();
         if self.on_terminal() {
             let line = format!("  {:<10} {:>7}  {}\n", step.name(), clock_face(took), line(words));
-            // Nothing is left to do about a stderr that is gone.
+            // If stderr is gone, nothing can be done about it.
             let _ = self.console.print(line.as_bytes());
         } else {
-            // Which job and step, the log's spans tell.
+            // The log's spans name the job and the step.
             tracing::info!(seconds = took.as_secs(), "{} done: {words}", step.name());
         }
     }
 }
 
-impl Onlooker for Shown {
+impl ProgressObserver for Shown {
     fn see(&self, progress: Progress<'_>) {
         let mut now = self.now();
         match progress {

@@ -1,8 +1,5 @@
-//! A job's surroundings from what was typed: this server, both regions, the bucket, the state folder.
+//! Context of a job, made from the arguments: this server, both regions, the bucket, the state folder.
 
-use crate::cli::error::CommandResult;
-use crate::cli::environment::Environment;
-use crate::cli::args::{CloudArgs, PlaceArgs, RecoveryArgs, StoreArgs};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,35 +8,38 @@ use snapferry_base::clock::SystemClock;
 use snapferry_base::fence::{Fence, Unfenced};
 use snapferry_base::retry::chain;
 use snapferry_engine::store::{ObjectKey, ObjectStore};
-use snapferry_fleet::replicate::device::{Behind, DeviceFolder, UDEV_LAG};
-use snapferry_fleet::replicate::{Age, Hold, Job, OwnServer, Site, Turns, Waits};
+use snapferry_fleet::replicate::device::{DeviceFolder, DeviceKind, UDEV_LAG};
+use snapferry_fleet::replicate::{Age, Job, JobContext, OwnServer, SnapshotHold, Turns, Waits};
 use snapferry_ibmcloud::iam::{CLOUD_INIT, instance_of_cloud_init, region_of_zone};
 use snapferry_ibmcloud::vpc::{InstanceId, VpcError};
 use tokio::sync::Semaphore;
 
-use crate::cli::cloud::{Cloud, Terms};
-use crate::cli::config::{self, Place, Use};
+use crate::cli::args::{CloudArgs, PlaceArgs, RecoveryArgs, StoreArgs};
+use crate::cli::cloud::{Cloud, RequestContext};
+use crate::cli::config::{self, ImageDestination, StoreOptions};
 use crate::cli::credentials;
+use crate::cli::environment::Environment;
+use crate::cli::error::CommandResult;
 use crate::cli::error::UsageError;
 use crate::cli::session::Session;
 
-/// Requests to the store at once: what a conversion has in flight by default.
+/// Parallel requests to the store: as many as a conversion has in flight by default.
 const CONNECTIONS: usize = 6;
 
-/// Everything but the job.
-pub struct Ground<'a> {
+/// Everything that the context of a job is made from, except the job.
+pub struct SiteArgs<'a> {
     pub cloud_args: &'a CloudArgs,
     pub recovery: &'a RecoveryArgs,
     pub place: &'a PlaceArgs,
     pub session: &'a Session,
 }
 
-/// Where the journals are.
+/// Returns the folder of the journals.
 pub fn state_folder(place: &PlaceArgs, environment: &Environment) -> PathBuf {
     if let Some(folder) = &place.state_folder {
         return folder.clone();
     }
-    // systemd's own, with StateDirectory=.
+    // systemd sets this variable, with StateDirectory=.
     if let Some(folder) = environment.get("STATE_DIRECTORY") {
         return folder.split(':').next().unwrap_or(folder).into();
     }
@@ -57,12 +57,13 @@ pub fn waits(place: &PlaceArgs) -> Waits {
     Waits { every: place.poll_every, at_most: place.wait_at_most.map(|Age(length)| length) }
 }
 
-/// This machine's turns to attach to servers, and to detach from them.
+/// Returns the locks by which the processes of this machine take turns to attach volumes to servers, and to
+/// detach them.
 pub fn turns(place: &PlaceArgs, environment: &Environment) -> Turns {
     Turns::new(state_folder(place, environment).join("servers"))
 }
 
-/// The bucket, named.
+/// Returns the bucket, which the user has to name.
 pub fn bucket(recovery: &RecoveryArgs) -> Result<&str, UsageError> {
     recovery
         .bucket
@@ -70,13 +71,13 @@ pub fn bucket(recovery: &RecoveryArgs) -> Result<&str, UsageError> {
         .ok_or_else(|| UsageError("which bucket is the image to pass through? Give --bucket".into()))
 }
 
-/// The recovery region, named.
+/// Returns the recovery region, which the user has to name.
 pub fn recovery_region(recovery: &RecoveryArgs) -> Result<&str, UsageError> {
     recovery.to.as_deref().ok_or_else(|| UsageError("which region is the image for? Give --to".into()))
 }
 
-impl Ground<'_> {
-    /// The server that we run on.
+impl SiteArgs<'_> {
+    /// Returns the server that this process runs on.
     pub async fn own(&self, cloud: &Cloud) -> CommandResult<OwnServer> {
         let id = match &self.place.instance {
             Some(id) => id.clone(),
@@ -100,12 +101,13 @@ impl Ground<'_> {
         Ok(OwnServer { id: own.id, name: own.name, zone: own.zone.name, region })
     }
 
-    /// The bucket that was typed, as a store that heeds the cloud's word to stop.
+    /// Opens the bucket that the user named. The store stops when the cloud's requests are cancelled.
     pub fn store(&self, bucket: &str, cloud: &Cloud) -> CommandResult<Arc<dyn ObjectStore>> {
         self.open(bucket, cloud, None, self.recovery.store(&self.cloud_args.identity))
     }
 
-    /// A job's bucket, where the job knows it to be: whoever resumes it need not say so again.
+    /// Opens a job's bucket with the settings that the job keeps, so that the user who resumes it need not
+    /// repeat them.
     fn store_of(
         &self,
         job: &Job,
@@ -118,7 +120,7 @@ impl Ground<'_> {
         self.open(&job.bucket, cloud, Some(fence), StoreArgs { region, endpoint, ..typed })
     }
 
-    /// Changed only where `fence`, if there is one, lets it.
+    /// Opens a bucket. If there is a `fence`, it is checked before each change.
     fn open(
         &self,
         bucket: &str,
@@ -127,30 +129,49 @@ impl Ground<'_> {
         args: StoreArgs,
     ) -> CommandResult<Arc<dyn ObjectStore>> {
         let key = ObjectKey::new("snapferry").map_err(|error| UsageError(error.to_string()))?;
-        let place = Place::Bucket { bucket: bucket.to_owned(), key };
-        let usage =
-            Use { fence, identity: Some(cloud.identity()), ..Use::plain(CONNECTIONS, cloud.cancel(), &self.session.environment) };
+        let place = ImageDestination::Bucket { bucket: bucket.to_owned(), key };
+        let usage = StoreOptions {
+            fence,
+            identity: Some(cloud.identity()),
+            ..StoreOptions::plain(CONNECTIONS, cloud.cancel(), &self.session.environment)
+        };
         config::open_store(&place, &args, &usage)
     }
 
-    /// All that a job needs, on those terms. Nobody else wants its turn to convert, unless it is given one to share.
-    pub fn site(&self, cloud: &Cloud, job: &Job, own: &OwnServer, terms: &Terms) -> CommandResult<Site> {
+    /// Makes the context of a job, with the request settings `terms`. The job has its turn to convert for
+    /// itself, unless the caller replaces it by a shared one.
+    pub fn site(
+        &self,
+        cloud: &Cloud,
+        job: &Job,
+        own: &OwnServer,
+        terms: &RequestContext,
+    ) -> CommandResult<JobContext> {
         let waiting = cloud.waiting(waits(self.place));
         // The hold is looked up by a client that no fence stops.
-        let looking = Terms {
+        let looking = RequestContext {
             fence: Arc::new(Unfenced),
             cancel: Cancel::new(),
             watch: Arc::clone(&terms.watch),
             ..*terms
         };
         let home = waiting.on(&looking).region(&job.from)?;
-        let hold =
-            Arc::new(Hold::new(&own.name, Some(home), Arc::clone(&terms.fence), Arc::new(SystemClock)));
-        let fence: Arc<dyn Fence> = Arc::<Hold>::clone(&hold);
-        let terms = &Terms { fence, cancel: terms.cancel.clone(), watch: Arc::clone(&terms.watch), ..*terms };
+        let hold = Arc::new(SnapshotHold::new(
+            &own.name,
+            Some(home),
+            Arc::clone(&terms.fence),
+            Arc::new(SystemClock),
+        ));
+        let fence: Arc<dyn Fence> = Arc::<SnapshotHold>::clone(&hold);
+        let terms = &RequestContext {
+            fence,
+            cancel: terms.cancel.clone(),
+            watch: Arc::clone(&terms.watch),
+            ..*terms
+        };
         let cloud = waiting.on(terms);
-        let behind = if self.place.device_files { Behind::DeviceOrFile } else { Behind::Device };
-        Ok(Site {
+        let behind = if self.place.device_files { DeviceKind::DeviceOrFile } else { DeviceKind::Device };
+        Ok(JobContext {
             own: own.clone(),
             home: cloud.region(&job.from)?,
             away: cloud.region(&job.to)?,

@@ -1,4 +1,5 @@
-//! What a user meets at the command line: refusals that say what to do, the plan, and uploads that somebody left behind.
+//! `convert` and `uploads` on the command line: refusals that name the next step, the plan, and uploads that
+//! an earlier run left behind.
 
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::process::CommandExt as _;
@@ -13,7 +14,7 @@ use snapferry_testkit::skip::{is_root, skip};
 
 use super::{BUCKET, Bucket, KEY, Running, folder, into_file, key, left_in, run, snapferry, wait_until};
 
-/// A disk of 1 MiB in `folder`, as `disk.raw`.
+/// Writes a disk of 1 MiB to `disk.raw` in `folder`.
 fn small_disk(folder: &Path) -> std::path::PathBuf {
     let raw = folder.join("disk.raw");
     Disk::new(Kind::Mixed, ByteCount(MIB), 1).write(&raw).expect("a disk");
@@ -51,7 +52,7 @@ fn what_one_may_not_read_or_write_is_refused_with_a_hint() {
     std::fs::set_permissions(&raw, std::fs::Permissions::from_mode(0o600)).expect("closed");
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).expect("open");
     let mut command = into_file(&raw, &folder.path().join(KEY), &[]);
-    // As somebody who is not root: `nobody`.
+    // The user id of a user other than root.
     command.uid(65534).gid(65534);
     let Ok(output) = command.output() else { return skip("somebody else can't run the program from here") };
     super::Ended::from(output).expect(3, &["cannot open", "Permission denied", "run as root"]);
@@ -169,7 +170,7 @@ fn the_plan_is_told_and_nothing_is_done() {
     }
     let plan = run(bucket.convert(&raw, &["--dry-run", "--json"])).json();
     assert_eq!((plan["virtual_size"].as_u64(), plan["part_size"].as_u64()), (Some(MIB), Some(32 * MIB)));
-    // A plan asks for no keys.
+    // A dry run needs no keys.
     run(bucket.keyless(["convert", "--dry-run", "--device", raw.to_str().expect("UTF-8")])).expect(0, &[]);
     bucket.expect_nothing();
     assert_eq!(bucket.sim.stats().of(Operation::CreateMultipartUpload).requests, 0);
@@ -187,7 +188,7 @@ fn a_quiet_run_says_nothing_and_an_ordinary_one_what_was_made() {
     let ended = run(into_file(&raw, &image, &["--force"]));
     ended.expect(0, &["disk.qcow2", "1 MiB", "ratio", "CRC64NVME", "disk.qcow2.manifest"]);
     assert_eq!(ended.out, "");
-    // Nobody has to listen.
+    // A stderr that can't be written to is no error.
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has one");
     let mut unheard = into_file(&raw, &image, &["--force"]);
     assert_eq!(unheard.stderr(full).status().expect("it runs").code(), Some(0));
@@ -276,11 +277,11 @@ fn uploads_of_a_run_that_was_killed_are_listed_and_removed() {
     assert!(text.contains("disk.qcow2.other") && !text.contains(id), "{text}");
 
     run(bucket.command(["uploads", "abort"])).expect(2, &["--key"]);
-    // A key alone means that key, and none that only begins so.
+    // A key given alone means exactly that key, not every key that begins with it.
     let aborted = run(bucket.command(["uploads", "abort", "--key", "disk.qcow2"]));
     assert_eq!((aborted.code, aborted.out), (Some(0), format!("aborted disk.qcow2  {id}\n")));
     assert_eq!(bucket.open_uploads(), 1);
-    // Again, and by its id: what is gone is gone.
+    // Aborting the same upload again, by its id, is no error.
     run(bucket.command(["uploads", "abort", "--key", "disk.qcow2", "--id", id])).expect(0, &[]);
     assert_eq!(bucket.open_uploads(), 1);
     run(bucket.command(["uploads", "abort", "--all"])).expect(0, &[]);

@@ -1,4 +1,4 @@
-//! Real devices and file systems, sound and failing. All of it needs root and loop devices.
+//! Real devices and file systems, sound and failing. All tests here need root and loop devices.
 
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use snapferry_base::units::{ByteCount, GuestOffset, MIB, to_u64, to_usize};
 use snapferry_engine::convert::ConvertError;
-use snapferry_engine::convert::plan::{Destination, Options};
+use snapferry_engine::convert::plan::Options;
 use snapferry_engine::manifest::Manifest;
 use snapferry_engine::source::{Extent, InUse, RawSource, Source, SourceError};
+use snapferry_engine::store::Location;
 use snapferry_engine::store::{FolderStore, ObjectStore};
 use snapferry_testkit::disks::{Disk, Kind};
 use snapferry_testkit::loopdev::{
@@ -48,13 +49,13 @@ fn a_device_converts_whatever_its_sector_size() {
     }
 }
 
-/// A disk of random bytes, the ranges of it that can't be read, and the device.
+/// A disk of random bytes, and a device of these bytes on which the range `bad` can't be read.
 fn damaged(bad: Range<u64>) -> Option<(Vec<u8>, BadRangeDevice)> {
     let contents = Disk::new(Kind::Random, ByteCount(12 * MIB), 32).to_vec();
     BadRangeDevice::new(&contents, bad).map(|device| (contents, device))
 }
 
-/// In the middle of a chunk, and not at the start of anything.
+/// Bad range in the middle of a chunk, aligned to no larger unit.
 const BAD: Range<u64> = 5 * MIB + 7 * BAD_UNIT..5 * MIB + 9 * BAD_UNIT;
 
 #[test]
@@ -86,10 +87,10 @@ fn salvage_stores_all_that_can_be_read_and_reports_the_rest() {
     assert_eq!(serde_json::to_value(&manifest.salvaged).expect("JSON"), range);
     prove(&contents, &std::fs::read(&image).expect("the image"), &manifest);
 
-    // Quiet means only what went wrong, and this did.
+    // `--quiet` still reports errors, and unreadable ranges are errors.
     run(into_file(device.path(), &image, &["--salvage", "--quiet", "--force"]))
         .expect(3, &["unreadable", &words]);
-    // A disk without faults gives 0 with --salvage too.
+    // A disk without read errors ends with exit code 0 under `--salvage` too.
     let sound = folder.path().join("sound.raw");
     std::fs::write(&sound, &contents).expect("a disk");
     let report = run(into_file(&sound, &image, &["--salvage", "--json", "--force"])).json();
@@ -120,7 +121,7 @@ fn a_device_that_is_taken_away_is_told_with_the_offset() {
     bucket.expect_nothing();
 }
 
-/// A source to which something happens just before the first read at or behind `from`.
+/// Source on which `act` runs once, just before the first read at or after `from`.
 struct Meddled<'a> {
     inner: RawSource,
     from: u64,
@@ -152,16 +153,15 @@ impl Source for Meddled<'_> {
     }
 }
 
-/// Converts `path` while `act` happens to it, and gives the source's error. Nothing is left behind.
+/// Converts `path` while `act` changes it, and returns the source's error. Panics if anything is left behind.
 fn meddle(path: &Path, from: u64, act: &(dyn Fn() + Send + Sync)) -> SourceError {
     let folder = folder();
     let store: Arc<dyn ObjectStore> = Arc::new(FolderStore::new(folder.path().to_owned()));
     let inner = RawSource::open(path, InUse::Refuse).expect("a source");
     let source = Meddled { inner, from, done: AtomicBool::new(false), act };
-    // One read at a time, so that what was read before is known.
+    // One read at a time, so that it is known which bytes were read before.
     let options = Options { readers: std::num::NonZeroUsize::new(1), ..Options::default() };
-    let failure =
-        convert(&source, &store, Destination::File, &options, &Vec::new).expect_err("it was meddled with");
+    let failure = convert(&source, &store, Location::File, &options).expect_err("it was meddled with");
     assert_eq!(failure.leftover, None);
     assert_eq!(left_in(folder.path()), Vec::<String>::new());
     match failure.error {
@@ -189,7 +189,7 @@ fn a_file_that_shrinks_meanwhile_is_told_with_its_new_end() {
         matches!(error, SourceError::Shrunk { offset: GuestOffset(at), size, .. } if (at, size) == (20 * MIB, 24 * MIB)),
         "{error:?}"
     );
-    // Only behind what was read already: the end tells.
+    // Grown behind the bytes that were read already: only the comparison at the end finds it.
     let raw = random_file(home.path());
     let error = meddle(&raw, 23 * MIB, &|| open_for_writing(&raw).set_len(25 * MIB).expect("grown"));
     assert!(matches!(&error, SourceError::Changed { .. }), "{error:?}");

@@ -1,4 +1,5 @@
-//! Sources and stores that fail on command: each failure ends with its exit code, a message that names the place, and nothing left.
+//! Sources and stores that fail on command: each failure ends with its exit code and a message that names the
+//! failed place, and leaves nothing behind.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,9 +12,12 @@ use snapferry_base::cancel::{Cancel, Reason};
 use snapferry_base::clock::SystemClock;
 use snapferry_base::retry::Backoff;
 use snapferry_base::units::{ByteCount, GuestOffset, MIB, to_u64, to_usize};
-use snapferry_engine::convert::plan::{Beside, Destination, Options};
+use snapferry_engine::convert::plan::{ManifestPolicy, Options};
 use snapferry_engine::convert::{Conversion, ConvertError, Converted, Failure, Target, plan_for};
+use snapferry_engine::pipeline::PipelineError;
 use snapferry_engine::source::{Extent, InUse, RawSource, Salvaging, Source, SourceError};
+use snapferry_engine::store::Location;
+use snapferry_engine::store::Overwrite;
 use snapferry_engine::store::{FolderStore, ObjectStore, Operation, Pace, Retrying, StoreError};
 use snapferry_s3::{S3Config, S3Store};
 use snapferry_sim::{Action, Operation as Request, Rule, TlsFiles, When};
@@ -28,10 +32,10 @@ use super::{
     runtime, wait_until,
 };
 
-/// Three parts, and something for several threads to do.
+/// Part size that makes several parts, so that several threads have work.
 const PARTS: [&str; 2] = ["--part-size", "8M"];
 
-/// A folder with a disk that no codec makes smaller, for when bytes have to travel.
+/// Writes a disk that no codec makes smaller, so that all of its bytes are sent, into a new folder.
 fn random_disk(size: u64) -> (TempDir, PathBuf, Disk) {
     let folder = folder();
     let raw = folder.path().join("disk.raw");
@@ -40,7 +44,7 @@ fn random_disk(size: u64) -> (TempDir, PathBuf, Disk) {
     (folder, raw, disk)
 }
 
-/// A disk in memory of which a part can't be read.
+/// Disk in memory of which the range `bad` can't be read.
 struct Broken {
     bytes: Vec<u8>,
     bad: std::ops::Range<u64>,
@@ -60,7 +64,7 @@ impl Source for Broken {
     fn read_at(&self, offset: GuestOffset, into: &mut [u8]) -> Result<(), SourceError> {
         let end = offset.0 + to_u64(into.len());
         if offset.0 < self.bad.end && self.bad.start < end {
-            // As the kernel does it: all of the read fails, without a word about where.
+            // As in the kernel: the whole read fails, and the error does not name the bad range.
             return Err((self.error)(offset));
         }
         let here = &self.bytes[to_usize(offset.0)..self.bytes.len().min(to_usize(end))];
@@ -92,8 +96,8 @@ fn an_unreadable_sector_is_found_wherever_it_is() {
         let source = Broken { bytes: bytes.clone(), bad: start..start + 1, error: io_error };
         let memory = Arc::new(MemoryStore::new(BUCKET));
         let store: Arc<dyn ObjectStore> = memory.clone();
-        let failure = convert(&source, &store, Destination::Bucket, &Options::default(), &Vec::new)
-            .expect_err("a bad sector");
+        let failure =
+            convert(&source, &store, Location::Bucket, &Options::default()).expect_err("a bad sector");
         let ConvertError::Source(SourceError::Read { offset, .. }) = failure.error else {
             panic!("{failure:?}")
         };
@@ -104,9 +108,7 @@ fn an_unreadable_sector_is_found_wherever_it_is() {
         assert_eq!(left, (Some(None), Some(Vec::new())));
 
         let salvaging = Salvaging::new(source);
-        let done =
-            convert(&salvaging, &store, Destination::Bucket, &Options::default(), &|| salvaging.bad_ranges())
-                .expect("salvaged");
+        let done = convert(&salvaging, &store, Location::Bucket, &Options::default()).expect("salvaged");
         let mut salvaged = bytes.clone();
         let end = (start + 512).min(len);
         salvaged[to_usize(start)..to_usize(end)].fill(0);
@@ -127,13 +129,12 @@ fn a_device_that_is_gone_is_no_case_for_salvage() {
     let store: Arc<dyn ObjectStore> = Arc::new(FolderStore::new(home.path().to_owned()));
     let bytes = Disk::new(Kind::Random, ByteCount(12 * MIB), 43).to_vec();
     let salvaging = Salvaging::new(Broken { bytes, bad: 8 * MIB..12 * MIB, error: gone });
-    let failure = convert(&salvaging, &store, Destination::File, &Options::default(), &Vec::new)
-        .expect_err("it is gone");
+    let failure = convert(&salvaging, &store, Location::File, &Options::default()).expect_err("it is gone");
     assert!(matches!(&failure.error, ConvertError::Source(SourceError::Vanished { .. })), "{failure:?}");
     assert_eq!(left_in(home.path()), Vec::<String>::new());
 }
 
-/// Faults that pass, or that the store only seems to have: the image arrives all the same.
+/// Transient faults, and faults that only look like ones of the store: the image arrives nevertheless.
 #[test]
 fn passing_faults_of_the_store_pass_unseen() {
     let (_home, raw, disk) = random_disk(17 * MIB);
@@ -233,7 +234,7 @@ fn an_image_without_its_manifest_is_told_as_such() {
 fn an_image_that_cannot_be_looked_at_is_there_all_the_same() {
     let (_home, raw, disk) = random_disk(MIB);
     let bucket = Bucket::start();
-    // The first two looks are at what is there before; this one is at the image.
+    // The first two HEAD requests look for existing objects; the third one looks at the new image.
     bucket
         .sim
         .faults()
@@ -251,7 +252,8 @@ fn an_image_that_cannot_be_looked_at_is_there_all_the_same() {
     );
 }
 
-/// What a store does not tell is no verdict: the size is asked for otherwise, and where nobody tells it, that is what is said.
+/// A missing size is no error: the client asks for it by other requests, and only if none of them returns it,
+/// reports that.
 #[test]
 fn an_image_whose_size_head_does_not_tell_is_looked_at_otherwise() {
     let (_home, raw, disk) = random_disk(MIB);
@@ -261,13 +263,13 @@ fn an_image_whose_size_head_does_not_tell_is_looked_at_otherwise() {
     bucket.sim.faults().add(silent(), Action::NoLength);
     run(bucket.convert(&raw, &[])).expect(0, &[]);
     assert!(bucket.object(&key().manifest()).is_some());
-    // Without ranges, by the list.
+    // Without range requests, the list has the size.
     let bucket = Bucket::start();
     bucket.sim.faults().add(silent(), Action::NoLength);
     let (get, refused) = unanswered(Request::GetObject);
     bucket.sim.faults().add(get, refused);
     run(bucket.convert(&raw, &[])).expect(0, &[]);
-    // Without either it is there, and could not be looked at.
+    // Without either, the object exists but can't be checked.
     let bucket = Bucket::start();
     bucket.sim.faults().add(silent(), Action::NoLength);
     for request in [Request::GetObject, Request::ListObjectsV2] {
@@ -323,19 +325,19 @@ fn an_image_without_a_manifest_takes_the_place_of_one_that_had_it() {
     let manifest = made.folder.path().join(key().manifest().as_str());
     let store: Arc<dyn ObjectStore> = Arc::new(FolderStore::new(made.folder.path().to_owned()));
     let source = RawSource::open(&made.raw, InUse::Refuse).expect("a source");
-    let options = Options { beside: Beside::Nothing, ..Options::default() };
+    let options = Options { beside: ManifestPolicy::Nothing, ..Options::default() };
     let somebody_elses = b"{\"name\": \"not ours\"}";
     for (before, after) in [(None, None), (Some(&somebody_elses[..]), Some(&somebody_elses[..]))] {
         if let Some(bytes) = before {
             std::fs::write(&manifest, bytes).expect("written");
         }
         std::fs::remove_file(&made.path).expect("removed");
-        convert(&source, &store, Destination::File, &options, &Vec::new).expect("an image");
+        convert(&source, &store, Location::File, &options).expect("an image");
         assert_eq!(std::fs::read(&manifest).ok().as_deref(), after);
     }
 }
 
-/// Converts 17 MiB in parts of 8 MiB into a store that fails as scripted.
+/// Converts 17 MiB in parts of 8 MiB into a store that fails as `script` sets it up.
 fn into_scripted(script: impl FnOnce(&ScriptedStore)) -> (Arc<ScriptedStore>, Result<Converted, Failure>) {
     let scripted = Arc::new(ScriptedStore::new(Arc::new(MemoryStore::new(BUCKET))));
     script(&scripted);
@@ -343,7 +345,7 @@ fn into_scripted(script: impl FnOnce(&ScriptedStore)) -> (Arc<ScriptedStore>, Re
     let source =
         Broken { bytes: Disk::new(Kind::Random, ByteCount(17 * MIB), 47).to_vec(), bad: 0..0, error: gone };
     let options = Options { part_size: Some(ByteCount(8 * MIB)), ..Options::default() };
-    let ended = convert(&source, &store, Destination::Bucket, &options, &Vec::new);
+    let ended = convert(&source, &store, Location::Bucket, &options);
     (scripted, ended)
 }
 
@@ -361,7 +363,7 @@ fn a_stop_before_the_upload_has_begun_is_told_as_one() {
         script.next("CreateMultipartUpload", Fault::Answer(StoreError::Cancelled { operation }))
     });
     let failure = ended.expect_err("stopped");
-    assert!(matches!(failure.error, ConvertError::Interrupted), "{failure:?}");
+    assert!(matches!(failure.error, ConvertError::Pipeline(PipelineError::Interrupted)), "{failure:?}");
     expect_nothing_in(&scripted);
 }
 
@@ -369,7 +371,10 @@ fn a_stop_before_the_upload_has_begun_is_told_as_one() {
 fn a_sender_that_dies_is_told_as_a_bug() {
     let (scripted, ended) = into_scripted(|script| script.next("UploadPart", Fault::Panic));
     let failure = ended.expect_err("it died");
-    assert!(matches!(failure.error, ConvertError::StageDied { stage: "upload" }), "{failure:?}");
+    assert!(
+        matches!(failure.error, ConvertError::Pipeline(PipelineError::StageDied { stage: "upload" })),
+        "{failure:?}"
+    );
     expect_nothing_in(&scripted);
 }
 
@@ -380,7 +385,7 @@ fn a_panic_while_the_upload_is_ended_still_aborts_it() {
     let store: Arc<dyn ObjectStore> = scripted.clone();
     let source = Broken { bytes: vec![7; 4096], bad: 0..0, error: gone };
     let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        convert(&source, &store, Destination::Bucket, &Options::default(), &Vec::new)
+        convert(&source, &store, Location::Bucket, &Options::default())
     }));
     assert!(ended.is_err(), "as planned");
     expect_nothing_in(&scripted);
@@ -424,7 +429,7 @@ fn an_upload_that_cannot_be_aborted_is_named_with_the_command_that_does() {
     ended.expect(4, &["could not be aborted", "billed"]);
     bucket.sim.faults().clear();
     assert_eq!(bucket.open_uploads(), 1);
-    // The command that is told works as it stands, but for where the store is.
+    // The command in the message works as printed, apart from the store's address.
     let (_, told) = ended.err.split_once("snapferry uploads abort ").expect("a command");
     assert!(told.starts_with("--bucket images --key disk.qcow2 --id "), "{told}");
     let mut command = bucket.command(["uploads", "abort"]);
@@ -510,7 +515,7 @@ fn an_expired_token_is_told_as_such() {
     bucket.expect_nothing();
 }
 
-/// An authority, and a certificate that it gave to this machine.
+/// A certificate authority, and a certificate that it has issued for this machine.
 fn certificates(folder: &TempDir) -> (PathBuf, TlsFiles) {
     let write = |name: &str, text: String| {
         let path = folder.path().join(name);
@@ -544,7 +549,7 @@ fn a_private_authority_is_trusted_once_it_is_named() {
     bucket.expect_nothing();
     run(bucket.convert(&raw, &["--ca-file", ca, "--json"])).json();
     prove(&disk.to_vec(), &bucket.object(&key()).expect("the image"), &bucket.manifest());
-    // The same authority vouches for IAM.
+    // The same authority has issued IAM's certificate.
     let mut command = bucket.keyless([
         "convert",
         "--key",
@@ -562,8 +567,8 @@ fn a_private_authority_is_trusted_once_it_is_named() {
     run(command).json();
 }
 
-/// A sound disk that calls for a stop after its last byte: the upload is completed all the same, since that can't be told from one that
-/// was on its way.
+/// A sound disk that asks for a stop after its last byte: the upload is completed nevertheless, since the
+/// program can't tell this case from a completion that was sent already.
 struct StopsAtEnd<'a> {
     disk: Broken,
     store: &'a ScriptedStore,
@@ -600,15 +605,15 @@ fn a_stop_that_comes_too_late_is_told_as_an_image_without_its_manifest() {
     let store: Arc<dyn ObjectStore> = scripted.clone();
     let bytes = Disk::new(Kind::Text, ByteCount(MIB), 44).to_vec();
     let source = StopsAtEnd { disk: Broken { bytes, bad: 0..0, error: gone }, store: &scripted };
-    let failure = convert(&source, &store, Destination::Bucket, &Options::default(), &Vec::new)
-        .expect_err("it was stopped");
+    let failure =
+        convert(&source, &store, Location::Bucket, &Options::default()).expect_err("it was stopped");
     let told = matches!(&failure.error, ConvertError::Manifest { source: StoreError::Cancelled { .. }, .. });
     assert!(told && failure.leftover.is_none(), "{failure:?}");
     assert_eq!(scripted.count("AbortMultipartUpload"), 0, "there is nothing to abort");
     assert!(runtime().block_on(store.head(&key())).expect("an answer").is_some());
 }
 
-/// A sound disk to which something happens at one of its reads, counted from 1.
+/// A sound disk on which `event` runs at read number `at`, counted from 1.
 struct Eventful<'a> {
     disk: Broken,
     at: usize,
@@ -640,15 +645,16 @@ impl Source for Eventful<'_> {
     }
 }
 
-/// Converts 41 MiB (21 reads, several parts) into memory while `event` happens at read `at`, and gives the error. Nothing is left.
+/// Converts 41 MiB (21 reads, several parts) into memory, runs `event` at read `at`, and returns the error.
+/// Panics if anything is left behind.
 fn with_event(at: usize, cancel: &Cancel, event: &(dyn Fn() + Send + Sync)) -> ConvertError {
     let bytes = Disk::new(Kind::Mixed, ByteCount(41 * MIB), 45).to_vec();
     let source =
         Eventful { disk: Broken { bytes, bad: 0..0, error: gone }, at, reads: AtomicUsize::new(0), event };
     let store: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new(BUCKET));
     let options = Options { part_size: Some(ByteCount(8 * MIB)), ..Options::default() };
-    let plan = plan_for(&source, &options, Destination::Bucket).expect("a plan");
-    let target = Target { store: Arc::clone(&store), key: key(), replace: false };
+    let plan = plan_for(&source, &options, Location::Bucket).expect("a plan");
+    let target = Target { store: Arc::clone(&store), key: key(), overwrite: Overwrite::Refuse };
     let runtime = runtime();
     let conversion = Conversion {
         source: &source,
@@ -659,7 +665,7 @@ fn with_event(at: usize, cancel: &Cancel, event: &(dyn Fn() + Send + Sync)) -> C
         cancel: cancel.clone(),
         counters: Arc::default(),
     };
-    let failure = conversion.run(runtime.handle(), &Vec::new).expect_err("it can't succeed");
+    let failure = conversion.run(runtime.handle()).expect_err("it can't succeed");
     assert_eq!(failure.leftover, None);
     let left = runtime.block_on(async { (store.head(&key()).await.ok(), store.list_uploads("").await.ok()) });
     assert_eq!(left, (Some(None), Some(Vec::new())), "at read {at}");
@@ -671,7 +677,10 @@ fn a_stop_at_any_read_ends_the_run_and_leaves_nothing() {
     for at in 1..=21 {
         let cancel = Cancel::new();
         let error = with_event(at, &cancel, &|| cancel.cancel(Reason::Asked));
-        assert!(matches!(error, ConvertError::Interrupted), "at read {at}: {error:?}");
+        assert!(
+            matches!(error, ConvertError::Pipeline(PipelineError::Interrupted)),
+            "at read {at}: {error:?}"
+        );
     }
 }
 
@@ -679,7 +688,10 @@ fn a_stop_at_any_read_ends_the_run_and_leaves_nothing() {
 fn a_stage_that_dies_ends_the_run_and_leaves_nothing() {
     for at in [1, 11, 21] {
         let error = with_event(at, &Cancel::new(), &|| panic!("as planned"));
-        assert!(matches!(error, ConvertError::StageDied { .. }), "at read {at}: {error:?}");
+        assert!(
+            matches!(error, ConvertError::Pipeline(PipelineError::StageDied { .. })),
+            "at read {at}: {error:?}"
+        );
     }
 }
 
@@ -693,7 +705,7 @@ fn a_store_that_stalls_is_given_up_at_the_deadline_and_asked_again() {
         let impatient = {
             let config = bucket.client_config();
             let _inside = bucket.runtime.enter();
-            // Of the deadline that users get, only the length differs.
+            // The same deadline as in production, only shorter.
             S3Store::connect(S3Config {
                 deadline: Duration::from_secs(2),
                 slowest: ByteCount(16 * MIB),
@@ -710,14 +722,14 @@ fn a_store_that_stalls_is_given_up_at_the_deadline_and_asked_again() {
         ));
         let source = RawSource::open(&raw, InUse::Refuse).expect("a source");
         let options = Options { part_size: Some(ByteCount(8 * MIB)), ..Options::default() };
-        convert(&source, &store, Destination::Bucket, &options, &Vec::new).expect("an image");
+        convert(&source, &store, Location::Bucket, &options).expect("an image");
         assert_eq!(bucket.sim.faults().fired(), [2]);
         prove(&disk.to_vec(), &bucket.object(&key()).expect("the image"), &bucket.manifest());
         assert_eq!(bucket.open_uploads(), 0);
     }
 }
 
-/// A conversion that takes its time, once its first part has arrived.
+/// Starts a slow conversion, and returns once its first part has arrived.
 fn under_way(bucket: &Bucket, raw: &std::path::Path) -> Running {
     let running = Running::start(bucket.convert(raw, &["--part-size", "8M", "--limit", "100k"]));
     wait_until("a part has arrived", || bucket.sim.stats().of(Request::UploadPart).succeeded > 0);
@@ -783,7 +795,8 @@ fn a_manifest_that_the_store_only_says_it_has_is_told() {
 #[test]
 fn uploads_are_not_none_because_the_list_broke_off() {
     let bucket = Bucket::start();
-    let plan = snapferry_engine::store::UploadPlan { part_size: ByteCount(8 * MIB), replace: false };
+    let plan =
+        snapferry_engine::store::UploadPlan { part_size: ByteCount(8 * MIB), overwrite: Overwrite::Refuse };
     bucket.runtime.block_on(bucket.client().create_upload(&key(), &plan)).expect("begun");
     bucket
         .sim
@@ -792,7 +805,7 @@ fn uploads_are_not_none_because_the_list_broke_off() {
     let listed = run(bucket.in_other_words(&["uploads", "list", "--bucket", BUCKET]));
     listed.expect(0, &[]);
     assert!(listed.out.contains(KEY), "{listed:?}");
-    // As a proxy that knows better answers, again and again.
+    // As a caching proxy does: the same page again and again.
     bucket.sim.faults().add(Rule::on(Request::ListMultipartUploads), Action::LoseMarkers);
     assert!(
         run(bucket.in_other_words(&["uploads", "list", "--bucket", BUCKET])).out.contains(KEY),

@@ -1,15 +1,17 @@
-//! Every codec, level and cluster size, on disks of every kind and of awkward sizes: QEMU finds each image clean and identical, a plain
-//! model of the format and, where it can, a second reader agree, and every number in the manifest is worked out anew.
+//! Every codec, level and cluster size, on disks of every kind and of odd sizes: QEMU finds each image clean
+//! and identical to the disk, a plain model of the format and, if it supports the codec, a second reader
+//! agree, and every number in the manifest is calculated again.
 
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use snapferry_base::units::{ByteCount, ClusterBits, GuestOffset, KIB, MIB, to_u64, to_usize};
 use snapferry_engine::compress::{Codec, Level};
-use snapferry_engine::convert::plan::{Bodies, CHUNK, Destination, Options, Plan};
+use snapferry_engine::convert::plan::{CHUNK, Options, Plan, StoreAs};
 use snapferry_engine::hash::Crc64;
 use snapferry_engine::manifest::Manifest;
 use snapferry_engine::source::{InUse, RawSource};
+use snapferry_engine::store::Location;
 use snapferry_engine::store::{FolderStore, ObjectStore};
 use snapferry_qcow2::SEGMENT;
 use snapferry_qcow2::header::Version;
@@ -25,11 +27,11 @@ fn options(codec: Codec, level: Level, cluster: u64) -> Options {
     Options { codec, level, cluster, ..Options::default() }
 }
 
-/// The image holds the disk: says the model, says QEMU, and so does the manifest.
+/// Checks that the image holds the disk: by the model, by QEMU and by the manifest.
 fn judge(made: &Made, disk: &Disk, qemu: Option<QemuImg>) {
     prove(&disk.to_vec(), &made.image, &made.manifest);
     if let Some(qemu) = qemu {
-        // QEMU takes whole sectors of a raw disk only.
+        // QEMU reads a raw disk in whole sectors only.
         let raw = std::fs::OpenOptions::new().write(true).open(&made.raw).expect("the disk");
         raw.set_len(disk.size.0.next_multiple_of(512)).expect("padded");
         assert_eq!(qemu.check(&made.path), Ok(()), "{disk:?}");
@@ -42,7 +44,7 @@ fn every_level_and_cluster_size(codec: Codec) {
     let kinds = [Kind::Text, Kind::Random, Kind::Zeros];
     for level in Level::ALL {
         for (cluster, kind) in CLUSTERS.into_iter().zip(kinds.into_iter().cycle()) {
-            // The levels that take their time get less to do.
+            // The slow levels get smaller disks.
             let least = if level == Level::Smallest { MIB / 4 } else { 3 * MIB };
             let size = least.max(cluster) + 513;
             for (kind, seed) in [(Kind::Mixed, 1), (kind, 2)] {
@@ -76,7 +78,7 @@ fn disks_of_every_awkward_size_come_back() {
     let sizes =
         [1, 511, 512, 513].into_iter().chain(around(cluster)).chain(around(CHUNK.0)).chain(around(SEGMENT.0));
     for (seed, size) in (10..).zip(sizes) {
-        // Random disks are raw clusters throughout, text ones compressed; the large ones have both.
+        // Random disks become raw clusters only, text disks compressed ones only; the large disks have both.
         let kinds: &[Kind] = if size < MIB { &[Kind::Text, Kind::Random] } else { &[Kind::Mixed] };
         for &kind in kinds {
             let disk = Disk::new(kind, ByteCount(size), seed);
@@ -122,17 +124,16 @@ fn three_tebibytes_of_holes_are_small_and_right() {
         let raw = folder.path().join("disk.raw");
         let file = std::fs::File::create(&raw).expect("a disk");
         file.set_len(SIZE).expect("a sparse file");
-        // Across the place where sector numbers outgrow 32 bits.
+        // Around the offset from which sector numbers need more than 32 bits.
         for (at, bytes) in [(0, &text), ((2 << 40) - 150_000, &noise), (last, &text)] {
             file.write_all_at(bytes, at).expect("written");
         }
         let store: Arc<dyn ObjectStore> = Arc::new(FolderStore::new(folder.path().to_owned()));
         let source = RawSource::open(&raw, InUse::Refuse).expect("a source");
         let options = options(Codec::Deflate, Level::Fast, cluster);
-        let manifest =
-            convert(&source, &store, Destination::File, &options, &Vec::new).expect("an image").manifest;
+        let manifest = convert(&source, &store, Location::File, &options).expect("an image").manifest;
         let guests: Vec<GuestOffset> = manifest.segments.iter().map(|segment| segment.guest).collect();
-        // The last bytes lie in the disk's last whole segment, and in one of a single sector.
+        // The last bytes lie in the disk's last full segment, and in a segment of one sector.
         assert_eq!(
             guests,
             [0, (2 << 40) - SEGMENT.0, 2 << 40, (3 << 40) - SEGMENT.0, 3 << 40].map(GuestOffset)
@@ -222,7 +223,7 @@ fn the_command_converts_into_a_bucket_in_several_parts() {
     }
 }
 
-/// imago knows deflate, but not zstd.
+/// Compares with imago, which reads deflate but not zstd.
 #[test]
 fn a_second_reader_reads_what_the_converter_makes() {
     for cluster in [4 * KIB, 64 * KIB, 2 * MIB] {
@@ -240,11 +241,11 @@ fn what_is_not_compressed_comes_back_in_either_version() {
         for (seed, cluster) in (20..).zip(CLUSTERS) {
             let disk = Disk::new(Kind::Mixed, ByteCount(5 * MIB + 512), seed);
             let options =
-                Options { version, bodies: Bodies::Raw, ..options(Codec::Deflate, Level::Fast, cluster) };
+                Options { version, bodies: StoreAs::Raw, ..options(Codec::Deflate, Level::Fast, cluster) };
             let made = convert_disk(&disk, &options);
             match version {
                 Version::V3 => judge(&made, &disk, qemu),
-                // The plain model knows version 3 alone.
+                // The plain model reads version 3 only.
                 Version::V2 => {
                     let Some(qemu) = qemu else { continue };
                     assert_eq!(qemu.check(&made.path), Ok(()), "{disk:?}");
@@ -267,6 +268,6 @@ fn version_2_has_no_zstd() {
     let disk = Disk::new(Kind::Text, ByteCount(MIB), 1);
     let options = Options { version: Version::V2, codec: Codec::Zstd, ..Options::default() };
     let error =
-        Plan::new(disk.size, &options, Destination::File, std::num::NonZeroUsize::MIN).expect_err("refused");
+        Plan::new(disk.size, &options, Location::File, std::num::NonZeroUsize::MIN).expect_err("refused");
     assert!(error.to_string().contains("deflate alone, not zstd"), "{error}");
 }

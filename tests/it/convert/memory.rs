@@ -1,4 +1,5 @@
-//! The process stays within the peak that its plan promises, and within the product's bounds, whatever the disk's size.
+//! Peak memory: the process stays below the peak that its plan promises and below the product's limits, for
+//! any size of the disk.
 
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -9,14 +10,14 @@ use snapferry_testkit::disks::{Disk, Kind};
 use super::{BUCKET, Ended, KEY, Running, folder, into_file, run, snapferry};
 use crate::support::sim::snapferry_sim;
 
-/// What a run into a file may take on two cores.
+/// Memory limit of a run into a file on two cores.
 const FILE: u64 = 256 * MIB;
-/// What a run into a bucket may take on two cores.
+/// Memory limit of a run into a bucket on two cores.
 const BUCKET_PEAK: u64 = 512 * MIB;
-/// Bytes that no codec makes smaller, so that buffers fill and parts fly.
+/// Bytes that no codec makes smaller, so that buffers are full and several parts are under way.
 const NOISE: u64 = 192 * MIB;
 
-/// A sparse disk with noise here and there.
+/// Writes a sparse disk with some ranges of random bytes.
 fn disk(folder: &Path, size: u64) -> PathBuf {
     let raw = folder.join("disk.raw");
     let file = std::fs::File::create(&raw).expect("a disk");
@@ -29,7 +30,7 @@ fn disk(folder: &Path, size: u64) -> PathBuf {
     raw
 }
 
-/// The peak that was promised, both ways of asking, and the one that was reached.
+/// Checks that dry run and run promise the same peak, and that the run stays below it.
 fn held(planned: &Ended, ended: &Ended, most: u64) {
     let report = ended.json();
     let promised = planned.json()["peak_memory"].as_u64().expect("a number");
@@ -45,7 +46,7 @@ fn memory_stays_within_the_plan_into_a_file() {
     for size in [GIB, 64 * GIB] {
         let folder = folder();
         let raw = disk(folder.path(), size);
-        // The bounds are for two cores.
+        // The limits are for two cores.
         let into = |more: &[&str]| {
             run(into_file(&raw, &folder.path().join(KEY), &[&["--json", "--threads", "2"], more].concat()))
         };
@@ -56,7 +57,7 @@ fn memory_stays_within_the_plan_into_a_file() {
 #[test]
 fn memory_stays_within_the_plan_into_a_bucket() {
     let home = folder();
-    // In another process, so that what it takes is its own.
+    // In another process, so that its memory is not counted here.
     let mut command = snapferry_sim();
     command.args(["store", "--bucket", BUCKET, "--dir"]);
     let keys =
@@ -85,7 +86,7 @@ fn memory_stays_within_the_plan_into_a_bucket() {
         };
         held(&into(&["--dry-run"]), &into(&[]), BUCKET_PEAK);
     }
-    // It ends in order when asked to.
+    // The store ends cleanly on SIGTERM.
     store.signal(rustix::process::Signal::TERM);
     assert_eq!(store.end().code, Some(0));
 }

@@ -1,13 +1,14 @@
-//! The converter from end to end: in process where only the image matters, through the command where what a user sees does.
+//! The converter from end to end: in process if only the image matters, through the program if its output
+//! matters.
 //!
-//! | file | what it holds the converter to |
+//! | file | requirement that it checks |
 //! |---|---|
 //! | `matrix` | every codec, level and cluster size on disks of every kind and size |
 //! | `devices` | real devices and file systems that fail |
 //! | `faults` | sources and stores that fail on command |
 //! | `cli` | refusals, reports, incomplete uploads |
 //! | `memory` | the peak that the plan promises |
-//! | `secrets` | nothing secret in what it says or leaves |
+//! | `secrets` | no secret in output, errors or objects |
 
 mod cli;
 mod devices;
@@ -28,11 +29,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use snapferry_base::cancel::Cancel;
 use snapferry_base::clock::SystemClock;
 use snapferry_base::units::{ByteCount, GuestOffset, to_u64, to_usize};
-use snapferry_engine::convert::plan::{CHUNK, Destination, Options};
+use snapferry_engine::convert::plan::{CHUNK, Options};
 use snapferry_engine::convert::{Conversion, Converted, Failure, Target, plan_for};
 use snapferry_engine::hash::Crc64;
 use snapferry_engine::manifest::Manifest;
-use snapferry_engine::source::{BadRange, InUse, RawSource, Source};
+use snapferry_engine::source::{InUse, RawSource, Source};
+use snapferry_engine::store::Location;
+use snapferry_engine::store::Overwrite;
 use snapferry_engine::store::{FolderStore, ObjectKey, ObjectStore};
 use snapferry_qcow2::SEGMENT;
 use snapferry_s3::{Auth, S3Config, S3Store};
@@ -45,10 +48,11 @@ use tokio::runtime::Runtime;
 pub const BUCKET: &str = "images";
 pub const KEY: &str = "disk.qcow2";
 
-/// No condition of a test takes longer than this to come true; one that does fails.
+/// Longest wait for a condition of a test; after it, the test fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A folder on the build's file system, which takes O_DIRECT and holes where the system's temporary folder may not.
+/// A folder on the build's file system, which supports O_DIRECT and holes; the system's temporary folder may
+/// not.
 pub fn folder() -> TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder")
 }
@@ -61,7 +65,7 @@ pub fn key() -> ObjectKey {
     ObjectKey::new(KEY).expect("a key")
 }
 
-/// Looks until it holds.
+/// Polls until `holds` returns true.
 pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
@@ -70,29 +74,28 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Converts in this process, under [`KEY`].
+/// Converts in this process, to the key [`KEY`].
 pub fn convert(
     source: &dyn Source,
     store: &Arc<dyn ObjectStore>,
-    kind: Destination,
+    kind: Location,
     options: &Options,
-    bad_ranges: &dyn Fn() -> Vec<BadRange>,
 ) -> Result<Converted, Failure> {
     let plan = plan_for(source, options, kind)?;
     let runtime = runtime();
     Conversion {
         source,
-        target: Target { store: Arc::clone(store), key: key(), replace: false },
+        target: Target { store: Arc::clone(store), key: key(), overwrite: Overwrite::Refuse },
         plan: &plan,
         host: "a-host".to_owned(),
         clock: &SystemClock,
         cancel: Cancel::new(),
         counters: Arc::default(),
     }
-    .run(runtime.handle(), bad_ranges)
+    .run(runtime.handle())
 }
 
-/// A raw disk in a file, and what it was converted to beside it.
+/// A raw disk in a file, and the image and manifest made of it.
 pub struct Made {
     pub folder: TempDir,
     pub raw: PathBuf,
@@ -106,7 +109,7 @@ pub fn convert_file(raw: &Path, options: &Options) -> Made {
     let folder = folder();
     let store: Arc<dyn ObjectStore> = Arc::new(FolderStore::new(folder.path().to_owned()));
     let source = RawSource::open(raw, InUse::Refuse).expect("a source");
-    let converted = convert(&source, &store, Destination::File, options, &Vec::new)
+    let converted = convert(&source, &store, Location::File, options)
         .unwrap_or_else(|failure| panic!("{}, {options:?}: {failure}", raw.display()));
     let path = folder.path().join(KEY);
     let image = std::fs::read(&path).expect("the image");
@@ -117,7 +120,7 @@ pub fn convert_file(raw: &Path, options: &Options) -> Made {
     Made { raw: raw.to_owned(), path, image, manifest, folder }
 }
 
-/// Writes the disk into a file, and converts that.
+/// Writes the disk into a file, and converts that file.
 pub fn convert_disk(disk: &Disk, options: &Options) -> Made {
     let home = folder();
     let raw = home.path().join("disk.raw");
@@ -136,14 +139,15 @@ pub fn left_in(folder: &Path) -> Vec<String> {
     names
 }
 
-/// The disk as the guest sees it: whole sectors.
+/// Pads the disk with zeros to whole sectors, as the guest sees it.
 pub fn padded(disk: &[u8]) -> Vec<u8> {
     let mut padded = disk.to_vec();
     padded.resize(disk.len().next_multiple_of(512), 0);
     padded
 }
 
-/// Works out anew, from the disk and the image's bytes alone, everything that the manifest says; and reads the disk back from the image.
+/// Calculates everything in the manifest again from the disk's and the image's bytes alone, and reads the
+/// disk back from the image.
 pub fn prove(disk: &[u8], image: &[u8], manifest: &Manifest) {
     let model = Model::read(image).expect("a sound image");
     assert!(model.disk().expect("every body decodes") == padded(disk), "the image holds another disk");
@@ -183,14 +187,14 @@ fn prove_segments(disk: &[u8], image: &[u8], manifest: &Manifest) {
     assert_eq!(segments.next(), None, "a segment that holds nothing");
 }
 
-/// The command, with nothing of the caller's environment.
+/// A `snapferry` command that inherits nothing of the caller's environment.
 pub fn snapferry<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_snapferry"));
     command.args(args).env_clear().env("HOME", "/nonexistent").stdin(Stdio::null());
     command
 }
 
-/// What was said and how it ended.
+/// Exit code and output of a command.
 #[derive(Debug)]
 pub struct Ended {
     pub code: Option<i32>,
@@ -206,18 +210,18 @@ impl From<Output> for Ended {
 }
 
 impl Ended {
-    /// The report of `--json`.
+    /// Parses the report of `--json`; the exit code must be 0.
     pub fn json(&self) -> serde_json::Value {
         assert_eq!(self.code, Some(0), "{}", self.err);
         self.report()
     }
 
-    /// The same, whatever the exit code.
+    /// Parses the report of `--json`, whatever the exit code.
     pub fn report(&self) -> serde_json::Value {
         serde_json::from_str(&self.out).unwrap_or_else(|err| panic!("{err}: {self:?}"))
     }
 
-    /// It ended with this code and said all of this on stderr.
+    /// Asserts that the command ended with this code, and that stderr contains each of these texts.
     #[track_caller]
     pub fn expect(&self, code: i32, says: &[&str]) {
         assert_eq!(self.code, Some(code), "{}", self.err);
@@ -231,14 +235,14 @@ pub fn run(mut command: Command) -> Ended {
     command.output().expect("the command runs").into()
 }
 
-/// `snapferry convert --device DISK --output IMAGE`, and more.
+/// The command `snapferry convert --device DISK --output IMAGE`, with `more` arguments.
 pub fn into_file(disk: &Path, image: &Path, more: &[&str]) -> Command {
     let mut command = snapferry(["convert", "--device"]);
     command.arg(disk).arg("--output").arg(image).args(more);
     command
 }
 
-/// A command that is still running; it does not outlive this.
+/// A running command, killed when this is dropped.
 pub struct Running(Option<Child>);
 
 impl Running {
@@ -258,15 +262,15 @@ impl Running {
         self.child().try_wait().expect("our child").is_none()
     }
 
-    /// Waits for its end, which must come.
+    /// Waits for the command's end; fails if it does not come in time.
     pub fn end(mut self) -> Ended {
         wait_until("the command ends", || !self.is_running());
         self.0.take().expect("not taken yet").wait_with_output().expect("its output").into()
     }
 
-    /// The first line of its stdout that begins so, without that.
+    /// Reads stdout up to the first line that begins with `prefix`, and returns the rest of that line.
     pub fn line(&mut self, prefix: &str) -> String {
-        // Lent, not taken: it must stay open for what the command says later.
+        // Borrowed, not taken: the pipe must stay open for the command's later output.
         let out = self.child().stdout.as_mut().expect("piped");
         let mut line = String::new();
         let mut byte = [0];
@@ -284,14 +288,14 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if let Some(mut child) = self.0.take() {
-            // It may have ended by itself.
+            // The command may have ended already.
             let _ = child.kill();
             let _ = child.wait();
         }
     }
 }
 
-/// The embedded store in this process, with one bucket, for commands in others.
+/// The embedded store in this process, with one bucket, for commands in other processes.
 pub struct Bucket {
     pub sim: SimStore,
     pub runtime: Runtime,
@@ -316,7 +320,7 @@ impl Bucket {
         Self { sim, runtime, ca_file, _folder: folder }
     }
 
-    /// A command with everything that it needs to reach the store, but for the keys.
+    /// A command with all options that it needs to reach the store, but without the keys.
     pub fn keyless<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = snapferry(args);
         command.args([
@@ -330,7 +334,7 @@ impl Bucket {
         command
     }
 
-    /// The same with the right HMAC keys.
+    /// A command with all options and the right HMAC keys.
     pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = self.keyless(args);
         let config = self.sim.config();
@@ -340,7 +344,8 @@ impl Bucket {
         command
     }
 
-    /// A command that names the bucket by itself, with everything else that it needs to reach the store.
+    /// A command whose arguments name the bucket themselves, with everything else that it needs to reach the
+    /// store.
     pub fn in_other_words(&self, args: &[&str]) -> Command {
         let mut command = snapferry(args);
         let config = self.sim.config();
@@ -351,7 +356,7 @@ impl Bucket {
         command
     }
 
-    /// `snapferry convert --device DISK --key KEY`, and more.
+    /// The command `snapferry convert --device DISK --key KEY`, with `more` arguments.
     pub fn convert(&self, disk: &Path, more: &[&str]) -> Command {
         let mut command = self.command(["convert", "--key", KEY]);
         command.arg("--device").arg(disk).args(more);
@@ -369,7 +374,7 @@ impl Bucket {
         S3Config { ca_file: self.ca_file.clone(), ..usual }
     }
 
-    /// A client without retries.
+    /// Store client without retries.
     pub fn client(&self) -> S3Store {
         let _inside = self.runtime.enter();
         S3Store::connect(self.client_config()).expect("a client")
@@ -391,7 +396,7 @@ impl Bucket {
         self.runtime.block_on(self.client().list_uploads("")).expect("a list").len()
     }
 
-    /// Neither image nor manifest nor upload is there.
+    /// Asserts that neither image nor manifest nor upload exists.
     #[track_caller]
     pub fn expect_nothing(&self) {
         assert_eq!(self.object(&key()), None, "an image");

@@ -1,4 +1,5 @@
-//! Secrets go to the store and to IAM, and nowhere else: not to stdout, stderr, the manifest, an error or `Debug`.
+//! Secrets go to the store and to IAM, and to no other place: not to stdout, stderr, the manifest, an error
+//! or `Debug`.
 
 use snapferry_base::secret::Secret;
 use snapferry_base::units::{ByteCount, MIB};
@@ -18,7 +19,8 @@ fn start() -> Bucket {
     })
 }
 
-/// It ended with this code, and nothing that it said is a secret, or looks like a request's authorisation.
+/// Asserts that the command ended with this code, and that its output contains no secret and nothing that
+/// looks like a request's authorisation.
 #[track_caller]
 fn kept(ended: &Ended, code: i32) {
     assert_eq!(ended.code, Some(code), "{}", ended.err);
@@ -72,7 +74,7 @@ fn secrets_are_neither_said_nor_stored() {
     let manifest = bucket.object(&key().manifest()).expect("a manifest");
     assert!(!String::from_utf8_lossy(&manifest).contains("hunter2"));
 
-    // Errors in the middle, while everything is at work.
+    // Errors in the middle of the upload.
     for action in [Action::answer(403, "AccessDenied"), Action::Reset, Action::CorruptChecksum] {
         bucket.sim.faults().add(Rule::on(Operation::UploadPart).when(snapferry_sim::When::First(1)), action);
         let ended = run(hmac(SECRETS[0]));
@@ -108,7 +110,7 @@ fn files_that_hold_secrets_are_not_quoted() {
         command.arg(&path).arg("--device").arg(&raw);
         kept(&run(command), 2);
     }
-    // A password in an address, where it must not be.
+    // A password in an endpoint's URL, which is not allowed there.
     let mut command = snapferry([
         "convert",
         "-v",

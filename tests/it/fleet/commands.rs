@@ -1,4 +1,4 @@
-//! The fleet as a user has it: enqueue, worker, jobs, status, schedule.
+//! The fleet's commands as a user runs them: enqueue, worker, jobs, status, schedule.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -44,7 +44,8 @@ async fn several_servers_on_two_workers_all_arrive() {
         worker.signal(Signal::TERM);
         assert_eq!(worker.ended().await, Some(0), "an idle worker ends at once");
     }
-    // A server that is in no cloud ends as dead, with the reason; a name that makes no sense is not even added.
+    // A server that does not exist in the cloud ends as dead, with the reason; an invalid name is not even
+    // added.
     let worker = fleet.worker(Host::Own);
     let said = fleet.run(&["enqueue", "web97", "--wait", "--json"]).await.code(5);
     let lines: Vec<Value> =
@@ -100,7 +101,7 @@ async fn a_job_that_is_cancelled_while_it_runs_leaves_nothing() {
     assert_eq!(fleet.bench.latest().await.map(|latest| latest.id), Some(before.id));
     let shown = fleet.run(&["jobs", "show", &job]).await.code(0);
     shown.says(&["cancelled since", "claimed", "web01 into us-east"]);
-    // And once more, from its beginning.
+    // The same job once more, from its beginning.
     fleet.run(&["jobs", "retry", &job]).await.code(0).says(&["ready"]);
     fleet.until_state("done").await;
     let job = fleet.job().await;
@@ -124,18 +125,18 @@ async fn status_tells_how_old_the_images_are_and_fails_where_they_are_too_old() 
     let row = fleet.run(&["status", "--json", SERVER]).await.json()["servers"][0].clone();
     assert!(row["age_seconds"].as_u64().unwrap() < 60 && row["too_old"] == false, "{row}");
     fleet.run(&["status", "--check", "--max-age", "0s"]).await.code(8).says(&["too old"]);
-    // One that has failed is told, and that it was never good.
+    // A server whose job failed is listed, as one that never had a good image.
     fleet.run(&["enqueue", "web99", "--wait"]).await.code(5);
     fleet.run(&["status", "--check"]).await.code(8).says(&["web99", "never, too old", "there is no server"]);
     fleet.run(&["status", "--check", SERVER]).await.code(0);
-    // And one that somebody means to have, and that was never tried.
+    // A server that only a schedule names, and that was never tried, is listed too.
     fleet
         .run(&["schedule", "add", "nightly", "--cron", "30 2 * * *", "db01"])
         .await
         .code(0)
         .says(&["nightly: 1 server, next at"]);
     fleet.run(&["status", "db01", "--check"]).await.code(8).says(&["db01", "never"]);
-    // And one that nobody has ever heard of, as when its name is mistyped, beside one that is well.
+    // A server that was never enqueued, as when its name is mistyped, beside one with a good image.
     fleet
         .run(&["status", "--check", SERVER, "web98"])
         .await
@@ -149,7 +150,7 @@ async fn status_tells_how_old_the_images_are_and_fails_where_they_are_too_old() 
         "{all}"
     );
     assert!(all["workers"][0]["worker"].as_str().unwrap().starts_with("ferry ("), "{all}");
-    // One that is no more is forgotten, and no image of it is missed.
+    // A server that no longer exists is forgotten, and then no image of it counts as missing.
     fleet.run(&["status", "--forget", "web98"]).await.code(2).says(&["nothing is known of web98"]);
     fleet.run(&["status", "--forget", "web99", "--to", "eu-de"]).await.code(2);
     fleet.run(&["status", "--forget", "web99"]).await.code(0).says(&["web99 into us-east is forgotten"]);
@@ -157,7 +158,7 @@ async fn status_tells_how_old_the_images_are_and_fails_where_they_are_too_old() 
     fleet.run(&["schedule", "rm", "nightly"]).await.code(0);
     fleet.run(&["status", "--check"]).await.code(0);
     drop(worker);
-    // Workers forget what has been over for long; what was good last stays known.
+    // Workers delete old finished jobs; the last success stays known.
     let mut command = fleet.command(Host::Own, &["worker", "--metrics", "off", "--keep-jobs", "0s"]);
     let queue = fleet.queue().await;
     assert!(queue.counts().await.unwrap().of(JobState::Done) > 0);
@@ -167,7 +168,7 @@ async fn status_tells_how_old_the_images_are_and_fails_where_they_are_too_old() 
     fleet.run(&["status", "--check"]).await.code(0).says(&["web01"]);
 }
 
-/// At boot a worker may be there before the way to its metadata service is.
+/// At boot, a worker may start before the network route to its metadata service exists.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_waits_for_its_metadata_service_and_for_no_queue_that_nobody_named() {
     let Some(fleet) = Fleet::start().await else { return };
@@ -221,13 +222,13 @@ async fn a_schedule_adds_its_jobs_once_however_many_workers_look() {
         (&"often".into(), &SERVER.into()),
         "{listed}"
     );
-    // As if it had been made yesterday: several ticks were missed, and one counts.
+    // As if the schedule were a day old: several ticks were missed, and only one counts.
     let queue = fleet.redis.queue(Timing::default()).await;
     let plan = queue.schedules().await.unwrap()[0].plan.clone();
     let yesterday =
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() - 86_400_000;
     fleet.redis.command(&["HSET", "{snapferry}:ticks", "often", &yesterday.to_string()]).await;
-    // The same times again, as for another server: what is due stays due.
+    // The same times again, as for another server: a tick that is due stays due.
     fleet.run(&["schedule", "add", "often", "--cron", "* * * * *", SERVER]).await.code(0);
     let last = queue.schedules().await.unwrap()[0].last;
     assert_eq!(last.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis(), yesterday);
@@ -236,7 +237,7 @@ async fn a_schedule_adds_its_jobs_once_however_many_workers_look() {
     fleet.run(&["schedule", "rm", "often"]).await.code(0).says(&["often is no more"]);
     fleet.until_state("done").await;
     let added = queue.events(1000).await.unwrap().iter().filter(|event| event.what == "added").count();
-    // A minute may have turned meanwhile, and then that tick is another one.
+    // A minute may have passed meanwhile; the next tick then adds a second job.
     assert!(added <= 2, "{added} jobs of two ticks at most");
     assert!(plan.contains("\"cron\":\"* * * * *\""), "{plan}");
     drop(workers);
@@ -256,7 +257,7 @@ async fn an_old_list_is_taken_over_and_what_makes_no_job_is_kept() {
     fleet.run(&["enqueue", "db01", "--at", "2099-01-31T02:30:00Z"]).await.code(0);
     fleet.run(&["jobs", "list", "--state", "delayed"]).await.code(0).says(&["db01"]);
     fleet.run(&["enqueue", "db02", "--at", "tomorrow"]).await.code(2);
-    // Is Redis fit for it?
+    // `doctor` checks that Redis has safe settings.
     let told = fleet.run(&["doctor"]).await;
     told.says(&[
         "ok       queue            version: redis 7",
@@ -271,7 +272,7 @@ async fn an_old_list_is_taken_over_and_what_makes_no_job_is_kept() {
         "FAILURE  queue            append-only file: a crash of the server loses every job",
         "-> set `appendonly yes`",
     ]);
-    // All that have a tag.
+    // All servers with a tag.
     fleet
         .run(&["enqueue", "--tag", "nightly"])
         .await
@@ -295,7 +296,7 @@ async fn an_old_list_is_taken_over_and_what_makes_no_job_is_kept() {
         .says(&["added      web01 into us-east", "added      db01 into us-east"]);
 }
 
-/// What a worker serves at `path`, once it listens.
+/// Waits until the worker listens, and returns its response for `path`.
 fn got(address: &str, path: &str) -> String {
     let begun = Instant::now();
     loop {
@@ -307,7 +308,7 @@ fn got(address: &str, path: &str) -> String {
     }
 }
 
-/// None where nobody listens yet.
+/// Returns the response for `path`, or `None` if no process listens on `address` yet.
 pub fn asked(address: &str, path: &str) -> Option<String> {
     let mut line = TcpStream::connect(address).ok()?;
     line.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes())
@@ -413,7 +414,7 @@ async fn systemd_is_told_and_prometheus_finds_what_counts() {
         seen = told(&systemd);
         assert!(seen.contains("WATCHDOG=1"), "{seen}");
     }
-    // Somebody has to take its messages, as systemd does, or it can't send more.
+    // A thread must receive the worker's messages, as systemd does; otherwise the worker can't send more.
     let (heard, messages) = std::sync::mpsc::channel();
     std::thread::spawn(move || while heard.send(told(&systemd)).is_ok() {});
     fleet.until_state("done").await;
@@ -430,7 +431,7 @@ async fn systemd_is_told_and_prometheus_finds_what_counts() {
     ] {
         assert!(metrics.contains(line), "{line:?} is not in:\n{metrics}");
     }
-    // Without the queue it lives on, and says that it is not ready.
+    // Without the queue the worker stays healthy, and reports that it is not ready.
     fleet.redis.kill();
     let (served, again) = (address.clone(), address.clone());
     let health = tokio::task::spawn_blocking(move || got(&served, "/healthz")).await.unwrap();

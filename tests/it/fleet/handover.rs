@@ -1,4 +1,5 @@
-//! Killed at every change, asleep past its lease, ended in the middle: another worker goes on, and the first one touches nothing.
+//! Workers killed at every change, suspended past their lease, or stopped during a job: another worker
+//! continues, and the first one changes nothing more.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixDatagram;
@@ -21,10 +22,12 @@ use crate::region::SERVER;
 use crate::replicate::Host;
 use crate::replicate::crashes::{At, Moment, POINTS};
 
-/// Fleets at a time, with a lease for tests and with the real one: they mostly wait for that to run out.
+/// Number of fleets at a time, with the short lease of tests and with the real one: most of their time is a
+/// wait for the lease to run out.
 const AT_ONCE: [usize; 2] = [4, 20];
 
-/// Kills the worker that has the job at that point; how long it takes until the other one has it, where it was not over by then.
+/// Kills the worker that has the job at that point. Returns the time until the other worker has it: `None`
+/// inside if the job was done by then, and `None` outside if the fleet can't start here.
 async fn killed(at: At, moment: Moment) -> Option<Option<Duration>> {
     let fleet = Fleet::start().await?;
     let case = format!("{at:?} {moment:?}");
@@ -39,14 +42,16 @@ async fn killed(at: At, moment: Moment) -> Option<Option<Duration>> {
         assert!(begun.elapsed() < patience(), "{case} was not reached");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    // Until it is done, where it is to be done: a moment earlier is a point of its own, and as good.
+    // Time for the change itself, if the server is to make it. A kill a moment earlier is another point, and
+    // as good a test.
     tokio::time::sleep(Duration::from_millis(20)).await;
     let victim = loop {
         match queue.jobs_in(&[JobState::Running, JobState::Done], 1).await.unwrap().pop() {
-            // After its last change to the cloud nothing is left to hang in.
+            // After the job's last change to the cloud no request is left to hang.
             Some(job) if job.state == JobState::Done => return Some(None),
             Some(running) => break running.worker.unwrap(),
-            // A machine that is so slow that the lease has run out meanwhile gives it to one of them again.
+            // On a slow machine the lease may have run out meanwhile; one of the two workers then claims the
+            // job again.
             None => tokio::time::sleep(Duration::from_millis(2)).await,
         }
     };
@@ -78,7 +83,7 @@ async fn a_worker_is_killed_at_every_change_and_another_one_takes_over() {
     for (_, at) in POINTS {
         for &moment in at.moments() {
             let slots = Arc::clone(&slots);
-            // The futures of tests stay in their thread; what they wait for are other processes.
+            // The futures of tests stay in their thread; the work is done in other processes.
             let case = async move {
                 let _slot = slots.acquire().await.unwrap();
                 killed(at, moment).await
@@ -103,7 +108,7 @@ async fn a_worker_is_killed_at_every_change_and_another_one_takes_over() {
     assert!(ended.len() == tried && took.len() + 3 >= tried, "{} of {tried} were taken over", took.len());
 }
 
-/// A worker that was asleep while another one took over changes nothing any more, whatever it was at.
+/// A worker that was suspended while another one took over changes nothing more, at any step.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_wakes_up_too_late_touches_nothing() {
     for at in [
@@ -117,7 +122,7 @@ async fn a_worker_that_wakes_up_too_late_touches_nothing() {
     ] {
         let Some(fleet) = Fleet::start().await else { return };
         let (case, since) = (format!("asleep at {at:?}"), fleet.bench.sim.history().len());
-        // Its answer comes once it is asleep, and it reads that when it wakes up.
+        // The response arrives while the worker is suspended, and the worker reads it when it continues.
         let wait = Duration::from_millis(300);
         match at {
             At::Cloud(operation, nth) => {
@@ -167,7 +172,7 @@ async fn a_worker_that_wakes_up_too_late_touches_nothing() {
     }
 }
 
-/// What a job has made that waits for its next attempt is no leftover, however old it is.
+/// Resources of a job that waits for its next attempt are no leftovers, whatever their age.
 #[tokio::test(flavor = "multi_thread")]
 async fn gc_spares_what_the_fleet_has_still_to_do() {
     let Some(fleet) = Fleet::start().await else { return };
@@ -192,7 +197,8 @@ async fn gc_spares_what_the_fleet_has_still_to_do() {
     assert_eq!(fleet.bench.made(Op::CreateSnapshot, since), 1);
 }
 
-/// Cancelled after its worker died between the two renamings: the image before has its name again, by what the journal alone knows.
+/// A job is cancelled after its worker died between the two renamings: the image before gets its name back,
+/// by the record in the journal alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_is_cancelled_between_two_renamings_gives_the_name_back() {
     let Some(fleet) = Fleet::start().await else { return };
@@ -212,7 +218,7 @@ async fn a_job_that_is_cancelled_between_two_renamings_gives_the_name_back() {
     fleet.nothing_is_left("cancelled between two renamings").await;
 }
 
-/// What is being converted comes to its end, and nobody converts it again.
+/// A worker finishes the conversion under way, and no other worker converts again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_told_to_end_finishes_what_it_converts() {
     let Some(fleet) = Fleet::start().await else { return };
@@ -262,7 +268,8 @@ async fn a_worker_that_is_told_to_end_finishes_what_it_converts() {
     fleet.check(since, "ended while converting").await;
 }
 
-/// Told twice it gives back what it converts, too: the upload is aborted, and nothing is counted against the job.
+/// At the second signal the worker gives back a job that it converts, too: it aborts the upload, and the
+/// attempt does not count against the job.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_told_twice_ends_at_once() {
     let Some(fleet) = Fleet::start().await else { return };
@@ -284,7 +291,8 @@ async fn a_worker_that_is_told_twice_ends_at_once() {
     fleet.check(since, "told twice").await;
 }
 
-/// A question or an answer is lost on the way, and the word is said again: nobody has to wait for the lease to run out.
+/// A request to the queue or its response is lost, and the worker sends the request again: the job does not
+/// wait for the lease to run out.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_and_a_last_word_that_are_lost_are_sent_again() {
     for (words, cut) in
@@ -292,7 +300,7 @@ async fn a_claim_and_a_last_word_that_are_lost_are_sent_again() {
     {
         let Some(fleet) = Fleet::start().await else { return };
         let (since, queue) = (fleet.bench.sim.history().len(), fleet.queue().await);
-        // So that Redis knows the scripts, and does at once what is sent.
+        // Redis then knows the scripts, and executes each request at once.
         queue.enqueue(&job("other")).await.unwrap();
         let claimed = queue.claim("w1", &Token::new()).await.unwrap().unwrap();
         queue.finish(&Lease { id: claimed.job.id, token: claimed.token }, "{}").await.unwrap();
@@ -300,7 +308,7 @@ async fn a_claim_and_a_last_word_that_are_lost_are_sent_again() {
         fleet.run(&["enqueue", SERVER]).await.code(0);
         let way = Way::to(&fleet.redis).await;
         way.cut(words, cut);
-        // A lease so long that nothing is said again in vain.
+        // A long lease, so that no renewal is sent meanwhile.
         let mut command = fleet.bench.command(Host::Own, &["worker", "--metrics", "off", "--lease", "30s"]);
         command.env("SNAPFERRY_REDIS", way.url());
         let _worker = Worker::start(command);
@@ -314,8 +322,8 @@ async fn a_claim_and_a_last_word_that_are_lost_are_sent_again() {
     }
 }
 
-/// Redis is gone for a while: shorter than a lease nobody notices, longer than that the worker gives up, and goes on later. Whoever waits for
-/// the job goes on waiting.
+/// Redis stops for a while: if it is shorter than a lease, the job is not affected; if it is longer, the
+/// worker gives the job up and continues it later. `enqueue --wait` keeps waiting.
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_is_killed_and_restarted_under_a_running_job() {
     for gone in [Duration::from_millis(300), Duration::from_secs(4)] {
@@ -329,7 +337,7 @@ async fn redis_is_killed_and_restarted_under_a_running_job() {
         let mut waiting =
             fleet.command(Host::Own, &["enqueue", SERVER, "--wait"]).stdout(Stdio::piped()).spawn().unwrap();
         let mut said = BufReader::new(waiting.stdout.take().unwrap());
-        // Its job is in the queue.
+        // The job is in the queue.
         said.read_line(&mut String::new()).unwrap();
         let waiting = Worker(waiting);
         fleet.until("the attachment", async || fleet.bench.made(Op::CreateAttachment, since) == 1).await;
@@ -342,7 +350,8 @@ async fn redis_is_killed_and_restarted_under_a_running_job() {
     }
 }
 
-/// Everything that the queue knew is gone: enqueueing again takes over what is in the cloud, or leaves it to gc.
+/// The queue has lost all its data: enqueueing again takes over the resources in the cloud, or leaves them to
+/// gc.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_that_was_emptied_is_filled_again() {
     let Some(fleet) = Fleet::start().await else { return };

@@ -1,4 +1,4 @@
-//! The rules that hold whatever has happened, by what the queue and the cloud have written down.
+//! Rules that hold whatever has happened, checked on the queue's events and on the cloud's history.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use super::Fleet;
 use crate::replicate::Host;
 
 impl Fleet {
-    /// Looks at everything from `since` on, which is a place in the cloud's history.
+    /// Checks all rules from `since` on, an index into the cloud's history.
     pub(super) async fn history(&self, since: usize, what: &str) {
         let queue = self.queue().await;
         self.one_worker_at_a_time(&queue, what).await;
@@ -19,7 +19,7 @@ impl Fleet {
         self.every_success_is_the_latest(&queue, what).await;
     }
 
-    /// Between two claims of a job the first one's lease has come to an end, by the queue's own account.
+    /// Between two claims of a job the first lease has ended, according to the queue's events.
     async fn one_worker_at_a_time(&self, queue: &snapferry_fleet::queue::RedisQueue, what: &str) {
         let mut running: BTreeSet<JobId> = BTreeSet::new();
         for event in queue.events(EVENTS_KEPT).await.unwrap() {
@@ -38,7 +38,7 @@ impl Fleet {
         }
     }
 
-    /// No snapshot and no image is made twice under one name.
+    /// No snapshot and no image is made twice under the same name.
     fn nothing_is_made_twice(&self, since: usize, what: &str) {
         let mut made: BTreeMap<(Op, String), usize> = BTreeMap::new();
         for deed in self.bench.sim.history().into_iter().skip(since).filter(|deed| deed.status < 300) {
@@ -50,7 +50,7 @@ impl Fleet {
         assert!(twice.is_empty(), "{what}: {twice:?}");
     }
 
-    /// None is lost: what was added is in exactly one state.
+    /// No job is lost: each job that was added is in exactly one state.
     async fn every_job_is_somewhere(&self, queue: &snapferry_fleet::queue::RedisQueue, what: &str) {
         let added: BTreeSet<JobId> = queue
             .events(EVENTS_KEPT)
@@ -69,7 +69,7 @@ impl Fleet {
         assert_eq!(there, added, "{what}: jobs");
     }
 
-    /// The latest image of each server is that of the last job that was done.
+    /// The latest image of each server is the image of its last successful job.
     async fn every_success_is_the_latest(&self, queue: &snapferry_fleet::queue::RedisQueue, what: &str) {
         let images = self.bench.images().await;
         for good in queue.good().await.unwrap() {
@@ -81,7 +81,7 @@ impl Fleet {
         }
     }
 
-    /// Nothing is left of jobs that are over, and a second look finds nothing more.
+    /// Nothing is left of finished jobs, and a second `gc` finds nothing more.
     pub(super) async fn nothing_is_left(&self, what: &str) {
         self.bench.gc(Host::Own).await;
         assert_eq!(

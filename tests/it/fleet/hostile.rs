@@ -1,11 +1,13 @@
-//! A queue into which somebody has written what a terminal obeys: every command that shows it shows it escaped, and as much as fits.
+//! A queue that holds control sequences for a terminal and very long texts: every command prints them escaped
+//! and cut to a limit.
 
 use snapferry_fleet::queue::Queue as _;
 
 use super::Fleet;
 use crate::queue::job;
 
-/// A title, a cleared screen, another direction, a line of its own, and 70,000 characters, which are more than Rust's padding does.
+/// Window title, cleared screen, changed text direction, and a line that looks like the program's own.
+/// Another text has 70,000 characters, more than the largest width of Rust's formatting.
 const HOSTILE: &str = "x\u{1b}]0;pwned\u{7}\u{1b}[2J\u{9b}31m\u{202e}y\r\nsnapferry: all is well";
 
 fn is_obeyed(c: char) -> bool {
@@ -78,13 +80,13 @@ async fn what_others_write_into_the_queue_is_shown_escaped_everywhere() {
             }
         }
     }
-    // The others are there all the same.
+    // The other jobs are still listed.
     queue.enqueue(&job("web97")).await.unwrap();
     fleet.run(&["jobs", "list"]).await.code(0).says(&["web97"]);
     fleet.run(&["status"]).await.code(0).says(&["web97"]);
 }
 
-/// A worker without a right says so at its start, and one whose right is taken away is ready no more.
+/// A worker without a right reports that at its start, and a worker that loses a right is no longer ready.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_lacks_a_right_is_not_ready() {
     let Some(fleet) = Fleet::start().await else { return };

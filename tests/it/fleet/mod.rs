@@ -1,14 +1,15 @@
-//! The fleet: the real program as workers on two servers of the simulated cloud, with a real Redis between them.
+//! The fleet: the real program as workers on two servers of the simulated cloud, with a real Redis between
+//! them.
 //!
-//! | file | what it holds it to |
+//! | file | requirement that it checks |
 //! |---|---|
-//! | `commands` | enqueue, worker, jobs, status, schedule, as a user has them; what systemd and Prometheus are told |
-//! | `handover` | killed at every change, asleep past its lease, ended in the middle: another worker goes on |
-//! | `hostile` | what others write into the queue; rights that are missing |
-//! | `soak` | many jobs, several workers, faults and kills by chance |
+//! | `commands` | enqueue, worker, jobs, status, schedule, as a user runs them; systemd and Prometheus |
+//! | `handover` | workers killed at every change, suspended or stopped: another worker continues |
+//! | `hostile` | hostile text in the queue; missing rights |
+//! | `soak` | many jobs, several workers, random faults and kills |
 //! | `scale` | fifty workers on one queue |
-//! | `history` | the rules that hold whatever has happened |
-//! | `ways_out` | every signal to every command that takes its time |
+//! | `history` | rules that hold whatever has happened |
+//! | `ways_out` | every signal to every long-running command |
 
 mod commands;
 mod handover;
@@ -30,7 +31,8 @@ use crate::queue::{Redis, SAFE};
 use crate::region::SERVER;
 use crate::replicate::{Bench, Host, Said};
 
-/// A fleet has its real lease where this is set, as in `120s`; two seconds otherwise, so that tests take no hours.
+/// Environment variable with the fleet's lease, such as the real one, `120s`. Unset, the lease is two
+/// seconds, so that the tests do not take hours.
 const LEASE: &str = "SNAPFERRY_TEST_LEASE";
 
 fn lease() -> String {
@@ -41,7 +43,7 @@ fn has_real_lease() -> bool {
     std::env::var_os(LEASE).is_some()
 }
 
-/// Nothing takes longer; what does, fails.
+/// Longest wait in a test; after it, the test fails.
 fn patience() -> Duration {
     let lease: snapferry_fleet::replicate::Age = lease().parse().unwrap();
     Duration::from_secs(90) + lease.0 * 4
@@ -52,7 +54,7 @@ struct Fleet {
     redis: Redis,
 }
 
-/// A worker that is killed where nobody has ended it.
+/// A worker process, killed when this is dropped.
 struct Worker(Child);
 
 impl Worker {
@@ -69,7 +71,7 @@ impl Worker {
         self.0.wait().unwrap();
     }
 
-    /// What it ends with, once it does.
+    /// Waits for the worker's end, and returns its exit code.
     async fn ended(mut self) -> Option<i32> {
         tokio::task::spawn_blocking(move || self.0.wait().unwrap().code()).await.unwrap()
     }
@@ -102,7 +104,7 @@ impl Fleet {
         Worker::start(self.command(host, &["worker", "--metrics", "off"]))
     }
 
-    /// The queue, as another program sees it.
+    /// The queue, as another program connects to it.
     async fn queue(&self) -> RedisQueue {
         RedisQueue::connect(&RedisConfig { timing: Timing::default(), ..self.redis.config() }).await.unwrap()
     }
@@ -126,7 +128,7 @@ impl Fleet {
         self.until(state, async || self.job().await["state"] == state).await;
     }
 
-    /// One new latest image, one import, nothing left.
+    /// Asserts one new latest image, one snapshot, one import, and no leftovers.
     async fn check(&self, since: usize, what: &str) {
         assert_eq!(self.bench.made(Op::CreateImage, since), 1, "{what}: imports");
         assert_eq!(self.bench.made(Op::CreateSnapshot, since), 1, "{what}: snapshots");

@@ -1,6 +1,7 @@
-//! Fifty workers on one queue, each on a connection of its own, saying all that they say of a job, and as fast as they can.
+//! Fifty workers on one queue, each on a connection of its own, send every request that a job needs, as fast
+//! as they can.
 //!
-//! `make soak` has them share 1,000 jobs; `SNAPFERRY_SCALE_JOBS` says how many.
+//! `make soak` runs it with 1,000 jobs; `SNAPFERRY_SCALE_JOBS` sets their number.
 
 use std::io::Write as _;
 use std::time::{Duration, Instant};
@@ -13,13 +14,13 @@ use tokio::task::JoinSet;
 use crate::queue::{Redis, SAFE, job};
 
 const WORKERS: usize = 50;
-/// Entries in a job's journal, and how long each is, as `soak` finds them.
+/// Number of entries in a job's journal, and their length in bytes, as measured in `soak`.
 const STEPS: usize = 30;
 const JOURNAL: usize = 2000;
-/// Beats of a job, one before each change among them.
+/// Number of lease renewals of a job, including the one before each change.
 const BEATS: usize = 30;
 
-/// What a worker has done: jobs, and how long each of its words took.
+/// Works until the queue is empty; returns the number of jobs and the time of each request to the queue.
 async fn works(config: RedisConfig, name: String) -> (usize, Vec<Duration>) {
     let queue = RedisQueue::connect(&config).await.unwrap();
     let (mut jobs, mut words, journal) = (0, Vec::new(), "x".repeat(JOURNAL));

@@ -1,6 +1,7 @@
-//! Many jobs, several workers, faults by chance, and workers killed in between: everything ends done, or dead with a reason.
+//! Many jobs, several workers, random faults, and workers killed meanwhile: every job ends as done, or as
+//! dead with a reason.
 //!
-//! `make soak` runs it with 200 jobs; `SNAPFERRY_SOAK_JOBS` says how many.
+//! `make soak` runs it with 200 jobs; `SNAPFERRY_SOAK_JOBS` sets their number.
 
 use std::io::Write as _;
 use std::time::{Duration, Instant};
@@ -13,10 +14,10 @@ use crate::region::HOME;
 use crate::replicate::Host;
 
 const WORKERS: [Host; 4] = [Host::Own, Host::Other, Host::Own, Host::Other];
-/// Nothing takes longer for a job; what does, fails.
+/// Time limit for each job; after it, the test fails.
 const EACH: Duration = Duration::from_secs(10);
 
-/// Five in a hundred requests to the cloud, and to the bucket, go wrong: each kind one.
+/// Adds random faults: of 100 requests to the cloud, and to the bucket, five fail, each in another way.
 fn confuse(fleet: &Fleet, seed: u64) {
     let chance = |number: u64| When::Share { percent: 1, seed: seed.wrapping_mul(31).wrapping_add(number) };
     let region = [
@@ -45,7 +46,7 @@ fn confuse(fleet: &Fleet, seed: u64) {
     }
 }
 
-/// A number in what Redis tells of itself.
+/// Returns the number after `before` in a section of Redis's INFO.
 async fn number(fleet: &Fleet, section: &str, before: &str) -> u64 {
     let text = match fleet.redis.command(&["INFO", section]).await {
         redis::Value::BulkString(bytes) => String::from_utf8(bytes).unwrap(),
@@ -60,12 +61,12 @@ async fn number(fleet: &Fleet, section: &str, before: &str) -> u64 {
     line[..digits].parse().unwrap()
 }
 
-/// How often a script was run: once for each word of a worker to the queue.
+/// Number of scripts that Redis has run: one for each request of a worker to the queue.
 async fn words(fleet: &Fleet) -> u64 {
     number(fleet, "commandstats", "cmdstat_evalsha:calls=").await
 }
 
-/// The most memory that a process ever had, in MiB.
+/// Peak resident memory of a worker process, in MiB.
 fn peak_memory(worker: &Worker) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", worker.0.id())).unwrap_or_default();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -103,7 +104,7 @@ async fn many_jobs_end_done_or_dead_with_a_reason_whatever_happens() {
             break;
         }
         assert!(begun.elapsed() < longest, "not over in time: {counts:?}");
-        // One in eight jobs costs a worker its life.
+        // A worker is killed after every eighth finished job.
         if over >= u64::try_from((kills + 1) * 8).unwrap() {
             let victim = kills % WORKERS.len();
             peak = peak.max(peak_memory(&workers[victim]));

@@ -1,4 +1,4 @@
-//! Each signal to each command of the fleet that takes its time.
+//! Each signal to each long-running command of the fleet.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -12,11 +12,11 @@ use crate::region::SERVER;
 use crate::replicate::Host;
 use crate::ways_out::WORDS;
 
-/// Whoever looks on stops looking, and no job is the worse for it; a worker ends once nothing is left in its hands.
+/// Commands that watch jobs stop at a signal without an effect on the jobs; a worker ends once it has no job.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_word_ends_a_worker_and_who_looks_on() {
     let Some(fleet) = Fleet::start().await else { return };
-    // With no worker there the job waits, and whoever waits for it.
+    // No worker runs, so the job waits, and so does `enqueue --wait`.
     fleet.run(&["enqueue", SERVER]).await.code(0);
     for word in WORDS {
         for (words, code) in [
@@ -26,7 +26,7 @@ async fn every_word_ends_a_worker_and_who_looks_on() {
         ] {
             let mut command = fleet.command(Host::Own, words);
             let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
-            // It has listened since before the first line.
+            // The command handles signals since before its first line.
             let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
             let mut line = String::new();
             std::io::BufRead::read_line(&mut out, &mut line).unwrap();
@@ -41,8 +41,8 @@ async fn every_word_ends_a_worker_and_who_looks_on() {
         let faults = fleet.bench.sim.store().faults();
         faults.clear();
         faults.add(Rule::on(Store::UploadPart).when(When::First(1)), Action::Delay { milliseconds: 3000 });
-        // What comes behind the conversion takes its time as well, as it does in the cloud: the simulated one would be through with the
-        // job before the worker has looked at it again.
+        // The step after the conversion is slow too, as it is in the cloud: the simulated cloud would finish
+        // the job before the worker checks for the signal.
         let clouds = fleet.bench.sim.faults();
         clouds.clear();
         clouds.add(

@@ -1,21 +1,23 @@
-//! Images that are broken on purpose: each is refused with its reason, or read right, by the library and by the program.
+//! Images that are broken on purpose: the library and the program refuse each with its reason, or read it
+//! correctly.
 
 mod program;
 
 use snapferry_base::units::to_usize;
 use snapferry_qcow2::MemoryFile;
 use snapferry_qcow2::{Codec, Image, ImageFile, Limits, Stored};
-use snapferry_testkit::hostile::{self, Good, Hostile, Stage};
+use snapferry_testkit::hostile::{self, Expected, Hostile, Stage};
 use snapferry_testkit::oracle::QemuImg;
 use snapferry_testkit::plain::decode_cluster;
 
-/// An error and everything behind it.
+/// The message of an error and of all its sources.
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |error| error.source());
     causes.fold(error.to_string(), |text, error| format!("{text}: {error}"))
 }
 
-/// The disk in an image, or where and why there is none: one cluster after the other, on one thread.
+/// Decodes the disk in an image, one cluster after the other on one thread; an error has the stage and the
+/// reason.
 pub fn decode(file: &dyn ImageFile) -> Result<Vec<u8>, (Stage, String)> {
     let image = Image::open(file, &Limits::default()).map_err(|error| (Stage::Open, chain(&error)))?;
     let mappings = image.load(file).map_err(|error| (Stage::Load, chain(&error)))?;
@@ -31,7 +33,7 @@ pub fn decode(file: &dyn ImageFile) -> Result<Vec<u8>, (Stage, String)> {
     Ok(disk)
 }
 
-/// Of a file in memory.
+/// Decodes the disk of an image in memory.
 fn decode_bytes(bytes: &[u8]) -> Result<Vec<u8>, (Stage, String)> {
     decode(&MemoryFile::new(bytes.into()))
 }
@@ -39,7 +41,7 @@ fn decode_bytes(bytes: &[u8]) -> Result<Vec<u8>, (Stage, String)> {
 #[test]
 fn the_good_image_is_read() {
     for compression in [Codec::Deflate, Codec::Zstd] {
-        let good = Good::new(compression);
+        let good = Expected::new(compression);
         assert!(decode_bytes(&good.bytes).unwrap() == good.disk, "{compression:?}");
     }
 }
@@ -70,7 +72,7 @@ fn what_is_odd_but_allowed_is_read_by_qemu_too() {
     let (disk, image) = (folder.path().join("disk.raw"), folder.path().join("image.qcow2"));
     let mut compared = 0;
     for odd in hostile::all().into_iter().filter(|image| image.stage == Stage::Never) {
-        // A size that is no whole sector is rounded up.
+        // A size that is not a multiple of the sector size is rounded up.
         let size = decode_bytes(&odd.bytes).unwrap().len();
         std::fs::write(&disk, &odd.disk[..size]).unwrap();
         std::fs::write(&image, &odd.bytes).unwrap();

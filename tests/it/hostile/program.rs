@@ -1,4 +1,5 @@
-//! The same images through the program: every command refuses or reports each, soon and in little memory.
+//! The same images through the program: every command refuses or reports each of them, quickly and in little
+//! memory.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
@@ -10,24 +11,26 @@ use snapferry_testkit::hostile::{self, Hostile, Stage};
 
 use super::decode_bytes;
 
-/// What a child may take: none of these images needs more.
+/// Limits for a child process: none of these images needs more.
 const CPU_SECONDS: u32 = 1;
 const PEAK_KIB: u64 = 64 * 1024;
-/// Of usage, of a source, of an image.
+/// Exit codes for errors of usage, of a source and of an image.
 const OURS: [i32; 3] = [2, 3, 7];
 
-/// How a command ended, and what it said.
+/// Exit status, output and peak memory of a command.
 struct Ended {
     code: Option<i32>,
     signal: Option<i32>,
     said: String,
-    /// The most memory that it held, in KiB.
+    /// Peak resident memory in KiB.
     peak: u64,
 }
 
-/// Runs the program under the limits. The shell tells the child's peak, which nobody else can once it is gone.
+/// Runs the program under the limits. The wrapper reports the child's peak memory, which only its parent can
+/// read after its end.
 fn run(arguments: &[&str]) -> Ended {
-    // VmHWM of a process that has ended is gone; GNU time is not everywhere, but python3 is a test's need already.
+    // VmHWM is gone once a process has ended; GNU time is not installed everywhere, but the tests need
+    // python3 already.
     const WATCH: &str = "import os, resource, subprocess, sys\n\
         resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[1]), int(sys.argv[1]) + 1))\n\
         child = subprocess.run(sys.argv[2:], capture_output=True)\n\
@@ -58,8 +61,8 @@ fn run(arguments: &[&str]) -> Ended {
     }
 }
 
-/// What is wrong with how a command ended on an image that is to be refused.
-/// `codes` are those that it may end with besides 0.
+/// Returns what is wrong with a command's end on an image that it should refuse, or `None`. `codes` are the
+/// exit codes that are allowed besides 0.
 fn complaint(
     command: &str,
     image: &Hostile,
@@ -86,7 +89,7 @@ fn complaint(
     Some(format!("{command} of {:?} {what}: {said}", image.name))
 }
 
-/// Does `work` with every image, on all cores.
+/// Runs `work` on every image, on all cores.
 fn with_each(work: impl Fn(&Hostile, &Path) -> Vec<String> + Sync) {
     let images = hostile::all();
     let next = AtomicUsize::new(0);
@@ -141,7 +144,7 @@ fn verify_and_restore_refuse_every_broken_image() {
 fn check_and_the_drop_in_refuse_or_report_every_broken_image() {
     with_each(|image, path| {
         let text = path.to_str().unwrap();
-        // The audit finds what decoding would not, and leaves bodies to `--data`.
+        // `check` finds errors that decoding does not, and reads bodies only with `--data`.
         let silent = matches!(image.stage, Stage::Never);
         let mut wrong: Vec<String> =
             complaint("check", image, &run(&["check", text, "--data"]), silent, &OURS).into_iter().collect();

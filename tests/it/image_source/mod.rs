@@ -1,4 +1,5 @@
-//! An image read as a source: whatever QEMU writes, in reads of every place and length, and from as many threads as like.
+//! An image read as a source: every kind that QEMU writes, in reads of every offset and length, and from
+//! several threads.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,7 +18,8 @@ fn open(path: &Path) -> ImageSource {
         .expect("an image")
 }
 
-/// A disk in a folder, and QEMU's image of it with these options.
+/// Writes a disk into a folder, and QEMU's image of it with these options; returns the disk's bytes and the
+/// image's path.
 fn imaged(folder: &Path, size: u64, options: &[&str], qemu: QemuImg) -> (Vec<u8>, PathBuf) {
     let (raw, image) = (folder.join("disk.raw"), folder.join("disk.qcow2"));
     let disk = Disk::new(Kind::Mixed, ByteCount(size), 3);
@@ -55,7 +57,8 @@ fn every_kind_of_image_gives_its_disk_in_reads_of_any_length() {
         let (disk, path) = imaged(folder.path(), 5 * MIB + 1536, options, qemu);
         let source = open(&path);
         assert_eq!(source.size(), ByteCount(to_u64(disk.len())));
-        // A body is decoded once for each read that touches it: with the largest clusters short reads take long.
+        // A body is decoded once for each read that touches it, so short reads of the largest clusters take
+        // long.
         let lengths = [512, 4096, 196_608, 2 << 20];
         for &len in if source.mappings().cluster().bits() > 17 { &lengths[2..] } else { &lengths[..] } {
             assert!(read(&source, len) == disk, "{options:?} in reads of {len} bytes");
@@ -115,7 +118,8 @@ fn holes_are_what_is_not_stored() {
     source.settle().expect_err("somebody did");
 }
 
-/// Who asks for every chunk would otherwise go through all of the tables each time.
+/// An extent ends after 64 MiB at most: otherwise a caller that asks for every chunk would walk all of the
+/// tables each time.
 #[test]
 fn a_full_disk_is_told_piece_by_piece() {
     let Some(qemu) = QemuImg::find() else { return };
@@ -140,7 +144,7 @@ fn a_body_that_does_not_decode_is_an_error_at_its_cluster() {
     let whole = |source: &ImageSource| source.read_at(GuestOffset(0), &mut vec![0; to_usize(MIB)]);
     whole(&source).expect("it is good so far");
     let mut image = std::fs::read(&path).expect("the image");
-    // QEMU puts the first body at 0x50000. A block of the type that deflate does not have.
+    // QEMU puts the first body at 0x50000. These bytes begin a block of a type that deflate does not have.
     image[0x50000..0x50100].fill(0xff);
     std::fs::write(&path, image).expect("written");
     let error = whole(&open(&path)).expect_err("damaged");

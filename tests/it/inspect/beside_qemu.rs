@@ -1,4 +1,4 @@
-//! The JSON that we print is the JSON that qemu-img prints.
+//! The program's JSON compared with the JSON of qemu-img.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::{json, run, text};
 
-/// Images and disks of every shape that we read, by name.
+/// Images and disks of every kind that the program reads, with their names.
 fn shapes(folder: &TempDir) -> Vec<(&'static str, PathBuf)> {
     let at = |name: &str| folder.path().join(name);
     let disk = at("disk.raw");
@@ -60,7 +60,7 @@ fn qemu(arguments: &[&str]) -> Value {
         .unwrap_or_else(|error| panic!("{arguments:?}: {error}: {}", String::from_utf8_lossy(&answer.stderr)))
 }
 
-/// QEMU's fields, each of which must be among ours and the same.
+/// True if each of QEMU's fields is among Snapferry's, with the same value.
 fn holds(ours: &Value, theirs: &Map<String, Value>) -> bool {
     theirs.iter().all(|(name, value)| ours.get(name) == Some(value))
 }
@@ -145,7 +145,8 @@ fn info_lists_bitmaps_as_qemu_does() {
     assert_eq!(String::from_utf8_lossy(&ours.stdout), String::from_utf8_lossy(&theirs.stdout));
 }
 
-/// Each field of the directory and of what leads to it, with values on both sides of its bounds: QEMU takes and refuses the same.
+/// Each field of the bitmap directory and of the extension that points to it, with values on both sides of
+/// its limits: QEMU accepts and refuses the same.
 #[test]
 fn bitmaps_are_refused_where_qemu_refuses_them() {
     let Some(_) = QemuImg::find() else { return };
@@ -155,7 +156,8 @@ fn bitmaps_are_refused_where_qemu_refuses_them() {
     let extension = bytes.windows(4).position(|word| word == 0x2385_2875_u32.to_be_bytes()).unwrap();
     let word = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
     let (len, entry) = (word(extension + 16), usize::try_from(word(extension + 24)).unwrap());
-    // Of bytes 0 to 31 of the extension, and 0 to 23 of the first entry: place, bytes, value, and what is then refused.
+    // For bytes 0 to 31 of the extension and 0 to 23 of the first entry: offset, length, value, and the
+    // expected error.
     let breaks = [
         (extension + 8, 4, 0, "bitmaps"),
         (extension + 8, 4, 2, "bitmaps"),

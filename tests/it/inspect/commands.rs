@@ -1,4 +1,5 @@
-//! What only our commands do: differences counted, sizes estimated, objects read in few requests.
+//! Functions that only Snapferry's commands have: differences counted, sizes estimated, objects read in few
+//! requests.
 
 use snapferry_base::units::{ByteCount, MIB};
 use snapferry_sim::Operation;
@@ -46,7 +47,8 @@ fn the_estimate_of_a_sample_holds_what_the_conversion_gives() {
             let convert = ["convert", "--device", text(&disk), "--output", text(&image), "--force", "-q"];
             run(env!("CARGO_BIN_EXE_snapferry"), &[&convert[..], &how].concat());
             let size = std::fs::metadata(&image).unwrap().len();
-            // All of it: the estimate is exact but for the gaps before raw clusters and the tables' last clusters.
+            // All chunks: the estimate is exact except for the gaps before raw clusters and the tables' last
+            // clusters.
             let whole = json(
                 &[&["measure", text(&disk), "--json", "--sample", "80", "--seed", "1"][..], &how].concat(),
                 0,
@@ -58,7 +60,7 @@ fn the_estimate_of_a_sample_holds_what_the_conversion_gives() {
                 "{kind:?} {codec}: {} for {size}",
                 told("size")
             );
-            // A part of it: three times the interval, for a seed that can't be unlucky.
+            // A sample: within three times the interval, for a seed that gives no outlier.
             let part = json(
                 &[&["measure", text(&disk), "--json", "--sample", "30", "--seed", "7"][..], &how].concat(),
                 0,

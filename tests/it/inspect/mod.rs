@@ -1,4 +1,4 @@
-//! `info`, `check`, `map`, `compare` and `measure`, beside qemu-img and on objects.
+//! `info`, `check`, `map`, `compare` and `measure`, compared with qemu-img, and on objects.
 
 mod beside_qemu;
 mod commands;
@@ -8,12 +8,12 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-/// What the program answers.
+/// Output of the program.
 pub fn snapferry(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_snapferry")).args(arguments).output().unwrap()
 }
 
-/// Its stdout as JSON, of a run that ended with `code`.
+/// Parses the program's stdout as JSON; the exit code must be `code`.
 pub fn json(arguments: &[&str], code: i32) -> Value {
     let answer = snapferry(arguments);
     let said = String::from_utf8_lossy(&answer.stderr);
@@ -25,7 +25,7 @@ pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// Runs another program, which must end well.
+/// Runs another program, which must succeed.
 pub fn run(program: &str, arguments: &[&str]) {
     let answer = Command::new(program).args(arguments).output().unwrap();
     assert!(answer.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&answer.stderr));

@@ -1,7 +1,9 @@
-//! Every command that needs no cloud of its own under every limit that a shell, a service or a container sets, from tiny to large.
+//! Every command that needs no cloud, under every limit that a shell, a service or a container sets, from
+//! tiny to large.
 //!
-//! A command is right, which is looked at, or refused: with an exit code of its own, words on stderr, and nothing left. It neither panics nor dies of a
-//! signal nor hangs. Each test prints the table of what was refused where.
+//! A command either succeeds, and its result is checked, or it is refused: with an exit code of its own, a
+//! message on stderr, and nothing left behind. It never panics, dies of a signal or hangs. Each test prints a
+//! table of the settings under which commands were refused.
 
 mod work;
 
@@ -15,10 +17,10 @@ use snapferry_testkit::skip::{is_root, skip};
 
 use self::work::{End, Work};
 
-/// No command takes so long, however little it may have; it is killed then, and the test fails.
+/// Seconds after which a command is killed, and the test fails: no command needs as long under any limit.
 const DEADLINE: &str = "30";
 
-/// One limit, at one value: what comes before a command's own words.
+/// One limit with one value: the wrapper that comes before a command's own arguments.
 struct Setting {
     shown: String,
     wrapper: Vec<String>,
@@ -31,7 +33,7 @@ impl Setting {
         Self { shown: shown.into(), wrapper }
     }
 
-    /// `prlimit --WHAT=VALUE`
+    /// Setting of the command `prlimit --WHAT=VALUE`.
     fn prlimit(what: &str, value: u64, shown: String) -> Self {
         Self::new(shown, &["prlimit", &format!("--{what}={value}")])
     }
@@ -47,16 +49,16 @@ impl Setting {
         wrapped.output().expect("timeout is there")
     }
 
-    /// Whether the program can be loaded at all: before that, none of its own lines runs.
+    /// True if the program can be loaded at all: otherwise none of its own code runs.
     fn loads(&self, work: &Work) -> bool {
         let output = self.run(&work.bare());
         let said = String::from_utf8_lossy(&output.stderr);
-        // The loader names the program, too.
+        // The loader's messages name the program too.
         output.status.success() || said.contains("snapferry: ") && !said.contains("error while loading")
     }
 }
 
-/// Runs every command under every setting, and prints and judges the table.
+/// Runs every command under every setting, prints the table, and fails if a result is wrong.
 fn hold(name: &str, settings: &[Setting], work: &Work) {
     let mut table = format!("{name}: . right, R refused, ! wrong\n");
     let mut wrong = Vec::new();
@@ -96,7 +98,7 @@ fn hold(name: &str, settings: &[Setting], work: &Work) {
     let values: Vec<&str> = settings.iter().map(|setting| setting.shown.as_str()).collect();
     let _ =
         writeln!(table, "  {}\n  {right} right, {refused} refused, {} wrong", values.join(", "), wrong.len());
-    // For who runs it with --nocapture, and for who reads a failure.
+    // For runs with --nocapture, and for the output of a failed test.
     let _ = std::io::stdout().write_all(table.as_bytes());
     assert!(wrong.is_empty(), "{table}\n{}", wrong.join("\n"));
     assert!(right > 0, "{table}");
@@ -106,7 +108,7 @@ fn mib(what: &str, values: &[u64]) -> Vec<Setting> {
     values.iter().map(|value| Setting::prlimit(what, value * MIB, format!("{value} MiB"))).collect()
 }
 
-/// A build for tests has some 150 MiB of text and symbols, a released one 20.
+/// A test build has some 150 MiB of text and symbols, a release build 20.
 #[test]
 fn address_space() {
     let values =
@@ -144,14 +146,14 @@ fn stack() {
     hold("stack of the first thread", &settings, &Work::new());
 }
 
-/// What `ulimit -u`, TasksMax and a container's pids limit do.
+/// The limit that `ulimit -u`, TasksMax and a container's pids limit set.
 #[test]
 fn tasks() {
     if !is_root() {
         return;
     }
     let counts = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 32, 64];
-    // A user of this run alone: the limit counts all of a user's threads.
+    // A user id for this run alone: the limit counts all threads of a user.
     let user = (70_000 + getpid().as_raw_nonzero().get()).to_string();
     let settings: Vec<Setting> = counts
         .iter()
@@ -168,7 +170,7 @@ fn tasks() {
     hold("tasks", &settings, &work);
 }
 
-/// A control group of this run, removed at the end.
+/// A control group for this run, removed at the end.
 struct Group {
     folder: std::path::PathBuf,
     limit: &'static str,
@@ -189,7 +191,7 @@ impl Group {
         ways.into_iter().flatten().find_map(|(at, limit)| {
             let group = Self { folder: at.join(&name), limit };
             std::fs::create_dir(&group.folder).ok()?;
-            // Whoever may make one may be without the controller.
+            // A user who may make a group may lack the memory controller.
             std::fs::write(group.folder.join(limit), (512 * MIB).to_string()).ok()?;
             Some(group)
         })
@@ -224,8 +226,8 @@ fn memory_of_a_control_group() {
     hold("memory of a control group", &settings, &Work::new());
 }
 
-/// 128 cores, as a program sees them, within what services give `qemu-img` and a container its jobs: fewer threads and smaller buffers, and what the dry run
-/// says is what there will be.
+/// A request for 128 threads, and the default plan, within an address space of 640 MiB: the first is refused,
+/// and the second uses less memory, as the dry run promises.
 #[test]
 fn a_plan_for_many_cores_follows_the_limits() {
     let work = Work::new();

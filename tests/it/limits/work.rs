@@ -1,4 +1,4 @@
-//! What is run, and what each command has to come to.
+//! The commands to run, and the result that each of them must have.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -9,40 +9,39 @@ use tempfile::TempDir;
 
 use crate::convert::{BUCKET, Bucket, KEY, folder, key, left_in, snapferry};
 
-/// Bytes of the disk: a few segments, of which the last one is not whole.
+/// Bytes of the disk: a few segments, of which the last one is not full.
 const SIZE: u64 = 12 * MIB + 4096;
 
-/// How a command came to its end, both of them right.
+/// Correct ends of a command.
 pub enum End {
     Right,
     Refused,
 }
 
-/// What a command makes.
+/// Result of a command.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Makes {
-    /// An answer on stdout, and nothing else.
+    /// Output on stdout, and nothing else.
     Answer,
     /// A file in [`Work::out`], with these bytes.
     Image,
     ImageByZstd,
     Disk,
-    /// An image that holds the disk, by whoever reads it.
+    /// An image that holds the disk, read back by another command.
     Other,
-    /// An object.
+    /// An object in the bucket.
     Object,
 }
 
-/// One command.
 pub struct Job {
     pub name: String,
     pub command: Command,
     makes: Makes,
-    /// What it says without a limit.
+    /// Output of the command without a limit.
     answer: Vec<u8>,
 }
 
-/// A disk, its image in a file and in a bucket, and a folder for what is made.
+/// A disk, its image in a file and in a bucket, and a folder for the results.
 pub struct Work {
     home: TempDir,
     bucket: Bucket,
@@ -68,7 +67,7 @@ impl Work {
         Self { zstd, ..work }
     }
 
-    /// Everything belongs to this user from now on.
+    /// Makes this user the owner of all files.
     pub fn give_to(&self, user: &str) {
         let status =
             Command::new("chown").args(["-R", &format!("{user}:{user}")]).arg(self.home.path()).status();
@@ -98,7 +97,7 @@ impl Work {
         command
     }
 
-    /// The least that the program does.
+    /// A command that does as little as possible.
     pub fn bare(&self) -> Command {
         self.command(&["--version"])
     }
@@ -109,7 +108,7 @@ impl Work {
         command
     }
 
-    /// Every command, with what it answers when nothing is in its way.
+    /// Every command, with its output without a limit.
     pub fn jobs(&self) -> Vec<Job> {
         let (disk, image, out) = (self.disk(), self.image(), self.out());
         let with = |words: &[&str], files: &[&Path]| {
@@ -173,20 +172,20 @@ impl Work {
         jobs.collect()
     }
 
-    /// What was there before is there again.
+    /// Puts back the state before a command.
     pub fn reset(&self) {
         for name in left_in(&self.made()) {
             std::fs::remove_file(self.made().join(name)).expect("removed");
         }
         std::fs::write(self.out(), OLD).expect("written");
-        // Whoever has the folder may write over it.
+        // The owner of the folder may write over the file.
         let _ = std::fs::set_permissions(self.out(), std::os::unix::fs::PermissionsExt::from_mode(0o666));
     }
 
-    /// Whether the command did what it should, or was refused and left nothing.
+    /// Checks that the command succeeded with the right result, or was refused and left nothing.
     ///
     /// # Errors
-    /// With what is wrong.
+    /// If the end or the result is wrong. The text is the reason.
     pub fn judge(&self, job: &Job, output: &Output) -> Result<End, String> {
         let said = String::from_utf8_lossy(&output.stderr);
         let left = left_in(&self.made());
@@ -211,7 +210,7 @@ impl Work {
         }
     }
 
-    /// Looks at what a command that ended well has made.
+    /// Checks the result of a command that succeeded.
     fn look(&self, job: &Job, output: &Output) -> Result<(), String> {
         let out = || std::fs::read(self.out()).expect("what was made");
         let disk = || {

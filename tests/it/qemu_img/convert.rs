@@ -1,4 +1,4 @@
-//! `convert`, in a matrix of the command lines that its callers use.
+//! `convert`, for the command lines that its callers use.
 
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, symlink};
 
@@ -44,7 +44,7 @@ fn every_way_to_write_a_conversion_gives_qemus_disk() {
         let pair = Pair::new(qemu);
         let args: Vec<&str> = line.split(' ').collect();
         pair.expect_same_disk(&args, "out", qemu);
-        // Once more over what is there now; and nothing else is left.
+        // Run again over the existing file; nothing else may be left.
         pair.expect_same_disk(&args, "out", qemu);
         assert_eq!(pair.left(), ["a.qcow2", "a.raw", "b.qcow2", "b.raw", "out"], "{line}");
     }
@@ -104,7 +104,7 @@ fn a_target_that_is_there_is_written_in_place_with_n() {
     }
 }
 
-/// The steps of the progress line follow from the data, not from the time that they take.
+/// The steps of the progress line depend on the data, not on the time.
 #[test]
 fn progress_goes_in_qemus_steps() {
     let Some(qemu) = QemuImg::find() else { return };
@@ -218,7 +218,7 @@ fn a_disk_is_not_copied_onto_itself_under_another_name() {
 fn a_failure_leaves_what_was_there() {
     let Some(qemu) = QemuImg::find() else { return };
     let pair = Pair::new(qemu);
-    // The last body of the image does not decode.
+    // The last body of the image can't be decoded.
     let image = pair.ours().join("a.qcow2");
     let mut bytes = std::fs::read(&image).expect("an image");
     let len = bytes.len();

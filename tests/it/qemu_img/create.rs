@@ -1,4 +1,4 @@
-//! `create`: what QEMU prints, and what it makes.
+//! `create`: the output and the image compared with QEMU's.
 
 use snapferry_testkit::oracle::QemuImg;
 

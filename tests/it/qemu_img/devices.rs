@@ -1,4 +1,4 @@
-//! Raw disks on block devices, which hold something before.
+//! Raw disks written to block devices that hold data already.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use super::{Pair, end, run_in};
 
 const SIZE: usize = 6 << 20;
 
-/// A device full of something.
+/// A device filled with the byte 0xee.
 fn device(folder: &Path) -> Option<LoopDevice> {
     let backing = folder.join("backing");
     std::fs::write(&backing, vec![0xee; SIZE]).expect("written");

@@ -1,4 +1,5 @@
-//! In `qemu-img`'s place: the same command lines, run by QEMU's own tool and by us, end alike and leave the same disks.
+//! Snapferry in place of `qemu-img`: the same command lines, run by QEMU's own tool and by Snapferry, end
+//! alike and leave the same disks.
 
 use std::ffi::OsStr;
 use std::os::unix::fs::symlink;
@@ -16,12 +17,12 @@ mod devices;
 mod refused;
 mod told;
 
-/// Two folders that look alike: QEMU's tool works in one, ours in the other.
+/// Two folders with the same files: QEMU's tool works in one, Snapferry in the other.
 struct Pair {
     home: TempDir,
 }
 
-/// How a command ended.
+/// Exit code and output of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Ended {
     code: Option<i32>,
@@ -36,7 +37,7 @@ impl From<Output> for Ended {
     }
 }
 
-/// Runs `program` in `folder`, with nothing of the caller's environment.
+/// A command that runs `program` in `folder`, and inherits only PATH from the caller's environment.
 fn run_in<S: AsRef<OsStr>>(program: impl AsRef<OsStr>, folder: &Path, args: &[S]) -> Command {
     let mut command = Command::new(program);
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -49,7 +50,8 @@ fn end(mut command: Command) -> Ended {
 }
 
 impl Pair {
-    /// With a disk of 5 MiB and a little as `a.raw`, one of 1 MiB as `b.raw`, and both as images that QEMU made.
+    /// Makes folders with a disk of 5 MiB and 1,000 bytes as `a.raw`, one of 1 MiB as `b.raw`, and QEMU's
+    /// images of both.
     fn new(qemu: QemuImg) -> Self {
         let home = tempfile::tempdir().expect("a folder");
         symlink(env!("CARGO_BIN_EXE_snapferry"), home.path().join("qemu-img")).expect("a link");
@@ -75,17 +77,17 @@ impl Pair {
         self.home.path().join("ours")
     }
 
-    /// Our program, under QEMU's name.
+    /// Link to Snapferry under the name `qemu-img`.
     fn link(&self) -> PathBuf {
         self.home.path().join("qemu-img")
     }
 
-    /// Runs the same command line in both folders: QEMU's end, and ours.
+    /// Runs the same command line in both folders; returns QEMU's result, then Snapferry's.
     fn run(&self, args: &[&str]) -> (Ended, Ended) {
         (end(run_in("qemu-img", &self.theirs(), args)), end(run_in(self.link(), &self.ours(), args)))
     }
 
-    /// Both end well, and `name` holds the same disk.
+    /// Asserts that both commands succeed, and that `name` holds the same disk.
     fn expect_same_disk(&self, args: &[&str], name: &str, qemu: QemuImg) {
         let (theirs, ours) = self.run(args);
         assert_eq!((theirs.code, ours.code), (Some(0), Some(0)), "{args:?}: {theirs:?} {ours:?}");
@@ -102,20 +104,21 @@ impl Pair {
             assert_eq!(len(&ours), len(&theirs), "{args:?}");
         }
         let format = format(&ours);
-        // Strict, so that the sizes count; of a raw file, which was measured, it would also count where the holes are.
+        // Strict, so that the sizes count; for a raw file, whose length was compared above, it would also
+        // compare the positions of holes.
         let strict: &[&str] = if format == "qcow2" { &["-s"] } else { &[] };
         let compared =
             qemu.run(&[&["compare", "-f", format, "-F", format], strict].concat(), &[&theirs, &ours]);
         assert!(compared.is_ok(), "{args:?}: {compared:?}");
     }
 
-    /// Both end with the same code and the same words.
+    /// Asserts that both commands end with the same code and the same output.
     fn expect_same_words(&self, args: &[&str]) {
         let (theirs, ours) = self.run(args);
         assert_eq!(ours, theirs, "{args:?}");
     }
 
-    /// Names in our folder, sorted.
+    /// Names in Snapferry's folder, sorted.
     fn left(&self) -> Vec<String> {
         let mut names: Vec<String> = std::fs::read_dir(self.ours())
             .expect("a folder")
@@ -126,7 +129,7 @@ impl Pair {
     }
 }
 
-/// What is printed but for how often the progress line was drawn.
+/// Removes the repeated progress lines from the output, except the first and the last one.
 fn shape(out: &str) -> String {
     let lines: Vec<&str> = out.split('\r').collect();
     match &lines[..] {

@@ -1,4 +1,5 @@
-//! What we don't do: refused by name, or handed over whole, and before anything is touched.
+//! Functions of qemu-img that Snapferry does not have: the program refuses them by name, or passes the whole
+//! command to qemu-img, before it changes anything.
 
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -6,7 +7,7 @@ use snapferry_testkit::oracle::QemuImg;
 
 use super::{Pair, end, run_in};
 
-/// A command line, and what it is refused for.
+/// Command lines, and the text by which each is refused.
 const REFUSED: [(&str, &str); 32] = [
     ("resize a.raw 1G", "qemu-img resize"),
     ("snapshot -l a.qcow2", "qemu-img snapshot"),
@@ -92,7 +93,7 @@ fn what_is_not_done_is_handed_over_as_it_was_typed() {
         assert_eq!((ended.code, ended.out, ended.err.as_str()), (Some(63), typed, "unset\n"), "{line}");
         assert_eq!(pair.left(), THERE, "{line}");
     }
-    // What we do ourselves is not handed over, and a name that leads nowhere is told.
+    // Commands that Snapferry has are not passed on, and a missing program is reported.
     let mut ours = run_in(pair.link(), &pair.ours(), &["convert", "a.raw", "out"]);
     ours.env("SNAPFERRY_QEMU_IMG", &real);
     assert_eq!(end(ours).code, Some(0));

@@ -1,4 +1,4 @@
-//! `info`, `check`, `map`, `measure` and `compare`: what QEMU's tool prints, we print.
+//! `info`, `check`, `map`, `measure` and `compare`: the output compared with that of QEMU's tool.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,7 +8,7 @@ use snapferry_testkit::oracle::QemuImg;
 
 use super::{Ended, Pair, end, run_in, shape};
 
-/// With more images of QEMU's making, and some that are wrong; the same files in both folders.
+/// The pair with more images that QEMU made, and some broken ones; the same files in both folders.
 fn pair(qemu: QemuImg) -> Pair {
     let pair = Pair::new(qemu);
     let theirs = pair.theirs();
@@ -34,7 +34,7 @@ fn pair(qemu: QemuImg) -> Pair {
         qemu.run(&[&["bitmap"], bitmap].concat(), &[&here("marked.qcow2"), Path::new(&name)]).expect("made");
     }
     qemu.run(&["create", "-q", "-f", "qcow2"], &[&here("empty.qcow2"), Path::new("0")]).expect("made");
-    // A count that is too high, and one that is too low: the refcounts of clusters 5 and 6 of QEMU's own layout.
+    // A refcount that is too high, and one that is too low: those of clusters 40 and 6 of QEMU's layout.
     let image = std::fs::read(here("b.qcow2")).expect("an image");
     for (name, at, count) in [("leaky.qcow2", 0x2_0000 + 2 * 40, 1), ("wrong.qcow2", 0x2_0000 + 2 * 6, 0)] {
         let mut image = image.clone();
@@ -71,7 +71,7 @@ fn json(ended: &Ended) -> Value {
     serde_json::from_str(&ended.out).unwrap_or_else(|why| panic!("{why}: {ended:?}"))
 }
 
-/// Both print the same, but for the bytes that a copy takes on the disk.
+/// Asserts that both print the same, except for the size on disk, which differs for a copy.
 fn expect_same_json(pair: &Pair, args: &[&str]) {
     let (theirs, ours) = pair.run(args);
     assert_eq!(ours.code, theirs.code, "{args:?}: {theirs:?} {ours:?}");
@@ -147,7 +147,8 @@ fn what_is_printed_for_people_is_qemus() {
             vec!["check", "-q", image],
         ];
         for args in &lines[..if image == "backed.qcow2" { 1 } else { lines.len() }] {
-            // Of snapshots QEMU tells the date in local time, and of what is wrong it has its own words on stderr.
+            // QEMU prints the date of snapshots in local time, and has messages of its own for errors on
+            // stderr.
             let (theirs, ours) = pair.run(args);
             assert_eq!(
                 without_disk_size(&ours),
@@ -160,12 +161,12 @@ fn what_is_printed_for_people_is_qemus() {
     }
 }
 
-/// What scripts look for in the findings: the clusters of which the counts are wrong.
+/// Scripts search the findings for the clusters with wrong refcounts.
 #[test]
 fn wrong_counts_are_told_in_qemus_words() {
     let Some(qemu) = QemuImg::find() else { return };
     let pair = pair(qemu);
-    // One finding alone, several, and with the options that callers give.
+    // One finding alone, several, and the options that callers use.
     for folder in [pair.theirs(), pair.ours()] {
         let mut image = std::fs::read(folder.join("b.qcow2")).expect("an image");
         for (cluster, count) in [(30_usize, 1_u16), (31, 7), (40, 65535), (70, 2)] {
@@ -233,7 +234,7 @@ fn disks_are_compared_with_qemus_verdict() {
 
 #[test]
 fn a_file_whose_format_can_not_be_looked_up_is_not_taken_for_raw() {
-    // There is nothing at address 0 of any process.
+    // No process has memory at address 0, so the read fails.
     let answer = Command::new(env!("CARGO_BIN_EXE_snapferry"))
         .args(["qemu-img", "info", "/proc/self/mem"])
         .output()

@@ -1,4 +1,4 @@
-//! A real Redis to which everything happens that happens to servers.
+//! A real Redis under every fault of a server and of its network.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -8,14 +8,14 @@ use snapferry_base::retry::Class;
 use snapferry_base::secret::Secret;
 use snapferry_fleet::queue::examine::{Severity, ask, judge};
 use snapferry_fleet::queue::{
-    Counts, Held, Imported, JobState, Lease, MOST_NAMES, Queue, QueueError, RedisConfig, RedisQueue, Timing,
-    Token, import_legacy,
+    Counts, Imported, JobState, Lease, LeaseStatus, MOST_NAMES, Queue, QueueError, RedisConfig, RedisQueue,
+    Timing, Token, import_legacy,
 };
 
 use super::way::Way;
 use super::{Redis, SAFE, is_lost, job};
 
-/// Leases that run out while a test waits for it.
+/// Short leases, which run out within a test.
 const SHORT: Timing = Timing {
     lease: Duration::from_millis(400),
     beat: Duration::from_millis(50),
@@ -29,7 +29,7 @@ async fn claim(queue: &RedisQueue, worker: &str) -> Lease {
     Lease { id: claimed.job.id, token: claimed.token }
 }
 
-/// Sends it until Redis is there again.
+/// Repeats `send` until Redis answers again.
 async fn sent<T>(mut send: impl AsyncFnMut() -> Result<T, QueueError>) -> T {
     for _ in 0..200 {
         match send().await {
@@ -59,21 +59,21 @@ async fn killed_and_restarted_it_has_lost_nothing_and_takes_nothing_back_at_once
     queue.step(&lease, "convert", "journal", None).await.unwrap();
     redis.kill();
     assert!(matches!(queue.beat(&lease, "").await, Err(QueueError::Unavailable { .. })));
-    // Longer than a lease: without an amnesty every running job would be taken from its worker now.
+    // Longer than a lease: without the amnesty, every running job would be taken from its worker now.
     tokio::time::sleep(SHORT.lease * 2).await;
     redis.restart().await;
     let reaped = sent(async || queue.reap().await).await;
     assert_eq!((reaped.amnesty, reaped.taken_back), (1, vec![]));
     assert_eq!(total(&queue.counts().await.unwrap()), 200);
-    assert_eq!(queue.beat(&lease, "").await.unwrap(), Held::On);
+    assert_eq!(queue.beat(&lease, "").await.unwrap(), LeaseStatus::On);
     assert_eq!(queue.job(lease.id).await.unwrap().unwrap().journal.as_deref(), Some("journal"));
-    // And a worker that is really gone is found out after that.
+    // A worker that has really died is found after the amnesty.
     tokio::time::sleep(SHORT.lease * 2).await;
     assert_eq!(queue.reap().await.unwrap().taken_back, [lease.id]);
     assert!(is_lost(&queue.finish(&lease, "").await));
 }
 
-/// Nobody had reaped before the server went down, so nothing tells that it is another one.
+/// No worker had reaped before the server stopped, so nothing shows that the server has restarted.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_reaps_first_takes_nothing_back_either() {
     let Some(mut redis) = Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]).await else {
@@ -87,10 +87,10 @@ async fn who_reaps_first_takes_nothing_back_either() {
     redis.restart().await;
     let reaped = sent(async || queue.reap().await).await;
     assert_eq!((reaped.amnesty, reaped.taken_back), (1, vec![]));
-    assert_eq!(queue.beat(&lease, "").await.unwrap(), Held::On);
+    assert_eq!(queue.beat(&lease, "").await.unwrap(), LeaseStatus::On);
 }
 
-/// As if an import had been killed between moving a name aside and making its job.
+/// The state after an import that was killed between moving a name aside and making its job.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_old_list_is_taken_over_and_what_was_left_half_way_too() {
     let Some(redis) = Redis::start(&SAFE).await else { return };
@@ -115,7 +115,7 @@ async fn the_old_list_is_taken_over_and_what_was_left_half_way_too() {
         import_legacy(&queue, "queue", MOST_NAMES, made).await.unwrap(),
         Imported { added: 1, ..Imported::default() }
     );
-    // What one call does not take is told, and is there for the next.
+    // Names beyond the limit of one call are counted, and the next call imports them.
     redis.command(&["RPUSH", "queue", "web04", "web05", "web06"]).await;
     assert_eq!(
         import_legacy(&queue, "queue", 2, made).await.unwrap(),
@@ -134,15 +134,19 @@ async fn scripts_forgotten_connections_cut_and_clients_held_up_are_got_over() {
     queue.enqueue(&job("web01")).await.unwrap();
     let lease = claim(&queue, "w1").await;
     redis.command(&["SCRIPT", "FLUSH"]).await;
-    assert_eq!(queue.beat(&lease, "").await.unwrap(), Held::On);
+    assert_eq!(queue.beat(&lease, "").await.unwrap(), LeaseStatus::On);
     redis.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
-    assert_eq!(sent(async || queue.beat(&lease, "").await).await, Held::On);
+    assert_eq!(sent(async || queue.beat(&lease, "").await).await, LeaseStatus::On);
     redis.command(&["CLIENT", "PAUSE", "700", "ALL"]).await;
-    assert_eq!(queue.beat(&lease, "").await.unwrap(), Held::On, "longer than the library's own patience");
+    assert_eq!(
+        queue.beat(&lease, "").await.unwrap(),
+        LeaseStatus::On,
+        "longer than the library's own patience"
+    );
     queue.finish(&lease, "").await.unwrap();
 }
 
-/// As when a firewall forgets a connection: nothing comes back, and nothing is closed.
+/// As if a firewall had forgotten the connection: no response arrives, and neither side closes it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_has_gone_silent_is_replaced() {
     let Some(redis) = Redis::start(&SAFE).await else { return };
@@ -153,10 +157,11 @@ async fn a_connection_that_has_gone_silent_is_replaced() {
     way.silence();
     let unanswered = queue.beat(&lease, "").await.unwrap_err();
     assert_eq!(unanswered.class(), Class::Transient, "{unanswered}");
-    assert_eq!((queue.beat(&lease, "").await.unwrap(), way.accepted()), (Held::On, 2));
+    assert_eq!((queue.beat(&lease, "").await.unwrap(), way.accepted()), (LeaseStatus::On, 2));
 }
 
-/// The name of a Redis that fails over leads to the new primary, and a connection stays with the old one.
+/// After a failover the name of Redis leads to the new primary, but an open connection stays with the old
+/// one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_to_a_primary_that_was_demoted_is_replaced() {
     let Some(redis) = Redis::start(&SAFE).await else { return };
@@ -184,7 +189,7 @@ async fn a_refusal_of_a_new_connection_passes() {
     order(&["CONFIG", "SET", "maxclients", "1"]).await;
     order(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
     for _ in 0..3 {
-        // The first one finds the old connection closed, the others are refused a new one.
+        // The first call finds the old connection closed; the others are refused a new one.
         let refused = queue.counts().await.unwrap_err();
         assert_eq!(refused.class(), Class::Transient, "{refused}");
     }
@@ -203,15 +208,15 @@ async fn out_of_memory_passes_and_drops_nothing() {
     assert!(matches!(&full, QueueError::Unavailable { reason, .. } if reason.contains("OOM")), "{full}");
     assert_eq!(queue.beat(&lease, "").await.unwrap_err().class(), Class::Transient);
     redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
-    assert_eq!(queue.beat(&lease, "").await.unwrap(), Held::On);
+    assert_eq!(queue.beat(&lease, "").await.unwrap(), LeaseStatus::On);
     assert_eq!(total(&queue.counts().await.unwrap()), 1);
 }
 
-/// Both sides of a split have leased the job. When they are one again, only the token of the side that won is good.
+/// Both sides of a split have leased the job. After the split, only the token of the side that won is valid.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_was_promoted_refuses_the_worker_of_the_other_side() {
     let Some(primary) = Redis::start(&["--port", "0"]).await else { return };
-    // A replica is reached by TCP only.
+    // A replica connects by TCP only.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
     primary.command(&["CONFIG", "SET", "port", &port]).await;
     let replica = Redis::start(&["--replicaof", &format!("127.0.0.1 {port}")]).await.unwrap();
@@ -220,16 +225,16 @@ async fn a_replica_that_was_promoted_refuses_the_worker_of_the_other_side() {
     while !matches!(replica.command(&["EXISTS", "{snapferry}:ready"]).await, redis::Value::Int(1)) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    // Writing to a replica is refused, and may pass: it may be promoted.
+    // A write to a replica is refused, as a transient error: the replica may be promoted.
     let new = replica.queue(SHORT).await;
     assert_eq!(new.claim("w2", &Token::new()).await.unwrap_err().class(), Class::Transient);
     replica.command(&["REPLICAOF", "NO", "ONE"]).await;
     let (stale, winner) = (claim(&old, "w1").await, claim(&new, "w2").await);
     assert_eq!(stale.id, winner.id);
     drop(old);
-    // The worker of the old side talks to the new one from now on.
+    // The worker of the old side uses the new primary from now on.
     assert!(is_lost(&new.beat(&stale, "").await) && is_lost(&new.finish(&stale, "").await));
-    assert_eq!(new.beat(&winner, "").await.unwrap(), Held::On);
+    assert_eq!(new.beat(&winner, "").await.unwrap(), LeaseStatus::On);
     new.finish(&winner, "").await.unwrap();
 }
 
@@ -273,7 +278,7 @@ async fn passwords_are_asked_for_and_wrong_ones_refused() {
     };
     connect(Some("hunter2")).await.unwrap();
     for wrong in [None, Some("hunter3")] {
-        // Without a password the connection stands, and the first question is refused.
+        // Without a password the connection succeeds, and the first request is refused.
         let refused = match connect(wrong).await {
             Err(error) => error,
             Ok(()) => {
@@ -315,7 +320,7 @@ async fn what_is_over_is_forgotten_however_much_it_is() {
     assert_eq!(total(&queue.counts().await.unwrap()), 0);
 }
 
-/// Figures for the documents; nothing depends on how quick this machine is.
+/// Prints figures for the documents; the test does not depend on this machine's speed.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_queue_itself_can_do() {
     let Some(redis) = Redis::start(&SAFE).await else { return };
@@ -346,7 +351,7 @@ async fn what_the_queue_itself_can_do() {
         panic!("no size")
     };
     let each = |took: Duration| f64::from(MANY) / took.as_secs_f64();
-    // Shown by `cargo nextest run --no-capture`.
+    // Printed with `cargo nextest run --no-capture`.
     let _ = writeln!(
         std::io::stderr(),
         "beats {:.0}/s, enqueues {:.0}/s, claim and finish {:.0}/s, {bytes} bytes a job",

@@ -1,10 +1,10 @@
-//! The queue: one suite on both kinds, a model that holds the one to the other, and a real Redis to which everything happens.
+//! The queue: one suite on both kinds, a model that compares the two, and a real Redis under every fault.
 //!
-//! | file | what it holds them to |
+//! | file | requirement that it checks |
 //! |---|---|
-//! | `suite` | what every queue does |
-//! | `model` | any mix of operations, resends and jumps of time is the same on both, and never breaks the rules |
-//! | `rights` | what a user of Redis has to be allowed; what others may have written there |
+//! | `suite` | behaviour of every queue |
+//! | `model` | any mix of operations, resends and jumps of time: same effect on both, no rule broken |
+//! | `rights` | rights that a user of Redis needs; keys that other clients have written |
 //! | `faults` | Redis killed, restarted, paused, out of memory, promoted, emptied |
 //! | `way` | connections that fall silent, or are cut |
 
@@ -24,10 +24,10 @@ use snapferry_fleet::queue::{NewJob, Priority, QueueError, RedisConfig, RedisQue
 use snapferry_testkit::skip::has_oracle;
 use tempfile::TempDir;
 
-/// How long a server may take to answer.
+/// Time limit for the server's first answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A server of our own on a Unix socket, in a folder of its own.
+/// Redis server for one test, on a Unix socket in a folder of its own.
 pub struct Redis {
     child: Child,
     folder: TempDir,
@@ -35,7 +35,7 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// None where there is none to be had, which is a failure in CI.
+    /// Starts a server; returns `None` if redis-server is not installed, which is a failure in CI.
     pub async fn start(options: &[&str]) -> Option<Self> {
         if !has_oracle("redis-server") {
             return None;
@@ -71,7 +71,7 @@ impl Redis {
             {
                 match redis::cmd("PING").query_async::<String>(&mut connection).await {
                     Ok(_) => return,
-                    // It is there, and wants a password.
+                    // The server is up, and requires a password.
                     Err(error) if error.code() == Some("NOAUTH") => return,
                     Err(_) => {}
                 }
@@ -81,7 +81,7 @@ impl Redis {
         }
     }
 
-    /// With SIGKILL.
+    /// Kills the server with SIGKILL.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -96,7 +96,7 @@ impl Redis {
         RedisQueue::connect(&RedisConfig { timing, ..self.config() }).await.unwrap()
     }
 
-    /// Sends a command as any client might.
+    /// Sends a command as any other client can.
     pub async fn command(&self, words: &[&str]) -> redis::Value {
         let client = redis::Client::open(self.url()).unwrap();
         let mut connection = client.get_multiplexed_async_connection().await.unwrap();
@@ -126,7 +126,7 @@ fn serve(folder: &Path, options: &[String]) -> Child {
         .unwrap()
 }
 
-/// What keeps jobs as they are to be kept.
+/// Options under which Redis loses no jobs.
 pub const SAFE: [&str; 6] =
     ["--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction"];
 
@@ -141,12 +141,12 @@ pub fn job(server: &str) -> NewJob {
     }
 }
 
-/// Whether somebody else has the job by now.
+/// True if the lease is lost: another worker has the job by now.
 pub fn is_lost<T: std::fmt::Debug>(outcome: &Result<T, QueueError>) -> bool {
     matches!(outcome, Err(QueueError::LeaseLost { .. }))
 }
 
-/// So that tests may ask the machine for the time by one name.
+/// Current time in milliseconds since 1970.
 pub fn now_ms() -> u64 {
     let since = SystemClock.now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap();
     u64::try_from(since.as_millis()).unwrap()

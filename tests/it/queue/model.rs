@@ -1,4 +1,5 @@
-//! Any mix of operations by three workers, with resends, late words and jumps of time, does the same to both queues, and never breaks the rules.
+//! Any mix of operations by three workers, with resends, late requests and jumps of time, has the same effect
+//! on both queues, and never breaks the rules.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,12 +12,12 @@ use proptest::test_runner::{Config, TestRunner};
 use snapferry_base::clock::Clock;
 use snapferry_base::job::JobId;
 use snapferry_fleet::queue::{
-    JobState, Lease, MemoryQueue, NewJob, Priority, Queue, QueueError, Since, Then, Timing, Token,
+    CatchUp, JobState, Lease, MemoryQueue, NewJob, OnFailure, Priority, Queue, QueueError, Timing, Token,
 };
 
 use super::{Redis, SAFE, now_ms};
 
-/// A clock that stands until somebody turns it.
+/// A clock that moves only when the test moves it.
 pub struct Turned(pub Arc<AtomicU64>);
 
 #[async_trait]
@@ -40,9 +41,9 @@ const TIMING: Timing = Timing {
     takeovers: 3,
 };
 
-/// What happens.
+/// One step of a test: an operation on the queue, or time that passes.
 #[derive(Clone, Debug)]
-enum Deed {
+enum QueueStep {
     Enqueue { server: u8, priority: u8, wait: u8 },
     Again,
     Claim { worker: usize },
@@ -59,39 +60,39 @@ enum Deed {
     Reap,
     Purge,
     Forget { server: u8 },
-    Schedule { name: u8, since: Option<Since> },
+    Schedule { name: u8, since: Option<CatchUp> },
     Tick { name: u8, ahead: u64 },
     Waiting,
     Pass { milliseconds: u64 },
 }
 
-fn deed() -> impl Strategy<Value = Deed> {
+fn deed() -> impl Strategy<Value = QueueStep> {
     prop_oneof![
-        4 => (0_u8..4, 0_u8..10, 0_u8..2).prop_map(|(server, priority, wait)| Deed::Enqueue { server, priority, wait }),
-        1 => Just(Deed::Again),
-        5 => (0_usize..3).prop_map(|worker| Deed::Claim { worker }),
-        1 => (0_usize..3).prop_map(|worker| Deed::ClaimAgain { worker }),
-        3 => (0_usize..8).prop_map(|lease| Deed::Beat { lease }),
-        3 => (0_usize..8, 0_u8..3, proptest::option::of(1_u32..4)).prop_map(|(lease, step, through)| Deed::Step { lease, step, through }),
-        1 => (0_usize..8).prop_map(|lease| Deed::Release { lease }),
-        2 => (0_usize..8).prop_map(|lease| Deed::Finish { lease }),
-        1 => (0_usize..8, 0_u8..3).prop_map(|(lease, wait)| Deed::Retry { lease, wait }),
-        1 => (0_usize..8).prop_map(|lease| Deed::Die { lease }),
-        1 => (0_usize..8).prop_map(|lease| Deed::Stop { lease }),
-        1 => (0_usize..8).prop_map(|job| Deed::Cancel { job }),
-        1 => (0_usize..8).prop_map(|job| Deed::Revive { job }),
-        3 => Just(Deed::Reap),
-        1 => Just(Deed::Purge),
-        1 => (0_u8..4).prop_map(|server| Deed::Forget { server }),
-        1 => (0_u8..2, prop_oneof![Just(None), Just(Some(Since::Now)), Just(Some(Since::Before))])
-            .prop_map(|(name, since)| Deed::Schedule { name, since }),
-        1 => Just(Deed::Waiting),
-        2 => (0_u8..2, 0_u64..100).prop_map(|(name, ahead)| Deed::Tick { name, ahead }),
-        4 => prop_oneof![Just(0_u64), Just(1), Just(60), Just(100), Just(101), Just(500)].prop_map(|milliseconds| Deed::Pass { milliseconds }),
+        4 => (0_u8..4, 0_u8..10, 0_u8..2).prop_map(|(server, priority, wait)| QueueStep::Enqueue { server, priority, wait }),
+        1 => Just(QueueStep::Again),
+        5 => (0_usize..3).prop_map(|worker| QueueStep::Claim { worker }),
+        1 => (0_usize..3).prop_map(|worker| QueueStep::ClaimAgain { worker }),
+        3 => (0_usize..8).prop_map(|lease| QueueStep::Beat { lease }),
+        3 => (0_usize..8, 0_u8..3, proptest::option::of(1_u32..4)).prop_map(|(lease, step, through)| QueueStep::Step { lease, step, through }),
+        1 => (0_usize..8).prop_map(|lease| QueueStep::Release { lease }),
+        2 => (0_usize..8).prop_map(|lease| QueueStep::Finish { lease }),
+        1 => (0_usize..8, 0_u8..3).prop_map(|(lease, wait)| QueueStep::Retry { lease, wait }),
+        1 => (0_usize..8).prop_map(|lease| QueueStep::Die { lease }),
+        1 => (0_usize..8).prop_map(|lease| QueueStep::Stop { lease }),
+        1 => (0_usize..8).prop_map(|job| QueueStep::Cancel { job }),
+        1 => (0_usize..8).prop_map(|job| QueueStep::Revive { job }),
+        3 => Just(QueueStep::Reap),
+        1 => Just(QueueStep::Purge),
+        1 => (0_u8..4).prop_map(|server| QueueStep::Forget { server }),
+        1 => (0_u8..2, prop_oneof![Just(None), Just(Some(CatchUp::Now)), Just(Some(CatchUp::Before))])
+            .prop_map(|(name, since)| QueueStep::Schedule { name, since }),
+        1 => Just(QueueStep::Waiting),
+        2 => (0_u8..2, 0_u64..100).prop_map(|(name, ahead)| QueueStep::Tick { name, ahead }),
+        4 => prop_oneof![Just(0_u64), Just(1), Just(60), Just(100), Just(101), Just(500)].prop_map(|milliseconds| QueueStep::Pass { milliseconds }),
     ]
 }
 
-/// What a test remembers, as workers and users would.
+/// Jobs, leases and tokens that workers and users would remember.
 #[derive(Default)]
 struct Memory {
     jobs: Vec<NewJob>,
@@ -100,7 +101,7 @@ struct Memory {
 }
 
 impl Memory {
-    /// One of the last few leases: held, or long lost.
+    /// Returns one of the last few leases, which may be lost already.
     fn lease(&self, back: usize) -> Option<Lease> {
         self.leases.iter().rev().nth(back).cloned()
     }
@@ -110,8 +111,14 @@ impl Memory {
     }
 }
 
-/// Does it to a queue; what came of it, in words that can be compared.
-async fn perform(queue: &dyn Queue, deed: &Deed, memory: &Memory, new: &NewJob, token: &Token) -> String {
+/// Runs the step on a queue, and returns the outcome as text, which can be compared.
+async fn perform(
+    queue: &dyn Queue,
+    deed: &QueueStep,
+    memory: &Memory,
+    new: &NewJob,
+    token: &Token,
+) -> String {
     let said = |outcome: Result<String, QueueError>| match outcome {
         Ok(words) => words,
         Err(QueueError::LeaseLost { .. }) => "lost".to_owned(),
@@ -120,73 +127,75 @@ async fn perform(queue: &dyn Queue, deed: &Deed, memory: &Memory, new: &NewJob, 
     let none = || Ok("nobody".to_owned());
     let wait = |units: u8| Duration::from_millis(u64::from(units) * 50);
     said(match deed {
-        Deed::Enqueue { .. } => queue.enqueue(new).await.map(|added| format!("{added:?}")),
-        Deed::Again => match memory.jobs.last() {
+        QueueStep::Enqueue { .. } => queue.enqueue(new).await.map(|added| format!("{added:?}")),
+        QueueStep::Again => match memory.jobs.last() {
             Some(job) => queue.enqueue(job).await.map(|added| format!("{added:?}")),
             None => none(),
         },
-        Deed::Claim { worker } => {
+        QueueStep::Claim { worker } => {
             queue.claim(&format!("w{worker}"), token).await.map(|claimed| format!("{claimed:?}"))
         }
-        Deed::ClaimAgain { worker } => match &memory.tokens[*worker] {
+        QueueStep::ClaimAgain { worker } => match &memory.tokens[*worker] {
             Some(token) => {
                 queue.claim(&format!("w{worker}"), token).await.map(|claimed| format!("{claimed:?}"))
             }
             None => none(),
         },
-        Deed::Cancel { job } => match memory.job(*job) {
+        QueueStep::Cancel { job } => match memory.job(*job) {
             Some(id) => queue.cancel(id).await.map(|state| state.to_string()),
             None => none(),
         },
-        Deed::Revive { job } => match memory.job(*job) {
+        QueueStep::Revive { job } => match memory.job(*job) {
             Some(id) => queue.retry(id).await.map(|()| "revived".to_owned()),
             None => none(),
         },
-        Deed::Reap => queue.reap().await.map(|reaped| format!("{reaped:?}")),
-        Deed::Purge => queue.purge(Duration::from_millis(300)).await.map(|purged| purged.to_string()),
-        Deed::Forget { server } => {
+        QueueStep::Reap => queue.reap().await.map(|reaped| format!("{reaped:?}")),
+        QueueStep::Purge => queue.purge(Duration::from_millis(300)).await.map(|purged| purged.to_string()),
+        QueueStep::Forget { server } => {
             queue.forget(&format!("web{server}"), "us-east").await.map(|there| there.to_string())
         }
-        Deed::Schedule { name, since: Some(since) } => {
+        QueueStep::Schedule { name, since: Some(since) } => {
             queue.set_schedule(&format!("s{name}"), "plan", *since).await.map(|()| "kept".to_owned())
         }
-        Deed::Schedule { name, since: None } => {
+        QueueStep::Schedule { name, since: None } => {
             queue.remove_schedule(&format!("s{name}")).await.map(|there| there.to_string())
         }
-        Deed::Waiting => queue.waiting().await.map(|waiting| format!("{waiting:?}")),
-        Deed::Tick { name, ahead } => {
+        QueueStep::Waiting => queue.waiting().await.map(|waiting| format!("{waiting:?}")),
+        QueueStep::Tick { name, ahead } => {
             let at = new.id.time() + Duration::from_millis(*ahead);
             queue.tick(&format!("s{name}"), at).await.map(|first| first.to_string())
         }
-        Deed::Pass { .. } => Ok("later".to_owned()),
-        Deed::Beat { lease }
-        | Deed::Step { lease, .. }
-        | Deed::Release { lease }
-        | Deed::Finish { lease }
-        | Deed::Retry { lease, .. }
-        | Deed::Die { lease }
-        | Deed::Stop { lease } => match memory.lease(*lease) {
+        QueueStep::Pass { .. } => Ok("later".to_owned()),
+        QueueStep::Beat { lease }
+        | QueueStep::Step { lease, .. }
+        | QueueStep::Release { lease }
+        | QueueStep::Finish { lease }
+        | QueueStep::Retry { lease, .. }
+        | QueueStep::Die { lease }
+        | QueueStep::Stop { lease } => match memory.lease(*lease) {
             None => none(),
             Some(lease) => match deed {
-                Deed::Beat { .. } => queue.beat(&lease, "half").await.map(|held| format!("{held:?}")),
-                Deed::Step { step, through, .. } => queue
+                QueueStep::Beat { .. } => queue.beat(&lease, "half").await.map(|held| format!("{held:?}")),
+                QueueStep::Step { step, through, .. } => queue
                     .step(&lease, &step.to_string(), "journal", *through)
                     .await
                     .map(|held| format!("{held:?}")),
-                Deed::Release { .. } => queue.release(&lease).await.map(|()| "released".to_owned()),
-                Deed::Finish { .. } => queue.finish(&lease, "result").await.map(|()| "done".to_owned()),
-                Deed::Retry { wait: units, .. } => queue
-                    .fail(&lease, "error", Then::RetryAfter(wait(*units)))
+                QueueStep::Release { .. } => queue.release(&lease).await.map(|()| "released".to_owned()),
+                QueueStep::Finish { .. } => queue.finish(&lease, "result").await.map(|()| "done".to_owned()),
+                QueueStep::Retry { wait: units, .. } => queue
+                    .fail(&lease, "error", OnFailure::RetryAfter(wait(*units)))
                     .await
                     .map(|()| "failed".to_owned()),
-                Deed::Die { .. } => queue.fail(&lease, "error", Then::Dead).await.map(|()| "dead".to_owned()),
+                QueueStep::Die { .. } => {
+                    queue.fail(&lease, "error", OnFailure::Dead).await.map(|()| "dead".to_owned())
+                }
                 _ => queue.stop(&lease).await.map(|()| "stopped".to_owned()),
             },
         },
     })
 }
 
-/// The rules, whatever has happened.
+/// Checks the rules that hold after any steps.
 async fn rules(queue: &dyn Queue, memory: &Memory) {
     let mut open: BTreeMap<(String, String), JobId> = BTreeMap::new();
     let (mut there, mut counted) = (0, 0);
@@ -199,12 +208,12 @@ async fn rules(queue: &dyn Queue, memory: &Memory) {
             assert_eq!(before, None, "two open jobs for {} into {}", job.server, job.region);
         }
     }
-    // None is in two states, and none is lost: what is not there was purged, and only what is over is.
+    // No job is in two states, and none is lost: missing jobs were purged, and only finished jobs are purged.
     assert_eq!(there, counted);
     assert!(there <= u64::try_from(memory.jobs.len()).unwrap());
 }
 
-async fn play(deeds: &[Deed], redis: Option<&Redis>, prefix: &str) {
+async fn play(deeds: &[QueueStep], redis: Option<&Redis>, prefix: &str) {
     let clock = Arc::new(AtomicU64::new(now_ms()));
     let memory_queue = MemoryQueue::new(Arc::new(Turned(Arc::clone(&clock))), TIMING);
     let redis_queue = match redis {
@@ -226,7 +235,7 @@ async fn play(deeds: &[Deed], redis: Option<&Redis>, prefix: &str) {
     let mut memory = Memory::default();
     for (number, deed) in deeds.iter().enumerate() {
         let (server, priority, wait) = match deed {
-            Deed::Enqueue { server, priority, wait } => (*server, *priority, *wait),
+            QueueStep::Enqueue { server, priority, wait } => (*server, *priority, *wait),
             _ => (0, 0, 0),
         };
         let new = NewJob {
@@ -247,14 +256,14 @@ async fn play(deeds: &[Deed], redis: Option<&Redis>, prefix: &str) {
             assert_eq!(theirs, ours, "deed {number}, {deed:?}: Redis, and memory");
         }
         match deed {
-            Deed::Enqueue { .. } if ours == "Added" => memory.jobs.push(new),
-            Deed::Claim { worker } => {
+            QueueStep::Enqueue { .. } if ours == "Added" => memory.jobs.push(new),
+            QueueStep::Claim { worker } => {
                 memory.tokens[*worker] = Some(token.clone());
                 let running = memory_queue.jobs(JobState::Running, 1000).await.unwrap();
                 let claimed = running.into_iter().find(|job| ours.contains(&format!("id: {}", job.id)));
                 memory.leases.extend(claimed.map(|job| Lease { id: job.id, token }));
             }
-            Deed::Pass { milliseconds } => {
+            QueueStep::Pass { milliseconds } => {
                 clock.fetch_add(*milliseconds, Ordering::Relaxed);
             }
             _ => {}
@@ -269,7 +278,7 @@ async fn play(deeds: &[Deed], redis: Option<&Redis>, prefix: &str) {
         assert_eq!(redis_queue.good().await.unwrap(), memory_queue.good().await.unwrap());
         assert_eq!(redis_queue.workers().await.unwrap(), memory_queue.workers().await.unwrap());
         assert_eq!(redis_queue.schedules().await.unwrap(), memory_queue.schedules().await.unwrap());
-        let told = |events: Vec<snapferry_fleet::queue::Happening>| {
+        let told = |events: Vec<snapferry_fleet::queue::QueueEvent>| {
             events.into_iter().map(|event| (event.id, event.what, event.details)).collect::<Vec<_>>()
         };
         assert_eq!(
@@ -283,7 +292,7 @@ async fn play(deeds: &[Deed], redis: Option<&Redis>, prefix: &str) {
 fn both_queues_do_the_same_whatever_happens() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let redis = runtime.block_on(Redis::start(&SAFE));
-    // Against Redis each case takes some hundred round trips; in memory alone many more can be tried.
+    // With Redis each case takes some hundred round trips; in memory alone, more cases fit.
     let cases = if redis.is_some() { 400 } else { 1000 };
     let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
     let number = AtomicU64::new(0);

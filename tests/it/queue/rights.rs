@@ -1,4 +1,4 @@
-//! What a user of Redis has to be allowed: the line of the documents is enough, and each right that is missing is named.
+//! Rights that a user of Redis needs: the ACL line in the documents is enough, and a missing right is named.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -8,14 +8,14 @@ use snapferry_base::retry::Class;
 use snapferry_base::secret::Secret;
 use snapferry_fleet::queue::rights::{NEEDED, acl_line};
 use snapferry_fleet::queue::{
-    Held, JobState, Lease, Queue, QueueError, RedisConfig, RedisQueue, Timing, Token,
+    JobState, Lease, LeaseStatus, Queue, QueueError, RedisConfig, RedisQueue, Timing, Token,
 };
 
 use super::{Redis, SAFE, job, now_ms, suite};
 
 const USER: &str = "snapferry";
 
-/// A server with a user whom the documents' line has made.
+/// A server with a user made by the documents' ACL line.
 struct Guarded {
     redis: Redis,
 }
@@ -45,7 +45,7 @@ impl Guarded {
     }
 }
 
-/// Whoever uses another command adds it to the line.
+/// A change that makes the queue use another Redis command must add it to the ACL line.
 #[tokio::test]
 async fn the_line_of_the_documents_is_enough_for_everything() {
     let documents = std::fs::read_to_string("docs/fleet.md").unwrap();
@@ -86,7 +86,8 @@ async fn a_right_that_is_missing_is_named() {
     let missing = queue.rights().await.unwrap_err();
     assert!(matches!(&missing, QueueError::Rights { .. } | QueueError::Refused { .. }), "{missing}");
     guarded.change("~{snapferry}:*").await;
-    // A server that is full is no matter of rights: Redis lets a script go on that has written before, and this one begins with a DEL.
+    // A full server is no matter of rights: Redis lets a script continue that has written before, and this
+    // one begins with a DEL.
     guarded.redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
     queue.rights().await.unwrap();
     guarded.redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
@@ -94,7 +95,8 @@ async fn a_right_that_is_missing_is_named() {
     assert!(keys.is_empty(), "trying leaves something: {keys:?}");
 }
 
-/// However often the server restarts, a worker that is gone is given one lease more and no second one, and one that lives is given one each time.
+/// However often the server restarts, the lease of a dead worker is extended once only, and the lease of a
+/// live worker is extended each time.
 #[tokio::test]
 async fn leases_are_extended_once_for_each_word_of_their_workers() {
     for info in ["+info", "-info"] {
@@ -105,7 +107,7 @@ async fn leases_are_extended_once_for_each_word_of_their_workers() {
         let line = acl_line(USER, "snapferry").replace('\'', "").replace("PASSWORD", "hunter2");
         let clock = Arc::new(AtomicU64::new(now_ms()));
         let user = async |guarded: &Guarded| {
-            // Users that no file keeps are gone with the server.
+            // Users that are in no file are lost at a restart.
             guarded.redis.command(&line.split(' ').collect::<Vec<_>>()).await;
             guarded.change(info).await;
         };
@@ -132,7 +134,11 @@ async fn leases_are_extended_once_for_each_word_of_their_workers() {
                     Err(error) => assert_eq!(error.class(), Class::Transient, "{error}"),
                 }
             };
-            assert_eq!(queue.beat(&leases[0], "").await.unwrap(), Held::On, "{info}: restart {restart}");
+            assert_eq!(
+                queue.beat(&leases[0], "").await.unwrap(),
+                LeaseStatus::On,
+                "{info}: restart {restart}"
+            );
             if !reaped.taken_back.is_empty() {
                 assert_eq!(reaped.taken_back, [leases[1].id], "{info}");
                 break;
@@ -143,7 +149,7 @@ async fn leases_are_extended_once_for_each_word_of_their_workers() {
     }
 }
 
-/// Whoever may write into a queue hides nobody's jobs but his own.
+/// Invalid data written into the queue hides no other jobs.
 #[tokio::test]
 async fn what_makes_no_sense_hides_nothing_else() {
     let Some(redis) = Redis::start(&SAFE).await else { return };
@@ -152,7 +158,7 @@ async fn what_makes_no_sense_hides_nothing_else() {
     queue.enqueue(&good).await.unwrap();
     queue.enqueue(&bad).await.unwrap();
     let key = format!("{{snapferry}}:job:{}", bad.id);
-    // Two jobs of one millisecond stand in the order of their random ids.
+    // Two jobs of the same millisecond are in the order of their random ids.
     let listed = async || {
         let mut servers: Vec<String> =
             queue.jobs_in(&JobState::ALL, 100).await.unwrap().into_iter().map(|job| job.server).collect();

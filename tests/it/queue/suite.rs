@@ -1,12 +1,12 @@
-//! What every queue does, on a clock that the test turns.
+//! Behaviour of every queue, on a clock that the test moves.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use snapferry_fleet::queue::{
-    Enqueued, Good, Held, JobState, Lease, MemoryQueue, NewJob, Priority, Queue, QueueError, Reaped,
-    Schedule, Since, Surveyed, Then, Timing, Token,
+    CatchUp, Enqueued, GcSurvey, JobState, LastSuccess, Lease, LeaseStatus, MemoryQueue, NewJob, OnFailure,
+    Priority, Queue, QueueError, Reaped, Schedule, Timing, Token,
 };
 
 use super::{Redis, SAFE, is_lost, job};
@@ -21,7 +21,7 @@ pub const TIMING: Timing = Timing {
 };
 const SECOND: u64 = 1000;
 
-/// A queue, and the clock that it goes by.
+/// A queue and its clock.
 struct Bench<'a> {
     queue: &'a dyn Queue,
     clock: Arc<AtomicU64>,
@@ -79,8 +79,8 @@ impl Bench<'_> {
         assert_eq!(queue.claim("w1", &token).await.unwrap().unwrap(), claimed, "a resend");
         assert_eq!(queue.claim("w2", &Token::new()).await.unwrap(), None);
         let lease = Lease { id: one.id, token };
-        assert_eq!(queue.beat(&lease, r#"{"percent":10}"#).await.unwrap(), Held::On);
-        assert_eq!(queue.step(&lease, "snapshot", "journal 1", Some(1)).await.unwrap(), Held::On);
+        assert_eq!(queue.beat(&lease, r#"{"percent":10}"#).await.unwrap(), LeaseStatus::On);
+        assert_eq!(queue.step(&lease, "snapshot", "journal 1", Some(1)).await.unwrap(), LeaseStatus::On);
         let seen = queue.job(one.id).await.unwrap().unwrap();
         assert_eq!(
             (seen.step.as_deref(), seen.journal.as_deref(), seen.worker.as_deref()),
@@ -101,7 +101,7 @@ impl Bench<'_> {
             .map(|event| event.what)
             .collect();
         assert_eq!(what, ["added", "claimed", "step", "done"]);
-        // Done once, the server may be replicated again.
+        // After a job is done, the server may be replicated again.
         let again = self.add("web01").await;
         queue.cancel(again.id).await.unwrap();
     }
@@ -149,13 +149,14 @@ impl Bench<'_> {
         );
         let second = self.claim("w2").await.unwrap();
         assert!(
-            is_lost(&queue.finish(&first, "").await) && is_lost(&queue.fail(&first, "", Then::Dead).await)
+            is_lost(&queue.finish(&first, "").await)
+                && is_lost(&queue.fail(&first, "", OnFailure::Dead).await)
         );
         assert!(
             is_lost(&queue.release(&first).await)
-                && is_lost(&queue.fail(&first, "", Then::RetryAfter(Duration::ZERO)).await)
+                && is_lost(&queue.fail(&first, "", OnFailure::RetryAfter(Duration::ZERO)).await)
         );
-        // A step is progress: from here three more are allowed.
+        // A step is progress: from here on three more takeovers are allowed.
         queue.step(&second, "volume", "journal 2", Some(2)).await.unwrap();
         for time in 1..=3 {
             self.pass(120);
@@ -179,7 +180,7 @@ impl Bench<'_> {
         );
     }
 
-    /// A job that kills whoever converts it: each worker takes it up, goes through the steps before, and is gone.
+    /// A job that kills every worker: each worker claims it, repeats the earlier steps, and dies.
     async fn steps_that_are_taken_again_are_no_progress(&self) {
         let (queue, job) = (self.queue, self.add("web02").await);
         let lost_at = async |furthest: u32| {
@@ -200,7 +201,7 @@ impl Bench<'_> {
             );
         }
         assert_eq!(lost_at(4).await.dead, [job.id]);
-        // Whoever revives it gives it all of its chances again.
+        // A retry by the user resets the count of takeovers.
         queue.retry(job.id).await.unwrap();
         for _ in 0..2 {
             assert_eq!(lost_at(3).await.taken_back, [job.id]);
@@ -217,7 +218,7 @@ impl Bench<'_> {
         assert!(is_lost(&queue.beat(&lease, "").await));
         let lease = self.claim("w1").await.unwrap();
         assert_eq!(lease.id, early.id, "given back, it is still before the later one");
-        queue.fail(&lease, "busy", Then::RetryAfter(Duration::from_secs(60))).await.unwrap();
+        queue.fail(&lease, "busy", OnFailure::RetryAfter(Duration::from_secs(60))).await.unwrap();
         let other = self.claim("w1").await.unwrap();
         assert_eq!((other.id, self.state(&early).await), (late.id, JobState::Delayed));
         assert_eq!(self.claim("w1").await, None);
@@ -240,8 +241,11 @@ impl Bench<'_> {
     async fn failures_are_tried_again_and_the_dead_can_be_revived(&self) {
         let (queue, job) = (self.queue, self.add("web06").await);
         let lease = self.claim("w1").await.unwrap();
-        queue.fail(&lease, "throttled", Then::RetryAfter(Duration::from_secs(30))).await.unwrap();
-        queue.fail(&lease, "throttled", Then::RetryAfter(Duration::from_secs(30))).await.expect("a resend");
+        queue.fail(&lease, "throttled", OnFailure::RetryAfter(Duration::from_secs(30))).await.unwrap();
+        queue
+            .fail(&lease, "throttled", OnFailure::RetryAfter(Duration::from_secs(30)))
+            .await
+            .expect("a resend");
         let seen = queue.job(job.id).await.unwrap().unwrap();
         assert_eq!(
             (seen.state, seen.attempts, seen.error.as_deref()),
@@ -249,7 +253,7 @@ impl Bench<'_> {
         );
         self.pass(30);
         let lease = self.claim("w1").await.unwrap();
-        queue.fail(&lease, "no such server", Then::Dead).await.unwrap();
+        queue.fail(&lease, "no such server", OnFailure::Dead).await.unwrap();
         assert_eq!((self.state(&job).await, self.claim("w1").await), (JobState::Dead, None));
 
         queue.retry(job.id).await.unwrap();
@@ -280,12 +284,12 @@ impl Bench<'_> {
         let running = self.add("web08").await;
         let lease = self.claim("w1").await.unwrap();
         assert_eq!(queue.cancel(running.id).await.unwrap(), JobState::Running);
-        assert_eq!(queue.beat(&lease, "").await.unwrap(), Held::Cancelled);
-        assert_eq!(queue.step(&lease, "release", "", Some(1)).await.unwrap(), Held::Cancelled);
+        assert_eq!(queue.beat(&lease, "").await.unwrap(), LeaseStatus::Cancelled);
+        assert_eq!(queue.step(&lease, "release", "", Some(1)).await.unwrap(), LeaseStatus::Cancelled);
         queue.stop(&lease).await.unwrap();
         queue.stop(&lease).await.expect("a resend");
         assert_eq!(self.state(&running).await, JobState::Cancelled);
-        // One whose worker is gone, or gives it back, ends all the same.
+        // A cancelled job whose worker is gone, or gives it back, ends too.
         for give_back in [false, true] {
             let job = self.add("web09").await;
             let lease = self.claim("w1").await.unwrap();
@@ -298,19 +302,20 @@ impl Bench<'_> {
             }
             assert_eq!(self.state(&job).await, JobState::Cancelled);
         }
-        // One that has begun ends only once a worker has removed what it made, wherever it was when it was cancelled.
+        // A job that has begun ends only after a worker has removed its resources, in whichever state it was
+        // cancelled.
         for was in ["waiting", "given back", "lost", "failed"] {
             let job = self.add("web09").await;
             let lease = self.claim("w1").await.unwrap();
             queue.step(&lease, "snapshot", "journal", Some(1)).await.unwrap();
             if was == "waiting" {
-                queue.fail(&lease, "why", Then::RetryAfter(Duration::from_secs(600))).await.unwrap();
+                queue.fail(&lease, "why", OnFailure::RetryAfter(Duration::from_secs(600))).await.unwrap();
             }
             let state = queue.cancel(job.id).await.unwrap();
             match was {
                 "given back" => queue.release(&lease).await.unwrap(),
                 "failed" => {
-                    queue.fail(&lease, "why", Then::RetryAfter(Duration::from_secs(1))).await.unwrap()
+                    queue.fail(&lease, "why", OnFailure::RetryAfter(Duration::from_secs(1))).await.unwrap()
                 }
                 "lost" => {
                     self.pass(121);
@@ -320,7 +325,11 @@ impl Bench<'_> {
             }
             self.pass(1);
             let lease = self.claim("w2").await.expect(was);
-            assert_eq!((lease.id, queue.beat(&lease, "").await.unwrap()), (job.id, Held::Cancelled), "{was}");
+            assert_eq!(
+                (lease.id, queue.beat(&lease, "").await.unwrap()),
+                (job.id, LeaseStatus::Cancelled),
+                "{was}"
+            );
             queue.stop(&lease).await.unwrap();
         }
     }
@@ -354,17 +363,17 @@ impl Bench<'_> {
         let (queue, first) = (self.queue, self.add("db01").await);
         let lease = self.claim("w9").await.unwrap();
         queue.finish(&lease, r#"{"image": "db01-latest"}"#).await.unwrap();
-        let good = |good: Vec<Good>| {
+        let good = |good: Vec<LastSuccess>| {
             good.into_iter()
                 .find(|good| good.server == "db01")
                 .map(|good| (good.region, good.id, good.result))
         };
         let expected = ("us-east".to_owned(), first.id, r#"{"image": "db01-latest"}"#.to_owned());
         assert_eq!(good(queue.good().await.unwrap()), Some(expected.clone()));
-        // A failure later takes nothing of that away, and forgetting the job neither.
+        // Neither a later failure nor the removal of the job changes the last success.
         self.add("db01").await;
         let lease = self.claim("w9").await.unwrap();
-        queue.fail(&lease, "why", Then::Dead).await.unwrap();
+        queue.fail(&lease, "why", OnFailure::Dead).await.unwrap();
         self.pass(100);
         queue.purge(Duration::from_secs(60)).await.unwrap();
         assert_eq!(good(queue.good().await.unwrap()), Some(expected));
@@ -379,13 +388,14 @@ impl Bench<'_> {
             queue.workers().await.unwrap().into_iter().map(|heard| heard.worker).collect::<Vec<_>>(),
             ["w9"]
         );
-        // A server that is no more is forgotten, and the same one in another region, or another one, is not.
+        // `forget` removes a server that no longer exists, but not the same one in another region, nor
+        // another server.
         let dead = self.add("db01").await;
         let lease = self.claim("w9").await.unwrap();
-        queue.fail(&lease, "no such server", Then::Dead).await.unwrap();
+        queue.fail(&lease, "no such server", OnFailure::Dead).await.unwrap();
         let other = self.add("db02").await;
         let lease = self.claim("w9").await.unwrap();
-        queue.fail(&lease, "no such server", Then::Dead).await.unwrap();
+        queue.fail(&lease, "no such server", OnFailure::Dead).await.unwrap();
         assert!(!queue.forget("db01", "eu-de").await.unwrap());
         assert!(queue.forget("db01", "us-east").await.unwrap());
         assert!(!queue.forget("db01", "us-east").await.unwrap(), "nothing is left to forget");
@@ -406,7 +416,7 @@ impl Bench<'_> {
                 + Duration::from_millis(self.clock.load(Ordering::Relaxed) - seconds_ago * SECOND)
         };
         let surveyed =
-            |place: &str, at, found: &str| Surveyed { place: place.to_owned(), at, found: found.to_owned() };
+            |place: &str, at, found: &str| GcSurvey { place: place.to_owned(), at, found: found.to_owned() };
         assert_eq!(
             self.queue.surveys().await.unwrap(),
             [surveyed("eu-de", at(0), "{\"snapshot\": 1}"), surveyed("us-south", at(1), "{}")]
@@ -418,7 +428,7 @@ impl Bench<'_> {
         let now = SystemTime::UNIX_EPOCH + Duration::from_millis(self.clock.load(Ordering::Relaxed));
         assert!(!queue.tick("nightly", now).await.unwrap(), "there is no such schedule");
         assert_eq!(queue.now().await.unwrap(), now);
-        queue.set_schedule("nightly", "plan", Since::Before).await.unwrap();
+        queue.set_schedule("nightly", "plan", CatchUp::Before).await.unwrap();
         let schedule = Schedule { name: "nightly".to_owned(), plan: "plan".to_owned(), last: now };
         assert_eq!(queue.schedules().await.unwrap(), std::slice::from_ref(&schedule));
         assert!(!queue.tick("nightly", now).await.unwrap(), "what was before it was made is not made up for");
@@ -426,10 +436,10 @@ impl Bench<'_> {
         assert!(queue.tick("nightly", tick).await.unwrap());
         assert!(!queue.tick("nightly", tick).await.unwrap() && !queue.tick("nightly", now).await.unwrap());
         assert_eq!(queue.schedules().await.unwrap(), [Schedule { last: tick, ..schedule.clone() }]);
-        // Another plan for the same times has seen to what the one before has; one for other times begins anew.
+        // Another plan for the same times keeps the last tick; a plan for other times starts anew.
         self.pass(10);
         for (plan, since, last) in
-            [("more", Since::Before, tick), ("other", Since::Now, now + Duration::from_secs(10))]
+            [("more", CatchUp::Before, tick), ("other", CatchUp::Now, now + Duration::from_secs(10))]
         {
             queue.set_schedule("nightly", plan, since).await.unwrap();
             assert_eq!(
@@ -444,7 +454,7 @@ impl Bench<'_> {
     }
 }
 
-/// All of it, on a queue that nobody has used, but for one look for lost jobs.
+/// Runs the whole suite on a queue that was not used before, except for one search for lost jobs.
 pub async fn run(queue: &dyn Queue, clock: Arc<AtomicU64>) {
     Bench { queue, clock }.run().await;
 }
@@ -461,7 +471,7 @@ async fn the_suite_on_redis() {
     let Some(redis) = Redis::start(&SAFE).await else { return };
     let clock = Arc::new(AtomicU64::new(super::now_ms()));
     let queue = redis.queue(TIMING).await.on_clock(Arc::clone(&clock));
-    // Whoever reaps first learns which server this is.
+    // The first search for lost jobs records which server this is.
     queue.reap().await.unwrap();
     Bench { queue: &queue, clock }.run().await;
 }

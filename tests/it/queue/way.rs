@@ -1,4 +1,4 @@
-//! A way to a Redis by TCP on which connections break as they do in networks.
+//! TCP proxy in front of Redis, whose connections break as they do in networks.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,25 +11,25 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 
 use super::Redis;
 
-/// When a connection is cut.
+/// Moment at which a connection is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
-    /// The question is lost.
+    /// Before the request reaches Redis.
     Before,
-    /// The answer is.
+    /// After Redis has the request; its response is lost.
     After,
 }
 
 #[derive(Default)]
 struct Faults {
     accepted: AtomicUsize,
-    /// So many of the first connections are silent.
+    /// Number of connections, counted from the first, that are silent.
     silent: AtomicUsize,
-    /// The words at which a connection is cut, once.
+    /// Text at which a connection is cut, once.
     cut: Mutex<Option<(Vec<u8>, Cut)>>,
 }
 
-/// Connections that are passed on.
+/// Proxy that forwards connections to a Redis.
 pub struct Way {
     port: u16,
     faults: Arc<Faults>,
@@ -58,28 +58,28 @@ impl Way {
         RedisQueue::connect(&RedisConfig { url: self.url(), ..config.clone() }).await.unwrap()
     }
 
-    /// How many connections there were.
+    /// Number of connections accepted so far.
     pub fn accepted(&self) -> usize {
         self.faults.accepted.load(Ordering::SeqCst)
     }
 
-    /// From now on nothing comes through on those that there are, and nobody closes them.
+    /// Makes the open connections silent: from now on no bytes pass, and neither side is closed.
     pub fn silence(&self) {
         self.faults.silent.store(self.accepted(), Ordering::SeqCst);
     }
 
-    /// Cuts the next connection over which these words are sent.
+    /// Cuts the next connection on which this text is sent.
     pub fn cut(&self, words: &str, cut: Cut) {
         *self.faults.cut.lock().unwrap() = Some((words.as_bytes().to_vec(), cut));
     }
 
-    /// Whether that has come about.
+    /// True if the cut has happened.
     pub fn has_cut(&self) -> bool {
         self.faults.cut.lock().unwrap().is_none()
     }
 }
 
-/// Until either side ends it, or it is cut.
+/// Forwards bytes until either side closes the connection, or it is cut.
 async fn carry(theirs: TcpStream, ours: UnixStream, number: usize, faults: Arc<Faults>) {
     let ((from_client, to_client), (from_redis, to_redis)) = (theirs.into_split(), ours.into_split());
     tokio::select! {

@@ -1,7 +1,8 @@
-//! A server's disk by snapshot, volume and attachment to a device; from the device to an object; from there to an image, and to a server again.
+//! A server's disk by snapshot, volume and attachment to a device; from the device to an object; from there
+//! to an image, and to a server again.
 
 use snapferry_engine::image::Sha256Sum;
-use snapferry_fleet::replicate::device::{Behind, DeviceError, DeviceFolder};
+use snapferry_fleet::replicate::device::{DeviceError, DeviceFolder, DeviceKind};
 use snapferry_ibmcloud::vpc::model::{AttachedDevice, HealthState, ImageState, StorageGeneration};
 use snapferry_ibmcloud::vpc::{
     BootFrom, ExportPrototype, ImageOrigin, ImagePrototype, InstanceId, InstancePrototype, RegionClient, Tag,
@@ -11,7 +12,7 @@ use snapferry_sim::RegionOperation;
 
 use super::{AWAY, Cloud, HOME, POLICY, SERVER, SOON, name, ready_volume, snapshot_of, stable_snapshot};
 
-/// The server that we would run on.
+/// The server that the program would run on.
 fn own(cloud: &Cloud) -> InstanceId {
     InstanceId::new(cloud.sim.own_instance_id())
 }
@@ -19,12 +20,12 @@ fn own(cloud: &Cloud) -> InstanceId {
 fn devices(cloud: &Cloud) -> DeviceFolder {
     DeviceFolder {
         folder: cloud.sim.device_folder(),
-        behind: Behind::DeviceOrFile,
+        behind: DeviceKind::DeviceOrFile,
         ..DeviceFolder::default()
     }
 }
 
-/// Everything on a server but the disk in question.
+/// Devices of all attachments of a server.
 async fn other_devices(client: &RegionClient, server: &InstanceId) -> Vec<AttachedDevice> {
     client.attachments(server).await.unwrap().into_iter().filter_map(|attachment| attachment.device).collect()
 }
@@ -60,13 +61,13 @@ async fn a_servers_disk_comes_to_a_device_and_everything_goes_again() {
     let wrong = devices(&cloud).find(&device, &others, 2, client.clock(), client.cancel()).await.unwrap_err();
     assert!(matches!(wrong, DeviceError::Size { .. }), "{wrong}");
 
-    // It stays as long as it is attached, and the attachment's end leaves it.
+    // A volume can't be deleted while it is attached, and it still exists after the attachment is deleted.
     let refused = client.delete_volume(&volume.id).await.unwrap_err();
     assert!(refused.to_string().contains("volume_in_use"), "{refused}");
     client.detach(&own(&cloud), &attachment.id).await.unwrap();
     client.detached(&own(&cloud), &attachment.id, SOON).await.unwrap();
     assert!(client.volume(&volume.id).await.unwrap().is_some());
-    // Both may be said twice.
+    // Each deletion may be repeated.
     client.detach(&own(&cloud), &attachment.id).await.unwrap();
     for _ in 0..2 {
         client.delete_volume(&volume.id).await.unwrap();
@@ -89,7 +90,7 @@ async fn a_servers_disk_comes_to_a_device_and_everything_goes_again() {
     cloud.sim.shutdown().await;
 }
 
-/// The server's disk as an object, made by the program itself.
+/// Converts the server's disk into an object with the program; returns its SHA-256.
 async fn object(cloud: &Cloud) -> Sha256Sum {
     cloud.sim.store().create_bucket("images").await.unwrap();
     let report = super::convert(cloud, &cloud.folder.path().join("web01.raw"), "web01.qcow2").await;
@@ -135,7 +136,7 @@ async fn an_object_becomes_an_image_with_its_sum_and_the_image_an_object() {
     assert_eq!(job.storage_object.unwrap().name, "web01-export.qcow2");
     client.delete_export_job(&image.id, &job.id).await.unwrap();
 
-    // A server from it has the disk.
+    // A server made from the image has the same disk.
     let subnet = client.subnet("main-1", None).await.unwrap();
     let restored = InstancePrototype {
         name: name("web01"),
@@ -164,7 +165,7 @@ async fn an_object_becomes_an_image_with_its_sum_and_the_image_an_object() {
 
     client.deprecate_image(&image.id).await.unwrap();
     client.obsolete_image(&image.id).await.unwrap();
-    // Said twice it is done once.
+    // A repeated request has no further effect.
     client.obsolete_image(&image.id).await.unwrap();
     client.delete_image(&image.id).await.unwrap();
     client.image_gone(&image.id, SOON).await.unwrap();
@@ -201,7 +202,7 @@ async fn clones_restore_at_once_and_copies_go_to_the_other_region() {
     let source = client.snapshot(&snapshot.id).await.unwrap().unwrap();
     assert_eq!(source.copies[0].crn.region(), Some(AWAY));
 
-    // While a volume is filled from it, a snapshot stays; with the volume it goes.
+    // A snapshot stays while a volume is filled from it; it goes once the volume is deleted.
     client.delete_snapshot(&snapshot.id).await.unwrap();
     let short = SOON.within(std::time::Duration::from_millis(300));
     let stays = client.snapshot_gone(&snapshot.id, short).await.unwrap_err();

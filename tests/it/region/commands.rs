@@ -1,4 +1,4 @@
-//! The commands on the cloud, as a user types them.
+//! The commands on the cloud, as a user runs them.
 
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use snapferry_sim::{RegionConfig, RegionOperation, ServerSeed};
 
 use super::{AWAY, Cloud, HOME, SERVER};
 
-/// What a command said.
+/// Output of a command.
 struct Said {
     output: Output,
 }
@@ -22,7 +22,7 @@ impl Said {
         String::from_utf8_lossy(&self.output.stderr).into_owned()
     }
 
-    /// The code that it ended with, which must be this.
+    /// Asserts that the command ended with this exit code.
     #[track_caller]
     fn code(self, code: i32) -> Self {
         assert_eq!(self.output.status.code(), Some(code), "{}\n{}", self.out(), self.err());
@@ -45,7 +45,7 @@ impl Said {
 }
 
 impl Cloud {
-    /// The program with this cloud in its environment, and nothing else that matters.
+    /// A command with this cloud in its environment, and no other settings.
     fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_snapferry"));
         command.args(words).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
@@ -92,7 +92,7 @@ async fn a_boot_volume_is_shown_with_what_stands_in_its_way() {
     sap.operating_system = "red-9-amd64-sap-hana".to_owned();
     cloud.sim.seed_server(sap).await.unwrap();
 
-    // The region is this server's own.
+    // The default region is that of the server on which the program runs.
     let shown = cloud.run(&["boot-volume", SERVER, "--json"]).await.json();
     assert_eq!(shown["region"], HOME);
     assert_eq!(shown["boot_volume"], "web01-boot");
@@ -135,7 +135,7 @@ async fn snapshots_are_taken_listed_copied_and_deleted() {
         .await
         .json();
     assert_eq!((&made["state"], &made["tags"][0]), (&Value::from("stable"), &Value::from("night")));
-    // The same name again is the same snapshot.
+    // The same name again gives the same snapshot.
     let again = cloud.run(&["snapshot", "create", SERVER, "--name", "web01-1", "--json"]).await.json();
     assert_eq!(made["id"], again["id"]);
     cloud.run(&["snapshot", "create", SERVER, "--no-wait"]).await.code(0);
@@ -160,7 +160,7 @@ async fn snapshots_are_taken_listed_copied_and_deleted() {
 
     let before = cloud.changes();
     cloud.run(&["snapshot", "delete", "web01-1", "--dry-run"]).await.code(0).says(&["would delete"]);
-    // One that is mistyped deletes nothing of the rest.
+    // If one name is mistyped, none of the others is deleted.
     cloud
         .run(&["snapshot", "delete", "web01-1", "web01-2"])
         .await
@@ -216,7 +216,7 @@ async fn images_are_listed_renamed_exported_and_deleted_and_servers_made() {
     cloud.run(&image(&["tag", "web01-latest", "Nightly", "kept"])).await.code(0).says(&["nightly", "kept"]);
     let tagged = cloud.run(&image(&["tag", "web01-latest", "kept", "--remove", "--json"])).await.json();
     assert_eq!(tagged["tags"], serde_json::json!(["nightly"]));
-    // A seeded image has no file that could be exported: the job fails, and says so.
+    // A seeded image has no file to export: the job fails, and the command reports it.
     let failed = cloud.run(&image(&["export", "web01-latest", "--bucket", "images"])).await.code(5);
     failed.says(&["is failed", "cannot_access_storage_bucket"]);
 
@@ -368,7 +368,7 @@ async fn settings_come_from_flags_environment_and_file_in_that_order() {
         (&Value::from("balanced"), &Value::from("environment SNAPFERRY_LEVEL"))
     );
     assert_eq!(of("IBMCLOUD_API_KEY")["value"], "***");
-    // The file's region has no such server; the flag's has.
+    // The region in the file has no such server; the region in the flag has.
     cloud.run(&["boot-volume", SERVER, "--config", file]).await.code(5).says(&["in us-east"]);
     cloud.run(&["boot-volume", SERVER, "--config", file, "--region", HOME]).await.code(0);
     cloud.run(&["config", "show", "--config", "/nowhere.toml"]).await.code(2).says(&["/nowhere.toml"]);
@@ -379,7 +379,7 @@ async fn settings_come_from_flags_environment_and_file_in_that_order() {
         .code(2)
         .says(&["config.toml:1: api_key", "api_key_file"]);
     assert!(!refused.err().contains("hunter2"));
-    // What needs no settings helps where they are broken.
+    // Commands that need no settings work even if the settings are invalid.
     for words in [
         &["--help"][..],
         &["replicate", "--help"],
@@ -413,7 +413,7 @@ async fn without_a_region_somebody_has_to_name_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_profiles_token_that_expires_in_the_middle_of_an_upload_is_fetched_anew() {
-    // A token that lives 30 s is taken for dead at once, so each request asks for another.
+    // A token that lives 30 s counts as expired at once, so each request fetches another one.
     let cloud =
         Cloud::start_with(|config| RegionConfig { token_life: Duration::from_secs(30), ..config }).await;
     cloud.sim.store().create_bucket("images").await.unwrap();

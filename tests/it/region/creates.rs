@@ -1,4 +1,5 @@
-//! Never two of a thing, whatever becomes of the answers; and never somebody else's in its place.
+//! A resource is never made twice, whichever responses are lost, and another user's resource is never taken
+//! for it.
 
 use snapferry_ibmcloud::vpc::{
     ExportPrototype, ImageOrigin, ImagePrototype, InstanceId, SnapshotFilter, VpcError,
@@ -7,7 +8,7 @@ use snapferry_sim::{RegionAction, RegionOperation, RegionRule, When};
 
 use super::{Cloud, HOME, SERVER, SOON, name, ready_volume, snapshot_of, stable_snapshot, volume_of};
 
-/// What may become of an answer after the thing was made.
+/// Faults of a response after the resource was made.
 fn losses() -> Vec<RegionAction> {
     vec![
         RegionAction::ApplyThenDrop,
@@ -97,7 +98,8 @@ async fn a_list_that_lags_behind_is_waited_for() {
     let client = cloud.client(HOME);
     let server = client.server(SERVER).await.unwrap();
     let create = RegionOperation::CreateSnapshot;
-    // Made, its answer lost, and not to be seen: the second request is refused because of the name.
+    // The snapshot was made, its response was lost, and lists do not show it yet: the second request is
+    // refused because of the name.
     cloud
         .sim
         .faults()

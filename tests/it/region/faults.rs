@@ -1,4 +1,4 @@
-//! Every call under every fault ends in its error class, and in time.
+//! Every call under every fault ends in its error class, before its deadline.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,15 +9,15 @@ use snapferry_base::cancel::{Cancel, Reason};
 use snapferry_base::retry::{Backoff, Class};
 use snapferry_ibmcloud::vpc::model::Snapshot;
 use snapferry_ibmcloud::vpc::{
-    AttachmentId, ClientConfig, Endpoint, ExportPrototype, ImageFilter, ImageOrigin, ImagePrototype,
-    InstanceAction, InstanceId, Means, Policy, RegionClient, SnapshotFilter, Tag, VolumeFilter, VolumeId,
-    VpcError, Waits,
+    AttachmentId, ClientConfig, ClientContext, Endpoint, ExportPrototype, ImageFilter, ImageOrigin,
+    ImagePrototype, InstanceAction, InstanceId, Policy, RegionClient, SnapshotFilter, Tag, VolumeFilter,
+    VolumeId, VpcError, Waits,
 };
 use snapferry_sim::{RegionAction, RegionOperation as Op, RegionRule};
 
 use super::{Cloud, HOME, POLICY, SERVER, name, snapshot_of, stable_snapshot, volume_of};
 
-/// No more patience than a fault takes to show.
+/// Policy with limits just long enough for a fault to show.
 const HASTY: Policy = Policy {
     connect: Duration::from_secs(5),
     deadline: Duration::from_millis(300),
@@ -26,12 +26,13 @@ const HASTY: Policy = Policy {
     list_lag: Duration::from_millis(50),
     waits: Waits { every: Some(Duration::from_millis(5)), at_most: Some(Duration::from_millis(100)) },
 };
-/// What all of them may take side by side: their attempts, each to its deadline, those of the look that follows, and a slow machine.
+/// Time limit for all calls together, run concurrently: the deadlines of their attempts, those of the lookup
+/// afterwards, and time for a slow machine.
 const LONGEST: Duration = Duration::from_secs(60);
 
 type Outcome<'a> = Pin<Box<dyn Future<Output = Result<(), VpcError>> + 'a>>;
 
-/// Every operation of the client, and the request that it stands on. Ids that don't exist will do: the fault comes first.
+/// Every operation of the client, with the request that it sends. Ids need not exist: the fault comes first.
 fn calls<'a>(client: &'a RegionClient, snapshot: &'a Snapshot) -> Vec<(Op, Outcome<'a>)> {
     fn unit<'a, T: 'a>(work: impl Future<Output = Result<T, VpcError>> + 'a) -> Outcome<'a> {
         Box::pin(async { work.await.map(|_| ()) })
@@ -199,7 +200,7 @@ fn calls<'a>(client: &'a RegionClient, snapshot: &'a Snapshot) -> Vec<(Op, Outco
     ]
 }
 
-/// Faults that last, and the class that each call must end in.
+/// Permanent faults, and the class that each call must end in.
 fn lasting() -> Vec<(RegionAction, Class)> {
     vec![
         (RegionAction::answer(400, "invalid_request"), Class::Permanent),
@@ -217,7 +218,7 @@ fn lasting() -> Vec<(RegionAction, Class)> {
     ]
 }
 
-/// Runs every call under a fault of all requests; what they end in.
+/// Runs every call while all requests have this fault; returns the outcomes that are wrong.
 async fn under(cloud: &Cloud, snapshot: &Snapshot, action: &RegionAction, wanted: Class) -> Vec<String> {
     let client = cloud.client_with(HOME, HASTY);
     cloud.sim.faults().clear();
@@ -237,7 +238,7 @@ async fn under(cloud: &Cloud, snapshot: &Snapshot, action: &RegionAction, wanted
     operations.into_iter().zip(outcomes).filter_map(judge).collect()
 }
 
-/// All calls side by side.
+/// Runs all calls concurrently.
 async fn all(mut calls: Vec<Outcome<'_>>) -> Vec<Result<(), VpcError>> {
     let mut outcomes: Vec<Option<Result<(), VpcError>>> = calls.iter().map(|_| None).collect();
     std::future::poll_fn(|cx| {
@@ -301,7 +302,7 @@ async fn retry_after_is_obeyed_within_the_budget() {
     let begun = Instant::now();
     client.zones().await.unwrap();
     assert!(begun.elapsed() >= Duration::from_secs(1), "it came back after {:?}", begun.elapsed());
-    // A wait that the budget does not hold is not begun.
+    // A wait that does not fit in the budget is not started.
     cloud.sim.faults().add(RegionRule::on(Op::ListZones), throttled(3600));
     let begun = Instant::now();
     let err = client.zones().await.unwrap_err();
@@ -314,7 +315,7 @@ async fn retry_after_is_obeyed_within_the_budget() {
 async fn told_to_stop_reads_stop_at_once_and_creates_wait_for_their_answer() {
     let cloud = Cloud::start().await;
     let cancel = Cancel::new();
-    let means = Means { cancel: cancel.clone(), ..cloud.means() };
+    let means = ClientContext { cancel: cancel.clone(), ..cloud.means() };
     let endpoint = Endpoint::parse(&cloud.sim.endpoint_template());
     let config = ClientConfig { region: HOME.to_owned(), endpoint, ca_file: None, policy: POLICY };
     let client = RegionClient::new(config, means).unwrap();
@@ -343,7 +344,7 @@ async fn a_token_that_is_revoked_early_is_replaced_once() {
     cloud.sim.expire_tokens();
     client.zones().await.unwrap();
     assert_eq!(cloud.sim.asked(Op::IdentityToken), 2);
-    // One that is never good is not asked for for ever.
+    // A token that is refused each time is not fetched without end.
     cloud.sim.faults().add(RegionRule::on(Op::ListZones), RegionAction::answer(401, "token_invalid"));
     let err = client.zones().await.unwrap_err();
     assert_eq!(err.class(), Class::Permanent);

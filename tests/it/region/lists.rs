@@ -11,7 +11,7 @@ async fn a_thousand_images_are_paged_through() {
     let cloud = Cloud::start().await;
     cloud.sim.seed_images(HOME, 1000);
     let client = cloud.client(HOME);
-    // A page in the middle is throttled once.
+    // One page in the middle is throttled once.
     cloud.sim.faults().add(
         RegionRule::on(RegionOperation::ListImages).when(When::Nth(5)),
         RegionAction::answer(429, "throttled"),
@@ -98,7 +98,7 @@ async fn a_page_whose_first_image_is_deleted_begins_with_the_next() {
     cloud.sim.seed_images(HOME, 101);
     let client = cloud.client(HOME);
     let all = client.images(&ImageFilter::default()).await.unwrap();
-    // Between the first page and the second, which begins with the last image, that one goes.
+    // The second page begins with the last image, which is deleted between the requests for both pages.
     cloud.sim.faults().add(
         RegionRule::on(RegionOperation::ListImages).when(When::Nth(2)),
         RegionAction::Delay { milliseconds: 300 },

@@ -1,15 +1,15 @@
-//! The client of the VPC API against the simulated cloud, over HTTP, with everything that goes wrong there.
+//! The client of the VPC API against the simulated cloud, over HTTP, under all faults of both.
 //!
-//! | file | what it holds them to |
+//! | file | requirement that it checks |
 //! |---|---|
 //! | `chain` | a server's disk by snapshot, volume and attachment to a device, an image and back |
-//! | `rules` | what the API refuses, and how it says so |
-//! | `commands` | the commands on the cloud, their words and exit codes |
-//! | `creates` | never two of a thing, whatever becomes of the answers |
-//! | `faults` | every call under every fault ends in its error class, in time |
+//! | `rules` | requests that the API refuses, and its error codes |
+//! | `commands` | the commands on the cloud, their output and exit codes |
+//! | `creates` | no resource is made twice, whichever responses are lost |
+//! | `faults` | every call under every fault ends in its error class, before its deadline |
 //! | `lists` | pages, filters, names |
-//! | `restarts` | a cloud that is killed goes on where it was |
-//! | `sdk` | IBM's own SDK drives the same cloud |
+//! | `restarts` | a cloud that is killed continues in its last state |
+//! | `sdk` | IBM's own SDK works with the same cloud |
 
 mod chain;
 mod commands;
@@ -33,8 +33,8 @@ use snapferry_base::units::{ByteCount, MIB};
 use snapferry_ibmcloud::iam::{ApiKeyConfig, ApiKeySource};
 use snapferry_ibmcloud::vpc::model::{Instance, Snapshot, Volume};
 use snapferry_ibmcloud::vpc::{
-    ClientConfig, Endpoint, LogWatch, Means, Patience, Policy, RegionClient, ResourceName, SnapshotPrototype,
-    VolumePrototype, Waits,
+    ClientConfig, ClientContext, Endpoint, LogWatch, Patience, Policy, RegionClient, ResourceName,
+    SnapshotPrototype, VolumePrototype, Waits,
 };
 use snapferry_sim::{RegionConfig, ServerSeed, SimRegion};
 use snapferry_testkit::disks::{Disk, Kind};
@@ -44,7 +44,7 @@ pub const HOME: &str = "us-south";
 pub const AWAY: &str = "us-east";
 pub const SERVER: &str = "web01";
 
-/// Quick attempts, and few enough for a test that wants them used up.
+/// Policy with short delays and few attempts, for tests that use all of them up.
 pub const POLICY: Policy = Policy {
     connect: Duration::from_secs(5),
     deadline: Duration::from_secs(10),
@@ -54,7 +54,7 @@ pub const POLICY: Policy = Policy {
     waits: Waits { every: Some(Duration::from_millis(5)), at_most: Some(Duration::from_millis(200)) },
 };
 
-/// Waits that ask often, and end only where something hangs.
+/// Waits that poll often, with a deadline that only a hang reaches.
 pub const SOON: Patience = Patience {
     first: Duration::from_millis(5),
     longest: Duration::from_millis(20),
@@ -77,7 +77,7 @@ pub fn name(name: &str) -> ResourceName {
 }
 
 impl Cloud {
-    /// With [`SERVER`] at home, on a disk of 1 GiB with a few MiB in it.
+    /// Starts a cloud with [`SERVER`] in [`HOME`], on a disk of 1 GiB with a few MiB of data.
     pub async fn start() -> Self {
         Self::start_with(|config| config).await
     }
@@ -92,8 +92,8 @@ impl Cloud {
         Self { sim, tokens, folder }
     }
 
-    pub fn means(&self) -> Means {
-        Means {
+    pub fn means(&self) -> ClientContext {
+        ClientContext {
             tokens: Arc::clone(&self.tokens),
             clock: Arc::new(SystemClock),
             cancel: Cancel::new(),
@@ -114,9 +114,9 @@ impl Cloud {
     }
 }
 
-/// What such a client goes by.
-pub fn means_of(sim: &SimRegion) -> Means {
-    Means {
+/// Tokens, clock and the other dependencies of a client for this cloud.
+pub fn means_of(sim: &SimRegion) -> ClientContext {
+    ClientContext {
         tokens: tokens(sim),
         clock: Arc::new(SystemClock),
         cancel: Cancel::new(),
@@ -126,7 +126,7 @@ pub fn means_of(sim: &SimRegion) -> Means {
     }
 }
 
-/// A client of a region, for tests that look at what others have done.
+/// Client of a region, for tests that check the effect of other processes.
 pub fn client_of(sim: &SimRegion, region: &str) -> RegionClient {
     let endpoint = Endpoint::parse(&sim.endpoint_template());
     let config = ClientConfig { region: region.to_owned(), endpoint, ca_file: None, policy: POLICY };
@@ -166,20 +166,20 @@ pub fn volume_of(snapshot: &Snapshot, called: &str) -> VolumePrototype {
     }
 }
 
-/// A whole snapshot of [`SERVER`].
+/// Makes a snapshot of [`SERVER`], and waits until it is stable.
 pub async fn stable_snapshot(client: &RegionClient, called: &str) -> Snapshot {
     let server = client.server(SERVER).await.unwrap();
     let snapshot = client.create_snapshot(&snapshot_of(&server, called)).await.unwrap();
     client.snapshot_stable(&snapshot.id, SOON).await.unwrap()
 }
 
-/// A volume of that, ready to be attached.
+/// Makes a volume of the snapshot, and waits until it can be attached.
 pub async fn ready_volume(client: &RegionClient, snapshot: &Snapshot, called: &str) -> Volume {
     let volume = client.create_volume(&volume_of(snapshot, called)).await.unwrap();
     client.volume_available(&volume.id, SOON).await.unwrap()
 }
 
-/// A disk as an object in bucket `images`, made by the program itself; its report.
+/// Converts a disk into an object in the bucket `images` with the program; returns its report.
 pub async fn convert(cloud: &Cloud, disk: &Path, key: &str) -> serde_json::Value {
     let api_key = cloud.folder.path().join("api-key");
     std::fs::write(&api_key, cloud.sim.api_key().reveal()).unwrap();

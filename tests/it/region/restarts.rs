@@ -1,4 +1,4 @@
-//! A cloud that is killed goes on where it was.
+//! A simulated cloud that is killed continues in its last state.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use snapferry_base::clock::SystemClock;
 use snapferry_base::secret::Secret;
 use snapferry_base::units::{ByteCount, MIB};
 use snapferry_ibmcloud::iam::{ApiKeyConfig, ApiKeySource};
-use snapferry_ibmcloud::vpc::{ClientConfig, Endpoint, InstanceId, LogWatch, Means, RegionClient};
+use snapferry_ibmcloud::vpc::{ClientConfig, ClientContext, Endpoint, InstanceId, LogWatch, RegionClient};
 use snapferry_testkit::disks::{Disk, Kind};
 
 use super::{HOME, POLICY, SERVER, SOON, name, ready_volume, snapshot_of, stable_snapshot};
@@ -49,7 +49,7 @@ impl Program {
         let tokens =
             ApiKeySource::new(ApiKeyConfig { api_key, endpoint, ca_file: None }, Arc::new(SystemClock))
                 .unwrap();
-        let means = Means {
+        let means = ClientContext {
             tokens: Arc::new(tokens),
             clock: Arc::new(SystemClock),
             cancel: Cancel::new(),
@@ -69,13 +69,13 @@ impl Program {
         std::fs::read_dir(PathBuf::from(self.export("SNAPFERRY_DEVICE_FOLDER"))).unwrap().count()
     }
 
-    /// SIGKILL: nothing is put in order.
+    /// Kills the process with SIGKILL, without any cleanup.
     fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// SIGTERM: all is.
+    /// Stops the process with SIGTERM, so that it cleans up.
     fn stop(mut self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();

@@ -1,4 +1,4 @@
-//! What the API refuses, and how it says so.
+//! Requests that the API refuses, and its error codes.
 
 use serde_json::{Value, json};
 use snapferry_ibmcloud::vpc::model::{ImageState, InstanceState};
@@ -9,7 +9,7 @@ use snapferry_sim::{RegionAction, RegionConfig, RegionOperation, RegionRule, Ser
 
 use super::{Cloud, HOME, SERVER, SOON, name, ready_volume, snapshot_of, stable_snapshot, volume_of};
 
-/// The code of a refusal.
+/// Error code of a refusal.
 fn code(err: &VpcError) -> &str {
     match err {
         VpcError::Refused { refusal, .. } | VpcError::Busy { refusal, .. } => refusal.code(),
@@ -25,7 +25,7 @@ async fn generations_are_not_mixed() {
     let second = ServerSeed { generation: 2, running: false, ..ServerSeed::new(HOME, "db01", &disk) };
     cloud.sim.seed_server(second).await.unwrap();
     let first = stable_snapshot(&client, "web01-1").await;
-    // The second generation's servers need not run.
+    // Servers of the second storage generation need not run.
     let server = client.server("db01").await.unwrap();
     let snapshot = client.create_snapshot(&snapshot_of(&server, "db01-1")).await.unwrap();
     let second = client.snapshot_stable(&snapshot.id, SOON).await.unwrap();
@@ -50,7 +50,8 @@ async fn a_snapshot_of_the_first_generation_needs_a_running_server_and_a_volume_
     let client = cloud.client(HOME);
     let server = client.server(SERVER).await.unwrap();
     let first = client.create_snapshot(&snapshot_of(&server, "web01-1")).await.unwrap();
-    // One at a time: a second one waits until the first is stable, or gives up in its own time.
+    // One snapshot at a time: a second request waits until the first snapshot is stable, or fails at its own
+    // deadline.
     let busy = client.create_snapshot(&snapshot_of(&server, "web01-2")).await.unwrap_err();
     assert_eq!(code(&busy), "snapshots_source_volume_busy");
     assert!(busy.class().is_retryable());
@@ -127,13 +128,13 @@ async fn what_is_stuck_or_fails_is_told_from_what_is_slow() {
         .await
         .unwrap_err();
     assert!(matches!(&err, VpcError::Overdue { state, .. } if state == "pending"), "{err}");
-    // Even so it can be deleted.
+    // The volume can be deleted nevertheless.
     client.delete_volume(&volume.id).await.unwrap();
     client.volume_gone(&volume.id, SOON).await.unwrap();
     cloud.sim.shutdown().await;
 }
 
-/// Raw requests, for what the client never sends.
+/// Raw requests of a kind that the client never sends.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_api_insists_on_version_token_and_content_type() {
     let cloud = Cloud::start().await;

@@ -1,4 +1,4 @@
-//! IBM's own SDK drives the simulated cloud: whoever wrote it did not know ours.
+//! IBM's own SDK works with the simulated cloud: its authors did not know this client.
 
 use std::path::Path;
 use std::process::Command;

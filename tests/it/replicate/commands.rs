@@ -1,4 +1,4 @@
-//! The commands as a user types them.
+//! The commands as a user runs them.
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -45,12 +45,12 @@ async fn a_server_is_replicated_twice_and_the_second_image_becomes_the_latest() 
             "prune"
         ]
     );
-    // One for the plan and one for the job: the bucket is asked with the same token as the cloud.
+    // One token for the plan and one for the job: the bucket gets the same token as the cloud.
     assert_eq!(bench.sim.asked(Op::IdentityToken), 2);
     let second = bench.run(Host::Own, &["--json"]).await.json();
     assert_eq!(second["replaced"]["id"], first["image"]["id"]);
     assert_eq!(second["pruned"][0], format!("snapshot {}", first["snapshot"]["name"].as_str().unwrap()));
-    // What the library says of its file is what was read back.
+    // The image service has the same checksum of its file as the bytes that were read back.
     let latest = bench.latest().await.unwrap();
     assert_eq!(latest.sha256().as_deref(), second["object"]["sha256"].as_str());
     let demoted =
@@ -62,7 +62,7 @@ async fn a_server_is_replicated_twice_and_the_second_image_becomes_the_latest() 
         demoted.name
     );
 
-    // A third one goes through as words for people, each step in the log with its job and its request.
+    // A third run prints text for a terminal, and logs each step with its job and its request.
     let third = bench.run(Host::Own, &[]).await.code(0);
     let third = third.says(&[
         "step{name=\"snapshot\"}",
@@ -80,7 +80,7 @@ async fn a_server_is_replicated_twice_and_the_second_image_becomes_the_latest() 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_ways_to_replicate() {
     let bench = Bench::start().await;
-    // To the object and no further; its snapshot is kept for good.
+    // Only up to the object; its snapshot is kept for good.
     let object = bench
         .run(Host::Own, &["--no-import", "--keep-snapshot", "--prefix", "nightly/", "--json"])
         .await
@@ -109,7 +109,7 @@ async fn the_ways_to_replicate() {
     );
     assert_eq!(bench.made(Op::CreateSnapshot, 0), 1);
 
-    // A third and a fourth: the snapshot that is to be kept outlives them.
+    // A third and a fourth run: the snapshot with `--keep-snapshot` is not pruned.
     for _ in 0..2 {
         bench.run(Host::Own, &[]).await.code(0);
     }
@@ -165,7 +165,8 @@ async fn what_is_in_the_way_is_told_before_anything_is_made() {
     bench.sim.shutdown().await;
 }
 
-/// Whoever resumes says nothing again, not even where the bucket is; what was in the way may be named then.
+/// A user who resumes repeats no options, not even the bucket's location; a value that made the job fail may
+/// be changed then.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_is_resumed_by_its_id_alone() {
     let bench = Bench::start_with(|mut config| {
@@ -187,7 +188,7 @@ async fn a_job_is_resumed_by_its_id_alone() {
     assert_eq!(told["step"], "import", "{told}");
     let job = told["job"].as_str().unwrap();
     assert_eq!(told["next"], format!("snapferry replicate --resume {job}"));
-    // The same mistake ends it in the same place; named anew, the location is the right one.
+    // The same mistake fails at the same step again; with the right location, the job succeeds.
     bench
         .finish(bare(&["replicate", "--resume", job]))
         .await
@@ -199,7 +200,7 @@ async fn a_job_is_resumed_by_its_id_alone() {
         .code(0)
         .says(&["web01-latest"]);
     assert_eq!(bench.leaks().await, Vec::<String>::new());
-    // What is done is in use, and not given up by one wrong id.
+    // The image of a finished job is in use; one wrong id must not delete it.
     bench
         .finish(bare(&["replicate", "--abandon", job]))
         .await
@@ -209,7 +210,7 @@ async fn a_job_is_resumed_by_its_id_alone() {
     bench.sim.shutdown().await;
 }
 
-/// What would only show after the snapshot, or after the conversion.
+/// Mistakes that would otherwise show only after the snapshot, or after the conversion.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mistyped_profile_another_servers_snapshot_and_closed_tags_are_told_of_first() {
     let bench = Bench::start().await;
@@ -235,7 +236,7 @@ async fn a_mistyped_profile_another_servers_snapshot_and_closed_tags_are_told_of
     bench.sim.shutdown().await;
 }
 
-/// One object on stdout, whatever is done or would be.
+/// One JSON object on stdout, with and without `--dry-run`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dry_run_is_json_where_json_is_asked_for() {
     let bench = Bench::start().await;
@@ -276,7 +277,7 @@ async fn a_plan_tells_minutes_and_what_limits_them() {
     bench.sim.shutdown().await;
 }
 
-/// A job that has just had its volume made, and does not hear of it.
+/// Starts a job whose volume was made, but whose response never arrives.
 async fn over_its_volume(bench: &Bench) -> std::process::Child {
     bench.sim.faults().add(RegionRule::on(Op::CreateVolume), RegionAction::ApplyThenHang);
     let child = bench.command(Host::Own, &["replicate", SERVER]).spawn().unwrap();
@@ -286,7 +287,8 @@ async fn over_its_volume(bench: &Bench) -> std::process::Child {
     child
 }
 
-/// Two machines that don't share a queue are told of one another, and what comes of both is the newer one's.
+/// Two machines without a common queue: each reports the other's job, and the newer job's image becomes the
+/// latest.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_was_begun_elsewhere_is_told_of() {
     let bench = Bench::start().await;
@@ -294,7 +296,7 @@ async fn a_job_that_was_begun_elsewhere_is_told_of() {
     child.kill().unwrap();
     child.wait().unwrap();
     bench.sim.faults().clear();
-    // It may be under way there. Without its hold, as of a version that had none, it is told of.
+    // The job may be under way there. Without a holder tag, as an old version leaves it, the job is reported.
     bench.run(Host::Other, &[]).await.code(2).says(&["is under way on ferry since", "--resume"]);
     let begun = bench.snapshots().await.remove(0);
     bench
@@ -315,7 +317,7 @@ async fn a_job_that_was_begun_elsewhere_is_told_of() {
     bench.sim.shutdown().await;
 }
 
-/// None found and could not look are different answers.
+/// "Nothing found" and "could not be listed" are different results.
 #[tokio::test(flavor = "multi_thread")]
 async fn gc_tells_what_it_has_not_seen() {
     let bench = Bench::start().await;
@@ -339,7 +341,7 @@ async fn gc_tells_what_it_has_not_seen() {
     ]);
     bench.sim.faults().clear();
 
-    // What a job that was killed has left is shown, stays while it is young, and goes.
+    // Leftovers of a killed job are shown, stay while they are young, and are removed later.
     let mut child = over_its_volume(&bench).await;
     gc(&["--min-age", "0s"]).await.code(0).says(&["stays: its job is being worked on", "no leftovers"]);
     child.kill().unwrap();
@@ -350,13 +352,13 @@ async fn gc_tells_what_it_has_not_seen() {
     assert_eq!(bench.leaks().await.len(), 2);
     gc(&["--min-age", "0s", "--apply"]).await.code(0).says(&["volume", "snapshot", "removed"]);
     assert_eq!(bench.leaks().await, Vec::<String>::new());
-    // And the job can still be resumed, from its beginning.
+    // The job can still be resumed, from its beginning.
     bench.resume(Host::Own).await.code(0).says(&["web01: image web01-latest"]);
     assert!(BUCKET == "images" && bench.latest().await.is_some());
     bench.sim.shutdown().await;
 }
 
-/// Every signal that means a stop ends a job cleanly, and tells how to go on with it.
+/// Every stop signal ends a job cleanly, and the job prints the command to continue.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_is_told_to_stop_cleans_up_and_tells_how_to_go_on() {
     for word in WORDS {

@@ -1,17 +1,19 @@
-//! Every change that a job makes, met by 409: IBM answers so while a server, a volume or an image is busy with another change. What passes is
-//! waited out, whatever the code; what does not ends the job at its deadline, and tells what is busy.
+//! Every change of a job answered with 409: IBM returns it while a server, a volume or an image is busy with
+//! another change. A job waits for a conflict that passes, whatever its code; one that stays ends the job at
+//! its deadline, with the name of the busy resource.
 
 use std::time::Duration;
 
 use snapferry_base::cancel::Cancel;
 use snapferry_fleet::replicate::Fault;
+use snapferry_fleet::replicate::ResourceKind;
 use snapferry_ibmcloud::vpc::VpcError;
 use snapferry_sim::{RegionAction, RegionOperation as Op, RegionRule, When};
 
 use super::Bench;
 use super::faults::{Ends, case, words};
 
-/// Every change of a whole run.
+/// Every change of a complete run.
 const CHANGES: [Op; 13] = [
     Op::CreateSnapshot,
     Op::CreateClone,
@@ -27,11 +29,11 @@ const CHANGES: [Op; 13] = [
     Op::DeleteSnapshot,
     Op::DeleteImage,
 ];
-/// Codes that IBM's drivers know, and one that nobody knows.
+/// Codes that IBM's drivers handle, and one that none of them knows.
 const CODES: [&str; 4] =
     ["conflict", "volume_in_use", "instance_busy_with_an_attachment", "snapshots_source_volume_busy"];
 
-/// Each change is busy at first, under one code after the other.
+/// Each change is busy `times` times at first, each with another code.
 async fn passing(times: u32) {
     for (call, code) in CHANGES.into_iter().zip(CODES.into_iter().cycle()) {
         let bench = Bench::with_history().await;
@@ -52,7 +54,7 @@ async fn every_change_that_is_busy_for_a_while_is_made() {
     passing(4).await;
 }
 
-/// Made, and answered by a conflict all the same: what is there is looked at, and taken.
+/// The change was made, and the response is a conflict nevertheless: the job finds the resource, and uses it.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_change_that_was_made_and_told_of_as_a_conflict_is_made_once() {
     for call in CHANGES {
@@ -73,7 +75,7 @@ async fn every_change_that_is_busy_for_ever_ends_the_job_at_its_deadline() {
         let arm = |bench: &Bench| {
             bench.sim.faults().add(RegionRule::on(call), RegionAction::answer(409, "conflict"))
         };
-        // What is pruned is not worth failing for.
+        // A job does not fail because it can't prune.
         let ends =
             if matches!(call, Op::DeleteSnapshot | Op::DeleteImage) { Ends::Done } else { Ends::Failed };
         let Some(error) = case(bench, &format!("{call:?} busy for ever"), ends, site, arm).await else {
@@ -84,13 +86,17 @@ async fn every_change_that_is_busy_for_ever_ends_the_job_at_its_deadline() {
             told.contains("is still busy with another change after") && told.contains("409 conflict"),
             "{told}"
         );
-        // A fleet tries again later.
+        // A worker retries the job later.
         assert!(error.class().is_retryable(), "{told}");
         let Fault::Cloud(VpcError::Busy { waited, .. }) = &*error.fault else { panic!("{told}") };
         assert!(*waited < Duration::from_secs(5), "{told}");
-        // What could not be removed is named.
+        // Resources that could not be removed are named.
         if matches!(call, Op::DeleteAttachment | Op::DeleteVolume) {
-            assert!(error.left.iter().any(|left| left.kind == "volume"), "{call:?}: {:?}", error.left);
+            assert!(
+                error.left.iter().any(|left| left.kind == ResourceKind::Volume),
+                "{call:?}: {:?}",
+                error.left
+            );
         }
     }
 }

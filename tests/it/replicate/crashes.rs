@@ -1,4 +1,5 @@
-//! Killed at every change that a job makes, and resumed: on the same server, and on another one that has none of its files.
+//! Jobs killed at every change that they make, and resumed: on the same server, and on another one that has
+//! none of the first one's files.
 
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -14,25 +15,25 @@ use crate::region::SERVER;
 /// A request at which a job is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum At {
-    /// To the cloud, the so-and-so-many-th of its kind.
+    /// A request to the cloud, with its number among those of its kind, from 1.
     Cloud(Op, u32),
-    /// To the bucket.
+    /// A request to the bucket, with its number among those of its kind, from 1.
     Bucket(Store, u32),
 }
 
-/// When it is killed.
+/// Moment of the kill, relative to the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
-    /// The request is out, and nothing is done.
+    /// The request was sent, and has no effect.
     Before,
-    /// It is done, and the answer is not out.
+    /// The request has taken effect, and the response was not sent.
     In,
-    /// The answer is out, and noted; the next request is not answered any more.
+    /// The job has received and recorded the response; its next request gets no response.
     After,
 }
 
-/// Every change that each step makes, and for steps that change nothing a question that they ask. What comes after a change in the bucket is
-/// what comes before the next one.
+/// Every change that each step makes, and one read for each step that changes nothing. In the bucket, the
+/// moment after a change is the moment before the next one.
 pub const POINTS: [(Step, At); 26] = [
     (Step::Resolve, At::Cloud(Op::ListInstances, 1)),
     (Step::Preflight, At::Cloud(Op::ListAttachments, 1)),
@@ -73,7 +74,7 @@ impl At {
     }
 }
 
-/// How long a job may take to get to its point.
+/// Longest time for a job to reach its point.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Bench {
@@ -101,17 +102,17 @@ impl Bench {
         }
     }
 
-    /// Starts a job and kills it at that point.
+    /// Starts a job on [`Host::Own`] and kills it at that point.
     pub async fn crash(&self, at: At, moment: Moment) {
         self.crash_on(Host::Own, at, moment).await;
     }
 
-    /// The same on any of the servers.
+    /// Starts a job on `host` and kills it at that point.
     pub async fn crash_on(&self, host: Host, at: At, moment: Moment) {
         self.crash_with(host, at, moment, &["--fast-restore-clone"]).await;
     }
 
-    /// The same for a job that was begun with these words.
+    /// Starts a job with these options and kills it at that point.
     pub async fn crash_with(&self, host: Host, at: At, moment: Moment, words: &[&str]) {
         self.arm(at, moment);
         let mut command = self.command(host, &[&["replicate", SERVER], words].concat());
@@ -127,7 +128,8 @@ impl Bench {
             assert!(begun.elapsed() < PATIENCE, "{at:?} was not reached in time");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        // Until it is done, where it is to be done: a moment earlier is a point of its own, and as good.
+        // Time for the change itself, if the server is to make it. A kill a moment earlier is another point,
+        // and as good a test.
         tokio::time::sleep(Duration::from_millis(20)).await;
         kill(&mut child);
         self.disarm();
@@ -139,24 +141,25 @@ impl Bench {
     }
 }
 
-/// With SIGKILL: nobody gets to clean up.
+/// Kills the process with SIGKILL, so that it can't clean up.
 fn kill(child: &mut Child) {
     child.kill().unwrap();
     child.wait().unwrap();
 }
 
-/// Kills at `at`, resumes on `host`, and looks at what there is in the end.
+/// Kills a job at `at`, resumes it on `host`, and checks the final state.
 async fn matrix(at: At, moment: Moment, host: Host) {
     let bench = Bench::with_history().await;
     let case = format!("{at:?} {moment:?}, resumed on {host:?}");
     let (before, since) = (bench.latest().await.expect("there is one"), bench.sim.history().len());
     bench.crash(at, moment).await;
-    // Whatever died: there is an image to recover from, and it is not one that nobody has proved.
+    // At every point there is an image to recover from, and it was verified.
     let usable = bench.images().await.into_iter().any(|image| image.id == before.id);
     assert!(usable, "{case}: the image before is gone");
     let resumed = bench.resume(host).await.code(0);
     if resumed.out().contains("nothing to resume") {
-        // Nobody else knows of a job that has made nothing yet, or that only had to clean up after itself.
+        // Another server can't know of a job that has made nothing yet, or that only had to clean up after
+        // itself.
         let begun = bench.made(Op::CreateSnapshot, since) > 0;
         let promoted = bench.latest().await.is_some_and(|latest| latest.id != before.id);
         assert!(promoted || (host == Host::Other && !begun), "{case}: {}", resumed.err());
@@ -179,7 +182,7 @@ async fn matrix(at: At, moment: Moment, host: Host) {
     assert!(bench.made(Op::CreateVolume, since) <= volumes, "{case}: volumes");
     assert_eq!(bench.leaks().await, Vec::<String>::new(), "{case}: gc removed {found:?}");
     assert_eq!(bench.gc(Host::Other).await, Vec::<String>::new(), "{case}: a second look finds more");
-    // Both servers keep their journals: neither takes up again what is over, whoever finished it.
+    // Both servers keep their journals, but neither resumes a finished job, whichever server finished it.
     let deeds = bench.sim.history().len();
     let (stored, other) =
         (bench.sim.store().stats(), if host == Host::Own { Host::Other } else { Host::Own });
@@ -197,7 +200,7 @@ async fn matrix(at: At, moment: Moment, host: Host) {
             (stored.of(operation).requests, bench.sim.store().stats().of(operation).requests);
         assert_eq!(after, before, "{case}: {operation} again");
     }
-    // And the next run goes through as if nothing had been.
+    // The next run succeeds as usual.
     bench.sim.shutdown().await;
 }
 
@@ -219,7 +222,7 @@ macro_rules! crashes {
                 all_of(&[$(Step::$step),*], Host::$host).await;
             }
         )*
-        /// The steps that the tests above kill a job in, on each host.
+        /// Steps in which the tests above kill a job, on each host.
         const KILLED: &[(Host, &[Step])] = &[$((Host::$host, &[$(Step::$step),*])),*];
     };
 }
@@ -254,7 +257,7 @@ fn every_step_has_a_point_and_every_point_is_tried() {
     }
 }
 
-/// Every change of a whole run is in the table: a step that learns to make another one needs another point.
+/// Every change of a complete run is in the table: a step with a new change needs a new point.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_change_has_a_point() {
     let bench = Bench::with_history().await;
@@ -281,11 +284,11 @@ async fn every_change_has_a_point() {
     bench.sim.shutdown().await;
 }
 
-/// Whatever a job that was killed has left, and nobody resumes: `gc` sees it, on a server that knows nothing of the job.
+/// Leftovers of a killed job that is never resumed: `gc` finds them on a server without the job's journal.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_resumes_is_found_by_those_who_never_heard_of_it() {
     for (step, at) in POINTS {
-        // Between the two renamings there is nothing to remove, and from the mark on the job is as good as done.
+        // Between the two renamings nothing is left to remove, and from the mark on the job counts as done.
         if step >= Step::Promote {
             continue;
         }
@@ -298,11 +301,12 @@ async fn what_nobody_resumes_is_found_by_those_who_never_heard_of_it() {
     }
 }
 
-/// Given up wherever it was killed, a job leaves nothing, the image before is the latest again, and giving up twice is giving up once.
+/// A job that is abandoned at any point leaves nothing, the image before is the latest again, and abandoning
+/// it twice has no further effect.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_given_up_is_gone_and_giving_up_twice_changes_nothing() {
     for (step, at) in POINTS {
-        // From the second renaming on the job is as good as done: what it made is the latest image.
+        // From the second renaming on the job counts as done: its image is the latest one.
         if step >= Step::Mark {
             continue;
         }

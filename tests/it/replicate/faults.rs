@@ -1,5 +1,5 @@
-//! Every call of a job under every fault, in one process: a job ends done, or failed with a reason; what it leaves `gc` finds; the image before
-//! stays; and resumed, it goes through.
+//! Every call of a job under every fault, in one process: the job ends as done, or as failed with a reason;
+//! `gc` finds its leftovers; the image before stays; and the resumed job succeeds.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,15 +11,15 @@ use snapferry_base::clock::SystemClock;
 use snapferry_base::job::JobId;
 use snapferry_base::retry::Backoff;
 use snapferry_engine::store::{ObjectStore, Pace, Retrying};
-use snapferry_fleet::replicate::device::{Behind, DeviceFolder};
+use snapferry_fleet::replicate::device::{DeviceFolder, DeviceKind};
 use snapferry_fleet::replicate::gc::{Places, Rules, remove, survey};
 use snapferry_fleet::replicate::{
-    Encoding, Entry, Fault, Finished, Goal, Hold, Job, JobError, Journal, JournalError, Keep, Newest,
-    Onlooker, Origin, OwnServer, Progress, Restore, Retention, Saga, Site, SnapshotFate, State, Step, Turns,
-    Waits,
+    Encoding, Entry, Fault, Finished, Goal, Job, JobContext, JobError, Journal, JournalError, Keep, Newest,
+    Origin, OwnServer, Progress, ProgressObserver, Restore, Retention, Saga, SnapshotFate, SnapshotHold,
+    State, Step, Turns, Waits,
 };
 use snapferry_ibmcloud::vpc::{
-    ClientConfig, Endpoint, InstanceId, LogWatch, Means, Policy, RegionClient, Tagging, TaggingConfig,
+    ClientConfig, ClientContext, Endpoint, InstanceId, LogWatch, Policy, RegionClient, Tagging, TaggingConfig,
 };
 use snapferry_s3::{Auth, S3Config, S3Store};
 use snapferry_sim::{
@@ -29,7 +29,7 @@ use snapferry_sim::{
 use super::{BUCKET, Bench, Host};
 use crate::region::{AWAY, HOME, SERVER, tokens};
 
-/// Requests that are never answered are given up soon, and few attempts are made.
+/// Policy with short deadlines for requests that get no response, and with few attempts.
 const HASTY: Policy = Policy {
     connect: Duration::from_secs(5),
     deadline: Duration::from_millis(400),
@@ -38,10 +38,10 @@ const HASTY: Policy = Policy {
     list_lag: Duration::from_secs(2),
     waits: Waits { every: Some(Duration::from_millis(10)), at_most: Some(Duration::from_millis(300)) },
 };
-/// How long a thing that never gets ready is waited for.
+/// Time that a job waits for a resource that never becomes ready.
 const WAIT: Duration = Duration::from_millis(1500);
 
-/// Keeps what it is told.
+/// Journal in memory.
 #[derive(Default)]
 struct Notebook(std::sync::Mutex<Vec<Entry>>);
 
@@ -61,7 +61,7 @@ impl Notebook {
 
 struct Nobody;
 
-impl Onlooker for Nobody {
+impl ProgressObserver for Nobody {
     fn see(&self, _progress: Progress<'_>) {}
 }
 
@@ -91,8 +91,8 @@ fn job() -> Job {
 }
 
 impl Bench {
-    fn means(&self, cancel: &Cancel) -> Means {
-        Means {
+    fn means(&self, cancel: &Cancel) -> ClientContext {
+        ClientContext {
             tokens: tokens(&self.sim),
             clock: Arc::new(SystemClock),
             cancel: cancel.clone(),
@@ -131,14 +131,14 @@ impl Bench {
         Arc::new(Retrying::new(store, Arc::new(SystemClock), cancel.clone(), Pace::new(6), HASTY.backoff))
     }
 
-    pub(super) fn site(&self, cancel: &Cancel) -> Site {
+    pub(super) fn site(&self, cancel: &Cancel) -> JobContext {
         let id = InstanceId::new(self.sim.own_instance_id());
         let devices = DeviceFolder {
             folder: self.sim.device_folder(),
-            behind: Behind::DeviceOrFile,
+            behind: DeviceKind::DeviceOrFile,
             deadline: Duration::from_secs(5),
         };
-        Site {
+        JobContext {
             own: OwnServer {
                 id,
                 name: "ferry".to_owned(),
@@ -155,7 +155,7 @@ impl Bench {
             turn: Arc::new(tokio::sync::Semaphore::new(1)),
             runtime: tokio::runtime::Handle::current(),
             waits: Waits { every: Some(Duration::from_millis(10)), at_most: Some(WAIT) },
-            hold: Arc::new(Hold::new(
+            hold: Arc::new(SnapshotHold::new(
                 "ferry",
                 None,
                 Arc::new(snapferry_base::fence::Unfenced),
@@ -165,12 +165,12 @@ impl Bench {
         }
     }
 
-    async fn saga(&self, job: &Job, site: &Site, notes: &Notebook) -> Result<Finished, JobError> {
+    async fn saga(&self, job: &Job, site: &JobContext, notes: &Notebook) -> Result<Finished, JobError> {
         let cleaning = self.site(&Cancel::new());
         Saga { job, site, cleaning: &cleaning, journal: notes, onlooker: &Nobody }.run(notes.state()).await
     }
 
-    /// Where `gc` looks, and by which rules.
+    /// Places that `gc` searches, and its rules.
     fn yard(&self) -> (Places, Rules) {
         let cancel = Cancel::new();
         let places = Places {
@@ -192,13 +192,13 @@ impl Bench {
         )
     }
 
-    /// What `gc` finds.
+    /// Leftovers that `gc` finds.
     async fn found(&self) -> Vec<String> {
         let (places, rules) = self.yard();
         survey(&places, &rules).await.unwrap().leftovers().map(ToString::to_string).collect()
     }
 
-    /// Has `gc` remove what it finds.
+    /// Removes the leftovers that `gc` finds.
     async fn collect(&self) {
         let (places, rules) = self.yard();
         let found = survey(&places, &rules).await.unwrap();
@@ -209,23 +209,23 @@ impl Bench {
     }
 }
 
-/// How a case has to end.
+/// Expected end of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ends {
-    /// It passes: the job is done.
+    /// The fault passes: the job is done.
     Done,
-    /// It stays: the job fails.
+    /// The fault stays: the job fails.
     Failed,
-    /// Either: it may pass by the time that it is asked about again.
+    /// Either end is right: the fault may have passed before the next attempt.
     Either,
 }
 
-/// Runs a job on `site` once `arm` has arranged what goes wrong, and looks at what there is then.
+/// Runs a job on `site` after `arm` has set up the fault, and checks the final state.
 pub(super) async fn case(
     bench: Bench,
     what: &str,
     ends: Ends,
-    site: Site,
+    site: JobContext,
     arm: impl FnOnce(&Bench),
 ) -> Option<JobError> {
     let (job, notes) = (job(), Notebook::default());
@@ -251,13 +251,13 @@ pub(super) async fn case(
         }
         Err(error) => {
             assert_ne!(ends, Ends::Done, "{what}: {error}: {:?}", error.fault);
-            // Until another one is there, the one before keeps its name.
+            // Until a new image is there, the one before keeps its name.
             let latest = bench.latest().await.unwrap_or_else(|| panic!("{what}: there is no latest image"));
             assert!(latest.id == before.id || error.step > Step::Promote, "{what}: {error}");
             Some(error)
         }
     };
-    // What is left behind, `gc` sees; what it removed, a resumed job makes anew.
+    // `gc` sees all leftovers; the resumed job makes again the resources that `gc` has removed.
     if ends == Ends::Failed {
         bench.collect().await;
         assert_eq!(bench.leaks().await, Vec::<String>::new(), "{what}: gc does not see it");
@@ -266,7 +266,7 @@ pub(super) async fn case(
         let resumed = bench.saga(&job, &bench.site(&Cancel::new()), &notes).await;
         resumed.unwrap_or_else(|error| panic!("{what}: resumed: {error}: {:?}", error.fault));
     }
-    // Where lists lag, until they show it.
+    // If lists lag, wait until they show the image.
     let latest = loop {
         match bench.latest().await {
             Some(latest) => break latest,
@@ -290,7 +290,7 @@ pub(super) async fn case(
     failed
 }
 
-/// The error with all that is behind it.
+/// The message of the error and of all its sources.
 pub(super) fn words(error: &JobError) -> String {
     let mut words = error.to_string();
     let mut next: Option<&dyn std::error::Error> = Some(&*error.fault);
@@ -301,7 +301,7 @@ pub(super) fn words(error: &JobError) -> String {
     words
 }
 
-/// What a job asks of the cloud.
+/// Requests of a job to the cloud.
 const ASKED: [Op; 28] = [
     Op::ListInstances,
     Op::GetVolume,
@@ -332,7 +332,7 @@ const ASKED: [Op; 28] = [
     Op::IdentityToken,
     Op::DeleteSnapshots,
 ];
-/// Of those, the ones that a job never asks for, so that the list above is held to what is asked.
+/// Requests among them that a job never sends, so that the test can compare the list with the real requests.
 const NEVER: [Op; 1] = [Op::DeleteSnapshots];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -348,7 +348,7 @@ async fn the_list_of_calls_is_whole() {
     bench.sim.shutdown().await;
 }
 
-/// Each of `calls` under `action`, at its first time.
+/// Runs one case for each of `calls`, whose first request gets `action`.
 async fn once(calls: &[Op], action: &RegionAction) {
     for &call in calls {
         let bench = Bench::with_history().await;
@@ -383,7 +383,7 @@ passing! {
     every_call_done_and_told_as_failed_once: RegionAction::ApplyThenAnswer { status: 502, code: "internal_error".to_owned() };
 }
 
-/// What the cloud refuses for good ends the job, with the reason and what was asked.
+/// A permanent refusal by the cloud ends the job, with the reason and the request.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_call_refused_for_good() {
     for call in all_calls() {
@@ -392,7 +392,7 @@ async fn every_call_refused_for_good() {
         let arm = |bench: &Bench| {
             bench.sim.faults().add(RegionRule::on(call), RegionAction::answer(403, "not_authorized"))
         };
-        // Neither tags nor what is pruned are worth failing for.
+        // A job does not fail because it can't tag or prune.
         let ends = match call {
             Op::AttachTag | Op::DeleteSnapshot | Op::DeleteImage => Ends::Done,
             Op::ListTags | Op::GetVolume | Op::GetSnapshot | Op::ListVolumes | Op::ListSnapshots => {
@@ -407,11 +407,12 @@ async fn every_call_refused_for_good() {
     }
 }
 
-/// What fails in the cloud's hands is removed, so that it is in nobody's way; and what a list shows late is waited for.
+/// A resource that fails after its creation is removed, so that it is in the way of no later job; and the job
+/// waits for a resource that lists show late.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_made_fails_or_shows_late() {
     for call in [Op::CreateSnapshot, Op::CreateVolume, Op::CreateAttachment, Op::CreateImage] {
-        // An attachment has no state for that.
+        // An attachment has no failed state.
         if call != Op::CreateAttachment {
             let bench = Bench::with_history().await;
             let site = bench.site(&Cancel::new());
@@ -437,7 +438,7 @@ async fn what_is_made_fails_or_shows_late() {
     }
 }
 
-/// A list that lags behind all of the job: the new image counts among those that are kept.
+/// The list lags until after the job: the new image counts among the images to keep.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_no_list_shows_yet_counts_where_older_ones_are_pruned() {
     let bench = Bench::with_history().await;
@@ -453,7 +454,8 @@ async fn what_no_list_shows_yet_counts_where_older_ones_are_pruned() {
     bench.sim.shutdown().await;
 }
 
-/// What never gets ready can't be removed either, as long as the cloud is at it: the job tells what it leaves, and `gc` finds it.
+/// A resource that never becomes ready can't be removed either, while the cloud works on it: the job names
+/// its leftovers, and `gc` finds them.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_made_never_gets_ready() {
     for (call, step) in [
@@ -482,7 +484,7 @@ async fn what_is_made_never_gets_ready() {
     }
 }
 
-/// What a job asks of the bucket, and how that may go wrong.
+/// Requests of a job to the bucket, and their faults.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_call_to_the_bucket() {
     let calls = [
@@ -516,7 +518,7 @@ async fn every_call_to_the_bucket() {
         let arm = |bench: &Bench| bench.sim.store().faults().add(Rule::on(call), gone);
         let site = bench.site(&Cancel::new());
         let ends = match call {
-            // A HEAD has no body that would tell; and what is pruned is not worth failing for.
+            // A HEAD response has no body with a reason, and a job does not fail because it can't prune.
             Store::HeadObject => Ends::Either,
             Store::ListObjectsV2 | Store::DeleteObject => Ends::Done,
             _ => Ends::Failed,
@@ -553,7 +555,7 @@ async fn a_device_of_another_size() {
     let small = links.path().join("small");
     std::fs::File::create(&small).unwrap().set_len(1 << 20).unwrap();
     site.devices.folder = links.path().to_owned();
-    // Whatever turns up leads to a disk that is not the volume.
+    // Every link that appears leads to a disk that is not the volume.
     let (home, own, folder) = (bench.client(HOME), site.own.id.clone(), links.path().to_owned());
     let linking = tokio::spawn(async move {
         loop {
@@ -603,7 +605,7 @@ async fn an_import_of_another_file() {
         (error.step, bench.latest().await.map(|latest| latest.id)),
         (Step::Available, Some(before.id))
     );
-    // The image of the wrong file is gone, and with the right one it goes through.
+    // The image of the wrong file was removed, and with the right file the job succeeds.
     assert_eq!(bench.images().await.len(), 2);
     std::fs::write(&stored, tampering.await.unwrap()).unwrap();
     bench.saga(&job, &bench.site(&Cancel::new()), &notes).await.unwrap();
@@ -624,7 +626,7 @@ async fn tokens_that_end_early() {
     }
 }
 
-/// Told to stop at any call, a job cleans up after itself and can be resumed.
+/// A job that is stopped at any call cleans up after itself, and can be resumed.
 #[tokio::test(flavor = "multi_thread")]
 async fn stopped_at_every_call() {
     for call in all_calls() {

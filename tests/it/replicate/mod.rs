@@ -1,12 +1,13 @@
-//! A server replicated by the real program on the simulated cloud: as a user types it, killed anywhere, and with everything going wrong.
+//! A server replicated by the real program on the simulated cloud: as a user runs it, killed at every point,
+//! and under every fault.
 //!
-//! | file | what it holds it to |
+//! | file | requirement that it checks |
 //! |---|---|
-//! | `commands` | replicate, plan and gc: words, JSON, exit codes |
+//! | `commands` | replicate, plan and gc: output, JSON, exit codes |
 //! | `crashes` | killed at every change it makes, and resumed on the same or another server |
 //! | `faults` | every call under every fault |
-//! | `conflicts` | every change while what it is about is busy |
-//! | `over` | jobs that were finished, or are being worked on, elsewhere |
+//! | `conflicts` | every change while its resource is busy |
+//! | `over` | jobs that were finished, or are under way, on another server |
 
 mod commands;
 mod conflicts;
@@ -24,23 +25,23 @@ use serde_json::Value;
 use snapferry_base::units::{ByteCount, MIB};
 use snapferry_ibmcloud::vpc::model::{Image, ImageState, Snapshot};
 use snapferry_ibmcloud::vpc::{ImageFilter, SnapshotFilter, VolumeFilter};
-use snapferry_sim::{Deed, Delays, RegionConfig, RegionOperation, ServerSeed, SimRegion};
+use snapferry_sim::{Delays, HistoryEntry, RegionConfig, RegionOperation, ServerSeed, SimRegion};
 use snapferry_testkit::disks::{Disk, Kind};
 use tempfile::TempDir;
 
 use super::region::{AWAY, HOME, SERVER, client_of};
 
-/// The bucket in the recovery region.
+/// Bucket in the recovery region.
 pub const BUCKET: &str = "images";
-/// Another server that converts, in another zone.
+/// Second server that converts, in another zone.
 pub const OTHER: &str = "ferry2";
 
-/// Where a command runs.
+/// Server on which a command runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Host {
-    /// On the cloud's own server.
+    /// The cloud's own server.
     Own,
-    /// On another server, in another zone, which has none of the first one's files.
+    /// A second server, in another zone, which has none of the first one's files.
     Other,
 }
 
@@ -61,7 +62,7 @@ fn config(folder: &Path) -> RegionConfig {
     }
 }
 
-/// What a command said.
+/// Output of a command.
 pub struct Said {
     pub output: Output,
 }
@@ -97,7 +98,7 @@ impl Said {
 }
 
 impl Bench {
-    /// With [`SERVER`] at home, which has not been replicated yet.
+    /// Starts a cloud with [`SERVER`] in [`HOME`], which was not replicated yet.
     pub async fn start() -> Self {
         Self::start_with(|config| config).await
     }
@@ -112,7 +113,8 @@ impl Bench {
         Self { sim, folder }
     }
 
-    /// With two images of [`SERVER`] already: a copy of a cloud that is made once for each process.
+    /// Starts a cloud that has two images of [`SERVER`] already: a copy of a cloud that is made once for each
+    /// process.
     pub async fn with_history() -> Self {
         static MADE: OnceLock<TempDir> = OnceLock::new();
         if MADE.get().is_none() {
@@ -134,7 +136,7 @@ impl Bench {
         Self { sim, folder }
     }
 
-    /// A raw disk for another server.
+    /// Writes a raw disk for another server, and returns its path.
     pub fn disk(&self) -> PathBuf {
         let disk = self.folder.path().join("another.raw");
         Disk { kind: Kind::Mixed, size: ByteCount(2 * MIB), seed: 6 }.write(&disk).unwrap();
@@ -146,7 +148,7 @@ impl Bench {
         self.folder.path().join(name).to_str().unwrap().to_owned()
     }
 
-    /// A file with this text; its path.
+    /// Writes a file with this text, and returns its path.
     pub fn file(&self, name: &str, text: &str) -> String {
         std::fs::write(self.path(name), text).unwrap();
         self.path(name)
@@ -159,11 +161,11 @@ impl Bench {
         })
     }
 
-    /// The program with this cloud in its environment.
+    /// A command with this cloud in its environment.
     pub fn command(&self, host: Host, words: &[&str]) -> Command {
         let key = self.folder.path().join("api-key");
         if !key.exists() {
-            // In one go: a worker that runs already may read it at any time.
+            // Atomically: a running worker may read the file at any time.
             let new = key.with_extension("new");
             std::fs::write(&new, self.sim.api_key().reveal()).unwrap();
             std::fs::rename(&new, &key).unwrap();
@@ -210,7 +212,7 @@ impl Bench {
         said
     }
 
-    /// `replicate SERVER` with more words.
+    /// Runs `replicate SERVER` with these options.
     pub async fn run(&self, host: Host, words: &[&str]) -> Said {
         self.finish(self.command(host, &[&["replicate", SERVER], words].concat())).await
     }
@@ -219,7 +221,7 @@ impl Bench {
         self.run(host, &["--resume"]).await
     }
 
-    /// `gc --apply`; what it found, by kind.
+    /// Runs `gc --apply`; returns the kinds of what it removed.
     pub async fn gc(&self, host: Host) -> Vec<String> {
         let report =
             self.finish(self.command(host, &["gc", "--apply", "--min-age", "0s", "--json"])).await.json();
@@ -244,13 +246,13 @@ impl Bench {
         self.client(HOME).snapshots(&SnapshotFilter::default()).await.unwrap()
     }
 
-    /// How often something was made, of the deeds from `since` on.
+    /// Number of successful requests of this operation, from index `since` of the history on.
     pub fn made(&self, operation: RegionOperation, since: usize) -> usize {
-        let deeds: Vec<Deed> = self.sim.history();
+        let deeds: Vec<HistoryEntry> = self.sim.history();
         deeds.iter().skip(since).filter(|deed| deed.operation == operation && deed.status < 300).count()
     }
 
-    /// Everything that costs money and is of no use, in words.
+    /// Resources that cost money and have no use, as text.
     pub async fn leaks(&self) -> Vec<String> {
         let home = self.client(HOME);
         let mut leaks = Vec::new();
@@ -276,7 +278,7 @@ impl Bench {
                 leaks.push(format!("clone of {} in {}", snapshot.name, clone.zone.name));
             }
         }
-        // Under the name that it was imported with, an image never became the latest.
+        // An image that still has the name of its import never became the latest.
         let imported: Vec<String> = self
             .sim
             .history()
@@ -293,7 +295,7 @@ impl Bench {
         leaks
     }
 
-    /// Uploads, and objects without manifests or the other way round, as the store's own folder has them.
+    /// Uploads, and objects without manifests or manifests without objects, in the store's own folder.
     fn store_leaks(&self) -> Vec<String> {
         let bucket = self.sim.store().config().folder.join(BUCKET);
         let names = |folder: PathBuf| -> Vec<String> {

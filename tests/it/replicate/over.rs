@@ -1,4 +1,5 @@
-//! What may be over elsewhere: journals of jobs that another server has finished, retention that nobody came to, and two at the same work.
+//! Work that another server has done or is doing: journals of jobs that another server has finished,
+//! retention that no job has applied yet, and two jobs for one server.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -12,12 +13,13 @@ use super::crashes::{At, Moment};
 use super::{Bench, Host};
 use crate::region::{HOME, SERVER};
 
-/// All journals of this server, whichever machine began the job.
+/// Resumes all unfinished jobs with a journal on `host`.
 async fn resume_all(bench: &Bench, host: Host) -> super::Said {
     bench.finish(bench.command(host, &["replicate", "--resume"])).await
 }
 
-/// Killed here, finished there, and pruned there by newer jobs: the old journal is closed, and nothing is changed.
+/// Killed on one server, finished on another, and pruned there by newer jobs: the old journal is closed, and
+/// nothing changes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_journal_of_a_job_that_others_have_left_behind_is_closed() {
     for (at, moment) in [
@@ -44,7 +46,7 @@ async fn a_journal_of_a_job_that_others_have_left_behind_is_closed() {
     }
 }
 
-/// A job that another server has finished is not given up by an old journal either.
+/// An old journal can't abandon a job that another server has finished.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_another_server_has_finished_is_not_given_up() {
     let bench = Bench::with_history().await;
@@ -67,7 +69,7 @@ async fn what_another_server_has_finished_is_not_given_up() {
     bench.sim.shutdown().await;
 }
 
-/// Where the cloud does not tell, nothing is changed, and the journal stays open.
+/// If the cloud does not answer, nothing is changed, and the journal stays open.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_nothing_can_be_known_nothing_is_changed() {
     let bench = Bench::with_history().await;
@@ -84,7 +86,7 @@ async fn where_nothing_can_be_known_nothing_is_changed() {
     bench.sim.shutdown().await;
 }
 
-/// The journal here is of a job that is done; the unfinished one was begun elsewhere.
+/// The local journal is that of a finished job; the unfinished job began on another server.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_unfinished_job_is_resumed_whatever_the_journal_here_says() {
     let bench = Bench::with_history().await;
@@ -100,7 +102,8 @@ async fn the_unfinished_job_is_resumed_whatever_the_journal_here_says() {
     bench.sim.shutdown().await;
 }
 
-/// Killed between the mark and pruning: whoever looks next prunes, by the rules of the job and not by his own.
+/// Killed between the mark and pruning: the next `gc` or `--resume` prunes, by the rules of the job and not
+/// by its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn retention_is_caught_up_with_by_the_jobs_own_rules() {
     for by_gc in [false, true] {
@@ -109,7 +112,7 @@ async fn retention_is_caught_up_with_by_the_jobs_own_rules() {
             let rules = ["--keep-images", kept, "--keep-objects", kept];
             bench.crash_with(Host::Own, At::Cloud(Op::DeleteSnapshot, 1), Moment::Before, &rules).await;
             assert_eq!((bench.snapshots().await.len(), bench.images().await.len()), (2, 3));
-            // Whatever is typed there: what is kept was said when the job began.
+            // Whatever options this command has: the rules were set when the job began.
             if by_gc {
                 let gone = bench.gc(Host::Other).await;
                 assert!(gone.contains(&"snapshot".to_owned()), "{gone:?}");
@@ -134,7 +137,7 @@ async fn retention_is_caught_up_with_by_the_jobs_own_rules() {
     }
 }
 
-/// While the newest job is unfinished nobody prunes in its place.
+/// While the newest job is unfinished, no other process prunes for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_caught_up_with_while_the_newest_job_is_open() {
     let bench = Bench::with_history().await;
@@ -147,13 +150,13 @@ async fn nothing_is_caught_up_with_while_the_newest_job_is_open() {
     bench.sim.shutdown().await;
 }
 
-/// Two begin at once: one goes on, the other makes way, and says for whom.
+/// Two jobs begin at once: one continues, the other one ends, and names the first.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_that_begin_at_once_one_goes_on() {
     for round in 0..3 {
         let bench = Bench::with_history().await;
         let (before, since) = (bench.latest().await.expect("there is one"), bench.sim.history().len());
-        // Both have looked before either has made anything.
+        // Both have searched for other jobs before either has made anything.
         let slow = RegionAction::delay(Duration::from_millis(400));
         bench.sim.faults().add(RegionRule::on(Op::CreateSnapshot).when(When::First(2)), slow);
         let (one, two) = tokio::join!(bench.run(Host::Own, &[]), bench.run(Host::Other, &[]));
@@ -163,7 +166,8 @@ async fn of_two_that_begin_at_once_one_goes_on() {
         let both = format!("{}\n---\n{}", went.err(), gave_way.err());
         assert_eq!(went.output.status.code(), Some(0), "round {round}: {both}");
         if gave_way.output.status.code() == Some(0) {
-            // Begun within one second, and one was through before the other looked again: both end right, the newer one is the latest.
+            // Both began within one second, and one was finished before the other searched again: both
+            // succeed, and the newer image is the latest.
             assert!(both.contains("web01-latest is of a newer job already"), "round {round}: {both}");
             assert!(bench.images().await.iter().any(|image| image.id == before.id), "round {round}: {both}");
             assert_eq!(bench.leaks().await, Vec::<String>::new(), "round {round}");
@@ -180,7 +184,7 @@ async fn of_two_that_begin_at_once_one_goes_on() {
             "round {round}: {images:?}"
         );
         assert_eq!(bench.leaks().await, Vec::<String>::new(), "round {round}");
-        // The one that gave way has nothing to go on with.
+        // The job that ended has nothing to resume.
         for host in [Host::Own, Host::Other] {
             bench.resume(host).await.code(0).says(&["nothing to resume"]);
         }
@@ -188,7 +192,8 @@ async fn of_two_that_begin_at_once_one_goes_on() {
     }
 }
 
-/// One that is under way is told of before anything is made; what its machine knows to be dead is in nobody's way there.
+/// A job under way is reported before a new one makes anything; on its own machine, where it is known to be
+/// dead, it blocks no other job.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_may_be_under_way_elsewhere_keeps_others_off_for_a_day() {
     let bench = Bench::with_history().await;
@@ -211,7 +216,7 @@ async fn a_job_that_may_be_under_way_elsewhere_keeps_others_off_for_a_day() {
     let before = Holder { since: holder.since - Duration::from_secs(25 * 3600), ..holder };
     bench.client(HOME).retag_snapshot(&dead.id, Holder::is_tag, &[before.tag().unwrap()]).await.unwrap();
     bench.run(Host::Other, &[]).await.code(0).says(&["was begun elsewhere", "web01: image web01-latest"]);
-    // And nothing was pruned of what was open; the older job steps aside once it is resumed.
+    // Nothing of the open job was pruned; the older job ends without a change once it is resumed.
     bench.resume(Host::Own).await.code(0).says(&["web01-latest is of a newer job already"]);
     assert_eq!(bench.leaks().await, Vec::<String>::new());
     bench.sim.shutdown().await;
@@ -222,7 +227,7 @@ async fn a_job_that_may_be_under_way_elsewhere_keeps_others_off_for_a_day() {
     bench.sim.shutdown().await;
 }
 
-/// A job that ended by itself, and says how to go on, is in nobody's way.
+/// A job that failed by itself blocks no other job.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_failed_holds_nobody_up() {
     let bench = Bench::with_history().await;
@@ -233,7 +238,8 @@ async fn a_job_that_failed_holds_nobody_up() {
     bench.sim.shutdown().await;
 }
 
-/// Stopped in the middle, taken over and finished by another server: once it goes on it sees that, and touches nothing.
+/// A job is suspended, then taken over and finished by another server: once it continues it finds that, and
+/// changes nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_was_taken_over_from_touches_nothing() {
     for at in [Op::GetAttachment, Op::CreateVolume, Op::GetImage] {
@@ -258,7 +264,7 @@ async fn whoever_was_taken_over_from_touches_nothing() {
         kill_process(pid, Signal::CONT).unwrap();
         let output = tokio::task::spawn_blocking(move || child.wait_with_output()).await.unwrap().unwrap();
         let said = super::Said { output };
-        // Where only questions were left, it finds the job done as it wanted it.
+        // If only reads were left, the job finds its work done.
         if at == Op::GetImage {
             said.code(0).says(&["web01-latest already"]);
         } else {
@@ -281,7 +287,7 @@ async fn whoever_was_taken_over_from_touches_nothing() {
     }
 }
 
-/// Snapshots of versions that told nobody what is kept are left to their own jobs.
+/// Snapshots without retention rules, from old versions, are left to their own jobs.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_prunes_by_rules_that_he_has_to_guess() {
     let bench = Bench::with_history().await;

@@ -1,4 +1,5 @@
-//! Devices: what is written to them, and which are refused. All of it needs root and loop devices.
+//! Devices: the data written to them, and devices that are refused. All tests here need root and loop
+//! devices.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -24,7 +25,7 @@ fn writable(logical_sector: u32) -> LoopOptions {
     LoopOptions { access: Access::ReadWrite, logical_sector }
 }
 
-/// A file full of ones, for a device.
+/// Writes a file in which every byte is 0xff, as the backing file of a device.
 fn full(path: &Path, size: u64) {
     std::fs::write(path, vec![0xff_u8; usize::try_from(size).expect("small")]).expect("written");
 }
@@ -53,7 +54,7 @@ fn a_device_holds_the_disk_whatever_its_sectors_and_whatever_becomes_of_zeros() 
             assert!(rest.iter().all(|&byte| byte == 0xff), "what lies past the disk's end is not ours");
         }
     }
-    // Zeros that are known to be there are left alone.
+    // Zeros that the device is known to hold are not written.
     std::fs::write(&backing, vec![0_u8; usize::try_from(SIZE).expect("small")]).expect("written");
     let Some(device) = LoopDevice::attach(&backing, writable(512)) else { return };
     run(into_device(&made.path, device.path(), &["--zero", "skip"])).expect(0, &[]);
@@ -103,7 +104,7 @@ fn a_device_that_is_too_small_or_in_use_is_refused_even_by_force() {
 #[test]
 fn an_incomplete_device_is_called_so_and_has_no_beginning() {
     let (_, made) = made();
-    // The last body of the file is damaged, so that much is written before it is found.
+    // The last body of the file is damaged, so that much is written before the damage is found.
     let mut image = std::fs::read(&made.path).expect("the image");
     let last = made.manifest.segments.last().expect("segments");
     let at = usize::try_from(last.host.0 + last.length - 200).expect("small");

@@ -1,4 +1,4 @@
-//! Files and stores that fail on command: a clear error, and nothing under the target's name.
+//! Files and stores that fail on command: a clear error, and no file at the target's path.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use snapferry_base::units::{ByteCount, GuestOffset, HostOffset, MIB};
 use snapferry_engine::convert::plan::Options;
 use snapferry_engine::error::RestoreError;
 use snapferry_engine::image::{LocalImage, StoredImage};
+use snapferry_engine::pipeline::PipelineError;
 use snapferry_engine::source::{Extent, InUse, RawSource, Source, SourceError};
 use snapferry_engine::store::{ObjectStore, Pace, Retrying, StoreError};
 use snapferry_engine::verify::Sha256Wanted;
@@ -31,14 +32,14 @@ fn made() -> Made {
     convert_disk(&Disk::new(Kind::Mixed, ByteCount(70 * MIB), 91), &Options::default())
 }
 
-/// The image in a store that fails as it is told to.
+/// The image in a store that fails as it is scripted.
 fn stored(made: &Made, runtime: &Runtime) -> Arc<ScriptedStore> {
     let memory: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new("images"));
     runtime.block_on(memory.put(&key(), made.image.clone().into())).expect("stored");
     Arc::new(ScriptedStore::new(memory))
 }
 
-/// The store's error behind a restore's.
+/// The store's error in a restore's error.
 fn store_error(error: &RestoreError) -> &StoreError {
     let RestoreError::File(file) = error else { panic!("{error:?}") };
     file.source.downcast_ref().unwrap_or_else(|| panic!("{file:?}"))
@@ -48,7 +49,7 @@ fn nothing_in(folder: &Path) {
     assert_eq!(left_in(folder), [KEY, "disk.qcow2.manifest", "disk.raw"]);
 }
 
-/// An image of which something happens at the n-th read of a body.
+/// An image that runs `act` at the n-th read of a body.
 struct Acting<F> {
     inner: LocalImage,
     reads: AtomicU64,
@@ -93,7 +94,7 @@ fn an_object_that_is_replaced_half_way_is_an_error_and_not_a_mixture() {
     nothing_in(made.folder.path());
 }
 
-/// An object that somebody replaces when a body is read.
+/// An object that is replaced when a body is read.
 struct Replacing<'a> {
     image: StoredImage,
     store: Arc<ScriptedStore>,
@@ -218,11 +219,11 @@ fn a_store_that_never_answers_lets_go_when_asked_to_stop() {
     let image = StoredImage::open(patient, key(), runtime.handle().clone()).expect("it is there");
     let hanging = HangingFrom { image, store, from: 2, reads: AtomicU64::new(0), cancel: cancel.clone() };
     let error = restore(&hanging, None, &back_in(made.folder.path()), &cancel).expect_err("stopped");
-    assert!(matches!(error, RestoreError::Interrupted), "{error:?}");
+    assert!(matches!(error, RestoreError::Pipeline(PipelineError::Interrupted)), "{error:?}");
     nothing_in(made.folder.path());
 }
 
-/// An object whose reads hang from the n-th on; then somebody loses patience.
+/// An object whose reads hang from the n-th on, and then the user cancels.
 struct HangingFrom {
     image: StoredImage,
     store: Arc<ScriptedStore>,
@@ -311,23 +312,26 @@ fn a_reader_that_dies_at_any_read_leaves_nothing_and_gives_no_verdict() {
     restore(&whole, Some(&made.manifest), &back, &Cancel::new()).expect("it comes back");
     std::fs::remove_file(&back).expect("removed");
     let reads = whole.reads.into_inner();
-    // Tables are read before, by the thread that asks.
+    // The calling thread has read the tables before.
     for at in [reads / 2, reads - 2, reads - 1] {
         let error =
             restore(&acting(at, || panic!("as planned")), Some(&made.manifest), &back, &Cancel::new())
                 .expect_err("it died");
-        assert!(matches!(error, RestoreError::StageDied { .. }), "at read {at} of {reads}: {error:?}");
+        assert!(
+            matches!(error, RestoreError::Pipeline(PipelineError::StageDied { .. })),
+            "at read {at} of {reads}: {error:?}"
+        );
         nothing_in(made.folder.path());
         let verdict =
             verify(&acting(at, || panic!("as planned")), Some(&made.manifest), Sha256Wanted::No, None);
         assert!(
-            matches!(verdict, Err(RestoreError::StageDied { .. })),
+            matches!(verdict, Err(RestoreError::Pipeline(PipelineError::StageDied { .. }))),
             "at read {at} of {reads}: {verdict:?}"
         );
     }
 }
 
-/// A disk beside an image, whose reading thread dies at some place.
+/// A disk to compare with, whose reading thread panics at the offset `from`.
 struct Dying {
     inner: RawSource,
     from: u64,
@@ -357,7 +361,7 @@ impl Source for Dying {
 
 #[test]
 fn a_comparison_whose_threads_die_is_no_verdict() {
-    // Mostly zeros, so that what the image does not store is compared, too.
+    // Mostly zeros, so that clusters that the image does not store are compared too.
     let made = convert_disk(
         &Disk::new(Kind::Only { end: End::First, len: MIB }, ByteCount(70 * MIB), 92),
         &Options::default(),
@@ -366,7 +370,10 @@ fn a_comparison_whose_threads_die_is_no_verdict() {
     for from in [0, 40 * MIB, 68 * MIB] {
         let disk = Dying { inner: RawSource::open(&made.raw, InUse::Read).expect("a disk"), from };
         let verdict = verify(&image, None, Sha256Wanted::No, Some(&disk));
-        assert!(matches!(verdict, Err(RestoreError::StageDied { .. })), "from {from}: {verdict:?}");
+        assert!(
+            matches!(verdict, Err(RestoreError::Pipeline(PipelineError::StageDied { .. }))),
+            "from {from}: {verdict:?}"
+        );
     }
     let disk = RawSource::open(&made.raw, InUse::Read).expect("a disk");
     assert!(verify(&image, None, Sha256Wanted::No, Some(&disk)).expect("a verdict").good);

@@ -1,4 +1,4 @@
-//! The process stays within the peak that its plan promises, whatever the disk's size.
+//! Peak memory: the process stays below the peak that its plan promises, for any size of the disk.
 
 use std::os::unix::fs::FileExt as _;
 
@@ -9,9 +9,9 @@ use super::{back_in, into_file};
 use crate::convert::{BUCKET, Ended, KEY, Running, folder, into_file as convert_into_file, run, snapferry};
 use crate::support::sim::snapferry_sim;
 
-/// What a restore from a file may take on two cores.
+/// Memory limit of a restore from a file on two cores.
 const FILE: u64 = 256 * MIB;
-/// What one from a bucket may take on two cores.
+/// Memory limit of a restore from a bucket on two cores.
 const BUCKET_PEAK: u64 = 512 * MIB;
 
 fn held(ended: &Ended, most: u64) {

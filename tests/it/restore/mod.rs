@@ -1,10 +1,11 @@
-//! Images read back, from end to end: in process where only the bytes matter, through the command where what a user sees does.
+//! Images read back, from end to end: in process if only the bytes matter, through the program if its output
+//! matters.
 //!
-//! | file | what it holds the read side to |
+//! | file | requirement that it checks |
 //! |---|---|
-//! | `trips` | every kind of image comes back as its disk, ours and QEMU's |
-//! | `devices` | what is written to devices, and which are refused |
-//! | `verdicts` | damage of every kind is found, and named |
+//! | `trips` | every kind of image comes back as its disk, Snapferry's and QEMU's |
+//! | `devices` | data written to devices, and devices that are refused |
+//! | `verdicts` | damage of every kind is found and named |
 //! | `faults` | files and stores that fail on command |
 //! | `memory` | the peak that the plan promises |
 
@@ -20,33 +21,35 @@ use std::sync::Arc;
 
 use snapferry_base::cancel::Cancel;
 use snapferry_base::clock::SystemClock;
-use snapferry_engine::disk::{Force, PageCache};
+use snapferry_engine::disk::PageCache;
 use snapferry_engine::error::RestoreError;
 use snapferry_engine::image::LocalImage;
-use snapferry_engine::image::plan::{Options, Origin};
+use snapferry_engine::image::plan::Options;
 use snapferry_engine::manifest::Manifest;
 use snapferry_engine::restore::{Destination, Restoration, Restored};
 use snapferry_engine::source::Source;
+use snapferry_engine::store::Location;
+use snapferry_engine::store::Overwrite;
 use snapferry_engine::verify::{Sha256Wanted, Verdict, Verification};
 use snapferry_qcow2::{ImageFile, Limits};
 
 use crate::convert::snapferry;
 
-/// `snapferry restore IMAGE --output FILE`, and more.
+/// The command `snapferry restore IMAGE --output FILE`, with `more` arguments.
 pub fn into_file(image: &Path, raw: &Path, more: &[&str]) -> Command {
     let mut command = snapferry(["restore"]);
     command.arg(image).arg("--output").arg(raw).args(more);
     command
 }
 
-/// `snapferry restore IMAGE --device DEVICE`, and more.
+/// The command `snapferry restore IMAGE --device DEVICE`, with `more` arguments.
 pub fn into_device(image: &Path, device: &Path, more: &[&str]) -> Command {
     let mut command = snapferry(["restore"]);
     command.arg(image).arg("--device").arg(device).args(more);
     command
 }
 
-/// `snapferry verify IMAGE`, and more.
+/// The command `snapferry verify IMAGE`, with `more` arguments.
 pub fn verify_command(image: &Path, more: &[&str]) -> Command {
     let mut command = snapferry(["verify"]);
     command.arg(image).args(more);
@@ -60,10 +63,11 @@ pub fn restore(
     to: &Path,
     cancel: &Cancel,
 ) -> Result<Restored, RestoreError> {
-    let destination = Destination::File { path: to.to_owned(), force: Force::No, cache: PageCache::Bypass };
+    let destination =
+        Destination::File { path: to.to_owned(), overwrite: Overwrite::Refuse, cache: PageCache::Bypass };
     Restoration {
         file,
-        origin: Origin::Bucket,
+        origin: Location::Bucket,
         destination: &destination,
         manifest,
         limits: Limits::default(),
@@ -75,7 +79,7 @@ pub fn restore(
     .run(&|_| {})
 }
 
-/// Verifies in this process.
+/// Verifies an image in this process.
 pub fn verify(
     file: &dyn ImageFile,
     manifest: Option<&Manifest>,
@@ -84,7 +88,7 @@ pub fn verify(
 ) -> Result<Verdict, RestoreError> {
     Verification {
         file,
-        origin: Origin::File,
+        origin: Location::File,
         manifest,
         sha256,
         against,
@@ -97,12 +101,11 @@ pub fn verify(
     .run(&|_| {})
 }
 
-/// Opens a local image.
 pub fn open(path: &Path) -> LocalImage {
     LocalImage::open(path).expect("an image")
 }
 
-/// Where a restored disk goes.
+/// Path of the restored disk.
 pub fn back_in(folder: &Path) -> PathBuf {
     folder.join("back.raw")
 }

@@ -67,7 +67,7 @@ fn qemus_images_come_back_as_qemu_reads_them() {
             .expect("qemu-img converts");
         restore(&open(&image), None, &back, &Cancel::new())
             .unwrap_or_else(|error| panic!("{stored}: {error}"));
-        // Not byte by byte: without an oracle of ours in between.
+        // Compared by qemu-img first, without Snapferry's own code.
         assert_eq!(qemu.run(&["compare", "-f", "raw", "-F", "raw"], &[&raw, &back]).err(), None, "{stored}");
         assert!(
             std::fs::read(&raw).expect("the disk") == std::fs::read(&back).expect("the disk"),
@@ -104,7 +104,7 @@ fn a_file_system_without_direct_writes_does_as_well() {
     let back = back_in(memory.path());
     run(into_file(&made.path, &back, &[])).expect(0, &["segments hold what was read"]);
     assert!(std::fs::read(&back).expect("the disk") == disk.to_vec());
-    // A full disk is told, and leaves nothing.
+    // A full disk is reported, and leaves nothing.
     std::fs::remove_file(&back).expect("removed");
     let large = convert_disk(&Disk::new(Kind::Random, ByteCount(40 * MIB), 65), &Options::default());
     run(into_file(&large.path, &back, &[])).expect(4, &["write error at offset", "No space left"]);

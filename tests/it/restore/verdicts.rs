@@ -1,4 +1,4 @@
-//! Damage of every kind is found, named, and told by exit code 7.
+//! Damage of every kind is found, named, and reported by exit code 7.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,8 @@ fn made() -> Made {
     convert_disk(&Disk::new(Kind::Mixed, ByteCount(36 * MIB), 81), &Options::default())
 }
 
-/// The image with other bytes, beside the right one; and the manifest that its own would be if only its CRC counted.
+/// Writes the image with changed bytes beside the right one; returns its path and a manifest with the changed
+/// image's CRC, but otherwise of the right image.
 fn changed(made: &Made, change: impl FnOnce(&mut Vec<u8>)) -> (PathBuf, Manifest) {
     let mut image = made.image.clone();
     change(&mut image);
@@ -59,14 +60,14 @@ fn a_body_that_does_not_decode_is_named_by_both_its_places() {
 
 #[test]
 fn other_contents_that_decode_are_found_by_the_hash_of_their_segment() {
-    // A raw cluster takes any bytes.
+    // A raw cluster can hold any bytes.
     let raw = convert_disk(&Disk::new(Kind::Random, ByteCount(20 * MIB), 82), &Options::default());
     let at = to_usize(raw.manifest.segments[1].host.0 + 70_000);
     let (path, manifest) = changed(&raw, |image| image[at] ^= 1);
     let verdict = verify(&open(&path), Some(&manifest), Sha256Wanted::No, None).expect("a verdict");
     let segment = HashFinding::Segment { guest: GuestOffset(16 * MIB), len: 4 * MIB };
     assert_eq!(verdict.findings, [Finding::Hash(segment)], "and nothing else");
-    // With the manifest that it came with, its CRC is another too; and a restore is refused.
+    // With the manifest on disk, the image's CRC differs too, and a restore is refused.
     std::fs::write(path.with_file_name("changed.qcow2.manifest"), raw.manifest.to_json()).expect("written");
     run(verify_command(&path, &[])).expect(7, &["CRC64NVME", "from 16777216 are not those that were read"]);
     let back = back_in(raw.folder.path());
@@ -113,7 +114,7 @@ fn a_disk_that_differs_is_told_by_its_first_differing_bytes() {
     let disk = std::fs::read(&made.raw).expect("the disk");
     let model = Model::read(&made.image).expect("a sound image").disk().expect("every body decodes");
     assert!(disk == model);
-    // One in what is stored, one in what is zero, the last byte of all.
+    // One byte in a stored cluster, one in a zero cluster, and the last byte of the disk.
     let zero = disk.chunks(65_536).position(|cluster| cluster.iter().all(|&byte| byte == 0)).expect("zeros")
         * 65_536
         + 7;
@@ -143,7 +144,7 @@ fn a_disk_that_differs_is_told_by_its_first_differing_bytes() {
     assert_eq!(found, expected);
     run(verify_command(&made.path, &["--against", path.to_str().expect("UTF-8")]))
         .expect(7, &["the disk differs at offset"]);
-    // A disk of another size is no copy, even where the rest is zeros.
+    // A disk of another size is no copy, even if the rest is zeros.
     std::fs::write(&path, [disk, vec![0; 4096]].concat()).expect("written");
     run(verify_command(&made.path, &["--against", path.to_str().expect("UTF-8")]))
         .expect(7, &["the disk in it has 37748736 bytes, not 37752832"]);

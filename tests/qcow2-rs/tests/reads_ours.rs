@@ -1,9 +1,11 @@
 //! Images of ours, read back through qcow2-rs.
 //!
-//! qcow2-rs parses the header, the L1 and L2 tables and the compressed descriptors by itself, and inflates with `miniz_oxide`; snapferry
-//! does all of that with its own code and other libraries. So what both read alike is in the file, and not in a shared mistake.
+//! qcow2-rs parses the header, the L1 and L2 tables and the compressed descriptors by itself, and inflates
+//! with `miniz_oxide`; snapferry does all of that with its own code and other libraries. So what both read
+//! alike is in the file, and not in a shared mistake.
 //!
-//! The program is the one that `SNAPFERRY` names, by default the one that `cargo build` leaves in `target/debug`.
+//! The program is the one that `SNAPFERRY` names, by default the one that `cargo build` leaves in
+//! `target/debug`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -21,8 +23,8 @@ const MIB: usize = 1 << 20;
 /// Bytes for each read: no cluster and no segment of ours begins wherever a read does.
 const READ: usize = 192 * KIB;
 
-/// A disk of `len` bytes: runs of zeros, of bytes that don't compress, and of text, between 4 KiB and 512 KiB each. The same for the
-/// same seed.
+/// A disk of `len` bytes: runs of zeros, of bytes that don't compress, and of text, between 4 KiB and 512 KiB
+/// each. The same for the same seed.
 fn disk(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed | 1;
     let mut next = || {
@@ -46,7 +48,9 @@ fn disk(len: usize, seed: u64) -> Vec<u8> {
             }
             _ => {
                 while bytes.len() < end {
-                    bytes.extend_from_slice(format!("entry {} is of kind {}\n", next() % 10_000, next() % 7).as_bytes());
+                    bytes.extend_from_slice(
+                        format!("entry {} is of kind {}\n", next() % 10_000, next() % 7).as_bytes(),
+                    );
                 }
                 bytes.truncate(end);
             }
@@ -56,8 +60,10 @@ fn disk(len: usize, seed: u64) -> Vec<u8> {
 }
 
 fn program() -> PathBuf {
-    std::env::var_os("SNAPFERRY")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/debug/snapferry"), PathBuf::from)
+    std::env::var_os("SNAPFERRY").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/debug/snapferry"),
+        PathBuf::from,
+    )
 }
 
 /// Converts `disk` into `image`.
@@ -65,8 +71,9 @@ fn convert(disk: &Path, image: &Path, options: &[&str]) {
     let program = program();
     let mut command = Command::new(&program);
     command.args(["convert", "--quiet", "--device"]).arg(disk).arg("--output").arg(image).args(options);
-    let ended =
-        command.output().unwrap_or_else(|error| panic!("{}: {error}; build it, or name it in SNAPFERRY", program.display()));
+    let ended = command
+        .output()
+        .unwrap_or_else(|error| panic!("{}: {error}; build it, or name it in SNAPFERRY", program.display()));
     assert!(ended.status.success(), "{options:?}: {}", String::from_utf8_lossy(&ended.stderr));
 }
 

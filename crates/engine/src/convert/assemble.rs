@@ -1,4 +1,4 @@
-//! Bodies to parts: the one owner of the layout.
+//! Assembly stage: puts bodies into parts. It is the only owner of the layout.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -8,35 +8,37 @@ use snapferry_base::units::{ByteCount, GuestOffset, to_u64, to_usize};
 use snapferry_qcow2::{Finished, Layout};
 use tokio::sync::mpsc;
 
-use super::compress::{Bodies, Body};
+use super::compress::{Body, EncodedChunk};
 use super::parts::PartWriter;
 use super::plan::{CHUNK, Hashing, Plan};
 use super::read::Slot;
 use super::{Context, ConvertError};
 use crate::hash::{Crc64, GuestHash, RunningCrc64, ZeroHashes, segment_hash};
 use crate::manifest::Segment;
+use crate::pipeline::PipelineError;
 use crate::source::Source;
 use crate::store::Part;
 
-/// What came out, for the manifest and the report.
+/// Result of the assembly, for the manifest and the report.
 #[derive(Debug)]
 pub struct Assembled {
-    /// Bytes of the image.
+    /// Size of the image in bytes.
     pub size: u64,
-    /// Over all of them.
+    /// Checksum of the whole image.
     pub crc64: Crc64,
     /// Bytes of the disk that were laid out, as bodies or as zeros: all of them.
     pub accounted: ByteCount,
-    /// Every segment that holds anything, in order.
+    /// Every segment that holds data, in disk order.
     pub segments: Vec<Segment>,
 }
 
-/// Why there is no image.
+/// Reason why the assembler made no image.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Unfinished {
-    /// The work stopped before; the reason is with the context.
+    /// The work stopped before the end; the context holds the reason.
     Stopped,
-    /// The slots ended, and these were not all of the disk; so many of its bytes came in order. Why, the stages before know.
+    /// The slots did not cover the whole disk; this many of its bytes came in order. The earlier stages know
+    /// the reason.
     Short(ByteCount),
 }
 
@@ -46,8 +48,9 @@ impl From<Stopped> for Unfinished {
     }
 }
 
-/// Lays out every slot's bodies in disk order, then the tables, then the head. That the slots end says nothing: they also end where the
-/// reading stage gave up. What counts is that they cover the disk, from its first byte to its last.
+/// Lays out every slot's bodies in disk order, then the tables, then the head. The end of the slots proves
+/// nothing: they also end if the reading stage fails. The image is whole only if the slots cover the disk,
+/// from its first byte to its last.
 pub fn run(
     source: &dyn Source,
     slots: &Receiver<Slot>,
@@ -61,8 +64,8 @@ pub fn run(
             Slot::Hole { start, len } => assembler.skip(start, len)?,
             Slot::Chunk(bodies) => {
                 let Ok(bodies) = bodies.recv() else {
-                    // A reader or compressor gave up. Where it did so of itself, its own error came first and stays.
-                    context.fail(ConvertError::StageDied { stage: "compression" });
+                    // A reader or compressor has stopped. If it failed, its own error came first and stays.
+                    context.fail(ConvertError::Pipeline(PipelineError::StageDied { stage: "compression" }));
                     return Err(Unfinished::Stopped);
                 };
                 assembler.take(bodies)?;
@@ -88,7 +91,7 @@ pub fn run(
 struct Assembler<'a> {
     plan: &'a Plan,
     context: &'a Context,
-    /// Where the next slot has to begin: everything before it is laid out.
+    /// Offset where the next slot has to begin: everything before it is laid out.
     next: u64,
     layout: Layout,
     parts: PartWriter<'a>,
@@ -97,13 +100,13 @@ struct Assembler<'a> {
     zeros: ZeroHashes,
 }
 
-/// The segment whose chunks are coming in. Nothing of it is written before it is whole: its raw clusters go first, and only then is
-/// it known whether there are any.
+/// Segment whose chunks are coming in. Nothing of it is written before it is complete: its raw clusters go
+/// first, and only then is it known if there are any.
 #[derive(Default)]
 struct OpenSegment {
     number: u64,
-    /// Its chunks that hold anything.
-    held: Vec<Bodies>,
+    /// Chunks of the segment that hold data.
+    held: Vec<EncodedChunk>,
     /// One hash for each chunk so far.
     hashes: Vec<GuestHash>,
 }
@@ -126,7 +129,7 @@ impl<'a> Assembler<'a> {
         start.0 / self.plan.geometry.segment_size().0
     }
 
-    /// The segment that `start` lies in, opened if it is a new one.
+    /// Returns the segment that contains `start`, and opens it if it is a new one.
     fn open(&mut self, start: GuestOffset) -> Result<&mut OpenSegment, Stopped> {
         let number = self.segment_of(start);
         if self.open.as_ref().is_some_and(|open| open.number != number) {
@@ -135,7 +138,8 @@ impl<'a> Assembler<'a> {
         Ok(self.open.get_or_insert_with(|| OpenSegment { number, ..OpenSegment::default() }))
     }
 
-    /// Notes that `len` bytes of the disk from `start` are laid out. They must be the next ones.
+    /// Records that `len` bytes of the disk from `start` are laid out. They must directly follow the bytes
+    /// before.
     fn account(&mut self, start: GuestOffset, len: u64) -> Result<(), Unfinished> {
         let end = start
             .0
@@ -157,7 +161,7 @@ impl<'a> Assembler<'a> {
                 && self.open.as_ref().is_none_or(|open| open.number != number)
                 && segment_end - at == self.segment_len(number)
             {
-                // A segment of nothing but holes leaves no trace.
+                // A segment of holes alone leaves no entry.
                 self.close()?;
             } else {
                 while at < segment_end {
@@ -174,17 +178,17 @@ impl<'a> Assembler<'a> {
         Ok(())
     }
 
-    /// Bytes of the disk in segment `number`.
+    /// Returns the number of bytes of the disk in segment `number`.
     fn segment_len(&self, number: u64) -> u64 {
         let size = self.plan.geometry.segment_size().0;
         size.min(self.context.source_size - number * size)
     }
 
-    fn take(&mut self, bodies: Bodies) -> Result<(), Unfinished> {
+    fn take(&mut self, bodies: EncodedChunk) -> Result<(), Unfinished> {
         let cluster = self.plan.geometry.cluster();
         let start = bodies.first.offset(cluster);
         let len = to_u64(bodies.len);
-        // A chunk of which some clusters became nothing is no chunk.
+        // A chunk without a body for each of its clusters does not count.
         let covered = if to_u64(bodies.kinds.len()) == cluster.clusters_in(len) { len } else { 0 };
         self.account(start, covered)?;
         let end = start.0 + len;
@@ -220,8 +224,9 @@ impl<'a> Assembler<'a> {
         Ok(())
     }
 
-    /// Ends the open segment: writes its raw clusters, at the start of a host cluster where there are any, and its compressed bodies right
-    /// behind. So only segments with raw clusters have a gap, in front of them, and none has one inside.
+    /// Ends the open segment: writes its raw clusters, if any, from the start of a host cluster on, and its
+    /// compressed bodies right behind. So only segments with raw clusters have a gap in front of them, and no
+    /// segment has a gap inside.
     fn close(&mut self) -> Result<(), Stopped> {
         let Some(open) = self.open.take() else { return Ok(()) };
         if open.held.is_empty() {
@@ -236,7 +241,7 @@ impl<'a> Assembler<'a> {
                 let place = self.layout.place_raw(bodies.first + to_u64(index));
                 self.write_gap(place.gap)?;
                 host.get_or_insert(place.at);
-                let bytes = &bytes[Bodies::range(index, cluster)];
+                let bytes = &bytes[EncodedChunk::range(index, cluster)];
                 crc64.update(bytes);
                 self.parts.append(bytes)?;
             }
@@ -287,8 +292,9 @@ mod tests {
 
     use super::*;
     use crate::compress::cores;
-    use crate::convert::plan::{Destination, Options};
+    use crate::convert::plan::Options;
     use crate::source::{Extent, SourceError};
+    use crate::store::Location;
 
     const SIZE: u64 = 5 * CHUNK.0 + 512;
 
@@ -317,10 +323,10 @@ mod tests {
         }
     }
 
-    /// What the assembler makes of these slots, after which the channel closes.
+    /// Runs the assembler on these slots, after which the channel closes. Returns its result and the
+    /// context's error.
     fn assembled(slots: Vec<Slot>) -> (Result<Assembled, Unfinished>, Option<ConvertError>) {
-        let plan =
-            Plan::new(ByteCount(SIZE), &Options::default(), Destination::File, cores()).expect("a plan");
+        let plan = Plan::new(ByteCount(SIZE), &Options::default(), Location::File, cores()).expect("a plan");
         let context = Context {
             cancel: Default::default(),
             counters: Arc::default(),
@@ -356,7 +362,7 @@ mod tests {
             (vec![hole(0, SIZE + 512)], 0),
         ] {
             let (short, error) = assembled(slots);
-            // Why, the stages before know.
+            // The earlier stages know the reason.
             assert_eq!(
                 (short.expect_err("not all of it"), error.is_none()),
                 (Unfinished::Short(ByteCount(counted * CHUNK.0)), true)
@@ -370,6 +376,9 @@ mod tests {
         drop(to);
         let (stopped, error) = assembled(vec![Slot::Chunk(from)]);
         assert_eq!(stopped.expect_err("it never came"), Unfinished::Stopped);
-        assert!(matches!(error, Some(ConvertError::StageDied { stage: "compression" })), "{error:?}");
+        assert!(
+            matches!(error, Some(ConvertError::Pipeline(PipelineError::StageDied { stage: "compression" }))),
+            "{error:?}"
+        );
     }
 }

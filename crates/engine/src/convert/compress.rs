@@ -1,4 +1,4 @@
-//! Chunks to bodies, on a rayon pool of our own with one encoder a thread.
+//! Compression stage: turns chunks into bodies, on its own rayon pool with one encoder per thread.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
@@ -6,56 +6,57 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::Sender;
 use snapferry_base::limits::OutOfMemory;
-use snapferry_base::threads::{Beside, Pool};
+use snapferry_base::threads::{Pool, ReservedThreads};
 use snapferry_base::units::{ClusterBits, GuestCluster, GuestOffset, to_u64, to_usize};
 
-use super::counters::Counters;
 use super::plan::{self, Hashing, Plan};
 use super::{Context, ConvertError};
 use crate::compress::{Codec, Encoder, Level, is_zero};
 use crate::hash::{GuestHash, ZeroHashes};
+use crate::pipeline::{JobGuard, PipelineError};
 use crate::source::aligned::PooledBuf;
 
-/// What was read: `len` bytes of the disk from `start`, padded with zeros to a whole number of clusters.
+/// A chunk as it was read: `len` bytes of the disk from `start`, padded with zeros to a whole number of
+/// clusters.
 #[derive(Debug)]
 pub struct Chunk {
     pub start: GuestOffset,
-    /// Bytes of the disk, at most a chunk.
+    /// Bytes of the disk, at most one chunk.
     pub len: usize,
     pub buf: PooledBuf,
-    /// Room for the chunk's bodies, taken along with `buf`: a job that waited for it here could wait for ever, since the chunk that
-    /// everybody waits for may come last.
+    /// Buffer for the chunk's bodies, taken together with `buf`. A job that waited for it here could wait for
+    /// ever, because the chunk that all other stages wait for may come last.
     pub out: PooledBuf,
 }
 
-/// What one guest cluster is stored as.
+/// Stored form of one guest cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Body {
-    /// Nothing: it reads as zeros.
+    /// Nothing is stored: the cluster reads as zeros.
     Zero,
-    /// Its bytes as they are.
+    /// The cluster's bytes are stored as they are.
     Raw,
-    /// So many bytes, right behind the chunk's previous compressed body.
+    /// The body has this many bytes, right behind the chunk's previous compressed body.
     Compressed(usize),
 }
 
-/// What a chunk became.
+/// Bodies of one chunk.
 #[derive(Debug)]
-pub struct Bodies {
+pub struct EncodedChunk {
     pub first: GuestCluster,
-    /// One for each cluster of the chunk.
+    /// One entry for each cluster of the chunk.
     pub kinds: Vec<Body>,
     /// The compressed bodies, end to end.
     pub compressed: Packed,
-    /// What was read, kept only where a cluster is stored raw.
+    /// The chunk as it was read, kept only if a cluster is stored raw.
     pub raw: Option<PooledBuf>,
-    /// Over the chunk's bytes of the disk, without padding.
+    /// Hash over the chunk's bytes of the disk, without padding.
     pub hash: Option<GuestHash>,
-    /// Bytes of the disk.
+    /// Bytes of the disk in the chunk.
     pub len: usize,
 }
 
-/// The front of a buffer.
+/// Front of a buffer, of `len` bytes.
 #[derive(Debug)]
 pub struct Packed {
     buf: Option<PooledBuf>,
@@ -68,27 +69,27 @@ impl Packed {
     }
 }
 
-impl Bodies {
-    /// Where cluster number `index` of the chunk lies in [`Bodies::raw`].
+impl EncodedChunk {
+    /// Returns the range of cluster number `index` in [`EncodedChunk::raw`].
     pub fn range(index: usize, cluster: ClusterBits) -> Range<usize> {
         index * cluster.len()..(index + 1) * cluster.len()
     }
 }
 
-/// The pool and everything that its jobs share.
+/// Compression pool, with everything that its jobs share.
 pub struct Workers {
     pool: Pool,
-    beside: Beside,
+    beside: ReservedThreads,
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    /// One a thread, made when it is first needed.
+    /// One encoder per thread, made when it is first needed.
     encoders: Vec<Mutex<Option<Encoder>>>,
     codec: Codec,
     level: Level,
     cluster: ClusterBits,
-    bodies: plan::Bodies,
+    bodies: plan::StoreAs,
     hashing: Hashing,
     zeros: ZeroHashes,
     context: Context,
@@ -97,14 +98,14 @@ struct Shared {
 impl Workers {
     /// Starts `plan.threads` threads, or as many as the system allows beside those of the other stages.
     pub fn new(plan: &Plan, context: &Context) -> Result<Self, ConvertError> {
-        // The stage that starts reads, the readers, and the assembler.
-        let beside = Beside { least: 3, most: plan.readers + 2 };
+        // Threads of the other stages: the one that starts reads, the readers, and the assembler.
+        let beside = ReservedThreads { least: 3, most: plan.readers + 2 };
         let told = context.clone();
-        // A job that panics drops its slot, too, and its chunk is missed by whoever counts.
+        // A job that panics drops its slot, too, so the assembler finds its chunk missing.
         let pool = Pool::start("compress", plan.threads, beside, move || {
-            told.fail(ConvertError::StageDied { stage: "compression" })
+            told.fail(ConvertError::Pipeline(PipelineError::StageDied { stage: "compression" }))
         })
-        .map_err(ConvertError::Threads)?;
+        .map_err(|error| ConvertError::Pipeline(PipelineError::Threads(error)))?;
         let cluster = plan.geometry.cluster();
         let encoders = (0..pool.threads()).map(|_| Mutex::default()).collect();
         let Plan { codec, level, bodies, hashing, .. } = *plan;
@@ -121,30 +122,30 @@ impl Workers {
         Ok(Self { pool, beside, shared: Arc::new(shared) })
     }
 
-    /// How many of `wanted` readers are to be started.
+    /// Returns how many of `wanted` readers to start.
     pub fn readers(&self, wanted: usize) -> usize {
         self.pool.of_those_beside(wanted, self.beside)
     }
 
-    /// Threads that compress.
+    /// Returns the number of compression threads.
     pub fn threads(&self) -> usize {
         self.pool.threads()
     }
 
-    /// Jobs that wait or run.
+    /// Returns the number of jobs that wait or run.
     pub fn queued(&self) -> usize {
         self.shared.context.counters.jobs.load(Relaxed)
     }
 
-    /// Queues a chunk; its bodies go into `slot`. Never waits: the chunk's buffer is what bounds the queue.
-    pub fn submit(&self, chunk: Chunk, slot: Sender<Bodies>) {
+    /// Queues a chunk; its bodies go into `slot`. Never waits: the number of chunk buffers bounds the queue.
+    pub fn submit(&self, chunk: Chunk, slot: Sender<EncodedChunk>) {
         let shared = Arc::clone(&self.shared);
         shared.context.counters.jobs.fetch_add(1, Relaxed);
         // First in, first out: the assembler waits for the oldest.
         self.pool.spawn_fifo(move || {
-            let counted = JobGuard(&shared.context.counters);
+            let counted = JobGuard(&shared.context.counters.jobs);
             match shared.encode(chunk) {
-                // The assembler may be gone already; then nobody wants the bodies.
+                // If the assembler has ended already, no stage needs the bodies.
                 Ok(Some(bodies)) => drop(slot.send(bodies)),
                 Ok(None) => {}
                 Err(refused) => shared.context.fail(refused.into()),
@@ -154,18 +155,9 @@ impl Workers {
     }
 }
 
-/// Takes the job off the gauge also when it panics.
-struct JobGuard<'a>(&'a Counters);
-
-impl Drop for JobGuard<'_> {
-    fn drop(&mut self) {
-        self.0.jobs.fetch_sub(1, Relaxed);
-    }
-}
-
 impl Shared {
-    /// `None` when the work was cancelled.
-    fn encode(&self, chunk: Chunk) -> Result<Option<Bodies>, OutOfMemory> {
+    /// Compresses and hashes one chunk. Returns `None` if the work was cancelled.
+    fn encode(&self, chunk: Chunk) -> Result<Option<EncodedChunk>, OutOfMemory> {
         if self.context.cancel.is_cancelled() {
             return Ok(None);
         }
@@ -177,7 +169,7 @@ impl Shared {
         if is_zero(&chunk.buf[..padded]) {
             let hash = hashed.then(|| self.zeros.of(chunk.len));
             let kinds = vec![Body::Zero; clusters];
-            return Ok(Some(Bodies {
+            return Ok(Some(EncodedChunk {
                 first,
                 kinds,
                 compressed: Packed { buf: None, len: 0 },
@@ -190,9 +182,9 @@ impl Shared {
         let index = rayon::current_thread_index().expect("jobs run on the pool");
         let mut encoder = self.encoders[index].lock().unwrap_or_else(PoisonError::into_inner);
         let mut encoder = match (self.bodies, &mut *encoder) {
-            (plan::Bodies::Raw, _) => None,
-            (plan::Bodies::Compressed, Some(encoder)) => Some(encoder),
-            (plan::Bodies::Compressed, none) => {
+            (plan::StoreAs::Raw, _) => None,
+            (plan::StoreAs::Compressed, Some(encoder)) => Some(encoder),
+            (plan::StoreAs::Compressed, none) => {
                 Some(none.insert(Encoder::new(self.codec, self.level, cluster)?))
             }
         };
@@ -201,7 +193,7 @@ impl Shared {
         let mut packed = 0;
         let mut any_raw = false;
         for index in 0..clusters {
-            let range = Bodies::range(index, cluster);
+            let range = EncodedChunk::range(index, cluster);
             let bytes = &chunk.buf[range.clone()];
             if let Some(hasher) = &mut hasher {
                 // Cluster by cluster, while the bytes are in the cache for the encoder.
@@ -220,6 +212,13 @@ impl Shared {
         let compressed =
             if packed == 0 { Packed { buf: None, len: 0 } } else { Packed { buf: Some(out), len: packed } };
         let hash = hasher.map(|hasher| *hasher.finalize().as_bytes());
-        Ok(Some(Bodies { first, kinds, compressed, raw: any_raw.then_some(chunk.buf), hash, len: chunk.len }))
+        Ok(Some(EncodedChunk {
+            first,
+            kinds,
+            compressed,
+            raw: any_raw.then_some(chunk.buf),
+            hash,
+            len: chunk.len,
+        }))
     }
 }

@@ -1,20 +1,21 @@
-//! What a running conversion has done so far: written by its stages once a chunk or part, read by whoever shows progress.
+//! Progress of a running conversion: its stages write it once per chunk or part, and the progress display
+//! reads it.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-/// The stage that the others wait for.
+/// Stage that the other stages wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bottleneck {
-    /// The source gives no more.
+    /// The source delivers no more.
     Read,
-    /// The cores are busy.
+    /// All cores are busy.
     Compress,
-    /// The destination takes no more.
+    /// The destination accepts no more.
     Upload,
 }
 
 impl Bottleneck {
-    /// As shown.
+    /// Returns the name that the progress display shows.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -25,14 +26,15 @@ impl Bottleneck {
     }
 }
 
-/// Running totals in bytes, and gauges. Relaxed throughout: each is right by itself, and nothing is decided by two of them together.
+/// Running totals in bytes, and gauges. Every access is relaxed: each value is right by itself, and no
+/// decision depends on two of them together.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Disk position up to which everything is in the image: bytes of the guest.
+    /// Offset on the disk up to which everything is in the image, in guest bytes.
     pub(super) done: AtomicU64,
     /// Bytes read from the source.
     pub(super) read: AtomicU64,
-    /// Bytes that were known to be zero without reading.
+    /// Bytes that were known to be zero without a read.
     pub(super) holes: AtomicU64,
     /// Bytes of guest clusters that hold only zeros, holes included.
     pub(super) zero: AtomicU64,
@@ -44,22 +46,22 @@ pub struct Counters {
     pub(super) sent: AtomicU64,
     /// Compression jobs that wait or run.
     pub(super) jobs: AtomicUsize,
-    /// How often each stage was found to be the one that others wait for, by `Bottleneck`'s order.
+    /// Number of times that each stage was found to be the one that others wait for, in `Bottleneck`'s order.
     pub(super) waits: [AtomicU64; 3],
 }
 
-/// The totals at one moment.
+/// Totals of [`Counters`] at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// See [`Counters`]: bytes of the guest that are in the image.
+    /// Guest bytes that are in the image.
     pub done: u64,
     /// Bytes read from the source.
     pub read: u64,
-    /// Bytes known to be zero without reading.
+    /// Bytes known to be zero without a read.
     pub holes: u64,
-    /// Bytes of the guest that are zero.
+    /// Guest bytes that are zero.
     pub zero: u64,
-    /// Bytes of the guest stored raw.
+    /// Guest bytes that are stored raw.
     pub raw: u64,
     /// Bytes of the image laid out.
     pub stored: u64,
@@ -70,7 +72,7 @@ pub struct Totals {
 }
 
 impl Counters {
-    /// The totals now.
+    /// Returns the totals at this moment.
     #[must_use]
     pub fn totals(&self) -> Totals {
         Totals {
@@ -85,14 +87,14 @@ impl Counters {
         }
     }
 
-    /// Called once a chunk by the stage that starts reads.
+    /// Counts a stage as the bottleneck. The stage that starts reads calls it once per chunk.
     pub(super) fn note_bottleneck(&self, found: Bottleneck) {
         self.waits[found as usize].fetch_add(1, Relaxed);
     }
 }
 
 impl Totals {
-    /// The stage that held the others up most since `earlier`, if any did.
+    /// Returns the stage that delayed the others most since `earlier`, if any did.
     #[must_use]
     pub fn bottleneck_since(&self, earlier: &Self) -> Option<Bottleneck> {
         let found = [Bottleneck::Read, Bottleneck::Compress, Bottleneck::Upload];

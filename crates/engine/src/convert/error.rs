@@ -1,128 +1,106 @@
-//! Why a conversion did not end in an image, and what it left behind.
+//! Errors of a conversion, and what a failed one leaves behind.
 
 use std::fmt;
 
 use snapferry_base::limits::{OutOfMemory, TooTight};
 use snapferry_base::retry::Class;
-use snapferry_base::threads::Refused;
 use snapferry_base::units::{ByteCount, GuestOffset};
 use snapferry_qcow2::GeometryError;
 
 use crate::compress::Codec;
+use crate::pipeline::PipelineError;
 use crate::source::SourceError;
 use crate::store::{StoreError, Upload};
 
-/// Why there is no image.
+/// Reason why a conversion failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConvertError {
-    /// The source failed.
+    /// Reading the source failed.
     #[error(transparent)]
     Source(SourceError),
-    /// The destination failed.
+    /// A request to the destination failed.
     #[error(transparent)]
     Store(StoreError),
-    /// The format can't hold the disk.
+    /// The qcow2 format can't hold the disk.
     #[error(transparent)]
     Geometry(GeometryError),
     /// The store can't hold the image.
     #[error("a disk of {size} may make an image of {bound}, and a store holds objects of at most {limit}")]
     TooLarge {
-        /// The disk.
+        /// Size of the disk.
         size: ByteCount,
-        /// The image at most.
+        /// Largest size that the image can have.
         bound: ByteCount,
-        /// The store's limit.
+        /// Largest object that the store takes.
         limit: ByteCount,
     },
-    /// A version 2 image that would need what only version 3 has.
+    /// A version 2 image would need a codec that only version 3 has.
     #[error("version 2 of qcow2 knows deflate alone, not {codec}")]
-    Version2 {
-        /// As asked for.
-        codec: Codec,
-    },
+    Version2 { codec: Codec },
     /// The part size can't be used.
     #[error("a part size of {asked} won't do: {why}")]
     PartSize {
-        /// As asked for.
+        /// Part size that the user asked for.
         asked: ByteCount,
-        /// The rule it breaks.
+        /// Rule that the part size breaks.
         why: String,
     },
-    /// More at once than makes sense, or than a machine starts.
-    #[error("{asked} {what} are too many: give at most {most}")]
-    TooMany {
-        /// Of what.
-        what: &'static str,
-        /// As asked for.
-        asked: usize,
-        /// The most.
-        most: usize,
-    },
-    /// Something is stored there already.
+    /// An image is stored under this name already.
     #[error("{url} exists already")]
-    Exists {
-        /// The destination.
-        url: String,
-    },
-    /// The image is complete, its manifest is not.
+    Exists { url: String },
+    /// The image is complete, but its manifest is not stored.
     #[error("the image {url} is complete, but its manifest could not be written")]
     Manifest {
-        /// The image.
+        /// URL or path of the image.
         url: String,
-        /// The store's error.
         #[source]
         source: StoreError,
     },
-    /// The image is complete, and what proves that it arrived as it was sent could not be asked for.
+    /// The image is complete, but the request that would prove that it arrived as it was sent failed.
     #[error("the image {url} is complete, but could not be looked at")]
     Unproved {
-        /// The image.
+        /// URL or path of the image.
         url: String,
-        /// Why not.
         #[source]
         source: StoreError,
     },
-    /// The upload was completed, and something else is stored than what was sent.
+    /// The upload was completed, but the stored object is not what was sent.
     #[error("the upload was completed, but {url} does not hold the image that was sent")]
     Disproved {
-        /// What should be the image.
+        /// URL or path of the object that should be the image.
         url: String,
-        /// What differs.
         #[source]
         source: StoreError,
     },
-    /// Threads could not be started.
-    #[error(transparent)]
-    Threads(Refused),
-    /// The stages ended without an error, and did not bring all of the disk.
+    /// The stages ended without an error, but did not deliver all of the disk.
     #[error(
         "only {accounted} of the disk's {size} bytes came to be laid out: this is a bug in snapferry, and no image is made of them"
     )]
     Unaccounted {
-        /// Bytes of the disk that came, from its first.
+        /// Bytes of the disk that were delivered, from its first byte on.
         accounted: u64,
-        /// Bytes of the disk.
+        /// Size of the disk in bytes.
         size: u64,
     },
-    /// The system refuses memory.
+    /// Failure of the machinery that conversion and reading share.
     #[error(transparent)]
-    Memory(#[from] OutOfMemory),
-    /// The limits of this process leave too little for any plan.
-    #[error(transparent)]
-    TooTight(#[from] TooTight),
-    /// A stage ended without a word: a bug.
-    #[error("the {stage} stage died: this is a bug in snapferry")]
-    StageDied {
-        /// Which.
-        stage: &'static str,
-    },
-    /// Somebody asked us to stop.
-    #[error("interrupted")]
-    Interrupted,
+    Pipeline(#[from] PipelineError),
+}
+
+impl From<OutOfMemory> for ConvertError {
+    fn from(error: OutOfMemory) -> Self {
+        Self::Pipeline(error.into())
+    }
+}
+
+impl From<TooTight> for ConvertError {
+    fn from(error: TooTight) -> Self {
+        Self::Pipeline(error.into())
+    }
 }
 
 impl ConvertError {
-    /// What the error means for another attempt at the whole conversion.
+    /// Returns the class of the error for a retry of the whole conversion.
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
@@ -131,40 +109,35 @@ impl ConvertError {
             | Self::Manifest { source: error, .. }
             | Self::Unproved { source: error, .. }
             | Self::Disproved { source: error, .. } => error.class(),
-            Self::Interrupted => Class::Cancelled,
+            Self::Pipeline(error) => error.class(),
             Self::Geometry(_)
             | Self::TooLarge { .. }
             | Self::Version2 { .. }
             | Self::PartSize { .. }
-            | Self::TooMany { .. }
             | Self::Exists { .. }
-            | Self::Threads(_)
-            | Self::Memory(_)
-            | Self::TooTight(_)
-            | Self::Unaccounted { .. }
-            | Self::StageDied { .. } => Class::Permanent,
+            | Self::Unaccounted { .. } => Class::Permanent,
         }
     }
 
-    /// A failed request to the store, which is no failure where we were told to stop.
+    /// Converts the error of a request to the store. A cancelled request is an interruption, not a failure.
     pub(super) fn of_store(error: StoreError) -> Self {
         match error {
-            StoreError::Cancelled { .. } => Self::Interrupted,
+            StoreError::Cancelled { .. } => Self::Pipeline(PipelineError::Interrupted),
             error => Self::Store(error),
         }
     }
 
-    /// Whether the upload was completed all the same, so that there is nothing to abort.
+    /// True if the upload was completed in spite of the error, so that there is nothing to abort.
     pub(super) fn is_of_a_made_image(&self) -> bool {
         matches!(self, Self::Unproved { .. } | Self::Disproved { .. })
     }
 
-    /// Whether there is, or may be, an image in the store: to be told even by a run that was stopped.
+    /// True if there is, or may be, an image in the store. Even a run that was stopped reports such an error.
     pub(super) fn outlasts_a_stop(&self) -> bool {
         self.is_of_a_made_image() || matches!(self, Self::Store(StoreError::InDoubt { .. }))
     }
 
-    /// The place on the disk that could not be read.
+    /// Returns the offset on the disk that could not be read.
     pub(super) fn offset(&self) -> Option<GuestOffset> {
         match self {
             Self::Source(
@@ -177,35 +150,34 @@ impl ConvertError {
     }
 }
 
-/// What a conversion that failed has left.
+/// Kind of thing that a failed conversion leaves behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remains {
-    /// An upload that could not be ended, and costs money until somebody does; or its file.
+    /// An upload that could not be ended, and costs money until the user ends it; or the file of such an
+    /// upload.
     Upload,
-    /// A target that was written where it lies, and is empty now.
+    /// A target that was written in place, and is empty now.
     EmptyTarget,
 }
 
-/// Something that a conversion could not leave as it was before.
+/// Something that a failed conversion could not restore to its earlier state.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Leftover {
-    /// What it is.
+pub struct OrphanedUpload {
     pub remains: Remains,
-    /// Which upload.
     pub upload: Upload,
-    /// What it was to become.
+    /// URL or path of the image that was to be made.
     pub url: String,
-    /// Why it is still there.
+    /// Reason why it is still there.
     pub why: String,
 }
 
-/// A conversion that did not end in an image.
+/// Failure of a conversion, with what it leaves behind.
 #[derive(Debug)]
 pub struct Failure {
-    /// The first real error.
+    /// The first real error of any stage.
     pub error: ConvertError,
-    /// What is left in the store, if anything.
-    pub leftover: Option<Leftover>,
+    /// Remainder in the store, if there is any.
+    pub leftover: Option<OrphanedUpload>,
 }
 
 impl fmt::Display for Failure {

@@ -1,13 +1,13 @@
-//! A device to an image: the pipeline, wired here and nowhere else.
+//! Conversion of a device into an image: the pipeline, which is connected here and nowhere else.
 //!
 //! ```text
 //! read ──▶ compress ──▶ assemble ──▶ upload
 //! ```
 //!
-//! Each stage is a function that runs until its input ends. Reads start in disk order and each leaves a slot in the queue to the assembler,
-//! so that order is kept whoever finishes first. Memory is bounded by pools of buffers that travel with the data;
-//! [`plan::Plan::peak_memory`] is the formula. The first real error is kept, everybody else is told to stop, and the
-//! upload ends completed or aborted.
+//! Each stage is a function that runs until its input ends. Reads start in disk order, and each leaves a slot
+//! in the queue to the assembler, so the order is kept whichever read finishes first. Memory is bounded by
+//! pools of buffers that travel with the data; [`plan::Plan::peak_memory`] is the formula. The first real
+//! error is kept, all other stages stop, and the upload ends completed or aborted.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -24,8 +24,11 @@ use tokio::sync::mpsc;
 
 use crate::compress::cores;
 use crate::manifest::{self, EncoderRecord, ImageRecord, Manifest, SourceRecord};
+use crate::pipeline::PipelineError;
 use crate::source::Source;
 use crate::source::aligned::{BufferPool, PooledBuf, Untaken};
+use crate::store::Location;
+use crate::store::Overwrite;
 use crate::store::{ETag, ObjectKey, ObjectStore, UploadPlan};
 
 mod assemble;
@@ -40,18 +43,18 @@ mod upload;
 
 use assemble::Unfinished;
 use counters::Counters;
-pub use error::{ConvertError, Failure, Leftover, Remains};
-use plan::{Beside, Destination, Options, Plan};
+pub use error::{ConvertError, Failure, OrphanedUpload, Remains};
+use plan::{ManifestPolicy, Options, Plan};
 
-/// No file is looked into for a manifest that is larger: of an image of 10 TB it has some 120 MB.
+/// Largest file that is read to find out if it is a manifest. The manifest of a 10 TB image has some 120 MB.
 const LARGEST_MANIFEST: u64 = 256 * MIB;
 
-/// What all stages share.
+/// State that all stages share.
 #[derive(Clone)]
 struct Context {
     cancel: Cancel,
     counters: Arc<Counters>,
-    /// Bytes of the source.
+    /// Size of the source in bytes.
     source_size: u64,
     outcome: Arc<Mutex<Outcome>>,
 }
@@ -59,12 +62,13 @@ struct Context {
 #[derive(Default)]
 struct Outcome {
     error: Option<ConvertError>,
-    leftover: Option<Leftover>,
+    leftover: Option<OrphanedUpload>,
 }
 
 impl Context {
-    /// Ends the work with an error, unless it has ended already; what is in the store is told even then. Of reads that fail side by side,
-    /// the first place on the disk counts.
+    /// Ends the work with an error, unless it has ended already. An error about an image that is or may be in
+    /// the store is kept even then. If several reads fail, the error with the lowest offset on the disk is
+    /// kept.
     fn fail(&self, error: ConvertError) {
         let ended = self.cancel.is_cancelled();
         let mut outcome = self.outcome();
@@ -79,7 +83,7 @@ impl Context {
         self.cancel.cancel(Reason::Failed);
     }
 
-    /// A buffer of a pool; where the system refuses the memory, that ends the work.
+    /// Takes a buffer from a pool. If the system refuses the memory, that ends the work.
     fn take(&self, pool: &BufferPool) -> Result<PooledBuf, Stopped> {
         pool.take(&self.cancel).map_err(|untaken| {
             if let Untaken::Memory(refused) = untaken {
@@ -89,7 +93,7 @@ impl Context {
         })
     }
 
-    fn leave_behind(&self, leftover: Leftover) {
+    fn leave_behind(&self, leftover: OrphanedUpload) {
         self.outcome().leftover = Some(leftover);
     }
 
@@ -98,76 +102,70 @@ impl Context {
     }
 }
 
-/// Where the image goes.
+/// Destination of an image.
 #[derive(Clone)]
 pub struct Target {
-    /// The bucket or folder.
+    /// Bucket or folder that the image goes to.
     pub store: Arc<dyn ObjectStore>,
-    /// The image's name in it.
+    /// Name of the image in the store.
     pub key: ObjectKey,
-    /// Whether an image that is there already may be replaced.
-    pub replace: bool,
+    /// True if the image may replace an existing one.
+    pub overwrite: Overwrite,
 }
 
 impl Target {
-    /// Puts the manifest beside the image. Blocks.
+    /// Writes the manifest beside the image. Blocks.
     ///
     /// # Errors
-    /// [`ConvertError::Manifest`]: the image itself is there.
+    /// [`ConvertError::Manifest`] if the store fails; the image itself is complete then.
     pub fn put_manifest(&self, manifest: &Manifest, runtime: &Handle) -> Result<(), ConvertError> {
         let put = runtime.block_on(self.store.put(&self.key.manifest(), manifest.to_json().into()));
         put.map_err(|source| ConvertError::Manifest { url: self.store.url(&self.key), source })
     }
 }
 
-/// A disk to convert, with everything that the conversion needs from outside.
+/// One conversion of a disk, with everything that it needs from its caller.
 pub struct Conversion<'a> {
-    /// The disk.
     pub source: &'a dyn Source,
-    /// Where the image goes.
     pub target: Target,
-    /// What was decided.
     pub plan: &'a Plan,
-    /// For the manifest: the machine that reads.
+    /// Host name of the machine that reads, for the manifest.
     pub host: String,
-    /// For the manifest's date.
+    /// Clock for the manifest's date and for the duration.
     pub clock: &'a dyn Clock,
-    /// Stops the work from outside.
+    /// Lets the caller stop the work.
     pub cancel: Cancel,
-    /// Written while the work goes on.
+    /// Progress of the work, written while it runs.
     pub counters: Arc<Counters>,
 }
 
-/// An image that arrived.
+/// Result of a conversion: a complete image.
 #[derive(Clone, Debug)]
 pub struct Converted {
-    /// Where it is.
+    /// URL or path of the image.
     pub url: String,
-    /// What lies beside it.
+    /// Manifest of the image, stored or not.
     pub manifest: Manifest,
-    /// Where that is.
+    /// URL or path of the manifest.
     pub manifest_url: String,
-    /// How long it took, from the first question to the store to its last answer.
+    /// Time between the first request to the store and its last response.
     pub took: Duration,
 }
 
 impl Conversion<'_> {
-    /// Converts. Blocks; `runtime` runs the upload. Returns with the image complete under its key, or with nothing there.
+    /// Converts the disk. Blocks; `runtime` runs the upload. Returns with the image complete under its key,
+    /// or with nothing there.
     ///
-    /// `bad_ranges` is asked at the end for what a salvaging source could not read.
+    /// `bad_ranges` is called at the end for the ranges that a salvaging source could not read.
     ///
     /// # Errors
-    /// With the first real error, and the upload that could not be ended, if there is one.
-    pub fn run(
-        self,
-        runtime: &Handle,
-        bad_ranges: &dyn Fn() -> Vec<crate::source::BadRange>,
-    ) -> Result<Converted, Failure> {
+    /// Returns the first real error, and the upload that could not be ended, if there is one.
+    pub fn run(self, runtime: &Handle) -> Result<Converted, Failure> {
         let begun = self.clock.instant();
         let created = self.clock.now();
-        let Target { store, key, replace, .. } = &self.target;
+        let Target { store, key, overwrite, .. } = &self.target;
         let replaces = runtime.block_on(self.existing()).map_err(Failure::from)?;
-        let upload_plan = UploadPlan { part_size: self.plan.part_size, replace: *replace };
+        let upload_plan = UploadPlan { part_size: self.plan.part_size, overwrite: *overwrite };
         let context = Context {
             cancel: self.cancel.clone(),
             counters: Arc::clone(&self.counters),
@@ -176,7 +174,8 @@ impl Conversion<'_> {
         };
         let workers = compress::Workers::new(self.plan, &context)?;
         let stale = runtime.block_on(self.stale_manifest(replaces.as_ref()));
-        // Not cut short by a signal: an upload whose answer nobody heard would stay in the store. The pipeline ends it at once then.
+        // A signal does not cancel this request: an upload whose response is lost would stay in the store.
+        // The pipeline aborts it at once then.
         let upload =
             runtime.block_on(store.create_upload(key, &upload_plan)).map_err(ConvertError::of_store)?;
         let _ended_also_by_a_panic =
@@ -192,40 +191,42 @@ impl Conversion<'_> {
         let mut outcome = context.outcome();
         let Some(assembled) = assembled else {
             let error = outcome.error.take().unwrap_or(match self.cancel.reason() {
-                Some(Reason::Asked) => ConvertError::Interrupted,
-                Some(Reason::Failed) | None => ConvertError::StageDied { stage: "assembly" },
+                Some(Reason::Asked) => ConvertError::Pipeline(PipelineError::Interrupted),
+                Some(Reason::Failed) | None => {
+                    ConvertError::Pipeline(PipelineError::StageDied { stage: "assembly" })
+                }
             });
             return Err(Failure { error, leftover: outcome.leftover.take() });
         };
-        let manifest = self.manifest(assembled, created, bad_ranges());
+        let manifest = self.manifest(assembled, created, self.source.bad_ranges());
         let (url, manifest_url) = (store.url(key), store.url(&key.manifest()));
-        if self.plan.beside == Beside::Manifest {
+        if self.plan.beside == ManifestPolicy::Manifest {
             self.target.put_manifest(&manifest, runtime)?;
         }
         let took = self.clock.instant().duration_since(begun);
         Ok(Converted { url, manifest, manifest_url, took })
     }
 
-    /// Looks for something under the key; refuses it unless it may be replaced.
+    /// Looks for an object under the key, and refuses it unless it may be replaced. Returns its version.
     async fn existing(&self) -> Result<Option<ETag>, ConvertError> {
-        let Target { store, key, replace, .. } = &self.target;
+        let Target { store, key, overwrite, .. } = &self.target;
         let found = tokio::select! {
             biased;
-            _ = self.cancel.cancelled() => return Err(ConvertError::Interrupted),
+            _ = self.cancel.cancelled() => return Err(ConvertError::Pipeline(PipelineError::Interrupted)),
             found = store.head(key) => found.map_err(ConvertError::of_store)?,
         };
         match found {
-            Some(_) if !replace => Err(ConvertError::Exists { url: store.url(key) }),
+            Some(_) if *overwrite == Overwrite::Refuse => Err(ConvertError::Exists { url: store.url(key) }),
             found => Ok(found.map(|meta| meta.etag)),
         }
     }
 
-    /// The manifest of the image that is replaced. A run that writes none of its own also looks for one whose image is gone, and leaves
-    /// a file of that name alone that somebody else has made.
+    /// Returns the key of the manifest of the image that is replaced. A run that writes no manifest also
+    /// looks for one whose image is gone, and leaves a file of that name alone if it is not a manifest.
     async fn stale_manifest(&self, replaces: Option<&ETag>) -> Option<ObjectKey> {
         let Target { store, key, .. } = &self.target;
         let beside = key.manifest();
-        if self.plan.beside == Beside::Manifest {
+        if self.plan.beside == ManifestPolicy::Manifest {
             return replaces.map(|_| beside);
         }
         let meta = store.head(&beside).await.ok().flatten().filter(|meta| meta.size <= LARGEST_MANIFEST)?;
@@ -241,24 +242,30 @@ impl Conversion<'_> {
         context: &Context,
     ) -> Option<assemble::Assembled> {
         let plan = self.plan;
-        // A slot holds no more than its chunk's buffers, which bound the queue; the capacity only has to be no less.
+        // A slot holds no more than its chunk's buffers, which bound the queue; the capacity only has to be
+        // no less.
         let (slots_in, slots) = bounded(plan.chunks);
         let (parts_in, parts) = mpsc::channel(1);
         let started = thread::scope(|scope| {
-            // What each stage takes and gives is moved into it, so that its neighbours come to an end when it does, however that is.
+            // Each stage owns its ends of the channels, so that its neighbours end when it does, for whatever
+            // reason.
             let assembling = move || assemble::run(self.source, &slots, plan, parts_in, context);
-            // Whoever takes comes first: the readers take what threads there are.
+            // The assembler starts before the readers, because these take all threads that are left.
             let assembler = threads::scoped(scope, "assemble", assembling)?;
             let reading = move || read::run(self.source, plan, &slots_in, workers, context);
             let reader = threads::scoped(scope, "start reads", reading)?;
             let received = runtime.block_on(uploading.receive(parts, context));
-            let assembled = assembler.join().map_err(|_panic| ConvertError::StageDied { stage: "assembly" });
-            let read = reader.join().map_err(|_panic| ConvertError::StageDied { stage: "reading" });
+            let assembled = assembler
+                .join()
+                .map_err(|_panic| ConvertError::Pipeline(PipelineError::StageDied { stage: "assembly" }));
+            let read = reader
+                .join()
+                .map_err(|_panic| ConvertError::Pipeline(PipelineError::StageDied { stage: "reading" }));
             Ok::<_, Refused>((received, assembled, read))
         });
-        // All threads have ended here, and only now is anything completed.
+        // All threads have ended here. Nothing is completed before this point.
         let image = started
-            .map_err(ConvertError::Threads)
+            .map_err(|error| ConvertError::Pipeline(PipelineError::Threads(error)))
             .and_then(|(received, assembled, read)| Ok((received, self.whole(assembled?, read?, context)?)))
             .map_err(|error| context.fail(error));
         let image = image.ok().and_then(|(received, assembled)| Some((received?, assembled)));
@@ -267,7 +274,8 @@ impl Conversion<'_> {
         assembled
     }
 
-    /// What was assembled, if the stages have all come to a good end and agree that it is all of the disk.
+    /// Returns the assembled image if all stages have ended without an error and agree that it is all of the
+    /// disk.
     fn whole(
         &self,
         assembled: Result<assemble::Assembled, Unfinished>,
@@ -284,8 +292,10 @@ impl Conversion<'_> {
             (Err(Unfinished::Short(accounted)), _) => {
                 Err(ConvertError::Unaccounted { accounted: accounted.0, size })
             }
-            // The context has the reason. Without one, a stage has died.
-            (Err(Unfinished::Stopped), _) => Err(ConvertError::StageDied { stage: "assembly" }),
+            // The context holds the reason. Without a reason, a stage has died.
+            (Err(Unfinished::Stopped), _) => {
+                Err(ConvertError::Pipeline(PipelineError::StageDied { stage: "assembly" }))
+            }
         }
     }
 
@@ -327,10 +337,11 @@ impl Conversion<'_> {
     }
 }
 
-/// A plan for `source` at `target` on this machine, within the limits of this process.
+/// Returns a plan to convert `source` to a destination of this `kind` on this machine, within the limits of
+/// this process.
 ///
 /// # Errors
-/// As [`Plan::new`] and [`Plan::within`].
-pub fn plan_for(source: &dyn Source, options: &Options, kind: Destination) -> Result<Plan, ConvertError> {
+/// As for [`Plan::new`] and [`Plan::within`].
+pub fn plan_for(source: &dyn Source, options: &Options, kind: Location) -> Result<Plan, ConvertError> {
     Plan::new(source.size(), options, kind, cores())?.within(options, kind, &Allowance::of_process())
 }

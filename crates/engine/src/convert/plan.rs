@@ -1,4 +1,5 @@
-//! What a conversion will do, decided before the first byte is read: sizes, counts, and the memory it may take.
+//! Plan of a conversion, made before the first byte is read: sizes, counts, and the memory that the
+//! conversion may take.
 
 use std::num::NonZeroUsize;
 
@@ -10,117 +11,100 @@ use snapferry_qcow2::header::Version;
 
 use super::ConvertError;
 use crate::compress::{Codec, Encoder, Level};
+use crate::pipeline::{MOST_IN_FLIGHT, MOST_THREADS, bounded};
+use crate::store::Location;
 use crate::store::{MAX_OBJECT, MAX_PART, MAX_PARTS};
 
-/// Bytes of one read, of one compression job and under one hash. Measured: 1 to 4 MiB read equally fast, and less makes more jobs than it
-/// is worth.
+/// Size of one read, of one compression job and of the data under one hash. Measured: reads of 1 to 4 MiB are
+/// equally fast, and smaller chunks make more jobs than they are worth.
 pub const CHUNK: ByteCount = crate::hash::CHUNK;
 
-/// Chunks in flight between the first read and the assembler, beyond those that readers and compressors hold. The
-/// assembler may hold a whole segment's chunks back until it knows where their raw clusters go.
+/// Chunks in flight between the first read and the assembler, beyond those that readers and compressors hold.
+/// The assembler may hold back the chunks of a whole segment until it knows where their raw clusters go.
 const SLACK_CHUNKS: usize = 10;
 
-/// Reads in flight unless the user says otherwise. A cloud volume needs a queue; a local disk does not mind one.
+/// Default number of reads in flight. A cloud volume needs a queue; a local disk does not suffer from one.
 const READERS: usize = 6;
 
-/// Parts uploaded at once unless the user says otherwise: at 200 ms to the store, 8 carry three times what 2 do.
+/// Default number of parts uploaded at once. With 200 ms to the store, 8 carry three times as much as 2.
 const CONNECTIONS: usize = 6;
 
-/// S3's usual part: large enough that 10,000 make 312 GiB, small enough to hold several.
+/// Usual part size for S3: large enough that 10,000 parts make 312 GiB, small enough to hold several in
+/// memory.
 const BUCKET_PART: ByteCount = ByteCount(32 * MIB);
 
-/// Part sizes are whole multiples of this; IBM COS recommends it.
+/// Unit of part sizes, which are all multiples of it; IBM COS recommends it.
 const PART_STEP: u64 = 4 * MIB;
 
-/// No part is made smaller than this to save memory: the least multiple of the step that every store takes.
+/// Smallest part size that a plan chooses to save memory: the least multiple of the step that every store
+/// accepts.
 const SMALLEST_PART: ByteCount = ByteCount(8 * MIB);
 
-/// Threads beside compressors, readers and those that write a file: the runtime's two, the issuer, the assembler, what shows the progress, and room for a few
-/// that look names up.
+/// Threads besides compressors, readers and those that write a file: the runtime's two, the one that starts
+/// reads, the assembler, the progress display, and room for a few that look up names.
 const OTHER_THREADS: usize = 8;
 
-/// Parts that an image's upper bound is spread over at most, so that a tenth of the limit stays in reserve.
+/// Most parts that an image's upper bound is spread over, so that a tenth of the limit stays in reserve.
 const PARTS_AIMED_AT: u64 = MAX_PARTS * 9 / 10;
 
-/// Compression threads at most: past the cores of any machine they only cost memory.
-const MOST_THREADS: usize = 512;
-
-/// Reads or parts in flight at most.
-const MOST_IN_FLIGHT: usize = 128;
-
-/// One write to a local file.
+/// Size of one write to a local file.
 const FILE_PART: ByteCount = ByteCount(4 * MIB);
 
-/// Writes to a local file at once.
+/// Number of concurrent writes to a local file.
 const FILE_WRITERS: usize = 3;
 
-/// What the process takes before it holds a single chunk: code, runtime, TLS, HTTP buffers. Measured 23 MiB at most.
+/// Memory that the process takes before it holds a single chunk: code, runtime, TLS, HTTP buffers. Measured:
+/// 23 MiB at most.
 const BASE: u64 = 32 * MIB;
 
-/// What kind of place the image goes to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Destination {
-    /// A bucket of an object store.
-    Bucket,
-    /// A local file.
-    File,
-}
-
-/// Whether the source's bytes are hashed while they pass.
+/// Hashing of the source's bytes while they are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Hashing {
     /// BLAKE3 over each chunk and segment, kept in the manifest.
     #[default]
     Blake3,
-    /// Not at all.
     Off,
 }
 
-/// What becomes of clusters that hold something.
+/// Storage of clusters that hold data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Bodies {
-    /// They are compressed, where that makes them smaller.
+pub enum StoreAs {
+    /// Clusters are compressed if that makes them smaller.
     #[default]
     Compressed,
-    /// They are stored as they are: larger, and written at the speed of the disk.
+    /// Clusters are stored as they are: a larger image, written at the speed of the disk.
     Raw,
 }
 
-/// What lies beside the image.
+/// Object that is stored beside the image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Beside {
-    /// The manifest.
+pub enum ManifestPolicy {
     #[default]
     Manifest,
-    /// Nothing.
     Nothing,
 }
 
-/// What the user may choose. `None` leaves it to the plan.
+/// Options that the user may set. `None` leaves the choice to the plan.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The header's revision.
+    /// Version of the qcow2 header.
     pub version: Version,
-    /// How bodies are compressed; the header says so whether or not there are such bodies.
+    /// Compression format. The header names it even if no cluster is compressed.
     pub codec: Codec,
-    /// Whether they are.
-    pub bodies: Bodies,
-    /// How hard.
+    pub bodies: StoreAs,
     pub level: Level,
-    /// qcow2's unit.
+    /// Size of a qcow2 cluster.
     pub cluster: ClusterBits,
-    /// Compression threads; otherwise one a core.
+    /// Number of compression threads; by default one per core.
     pub threads: Option<NonZeroUsize>,
     /// Bytes in each part but the last.
     pub part_size: Option<ByteCount>,
-    /// Parts in flight at most.
+    /// Most parts in flight at a time.
     pub connections: Option<NonZeroUsize>,
-    /// Reads in flight at most.
+    /// Most reads in flight at a time.
     pub readers: Option<NonZeroUsize>,
-    /// Whether chunks are hashed.
     pub hashing: Hashing,
-    /// Whether there is to be a manifest.
-    pub beside: Beside,
+    pub beside: ManifestPolicy,
 }
 
 impl Default for Options {
@@ -128,7 +112,7 @@ impl Default for Options {
         Self {
             version: Version::V3,
             codec: Codec::Deflate,
-            bodies: Bodies::Compressed,
+            bodies: StoreAs::Compressed,
             level: Level::Fast,
             cluster: ClusterBits::DEFAULT,
             threads: None,
@@ -136,49 +120,44 @@ impl Default for Options {
             connections: None,
             readers: None,
             hashing: Hashing::Blake3,
-            beside: Beside::Manifest,
+            beside: ManifestPolicy::Manifest,
         }
     }
 }
 
-/// A conversion, decided.
+/// Settings of one conversion, all decided.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The image's sizes.
+    /// Sizes of the image and its tables.
     pub geometry: Geometry,
-    /// The header's revision.
+    /// Version of the qcow2 header.
     pub version: Version,
-    /// How bodies are compressed.
     pub codec: Codec,
-    /// Whether they are.
-    pub bodies: Bodies,
-    /// How hard.
+    pub bodies: StoreAs,
     pub level: Level,
-    /// Whether chunks are hashed.
     pub hashing: Hashing,
-    /// Whether there is to be a manifest.
-    pub beside: Beside,
-    /// Compression threads.
+    pub beside: ManifestPolicy,
+    /// Number of compression threads.
     pub threads: usize,
-    /// Reads in flight at most.
+    /// Most reads in flight at a time.
     pub readers: usize,
-    /// Chunks in memory at most, each with room for its bodies.
+    /// Most chunks in memory, each with a buffer for its bodies.
     pub chunks: usize,
     /// Bytes in each part but the last.
     pub part_size: ByteCount,
-    /// Parts in flight at most.
+    /// Most parts in flight at a time.
     pub connections: usize,
 }
 
 impl Plan {
-    /// Decides for a disk of `size` bytes on a machine with `cores` cores.
+    /// Makes the plan for a disk of `size` bytes on a machine with `cores` cores.
     ///
     /// # Errors
-    /// Where the format or the destination can't take an image of that size, or an option is out of its range.
+    /// If the format or the destination can't take an image of that size, or an option is out of its range.
     pub fn new(
         size: ByteCount,
         options: &Options,
-        destination: Destination,
+        destination: Location,
         cores: NonZeroUsize,
     ) -> Result<Self, ConvertError> {
         if options.version == Version::V2 && options.codec != Codec::Deflate {
@@ -186,20 +165,20 @@ impl Plan {
         }
         let geometry = Geometry::new(size, options.cluster).map_err(ConvertError::Geometry)?;
         let bound = geometry.upper_bound();
-        if destination == Destination::Bucket && bound > MAX_OBJECT {
+        if destination == Location::Bucket && bound > MAX_OBJECT {
             return Err(ConvertError::TooLarge { size, bound, limit: MAX_OBJECT });
         }
         let threads = bounded("threads", options.threads.unwrap_or(cores).get(), MOST_THREADS)?;
         let readers =
             bounded("reads at once", options.readers.map_or(READERS, NonZeroUsize::get), MOST_IN_FLIGHT)?;
-        // The head is sent last and whole, so that it must fit into the first part.
+        // The head is sent last and whole, so it must fit into the first part.
         let head = ByteCount(geometry.head_len().next_multiple_of(PART_STEP));
         let (part, connections) = match destination {
-            Destination::Bucket => (
+            Location::Bucket => (
                 BUCKET_PART.max(ByteCount((bound.0.div_ceil(PARTS_AIMED_AT)).next_multiple_of(PART_STEP))),
                 CONNECTIONS,
             ),
-            Destination::File => (FILE_PART, FILE_WRITERS),
+            Location::File => (FILE_PART, FILE_WRITERS),
         };
         let part_size = match options.part_size {
             None => part.max(head),
@@ -227,18 +206,19 @@ impl Plan {
         })
     }
 
-    /// The same conversion within the limits of this process: what takes most memory is made smaller, again and again, until all fits. That is the
-    /// compressors with their buffers, the parts (smaller ones first, then fewer at once), or the reads. What the user chose stays.
+    /// Fits the plan into the limits of this process: shrinks the largest consumer of memory, again and
+    /// again, until everything fits. The consumers are the compressors with their buffers, the parts (first
+    /// smaller ones, then fewer at once), and the reads. Values that the user chose stay.
     ///
     /// # Errors
-    /// Where nothing is left to be made smaller, or the image could not be written at all: with the limit in the way.
+    /// If nothing is left to shrink, or the image could not be written at all. The error names the limit.
     pub fn within(
         mut self,
         options: &Options,
-        destination: Destination,
+        destination: Location,
         allowance: &Allowance,
     ) -> Result<Self, ConvertError> {
-        if destination == Destination::File {
+        if destination == Location::File {
             allowance.file("the image's head alone", ByteCount(self.geometry.head_len()))?;
         } else if options.connections.is_none() {
             self.connections = allowance.connections(self.connections);
@@ -252,9 +232,9 @@ impl Plan {
         Ok(self)
     }
 
-    /// What it takes at most of what may be limited.
-    fn demand(&self, destination: Destination) -> Demand {
-        let files = if destination == Destination::Bucket { self.connections } else { 0 };
+    /// Returns the most that the conversion takes of each limited resource.
+    fn demand(&self, destination: Location) -> Demand {
+        let files = if destination == Location::Bucket { self.connections } else { 0 };
         Demand {
             memory: self.peak_memory(),
             threads: self.threads + self.readers + self.connections + OTHER_THREADS,
@@ -262,8 +242,8 @@ impl Plan {
         }
     }
 
-    /// Makes what takes most memory a little smaller; `false` where nothing can be.
-    fn shrink(&mut self, options: &Options, destination: Destination) -> bool {
+    /// Shrinks the largest consumer of memory a little. Returns false if nothing can shrink.
+    fn shrink(&mut self, options: &Options, destination: Location) -> bool {
         let chunk = 2 * CHUNK.0;
         let encoder = Encoder::memory(self.codec, self.level, self.geometry.cluster()).0;
         let smaller_part = self.smaller_part(options, destination);
@@ -272,65 +252,68 @@ impl Plan {
             (
                 options.threads.is_none() && self.threads > 1,
                 to_u64(self.threads) * (encoder + 2 * chunk),
-                Share::Compressors,
+                Shrinkable::Compressors,
             ),
             (
                 smaller_part.is_some() || may_send_less,
                 to_u64(self.part_buffers()) * self.part_size.0,
-                Share::Parts,
+                Shrinkable::Parts,
             ),
-            (options.readers.is_none() && self.readers > 1, to_u64(self.readers) * chunk, Share::Reads),
+            (options.readers.is_none() && self.readers > 1, to_u64(self.readers) * chunk, Shrinkable::Reads),
         ];
         let largest =
             shares.into_iter().filter(|(can_shrink, ..)| *can_shrink).max_by_key(|(_, bytes, _)| *bytes);
         let Some((_, _, share)) = largest else { return false };
         match (share, smaller_part) {
-            (Share::Compressors, _) => self.threads -= self.threads.div_ceil(8),
-            (Share::Parts, Some(smaller)) => self.part_size = smaller,
-            (Share::Parts, None) => self.connections -= 1,
-            (Share::Reads, _) => self.readers -= 1,
+            (Shrinkable::Compressors, _) => self.threads -= self.threads.div_ceil(8),
+            (Shrinkable::Parts, Some(smaller)) => self.part_size = smaller,
+            (Shrinkable::Parts, None) => self.connections -= 1,
+            (Shrinkable::Reads, _) => self.readers -= 1,
         }
         self.chunks = chunks(self.readers, self.threads);
         true
     }
 
-    /// Half of a bucket's part, or the least that holds the head, is not too small for a store, and does not make too many of them.
-    fn smaller_part(&self, options: &Options, destination: Destination) -> Option<ByteCount> {
+    /// Returns a smaller part size for a bucket: half of the present one, or the least that holds the head,
+    /// is not too small for a store, and does not make too many parts. Returns `None` if there is none, or if
+    /// the user chose the size.
+    fn smaller_part(&self, options: &Options, destination: Location) -> Option<ByteCount> {
         let least =
             self.upper_bound().0.div_ceil(PARTS_AIMED_AT).max(self.geometry.head_len()).max(SMALLEST_PART.0);
         let smaller = ByteCount((self.part_size.0 / 2).max(least).next_multiple_of(PART_STEP));
-        let is_ours = destination == Destination::Bucket && options.part_size.is_none();
+        let is_ours = destination == Location::Bucket && options.part_size.is_none();
         (is_ours && smaller < self.part_size).then_some(smaller)
     }
 
-    /// Part buffers: one being filled, the first one held back for the head, the others on their way.
+    /// Returns the number of part buffers: one being filled, the first one held back for the head, the others
+    /// in flight.
     #[must_use]
     pub fn part_buffers(&self) -> usize {
         self.connections + 2
     }
 
-    /// The most bytes that the image can have.
+    /// Returns the largest possible size of the image.
     #[must_use]
     pub fn upper_bound(&self) -> ByteCount {
         self.geometry.upper_bound()
     }
 
-    /// The most parts that the image can have.
+    /// Returns the largest possible number of parts of the image.
     #[must_use]
     pub fn most_parts(&self) -> u64 {
         self.upper_bound().0.div_ceil(self.part_size.0)
     }
 
-    /// The most memory that the conversion takes, in bytes:
+    /// Returns the most memory that the conversion takes, in bytes:
     ///
     /// ```text
     ///   32 MiB                              code, runtime, TLS
-    /// + threads x encoder                   its tables
-    /// + chunks x 2 x 2 MiB                  what was read, and its bodies
+    /// + threads x encoder                   encoder tables
+    /// + chunks x 2 x 2 MiB                  chunks as read, and their bodies
     /// + (connections + 2) x part size       parts filling, held back, in flight
     /// + 8 a guest, 2 a host cluster         L2 tables and refcounts, for a disk that is full
     /// + segments x 400                      the manifest, while it is written
-    /// + readers x 64 KiB                    their stacks
+    /// + readers x 64 KiB                    stacks
     /// ```
     #[must_use]
     pub fn peak_memory(&self) -> ByteCount {
@@ -343,25 +326,25 @@ impl Plan {
         ByteCount(BASE + encoders + chunks + parts + tables + segments + 64 * KIB * to_u64(self.readers))
     }
 
-    /// `deflate`, `zstd`, or `none`.
+    /// Returns `deflate`, `zstd`, or `none` if clusters are stored raw.
     #[must_use]
     pub fn codec_name(&self) -> &'static str {
         match self.bodies {
-            Bodies::Compressed => self.codec.name(),
-            Bodies::Raw => "none",
+            StoreAs::Compressed => self.codec.name(),
+            StoreAs::Raw => "none",
         }
     }
 
-    /// The library that compresses, and its level; `none` where nobody does.
+    /// Returns the compression library and its level, or `none` if clusters are stored raw.
     #[must_use]
     pub fn encoder(&self) -> String {
         match self.bodies {
-            Bodies::Compressed => Encoder::describe(self.codec, self.level),
-            Bodies::Raw => "none".to_owned(),
+            StoreAs::Compressed => Encoder::describe(self.codec, self.level),
+            StoreAs::Raw => "none".to_owned(),
         }
     }
 
-    /// The plan as `--dry-run --json` prints it.
+    /// Returns the plan as `--dry-run --json` prints it.
     #[must_use]
     pub fn summary(&self) -> PlanSummary {
         PlanSummary {
@@ -380,35 +363,31 @@ impl Plan {
         }
     }
 
-    /// Bytes in a part, for buffers.
+    /// Returns the number of bytes in a part, for buffers.
     #[must_use]
     pub fn part_len(&self) -> usize {
         to_usize(self.part_size.0)
     }
 }
 
-/// What can be made smaller.
+/// Consumer of memory that can shrink.
 #[derive(Clone, Copy)]
-enum Share {
+enum Shrinkable {
     Compressors,
     Parts,
     Reads,
 }
 
-/// Chunks in memory: each compressor works on one and finds the next one waiting.
+/// Returns the number of chunks in memory: each compressor works on one and finds the next one waiting.
 fn chunks(readers: usize, threads: usize) -> usize {
     readers + 2 * threads + SLACK_CHUNKS
-}
-
-fn bounded(what: &'static str, asked: usize, most: usize) -> Result<usize, ConvertError> {
-    if asked > most { Err(ConvertError::TooMany { what, asked, most }) } else { Ok(asked) }
 }
 
 fn check_part_size(
     asked: ByteCount,
     head: ByteCount,
     bound: ByteCount,
-    destination: Destination,
+    destination: Location,
 ) -> Result<ByteCount, ConvertError> {
     let refuse = |why: String| Err(ConvertError::PartSize { asked, why });
     if !asked.0.is_multiple_of(PART_STEP) || asked.0 == 0 {
@@ -417,7 +396,7 @@ fn check_part_size(
     if asked < head {
         return refuse(format!("the image's head, which goes into one part, takes {head}"));
     }
-    if destination == Destination::Bucket {
+    if destination == Location::Bucket {
         // The least multiple of the step that is no smaller than S3's least part is 8 MiB.
         if asked < crate::store::MIN_PART {
             return refuse(format!("stores take parts of at least {}", crate::store::MIN_PART));
@@ -435,32 +414,32 @@ fn check_part_size(
     Ok(asked)
 }
 
-/// A plan's numbers, for people and `--json`. Sizes in bytes.
+/// Figures of a plan, for people and for `--json`. Sizes in bytes.
 #[derive(Clone, Debug, Serialize)]
 pub struct PlanSummary {
-    /// The disk's size as the guest sees it.
+    /// Size of the disk as the guest sees it.
     pub virtual_size: ByteCount,
-    /// qcow2's unit.
+    /// Size of a qcow2 cluster.
     pub cluster_size: ByteCount,
     /// `deflate`, `zstd` or `none`.
     pub codec: &'static str,
-    /// `fast` to `smallest`.
+    /// `fast`, `balanced`, `small` or `smallest`.
     pub level: &'static str,
-    /// The library and its level.
+    /// Compression library and its level.
     pub encoder: String,
-    /// Compression threads.
+    /// Number of compression threads.
     pub threads: usize,
-    /// Reads in flight at most.
+    /// Most reads in flight at a time.
     pub readers: usize,
-    /// Each part but the last.
+    /// Size of each part but the last.
     pub part_size: ByteCount,
-    /// Parts in flight at most.
+    /// Most parts in flight at a time.
     pub connections: usize,
-    /// Parts at most.
+    /// Largest possible number of parts.
     pub most_parts: u64,
-    /// The image at most.
+    /// Largest possible size of the image.
     pub largest_image: ByteCount,
-    /// Memory at most.
+    /// Most memory that the conversion takes.
     pub peak_memory: ByteCount,
 }
 
@@ -469,41 +448,42 @@ mod tests {
     use snapferry_base::units::GIB;
 
     use super::*;
+    use crate::pipeline::PipelineError;
 
     const CORES: NonZeroUsize = NonZeroUsize::new(2).expect("two");
 
-    fn plan(size: u64, options: &Options, destination: Destination) -> Result<Plan, ConvertError> {
+    fn plan(size: u64, options: &Options, destination: Location) -> Result<Plan, ConvertError> {
         Plan::new(ByteCount(size), options, destination, CORES)
     }
 
     #[test]
     fn parts_stay_under_the_limit_at_every_size_a_store_takes() {
         for size in [512, GIB, 100 * GIB, 250 * GIB, 1024 * GIB, 9_000_000_000_000] {
-            let plan = plan(size, &Options::default(), Destination::Bucket).expect("a plan");
+            let plan = plan(size, &Options::default(), Location::Bucket).expect("a plan");
             assert!(plan.most_parts() <= PARTS_AIMED_AT, "{size}: {} parts", plan.most_parts());
             assert_eq!(plan.part_size.0 % PART_STEP, 0);
             assert!(plan.part_size.0 >= plan.geometry.head_len());
         }
-        let error = plan(10_000_000_000_000, &Options::default(), Destination::Bucket)
+        let error = plan(10_000_000_000_000, &Options::default(), Location::Bucket)
             .expect_err("over 10 TB with its tables");
         assert!(matches!(error, ConvertError::TooLarge { .. }), "{error}");
-        plan(10_000_000_000_000, &Options::default(), Destination::File).expect("a file has no such limit");
+        plan(10_000_000_000_000, &Options::default(), Location::File).expect("a file has no such limit");
     }
 
     #[test]
     fn memory_is_within_what_is_promised_for_two_cores() {
         for size in [GIB, 64 * GIB, 250 * GIB] {
-            let bucket = plan(size, &Options::default(), Destination::Bucket).expect("a plan").peak_memory();
-            let file = plan(size, &Options::default(), Destination::File).expect("a plan").peak_memory();
+            let bucket = plan(size, &Options::default(), Location::Bucket).expect("a plan").peak_memory();
+            let file = plan(size, &Options::default(), Location::File).expect("a plan").peak_memory();
             assert!(bucket <= ByteCount(512 * MIB), "{bucket} for a bucket");
             assert!(file <= ByteCount(256 * MIB), "{file} for a file");
         }
     }
 
-    /// Parts of 32 MiB, six at once, 128 compressors: 1.1 GiB.
+    /// Returns a plan with parts of 32 MiB, six at once, and 128 compressors: 1.1 GiB.
     fn large(options: &Options) -> Plan {
         let cores = NonZeroUsize::new(128).expect("not zero");
-        Plan::new(ByteCount(100 * GIB), options, Destination::Bucket, cores).expect("a plan")
+        Plan::new(ByteCount(100 * GIB), options, Location::Bucket, cores).expect("a plan")
     }
 
     fn group(memory: u64) -> Allowance {
@@ -516,19 +496,18 @@ mod tests {
         let free = large(&options);
         assert!(free.peak_memory() > ByteCount(GIB));
         let unlimited =
-            free.clone().within(&options, Destination::Bucket, &Allowance::default()).expect("no limit");
+            free.clone().within(&options, Location::Bucket, &Allowance::default()).expect("no limit");
         assert_eq!(
             (unlimited.threads, unlimited.part_size, unlimited.connections),
             (128, BUCKET_PART, CONNECTIONS)
         );
         let mut before = free.threads;
         assert!(
-            free.clone().within(&options, Destination::Bucket, &group(150 * MIB)).is_ok(),
+            free.clone().within(&options, Location::Bucket, &group(150 * MIB)).is_ok(),
             "the least there is, with nothing to spare"
         );
         for mib in [1024, 512, 256, 192] {
-            let plan =
-                free.clone().within(&options, Destination::Bucket, &group(mib * MIB)).expect("it fits");
+            let plan = free.clone().within(&options, Location::Bucket, &group(mib * MIB)).expect("it fits");
             let most = mib * MIB / 4 * 3;
             assert!(plan.peak_memory().0 <= most, "{} of {mib} MiB", plan.peak_memory());
             assert!(mib < 512 || plan.peak_memory().0 > most / 4 * 3, "{} of {mib} MiB", plan.peak_memory());
@@ -540,7 +519,7 @@ mod tests {
             before = plan.threads;
         }
         let refused =
-            free.within(&options, Destination::Bucket, &group(100 * MIB)).expect_err("nothing is so small");
+            free.within(&options, Location::Bucket, &group(100 * MIB)).expect_err("nothing is so small");
         assert!(
             refused
                 .to_string()
@@ -552,16 +531,15 @@ mod tests {
     #[test]
     fn what_the_user_chose_stays_or_is_refused_by_the_limits_name() {
         let options = Options { threads: NonZeroUsize::new(24), ..Options::default() };
-        let plan = large(&options)
-            .within(&options, Destination::Bucket, &group(512 * MIB))
-            .expect("parts get smaller");
+        let plan =
+            large(&options).within(&options, Location::Bucket, &group(512 * MIB)).expect("parts get smaller");
         assert_eq!(plan.threads, 24);
         assert!(plan.part_size < BUCKET_PART);
         let options = Options { threads: NonZeroUsize::new(128), ..Options::default() };
         let refused = large(&options)
-            .within(&options, Destination::Bucket, &group(512 * MIB))
+            .within(&options, Location::Bucket, &group(512 * MIB))
             .expect_err("128 threads take more");
-        assert!(matches!(refused, ConvertError::TooTight(_)), "{refused}");
+        assert!(matches!(refused, ConvertError::Pipeline(PipelineError::TooTight(_))), "{refused}");
     }
 
     #[test]
@@ -569,23 +547,22 @@ mod tests {
         let options = Options::default();
         let few = Allowance { open_files: Some(26), ..Allowance::default() };
         assert_eq!(
-            large(&options).within(&options, Destination::Bucket, &few).expect("two connections").connections,
+            large(&options).within(&options, Location::Bucket, &few).expect("two connections").connections,
             2
         );
         let asked = Options { connections: NonZeroUsize::new(6), ..Options::default() };
-        let refused =
-            large(&asked).within(&asked, Destination::Bucket, &few).expect_err("six were asked for");
+        let refused = large(&asked).within(&asked, Location::Bucket, &few).expect_err("six were asked for");
         assert!(refused.to_string().contains("ulimit -n"), "{refused}");
         let short = Allowance { file_size: Some(ByteCount(100 * KIB)), ..Allowance::default() };
-        let file = plan(GIB, &options, Destination::File).expect("a plan");
-        let refused = file.within(&options, Destination::File, &short).expect_err("three clusters at least");
+        let file = plan(GIB, &options, Location::File).expect("a plan");
+        let refused = file.within(&options, Location::File, &short).expect_err("three clusters at least");
         assert!(refused.to_string().contains("ulimit -f"), "{refused}");
     }
 
     #[test]
     fn a_slip_of_the_finger_starts_no_army_of_threads() {
         let options = Options { threads: NonZeroUsize::new(200_000), ..Options::default() };
-        let error = plan(GIB, &options, Destination::File).expect_err("refused");
+        let error = plan(GIB, &options, Location::File).expect_err("refused");
         assert!(error.to_string().contains("200000 threads are too many: give at most 512"), "{error}");
     }
 
@@ -593,7 +570,7 @@ mod tests {
     fn a_part_size_that_cannot_work_is_refused_with_one_that_can() {
         let asked = |size: u64| Options { part_size: Some(ByteCount(size)), ..Options::default() };
         let refusal =
-            |size: u64| plan(1024 * GIB, &asked(size), Destination::Bucket).expect_err("refused").to_string();
+            |size: u64| plan(1024 * GIB, &asked(size), Location::Bucket).expect_err("refused").to_string();
         assert!(refusal(5 * MIB).contains("multiple of 4 MiB"));
         assert!(refusal(4 * MIB).contains("at least 5 MiB"));
         assert!(refusal(8 * MIB).contains("give at least"));

@@ -1,4 +1,4 @@
-//! The first stage: starts reads in disk order, many at a time, and hands each chunk to the compressors.
+//! Reading stage: starts reads in disk order, many at a time, and passes each chunk to the compressors.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
@@ -8,35 +8,37 @@ use snapferry_base::cancel::Stopped;
 use snapferry_base::threads::{Died, Team};
 use snapferry_base::units::{GuestOffset, to_u64, to_usize};
 
-use super::compress::{Bodies, Chunk, Workers};
+use super::compress::{Chunk, EncodedChunk, Workers};
 use super::counters::Bottleneck;
 use super::plan::{CHUNK, Plan};
 use super::{Context, ConvertError};
+use crate::pipeline::PipelineError;
 use crate::source::aligned::BufferPool;
 use crate::source::{Extent, Source, SourceError};
 
-/// What the assembler gets, in disk order.
+/// Entry of the queue to the assembler, in disk order.
 #[derive(Debug)]
 pub enum Slot {
-    /// A chunk's bodies, once they are there. A sender that hangs up means that they never will be.
-    Chunk(Receiver<Bodies>),
+    /// A chunk's bodies, once they are there. If the sender is dropped, they will never come.
+    Chunk(Receiver<EncodedChunk>),
     /// Whole chunks of zeros that were not read.
     Hole {
-        /// First byte.
+        /// Offset of the hole's first byte.
         start: GuestOffset,
-        /// Bytes of the disk, whole chunks but for the disk's last.
+        /// Bytes of the disk: whole chunks, except for the disk's last one.
         len: u64,
     },
 }
 
-/// A read to be done.
+/// One read that a reader has to do.
 struct Ticket {
     chunk: Chunk,
-    slot: Sender<Bodies>,
+    slot: Sender<EncodedChunk>,
 }
 
-/// Reads the whole source: `slots` gets one slot for each chunk before its read begins. Gives the bytes of the disk that were handed on,
-/// once every reader has come to a good end; nothing where the work stopped before, and then the context knows why.
+/// Reads the whole source. `slots` gets one slot for each chunk before its read begins. Returns the bytes of
+/// the disk that were passed on, after every reader has ended without an error. Returns `None` if the work
+/// stopped before that; the context holds the reason then.
 pub fn run(
     source: &dyn Source,
     plan: &Plan,
@@ -46,12 +48,12 @@ pub fn run(
 ) -> Option<u64> {
     let (tickets, queue) = bounded(plan.readers);
     thread::scope(|scope| {
-        // The queue goes with them: once the last one is gone, there is nobody to hand a ticket to.
+        // The readers own the queue: after the last reader has ended, the send of a ticket fails.
         let serving = move || serve(source, &queue, workers, context);
         let readers = match Team::start(scope, "read", workers.readers(plan.readers), serving) {
             Ok(readers) => readers,
             Err(refused) => {
-                context.fail(ConvertError::Threads(refused));
+                context.fail(ConvertError::Pipeline(PipelineError::Threads(refused)));
                 return None;
             }
         };
@@ -61,24 +63,27 @@ pub fn run(
         match (issued, served) {
             (Ok(Issued { holes, chunks }), Ok(served)) if served == chunks => return Some(holes + chunks),
             (Err(Halt::Failed(error)), _) => context.fail(error),
-            (_, Err(Died)) => context.fail(ConvertError::StageDied { stage: "reading" }),
-            // Whoever ended the work has said why, or it is found out when all have ended.
+            (_, Err(Died)) => {
+                context.fail(ConvertError::Pipeline(PipelineError::StageDied { stage: "reading" }))
+            }
+            // The stage that ended the work has reported the reason, or the caller finds it when all stages
+            // have ended.
             (Ok(_) | Err(Halt::Stopped), Ok(_)) => {}
         }
         None
     })
 }
 
-/// What was handed on, in bytes of the disk.
+/// Bytes of the disk that were passed on.
 struct Issued {
-    /// Not read.
+    /// Bytes in holes, which are not read.
     holes: u64,
-    /// To be read.
+    /// Bytes that the readers have to read.
     chunks: u64,
 }
 
 enum Halt {
-    /// Somebody else ended the work, and says why.
+    /// Another stage ended the work, and reports the reason.
     Stopped,
     Failed(ConvertError),
 }
@@ -102,7 +107,7 @@ fn issue(
     let size = source.size().0;
     let mut issued = Issued { holes: 0, chunks: 0 };
     let mut at = 0;
-    // What the source said last; asked again where it ends.
+    // Extent that the source reported last. At its end the source is asked for the next one.
     let mut extent = Extent::Data { end: GuestOffset(0) };
     while at < size {
         if let Extent::Data { end } | Extent::Hole { end } = extent
@@ -113,7 +118,8 @@ fn issue(
                 .map_err(|source| Halt::Failed(ConvertError::Source(source)))?;
         }
         if let Extent::Hole { end } = extent {
-            // Only whole chunks are skipped, so that what is hashed and compressed never depends on where holes lie.
+            // Only whole chunks are skipped, so that the chunks to hash and compress never depend on the
+            // places of holes.
             let skipped = if end.0 >= size { size - at } else { (end.0 - at) / CHUNK.0 * CHUNK.0 };
             if skipped > 0 {
                 context.counters.holes.fetch_add(skipped, Relaxed);
@@ -125,7 +131,8 @@ fn issue(
         }
         note_bottleneck(&buffers, &bodies, workers, context);
         let len = CHUNK.0.min(size - at);
-        // In this order and one chunk after the other: the chunk that the assembler waits for always has its buffers already.
+        // Buffers are taken in this order, one chunk after the other: the chunk that the assembler waits for
+        // always has its buffers already.
         let buf = context.take(&buffers)?;
         let out = context.take(&bodies)?;
         let (slot, bodies_of_chunk) = bounded(1);
@@ -138,7 +145,8 @@ fn issue(
     Ok(issued)
 }
 
-/// Who holds the next read up? Buffers that are all out are with the compressors or behind them.
+/// Records which stage delays the next read. If all buffers are in use, they are with the compressors or
+/// behind them.
 fn note_bottleneck(buffers: &BufferPool, bodies: &BufferPool, workers: &Workers, context: &Context) {
     let found = if !buffers.is_empty() && !bodies.is_empty() {
         Bottleneck::Read
@@ -150,14 +158,15 @@ fn note_bottleneck(buffers: &BufferPool, bodies: &BufferPool, workers: &Workers,
     context.counters.note_bottleneck(found);
 }
 
-/// One reader: gives the bytes of the disk that it has read and handed on.
+/// Runs one reader. Returns the bytes of the disk that it has read and passed on.
 fn serve(source: &dyn Source, queue: &Receiver<Ticket>, workers: &Workers, context: &Context) -> u64 {
     let mut served = 0;
     for Ticket { mut chunk, slot } in queue {
         if context.cancel.is_cancelled() {
             break;
         }
-        // The buffer is as long as a chunk; a disk's last read needs less, in whole sectors and whole clusters.
+        // The buffer is as long as a chunk. The disk's last read needs less, in whole sectors and whole
+        // clusters.
         let step = source.alignment().max(to_usize(snapferry_base::units::SECTOR));
         let read = chunk.len.next_multiple_of(step);
         if let Err(error) = source.read_at(chunk.start, &mut chunk.buf[..read]) {
@@ -173,8 +182,8 @@ fn serve(source: &dyn Source, queue: &Receiver<Ticket>, workers: &Workers, conte
     served
 }
 
-/// The read of a chunk fails as a whole; this finds the first sector to blame. From the front and once only: a bad sector may keep a
-/// disk busy for many seconds each time.
+/// Finds the first sector that can't be read, because the read of a chunk fails as a whole. Reads from the
+/// front and only once: a bad sector may keep a disk busy for many seconds each time.
 fn locate(source: &dyn Source, error: SourceError, start: GuestOffset, buf: &mut [u8]) -> SourceError {
     if !matches!(error, SourceError::Read { .. }) {
         return error;

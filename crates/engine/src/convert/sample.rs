@@ -1,9 +1,10 @@
-//! How large the compressed image of a disk will be, from a sample of it.
+//! Estimate of the size of a disk's compressed image, from a sample of the disk.
 //!
-//! The disk's data are cut into as many strata as chunks are to be looked at, and of each stratum one chunk is drawn, read and compressed
-//! for real. What the stratum stores is taken to be what its chunk does, times its length. Neighbouring strata tell how far that is off:
-//! their differences give the variance ("successive differences", Cochran, Sampling Techniques, section 8.11), which is no smaller than it
-//! is, since neighbours on a disk are alike.
+//! The disk's data is cut into as many strata as there are chunks to sample. From each stratum one chunk is
+//! drawn, read and really compressed. The stored size of a stratum is estimated as that of its chunk, times
+//! the stratum's length in chunks. The differences between neighbouring strata give the variance ("successive
+//! differences", Cochran, Sampling Techniques, section 8.11). The variance is not underestimated by this,
+//! because neighbours on a disk are alike.
 
 use std::num::NonZeroUsize;
 
@@ -16,48 +17,48 @@ use snapferry_qcow2::Geometry;
 use crate::compress::{Codec, Encoder, Level, is_zero};
 use crate::convert::ConvertError;
 use crate::hash::CHUNK;
+use crate::pipeline::PipelineError;
 use crate::source::aligned::AlignedBuf;
 use crate::source::{Extent, Source};
 
-/// Of a normal distribution, 95 % lie within so many standard deviations.
+/// Number of standard deviations around the mean that hold 95 % of a normal distribution.
 const NORMAL_95: f64 = 1.96;
 
-/// What is sampled, and how.
+/// Settings of an estimate.
 #[derive(Clone, Copy, Debug)]
 pub struct Sampling {
-    /// How bodies are compressed.
     pub codec: Codec,
-    /// How hard.
     pub level: Level,
-    /// qcow2's unit.
+    /// Size of a qcow2 cluster.
     pub cluster: ClusterBits,
-    /// Chunks of 2 MiB that are read.
+    /// Number of chunks of 2 MiB to read.
     pub chunks: NonZeroUsize,
-    /// Draws the chunks: the same seed draws the same ones.
+    /// Seed of the draw: the same seed draws the same chunks.
     pub seed: u64,
 }
 
-/// The estimate, in bytes of the image's file.
+/// Estimated size of the image file, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Estimate {
-    /// Most likely.
+    /// Most likely size of the image.
     pub size: ByteCount,
-    /// The size lies between this
+    /// Lower bound: in 95 of 100 cases the size lies between `at_least` and `at_most`.
     pub at_least: ByteCount,
-    /// and this in 95 of 100 cases.
+    /// Upper bound: in 95 of 100 cases the size lies between `at_least` and `at_most`.
     pub at_most: ByteCount,
-    /// Chunks that were read.
+    /// Number of chunks that were read.
     pub sampled: u64,
-    /// Chunks that hold data, as far as the source tells.
+    /// Number of chunks that hold data, as far as the source reports holes.
     pub chunks: u64,
-    /// What drew them.
+    /// Seed of the draw.
     pub seed: u64,
 }
 
-/// Reads and compresses a sample of `source`, on this thread.
+/// Reads and compresses a sample of `source`, on the calling thread.
 ///
 /// # Errors
-/// Where the source can't be read, or no image can hold it; [`ConvertError::Interrupted`] where it is to stop.
+/// If the source can't be read, or no image can hold it; [`ConvertError::Interrupted`] if `cancel` stops the
+/// work.
 pub fn estimate(source: &dyn Source, sampling: &Sampling, cancel: &Cancel) -> Result<Estimate, ConvertError> {
     let geometry = Geometry::new(source.size(), sampling.cluster).map_err(ConvertError::Geometry)?;
     let chunks = data_chunks(source)?;
@@ -65,11 +66,11 @@ pub fn estimate(source: &dyn Source, sampling: &Sampling, cancel: &Cancel) -> Re
     let sampled = to_u64(sampling.chunks.get()).min(count);
     let mut draw = Draw(sampling.seed);
     let mut looker = Looker::new(sampling)?;
-    // Of each stratum its length in chunks, and what its chunk stores.
+    // Length of each stratum in chunks, with the stored size of its chunk.
     let mut strata: Vec<(u64, Stored)> = Vec::with_capacity(to_usize(sampled));
     for number in 0..sampled {
         if cancel.is_cancelled() {
-            return Err(ConvertError::Interrupted);
+            return Err(ConvertError::Pipeline(PipelineError::Interrupted));
         }
         let (first, end) = (number * count / sampled, (number + 1) * count / sampled);
         let drawn = first + draw.below(end - first);
@@ -79,7 +80,8 @@ pub fn estimate(source: &dyn Source, sampling: &Sampling, cancel: &Cancel) -> Re
         |what: fn(&Stored) -> f64| strata.iter().map(|(len, stored)| real(*len) * what(stored)).sum::<f64>();
     let bodies = total(|stored| stored.bytes);
     let deviation = deviation(&strata, sampled, count);
-    // Tables: 8 bytes of an L2 table for each cluster near one that is stored, 2 of a refcount block for each host cluster.
+    // Tables: 8 bytes of an L2 table for each cluster near one that is stored, 2 of a refcount block for each
+    // host cluster.
     let head = real(geometry.head_len());
     let cluster = real(sampling.cluster.size());
     let tables =
@@ -97,20 +99,20 @@ pub fn estimate(source: &dyn Source, sampling: &Sampling, cancel: &Cancel) -> Re
     })
 }
 
-/// The standard deviation of the sum over all chunks.
+/// Returns the standard deviation of the sum over all chunks.
 fn deviation(strata: &[(u64, Stored)], sampled: u64, count: u64) -> f64 {
     if sampled < 2 {
-        // One chunk says nothing of the others.
+        // One chunk gives no information about the others.
         return if count > sampled { real(count) * real(CHUNK.0) / NORMAL_95 } else { 0.0 };
     }
     let differences: f64 = strata.windows(2).map(|pair| (pair[1].1.bytes - pair[0].1.bytes).powi(2)).sum();
     let variance = differences / (2.0 * real(sampled - 1));
-    // What was read is known: "finite population correction".
+    // The chunks that were read are known: "finite population correction".
     let unread = 1.0 - real(sampled) / real(count);
     real(count) * (variance * unread / real(sampled)).sqrt()
 }
 
-/// Where the chunks begin that hold data.
+/// Returns the offsets of the chunks that hold data.
 fn data_chunks(source: &dyn Source) -> Result<Vec<GuestOffset>, ConvertError> {
     let size = source.size().0;
     let (mut at, mut found) = (0, Vec::new());
@@ -130,7 +132,7 @@ fn data_chunks(source: &dyn Source) -> Result<Vec<GuestOffset>, ConvertError> {
     Ok(found)
 }
 
-/// What a chunk stores.
+/// Stored bytes and clusters of a chunk.
 #[derive(Clone, Copy, Debug, Default)]
 struct Stored {
     bytes: f64,
@@ -175,7 +177,8 @@ impl Looker {
     }
 }
 
-/// Numbers that look random: SplitMix64 (Steele, Lea, Flood 2014). Draws need no secrecy, and must be the same everywhere.
+/// Pseudo-random numbers from SplitMix64 (Steele, Lea, Flood 2014). The draw needs no secrecy, but must be
+/// the same on every machine.
 struct Draw(u64);
 
 impl Draw {
@@ -189,7 +192,7 @@ impl Draw {
     }
 }
 
-/// Exact below 2^53, which no image reaches.
+/// Converts to a float. Exact below 2^53, which no image reaches.
 #[expect(
     clippy::cast_precision_loss,
     clippy::as_conversions,
@@ -233,6 +236,6 @@ mod tests {
         assert_eq!(estimate(&source, &sampling, &cancel).expect("an estimate").sampled, 2);
         cancel.cancel(Reason::Asked);
         let refused = estimate(&source, &sampling, &cancel).expect_err("stopped");
-        assert!(matches!(refused, ConvertError::Interrupted), "{refused}");
+        assert!(matches!(refused, ConvertError::Pipeline(PipelineError::Interrupted)), "{refused}");
     }
 }

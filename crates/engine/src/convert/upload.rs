@@ -1,7 +1,10 @@
-//! Parts to the store: the one bridge from threads to tasks, and the one place that ends an upload.
+//! Upload stage: sends parts to the store. It is the only bridge from threads to tasks, and the only place
+//! that ends an upload.
 //!
-//! Parts that end prove nothing: the stages before may have given up. So an upload is ended in two steps: [`Uploading::receive`] sends parts
-//! until there are no more, and [`Uploading::end`] completes it once whoever made them has ended and says what they must come to.
+//! The end of the parts does not prove that the image is whole: an earlier stage may have failed. So an
+//! upload ends in two steps. [`Uploading::receive`] sends parts until there are no more. [`Uploading::end`]
+//! completes the upload after the other stages have ended and have reported the size and checksum that the
+//! parts must have.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -13,33 +16,35 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::assemble::Assembled;
-use super::{Context, ConvertError, Leftover, Remains};
+use super::{Context, ConvertError, OrphanedUpload, Remains};
 use crate::hash::Crc64;
-use crate::store::{ETag, ObjectKey, ObjectStore, Operation, Part, StoreError, StoredPart, Upload, Whole};
+use crate::pipeline::PipelineError;
+use crate::store::{
+    ETag, ExpectedObject, ObjectKey, ObjectStore, Operation, Part, StoreError, StoredPart, Upload,
+};
 
-/// How long the way out may take: past it the upload is left to the user, by name.
+/// Longest wait for the abort of an upload. If it takes longer, the error names the upload and leaves it to
+/// the user.
 const ABORT_WITHIN: Duration = Duration::from_secs(30);
 
-/// What is known of a part that the store holds.
+/// Part that the store holds, with its checksum.
 struct Sent {
     stored: StoredPart,
     crc64: Crc64,
 }
 
-/// Aborts the upload when this thread panics, past all that would have ended it.
+/// Guard that aborts the upload if this thread panics and so skips the code that would have ended it.
 pub struct AbortOnPanic<'a> {
-    /// Runs the request.
+    /// Runtime that runs the abort request.
     pub runtime: &'a Handle,
-    /// Where the upload is.
     pub store: Arc<dyn ObjectStore>,
-    /// The upload.
     pub upload: Upload,
 }
 
 impl Drop for AbortOnPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            // The panic is what is told.
+            // The program reports the panic, not this error.
             let _ = self
                 .runtime
                 .block_on(async { tokio::time::timeout(ABORT_WITHIN, self.store.abort(&self.upload)).await });
@@ -47,39 +52,38 @@ impl Drop for AbortOnPanic<'_> {
     }
 }
 
-/// The parts that came, all of which the store holds.
+/// All parts that came; the store holds each of them.
 pub struct Received(Vec<Sent>);
 
-/// An upload that has begun, and how it is to go on.
+/// Upload that has begun, and the settings for the rest of it.
 pub struct Uploading {
-    /// Where to.
     pub store: Arc<dyn ObjectStore>,
-    /// The upload itself.
     pub upload: Upload,
-    /// Parts at once.
+    /// Most parts in flight at a time.
     pub connections: usize,
-    /// The version of the image that it replaces.
+    /// Version of the image that the upload replaces.
     pub replaces: Option<ETag>,
-    /// The manifest of an image that was there before.
+    /// Manifest of an image that was there before.
     pub stale: Option<ObjectKey>,
 }
 
 impl Uploading {
-    /// Sends parts as they come, until there are no more. Nothing where the work stopped before, and then the context knows why.
+    /// Sends parts as they come, until there are no more. Returns `None` if the work stopped before that; the
+    /// context holds the reason then.
     pub async fn receive(&self, mut parts: mpsc::Receiver<Part>, context: &Context) -> Option<Received> {
         let mut flying = JoinSet::new();
         let received = self.fly(&mut parts, context, &mut flying).await;
-        // Ended for certain, not only told to: a part that arrives after the abort would stay in the store.
+        // This waits until every task has ended: a part that arrives after the abort would stay in the store.
         flying.shutdown().await;
-        // The parts' channel closes after this, which wakes an assembler that waits to hand one over.
+        // The parts' channel closes after this, which wakes an assembler that waits to send a part.
         received.unwrap_or_else(|error| {
             context.fail(error);
             None
         })
     }
 
-    /// Completes the upload, or aborts it where there is no `image` to complete. It is over either way, unless the context is told of a
-    /// [`Leftover`].
+    /// Completes the upload, or aborts it if there is no `image` to complete. The upload has ended in either
+    /// case, unless the context gets a [`OrphanedUpload`].
     pub async fn end(&self, image: Option<(Received, &Assembled)>, context: &Context) -> Option<()> {
         if let Some((received, assembled)) = image {
             let Err(error) = self.finish(received, assembled).await else { return Some(()) };
@@ -106,7 +110,7 @@ impl Uploading {
                 biased;
                 _ = context.cancel.cancelled() => return Ok(None),
                 Some(landed) = flying.join_next() => {
-                    let landed = landed.map_err(|_panic| ConvertError::StageDied { stage: "upload" })?;
+                    let landed = landed.map_err(|_panic| ConvertError::Pipeline(PipelineError::StageDied { stage: "upload" }))?;
                     let part = landed.map_err(ConvertError::of_store)?;
                     context.counters.sent.fetch_add(part.stored.size, Relaxed);
                     sent.push(part);
@@ -123,10 +127,11 @@ impl Uploading {
         Ok(Some(Received(sent)))
     }
 
-    /// Compares what was sent with what the assembler made and with what the store holds, completes, and looks at what the store says
-    /// then.
+    /// Compares the sent parts with the assembler's result and with the store's list, completes the upload,
+    /// and checks the object that the store then holds.
     async fn finish(&self, Received(sent): Received, assembled: &Assembled) -> Result<(), ConvertError> {
-        let whole = Whole { size: assembled.size, crc64: assembled.crc64, replaces: self.replaces.clone() };
+        let whole =
+            ExpectedObject { size: assembled.size, crc64: assembled.crc64, replaces: self.replaces.clone() };
         let parts = self.in_order(sent, &whole).map_err(ConvertError::of_store)?;
         self.compare_with_list(&parts).await.map_err(ConvertError::of_store)?;
         self.remove_stale_manifest().await;
@@ -137,8 +142,8 @@ impl Uploading {
         }
     }
 
-    /// The parts by number, once they are proved to be all of the image.
-    fn in_order(&self, mut sent: Vec<Sent>, whole: &Whole) -> Result<Vec<StoredPart>, StoreError> {
+    /// Returns the parts by number, after the proof that they are all of the image.
+    fn in_order(&self, mut sent: Vec<Sent>, whole: &ExpectedObject) -> Result<Vec<StoredPart>, StoreError> {
         sent.sort_by_key(|part| part.stored.number);
         let size: u64 = sent.iter().map(|part| part.stored.size).sum();
         let crc64 = sent.iter().fold(Crc64::default(), |sum, part| sum.then(part.crc64, part.stored.size));
@@ -155,8 +160,8 @@ impl Uploading {
         Ok(sent.into_iter().map(|part| part.stored).collect())
     }
 
-    /// Holds the parts against the store's own list of them: one request for each thousand. A store that gives no list is not the
-    /// worse for it, since it proves the object's size and sum as well.
+    /// Compares the parts with the store's own list of them: one request for each thousand. A store that
+    /// returns no list is accepted, because the object's size and checksum are compared as well.
     async fn compare_with_list(&self, parts: &[StoredPart]) -> Result<(), StoreError> {
         let listed = match self.store.list_parts(&self.upload).await {
             Ok(listed) => listed,
@@ -188,8 +193,9 @@ impl Uploading {
         }
     }
 
-    /// Right before the new image takes the name: an old manifest beside it would tell of another image, however the run ends. One that
-    /// can't be removed is most often written over in a moment.
+    /// Removes the old image's manifest right before the new image takes the name: it would describe another
+    /// image, however the run ends. If it can't be removed, the new manifest most often replaces it a moment
+    /// later.
     async fn remove_stale_manifest(&self) {
         let Some(stale) = &self.stale else { return };
         if let Err(error) = self.store.delete(stale).await {
@@ -202,10 +208,10 @@ impl Uploading {
         }
     }
 
-    /// Looks at the object that was just completed.
-    async fn look(&self, whole: &Whole) -> Result<(), ConvertError> {
+    /// Checks the object that was just completed.
+    async fn look(&self, whole: &ExpectedObject) -> Result<(), ConvertError> {
         let found = match self.store.head(&self.upload.key).await {
-            // Told to stop, and too late: the object is there, made of parts that were all checked.
+            // The stop came too late: the object is there, made of parts that were all checked.
             Err(StoreError::Cancelled { .. }) => return Ok(()),
             answer => answer.map_err(|error| self.doubted(error))?,
         };
@@ -226,7 +232,7 @@ impl Uploading {
         }
     }
 
-    /// What an error means once the upload was completed.
+    /// Returns the error for a failure after the upload was completed.
     fn doubted(&self, source: StoreError) -> ConvertError {
         let url = self.store.url(&self.upload.key);
         match source {
@@ -251,7 +257,7 @@ fn mismatch(store: &dyn ObjectStore, upload: &Upload, request: &'static str, rea
     StoreError::Mismatch { operation: Operation { request, target: store.url(&upload.key) }, reason }
 }
 
-/// Ends the upload on the way out.
+/// Aborts the upload after a failure. If that fails as well, the context gets a [`OrphanedUpload`].
 async fn abort(store: &dyn ObjectStore, upload: &Upload, context: &Context) {
     let (remains, why) = match tokio::time::timeout(ABORT_WITHIN, store.abort(upload)).await {
         Ok(Ok(())) => {
@@ -264,5 +270,10 @@ async fn abort(store: &dyn ObjectStore, upload: &Upload, context: &Context) {
         Ok(Err(error)) => (Remains::Upload, snapferry_base::retry::chain(&error)),
         Err(_) => (Remains::Upload, format!("no answer within {} s", ABORT_WITHIN.as_secs())),
     };
-    context.leave_behind(Leftover { remains, upload: upload.clone(), url: store.url(&upload.key), why });
+    context.leave_behind(OrphanedUpload {
+        remains,
+        upload: upload.clone(),
+        url: store.url(&upload.key),
+        why,
+    });
 }

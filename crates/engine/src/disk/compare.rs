@@ -1,4 +1,4 @@
-//! Two disks side by side, whatever they are kept in.
+//! Comparison of two disks, whatever format they are stored in.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,30 +14,31 @@ use crate::error::{RestoreError, count};
 use crate::hash::CHUNK;
 use crate::image::READER;
 use crate::image::plan::BASE;
+use crate::pipeline::PipelineError;
 use crate::source::aligned::AlignedBuf;
 use crate::source::{Extent, Source};
 
-/// Threads beside two for each core: most of them wait for disks, while the others decode.
+/// Number of threads beside two for each core: most threads wait for disks, while the others decode.
 const WAITING: usize = 4;
-/// What each of them takes: a chunk of both disks, and what it decodes two images with.
+/// Memory of each thread in bytes: a chunk of both disks, and the buffers to decode two images.
 const EACH: u64 = 2 * (CHUNK.0 + READER);
 
-/// How far a comparison goes.
+/// End of a comparison.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Until {
-    /// To the end.
+    /// The comparison goes to the end of the longer disk.
     #[default]
     End,
-    /// To the first chunk that differs: only the first difference is told.
+    /// The comparison ends at the first chunk that differs, and only the first difference is reported.
     FirstDifference,
 }
 
-/// Compares two disks, byte for byte. What the longer one holds behind the other's end must be zeros. `done` is told how many bytes
-/// have been looked at, now and then, from several threads.
+/// Compares two disks, byte for byte. Bytes of the longer disk past the end of the other must be zeros. Calls
+/// `done` now and then, from several threads, with the number of bytes that were compared since.
 ///
 /// # Errors
-/// With the read that fails first on the disk, where none comes behind a first difference that was all that is wanted; where a disk
-/// changed meanwhile, or the work is cancelled.
+/// With the read error that comes first on the disk, unless it comes after the first difference and `until`
+/// asks for no more. If a disk changed meanwhile, or the work is cancelled.
 pub fn compare_sources(
     one: &dyn Source,
     other: &dyn Source,
@@ -67,10 +68,10 @@ pub fn compare_sources(
         }
     }
     if cancel.is_cancelled() {
-        return Err(RestoreError::Interrupted);
+        return Err(RestoreError::Pipeline(PipelineError::Interrupted));
     }
-    ended.map_err(|_died| RestoreError::StageDied { stage: "comparison" })?;
-    // Where the first difference is all that is wanted, what lies behind it is left out.
+    ended.map_err(|_died| RestoreError::Pipeline(PipelineError::StageDied { stage: "comparison" }))?;
+    // If only the first difference is wanted, the rest of the disks is not compared.
     if until == Until::End || found.is_empty() {
         count("bytes of the disks were compared", looked_at, size)?;
     }
@@ -78,23 +79,24 @@ pub fn compare_sources(
     Ok(found)
 }
 
-/// What the threads share.
+/// State that the threads share.
 struct Comparing<'a> {
     cursor: Mutex<Cursor<'a>>,
     found: Mutex<Differences>,
-    /// The failure that is first on the disk, and where.
+    /// The failure that comes first on the disk, and its offset.
     failed: Mutex<Option<(u64, RestoreError)>>,
-    /// Nothing more is begun.
+    /// True if the threads must begin no more chunks.
     stop: AtomicBool,
     until: Until,
     cancel: &'a Cancel,
     done: &'a (dyn Fn(u64) + Sync),
-    /// Bytes of the longer disk that were compared, or are holes in both.
+    /// Bytes of the longer disk that were compared, or are holes in both disks.
     looked_at: AtomicU64,
 }
 
 impl Comparing<'_> {
-    /// Chunks are begun in the order of the disk, and what is begun is ended: nothing before a difference or a failure is left out.
+    /// Compares chunks until the end. Threads begin chunks in the order of the disk and complete each that
+    /// they began, so nothing before a difference or a failure is left out.
     fn serve(&self) {
         let mut buffers = None;
         while !self.cancel.is_cancelled() && !self.stop.load(Relaxed) {
@@ -144,27 +146,27 @@ impl Comparing<'_> {
     }
 }
 
-/// What comes next.
+/// Next piece of work.
 enum Step<'a> {
-    /// Bytes that are holes in both.
+    /// Bytes that are holes in both disks.
     Skip {
         len: u64,
     },
     Compare(Chunk<'a>),
 }
 
-/// A chunk of both disks.
+/// One chunk of both disks.
 struct Chunk<'a> {
     at: u64,
     len: u64,
-    /// Nothing where the disk has ended, or has a hole as long as the chunk.
+    /// The disks to read. `None` if the disk has ended, or has a hole as long as the chunk.
     sources: [Option<&'a dyn Source>; 2],
 }
 
-/// The place that is looked at next, and what each disk says of it.
+/// Next offset to compare, and the current extent of each disk.
 struct Cursor<'a> {
     at: u64,
-    /// Of the longer disk.
+    /// Size of the longer disk, in bytes.
     size: u64,
     sides: [Side<'a>; 2],
 }
@@ -177,7 +179,7 @@ impl<'a> Cursor<'a> {
         }
         let [one, other] = &mut self.sides;
         let zeros_until = [one.zeros_until(at)?, other.zeros_until(at)?];
-        // Chunks begin at multiples of their size, so that whole clusters are decoded once.
+        // Chunks begin at multiples of their size, so that each whole cluster is decoded once.
         let end = size.min(at + CHUNK.0);
         let both = zeros_until[0].min(zeros_until[1]);
         if both >= end {
@@ -191,7 +193,8 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// One of the disks, and what it said last: each question may take as long as its answer is.
+/// One of the disks, and the extent that it reported last. The extent is kept because a query may take time
+/// in proportion to the length of the extent.
 struct Side<'a> {
     source: &'a dyn Source,
     extent: Extent,
@@ -202,7 +205,8 @@ impl<'a> Side<'a> {
         Self { source, extent: Extent::Data { end: GuestOffset(0) } }
     }
 
-    /// Up to where there is nothing but zeros from `at` on. Asked in the order of the disk.
+    /// Returns the offset up to which the disk holds nothing but zeros from `at` on. Calls must be in the
+    /// order of the disk.
     fn zeros_until(&mut self, at: u64) -> Result<u64, RestoreError> {
         let size = self.source.size().0;
         if at >= size {
@@ -220,7 +224,7 @@ impl<'a> Side<'a> {
     }
 }
 
-/// Room for a chunk of each.
+/// Buffers for one chunk of each disk.
 struct Pair([AlignedBuf; 2]);
 
 impl Pair {
@@ -245,7 +249,7 @@ impl Pair {
     }
 }
 
-/// Reads a chunk of a disk that does not end before it; zeros behind its end.
+/// Reads a chunk of a disk that does not end before the chunk. Bytes past the end of the disk become zeros.
 fn read(source: &dyn Source, at: u64, into: &mut AlignedBuf) -> Result<(), RestoreError> {
     let there = to_usize(CHUNK.0.min(source.size().0 - at));
     let step = source.alignment().max(to_usize(SECTOR));
@@ -297,7 +301,8 @@ mod tests {
         assert_eq!(compare(&other, &one, Until::FirstDifference).first[0].offset, GuestOffset(100));
     }
 
-    /// A disk of `size` bytes that holds `byte` in its last `data` ones, fails from `fails` on, and panics from `dies` on.
+    /// Disk of `size` bytes that holds `byte` in its last `data` ones, fails from `fails` on, and panics from
+    /// `dies` on.
     struct Made {
         size: u64,
         data: u64,
@@ -364,7 +369,7 @@ mod tests {
                 .expect("a comparison");
             assert_eq!(found.first[0].offset, GuestOffset(0));
         }
-        // What can't be read behind it is nobody's concern; what can't be read before it is.
+        // A read error after the difference does not matter; one before it does.
         let broken = |fails| Made { fails, ..Made::new(16 << 20, 8 << 20, 2) };
         let whole = Made::new(16 << 20, 8 << 20, 1);
         let compare = |other: &Made, until| compare_sources(&whole, other, until, &Cancel::new(), &|_| {});
@@ -388,7 +393,10 @@ mod tests {
                 let compared =
                     compare_sources(&whole(), &Made { dies, ..whole() }, until, &Cancel::new(), &|_| {});
                 assert!(
-                    matches!(compared, Err(RestoreError::StageDied { stage: "comparison" })),
+                    matches!(
+                        compared,
+                        Err(RestoreError::Pipeline(PipelineError::StageDied { stage: "comparison" }))
+                    ),
                     "{compared:?}"
                 );
             }

@@ -1,7 +1,7 @@
-//! Any source to a raw disk: the bytes as they are, with zeros left out or written as asked.
+//! Copies any source to a raw disk: the bytes as they are, with zeros left out or written as requested.
 //!
-//! Threads take pieces of the disk in order, and each reads, looks for zeros and writes by itself. A source that decodes as it is read
-//! ([`crate::image::ImageSource`]) is so decoded on all of them.
+//! Threads take pieces of the disk in order, and each thread reads, looks for zeros and writes by itself. A
+//! source that decodes as it is read ([`crate::image::ImageSource`]) is therefore decoded on all of them.
 
 use std::ops::Range;
 use std::path::Path;
@@ -13,78 +13,83 @@ use snapferry_base::limits::Allowance;
 use snapferry_base::threads;
 use snapferry_base::units::{ByteCount, GIB, GuestOffset, SECTOR, to_u64, to_usize};
 
+use super::ZeroPolicy;
 use super::target::{DeviceTarget, FileTarget, PageCache, Target};
-use super::{Force, ZeroPolicy};
 use crate::compress::{cores, is_zero};
 use crate::error::{RestoreError, count};
 use crate::hash::CHUNK;
 use crate::image::READER;
 use crate::image::plan::BASE;
+use crate::pipeline::PipelineError;
 use crate::source::aligned::AlignedBuf;
 use crate::source::{Extent, Source};
+use crate::store::Overwrite;
 
-/// Threads beside two for each core: most of them wait for disks, while the others decode.
+/// Number of threads beside two for each core: most threads wait for disks, while the others decode.
 const WAITING: usize = 4;
-/// The least stretch of zeros that is left out: a page.
+/// Shortest run of zeros that is left out, in bytes: a page.
 const LEAST_GRAIN: usize = 4096;
-/// The least stretch of zeros that the kernel is asked for, rather than given: a request takes about as long as writing so much.
+/// Shortest run of zeros, in bytes, for which the kernel is asked to zero the range: the request takes about
+/// as long as writing so many bytes.
 const LEAST_ZEROED: usize = 64 << 10;
 
-/// Where the disk goes.
+/// Target of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RawPlace<'a> {
-    /// A file that is made, under a hidden name until it is whole; one of that name is replaced, or written over where it can't be.
+    /// New file that has a hidden name until it is complete. It replaces a file of that name, or overwrites
+    /// it in place if it can't be replaced.
     New(&'a Path),
-    /// A block device, or a file that is long enough: written where it lies, and left half written when that fails.
+    /// Block device, or a file that is long enough. It is overwritten in place, and left half written if that
+    /// fails.
     Existing(&'a Path),
 }
 
-/// What becomes of zeros.
+/// Treatment of zeros.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Zeros {
-    /// Left out of a new file; on what was there before, taken care of as the policy says. Stretches of fewer bytes than the grain
-    /// are written.
+    /// Zeros are left out of a new file. On an existing target the policy decides. Runs that are shorter than
+    /// the grain are written.
     Sparse {
-        /// Bytes, at least a page.
+        /// Shortest run of zeros that is left out, in bytes; at least a page.
         grain: ByteCount,
-        /// For what was there before.
+        /// Treatment of zeros on an existing target.
         policy: ZeroPolicy,
     },
-    /// Written like everything else.
+    /// Zeros are written like all other bytes.
     Stored,
 }
 
-/// A copy to be made.
-pub struct Copying<'a> {
-    /// The disk.
+/// Copy of a source to a raw disk.
+pub struct RawCopy<'a> {
+    /// Disk to copy.
     pub source: &'a dyn Source,
-    /// Where it goes.
+    /// Target of the copy.
     pub to: RawPlace<'a>,
-    /// What becomes of zeros.
     pub zeros: Zeros,
     /// Stops the work from outside.
     pub cancel: Cancel,
-    /// Bytes of the disk that are through, written while the work goes on.
+    /// Bytes of the disk that were copied, updated while the work is running.
     pub done: &'a AtomicU64,
 }
 
-/// What a thread is to do next.
+/// Next piece of work of a thread.
 enum Job {
     Copy(Range<u64>),
     Zero(Range<u64>),
 }
 
-/// The next piece, and what the source said last.
+/// Next offset to copy, and the extent that the source reported last.
 struct Cursor {
     at: u64,
     extent: Extent,
 }
 
-impl Copying<'_> {
-    /// Copies. Blocks. The target's bytes are on the disk when it returns.
+impl RawCopy<'_> {
+    /// Runs the copy. Blocks until the bytes of the target are safely on the disk.
     ///
     /// # Errors
-    /// With the first error; [`RestoreError::Incomplete`] around it where something was there before and is of no use now.
+    /// With the first error. [`RestoreError::Incomplete`] wraps it if the target had content before and is of
+    /// no use now.
     pub fn run(self) -> Result<(), RestoreError> {
         let size = ByteCount(self.source.size().0.next_multiple_of(SECTOR));
         let policy = match self.zeros {
@@ -93,7 +98,7 @@ impl Copying<'_> {
         };
         let target = match self.to {
             RawPlace::New(path) => {
-                Target::File(FileTarget::create(path, size, Force::Yes, PageCache::Bypass)?)
+                Target::File(FileTarget::create(path, size, Overwrite::Replace, PageCache::Bypass)?)
             }
             RawPlace::Existing(path) => Target::Device(DeviceTarget::overwrite(path, size, policy)?),
         };
@@ -123,14 +128,15 @@ impl Copying<'_> {
             return Err(error);
         }
         if self.cancel.is_cancelled() {
-            return Err(RestoreError::Interrupted);
+            return Err(RestoreError::Pipeline(PipelineError::Interrupted));
         }
-        let copied = ended.map_err(|_died| RestoreError::StageDied { stage: "copying" })?;
+        let copied =
+            ended.map_err(|_died| RestoreError::Pipeline(PipelineError::StageDied { stage: "copying" }))?;
         count("bytes of the disk were written or zeroed", copied.into_iter().sum(), size)?;
         self.source.settle().map_err(RestoreError::Source)
     }
 
-    /// Gives the bytes of the disk that this thread has brought to the target.
+    /// Copies pieces until the end. Returns the number of bytes that this thread has written or zeroed.
     fn serve(&self, target: &Target, size: u64, cursor: &Mutex<Cursor>) -> Result<u64, RestoreError> {
         let (mut buf, mut copied) = (None, 0);
         while !self.cancel.is_cancelled() {
@@ -166,12 +172,13 @@ impl Copying<'_> {
         if end.0 <= at {
             cursor.extent = self.source.extent_at(GuestOffset(at)).map_err(RestoreError::Source)?;
         }
-        // A chunk never crosses into the next one, so that whole clusters are decoded once.
+        // No job crosses the start of a chunk, so that each whole cluster is decoded once.
         let chunk_end = (at / CHUNK.0 + 1) * CHUNK.0;
         let job = match (cursor.extent, self.zeros) {
             (Extent::Hole { end }, Zeros::Sparse { .. }) => {
                 let end = if end.0 >= self.source.size().0 { size } else { end.0 };
-                // Only whole pages: what is copied begins where O_DIRECT can write.
+                // The hole ends at the start of a chunk, so that the copy after it begins where O_DIRECT can
+                // write.
                 let end = if end == size { size } else { end / CHUNK.0 * CHUNK.0 };
                 if end > at { Job::Zero(at..end.min(at + GIB)) } else { Job::Copy(at..chunk_end.min(size)) }
             }
@@ -190,7 +197,7 @@ impl Copying<'_> {
         }
     }
 
-    /// Writes what holds something, and takes care of the zeros between.
+    /// Writes the blocks that hold data, and zeroes the runs between them.
     fn write(&self, target: &Target, start: u64, bytes: &[u8]) -> Result<(), RestoreError> {
         let Zeros::Sparse { grain, .. } = self.zeros else {
             return Ok(target.disk().write(bytes, GuestOffset(start))?);

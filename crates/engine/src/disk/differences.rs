@@ -1,33 +1,33 @@
-//! Where two disks differ.
+//! Differences between two disks.
 
 use serde::Serialize;
 use snapferry_base::units::{GuestOffset, SECTOR, to_u64, to_usize};
 
 use crate::compress::is_zero;
 
-/// Differences that are kept at most, those that come first on the disk; the others are counted.
+/// Most differences that are kept, the first ones on the disk. The others are only counted.
 const KEPT: usize = 16;
 
-/// A stretch that differs.
+/// One range that differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Difference {
-    /// The first byte that differs.
+    /// Offset of the first byte that differs.
     pub offset: GuestOffset,
-    /// Bytes up to the last one that does.
+    /// Bytes from there up to and including the last one that differs.
     pub length: u64,
 }
 
-/// All that differs.
+/// All differences between two disks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Differences {
-    /// The first stretches that differ, in order; one that crosses a multiple of 2 MiB counts as two.
+    /// The first ranges that differ, in order. A range that crosses a multiple of 2 MiB counts as two.
     pub first: Vec<Difference>,
-    /// How many differ in all.
+    /// Number of all ranges that differ.
     pub count: u64,
 }
 
 impl Differences {
-    /// Whether nothing differs.
+    /// True if nothing differs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.count == 0
@@ -41,8 +41,8 @@ impl Differences {
     }
 }
 
-/// Where `one` differs from `other`, or from zeros: stretches of whole sectors that differ are one as long as they touch. `start` is where
-/// both begin on the disk.
+/// Returns the ranges where `one` differs from `other`, or from zeros. Differences in adjacent sectors are
+/// joined into one. `start` is the disk offset at which both begin.
 pub(crate) fn differences(one: &[u8], other: Option<&[u8]>, start: GuestOffset) -> Vec<Difference> {
     let same = match other {
         Some(other) => one == other,

@@ -1,4 +1,4 @@
-//! Raw disks: files and devices that are written to, copied, and compared.
+//! Raw disks: files and devices that are written, copied and compared.
 
 mod compare;
 mod copy;
@@ -7,8 +7,8 @@ mod signature;
 mod target;
 
 pub use compare::{Until, compare_sources};
-pub use copy::{Copying, RawPlace, Zeros};
+pub use copy::{RawCopy, RawPlace, Zeros};
 pub(crate) use differences::differences;
 pub use differences::{Difference, Differences};
 pub(crate) use target::{DeviceTarget, Disk, FileTarget, Target};
-pub use target::{Force, PageCache, TargetError, UnknownPolicyError, ZeroPolicy};
+pub use target::{PageCache, TargetError, UnknownPolicyError, Wanted, ZeroPolicy};

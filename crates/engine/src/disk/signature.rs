@@ -1,13 +1,14 @@
-//! What a disk begins and ends with that somebody may miss: file systems, partition tables, volumes, swap.
+//! Signatures at the start and the end of a disk that show that it holds data which the user may miss: file
+//! systems, partition tables, volumes, swap.
 
 use snapferry_base::units::{KIB, to_usize};
 
-/// Bytes from a disk's start that are looked at: btrfs' superblock lies farthest in.
+/// Bytes to examine at the start of a disk: the superblock of btrfs lies farthest from it.
 pub(super) const FRONT: usize = 128 << 10;
-/// Bytes from its end: RAID's old superblock lies up to 128 KiB before it.
+/// Bytes to examine at the end of a disk: the old RAID superblock lies up to 128 KiB before it.
 pub(super) const BACK: usize = 128 << 10;
 
-/// A mark, as `blkid` knows it: where it lies, and its bytes.
+/// Signature as `blkid` knows it: its offset and its bytes.
 struct Mark {
     what: &'static str,
     at: u64,
@@ -18,7 +19,8 @@ const fn mark(what: &'static str, at: u64, magic: &'static [u8]) -> Mark {
     Mark { what, at, magic }
 }
 
-/// The most telling ones first: an NTFS volume has an MBR's signature too.
+/// Signatures from the start of a disk. The most specific come first: an NTFS volume has the signature of an
+/// MBR too.
 const MARKS: [Mark; 26] = [
     mark("a qcow2 image", 0, b"QFI\xfb"),
     mark("a LUKS volume", 0, b"LUKS\xba\xbe"),
@@ -48,14 +50,14 @@ const MARKS: [Mark; 26] = [
     mark("an MBR partition table", 510, b"\x55\xaa"),
 ];
 
-/// Marks before a disk's end: where they begin, counted from there.
+/// Signatures at the end of a disk; their offsets are counted back from the end.
 const END_MARKS: [Mark; 3] = [
     mark("a GPT partition table", 512, b"EFI PART"),
     mark("a GPT partition table", 4096, b"EFI PART"),
     mark("a part of a RAID", 64 * KIB, b"\xfc\x4e\x2b\xa9"),
 ];
 
-/// What a disk seems to hold, from its first bytes and its last.
+/// Returns the kind of content that a disk seems to hold, from its first and last bytes.
 pub(super) fn find(front: &[u8], back: &[u8]) -> Option<&'static str> {
     let in_front = MARKS.iter().find(|mark| at(front, to_usize(mark.at), mark.magic));
     let in_back = || {

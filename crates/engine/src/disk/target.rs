@@ -1,5 +1,7 @@
-//! What an image is restored to: a file under a hidden name until it is whole, or a block device that nobody else uses.
+//! Targets of a restore: a file that has a hidden name until it is complete, or a block device that no other
+//! process uses.
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -16,127 +18,114 @@ use snapferry_base::units::{ByteCount, GIB, GuestOffset, MIB, to_u64, to_usize};
 
 use super::signature;
 use crate::source::aligned::AlignedBuf;
-use crate::store::landing::{IfThere, NewFile, new_id};
+use crate::store::Overwrite;
+use crate::store::landing::{NewFile, new_id};
 pub use crate::store::local::PageCache;
 use crate::store::local::{ALIGNMENT, DirectFile};
 
-/// One request to zero a device's range, so that being told to stop is noticed in between.
+/// Most bytes of one request to zero a range of a device, so that a cancellation is noticed between requests.
 const ZERO_AT_ONCE: u64 = GIB;
-/// One write of zeros, where a device can't be asked.
+/// Bytes of one write of zeros, for devices that do not support a request to zero.
 const ZERO_WRITE: u64 = MIB;
 
-/// Why a target is not used, or failed.
+/// Error of a target that can't be used, or that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
-    /// It can't be opened or made.
+    /// The target can't be opened or created.
     #[error("cannot open {path} for writing")]
     Open {
-        /// The target.
         path: String,
-        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// It is not what was asked for.
+    /// The target is of another kind than requested.
     #[error("{path} is not {wanted}")]
     Kind {
-        /// The target.
         path: String,
-        /// What it should be.
-        wanted: &'static str,
+        /// The kind that was requested.
+        wanted: Wanted,
     },
-    /// Somebody has mounted it, or uses it exclusively.
+    /// The target is mounted, or another process uses it exclusively.
     #[error("{path} is in use: it is mounted, or part of something that is")]
-    Busy {
-        /// The target.
-        path: String,
-    },
-    /// The path led to something else when it was opened than before.
+    Busy { path: String },
+    /// The path led to another file when it was opened than before.
     #[error("{path} was replaced while it was opened")]
-    Replaced {
-        /// The target.
-        path: String,
-    },
-    /// It is too small.
+    Replaced { path: String },
+    /// The target is too small.
     #[error("{path} has {has}, and the image holds a disk of {needs}")]
     TooSmall {
-        /// The target.
         path: String,
-        /// Its size.
+        /// Size of the target.
         has: ByteCount,
-        /// The disk's size.
+        /// Size of the disk.
         needs: ByteCount,
     },
-    /// It holds something.
+    /// The target holds data.
     #[error("{path} holds {what}")]
     Holds {
-        /// The target.
         path: String,
-        /// What.
+        /// Kind of the data.
         what: &'static str,
     },
-    /// There is a file of that name.
+    /// A file of that name exists already.
     #[error("{path} exists already")]
-    Exists {
-        /// The target.
-        path: String,
-    },
-    /// It may only be read.
+    Exists { path: String },
+    /// The target is read-only.
     #[error("{path} is read-only")]
-    ReadOnly {
-        /// The target.
-        path: String,
-    },
-    /// A write failed.
+    ReadOnly { path: String },
     #[error("{path}: write error at offset {offset}")]
     Write {
-        /// The target.
         path: String,
-        /// Where.
         offset: GuestOffset,
-        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// There is no memory for what is written.
+    /// The system refused memory for a buffer.
     #[error(transparent)]
     Memory(#[from] OutOfMemory),
-    /// Something else that was asked of it failed.
+    /// Another operation on the target failed.
     #[error("{path}: {what} failed")]
     Ask {
-        /// The target.
         path: String,
-        /// What was asked.
         what: &'static str,
-        /// The system's error.
         #[source]
         source: io::Error,
     },
 }
 
-/// Whether what is there may be lost.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Force {
-    /// Refuse.
-    #[default]
-    No,
-    /// Write over it.
-    Yes,
+/// Kind of target that a path has to lead to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    RegularFile,
+    FileName,
+    BlockDevice,
+    DeviceOrFile,
 }
 
-/// What becomes of a device where the image holds zeros.
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::RegularFile => "a regular file",
+            Self::FileName => "a file's name",
+            Self::BlockDevice => "a block device",
+            Self::DeviceOrFile => "a block device or a regular file",
+        })
+    }
+}
+
+/// Treatment of the ranges of a device where the image holds zeros.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ZeroPolicy {
-    /// Discarded where the device then promises zeros, zeroed otherwise.
+    /// Ranges are discarded if the device then promises zeros, and zeroed otherwise.
     #[default]
     Discard,
-    /// Zeroed, and kept allocated.
+    /// Ranges are zeroed, and stay allocated.
     Write,
-    /// Left as it is: for a device that is known to hold zeros.
+    /// Ranges are left as they are: for a device that is known to hold zeros.
     Skip,
 }
 
-/// A name that none of the policies has.
+/// Error for a name that is not one of the policies.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0:?} is none of discard, write, skip")]
 pub struct UnknownPolicyError(String);
@@ -153,16 +142,14 @@ impl FromStr for ZeroPolicy {
     }
 }
 
-/// An open target.
+/// Target that is open for writing.
 #[derive(Debug)]
 pub enum Target {
-    /// A file.
     File(FileTarget),
-    /// A block device.
     Device(DeviceTarget),
 }
 
-/// What is written to.
+/// Open file or device that takes the writes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Disk<'a> {
     pub path: &'a str,
@@ -170,7 +157,7 @@ pub(crate) struct Disk<'a> {
 }
 
 impl Disk<'_> {
-    /// Writes all of `bytes`.
+    /// Writes all of `bytes` at offset `at`.
     pub fn write(&self, bytes: &[u8], at: GuestOffset) -> Result<(), TargetError> {
         self.file.write(bytes, at.0).map_err(|source| match Errno::from_io_error(&source) {
             Some(Errno::PERM | Errno::ROFS) => TargetError::ReadOnly { path: self.path.to_owned() },
@@ -178,7 +165,7 @@ impl Disk<'_> {
         })
     }
 
-    /// Makes what was written survive a power cut.
+    /// Flushes all writes, so that they survive a power cut.
     pub fn sync(&self) -> Result<(), TargetError> {
         retry_on_intr(|| fsync(self.file.file()))
             .map_err(|errno| self.asked("flushing what was written", errno))
@@ -189,7 +176,8 @@ impl Disk<'_> {
     }
 }
 
-/// A file on its way to its name; given up unless it is [published](FileTarget::publish).
+/// New file that has a hidden name until it is [published](FileTarget::publish). Dropping it before that
+/// abandons it.
 #[derive(Debug)]
 pub struct FileTarget {
     path: String,
@@ -198,26 +186,30 @@ pub struct FileTarget {
 }
 
 impl FileTarget {
-    /// Makes a sparse file of `size` bytes that will be called `to`. One that is there and may be replaced, but can't be, is emptied and
-    /// written where it lies.
+    /// Creates a sparse file of `size` bytes that will be called `to`. If `to` exists and may be replaced,
+    /// but the system can't replace it, it is emptied and written in place.
     ///
     /// # Errors
-    /// Where there is one already and that was not to be replaced, or none can be made.
-    pub fn create(to: &Path, size: ByteCount, force: Force, cache: PageCache) -> Result<Self, TargetError> {
+    /// If the file exists and must not be replaced, or none can be created.
+    pub fn create(
+        to: &Path,
+        size: ByteCount,
+        overwrite: Overwrite,
+        cache: PageCache,
+    ) -> Result<Self, TargetError> {
         let path = to.display().to_string();
         if let Ok(found) = to.symlink_metadata() {
             if !to.metadata().unwrap_or(found).is_file() {
-                return Err(TargetError::Kind { path, wanted: "a regular file" });
+                return Err(TargetError::Kind { path, wanted: Wanted::RegularFile });
             }
-            if force == Force::No {
+            if overwrite == Overwrite::Refuse {
                 return Err(TargetError::Exists { path });
             }
         }
         if to.file_name().is_none() {
-            return Err(TargetError::Kind { path, wanted: "a file's name" });
+            return Err(TargetError::Kind { path, wanted: Wanted::FileName });
         }
-        let if_there = if force == Force::Yes { IfThere::Replace } else { IfThere::Refuse };
-        let new = NewFile::begin(to, &new_id(), if_there, cache)
+        let new = NewFile::begin(to, &new_id(), overwrite, cache)
             .map_err(|source| TargetError::Open { path: path.clone(), source })?;
         let target = Self { path, new, published: false };
         ftruncate(target.new.file().file(), size.0)
@@ -229,15 +221,15 @@ impl FileTarget {
         Disk { path: &self.path, file: self.new.file() }
     }
 
-    /// Whether it is written where it lies, so that nothing is left of what was there before.
+    /// True if the file is written in place, so that its previous content is lost.
     pub(crate) fn is_in_place(&self) -> bool {
         self.new.is_in_place()
     }
 
-    /// Gives the file its name, once all of it is on the disk.
+    /// Gives the file its name, after all of it is on the disk.
     ///
     /// # Errors
-    /// Where a file of that name has come up meanwhile, or the disk fails.
+    /// If another process has created a file of that name meanwhile, or the disk fails.
     pub fn publish(mut self) -> Result<(), TargetError> {
         self.disk().sync()?;
         let failed = |what, source: io::Error| TargetError::Ask { path: self.path.clone(), what, source };
@@ -254,13 +246,13 @@ impl FileTarget {
 impl Drop for FileTarget {
     fn drop(&mut self) {
         if !self.published {
-            // The error that led here counts.
+            // The caller has the error that led here; this one would hide it.
             let _ = self.new.abandon();
         }
     }
 }
 
-/// A block device, claimed for us alone; or a file that is written where it lies.
+/// Block device that this process has opened exclusively, or a file that is written in place.
 #[derive(Debug)]
 pub struct DeviceTarget {
     path: String,
@@ -273,20 +265,27 @@ impl DeviceTarget {
         Disk { path: &self.path, file: &self.file }
     }
 
-    /// Claims the device at `path`.
+    /// Opens the device at `path` exclusively.
     ///
     /// # Errors
-    /// Where it is no block device, is in use, has less than `size` bytes, or holds something that was not to be lost.
-    pub fn open(path: &Path, size: ByteCount, force: Force, zero: ZeroPolicy) -> Result<Self, TargetError> {
+    /// If it is not a block device, is in use, has less than `size` bytes, or holds data and `overwrite`
+    /// refuses to lose it.
+    pub fn open(
+        path: &Path,
+        size: ByteCount,
+        overwrite: Overwrite,
+        zero: ZeroPolicy,
+    ) -> Result<Self, TargetError> {
         let shown = path.display().to_string();
         let failed = |errno: Errno| TargetError::Open { path: shown.clone(), source: errno.into() };
         let base = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let probe = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
         let found = fstat(&probe).map_err(failed)?;
         if FileType::from_raw_mode(found.st_mode) != FileType::BlockDevice {
-            return Err(TargetError::Kind { path: shown, wanted: "a block device" });
+            return Err(TargetError::Kind { path: shown, wanted: Wanted::BlockDevice });
         }
-        // The kernel keeps it for us, and refuses one that is mounted or part of something.
+        // The kernel reserves the device for this process, and refuses one that is mounted or part of another
+        // device.
         let cached = match retry_on_intr(|| open(path, base | OFlags::EXCL, Mode::empty())) {
             Err(Errno::BUSY) => return Err(TargetError::Busy { path: shown }),
             opened => opened.map_err(failed)?,
@@ -303,7 +302,7 @@ impl DeviceTarget {
         if has < size {
             return Err(TargetError::TooSmall { path: shown, has, needs: size });
         }
-        if force == Force::No
+        if overwrite == Overwrite::Refuse
             && let Some(what) = target.holds(has.0)?
         {
             return Err(TargetError::Holds { path: shown, what });
@@ -311,16 +310,16 @@ impl DeviceTarget {
         Ok(target)
     }
 
-    /// Opens a device, or a file that is long enough, to be written over whatever it holds.
+    /// Opens a device, or a file that is long enough, to overwrite its content.
     ///
     /// # Errors
-    /// Where it is neither, is a device in use, or has less than `size` bytes.
+    /// If it is neither, is a device in use, or has less than `size` bytes.
     pub fn overwrite(path: &Path, size: ByteCount, zero: ZeroPolicy) -> Result<Self, TargetError> {
         let shown = path.display().to_string();
         let found = rustix::fs::stat(path)
             .map_err(|errno| TargetError::Open { path: shown.clone(), source: errno.into() })?;
         match FileType::from_raw_mode(found.st_mode) {
-            FileType::BlockDevice => Self::open(path, size, Force::Yes, zero),
+            FileType::BlockDevice => Self::open(path, size, Overwrite::Replace, zero),
             FileType::RegularFile => {
                 let failed = |errno: Errno| TargetError::Open { path: shown.clone(), source: errno.into() };
                 let base = OFlags::RDWR | OFlags::CLOEXEC;
@@ -337,7 +336,7 @@ impl DeviceTarget {
                 }
                 Ok(Self { path: shown, file, zero })
             }
-            _ => Err(TargetError::Kind { path: shown, wanted: "a block device or a regular file" }),
+            _ => Err(TargetError::Kind { path: shown, wanted: Wanted::DeviceOrFile }),
         }
     }
 
@@ -358,12 +357,14 @@ impl DeviceTarget {
         Ok(signature::find(&front, &back))
     }
 
-    /// Sees to it that a range reads as zeros, as the policy says. Stops early, with success, when `go_on` says no.
+    /// Makes a range read as zeros, as the policy says. Stops early, without an error, if `go_on` returns
+    /// false.
     pub(crate) fn zero(&self, range: Range<u64>, go_on: &dyn Fn() -> bool) -> Result<(), TargetError> {
         if self.zero == ZeroPolicy::Skip {
             return Ok(());
         }
-        // Whole pages only, for the kernel drops those from its cache; what is left at the edges is written.
+        // Requests cover whole pages only, because the kernel drops whole pages from its cache; the edges are
+        // written.
         let (first, last) = (range.start.next_multiple_of(ALIGNMENT), range.end / ALIGNMENT * ALIGNMENT);
         if first >= last {
             return self.write_zeros(range, go_on);
@@ -379,8 +380,8 @@ impl DeviceTarget {
     }
 
     fn zero_pages(&self, range: Range<u64>, go_on: &dyn Fn() -> bool) -> Result<(), TargetError> {
-        // For a block device, punching a hole is a discard that promises zeros, and is refused where the device can't promise;
-        // zeroing a range is what `blkdiscard --zeroout` does (Linux, block/fops.c).
+        // For a block device, punching a hole is a discard that promises zeros, and fails if the device can't
+        // promise them; zeroing a range is what `blkdiscard --zeroout` does (Linux, block/fops.c).
         let ways: &[FallocateFlags] = match self.zero {
             ZeroPolicy::Discard => &[FallocateFlags::PUNCH_HOLE, FallocateFlags::ZERO_RANGE],
             ZeroPolicy::Write => &[FallocateFlags::ZERO_RANGE],
@@ -415,11 +416,12 @@ impl DeviceTarget {
     }
 }
 
-/// Whether what was opened is what was found at the path: a name under /dev can pass to another device in between.
+/// Checks that the opened file is the one that was found at the path: a name under /dev can pass to another
+/// device in between.
 fn is_still(path: &str, found: &Stat, opened: &OwnedFd) -> Result<(), TargetError> {
     let mark = |stat: &Stat| {
         let kind = FileType::from_raw_mode(stat.st_mode);
-        // A device has as many files as it has names.
+        // A device may have several device files, so their inodes are not compared.
         if kind == FileType::BlockDevice { (kind, stat.st_rdev, 0) } else { (kind, stat.st_dev, stat.st_ino) }
     };
     let opened =
@@ -435,7 +437,7 @@ impl Target {
         }
     }
 
-    /// Whether what was there before is lost with the first write.
+    /// True if the first write destroys the previous content.
     pub(crate) fn is_in_place(&self) -> bool {
         match self {
             Self::File(file) => file.is_in_place(),

@@ -1,20 +1,21 @@
-//! What a running restore or verification has done so far: written by its stages once a batch or piece, read by whoever shows progress.
+//! Progress of a running restore or verification. Its stages update it once for each batch or piece; the
+//! progress display reads it.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-/// The stage that the others wait for.
+/// Stage that the other stages wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bottleneck {
-    /// The image's file or bucket gives no more.
+    /// The file or bucket of the image delivers no faster.
     Fetch,
-    /// The cores are busy.
+    /// The processor cores are busy.
     Decode,
-    /// The target takes no more, or what is compared gives no more.
+    /// The target accepts no more, or the disk that is compared delivers no faster.
     Sink,
 }
 
 impl Bottleneck {
-    /// As shown.
+    /// Returns the name that the progress display shows.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -25,36 +26,37 @@ impl Bottleneck {
     }
 }
 
-/// Running totals, and gauges. Relaxed throughout: each is right by itself, and what must agree is looked at after all threads ended.
+/// Running totals and gauges. All accesses are relaxed: each value is right by itself, and those that must
+/// agree are compared after all threads have ended.
 #[derive(Debug, Default)]
 pub struct Counters {
     /// Bytes of the image fetched.
     pub(super) fetched: AtomicU64,
-    /// Clusters decoded, or found damaged.
+    /// Clusters decoded or found damaged.
     pub(super) clusters: AtomicU64,
     /// Bytes of the disk that the sink has taken.
     pub(super) done: AtomicU64,
-    /// Clusters in the pieces that it has taken.
+    /// Clusters in the pieces that the sink has taken.
     pub(super) taken: AtomicU64,
-    /// Decoding jobs that wait or run.
+    /// Decoding jobs that are waiting or running.
     pub(super) jobs: AtomicUsize,
-    /// How often each stage was found to be the one that others wait for, by `Bottleneck`'s order.
+    /// Number of times that each stage was the bottleneck, in the order of `Bottleneck`.
     waits: [AtomicU64; 3],
 }
 
-/// The totals at one moment.
+/// Snapshot of the totals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Bytes of the image fetched.
     pub fetched: u64,
-    /// Bytes of the disk decoded and taken; zeros that lie nowhere are not counted.
+    /// Bytes of the disk decoded and taken by the sink. Zeros that are not stored do not count.
     pub done: u64,
-    /// Times that fetch, decode and the sink held the others up.
+    /// Number of times that fetch, decode and the sink delayed the other stages.
     pub waits: [u64; 3],
 }
 
 impl Counters {
-    /// The totals now.
+    /// Returns the current totals.
     #[must_use]
     pub fn totals(&self) -> Totals {
         Totals {
@@ -69,14 +71,14 @@ impl Counters {
         self.taken.fetch_add(clusters, Relaxed);
     }
 
-    /// Called once a batch by the stage that starts fetches.
+    /// Counts `found` once. The stage that starts fetches calls this once for each batch.
     pub(super) fn note_bottleneck(&self, found: Bottleneck) {
         self.waits[found as usize].fetch_add(1, Relaxed);
     }
 }
 
 impl Totals {
-    /// The stage that held the others up most, if any did.
+    /// Returns the stage that delayed the others most often, if any did.
     #[must_use]
     pub fn bottleneck(&self) -> Option<Bottleneck> {
         let found = [Bottleneck::Fetch, Bottleneck::Decode, Bottleneck::Sink];

@@ -1,4 +1,4 @@
-//! Bodies that do not decode, where finding all of them is the point.
+//! Collection of bodies that do not decode, for operations that must find all of them.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -7,17 +7,17 @@ use snapferry_base::units::{GuestOffset, HostOffset};
 
 use crate::compress::DecodeError;
 
-/// Bad bodies that are kept at most, those that come first on the disk; the others are counted.
+/// Most bad bodies that are kept, the first ones on the disk. The others are only counted.
 const KEPT: usize = 16;
 
-/// A body that does not decode.
+/// Body that does not decode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct BadBody {
-    /// Where its cluster lies in the disk.
+    /// Offset of the cluster in the disk.
     pub guest: GuestOffset,
-    /// Where it lies in the file.
+    /// Offset of the body in the file.
     pub host: HostOffset,
-    /// What is wrong with it.
+    /// Reason why the body does not decode.
     #[serde(serialize_with = "words")]
     pub error: DecodeError,
 }
@@ -26,7 +26,7 @@ fn words<S: Serializer>(error: &DecodeError, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(error)
 }
 
-/// Collects them from all decoders.
+/// Collection of bad bodies, filled by all decoders.
 #[derive(Debug, Default)]
 pub struct BadBodies(Mutex<(Vec<BadBody>, u64)>);
 
@@ -42,7 +42,7 @@ impl BadBodies {
         }
     }
 
-    /// The first ones on the disk, in order, and how many there are in all.
+    /// Returns the first bad bodies on the disk in order, and the number of all of them.
     #[must_use]
     pub fn first(&self) -> (Vec<BadBody>, u64) {
         self.found().clone()

@@ -1,4 +1,4 @@
-//! Bodies back to clusters, on a rayon pool of our own with one decoder a thread.
+//! Decodes bodies to clusters, on a dedicated rayon pool with one decoder for each thread.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
@@ -6,23 +6,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::Sender;
 use snapferry_base::cancel::Stopped;
-use snapferry_base::threads::{Beside, Pool};
+use snapferry_base::threads::{Pool, ReservedThreads};
 use snapferry_base::units::{ByteCount, GuestCluster, GuestOffset, HostOffset, to_u64, to_usize};
-use snapferry_qcow2::mappings::SUBCLUSTERS;
 use snapferry_qcow2::{Mappings, Stored};
 
-use super::counters::Counters;
 use super::damage::{BadBodies, BadBody};
+use super::fill::fill;
 use super::hashes::{ChunkHashes, Decoded};
-use super::plan::{Batch, Place, Plan, SINKS, extent};
+use super::plan::{Batch, BodyPlace, Plan, SINKS, extent};
 use super::read::Fetched;
 use super::{Context, Reading};
 use crate::compress::{Codec, DecodeError, Decoder};
 use crate::error::RestoreError;
 use crate::hash::CHUNK;
+use crate::pipeline::{JobGuard, PipelineError};
 use crate::source::aligned::{BufferPool, PooledBuf};
 
-/// Decoded bytes of the disk: what one batch holds of one chunk of it.
+/// Decoded bytes of one chunk of the disk, as far as one batch holds them.
 #[derive(Debug)]
 pub struct Piece {
     start: GuestOffset,
@@ -35,64 +35,67 @@ pub struct Piece {
 }
 
 impl Piece {
-    /// The chunk's first byte in the disk: a multiple of 2 MiB.
+    /// Returns the disk offset at which the chunk begins: a multiple of 2 MiB.
     #[must_use]
     pub fn start(&self) -> GuestOffset {
         self.start
     }
 
-    /// Bytes of the disk in the chunk.
+    /// Returns the number of bytes of the disk in the chunk.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "no piece is empty")]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether it holds every cluster of its chunk that lies anywhere. Then [`Piece::chunk`] may be looked at, if the sink wants whole
-    /// chunks.
+    /// True if the piece holds every stored cluster of its chunk. Then [`Piece::chunk`] is valid as a whole,
+    /// if the sink wants whole chunks.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.whole
     }
 
-    /// The chunk's bytes, zeros where nothing is stored. Only what is in [`Piece::runs`] means anything unless the piece is whole.
+    /// Returns the bytes of the chunk, with zeros where nothing is stored. Unless the piece is whole, only
+    /// the ranges of [`Piece::runs`] are valid.
     #[must_use]
     pub fn chunk(&self) -> &[u8] {
         &self.buf[..self.len]
     }
 
-    /// The chunk's stretches that are stored, in order, none touching the next: where each begins, and its bytes.
+    /// Returns the stored ranges of the chunk in order, no two of them adjacent: the disk offset of each, and
+    /// its bytes.
     pub fn runs(&self) -> impl Iterator<Item = (GuestOffset, &[u8])> + '_ {
         self.runs.iter().map(|run| (self.start + to_u64(run.start), &self.buf[run.clone()]))
     }
 
-    /// Clusters whose bodies it was made from, those that do not decode included.
+    /// Returns the number of clusters whose bodies the piece was made from, those that do not decode
+    /// included.
     pub(crate) fn clusters(&self) -> u64 {
         self.clusters
     }
 
-    /// Bytes of the disk that are in no run because their bodies do not decode.
+    /// Returns the number of bytes of the disk that are in no run because their bodies do not decode.
     pub(crate) fn undecoded(&self) -> u64 {
         self.undecoded
     }
 
-    /// Bytes in all runs.
+    /// Returns the number of bytes in all runs.
     #[must_use]
     pub fn mapped(&self) -> u64 {
         self.runs.iter().map(|run| to_u64(run.len())).sum()
     }
 }
 
-/// The pool and everything that its jobs share.
+/// Decoder threads, and the state that their jobs share.
 pub(crate) struct Decoders {
     pool: Pool,
-    beside: Beside,
+    beside: ReservedThreads,
     shared: Arc<Shared>,
     buffers: BufferPool,
 }
 
 struct Shared {
-    /// One a thread, made when it is first needed.
+    /// One decoder for each thread, made when the thread first needs it.
     decoders: Vec<Mutex<Option<Decoder>>>,
     codec: Codec,
     mappings: Arc<Mappings>,
@@ -100,28 +103,29 @@ struct Shared {
     name: String,
     hashes: Option<Arc<ChunkHashes>>,
     damaged: Option<Arc<BadBodies>>,
-    /// Whether the sink wants zeros between the runs.
+    /// True if the sink wants zeros between the runs.
     fill_gaps: bool,
     pieces: Sender<Piece>,
     context: Context,
 }
 
 impl Decoders {
-    /// Starts the plan's threads, or as many as the system allows beside those of the other stages; what they decode goes to `pieces`.
+    /// Starts the threads of the plan, or as many as the system allows beside those of the other stages.
+    /// Their output goes to `pieces`.
     pub fn new(
         reading: &Reading<'_>,
         pieces: Sender<Piece>,
         context: &Context,
     ) -> Result<Self, RestoreError> {
         let plan = reading.plan;
-        // The sums, sinks and readers.
-        let beside = Beside { least: 3, most: 1 + SINKS + plan.readers };
+        // The threads of checksums, sinks and readers.
+        let beside = ReservedThreads { least: 3, most: 1 + SINKS + plan.readers };
         let told = context.clone();
-        // A job that panics leaves its clusters uncounted, too.
+        // The final count fails too if a job panics, because its clusters are not counted.
         let pool = Pool::start("decode", plan.threads, beside, move || {
-            told.fail(RestoreError::StageDied { stage: "decoding" })
+            told.fail(RestoreError::Pipeline(PipelineError::StageDied { stage: "decoding" }))
         })
-        .map_err(RestoreError::Threads)?;
+        .map_err(|error| RestoreError::Pipeline(PipelineError::Threads(error)))?;
         let shared = Shared {
             decoders: (0..pool.threads()).map(|_| Mutex::default()).collect(),
             codec: reading.codec,
@@ -142,28 +146,28 @@ impl Decoders {
         })
     }
 
-    /// How many of `wanted` readers or sinks are to be started.
+    /// Returns how many of `wanted` readers or sinks to start.
     pub fn of_those_beside(&self, wanted: usize) -> usize {
         self.pool.of_those_beside(wanted, self.beside)
     }
 
-    /// Threads that decode.
+    /// Returns the number of decoding threads.
     pub fn threads(&self) -> usize {
         self.pool.threads()
     }
 
-    /// Whether every buffer is with a job or a sink.
+    /// True if every buffer is with a job or a sink.
     pub fn is_out_of_buffers(&self) -> bool {
         self.buffers.is_empty()
     }
 
-    /// Queues the batch's bodies, chunk by chunk. Waits for buffers to decode them into, which is what bounds the queue: jobs that run and
-    /// pieces that are taken give them back, and neither waits for us.
+    /// Queues the bodies of the batch, chunk by chunk. Waits for buffers to decode them into, which is what
+    /// bounds the queue: running jobs and finished pieces return buffers, and neither waits for this caller.
     pub fn submit(&self, plan: &Plan, batch: &Batch, fetched: &Arc<Fetched>) -> Result<(), Stopped> {
         let cluster = self.shared.mappings.cluster();
         let mut places = plan.places[batch.places.clone()].to_vec();
         places.sort_unstable_by_key(|place| place.guest);
-        let chunk = |place: &Place| place.guest.offset(cluster).0 / CHUNK.0;
+        let chunk = |place: &BodyPlace| place.guest.offset(cluster).0 / CHUNK.0;
         for members in places.chunk_by(|one, next| chunk(one) == chunk(next)) {
             let buf = self.shared.context.take(&self.buffers)?;
             let (shared, fetched) = (Arc::clone(&self.shared), Arc::clone(fetched));
@@ -171,12 +175,12 @@ impl Decoders {
             let members: Box<[GuestCluster]> = members.iter().map(|place| place.guest).collect();
             shared.context.counters.jobs.fetch_add(1, Relaxed);
             self.pool.spawn_fifo(move || {
-                let counted = JobGuard(&shared.context.counters);
+                let counted = JobGuard(&shared.context.counters.jobs);
                 let done = shared.decode(start, &members, &fetched, buf);
-                // The batch's buffer is wanted for the next fetch.
+                // Returns the buffer of the batch, because the next fetch needs it.
                 drop(fetched);
                 match done {
-                    // The sinks are gone only when the work has failed.
+                    // The sinks are gone only if the work has failed.
                     Ok(Some(piece)) => drop(shared.pieces.send(piece)),
                     Ok(None) => {}
                     Err(error) => shared.context.fail(error),
@@ -188,17 +192,9 @@ impl Decoders {
     }
 }
 
-/// Takes the job off the gauge also when it panics.
-struct JobGuard<'a>(&'a Counters);
-
-impl Drop for JobGuard<'_> {
-    fn drop(&mut self) {
-        self.0.jobs.fetch_sub(1, Relaxed);
-    }
-}
-
 impl Shared {
-    /// `None` when the work was cancelled.
+    /// Decodes the clusters `members` of the chunk that begins at `start`. Returns `None` if the work was
+    /// cancelled.
     fn decode(
         &self,
         start: GuestOffset,
@@ -259,7 +255,7 @@ impl Shared {
         Ok(Some(Piece { start, len, buf, runs, whole, clusters: to_u64(members.len()), undecoded }))
     }
 
-    /// Decodes one cluster, or tells where its body lies and what is wrong with it.
+    /// Decodes one cluster. If that fails, returns the file offset of its body and the error.
     fn fill(
         &self,
         decoder: &mut Decoder,
@@ -270,34 +266,17 @@ impl Shared {
         let bytes = extent(&self.mappings, self.file_len, guest);
         let from = to_usize(bytes.start - fetched.start);
         let fetched = fetched.bytes();
-        // A body's last sector may hold the beginning of the next body, which is in the next batch then.
+        // The last sector of a body may hold the beginning of the next body, which is then in the next batch.
         let body = &fetched[from..to_usize(bytes.end - bytes.start + to_u64(from)).min(fetched.len())];
-        match self.mappings.stored(guest) {
-            Stored::Zero => into.fill(0),
-            Stored::Raw(_) => copy(body, into),
-            Stored::Subclusters(_, allocated) => {
-                let size = into.len() / to_usize(u64::from(SUBCLUSTERS));
-                copy(body, into);
-                for (number, subcluster) in (0..SUBCLUSTERS).zip(into.chunks_mut(size)) {
-                    if allocated >> number & 1 == 0 {
-                        subcluster.fill(0);
-                    }
-                }
-            }
-            Stored::Compressed { at, .. } => decoder.decode(body, into).map_err(|source| (at, source))?,
-        }
-        Ok(())
+        let (stored, len) = (self.mappings.stored(guest), into.len());
+        fill(stored, body, (0..len, len), decoder, &mut [], into).map_err(|source| match stored {
+            Stored::Compressed { at, .. } | Stored::Raw(at) | Stored::Subclusters(at, _) => (at, source),
+            Stored::Zero => (HostOffset(0), source),
+        })
     }
 }
 
-/// The bytes as they are, and zeros where the disk ends before its last cluster does.
-fn copy(body: &[u8], into: &mut [u8]) {
-    let (stored, rest) = into.split_at_mut(body.len());
-    stored.copy_from_slice(body);
-    rest.fill(0);
-}
-
-/// Zeros between the runs.
+/// Fills the space between the runs with zeros.
 fn fill_gaps(chunk: &mut [u8], runs: &[Range<usize>]) {
     let mut at = 0;
     for run in runs {

@@ -1,4 +1,4 @@
-//! The hash of each chunk as it was decoded, against those that were taken when the disk was read.
+//! Compares the hashes of decoded chunks with those that were computed when the disk was read.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,25 +11,25 @@ use snapferry_qcow2::SEGMENT;
 use crate::hash::{CHUNK, GuestHash, ZeroHashes, segment_hash};
 use crate::manifest::{Manifest, VERSION};
 
-/// How what was decoded differs from what the manifest says.
+/// Difference between the decoded bytes and the manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "what", rename_all = "kebab-case")]
 pub enum HashFinding {
-    /// Other bytes than were read from the disk.
+    /// The segment holds other bytes than those that were read from the disk.
     Segment {
-        /// Their first.
+        /// Disk offset of the first byte.
         guest: GuestOffset,
-        /// How many.
+        /// Length in bytes.
         len: u64,
     },
-    /// Bytes where the disk had nothing but zeros.
+    /// The image holds data where the disk had nothing but zeros.
     Unlisted {
-        /// The first byte of the chunk that they are in.
+        /// Disk offset of the chunk.
         guest: GuestOffset,
     },
-    /// A chunk that is not stored in one place, as it was when the image was made.
+    /// A chunk is not stored in one place, as it was when the image was made.
     Scattered {
-        /// Its first byte.
+        /// Disk offset of the chunk.
         guest: GuestOffset,
     },
 }
@@ -56,119 +56,113 @@ impl fmt::Display for HashFinding {
     }
 }
 
-/// A manifest that can't be checked against.
+/// Reason why an image can't be checked against a manifest.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ManifestError {
-    /// It is no manifest.
+    /// The file is not a manifest.
     #[error("it is no manifest: {reason}")]
-    Unreadable {
-        /// Why not.
-        reason: String,
-    },
-    /// It is of a later version.
+    Unreadable { reason: String },
+    /// The manifest has a version that is too new.
     #[error("the manifest is of version {version}, and only those up to {VERSION} are known")]
-    Version {
-        /// Its own.
-        version: u32,
-    },
-    /// It is another image's.
+    Version { version: u32 },
+    /// The manifest belongs to another image.
     #[error(
         "the manifest is of a file of {expected} bytes with a disk of {disk}, and this one has {found} with {found_disk}"
     )]
     Other {
-        /// The file's bytes, by the manifest.
+        /// Size of the file in bytes, by the manifest.
         expected: u64,
-        /// The disk's bytes, by the manifest.
+        /// Size of the disk in bytes, by the manifest.
         disk: u64,
-        /// The file's bytes.
+        /// Size of the file in bytes.
         found: u64,
-        /// The disk's bytes.
+        /// Size of the disk in bytes.
         found_disk: u64,
     },
-    /// The image that it is of does not hold all of the disk.
+    /// The image of this manifest does not hold all of the disk.
     #[error(
         "the image accounts for {accounted} of the {size} bytes of the disk that it was made from: it is not whole"
     )]
     NotWhole {
-        /// Bytes of the disk that were laid out.
+        /// Bytes of the disk that the image accounts for.
         accounted: u64,
-        /// Bytes of the disk.
+        /// Size of the disk in bytes.
         size: u64,
     },
-    /// It makes no sense.
+    /// A field of the manifest has an impossible value.
     #[error("the manifest says {field} is {value}, which can't be")]
     Nonsense {
-        /// Which field.
+        /// Name of the field.
         field: &'static str,
-        /// What it holds.
         value: u64,
     },
 }
 
-/// The hashes of chunks as they are decoded.
+/// Hashes of chunks, collected as they are decoded.
 #[derive(Debug)]
 pub struct ChunkHashes {
-    /// Bytes of the source, which is what was hashed: the image's disk may be longer by part of a sector.
+    /// Size of the source in bytes, which is what was hashed: the disk in the image may be longer by part of
+    /// a sector.
     source_size: u64,
-    found: Mutex<BTreeMap<u64, Found>>,
+    found: Mutex<BTreeMap<u64, FoundHash>>,
 }
 
-/// What came of a chunk.
+/// Result of decoding one chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Found {
-    /// All of it, in one piece.
+enum FoundHash {
+    /// The chunk came in one piece.
     Whole(GuestHash),
-    /// Not all in one piece.
+    /// The chunk came in several pieces.
     Parts,
-    /// Something in it does not decode.
+    /// A body in the chunk does not decode.
     Damaged,
 }
 
-/// What is told of a chunk.
+/// Report of a decoder about one chunk.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Decoded<'a> {
-    /// Its bytes.
+    /// All bytes of the chunk.
     Whole(&'a [u8]),
-    /// That not all of them came together.
+    /// Some bytes of the chunk came in another piece.
     Part,
-    /// That some of them can't be had.
+    /// Some bytes of the chunk can't be decoded.
     Damaged,
 }
 
 impl ChunkHashes {
-    /// For an image of a source of so many bytes.
+    /// Creates an empty collection for an image of a source of `source_size` bytes.
     #[must_use]
     pub fn new(source_size: ByteCount) -> Self {
         Self { source_size: source_size.0, found: Mutex::default() }
     }
 
-    /// Hears of a chunk, or of one of its parts.
+    /// Records a chunk or one of its parts.
     pub(crate) fn put(&self, start: GuestOffset, decoded: Decoded<'_>) {
         let found = match decoded {
             Decoded::Whole(bytes) => {
-                Found::Whole(*blake3::hash(&bytes[..self.chunk_len(start.0).min(bytes.len())]).as_bytes())
+                FoundHash::Whole(*blake3::hash(&bytes[..self.chunk_len(start.0).min(bytes.len())]).as_bytes())
             }
-            Decoded::Part => Found::Parts,
-            Decoded::Damaged => Found::Damaged,
+            Decoded::Part => FoundHash::Parts,
+            Decoded::Damaged => FoundHash::Damaged,
         };
         // Damage in one part is damage to the chunk.
         self.found()
             .entry(start.0 / CHUNK.0)
-            .and_modify(|old| *old = if *old == Found::Damaged { *old } else { found })
+            .and_modify(|old| *old = if *old == FoundHash::Damaged { *old } else { found })
             .or_insert(found);
     }
 
-    /// Bytes of the source in the chunk that begins at `start`.
+    /// Returns the bytes of the source in the chunk that begins at `start`.
     fn chunk_len(&self, start: u64) -> usize {
         to_usize(CHUNK.0.min(self.source_size.saturating_sub(start)))
     }
 
-    fn found(&self) -> MutexGuard<'_, BTreeMap<u64, Found>> {
+    fn found(&self) -> MutexGuard<'_, BTreeMap<u64, FoundHash>> {
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Holds everything that was put in against a manifest that [`check_manifest`] found in order: what differs, in the order of the disk,
-    /// and how many segments were compared.
+    /// Compares all recorded chunks with a manifest that [`check_manifest`] accepted. Returns the differences
+    /// in the order of the disk, and the number of segments that were compared.
     pub fn compare(&self, manifest: &Manifest) -> (Vec<HashFinding>, u64) {
         let found = self.found();
         let zeros = ZeroHashes::default();
@@ -184,13 +178,13 @@ impl ChunkHashes {
             let mut damaged = false;
             for start in (segment.guest.0..end).step_by(to_usize(CHUNK.0)) {
                 match found.get(&(start / CHUNK.0)) {
-                    Some(Found::Whole(hash)) => hashes.push(*hash),
-                    Some(Found::Parts) => scattered = scattered.or(Some(GuestOffset(start))),
-                    Some(Found::Damaged) => damaged = true,
+                    Some(FoundHash::Whole(hash)) => hashes.push(*hash),
+                    Some(FoundHash::Parts) => scattered = scattered.or(Some(GuestOffset(start))),
+                    Some(FoundHash::Damaged) => damaged = true,
                     None => hashes.push(zeros.of(self.chunk_len(start))),
                 }
             }
-            // Told already, body by body.
+            // The damage is reported already, body by body.
             if damaged {
                 continue;
             }
@@ -204,7 +198,7 @@ impl ChunkHashes {
         for (chunk, came) in found.iter() {
             let start = chunk * CHUNK.0;
             if !listed.contains(&(start / SEGMENT.0))
-                && *came != Found::Whole(zeros.of(self.chunk_len(start)))
+                && *came != FoundHash::Whole(zeros.of(self.chunk_len(start)))
             {
                 findings.push(HashFinding::Unlisted { guest: GuestOffset(start) });
             }
@@ -213,10 +207,10 @@ impl ChunkHashes {
     }
 }
 
-/// Whether a manifest can be checked against at all.
+/// Checks that the manifest can be used to check an image.
 ///
 /// # Errors
-/// With what can't be.
+/// With the reason, if it can't.
 pub fn check_manifest(manifest: &Manifest) -> Result<(), ManifestError> {
     if manifest.version > VERSION {
         return Err(ManifestError::Version { version: manifest.version });
@@ -258,10 +252,10 @@ pub fn check_manifest(manifest: &Manifest) -> Result<(), ManifestError> {
     Ok(())
 }
 
-/// Whether a manifest can be checked against and is of an image of these sizes.
+/// Checks that the manifest can be used to check an image, and belongs to an image of these sizes.
 ///
 /// # Errors
-/// With what can't be, or the sizes.
+/// With the reason, if it can't be used; with the sizes, if they differ.
 pub(crate) fn check_sizes(
     manifest: &Manifest,
     file: ByteCount,
@@ -280,7 +274,7 @@ pub(crate) fn check_sizes(
     })
 }
 
-/// Segments whose hashes a manifest has.
+/// Returns the number of segments whose hashes the manifest has.
 #[must_use]
 pub(crate) fn hashed_segments(manifest: &Manifest) -> u64 {
     to_u64(manifest.segments.iter().filter(|segment| segment.blake3.is_some()).count())

@@ -1,4 +1,4 @@
-//! An image as a source: what converts disks converts images too.
+//! Image as a source of disk bytes, so that it can be converted like a disk.
 
 use std::fmt;
 use std::io;
@@ -7,41 +7,43 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use snapferry_base::limits::{OutOfMemory, zeros};
 use snapferry_base::units::{ByteCount, GuestCluster, GuestOffset, HostOffset, KIB, MIB, to_u64, to_usize};
-use snapferry_qcow2::mappings::SUBCLUSTERS;
 use snapferry_qcow2::{Image, ImageError, ImageFile, Limits, Mappings, Stored};
 
+use super::fill::fill;
 use super::plan::extent;
 use crate::compress::Decoder;
 use crate::error::RestoreError;
 use crate::source::aligned::BUFFER_ALIGNMENT;
 use crate::source::{Extent, Source, SourceError};
 
-/// A longer stretch between two bodies is not fetched along with them.
+/// Longest gap between two bodies, in bytes, that is fetched along with them.
 const GAP: u64 = 64 * KIB;
-/// Bodies are fetched together as long as they lie within so many bytes.
+/// Longest range of the file, in bytes, from which bodies are fetched together.
 const FETCH: u64 = 4 * MIB;
-/// What one read takes at most, beside the bytes that it is for: the bodies of a chunk that are fetched together, a cluster and a decoder.
+/// Most memory that one read takes in bytes, beside the bytes that it fills: the bodies of a chunk that are
+/// fetched together, a cluster and a decoder.
 pub(crate) const READER: u64 = FETCH + 3 * MIB;
-/// Nobody looks farther than this for the end of the data: of a full disk, each question would go through all of its tables.
+/// Longest range, in bytes, that is searched for the end of the data. Without a limit, each search in a full
+/// disk would go through all of its tables.
 const LOOKED_THROUGH: u64 = 64 * MIB;
 
-/// The disk in an image, decoded as it is read, by whoever reads it.
+/// Disk in an image. The thread that reads it decodes it.
 pub struct ImageSource {
     file: Arc<dyn ImageFile>,
     image: Image,
     mappings: Mappings,
-    /// Decoders that nobody uses just now: there come to be as many as there are reads at once.
+    /// Decoders that no read is using. In time there are as many as there are concurrent reads.
     idle: Mutex<Vec<Worker>>,
 }
 
-/// What one read needs.
+/// Decoder and buffers for one read.
 struct Worker {
     decoder: Decoder,
     fetched: Vec<u8>,
     cluster: Vec<u8>,
 }
 
-/// One cluster that a read touches, and the bytes of the file that hold its body.
+/// Cluster that a read touches, and the range of the file that holds its body.
 struct Wanted {
     guest: GuestCluster,
     stored: Stored,
@@ -52,20 +54,20 @@ impl ImageSource {
     /// Opens the image in `file` and loads its tables.
     ///
     /// # Errors
-    /// Where it can't be read, or is refused.
+    /// If it can't be read, or is refused.
     pub fn open(file: Arc<dyn ImageFile>, limits: &Limits) -> Result<Self, ImageError> {
         let image = Image::open(&*file, limits)?;
         let mappings = image.load(&*file)?;
         Ok(Self { file, image, mappings, idle: Mutex::default() })
     }
 
-    /// What its header says.
+    /// Returns the image with its header.
     #[must_use]
     pub fn image(&self) -> &Image {
         &self.image
     }
 
-    /// Where each cluster's bytes lie.
+    /// Returns the positions of the clusters in the file.
     #[must_use]
     pub fn mappings(&self) -> &Mappings {
         &self.mappings
@@ -85,7 +87,7 @@ impl ImageSource {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
     }
 
-    /// The stored clusters of a range of the disk, in the order of the file.
+    /// Returns the stored clusters of a range of the disk, in the order of the file.
     fn wanted(&self, range: &Range<u64>) -> Vec<Wanted> {
         let cluster = self.mappings.cluster();
         let clusters =
@@ -110,7 +112,7 @@ impl ImageSource {
         while let Some(first) = rest.first() {
             let (start, mut end_of_fetch) = (first.body.start, first.body.end);
             let mut count = 1;
-            // The first one is fetched whatever its length.
+            // The first body is fetched whatever its length is.
             for next in &rest[1..] {
                 let end = next.body.end.max(end_of_fetch);
                 if next.body.start > end_of_fetch + GAP || end - start > FETCH {
@@ -126,7 +128,8 @@ impl ImageSource {
         Ok(())
     }
 
-    /// Reads the bodies of `batch`, which lie close to each other, and decodes them into the disk's bytes from `offset`.
+    /// Reads the bodies of `batch`, which are close to each other in the file, and decodes them into the
+    /// bytes of the disk from `offset`.
     fn fetch(
         &self,
         worker: &mut Worker,
@@ -152,38 +155,16 @@ impl ImageSource {
         for Wanted { guest, stored, body } in batch {
             let bytes = &fetched[to_usize(body.start - first)..to_usize(body.end - first)];
             let start = guest.offset(cluster);
-            // What of the cluster was asked for.
+            // The part of the cluster that the caller requested.
             let from = offset.max(start).0;
             let to = (offset.0 + to_u64(into.len())).min(start.0 + cluster.size());
             let ours = to_usize(from - start.0)..to_usize(to - start.0);
             let into = &mut into[to_usize(from - offset.0)..to_usize(to - offset.0)];
-            match *stored {
-                Stored::Zero => {}
-                Stored::Compressed { at: host, .. } => {
-                    let damaged = |source| {
-                        let name = self.file.name().to_owned();
-                        self.error(start, RestoreError::Body { name, guest: start, host, source })
-                    };
-                    if into.len() == cluster.len() {
-                        decoder.decode(bytes, into).map_err(damaged)?;
-                    } else {
-                        decoder.decode(bytes, decoded).map_err(damaged)?;
-                        into.copy_from_slice(&decoded[ours]);
-                    }
-                }
-                Stored::Raw(_) => copy(bytes, ours, into),
-                Stored::Subclusters(_, stored) => {
-                    let len = cluster.len() / to_usize(u64::from(SUBCLUSTERS));
-                    for bit in (0..SUBCLUSTERS).filter(|bit| stored >> bit & 1 == 1) {
-                        let at = to_usize(u64::from(bit)) * len;
-                        let both = ours.start.max(at)..ours.end.min(at + len);
-                        if !both.is_empty() {
-                            let place = both.start - ours.start..both.end - ours.start;
-                            copy(bytes, both, &mut into[place]);
-                        }
-                    }
-                }
-            }
+            fill(*stored, bytes, (ours, cluster.len()), decoder, decoded, into).map_err(|source| {
+                let host = HostOffset(body.start);
+                let name = self.file.name().to_owned();
+                self.error(start, RestoreError::Body { name, guest: start, host, source })
+            })?;
         }
         Ok(())
     }
@@ -197,12 +178,6 @@ impl ImageSource {
     }
 }
 
-/// Copies a part of a cluster, of which the file may hold only the beginning: the disk ends there.
-fn copy(stored: &[u8], part: Range<usize>, into: &mut [u8]) {
-    let there = part.start.min(stored.len())..part.end.min(stored.len());
-    into[..there.len()].copy_from_slice(&stored[there]);
-}
-
 impl Source for ImageSource {
     fn name(&self) -> &str {
         self.file.name()
@@ -212,7 +187,7 @@ impl Source for ImageSource {
         self.mappings.virtual_size()
     }
 
-    /// Any offset can be read; whole clusters are cheapest.
+    /// Returns a size that suits whole clusters, which are cheapest. Reads at any offset work.
     fn alignment(&self) -> usize {
         self.mappings.cluster().len().min(BUFFER_ALIGNMENT)
     }
@@ -224,7 +199,7 @@ impl Source for ImageSource {
         filled
     }
 
-    /// Zero clusters are holes. Data may go on behind the end that is told.
+    /// Reports zero clusters as holes. Data may go on after the end that is reported.
     fn extent_at(&self, from: GuestOffset) -> Result<Extent, SourceError> {
         let cluster = self.mappings.cluster();
         let size = self.size().0;
@@ -247,7 +222,7 @@ impl Source for ImageSource {
     }
 
     fn settle(&self) -> Result<(), SourceError> {
-        // A file that is no longer the one that was opened fails every read.
+        // Every read fails if the file is no longer the one that was opened.
         self.file.read_at(HostOffset(0), &mut [0; 4]).map_err(|error| self.error(GuestOffset(0), error))
     }
 }

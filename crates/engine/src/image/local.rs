@@ -1,4 +1,4 @@
-//! An image in a local file, or on a block device.
+//! Image in a local file or on a block device.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -9,53 +9,47 @@ use rustix::io::{Errno, pread, retry_on_intr};
 use snapferry_base::units::{ByteCount, HostOffset, to_u64};
 use snapferry_qcow2::{FileError, ImageFile};
 
-/// What can be wrong with a local image's file, whatever is in it.
+/// Error of the file of a local image, whatever its content is.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalImageError {
-    /// It can't be opened.
+    /// The file can't be opened.
     #[error("cannot open {path}")]
     Open {
-        /// The file.
         path: String,
-        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// It is something that can't be read at any offset.
+    /// The file can't be read at any offset, as a pipe can't.
     #[error("{path} is no regular file and no block device: an image is read at any offset, not in order")]
-    Kind {
-        /// The file.
-        path: String,
-    },
-    /// A read failed.
+    Kind { path: String },
     #[error("read error at byte {at}")]
     Read {
-        /// Where.
         at: HostOffset,
-        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// It ended before the size it had when it was opened.
+    /// The file ended before the size that it had when it was opened.
     #[error("it ends at byte {at}, and was {size} bytes long when it was opened")]
     Shrunk {
-        /// Where a read found the end.
+        /// Offset at which a read found the end.
         at: HostOffset,
-        /// Bytes at the start.
+        /// Size in bytes when the file was opened.
         size: u64,
     },
-    /// Somebody writes to it.
+    /// Another process wrote to the file while it was read.
     #[error("it changed while it was read")]
     Changed,
 }
 
-/// An image in a regular file or on a block device. Reads go through the page cache, of which images fill little.
+/// Image in a regular file or on a block device. Reads go through the page cache, of which images fill
+/// little.
 #[derive(Debug)]
 pub struct LocalImage {
     path: String,
     file: OwnedFd,
     size: u64,
-    /// What a regular file looked like when it was opened: its size and the moment of its last change. A device has no such thing.
+    /// Time of the last change (seconds, nanoseconds) and size of a regular file when it was opened. `None`
+    /// for a device, which has no such times.
     mark: Option<(i64, i64, u64)>,
 }
 
@@ -63,11 +57,12 @@ impl LocalImage {
     /// Opens `path` read-only.
     ///
     /// # Errors
-    /// Where it can't be opened, or is neither a regular file nor a block device.
+    /// If it can't be opened, or is neither a regular file nor a block device.
     pub fn open(path: &Path) -> Result<Self, LocalImageError> {
         let shown = path.display().to_string();
         let failed = |errno: Errno| LocalImageError::Open { path: shown.clone(), source: errno.into() };
-        // NONBLOCK: a named pipe without a writer would keep us waiting before we could see what it is.
+        // NONBLOCK: without it, opening a named pipe that has no writer would block before its type can be
+        // checked.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let file = retry_on_intr(|| open(path, flags, Mode::empty())).map_err(failed)?;
         let stat = fstat(&file).map_err(failed)?;
@@ -76,9 +71,10 @@ impl LocalImage {
             FileType::BlockDevice => None,
             _ => return Err(LocalImageError::Kind { path: shown }),
         };
-        // For block devices too: the kernel answers with the capacity.
+        // This works for block devices too: the kernel returns their capacity.
         let size = seek(&file, SeekFrom::End(0)).map_err(failed)?;
-        // Mostly read in order, and by several threads at once; the kernel reads further ahead then. It may as well not.
+        // Images are mostly read in order, and by several threads at once: with this advice the kernel reads
+        // further ahead. The reads work as well if it refuses.
         let _ = fadvise(&file, 0, None, Advice::Sequential);
         Ok(Self { path: shown, file, size, mark })
     }
@@ -93,7 +89,7 @@ impl LocalImage {
                 Err(errno) => return Err(LocalImageError::Read { at, source: errno.into() }),
             }
         }
-        // After the read, so that a change during it shows too.
+        // After the read, so that a change during it is noticed too.
         if let Some(mark) = self.mark {
             let stat = fstat(&self.file)
                 .map_err(|errno| LocalImageError::Read { at: start, source: errno.into() })?;

@@ -1,14 +1,16 @@
-//! Images back to bytes: the pipeline that everything uses which needs all of an image, wired here and nowhere else.
+//! Pipeline that reads and decodes an image. Every operation that needs all of an image uses it.
 //!
 //! ```text
-//! issue ──▶ read ──▶ decode ──▶ sink: write, compare, or nothing
-//!             └────▶ sums over the file
+//! issue ──▶ read ──▶ decode ──▶ sink: write, compare, or discard
+//!             └────▶ checksums over the file
 //! ```
 //!
-//! An image is read through [`ImageFile`]: a [`LocalImage`] on this machine, or a [`StoredImage`] in a bucket, which is the one bridge from
-//! the threads here to the store's tasks. [`plan::Plan`] says which bytes are fetched in which pieces: in the order of the file, each byte
-//! once. What is decoded leaves in pieces of 2 MiB of the disk, in no particular order. Memory is bounded by pools of buffers that travel with
-//! the data; [`plan::Plan::peak_memory`] is the formula. The first real error is kept and everybody else is told to stop.
+//! An image is read through [`ImageFile`]: a [`LocalImage`] on this machine, or a [`StoredImage`] in a
+//! bucket, which is the only bridge from these threads to the asynchronous tasks of the store. [`plan::Plan`]
+//! decides which bytes are fetched in which pieces: in the order of the file, each byte once. Decoded bytes
+//! leave in pieces of 2 MiB of the disk, in no particular order. Pools of buffers that travel with the data
+//! bound the memory; [`plan::Plan::peak_memory`] is the formula. The first real error is kept, and cancels
+//! all other stages.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,11 +23,13 @@ use snapferry_qcow2::{ImageFile, Mappings};
 
 use crate::compress::Codec;
 use crate::error::{RestoreError, count};
+use crate::pipeline::PipelineError;
 use crate::source::aligned::{BufferPool, PooledBuf, Untaken};
 
 pub mod counters;
 mod damage;
 mod decode;
+mod fill;
 mod hashes;
 mod image_source;
 mod local;
@@ -46,7 +50,7 @@ use plan::Plan;
 pub use stored::StoredImage;
 pub use sums::{ParseSha256Error, Sha256Sum, Sums, WantedSums};
 
-/// What all stages share.
+/// State that all stages share.
 #[derive(Clone)]
 pub(crate) struct Context {
     pub cancel: Cancel,
@@ -70,7 +74,7 @@ impl Context {
         self.cancel.cancel(Reason::Failed);
     }
 
-    /// A buffer of a pool; where the system refuses the memory, that ends the work.
+    /// Takes a buffer from a pool. Ends the work if the system refuses the memory.
     fn take(&self, pool: &BufferPool) -> Result<PooledBuf, Stopped> {
         pool.take(&self.cancel).map_err(|untaken| {
             if let Untaken::Memory(refused) = untaken {
@@ -84,57 +88,59 @@ impl Context {
         self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The first error, or that somebody asked us to stop, or nothing.
+    /// Returns the first error, or [`RestoreError::Interrupted`] if the user cancelled the work.
     pub fn verdict(&self) -> Result<(), RestoreError> {
         match (self.outcome().take(), self.cancel.reason()) {
             (Some(error), _) => Err(error),
-            (None, Some(Reason::Asked)) => Err(RestoreError::Interrupted),
-            (None, Some(Reason::Failed)) => Err(RestoreError::StageDied { stage: "reading" }),
+            (None, Some(Reason::Asked)) => Err(RestoreError::Pipeline(PipelineError::Interrupted)),
+            (None, Some(Reason::Failed)) => {
+                Err(RestoreError::Pipeline(PipelineError::StageDied { stage: "reading" }))
+            }
             (None, None) => Ok(()),
         }
     }
 }
 
-/// Where decoded bytes go. Called by several threads at once, in no particular order.
+/// Consumer of decoded bytes. Several threads call it at once, in no particular order.
 pub trait Sink: Sync {
-    /// Takes a piece of the disk. It keeps nothing of it.
+    /// Takes a piece of the disk. Must not keep any of it after the call.
     ///
     /// # Errors
-    /// Where the bytes can't be brought to where they belong.
+    /// If the bytes can't be written or compared.
     fn take(&self, piece: &Piece) -> Result<(), RestoreError>;
 
-    /// Whether pieces that hold every cluster of their chunk are wanted with zeros in between.
+    /// True if a piece that holds every cluster of its chunk needs zeros between its runs.
     fn wants_whole_chunks(&self) -> bool {
         false
     }
 }
 
-/// An image to be read to its end.
+/// One pass over all of an image.
 pub struct Reading<'a> {
-    /// Its bytes.
+    /// Bytes of the image.
     pub file: &'a dyn ImageFile,
-    /// Where its bodies lie.
+    /// Positions of the stored clusters in the file.
     pub mappings: &'a Arc<Mappings>,
-    /// How they are compressed.
+    /// Compression of the clusters.
     pub codec: Codec,
-    /// What was decided.
+    /// Batches to fetch, and the number of threads.
     pub plan: &'a Plan,
-    /// Where decoded bytes go.
+    /// Consumer of the decoded bytes.
     pub sink: &'a dyn Sink,
-    /// Gets the hash of each chunk that holds anything.
+    /// Receives the hash of each chunk that holds anything.
     pub hashes: Option<&'a Arc<ChunkHashes>>,
-    /// Collects bodies that do not decode; without it the first one ends the work.
+    /// Collects bodies that do not decode. Without it, the first one ends the work.
     pub damaged: Option<&'a Arc<BadBodies>>,
-    /// Sums over the file, which the plan must cover as a whole then.
+    /// Checksums over the file to compute. If there are any, the plan must cover all of the file.
     pub sums: WantedSums,
-    /// Stops the work from outside, and is told when it fails.
+    /// Stops the work from outside; the work cancels it too when it fails.
     pub cancel: Cancel,
-    /// Written while the work goes on.
+    /// Progress, updated while the work is running.
     pub counters: Arc<Counters>,
 }
 
 impl Reading<'_> {
-    /// Reads and decodes everything. Blocks until the last piece was taken.
+    /// Reads and decodes everything. Blocks until a sink has taken the last piece.
     ///
     /// # Errors
     /// With the first real error.
@@ -152,18 +158,23 @@ impl Reading<'_> {
             let sinks =
                 Team::start(scope, "write or compare", decoders.of_those_beside(plan::SINKS), draining)?;
             read::run(self.file, plan, &slots_in, &decoders, context);
-            // The pieces end when the last job does.
+            // The channel of pieces closes when the last job ends.
             drop(decoders);
             drop(slots_in);
-            let sums = sums.join().map_err(|_panic| RestoreError::StageDied { stage: "sums" });
-            let sinks = sinks.join().map_err(|_died| RestoreError::StageDied { stage: "disk" });
+            let sums = sums
+                .join()
+                .map_err(|_panic| RestoreError::Pipeline(PipelineError::StageDied { stage: "sums" }));
+            let sinks = sinks
+                .join()
+                .map_err(|_died| RestoreError::Pipeline(PipelineError::StageDied { stage: "disk" }));
             Ok::<_, Refused>((sums, sinks))
         });
-        // All threads have ended here, and only now is what they did taken for done.
-        let (sums, sinks) = ended.map_err(RestoreError::Threads)?;
+        // All threads have ended here, so the counters are final.
+        let (sums, sinks) = ended.map_err(|error| RestoreError::Pipeline(PipelineError::Threads(error)))?;
         context.verdict()?;
         sinks?;
-        let (sums, passed) = sums?.ok_or(RestoreError::StageDied { stage: "sums" })?;
+        let (sums, passed) =
+            sums?.ok_or(RestoreError::Pipeline(PipelineError::StageDied { stage: "sums" }))?;
         let after = Counted::of(&context.counters);
         let expected = if wanted == WantedSums::None { plan.own_bytes() } else { self.file.size().0 };
         count("bytes of the image were read", passed, expected)?;
@@ -173,7 +184,7 @@ impl Reading<'_> {
     }
 }
 
-/// How far the stages have come.
+/// Clusters that have passed the stages so far.
 struct Counted {
     decoded: u64,
     taken: u64,
@@ -185,7 +196,7 @@ impl Counted {
     }
 }
 
-/// One sink thread.
+/// Runs one sink thread.
 fn drain(pieces: Receiver<Piece>, sink: &dyn Sink, context: &Context) {
     for piece in pieces {
         if context.cancel.is_cancelled() {

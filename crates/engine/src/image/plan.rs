@@ -1,4 +1,5 @@
-//! What will be fetched, in which pieces, and the memory that it takes: decided before the first body is read.
+//! Plan of the fetches for an image, their sizes and the memory that they take, decided before the first body
+//! is read.
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -11,57 +12,47 @@ use snapferry_qcow2::{Mappings, SEGMENT, Stored};
 
 use crate::error::RestoreError;
 use crate::hash::CHUNK;
+use crate::pipeline::{MOST_IN_FLIGHT, MOST_THREADS, bounded};
+use crate::store::Location;
 
-/// Bytes of one fetch at most: what a segment stores when nothing in it gets smaller, and a little for the sector that it ends in.
+/// Most bytes in one fetch: a segment stored without any gain from compression, plus a margin for the sector
+/// in which it ends.
 const LONGEST_BATCH: u64 = SEGMENT.0 + 256 * KIB;
 
-/// Bodies in one fetch at most, which a few bytes can be: 16 bytes of memory each.
+/// Most bodies in one fetch. Bodies can be a few bytes short, and each takes 16 bytes of memory.
 const MOST_BODIES: usize = 1 << 16;
 
-/// Decoding threads at most.
-const MOST_THREADS: usize = 512;
-
-/// Fetches in flight at most.
-const MOST_IN_FLIGHT: usize = 128;
-
-/// Batches in memory beyond those that are being fetched: some are being decoded meanwhile.
+/// Batches in memory beyond those that are being fetched: they are decoded meanwhile.
 const BATCHES_DECODING: usize = 2;
 
-/// Threads that take decoded chunks: a disk wants several writes at once, or several reads when it is compared.
+/// Threads that take decoded chunks. A disk performs best with several writes in flight, or several reads if
+/// it is compared.
 pub(crate) const SINKS: usize = 3;
 
-/// What the process takes before it holds a single body: code, runtime, TLS, HTTP buffers.
+/// Memory of the process before it holds a single body: code, runtime, TLS, HTTP buffers.
 pub(crate) const BASE: u64 = 32 * MIB;
 
-/// Threads beside decoders, readers and sinks: the runtime's two, sums, what zeroes a device, what shows the progress, and room for a few that look names up.
+/// Threads beside decoders, readers and sinks: two of the runtime, one for checksums, one that zeroes a
+/// device, one that shows the progress, and room for a few that resolve host names.
 const OTHER_THREADS: usize = 8;
 
-/// What kind of place the image is read from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// A bucket: far away, so that many large requests are in flight.
-    Bucket,
-    /// A local file.
-    File,
-}
-
-/// How an origin likes to be read.
+/// Read parameters that suit one kind of location.
 #[derive(Clone, Copy, Debug)]
 struct Habits {
-    /// Fetches in flight.
+    /// Number of fetches in flight.
     readers: usize,
-    /// A batch that holds so many bytes ends where the segment does.
+    /// Batch length in bytes from which a batch ends at the end of the segment.
     enough: u64,
-    /// A longer stretch between two bodies is not fetched.
+    /// Longest gap between two bodies, in bytes, that is fetched along with them.
     gap: u64,
-    /// Bytes that the origin holds of each fetch while it arrives.
+    /// Bytes that the store client buffers for each fetch while it arrives.
     arriving: u64,
 }
 
-impl Origin {
+impl Location {
     fn habits(self) -> Habits {
         match self {
-            // At 200 ms to the store and 6 MiB a batch, 8 carry 240 MiB/s.
+            // With 200 ms of latency to the store and 6 MiB for each batch, 8 readers reach 240 MiB/s.
             Self::Bucket => {
                 Habits { readers: 8, enough: 4 * MIB, gap: MIB, arriving: 2 * super::stored::LONGEST_RANGE }
             }
@@ -69,60 +60,61 @@ impl Origin {
         }
     }
 
-    /// Requests to a store at once, for whoever sets one up.
+    /// Returns the number of concurrent requests for which a store should be set up.
     #[must_use]
     pub fn connections(self) -> usize {
         self.habits().readers
     }
 }
 
-/// Which bytes of the file are fetched.
+/// Part of the file that is fetched.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Cover {
-    /// Those that hold bodies.
+    /// The bytes that hold bodies.
     #[default]
     Bodies,
-    /// All of them, in the order of the file: for sums over it.
+    /// All bytes in the order of the file, for checksums over it.
     WholeFile,
 }
 
-/// What the user may choose. `None` leaves it to the plan.
+/// Choices of the user. The plan decides on each that is `None`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// Decoding threads; otherwise one a core.
+    /// Decoding threads. By default there is one for each core.
     pub threads: Option<NonZeroUsize>,
-    /// Fetches in flight.
+    /// Number of fetches in flight.
     pub connections: Option<NonZeroUsize>,
-    /// Which bytes are fetched.
+    /// Part of the file to fetch.
     pub cover: Cover,
 }
 
-/// A cluster and where its body begins. Nothing else is kept of it: there is one for each cluster that holds anything.
+/// Cluster, and the file offset of its body. Nothing else is kept, because there is one for each cluster that
+/// holds anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Place {
+pub(crate) struct BodyPlace {
     pub host: HostOffset,
     pub guest: GuestCluster,
 }
 
-/// One fetch, and the bodies that lie in it.
+/// One fetch, and the bodies in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Batch {
-    /// Bytes of the file.
+    /// Range of the file, in bytes.
     pub fetch: Range<u64>,
-    /// How many of them, from the first, are in no later batch.
+    /// Number of these bytes, from the first, that are in no later batch.
     pub own: u64,
-    /// Its places, by their number in the plan.
+    /// Bodies in the fetch, as indices into the places of the plan.
     pub places: Range<usize>,
 }
 
 impl Batch {
-    /// Bytes of one fetch.
+    /// Returns the bytes of one fetch.
     pub fn len(&self) -> usize {
         let len = self.fetch.end - self.fetch.start;
         to_usize(if self.places.is_empty() { len.min(SEGMENT.0) } else { len })
     }
 
-    /// What is fetched at once: all of it, but a stretch without bodies in pieces.
+    /// Returns the single fetches: one for the whole batch, or several if it is a range without bodies.
     pub fn pieces(&self) -> impl Iterator<Item = Self> + '_ {
         let step = if self.places.is_empty() { SEGMENT.0 } else { u64::MAX };
         let mut at = self.fetch.start;
@@ -136,32 +128,32 @@ impl Batch {
     }
 }
 
-/// How an image will be read, decided.
+/// Decisions on how to read an image.
 #[derive(Debug)]
 pub struct Plan {
-    pub(crate) places: Vec<Place>,
+    pub(crate) places: Vec<BodyPlace>,
     pub(crate) batches: Vec<Batch>,
-    /// Decoding threads.
+    /// Number of decoding threads.
     pub threads: usize,
-    /// Fetches in flight.
+    /// Number of fetches in flight.
     pub readers: usize,
     cluster: ClusterBits,
     virtual_size: ByteCount,
     tables: ByteCount,
     arriving: u64,
-    /// Bytes of the longest batch, and of each buffer.
+    /// Bytes of the longest batch, which is the least size of a batch buffer.
     longest: u64,
 }
 
 impl Plan {
-    /// Decides for an image of `file_len` bytes at `origin` on a machine with `cores` cores.
+    /// Makes the plan for an image of `file_len` bytes at `origin`, on a machine with `cores` cores.
     ///
     /// # Errors
-    /// Where an option is out of its range.
+    /// If an option is out of its range.
     pub fn new(
         mappings: &Mappings,
         file_len: ByteCount,
-        origin: Origin,
+        origin: Location,
         options: &Options,
         cores: NonZeroUsize,
     ) -> Result<Self, RestoreError> {
@@ -169,11 +161,11 @@ impl Plan {
         let threads = bounded("threads", options.threads.unwrap_or(cores).get(), MOST_THREADS)?;
         let readers = options.connections.map_or(habits.readers, NonZeroUsize::get);
         let readers = bounded("connections", readers, MOST_IN_FLIGHT)?;
-        let mut places: Vec<Place> = room("the places of all clusters", mappings.iter().count())?;
-        places.extend(mappings.iter().map(|(guest, stored)| Place { host: begin(stored), guest }));
+        let mut places: Vec<BodyPlace> = room("the places of all clusters", mappings.iter().count())?;
+        places.extend(mappings.iter().map(|(guest, stored)| BodyPlace { host: begin(stored), guest }));
         places.sort_unstable();
-        let extent = |place: &Place| extent(mappings, file_len, place.guest);
-        let segment = |place: &Place| place.guest.offset(mappings.cluster()).0 / SEGMENT.0;
+        let extent = |place: &BodyPlace| extent(mappings, file_len, place.guest);
+        let segment = |place: &BodyPlace| place.guest.offset(mappings.cluster()).0 / SEGMENT.0;
         let mut batches = Cutter { habits, cover: options.cover, batches: Vec::new(), open: None }
             .cut(&places, extent, segment);
         match options.cover {
@@ -187,18 +179,18 @@ impl Plan {
         Ok(Self { places, batches, threads, readers, cluster, virtual_size, tables, arriving, longest })
     }
 
-    /// The same within the limits of this process: what takes most memory is made smaller, again and again, until all fits, the decoders with their
-    /// buffers or the fetches. What the user chose stays.
+    /// Reduces the plan until it fits the limits of this process. Each step reduces what takes more memory:
+    /// the decoders with their buffers, or the fetches. Choices of the user stay.
     ///
     /// # Errors
-    /// Where nothing is left to be made smaller: with the limit in the way.
+    /// With the limit that is exceeded, if nothing can be reduced any more.
     pub fn within(
         mut self,
-        origin: Origin,
+        origin: Location,
         options: &Options,
         allowance: &Allowance,
     ) -> Result<Self, RestoreError> {
-        let is_remote = origin == Origin::Bucket;
+        let is_remote = origin == Location::Bucket;
         if is_remote && options.connections.is_none() {
             self.readers = allowance.connections(self.readers);
         }
@@ -220,7 +212,7 @@ impl Plan {
                 allowance.bear("reading this image", &demand)?;
                 return Ok(self);
             }
-            // Nothing is less than something.
+            // `None` is less than any `Some`.
             if decoders >= fetches {
                 self.threads -= self.threads.div_ceil(8);
             } else {
@@ -229,50 +221,53 @@ impl Plan {
         }
     }
 
-    /// Clusters whose bytes lie anywhere in the file.
+    /// Returns the number of clusters that are stored in the file.
     #[must_use]
     pub fn clusters(&self) -> u64 {
         to_u64(self.places.len())
     }
 
-    /// Bytes of the file in the batches, each counted once.
+    /// Returns the bytes of the file in the batches, each counted once.
     pub(crate) fn own_bytes(&self) -> u64 {
         self.batches.iter().map(|batch| batch.own).sum()
     }
 
-    /// Bytes of the disk in those clusters; the last one may reach past the disk's end.
+    /// Returns the bytes of the disk in the stored clusters, at most the size of the disk: the last cluster
+    /// may reach past its end.
     #[must_use]
     pub fn mapped(&self) -> ByteCount {
         ByteCount((self.clusters() * self.cluster.size()).min(self.virtual_size.0))
     }
 
-    /// Buffers for batches.
+    /// Returns the number of buffers for batches.
     pub(crate) fn batch_buffers(&self) -> usize {
         self.readers + BATCHES_DECODING
     }
 
-    /// Bytes in each of them. Rounded, so that whoever reads past the page cache could.
+    /// Returns the bytes in each batch buffer, a multiple of 4096 so that reads past the page cache are
+    /// possible.
     pub(crate) fn batch_len(&self) -> usize {
         to_usize(self.longest.next_multiple_of(4096).max(4096))
     }
 
-    /// Buffers for decoded chunks: each decoder fills one and finds the next one waiting, each sink empties one.
+    /// Returns the number of buffers for decoded chunks: each decoder fills one while its next one is
+    /// waiting, and each sink empties one.
     pub(crate) fn chunk_buffers(&self) -> usize {
         2 * self.threads + SINKS + 2
     }
 
-    /// The most memory that reading the image takes, in bytes:
+    /// Returns the most memory that reading the image takes, in bytes:
     ///
     /// ```text
     ///   32 MiB                                     code, runtime, TLS
     /// + threads x 1 MiB                            decoders
-    /// + (fetches + 2) x longest batch              what was fetched, at most 16 MiB each
-    /// + fetches x 16 MiB, from a bucket            what is arriving, and its copy in one piece
+    /// + (fetches + 2) x longest batch              fetched bytes, at most 16 MiB a batch
+    /// + fetches x 16 MiB, from a bucket            arriving response bodies and their contiguous copies
     /// + (2 x threads + 5) x 2 MiB                  decoded chunks
-    /// + 3 x 2 MiB                                  what they are compared with
-    /// + tables + 16 a cluster that holds anything  where each body lies, in order; twice, for those that are being decoded
+    /// + 3 x 2 MiB                                  chunks of the disk to compare with
+    /// + tables + 16 a cluster that holds anything  position of each body, twice while it is decoded
     /// + 80 a batch
-    /// + 64 a chunk, 1000 a segment                 hashes, and the manifest they are held against
+    /// + 64 a chunk, 1000 a segment                 hashes, and the manifest to compare with
     /// ```
     #[must_use]
     pub fn peak_memory(&self) -> ByteCount {
@@ -288,10 +283,6 @@ impl Plan {
     }
 }
 
-fn bounded(what: &'static str, asked: usize, most: usize) -> Result<usize, RestoreError> {
-    if asked > most { Err(RestoreError::TooMany { what, asked, most }) } else { Ok(asked) }
-}
-
 fn begin(stored: Stored) -> HostOffset {
     match stored {
         Stored::Zero => HostOffset(0),
@@ -299,7 +290,8 @@ fn begin(stored: Stored) -> HostOffset {
     }
 }
 
-/// The bytes of the file that hold a cluster's body, and perhaps more: up to the end of its last sector, as far as the file goes.
+/// Returns the range of the file that holds the body of a cluster, and perhaps more: up to the end of its
+/// last sector, as far as the file goes.
 pub(crate) fn extent(mappings: &Mappings, file_len: ByteCount, guest: GuestCluster) -> Range<u64> {
     let cluster = mappings.cluster();
     let left = mappings.virtual_size().0.saturating_sub(guest.offset(cluster).0).min(cluster.size());
@@ -310,7 +302,7 @@ pub(crate) fn extent(mappings: &Mappings, file_len: ByteCount, guest: GuestClust
     }
 }
 
-/// The ranges of the disk whose clusters lie nowhere, in order, each as long as can be.
+/// Returns the ranges of the disk whose clusters are not stored, in order, each as long as possible.
 pub(crate) fn unmapped(mappings: &Mappings) -> impl Iterator<Item = Range<u64>> + '_ {
     let cluster = mappings.cluster();
     let size = mappings.virtual_size().0;
@@ -329,7 +321,7 @@ pub(crate) fn unmapped(mappings: &Mappings) -> impl Iterator<Item = Range<u64>> 
     })
 }
 
-/// Cuts bodies, sorted by their place in the file, into batches.
+/// Divides bodies, sorted by their offset in the file, into batches.
 struct Cutter {
     habits: Habits,
     cover: Cover,
@@ -340,9 +332,9 @@ struct Cutter {
 impl Cutter {
     fn cut(
         mut self,
-        places: &[Place],
-        extent: impl Fn(&Place) -> Range<u64>,
-        segment: impl Fn(&Place) -> u64,
+        places: &[BodyPlace],
+        extent: impl Fn(&BodyPlace) -> Range<u64>,
+        segment: impl Fn(&BodyPlace) -> u64,
     ) -> Vec<Batch> {
         let mut index = 0;
         for run in places.chunk_by(|one, next| segment(one) == segment(next)) {
@@ -370,9 +362,16 @@ impl Cutter {
         self.batches
     }
 
-    /// Whether the next segment's bodies begin a batch of their own.
-    fn ends_before(&self, open: &Batch, next: Place, end: u64, count: usize, before: &[Place]) -> bool {
-        // Bodies that several clusters share are fetched once.
+    /// True if the bodies of the next segment begin a batch of their own.
+    fn ends_before(
+        &self,
+        open: &Batch,
+        next: BodyPlace,
+        end: u64,
+        count: usize,
+        before: &[BodyPlace],
+    ) -> bool {
+        // A body that several clusters share is fetched once.
         let shared = before.last().is_some_and(|last| last.host == next.host);
         let enough = open.fetch.end - open.fetch.start >= self.habits.enough;
         (enough && !shared) || !self.fits(open, &(next.host.0..end), count)
@@ -394,9 +393,10 @@ impl Cutter {
     }
 }
 
-/// Ends each batch where the next one begins, so that no byte is fetched twice: what a body's last sector holds of the next body is none
-/// of its own. Only bodies that really lie over each other are, which no writer makes but for bodies that are shared.
-fn settle(batches: &mut [Batch], places: &[Place]) {
+/// Ends each batch where the next one begins, so that no byte is fetched twice: the part of a body's last
+/// sector that belongs to the next body is cut off. Only bodies that really overlap are fetched twice; apart
+/// from shared bodies, no writer makes such bodies.
+fn settle(batches: &mut [Batch], places: &[BodyPlace]) {
     for index in 0..batches.len() {
         let next = batches.get(index + 1).map(|next| (next.fetch.start, places[next.places.start].host));
         let batch = &mut batches[index];
@@ -411,14 +411,14 @@ fn settle(batches: &mut [Batch], places: &[Place]) {
     }
 }
 
-/// Adds what lies before, between and behind the bodies.
-fn cover_all(mut batches: Vec<Batch>, places: &[Place], file_len: u64) -> Vec<Batch> {
+/// Adds the bytes before, between and after the bodies.
+fn cover_all(mut batches: Vec<Batch>, places: &[BodyPlace], file_len: u64) -> Vec<Batch> {
     settle(&mut batches, places);
     let mut all: Vec<Batch> = Vec::with_capacity(batches.len() + 2);
     let mut at = 0;
     for batch in batches.into_iter().map(Some).chain([None]) {
         let next = batch.as_ref().map_or(file_len, |batch| batch.fetch.start);
-        // A gap goes along with what lies before it, where there is room.
+        // A gap joins the batch before it, if there is room.
         if let Some(last) = all.last_mut()
             && next > at
             && next - last.fetch.start <= LONGEST_BATCH
@@ -428,7 +428,8 @@ fn cover_all(mut batches: Vec<Batch>, places: &[Place], file_len: u64) -> Vec<Ba
             at = next;
         }
         if at < next {
-            // Of any length: a file's costs nothing to claim. It is fetched in pieces.
+            // The gap may have any length, because a file can claim any size at no cost. It is fetched in
+            // pieces.
             let none = batch.as_ref().map_or(places.len(), |batch| batch.places.start);
             all.push(Batch { fetch: at..next, own: next - at, places: none..none });
             at = next;
@@ -462,36 +463,37 @@ mod tests {
         let options = Options::default();
         assert!(plan().peak_memory() > ByteCount(800 * MIB));
         assert_eq!(
-            plan().within(Origin::Bucket, &options, &Allowance::default()).expect("no limit").threads,
+            plan().within(Location::Bucket, &options, &Allowance::default()).expect("no limit").threads,
             128
         );
         for mib in [512, 256, 192] {
-            let fitted = plan().within(Origin::Bucket, &options, &group(mib)).expect("it fits");
+            let fitted = plan().within(Location::Bucket, &options, &group(mib)).expect("it fits");
             assert!(fitted.peak_memory().0 <= mib * MIB / 4 * 3, "{fitted:?}");
         }
         let asked = Options { threads: NonZeroUsize::new(128), ..options };
-        let refused = plan().within(Origin::Bucket, &asked, &group(512)).expect_err("128 take more");
+        let refused = plan().within(Location::Bucket, &asked, &group(512)).expect_err("128 take more");
         assert!(refused.to_string().contains("memory.max"), "{refused}");
         let few = Allowance { open_files: Some(27), ..Allowance::default() };
-        assert_eq!(plan().within(Origin::Bucket, &options, &few).expect("fewer connections").readers, 3);
+        assert_eq!(plan().within(Location::Bucket, &options, &few).expect("fewer connections").readers, 3);
     }
 
-    fn place(host: u64, guest: u64) -> Place {
-        Place { host: HostOffset(host), guest: GuestCluster(guest) }
+    fn place(host: u64, guest: u64) -> BodyPlace {
+        BodyPlace { host: HostOffset(host), guest: GuestCluster(guest) }
     }
 
-    /// Bodies of 64 KiB clusters: (host, guest cluster, length), cut as a local file's are.
+    /// Divides bodies of 64 KiB clusters, given as (host, guest cluster, length), into the batches of a local
+    /// file.
     fn cut(bodies: &[(u64, u64, u64)], cover: Cover, file_len: u64) -> Vec<Batch> {
         let mut bodies = bodies.to_vec();
         bodies.sort_unstable();
-        let places: Vec<Place> = bodies.iter().map(|&(host, guest, _)| place(host, guest)).collect();
-        let extent = |wanted: &Place| {
+        let places: Vec<BodyPlace> = bodies.iter().map(|&(host, guest, _)| place(host, guest)).collect();
+        let extent = |wanted: &BodyPlace| {
             let found =
                 bodies.iter().find(|(host, guest, _)| (*host, *guest) == (wanted.host.0, wanted.guest.0));
             let (host, _, len) = found.expect("one of them");
             *host..(host + len).next_multiple_of(SECTOR).min(file_len)
         };
-        let cutter = Cutter { habits: Origin::File.habits(), cover, batches: Vec::new(), open: None };
+        let cutter = Cutter { habits: Location::File.habits(), cover, batches: Vec::new(), open: None };
         let mut batches = cutter.cut(&places, extent, |place| place.guest.0 / 256);
         match cover {
             Cover::Bodies => settle(&mut batches, &places),
@@ -515,7 +517,7 @@ mod tests {
         batches
     }
 
-    /// Whether the batches' own bytes are those from `start` to `end`, each once.
+    /// True if the own bytes of the batches are those from `start` to `end`, each once.
     fn cover(batches: &[Batch], start: u64, end: u64) -> bool {
         let reached =
             batches.iter().try_fold(start, |at, batch| (batch.fetch.start == at).then_some(at + batch.own));
@@ -524,7 +526,7 @@ mod tests {
 
     #[test]
     fn packed_bodies_are_fetched_by_segments_and_each_byte_once() {
-        // 40,001 bytes each, of four segments: 10 MB a segment.
+        // 40,001 bytes each, in four segments: 10 MB in each segment.
         let bodies: Vec<_> = (0..1024).map(|guest| (65536 + guest * 40_001, guest, 40_001)).collect();
         let end = 65536 + 1024 * 40_001;
         let batches = cut(&bodies, Cover::Bodies, end);
@@ -559,7 +561,7 @@ mod tests {
         }
         assert!(cover(&cut(&[], Cover::WholeFile, 40 * MIB), 0, 40 * MIB));
         assert!(cut(&[], Cover::Bodies, 40 * MIB).is_empty());
-        // A length costs nothing to claim, and so nothing to plan for.
+        // A file can claim any length at no cost, so the plan for it must cost nothing either.
         assert_eq!(cover_all(Vec::new(), &[], 1 << 50).len(), 1);
     }
 
@@ -568,9 +570,9 @@ mod tests {
         let bodies: Vec<_> = (0..200_000).map(|guest| (MIB, guest, 60)).collect();
         let places = bodies.len();
         let batches = {
-            let list: Vec<Place> = bodies.iter().map(|&(host, guest, _)| place(host, guest)).collect();
+            let list: Vec<BodyPlace> = bodies.iter().map(|&(host, guest, _)| place(host, guest)).collect();
             let cutter = Cutter {
-                habits: Origin::File.habits(),
+                habits: Location::File.habits(),
                 cover: Cover::Bodies,
                 batches: Vec::new(),
                 open: None,

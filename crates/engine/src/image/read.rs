@@ -1,4 +1,5 @@
-//! The first stage: starts fetches in the order of the file, several at a time, and hands each batch's bodies to the decoders.
+//! First stage: starts fetches in the order of the file, several at a time, and hands the bodies of each
+//! batch to the decoders.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,42 +16,43 @@ use super::counters::Bottleneck;
 use super::decode::Decoders;
 use super::plan::{Batch, Plan};
 use crate::error::RestoreError;
+use crate::pipeline::PipelineError;
 use crate::source::aligned::{BufferPool, PooledBuf};
 
-/// Bytes of the file, from `start`.
+/// Bytes of the file that were fetched, from offset `start`.
 #[derive(Debug)]
 pub(crate) struct Fetched {
     pub start: u64,
     buf: PooledBuf,
     len: usize,
-    /// How many of the bytes, from the first, are in no later batch.
+    /// Number of bytes, from the first, that are in no later batch.
     own: usize,
 }
 
 impl Fetched {
-    /// What was fetched.
+    /// Returns all bytes that were fetched.
     pub fn bytes(&self) -> &[u8] {
         &self.buf[..self.len]
     }
 
-    /// What sums count.
+    /// Returns the bytes that are in no later batch, which are those that the checksums cover.
     pub fn own(&self) -> &[u8] {
         &self.buf[..self.own]
     }
 }
 
-/// A batch's bytes once they are there. A sender that hangs up means that they never will be.
+/// Receiver of the bytes of one batch. If the sender hangs up, they will never arrive.
 pub(crate) type Slot = Receiver<Arc<Fetched>>;
 
-/// A fetch to be done.
+/// Fetch that is waiting for a reader thread.
 struct Ticket {
     batch: Batch,
     buf: PooledBuf,
     slot: Sender<Arc<Fetched>>,
 }
 
-/// Fetches every batch of the plan: `slots` gets one slot for each before its fetch begins. Whether all of them came to where they belong,
-/// whoever takes them counts.
+/// Fetches every batch of the plan. Sends one slot for each batch to `slots` before its fetch begins. The
+/// stages that take the bytes count whether all of them arrived.
 pub(crate) fn run(
     file: &dyn ImageFile,
     plan: &Plan,
@@ -60,17 +62,17 @@ pub(crate) fn run(
 ) {
     let (tickets, queue) = bounded(plan.readers);
     thread::scope(|scope| {
-        // The queue goes with them: once the last one is gone, there is nobody to hand a ticket to.
+        // The reader threads own the queue: once the last one is gone, sending a ticket fails.
         let serving = move || serve(file, plan, &queue, decoders, context);
         let readers = match Team::start(scope, "read", decoders.of_those_beside(plan.readers), serving) {
             Ok(readers) => readers,
-            Err(refused) => return context.fail(RestoreError::Threads(refused)),
+            Err(refused) => return context.fail(RestoreError::Pipeline(PipelineError::Threads(refused))),
         };
-        // Who stopped us has said why.
+        // The stage that cancelled the work has recorded the reason.
         let _ = issue(plan, slots, &tickets, decoders, context);
         drop(tickets);
         if readers.join().is_err() {
-            context.fail(RestoreError::StageDied { stage: "reading" });
+            context.fail(RestoreError::Pipeline(PipelineError::StageDied { stage: "reading" }));
         }
     });
 }
@@ -85,7 +87,8 @@ fn issue(
     let buffers = BufferPool::new(plan.batch_buffers(), plan.batch_len());
     for batch in plan.batches.iter().flat_map(Batch::pieces) {
         note_bottleneck(&buffers, decoders, context);
-        // In this order and one batch after the other: the batch that the sums wait for always has its buffer already.
+        // In this order and one batch after the other: the batch that the checksums wait for always has its
+        // buffer already.
         let buf = context.take(&buffers)?;
         let (slot, fetched) = bounded(1);
         context.cancel.send(slots, fetched)?;
@@ -94,7 +97,8 @@ fn issue(
     Ok(())
 }
 
-/// Who holds the next fetch up? Buffers that are all out are with the decoders or behind them.
+/// Records the stage that delays the next fetch. If no buffer is free, all of them are with the decoders or
+/// with the stages after them.
 fn note_bottleneck(buffers: &BufferPool, decoders: &Decoders, context: &Context) {
     let found = if !buffers.is_empty() {
         Bottleneck::Fetch
@@ -124,7 +128,7 @@ fn serve(
         }
         context.counters.fetched.fetch_add(to_u64(len), Relaxed);
         let fetched = Arc::new(Fetched { start: batch.fetch.start, buf, len, own: to_usize(batch.own) });
-        // Where nobody wants sums, nobody listens.
+        // The send fails if no checksums were requested: then there is no receiver.
         let _ = slot.send(Arc::clone(&fetched));
         if decoders.submit(plan, &batch, &fetched).is_err() {
             return;

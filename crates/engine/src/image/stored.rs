@@ -1,4 +1,4 @@
-//! An image in a bucket: the one bridge from the reading threads to the store's tasks.
+//! Image in a bucket: the only bridge from the reading threads to the asynchronous tasks of the store.
 
 use std::sync::Arc;
 
@@ -8,10 +8,12 @@ use tokio::runtime::Handle;
 
 use crate::store::{ObjectKey, ObjectMeta, ObjectStore, Operation, StoreError};
 
-/// Bytes in one request at most: a table or a batch that is longer is asked for in pieces, so that a line that breaks costs little.
+/// Most bytes in one request. A table or a batch that is longer is requested in pieces, so that a broken
+/// connection costs little.
 pub(super) const LONGEST_RANGE: u64 = 8 * MIB;
 
-/// An object that holds an image. Only one version of it is read: once it is replaced, reads fail.
+/// Object that holds an image. Reads accept only the version that was opened: once the object is replaced,
+/// they fail.
 pub struct StoredImage {
     store: Arc<dyn ObjectStore>,
     key: ObjectKey,
@@ -21,10 +23,11 @@ pub struct StoredImage {
 }
 
 impl StoredImage {
-    /// Asks the store for the object's size and version. Blocks, and may not be called from the runtime's own threads; nor may reads.
+    /// Requests the size and the version of the object from the store. Blocks, and must not be called from a
+    /// thread of the runtime; this holds for reads too.
     ///
     /// # Errors
-    /// With the store's error, or [`StoreError::NoSuchKey`] where there is no such object.
+    /// With the error of the store, or [`StoreError::NoSuchKey`] if there is no such object.
     pub fn open(store: Arc<dyn ObjectStore>, key: ObjectKey, runtime: Handle) -> Result<Self, StoreError> {
         let url = store.url(&key);
         let found = runtime.block_on(store.head(&key))?;

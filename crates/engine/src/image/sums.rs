@@ -1,4 +1,4 @@
-//! Sums over the file as it is stored, while it passes.
+//! Checksums over the stored file, computed while its bytes pass.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,23 +12,20 @@ use snapferry_base::units::to_u64;
 use super::read::Slot;
 use crate::hash::{Crc64, RunningCrc64};
 
-/// Which sums are wanted. Either needs all of the file.
+/// Checksums to compute. Each of them needs all bytes of the file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WantedSums {
-    /// None.
     #[default]
     None,
-    /// CRC64NVME.
     Crc64,
-    /// CRC64NVME and SHA-256.
     Both,
 }
 
-/// A SHA-256. Prints and reads as image libraries give it: 64 hex digits.
+/// SHA-256 sum. Reads and prints as image libraries publish it: 64 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Sha256Sum(pub [u8; 32]);
 
-/// Text that is not a SHA-256 in hex.
+/// Error for text that is not a SHA-256 in hex.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{typed:?} is not a SHA-256: give its 64 hex digits")]
 pub struct ParseSha256Error {
@@ -71,17 +68,17 @@ impl Serialize for Sha256Sum {
     }
 }
 
-/// Sums over the whole file.
+/// Checksums over the whole file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sums {
-    /// CRC64NVME, if wanted.
+    /// CRC64NVME, if it was requested.
     pub crc64: Option<Crc64>,
-    /// SHA-256, if wanted.
+    /// SHA-256, if it was requested.
     pub sha256: Option<Sha256Sum>,
 }
 
-/// Takes the sums that are wanted while batches pass, in the order of the file. Gives them with the bytes that passed; nothing where a batch
-/// never came.
+/// Computes the requested checksums while batches pass, in the order of the file. Returns them with the
+/// number of bytes that passed, or `None` if a batch never came.
 pub(super) fn run(slots: &Receiver<Slot>, wanted: WantedSums) -> Option<(Sums, u64)> {
     let mut crc64 = (wanted != WantedSums::None).then(RunningCrc64::default);
     let mut sha256 = (wanted == WantedSums::Both).then(Sha256::new);

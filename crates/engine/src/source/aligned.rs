@@ -1,4 +1,4 @@
-//! Buffers that O_DIRECT takes, and pools of them that bound the memory of a conversion.
+//! Buffers for O_DIRECT, and pools of them that bound the memory of a conversion.
 #![allow(unsafe_code)]
 
 use std::fmt;
@@ -12,16 +12,17 @@ use snapferry_base::cancel::{Cancel, Stopped};
 use snapferry_base::limits::OutOfMemory;
 use snapferry_base::units::to_u64;
 
-/// Alignment of every buffer's address, in bytes. The largest logical block size in the field is 4096, and a page is
-/// what DMA engines ask for at most.
+/// Alignment of every buffer's address, in bytes. The largest logical block size in use is 4096, and DMA
+/// engines ask for a page at most.
 pub const BUFFER_ALIGNMENT: usize = 4096;
 
-/// Alignment of buffers that are at least as long: x86-64's huge page. The kernel pins one of them for a direct read where it would pin
-/// 512 small ones.
+/// Alignment of buffers that are at least this long: x86-64's huge page, 2 MiB. For a direct read the kernel
+/// pins one huge page instead of 512 small pages.
 const HUGE_PAGE: usize = 2 << 20;
 
-/// Memory of its own mapping, whose address is a multiple of [`BUFFER_ALIGNMENT`]. Its length is fixed. Not from the heap, which would reserve twice as
-/// much address space for a buffer of 2 MiB, and would rather end the process than say that there is no memory.
+/// Memory in its own mapping, of fixed length, at a multiple of [`BUFFER_ALIGNMENT`]. It does not come from
+/// the heap: that would reserve twice as much address space for a buffer of 2 MiB, and would end the process
+/// instead of reporting that there is no memory.
 pub struct AlignedBuf {
     start: NonNull<u8>,
     len: usize,
@@ -33,10 +34,10 @@ unsafe impl Send for AlignedBuf {}
 unsafe impl Sync for AlignedBuf {}
 
 impl AlignedBuf {
-    /// `len` zeros. Memory is taken as they are touched.
+    /// Returns a buffer of `len` zeros. The system allocates its memory when it is first touched.
     ///
     /// # Errors
-    /// Where the system refuses them.
+    /// If the system refuses the memory.
     ///
     /// # Panics
     /// If `len` is zero.
@@ -45,23 +46,25 @@ impl AlignedBuf {
         let huge = if len >= HUGE_PAGE { Self::map_at_huge_page(len) } else { None };
         let start = huge.or_else(|| map(len)).ok_or_else(|| OutOfMemory::of("a buffer", to_u64(len)))?;
         if len >= HUGE_PAGE {
-            // Whole huge pages only. Before the first touch: what is small by then stays small. A kernel without huge pages refuses, and nothing
-            // is lost.
+            // Whole huge pages only, and before the first touch, because pages that are small then stay
+            // small. A kernel without huge pages refuses, which does no harm.
             let whole = len / HUGE_PAGE * HUGE_PAGE;
-            // SAFETY: the range was just mapped for us, and this advice changes no contents.
+            // SAFETY: the range was just mapped above, and this advice changes no contents.
             let _ = unsafe { madvise(start.as_ptr().cast(), whole, Advice::LinuxHugepage) };
         }
         Ok(Self { start, len })
     }
 
-    /// Maps so much more that a huge page begins in it, and gives back what lies around; nothing where there is no room for that.
+    /// Maps extra memory, so that a huge page begins in it, and unmaps the rest around the buffer. Returns
+    /// `None` if there is no room for that.
     fn map_at_huge_page(len: usize) -> Option<NonNull<u8>> {
-        // Whole pages of any size that a kernel has.
+        // 64 KiB is a multiple of every page size that a kernel has.
         let len = len.checked_next_multiple_of(1 << 16)?;
         let start = map(len.checked_add(HUGE_PAGE)?)?;
         let before = start.addr().get().next_multiple_of(HUGE_PAGE) - start.addr().get();
-        // SAFETY: `before` is at most HUGE_PAGE, so that all three ranges lie inside the mapping just made, which nobody else knows of; what is
-        // unmapped is not used again. Zero bytes to unmap are refused by the kernel, and nothing is to be done then.
+        // SAFETY: `before` is at most HUGE_PAGE, so all three ranges lie inside the mapping just made, which
+        // no other code knows of. The unmapped memory is not used again. The kernel refuses to unmap zero
+        // bytes, and then there is nothing to do.
         unsafe {
             let _ = munmap(start.as_ptr().cast(), before);
             let begin = start.add(before);
@@ -71,7 +74,7 @@ impl AlignedBuf {
     }
 }
 
-/// New memory, at an address of the kernel's choice.
+/// Maps new memory, at an address of the kernel's choice.
 fn map(len: usize) -> Option<NonNull<u8>> {
     // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
     let start = unsafe {
@@ -82,7 +85,8 @@ fn map(len: usize) -> Option<NonNull<u8>> {
 
 impl Drop for AlignedBuf {
     fn drop(&mut self) {
-        // SAFETY: mapped in `zeroed` with this length, which the kernel rounds up to whole pages both times, and no reference outlives self.
+        // SAFETY: mapped in `zeroed` with this length, which the kernel rounds up to whole pages both times,
+        // and no reference outlives self.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
     }
 }
@@ -90,8 +94,8 @@ impl Drop for AlignedBuf {
 impl Deref for AlignedBuf {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        // SAFETY: `start` points to `len` initialised bytes that live as long as self, and no one writes them while
-        // they are borrowed shared.
+        // SAFETY: `start` points to `len` initialised bytes that live as long as self, and no code writes
+        // them while they are borrowed shared.
         unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }
@@ -109,10 +113,10 @@ impl fmt::Debug for AlignedBuf {
     }
 }
 
-/// Why there is no buffer.
+/// Reason why a pool gave no buffer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Untaken {
-    /// The work is to stop.
+    /// The work was cancelled before a buffer was free.
     Stopped,
     /// The system refuses the memory.
     Memory(OutOfMemory),
@@ -130,8 +134,8 @@ impl From<OutOfMemory> for Untaken {
     }
 }
 
-/// A fixed number of buffers of one length. Taking waits until one is free: that is what bounds memory. Each is allocated when it
-/// is first needed.
+/// Fixed number of buffers of one length. [`BufferPool::take`] waits until one is free, which bounds the
+/// memory. Each buffer is allocated when it is first needed.
 #[derive(Debug)]
 pub struct BufferPool {
     len: usize,
@@ -140,7 +144,7 @@ pub struct BufferPool {
 }
 
 impl BufferPool {
-    /// At most `count` buffers of `len` bytes.
+    /// Makes a pool of at most `count` buffers of `len` bytes.
     ///
     /// # Panics
     /// If `count` is zero.
@@ -154,10 +158,10 @@ impl BufferPool {
         Self { len, free, back }
     }
 
-    /// Waits for a buffer. What it holds is whatever its last user left.
+    /// Waits for a buffer and takes it. It still holds what its last user wrote.
     ///
     /// # Errors
-    /// When the work is cancelled first, or the system refuses the memory.
+    /// If the work is cancelled first, or the system refuses the memory.
     pub fn take(&self, cancel: &Cancel) -> Result<PooledBuf, Untaken> {
         let slot = select! {
             recv(self.free) -> slot => slot.map_err(|_| Stopped)?,
@@ -166,21 +170,21 @@ impl BufferPool {
         let buf = match slot {
             Some(buf) => buf,
             None => AlignedBuf::zeroed(self.len).inspect_err(|_refused| {
-                // The place for one stays, for who asks again.
+                // The slot goes back to the pool, so that a later call can try again.
                 let _ = self.back.try_send(None);
             })?,
         };
         Ok(PooledBuf { buf: Some(buf), back: self.back.clone() })
     }
 
-    /// Whether a `take` would have to wait now.
+    /// True if a `take` would have to wait now.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.free.is_empty()
     }
 }
 
-/// A buffer on loan from its pool; it goes back when dropped, from whatever thread.
+/// Buffer on loan from its pool. It goes back when dropped, on any thread.
 #[derive(Debug)]
 pub struct PooledBuf {
     buf: Option<AlignedBuf>,
@@ -210,7 +214,8 @@ impl AsRef<[u8]> for PooledBuf {
 
 impl Drop for PooledBuf {
     fn drop(&mut self) {
-        // Never blocks: the channel has a place for every buffer there is. A pool that is gone frees the buffer instead.
+        // Never blocks: the channel has a place for every buffer. If the pool is gone, the buffer is freed
+        // instead.
         let _ = self.back.try_send(self.buf.take());
     }
 }

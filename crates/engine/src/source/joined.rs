@@ -1,4 +1,4 @@
-//! Several disks laid end to end.
+//! Several disks joined end to end.
 
 use snapferry_base::units::{ByteCount, GuestOffset, SECTOR, to_u64, to_usize};
 
@@ -8,13 +8,13 @@ use super::{Extent, Source, SourceError};
 /// Sources one after the other, each rounded up to whole sectors.
 pub struct Joined {
     name: String,
-    /// Where each begins.
+    /// Sources in order, each with its start offset.
     parts: Vec<(u64, Box<dyn Source>)>,
     size: u64,
 }
 
 impl Joined {
-    /// In this order.
+    /// Joins the sources in this order.
     #[must_use]
     pub fn new(sources: Vec<Box<dyn Source>>) -> Self {
         let name = sources.iter().map(|source| source.name()).collect::<Vec<_>>().join(" + ");
@@ -28,7 +28,8 @@ impl Joined {
         Self { name, parts, size }
     }
 
-    /// The part that holds `at`, which is within the whole: where it begins and ends, and itself.
+    /// Returns the start offset, the end offset and the source of the part that holds `at`, which lies within
+    /// the whole.
     fn part_at(&self, at: u64) -> (u64, u64, &dyn Source) {
         let after = self.parts.partition_point(|(start, _)| *start <= at);
         let (start, source) = &self.parts[after - 1];
@@ -63,7 +64,8 @@ impl Source for Joined {
         ByteCount(self.size)
     }
 
-    /// What the parts need; where one begins at an odd place, what is read of it is copied.
+    /// Returns the largest alignment of the parts. If a part begins at an offset that is not aligned, its
+    /// reads are copied.
     fn alignment(&self) -> usize {
         self.parts.iter().map(|(_, source)| source.alignment()).max().unwrap_or(BUFFER_ALIGNMENT)
     }
@@ -77,7 +79,7 @@ impl Source for Joined {
                 return Ok(());
             }
             let (start, end, source) = self.part_at(at);
-            // What lies past the last part reads as zeros there as well.
+            // The last part also fills what lies past its end with zeros.
             let len = if end == self.size { rest.len() } else { rest.len().min(to_usize(end - at)) };
             let (now, later) = rest.split_at_mut(len);
             read_any(source, at - start, now).map_err(|error| moved(error, start))?;
@@ -92,7 +94,7 @@ impl Source for Joined {
             return Ok(Extent::Hole { end: GuestOffset(self.size) });
         }
         let (start, end, source) = self.part_at(from.0);
-        // A part's last sector, past the part's own end.
+        // `from` lies in the part's last sector, past the part's own end.
         if from.0 - start >= source.size().0 {
             return Ok(Extent::Hole { end: GuestOffset(end) });
         }
@@ -111,7 +113,8 @@ impl Source for Joined {
     }
 }
 
-/// The error with its place in the whole, where only the whole's reader looks at it.
+/// Returns the error with its offset in the whole instead of the part; only the reader of the whole uses the
+/// offset.
 fn moved(error: SourceError, start: u64) -> SourceError {
     match error {
         SourceError::Read { path, offset, source } => {

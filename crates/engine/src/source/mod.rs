@@ -1,4 +1,4 @@
-//! Bytes in: raw block devices and image files, read past the page cache.
+//! Sources: raw block devices and image files, read past the page cache.
 
 use std::fmt;
 use std::io;
@@ -19,50 +19,56 @@ pub use raw::{InUse, RawSource};
 pub use salvage::Salvaging;
 pub use snapferry_base::units::BadRange;
 
-/// What a stretch of a source holds.
+/// Content of a range of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
     /// Bytes that have to be read, up to this offset.
     Data {
-        /// First byte after the stretch.
+        /// First offset after the range.
         end: GuestOffset,
     },
     /// Zeros that need not be read, up to this offset: a hole in a sparse file.
     Hole {
-        /// First byte after the stretch.
+        /// First offset after the range.
         end: GuestOffset,
     },
 }
 
-/// A disk that is read at any offset by many threads at once.
+/// Disk that many threads read at any offset at the same time.
 pub trait Source: Send + Sync {
-    /// Where the bytes come from, for people.
+    /// Returns the name of the source, for messages.
     fn name(&self) -> &str;
 
-    /// Bytes, exactly.
+    /// Returns the exact size in bytes.
     fn size(&self) -> ByteCount;
 
-    /// The alignment that reads need, in bytes: a power of two, at most 4096.
+    /// Returns the alignment that reads need, in bytes: a power of two, at most 4096.
     fn alignment(&self) -> usize;
 
-    /// Fills `into` from `offset`: all of it, or an error. `offset`, `into`'s address and its length are aligned to
-    /// [`Source::alignment`]; bytes past the end of the disk read as zeros.
+    /// Fills `into` from `offset`: all of it, or an error. The caller aligns `offset`, the address of `into`
+    /// and its length to [`Source::alignment`]. Bytes past the end of the disk read as zeros.
     ///
     /// # Errors
-    /// Where anything before the end of the disk can't be read; the error names the offset.
+    /// If anything before the end of the disk can't be read; the error names the offset.
     fn read_at(&self, offset: GuestOffset, into: &mut [u8]) -> Result<(), SourceError>;
 
-    /// What lies at `from`, and up to where. A source that can't tell says data.
+    /// Returns the kind of content at `from`, and its end. A source that does not know reports data.
     ///
     /// # Errors
-    /// Where the file system fails to answer.
+    /// If the file system fails to answer.
     fn extent_at(&self, from: GuestOffset) -> Result<Extent, SourceError>;
 
-    /// Called after the last read: whether the source is still what it was at the first.
+    /// Checks after the last read that the source is still what it was at the first one.
     ///
     /// # Errors
-    /// Where it grew, shrank, or was written to meanwhile, as far as that can be seen.
+    /// If it grew, shrank, or was written to meanwhile, as far as that can be seen.
     fn settle(&self) -> Result<(), SourceError>;
+
+    /// Ranges that could not be read and came as zeros instead, in the order of the disk, neighbours joined.
+    /// Empty for a source that fails at the first one.
+    fn bad_ranges(&self) -> Vec<BadRange> {
+        Vec::new()
+    }
 }
 
 impl<S: Source + ?Sized> Source for Box<S> {
@@ -89,116 +95,93 @@ impl<S: Source + ?Sized> Source for Box<S> {
     fn settle(&self) -> Result<(), SourceError> {
         (**self).settle()
     }
+
+    fn bad_ranges(&self) -> Vec<BadRange> {
+        (**self).bad_ranges()
+    }
 }
 
-/// What can be wrong with a source.
+/// Error of a source.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// It can't be opened.
+    /// The source can't be opened.
     #[error("cannot open {path}")]
     Open {
-        /// The source.
         path: String,
-        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// It is something else than a disk.
+    /// The path is not a disk.
     #[error("{path} is a {kind}, not a block device or a regular file")]
-    Kind {
-        /// The source.
-        path: String,
-        /// What it is.
-        kind: Kind,
-    },
-    /// There is nothing in it.
+    Kind { path: String, kind: Kind },
+    /// The source has no bytes.
     #[error("{path} is empty: there are no bytes to convert")]
-    Empty {
-        /// The source.
-        path: String,
-    },
-    /// Somebody has mounted it, or uses it exclusively.
+    Empty { path: String },
+    /// The source is mounted, or another process uses it exclusively.
     #[error("{path} is in use: it is mounted, or part of something that is")]
-    Busy {
-        /// The source.
-        path: String,
-    },
-    /// A read failed.
+    Busy { path: String },
+    /// A read of the source failed.
     #[error("{path}: read error at offset {offset}")]
     Read {
-        /// The source.
         path: String,
-        /// Where the failing read began.
+        /// Offset where the failed read began.
         offset: GuestOffset,
-        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// The device went away.
+    /// The device is no longer there.
     #[error("{path}: the device vanished; the read at offset {offset} found it gone")]
     Vanished {
-        /// The source.
         path: String,
-        /// Where the failing read began.
+        /// Offset where the failed read began.
         offset: GuestOffset,
-        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// It ended before the size it had when it was opened.
+    /// The source ended before the size that it had when it was opened.
     #[error("{path}: ends at offset {offset}, but was {size} bytes long when it was opened")]
     Shrunk {
-        /// The source.
         path: String,
-        /// Where a read found the end.
+        /// Offset where a read found the end.
         offset: GuestOffset,
-        /// Bytes at the start.
+        /// Size in bytes when it was opened.
         size: u64,
     },
-    /// It is not what it was.
+    /// The source changed while it was read.
     #[error("{path}: changed while it was read: {what}")]
-    Changed {
-        /// The source.
-        path: String,
-        /// What differs.
-        what: &'static str,
-    },
-    /// There is no memory to read it with.
+    Changed { path: String, what: &'static str },
+    /// There is no memory to read the source with.
     #[error(transparent)]
     Memory(#[from] OutOfMemory),
-    /// A question about it failed.
+    /// A system call about the source failed.
     #[error("{path}: {question} failed")]
     Ask {
-        /// The source.
         path: String,
-        /// What was asked.
+        /// Purpose of the system call, for the message.
         question: &'static str,
-        /// The system's error.
         #[source]
         source: io::Error,
     },
 }
 
 impl SourceError {
-    /// What the error means for another attempt. A source that fails is looked at by a person first.
+    /// Returns the class of the error for a retry: permanent, because a person has to look at a source that
+    /// fails.
     #[must_use]
     pub fn class(&self) -> Class {
         Class::Permanent
     }
 }
 
-/// What a path turned out to be.
+/// Type of a path that is not a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A directory.
     Folder,
     /// A character device, such as `/dev/zero`.
     CharacterDevice,
-    /// A named pipe.
     Pipe,
-    /// A socket.
     Socket,
-    /// None of these.
+    /// A file of any other type.
     Unknown,
 }
 

@@ -1,4 +1,4 @@
-//! A source that gives no more than so many bytes a second.
+//! Source with a limit on the bytes read per second.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,17 +8,17 @@ use snapferry_base::units::{ByteCount, GuestOffset, to_u64};
 
 use super::{Extent, Source, SourceError};
 
-/// Reads wait their turn; holes cost nothing.
+/// Source wrapper that delays reads to keep to a rate. Holes cost nothing.
 pub struct Paced<S> {
     inner: S,
     bytes_per_second: u64,
-    /// When the next read may begin.
+    /// Earliest start of the next read.
     next: Mutex<Instant>,
     cancel: Cancel,
 }
 
 impl<S: Source> Paced<S> {
-    /// At most `rate` a second, which is more than nothing. A wait ends when the work is cancelled.
+    /// Limits `inner` to `rate` bytes per second. A wait ends when the work is cancelled.
     ///
     /// # Panics
     /// If the rate is zero.
@@ -65,6 +65,10 @@ impl<S: Source> Source for Paced<S> {
 
     fn settle(&self) -> Result<(), SourceError> {
         self.inner.settle()
+    }
+
+    fn bad_ranges(&self) -> Vec<super::BadRange> {
+        self.inner.bad_ranges()
     }
 }
 

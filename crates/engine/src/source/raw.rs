@@ -1,4 +1,4 @@
-//! Block devices and regular files, by O_DIRECT wherever the kernel takes it.
+//! Block devices and regular files, read with O_DIRECT if the kernel supports it.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,13 +14,13 @@ use snapferry_base::units::{ByteCount, GuestOffset, to_u64, to_usize};
 use super::aligned::BUFFER_ALIGNMENT;
 use super::{Extent, Kind, Source, SourceError};
 
-/// What to do about a block device that somebody else has mounted or claimed.
+/// Treatment of a block device that is mounted, or claimed by another process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum InUse {
-    /// Refuse it: what is read would be a mix of moments.
+    /// Refuse the device: the data would be a mix of different moments.
     #[default]
     Refuse,
-    /// Read it all the same; the user knows that nothing writes to it.
+    /// Read the device all the same; the user knows that no process writes to it.
     Read,
 }
 
@@ -37,21 +37,22 @@ pub struct RawSource {
 #[derive(Debug)]
 enum RawKind {
     Device,
-    /// What a regular file looked like when it was opened.
+    /// A regular file, with its modification time when it was opened: seconds and nanoseconds.
     File {
         modified: (i64, i64),
     },
 }
 
 impl RawSource {
-    /// Opens `path` read-only, O_DIRECT; a block device with O_EXCL too, so that one that is mounted is refused.
+    /// Opens `path` read-only, with O_DIRECT; a block device also with O_EXCL, so that one that is mounted is
+    /// refused.
     ///
     /// # Errors
-    /// Where it can't be opened, is no disk, is empty, or is in use.
+    /// If `path` can't be opened, is not a disk, is empty, or is in use.
     pub fn open(path: &Path, in_use: InUse) -> Result<Self, SourceError> {
         let shown = path.display().to_string();
         let open_error = |errno: Errno| SourceError::Open { path: shown.clone(), source: errno.into() };
-        // NONBLOCK: a named pipe without a writer would keep us waiting before we could see what it is.
+        // NONBLOCK: the open of a named pipe without a writer would block before its type could be checked.
         let base = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let probe = retry_on_intr(|| open(path, base | OFlags::PATH, Mode::empty())).map_err(open_error)?;
         let stat = fstat(&probe).map_err(open_error)?;
@@ -80,7 +81,7 @@ impl RawSource {
             let path = shown.clone();
             move |errno: Errno| SourceError::Ask { path, question, source: errno.into() }
         };
-        // For block devices too: the kernel answers with the capacity that BLKGETSIZE64 gives.
+        // Works for block devices too: the kernel returns the capacity that BLKGETSIZE64 gives.
         let size = seek(&file, SeekFrom::End(0)).map_err(ask("asking for the size"))?;
         if size == 0 {
             return Err(SourceError::Empty { path: shown });
@@ -99,13 +100,13 @@ impl RawSource {
         Ok(Self { path: shown, file, size, alignment: alignment.clamp(512, BUFFER_ALIGNMENT), kind })
     }
 
-    /// Whether it is a block device, rather than a regular file.
+    /// True for a block device, false for a regular file.
     #[must_use]
     pub fn is_device(&self) -> bool {
         matches!(self.kind, RawKind::Device)
     }
 
-    /// Whether `other` is the same file or device.
+    /// True if `other` is the same file or device.
     #[must_use]
     pub fn is_same_as(&self, other: &Path) -> bool {
         let Ok(stat) = rustix::fs::stat(other) else { return false };
@@ -136,8 +137,9 @@ fn kind_of(kind: FileType) -> Kind {
     }
 }
 
-/// What O_DIRECT asks of reads from this file: Linux 6.1 and later say; the page size is right for all others.
-/// A file system that opens with O_DIRECT and refuses the reads is switched back to the page cache here.
+/// Returns the alignment that O_DIRECT needs for reads from this file. Linux 6.1 and later report it; the
+/// page size is right for all others. If a file system opens with O_DIRECT but refuses the reads, this
+/// switches the file back to the page cache.
 fn direct_alignment(file: &OwnedFd) -> usize {
     let asked = StatxFlags::DIOALIGN;
     match statx(file, "", AtFlags::EMPTY_PATH, asked) {
@@ -153,9 +155,9 @@ fn direct_alignment(file: &OwnedFd) -> usize {
     }
 }
 
-/// Reads through the page cache from here on.
+/// Switches the file to reads through the page cache.
 fn leave_direct(file: &OwnedFd) {
-    // A refusal leaves O_DIRECT on; the first read then says what is wrong.
+    // A refusal leaves O_DIRECT on; the first read then reports the error.
     if let Ok(flags) = fcntl_getfl(file) {
         let _ = fcntl_setfl(file, flags - OFlags::DIRECT);
     }
@@ -185,8 +187,8 @@ impl Source for RawSource {
                 }
                 Ok(count) => {
                     done += count;
-                    // O_DIRECT goes on only from an aligned place. A short read that ends elsewhere is the end of the file, or is read
-                    // again from the last aligned byte.
+                    // O_DIRECT continues only from an aligned offset. A short read that ends elsewhere is the
+                    // end of the file, or is read again from the last aligned byte.
                     if done < wanted {
                         done -= done % self.alignment;
                         if count < self.alignment {
@@ -215,12 +217,12 @@ impl Source for RawSource {
             question: "asking for holes",
             source: errno.into(),
         };
-        // pread doesn't use the file's position, so that moving it disturbs no reader.
+        // pread doesn't use the file's position, so moving it disturbs no reader.
         let data = match seek(&self.file, SeekFrom::Data(from.0)) {
             Ok(data) => data,
             // No data from here to the end.
             Err(Errno::NXIO) => return Ok(Extent::Hole { end: GuestOffset(self.size) }),
-            // A file system that can't tell.
+            // The file system does not report holes.
             Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(all),
             Err(errno) => return Err(ask(errno)),
         };

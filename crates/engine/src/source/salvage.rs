@@ -1,4 +1,4 @@
-//! Reading on past bad sectors: each becomes zeros, and each is reported.
+//! Source that can be read past its bad sectors: each is replaced by zeros and reported.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -7,7 +7,8 @@ use snapferry_base::units::{BadRange, ByteCount, GuestOffset, to_u64};
 
 use super::{Extent, Source, SourceError};
 
-/// A source whose unreadable sectors read as zeros. Everything that is not a read error (a vanished device, a shrunken file) stays an error.
+/// Source whose unreadable sectors read as zeros. Every error that is not a read error (a vanished device, a
+/// shrunken file) stays an error.
 #[derive(Debug)]
 pub struct Salvaging<S> {
     inner: S,
@@ -15,18 +16,12 @@ pub struct Salvaging<S> {
 }
 
 impl<S: Source> Salvaging<S> {
-    /// Wraps a source.
     pub fn new(inner: S) -> Self {
         Self { inner, bad: Mutex::new(Vec::new()) }
     }
 
-    /// What could not be read, in order, neighbours joined.
-    #[must_use]
-    pub fn bad_ranges(&self) -> Vec<BadRange> {
-        self.bad.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Notes what one read could not get, and says so once for all of it: a disk may have millions of bad blocks.
+    /// Records what one read could not get, and logs it once for the whole read: a disk may have millions of
+    /// bad blocks.
     fn note(&self, found: &[BadRange]) {
         let Some(first) = found.first() else { return };
         let bytes: u64 = found.iter().map(|range| range.length).sum();
@@ -43,7 +38,8 @@ impl<S: Source> Salvaging<S> {
         }
     }
 
-    /// Reads what can be read of `into` by halving, down to the device's own block, and adds what can't be to `bad`.
+    /// Reads what can be read of `into`, by halving a range that fails, down to the device's own block. Adds
+    /// the blocks that can't be read to `bad`.
     fn salvage(
         &self,
         offset: GuestOffset,
@@ -51,7 +47,7 @@ impl<S: Source> Salvaging<S> {
         bad: &mut Vec<BadRange>,
     ) -> Result<(), SourceError> {
         match self.inner.read_at(offset, into) {
-            // A system that is short of memory says nothing of the disk.
+            // A shortage of memory is no evidence against the disk.
             Err(SourceError::Read { source, .. }) if !is_shortage(&source) => {}
             other => return other,
         }
@@ -69,7 +65,7 @@ impl<S: Source> Salvaging<S> {
     }
 }
 
-/// Adds a range to a list of them in order, joined to its neighbours where they touch.
+/// Adds a range to a sorted list, and joins it with the neighbours that it touches.
 fn insert(list: &mut Vec<BadRange>, range: BadRange) {
     let end = |range: &BadRange| range.offset.0 + range.length;
     let from = list.partition_point(|known| end(known) < range.offset.0);
@@ -82,6 +78,10 @@ fn insert(list: &mut Vec<BadRange>, range: BadRange) {
 }
 
 impl<S: Source> Source for Salvaging<S> {
+    fn bad_ranges(&self) -> Vec<BadRange> {
+        self.bad.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn name(&self) -> &str {
         self.inner.name()
     }
@@ -118,7 +118,7 @@ mod tests {
 
     use super::*;
 
-    /// A disk that the system has no memory to read, as it says in one way or another.
+    /// Disk whose reads fail for lack of memory, with the error that the function returns.
     struct Short(fn() -> SourceError);
 
     impl Source for Short {

@@ -1,4 +1,4 @@
-//! What can go wrong with a store, and what that means for another attempt.
+//! Errors of stores, and their classes for retries.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,12 +7,12 @@ use snapferry_base::fence::Fenced;
 use snapferry_base::identity::IdentityError;
 use snapferry_base::retry::Class;
 
-/// What was being asked of the store.
+/// Request to a store, for messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {
-    /// The request, by S3's own name: `UploadPart`, `HeadObject`.
+    /// Name of the request in S3: `UploadPart`, `HeadObject`.
     pub request: &'static str,
-    /// What it was about: `s3://bucket/key`, with the part's number where there is one.
+    /// Target of the request: `s3://bucket/key`, with the number of the part if there is one.
     pub target: String,
 }
 
@@ -22,192 +22,159 @@ impl fmt::Display for Operation {
     }
 }
 
-/// Why a store did not do as asked. No variant holds a secret.
+/// Reason why a request to a store failed. No variant holds a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The store answered no, with a code.
+    /// The store refused the request with an error code.
     #[error("{operation}: the store answered {status} {code}: {message}")]
     Refused {
-        /// What was asked.
         operation: Operation,
-        /// HTTP status.
+        /// HTTP status of the response.
         status: u16,
-        /// S3's error code, such as `SlowDown`, or the status' own name.
+        /// Error code of S3, such as `SlowDown`, or the name of the HTTP status.
         code: String,
-        /// The store's words, cut to a line.
+        /// Message of the store, cut to one line.
         message: String,
-        /// How long the store asks us to stay away.
+        /// Time that the store asks the client to wait before the next request.
         retry_after: Option<Duration>,
     },
-    /// There is no such bucket.
+    /// The bucket does not exist.
     #[error("bucket {bucket:?} does not exist at {endpoint}")]
     NoSuchBucket {
-        /// The bucket.
         bucket: String,
-        /// Where it was looked for.
+        /// Address of the store.
         endpoint: String,
     },
-    /// The keys or the token are not accepted, or may not do this.
+    /// The store does not accept the keys or the token, or they do not permit this request.
     #[error("{operation}: access denied: {code}: {message}")]
     Denied {
-        /// What was asked.
         operation: Operation,
-        /// S3's error code, such as `SignatureDoesNotMatch`.
+        /// Error code of S3, such as `SignatureDoesNotMatch`.
         code: String,
-        /// The store's words, cut to a line.
+        /// Message of the store, cut to one line.
         message: String,
     },
-    /// The upload is not known (any more).
+    /// The store does not know the upload, or no longer.
     #[error("{operation}: no such upload {}", id.escape_debug())]
-    NoSuchUpload {
-        /// What was asked.
-        operation: Operation,
-        /// The upload's id.
-        id: String,
-    },
-    /// Nothing is stored under the key.
+    NoSuchUpload { operation: Operation, id: String },
+    /// The store has no object under the key.
     #[error("{operation}: no such object")]
-    NoSuchKey {
-        /// What was asked.
-        operation: Operation,
-    },
-    /// The object changed while it was being read, or existed where it must not.
+    NoSuchKey { operation: Operation },
+    /// The object changed while it was being read, or existed although it must not.
     #[error("{operation}: a precondition failed: {reason}")]
     Precondition {
-        /// What was asked.
         operation: Operation,
-        /// Which one.
+        /// The precondition that failed.
         reason: String,
     },
-    /// The address can't be reached, or the line broke.
+    /// The address can't be reached, or the connection broke.
     #[error("{operation}: {reason}")]
     Connection {
-        /// What was asked.
         operation: Operation,
-        /// What happened, as the transport tells it.
+        /// Description of the error by the transport.
         reason: String,
     },
-    /// The store's certificate is not trusted.
+    /// The certificate of the store is not trusted.
     #[error("{operation}: the store's TLS certificate is not trusted: {reason}")]
     Untrusted {
-        /// What was asked.
         operation: Operation,
-        /// As rustls tells it.
+        /// Reason as rustls reports it.
         reason: String,
     },
-    /// No answer within the deadline.
+    /// The store did not answer within the deadline.
     #[error("{operation}: no answer within {} s", deadline.as_secs())]
     TimedOut {
-        /// What was asked.
         operation: Operation,
-        /// How long we waited.
+        /// Time that the client waited.
         deadline: Duration,
     },
-    /// The bytes that arrived are not the bytes that were sent: a checksum says so.
+    /// The bytes that arrived are not the bytes that were sent: their checksums differ.
     #[error("{operation}: damaged on the way: {reason}")]
     Damaged {
-        /// What was asked.
         operation: Operation,
-        /// Which sum differs.
+        /// The checksum that differs.
         reason: String,
     },
-    /// The bucket is in another region than the requests are signed for.
+    /// The bucket is in another region than the one that the requests are signed for.
     #[error("{operation}: {reason}{}", expected.as_ref().map_or_else(String::new, |region| format!("; use region {region:?}")))]
     WrongRegion {
-        /// What was asked.
         operation: Operation,
-        /// The region that we signed for, and the store's words.
+        /// Region that the request was signed for, and the message of the store.
         reason: String,
-        /// The one to use, where the store tells.
+        /// Region to use, if the store reports it.
         expected: Option<String>,
     },
-    /// The store does not have this request at all.
+    /// The store does not support this request at all.
     #[error("{operation}: the store does not offer this request: {reason}")]
     Unsupported {
-        /// What was asked.
         operation: Operation,
-        /// What it answered.
+        /// Answer of the store.
         reason: String,
     },
-    /// There is no room for more.
+    /// The disk is full.
     #[error("{operation}: the disk is full")]
     Full {
-        /// What was asked.
         operation: Operation,
-        /// The system's error.
         #[source]
         source: std::io::Error,
     },
-    /// We were told to stop before the store had done as asked.
+    /// The work was cancelled before the store had executed the request.
     #[error("{operation}: stopped")]
-    Cancelled {
-        /// What was asked.
-        operation: Operation,
-    },
-    /// Nothing was asked: what is stored is no longer ours to change.
+    Cancelled { operation: Operation },
+    /// The request was not sent, because this process has lost the ownership of the work.
     #[error("{operation}")]
     Fenced {
-        /// What would have been asked.
+        /// Request that would have been sent.
         operation: Operation,
-        /// Why not.
         #[source]
         source: Fenced,
     },
-    /// The store answered, and did not tell what was asked: that is no verdict on what is stored.
+    /// The store answered, but without the requested information. That proves nothing about the stored data.
     #[error("{operation}: {reason}")]
     Untold {
-        /// What was asked.
         operation: Operation,
-        /// What is not known.
+        /// The information that is missing.
         reason: String,
     },
-    /// What is stored is not what was sent, or an answer makes no sense.
+    /// The stored data is not the data that was sent, or a response makes no sense.
     #[error("{operation}: {reason}")]
     Mismatch {
-        /// What was asked.
         operation: Operation,
-        /// What differs.
+        /// The difference that was found.
         reason: String,
     },
-    /// The upload has become an object, and what came after that went wrong: there is nothing to abort any more.
+    /// The upload has become an object, and a later step failed: there is nothing to abort any more.
     #[error("{operation}: the object was made")]
     Completed {
-        /// What was asked.
         operation: Operation,
-        /// What went wrong then.
+        /// Error of the later step.
         #[source]
         source: Box<StoreError>,
     },
-    /// The answer to the completion of an upload was lost, and so was every answer to whether there is an object now.
+    /// The response to the completion of an upload was lost, and so was every response to the check whether
+    /// the object exists.
     #[error("{operation}: whether the object was made is not known")]
     InDoubt {
-        /// What was asked.
         operation: Operation,
-        /// Why it is not known.
+        /// Error of that check.
         #[source]
         source: Box<StoreError>,
     },
-    /// The upload was ended, and nothing is left of it; nor of the file in whose place it was written, since that could not be replaced.
+    /// The upload was aborted and nothing is left of it. The file in whose place it was written is empty,
+    /// because it could not be replaced.
     #[error("{operation}: it was written where it lies, and is empty now")]
-    Emptied {
-        /// What was asked.
-        operation: Operation,
-    },
-    /// A local file or folder failed.
+    Emptied { operation: Operation },
+    /// An operation on a local file or folder failed.
     #[error("{operation}")]
     Io {
-        /// What was asked.
         operation: Operation,
-        /// The system's error.
         #[source]
         source: std::io::Error,
     },
-    /// There is no token to ask with.
+    /// There is no token for the request.
     #[error("{operation}")]
     Identity {
-        /// What was asked.
         operation: Operation,
-        /// Why not.
         #[source]
         source: Box<IdentityError>,
     },
@@ -217,7 +184,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// What the error means for another attempt.
+    /// Returns the class of the error for a retry.
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
@@ -244,8 +211,8 @@ impl StoreError {
         }
     }
 
-    /// Whether a checksum did not match. Worth another attempt or two, since a bit may have flipped on the way; not many, since a
-    /// bad memory module flips it every time.
+    /// True if a checksum did not match. One or two more attempts make sense, because a bit may have flipped
+    /// in transit. Many do not, because a bad memory module flips it every time.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {
@@ -256,13 +223,13 @@ impl StoreError {
     }
 }
 
-/// The codes by which stores say that a body and its checksum differ.
+/// True if `code` is one with which a store reports that a body and its checksum differ.
 pub fn is_digest_code(code: &str) -> bool {
     matches!(code, "BadDigest" | "XAmzContentSHA256Mismatch" | "XAmzContentChecksumMismatch")
 }
 
-/// Throttling and passing faults by status and code: S3's error list, IBM COS' "429 or 503" for its limits, and the digest errors
-/// that a flipped bit on the way gives.
+/// Returns the class of a refusal by status and code: from the error list of S3, "429 or 503" of IBM COS for
+/// its limits, and the digest errors that a bit flipped in transit causes.
 fn class_of_refusal(status: u16, code: &str) -> Class {
     match (status, code) {
         (429 | 503, _) | (_, "SlowDown" | "TooManyRequests" | "ServiceUnavailable" | "Throttling") => {

@@ -1,4 +1,5 @@
-//! Nothing is changed in the store by somebody to whom the work does not belong any more. Each attempt asks, so it goes inside `retrying`.
+//! Store decorator that changes nothing after this process has lost the ownership of the work. It checks the
+//! ownership for each attempt, so it goes inside `retrying`.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,18 +10,18 @@ use snapferry_base::fence::{Fence, Fenced};
 
 use super::error::{Operation, StoreError};
 use super::{
-    ETag, ListedObject, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part, StoredPart, Upload, UploadPlan,
-    Whole,
+    ETag, ExpectedObject, ListedObject, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part, StoredPart,
+    Upload, UploadPlan,
 };
 
-/// A store behind a fence. Reading passes freely.
+/// Store behind a fence. Reads pass without a check.
 pub struct FencedStore {
     inner: Arc<dyn ObjectStore>,
     fence: Arc<dyn Fence>,
 }
 
 impl FencedStore {
-    /// Around `inner`.
+    /// Creates the decorator around `inner`.
     #[must_use]
     pub fn new(inner: Arc<dyn ObjectStore>, fence: Arc<dyn Fence>) -> Self {
         Self { inner, fence }
@@ -70,7 +71,7 @@ impl ObjectStore for FencedStore {
     }
 
     async fn put_part(&self, upload: &Upload, part: Part) -> Result<StoredPart, StoreError> {
-        // Nobody sees it before its upload is completed.
+        // The part is invisible until its upload is completed, so a recent check is enough.
         self.fence.pass().await.map_err(|source| self.fenced("UploadPart", &upload.key, source))?;
         self.inner.put_part(upload, part).await
     }
@@ -79,7 +80,12 @@ impl ObjectStore for FencedStore {
         self.inner.list_parts(upload).await
     }
 
-    async fn complete(&self, upload: &Upload, parts: &[StoredPart], whole: &Whole) -> Result<(), StoreError> {
+    async fn complete(
+        &self,
+        upload: &Upload,
+        parts: &[StoredPart],
+        whole: &ExpectedObject,
+    ) -> Result<(), StoreError> {
         self.pass("CompleteMultipartUpload", &upload.key).await?;
         self.inner.complete(upload, parts, whole).await
     }

@@ -1,7 +1,8 @@
-//! A folder that behaves like a bucket: for `--output FILE`.
+//! Folder that behaves like a bucket, for `--output FILE`.
 //!
-//! An upload is a file with a hidden name beside the target, and completing it is a rename. A run that is killed leaves that file and
-//! nothing under the real name. A target that may be replaced and can't be is written where it lies (`landing.rs`).
+//! An upload is a file with a hidden name beside the target, and completing it is a rename. A killed process
+//! leaves that file, and nothing under the real name. A target that may be replaced, but that the system
+//! can't replace, is written in place (`landing.rs`).
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
@@ -18,25 +19,26 @@ use bytes::Bytes;
 use rustix::io::Errno;
 use snapferry_base::units::{ByteCount, to_u64, to_usize};
 
+use super::Overwrite;
 use super::error::{Operation, StoreError};
-use super::landing::{IfThere, NewFile, hidden_name, is_id, new_id, parse_hidden, remove};
+use super::landing::{NewFile, hidden_name, is_id, new_id, parse_hidden, remove};
 use super::local::{PageCache, or_here};
 use super::{
-    ETag, ListedObject, MAX_PARTS, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part, PartNumber,
-    StoredPart, Upload, UploadPlan, Whole,
+    ETag, ExpectedObject, ListedObject, MAX_PARTS, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part,
+    PartNumber, StoredPart, Upload, UploadPlan,
 };
 use crate::hash::Crc64;
 
-/// One folder. The keys are the names of its files.
+/// Store on one folder. The keys are the names of its files.
 #[derive(Debug)]
 pub struct FolderStore {
     folder: PathBuf,
-    /// A file whose name can't be a key, and the key that stands for it.
+    /// Key that stands for a file whose name can't be a key, and the name of that file.
     named: Option<(ObjectKey, OsString)>,
     open: Mutex<HashMap<String, Arc<Growing>>>,
 }
 
-/// An upload's file.
+/// File of a running upload.
 #[derive(Debug)]
 struct Growing {
     key: ObjectKey,
@@ -45,7 +47,7 @@ struct Growing {
     parts: Mutex<BTreeMap<PartNumber, Sized64>>,
 }
 
-/// What a part holds.
+/// Size and checksum of a part.
 #[derive(Clone, Copy, Debug)]
 struct Sized64 {
     size: u64,
@@ -59,14 +61,15 @@ impl Sized64 {
 }
 
 impl FolderStore {
-    /// The folder must be there when something is written to it.
+    /// Creates a store on `folder`, which must exist at the first write.
     #[must_use]
     pub fn new(folder: PathBuf) -> Self {
         Self { folder, named: None, open: Mutex::default() }
     }
 
-    /// The folder that the file at `path` is in or will be, and its key there; nothing where the path does not name a file. A name that
-    /// is no text, or has control characters, is one for files all the same: a key stands for it.
+    /// Returns a store on the folder of the file at `path`, and the key of the file, or `None` if the path
+    /// does not name a file. A name that is not UTF-8, or has control characters, is allowed for a file: a
+    /// key stands for it.
     #[must_use]
     pub fn of(path: &Path) -> Option<(Self, ObjectKey)> {
         let name = path.file_name()?;
@@ -80,16 +83,16 @@ impl FolderStore {
         Some((Self { named: Some((key.clone(), name.to_owned())), ..store }, key))
     }
 
-    /// Whether a file could be put under `key`, in place of one that is there. Makes none.
+    /// Checks that a file can be stored under `key` and replace one that exists, without creating it.
     ///
     /// # Errors
-    /// As [`ObjectStore::put`] would.
+    /// As for [`ObjectStore::put`].
     pub fn check(&self, key: &ObjectKey) -> Result<(), StoreError> {
         let path = self.target(key)?;
-        NewFile::check(&path, IfThere::Replace).map_err(|err| io_error(self.operation("create", key), err))
+        NewFile::check(&path, Overwrite::Replace).map_err(|err| io_error(self.operation("create", key), err))
     }
 
-    /// The name of the file that a key stands for.
+    /// Returns the name of the file that a key stands for.
     fn name(&self, key: &ObjectKey) -> OsString {
         match &self.named {
             Some((named, name)) if named == key => name.clone(),
@@ -104,13 +107,14 @@ impl FolderStore {
         Operation { request, target: self.url(key) }
     }
 
-    /// The file that a key stands for.
+    /// Returns the path of the file that a key stands for.
     #[must_use]
     pub fn path(&self, key: &ObjectKey) -> PathBuf {
         self.folder.join(self.name(key))
     }
 
-    /// A key that is a file of this folder, and not something else.
+    /// Returns the path of a key. Fails if it is not in this folder, or is something other than a regular
+    /// file.
     fn target(&self, key: &ObjectKey) -> Result<PathBuf, StoreError> {
         let path = self.path(key);
         if key.as_str().contains('/') {
@@ -147,7 +151,8 @@ impl FolderStore {
     }
 }
 
-/// The upload that a hidden file is. Of a long name it has the beginning for a key, which leads to the same file.
+/// Returns the upload to which a hidden file belongs. The key of a long name is only its beginning, which
+/// leads to the same hidden file.
 fn upload_of(name: &OsStr) -> Option<Upload> {
     let (name, id) = parse_hidden(name)?;
     Some(Upload { key: ObjectKey::new(name).ok()?, id: id.to_owned() })
@@ -160,7 +165,7 @@ fn io_error(operation: Operation, source: io::Error) -> StoreError {
     }
 }
 
-/// File work, off the async threads.
+/// Runs file operations outside the async threads.
 async fn off<T: Send + 'static>(
     operation: Operation,
     work: impl FnOnce(&Operation) -> Result<T, StoreError> + Send + 'static,
@@ -182,8 +187,13 @@ impl Growing {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether `named` is what was written, in full and without gaps.
-    fn review(&self, operation: &Operation, named: &[StoredPart], whole: &Whole) -> Result<(), StoreError> {
+    /// Checks that `named` are exactly the parts that were written, without gaps.
+    fn review(
+        &self,
+        operation: &Operation,
+        named: &[StoredPart],
+        whole: &ExpectedObject,
+    ) -> Result<(), StoreError> {
         let wrong = |reason: String| Err(StoreError::Mismatch { operation: operation.clone(), reason });
         let parts = self.parts();
         if named.len() != parts.len() || named.is_empty() {
@@ -233,7 +243,8 @@ impl ObjectStore for FolderStore {
         let target = self.target(key)?;
         off(self.operation("write", key), move |operation| {
             let failed = |err| io_error(operation.clone(), err);
-            let new = NewFile::begin(&target, &new_id(), IfThere::Replace, PageCache::Use).map_err(failed)?;
+            let new =
+                NewFile::begin(&target, &new_id(), Overwrite::Replace, PageCache::Use).map_err(failed)?;
             let written = (|| {
                 new.file().write(&body, 0)?;
                 new.file().file().sync_all()?;
@@ -270,7 +281,7 @@ impl ObjectStore for FolderStore {
             }
             let mut bytes = vec![0; to_usize(range.end - range.start)];
             file.read_exact_at(&mut bytes, range.start).map_err(failed)?;
-            // After the read, so that a change during it shows too.
+            // After the read, so that a change during it is noticed too.
             let found = version_of(&file.metadata().map_err(failed)?);
             if version.is_some_and(|version| version != found) {
                 let reason = format!("the version is {} by now", found.0);
@@ -291,15 +302,14 @@ impl ObjectStore for FolderStore {
 
     async fn create_upload(&self, key: &ObjectKey, plan: &UploadPlan) -> Result<Upload, StoreError> {
         let upload = Upload { key: key.clone(), id: new_id() };
-        let (target, id, part_size, replace) =
-            (self.target(key)?, upload.id.clone(), plan.part_size, plan.replace);
+        let (target, id, part_size, overwrite) =
+            (self.target(key)?, upload.id.clone(), plan.part_size, plan.overwrite);
         let new = off(self.operation("create", key), move |operation| {
-            if !replace && target.symlink_metadata().is_ok() {
+            if overwrite == Overwrite::Refuse && target.symlink_metadata().is_ok() {
                 let reason = "there is a file of that name already".to_owned();
                 return Err(StoreError::Precondition { operation: operation.clone(), reason });
             }
-            let if_there = if replace { IfThere::Replace } else { IfThere::Refuse };
-            NewFile::begin(&target, &id, if_there, PageCache::Bypass)
+            NewFile::begin(&target, &id, overwrite, PageCache::Bypass)
                 .map_err(|err| io_error(operation.clone(), err))
         })
         .await?;
@@ -336,14 +346,19 @@ impl ObjectStore for FolderStore {
         Ok(parts.iter().map(|(number, part)| part.stored(*number)).collect())
     }
 
-    async fn complete(&self, upload: &Upload, parts: &[StoredPart], whole: &Whole) -> Result<(), StoreError> {
+    async fn complete(
+        &self,
+        upload: &Upload,
+        parts: &[StoredPart],
+        whole: &ExpectedObject,
+    ) -> Result<(), StoreError> {
         let operation = self.operation("complete", &upload.key);
         let growing = self.growing(&operation, upload)?;
         growing.review(&operation, parts, whole)?;
         let (folder, size) = (self.folder.clone(), whole.size);
         let synced = off(operation, move |operation| {
             let published = (|| {
-                // A last part that was sent again may have been longer before.
+                // The last part may have been longer when it was sent the first time.
                 growing.new.file().file().set_len(size)?;
                 growing.new.file().file().sync_all()?;
                 growing.new.publish()
@@ -370,7 +385,7 @@ impl ObjectStore for FolderStore {
 
     async fn abort(&self, upload: &Upload) -> Result<(), StoreError> {
         let growing = self.uploads().remove(&upload.id);
-        // The id may come from the command line, and must not lead elsewhere.
+        // The id may come from the command line, and must not lead to another folder.
         if !is_id(&upload.id) || upload.key.as_str().contains('/') {
             return Ok(());
         }

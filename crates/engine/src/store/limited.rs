@@ -1,4 +1,5 @@
-//! At most so many bytes a second to the store, counted for each attempt, so it goes around the store and inside `retrying`.
+//! Store decorator that limits the bytes sent per second. It counts each attempt, so it goes around the store
+//! and inside `retrying`.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,28 +12,29 @@ use snapferry_base::units::{ByteCount, to_u64};
 
 use super::error::StoreError;
 use super::{
-    ETag, ListedObject, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part, StoredPart, Upload, UploadPlan,
-    Whole,
+    ETag, ExpectedObject, ListedObject, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part, StoredPart,
+    Upload, UploadPlan,
 };
 
-/// A store behind a limit. A part is sent whole, and the next one waits until the line would have carried it: over any stretch of time
-/// the store gets at most rate times time, and one part.
+/// Store behind a rate limit. A part is sent whole, and the next one waits for as long as a connection of
+/// that rate would have needed for it: in any period the store receives at most rate times time, plus one
+/// part.
 pub struct Limited {
     inner: Arc<dyn ObjectStore>,
     clock: Arc<dyn Clock>,
     per_second: ByteCount,
-    /// When everything that was let through will have been paid for.
+    /// Time at which the rate allows the next part, after all that were let through.
     paid_until: Mutex<Option<Instant>>,
 }
 
 impl Limited {
-    /// Limits what goes into `inner` to `per_second` bytes a second; less than one means one.
+    /// Limits uploads to `inner` to `per_second` bytes a second. Zero counts as one.
     #[must_use]
     pub fn new(inner: Arc<dyn ObjectStore>, per_second: ByteCount, clock: Arc<dyn Clock>) -> Self {
         Self { inner, clock, per_second: ByteCount(per_second.0.max(1)), paid_until: Mutex::new(None) }
     }
 
-    /// Waits for the turn of `len` bytes.
+    /// Waits until the rate allows `len` bytes to be sent.
     async fn turn(&self, len: usize) {
         let now = self.clock.instant();
         let start = {
@@ -94,7 +96,12 @@ impl ObjectStore for Limited {
         self.inner.list_parts(upload).await
     }
 
-    async fn complete(&self, upload: &Upload, parts: &[StoredPart], whole: &Whole) -> Result<(), StoreError> {
+    async fn complete(
+        &self,
+        upload: &Upload,
+        parts: &[StoredPart],
+        whole: &ExpectedObject,
+    ) -> Result<(), StoreError> {
         self.inner.complete(upload, parts, whole).await
     }
 

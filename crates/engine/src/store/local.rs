@@ -1,4 +1,4 @@
-//! Files of this machine, as images and disks are written to them: past the page cache where that goes.
+//! Files of this machine to which images and disks are written: past the page cache if possible.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -11,40 +11,43 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use snapferry_base::units::{to_u64, to_usize};
 
-/// What O_DIRECT asks of an address, a length and an offset at most: the largest sector in the field, and a page.
+/// Alignment in bytes of address, length and offset that is enough for O_DIRECT everywhere: the largest
+/// sector in use, and a page.
 pub(crate) const ALIGNMENT: u64 = 4096;
 
-/// Whether what is written stays in memory for who reads it next.
+/// Use of the page cache by writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PageCache {
-    /// It goes past the page cache, and takes no memory from others.
+    /// Writes go past the page cache, and take no memory from other processes.
     #[default]
     Bypass,
-    /// It goes through the page cache, and on to the disk at the end.
+    /// Writes go through the page cache, and to the disk at the end. The next reader finds them in memory.
     Use,
 }
 
-/// A file or device that is written at any place, by several threads at once.
+/// File or device that several threads write at once, at any offset.
 #[derive(Debug)]
 pub(crate) struct DirectFile {
-    /// Through the page cache: for what is not aligned.
+    /// The file opened through the page cache, for writes that are not aligned.
     cached: File,
-    /// The same file past the page cache, where the file system takes that.
+    /// The same file opened past the page cache, if the file system supports that.
     direct: Option<File>,
-    /// It refused a write: no more of them.
+    /// True if `direct` has refused a write. Then all later writes go through the page cache.
     direct_refused: AtomicBool,
-    /// One write through the page cache at a time: the file system lets no two into a file, and whoever waits for it there does so spinning.
+    /// Lock for writes through the page cache: the file system allows only one at a time in a file, and a
+    /// thread that waits for it inside the file system spins.
     turn: Mutex<()>,
 }
 
 impl DirectFile {
-    /// A file that was opened twice, the second time with O_DIRECT, if that could be.
+    /// Wraps a file that was opened twice, the second time with O_DIRECT if that was possible.
     pub fn new(cached: File, direct: Option<File>) -> Self {
         Self { cached, direct, direct_refused: AtomicBool::new(false), turn: Mutex::default() }
     }
 
-    /// The file at `path`, which `cached` is, opened once more for writes past the page cache, where that is wanted and the file system
-    /// takes it: not every one does (tmpfs before Linux 6.6, some of FUSE).
+    /// Opens the file at `path`, which is already open as `cached`, once more for writes past the page cache,
+    /// if that is wanted and the file system supports it: not every one does (tmpfs before Linux 6.6, some of
+    /// FUSE).
     pub fn at(path: &Path, cached: File, cache: PageCache) -> Self {
         let direct_flag = i32::try_from(OFlags::DIRECT.bits()).unwrap_or(0);
         let past_cache = || OpenOptions::new().write(true).custom_flags(direct_flag).open(path).ok();
@@ -52,13 +55,13 @@ impl DirectFile {
         Self::new(cached, direct)
     }
 
-    /// The file itself, for everything but writes.
+    /// Returns the file itself, for everything but writes.
     pub fn file(&self) -> &File {
         &self.cached
     }
 
-    /// Writes all of `bytes`. Pages that `bytes` fill only in part go through the page cache whoever writes them, so that the two ways
-    /// never meet in one page.
+    /// Writes all of `bytes` at offset `at`. Pages that `bytes` fill only in part always go through the page
+    /// cache, so that the two kinds of write never meet in one page.
     pub fn write(&self, bytes: &[u8], at: u64) -> io::Result<()> {
         let done = self.write_direct(bytes, at)?;
         if done == bytes.len() {
@@ -68,8 +71,8 @@ impl DirectFile {
         self.cached.write_all_at(&bytes[done..], at + to_u64(done))
     }
 
-    /// Writes what can go past the page cache, and says how much that was. The rest, and everything after a refusal, goes the ordinary
-    /// way.
+    /// Writes as much as can go past the page cache, and returns how much that was. The rest, and everything
+    /// after a refusal, goes through the page cache.
     fn write_direct(&self, bytes: &[u8], at: u64) -> io::Result<usize> {
         let Some(direct) = self.direct.as_ref().filter(|_| !self.direct_refused.load(Relaxed)) else {
             return Ok(0);
@@ -80,7 +83,8 @@ impl DirectFile {
         }
         let whole = bytes.len() - bytes.len() % step;
         let mut done = 0;
-        // A write may be cut short anywhere; once it stops at an odd place, the rest goes the ordinary way.
+        // A write may be cut short anywhere. Once it stops at an unaligned offset, the rest goes through the
+        // page cache.
         while done < whole && done.is_multiple_of(step) {
             match direct.write_at(&bytes[done..whole], at + to_u64(done)) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -97,21 +101,22 @@ impl DirectFile {
     }
 }
 
-/// Makes a rename in a folder survive a power cut, and a file that was made there.
+/// Flushes a folder, so that a rename in it, or a file that was created in it, survives a power cut.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
     let opened = match File::open(or_here(folder)) {
-        // A folder may be written to and not listed: what is in it gets its turn with everything else of the system's.
+        // A process may be allowed to write to a folder but not to list it. Then its content is flushed
+        // later, with all else of the system.
         Err(err) if err.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
         opened => opened?,
     };
     match opened.sync_all() {
-        // File systems that have nothing to sync there say so.
+        // File systems that have nothing to flush there return this error.
         Err(err) if Errno::from_io_error(&err) == Some(Errno::INVAL) => Ok(()),
         answer => answer,
     }
 }
 
-/// The folder, and this one where its path is empty, as `Path::parent` says of a bare file name.
+/// Returns the folder, or `.` if its path is empty, as `Path::parent` returns it for a bare file name.
 pub(super) fn or_here(folder: &Path) -> &Path {
     if folder.as_os_str().is_empty() { Path::new(".") } else { folder }
 }

@@ -1,7 +1,8 @@
-//! Bytes out and back: object stores, and a folder that behaves like one.
+//! Object stores, and a folder that behaves like one.
 //!
-//! [`ObjectStore`] is what the pipeline knows. Retries, adaptive concurrency and rate limits are decorators around it
-//! (`retrying`, `limited`); one conformance suite (`testing::store_suite`) runs against every store.
+//! The pipeline knows [`ObjectStore`] only. Retries, adaptive concurrency and rate limits are decorators
+//! around it (`retrying`, `limited`); one conformance suite (`testing::store_suite`) runs against every
+//! store.
 
 use std::fmt;
 use std::ops::Range;
@@ -42,11 +43,38 @@ pub const MAX_OBJECT: ByteCount = ByteCount(10_000_000_000_000);
 /// Most bytes in a key (S3 and IBM COS alike).
 const LONGEST_KEY: usize = 1024;
 
-/// The name of an object in its bucket, or of a file in its folder.
+/// Kind of place that holds an image: it decides how many requests are in flight, and how large they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// A bucket of an object store: far away, so that many large requests are in flight.
+    Bucket,
+    /// A file in a local folder.
+    File,
+}
+
+/// Treatment of an object, a file or the content of a device that exists already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overwrite {
+    /// The existing data stays, and the operation fails.
+    #[default]
+    Refuse,
+    /// The existing data is replaced. A file that the system can't replace is written in place.
+    Replace,
+}
+
+impl Overwrite {
+    /// [`Overwrite::Replace`] if the user gave `--force`.
+    #[must_use]
+    pub fn if_forced(force: bool) -> Self {
+        if force { Self::Replace } else { Self::Refuse }
+    }
+}
+
+/// Name of an object in its bucket, or of a file in its folder.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey(String);
 
-/// A name that no store takes.
+/// Error for a name that no store accepts.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{key:?} can't be an object's key: {reason}")]
 pub struct ObjectKeyError {
@@ -55,11 +83,11 @@ pub struct ObjectKeyError {
 }
 
 impl ObjectKey {
-    /// What a manifest's key has behind its image's.
+    /// Suffix that the key of a manifest adds to the key of its image.
     const MANIFEST: &str = ".manifest";
 
-    /// Checks what S3 asks of a key: 1 to 1024 bytes of UTF-8, here without control characters and empty, `.` or `..` segments,
-    /// which some stores and every folder would read as something else.
+    /// Checks the rules of S3 for keys: 1 to 1024 bytes of UTF-8. Also refuses control characters, and empty,
+    /// `.` or `..` segments, which some stores and every folder would interpret.
     ///
     /// # Errors
     /// With the rule that `key` breaks.
@@ -80,10 +108,10 @@ impl ObjectKey {
         Ok(Self(key.to_owned()))
     }
 
-    /// The key of an image, beside which there is room for a manifest.
+    /// Checks the key of an image, and that the key of its manifest is short enough too.
     ///
     /// # Errors
-    /// With the rule that `key` or its manifest's breaks.
+    /// With the rule that `key` or the key of its manifest breaks.
     pub fn of_image(key: &str) -> Result<Self, ObjectKeyError> {
         let image = Self::new(key)?;
         if image.manifest().0.len() > LONGEST_KEY {
@@ -95,13 +123,13 @@ impl ObjectKey {
         Ok(image)
     }
 
-    /// The text.
+    /// Returns the key as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The key of the manifest beside this image.
+    /// Returns the key of the manifest of this image.
     #[must_use]
     pub fn manifest(&self) -> Self {
         Self([&self.0, Self::MANIFEST].concat())
@@ -114,7 +142,7 @@ impl fmt::Display for ObjectKey {
     }
 }
 
-/// A part's place in its upload: 1 to [`MAX_PARTS`].
+/// Position of a part in its upload: 1 to [`MAX_PARTS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PartNumber(pub u32);
 
@@ -124,108 +152,104 @@ impl fmt::Display for PartNumber {
     }
 }
 
-/// An opaque mark of one version of an object. Stores disagree on what it is made of; equal marks mean equal versions.
+/// Opaque identifier of one version of an object. Stores disagree on what it is made of; equal values mean
+/// equal versions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ETag(pub String);
 
-/// What a store says of an object.
+/// Metadata that a store returns for an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectMeta {
-    /// Bytes.
+    /// Size of the object in bytes.
     pub size: u64,
-    /// The version's mark; empty where a store gives none.
+    /// Version of the object; empty if the store returns none.
     pub etag: ETag,
-    /// The full-object CRC64NVME, from stores that keep one.
+    /// CRC64NVME of the full object, from stores that keep one.
     pub crc64: Option<Crc64>,
 }
 
-/// What is known about an upload before its first byte.
+/// Parameters of an upload, known before its first byte.
 #[derive(Clone, Debug)]
 pub struct UploadPlan {
-    /// Bytes in every part but the last.
+    /// Size of every part but the last, in bytes.
     pub part_size: ByteCount,
-    /// Whether an object under the key may be replaced. A store that can enforce it does so at completion too; everybody checks
-    /// first.
-    pub replace: bool,
+    /// Permission to replace an object under the key. Every store checks it at the beginning; a store that
+    /// can enforce it does so at completion too.
+    pub overwrite: Overwrite,
 }
 
-/// An upload that has begun. Whoever holds one completes or aborts it.
+/// Upload that has begun. The caller completes or aborts it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upload {
-    /// What it will be called.
+    /// Key of the object that the upload will become.
     pub key: ObjectKey,
-    /// The store's name for the upload.
+    /// Identifier that the store gave the upload.
     pub id: String,
 }
 
-/// One part, ready to send. Cloning shares the bytes.
+/// Part that is ready to send. Cloning shares the bytes.
 #[derive(Clone, Debug)]
 pub struct Part {
-    /// Its place.
     pub number: PartNumber,
-    /// Its bytes.
     pub body: Bytes,
-    /// Their sum.
+    /// CRC64NVME of the body.
     pub crc64: Crc64,
 }
 
-/// What a store says of a part that it holds.
+/// Metadata that a store returns for a part that it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredPart {
-    /// Its place.
     pub number: PartNumber,
-    /// Bytes.
+    /// Size of the part in bytes.
     pub size: u64,
-    /// The store's mark, needed to complete.
+    /// Identifier from the store, which the completion needs.
     pub etag: ETag,
 }
 
-/// What the finished object must be.
+/// Properties that the finished object must have.
 #[derive(Clone, Debug)]
-pub struct Whole {
-    /// Bytes.
+pub struct ExpectedObject {
+    /// Size of the object in bytes.
     pub size: u64,
-    /// CRC64NVME over all of them.
+    /// CRC64NVME of the full object.
     pub crc64: Crc64,
-    /// The version that the upload replaces, as HEAD gave it before the upload began. It tells an answer that was lost from
-    /// one that was never given.
+    /// Version that the upload replaces, as HEAD returned it before the upload began. With it, an object that
+    /// this upload made can be told from the one that was there before.
     pub replaces: Option<ETag>,
 }
 
-/// An object, as a list tells of it.
+/// Object in a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedObject {
-    /// Its key.
     pub key: ObjectKey,
-    /// Bytes.
+    /// Size of the object in bytes.
     pub size: u64,
-    /// When it was completed, where the store tells.
+    /// Time at which the object was completed, if the store reports it.
     pub modified: Option<SystemTime>,
 }
 
-/// An upload that somebody began and nobody has ended.
+/// Upload that was begun and is neither completed nor aborted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenUpload {
-    /// The upload.
     pub upload: Upload,
-    /// When it began, where the store tells.
+    /// Time at which the upload began, if the store reports it.
     pub started: Option<SystemTime>,
 }
 
-/// A bucket of an object store, or a folder. Every method is one attempt with its own deadline, and may be called again after any
-/// error.
+/// Bucket of an object store, or a folder. Every method is one attempt with its own deadline, and may be
+/// called again after any error.
 #[async_trait]
 pub trait ObjectStore: Send + Sync + 'static {
-    /// Where an object is to be found, for people: `s3://bucket/key` or a path.
+    /// Returns the location of an object, for people: `s3://bucket/key` or a path.
     fn url(&self, key: &ObjectKey) -> String;
 
-    /// What is stored under `key`, or nothing.
+    /// Returns the metadata of the object under `key`, or `None` if there is none.
     async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectMeta>, StoreError>;
 
-    /// Writes a small object whole.
+    /// Writes a small object in one request.
     async fn put(&self, key: &ObjectKey, body: Bytes) -> Result<(), StoreError>;
 
-    /// Reads `range` of an object: exactly its bytes, or an error. With `version`, of that version only.
+    /// Reads `range` of an object: exactly its bytes, or an error. With `version`, reads that version only.
     async fn get_range(
         &self,
         key: &ObjectKey,
@@ -233,28 +257,33 @@ pub trait ObjectStore: Send + Sync + 'static {
         version: Option<&ETag>,
     ) -> Result<Bytes, StoreError>;
 
-    /// Removes an object. That there is none is success.
+    /// Removes an object. Succeeds if there is none.
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError>;
 
     /// Begins a multipart upload. Nothing is visible under `key` before it completes.
     async fn create_upload(&self, key: &ObjectKey, plan: &UploadPlan) -> Result<Upload, StoreError>;
 
-    /// Stores one part; a part sent twice is stored once.
+    /// Stores one part. A part that is sent twice is stored once.
     async fn put_part(&self, upload: &Upload, part: Part) -> Result<StoredPart, StoreError>;
 
-    /// Every part that the store holds of an upload, by number.
+    /// Returns every part that the store holds of an upload, by number.
     async fn list_parts(&self, upload: &Upload) -> Result<Vec<StoredPart>, StoreError>;
 
     /// Makes the object from exactly `parts`, which are all that were sent, by number.
-    async fn complete(&self, upload: &Upload, parts: &[StoredPart], whole: &Whole) -> Result<(), StoreError>;
+    async fn complete(
+        &self,
+        upload: &Upload,
+        parts: &[StoredPart],
+        whole: &ExpectedObject,
+    ) -> Result<(), StoreError>;
 
-    /// Ends an upload and removes its parts. That there is none is success.
+    /// Aborts an upload and removes its parts. Succeeds if there is none.
     async fn abort(&self, upload: &Upload) -> Result<(), StoreError>;
 
-    /// Every object whose key begins with `prefix`, by key.
+    /// Returns every object whose key begins with `prefix`, by key.
     async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, StoreError>;
 
-    /// Every open upload of keys that begin with `prefix`.
+    /// Returns every open upload of keys that begin with `prefix`.
     async fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError>;
 }
 

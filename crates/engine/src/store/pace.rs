@@ -1,13 +1,14 @@
-//! How many parts travel at once: as many as the user allows, fewer while the store asks for less or the line carries less.
+//! Limit of concurrent part uploads: as many as the user allows, fewer while the store throttles or the
+//! connection is too slow.
 //!
-//! Additive increase, multiplicative decrease, as TCP does it: throttling halves the window, at most once for all the requests that
-//! were under way together; a run of parts that went well widens it by one.
+//! Additive increase, multiplicative decrease, as in TCP: throttling halves the window, at most once for all
+//! the requests that were in flight together; a run of successful parts widens it by one.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-/// This many parts in a row that went well widen the window by one.
+/// Number of consecutive successful parts that widens the window by one.
 const GOOD_RUN: usize = 8;
 
 #[derive(Debug)]
@@ -15,11 +16,12 @@ struct State {
     window: usize,
     in_flight: usize,
     good_run: usize,
-    /// Counts the cuts. A throttled request cuts only if none was made since it began: one full bucket is one message.
+    /// Number of times that the window was halved. A throttled request halves it only if that has not
+    /// happened since the request began: all requests that were throttled together count as one signal.
     cuts: u64,
 }
 
-/// The window. Shared by all senders to one store.
+/// Window of concurrent parts, shared by all senders to one store.
 #[derive(Debug)]
 pub struct Pace {
     connections: usize,
@@ -27,7 +29,7 @@ pub struct Pace {
     room: Notify,
 }
 
-/// The right to send one part, once. Given back when dropped.
+/// Permit to send one part. Dropping it returns it.
 #[derive(Debug)]
 pub struct Permit {
     pace: Arc<Pace>,
@@ -35,7 +37,7 @@ pub struct Permit {
 }
 
 impl Pace {
-    /// Starts with `connections` parts at once, and never has more. Less than one means one.
+    /// Starts with a window of `connections` parts, which is also its maximum. Zero counts as one.
     #[must_use]
     pub fn new(connections: usize) -> Arc<Self> {
         let connections = connections.max(1);
@@ -43,7 +45,7 @@ impl Pace {
         Arc::new(Self { connections, state: Mutex::new(state), room: Notify::new() })
     }
 
-    /// How many parts may travel at once right now.
+    /// Returns the number of parts that may be in flight now.
     #[must_use]
     pub fn window(&self) -> usize {
         self.state().window
@@ -52,7 +54,7 @@ impl Pace {
     /// Waits for room in the window.
     pub async fn permit(self: &Arc<Self>) -> Permit {
         loop {
-            // Before the look: room made between the look and the wait is not missed.
+            // Before the check, so that room made between the check and the wait is not missed.
             let room = self.room.notified();
             {
                 let mut state = self.state();
@@ -74,7 +76,7 @@ impl Pace {
 }
 
 impl Permit {
-    /// The part was taken.
+    /// Reports that the store took the part.
     pub fn went_well(self) {
         let mut state = self.pace.state();
         state.good_run += 1;
@@ -84,7 +86,7 @@ impl Permit {
         }
     }
 
-    /// The store asked for less, or the part did not get through in time.
+    /// Reports that the store throttled the part, or that the part timed out.
     pub fn was_throttled(self) {
         let mut state = self.pace.state();
         state.good_run = 0;
@@ -167,11 +169,11 @@ mod tests {
         let mut held = permits(&pace, 2).await;
         let (mut third, mut fourth) = (Box::pin(pace.permit()), Box::pin(pace.permit()));
         assert!(is_ready(&mut third).is_none() && is_ready(&mut fourth).is_none());
-        // Halved while two are out: one that comes back makes no room yet.
+        // The window was halved while two parts are in flight: the first that ends makes no room yet.
         held.pop().expect("two").was_throttled();
         assert!(is_ready(&mut third).is_none());
         drop(held);
-        // One gets in, whoever's turn it is, and then the other.
+        // One of the waiting tasks gets a permit, whichever is next, and then the other.
         let (in_third, in_fourth) = (is_ready(&mut third), is_ready(&mut fourth));
         assert!(in_third.is_some() != in_fourth.is_some());
         let mut other = if in_third.is_some() { fourth } else { third };

@@ -1,4 +1,4 @@
-//! The one place where requests to a store are tried again.
+//! Store decorator that retries requests. No other code retries requests to a store.
 
 use std::future::Future;
 use std::ops::Range;
@@ -15,48 +15,51 @@ use snapferry_base::retry::{Backoff, Class};
 use super::error::{Operation, StoreError};
 use super::pace::Pace;
 use super::{
-    ETag, ListedObject, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part, StoredPart, Upload, UploadPlan,
-    Whole,
+    ETag, ExpectedObject, ListedObject, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part, StoredPart,
+    Upload, UploadPlan,
 };
 
-/// Attempts on a request whose checksum did not match: a bit flips on the way now and then, but not three times in a row.
+/// Most attempts of a request whose checksum did not match: a bit flips in transit now and then, but not
+/// three times in a row.
 pub const DAMAGED_ATTEMPTS: u32 = 3;
-/// A store that asks for more patience than this is asked sooner.
+/// Longest wait that the store can ask for. If it asks for more, the next attempt comes after this time.
 const LONGEST_ASKED: Duration = Duration::from_secs(120);
-/// How often an upload is aborted at most: parts that were on their way may arrive after the first time (S3's documentation,
-/// "AbortMultipartUpload").
+/// Most requests to abort one upload: parts that were in transit may arrive after the first one (S3's
+/// documentation, "AbortMultipartUpload").
 pub const ABORTS: u32 = 3;
 
-/// Attempts at a store from which nothing was ever heard: its address is likelier misspelt than the store is down.
+/// Most attempts of a request to a store that has never answered: its address is more likely misspelt than
+/// the store is down.
 pub const STRANGER_ATTEMPTS: u32 = 4;
 
-/// A store whose passing faults pass unseen.
+/// Store that hides transient errors by retrying.
 ///
-/// A request that is told to stop ends at once with [`StoreError::Cancelled`], with three exceptions: [`ObjectStore::abort`] goes on,
-/// since that is what one does after being told to stop; an attempt at [`ObjectStore::complete`] is waited for, and where its answer
-/// was lost so is a look, since they say whether there is an object; and one at [`ObjectStore::create_upload`], since an upload whose
-/// id nobody heard can't be aborted.
+/// Cancelling ends a request at once with [`StoreError::Cancelled`], with three exceptions.
+/// [`ObjectStore::abort`] goes on, because it is part of stopping. An attempt of [`ObjectStore::complete`] is
+/// waited for, and so is one HEAD request if its response was lost, because their responses show whether the
+/// object exists. An attempt of [`ObjectStore::create_upload`] is waited for, because an upload whose id is
+/// lost can't be aborted.
 pub struct Retrying {
     inner: Arc<dyn ObjectStore>,
     clock: Arc<dyn Clock>,
     cancel: Cancel,
     pace: Arc<Pace>,
     backoff: Backoff,
-    /// Whether the store has ever answered.
+    /// True if the store has ever answered.
     heard: AtomicBool,
 }
 
-/// Whether a request may be cut short.
+/// Points at which cancelling may end a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stop {
     AtOnce,
-    /// Only while it waits for the next attempt.
+    /// Only while the request waits for the next attempt.
     BetweenAttempts,
     Never,
 }
 
 impl Retrying {
-    /// Around `inner`, with as many parts at once as `pace` allows.
+    /// Creates the decorator around `inner`, with as many concurrent parts as `pace` allows.
     #[must_use]
     pub fn new(
         inner: Arc<dyn ObjectStore>,
@@ -72,9 +75,9 @@ impl Retrying {
         Operation { request, target: self.url(key) }
     }
 
-    /// The wait before attempt `next`, where `err` allows for one.
+    /// Returns the wait before attempt `next`, if the error allows another attempt.
     fn wait_after(&self, err: &StoreError, next: u32) -> Option<Duration> {
-        // A token source has made its own attempts.
+        // The token source has retried its own requests already.
         if matches!(err, StoreError::Identity { .. }) {
             return None;
         }
@@ -149,9 +152,15 @@ impl Retrying {
         }
     }
 
-    /// Whether the object under the upload's key is the one that `whole` describes, made by this upload. Asked once even after being
-    /// told to stop: the answer says whether there is an object.
-    async fn is_there(&self, upload: &Upload, whole: &Whole, err: &StoreError) -> Result<bool, StoreError> {
+    /// Checks whether the object under the key of the upload is the one that `whole` describes, made by this
+    /// upload. Sends one HEAD request even after a cancellation, because its response shows whether the
+    /// object exists.
+    async fn is_there(
+        &self,
+        upload: &Upload,
+        whole: &ExpectedObject,
+        err: &StoreError,
+    ) -> Result<bool, StoreError> {
         let look = || self.inner.head(&upload.key);
         let looked = match self.attempts(self.operation("HeadObject", &upload.key), Stop::AtOnce, look).await
         {
@@ -161,8 +170,8 @@ impl Retrying {
         let Some(meta) = looked? else { return Ok(false) };
         let same_sum = meta.crc64.map(|crc64| crc64 == whole.crc64);
         let other_version = whole.replaces.as_ref() != Some(&meta.etag);
-        // The same parts over the same object give the same mark on stores that make it from the bytes. Once the upload is
-        // gone too, an equal sum is proof enough.
+        // Stores that compute the ETag from the bytes return the same ETag if the same parts replace the same
+        // object. If the upload no longer exists either, an equal checksum is proof enough.
         let gone = matches!(err, StoreError::NoSuchUpload { .. });
         Ok(meta.size == whole.size
             && same_sum != Some(false)
@@ -170,12 +179,13 @@ impl Retrying {
     }
 }
 
-/// Whether nothing came back from the store.
+/// True if there was no response from the store.
 fn is_silence(err: &StoreError) -> bool {
     matches!(err, StoreError::Connection { .. } | StoreError::TimedOut { .. } | StoreError::Identity { .. })
 }
 
-/// Whether the store may have done as asked all the same: the answer was lost, or was one that says nothing.
+/// True if the store may have executed the request in spite of the error: the response was lost, or does not
+/// show the result.
 fn says_nothing(err: &StoreError) -> bool {
     err.class().is_retryable() && !err.is_damage()
 }
@@ -213,7 +223,7 @@ impl ObjectStore for Retrying {
         let lost = AtomicBool::new(false);
         let attempt = || async {
             let answer = self.inner.create_upload(key, plan).await;
-            // Who asks for less has surely done nothing.
+            // A store that throttles a request has surely not executed it.
             let may_be_done = |err: &StoreError| says_nothing(err) && err.class() != Class::Throttled;
             lost.fetch_or(answer.as_ref().is_err_and(may_be_done), Relaxed);
             answer
@@ -234,13 +244,13 @@ impl ObjectStore for Retrying {
         self.attempts(operation, Stop::AtOnce, || {
             let part = part.clone();
             async {
-                // Held for the attempt and not for the wait after it.
+                // The permit is held during the attempt, not during the wait after it.
                 let permit = self.pace.permit().await;
                 let answer = self.inner.put_part(upload, part).await;
                 match &answer {
                     Ok(_) => permit.went_well(),
                     Err(err) if err.class() == Class::Throttled => permit.was_throttled(),
-                    // A line that can't carry so many parts in time may well carry fewer.
+                    // A connection that is too slow for so many parts may be fast enough for fewer.
                     Err(StoreError::TimedOut { .. }) => permit.was_throttled(),
                     Err(_) => drop(permit),
                 }
@@ -257,13 +267,19 @@ impl ObjectStore for Retrying {
         .await
     }
 
-    /// Makes the object. An answer that was lost is not a failure: HEAD tells whether the object is there, and only when it isn't the
-    /// request is repeated. Stores answer a repeat after success with 200, 403 or 404, so that is looked into as well.
-    async fn complete(&self, upload: &Upload, parts: &[StoredPart], whole: &Whole) -> Result<(), StoreError> {
+    /// Makes the object. A lost response is not a failure: a HEAD request shows whether the object exists,
+    /// and only if it does not, the request is repeated. Stores answer a repeat after success with 200, 403
+    /// or 404, so these responses are checked with HEAD as well.
+    async fn complete(
+        &self,
+        upload: &Upload,
+        parts: &[StoredPart],
+        whole: &ExpectedObject,
+    ) -> Result<(), StoreError> {
         let operation = self.operation("CompleteMultipartUpload", &upload.key);
         let mut next = 1;
         let mut in_doubt = false;
-        // Why nobody knows, at the moment, whether the object was made.
+        // Error of the last HEAD request, if it is unknown whether the object was made.
         let mut unseen = None;
         let ended = |err: StoreError, unseen: Option<StoreError>| match unseen {
             Some(source) => StoreError::InDoubt { operation: operation.clone(), source: Box::new(source) },
@@ -294,7 +310,7 @@ impl ObjectStore for Retrying {
                 };
             }
             next += 1;
-            // After an answer that was lost, "no such upload" may mean that the store is still at it.
+            // After a lost response, "no such upload" may mean that the store is still completing it.
             let wait = match &err {
                 StoreError::NoSuchUpload { .. } if doubted => self.backoff.wait_before(next),
                 err => self.wait_after(err, next),
@@ -306,7 +322,7 @@ impl ObjectStore for Retrying {
         }
     }
 
-    /// Aborts until the store holds no part of the upload any more.
+    /// Aborts until the store holds no more parts of the upload.
     async fn abort(&self, upload: &Upload) -> Result<(), StoreError> {
         let operation = self.operation("AbortMultipartUpload", &upload.key);
         for _ in 0..ABORTS {

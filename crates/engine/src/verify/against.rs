@@ -1,4 +1,4 @@
-//! An image beside a disk: where they differ.
+//! Comparison of an image with a disk.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -14,22 +14,25 @@ use crate::error::{RestoreError, count};
 use crate::hash::CHUNK;
 use crate::image::plan::{SINKS, unmapped};
 use crate::image::{Context, Piece, Sink};
+use crate::pipeline::PipelineError;
 use crate::source::aligned::{AlignedBuf, BUFFER_ALIGNMENT};
 use crate::source::{Extent, Source};
 
-/// Compares every byte of an image with a disk: what is stored as a [`Sink`], what is not by the verification at its end.
+/// Compares every byte of an image with a disk: stored bytes as a [`Sink`], all others when the verification
+/// ends.
 pub struct Comparison<'a> {
     source: &'a dyn Source,
     found: Mutex<Differences>,
-    /// Chunks of which not all came in one piece; the zeros in them are left to [`Comparison::finish`].
+    /// Numbers of the chunks that did not come in one piece. [`Comparison::finish`] compares the zeros in
+    /// them.
     partial: Mutex<BTreeSet<u64>>,
     buffers: Mutex<Vec<AlignedBuf>>,
-    /// Bytes of the image's disk that were looked at.
+    /// Bytes of the disk in the image that were compared.
     compared: AtomicU64,
 }
 
 impl<'a> Comparison<'a> {
-    /// With this disk.
+    /// Creates a comparison with this disk.
     #[must_use]
     pub fn new(source: &'a dyn Source) -> Self {
         Self {
@@ -41,16 +44,17 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// What was found so far.
+    /// Returns the differences that were found so far.
     #[must_use]
     pub fn differences(&self) -> Differences {
         lock(&self.found).clone()
     }
 
-    /// Compares what lies nowhere in the image with the disk: it must be zero there. For after the last piece.
+    /// Compares the ranges that the image does not store with the disk, which must be zero there. Must be
+    /// called after the last piece.
     ///
     /// # Errors
-    /// Where the disk can't be read, or the work is cancelled.
+    /// If the disk can't be read, or the work is cancelled.
     pub(super) fn finish(&self, mappings: &Mappings, context: &Context) -> Result<(), RestoreError> {
         let gaps = Mutex::new(unmapped(mappings).flat_map(by_chunks));
         let size = mappings.virtual_size().0;
@@ -59,13 +63,13 @@ impl<'a> Comparison<'a> {
             gaps.find(|gap| {
                 let whole =
                     gap.start.is_multiple_of(CHUNK.0) && (gap.end.is_multiple_of(CHUNK.0) || gap.end == size);
-                // In other chunks something is stored, and the piece with it was compared as a whole.
+                // All other chunks hold stored data, and were compared as a whole with their piece.
                 whole || lock(&self.partial).contains(&(gap.start / CHUNK.0))
             })
         };
         let ended = threads::together("compare", SINKS, || self.compare_zeros(&next, context));
         context.verdict()?;
-        ended.map_err(|_died| RestoreError::StageDied { stage: "comparison" })?;
+        ended.map_err(|_died| RestoreError::Pipeline(PipelineError::StageDied { stage: "comparison" }))?;
         count("bytes of the disk were compared", self.compared.load(Relaxed), size)
     }
 
@@ -94,7 +98,7 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// Reads the front of a chunk of the disk, and looks at it.
+    /// Reads the first `len` bytes of a chunk of the disk, and calls `look` with them.
     fn with_chunk(
         &self,
         start: GuestOffset,
@@ -117,7 +121,7 @@ impl<'a> Comparison<'a> {
         read
     }
 
-    /// Notes where `disk` differs from `image`, or from zeros.
+    /// Records where `disk` differs from `image`, or from zeros.
     fn compare(&self, start: GuestOffset, disk: &[u8], image: Option<&[u8]>) {
         let found = differences(disk, image, start);
         if !found.is_empty() {
@@ -135,7 +139,7 @@ impl Sink for Comparison<'_> {
                 .with_chunk(start, piece.len(), |disk| self.compare(start, disk, Some(piece.chunk())));
         }
         lock(&self.partial).insert(start.0 / CHUNK.0);
-        // What can't be decoded can't be compared, and is told of by itself.
+        // Bytes that can't be decoded can't be compared; they are reported separately.
         self.compared.fetch_add(piece.mapped() + piece.undecoded(), Relaxed);
         self.with_chunk(start, piece.len(), |disk| {
             for (at, bytes) in piece.runs() {
@@ -154,7 +158,7 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A range of the disk, cut at every chunk's start.
+/// Divides a range of the disk at the start of every chunk.
 fn by_chunks(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
     let mut at = range.start;
     std::iter::from_fn(move || {

@@ -1,4 +1,5 @@
-//! The proof of a copy: every cluster decoded, every sum held against what was noted when the image was made.
+//! Verification of an image: decodes every cluster, and compares every checksum with the one that was
+//! recorded when the image was made.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,58 +17,59 @@ use crate::disk::{Difference, Differences};
 use crate::error::RestoreError;
 use crate::hash::Crc64;
 use crate::image::counters::Counters;
-use crate::image::plan::{Cover, Options, Origin, Plan};
+use crate::image::plan::{Cover, Options, Plan};
 use crate::image::{
     BadBodies, BadBody, ChunkHashes, Context, HashFinding, Piece, Reading, Sha256Sum, Sink, Sums, WantedSums,
     check_manifest, hashed_segments,
 };
 use crate::manifest::Manifest;
 use crate::source::Source;
+use crate::store::Location;
 
 mod against;
 
 pub use against::Comparison;
 
-/// Hash findings that are kept at most; the others are counted.
+/// Most findings of one kind that are kept. The others are only counted.
 const KEPT: usize = 16;
 
-/// Whether the file's SHA-256 is taken.
+/// Use of the SHA-256 of the file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sha256Wanted {
-    /// No.
+    /// The SHA-256 is not computed.
     #[default]
     No,
-    /// It is taken and told.
+    /// The SHA-256 is computed and reported.
     Taken,
-    /// It must be this one.
+    /// The SHA-256 is computed, and must be this one.
     MustBe(Sha256Sum),
 }
 
-/// An image to be verified, with everything that takes.
+/// Parameters of a verification.
 pub struct Verification<'a> {
-    /// The image's bytes.
+    /// Bytes of the image.
     pub file: &'a dyn ImageFile,
-    /// What kind of place they come from.
-    pub origin: Origin,
-    /// What the image must hold.
+    /// Location of the image.
+    pub origin: Location,
+    /// Manifest that the image must match.
     pub manifest: Option<&'a Manifest>,
-    /// The SHA-256 of the file.
+    /// Use of the SHA-256 of the file.
     pub sha256: Sha256Wanted,
-    /// A disk that must hold the same.
+    /// Disk that must have the same content.
     pub against: Option<&'a dyn Source>,
-    /// What is put up with.
+    /// Limits on tables that are accepted from the image.
     pub limits: Limits,
-    /// What the user chose; what is covered follows from the sums that are wanted.
+    /// Choices of the user. The cover is ignored: it follows from the checksums that are wanted.
     pub options: Options,
-    /// Measures the time.
+    /// Clock that measures the duration.
     pub clock: &'a dyn Clock,
     /// Stops the work from outside.
     pub cancel: Cancel,
-    /// Written while the work goes on.
+    /// Progress, updated while the work is running.
     pub counters: Arc<Counters>,
 }
 
-/// Something that is not as it must be.
+/// One defect that a verification found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "finding", rename_all = "kebab-case")]
 pub enum Finding {
@@ -75,35 +77,35 @@ pub enum Finding {
     Body(BadBody),
     /// The file has another length than when it was made.
     FileSize {
-        /// By the manifest.
+        /// Size by the manifest.
         expected: ByteCount,
-        /// As it is.
+        /// Actual size.
         found: ByteCount,
     },
-    /// The disk in it has another size than the one that was read.
+    /// The disk in the image has another size than the one that was read.
     DiskSize {
-        /// By the manifest, or the disk compared with.
+        /// Size by the manifest, or of the disk to compare with.
         expected: ByteCount,
-        /// As it is.
+        /// Actual size.
         found: ByteCount,
     },
-    /// The file's CRC64NVME is another.
+    /// The CRC64NVME of the file differs.
     Crc64 {
-        /// By the manifest.
+        /// Checksum by the manifest.
         expected: Crc64,
-        /// As it is.
+        /// Checksum of the file.
         found: Crc64,
     },
-    /// The file's SHA-256 is another.
+    /// The SHA-256 of the file differs.
     Sha256 {
-        /// As asked for, or by the manifest.
+        /// Checksum that the user gave, or by the manifest.
         expected: String,
-        /// As it is.
+        /// Checksum of the file.
         found: Sha256Sum,
     },
-    /// What was decoded is not what was read from the disk.
+    /// The decoded bytes are not those that were read from the disk.
     Hash(HashFinding),
-    /// The disk holds something else.
+    /// The disk has other content than the image.
     Differs(Difference),
 }
 
@@ -134,40 +136,41 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What a verification found.
+/// Result of a verification.
 #[derive(Clone, Debug, Serialize)]
 pub struct Verdict {
-    /// The image, as named.
+    /// Name of the image, as the user gave it.
     pub image: String,
-    /// Whether nothing was found wrong.
+    /// True if there are no findings.
     pub good: bool,
-    /// Bytes of the disk in it.
+    /// Size of the disk in the image, in bytes.
     pub virtual_size: ByteCount,
-    /// Bytes of the file.
+    /// Size of the file in bytes.
     pub file_size: ByteCount,
-    /// Clusters that hold anything: all of them were decoded.
+    /// Number of clusters that hold anything. All of them were decoded.
     pub clusters: u64,
-    /// Bytes of the file fetched for that. What was read before of its header and tables, to find them, is not counted.
+    /// Bytes of the file that were fetched to decode it. The header and the tables, which are read before,
+    /// are not counted.
     pub bytes_fetched: u64,
-    /// Whether a manifest was there to check against.
+    /// True if there was a manifest to check the image against.
     pub manifest: bool,
-    /// Segments whose BLAKE3 was compared with the manifest's.
+    /// Number of segments whose BLAKE3 hash was compared with the manifest.
     pub segments_checked: u64,
-    /// Segments that the manifest has no hash of.
+    /// Number of segments for which the manifest has no hash.
     pub segments_without_hash: u64,
-    /// The file's CRC64NVME, where it was taken.
+    /// CRC64NVME of the file, if it was computed.
     pub crc64nvme: Option<Crc64>,
-    /// The file's SHA-256, where it was taken.
+    /// SHA-256 of the file, if it was computed.
     pub sha256: Option<Sha256Sum>,
-    /// The disk that every byte was compared with.
+    /// Name of the disk with which every byte was compared.
     pub against: Option<String>,
-    /// What is wrong: of each kind the first on the disk.
+    /// Defects that were found: of each kind, the first ones on the disk.
     pub findings: Vec<Finding>,
-    /// More of the same kinds, which are not listed.
+    /// Number of further findings of these kinds, which are not listed.
     pub more_findings: u64,
-    /// Memory at most, by the plan.
+    /// Most memory that the work takes in bytes, by the plan.
     pub peak_memory: ByteCount,
-    /// How long it took.
+    /// Duration of the verification.
     #[serde(rename = "seconds", serialize_with = "seconds")]
     pub took: Duration,
 }
@@ -176,19 +179,19 @@ fn seconds<S: serde::Serializer>(took: &Duration, to: S) -> Result<S::Ok, S::Err
     to.serialize_f64(took.as_secs_f64())
 }
 
-/// What was found so far.
+/// Findings so far.
 #[derive(Default)]
-struct Found {
+struct Findings {
     listed: Vec<Finding>,
     more: u64,
 }
 
-impl Found {
+impl Findings {
     fn add(&mut self, finding: Finding) {
         self.listed.push(finding);
     }
 
-    /// Adds the first ones of many.
+    /// Adds the first of `count` findings, and counts the others.
     fn add_first(&mut self, first: impl IntoIterator<Item = Finding>, count: u64) {
         let before = self.listed.len();
         self.listed.extend(first.into_iter().take(KEPT));
@@ -197,11 +200,12 @@ impl Found {
 }
 
 impl<'a> Verification<'a> {
-    /// Of an image that was just written, against what was noted while its disk was read: all of it, and the file's SHA-256.
+    /// Creates a verification of an image that was just written, against the records made while its disk was
+    /// read: all of it, and the SHA-256 of the file.
     #[must_use]
     pub fn of_new(
         file: &'a dyn ImageFile,
-        origin: Origin,
+        origin: Location,
         manifest: &'a Manifest,
         clock: &'a dyn Clock,
         cancel: Cancel,
@@ -220,10 +224,12 @@ impl<'a> Verification<'a> {
         }
     }
 
-    /// Verifies. Blocks. `begin` is told how many bytes will be decoded before the first is.
+    /// Runs the verification. Blocks. Calls `begin` with the number of bytes to decode, before the first is
+    /// decoded.
     ///
     /// # Errors
-    /// Where the image is refused or can't be read, or the disk can't; what is wrong with what was read is in the verdict.
+    /// If the image is refused or can't be read, or the disk can't. Defects of bytes that were read are in
+    /// the verdict.
     pub fn run(self, begin: &dyn Fn(ByteCount)) -> Result<Verdict, RestoreError> {
         let begun = self.clock.instant();
         if let Some(manifest) = self.manifest {
@@ -260,7 +266,7 @@ impl<'a> Verification<'a> {
             counters: Arc::clone(&self.counters),
         };
         let sums = reading.run()?;
-        let mut found = Found::default();
+        let mut found = Findings::default();
         let (bad, count) = damaged.first();
         found.add_first(bad.into_iter().map(Finding::Body), count);
         self.check_sizes(&mappings, &mut found);
@@ -300,7 +306,8 @@ impl<'a> Verification<'a> {
         })
     }
 
-    /// What the file's SHA-256 must be: as asked for, else as the manifest says.
+    /// Returns the SHA-256 that the file must have: the one that the user gave, otherwise that of the
+    /// manifest.
     fn expected_sha256(&self) -> Option<String> {
         match self.sha256 {
             Sha256Wanted::MustBe(sum) => Some(sum.to_string()),
@@ -308,7 +315,7 @@ impl<'a> Verification<'a> {
         }
     }
 
-    fn check_sizes(&self, mappings: &Mappings, found: &mut Found) {
+    fn check_sizes(&self, mappings: &Mappings, found: &mut Findings) {
         let disk = mappings.virtual_size();
         let mut expected: Vec<ByteCount> = Vec::new();
         if let Some(manifest) = self.manifest {
@@ -317,14 +324,14 @@ impl<'a> Verification<'a> {
             }
             expected.push(manifest.image.virtual_size);
         }
-        // An image holds whole sectors.
+        // The disk in an image is a multiple of whole sectors.
         expected.extend(self.against.map(|source| ByteCount(source.size().0.next_multiple_of(SECTOR))));
         for expected in expected.into_iter().filter(|expected| *expected != disk) {
             found.add(Finding::DiskSize { expected, found: disk });
         }
     }
 
-    fn check_sums(&self, sums: Sums, expected: Option<String>, found: &mut Found) {
+    fn check_sums(&self, sums: Sums, expected: Option<String>, found: &mut Findings) {
         if let (Some(manifest), Some(crc64)) = (self.manifest, sums.crc64)
             && crc64 != manifest.image.crc64
         {
@@ -338,7 +345,7 @@ impl<'a> Verification<'a> {
     }
 }
 
-/// For a verification without a disk to compare with: what was decoded has been hashed already.
+/// Sink for a verification without a disk to compare with. The decoded bytes have been hashed already.
 struct Nothing;
 
 impl Sink for Nothing {

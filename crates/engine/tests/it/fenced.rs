@@ -1,4 +1,4 @@
-//! A store behind a fence.
+//! Tests of a store behind a fence.
 
 use std::sync::Arc;
 
@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use snapferry_base::fence::{Fence, Fenced};
 use snapferry_base::retry::Class;
+use snapferry_engine::store::Overwrite;
 use snapferry_engine::store::{FencedStore, ObjectKey, ObjectStore as _, StoreError, UploadPlan};
 use snapferry_testkit::memory::MemoryStore;
 
@@ -30,7 +31,10 @@ async fn nothing_gets_through_but_questions() {
         store
             .create_upload(
                 &key,
-                &UploadPlan { part_size: snapferry_base::units::ByteCount(5 << 20), replace: true },
+                &UploadPlan {
+                    part_size: snapferry_base::units::ByteCount(5 << 20),
+                    overwrite: Overwrite::Replace,
+                },
             )
             .await
             .map(drop)

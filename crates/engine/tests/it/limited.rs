@@ -1,4 +1,4 @@
-//! A store that sends no faster than it may.
+//! Tests of a store with a rate limit.
 
 use std::sync::Arc;
 use std::time::Duration;

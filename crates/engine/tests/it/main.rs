@@ -1,4 +1,5 @@
-//! Tests of the engine's stores on the doubles that all crates share, which are built on the engine as anything else is.
+//! Tests of the engine's stores with the test doubles that all crates share, which use the engine as every
+//! other crate does.
 
 mod fenced;
 mod limited;

@@ -1,4 +1,4 @@
-//! Requests that are tried again, on a store that fails as a script says.
+//! Tests of retried requests on a store that fails according to a script.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +9,11 @@ use snapferry_base::clock::Clock as _;
 use snapferry_base::retry::{Backoff, Class};
 use snapferry_base::units::{ByteCount, to_u64};
 use snapferry_engine::hash::Crc64;
+use snapferry_engine::store::Overwrite;
 use snapferry_engine::store::retrying::{ABORTS, DAMAGED_ATTEMPTS, STRANGER_ATTEMPTS};
 use snapferry_engine::store::{
-    ETag, ObjectKey, ObjectStore as _, Operation, Pace, Part, PartNumber, Retrying, StoreError, StoredPart,
-    Upload, UploadPlan, Whole,
+    ETag, ExpectedObject, ObjectKey, ObjectStore as _, Operation, Pace, Part, PartNumber, Retrying,
+    StoreError, StoredPart, Upload, UploadPlan,
 };
 use snapferry_testkit::clock::ManualClock;
 use snapferry_testkit::memory::MemoryStore;
@@ -52,13 +53,13 @@ fn lost() -> StoreError {
 
 const BODY: &[u8] = b"the whole object";
 
-fn whole(replaces: Option<ETag>) -> Whole {
-    Whole { size: to_u64(BODY.len()), crc64: Crc64::of(BODY), replaces }
+fn whole(replaces: Option<ETag>) -> ExpectedObject {
+    ExpectedObject { size: to_u64(BODY.len()), crc64: Crc64::of(BODY), replaces }
 }
 
 impl Bench {
     async fn upload(&self) -> Upload {
-        let plan = UploadPlan { part_size: ByteCount(1 << 20), replace: true };
+        let plan = UploadPlan { part_size: ByteCount(1 << 20), overwrite: Overwrite::Replace };
         self.store.create_upload(&self.key, &plan).await.expect("begun")
     }
 
@@ -137,7 +138,7 @@ async fn a_stop_ends_a_wait() {
     assert!(sending.as_mut().poll(&mut context).is_pending());
     bench.cancel.cancel(Reason::Failed);
     assert_eq!(sending.await.expect_err("stopped").class(), Class::Cancelled);
-    // The permit came back.
+    // The permit was returned, so all four are available.
     for _ in 0..4 {
         std::mem::forget(bench.pace.permit().await);
     }
@@ -187,7 +188,8 @@ async fn no_such_upload_after_a_lost_answer_is_success_where_the_object_is_there
     let upload = bench.upload().await;
     let part = bench.put_part(&upload).await.expect("stored");
     bench.scripted.next("CompleteMultipartUpload", Fault::ApplyThen(lost()));
-    // The first look fails for good, so the request is repeated and the store no longer knows the upload.
+    // The first HEAD request fails for good, so the completion is repeated, and the store no longer knows the
+    // upload.
     bench.scripted.next("HeadObject", Fault::Answer(refused(400, "BadRequest")));
     bench.store.complete(&upload, &[part], &whole(None)).await.expect("settled by the second look");
     assert_eq!(bench.scripted.count("CompleteMultipartUpload"), 2);

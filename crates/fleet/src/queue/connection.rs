@@ -1,4 +1,4 @@
-//! How a Redis is reached, and what its errors mean.
+//! Connection to Redis, and classes of its errors.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -17,16 +17,18 @@ use tokio::sync::Mutex;
 
 use super::{QueueError, Timing};
 
-/// How long one operation may take. A Redis that is saving or failing over stalls for seconds, and the library's half second would call that lost.
+/// Longest time for one operation. Redis stalls for seconds while it saves or fails over, which the library's
+/// default of half a second would count as an error.
 const ANSWER: Duration = Duration::from_secs(5);
-/// How long a connection may take to stand.
+/// Longest time to open a connection.
 const CONNECT: Duration = Duration::from_secs(5);
-/// A connection over which nothing came for so long is asked for a sign of life, and again after each `PROBE`.
+/// Time without data after which the kernel probes a connection. It probes again after each `PROBE`.
 const QUIET: Duration = Duration::from_secs(10);
 const PROBE: Duration = Duration::from_secs(5);
-/// After so long without that, or with bytes that nobody acknowledges, the kernel closes it. Its own limit is a quarter of an hour.
+/// Time without a response to probes, or with unacknowledged bytes, after which the kernel closes the
+/// connection. The kernel's default is a quarter of an hour.
 const DEAD: Duration = Duration::from_secs(15);
-/// Errors of a Redis that may soon be well.
+/// Error codes of a Redis server that may soon work again.
 pub(super) const PASSING: [&str; 10] = [
     "OOM",
     "LOADING",
@@ -39,23 +41,23 @@ pub(super) const PASSING: [&str; 10] = [
     "MISCONF",
     "NOREPLICAS",
 ];
-/// Errors of a Redis that is not, or no more, the one to ask: its name may lead to another one by now.
+/// Error codes of a server that is not, or no longer, the right one: its host name may resolve to another
+/// server by now.
 const ELSEWHERE: [&str; 3] = ["READONLY", "MASTERDOWN", "NOAUTH"];
 
-/// Where the queue is.
+/// Address and credentials of a queue on Redis.
 #[derive(Clone)]
 pub struct RedisConfig {
-    /// `redis://host:port/db`, `rediss://...` for TLS, `unix:///path`; without a password, which would end up in logs.
+    /// `redis://host:port/db`, `rediss://...` for TLS, or `unix:///path`; without a password, which would end
+    /// up in logs.
     pub url: String,
-    /// The user's name, where there are users.
+    /// Name of the Redis user. None for the default user.
     pub user: Option<String>,
-    /// The password.
     pub password: Option<Secret>,
-    /// A private certificate authority.
+    /// File with the certificate of a private certificate authority.
     pub ca_file: Option<PathBuf>,
-    /// What all keys begin with, for several queues on one server; a hash tag is put around it.
+    /// Prefix of all keys, for several queues on one server. The queue encloses it in a hash tag.
     pub prefix: Option<String>,
-    /// How leases are timed.
     pub timing: Timing,
 }
 
@@ -68,7 +70,7 @@ impl fmt::Debug for RedisConfig {
     }
 }
 
-/// A URL without what it may hold of secrets.
+/// Returns a URL without the user and password in it.
 pub(super) fn address_of(url: &str) -> String {
     match (url.split_once("://"), url.rsplit_once('@')) {
         (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
@@ -76,7 +78,7 @@ pub(super) fn address_of(url: &str) -> String {
     }
 }
 
-/// A client that has not connected yet.
+/// Builds a client, without connecting.
 pub(super) fn client(config: &RedisConfig) -> Result<Client, QueueError> {
     let address = address_of(&config.url);
     let refused = |reason: String| QueueError::Refused { address: address.clone(), reason };
@@ -86,7 +88,8 @@ pub(super) fn client(config: &RedisConfig) -> Result<Client, QueueError> {
             "a password in a URL ends up in logs: give it in a file or the environment".to_owned(),
         ));
     }
-    // A word about the library that no server needs, and for which a user may have no right.
+    // By default the library sends its name to the server. No server needs it, and the user may lack the
+    // right to do it.
     let mut settings = info.redis_settings().clone().set_skip_set_lib_name();
     if let Some(user) = &config.user {
         settings = settings.set_username(user);
@@ -110,30 +113,31 @@ pub(super) fn client(config: &RedisConfig) -> Result<Client, QueueError> {
     made.map_err(|err| refused(err.to_string()))
 }
 
-/// A connection that is made anew whenever it is of no more use. The library's own kind of that keeps one that has gone silent, one to a server
-/// that is a primary no more, and the refusal of an attempt at a new one, for ever.
-pub(super) struct Line {
+/// A connection that is opened again after it fails. The reconnecting kind of the library keeps, for ever, a
+/// connection that has gone silent, one to a server that is no longer the primary, and the error of a failed
+/// attempt to reconnect.
+pub(super) struct Connection {
     client: Client,
     address: String,
     standing: Mutex<Standing>,
 }
 
 struct Standing {
-    /// None where the next one who asks has to make one.
+    /// None if the next caller has to open one.
     connection: Option<MultiplexedConnection>,
-    /// How many there were before it.
+    /// Number of connections before this one.
     number: u64,
 }
 
-/// A connection to ask over.
+/// A connection for one request.
 pub(super) struct Taken {
     pub connection: MultiplexedConnection,
-    /// How many there were before it.
+    /// Number of connections before this one.
     pub number: u64,
 }
 
-impl Line {
-    /// Connects.
+impl Connection {
+    /// Opens the first connection.
     pub async fn connect(config: &RedisConfig) -> Result<Self, QueueError> {
         let (client, address) = (client(config)?, address_of(&config.url));
         let connection = open(&client).await.map_err(|err| told(&address, &err))?;
@@ -141,9 +145,10 @@ impl Line {
         Ok(Self { client, address, standing })
     }
 
-    /// The connection that stands, or a new one.
+    /// Returns the open connection, or opens a new one.
     pub async fn take(&self) -> Result<Taken, QueueError> {
-        // Whoever waits for somebody else's attempt waits no longer than for its own.
+        // Includes the wait for another task's attempt, so no caller waits longer than its own attempt may
+        // take.
         let taken = tokio::time::timeout(CONNECT, self.standing()).await;
         taken.unwrap_or_else(|_| {
             Err(self.unavailable(format!("no connection within {} s", CONNECT.as_secs())))
@@ -154,7 +159,8 @@ impl Line {
         let mut standing = self.standing.lock().await;
         let connection = match &standing.connection {
             Some(connection) => connection.clone(),
-            // It has let us in before, so whatever it says now may pass: too many clients, data that are still being read.
+            // The server has accepted this client before, so any error may pass: too many clients, or data
+            // that are still being loaded.
             None => open(&self.client).await.map_err(|err| self.unavailable(chain(&err)))?,
         };
         standing.connection = Some(connection.clone());
@@ -165,16 +171,16 @@ impl Line {
         QueueError::Unavailable { address: self.address.clone(), reason }
     }
 
-    /// What was answered over a connection; one that is of no more use is given up.
+    /// Converts the response to a request over this connection. Drops the connection if it is of no more use.
     pub async fn heard<T>(&self, taken: &Taken, answer: RedisResult<T>) -> Result<T, QueueError> {
         let err = match answer {
             Ok(answer) => return Ok(answer),
             Err(err) => err,
         };
-        // An answer of the server is a sign of life, whatever it says.
+        // A response from the server shows that the connection works, even if it is an error.
         if code_of(&err).is_none_or(|code| ELSEWHERE.contains(&code)) {
             let mut standing = self.standing.lock().await;
-            // Somebody else may have seen to that.
+            // Another task may have replaced the connection already.
             if standing.number == taken.number {
                 *standing = Standing { connection: None, number: standing.number + 1 };
             }
@@ -189,8 +195,9 @@ async fn open(client: &Client) -> RedisResult<MultiplexedConnection> {
     client.get_multiplexed_async_connection_with_config(&patience).await
 }
 
-/// The code of an error that the server has answered with. Before Redis 7.0 that of a script's error is among the words of another one,
-/// as in `ERR Error running script (call to f_...): @user_script: 7: -OOM command not allowed ...`.
+/// Returns the code of an error that the server answered with. Before Redis 7.0, the code of an error within
+/// a script is part of the message of another error, as in `ERR Error running script (call to f_...):
+/// @user_script: 7: -OOM command not allowed ...`.
 fn code_of(err: &RedisError) -> Option<&str> {
     let code = err.code()?;
     let words =
@@ -200,7 +207,7 @@ fn code_of(err: &RedisError) -> Option<&str> {
     Some(inner.unwrap_or(code))
 }
 
-/// Redis' errors by what they mean for another attempt.
+/// Converts an error of Redis by what it means for another attempt.
 pub(super) fn told(address: &str, err: &RedisError) -> QueueError {
     let (address, reason) = (address.to_owned(), err.to_string());
     if err.code() == Some("FOREIGN") {
@@ -209,7 +216,7 @@ pub(super) fn told(address: &str, err: &RedisError) -> QueueError {
     if err.code() == Some("NOPERM") {
         return QueueError::Rights { address, missing: reason };
     }
-    // That one has no code of its own.
+    // This error has no code of its own.
     let is_full = err.detail().is_some_and(|detail| detail.contains("max number of clients reached"));
     let passing = code_of(err).is_some_and(|code| PASSING.contains(&code))
         || is_full

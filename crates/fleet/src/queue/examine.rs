@@ -1,4 +1,4 @@
-//! Whether a Redis is fit to keep jobs: what `doctor` asks of it.
+//! Checks that a Redis server is fit to keep jobs, for `doctor`.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
@@ -8,62 +8,62 @@ use serde::Serialize;
 use super::connection::{RedisConfig, address_of, client, told};
 use super::{Queue as _, QueueError, RedisQueue, Timing, rights};
 
-/// The oldest Redis whose scripts and streams do what ours need.
+/// Oldest version of Redis with all that the scripts and streams of the queue need.
 const OLDEST: (u32, u32) = (6, 2);
-/// A clock that is further off makes times in lists and logs misleading. Leases don't depend on it.
+/// Largest tolerated difference of clocks. A larger one makes times in lists and logs misleading. Leases
+/// don't depend on it.
 const MOST_SKEW: Duration = Duration::from_secs(10);
-/// Above that share of its memory, in percent, a server is close to refusing new jobs.
+/// Share of its memory, in percent, from which on a server is close to refusing new jobs.
 const MOST_MEMORY_PERCENT: u64 = 80;
 
-/// How bad it is.
+/// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// It is well.
+    /// Nothing is wrong.
     Ok,
-    /// Jobs are safe, and something is not as it should be.
+    /// Jobs are safe, but a setting should be improved.
     Warning,
     /// Jobs may be lost.
     Failure,
 }
 
-/// One thing that was looked at.
+/// Result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What.
+    /// Subject of the check.
     pub what: &'static str,
-    /// How bad.
     pub severity: Severity,
-    /// How it is.
+    /// Description of the state that the check found.
     pub details: String,
-    /// What to do about it.
+    /// Advice to the user. None if nothing is wrong.
     pub fix: Option<String>,
 }
 
-/// What Redis tells of itself.
+/// Information about a Redis server, for `judge`.
 #[derive(Clone, Debug, Default)]
-pub struct Told {
-    /// `INFO`, line by line.
+pub struct ServerInfo {
+    /// Fields of `INFO`, by name.
     pub info: HashMap<String, String>,
-    /// `CONFIG GET`, of those settings that may be read.
+    /// Settings from `CONFIG GET`, as far as the user may read them.
     pub settings: HashMap<String, String>,
-    /// Its clock.
+    /// Time of the server's clock.
     pub time: Option<SystemTime>,
-    /// `INFO` is refused to us.
+    /// True if the user may not run `INFO`.
     pub untold: bool,
-    /// Rights that we lack, and what gives them.
+    /// Missing rights, and the command that grants them. None if no right is missing.
     pub rights: Option<(String, String)>,
 }
 
-/// Asks a server all that `judge` wants to know.
+/// Collects all that `judge` needs from a server.
 ///
 /// # Errors
-/// Where it can't be reached or refuses us.
-pub async fn ask(config: &RedisConfig) -> Result<Told, QueueError> {
+/// If the server can't be reached or refuses a request.
+pub async fn ask(config: &RedisConfig) -> Result<ServerInfo, QueueError> {
     let address = address_of(&config.url);
     let failed = |err: redis::RedisError| told(&address, &err);
     let mut connection = client(config)?.get_multiplexed_async_connection().await.map_err(failed)?;
-    // Without a right to it the server's settings are not told, and that is told instead.
+    // Without the right to run INFO the settings are unknown, and the finding reports that.
     let asked: Result<String, QueueError> =
         redis::cmd("INFO").query_async(&mut connection).await.map_err(failed);
     let (info, untold) = match asked {
@@ -81,7 +81,7 @@ pub async fn ask(config: &RedisConfig) -> Result<Told, QueueError> {
     let fix = rights::acl_line(user, config.prefix.as_deref().unwrap_or("snapferry"));
     let mut settings = HashMap::new();
     for name in ["appendonly", "maxmemory-policy"] {
-        // Where a provider does not let us read settings, INFO has to do.
+        // If a provider forbids CONFIG, the values in INFO are used.
         if let Ok(pairs) = redis::cmd("CONFIG")
             .arg("GET")
             .arg(name)
@@ -96,7 +96,7 @@ pub async fn ask(config: &RedisConfig) -> Result<Told, QueueError> {
         .filter_map(|line| line.split_once(':'))
         .map(|(name, value)| (name.to_owned(), value.trim().to_owned()));
     let time = SystemTime::UNIX_EPOCH + Duration::new(time.0, time.1.saturating_mul(1000));
-    Ok(Told {
+    Ok(ServerInfo {
         info: info.collect(),
         settings,
         time: Some(time),
@@ -109,9 +109,9 @@ fn finding(what: &'static str, severity: Severity, details: String, fix: &str) -
     Finding { what, severity, details, fix: (severity != Severity::Ok).then(|| fix.to_owned()) }
 }
 
-/// What that means for jobs.
+/// Judges each part of the information by what it means for jobs.
 #[must_use]
-pub fn judge(told: &Told, tls: bool, timing: &Timing, now: SystemTime) -> Vec<Finding> {
+pub fn judge(told: &ServerInfo, tls: bool, timing: &Timing, now: SystemTime) -> Vec<Finding> {
     let info = |name: &str| told.info.get(name).map_or("", String::as_str);
     let grade = |good, otherwise| if good { Severity::Ok } else { otherwise };
     let mut findings = Vec::new();
@@ -192,8 +192,8 @@ pub fn judge(told: &Told, tls: bool, timing: &Timing, now: SystemTime) -> Vec<Fi
     findings
 }
 
-/// The way to it, and its clock.
-fn way(told: &Told, tls: bool, timing: &Timing, now: SystemTime) -> Vec<Finding> {
+/// Checks the connection to the server, and its clock.
+fn way(told: &ServerInfo, tls: bool, timing: &Timing, now: SystemTime) -> Vec<Finding> {
     let mut findings = Vec::new();
     let grade = |good, otherwise| if good { Severity::Ok } else { otherwise };
     let details = if tls { "the connection is encrypted" } else { "passwords and jobs travel in the clear" };
@@ -225,9 +225,9 @@ fn way(told: &Told, tls: bool, timing: &Timing, now: SystemTime) -> Vec<Finding>
 mod tests {
     use super::*;
 
-    fn told(pairs: &[(&str, &str)]) -> Told {
+    fn told(pairs: &[(&str, &str)]) -> ServerInfo {
         let info = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Told {
+        ServerInfo {
             info,
             settings: HashMap::new(),
             time: Some(SystemTime::UNIX_EPOCH),

@@ -1,4 +1,4 @@
-//! What a job is to the queue.
+//! Records of the queue: jobs, schedules, events.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,36 +10,35 @@ use snapferry_base::job::JobId;
 
 use super::Token;
 
-/// Where a job is in its life.
+/// State of a job in the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum JobState {
-    /// It waits for a worker.
+    /// The job waits for a worker.
     Ready,
-    /// It waits for its time.
+    /// The job waits for its start time.
     Delayed,
-    /// A worker has it.
+    /// A worker holds the lease on the job.
     Running,
-    /// It is done.
     Done,
-    /// It failed for good.
+    /// The job failed and is not attempted again.
     Dead,
-    /// Somebody did not want it any more.
+    /// A user cancelled the job.
     Cancelled,
 }
 
 impl JobState {
-    /// All of them.
+    /// All states, in order.
     pub const ALL: [Self; 6] =
         [Self::Ready, Self::Delayed, Self::Running, Self::Done, Self::Dead, Self::Cancelled];
 
-    /// Whether nothing more happens to it by itself.
+    /// True if the state is final unless a user acts.
     #[must_use]
     pub fn is_over(self) -> bool {
         matches!(self, Self::Done | Self::Dead | Self::Cancelled)
     }
 
-    /// Its name.
+    /// Returns the name that the queue, JSON output and the command line use.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -69,28 +68,29 @@ impl FromStr for JobState {
     }
 }
 
-/// Who goes first: 9 before 0, and of the same, who came first.
+/// Priority of a job: 9 before 0; of equal ones, the job that was added first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Priority(u8);
 
 impl Priority {
-    /// The most urgent.
+    /// The most urgent level.
     pub const HIGHEST: u8 = 9;
 
-    /// From 0 to 9.
+    /// Checks that the level is between 0 and 9. None if it is not.
     #[must_use]
     pub fn new(level: u8) -> Option<Self> {
         (level <= Self::HIGHEST).then_some(Self(level))
     }
 
-    /// 0 to 9.
+    /// Returns the level, from 0 to 9.
     #[must_use]
     pub fn level(self) -> u8 {
         self.0
     }
 
-    /// The place in line of somebody who came at that time, in milliseconds: less is sooner. A level weighs more than any time until the year 2286.
+    /// Returns the sort key of a job that was added at this time, in milliseconds since 1970: the lowest goes
+    /// first. One level outweighs any difference in time until the year 2286.
     pub(super) fn score(self, came_ms: u64) -> u64 {
         const LEVEL: u64 = 10_000_000_000_000;
         u64::from(Self::HIGHEST - self.0) * LEVEL + came_ms
@@ -114,167 +114,156 @@ impl FromStr for Priority {
 /// A job to be added.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewJob {
-    /// Made by whoever adds it, so that adding it twice is adding it once.
+    /// Made by the caller, so that adding the job a second time changes nothing.
     pub id: JobId,
-    /// The server.
     pub server: String,
-    /// The region that its image is for.
+    /// Region that gets the image.
     pub region: String,
-    /// What the worker has to know, which is nothing to the queue.
+    /// Description of the job for the worker. The queue does not interpret it.
     pub spec: String,
-    /// Who goes first.
     pub priority: Priority,
-    /// Not before so long from now.
+    /// Earliest start, counted from now.
     pub wait: Duration,
 }
 
-/// What adding a job came to.
+/// Result of adding a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Enqueued {
-    /// It is in the queue.
+    /// The job is in the queue.
     Added,
-    /// This one is open for the same server and region.
+    /// Nothing was added: this job is open for the same server and region.
     OpenAlready(JobId),
 }
 
-/// A job as the queue has it.
+/// A job as the queue stores it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Job {
-    /// Its id.
     pub id: JobId,
-    /// The server.
     pub server: String,
-    /// The region that its image is for.
+    /// Region that gets the image.
     pub region: String,
-    /// What the worker has to know.
+    /// Description of the job for the worker.
     pub spec: String,
-    /// Who goes first.
     pub priority: Priority,
-    /// Where it is in its life.
     pub state: JobState,
-    /// The step that it is at, once there was one.
+    /// Current or last step. None before the first one.
     pub step: Option<String>,
-    /// How far it is, in JSON, as its worker told with the last beat.
+    /// Progress, in JSON, from the worker's last heartbeat.
     pub progress: Option<String>,
-    /// Its journal, as its worker keeps it.
+    /// Journal of the steps, as the worker wrote it. None before the first step.
     pub journal: Option<String>,
-    /// How often it was claimed.
+    /// Number of times that a worker claimed the job.
     pub deliveries: u32,
-    /// Attempts that failed.
+    /// Number of failed attempts.
     pub attempts: u32,
-    /// Takeovers since it last got a step further.
+    /// Number of takeovers since the last progress.
     pub takeovers: u32,
-    /// Why it failed last.
+    /// Reason of the last failure.
     pub error: Option<String>,
-    /// Its result, once it is done.
+    /// Result, in JSON, of a job that is done.
     pub result: Option<String>,
-    /// Who has it, or had it last.
+    /// Worker that has the job, or had it last.
     pub worker: Option<String>,
-    /// Whether it is to be cancelled.
+    /// True if a user has cancelled the job, even if its worker has not stopped yet.
     pub cancel: bool,
-    /// When it was added.
     pub added_at: SystemTime,
-    /// When it last changed.
     pub changed_at: SystemTime,
 }
 
-/// A job that was claimed.
+/// A job that a worker claimed, with its lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivered {
-    /// The job.
     pub job: Job,
-    /// Under which token.
+    /// Token of the lease.
     pub token: Token,
 }
 
-/// What reaping came to.
+/// Result of one search for expired leases.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reaped {
-    /// Jobs that are ready again, since their leases had run out.
+    /// Jobs that are ready again because their leases expired.
     pub taken_back: Vec<JobId>,
-    /// Jobs that were taken over too often without getting anywhere.
+    /// Jobs that were taken over too often without progress.
     pub dead: Vec<JobId>,
-    /// Leases that were extended since the queue had restarted.
+    /// Number of leases that were extended because the queue had restarted.
     pub amnesty: u64,
 }
 
-/// How many jobs there are in each state.
+/// Number of jobs in each state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Counts(pub BTreeMap<JobState, u64>);
 
 impl Counts {
-    /// In one state.
+    /// Returns the number of jobs in one state.
     #[must_use]
     pub fn of(&self, state: JobState) -> u64 {
         self.0.get(&state).copied().unwrap_or_default()
     }
 }
 
-/// What the last look for leftovers has found.
+/// Result of the last search for leftovers in one place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Surveyed {
-    /// Where was looked.
+pub struct GcSurvey {
+    /// Place that was searched.
     pub place: String,
-    /// When.
+    /// Time of the search.
     pub at: SystemTime,
-    /// What was found, in JSON.
+    /// Leftovers, in JSON.
     pub found: String,
 }
 
-/// The last time that a server's image arrived in a region.
+/// Last successful replication of one server into one region.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Good {
-    /// The server.
+pub struct LastSuccess {
     pub server: String,
-    /// The region.
     pub region: String,
-    /// When its job was done.
+    /// Time at which the job was done.
     pub at: SystemTime,
-    /// That job.
+    /// Id of the job.
     pub id: JobId,
-    /// Its result, in JSON.
+    /// Result of the job, in JSON.
     pub result: String,
 }
 
-/// A worker that was heard of.
+/// A worker that has contacted the queue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Heard {
-    /// Its name.
+pub struct WorkerSeen {
+    /// Name of the worker.
     pub worker: String,
-    /// When last.
+    /// Time of the last contact.
     pub at: SystemTime,
 }
 
-/// Jobs that are added at certain times.
+/// A schedule, by which jobs are added at certain times.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Schedule {
-    /// Its name.
     pub name: String,
-    /// What is added, and when, which is nothing to the queue.
+    /// Jobs and times of the schedule. The queue does not interpret them.
     pub plan: String,
-    /// The last tick that was seen to, or when it was made.
+    /// Time of the last tick that was processed, or of the schedule's creation if there was none.
     pub last: SystemTime,
 }
 
-/// Since when a schedule that is kept counts.
+/// Time from which a new version of a schedule applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Since {
-    /// From now on: what lies before is not made up for.
+pub enum CatchUp {
+    /// From now on: ticks before are not made up for.
     Now,
-    /// As the one of that name did before, whose times it has: what was due then is still due.
+    /// From the last processed tick of the earlier schedule of that name: ticks that are due are still
+    /// processed.
     Before,
 }
 
-/// Something that happened to a job.
+/// A change of a job's state or step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Happening {
-    /// When.
+pub struct QueueEvent {
     pub at: SystemTime,
-    /// To which job.
+    /// Id of the job.
     pub id: JobId,
-    /// What: `added`, `claimed`, `step`, `released`, `done`, `failed`, `dead`, `cancelled`, `taken-back`, `retried`.
+    /// Kind: `added`, `claimed`, `step`, `released`, `done`, `failed`, `dead`, `cancelled`, `taken-back` or
+    /// `retried`.
     pub what: String,
-    /// Its step, its error, its worker: whatever belongs to it.
+    /// Details that depend on the kind: a step, an error or a worker, for example.
     pub details: String,
 }

@@ -1,38 +1,41 @@
-//! Takes over the plain list of servers' names that scripts kept in Redis before there were jobs.
+//! Import of the plain list of server names that scripts kept in Redis before there were jobs.
 
 use super::job::{Enqueued, NewJob};
 use super::{Queue as _, QueueError, RedisQueue};
 
-/// Names that one call takes at the most, so that a list which a script goes on filling ends it all the same.
+/// Largest number of names for one call, so that it ends even if a script goes on filling the list.
 pub const MOST_NAMES: u64 = 100_000;
 
-/// What importing came to.
+/// Result of an import.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Imported {
-    /// Names that became jobs.
+    /// Number of names that became jobs.
     pub added: u64,
-    /// Names whose servers had an open job already.
+    /// Number of names whose servers had an open job already.
     pub open_already: u64,
-    /// What makes no job. It is kept in a list beside the other.
+    /// Names that make no job. They are kept in a separate list.
     pub refused: Vec<String>,
-    /// Names that are still in the list: those beyond the most that one call takes, and those that came in the meantime.
+    /// Number of names still in the list: those beyond the limit of one call, and those added in the
+    /// meantime.
     pub left: u64,
 }
 
-/// Makes a job of each name in `list`, from its head on, of `most` names at the most, and counts those that are left.
+/// Makes jobs from the first `most` names in `list`, and counts the names that are left.
 ///
-/// A name is moved to a list beside it first, and leaves that one only when its job is there: whatever breaks, the next call begins with
-/// what was left. So no name is lost; one whose job was added, and over, before the next call is added again.
+/// A name is first moved to a second list, and is removed from there only after its job has been added. After
+/// an interruption, the next call begins with that second list. So no name is lost. If a job was added, and
+/// is over before the next call, it is added again.
 ///
 /// # Errors
-/// Where Redis can't be reached or refuses us.
+/// If Redis can't be reached or refuses a request.
 pub async fn import_legacy(
     queue: &RedisQueue,
     list: &str,
     most: u64,
     mut job: impl FnMut(&str) -> Option<NewJob>,
 ) -> Result<Imported, QueueError> {
-    // A hash tag would not put both into one slot, since the list's name is given: this is for a server that is no cluster.
+    // A hash tag can't put both lists into one slot, because the name of the first is given. So the import
+    // works only on a server that is not a cluster.
     let (beside, refused) = (format!("{list}:snapferry-import"), format!("{list}:snapferry-refused"));
     let mut imported = Imported::default();
     for _ in 0..most {

@@ -1,4 +1,4 @@
-//! The queue in one process, on any clock: the rules, without a server.
+//! The queue in one process, on any clock: the rules without a server.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,44 +9,45 @@ use snapferry_base::clock::Clock;
 use snapferry_base::job::JobId;
 
 use super::job::{
-    Counts, Delivered, Enqueued, Good, Happening, Heard, Job, JobState, NewJob, Reaped, Schedule, Since,
-    Surveyed,
+    CatchUp, Counts, Delivered, Enqueued, GcSurvey, Job, JobState, LastSuccess, NewJob, QueueEvent, Reaped,
+    Schedule, WorkerSeen,
 };
-use super::{EVENTS_KEPT, Held, Lease, Queue, QueueError, Then, Timing, Token};
+use super::{EVENTS_KEPT, Lease, LeaseStatus, OnFailure, Queue, QueueError, Timing, Token};
 
-/// A job and what only the queue knows of it.
+/// A job with the queue's internal fields.
 struct Kept {
     job: Job,
-    /// Its place in line.
+    /// Sort key among ready jobs; the lowest goes first.
     score: u64,
-    /// When it is due, while it is delayed; when its lease runs out, while it runs; when it was over, after that.
+    /// Time in milliseconds since 1970: start time of a delayed job, end of the lease of a running one, end
+    /// of a job that is over.
     until_ms: u64,
     token: Option<Token>,
     ended_by: Option<Token>,
     failed_by: Option<Token>,
-    /// The place of the last step that it ever got through, from 1.
+    /// Number of the furthest step that the job has completed, from 1.
     furthest: u32,
 }
 
 #[derive(Default)]
 struct Inside {
     jobs: BTreeMap<JobId, Kept>,
-    events: Vec<Happening>,
-    /// By server and region.
-    good: BTreeMap<(String, String), Good>,
+    events: Vec<QueueEvent>,
+    /// Last successes, by server and region.
+    good: BTreeMap<(String, String), LastSuccess>,
     workers: BTreeMap<String, SystemTime>,
     schedules: BTreeMap<String, Schedule>,
-    surveys: BTreeMap<String, Surveyed>,
+    surveys: BTreeMap<String, GcSurvey>,
 }
 
-/// Jobs in memory, gone with the process.
+/// Jobs in memory, which are lost when the process ends.
 pub struct MemoryQueue {
     clock: Arc<dyn Clock>,
     timing: Timing,
     inside: Mutex<Inside>,
 }
 
-/// Everything within reach of a change.
+/// Locked state and current time, for one operation.
 struct Change<'a> {
     inside: MutexGuard<'a, Inside>,
     now: SystemTime,
@@ -58,7 +59,7 @@ fn milliseconds(duration: Duration) -> u64 {
 }
 
 impl MemoryQueue {
-    /// An empty queue.
+    /// Makes an empty queue.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>, timing: Timing) -> Self {
         Self { clock, timing, inside: Mutex::default() }
@@ -67,17 +68,17 @@ impl MemoryQueue {
     fn change(&self) -> Change<'_> {
         let now = self.clock.now();
         let now_ms = milliseconds(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
-        // To the millisecond, as Redis keeps it.
+        // Rounded down to milliseconds, as Redis stores times.
         let now = SystemTime::UNIX_EPOCH + Duration::from_millis(now_ms);
         Change { inside: self.inside.lock().unwrap_or_else(PoisonError::into_inner), now, now_ms }
     }
 
-    /// A change by the holder of a lease, which is extended.
+    /// Changes a job for the holder of its lease, and extends the lease.
     fn held(
         &self,
         lease: &Lease,
         change: impl FnOnce(&mut Kept) -> Option<String>,
-    ) -> Result<Held, QueueError> {
+    ) -> Result<LeaseStatus, QueueError> {
         let mut now = self.change();
         let until = now.now_ms + milliseconds(self.timing.lease);
         let at = now.now;
@@ -85,7 +86,7 @@ impl MemoryQueue {
         kept.until_ms = until;
         kept.job.changed_at = at;
         let event = change(kept);
-        let held = if kept.job.cancel { Held::Cancelled } else { Held::On };
+        let held = if kept.job.cancel { LeaseStatus::Cancelled } else { LeaseStatus::On };
         if let Some(step) = event {
             now.note(lease.id, "step", &step);
         }
@@ -115,7 +116,7 @@ impl MemoryQueue {
         }
         if state == JobState::Done {
             let (server, region) = (kept.job.server.clone(), kept.job.region.clone());
-            let good = Good { server, region, at: now.now, id: lease.id, result: words.to_owned() };
+            let good = LastSuccess { server, region, at: now.now, id: lease.id, result: words.to_owned() };
             now.inside.good.insert((good.server.clone(), good.region.clone()), good);
         }
         now.turn(lease.id, state, None);
@@ -123,7 +124,7 @@ impl MemoryQueue {
         Ok(())
     }
 
-    /// Back at once, or, after an error, some time later.
+    /// Returns a job to the queue: at once, or after a failed attempt and a wait.
     fn give_back(&self, lease: &Lease, failed: Option<(&str, Duration)>) -> Result<(), QueueError> {
         let mut now = self.change();
         if failed.is_some()
@@ -167,7 +168,7 @@ impl Change<'_> {
 
     fn note(&mut self, id: JobId, what: &str, details: &str) {
         let at = self.now;
-        self.inside.events.push(Happening { at, id, what: what.to_owned(), details: details.to_owned() });
+        self.inside.events.push(QueueEvent { at, id, what: what.to_owned(), details: details.to_owned() });
         let beyond = self.inside.events.len().saturating_sub(EVENTS_KEPT);
         self.inside.events.drain(..beyond);
     }
@@ -280,7 +281,7 @@ impl Queue for MemoryQueue {
         Ok(Some(Delivered { job, token: token.clone() }))
     }
 
-    async fn beat(&self, lease: &Lease, progress: &str) -> Result<Held, QueueError> {
+    async fn beat(&self, lease: &Lease, progress: &str) -> Result<LeaseStatus, QueueError> {
         let mut worker = None;
         let held = self.held(lease, |kept| {
             kept.job.progress = Some(progress.to_owned());
@@ -299,7 +300,7 @@ impl Queue for MemoryQueue {
         step: &str,
         journal: &str,
         through: Option<u32>,
-    ) -> Result<Held, QueueError> {
+    ) -> Result<LeaseStatus, QueueError> {
         self.held(lease, |kept| {
             let other = kept.job.step.as_deref() != Some(step);
             kept.job.step = Some(step.to_owned());
@@ -319,10 +320,10 @@ impl Queue for MemoryQueue {
         self.end(lease, JobState::Done, result)
     }
 
-    async fn fail(&self, lease: &Lease, error: &str, then: Then) -> Result<(), QueueError> {
+    async fn fail(&self, lease: &Lease, error: &str, then: OnFailure) -> Result<(), QueueError> {
         match then {
-            Then::Dead => self.end(lease, JobState::Dead, error),
-            Then::RetryAfter(wait) => self.give_back(lease, Some((error, wait))),
+            OnFailure::Dead => self.end(lease, JobState::Dead, error),
+            OnFailure::RetryAfter(wait) => self.give_back(lease, Some((error, wait))),
         }
     }
 
@@ -338,7 +339,7 @@ impl Queue for MemoryQueue {
                 let kept = now.find(id)?;
                 kept.job.cancel = true;
                 if kept.job.journal.is_some() {
-                    // A worker has to remove what was made.
+                    // A worker has to remove the resources that were created.
                     now.turn(id, JobState::Ready, None);
                 } else {
                     now.turn(id, JobState::Cancelled, None);
@@ -420,9 +421,9 @@ impl Queue for MemoryQueue {
         Ok(self.change().now)
     }
 
-    async fn set_schedule(&self, name: &str, plan: &str, since: Since) -> Result<(), QueueError> {
+    async fn set_schedule(&self, name: &str, plan: &str, since: CatchUp) -> Result<(), QueueError> {
         let mut now = self.change();
-        let before = now.inside.schedules.get(name).filter(|_| since == Since::Before);
+        let before = now.inside.schedules.get(name).filter(|_| since == CatchUp::Before);
         let last = before.map_or(now.now, |before| before.last);
         let schedule = Schedule { name: name.to_owned(), plan: plan.to_owned(), last };
         now.inside.schedules.insert(name.to_owned(), schedule);
@@ -446,7 +447,7 @@ impl Queue for MemoryQueue {
         }))
     }
 
-    async fn good(&self) -> Result<Vec<Good>, QueueError> {
+    async fn good(&self) -> Result<Vec<LastSuccess>, QueueError> {
         Ok(self.change().inside.good.values().cloned().collect())
     }
 
@@ -461,18 +462,18 @@ impl Queue for MemoryQueue {
 
     async fn set_survey(&self, place: &str, found: &str) -> Result<(), QueueError> {
         let mut now = self.change();
-        let surveyed = Surveyed { place: place.to_owned(), at: now.now, found: found.to_owned() };
+        let surveyed = GcSurvey { place: place.to_owned(), at: now.now, found: found.to_owned() };
         now.inside.surveys.insert(place.to_owned(), surveyed);
         Ok(())
     }
 
-    async fn surveys(&self) -> Result<Vec<Surveyed>, QueueError> {
+    async fn surveys(&self) -> Result<Vec<GcSurvey>, QueueError> {
         Ok(self.change().inside.surveys.values().cloned().collect())
     }
 
-    async fn workers(&self) -> Result<Vec<Heard>, QueueError> {
+    async fn workers(&self) -> Result<Vec<WorkerSeen>, QueueError> {
         let now = self.change();
-        Ok(now.inside.workers.iter().map(|(worker, &at)| Heard { worker: worker.clone(), at }).collect())
+        Ok(now.inside.workers.iter().map(|(worker, &at)| WorkerSeen { worker: worker.clone(), at }).collect())
     }
 
     async fn job(&self, id: JobId) -> Result<Option<Job>, QueueError> {
@@ -514,7 +515,7 @@ impl Queue for MemoryQueue {
         Ok(since.map(|since| now.now.duration_since(since).unwrap_or_default()))
     }
 
-    async fn events(&self, most: usize) -> Result<Vec<Happening>, QueueError> {
+    async fn events(&self, most: usize) -> Result<Vec<QueueEvent>, QueueError> {
         let now = self.change();
         let from = now.inside.events.len().saturating_sub(most);
         Ok(now.inside.events[from..].to_vec())

@@ -1,28 +1,29 @@
-//! Jobs that wait for a worker, on Redis for a fleet and in memory for one process.
+//! Queue of jobs that wait for a worker: on Redis for several machines, in memory for one process.
 //!
-//! A job is *leased* to a worker under a random token, and everything that the worker says of it carries that token: once the lease has run
-//! out and somebody else has the job, the old token is good for nothing. Time is the queue's own, never a worker's.
+//! A worker holds a job under a *lease* with a random token, and sends that token with every request about
+//! the job. Once the lease has expired and another worker has the job, the old token is refused. All times
+//! are times of the queue's own clock, never of a worker's clock.
 //!
 //! ```text
 //!           enqueue            claim                finish
 //!   ─▶ delayed ──due──▶ ready ───────▶ running ───────────────▶ done
-//!         ▲               ▲   ◀─release──┤ │ └──fail for good──▶ dead ──retry──▶ ready
+//!         ▲               ▲   ◀─release──┤ │ └─permanent failure─▶ dead ──retry──▶ ready
 //!         └───── fail ────┼──────────────┘ │      ▲
-//!                         └──lease ran out─┴──────┘ a third time, no further      cancel ─▶ cancelled
+//!                         └─lease expired──┴──────┘ third time without progress      cancel ─▶ cancelled
 //! ```
 //!
-//! | file | what it knows |
+//! | file | content |
 //! |---|---|
-//! | `job` | what a job is to the queue, and its states |
-//! | `memory` | the queue in one process, on any clock; the rules in Rust |
-//! | `redis`, `lua/` | the queue on Redis; the same rules, each change one script |
-//! | `connection` | how a Redis is reached, and what its errors mean |
-//! | `legacy` | the plain list of names that came before |
-//! | `rights` | what a user of that Redis has to be allowed |
-//! | `text` | what Redis holds, which may be anything |
-//! | `examine` | whether a Redis is fit to keep jobs |
+//! | `job` | the job, its states, and other records of the queue |
+//! | `memory` | the queue in one process, on any clock: the rules in Rust |
+//! | `redis`, `lua/` | the queue on Redis: the same rules, one script for each change |
+//! | `connection` | connection to Redis, and classes of its errors |
+//! | `legacy` | import of the plain list of names that was used before |
+//! | `rights` | rights that the Redis user needs |
+//! | `text` | conversion of values from Redis, which may hold any bytes |
+//! | `examine` | checks that a Redis server is fit to keep jobs |
 //!
-//! Both pass one suite, and a model test holds the one to the other.
+//! Both queues pass the same test suite, and a model test compares them with each other.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -42,32 +43,33 @@ mod text;
 
 pub use connection::RedisConfig;
 pub use job::{
-    Counts, Delivered, Enqueued, Good, Happening, Heard, Job, JobState, NewJob, Priority, Reaped, Schedule,
-    Since, Surveyed,
+    CatchUp, Counts, Delivered, Enqueued, GcSurvey, Job, JobState, LastSuccess, NewJob, Priority, QueueEvent,
+    Reaped, Schedule, WorkerSeen,
 };
 pub use legacy::{Imported, MOST_NAMES, import_legacy};
 pub use memory::MemoryQueue;
 pub use redis::RedisQueue;
 
-/// The form of what is kept in Redis. A queue that holds a later one is refused.
+/// Version of the data format in Redis. A queue with a later version is refused.
 pub const SCHEMA: u32 = 1;
 
-/// So many events are kept, or a few more.
+/// Number of events that the queue keeps. Redis may keep a few more.
 pub const EVENTS_KEPT: usize = 10_000;
 
-/// How leases are timed. With these, a worker that has stopped by itself has nothing in flight when another one takes over: it stops 90 s after
-/// the last beat that it sent, no request that changes anything lasts longer than 25 s after that, and the lease lasts 120 s.
+/// Times of leases and retries. With the defaults, a worker that stops by itself has no request in flight
+/// when another worker takes over: it stops 90 s after it sent its last successful heartbeat, no request that
+/// changes anything lasts longer than 25 s after that, and the lease lasts 120 s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// How long a lease lasts after each beat.
+    /// Duration of a lease after each heartbeat.
     pub lease: Duration,
-    /// How often a worker beats.
+    /// Time between two heartbeats of a worker.
     pub beat: Duration,
-    /// After so long without a good beat, reckoned from when that was sent, a worker stops by itself.
+    /// Time after which a worker stops by itself, counted from when it sent the last successful heartbeat.
     pub stop: Duration,
-    /// The wait before a second attempt; each one after that waits twice as long.
+    /// Wait before the second attempt. Each further wait is twice as long as the one before.
     pub retry: Duration,
-    /// Takeovers after which a job that got no step further meanwhile is taken for poison.
+    /// Number of takeovers without progress after which a job is treated as poison.
     pub takeovers: u32,
 }
 
@@ -83,18 +85,19 @@ impl Default for Timing {
     }
 }
 
-/// Proof of a lease: 128 random bits that the claimer makes itself, so that a claim whose answer was lost can be sent again.
+/// Proof of a lease: 128 random bits. The claimer makes them itself, so that it can repeat a claim whose
+/// response was lost.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Token(String);
 
 impl Token {
-    /// A new one.
+    /// Makes a random token.
     #[must_use]
     pub fn new() -> Self {
         Self(format!("{:032x}", rand::random::<u128>()))
     }
 
-    /// As the queue keeps it.
+    /// Returns the token as the queue stores it.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -109,103 +112,90 @@ impl Default for Token {
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Enough to tell two apart in a log.
+        // Enough to distinguish two tokens in a log.
         write!(f, "{}...", self.0.get(..6).unwrap_or_default())
     }
 }
 
-/// A job in a worker's hands.
+/// Right of a worker to work on a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// Which job.
     pub id: JobId,
-    /// The proof.
     pub token: Token,
 }
 
-/// What the queue answers to somebody who holds a lease.
+/// Answer of the queue to the holder of a valid lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Held {
-    /// Go on.
+pub enum LeaseStatus {
+    /// The worker continues with the job.
     On,
-    /// The job was cancelled: clean up, and end it.
+    /// The user cancelled the job: the worker cleans up and ends it.
     Cancelled,
 }
 
-/// What becomes of a job that failed.
+/// Decision about a job after a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Then {
-    /// Another attempt after that time.
+pub enum OnFailure {
+    /// The queue makes the job ready again after this time.
     RetryAfter(Duration),
-    /// None.
+    /// The job is dead: no further attempt.
     Dead,
 }
 
-/// Why the queue did not do as asked.
+/// Error of a queue operation.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum QueueError {
-    /// Somebody else has the job, or it is over: stop, and touch nothing.
+    /// Another worker has the job, or the job is over: the caller stops and changes nothing more.
     #[error("the lease on job {id} is lost")]
-    LeaseLost {
-        /// Which.
-        id: JobId,
-    },
-    /// There is no such job.
+    LeaseLost { id: JobId },
+    /// The queue has no job with this id.
     #[error("there is no job {id} in the queue")]
-    NoSuchJob {
-        /// Which.
-        id: JobId,
-    },
-    /// The job is in a state in which that can't be done.
+    NoSuchJob { id: JobId },
+    /// The operation is not possible in the state that the job is in.
     #[error("job {id} is {state}")]
-    WrongState {
-        /// Which.
-        id: JobId,
-        /// Its state.
-        state: JobState,
-    },
+    WrongState { id: JobId, state: JobState },
     /// Another job is open for the same server and region.
     #[error("job {other} is open for the same server and region")]
     Duplicate {
-        /// That one.
+        /// Id of the open job.
         other: JobId,
     },
-    /// Redis can't be reached, is starting, or out of memory: it may pass.
+    /// Redis can't be reached, is starting, or is out of memory. A later attempt may succeed.
     #[error("Redis at {address}: {reason}")]
     Unavailable {
-        /// Where, without secrets.
+        /// Address without secrets.
         address: String,
-        /// Its own words.
+        /// Message of Redis or of the connection.
         reason: String,
     },
-    /// Redis refuses, for good.
+    /// Redis refuses the request; a later attempt fails as well.
     #[error("Redis at {address} refuses: {reason}")]
     Refused {
-        /// Where, without secrets.
+        /// Address without secrets.
         address: String,
-        /// Its own words.
+        /// Message of Redis.
         reason: String,
     },
-    /// The user that we are to Redis may not do what a queue needs.
+    /// The Redis user lacks rights that a queue needs.
     #[error("Redis at {address}: its user lacks rights: {missing}")]
     Rights {
-        /// Where, without secrets.
+        /// Address without secrets.
         address: String,
-        /// Which, with the server's own words.
+        /// Refused commands, with the message of the server.
         missing: String,
     },
-    /// What is kept there is not what this program keeps.
+    /// The data in Redis are not in a format that this version can read.
     #[error("the queue at {address} makes no sense to this version of snapferry: {reason}")]
     Foreign {
-        /// Where, without secrets.
+        /// Address without secrets.
         address: String,
-        /// In what.
+        /// Description of the value that can't be read.
         reason: String,
     },
 }
 
 impl QueueError {
-    /// What the error means for another attempt. Every operation may be sent again.
+    /// Returns the class of the error, which decides about another attempt. Every operation may be repeated.
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
@@ -221,104 +211,114 @@ impl QueueError {
     }
 }
 
-/// Jobs that wait for a worker. Each operation is one attempt, and may be sent again after any error.
+/// Jobs that wait for a worker. Each operation makes one attempt, and may be repeated after any error.
 #[async_trait]
 pub trait Queue: Send + Sync {
-    /// Tries all that a worker does to the queue, without doing any of it: an error says what would fail later.
+    /// Checks that all operations of a worker are permitted, without changing the queue. An error names what
+    /// would fail later.
     async fn rights(&self) -> Result<(), QueueError>;
 
-    /// Adds a job, unless one is open for the same server and region: then that one's id comes back. The same job again is no second one.
+    /// Adds a job. If another job is open for the same server and region, adds nothing and returns that job's
+    /// id. Adding the same job again changes nothing.
     async fn enqueue(&self, job: &NewJob) -> Result<Enqueued, QueueError>;
 
-    /// Leases the next job to `worker` under `token`; the same token again gives the same job. None where none is ready.
+    /// Leases the next job to `worker` under `token`; the same token again gives the same job. None if no job
+    /// is ready.
     async fn claim(&self, worker: &str, token: &Token) -> Result<Option<Delivered>, QueueError>;
 
-    /// Extends a lease, and tells how far the job is, in JSON.
-    async fn beat(&self, lease: &Lease, progress: &str) -> Result<Held, QueueError>;
+    /// Extends a lease, and stores the progress of the job, in JSON.
+    async fn beat(&self, lease: &Lease, progress: &str) -> Result<LeaseStatus, QueueError>;
 
-    /// Keeps a job's journal and the step that it is at, and extends the lease. `through` is the place of the step that this ends, from 1, where
-    /// it ends one: only a step further than ever before is progress, since whoever takes a job over goes through the earlier ones again.
+    /// Stores a job's journal and its current step, and extends the lease. `through` is the number of the
+    /// step that this ends, from 1, if it ends one. Only a step beyond the furthest one so far counts as
+    /// progress, because a worker that takes over a job repeats the earlier steps.
     async fn step(
         &self,
         lease: &Lease,
         step: &str,
         journal: &str,
         through: Option<u32>,
-    ) -> Result<Held, QueueError>;
+    ) -> Result<LeaseStatus, QueueError>;
 
-    /// Gives a job back at once, in its old place; nothing is counted against it.
+    /// Gives a job back at once. It keeps its old rank, and no failed attempt is counted.
     async fn release(&self, lease: &Lease) -> Result<(), QueueError>;
 
-    /// Ends a job that is done, with its result in JSON. The same again is success.
+    /// Ends a job that is done, with its result in JSON. Repeating the call succeeds.
     async fn finish(&self, lease: &Lease, result: &str) -> Result<(), QueueError>;
 
-    /// Ends an attempt that failed.
-    async fn fail(&self, lease: &Lease, error: &str, then: Then) -> Result<(), QueueError>;
+    /// Ends a failed attempt.
+    async fn fail(&self, lease: &Lease, error: &str, then: OnFailure) -> Result<(), QueueError>;
 
-    /// Ends a job that was cancelled and has been cleaned up after.
+    /// Ends a cancelled job after the cleanup.
     async fn stop(&self, lease: &Lease) -> Result<(), QueueError>;
 
-    /// Cancels a job: at once where it waits, and through the next beat where it runs; its state after that.
+    /// Cancels a job and returns its new state. A waiting job without a journal is cancelled at once; a
+    /// running one at its worker's next heartbeat.
     async fn cancel(&self, id: JobId) -> Result<JobState, QueueError>;
 
-    /// Readies a job that is dead or cancelled once more, with a clean slate.
+    /// Makes a dead or cancelled job ready again, with all failure counts reset.
     async fn retry(&self, id: JobId) -> Result<(), QueueError>;
 
-    /// Takes the jobs back whose leases have run out. After a restart of the queue each lease is extended, since nobody could beat meanwhile;
-    /// but only once after each word of its holder, however often the queue restarts.
+    /// Takes back the jobs whose leases have expired. After a restart of the queue it extends each lease
+    /// instead, because workers could not send heartbeats in the meantime: once for each lease, and again
+    /// only after its worker has extended the lease itself, however often the queue restarts.
     async fn reap(&self) -> Result<Reaped, QueueError>;
 
-    /// The queue's own time, by which everything in it happens.
+    /// Returns the time of the queue's own clock, which applies to everything in it.
     async fn now(&self) -> Result<SystemTime, QueueError>;
 
-    /// Keeps a schedule under a name, in place of the one before.
-    async fn set_schedule(&self, name: &str, plan: &str, since: Since) -> Result<(), QueueError>;
+    /// Stores a schedule under a name, and replaces an earlier one of that name.
+    async fn set_schedule(&self, name: &str, plan: &str, since: CatchUp) -> Result<(), QueueError>;
 
-    /// Removes a schedule; whether there was one.
+    /// Removes a schedule. False if there was none of that name.
     async fn remove_schedule(&self, name: &str) -> Result<bool, QueueError>;
 
-    /// The schedules, by name.
+    /// Returns the schedules, sorted by name.
     async fn schedules(&self) -> Result<Vec<Schedule>, QueueError>;
 
-    /// Notes that a tick of a schedule was seen to. False where that, or a later one, was noted before, or the schedule is no more.
+    /// Records that the tick `at` of a schedule has been processed. False if this or a later tick was
+    /// recorded before, or if the schedule no longer exists.
     async fn tick(&self, name: &str, at: SystemTime) -> Result<bool, QueueError>;
 
-    /// For each server and region the last time that its image arrived, however long ago, by server and region.
-    async fn good(&self) -> Result<Vec<Good>, QueueError>;
+    /// Returns the last success of each server in each region, however old, sorted by server and region.
+    async fn good(&self) -> Result<Vec<LastSuccess>, QueueError>;
 
-    /// Forgets the last time that a server's image arrived in a region, and its dead jobs; whether there was anything of that.
+    /// Removes the last success of a server in a region, and its dead jobs. False if there was nothing to
+    /// remove.
     async fn forget(&self, server: &str, region: &str) -> Result<bool, QueueError>;
 
-    /// Keeps what a look for leftovers in a place has found, in JSON, in place of the one before.
+    /// Stores the result of a search for leftovers in `place`, in JSON, and replaces the earlier one.
     async fn set_survey(&self, place: &str, found: &str) -> Result<(), QueueError>;
 
-    /// The last look for leftovers in each place, by place.
-    async fn surveys(&self) -> Result<Vec<Surveyed>, QueueError>;
+    /// Returns the last search for leftovers of each place, sorted by place.
+    async fn surveys(&self) -> Result<Vec<GcSurvey>, QueueError>;
 
-    /// The workers that were heard of, by name.
-    async fn workers(&self) -> Result<Vec<Heard>, QueueError>;
+    /// Returns the workers that have contacted the queue, sorted by name.
+    async fn workers(&self) -> Result<Vec<WorkerSeen>, QueueError>;
 
-    /// Forgets jobs that have been over, and workers that were not heard of, for longer than that; how many jobs.
+    /// Removes jobs that have been over, and workers that have been silent, for longer than `over_for`.
+    /// Returns the number of jobs.
     async fn purge(&self, over_for: Duration) -> Result<u64, QueueError>;
 
-    /// One job.
+    /// Returns the job with this id. None if there is none.
     async fn job(&self, id: JobId) -> Result<Option<Job>, QueueError>;
 
-    /// The jobs in some states, state by state, the next or newest first, at most so many of each. One that moves from one of these states
-    /// to another meanwhile is in it once.
+    /// Returns the jobs in `states`, state by state, at most `most` of each: the newest first in a state that
+    /// is over, otherwise the next one first. A job that moves from one of these states to another meanwhile
+    /// appears once.
     async fn jobs_in(&self, states: &[JobState], most: usize) -> Result<Vec<Job>, QueueError>;
 
-    /// The jobs in a state, the next or newest first, at most so many.
+    /// Returns at most `most` jobs in a state, in the order of `jobs_in`.
     async fn jobs(&self, state: JobState, most: usize) -> Result<Vec<Job>, QueueError> {
         self.jobs_in(&[state], most).await
     }
 
-    /// How many there are in each state.
+    /// Returns the number of jobs in each state.
     async fn counts(&self) -> Result<Counts, QueueError>;
 
-    /// For how long the job has been ready that has been so the longest. None where none is.
+    /// Returns the time for which the longest-waiting ready job has been ready. None if no job is ready.
     async fn waiting(&self) -> Result<Option<Duration>, QueueError>;
 
-    /// What has happened, the newest last, at most so many.
-    async fn events(&self, most: usize) -> Result<Vec<Happening>, QueueError>;
+    /// Returns at most `most` of the latest events, the newest last.
+    async fn events(&self, most: usize) -> Result<Vec<QueueEvent>, QueueError>;
 }

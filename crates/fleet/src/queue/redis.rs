@@ -1,4 +1,5 @@
-//! The queue on Redis: each change is one script, which the server runs whole or not at all, on its own clock.
+//! The queue on Redis. Each change is one script, which the server runs as a whole or not at all, on its own
+//! clock.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -9,30 +10,30 @@ use async_trait::async_trait;
 use redis::{FromRedisValue, Script};
 use snapferry_base::job::JobId;
 
-use super::connection::{Line, RedisConfig, Taken, address_of};
+use super::connection::{Connection, RedisConfig, Taken, address_of};
 use super::job::{
-    Counts, Delivered, Enqueued, Good, Happening, Heard, Job, JobState, NewJob, Priority, Reaped, Schedule,
-    Since, Surveyed,
+    CatchUp, Counts, Delivered, Enqueued, GcSurvey, Job, JobState, LastSuccess, NewJob, Priority, QueueEvent,
+    Reaped, Schedule, WorkerSeen,
 };
 use super::rights;
 use super::text::{Text, known, paired};
-use super::{EVENTS_KEPT, Held, Lease, Queue, QueueError, Then, Timing, Token};
+use super::{EVENTS_KEPT, Lease, LeaseStatus, OnFailure, Queue, QueueError, Timing, Token};
 
-/// What all keys begin with, unless told otherwise. The braces are a hash tag: all keys lie in one slot of a cluster.
+/// Default prefix of all keys. The braces are a hash tag, so all keys lie in one slot of a cluster.
 const PREFIX: &str = "{snapferry}:";
 
-/// The longest value that is read whole, in bytes: a journal of a job takes some ten thousand. Whoever may write into a queue may write half
-/// a GiB into each of its fields.
+/// Largest value that is read as a whole, in bytes; the journal of a job takes some ten thousand. A user with
+/// write access to a queue can write half a GiB into each of its fields.
 const LONGEST_VALUE: usize = 1 << 20;
-/// The longest text of an event that is read whole.
+/// Longest text of an event that is read as a whole, in bytes.
 const LONGEST_EVENT: usize = 64 << 10;
-/// No connection has this number.
+/// Number that no connection has.
 const NONE: u64 = u64::MAX;
 
-/// Where `now` comes from.
+/// Start of each script, which sets `now` from the server's clock.
 const SERVER_CLOCK: &str =
     "local t = redis.call('TIME')\nlocal now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)\n";
-/// For tests that turn the clock: each call's last argument.
+/// Start of each script in tests that set the clock: `now` is the last argument.
 const GIVEN_CLOCK: &str = "local now = tonumber(ARGV[#ARGV])\n";
 
 macro_rules! scripts {
@@ -73,29 +74,30 @@ scripts! {
     events = "lua/events.lua",
 }
 
-/// A client, its connection made anew whenever it breaks.
+/// Queue on a Redis server. It connects again after the connection fails.
 pub struct RedisQueue {
-    line: Line,
+    line: Connection,
     scripts: &'static Scripts,
     prefix: String,
     address: String,
     timing: Timing,
-    /// The connection over which was reaped last.
+    /// Number of the connection that the last search for expired leases used.
     reaped_over: AtomicU64,
-    /// The connection over which INFO was refused: asking again would fill the server's log of refusals.
+    /// Number of the connection on which INFO was refused. Repeating it would fill the server's log with
+    /// refusals.
     untold_over: AtomicU64,
-    /// In place of the server's clock, in milliseconds.
+    /// Clock of a test that replaces the server's, in milliseconds.
     given_clock: Option<std::sync::Arc<std::sync::atomic::AtomicU64>>,
 }
 
 impl RedisQueue {
-    /// Connects.
+    /// Connects to the server.
     ///
     /// # Errors
-    /// Where the server can't be reached or refuses us.
+    /// If the server can't be reached or refuses a request.
     pub async fn connect(config: &RedisConfig) -> Result<Self, QueueError> {
         let address = address_of(&config.url);
-        let line = Line::connect(config).await?;
+        let line = Connection::connect(config).await?;
         static SCRIPTS: OnceLock<Scripts> = OnceLock::new();
         let scripts = SCRIPTS.get_or_init(|| Scripts::on(SERVER_CLOCK));
         let prefix =
@@ -112,7 +114,7 @@ impl RedisQueue {
         })
     }
 
-    /// The same queue on a clock that a test turns, in milliseconds.
+    /// Returns the same queue on a clock that a test sets, in milliseconds since 1970.
     #[must_use]
     pub fn on_clock(self, clock: std::sync::Arc<std::sync::atomic::AtomicU64>) -> Self {
         static SCRIPTS: OnceLock<Scripts> = OnceLock::new();
@@ -120,7 +122,8 @@ impl RedisQueue {
         Self { scripts, given_clock: Some(clock), ..self }
     }
 
-    /// Runs a script. Where the server does not know it, as after a restart, the library sends it and asks again.
+    /// Runs a script. If the server does not know it, as after a restart, the library sends it and asks
+    /// again.
     async fn run<T: FromRedisValue>(&self, script: &Script, arguments: &[&str]) -> Result<T, QueueError> {
         let mut taken = self.line.take().await?;
         self.run_over(&mut taken, script, arguments).await
@@ -143,13 +146,13 @@ impl RedisQueue {
         self.line.heard(taken, answer).await
     }
 
-    /// A hash, by field. Long values are cut, and what is no UTF-8 is shown as such.
+    /// Returns a hash as a map. Long values are cut, and bytes that are not UTF-8 are replaced.
     async fn hash(&self, name: &str) -> Result<BTreeMap<String, String>, QueueError> {
         let pairs: Vec<Text> = self.run(&self.scripts.hash, &[name, &LONGEST_VALUE.to_string()]).await?;
         Ok(paired(pairs))
     }
 
-    /// Ids that scripts have answered with. One that is none is nobody's job.
+    /// Parses ids from the result of a script. Leaves out values that are not an id.
     fn ids(&self, texts: &[Text]) -> Vec<JobId> {
         texts.iter().filter_map(|Text(text)| known(self.id(text))).collect()
     }
@@ -168,16 +171,16 @@ impl RedisQueue {
         text.parse().map_err(|_| self.foreign(format!("{text:?} is no job's id")))
     }
 
-    /// What a script that needs a lease has answered.
-    fn held(answer: &str, id: JobId) -> Result<Held, QueueError> {
+    /// Converts the result of a script that needs a lease.
+    fn held(answer: &str, id: JobId) -> Result<LeaseStatus, QueueError> {
         match answer {
             "lost" => Err(QueueError::LeaseLost { id }),
-            "cancelled" => Ok(Held::Cancelled),
-            _ => Ok(Held::On),
+            "cancelled" => Ok(LeaseStatus::Cancelled),
+            _ => Ok(LeaseStatus::On),
         }
     }
 
-    async fn leased(&self, script: &Script, lease: &Lease, more: &[&str]) -> Result<Held, QueueError> {
+    async fn leased(&self, script: &Script, lease: &Lease, more: &[&str]) -> Result<LeaseStatus, QueueError> {
         let id = lease.id.to_string();
         let arguments: Vec<&str> =
             [id.as_str(), lease.token.as_str()].into_iter().chain(more.iter().copied()).collect();
@@ -223,12 +226,12 @@ impl RedisQueue {
     }
 }
 
-/// A time as it is kept: milliseconds since 1970.
+/// Converts a stored time, in milliseconds since 1970.
 fn at_ms(ms: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_millis(ms)
 }
 
-/// The sorted set of a state.
+/// Returns the name of the sorted set for a state.
 fn set_of(state: JobState) -> &'static str {
     match state {
         JobState::Running => "leases",
@@ -239,12 +242,13 @@ fn set_of(state: JobState) -> &'static str {
 #[async_trait]
 impl Queue for RedisQueue {
     async fn rights(&self) -> Result<(), QueueError> {
-        // By itself: what the others begin with uses commands, too, and Redis 7.0 does not say which one a script was refused.
+        // Without the common start of the other scripts: it runs commands, too, and Redis 7.0 does not report
+        // which command of a script was refused.
         static SCRIPT: OnceLock<Script> = OnceLock::new();
         let refused: Vec<Text> =
             self.run(SCRIPT.get_or_init(|| Script::new(include_str!("lua/rights.lua"))), &[]).await?;
         rights::judge(&self.address, &refused)?;
-        // All that is asked without a script.
+        // The only command that a worker runs outside scripts.
         self.ask::<(u64, u64)>(&redis::cmd("TIME")).await.map(drop)
     }
 
@@ -264,7 +268,7 @@ impl Queue for RedisQueue {
         Ok(Some(Delivered { job, token: token.clone() }))
     }
 
-    async fn beat(&self, lease: &Lease, progress: &str) -> Result<Held, QueueError> {
+    async fn beat(&self, lease: &Lease, progress: &str) -> Result<LeaseStatus, QueueError> {
         self.leased(&self.scripts.beat, lease, &[&self.lease_ms(), progress]).await
     }
 
@@ -274,7 +278,7 @@ impl Queue for RedisQueue {
         step: &str,
         journal: &str,
         through: Option<u32>,
-    ) -> Result<Held, QueueError> {
+    ) -> Result<LeaseStatus, QueueError> {
         let through = through.unwrap_or_default().to_string();
         self.leased(&self.scripts.step, lease, &[&self.lease_ms(), step, journal, &through]).await
     }
@@ -287,12 +291,12 @@ impl Queue for RedisQueue {
         self.leased(&self.scripts.finish, lease, &[JobState::Done.name(), result]).await.map(drop)
     }
 
-    async fn fail(&self, lease: &Lease, error: &str, then: Then) -> Result<(), QueueError> {
+    async fn fail(&self, lease: &Lease, error: &str, then: OnFailure) -> Result<(), QueueError> {
         match then {
-            Then::Dead => {
+            OnFailure::Dead => {
                 self.leased(&self.scripts.finish, lease, &[JobState::Dead.name(), error]).await.map(drop)
             }
-            Then::RetryAfter(wait) => self
+            OnFailure::RetryAfter(wait) => self
                 .leased(&self.scripts.fail, lease, &[error, &wait.as_millis().to_string()])
                 .await
                 .map(drop),
@@ -325,7 +329,8 @@ impl Queue for RedisQueue {
     async fn reap(&self) -> Result<Reaped, QueueError> {
         let (lease, most) = (self.lease_ms(), self.timing.takeovers.to_string());
         let mut taken = self.line.take().await?;
-        // Where the server's own name for this stretch of its life is not to be had: a connection does not outlive one.
+        // Used if the server's run id is not available: no connection outlives a restart of the server, so a
+        // new connection may mean a restart.
         let connection =
             if self.reaped_over.load(Ordering::Relaxed) == taken.number { "same" } else { "new" };
         let info = if self.untold_over.load(Ordering::Relaxed) == taken.number { "refused" } else { "ask" };
@@ -344,7 +349,7 @@ impl Queue for RedisQueue {
 
     async fn purge(&self, over_for: Duration) -> Result<u64, QueueError> {
         let (over_for, mut purged) = (over_for.as_millis().to_string(), 0);
-        // Each time so many at most, so that nobody else waits for long.
+        // Each call removes a limited number, so that other clients don't wait for long.
         loop {
             match self.run::<u64>(&self.scripts.purge, &[&over_for]).await? {
                 0 => return Ok(purged),
@@ -361,10 +366,10 @@ impl Queue for RedisQueue {
         Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_micros(microseconds))
     }
 
-    async fn set_schedule(&self, name: &str, plan: &str, since: Since) -> Result<(), QueueError> {
+    async fn set_schedule(&self, name: &str, plan: &str, since: CatchUp) -> Result<(), QueueError> {
         let since = match since {
-            Since::Now => "now",
-            Since::Before => "before",
+            CatchUp::Now => "now",
+            CatchUp::Before => "before",
         };
         self.run::<u64>(&self.scripts.schedule, &[name, plan, since]).await.map(drop)
     }
@@ -376,7 +381,7 @@ impl Queue for RedisQueue {
     async fn schedules(&self) -> Result<Vec<Schedule>, QueueError> {
         let plans = self.hash("schedules").await?;
         let ticks = self.hash("ticks").await?;
-        // One without a tick was removed between the two questions.
+        // A schedule without a tick was removed between the two requests.
         let schedules = plans.into_iter().filter_map(|(name, plan)| {
             let last = at_ms(ticks.get(&name)?.parse().ok()?);
             Some(Schedule { name, plan, last })
@@ -389,14 +394,14 @@ impl Queue for RedisQueue {
         self.run(&self.scripts.tick, &[name, &ms]).await
     }
 
-    async fn good(&self) -> Result<Vec<Good>, QueueError> {
+    async fn good(&self) -> Result<Vec<LastSuccess>, QueueError> {
         let read = |(name, words): (&String, &String)| {
             let strange = || self.foreign(format!("what is kept of the last success of {name} is strange"));
             let (region, server) = name.split_once(':').ok_or_else(strange)?;
             let mut words = words.splitn(3, ' ');
             let mut next = || words.next().ok_or_else(strange);
             let (at, id, result) = (next()?, next()?, next()?);
-            Ok(Good {
+            Ok(LastSuccess {
                 server: server.to_owned(),
                 region: region.to_owned(),
                 at: at_ms(at.parse().map_err(|_| strange())?),
@@ -404,7 +409,7 @@ impl Queue for RedisQueue {
                 result: result.to_owned(),
             })
         };
-        let mut good: Vec<Good> =
+        let mut good: Vec<LastSuccess> =
             self.hash("good").await?.iter().filter_map(|kept| known(read(kept))).collect();
         good.sort_unstable_by(|one, other| (&one.server, &one.region).cmp(&(&other.server, &other.region)));
         Ok(good)
@@ -418,23 +423,23 @@ impl Queue for RedisQueue {
         self.run(&self.scripts.survey, &[place, found]).await
     }
 
-    async fn surveys(&self) -> Result<Vec<Surveyed>, QueueError> {
+    async fn surveys(&self) -> Result<Vec<GcSurvey>, QueueError> {
         let read = |(place, words): (String, String)| {
             let parts = words
                 .split_once(' ')
                 .and_then(|(at, found)| Some((at_ms(at.parse().ok()?), found.to_owned())));
             let (at, found) = parts
                 .ok_or_else(|| self.foreign(format!("what is kept of the survey of {place} is strange")))?;
-            Ok(Surveyed { place, at, found })
+            Ok(GcSurvey { place, at, found })
         };
         Ok(self.hash("surveys").await?.into_iter().filter_map(|kept| known(read(kept))).collect())
     }
 
-    async fn workers(&self) -> Result<Vec<Heard>, QueueError> {
+    async fn workers(&self) -> Result<Vec<WorkerSeen>, QueueError> {
         let heard = self.hash("workers").await?;
         Ok(heard
             .into_iter()
-            .filter_map(|(worker, at)| Some(Heard { worker, at: at_ms(at.parse().ok()?) }))
+            .filter_map(|(worker, at)| Some(WorkerSeen { worker, at: at_ms(at.parse().ok()?) }))
             .collect())
     }
 
@@ -454,16 +459,17 @@ impl Queue for RedisQueue {
                 format!("{}:{}", if state.is_over() { "ZREVRANGE" } else { "ZRANGE" }, set_of(state))
             })
             .collect();
-        // A script, not MULTI: redis 1.8.1 panics where MULTI itself is refused, as for want of a password.
+        // A script, not MULTI: redis 1.8.1 panics if MULTI itself is refused, as it is if a password is
+        // missing.
         let ids: Vec<Text> = self.run(&self.scripts.list, &[&last.to_string(), &sets.join(" ")]).await?;
         let mut jobs = Vec::new();
         for id in self.ids(&ids) {
             let found = match self.job(id).await {
-                // Nobody's job must hide those of others.
+                // One damaged job must not hide the others.
                 Err(error @ QueueError::Foreign { .. }) => known(Err(error)),
                 found => found?,
             };
-            // One that has moved out of all of them since then is left out.
+            // A job that has moved out of all these states in the meantime is left out.
             jobs.extend(found.filter(|job| states.contains(&job.state)));
         }
         Ok(jobs)
@@ -479,7 +485,7 @@ impl Queue for RedisQueue {
         Ok(milliseconds.map(Duration::from_millis))
     }
 
-    async fn events(&self, most: usize) -> Result<Vec<Happening>, QueueError> {
+    async fn events(&self, most: usize) -> Result<Vec<QueueEvent>, QueueError> {
         let arguments = [most.to_string(), LONGEST_EVENT.to_string()];
         let found: Vec<(Text, Vec<Text>)> =
             self.run(&self.scripts.events, &[&arguments[0], &arguments[1]]).await?;
@@ -490,7 +496,7 @@ impl Queue for RedisQueue {
             };
             let at: u64 =
                 text("at")?.parse().map_err(|_| self.foreign(format!("event {entry} has a strange time")))?;
-            Ok(Happening {
+            Ok(QueueEvent {
                 at: at_ms(at),
                 id: self.id(&text("id")?)?,
                 what: text("what")?,

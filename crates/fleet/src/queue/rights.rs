@@ -1,10 +1,11 @@
-//! What a user of Redis has to be allowed, said once: for who sets the user up, for who looks whether it is so, and for tests.
+//! Rights that a Redis user needs, in one list: for setting up the user, for the check of its rights, and for
+//! tests.
 
 use super::QueueError;
 use super::connection::PASSING;
 use super::text::Text;
 
-/// The commands that a queue needs, in the form of an ACL.
+/// Commands that a queue needs, as an ACL names them.
 pub const NEEDED: [&str; 19] = [
     "evalsha",
     "script|load",
@@ -24,27 +25,29 @@ pub const NEEDED: [&str; 19] = [
     "zrangebyscore",
     "xadd",
     "xrevrange",
-    // For databases other than 0.
+    // Needed for databases other than 0.
     "select",
 ];
 
-/// Commands that are done without where they are refused: `INFO` tells at once whether the server has restarted, and otherwise a new
-/// connection is taken for that.
+/// Commands that the queue can do without if they are refused. `INFO` shows reliably if the server has
+/// restarted; without it, each new connection counts as a restart.
 pub const WANTED: [&str; 1] = ["info"];
 
-/// What sets up a user who may do all that and nothing else, for `redis-cli`. Keys begin with `{prefix}:`.
+/// Returns the `redis-cli` command that sets up a user with these rights and no others. Keys begin with
+/// `{prefix}:`.
 #[must_use]
 pub fn acl_line(user: &str, prefix: &str) -> String {
     let commands: Vec<String> = NEEDED.iter().chain(&WANTED).map(|command| format!("+{command}")).collect();
     format!("ACL SETUSER {user} on '>PASSWORD' resetkeys '~{{{prefix}}}:*' -@all {}", commands.join(" "))
 }
 
-/// What came of trying: commands and the server's words, one after the other.
+/// Turns the result of the rights check into an error. `refused` alternates between commands and messages of
+/// the server.
 pub(super) fn judge(address: &str, refused: &[Text]) -> Result<(), QueueError> {
     let refused: Vec<(&str, &str)> =
         refused.chunks_exact(2).map(|pair| (pair[0].0.as_str(), pair[1].0.as_str())).collect();
     let Some((_, first)) = refused.first() else { return Ok(()) };
-    // Not a matter of rights: a server that is full, or a replica.
+    // Not a lack of rights: the server is full, for example, or a replica.
     let code = first.split_whitespace().next().unwrap_or_default().trim_start_matches('-');
     let address = address.to_owned();
     if PASSING.contains(&code) {

@@ -1,4 +1,4 @@
-//! What Redis holds: whoever may write there may have written anything.
+//! Values from Redis. Every user with write access may have written any bytes there.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use redis::{FromRedisValue, ParsingError, Value};
 
 use super::QueueError;
 
-/// A text as it came; bytes that are no UTF-8 are replaced, so that one of them hides nothing else.
+/// A text value. Bytes that are not UTF-8 are replaced, so that one damaged value hides no others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Text(pub String);
 
@@ -19,13 +19,14 @@ impl FromRedisValue for Text {
     }
 }
 
-/// Names and values, which come one after the other.
+/// Collects alternating names and values into a map.
 pub(super) fn paired(texts: Vec<Text>) -> BTreeMap<String, String> {
     let mut texts = texts.into_iter();
     std::iter::from_fn(|| Some((texts.next()?.0, texts.next()?.0))).collect()
 }
 
-/// One of several things, unless it makes no sense: then it is left out with a word in the log, and does not hide the others.
+/// Returns the value. If it can't be read, logs a warning and returns None, so that one damaged entry of a
+/// list does not hide the others.
 pub(super) fn known<T>(read: Result<T, QueueError>) -> Option<T> {
     read.map_err(|error| tracing::warn!("left out: {error}")).ok()
 }

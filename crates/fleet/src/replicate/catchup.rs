@@ -1,8 +1,10 @@
-//! What retention should have removed already: a job that died after its mark, or could not delete something, has pruned too little. The rules
-//! by which it was to prune are in the tags of its snapshot, so that nobody prunes by rules of his own.
+//! Leftovers of retention: things that an earlier job should have pruned and did not, because it died after
+//! its mark or could not delete them. The tags of that job's snapshot hold the rules by which it was to
+//! prune, and only those rules are used here.
 //!
-//! Of each server the newest job decides, and only once it is done. Snapshots go by the newest of all; images and objects by the newest of those
-//! that went into the very region, bucket and prefix that are looked at.
+//! For each server the newest job decides, and only once it is done. For snapshots that is the newest job of
+//! all. For images and objects it is the newest job for the region that is looked at, and only if it has the
+//! same bucket and prefix.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
@@ -13,32 +15,31 @@ use snapferry_ibmcloud::vpc::model::Snapshot;
 
 use super::error::Fault;
 use super::gc::{Kind, Places};
-use super::holdings::{Holdings, Newest, Thing, Yard};
+use super::holdings::{CloudObject, CloudStores, Holdings, Newest};
 use super::marks::{Destination, rules_of};
 use super::names::{self, JobNames, has};
 use super::retention::{self, Retention};
 
-/// Something that is not kept by the rules of its server's newest job.
+/// Thing that the rules of its server's newest job don't keep.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Overdue {
-    /// What.
-    pub thing: Thing,
-    /// When it was made.
+    pub thing: CloudObject,
+    /// Time at which the thing was made; of a snapshot, the moment whose data it holds.
     pub made: SystemTime,
-    /// The run whose rules say so.
+    /// Name of the run whose rules don't keep the thing.
     pub by: String,
 }
 
-/// A server's newest job that is done.
-struct Last {
+/// Newest job of a server, which is done.
+struct LatestRun {
     id: JobId,
     run: String,
     rules: Retention,
     to: Option<Destination>,
 }
 
-impl Last {
-    /// The newest of these snapshots' jobs, where it is done and its rules are known.
+impl LatestRun {
+    /// Returns the newest job of these snapshots, if it is done and its rules are known.
     fn of<'s>(snapshots: impl Iterator<Item = &'s Snapshot>) -> Result<Option<Self>, Fault> {
         let done = names::done_tag()?;
         let newest = snapshots
@@ -52,13 +53,13 @@ impl Last {
     }
 }
 
-/// The names of what may be there, asked for once for all servers.
+/// Names of images and objects, listed once for all servers.
 struct Names {
     images: Vec<String>,
     objects: Vec<String>,
 }
 
-/// Whether there is more of something than the newest that are kept: only then its tags are asked for.
+/// True if there are more things than the newest ones that are kept. Only then are their tags requested.
 fn is_over(keep: &retention::Keep, count: usize) -> bool {
     match keep.newest {
         retention::Newest::All => false,
@@ -66,10 +67,12 @@ fn is_over(keep: &retention::Keep, count: usize) -> bool {
     }
 }
 
-/// Looks at all servers of which there are snapshots of ours, or at one. What is `live`, by the names of runs, is left to whoever is at it.
+/// Looks for overdue things of one server, or of all servers that have snapshots made by snapferry. Leaves
+/// out servers whose newest run is in `live`, a set of run names: the process that works on such a run prunes
+/// for it.
 ///
 /// # Errors
-/// Where something can't be listed.
+/// If something can't be listed.
 pub async fn look(
     snapshots: &[Snapshot],
     places: &Places,
@@ -89,16 +92,17 @@ pub async fn look(
     let mut overdue = Vec::new();
     let mut listed = None;
     for (server, snapshots) in &servers {
-        if let Some(last) = Last::of(snapshots.iter().copied())?.filter(|last| !live.contains(&last.run))
+        if let Some(last) = LatestRun::of(snapshots.iter().copied())?.filter(|last| !live.contains(&last.run))
             && is_over(&last.rules.snapshots, snapshots.len())
         {
-            let yard = Yard { home: &places.home, away: None, store: None };
+            let yard = CloudStores { home: &places.home, away: None, store: None };
             overdue.extend(beyond(server, "", &last, &yard, now).await?);
         }
         let (Some((away, tagging)), Some((store, prefix, bucket))) = (&places.away, &places.bucket) else {
             continue;
         };
-        // Whoever named the newest image otherwise is not met by the usual name: nothing of theirs is judged.
+        // A job with another name for its newest image has another destination than `here`, so nothing of it
+        // is judged.
         let Some(names) = snapshots.iter().find_map(|snapshot| names_of(snapshot, server, prefix)) else {
             continue;
         };
@@ -106,8 +110,8 @@ pub async fn look(
         let to_here = snapshots.iter().copied().filter(|snapshot| {
             Destination::of(&snapshot.user_tags).is_none_or(|to| to.region == here.region)
         });
-        let Some(last) =
-            Last::of(to_here)?.filter(|last| !live.contains(&last.run) && last.to.as_ref() == Some(&here))
+        let Some(last) = LatestRun::of(to_here)?
+            .filter(|last| !live.contains(&last.run) && last.to.as_ref() == Some(&here))
         else {
             continue;
         };
@@ -127,15 +131,16 @@ pub async fn look(
         let objects =
             objects.iter().filter(|key| key.starts_with(&folder) && !key.ends_with(".manifest")).count();
         if is_over(&last.rules.images, images) || is_over(&last.rules.objects, objects) {
-            let yard = Yard { home: &places.home, away: Some((away, tagging)), store: Some(&**store) };
+            let yard = CloudStores { home: &places.home, away: Some((away, tagging)), store: Some(&**store) };
             let found = beyond(server, prefix, &last, &yard, now).await?;
-            overdue.extend(found.into_iter().filter(|found| !matches!(found.thing, Thing::Snapshot(..))));
+            overdue
+                .extend(found.into_iter().filter(|found| !matches!(found.thing, CloudObject::Snapshot(..))));
         }
     }
     Ok(overdue)
 }
 
-/// The names of the job that a snapshot is of.
+/// Returns the names of the job that a snapshot belongs to.
 fn names_of(snapshot: &Snapshot, server: &str, prefix: &str) -> Option<JobNames> {
     JobNames::of(names::job_of(&snapshot.user_tags)?, server, None, prefix).ok()
 }
@@ -143,12 +148,12 @@ fn names_of(snapshot: &Snapshot, server: &str, prefix: &str) -> Option<JobNames>
 async fn beyond(
     server: &str,
     prefix: &str,
-    last: &Last,
-    yard: &Yard<'_>,
+    last: &LatestRun,
+    yard: &CloudStores<'_>,
     now: SystemTime,
 ) -> Result<Vec<Overdue>, Fault> {
     let names = JobNames::of(last.id, server, None, prefix)?;
-    // Where that is not known, everything counts that may be in the way.
+    // If the destination is not known, the empty region matches only snapshots without a destination tag.
     let to = last.to.clone().unwrap_or_else(|| Destination { region: String::new(), place: String::new() });
     let newest = Newest { job: last.id, server, prefix, names: &names, to: &to, image: None };
     let holdings = Holdings::look(&newest, yard).await?;
@@ -163,13 +168,13 @@ async fn beyond(
 }
 
 impl Overdue {
-    /// What kind of thing it is.
+    /// Returns the kind of the thing.
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self.thing {
-            Thing::Snapshot(..) => Kind::Snapshot,
-            Thing::Image(..) => Kind::Image,
-            Thing::Object(_) => Kind::Object,
+            CloudObject::Snapshot(..) => Kind::Snapshot,
+            CloudObject::Image(..) => Kind::Image,
+            CloudObject::Object(_) => Kind::Object,
         }
     }
 }

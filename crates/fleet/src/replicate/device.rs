@@ -1,6 +1,8 @@
-//! From an attachment to the device's path, proved to be the one before anybody reads it.
+//! Path of an attached volume's device, and the proof that the path leads to that volume, before any data is
+//! read.
 //!
-//! The letters of `/dev/vdX` go by the order in which devices turn up, so a device is found by its serial number alone.
+//! The letters of `/dev/vdX` follow the order in which devices appear, so a device is found by its serial
+//! number alone.
 
 use std::fs;
 use std::io;
@@ -15,92 +17,76 @@ use snapferry_base::units::{ByteCount, GIB};
 use snapferry_engine::source::{InUse, RawSource, Source as _, SourceError};
 use snapferry_ibmcloud::vpc::model::AttachedDevice;
 
-/// Where udev links disks by their serial numbers.
+/// Folder in which udev links disks by their serial numbers.
 pub const BY_ID: &str = "/dev/disk/by-id";
-/// What udev puts before a virtio disk's serial number.
+/// Text that udev puts before a virtio disk's serial number.
 const PREFIX: &str = "virtio-";
-/// A virtio disk's serial number has no more bytes (`VIRTIO_BLK_ID_BYTES` in linux/virtio_blk.h).
+/// Most bytes of a virtio disk's serial number (`VIRTIO_BLK_ID_BYTES` in linux/virtio_blk.h).
 const SERIAL_LENGTH: usize = 20;
-/// How long the link may lag behind the API's `attached`.
+/// Longest time by which the link may lag behind the API's status `attached`.
 pub const UDEV_LAG: Duration = Duration::from_secs(120);
-/// Between two looks at the folder.
+/// Time between two looks at the folder.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Why an attached volume is not to be read.
+/// Reason why an attached volume must not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    /// The API's id for the device gives no serial number.
+    /// The API's id of the device gives no serial number.
     #[error(
         "the device id {id:?} is no serial number: it takes at least {SERIAL_LENGTH} letters, digits and hyphens"
     )]
-    Serial {
-        /// The id.
-        id: String,
-    },
+    Serial { id: String },
     /// Two attachments would have the same link.
     #[error(
         "the devices {first:?} and {second:?} begin with the same {SERIAL_LENGTH} characters, so their links can't be told apart"
     )]
-    SameSerial {
-        /// One id.
-        first: String,
-        /// The other.
-        second: String,
-    },
-    /// The link did not turn up.
+    SameSerial { first: String, second: String },
+    /// The link did not appear before the deadline.
     #[error("{} did not turn up within {} s; there {}", link.display(), waited.as_secs(), were(seen))]
     Absent {
-        /// The link.
         link: PathBuf,
-        /// How long we waited.
         waited: Duration,
-        /// The folder's links of virtio disks at that moment: the volume is detached before anybody can look.
+        /// Links of virtio disks in the folder at that moment. They are listed here because the volume is
+        /// detached before the user can look.
         seen: Vec<String>,
     },
-    /// It is a file where a block device was to be.
+    /// The link leads to a file, not to a block device.
     #[error("{} leads to {}, which is no block device", link.display(), path.display())]
     NoDevice {
-        /// The link.
         link: PathBuf,
-        /// Where it leads.
+        /// Path that the link leads to.
         path: PathBuf,
     },
-    /// It holds the system that we run on.
+    /// The device holds this server's own root file system.
     #[error("{} leads to {}, which holds this system's own root", link.display(), path.display())]
     RootDisk {
-        /// The link.
         link: PathBuf,
-        /// Where it leads.
+        /// Path that the link leads to.
         path: PathBuf,
     },
-    /// It has another size than the volume.
+    /// The device has another size than the volume.
     #[error("{} has {found}, the volume {wanted}", path.display())]
     Size {
-        /// The device.
         path: PathBuf,
-        /// What it has.
+        /// Size of the device.
         found: ByteCount,
-        /// What the API says.
+        /// Size of the volume by the API.
         wanted: ByteCount,
     },
-    /// It can't be opened for us alone: not there, no permission, mounted.
+    /// The device can't be opened for this process alone: it is missing, mounted, or the permission is
+    /// missing.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// Something about it can't be found out.
+    /// The link or the path behind it can't be examined.
     #[error("can't look at {}", path.display())]
     Look {
-        /// What.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: io::Error,
     },
-    /// We were told to stop.
+    /// The wait for the link was cancelled.
     #[error("waiting for {}: stopped", link.display())]
-    Cancelled {
-        /// The link.
-        link: PathBuf,
-    },
+    Cancelled { link: PathBuf },
 }
 
 fn were(seen: &[String]) -> String {
@@ -112,46 +98,46 @@ fn were(seen: &[String]) -> String {
 }
 
 impl DeviceError {
-    /// What the error means for another attempt.
+    /// Returns what the error means for another attempt.
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
             Self::Cancelled { .. } => Class::Cancelled,
-            // Attached anew it may well turn up.
+            // The link may appear after the volume is attached again.
             Self::Absent { .. } => Class::Transient,
             _ => Class::Permanent,
         }
     }
 }
 
-/// What may stand behind a link.
+/// Kind of file that a link may lead to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Behind {
+pub enum DeviceKind {
     /// A block device, as on every real server.
     #[default]
     Device,
-    /// A regular file too, as in a simulated region without root.
+    /// A block device or a regular file, as in a simulated region without root.
     DeviceOrFile,
 }
 
-/// Where attached volumes turn up.
+/// Folder in which the links of attached volumes appear.
 #[derive(Clone, Debug)]
 pub struct DeviceFolder {
-    /// The folder of links, usually [`BY_ID`].
+    /// Path of the folder, usually [`BY_ID`].
     pub folder: PathBuf,
-    /// What may stand behind them.
-    pub behind: Behind,
-    /// How long to wait for a link.
+    /// Kind of file that the links may lead to.
+    pub behind: DeviceKind,
+    /// Longest wait for a link.
     pub deadline: Duration,
 }
 
 impl Default for DeviceFolder {
     fn default() -> Self {
-        Self { folder: BY_ID.into(), behind: Behind::default(), deadline: UDEV_LAG }
+        Self { folder: BY_ID.into(), behind: DeviceKind::default(), deadline: UDEV_LAG }
     }
 }
 
-/// The serial number that the guest sees: the first characters of the API's id.
+/// Returns the serial number that the guest sees: the first characters of the API's id.
 fn serial(device: &AttachedDevice) -> Result<&str, DeviceError> {
     let fits = device.id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     // `get` and not a slice: the id may be shorter.
@@ -163,19 +149,21 @@ fn serial(device: &AttachedDevice) -> Result<&str, DeviceError> {
 }
 
 impl DeviceFolder {
-    /// The link of a device.
+    /// Returns the path of a device's link.
     ///
     /// # Errors
-    /// [`DeviceError::Serial`] where its id makes none.
+    /// [`DeviceError::Serial`] if the id of the device gives no serial number.
     pub fn link(&self, device: &AttachedDevice) -> Result<PathBuf, DeviceError> {
         Ok(self.folder.join(format!("{PREFIX}{}", serial(device)?)))
     }
 
-    /// Waits for the link of `device`, and proves what it leads to: a block device of `capacity` GB that nobody else uses and that is
-    /// not our own root disk. `others` are the server's other devices. Gives the device's own path.
+    /// Waits for the link of `device`, proves that it leads to the volume, and returns the path of the
+    /// device. The path must be a block device of `capacity` GB, which no other process uses and which is not
+    /// this server's root disk. `others` are the server's other devices.
     ///
     /// # Errors
-    /// Each thing that is not so by its name.
+    /// If the link does not appear in time, or one of these checks fails: one variant of [`DeviceError`] for
+    /// each.
     pub async fn find(
         &self,
         device: &AttachedDevice,
@@ -195,7 +183,7 @@ impl DeviceFolder {
         let begun = clock.instant();
         loop {
             match self.prove(&link, capacity) {
-                // The link is there before the node is, or the node before it has its size.
+                // The link appears before the node, or the node before it has its size.
                 Err(DeviceError::Look { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
                 Err(DeviceError::Source(SourceError::Open { source, .. }))
                     if source.kind() == io::ErrorKind::NotFound => {}
@@ -224,7 +212,7 @@ impl DeviceFolder {
         }
     }
 
-    /// The names of all links of virtio disks.
+    /// Returns the names of all links of virtio disks, sorted.
     fn links(&self) -> Vec<String> {
         let names = fs::read_dir(&self.folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
         let mut links: Vec<String> = names
@@ -242,9 +230,9 @@ impl DeviceFolder {
         if is_root_disk(stat.rdev()) {
             return Err(DeviceError::RootDisk { link: link.to_owned(), path });
         }
-        // Opened for us alone: a device that is mounted or claimed is refused.
+        // Exclusive: the kernel refuses a device that is mounted or claimed.
         let source = RawSource::open(&path, InUse::Refuse)?;
-        if !source.is_device() && self.behind == Behind::Device {
+        if !source.is_device() && self.behind == DeviceKind::Device {
             return Err(DeviceError::NoDevice { link: link.to_owned(), path });
         }
         // The API's GB are GiB.
@@ -256,14 +244,15 @@ impl DeviceFolder {
     }
 }
 
-/// Whether the file system at `/` lies on the device, or on what that is a part of.
+/// True if the file system at `/` lies on the device, or on a disk that the device is a part of.
 fn is_root_disk(device: u64) -> bool {
     let Ok(root) = fs::metadata("/") else { return false };
     device != 0 && disks_of(root.dev()).into_iter().any(|disk| disks_of(device).contains(&disk))
 }
 
-/// The whole disks below a block device: itself, or the one that it is a partition of, or those that a mapped device is made of. Empty for
-/// what is not in sysfs, such as a file system without a device.
+/// Returns the whole disks below a block device: the device itself, the disk that it is a partition of, or
+/// the disks that a mapped device consists of. Empty if sysfs does not have the device, as for a file system
+/// without one.
 fn disks_of(device: u64) -> Vec<PathBuf> {
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
     let Ok(node) = fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")) else { return Vec::new() };
@@ -273,11 +262,12 @@ fn disks_of(device: u64) -> Vec<PathBuf> {
     if slaves.is_empty() {
         return vec![whole(node)];
     }
-    // One level: what lies deeper is claimed by the level above, and opening it alone is refused.
+    // One level is enough: deeper devices are claimed by the level above, so opening one of them exclusively
+    // fails.
     slaves.into_iter().filter_map(|slave| fs::canonicalize(slave).ok()).map(whole).collect()
 }
 
-/// A partition's disk, or the disk itself.
+/// Returns the disk of a partition, or the disk itself.
 fn whole(node: PathBuf) -> PathBuf {
     match node.parent() {
         Some(disk) if node.join("partition").exists() => disk.to_owned(),
@@ -299,7 +289,7 @@ mod tests {
         AttachedDevice { id: id.to_owned() }
     }
 
-    fn folder(path: &Path, behind: Behind) -> DeviceFolder {
+    fn folder(path: &Path, behind: DeviceKind) -> DeviceFolder {
         DeviceFolder { folder: path.to_owned(), behind, deadline: Duration::from_secs(5) }
     }
 
@@ -309,7 +299,7 @@ mod tests {
         let disk = temp.path().join("disk");
         fs::File::create(&disk).and_then(|file| file.set_len(GIB)).expect("a disk");
         let (clock, cancel) = (ManualClock::hurried(), Cancel::new());
-        let found = folder(temp.path(), Behind::DeviceOrFile);
+        let found = folder(temp.path(), DeviceKind::DeviceOrFile);
         let absent = found.find(&device(ID), &[], 1, &*clock, &cancel).await.expect_err("no link");
         assert!(matches!(absent, DeviceError::Absent { .. }), "{absent}");
         let told = absent.to_string();
@@ -325,7 +315,7 @@ mod tests {
         assert_eq!(found.find(&device(ID), &[], 1, &*clock, &cancel).await.expect("it is there"), disk);
         let size = found.find(&device(ID), &[], 2, &*clock, &cancel).await.expect_err("half of it");
         assert!(matches!(size, DeviceError::Size { .. }), "{size}");
-        let strict = folder(temp.path(), Behind::Device);
+        let strict = folder(temp.path(), DeviceKind::Device);
         let file = strict.find(&device(ID), &[], 1, &*clock, &cancel).await.expect_err("a file");
         assert!(matches!(file, DeviceError::NoDevice { .. }), "{file}");
     }
@@ -334,7 +324,7 @@ mod tests {
     async fn ids_that_make_no_link_of_their_own_are_refused() {
         let temp = tempfile::tempdir().expect("a folder");
         let (clock, cancel) = (ManualClock::hurried(), Cancel::new());
-        let found = folder(temp.path(), Behind::DeviceOrFile);
+        let found = folder(temp.path(), DeviceKind::DeviceOrFile);
         for id in ["", "0717-short", "../../../../../etc/passwd", "0717-ümlaut-0123456789"] {
             let err = found.find(&device(id), &[], 1, &*clock, &cancel).await.expect_err("no serial number");
             assert!(matches!(err, DeviceError::Serial { .. }), "{err}");
@@ -357,7 +347,7 @@ mod tests {
         let node = Path::new("/dev").join(disk.file_name().expect("a name"));
         let temp = tempfile::tempdir().expect("a folder");
         symlink(&node, temp.path().join("virtio-0717-35db69bb-d09b-4")).expect("a link");
-        let found = folder(temp.path(), Behind::Device);
+        let found = folder(temp.path(), DeviceKind::Device);
         let err = found
             .find(&device(ID), &[], 1, &*ManualClock::hurried(), &Cancel::new())
             .await
@@ -370,7 +360,7 @@ mod tests {
         let temp = tempfile::tempdir().expect("a folder");
         let cancel = Cancel::new();
         cancel.cancel(snapferry_base::cancel::Reason::Asked);
-        let err = folder(temp.path(), Behind::Device)
+        let err = folder(temp.path(), DeviceKind::Device)
             .find(&device(ID), &[], 1, &*ManualClock::hurried(), &cancel)
             .await;
         assert!(matches!(err, Err(DeviceError::Cancelled { .. })), "{err:?}");

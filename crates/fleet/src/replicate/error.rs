@@ -1,4 +1,4 @@
-//! Why a step did not go through, and why a job did not.
+//! Errors of a step, and of a whole job.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -17,126 +17,118 @@ use super::names::JobNamesError;
 use super::steps::Step;
 use crate::replicate::device::DeviceError;
 
-/// Why a step did not go through.
+/// Reason why a step failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    /// The cloud.
+    /// A request to the cloud failed.
     #[error(transparent)]
     Cloud(#[from] VpcError),
-    /// The bucket.
+    /// A request to the bucket failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The volume did not turn up, or is not the one.
+    /// The volume's device did not appear, or is not the right one.
     #[error(transparent)]
     Device(#[from] DeviceError),
     /// The volume can't be read.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// There is no image.
+    /// The conversion made no image.
     #[error(transparent)]
     Convert(#[from] ConvertError),
-    /// The image can't be read back.
     #[error("the image can't be read back")]
     ReadBack(#[source] RestoreError),
-    /// A name can't be.
+    /// A name that the job needs is not valid.
     #[error(transparent)]
     Names(#[from] JobNamesError),
-    /// The journal can't be kept.
+    /// The journal can't be written.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// Things stand in the way, all that were found.
+    /// Preflight found one or more obstacles.
     #[error("{}", listed(obstacles))]
     Obstacles {
-        /// All that were found.
+        /// All obstacles that were found, at least one.
         obstacles: Vec<Obstacle>,
     },
-    /// Somebody else replicates the same server into the same region, and was first.
+    /// Another job replicates the same server into the same region, and was first.
     #[error(
         "job {job} for {server} into {region} is under way on {host} since {}, and not done: two at once would be in each other's way",
         snapferry_base::clock::rfc3339(*since)
     )]
     UnderWay {
-        /// The other job.
+        /// Id of the other job.
         job: JobId,
-        /// The server.
         server: String,
-        /// The recovery region.
+        /// Recovery region of both jobs.
         region: String,
-        /// Who has it.
+        /// Server that works on the other job.
         host: String,
-        /// Since when.
+        /// Time at which the other job was last taken up.
         since: SystemTime,
     },
-    /// Somebody else has taken this job up.
+    /// Another process has taken this job over.
     #[error("{host} has taken job {job} over: nothing more is changed here")]
     TakenOver {
-        /// The job.
         job: JobId,
-        /// Who has it.
+        /// Server that works on the job now.
         host: String,
     },
-    /// It can't be given up any more.
+    /// The job is done, so it can't be abandoned any more.
     #[error("job {job} is done, and what it made is in use: {why}")]
     Over {
-        /// The job.
         job: JobId,
-        /// What shows it.
+        /// Proof that the job is done, as text.
         why: String,
     },
-    /// Another job of this machine attaches or detaches all the time.
+    /// Another job of this machine attached or detached volumes until the deadline.
     #[error("server {server} is still being attached to, or detached from, by another job of this machine after {} s", waited.as_secs())]
     NoTurn {
-        /// The server.
         server: String,
-        /// How long the turn was waited for.
+        /// Time that this job waited for its turn.
         waited: Duration,
     },
-    /// What was read back is not what was read from the disk.
+    /// The image that was read back differs from the data that was read from the disk.
     #[error("the image {url} does not hold what was read from the volume: {finding}")]
     NotTheSame {
-        /// The object.
+        /// URL of the object.
         url: String,
-        /// What differs first.
+        /// The first difference that was found.
         finding: String,
     },
     /// The cloud imported another file than the one that was sent.
     #[error("image {image} was made from a file with SHA-256 {theirs}, and ours has {ours}")]
     WrongFile {
-        /// The image's id.
+        /// Id of the image.
         image: String,
-        /// By the image library.
+        /// SHA-256 that the image library reports.
         theirs: String,
-        /// By what was read back.
+        /// SHA-256 of the file as it was read back.
         ours: String,
     },
-    /// The image library does not say which file it has imported.
+    /// The image library does not report the SHA-256 of the imported file.
     #[error(
         "image {image} is available, and does not tell the SHA-256 of its file: it can't be proved to be ours"
     )]
     NoSum {
-        /// The image's id.
+        /// Id of the image.
         image: String,
     },
-    /// A step was run without what an earlier one finds out: a bug.
+    /// A step ran without a result of an earlier step: a bug.
     #[error("step {step} was run before its time: this is a bug in snapferry")]
-    OutOfTurn {
-        /// Which.
-        step: Step,
-    },
+    OutOfTurn { step: Step },
     /// A thread died: a bug.
     #[error("the conversion died: this is a bug in snapferry")]
     Died,
-    /// Somebody asked us to stop.
+    /// The job was cancelled.
     #[error("stopped")]
     Stopped,
 }
 
-/// Something that would stop the job later.
+/// Condition that would stop the job later.
 #[derive(Debug)]
 pub enum Obstacle {
-    /// In a sentence, with what to do.
+    /// Sentence for the user: the condition, and what to do about it.
     Told(String),
-    /// The bucket is not there, or not ours to write to.
+    /// The bucket does not exist, or this account can't write to it.
     Bucket(StoreError),
 }
 
@@ -172,7 +164,7 @@ impl From<NameError> for Fault {
 }
 
 impl Fault {
-    /// What it means for another attempt.
+    /// Returns what the fault means for another attempt.
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
@@ -196,60 +188,83 @@ impl Fault {
         }
     }
 
-    /// Whether the cloud has told that a thing came to an end that is of no use.
+    /// True if the cloud reported a final state that makes a thing useless, such as a failed snapshot.
     #[must_use]
     pub(super) fn is_ended(&self) -> bool {
         matches!(self, Self::Cloud(VpcError::Ended { .. }))
     }
 }
 
-/// Something that a job has left behind.
+/// Kind of a thing that a job makes in the cloud.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ResourceKind {
+    Snapshot,
+    #[serde(rename = "clone of snapshot")]
+    Clone,
+    Volume,
+    Attachment,
+    Object,
+    /// The name `-latest`, which belongs to one image at a time.
+    Name,
+    Image,
+}
+
+impl fmt::Display for ResourceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Snapshot => "snapshot",
+            Self::Clone => "clone of snapshot",
+            Self::Volume => "volume",
+            Self::Attachment => "attachment",
+            Self::Object => "object",
+            Self::Name => "name",
+            Self::Image => "image",
+        })
+    }
+}
+
+/// Thing that a job has left behind in the cloud.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Left {
-    /// What it is: `volume`, `upload`.
-    pub kind: &'static str,
-    /// Its name.
+pub struct OrphanedResource {
+    pub kind: ResourceKind,
     pub name: String,
-    /// Why it is still there.
+    /// Reason why the thing is still there.
     pub why: String,
 }
 
-impl fmt::Display for Left {
+impl fmt::Display for OrphanedResource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}: {}", self.kind, self.name, self.why)
     }
 }
 
-/// Whether there is anything to go on with.
+/// Possibility to resume a failed job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resumable {
-    /// There is.
+    /// Another run can continue the job.
     Yes,
-    /// Nothing was made yet: the job is over, and another one may begin.
+    /// The job is over and left nothing to continue with; another job may begin.
     No,
 }
 
-/// A job that did not go through.
+/// Error of a job that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("job {id} for {server}, step {step}")]
 pub struct JobError {
-    /// Which.
     pub id: JobId,
-    /// Whose.
     pub server: String,
-    /// Where it stopped.
+    /// Step that failed.
     pub step: Step,
-    /// Why.
     #[source]
     pub fault: Box<Fault>,
-    /// What could not be cleaned up.
-    pub left: Vec<Left>,
-    /// Whether it can be resumed.
+    /// Things that could not be cleaned up.
+    pub left: Vec<OrphanedResource>,
     pub resumable: Resumable,
 }
 
 impl JobError {
-    /// What it means for another attempt.
+    /// Returns what the error means for another attempt.
     #[must_use]
     pub fn class(&self) -> Class {
         self.fault.class()

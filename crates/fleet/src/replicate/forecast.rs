@@ -1,4 +1,5 @@
-//! How long a job will take, and what limits it: arithmetic on IBM's published limits and our own measured speeds.
+//! Forecast of a job's duration and of its bottlenecks: arithmetic on IBM's published limits and on speeds
+//! measured with this program.
 
 use serde::Serialize;
 use snapferry_ibmcloud::vpc::LARGEST_IMAGE;
@@ -7,35 +8,39 @@ use snapferry_ibmcloud::vpc::model::StorageGeneration;
 use super::state::DiskState;
 use super::steps::preflight;
 
-/// The least that a server's boot volume keeps of the bandwidth for volumes, in Mbit/s (IBM's documentation, "Bandwidth allocation").
+/// Least bandwidth that a server's boot volume keeps of the bandwidth for volumes, in Mbit/s (IBM's
+/// documentation, "Bandwidth allocation").
 const BOOT_SHARE: u64 = 393;
-/// What one core compresses at level `fast` of a real boot disk, in MB/s (`benches/README.md`: 10 GiB in 10.8 s on two cores).
+/// Speed at which one core compresses a real boot disk at level `fast`, in MB/s (`benches/README.md`: 10 GiB
+/// in 10.8 s on two cores).
 const CORE_COMPRESSES: f64 = 490.0;
-/// What one core decodes of such an image, in MB/s of the disk (`benches/README.md`: 10 GiB in 7.8 s on two cores).
+/// Speed at which one core decodes such an image, in MB/s of the disk (`benches/README.md`: 10 GiB in 7.8 s
+/// on two cores).
 const CORE_DECODES: f64 = 680.0;
-/// Image bytes for each byte of the disk: 0.286 of one that is four fifths full (`benches/README.md`, deflate fast), and some more for fuller ones.
+/// Image bytes for each byte of the disk: 0.286 for a disk that is four fifths full (`benches/README.md`,
+/// deflate fast), and some more for fuller ones.
 const RATIO: f64 = 0.3;
 /// Bytes in a GB as the API counts volumes: GiB.
 const GB: f64 = 1_073_741_824.0;
 
-/// What limits a phase.
+/// Bottleneck of a phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Limit {
-    /// What the volume's profile gives.
+    /// The bandwidth of the volume's profile.
     VolumeProfile,
-    /// What this server has for its volumes.
+    /// The bandwidth that this server has for its volumes.
     ServerVolumeBandwidth,
-    /// This server's network.
+    /// The network bandwidth of this server.
     ServerNetwork,
-    /// This server's cores.
+    /// The number of this server's cores.
     Cores,
     /// The cloud, which publishes no times.
     Cloud,
 }
 
 impl Limit {
-    /// In words, with what would help.
+    /// Returns a text for the user that names the limit and what would help.
     #[must_use]
     pub fn words(self) -> &'static str {
         match self {
@@ -50,24 +55,25 @@ impl Limit {
     }
 }
 
-/// The server that converts.
+/// Server that converts, with its limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Converter {
-    /// Cores.
     pub cores: u64,
-    /// Megabits a second for all of its volumes, where it is known.
+    /// Bandwidth for all of the server's volumes in Mbit/s, if known.
     pub volume_bandwidth: Option<u64>,
-    /// Megabits a second for its network, where it is known.
+    /// Bandwidth of the server's network in Mbit/s, if known.
     pub network_bandwidth: Option<u64>,
-    /// Megabits a second that the profiles of its other data volumes give: that share is theirs even while they are idle.
+    /// Sum of the bandwidths of the other data volumes' profiles, in Mbit/s. They keep that share even while
+    /// they are idle.
     pub other_volumes: u64,
-    /// Volumes that are read at a time.
+    /// Number of volumes that are read at a time.
     pub at_a_time: u64,
 }
 
 impl Converter {
-    /// Of the bandwidth for volumes, what one volume with a profile of `own` Mbit/s gets: the boot volume's share is kept back, the rest is
-    /// divided by what the volumes' profiles give (IBM's documentation, "Bandwidth allocation").
+    /// Returns the share in Mbit/s that one volume with a profile of `own` Mbit/s gets of `all`, the
+    /// bandwidth for volumes. The boot volume's share is kept back; the rest is divided in proportion to the
+    /// bandwidths of the volumes' profiles (IBM's documentation, "Bandwidth allocation").
     fn share(&self, all: u64, own: u64) -> u64 {
         let rest = all.saturating_sub(BOOT_SHARE);
         let wanted = self.at_a_time.max(1) * own + self.other_volumes;
@@ -75,44 +81,43 @@ impl Converter {
     }
 }
 
-/// A part of a job.
+/// Part of a job, with its expected duration.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Phase {
-    /// Which.
     pub name: &'static str,
-    /// Expected minutes.
+    /// Expected duration in minutes.
     pub minutes: f64,
-    /// What limits it.
+    /// Bottleneck of the phase.
     pub limit: Limit,
-    /// The speed that it is reckoned with, in MB/s of the disk, where bytes are moved.
+    /// Speed that the duration is computed with, in MB/s of the disk; none for phases that move no bytes.
     pub megabytes_per_second: Option<f64>,
 }
 
-/// A whole job.
+/// Forecast for a whole job.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Forecast {
-    /// GB of the disk.
+    /// Size of the disk in GB, which are GiB.
     pub capacity_gb: u64,
-    /// The profile of the volume that is read.
+    /// Profile of the volume that is read.
     pub volume_profile: String,
-    /// What that gives, in Mbit/s.
+    /// Bandwidth of that profile for this volume, in Mbit/s.
     pub volume_bandwidth: u64,
-    /// Its phases in order.
+    /// Phases in the order in which they run.
     pub phases: Vec<Phase>,
-    /// All together.
+    /// Expected duration of all phases, in minutes.
     pub minutes: f64,
 }
 
-/// What a profile gives a volume of `capacity` GB, in Mbit/s (IBM's documentation of block storage profiles: operations a second times the size that
-/// each is counted with, up to a cap).
+/// Returns the bandwidth in Mbit/s that a profile gives a volume of `capacity` GB (IBM's documentation of
+/// block storage profiles: operations a second times the size that each counts for, up to a cap).
 #[must_use]
 pub fn profile_bandwidth(profile: &str, capacity: u64, asked: Option<u64>) -> u64 {
-    // Operations a second for each GB, KiB that each counts for, MB/s at most.
+    // Operations a second for each GB, size in KiB that each operation counts for, cap in MB/s.
     let (each, size, cap) = match profile {
         "general-purpose" => (3, 16, 670),
         "5iops-tier" => (5, 16, 768),
         "10iops-tier" => (10, 256, 1024),
-        // The least of what may be asked for.
+        // The least bandwidth that can be requested.
         _ => return asked.unwrap_or(1000),
     };
     let operations = (each * capacity).max(3000);
@@ -120,7 +125,7 @@ pub fn profile_bandwidth(profile: &str, capacity: u64, asked: Option<u64>) -> u6
     megabits.min(cap * 8)
 }
 
-/// Megabytes a second of so many megabits.
+/// Converts Mbit/s to MB/s.
 fn megabytes(megabits: u64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "a bandwidth in Mbit/s has far fewer than 53 bits")]
     let megabits = megabits as f64;
@@ -131,7 +136,7 @@ fn slowest(bounds: &[(f64, Limit)]) -> (f64, Limit) {
     bounds.iter().copied().min_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((f64::INFINITY, Limit::Cloud))
 }
 
-/// Reckons it.
+/// Computes the forecast for a job that reads `disk` on `converter`.
 #[must_use]
 pub fn forecast(disk: &DiskState, profile: Option<&str>, converter: &Converter) -> Forecast {
     let (volume_profile, asked) = preflight::profile(disk, profile);
@@ -147,7 +152,7 @@ pub fn forecast(disk: &DiskState, profile: Option<&str>, converter: &Converter) 
         reading.push((megabytes(converter.share(all, volume_bandwidth)), Limit::ServerVolumeBandwidth));
     }
     if let Some(network) = converter.network_bandwidth {
-        // What goes over the network is the image, the speed is told of the disk.
+        // The network carries the image, but the speed is given in bytes of the disk.
         let network = megabytes(network / converter.at_a_time.max(1)) / RATIO;
         reading.push((network, Limit::ServerNetwork));
         checking.push((network, Limit::ServerNetwork));
@@ -187,7 +192,8 @@ mod tests {
 
     #[test]
     fn profiles_give_what_ibm_publishes() {
-        // 100 GB of general purpose: 3000 operations of 16 KiB are 393 Mbit/s; of the fastest tier, 16 times that.
+        // 100 GB of general purpose: 3000 operations of 16 KiB are 393 Mbit/s; the fastest tier gives 16
+        // times that.
         assert_eq!(profile_bandwidth("general-purpose", 100, None), 393);
         assert_eq!(profile_bandwidth("10iops-tier", 100, None), 6291);
         assert_eq!(profile_bandwidth("10iops-tier", 400, None), 8192);
@@ -222,7 +228,7 @@ mod tests {
         );
         let thin = Converter { cores: 16, volume_bandwidth: None, network_bandwidth: Some(500), ..small };
         assert_eq!(convert(&thin, None).0, Limit::ServerNetwork);
-        // Two at a time: 303 Mbit/s each. Beside a scratch volume of the same profile: 202.
+        // Two at a time get 303 Mbit/s each; beside a scratch volume with the same profile, 202.
         let (_, minutes) = convert(&Converter { at_a_time: 2, ..small }, None);
         assert!((47.0..48.0).contains(&minutes), "{minutes}");
         let (_, minutes) = convert(&Converter { at_a_time: 2, other_volumes: 6291, ..small }, None);

@@ -1,7 +1,7 @@
-//! What dead jobs have left: found by tag, name and age, and by nobody working on it.
+//! Leftovers of dead jobs, which are found by tag, name and age, and have no process that works on them.
 //!
-//! That nothing was found and that it could not be looked for are different answers, kind by kind. What is to go is looked at once more right
-//! before it goes.
+//! For each kind, an empty list and a list that could not be read are different answers. A leftover is looked
+//! at once more right before it is removed.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -21,42 +21,40 @@ use snapferry_ibmcloud::vpc::{
 
 use super::catchup::{self, Overdue};
 use super::error::Fault;
-use super::holdings::Thing;
+use super::holdings::CloudObject;
 use super::names::{self, JobNames, has};
 use super::site::Waits;
 use super::turns::Turns;
 
-/// Why something could not be listed or removed.
+/// Reason why things could not be listed or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum GcError {
-    /// The cloud.
+    /// A request to the cloud failed.
     #[error("{what}")]
     Cloud {
-        /// What was being done.
+        /// Operation that failed.
         what: String,
-        /// Why not.
         #[source]
         source: VpcError,
     },
-    /// The bucket.
+    /// A request to the bucket failed.
     #[error("{what}")]
     Store {
-        /// What was being done.
+        /// Operation that failed.
         what: String,
-        /// Why not.
         #[source]
         source: StoreError,
     },
-    /// What there is to prune, or whose turn it is.
+    /// The things to prune could not be found out, or the turn to detach did not come.
     #[error("{0}")]
     Retention(#[source] Box<Fault>),
-    /// Never: our own tags are tags.
+    /// Never happens: snapferry's own tags are valid.
     #[error(transparent)]
     Names(#[from] NameError),
 }
 
 impl GcError {
-    /// What the error means for another attempt.
+    /// Returns what the error means for another attempt.
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
@@ -78,37 +76,37 @@ fn bucket(what: impl Into<String>) -> impl FnOnce(StoreError) -> GcError {
     move |source| GcError::Store { what, source }
 }
 
-/// Where to look. What is not given is not looked at, and the report says so.
+/// Places in which leftovers are looked for. A place that is not given is left out, and the report shows
+/// that.
 pub struct Places {
-    /// Who may detach from a server.
+    /// Turns to detach from a server.
     pub turns: Turns,
-    /// The servers' region: volumes, snapshots, clones.
+    /// Region of the servers, with volumes, snapshots and clones.
     pub home: RegionClient,
-    /// The recovery region: images, and the tags by which they are ours.
+    /// Recovery region with the images, and the tags by which snapferry's own images are known.
     pub away: Option<(RegionClient, Tagging)>,
-    /// The bucket, what our keys in it begin with, and its name: uploads, objects.
+    /// Bucket with uploads and objects, the prefix of snapferry's keys in it, and its name.
     pub bucket: Option<(Arc<dyn ObjectStore>, String, String)>,
 }
 
-/// What makes something a leftover.
+/// Rules that decide what counts as a leftover.
 pub struct Rules {
-    /// Nothing younger than this is one: longer than the longest job.
+    /// Least age of a leftover, which is longer than the longest job.
     pub min_age: Duration,
-    /// The runs, by name, that somebody is working on.
+    /// Names of the runs that a process works on.
     pub live: BTreeSet<String>,
-    /// The runs, by name, that this machine's journals tell of.
+    /// Names of the runs in this machine's journals.
     pub known: BTreeSet<String>,
-    /// Time.
     pub clock: Arc<dyn Clock>,
-    /// How often and how long deletions are waited for.
+    /// Polling intervals and deadlines of the waits for deletions.
     pub waits: Waits,
 }
 
-/// What kind of thing.
+/// Kind of a leftover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// An upload that nobody has ended, billed and not visible.
+    /// An upload that was not completed: it is billed, and not visible in lists of objects.
     Upload,
     /// An object without its manifest, or a manifest without its object.
     Object,
@@ -123,11 +121,11 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// In the order in which they are removed: a snapshot stays while a volume is filled from it.
+    /// All kinds, in the order in which they are removed: a snapshot stays while a volume is filled from it.
     pub const ALL: [Self; 6] =
         [Self::Upload, Self::Object, Self::Image, Self::Volume, Self::Clone, Self::Snapshot];
 
-    /// Its name.
+    /// Returns the name of the kind, as reports show it.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -147,7 +145,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Which one exactly.
+/// Identity of the thing that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Which {
     Upload(Upload),
@@ -156,49 +154,45 @@ enum Which {
     Volume(VolumeId),
     Clone(SnapshotId, String),
     Snapshot(SnapshotId),
-    Overdue(Thing),
+    Overdue(CloudObject),
 }
 
-/// What makes something a leftover.
+/// Reason why a thing counts as a leftover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Because {
-    /// Its job was never done.
+    /// A job that was never done has made it.
     Unfinished,
-    /// Its server's newest job is done, and does not keep it.
+    /// The newest job of its server is done, and does not keep it.
     NotKept,
 }
 
-/// Why something that looks like a leftover stays.
+/// Decision on a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fate {
-    /// It goes.
+    /// Old enough, and no process works on its job: it is removed.
     Leftover,
-    /// Somebody works on its job.
+    /// A process works on its job: it stays.
     Live,
-    /// It is not old enough.
+    /// Not old enough: it stays.
     Young,
 }
 
-/// Something of ours whose job is not done, or that a newer job does not keep.
+/// Thing made by snapferry whose job is not done, or that a newer job does not keep.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What it is.
     pub kind: Kind,
-    /// Its name.
     pub name: String,
-    /// Its id, where it has one.
+    /// Id of the thing in the cloud; of an object, its key.
     pub id: String,
-    /// The run that it is of.
+    /// Name of the run that the thing belongs to.
     pub run: String,
-    /// GB that are billed, where that is known.
+    /// Billed size in GB, if known.
     pub size_gb: Option<u64>,
-    /// Seconds since it was made; none where nobody tells.
+    /// Seconds since the thing was made; none if the time is not known.
     pub age_seconds: Option<u64>,
-    /// What becomes of it.
     pub fate: Fate,
-    /// What makes it a leftover.
     pub because: Because,
     #[serde(skip)]
     which: Which,
@@ -210,28 +204,26 @@ impl fmt::Display for Finding {
     }
 }
 
-/// A kind that could not be listed.
+/// Kind that could not be listed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Blind {
-    /// Which.
     pub kind: Kind,
-    /// Why not.
     pub why: String,
 }
 
-/// All that was found, and all that could not be looked for.
+/// Result of a search: everything that was found, and everything that could not be looked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Survey {
-    /// In the order in which they would be removed.
+    /// Findings in the order in which they would be removed.
     pub findings: Vec<Finding>,
     /// Kinds that could not be listed.
     pub could_not_list: Vec<Blind>,
-    /// Kinds that were not looked for, since nobody said where.
+    /// Kinds that were not looked for, because the caller gave no place for them.
     pub not_looked_at: Vec<Kind>,
 }
 
 impl Survey {
-    /// The kinds of which all were seen.
+    /// Returns the kinds that were listed completely.
     pub fn seen(&self) -> impl Iterator<Item = Kind> {
         let blind = |kind| {
             self.not_looked_at.contains(&kind) || self.could_not_list.iter().any(|blind| blind.kind == kind)
@@ -239,16 +231,17 @@ impl Survey {
         Kind::ALL.into_iter().filter(move |&kind| !blind(kind))
     }
 
-    /// Those that go.
+    /// Returns the findings that are to be removed.
     pub fn leftovers(&self) -> impl Iterator<Item = &Finding> {
         self.findings.iter().filter(|finding| finding.fate == Fate::Leftover)
     }
 }
 
-/// Looks everywhere.
+/// Looks for leftovers in all places.
 ///
 /// # Errors
-/// Only where somebody asked us to stop: what can't be listed is part of the answer.
+/// If the search is cancelled, or the things to prune can't be found out. A kind that can't be listed is part
+/// of the result, and no error.
 pub async fn survey(places: &Places, rules: &Rules) -> Result<Survey, GcError> {
     let mut survey = Survey::default();
     for kind in Kind::ALL {
@@ -270,7 +263,7 @@ pub async fn survey(places: &Places, rules: &Rules) -> Result<Survey, GcError> {
             Err(err) => survey.could_not_list.push(Blind { kind, why: chain(&err) }),
         }
     }
-    // With one kind unseen it is not known what the newest job is, or what it keeps.
+    // If one kind is missing, the newest job and the things that it keeps are not known.
     if survey.could_not_list.is_empty() {
         survey.findings.extend(overdue(places, rules).await?);
         survey.findings.sort_by_key(|finding| finding.kind);
@@ -278,15 +271,15 @@ pub async fn survey(places: &Places, rules: &Rules) -> Result<Survey, GcError> {
     Ok(survey)
 }
 
-/// What jobs that are done have not come to prune.
+/// Returns the things that finished jobs should have pruned.
 async fn overdue(places: &Places, rules: &Rules) -> Result<Vec<Finding>, GcError> {
     let snapshots = own_snapshots(&places.home).await?;
     let found = catchup::look(&snapshots, places, None, &rules.live, rules.clock.now()).await;
     let found = found.map_err(|fault| GcError::Retention(Box::new(fault)))?;
     let finding = |overdue: Overdue| {
         let name = match &overdue.thing {
-            Thing::Snapshot(_, name) | Thing::Image(_, name) => name.clone(),
-            Thing::Object(key) => key.to_string(),
+            CloudObject::Snapshot(_, name) | CloudObject::Image(_, name) => name.clone(),
+            CloudObject::Object(key) => key.to_string(),
         };
         let (kind, which) = (overdue.kind(), Which::Overdue(overdue.thing));
         Finding {
@@ -302,7 +295,7 @@ impl Rules {
         let age = made.and_then(|made| self.clock.now().duration_since(made).ok());
         let fate = if self.live.contains(run) {
             Fate::Live
-        // What nobody dates, or a clock ahead of ours does, is young.
+        // A thing without a time, or with one from a clock that is ahead, counts as young.
         } else if age.is_none_or(|age| age < self.min_age) {
             Fate::Young
         } else {
@@ -314,9 +307,9 @@ impl Rules {
             Which::Image(id) => id.to_string(),
             Which::Volume(id) => id.to_string(),
             Which::Clone(id, zone) => format!("{id} in {zone}"),
-            Which::Snapshot(id) | Which::Overdue(Thing::Snapshot(id, _)) => id.to_string(),
-            Which::Overdue(Thing::Image(id, _)) => id.to_string(),
-            Which::Overdue(Thing::Object(key)) => key.to_string(),
+            Which::Snapshot(id) | Which::Overdue(CloudObject::Snapshot(id, _)) => id.to_string(),
+            Which::Overdue(CloudObject::Image(id, _)) => id.to_string(),
+            Which::Overdue(CloudObject::Object(key)) => key.to_string(),
         };
         let because = Because::Unfinished;
         let age_seconds = age.map(|age| age.as_secs());
@@ -334,7 +327,7 @@ impl Rules {
     }
 }
 
-/// The run of a key of ours: `<prefix><server>/<run>.qcow2`, with or without `.manifest`.
+/// Returns the run of one of snapferry's keys: `<prefix><server>/<run>.qcow2`, with or without `.manifest`.
 fn run_of(prefix: &str, key: &ObjectKey) -> Option<String> {
     let server = key.as_str().strip_prefix(prefix)?.split_once('/')?.0;
     let image = ObjectKey::new(key.as_str().strip_suffix(".manifest").unwrap_or(key.as_str())).ok()?;
@@ -371,13 +364,13 @@ async fn objects(store: &dyn ObjectStore, prefix: &str, rules: &Rules) -> Result
     Ok(halves.collect())
 }
 
-/// Whether the name is the one that a job with these tags gives: its own, not one that an image got later.
+/// True if the name is the run's name of the job in these tags, and not one that an image got later.
 fn own_run(tags: &[String], name: &str) -> bool {
     let job_names = |job: JobId| JobNames::of(job, &names::server_of(tags)?, None, "").ok();
     names::job_of(tags).and_then(job_names).is_some_and(|names| names.run.as_str() == name)
 }
 
-/// Whether a name may be a run's at all, so that not every image's tags are asked for.
+/// True if a name may be a run's. Saves a request for the tags of every other image.
 fn looks_like_a_run(name: &str) -> bool {
     names::time_of_run(name).is_some()
 }
@@ -389,7 +382,8 @@ async fn images(
     rules: &Rules,
 ) -> Result<Vec<Finding>, GcError> {
     let listed = away.images(&ImageFilter::default()).await.map_err(cloud("list images"))?;
-    // A job that died between making an image and tagging it: its name is that of a snapshot of ours, or of a journal.
+    // If a job died before it tagged its image, the image has the name of one of snapferry's snapshots, or of
+    // a journal.
     let mut runs = rules.known.clone();
     runs.extend(own_snapshots(home).await?.into_iter().map(|snapshot| snapshot.name));
     let mut found = Vec::new();
@@ -416,10 +410,10 @@ async fn volumes(home: &RegionClient, rules: &Rules) -> Result<Vec<Finding>, GcE
     Ok(found.collect())
 }
 
-/// Our own snapshots, whatever became of their jobs.
+/// Returns all snapshots that jobs have made, whatever became of the jobs.
 ///
 /// # Errors
-/// Where they can't be listed.
+/// If the snapshots can't be listed.
 pub async fn own_snapshots(home: &RegionClient) -> Result<Vec<Snapshot>, GcError> {
     let filter =
         SnapshotFilter { tag: Some(names::ours()?), source_volume: None, order: SnapshotOrder::NewestFirst };
@@ -436,7 +430,7 @@ async fn clones(home: &RegionClient, rules: &Rules) -> Result<Vec<Finding>, GcEr
     for snapshot in own_snapshots(home).await?.into_iter().filter(|snapshot| !has(&snapshot.user_tags, &keep))
     {
         let listed = match home.clones(&snapshot.id).await {
-            // The snapshot went while we looked, and its clones with it.
+            // The snapshot disappeared after it was listed, and its clones with it.
             Err(err) if err.is_not_found() => continue,
             listed => listed.map_err(cloud(format!("list the clones of {}", snapshot.name)))?,
         };
@@ -466,15 +460,20 @@ async fn snapshots(home: &RegionClient, rules: &Rules) -> Result<Vec<Finding>, G
     Ok(found.collect())
 }
 
-/// Removes what is not kept, and waits until it is gone, where it is still not.
-async fn prune(thing: &Thing, finding: &Finding, places: &Places, rules: &Rules) -> Result<bool, GcError> {
+/// Removes a thing that is not kept, and waits until it is gone. Returns false if the rules keep it by now.
+async fn prune(
+    thing: &CloudObject,
+    finding: &Finding,
+    places: &Places,
+    rules: &Rules,
+) -> Result<bool, GcError> {
     let of_it = |what: &str| format!("{what} {finding}");
     let still = overdue(places, rules).await?;
     if !still.iter().any(|now| now.which == finding.which) {
         return Ok(false);
     }
     match (thing, &places.away, &places.bucket) {
-        (Thing::Snapshot(id, _), ..) => {
+        (CloudObject::Snapshot(id, _), ..) => {
             places.home.delete_snapshot(id).await.map_err(cloud(of_it("delete")))?;
             places
                 .home
@@ -482,24 +481,26 @@ async fn prune(thing: &Thing, finding: &Finding, places: &Places, rules: &Rules)
                 .await
                 .map_err(cloud(of_it("delete")))?;
         }
-        (Thing::Image(id, _), Some((away, _)), _) => {
+        (CloudObject::Image(id, _), Some((away, _)), _) => {
             away.delete_image(id).await.map_err(cloud(of_it("delete")))?;
             away.image_gone(id, rules.waits.of(Patience::DELETION)).await.map_err(cloud(of_it("delete")))?;
         }
-        (Thing::Object(key), _, Some((store, ..))) => {
-            // The manifest last: alone it is small, and found again.
+        (CloudObject::Object(key), _, Some((store, ..))) => {
+            // The manifest is last: if only one of them is left, it is the small one, and the next search
+            // finds it.
             store.delete(key).await.map_err(bucket(of_it("delete")))?;
             store.delete(&key.manifest()).await.map_err(bucket(of_it("delete")))?;
         }
-        (Thing::Image(..) | Thing::Object(_), ..) => return Ok(false),
+        (CloudObject::Image(..) | CloudObject::Object(_), ..) => return Ok(false),
     }
     Ok(true)
 }
 
-/// Removes a leftover, and waits until it is gone; whether it was still one. What is no longer what was found stays.
+/// Removes a leftover, and waits until it is gone. Returns false if it is no leftover any more; then it
+/// stays.
 ///
 /// # Errors
-/// Where the cloud or the store refuses, or does not get it done in time.
+/// If the cloud or the store refuses, or does not finish in time.
 pub async fn remove(finding: &Finding, places: &Places, rules: &Rules) -> Result<bool, GcError> {
     let home = &places.home;
     let of_it = |what: &str| format!("{what} {finding}");
@@ -516,7 +517,7 @@ pub async fn remove(finding: &Finding, places: &Places, rules: &Rules) -> Result
             store.delete(key).await.map_err(bucket(of_it("delete")))?;
         }
         (Which::Image(id), Some((away, _)), _) => {
-            // It may have become the latest meanwhile.
+            // It may have become the latest since.
             let now = away.image(id).await.map_err(cloud(of_it("look at")))?;
             if now.is_none_or(|now| now.name != finding.name) {
                 return Ok(false);
@@ -544,7 +545,7 @@ pub async fn remove(finding: &Finding, places: &Places, rules: &Rules) -> Result
             let Some(now) = home.snapshot(id).await.map_err(cloud(of_it("look at")))? else {
                 return Ok(false);
             };
-            // Somebody has resumed its job.
+            // A process has resumed its job.
             if has(&now.user_tags, &names::done_tag()?) {
                 return Ok(false);
             }

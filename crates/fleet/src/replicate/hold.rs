@@ -1,5 +1,8 @@
-//! The hold on a job: a tag with a token on its snapshot, which each that takes the job up puts in place of the one before. Whoever finds another
-//! token there than its own has lost the job, and touches nothing any more. And the look at who else is at the same work.
+//! Hold on a job, and the check for rival jobs.
+//!
+//! A hold is a tag with a token on the job's snapshot. Each process that takes the job up puts its own token
+//! in place of the one before. A process that finds another token there has lost the job, and changes nothing
+//! any more.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,41 +21,45 @@ use super::marks::{Destination, Holder};
 use super::names::{self, Form, has};
 use super::saga::Run;
 
-/// How long one look at the tag counts for: parts are sent several a second.
+/// Time for which one look at the tag counts. Several parts are sent each second, and each one checks the
+/// hold.
 const FRESH: Duration = Duration::from_secs(5);
-/// A holder that took its job up longer ago than this counts for dead: as long as `gc` waits before it takes something for a leftover.
+/// Time after which a holder counts as dead, from the moment that it took its job up: as long as `gc` waits
+/// before it treats something as a leftover.
 pub const DEAD_AFTER: Duration = Duration::from_secs(24 * 3600);
 
-/// Whoever holds the job, and where that can be looked up.
+/// Holder of the job, and the snapshot on which its tag is checked.
 struct Now {
     me: Holder,
     snapshot: Option<SnapshotId>,
-    /// Where the job stands among others at the same work.
+    /// Rank of the job among others for the same server and region.
     rank: Option<Rank>,
     looked: Option<Instant>,
 }
 
-/// What puts one job before another: when it was begun or, if that came later, taken up again; then the token. Both sides read it from the same
-/// snapshot, so that clocks that differ put nobody on both sides.
+/// Rank of a job among rivals: the time at which it began or, if that was later, was taken up again; then the
+/// token. Both rivals read the two from the same snapshot, so they agree on the order even if their clocks
+/// differ.
 type Rank = (SystemTime, String);
 
 fn rank(snapshot: &Snapshot, holder: &Holder) -> Rank {
     (holder.since.max(snapshot.created_at), holder.token.clone())
 }
 
-/// A job's hold, and the fence that it is.
-pub struct Hold {
+/// A job's hold, which is also the fence for its changes.
+pub struct SnapshotHold {
     now: Mutex<Now>,
-    /// Jobs of which this machine knows that nobody works on them.
+    /// Jobs that no process of this machine works on, whatever their tags say.
     idle: Mutex<BTreeSet<JobId>>,
-    /// Asks for the snapshot; none where nobody is to be asked.
+    /// Client that reads the snapshot; none if the hold is not to be checked.
     home: Option<RegionClient>,
     outer: Arc<dyn Fence>,
     clock: Arc<dyn Clock>,
 }
 
-impl Hold {
-    /// The hold of somebody on `host`, who asks by `home`, behind another fence.
+impl SnapshotHold {
+    /// Makes the hold of a new holder on `host`. It reads the tag through `home`, and asks `outer` first when
+    /// it is used as a fence.
     #[must_use]
     pub fn new(host: &str, home: Option<RegionClient>, outer: Arc<dyn Fence>, clock: Arc<dyn Clock>) -> Self {
         let me = Holder::new(clock.now(), host);
@@ -69,7 +76,7 @@ impl Hold {
         self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that nobody works on these jobs, whatever their tags say.
+    /// Notes that no process works on these jobs, whatever their tags say.
     pub fn note_idle(&self, jobs: BTreeSet<JobId>) {
         *self.idle.lock().unwrap_or_else(PoisonError::into_inner) = jobs;
     }
@@ -78,7 +85,7 @@ impl Hold {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).contains(&job)
     }
 
-    /// Becomes the same as another one.
+    /// Takes over the token, snapshot and rank of another hold, for work that continues under the same token.
     pub(super) fn follow(&self, other: &Self) {
         let (me, snapshot, rank) = {
             let now = other.now();
@@ -87,12 +94,13 @@ impl Hold {
         *self.now() = Now { me, snapshot, rank, looked: None };
     }
 
-    /// The tag that a snapshot is made with.
+    /// Returns the tag that a new snapshot of the job gets.
     pub(super) fn tag(&self) -> Result<Tag, NameError> {
         self.now().me.tag()
     }
 
-    /// Takes the job with that snapshot, from whomever has it; then looks whether it is ours.
+    /// Puts this hold's tag on the job's snapshot, in place of any other holder's, and reads it back to check
+    /// that this process has the job.
     pub(super) async fn take(
         &self,
         job: JobId,
@@ -124,12 +132,12 @@ impl Hold {
         Ok(())
     }
 
-    /// Is asked no more: the job is done, and its snapshot says so.
+    /// Ends the checks: the job is done, and its snapshot has the mark.
     pub(super) fn let_go(&self) {
         self.now().snapshot = None;
     }
 
-    /// Tells everybody that nobody works on the job any more.
+    /// Removes this hold's tag, so that other processes see that no process works on the job any more.
     pub(super) async fn release(&self, home: &RegionClient) {
         let (token, snapshot) = {
             let mut now = self.now();
@@ -145,17 +153,17 @@ impl Hold {
         }
     }
 
-    /// Releases the hold of a job that the queue has taken away, or has forgotten: a job that is enqueued anew would otherwise wait for this one
-    /// until it counts for dead. Only the tag with our own token is removed, so whoever has taken the job over loses nothing, and no fence
-    /// is asked.
+    /// Releases the hold of a job that the queue has taken away or forgotten. Otherwise a job that is
+    /// enqueued again would wait until this holder counts as dead. Only the tag with this hold's own token is
+    /// removed, so a process that has taken the job over loses nothing, and no fence is asked.
     pub(super) async fn give_up(&self) {
         if let Some(home) = &self.home {
             self.release(home).await;
         }
     }
 
-    /// Looks whether the job is still ours. What can't be looked up is not taken for lost: whoever takes a job over changes the tag first,
-    /// and can do that no more than we can look.
+    /// Checks that this process still has the job. If the tag can't be read, the job does not count as lost:
+    /// a process that takes a job over changes the tag first, and it needs the same API to do so.
     pub(super) async fn look(&self) -> Result<(), Fenced> {
         let (me, snapshot) = {
             let now = self.now();
@@ -183,7 +191,7 @@ impl Hold {
 }
 
 #[async_trait]
-impl Fence for Hold {
+impl Fence for SnapshotHold {
     async fn pass_surely(&self) -> Result<(), Fenced> {
         self.outer.pass_surely().await?;
         self.look().await
@@ -199,8 +207,11 @@ impl Fence for Hold {
     }
 }
 
-/// Looks whether somebody else replicates the same server into the same region, and was first. Two that began at once each see the
-/// other at the next look, and both take the same one for the earlier.
+/// Checks that no other job replicates the same server into the same region and was first. Two jobs that
+/// began at once see each other at their next check, and both agree on which one is first.
+///
+/// # Errors
+/// [`Fault::UnderWay`] if another job was first. Also if the snapshots can't be listed.
 pub(super) async fn rivals(run: &Run<'_>) -> Result<(), Fault> {
     let (hold, now) = (&run.site.hold, run.site.clock.now());
     let destination = Destination::of_job(run.job, &run.names);

@@ -1,4 +1,5 @@
-//! What there is of a server's earlier runs: its snapshots, images and objects, each with what speaks against removing it.
+//! Snapshots, images and objects of a server's earlier runs, each with the reason why it must not be removed,
+//! if there is one.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -16,20 +17,20 @@ use super::job::Job;
 use super::marks::Destination;
 use super::names::{self, Form, JobNames, has};
 use super::retention::{Candidate, Protection, Retention, beyond};
-use super::site::Site;
+use super::site::JobContext;
 
-/// Something that retention may remove.
+/// Thing that retention may remove.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Thing {
-    /// A snapshot, in the server's region.
+pub enum CloudObject {
+    /// A snapshot in the server's region: id, name.
     Snapshot(SnapshotId, String),
-    /// An image, in the recovery region.
+    /// An image in the recovery region: id, name.
     Image(ImageId, String),
-    /// An object with its manifest, in the bucket.
+    /// An object in the bucket, with its manifest.
     Object(ObjectKey),
 }
 
-impl fmt::Display for Thing {
+impl fmt::Display for CloudObject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Snapshot(_, name) => write!(f, "snapshot {name}"),
@@ -39,17 +40,17 @@ impl fmt::Display for Thing {
     }
 }
 
-impl Thing {
-    /// Asks for it to be removed; that it is gone is success.
+impl CloudObject {
+    /// Requests the removal of the thing. A thing that is gone already counts as success.
     ///
     /// # Errors
-    /// Where the cloud or the store refuses.
-    pub async fn remove(&self, yard: &Yard<'_>) -> Result<(), Fault> {
+    /// If the cloud or the store refuses.
+    pub async fn remove(&self, yard: &CloudStores<'_>) -> Result<(), Fault> {
         match (self, yard.away, yard.store) {
             (Self::Snapshot(id, _), ..) => yard.home.delete_snapshot(id).await?,
             (Self::Image(id, _), Some((away, _)), _) => away.delete_image(id).await?,
             (Self::Object(key), _, Some(store)) => {
-                // The manifest last: alone it is small, and found again.
+                // The manifest is last: if only one of them is left, it is the small one, and `gc` finds it.
                 store.delete(key).await?;
                 store.delete(&key.manifest()).await?;
             }
@@ -59,51 +60,49 @@ impl Thing {
     }
 }
 
-/// Where things are looked for. What is not given is not looked at.
+/// Places in which things are looked for. A place that is not given is left out.
 #[derive(Clone, Copy)]
-pub struct Yard<'a> {
-    /// The server's region.
+pub struct CloudStores<'a> {
+    /// Client for the server's region.
     pub home: &'a RegionClient,
-    /// The recovery region, and its images' tags.
+    /// Client for the recovery region, and for the tags of its images.
     pub away: Option<(&'a RegionClient, &'a Tagging)>,
-    /// The bucket.
+    /// Bucket with the objects.
     pub store: Option<&'a dyn ObjectStore>,
 }
 
-impl<'a> Yard<'a> {
-    /// All that a job has to do with.
+impl<'a> CloudStores<'a> {
+    /// Returns all places that a job works with.
     #[must_use]
-    pub fn of_site(site: &'a Site) -> Self {
+    pub fn of_site(site: &'a JobContext) -> Self {
         Self { home: &site.home, away: Some((&site.away, &site.tagging)), store: Some(&*site.store) }
     }
 }
 
-/// The run whose server's holdings are looked for.
+/// Newest run of the server whose holdings are looked for.
 pub struct Newest<'a> {
-    /// Its job.
     pub job: JobId,
-    /// The server.
     pub server: &'a str,
-    /// What the keys of its objects begin with.
+    /// Text that the keys of its objects begin with.
     pub prefix: &'a str,
-    /// Its names.
     pub names: &'a JobNames,
-    /// Where it goes.
+    /// Destination of the run's image and object.
     pub to: &'a Destination,
-    /// The image that it has made itself, which a list may not show yet.
+    /// Image that the run itself has made, which a list may not show yet.
     pub image: Option<&'a ImageId>,
 }
 
-/// What there is of one kind.
-type Listed = Vec<(Candidate, Thing)>;
+/// Things of one kind.
+type Listed = Vec<(Candidate, CloudObject)>;
 
-/// What there is.
+/// Everything that a server's runs have left, by kind.
 #[derive(Clone, Debug, Default)]
 pub struct Holdings {
     snapshots: Listed,
     images: Listed,
     objects: Listed,
-    /// A run of the same server into the same place that began later: what goes then is for that one to say.
+    /// Name of a run of the same server into the same destination that began later, if there is one: then
+    /// that run decides what is removed.
     pub newer: Option<String>,
 }
 
@@ -112,19 +111,19 @@ impl Holdings {
     ///
     /// # Errors
     /// As for [`Holdings::look`].
-    pub async fn of_job(job: &Job, site: &Site, image: Option<&ImageId>) -> Result<Self, Fault> {
+    pub async fn of_job(job: &Job, site: &JobContext, image: Option<&ImageId>) -> Result<Self, Fault> {
         let names = job.names()?;
         let to = Destination::of_job(job, &names);
         let newest =
             Newest { job: job.id, server: &job.server, prefix: &job.prefix, names: &names, to: &to, image };
-        Self::look(&newest, &Yard::of_site(site)).await
+        Self::look(&newest, &CloudStores::of_site(site)).await
     }
 
     /// Looks for everything of the run's server.
     ///
     /// # Errors
-    /// Where something can't be listed: then nothing is known, which is not the same as that there is nothing.
-    pub async fn look(of: &Newest<'_>, yard: &Yard<'_>) -> Result<Self, Fault> {
+    /// If something can't be listed: then nothing is known, which is not the same as that there is nothing.
+    pub async fn look(of: &Newest<'_>, yard: &CloudStores<'_>) -> Result<Self, Fault> {
         let names = of.names;
         let mut holdings = Self::default();
         let filter = SnapshotFilter {
@@ -134,13 +133,13 @@ impl Holdings {
         };
         let found = yard.home.snapshots(&filter).await?;
         let mut open = open_runs(of.server, &found)?;
-        // This job is done with what it made, however far its snapshot's tags have come.
+        // This job no longer uses what it made, even if its snapshot does not have the mark yet.
         open.remove(names.run.as_str());
         let mut elsewhere = BTreeSet::new();
         for snapshot in &found {
             let (tags, ours) =
                 (&snapshot.user_tags, names::form_of(of.server, &snapshot.name) == Some(Form::Run));
-            // Of versions that did not tell, it may be anywhere.
+            // Earlier versions of snapferry set no destination tag: such a snapshot may be for any region.
             let here = Destination::of(tags).is_none_or(|to| to.region == of.to.region);
             if ours && !here {
                 elsewhere.insert(snapshot.name.clone());
@@ -148,7 +147,7 @@ impl Holdings {
             if ours && here && names::job_of(tags).is_some_and(|job| job > of.job) {
                 holdings.newer = Some(snapshot.name.clone());
             }
-            let thing = Thing::Snapshot(snapshot.id.clone(), snapshot.name.clone());
+            let thing = CloudObject::Snapshot(snapshot.id.clone(), snapshot.name.clone());
             holdings.snapshots.push((snapshot_candidate(of.server, snapshot, &open)?, thing));
         }
         if let Some((away, tagging)) = yard.away {
@@ -185,28 +184,30 @@ impl Holdings {
             {
                 continue;
             }
-            // Asked one by one, since lists don't tell an image's tags. The latest one's are not needed where it is our own.
+            // One request for each image, since lists don't include an image's tags. The tags of the latest
+            // image are not needed if this run has made it.
             let own = of.image.is_some_and(|own| *own == image.id);
             let tags = if latest && own { Vec::new() } else { tagging.tags(&image.crn).await? };
             let same_server = names::server_of(&tags).as_deref() == Some(of.server);
             if same_server && names::job_of(&tags).is_some_and(|job| job > of.job) {
                 self.newer = Some(image.name.clone());
             }
-            let thing = Thing::Image(image.id.clone(), image.name.clone());
+            let thing = CloudObject::Image(image.id.clone(), image.name.clone());
             self.images.push((image_candidate(of, &image, &tags, open), thing));
         }
         Ok(())
     }
 
-    /// What `retention` does not keep, of each kind the oldest first.
+    /// Returns the things that `retention` does not keep, of each kind the oldest first.
     #[must_use]
-    pub fn beyond(&self, retention: &Retention, now: SystemTime) -> Vec<Thing> {
+    pub fn beyond(&self, retention: &Retention, now: SystemTime) -> Vec<CloudObject> {
         self.candidates_beyond(retention, now).into_iter().map(|(_, thing)| thing).collect()
     }
 
-    /// The same, with when each was made.
+    /// Returns the same things as [`Holdings::beyond`], each with its candidate, which has the time at which
+    /// it was made.
     #[must_use]
-    pub fn candidates_beyond(&self, retention: &Retention, now: SystemTime) -> Vec<(Candidate, Thing)> {
+    pub fn candidates_beyond(&self, retention: &Retention, now: SystemTime) -> Vec<(Candidate, CloudObject)> {
         let kinds = [
             (&self.snapshots, &retention.snapshots),
             (&self.images, &retention.images),
@@ -221,7 +222,8 @@ impl Holdings {
     }
 }
 
-/// The names of runs that are under way or were broken off: their snapshots lack the mark of those that are done.
+/// Returns the names of runs that are under way or were interrupted: their snapshots lack the mark of
+/// finished jobs.
 fn open_runs(server: &str, snapshots: &[Snapshot]) -> Result<BTreeSet<String>, Fault> {
     let (ours, done) = (names::ours()?, names::done_tag()?);
     let open = snapshots.iter().filter(|snapshot| {
@@ -279,7 +281,8 @@ fn image_candidate(of: &Newest<'_>, image: &Image, tags: &[String], open: &BTree
     Candidate { name: image.name.clone(), made: image.created_at, protection }
 }
 
-/// The runs among a bucket's objects. What makes one ours is its key and the manifest beside it.
+/// Returns the runs among a bucket's objects. Only the key shows that an object belongs to a run; without a
+/// manifest beside it, the object is not complete.
 fn objects(of: &Newest<'_>, listed: &[ListedObject], open: &BTreeSet<String>) -> Listed {
     let keys: BTreeSet<&ObjectKey> = listed.iter().map(|object| &object.key).collect();
     let runs = listed.iter().filter_map(|object| {
@@ -292,7 +295,7 @@ fn objects(of: &Newest<'_>, listed: &[ListedObject], open: &BTreeSet<String>) ->
             None
         };
         let made = names::time_of_run(run)?;
-        Some((Candidate { name: run.to_owned(), made, protection }, Thing::Object(object.key.clone())))
+        Some((Candidate { name: run.to_owned(), made, protection }, CloudObject::Object(object.key.clone())))
     });
     runs.collect()
 }

@@ -1,4 +1,5 @@
-//! What is to be done: a server, a region, and how. Fixed when the job begins; its journal keeps it.
+//! Description of a job: the server, the region, and the options. It is fixed when the job begins, and kept
+//! in its journal.
 
 use serde::{Deserialize, Serialize};
 use snapferry_base::job::JobId;
@@ -8,56 +9,55 @@ use snapferry_ibmcloud::vpc::{ResourceGroupId, ResourceName};
 use super::names::{JobNames, JobNamesError};
 use super::retention::Retention;
 
-/// What the disk is read from.
+/// Source that the disk is read from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
     /// A snapshot that the job takes of the server's boot volume.
     #[default]
     Server,
-    /// A snapshot that there is already, by its name or id. It is left as it is.
+    /// An existing snapshot, by its name or id. It is left unchanged.
     Snapshot(String),
 }
 
-/// What becomes of the object.
+/// Final result of the job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Goal {
-    /// It is imported, and the image becomes the latest.
+    /// An image: the object is imported, and the image becomes the latest.
     #[default]
     Image,
-    /// It stays as it is.
+    /// The object in the bucket, without an import.
     Object,
 }
 
-/// How the volume that is read comes by its data.
+/// Way in which the volume that is read is filled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Restore {
-    /// From the snapshot, while it is read.
+    /// From the snapshot, while the volume is read.
     #[default]
     Plain,
     /// From a clone in the zone: at full speed at once, at a price by the hour.
     FastClone,
 }
 
-/// Whether the job's snapshot may be pruned by later jobs.
+/// Permission for later jobs to prune the job's snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SnapshotFate {
-    /// By the rules of retention.
+    /// Later jobs may prune it by the rules of retention.
     #[default]
     Prunable,
-    /// Never.
+    /// Later jobs never prune it.
     Kept,
 }
 
-/// How the image is made.
+/// Compression of the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Encoding {
-    /// How clusters are compressed. IBM's importer is known to read deflate.
+    /// Compression format of the clusters. IBM's importer is known to read deflate.
     pub codec: Codec,
-    /// How hard.
     pub level: Level,
 }
 
@@ -67,7 +67,7 @@ impl Default for Encoding {
     }
 }
 
-/// As the journal has it.
+/// Form of [`Encoding`] in the journal.
 #[derive(Serialize, Deserialize)]
 struct EncodingText {
     codec: String,
@@ -91,74 +91,69 @@ impl<'de> Deserialize<'de> for Encoding {
     }
 }
 
-/// One server's boot volume into one region's image library.
+/// Replication of one server's boot volume into one region's image library.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
-    /// Its id, from which its names follow.
+    /// Id of the job, from which its names follow.
     pub id: JobId,
-    /// The server.
+    /// Name of the server.
     pub server: String,
-    /// The server's region.
+    /// Region of the server.
     pub from: String,
-    /// The region that the image is for.
+    /// Region that the image is for.
     pub to: String,
-    /// The bucket that the image goes into.
+    /// Name of the bucket that the image goes into.
     pub bucket: String,
-    /// Where the bucket is, as an import's address names it: `us-south`, `us-geo`.
+    /// Location of the bucket, as an import's address names it: `us-south`, `us-geo`.
     pub bucket_location: String,
-    /// The bucket's region, as its address names it; without, the recovery region.
+    /// Region in the bucket's address; if not given, the recovery region.
     #[serde(default)]
     pub bucket_region: Option<String>,
-    /// The store's address, where the job was begun with one: kept for whoever resumes it on the same machine. A worker goes by its own, since
-    /// it would send its credentials there.
+    /// Address of the store, if the user gave one. It is kept for a process that resumes the job on the same
+    /// machine. A worker uses its own address instead, since it would send its credentials to this one.
     #[serde(default)]
     pub endpoint: Option<String>,
-    /// What the keys of its objects begin with.
+    /// Text that the keys of its objects begin with.
     #[serde(default)]
     pub prefix: String,
-    /// The resource group's id of all that it makes, where it is not the boot volume's.
+    /// Id of the resource group for everything that the job makes, if it is not the boot volume's.
     #[serde(default)]
     pub resource_group: Option<String>,
-    /// What is read.
     #[serde(default)]
     pub origin: Origin,
-    /// What is made.
     #[serde(default)]
     pub goal: Goal,
-    /// How the volume is restored.
     #[serde(default)]
     pub restore: Restore,
-    /// What becomes of the snapshot.
     #[serde(default)]
     pub snapshot_fate: SnapshotFate,
-    /// The operating system's name in the recovery region, where it is not the volume's own.
+    /// Name of the operating system in the recovery region, if it is not the volume's own.
     #[serde(default)]
     pub operating_system: Option<String>,
-    /// The newest image's name, where it is not `<server>-latest`.
+    /// Name of the newest image, if it is not `<server>-latest`.
     #[serde(default)]
     pub image_name: Option<String>,
-    /// The profile of the volume that is read, where it is not the fastest.
+    /// Profile of the volume that is read, if it is not the fastest.
     #[serde(default)]
     pub volume_profile: Option<String>,
-    /// How the image is made.
     #[serde(default)]
     pub encoding: Encoding,
-    /// What is kept of earlier runs.
+    /// Rules for the things that are kept of earlier runs.
     #[serde(default)]
     pub retention: Retention,
 }
 
 impl Job {
-    /// The resource group that was named, if one was.
+    /// Returns the resource group that the user named, if any.
     #[must_use]
     pub fn resource_group(&self) -> Option<ResourceGroupId> {
         self.resource_group.clone().map(ResourceGroupId::new)
     }
 
-    /// The names of all that it makes.
+    /// Returns the names of everything that the job makes.
     ///
     /// # Errors
-    /// Where the server, the image's name or the prefix makes none.
+    /// If the server's name, the image's name or the prefix gives no valid names.
     pub fn names(&self) -> Result<JobNames, JobNamesError> {
         let latest = self.image_name.as_deref().map(ResourceName::new).transpose()?;
         JobNames::of(self.id, &self.server, latest.as_ref(), &self.prefix)

@@ -1,7 +1,8 @@
-//! The journal of a job: what it set out to do before it did it, and what came of it.
+//! Journal of a job, with an entry for each change before it is made, and for each result.
 //!
-//! A journal is lines that are only ever added, each on the disk before the work goes on. The last line has all that is known; a line
-//! that was cut by a crash counts for nothing, since what it was to tell can be looked up in the cloud.
+//! A journal is a file of lines that are only appended, and each line is on the disk before the work
+//! continues. The last line has everything that is known. A line that was cut by a crash is ignored, since
+//! its content can be looked up in the cloud.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -22,49 +23,42 @@ use super::state::State;
 use super::steps::Step;
 use crate::queue::QueueError;
 
-/// The form of journals that this program writes. It reads no later one.
+/// Version of the journal's form that this program writes. It reads no later one.
 const SCHEMA: u32 = 1;
-/// How the files of journals end.
+/// End of the journals' file names.
 const SUFFIX: &str = ".jsonl";
 
-/// What happened.
+/// Event in a job's life.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
 pub enum Event {
-    /// Somebody took the job up.
+    /// A process took the job up.
     TakenUp {
-        /// On which server, as far as it is known.
+        /// Server of that process, as far as it is known.
         host: String,
     },
-    /// A step is about to change the cloud, where a thing of this name will be found.
+    /// A step is about to change the cloud.
     Intent {
-        /// Which.
         step: Step,
-        /// The name.
+        /// Name of the thing that the change makes.
         name: String,
     },
-    /// A step is through.
+    /// A step is done.
     Done {
-        /// Which.
         step: Step,
-        /// In milliseconds.
+        /// Duration of the step in milliseconds.
         took_ms: u64,
     },
-    /// A step failed, and the job with it, for now.
-    Failed {
-        /// Which.
-        step: Step,
-        /// Why.
-        reason: String,
-    },
-    /// The job is through.
+    /// A step failed, and with it the job, for now.
+    Failed { step: Step, reason: String },
+    /// The job is done.
     Finished,
-    /// The job was given up, and what it made removed.
+    /// The job was given up, and everything that it made was removed.
     Abandoned,
 }
 
 impl Event {
-    /// Where the job is, in a word: a step, or what became of it.
+    /// Returns the state of the job in one word: the name of a step, or the outcome.
     #[must_use]
     pub fn at(&self) -> &'static str {
         match self {
@@ -75,7 +69,7 @@ impl Event {
         }
     }
 
-    /// The place of the step that is through by this, from 1.
+    /// Returns the place of the step that this event completes, counted from 1.
     #[must_use]
     pub fn through(&self) -> Option<u32> {
         match self {
@@ -85,63 +79,59 @@ impl Event {
     }
 }
 
-/// One line.
+/// Line of the journal, after the first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// When, UTC.
+    /// Time of the event in UTC.
     pub at: String,
-    /// What.
     #[serde(flatten)]
     pub event: Event,
-    /// What is known after it.
+    /// Knowledge of the job after the event.
     pub state: State,
 }
 
 impl Entry {
-    /// Of now.
+    /// Makes an entry with the time `now`.
     #[must_use]
     pub fn new(now: SystemTime, event: Event, state: &State) -> Self {
         Self { at: rfc3339(now), event, state: state.clone() }
     }
 }
 
-/// Why a journal can't be kept or read.
+/// Reason why a journal can't be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// The folder or a file in it can't be used.
     #[error("cannot {what} {}", path.display())]
     File {
-        /// Opened, written, read.
+        /// Operation that failed, such as `open`, `write` or `read`.
         what: &'static str,
-        /// Which.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: io::Error,
     },
-    /// It is not what this program writes.
+    /// The file is no journal of a form that this program knows.
     #[error("{} is no journal of this version of snapferry: {reason}", path.display())]
     Foreign {
-        /// Which.
         path: PathBuf,
-        /// In what.
+        /// Difference that was found.
         reason: String,
     },
-    /// The queue does not let us: the lease is lost, or nobody knows for too long. Whoever has it now must not be disturbed.
+    /// The queue does not confirm the lease: it is lost, or its state has been unknown for too long. Another
+    /// worker may have the job now, and must not be disturbed.
     #[error("the job is no longer ours to work on")]
     Lease(#[source] QueueError),
-    /// Another process works on it.
+    /// Another process works on the job.
     #[error("job {id} is being worked on by another process ({} is locked)", path.display())]
     Busy {
-        /// The job.
         id: JobId,
-        /// Its journal.
+        /// Path of the job's journal, which is locked.
         path: PathBuf,
     },
 }
 
 impl JournalError {
-    /// What the error means for another attempt.
+    /// Returns what the error means for another attempt.
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
@@ -152,51 +142,49 @@ impl JournalError {
     }
 }
 
-/// Where a job's entries are kept. A step goes on once its entry is safe.
+/// Store for a job's entries. A step continues once its entry is safe.
 #[async_trait]
 pub trait Journal: Send + Sync {
-    /// Adds an entry.
+    /// Adds an entry, and returns once it is safe.
     async fn record(&self, entry: &Entry) -> Result<(), JournalError>;
 }
 
-/// The first line of a file.
+/// First line of a journal file.
 #[derive(Serialize, Deserialize)]
 struct Header {
     schema: u32,
     job: Job,
 }
 
-/// A journal as it is read.
+/// Content of a journal file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Read {
-    /// The job.
     pub job: Job,
-    /// Its entries.
     pub entries: Vec<Entry>,
 }
 
 impl Read {
-    /// What was known last.
+    /// Returns the last known state.
     #[must_use]
     pub fn state(&self) -> State {
         self.entries.last().map(|entry| entry.state.clone()).unwrap_or_default()
     }
 
-    /// Whether nothing is left to do.
+    /// True if the job is finished or abandoned.
     #[must_use]
     pub fn is_over(&self) -> bool {
         matches!(self.entries.last().map(|entry| &entry.event), Some(Event::Finished | Event::Abandoned))
     }
 }
 
-/// The journals of one machine: a file for each job in a folder.
+/// Journals of one machine: a file for each job in a folder.
 #[derive(Clone, Debug)]
 pub struct JournalFolder {
     folder: PathBuf,
 }
 
 impl JournalFolder {
-    /// In `state`, usually `/var/lib/snapferry`.
+    /// Makes the folder's handle: `jobs` in `state`, which is usually `/var/lib/snapferry`.
     #[must_use]
     pub fn new(state: &Path) -> Self {
         Self { folder: state.join("jobs") }
@@ -206,10 +194,11 @@ impl JournalFolder {
         self.folder.join(format!("{id}{SUFFIX}"))
     }
 
-    /// Begins the journal of a job, or takes up the one that there is, for this process alone.
+    /// Begins the journal of a job, or opens the existing one, for this process alone.
     ///
     /// # Errors
-    /// [`JournalError::Busy`] while another process has it, and where the folder can't be written.
+    /// [`JournalError::Busy`] if another process has it. Also if the folder can't be written, or the existing
+    /// journal can't be read.
     pub fn open(&self, job: &Job) -> Result<(FileJournal, Option<Read>), JournalError> {
         let path = self.path(job.id);
         let failed = |what| {
@@ -232,11 +221,11 @@ impl JournalFolder {
         };
         let journal = FileJournal { path: path.clone(), file: Mutex::new(file) };
         match &read {
-            // A line that was cut would run into the next one.
+            // Without a line break, the next entry would continue the line that was cut.
             Some(_) if !before.ends_with('\n') => journal.append(b"\n")?,
             Some(_) => {}
             None => {
-                // A crash may have cut the very first line.
+                // A crash may have cut the first line.
                 journal.truncate()?;
                 journal.write(&Header { schema: SCHEMA, job: job.clone() })?;
                 sync_folder(&self.folder).map_err(failed("keep"))?;
@@ -245,10 +234,10 @@ impl JournalFolder {
         Ok((journal, read))
     }
 
-    /// A job's journal, if there is one.
+    /// Reads a job's journal, if there is one.
     ///
     /// # Errors
-    /// Where it can't be read.
+    /// If it can't be read.
     pub fn read(&self, id: JobId) -> Result<Option<Read>, JournalError> {
         let path = self.path(id);
         match fs::read_to_string(&path) {
@@ -258,10 +247,11 @@ impl JournalFolder {
         }
     }
 
-    /// Every journal of the folder that can be read, the oldest job first; what can't is logged.
+    /// Reads every journal in the folder, the oldest job first. A journal that can't be read is logged and
+    /// left out.
     ///
     /// # Errors
-    /// Where the folder can't be listed. That there is none means that there are no journals.
+    /// If the folder can't be listed. A missing folder counts as an empty one.
     pub fn all(&self) -> Result<Vec<Read>, JournalError> {
         let failed = |source| JournalError::File { what: "list", path: self.folder.clone(), source };
         let entries = match fs::read_dir(&self.folder) {
@@ -282,17 +272,18 @@ impl JournalFolder {
         Ok(found)
     }
 
-    /// Whether a process of this machine works on the job now.
+    /// True if a process of this machine works on the job now.
     #[must_use]
     pub fn is_busy(&self, id: JobId) -> bool {
         let Ok(file) = File::open(self.path(id)) else { return false };
         flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
     }
 
-    /// Removes the journals of jobs that are over and began before `before`; how many.
+    /// Removes the journals of jobs that are over and began before `before`. Returns the number of removed
+    /// journals.
     ///
     /// # Errors
-    /// Where the folder can't be listed, or a file not be removed.
+    /// If the folder can't be listed, or a file can't be removed.
     pub fn forget(&self, before: SystemTime) -> Result<usize, JournalError> {
         let mut forgotten = 0;
         for read in self.all()?.into_iter().filter(|read| read.is_over() && read.job.id.time() < before) {
@@ -312,12 +303,12 @@ fn parse(path: &Path, text: &str) -> Result<Read, JournalError> {
     if header.schema > SCHEMA {
         return Err(foreign(format!("it has form {}, and {SCHEMA} is the latest known here", header.schema)));
     }
-    // What was cut by a crash counts for nothing; a later entry has all that is known.
+    // A line that was cut by a crash is ignored: a later entry has everything that is known.
     let entries = lines.filter_map(|line| serde_json::from_str(line).ok()).collect();
     Ok(Read { job: header.job, entries })
 }
 
-/// A journal in a file, locked for as long as it is held.
+/// Journal in a file, which is locked until this value is dropped.
 #[derive(Debug)]
 pub struct FileJournal {
     path: PathBuf,
@@ -351,7 +342,8 @@ impl FileJournal {
 #[async_trait]
 impl Journal for FileJournal {
     async fn record(&self, entry: &Entry) -> Result<(), JournalError> {
-        // A line and a flush: shorter than handing it to another thread and waiting for that.
+        // Blocks for one line and one flush, which is shorter than handing them to another thread and waiting
+        // for it.
         self.write(entry)
     }
 }
@@ -369,7 +361,7 @@ mod tests {
         Entry::new(SystemTime::UNIX_EPOCH, event, &state)
     }
 
-    /// What the queue takes for progress.
+    /// The queue counts these places as progress.
     #[test]
     fn only_a_step_that_is_through_has_a_place() {
         let through = |step| Event::Done { step, took_ms: 0 }.through();

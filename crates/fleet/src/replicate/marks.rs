@@ -1,5 +1,5 @@
-//! What a job's snapshot tells every other server in its tags, beside what it belongs to: where its image goes, what is kept of earlier runs,
-//! and who works on the job.
+//! Tags by which a job's snapshot informs all other servers: the destination of its image, the rules of
+//! retention, and the holder of the job. The tags that name its job and server are in `names`.
 
 use std::time::SystemTime;
 
@@ -14,41 +14,42 @@ use super::retention::{Age, Keep, Newest, Retention};
 const TO: &str = "snapferry:to:";
 const RULES: &str = "snapferry:rules:";
 const HELD: &str = "snapferry:held:";
-/// The most of a host's name that a tag repeats.
+/// Most characters of a host's name in a tag.
 const LONGEST_HOST: usize = 63;
 
-/// Where a job's image and object go: jobs of one server that have it in common replace each other's image.
+/// Destination of a job's image and object. Jobs of one server with the same destination replace each other's
+/// image.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Destination {
-    /// The recovery region.
+    /// Name of the recovery region.
     pub region: String,
-    /// A sum over the bucket, the keys' prefix and the newest image's name.
+    /// CRC64 of the bucket, the keys' prefix and the newest image's name, in hex.
     pub place: String,
 }
 
 impl Destination {
-    /// That of jobs with these names through that bucket.
+    /// Returns the destination of jobs with these names through that bucket.
     #[must_use]
     pub fn new(region: &str, bucket: &str, prefix: &str, names: &JobNames) -> Self {
         let Crc64(place) = Crc64::of(format!("{bucket}\0{prefix}\0{}", names.latest).as_bytes());
         Self { region: region.to_owned(), place: format!("{place:016x}") }
     }
 
-    /// That of a job.
+    /// Returns the destination of a job.
     #[must_use]
     pub fn of_job(job: &Job, names: &JobNames) -> Self {
         Self::new(&job.to, &job.bucket, &job.prefix, names)
     }
 
-    /// As a tag.
+    /// Returns the destination as a tag.
     ///
     /// # Errors
-    /// Where the region's name makes none.
+    /// If the region's name gives no valid tag.
     pub fn tag(&self) -> Result<Tag, NameError> {
         Tag::new(&format!("{TO}{}:{}", self.region, self.place))
     }
 
-    /// As tags tell it; none of snapshots from versions that did not.
+    /// Reads the destination from tags; none if they have none, as in versions that did not set it.
     #[must_use]
     pub fn of(tags: &[String]) -> Option<Self> {
         let (region, place) =
@@ -57,15 +58,15 @@ impl Destination {
     }
 }
 
-/// What follows `start` in the one tag that begins with it.
+/// Returns the rest of the first tag that begins with `start`, in lower case.
 fn after(tags: &[String], start: &str) -> Option<String> {
     tags.iter().find_map(|tag| Some(tag.to_ascii_lowercase().strip_prefix(start)?.to_owned()))
 }
 
-/// What is kept, as a tag: `snapferry:rules:1:2_30d:all` for snapshots, images and objects.
+/// Returns the rules of retention as a tag: `snapferry:rules:1:2_30d:all` for snapshots, images and objects.
 ///
 /// # Errors
-/// Never: the text is a tag.
+/// Never: the text is always a valid tag.
 pub fn rules_tag(retention: &Retention) -> Result<Tag, NameError> {
     let keep = |keep: &Keep| match keep.younger_than {
         Some(age) => format!("{}_{age}", keep.newest),
@@ -79,7 +80,8 @@ pub fn rules_tag(retention: &Retention) -> Result<Tag, NameError> {
     ))
 }
 
-/// What is kept, as tags tell it; none where they don't, or in words of another version: then nobody may guess.
+/// Reads the rules of retention from tags; none if they are missing or in a form of another version. The
+/// caller must not guess them then.
 #[must_use]
 pub fn rules_of(tags: &[String]) -> Option<Retention> {
     let keep = |text: &str| {
@@ -93,19 +95,19 @@ pub fn rules_of(tags: &[String]) -> Option<Retention> {
     Some(Retention { snapshots: keep(snapshots)?, images: keep(images)?, objects: keep(objects)? })
 }
 
-/// Somebody who works on a job.
+/// Process that works on a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
-    /// Since when, to the second, by the clock of whoever it is.
+    /// Time at which the process took the job up, to the second, by its own clock.
     pub since: SystemTime,
-    /// Made anew each time that somebody takes a job up.
+    /// Random token, which is new each time that a process takes a job up.
     pub token: String,
-    /// The server's name.
+    /// Name of the server that the process runs on.
     pub host: String,
 }
 
 impl Holder {
-    /// A new one.
+    /// Makes a holder on `host` with a new token.
     #[must_use]
     pub fn new(now: SystemTime, host: &str) -> Self {
         let fits = |c: &char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.' | '_');
@@ -114,15 +116,15 @@ impl Holder {
         Self { since, token: format!("{:016x}", rand::random::<u64>()), host }
     }
 
-    /// As a tag.
+    /// Returns the holder as a tag.
     ///
     /// # Errors
-    /// Never: the text is a tag.
+    /// Never: the text is always a valid tag.
     pub fn tag(&self) -> Result<Tag, NameError> {
         Tag::new(&format!("{HELD}{}:{}:{}", self.token, compact(self.since), self.host))
     }
 
-    /// Whoever the tags name; none where nobody works on the job, as far as they tell.
+    /// Reads the holder from tags; none if they name none.
     #[must_use]
     pub fn of(tags: &[String]) -> Option<Self> {
         let text = after(tags, HELD)?;
@@ -131,7 +133,7 @@ impl Holder {
         Some(Self { since: time_of_compact(since)?, token: token.to_owned(), host: host.to_owned() })
     }
 
-    /// Whether a tag names a holder.
+    /// True if the tag names a holder.
     #[must_use]
     pub fn is_tag(tag: &str) -> bool {
         tag.to_ascii_lowercase().starts_with(HELD)

@@ -1,28 +1,30 @@
-//! A server's boot volume into another region's image library, as one job that may be broken off anywhere and taken up anywhere.
+//! Replication of a server's boot volume into another region's image library, as one job that can stop at any
+//! point and be resumed on any server.
 //!
 //! ```text
-//! resolve ─▶ preflight ─▶ snapshot ─▶ stable ─▶ clone ─▶ volume ─▶ attach ─▶ convert ─▶ release ─▶ import ─▶ available ─▶ promote ─▶ mark ─▶ prune
+//! resolve ─▶ preflight ─▶ snapshot ─▶ stable ─▶ clone ─▶ volume ─▶ attach ─▶ convert
+//!         ─▶ release ─▶ import ─▶ available ─▶ promote ─▶ mark ─▶ prune
 //! ```
 //!
-//! | file | what it knows |
+//! | file | responsibility |
 //! |---|---|
-//! | `job` | what is to be done |
-//! | `names` | what everything is called, which follows from the job alone |
-//! | `saga` | the order of steps, the journal beside them, what is cleaned up when one fails |
-//! | `steps/` | each step's do and undo |
-//! | `state`, `journal` | what is known, and where it is kept |
+//! | `job` | the description of a job |
+//! | `names` | the names of everything, which follow from the job alone |
+//! | `saga` | the order of steps, the journal, the cleanup after a failed step |
+//! | `steps/` | the do and undo of each step |
+//! | `state`, `journal` | the knowledge of a job, and the file that keeps it |
 //! | `transfer` | the device into the bucket, and the proof, on threads |
-//! | `standing` | whether a job that is taken up again is still to be done |
-//! | `hold`, `marks` | who works on a job, and what its snapshot tells others in tags |
+//! | `standing` | the check if a job that is taken up again still has work to do |
+//! | `hold`, `marks` | the holder of a job, and the tags of its snapshot |
 //! | `turns` | one attach or detach at a time for each server |
-//! | `holdings`, `retention` | what there is of earlier runs; what of it stays |
-//! | `gc`, `catchup` | what dead jobs have left; what they did not come to prune |
-//! | `forecast` | how long a job will take, and what limits it |
-//! | `device` | the path of an attached volume, and the proof that it is the one |
-//! | `site` | what a job needs from outside |
+//! | `holdings`, `retention` | the things that earlier runs have left, and the decision which of them stay |
+//! | `gc`, `catchup` | the leftovers of dead jobs, and the things that they did not prune |
+//! | `forecast` | the expected duration of a job, and its bottlenecks |
+//! | `device` | the path of an attached volume, and the proof that it is the right one |
+//! | `site` | everything that a job needs from outside |
 //!
-//! The journal is a hint and the cloud is the truth: each step looks for what it would make by its name, takes that over, and makes it
-//! only where there is none. So a job can be resumed from its id alone.
+//! The journal is a hint and the cloud is the truth: each step looks for its result by name, takes an
+//! existing one over, and makes one only if there is none. So a job can be resumed from its id alone.
 
 pub mod catchup;
 pub mod device;
@@ -47,14 +49,14 @@ pub mod turns;
 #[cfg(test)]
 mod testing;
 
-pub use error::{Fault, JobError, Left, Obstacle, Resumable};
-pub use hold::Hold;
+pub use error::{Fault, JobError, Obstacle, OrphanedResource, ResourceKind, Resumable};
+pub use hold::SnapshotHold;
 pub use job::{Encoding, Goal, Job, Origin, Restore, SnapshotFate};
 pub use journal::{Entry, Event, FileJournal, Journal, JournalError, JournalFolder};
 pub use names::{JobNames, JobNamesError};
 pub use retention::{Age, Keep, Newest, Retention};
-pub use saga::{Finished, Onlooker, Over, Progress, Saga, Taken};
-pub use site::{OwnServer, Site, Waits};
+pub use saga::{Finished, Over, Progress, ProgressObserver, Saga, Taken};
+pub use site::{JobContext, OwnServer, Waits};
 pub use state::State;
 pub use steps::Step;
 pub use turns::Turns;

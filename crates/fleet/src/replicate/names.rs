@@ -1,10 +1,11 @@
-//! What a job's things are called. Every name follows from the job's id and its server alone, so that whoever resumes the job, anywhere and
-//! without its journal, finds what there is.
+//! Names of everything that a job makes. Every name follows from the job's id and its server alone, so a
+//! process that resumes the job on another server, without its journal, finds the existing things.
 //!
 //! ```text
-//! web01-20260102030405-k3x9q2    a job's snapshot, volume, attachment and image, and with .qcow2 its object: server, time, end of the job's id
+//! web01-20260102030405-k3x9q2    a job's snapshot, volume, attachment and image; with .qcow2 its object:
+//!                                server, time, end of the job's id
 //! web01-latest                   the newest image, once it is available
-//! web01-20260101030512           the one before, by the time at which it was made
+//! web01-20260101030512           the image before it, by the time at which it was made
 //! ```
 
 use std::time::SystemTime;
@@ -14,66 +15,66 @@ use snapferry_base::job::JobId;
 use snapferry_engine::store::{ObjectKey, ObjectKeyError};
 use snapferry_ibmcloud::vpc::{NameError, ResourceName, Tag};
 
-/// Everything that snapferry makes has this tag.
+/// Tag of everything that snapferry makes.
 const OURS: &str = "snapferry";
-/// Digits of a time in a name.
+/// Number of digits of a time in a name.
 const STAMP_LENGTH: usize = 14;
-/// Characters of the job's id at the end of its names: 30 random bits, beside the second at which it began.
+/// Number of characters of the job's id at the end of its names: 30 random bits, in addition to the second at
+/// which the job began.
 const TAIL_LENGTH: usize = 6;
-/// The end of an object's key, in the case that IBM insists on.
+/// End of an object's key, in the case that IBM insists on.
 const SUFFIX: &str = ".qcow2";
 
-/// The names of one job.
+/// Names of one job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobNames {
-    /// Its snapshot's, volume's, attachment's and image's.
+    /// Name of its snapshot, volume and attachment, and of its image until that becomes the latest.
     pub run: ResourceName,
-    /// The newest image's.
+    /// Name of the newest image.
     pub latest: ResourceName,
-    /// What its images are named after: the server, unless the user says otherwise.
+    /// Start of its images' names: the server, unless the user gives another one.
     pub series: String,
-    /// Its object's key.
+    /// Key of the job's object.
     pub key: ObjectKey,
-    /// The tags of all that it makes.
+    /// Tags of everything that the job makes.
     pub tags: Vec<Tag>,
 }
 
-/// Names that can't be.
+/// Reason why a job's names are not valid.
 #[derive(Debug, thiserror::Error)]
 pub enum JobNamesError {
-    /// In the cloud.
+    /// A name or a tag breaks the cloud's rules.
     #[error(transparent)]
     Name(#[from] NameError),
-    /// In the bucket.
+    /// The key breaks the store's rules.
     #[error(transparent)]
     Key(#[from] ObjectKeyError),
-    /// In an import's address, whose escapes IBM does not document.
+    /// The prefix is not safe in an import's address, since IBM does not document how that is escaped.
     #[error(
         "the prefix {prefix:?} has characters that an import may not find: give letters in lower case, digits and . _ - /"
     )]
-    Prefix {
-        /// As given.
-        prefix: String,
-    },
+    Prefix { prefix: String },
 }
 
-/// A tag of ours: none of its words has anything but letters in lower case, digits, dashes and dots.
+/// Joins `words` with colons to a tag. The words of snapferry's tags have only lower-case letters, digits,
+/// dashes and dots.
 fn tag(words: &[&str]) -> Result<Tag, NameError> {
     Tag::new(&words.join(":"))
 }
 
 impl JobNames {
-    /// The names of job `id` for `server`; `latest` where the newest image is not to be `<server>-latest`.
+    /// Returns the names of job `id` for `server`. `latest` is the newest image's name if it is not to be
+    /// `<server>-latest`.
     ///
     /// # Errors
-    /// Where the server's name or the prefix makes none.
+    /// If the server's name or the prefix gives no valid names.
     pub fn of(
         id: JobId,
         server: &str,
         latest: Option<&ResourceName>,
         prefix: &str,
     ) -> Result<Self, JobNamesError> {
-        // By itself first: an error is to show the name that was typed, not one that was made of it.
+        // The server's name is checked by itself first, so that an error shows the name that the user typed.
         ResourceName::new(server)?;
         let text = id.to_string();
         let tail = &text[text.len() - TAIL_LENGTH..];
@@ -95,18 +96,20 @@ impl JobNames {
         Ok(Self { run, latest, series, key, tags })
     }
 
-    /// What the image that was `-latest` until now is called: after the time at which it was made.
+    /// Returns the name that the image with the name `-latest` gets when a newer one replaces it: after the
+    /// time at which it was made.
     ///
     /// # Errors
-    /// Where the series makes no name.
+    /// If the series gives no valid name.
     pub fn dated(&self, made: SystemTime) -> Result<ResourceName, NameError> {
         ResourceName::suffixed(&self.series, &compact(made))
     }
 
-    /// The same, where another image of that second has the name: with the end of its id.
+    /// Returns such a dated name with the end of the image's id, for the case that another image of the same
+    /// second has the plain one.
     ///
     /// # Errors
-    /// Where the series makes no name.
+    /// If the series gives no valid name.
     pub fn dated_apart(&self, made: SystemTime, id: &str) -> Result<ResourceName, NameError> {
         let kept: String =
             id.bytes().rev().filter(u8::is_ascii_alphanumeric).take(TAIL_LENGTH).map(char::from).collect();
@@ -115,72 +118,75 @@ impl JobNames {
     }
 }
 
-/// Everything of ours has it.
+/// Returns the tag of everything that snapferry makes.
 ///
 /// # Errors
-/// Never: the text is a tag.
+/// Never: the text is always a valid tag.
 pub fn ours() -> Result<Tag, NameError> {
     tag(&[OURS])
 }
 
-/// Everything of ours that is about that server has it.
+/// Returns the tag of everything that snapferry makes for that server.
 ///
 /// # Errors
-/// Where the server's name makes no tag.
+/// If the server's name gives no valid tag.
 pub fn server_tag(server: &str) -> Result<Tag, NameError> {
     tag(&[OURS, "server", server])
 }
 
-/// A snapshot has it once its job is done: what lacks it belongs to a job that is under way, or dead.
+/// Returns the tag that a snapshot gets once its job is done. A snapshot without it belongs to a job that is
+/// under way, or dead.
 ///
 /// # Errors
-/// Never: the text is a tag.
+/// Never: the text is always a valid tag.
 pub fn done_tag() -> Result<Tag, NameError> {
     tag(&[OURS, "done"])
 }
 
-/// A snapshot has it that the user wants to keep.
+/// Returns the tag of a snapshot that the user wants to keep.
 ///
 /// # Errors
-/// Never: the text is a tag.
+/// Never: the text is always a valid tag.
 pub fn keep_tag() -> Result<Tag, NameError> {
     tag(&[OURS, "keep"])
 }
 
-/// Whether `tags`, as the cloud tells them, have `tag`.
+/// True if `tags`, as the cloud returns them, include `tag`.
 #[must_use]
 pub fn has(tags: &[String], tag: &Tag) -> bool {
     tags.iter().any(|found| found.eq_ignore_ascii_case(tag.as_str()))
 }
 
-/// The job that something with these tags belongs to.
+/// Returns the job that a thing with these tags belongs to.
 #[must_use]
 pub fn job_of(tags: &[String]) -> Option<JobId> {
     tags.iter().find_map(|tag| tag.to_ascii_lowercase().strip_prefix("snapferry:job:")?.parse().ok())
 }
 
-/// The server that something with these tags is about.
+/// Returns the server that a thing with these tags belongs to.
 #[must_use]
 pub fn server_of(tags: &[String]) -> Option<String> {
     tags.iter().find_map(|tag| Some(tag.to_ascii_lowercase().strip_prefix("snapferry:server:")?.to_owned()))
 }
 
-/// Where a server's objects are: `prefix` as given, and a folder named after the server.
+/// Returns the start of the keys of a server's objects: `prefix` as given, and a folder named after the
+/// server.
 #[must_use]
 pub fn folder(prefix: &str, server: &str) -> String {
     format!("{prefix}{server}/")
 }
 
-/// What a name of ours says.
+/// Form of a name that snapferry gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// A job's own.
+    /// Name that follows from a job's id: `<server>-<time>-<end of id>`.
     Run,
-    /// An image's after it was the latest.
+    /// Name of an image that was the latest before: `<series>-<time>`.
     Dated,
 }
 
-/// Whether `name` is one of those that snapferry gives to things of `series`, whole: `web-db-...` is none of `web`'s.
+/// Returns the form of `name` if it is one that snapferry gives to things of `series`. The whole name must
+/// match: `web-db-...` is no name of `web`.
 #[must_use]
 pub fn form_of(series: &str, name: &str) -> Option<Form> {
     let made_of =
@@ -198,14 +204,14 @@ pub fn form_of(series: &str, name: &str) -> Option<Form> {
     (stamp(time) && tail(end) && made_of(run)).then_some(Form::Run)
 }
 
-/// The run's name in a key of `server`'s objects, if it is one of ours.
+/// Returns the run's name in a key of `server`'s objects, if snapferry gave that key.
 #[must_use]
 pub fn run_of_key<'a>(prefix: &str, server: &str, key: &'a ObjectKey) -> Option<&'a str> {
     let run = key.as_str().strip_prefix(&folder(prefix, server))?.strip_suffix(SUFFIX)?;
     (form_of(server, run) == Some(Form::Run)).then_some(run)
 }
 
-/// When the job of a run began, by its name.
+/// Returns the time at which the job of a run began, by the run's name.
 #[must_use]
 pub fn time_of_run(run: &str) -> Option<SystemTime> {
     let stamp = run.get(run.len().checked_sub(STAMP_LENGTH + 1 + TAIL_LENGTH)?..)?.get(..STAMP_LENGTH)?;

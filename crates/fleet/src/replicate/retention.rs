@@ -1,4 +1,5 @@
-//! What is kept of earlier runs, and what may go: decided on lists, without asking anybody.
+//! Decision which things of earlier runs are kept and which may go. It uses lists only, and sends no
+//! requests.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,23 +7,23 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-/// How much of one kind is kept of a server.
+/// Rules for the things of one kind that are kept for a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Keep {
-    /// The newest so many, at least one.
+    /// Number of the newest things that are kept, at least one.
     pub newest: Newest,
-    /// Beyond those, whatever is younger than this.
+    /// Age up to which further things are kept.
     #[serde(default)]
     pub younger_than: Option<Age>,
 }
 
-/// A number of things to keep.
+/// Number of things to keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Newest {
-    /// All of them.
+    /// All of them are kept.
     All,
-    /// So many; less than one is one.
+    /// So many are kept; 0 counts as 1.
     Count(u32),
 }
 
@@ -49,7 +50,7 @@ impl fmt::Display for Newest {
     }
 }
 
-/// A length of time as people type it: `90s`, `15m`, `36h`, `30d`.
+/// Length of time as users type it: `90s`, `15m`, `36h`, `30d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Age(pub Duration);
@@ -101,63 +102,65 @@ impl fmt::Display for Age {
     }
 }
 
-/// What is kept of each kind.
+/// Rules of retention for each kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retention {
-    /// Snapshots in the server's region. One at least, so that the next one is quick.
+    /// Snapshots in the server's region. At least one stays, so that the next one is quick.
     pub snapshots: Keep,
-    /// Images in the recovery region, the latest among them.
+    /// Images in the recovery region, including the latest.
     pub images: Keep,
     /// Objects in the bucket.
     pub objects: Keep,
 }
 
 impl Default for Retention {
-    /// One snapshot keeps the next ones incremental; of images and objects a second one is there should the newest turn out bad.
+    /// Keeps one snapshot, so that the next ones are incremental, and two images and objects, in case the
+    /// newest turns out bad.
     fn default() -> Self {
         let keep = |count| Keep { newest: Newest::Count(count), younger_than: None };
         Self { snapshots: keep(1), images: keep(2), objects: keep(2) }
     }
 }
 
-/// Why something is not ours to remove, however old it is.
+/// Reason why a thing must not be removed, however old it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Protection {
-    /// It lacks our tag, or its name is none that we give.
+    /// Thing without snapferry's tags, or with a name that snapferry does not give.
     NotOurs,
-    /// It is the newest image, under its name.
+    /// The newest image, by its name.
     Latest,
     /// The user wants to keep it.
     Kept,
-    /// A job that is under way, or could be resumed, needs it.
+    /// A job that is under way or can be resumed needs it.
     InUse,
-    /// It is not whole: nothing that can be relied on, and for `gc` to look at.
+    /// Incomplete thing, which does not count as a good copy: it is left to `gc`.
     NotWhole,
 }
 
-/// Something that might go.
+/// Thing that retention decides on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// Its name.
     pub name: String,
-    /// The moment of which it holds the disk, or at which it was made.
+    /// Time at which the thing was made; of a snapshot, the moment whose data it holds.
     pub made: SystemTime,
-    /// What speaks against it.
+    /// Reason why the thing must not be removed, if there is one.
     pub protection: Option<Protection>,
 }
 
-/// Which of `candidates` may go, by their places, the oldest first. Of those that are good, the newest `keep.newest` stay, and the newest one
-/// whatever is asked; so do those that are younger than `keep.younger_than`, or from a clock that is ahead of ours.
+/// Returns the indices of those `candidates` that may go, the oldest first. Of the good ones, the newest
+/// `keep.newest` stay, and always at least one. Things that are younger than `keep.younger_than` stay too,
+/// and so do things with a time that is later than `now`, from a clock that is ahead.
 #[must_use]
 pub fn beyond(candidates: &[Candidate], keep: &Keep, now: SystemTime) -> Vec<usize> {
     let Newest::Count(count) = keep.newest else { return Vec::new() };
-    // What is the latest, or kept for good, is good and counts as one of the newest; what is not ours or not whole doesn't.
+    // The latest image and a kept thing are good and count among the newest; a foreign or an incomplete one
+    // does not.
     let counts = |candidate: &Candidate| {
         matches!(candidate.protection, None | Some(Protection::Latest | Protection::Kept))
     };
     let mut good: Vec<usize> = (0..candidates.len()).filter(|&at| counts(&candidates[at])).collect();
-    // Of the same moment, the name decides, so that everybody decides alike.
+    // For the same time the name decides, so that each process decides alike.
     good.sort_by(|&a, &b| {
         (candidates[b].made, &candidates[b].name).cmp(&(candidates[a].made, &candidates[a].name))
     });
@@ -245,7 +248,8 @@ mod tests {
             for &at in &going {
                 prop_assert_eq!(all[at].protection, None);
             }
-            // At least as many good ones stay as were asked for, and none of those that go is newer than one that stays and may go.
+            // At least as many good ones stay as the rules ask for, and none that goes is newer than one that
+            // stays and may go.
             let good = |candidate: &&Candidate| {
                 matches!(candidate.protection, None | Some(Protection::Latest | Protection::Kept))
             };
@@ -256,7 +260,7 @@ mod tests {
                 let newer = all.iter().filter(good).filter(|other| other.made >= all[at].made).count();
                 prop_assert!(Some(all[at].made) < newest || newer > 1, "the newest good one would go");
             }
-            // Deciding once more on what is left removes nothing.
+            // A second decision on the rest removes nothing.
             let left: Vec<Candidate> =
                 all.iter().enumerate().filter(|(at, _)| !going.contains(at)).map(|(_, candidate)| candidate.clone()).collect();
             prop_assert_eq!(beyond(&left, &keep, at(now)), Vec::<usize>::new());

@@ -1,4 +1,5 @@
-//! One job from its first question to its last: steps in order, a journal beside them, and what is cleaned up when one fails.
+//! One job from the first request to the last: its steps in order, the journal, and the cleanup after a
+//! failed step.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,81 +13,80 @@ use snapferry_ibmcloud::vpc::{InstanceId, Patience};
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument as _;
 
-use super::error::{Fault, JobError, Left, Resumable};
+use super::error::{Fault, JobError, OrphanedResource, ResourceKind, Resumable};
 use super::job::{Goal, Job, Restore};
 use super::journal::{Entry, Event, Journal};
 use super::names::JobNames;
-use super::site::Site;
+use super::site::JobContext;
 use super::standing::{self, Standing};
 use super::state::State;
 use super::steps::{Step, convert};
 use super::turns::Turn;
 
-/// What is going on, for whoever looks on.
+/// Progress of a job, for an observer.
 pub enum Progress<'a> {
     /// A step begins.
     Begun(Step),
-    /// It is through.
+    /// A step is done.
     Done {
-        /// Which.
         step: Step,
-        /// How long it took.
+        /// Duration of the step.
         took: Duration,
-        /// What it did.
+        /// Result of the step, as text for the user.
         words: &'a str,
     },
-    /// The volume is being converted; the counters tell how far.
+    /// The volume is being converted: the counters of the conversion, and the size of the device.
     Converting(Arc<ConvertCounters>, ByteCount),
-    /// The image is being read back.
+    /// The image is being read back: the counters of the reader, and the size of the disk.
     ReadingBack(Arc<RestoreCounters>, ByteCount),
-    /// No bytes are moved any more.
+    /// No data is transferred any more.
     Still,
-    /// The job failed, and is being cleaned up after.
+    /// The job has failed, and its things are being cleaned up.
     CleaningUp,
 }
 
-/// Somebody who looks on.
-pub trait Onlooker: Send + Sync {
-    /// Told at each turn. Must not block.
+/// Observer of a job's progress.
+pub trait ProgressObserver: Send + Sync {
+    /// Receives each change of the progress. Must not block.
     fn see(&self, progress: Progress<'_>);
 }
 
-/// What was found in the cloud this time.
+/// Things that this run has found in the cloud.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Found {
+pub(super) struct FoundObjects {
     pub server: Option<Instance>,
     pub volume: Option<Volume>,
     pub snapshot: Option<Snapshot>,
 }
 
-/// A job under way.
+/// Job under way, with everything that its steps use.
 pub(super) struct Run<'a> {
     pub job: &'a Job,
     pub names: JobNames,
-    pub site: &'a Site,
+    pub site: &'a JobContext,
     pub state: State,
-    pub found: Found,
+    pub found: FoundObjects,
     pub warnings: Vec<String>,
-    /// Somebody had taken the job up before.
+    /// True if a process had taken the job up before.
     pub resumed: bool,
     journal: &'a dyn Journal,
-    onlooker: &'a dyn Onlooker,
+    onlooker: &'a dyn ProgressObserver,
 }
 
 impl<'a> Run<'a> {
     pub fn new(
         job: &'a Job,
-        site: &'a Site,
+        site: &'a JobContext,
         state: State,
         journal: &'a dyn Journal,
-        onlooker: &'a dyn Onlooker,
+        onlooker: &'a dyn ProgressObserver,
     ) -> Result<Self, Fault> {
-        let (names, found) = (job.names()?, Found::default());
+        let (names, found) = (job.names()?, FoundObjects::default());
         let resumed = state.taken_up;
         Ok(Self { job, names, site, state, found, warnings: Vec::new(), resumed, journal, onlooker })
     }
 
-    /// Notes what the step is about to make, before it is made.
+    /// Writes the name of the thing that the step is about to make into the journal.
     pub async fn intend(&self, step: Step, name: impl ToString) -> Result<(), Fault> {
         self.record(Event::Intent { step, name: name.to_string() }).await
     }
@@ -99,9 +99,9 @@ impl<'a> Run<'a> {
         self.site.waits.of(patience)
     }
 
-    /// This machine's turn to attach to a server, or to detach from it.
+    /// Waits for this job's turn to attach to a server, or to detach from it.
     pub async fn turn_of(&self, server: &InstanceId) -> Result<Turn, Fault> {
-        let Site { turns, clock, cancel, .. } = self.site;
+        let JobContext { turns, clock, cancel, .. } = self.site;
         turns.of(server, self.patience(Patience::ATTACHMENT), &**clock, cancel).await
     }
 
@@ -109,50 +109,48 @@ impl<'a> Run<'a> {
         self.onlooker.see(progress);
     }
 
-    /// Something that is not as it should be, and no reason to fail.
+    /// Notes a problem that does not make the job fail.
     pub fn warn(&mut self, words: String) {
         tracing::warn!("{words}");
         self.warnings.push(words);
     }
 }
 
-/// A step that is through.
+/// Step that is done.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Taken {
-    /// Which.
     pub step: Step,
-    /// In seconds.
+    /// Duration of the step in seconds.
     pub seconds: f64,
-    /// What it did.
+    /// Result of the step, as text for the user.
     pub did: String,
 }
 
-/// A job that is through.
+/// Result of a job that is done.
 #[derive(Clone, Debug)]
 pub struct Finished {
-    /// All that is known.
+    /// Last state of the job.
     pub state: State,
-    /// Its names.
     pub names: JobNames,
-    /// What was done this time.
+    /// Steps that this run has taken.
     pub steps: Vec<Taken>,
-    /// What is not as it should be.
+    /// Problems that did not make the job fail.
     pub warnings: Vec<String>,
-    /// Why there was nothing left to do, where the job was over already.
+    /// Reason why there was nothing to do, if the job was over already.
     pub over: Option<Over>,
 }
 
-/// How a job was over before it was taken up.
+/// Way in which a job was over before it was taken up. The text is the evidence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Over {
-    /// It is done, as this shows.
+    /// The job is done.
     Done(String),
-    /// Nothing of it is there any more, and a newer one is done, as this shows: it comes to no image of its own.
+    /// Nothing of the job exists any more, and a newer job is done: this one makes no image of its own.
     Superseded(String),
 }
 
 impl Over {
-    /// What shows it.
+    /// Returns the evidence, as text for the user.
     #[must_use]
     pub fn why(&self) -> &str {
         let (Self::Done(why) | Self::Superseded(why)) = self;
@@ -160,34 +158,32 @@ impl Over {
     }
 }
 
-/// What ends a job early.
+/// Reason why a job ended early.
 enum Stopped {
     /// A step failed.
     At(Step, Fault),
-    /// Whether the job is still to be done can't be known.
+    /// The check if the job still has work to do failed.
     Unknown(Fault),
 }
 
-/// A job with all it needs. `site` heeds the word to stop; `cleaning` is the same without it, for what has to be done after that word.
+/// Job with everything that it needs. `cleaning` is the same environment as `site`, but without its
+/// cancellation, for the cleanup after a job was cancelled.
 pub struct Saga<'a> {
-    /// What is to be done.
     pub job: &'a Job,
-    /// With what.
-    pub site: &'a Site,
-    /// To clean up with.
-    pub cleaning: &'a Site,
-    /// Where it is noted.
+    /// Environment that the steps run in.
+    pub site: &'a JobContext,
+    /// Environment that the cleanup runs in.
+    pub cleaning: &'a JobContext,
     pub journal: &'a dyn Journal,
-    /// Who looks on.
-    pub onlooker: &'a dyn Onlooker,
+    pub onlooker: &'a dyn ProgressObserver,
 }
 
 impl<'a> Saga<'a> {
-    fn run_on(&self, site: &'a Site, state: State) -> Result<Run<'a>, Fault> {
+    fn run_on(&self, site: &'a JobContext, state: State) -> Result<Run<'a>, Fault> {
         Run::new(self.job, site, state, self.journal, self.onlooker)
     }
 
-    fn error(&self, step: Step, fault: Fault, left: Vec<Left>, resumable: Resumable) -> JobError {
+    fn error(&self, step: Step, fault: Fault, left: Vec<OrphanedResource>, resumable: Resumable) -> JobError {
         JobError {
             id: self.job.id,
             server: self.job.server.clone(),
@@ -198,11 +194,12 @@ impl<'a> Saga<'a> {
         }
     }
 
-    /// Takes the job to its end, from wherever it stands. `known` is what the journal told, or nothing.
+    /// Takes the job to its end, from whatever step it reached. `known` is the state in the journal, or an
+    /// empty one.
     ///
     /// # Errors
-    /// With the step that failed. What costs money by the hour is removed then, as far as that could be done; the snapshot stays, and the
-    /// job can be resumed.
+    /// If a step fails; the error names it. Then the things that cost money by the hour are removed, as far
+    /// as possible. The snapshot stays, and the job can be resumed.
     pub async fn run(&self, known: State) -> Result<Finished, JobError> {
         let mut run = self
             .run_on(self.site, known)
@@ -210,7 +207,7 @@ impl<'a> Saga<'a> {
         let mut taken = Vec::new();
         let span =
             tracing::info_span!("job", id = %self.job.id, server = %self.job.server, region = %self.job.to);
-        // In a box: it holds the futures of all steps.
+        // In a box, because it holds the futures of all steps.
         match Box::pin(self.steps(&mut run, &mut taken)).instrument(span.clone()).await {
             Ok(over) => Ok(Finished {
                 state: run.state,
@@ -219,7 +216,8 @@ impl<'a> Saga<'a> {
                 warnings: run.warnings,
                 over,
             }),
-            // Nothing was changed, and nothing is: what looks like a leftover may be in somebody's use.
+            // Nothing was changed or is cleaned up: another process may use the things that look like
+            // leftovers.
             Err(Stopped::Unknown(fault)) => Err(self.error(Step::Resolve, fault, Vec::new(), Resumable::Yes)),
             Err(Stopped::At(step, fault)) => {
                 let late = matches!(fault, Fault::UnderWay { .. }) && !run.resumed;
@@ -234,7 +232,7 @@ impl<'a> Saga<'a> {
         }
     }
 
-    /// Takes what steps there are to take; why there was nothing to do, where the job was over already.
+    /// Takes the steps that are to be taken. Returns the reason if the job was over already.
     async fn steps(&self, run: &mut Run<'a>, taken: &mut Vec<Taken>) -> Result<Option<Over>, Stopped> {
         let at = |step| move |fault| Stopped::At(step, fault);
         let host = format!("{} ({})", self.site.own.name, self.site.own.id);
@@ -245,7 +243,7 @@ impl<'a> Saga<'a> {
             Err(fault) => return Err(Stopped::At(Step::Resolve, fault)),
             Ok(Standing::Open) => {}
             Ok(Standing::Done(why)) => {
-                // Whoever finished it may not have come to that.
+                // The process that finished the job may have died before it pruned.
                 taken.push(self.take(Step::Prune, run).await.map_err(at(Step::Prune))?);
                 run.record(Event::Finished).await.map_err(at(Step::Prune))?;
                 return Ok(Some(Over::Done(why)));
@@ -255,7 +253,7 @@ impl<'a> Saga<'a> {
                 return Ok(Some(Over::Superseded(why)));
             }
         }
-        // With the object there, nobody needs the server, its snapshot or a volume any more.
+        // With the object in the bucket, the server, its snapshot and a volume are not needed any more.
         let there = convert::adopt(run).await.map_err(at(Step::Preflight))?;
         let mut turn = None;
         for step in Step::ALL {
@@ -272,7 +270,7 @@ impl<'a> Saga<'a> {
                 Step::Clone | Step::Volume if turn.is_none() => {
                     turn = Some(self.turn().await.map_err(at(step))?)
                 }
-                // The volume is gone: whoever waits may have one.
+                // The volume is gone: a job that waits may have one now.
                 _ if step > Step::Release => turn = None,
                 _ => {}
             }
@@ -282,7 +280,8 @@ impl<'a> Saga<'a> {
         Ok(None)
     }
 
-    /// Whether the job is still to be done; if so it is ours from here on, and nobody else's.
+    /// Finds out if the job still has work to do. If it has, this process takes the hold, so that no other
+    /// process has the job.
     async fn look_back(&self, run: &mut Run<'a>) -> Result<Standing, Fault> {
         let own = standing::own_snapshot(run).await?;
         run.resumed |= own.is_some();
@@ -296,7 +295,7 @@ impl<'a> Saga<'a> {
         Ok(standing)
     }
 
-    /// Waits until this process has hands free for another volume: one that waits costs money by the hour.
+    /// Waits until this process has room for another volume: a volume that waits costs money by the hour.
     async fn turn(&self) -> Result<OwnedSemaphorePermit, Fault> {
         tokio::select! {
             biased;
@@ -317,8 +316,14 @@ impl<'a> Saga<'a> {
         Ok(Taken { step, seconds: took.as_secs_f64(), did: words })
     }
 
-    /// Removes what is of no use to whoever resumes the job; what can't be removed is told.
-    async fn clean_up(&self, step: Step, fault: &Fault, state: State, resumable: Resumable) -> Vec<Left> {
+    /// Removes things that are of no use when the job is resumed. Returns the things that can't be removed.
+    async fn clean_up(
+        &self,
+        step: Step,
+        fault: &Fault,
+        state: State,
+        resumable: Resumable,
+    ) -> Vec<OrphanedResource> {
         if fault.class() == Class::LeaseLost {
             self.site.hold.give_up().await;
             return Vec::new();
@@ -333,13 +338,13 @@ impl<'a> Saga<'a> {
         if let Err(err) = run.record(Event::Failed { step, reason: chain(fault) }).await {
             tracing::warn!("{}", chain(&err));
             if err.class() == Class::LeaseLost {
-                // Another worker has the job, or may have it: nothing that it could use is touched any more.
+                // Another worker has the job, or may have it: nothing that it could use is changed any more.
                 self.cleaning.hold.give_up().await;
                 return Vec::new();
             }
         }
         if resumable == Resumable::No {
-            // What a job has made that comes too late is in nobody's way.
+            // The job came too late or has nothing to continue with: everything that it made is removed.
             let made: Vec<Step> =
                 if run.state.snapshot.is_some() { Step::ALL.into_iter().rev().collect() } else { Vec::new() };
             let left = Box::pin(undo(&made, &mut run)).await;
@@ -350,9 +355,10 @@ impl<'a> Saga<'a> {
         }
         let mut undone = vec![Step::Attach, Step::Volume, Step::Clone];
         match step {
-            // What failed in the cloud's own hands is of no use, and in the way of the next attempt.
+            // A snapshot or an image that the cloud failed to make is of no use, and would block its name for
+            // the next attempt.
             Step::Stable if fault.is_ended() => undone.push(Step::Snapshot),
-            // One that can't be proved may be good all the same.
+            // An image without a SHA-256 can't be proved, but may be good: it stays.
             Step::Available if fault.is_ended() || matches!(fault, Fault::WrongFile { .. }) => {
                 undone.push(Step::Import)
             }
@@ -368,11 +374,13 @@ impl<'a> Saga<'a> {
         left
     }
 
-    /// Gives the job up: all that it made is removed, but for an image that is the latest or was it.
+    /// Gives the job up: removes everything that it made, except an image that is or was the latest. Returns
+    /// the things that could not be removed.
     ///
     /// # Errors
-    /// Where the journal can't be kept, and where the job is done: what it made is in use. What could not be removed is told.
-    pub async fn abandon(&self, known: State) -> Result<Vec<Left>, JobError> {
+    /// If the journal can't be written. Also if the job is done, since its image is in use then, or if its
+    /// status can't be found out.
+    pub async fn abandon(&self, known: State) -> Result<Vec<OrphanedResource>, JobError> {
         let failed = |fault| self.error(Step::Resolve, fault, Vec::new(), Resumable::Yes);
         let mut run = self.run_on(self.site, known).map_err(failed)?;
         let own = standing::own_snapshot(&run).await.map_err(failed)?;
@@ -394,29 +402,29 @@ impl<'a> Saga<'a> {
     }
 }
 
-async fn undo(steps: &[Step], run: &mut Run<'_>) -> Vec<Left> {
+async fn undo(steps: &[Step], run: &mut Run<'_>) -> Vec<OrphanedResource> {
     let mut left = Vec::new();
     for &step in steps {
         if let Err(fault) = step.undo(run).await {
             let (kind, name) = made_by(step, &run.names);
             let why = chain(&fault);
             tracing::warn!("{kind} {name} is left behind: {why}");
-            left.push(Left { kind, name, why });
+            left.push(OrphanedResource { kind, name, why });
         }
     }
     left
 }
 
-/// What a step makes.
-fn made_by(step: Step, names: &JobNames) -> (&'static str, String) {
+/// Returns the kind and name of the thing that a step makes.
+fn made_by(step: Step, names: &JobNames) -> (ResourceKind, String) {
     let kind = match step {
-        Step::Snapshot => "snapshot",
-        Step::Clone => "clone of snapshot",
-        Step::Volume => "volume",
-        Step::Attach => "attachment",
-        Step::Convert => return ("object", names.key.to_string()),
-        Step::Promote => return ("name", names.latest.to_string()),
-        _ => "image",
+        Step::Snapshot => ResourceKind::Snapshot,
+        Step::Clone => ResourceKind::Clone,
+        Step::Volume => ResourceKind::Volume,
+        Step::Attach => ResourceKind::Attachment,
+        Step::Convert => return (ResourceKind::Object, names.key.to_string()),
+        Step::Promote => return (ResourceKind::Name, names.latest.to_string()),
+        _ => ResourceKind::Image,
     };
     (kind, names.run.to_string())
 }

@@ -1,4 +1,4 @@
-//! Where a job is worked on: this server, both regions, the bucket, and the word to stop.
+//! Environment of a job: this server, both regions, the bucket, and the cancellation.
 
 use std::sync::Arc;
 
@@ -10,49 +10,47 @@ use snapferry_ibmcloud::vpc::{InstanceId, RegionClient, Tagging};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use super::hold::Hold;
+use super::hold::SnapshotHold;
 use super::turns::Turns;
 use crate::replicate::device::DeviceFolder;
 
-/// The server that we run on, to which volumes are attached.
+/// Server that this process runs on, to which volumes are attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnServer {
-    /// Its id.
     pub id: InstanceId,
-    /// Its name, for journals and logs.
+    /// Name of the server, for journals and logs.
     pub name: String,
-    /// Its zone: volumes can be attached within it only.
+    /// Zone of the server: only volumes of the same zone can be attached.
     pub zone: String,
-    /// Its region.
+    /// Region of the server.
     pub region: String,
 }
 
-/// Everything that a job needs from outside. All of it heeds the same word to stop.
-pub struct Site {
-    /// Where we run.
+/// Everything that a job needs from outside. All parts obey the same `cancel`.
+pub struct JobContext {
+    /// Server that this process runs on.
     pub own: OwnServer,
-    /// The server's region.
+    /// Client for the replicated server's region.
     pub home: RegionClient,
-    /// The recovery region.
+    /// Client for the recovery region.
     pub away: RegionClient,
-    /// Tags for images.
+    /// Client for the tags of images.
     pub tagging: Tagging,
-    /// The bucket.
+    /// Bucket for the object.
     pub store: Arc<dyn ObjectStore>,
-    /// Where attached volumes turn up.
+    /// Folder in which attached volumes appear.
     pub devices: DeviceFolder,
-    /// Time.
     pub clock: Arc<dyn Clock>,
-    /// The word to stop.
+    /// Request to stop the job.
     pub cancel: Cancel,
-    /// Shared by all jobs of a process: who may have a volume at a time, and read it.
+    /// Limit on the volumes that exist and are read at a time, shared by all jobs of a process.
     pub turn: Arc<Semaphore>,
-    /// Runs requests for the conversion's threads.
+    /// Runtime that runs the requests of the conversion's threads.
     pub runtime: Handle,
-    /// How often and how long.
+    /// The user's settings for polling intervals and deadlines.
     pub waits: Waits,
-    /// The hold on the job, by which whoever takes it over is known.
-    pub hold: Arc<Hold>,
-    /// Who may attach to a server, and detach from it.
+    /// Hold on the job, by which a process that takes it over is recognised.
+    pub hold: Arc<SnapshotHold>,
+    /// Turns to attach to a server, and to detach from it.
     pub turns: Turns,
 }

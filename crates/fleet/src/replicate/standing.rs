@@ -1,5 +1,8 @@
-//! Whether a job that is taken up again is still to be done. A journal tells of its own machine alone: another server may have finished the job
-//! since, and others after it, and what retention did not keep of it is gone. So the cloud is asked before anything is changed.
+//! Check if a job that is taken up again still has work to do.
+//!
+//! A journal covers its own machine alone: another server may have finished the job since, later jobs may
+//! have followed it, and retention may have removed its results. So the cloud is asked before anything is
+//! changed.
 
 use snapferry_base::job::JobId;
 use snapferry_ibmcloud::vpc::ImageFilter;
@@ -11,18 +14,18 @@ use super::names::{self, JobNames, has};
 use super::saga::Run;
 use super::steps::{convert, import};
 
-/// What the cloud says of a job.
+/// Status of a job by the evidence in the cloud.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// It is to be done, from wherever it stands.
+    /// The job has work to do, from whatever step it reached.
     Open,
-    /// It is done, by whomever; only what retention does not keep may still be there.
+    /// The job is done, by this process or another; only pruning may be left. The text is the evidence.
     Done(String),
-    /// Nothing of it is there any more, and a newer job is done.
+    /// Nothing of the job exists any more, and a newer job is done. The text is the evidence.
     Superseded(String),
 }
 
-/// The job's own snapshot, under way or done.
+/// Returns the job's own snapshot, whether the job is under way or done.
 pub(super) async fn own_snapshot(run: &Run<'_>) -> Result<Option<Snapshot>, Fault> {
     if run.job.origin != Origin::Server {
         return Ok(None);
@@ -38,13 +41,13 @@ pub(super) async fn own_snapshot(run: &Run<'_>) -> Result<Option<Snapshot>, Faul
     Ok(found.filter(|found| names::job_of(&found.user_tags) == Some(run.job.id)))
 }
 
-/// Asks the cloud. Nothing is changed.
+/// Finds out the status of the job in the cloud. Changes nothing.
 pub(super) async fn of(run: &Run<'_>, own: Option<&Snapshot>) -> Result<Standing, Fault> {
     match own {
         Some(own) if has(&own.user_tags, &names::done_tag()?) => {
             return Ok(Standing::Done(format!("its snapshot {} is marked as done", own.name)));
         }
-        // The mark comes last: whatever is missing is still to be done.
+        // The mark is the last step before pruning: without it, some step is still to be done.
         Some(_) => return Ok(Standing::Open),
         None => {}
     }
@@ -61,7 +64,8 @@ pub(super) async fn of(run: &Run<'_>, own: Option<&Snapshot>) -> Result<Standing
         if let Some((job, image)) = newer {
             return Ok(Standing::Superseded(format!("image {} is of the newer job {job}", image.name)));
         }
-        // Objects may be another region's too: they count where nobody tells whose the latest image is.
+        // Objects may belong to a job for another region, so they decide only if the latest image does not
+        // show its job.
         if !untold {
             return Ok(Standing::Open);
         }
@@ -69,7 +73,8 @@ pub(super) async fn of(run: &Run<'_>, own: Option<&Snapshot>) -> Result<Standing
     let (own, newer) = objects(run).await?;
     match newer {
         Some(newer) => Ok(Standing::Superseded(format!("object {newer} is of a newer job"))),
-        // Its snapshot was there, and went: only a job that is done lets it go.
+        // The journal knows of a snapshot that is gone: retention removes only the snapshot of a job that is
+        // done.
         None if own && run.job.goal == Goal::Object && run.state.snapshot.is_some() => {
             Ok(Standing::Done("its object is there, and its snapshot was pruned".to_owned()))
         }
@@ -77,14 +82,14 @@ pub(super) async fn of(run: &Run<'_>, own: Option<&Snapshot>) -> Result<Standing
     }
 }
 
-/// What the image library tells.
+/// Evidence in the image library.
 #[derive(Default)]
 struct Images {
-    /// The job's image, under whatever name.
+    /// Image of the job, under any name.
     made: Option<Image>,
-    /// One of the same server by a newer job.
+    /// Image of the same server by a newer job.
     newer: Option<(JobId, Image)>,
-    /// The latest image does not tell whose it is.
+    /// True if the tags of the latest image don't show its job.
     untold: bool,
 }
 
@@ -108,7 +113,7 @@ async fn images(run: &Run<'_>) -> Result<Images, Fault> {
             .filter(|_| names::server_of(&tags).as_deref() == Some(run.job.server.as_str()))
         {
             Some(job) if job == run.job.id => made = Some(image),
-            // One that is still being made may come to nothing.
+            // An image that is still being made may fail.
             Some(job) if job > run.job.id && is_whole(&image) => newer = Some((job, image)),
             None if image.name == latest.as_str() => untold = true,
             _ => {}
@@ -124,7 +129,7 @@ fn is_whole(image: &Image) -> bool {
     )
 }
 
-/// Whether the job's object is whole, and the run of a newer one beside it that is.
+/// Returns true if the job's object is complete, and the run of a newer complete object, if there is one.
 async fn objects(run: &Run<'_>) -> Result<(bool, Option<String>), Fault> {
     let listed = run.site.store.list(&names::folder(&run.job.prefix, &run.job.server)).await?;
     let whole =

@@ -1,4 +1,5 @@
-//! What a job knows of the cloud so far. A hint for whoever resumes it: the truth is in the cloud, and every step looks there first.
+//! Knowledge that a job has of the cloud so far. It is a hint for a process that resumes the job: the truth
+//! is in the cloud, and each step looks there first.
 
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -12,72 +13,66 @@ use snapferry_ibmcloud::vpc::{
     AttachmentId, Crn, ImageId, InstanceId, ResourceGroupId, ResourceName, SnapshotId, VolumeId,
 };
 
-/// The server, as it was when the job looked.
+/// Server, as it was when the job looked it up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerState {
-    /// Its id.
     pub id: InstanceId,
-    /// What it boots from.
+    /// Volume that the server boots from.
     pub boot_volume: VolumeId,
 }
 
-/// What is read: the size and kind of the disk, and what boots from it.
+/// Disk that is read: its size, its storage, and its operating system.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskState {
-    /// GB, which the API counts as GiB.
+    /// Size in GB, which the API counts as GiB.
     pub capacity: u64,
-    /// The storage behind it, which decides the volume's profile.
+    /// Generation of the storage behind the disk, which decides the profile of the volume.
     pub generation: StorageGeneration,
-    /// The operating system's name in the recovery region; none where nothing is imported.
+    /// Name of the operating system in the recovery region; none if nothing is imported.
     pub operating_system: Option<String>,
-    /// The resource group of the boot volume or the snapshot, in which the job makes all that it makes.
+    /// Resource group of the boot volume or the snapshot, in which the job makes everything, unless the user
+    /// names another one.
     #[serde(default)]
     pub resource_group: Option<ResourceGroupId>,
 }
 
-/// The snapshot.
+/// Snapshot that the job reads.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotState {
-    /// Its id.
     pub id: SnapshotId,
-    /// Its name.
     pub name: String,
-    /// The moment of which it holds the disk, once it is known.
+    /// Moment whose data the snapshot holds, once it is known.
     #[serde(default)]
     pub taken_at: Option<SystemTime>,
 }
 
-/// The volume that is read.
+/// Volume that is made from the snapshot and read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeState {
-    /// Its id.
     pub id: VolumeId,
-    /// Its profile.
     pub profile: String,
 }
 
-/// Where that volume turned up.
+/// Attachment of that volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttachmentState {
-    /// On which server.
+    /// Server that the volume is attached to.
     pub instance: InstanceId,
-    /// Its id.
     pub id: AttachmentId,
-    /// The device's path there.
+    /// Path of the device on that server.
     pub device: PathBuf,
 }
 
-/// The image in the bucket, once it was read back and found good.
+/// Image in the bucket, once it was read back and found good.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectState {
-    /// Its key.
     #[serde(with = "key")]
     pub key: ObjectKey,
-    /// For people.
+    /// Address of the object, for users.
     pub url: String,
-    /// Bytes of it.
+    /// Size of the object in bytes.
     pub size: ByteCount,
-    /// Bytes of the disk.
+    /// Size of the disk in bytes.
     pub virtual_size: ByteCount,
     /// CRC64NVME of the whole file.
     pub crc64: Crc64,
@@ -85,66 +80,60 @@ pub struct ObjectState {
     pub sha256: String,
 }
 
-/// The image in the recovery region.
+/// Image in the recovery region.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageState {
-    /// Its id.
     pub id: ImageId,
-    /// Its CRN, which tags go by.
+    /// CRN of the image, by which it is tagged.
     pub crn: Crn,
-    /// Its name now.
+    /// Current name of the image.
     pub name: String,
 }
 
-/// The image that was the latest until now.
+/// Image that was the latest before this job's image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplacedState {
-    /// Its id.
     pub id: ImageId,
-    /// What it is called from now on.
+    /// Name that the image gets in place of the latest's.
     pub name: String,
 }
 
-/// All of it.
+/// Everything that is known of a job, as each journal entry keeps it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    /// Somebody has taken the job up before: what it says may be over elsewhere.
+    /// True if a process has taken the job up before. The rest of the state may be outdated then, since
+    /// another server may have continued the job.
     #[serde(default)]
     pub taken_up: bool,
-    /// The server.
     #[serde(default)]
     pub server: Option<ServerState>,
-    /// Its disk.
     #[serde(default)]
     pub disk: Option<DiskState>,
-    /// The snapshot.
     #[serde(default)]
     pub snapshot: Option<SnapshotState>,
-    /// The zone of a clone that the job has made; none once it is gone.
+    /// Zone of a clone that the job has made; none once it is gone.
     #[serde(default)]
     pub clone_zone: Option<String>,
-    /// The volume; none once it is gone.
+    /// Volume that is read; none once it is gone.
     #[serde(default)]
     pub volume: Option<VolumeState>,
-    /// Its attachment; none once it is gone.
+    /// Attachment of the volume; none once it is gone.
     #[serde(default)]
     pub attachment: Option<AttachmentState>,
-    /// The object.
     #[serde(default)]
     pub object: Option<ObjectState>,
-    /// The image.
     #[serde(default)]
     pub image: Option<ImageState>,
-    /// What it replaces.
+    /// Image that this job's image replaces as the latest.
     #[serde(default)]
     pub replaced: Option<ReplacedState>,
-    /// What retention has removed, in words.
+    /// Things that retention has removed, as text for users.
     #[serde(default)]
     pub pruned: Vec<String>,
 }
 
 impl State {
-    /// The image's name, where it has one of its own already.
+    /// True if the job's image has that name.
     #[must_use]
     pub fn image_named(&self, name: &ResourceName) -> bool {
         self.image.as_ref().is_some_and(|image| image.name == name.as_str())

@@ -1,4 +1,4 @@
-//! Jobs for tests.
+//! Jobs that this crate's tests use.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,7 +7,7 @@ use snapferry_base::job::JobId;
 use super::job::{Encoding, Goal, Job, Origin, Restore, SnapshotFate};
 use super::retention::Retention;
 
-/// A job like any other; `number` tells it from others.
+/// Makes a job with usual values; `number` makes its id unique.
 pub fn job(server: &str, number: u64) -> Job {
     let begun = SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_323_045 + number);
     Job {

@@ -1,4 +1,4 @@
-//! A device into a bucket, and the proof that it arrived: what a job does on threads.
+//! Transfer of a device into a bucket, and the proof that it arrived: the part of a job that runs on threads.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,53 +7,52 @@ use snapferry_base::cancel::Cancel;
 use snapferry_base::clock::Clock;
 use snapferry_base::units::ByteCount;
 use snapferry_engine::convert::counters::Counters as ConvertCounters;
-use snapferry_engine::convert::plan::{Destination, Options};
+use snapferry_engine::convert::plan::Options;
 use snapferry_engine::convert::{Conversion, ConvertError, Converted, Failure, Target, plan_for};
 use snapferry_engine::error::RestoreError;
-use snapferry_engine::image::StoredImage;
 use snapferry_engine::image::counters::Counters as RestoreCounters;
-use snapferry_engine::image::plan::Origin;
 use snapferry_engine::manifest::Manifest;
+use snapferry_engine::pipeline::PipelineError;
+use snapferry_engine::proof::{self, ProofError};
 use snapferry_engine::source::{InUse, RawSource, Source as _};
-use snapferry_engine::verify::Verification;
+use snapferry_engine::store::Location;
 use tokio::runtime::Handle;
 
 use super::error::Fault;
 
-/// Bytes of a device.
+/// Returns the size of a device in bytes.
 ///
 /// # Errors
-/// Where it can't be opened for us alone.
+/// If the device can't be opened for this process alone.
 pub fn size_of(device: &Path) -> Result<ByteCount, Fault> {
     Ok(RawSource::open(device, InUse::Refuse)?.size())
 }
 
-/// A device to be sent.
+/// Transfer of a device into the bucket.
 pub struct Send {
-    /// The device.
     pub device: PathBuf,
-    /// Where to.
+    /// Bucket and key of the new object.
     pub target: Target,
-    /// As what.
+    /// Form of the image: codec, level, layout.
     pub options: Options,
-    /// Who reads it, for the manifest.
+    /// Name of this server, for the manifest.
     pub host: String,
-    /// Time.
     pub clock: Arc<dyn Clock>,
-    /// Written while it goes on.
+    /// Progress, updated during the transfer.
     pub counters: Arc<ConvertCounters>,
-    /// Runs the requests.
+    /// Runtime that runs the requests to the store.
     pub runtime: Handle,
 }
 
 impl Send {
-    /// Sends it. Blocks.
+    /// Sends the device. Blocks until it is done.
     ///
     /// # Errors
-    /// With what went wrong first. An upload that could not be aborted is logged, and `gc` finds it.
+    /// If the device can't be read or sent: the first error that occurred. An upload that could not be
+    /// aborted is logged, and `gc` finds it later.
     pub fn run(self, cancel: Cancel) -> Result<Converted, Fault> {
         let source = RawSource::open(&self.device, InUse::Refuse)?;
-        let plan = plan_for(&source, &self.options, Destination::Bucket)?;
+        let plan = plan_for(&source, &self.options, Location::Bucket)?;
         let conversion = Conversion {
             source: &source,
             target: self.target,
@@ -63,52 +62,57 @@ impl Send {
             cancel,
             counters: self.counters,
         };
-        conversion.run(&self.runtime, &Vec::new).map_err(|Failure { error, leftover }| {
+        conversion.run(&self.runtime).map_err(|Failure { error, leftover }| {
             if let Some(left) = leftover {
                 tracing::warn!(url = %left.url, upload = %left.upload.id, "the upload could not be aborted: {}", left.why);
             }
             match error {
-                ConvertError::Interrupted => Fault::Stopped,
+                ConvertError::Pipeline(PipelineError::Interrupted) => Fault::Stopped,
                 error => error.into(),
             }
         })
     }
 }
 
-/// An image in the bucket that is to be proved.
+/// Proof of an image in the bucket.
 pub struct Proof {
-    /// Where it is.
+    /// Bucket and key of the image.
     pub target: Target,
-    /// What was noted while the device was read.
+    /// Manifest that was made while the device was read.
     pub manifest: Manifest,
-    /// Time.
     pub clock: Arc<dyn Clock>,
-    /// Written while it goes on.
+    /// Progress, updated during the proof.
     pub counters: Arc<RestoreCounters>,
-    /// Runs the requests.
+    /// Runtime that runs the requests to the store.
     pub runtime: Handle,
 }
 
 impl Proof {
-    /// Reads all of it back, decodes it, and holds it against the manifest, which is stored anew with the file's SHA-256. Blocks.
+    /// Reads the whole image back, decodes it, and compares it with the manifest, which is then stored again
+    /// with the file's SHA-256. Blocks until it is done.
     ///
     /// # Errors
-    /// [`Fault::NotTheSame`] where it holds something else; where it can't be read, or the manifest not be stored.
+    /// [`Fault::NotTheSame`] if the image holds other data. Also if the image can't be read, or the manifest
+    /// can't be stored.
     pub fn run(mut self, cancel: Cancel) -> Result<Manifest, Fault> {
-        let Target { store, key, .. } = &self.target;
-        let file = StoredImage::open(Arc::clone(store), key.clone(), self.runtime.clone())?;
-        let fresh = Verification::of_new(&file, Origin::Bucket, &self.manifest, &*self.clock, cancel);
-        let verification = Verification { counters: self.counters, ..fresh };
-        let verdict = verification.run(&|_size| {}).map_err(|error| match error {
-            RestoreError::Interrupted => Fault::Stopped,
-            error => Fault::ReadBack(error),
+        let proof = proof::Proof {
+            target: &self.target,
+            origin: Location::Bucket,
+            clock: &*self.clock,
+            cancel,
+            counters: self.counters,
+            runtime: &self.runtime,
+        };
+        let verdict = proof.run(&mut self.manifest, &|_size| {}).map_err(|error| match error {
+            ProofError::Open(error) => Fault::Store(error),
+            ProofError::Read(RestoreError::Pipeline(PipelineError::Interrupted)) => Fault::Stopped,
+            ProofError::Read(error) => Fault::ReadBack(error),
+            ProofError::Manifest(error) => Fault::Convert(error),
         })?;
-        let url = store.url(key);
         if let Some(finding) = verdict.findings.first().filter(|_| !verdict.good) {
+            let url = self.target.store.url(&self.target.key);
             return Err(Fault::NotTheSame { url, finding: finding.to_string() });
         }
-        self.manifest.note_verified(verdict.sha256.map(|sum| sum.to_string()), self.clock.now());
-        self.target.put_manifest(&self.manifest, &self.runtime)?;
         Ok(self.manifest)
     }
 }

@@ -1,5 +1,7 @@
-//! One attach or detach at a time for each server, across all jobs and processes of this machine: the API refuses a second change of a server
-//! while the first is under way. A lock on a file, which a process that dies lets go by dying.
+//! Turns to attach and detach: one change at a time for each server, across all jobs and processes of this
+//! machine, because the API refuses a second change of a server while the first is under way.
+//!
+//! A turn is a lock on a file. The kernel releases it when its process dies.
 
 use std::fs::{self, File, OpenOptions};
 use std::path::PathBuf;
@@ -11,29 +13,30 @@ use snapferry_ibmcloud::vpc::{InstanceId, LogWatch, Patience, Sighting, Verdict,
 
 use super::error::Fault;
 
-/// Where the locks are.
+/// Folder with one lock file for each server.
 #[derive(Clone, Debug, Default)]
 pub struct Turns {
     folder: Option<PathBuf>,
 }
 
-/// A server's turn, until it is dropped.
+/// Turn for one server, which ends when this value is dropped.
 #[derive(Debug)]
 pub struct Turn {
     _locked: Option<File>,
 }
 
 impl Turns {
-    /// With locks in `folder`, which is made where it is needed.
+    /// Takes locks in `folder`, which is made when it is first needed.
     #[must_use]
     pub fn new(folder: PathBuf) -> Self {
         Self { folder: Some(folder) }
     }
 
-    /// Waits for a server's turn. Where there can be no lock there is none: the API's own refusals are waited out as well.
+    /// Waits for the turn of a server. If the lock file can't be opened, there is no lock and no wait: the
+    /// API's own refusals are retried as well.
     ///
     /// # Errors
-    /// [`Fault::NoTurn`] at the deadline, and where we are told to stop.
+    /// [`Fault::NoTurn`] if the deadline passes. Also if the wait is cancelled.
     pub async fn of(
         &self,
         server: &InstanceId,
@@ -107,7 +110,7 @@ mod tests {
         let (one, two) = (InstanceId::new("0717-1"), InstanceId::new("0717-2"));
         let held = turns.of(&one, SOON, &*clock, &cancel).await.expect("it is free");
         drop(turns.of(&two, SOON, &*clock, &cancel).await.expect("another server's is free"));
-        // Another process has its own file; so has another job of this one.
+        // Another process opens the file anew, and so does another job of this process.
         let late = Turns::new(folder.path().join("turns")).of(&one, SOON, &*clock, &cancel).await;
         assert!(
             matches!(&late, Err(fault @ Fault::NoTurn { .. }) if fault.class().is_retryable()),

@@ -1,4 +1,5 @@
-//! A job in a worker's hands: its lease, its beats, its journal in the queue, and the word of all of them on whether it is still ours.
+//! Lease on a job: its heartbeats, the job's journal in the queue, and the check that this worker still holds
+//! it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,72 +12,72 @@ use snapferry_base::clock::Clock;
 use snapferry_base::fence::{Fence, Fenced};
 use snapferry_base::retry::{Class, chain};
 
-use super::watched::Sight;
-use crate::queue::{Held, Lease, Queue, QueueError, Then, Timing};
+use super::watched::JobProgress;
+use crate::queue::{Lease, LeaseStatus, OnFailure, Queue, QueueError, Timing};
 use crate::replicate::journal::{Entry, Event, Journal, JournalError};
 
-/// How long a queue that can't be reached is left alone.
+/// Wait before the next attempt if the queue can't be reached.
 const UNREACHABLE: Duration = Duration::from_millis(500);
-/// A beat comes earlier or later by up to this share, so that many workers don't beat in step.
+/// Largest share by which a heartbeat comes earlier or later, so that many workers don't send heartbeats at
+/// the same time.
 const JITTER: f64 = 0.2;
 
-/// What a worker has to say to the queue of a job.
-enum Word<'a> {
+/// A message to the queue that extends the lease.
+enum Report<'a> {
     Beat(&'a str),
     Step { event: &'a Event, journal: &'a str },
 }
 
-/// The last word on a job.
-pub(super) enum Last<'a> {
+/// The message to the queue that ends the lease.
+pub(super) enum FinalReport<'a> {
     Finish(&'a str),
-    Fail(&'a str, Then),
+    Fail(&'a str, OnFailure),
     Stop,
     Release,
 }
 
-/// A job that was claimed.
-pub(super) struct Hold {
+/// Lease on a claimed job, with all that this worker knows about its state.
+pub(super) struct LeaseHolder {
     pub lease: Lease,
-    /// The word to the job to stop: it was cancelled, is lost, or the worker drains.
+    /// Signal to the job to stop: a user cancelled it, its lease is lost, or the worker drains.
     pub cancel: Cancel,
-    /// How far it is.
-    pub sight: Arc<Sight>,
+    pub sight: Arc<JobProgress>,
     queue: Arc<dyn Queue>,
     timing: Timing,
     clock: Arc<dyn Clock>,
-    /// When the last good word to the queue was sent.
+    /// Time at which the last successful message to the queue was sent.
     sent: Mutex<Instant>,
     cancelled: AtomicBool,
     lost: AtomicBool,
 }
 
-impl Hold {
+impl LeaseHolder {
     pub fn new(
         queue: Arc<dyn Queue>,
         lease: Lease,
         timing: Timing,
         clock: Arc<dyn Clock>,
-        sight: Arc<Sight>,
+        sight: Arc<JobProgress>,
     ) -> Self {
         let sent = Mutex::new(clock.instant());
         let (cancelled, lost) = (AtomicBool::new(false), AtomicBool::new(false));
         Self { lease, cancel: Cancel::new(), sight, queue, timing, clock, sent, cancelled, lost }
     }
 
-    /// Whether a user has cancelled it.
+    /// True if a user has cancelled the job.
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
     }
 
-    /// Whether it is somebody else's by now, or may be.
+    /// True if another worker has the job, or may have it.
     pub fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
     }
 
-    async fn send(&self, word: &Word<'_>) -> Result<Held, QueueError> {
+    async fn send(&self, word: &Report<'_>) -> Result<LeaseStatus, QueueError> {
         match word {
-            Word::Beat(progress) => self.queue.beat(&self.lease, progress).await,
-            Word::Step { event, journal } => {
+            Report::Beat(progress) => self.queue.beat(&self.lease, progress).await,
+            Report::Step { event, journal } => {
                 self.queue.step(&self.lease, event.at(), journal, event.through()).await
             }
         }
@@ -91,14 +92,15 @@ impl Hold {
         self.clock.instant().duration_since(sent) >= self.timing.stop
     }
 
-    /// Sends a word until it is answered, refused, or so much time has passed that somebody else may soon have the job.
-    async fn say(&self, word: Word<'_>) -> Result<(), QueueError> {
+    /// Sends a message. Repeats it until the queue answers or refuses, or until another worker may soon have
+    /// the job.
+    async fn say(&self, word: Report<'_>) -> Result<(), QueueError> {
         loop {
             let sending = self.clock.instant();
             match self.send(&word).await {
                 Ok(held) => {
                     *self.sent() = sending;
-                    if held == Held::Cancelled && !self.cancelled.swap(true, Ordering::Relaxed) {
+                    if held == LeaseStatus::Cancelled && !self.cancelled.swap(true, Ordering::Relaxed) {
                         self.cancel.cancel(Reason::Asked);
                     }
                     return Ok(());
@@ -116,19 +118,23 @@ impl Hold {
         }
     }
 
-    /// Sends the last word until it is answered, refused, or so much time has passed that somebody else may soon have the job.
-    pub async fn end(&self, last: &Last<'_>) -> Result<(), QueueError> {
+    /// Ends the lease. Repeats the message until the queue answers or refuses, or until another worker may
+    /// soon have the job.
+    pub async fn end(&self, last: &FinalReport<'_>) -> Result<(), QueueError> {
         let mut again = false;
         loop {
             let sent = match last {
-                Last::Finish(result) => self.queue.finish(&self.lease, result).await,
-                Last::Fail(why, then) => self.queue.fail(&self.lease, why, *then).await,
-                Last::Stop => self.queue.stop(&self.lease).await,
-                Last::Release => self.queue.release(&self.lease).await,
+                FinalReport::Finish(result) => self.queue.finish(&self.lease, result).await,
+                FinalReport::Fail(why, then) => self.queue.fail(&self.lease, why, *then).await,
+                FinalReport::Stop => self.queue.stop(&self.lease).await,
+                FinalReport::Release => self.queue.release(&self.lease).await,
             };
             match sent {
-                // The queue knows the other words when they come again. A job that was given back may be anybody's by now.
-                Err(error) if again && error.class() == Class::LeaseLost && matches!(last, Last::Release) => {
+                // The queue recognizes a repeated message of the other kinds. After a repeated release,
+                // another worker may have the job.
+                Err(error)
+                    if again && error.class() == Class::LeaseLost && matches!(last, FinalReport::Release) =>
+                {
                     return Ok(());
                 }
                 Err(error) if error.class() == Class::Transient && !self.is_overdue() => {
@@ -143,10 +149,10 @@ impl Hold {
 
     async fn beat(&self) -> Result<(), QueueError> {
         let progress = self.sight.progress().to_string();
-        self.say(Word::Beat(&progress)).await
+        self.say(Report::Beat(&progress)).await
     }
 
-    /// Beats until the job is lost.
+    /// Sends heartbeats until the lease is lost.
     pub async fn beats(&self) {
         while !self.is_lost() {
             let jitter = 1.0 + JITTER * (2.0 * rand::rng().random::<f64>() - 1.0);
@@ -159,16 +165,16 @@ impl Hold {
 }
 
 #[async_trait]
-impl Journal for Hold {
+impl Journal for LeaseHolder {
     async fn record(&self, entry: &Entry) -> Result<(), JournalError> {
         let text = serde_json::to_string(entry).unwrap_or_default();
-        self.say(Word::Step { event: &entry.event, journal: &text }).await.map_err(JournalError::Lease)
+        self.say(Report::Step { event: &entry.event, journal: &text }).await.map_err(JournalError::Lease)
     }
 }
 
-/// The queue is asked each time: a machine that was asleep may not know that time has passed.
+/// Each check asks the queue, because a machine that was suspended may not notice that time has passed.
 #[async_trait]
-impl Fence for Hold {
+impl Fence for LeaseHolder {
     async fn pass(&self) -> Result<(), Fenced> {
         self.beat().await.map_err(|error| Fenced(chain(&error)))
     }

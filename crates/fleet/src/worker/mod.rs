@@ -1,21 +1,23 @@
-//! Jobs from the queue, on as many servers as there are: each is leased, worked on while its worker beats, and given back, ended or tried again.
+//! Worker that runs jobs from the queue, on any number of machines. It leases each job, sends heartbeats
+//! while it runs the job, and then ends it, schedules another attempt, or gives it back.
 //!
 //! ```text
-//! claim ─▶ saga ──each entry of its journal goes to the queue under the lease──▶ done, dead, again later, given back
-//!            └── beside it: a beat every 20 s, which brings back that the job was cancelled, or is somebody else's
+//! claim ─▶ saga ──journal entries go to the queue under the lease──▶ done, dead, retry later, given back
+//!            └── meanwhile: a heartbeat every 20 s, whose response reports a cancelled job or a lost lease
 //! ```
 //!
-//! | file | what it knows |
+//! | file | content |
 //! |---|---|
-//! | `hold` | a job in a worker's hands: lease, beats, journal |
-//! | `watched` | how far a job is |
+//! | `hold` | the lease on a job: heartbeats, journal |
+//! | `watched` | progress of a job |
 //! | `schedule` | jobs that are added at certain times |
 //!
-//! Before anything is changed in the cloud or the bucket the queue is asked, and it answers well only to the holder of the lease. So a worker
-//! that was asleep while another one took over does nothing any more.
+//! Before each change in the cloud or the bucket the worker asks the queue, which gives permission only to
+//! the holder of the lease. So a worker that was suspended while another one took over changes nothing more.
 //!
-//! A job that only waits costs nothing but its beats, so a worker has more of them in its hands than it converts at a time. It claims
-//! another one only while those that still need a volume are no more than its conversions and one: who has nothing to do finds work.
+//! A job that waits for the cloud costs only its heartbeats, so a worker holds more jobs than it converts at
+//! a time. It claims another job only while at most as many jobs as it has conversions still need a volume.
+//! This leaves jobs for idle workers.
 
 mod hold;
 pub mod schedule;
@@ -25,107 +27,105 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hold::{Hold, Last};
+use hold::{FinalReport, LeaseHolder};
 use rand::RngExt as _;
 use snapferry_base::cancel::{Cancel, Reason};
 use snapferry_base::clock::Clock;
 use snapferry_base::fence::Fence;
 use snapferry_base::retry::{Class, chain};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-pub use watched::Sight;
-use watched::Watched;
+pub use watched::JobProgress;
+use watched::ProgressRecorder;
 
-use crate::queue::{Delivered, Lease, Queue, QueueError, Then, Timing, Token};
+use crate::queue::{Delivered, Lease, OnFailure, Queue, QueueError, Timing, Token};
 use crate::replicate::error::{Fault, JobError};
 use crate::replicate::job::Job;
 use crate::replicate::journal::Entry;
-use crate::replicate::saga::{Finished, Onlooker, Over, Saga};
-use crate::replicate::site::Site;
+use crate::replicate::saga::{Finished, Over, ProgressObserver, Saga};
+use crate::replicate::site::JobContext;
 use crate::replicate::steps::Step;
 
-/// No attempt waits longer for the next one.
+/// Longest wait between two attempts.
 const LONGEST_RETRY: Duration = Duration::from_secs(3600);
-/// Attempts after which a job is dead though its errors might pass.
+/// Number of attempts after which a job is dead even if its errors are temporary.
 const MOST_ATTEMPTS: u32 = 8;
-/// How long an idle worker waits before it asks again, more or less.
+/// Average wait of an idle worker before it asks for a job again.
 const IDLE: Duration = Duration::from_secs(1);
-/// How often is looked whether a schedule's time has come.
+/// Time between two checks of the schedules.
 const LOOK: Duration = Duration::from_secs(10);
-/// How often the queue is rid of what has been over for long.
+/// Time between two removals of jobs that have been over for long.
 const TIDY: Duration = Duration::from_secs(3600);
-/// How often a worker that drains looks whether its conversions are through.
+/// Time between two checks of a draining worker for the end of its conversions.
 const DRAINING: Duration = Duration::from_millis(200);
-/// Jobs that are through with their volumes and wait for the cloud, beside those that are not.
+/// Number of jobs that no longer need a volume and wait for the cloud, in addition to the others.
 const WAITING: usize = 16;
 
-/// Something to be counted.
+/// An event for the metrics of the worker.
 #[derive(Clone, Copy, Debug)]
-pub enum Told<'a> {
-    /// A job is done.
+pub enum WorkerEvent<'a> {
     Done(&'a Finished),
-    /// An attempt at a job failed.
     Failed(Class),
-    /// A lease was lost.
     LeaseLost,
-    /// Jobs of workers that are gone were taken back.
+    /// Number of jobs that were taken back from lost workers.
     TakenBack(usize),
-    /// The queue could not be asked.
+    /// A request to the queue failed.
     QueueFailed,
 }
 
-/// What a worker makes jobs run on.
-pub trait Grounds: Send + Sync {
-    /// All that a job needs, heeding `cancel`, and changed only where `fence` lets it.
+/// Environment in which a worker runs jobs.
+pub trait JobEnvironment: Send + Sync {
+    /// Builds the context of a job. It stops when `cancel` is set, and changes nothing unless `fence` permits
+    /// it.
     ///
     /// # Errors
-    /// In words, where it can't be had.
-    fn site(&self, job: &Job, cancel: &Cancel, fence: Arc<dyn Fence>) -> Result<Site, String>;
+    /// If the context can't be built, a message for the user.
+    fn site(&self, job: &Job, cancel: &Cancel, fence: Arc<dyn Fence>) -> Result<JobContext, String>;
 
-    /// Who looks on.
-    fn onlooker(&self, job: &Job) -> Arc<dyn Onlooker>;
+    /// Returns the observer of a job's progress.
+    fn onlooker(&self, job: &Job) -> Arc<dyn ProgressObserver>;
 
-    /// The result of a job that is done, in JSON.
+    /// Returns the result of a job that is done, in JSON.
     fn result(&self, job: &Job, finished: &Finished) -> String;
 
-    /// Why a job failed: a line, and what to do about it in another, where that is known.
+    /// Returns the reason of a failure, on one line, with advice on a second line if there is any.
     fn words(&self, error: &JobError) -> String;
 
-    /// Told what is to be counted.
-    fn told(&self, told: Told<'_>);
+    /// Receives each event for the metrics.
+    fn told(&self, told: WorkerEvent<'_>);
 }
 
-/// How much a worker does at a time, and how it ends.
+/// Limits on a worker's concurrent work, on its shutdown, and on the queue's history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Share {
-    /// Conversions at a time; each has a volume attached.
+pub struct WorkerLimits {
+    /// Largest number of conversions at a time. Each has a volume attached.
     pub conversions: usize,
-    /// How long a conversion may go on once the worker is told to end.
+    /// Time for which a conversion may continue after the signal to drain.
     pub grace: Duration,
-    /// How long the queue remembers jobs that are over.
+    /// Time for which the queue keeps jobs that are over.
     pub remembered: Duration,
 }
 
-/// What a worker is told from outside.
+/// Signals to a worker to end.
 #[derive(Clone, Debug)]
-pub struct Words {
-    /// To claim nothing more, to end its conversions, and to give back everything else.
+pub struct ShutdownSignals {
+    /// Signal to claim no more jobs, to finish the conversions, and to give back all other jobs.
     pub drain: Cancel,
-    /// After that: to give back its conversions, too.
+    /// Later signal to give back the conversions, too.
     pub hurry: Cancel,
 }
 
-/// Whether a worker does all that it is there for, for who asks whether it is ready.
+/// Permanent failures of a worker's requests to the queue, for readiness checks.
 #[derive(Debug, Default)]
 pub struct Health(Mutex<BTreeMap<&'static str, String>>);
 
 impl Health {
-    /// What fails for good, and why: the next time that it works ends that.
+    /// Returns each permanent failure, with its reason. A failure is removed when the same request succeeds.
     #[must_use]
     pub fn ails(&self) -> Vec<String> {
         self.ailing().iter().map(|(what, why)| format!("{what}: {why}")).collect()
     }
 
-    /// Notes how something went. What may pass is no ailment.
+    /// Records the result of a request. A temporary error does not count as a failure.
     fn note<T>(&self, what: &'static str, went: &Result<T, QueueError>) {
         match went {
             Err(error) if error.class() != Class::Transient => self.ailing().insert(what, chain(error)),
@@ -138,37 +138,37 @@ impl Health {
     }
 }
 
-/// One server's share in the fleet.
+/// Worker that runs jobs on one machine.
 pub struct Worker<'a> {
     queue: Arc<dyn Queue>,
     name: String,
     timing: Timing,
-    grounds: &'a dyn Grounds,
+    grounds: &'a dyn JobEnvironment,
     clock: Arc<dyn Clock>,
-    share: Share,
+    share: WorkerLimits,
     drain: Cancel,
     hurry: Cancel,
-    /// Those that still need a volume.
+    /// Permits for jobs that still need a volume.
     early: Arc<Semaphore>,
-    /// One asks for work at a time.
+    /// Allows one claim at a time.
     asking: tokio::sync::Mutex<()>,
-    /// Who may have a volume.
+    /// Permits to have a volume.
     turn: Arc<Semaphore>,
-    in_hand: Mutex<Vec<Arc<Sight>>>,
+    in_hand: Mutex<Vec<Arc<JobProgress>>>,
     health: Arc<Health>,
 }
 
 impl<'a> Worker<'a> {
-    /// A worker of that name.
+    /// Makes a worker with this name.
     #[must_use]
     pub fn new(
         queue: Arc<dyn Queue>,
         name: String,
         timing: Timing,
-        share: Share,
-        grounds: &'a dyn Grounds,
+        share: WorkerLimits,
+        grounds: &'a dyn JobEnvironment,
         clock: Arc<dyn Clock>,
-        Words { drain, hurry }: Words,
+        ShutdownSignals { drain, hurry }: ShutdownSignals,
     ) -> Self {
         let early = Arc::new(Semaphore::new(share.conversions + 1));
         let turn = Arc::new(Semaphore::new(share.conversions));
@@ -190,33 +190,33 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// The jobs in its hands.
+    /// Returns the progress of the jobs that this worker holds.
     #[must_use]
-    pub fn in_hand(&self) -> Vec<Arc<Sight>> {
+    pub fn in_hand(&self) -> Vec<Arc<JobProgress>> {
         self.in_hand.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
-    /// Whether it does all that it is there for.
+    /// Returns the permanent failures, which change while the worker runs.
     #[must_use]
     pub fn health(&self) -> Arc<Health> {
         Arc::clone(&self.health)
     }
 
-    /// Works until told to stop, and everything is given back or at its end.
+    /// Runs until the worker is drained, and every job has ended or been given back.
     pub async fn run(&self) {
         let hands: Vec<_> =
             (0..self.share.conversions + 1 + WAITING).map(|_| Box::pin(self.hand())).collect();
         tokio::join!(self.reap(), self.tick(), self.tidy(), all(hands));
     }
 
-    /// Works on one job after the other.
+    /// Runs one job after the other.
     async fn hand(&self) {
         while let Some((delivered, early)) = self.claim().await {
             Box::pin(self.work(delivered, early)).await;
         }
     }
 
-    /// The next job. None where the worker is to stop.
+    /// Claims the next job. None if the worker drains.
     async fn claim(&self) -> Option<(Delivered, OwnedSemaphorePermit)> {
         let waiting = async {
             let early = Arc::clone(&self.early).acquire_owned().await.ok()?;
@@ -236,7 +236,7 @@ impl<'a> Worker<'a> {
                 Ok(None) => self.idle(IDLE).await,
                 Err(error) => {
                     self.failed(&error);
-                    // Where the answer was lost, there may be a job under this token.
+                    // If the response was lost, there may be a job under this token.
                     if error.class() != Class::Transient {
                         token = Token::new();
                     }
@@ -249,10 +249,10 @@ impl<'a> Worker<'a> {
 
     fn failed(&self, error: &QueueError) {
         tracing::warn!("{}", chain(error));
-        self.grounds.told(Told::QueueFailed);
+        self.grounds.told(WorkerEvent::QueueFailed);
     }
 
-    /// Takes back what dead workers had, every now and then.
+    /// Takes back the jobs of lost workers, from time to time.
     async fn reap(&self) {
         while !self.drain.is_cancelled() {
             let reaped = self.queue.reap().await;
@@ -265,7 +265,7 @@ impl<'a> Worker<'a> {
                     for id in &reaped.dead {
                         tracing::error!(job = %id, "it is dead: its workers were lost again and again");
                     }
-                    self.grounds.told(Told::TakenBack(reaped.taken_back.len()));
+                    self.grounds.told(WorkerEvent::TakenBack(reaped.taken_back.len()));
                 }
                 Err(error) => self.failed(&error),
             }
@@ -273,13 +273,13 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Adds the jobs of schedules whose time has come, and looks whether this worker may still do all that it is there for: what a script was
-    /// refused, Redis does not always name.
+    /// Adds the jobs of schedules that are due, and checks the rights of the Redis user, because Redis does
+    /// not always report which command of a script it refused.
     async fn tick(&self) {
         while !self.drain.is_cancelled() {
             let rights = self.queue.rights().await;
             self.health.note("rights", &rights);
-            // What may pass is told by whatever comes next.
+            // If the error is temporary, the next request reports it.
             if let Err(error) = &rights
                 && error.class() != Class::Transient
             {
@@ -297,7 +297,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Has the queue forget what has been over for long: it keeps all in memory.
+    /// Removes jobs that have been over for long, because the queue keeps all jobs in memory.
     async fn tidy(&self) {
         while !self.drain.is_cancelled() {
             let purged = self.queue.purge(self.share.remembered).await;
@@ -323,8 +323,8 @@ impl<'a> Worker<'a> {
 
     async fn work(&self, Delivered { job: queued, token }: Delivered, early: OwnedSemaphorePermit) {
         let lease = Lease { id: queued.id, token };
-        let sight = Arc::new(Sight::new(queued.id, &queued.server, &queued.region));
-        let hold = Hold::new(
+        let sight = Arc::new(JobProgress::new(queued.id, &queued.server, &queued.region));
+        let hold = LeaseHolder::new(
             Arc::clone(&self.queue),
             lease,
             self.timing,
@@ -345,7 +345,8 @@ impl<'a> Worker<'a> {
                     told = true;
                     hold.cancel.cancel(Reason::Asked);
                 }
-                // The saga was told, and is let end: a request may be under way, whose answer says what there is.
+                // The saga has received the signal and must end by itself: a request may be in progress, and
+                // its response shows which resources exist.
                 () = &mut beats, if !lost => lost = true,
             }
         };
@@ -353,12 +354,12 @@ impl<'a> Worker<'a> {
         self.note(|in_hand| in_hand.retain(|other| other.id != sight.id));
     }
 
-    fn note(&self, change: impl FnOnce(&mut Vec<Arc<Sight>>)) {
+    fn note(&self, change: impl FnOnce(&mut Vec<Arc<JobProgress>>)) {
         change(&mut self.in_hand.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     }
 
-    /// Returns once the worker is to end and the job is not converting, or has had its grace.
-    async fn drained(&self, sight: &Sight) {
+    /// Returns when the worker drains and the job is not converting, or when the job's grace period is over.
+    async fn drained(&self, sight: &JobProgress) {
         self.drain.cancelled().await;
         let begun = self.clock.instant();
         let in_time =
@@ -368,12 +369,12 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Runs the job to its end, and cleans up after one that was cancelled.
+    /// Runs the job to its end, and cleans up after a cancelled one.
     async fn saga(
         &self,
         spec: &str,
         known: Option<&str>,
-        hold: &Arc<Hold>,
+        hold: &Arc<LeaseHolder>,
         early: OwnedSemaphorePermit,
     ) -> Ending {
         let job: Job = match serde_json::from_str(spec) {
@@ -390,14 +391,16 @@ impl<'a> Worker<'a> {
             .map(|entry| entry.state)
             .unwrap_or_default();
         let site = |cancel: &Cancel| {
-            let fence: Arc<dyn Fence> = Arc::<Hold>::clone(hold);
-            self.grounds.site(&job, cancel, fence).map(|site| Site { turn: Arc::clone(&self.turn), ..site })
+            let fence: Arc<dyn Fence> = Arc::<LeaseHolder>::clone(hold);
+            self.grounds
+                .site(&job, cancel, fence)
+                .map(|site| JobContext { turn: Arc::clone(&self.turn), ..site })
         };
         let (site, cleaning) = match (site(&hold.cancel), site(&Cancel::new())) {
             (Ok(site), Ok(cleaning)) => (site, cleaning),
             (Err(why), _) | (_, Err(why)) => return Ending::Failed(why, Class::Transient),
         };
-        let onlooker = Watched {
+        let onlooker = ProgressRecorder {
             sight: Arc::clone(&hold.sight),
             next: self.grounds.onlooker(&job),
             early: Mutex::new(Some(early)),
@@ -406,7 +409,7 @@ impl<'a> Worker<'a> {
             Saga { job: &job, site: &site, cleaning: &cleaning, journal: &**hold, onlooker: &onlooker };
         match Box::pin(saga.run(known.clone())).await {
             Ok(Finished { over: Some(Over::Superseded(why)), .. }) => {
-                // No success: whoever asks how old the newest image is must not be told of this one.
+                // This is no success: it must not count as the newest image of the server.
                 tracing::warn!(job = %job.id, "nothing of it is left, and a newer job is done: {why}");
                 Ending::Stopped
             }
@@ -423,7 +426,7 @@ impl<'a> Worker<'a> {
                         format!("cancelled, and not all of it could be removed: {}", left[0]),
                         Class::Transient,
                     ),
-                    // Too late: it is done, and stays so.
+                    // The cancellation came too late: the job is done, and stays done.
                     Err(error) if matches!(*error.fault, Fault::Over { .. }) => Ending::Stopped,
                     Err(error) => self.ending(&error),
                 }
@@ -439,44 +442,44 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Tells the queue what became of a job.
-    async fn end(&self, hold: &Hold, ending: Ending, attempts: u32) {
+    /// Reports the result of a job to the queue.
+    async fn end(&self, hold: &LeaseHolder, ending: Ending, attempts: u32) {
         let lost = || {
             tracing::warn!(job = %hold.lease.id, "it is somebody else's by now, and nothing more was changed");
-            self.grounds.told(Told::LeaseLost);
+            self.grounds.told(WorkerEvent::LeaseLost);
         };
         let last = match &ending {
-            Ending::Done(_, result) => Last::Finish(result),
-            Ending::Stopped => Last::Stop,
+            Ending::Done(_, result) => FinalReport::Finish(result),
+            Ending::Stopped => FinalReport::Stop,
             Ending::Lost => return lost(),
-            Ending::Failed(_, Class::Cancelled) if !hold.is_cancelled() => Last::Release,
+            Ending::Failed(_, Class::Cancelled) if !hold.is_cancelled() => FinalReport::Release,
             Ending::Failed(why, class) => {
                 let again =
                     (class.is_retryable() || *class == Class::Cancelled) && attempts + 1 < MOST_ATTEMPTS;
                 let then = if again {
-                    Then::RetryAfter(retry_after(self.timing.retry, attempts))
+                    OnFailure::RetryAfter(retry_after(self.timing.retry, attempts))
                 } else {
-                    Then::Dead
+                    OnFailure::Dead
                 };
                 tracing::warn!(job = %hold.lease.id, ?then, "{}", why.replace('\n', "; "));
-                self.grounds.told(Told::Failed(*class));
-                Last::Fail(why, then)
+                self.grounds.told(WorkerEvent::Failed(*class));
+                FinalReport::Fail(why, then)
             }
         };
         match hold.end(&last).await {
             Ok(()) => {
                 if let Ending::Done(finished, _) = &ending {
-                    self.grounds.told(Told::Done(finished));
+                    self.grounds.told(WorkerEvent::Done(finished));
                 }
             }
             Err(error) if error.class() == Class::LeaseLost => lost(),
-            // Its lease runs out, and whoever takes it over finds in the cloud how far it is.
+            // The lease expires, and the worker that takes the job over finds its status in the cloud.
             Err(error) => self.failed(&error),
         }
     }
 }
 
-/// What became of a job.
+/// Result of a job on this worker.
 enum Ending {
     Done(Box<Finished>, String),
     Stopped,
@@ -488,7 +491,7 @@ fn retry_after(first: Duration, attempts: u32) -> Duration {
     first.saturating_mul(1 << attempts.min(16)).min(LONGEST_RETRY)
 }
 
-/// Runs all of them side by side, in this task: they wait, and what takes time is on threads of its own.
+/// Runs all futures concurrently in this task: they only wait, and long work runs on other threads.
 async fn all<F: Future<Output = ()> + Unpin>(mut hands: Vec<F>) {
     std::future::poll_fn(|context| {
         hands.retain_mut(|hand| std::pin::Pin::new(hand).poll(context).is_pending());

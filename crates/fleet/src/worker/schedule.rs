@@ -1,5 +1,5 @@
-//! Jobs that are added at certain times. Whoever looks first adds them, and a second one adds nothing: their ids follow from the schedule and
-//! the tick.
+//! Jobs that are added at certain times. The first worker that checks adds them, and a second one adds
+//! nothing, because the ids of the jobs follow from the schedule and the tick.
 
 use std::str::FromStr;
 use std::time::SystemTime;
@@ -14,18 +14,17 @@ use snapferry_base::retry::chain;
 use crate::queue::{Enqueued, NewJob, Priority, Queue, QueueError, Schedule};
 use crate::replicate::job::Job;
 
-/// What a schedule adds, and when.
+/// Jobs of a schedule, and the times at which they are added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// Five fields as in cron(5), in UTC.
     pub cron: String,
-    /// Who goes first.
     pub priority: Priority,
-    /// The jobs; their ids are replaced by those of the tick.
+    /// Templates of the jobs. Each tick replaces their ids.
     pub jobs: Vec<Job>,
 }
 
-/// A cron pattern that makes no sense.
+/// A cron pattern that can't be parsed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{pattern:?} is no time for a schedule: {reason}; give five fields, minute hour day month weekday, as in \"30 2 * * *\" (UTC)"
@@ -35,15 +34,15 @@ pub struct CronError {
     reason: String,
 }
 
-/// A pattern, read.
+/// A parsed cron pattern.
 #[derive(Clone, Debug)]
 pub struct Ticks(Cron);
 
 impl Ticks {
-    /// Reads five fields.
+    /// Parses a pattern of five fields, or a nickname such as `@daily`.
     ///
     /// # Errors
-    /// Where they make no sense.
+    /// If the pattern is not valid.
     pub fn read(pattern: &str) -> Result<Self, CronError> {
         let wrong = |reason: String| CronError { pattern: pattern.to_owned(), reason };
         let fields = pattern.split_whitespace().count();
@@ -53,14 +52,14 @@ impl Ticks {
         Cron::from_str(pattern).map(Self).map_err(|err| wrong(err.to_string()))
     }
 
-    /// The last tick at or before `now`. None where there was none for years.
+    /// Returns the last tick at or before `now`. None if there was none for years.
     #[must_use]
     pub fn last(&self, now: SystemTime) -> Option<SystemTime> {
         let at = Timestamp::try_from(now).ok()?.to_zoned(TimeZone::UTC);
         self.0.find_previous_occurrence(&at, true).ok().map(|tick| whole_seconds(tick.timestamp()))
     }
 
-    /// The first tick after `now`. None where there will be none for years.
+    /// Returns the first tick after `now`. None if there will be none for years.
     #[must_use]
     pub fn next(&self, now: SystemTime) -> Option<SystemTime> {
         let at = Timestamp::try_from(now).ok()?.to_zoned(TimeZone::UTC);
@@ -68,12 +67,12 @@ impl Ticks {
     }
 }
 
-/// So that everybody comes to the same id.
+/// Cuts a time to whole seconds, so that every worker computes the same id.
 fn whole_seconds(at: Timestamp) -> SystemTime {
     Timestamp::from_second(at.as_second()).unwrap_or(at).into()
 }
 
-/// The id of a schedule's job for a server at a tick.
+/// Returns the id of a schedule's job for a server at a tick.
 fn id_of(schedule: &str, tick: SystemTime, job: &Job) -> JobId {
     let words = format!("{schedule}\n{}\n{}", job.to, job.server);
     let hash = blake3::hash(words.as_bytes());
@@ -81,10 +80,11 @@ fn id_of(schedule: &str, tick: SystemTime, job: &Job) -> JobId {
     JobId::at(tick, bits)
 }
 
-/// Adds what is due by now; how many jobs. Of several ticks that were missed only the last one counts.
+/// Adds the jobs that are due by `now`, and returns their number. If several ticks were missed, only the last
+/// one counts.
 ///
 /// # Errors
-/// Where the queue can't be asked, or refuses.
+/// If the queue can't be reached, or refuses a request.
 pub async fn add_due(queue: &dyn Queue, schedules: &[Schedule], now: SystemTime) -> Result<u64, QueueError> {
     let mut added = 0;
     for schedule in schedules {
@@ -113,7 +113,7 @@ pub async fn add_due(queue: &dyn Queue, schedules: &[Schedule], now: SystemTime)
                 }
             }
         }
-        // Last: whoever dies before this has it done again, with the same ids.
+        // This comes last: if the worker dies before it, the jobs are added again, with the same ids.
         if queue.tick(&schedule.name, tick).await? {
             tracing::info!(schedule = %schedule.name, jobs = plan.jobs.len(), "its time has come");
         }
@@ -121,10 +121,10 @@ pub async fn add_due(queue: &dyn Queue, schedules: &[Schedule], now: SystemTime)
     Ok(added)
 }
 
-/// A schedule's plan and times, from how the queue keeps it.
+/// Parses the plan and the times of a stored schedule.
 ///
 /// # Errors
-/// In words, where they make no sense.
+/// If they are not valid, a message for the user.
 pub fn read(schedule: &Schedule) -> Result<(Plan, Ticks), String> {
     let plan: Plan = serde_json::from_str(&schedule.plan).map_err(|err| chain(&err))?;
     let ticks = Ticks::read(&plan.cron).map_err(|err| err.to_string())?;

@@ -1,4 +1,5 @@
-//! How far a job is, for its beats, for whoever looks at the worker, and for the worker's own turns.
+//! Progress of a job, for its heartbeats, for observers of the worker, and for the order of the worker's own
+//! jobs.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,10 +10,10 @@ use snapferry_engine::convert::counters::Counters as ConvertCounters;
 use snapferry_engine::image::counters::Counters as RestoreCounters;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::replicate::saga::{Onlooker, Progress};
+use crate::replicate::saga::{Progress, ProgressObserver};
 use crate::replicate::steps::Step;
 
-/// What moves bytes just now, and how many there are in all.
+/// Current transfer of data, with its counters and the size of the disk.
 #[derive(Clone)]
 enum Moving {
     Nothing,
@@ -20,18 +21,16 @@ enum Moving {
     ReadingBack(Arc<RestoreCounters>, ByteCount),
 }
 
-/// A job as it is seen.
-pub struct Sight {
-    /// Its id.
+/// Progress of one job.
+pub struct JobProgress {
     pub id: JobId,
-    /// Its server.
     pub server: String,
-    /// The region that its image is for.
+    /// Region that gets the image.
     pub region: String,
     now: Mutex<(Option<Step>, Moving)>,
 }
 
-impl Sight {
+impl JobProgress {
     pub(super) fn new(id: JobId, server: &str, region: &str) -> Self {
         Self {
             id,
@@ -45,13 +44,13 @@ impl Sight {
         self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The step that it is at.
+    /// Returns the current step. None before the first one.
     #[must_use]
     pub fn step(&self) -> Option<Step> {
         self.now().0
     }
 
-    /// Bytes of the disk that are through, and all of them, while they move.
+    /// Returns the finished and the total bytes of the disk. None if no data is being transferred.
     #[must_use]
     pub fn bytes(&self) -> Option<(ByteCount, ByteCount)> {
         match &self.now().1 {
@@ -61,7 +60,7 @@ impl Sight {
         }
     }
 
-    /// As it stands in the queue.
+    /// Returns the progress as the queue stores it, in JSON.
     pub(super) fn progress(&self) -> Value {
         let step = self.step().map(Step::name);
         match self.bytes() {
@@ -71,15 +70,15 @@ impl Sight {
     }
 }
 
-/// Looks on for the worker, and passes on what it sees.
-pub(super) struct Watched {
-    pub sight: Arc<Sight>,
-    pub next: Arc<dyn Onlooker>,
-    /// The right to be among those that are not yet through with their volume.
+/// Observer that keeps the progress for the worker and passes it on.
+pub(super) struct ProgressRecorder {
+    pub sight: Arc<JobProgress>,
+    pub next: Arc<dyn ProgressObserver>,
+    /// Permit of a job that may still need its volume. It is returned after that.
     pub early: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
-impl Onlooker for Watched {
+impl ProgressObserver for ProgressRecorder {
     fn see(&self, progress: Progress<'_>) {
         {
             let mut now = self.sight.now();

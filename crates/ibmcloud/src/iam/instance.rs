@@ -58,7 +58,7 @@ struct Identified {
 
 /// Response of the service about this server.
 #[derive(Deserialize)]
-pub(super) struct Told {
+pub(super) struct CloudInitData {
     id: String,
     #[serde(default)]
     name: String,
@@ -69,7 +69,7 @@ pub(super) struct Told {
     vpc: Option<Identified>,
 }
 
-impl Told {
+impl CloudInitData {
     pub(super) fn into_instance(self) -> Option<Instance> {
         let zone = self.zone.name;
         let region = region_of_zone(&zone)?.to_owned();
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn the_region_is_the_zone_without_its_number() {
-        let told = |zone: &str| Told {
+        let told = |zone: &str| CloudInitData {
             id: "0717-1".into(),
             name: "ferry".into(),
             crn: String::new(),

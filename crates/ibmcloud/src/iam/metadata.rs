@@ -287,7 +287,7 @@ impl Metadata {
         let (identity, endpoint, generation) = self.identity().await?;
         let told =
             self.ask(Method::GET, endpoint, generation, "/metadata/v1/instance", Some(&identity), None).await;
-        let told: super::instance::Told = told.map_err(|failure| self.plain(failure))?;
+        let told: super::instance::CloudInitData = told.map_err(|failure| self.plain(failure))?;
         told.into_instance().ok_or_else(|| IdentityError::Malformed {
             endpoint: self.shown().join(" or "),
             reason: "the server's zone names no region".to_owned(),

@@ -38,7 +38,7 @@ pub(super) trait Ask: Send + Sync + 'static {
 
 /// Token with the time from which to refresh it.
 #[derive(Clone, Debug)]
-struct Held {
+struct CachedToken {
     token: Token,
     refresh_from: SystemTime,
 }
@@ -48,7 +48,7 @@ pub(super) struct Refreshing<A> {
     pub(super) way: A,
     clock: Arc<dyn Clock>,
     backoff: Backoff,
-    held: RwLock<Option<Held>>,
+    held: RwLock<Option<CachedToken>>,
     /// Lock for the right to request a token. The other callers wait for it, or use the old token.
     asking: Mutex<()>,
 }
@@ -58,32 +58,32 @@ impl<A: Ask> Refreshing<A> {
         Self { way, clock, backoff: Backoff::TOKEN, held: RwLock::new(None), asking: Mutex::new(()) }
     }
 
-    fn held(&self) -> Option<Held> {
+    fn held(&self) -> Option<CachedToken> {
         self.held.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn hold(&self, held: Held) {
+    fn hold(&self, held: CachedToken) {
         *self.held.write().unwrap_or_else(PoisonError::into_inner) = Some(held);
     }
 
     /// Returns the present token, if it can be used for another request.
-    fn usable(&self) -> Option<Held> {
+    fn usable(&self) -> Option<CachedToken> {
         self.held().filter(|held| self.clock.now() + DEAD_EARLY < held.token.expires)
     }
 
     /// Sends one request. The guard proves that the caller has the right to send it.
-    async fn ask(&self, _asking: &MutexGuard<'_, ()>) -> Result<Held, IdentityError> {
+    async fn ask(&self, _asking: &MutexGuard<'_, ()>) -> Result<CachedToken, IdentityError> {
         // Life is counted from before the request: the request may take a while, and the issuer counts from a
         // time during it.
         let asked = self.clock.now();
         let Grant { bearer, life } = self.way.ask().await?;
         let early = EARLY.min(life / EARLY_SHARE);
-        Ok(Held { token: Token { bearer, expires: asked + life }, refresh_from: asked + life - early })
+        Ok(CachedToken { token: Token { bearer, expires: asked + life }, refresh_from: asked + life - early })
     }
 
     /// Refreshes a token that can still be used: one attempt; if it fails, the old token is used for another
     /// while.
-    async fn refresh(&self, old: Held, asking: MutexGuard<'_, ()>) -> Token {
+    async fn refresh(&self, old: CachedToken, asking: MutexGuard<'_, ()>) -> Token {
         match self.ask(&asking).await {
             Ok(held) => {
                 self.hold(held.clone());
@@ -92,7 +92,7 @@ impl<A: Ask> Refreshing<A> {
             Err(err) => {
                 tracing::warn!("the token could not be refreshed, going on with the one we have: {err}");
                 let token = old.token.clone();
-                self.hold(Held { refresh_from: self.clock.now() + PAUSE_AFTER_FAILURE, ..old });
+                self.hold(CachedToken { refresh_from: self.clock.now() + PAUSE_AFTER_FAILURE, ..old });
                 token
             }
         }

@@ -36,9 +36,9 @@ const STRANGER: u32 = 4;
 /// Hosts that have answered at least once. All clients of a process share the list: a client that cleans up
 /// in an outage must not take a host that has answered for hours for a misspelt one.
 #[derive(Clone, Debug, Default)]
-pub struct Heard(Arc<Mutex<BTreeSet<String>>>);
+pub struct KnownHosts(Arc<Mutex<BTreeSet<String>>>);
 
-impl Heard {
+impl KnownHosts {
     fn note(&self, host: &str) {
         let mut hosts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !hosts.contains(host) {
@@ -98,7 +98,7 @@ pub(super) enum Repeat {
 
 /// Request before it is sent.
 #[derive(Debug)]
-pub(super) struct Call {
+pub(super) struct ApiRequest {
     pub method: Method,
     /// Path segments below the API's base URL.
     pub path: Vec<String>,
@@ -108,7 +108,7 @@ pub(super) struct Call {
     pub repeat: Repeat,
 }
 
-impl Call {
+impl ApiRequest {
     fn new(method: Method, path: &[&str], repeat: Repeat) -> Self {
         let path = path.iter().map(|&segment| segment.to_owned()).collect();
         Self { method, path, query: Vec::new(), body: None, if_match: None, repeat }
@@ -181,7 +181,7 @@ impl Answer {
 }
 
 /// Connection to one API.
-pub(super) struct Line {
+pub(super) struct HttpClient {
     pub http: reqwest::Client,
     pub base: Url,
     pub tokens: Arc<dyn TokenSource>,
@@ -193,17 +193,17 @@ pub(super) struct Line {
     /// Parameters that are added to every request's query.
     pub fixed_query: Vec<(&'static str, &'static str)>,
     /// Hosts that have answered before.
-    pub heard: Heard,
+    pub heard: KnownHosts,
 }
 
-impl Line {
+impl HttpClient {
     /// Returns the parameters that the VPC API requires in every query.
     pub fn vpc_query() -> Vec<(&'static str, &'static str)> {
         vec![("version", API_VERSION), ("generation", GENERATION)]
     }
 
     /// Sends `call` until it succeeds, can't be sent again after an error, or the budget is spent.
-    pub async fn send(&self, call: &Call) -> Result<Answer, VpcError> {
+    pub async fn send(&self, call: &ApiRequest) -> Result<Answer, VpcError> {
         let url = self.url(call)?;
         let begun = self.clock.instant();
         let mut next = 1;
@@ -258,7 +258,7 @@ impl Line {
         }
     }
 
-    fn url(&self, call: &Call) -> Result<Url, VpcError> {
+    fn url(&self, call: &ApiRequest) -> Result<Url, VpcError> {
         let mut url = self.base.clone();
         url.path_segments_mut()
             .map_err(|()| VpcError::Setup(format!("the endpoint {} has no paths", self.base)))?
@@ -268,7 +268,7 @@ impl Line {
         Ok(url)
     }
 
-    async fn attempt(&self, call: &Call, url: &Url) -> Result<Answer, VpcError> {
+    async fn attempt(&self, call: &ApiRequest, url: &Url) -> Result<Answer, VpcError> {
         let host = url.origin().ascii_serialization();
         let request =
             Request { method: call.method.clone(), host, path: url.path().to_owned(), id: request_id() };
@@ -301,7 +301,7 @@ impl Line {
 
     async fn exchange(
         &self,
-        call: &Call,
+        call: &ApiRequest,
         url: &Url,
         request: &Request,
         token: &Token,

@@ -31,17 +31,17 @@ mod refusal;
 mod wait;
 
 pub use client::{
-    BootFrom, ClientConfig, Endpoint, ExportPrototype, GLOBAL_TAGGING, ImageFilter, ImageOrigin, ImagePatch,
-    ImagePrototype, InstanceAction, InstancePrototype, LARGEST_IMAGE, Means, PRIVATE_TAGGING, RegionClient,
-    Schedule, SnapshotFilter, SnapshotOrder, SnapshotPrototype, Tagging, TaggingConfig, VolumeFilter,
-    VolumePrototype,
+    BootFrom, ClientConfig, ClientContext, Endpoint, ExportPrototype, GLOBAL_TAGGING, ImageFilter,
+    ImageOrigin, ImagePatch, ImagePrototype, InstanceAction, InstancePrototype, LARGEST_IMAGE,
+    PRIVATE_TAGGING, RegionClient, Schedule, SnapshotFilter, SnapshotOrder, SnapshotPrototype, Tagging,
+    TaggingConfig, VolumeFilter, VolumePrototype,
 };
 pub use error::{Request, VpcError};
-pub use http::{API_VERSION, CHANGES, Heard, Policy};
-pub use reqwest::Method;
+pub use http::{API_VERSION, CHANGES, KnownHosts, Policy};
 pub use names::{
     AttachmentId, Crn, ExportJobId, ImageId, InstanceId, KeyId, LONGEST_NAME, LONGEST_TAG, NameError,
     ResourceGroupId, ResourceName, SecurityGroupId, SnapshotId, SubnetId, Tag, VolumeId, VpcId,
 };
 pub use refusal::{Fault, Refusal};
+pub use reqwest::Method;
 pub use wait::{LogWatch, Patience, Sighting, Verdict, Waiting, Waits, Watch};

@@ -126,13 +126,13 @@ impl fmt::Display for Refusal {
 #[derive(Deserialize)]
 struct Body {
     #[serde(default)]
-    errors: Vec<Told>,
+    errors: Vec<ErrorBody>,
     #[serde(default)]
     trace: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Told {
+struct ErrorBody {
     #[serde(default)]
     code: String,
     #[serde(default)]
@@ -147,8 +147,8 @@ struct Target {
     name: String,
 }
 
-impl From<Told> for Fault {
-    fn from(told: Told) -> Self {
+impl From<ErrorBody> for Fault {
+    fn from(told: ErrorBody) -> Self {
         let target = told.target.map(|target| one_line(&target.name)).filter(|name| !name.is_empty());
         Self { code: one_line(&told.code), message: one_line(&told.message), target }
     }

@@ -1,4 +1,4 @@
-//! Requests as operations see them, and answers.
+//! Requests in the form that operations take, and their responses.
 
 use hyper::header::{CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
@@ -8,26 +8,26 @@ use serde_json::{Value, json};
 
 use super::super::moment::Moment;
 
-/// The longest body that is read.
+/// Longest body that is read, in bytes.
 pub(super) const LONGEST_BODY: usize = 1 << 20;
-/// A name as IBM's models have it: `^([a-z]|[a-z][-a-z0-9]*[a-z0-9])$`, up to 63 characters.
+/// Longest name. IBM's models allow `^([a-z]|[a-z][-a-z0-9]*[a-z0-9])$`, up to 63 characters.
 const LONGEST_NAME: usize = 63;
 
-/// What an operation is told.
+/// Parsed request to an operation.
 pub(super) struct Ask {
     pub region: String,
-    /// What stands for the `{}` of the route.
+    /// Values for the `{}` of the route, in order.
     pub ids: Vec<String>,
     pub query: Vec<(String, String)>,
     pub headers: HeaderMap,
     pub body: Value,
-    /// Its own URL up to the region, without `/v1`.
+    /// URL of the API up to the region, without `/v1`.
     pub base: String,
     pub now: Moment,
 }
 
 impl Ask {
-    /// The `n`th id of the path.
+    /// Returns the `n`th id of the path, counted from 0; empty if there are fewer.
     pub fn id(&self, n: usize) -> &str {
         self.ids.get(n).map_or("", String::as_str)
     }
@@ -36,7 +36,7 @@ impl Ask {
         self.query.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }
 
-    /// A text of the body, by its JSON pointer.
+    /// Returns a text of the body, by its JSON pointer.
     pub fn text(&self, pointer: &str) -> Option<&str> {
         self.body.pointer(pointer).and_then(Value::as_str)
     }
@@ -52,12 +52,12 @@ impl Ask {
         })
     }
 
-    /// The name in the body, held to IBM's rules.
+    /// Returns the name in the body, if it is valid by IBM's rules.
     pub fn name(&self) -> Result<String, Refused> {
         checked_name(self.required("/name")?)
     }
 
-    /// Tags of the body, as they are stored: in lower case.
+    /// Returns the tags of the body as they are stored: in lower case, sorted, without duplicates.
     pub fn tags(&self) -> Result<Vec<String>, Refused> {
         let Some(tags) = self.body.get("user_tags") else { return Ok(Vec::new()) };
         let wrong = || {
@@ -82,13 +82,14 @@ impl Ask {
         Ok(stored)
     }
 
-    /// A URL of this region's API.
+    /// Returns a URL of this region's API.
     pub fn href(&self, path: &str) -> String {
         href(&self.base, path)
     }
 
-    /// A PATCH with an array in it replaces the array, so it must say which version it has seen (IBM's API: "If-Match required if the
-    /// request body includes an array").
+    /// Checks the If-Match header against the ETag. A PATCH with an array replaces the whole array, so it
+    /// must name the version that the client has seen (IBM's API: "If-Match required if the request body
+    /// includes an array").
     pub fn check_if_match(&self, etag: &str) -> Result<(), Refused> {
         let seen = self.headers.get("if-match").and_then(|seen| seen.to_str().ok());
         let has_array = self.body.as_object().is_some_and(|body| body.values().any(Value::is_array));
@@ -124,7 +125,7 @@ pub(super) fn checked_name(name: &str) -> Result<String, Refused> {
     Err(Refused::field(400, "validation_invalid_name", "name", &format!("The name {name:?} is not valid.")))
 }
 
-/// The pairs of a query, decoded.
+/// Returns the names and values of a query, decoded.
 pub(super) fn pairs(query: &str) -> Vec<(String, String)> {
     let decode = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
     query
@@ -135,13 +136,13 @@ pub(super) fn pairs(query: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// A good answer.
+/// Response of an operation that succeeded.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub status: u16,
     pub body: Option<Value>,
     pub etag: Option<String>,
-    /// The id of what was made or changed, for the history and the script.
+    /// Id of the resource that was created or changed, for the history and the fault script.
     pub about: Option<String>,
 }
 
@@ -166,7 +167,7 @@ impl Answer {
         Self { etag: Some(etag), ..self }
     }
 
-    /// The same without a field.
+    /// Returns the same response without a field of its body.
     pub fn without(mut self, name: &str) -> Self {
         if let Some(body) = self.body.as_mut().and_then(Value::as_object_mut) {
             body.remove(name);
@@ -186,13 +187,13 @@ impl Answer {
     }
 }
 
-/// A refusal in IBM's form.
+/// Error response in IBM's form.
 #[derive(Debug)]
 pub(super) struct Refused {
     pub status: u16,
     pub code: String,
     pub message: String,
-    /// Name and type.
+    /// Field, parameter or header at fault: its name and its type.
     pub target: Option<(String, &'static str)>,
     pub retry_after: Option<u32>,
 }
@@ -214,19 +215,22 @@ impl Refused {
         Self { target: Some((header.to_owned(), "header")), ..Self::new(status, code, message) }
     }
 
-    /// IBM names the code after the noun: `volume_id_not_found`, `snapshot_id_not_found`.
+    /// Error for an unknown id. IBM names the code after the noun: `volume_id_not_found`,
+    /// `snapshot_id_not_found`.
     pub fn not_found(noun: &str, id: &str) -> Self {
         let message =
             format!("{noun} {id:?} was not found. Check whether you are requesting the correct ID.");
         Self::parameter(404, &format!("{noun}_id_not_found"), "id", &message)
     }
 
-    /// IBM does not publish the status and code for a name that is taken; these are the ones that its Terraform provider's reports show.
+    /// Error for a name that is taken. IBM does not publish the status and the code; these are from reports
+    /// on its Terraform provider.
     pub fn name_taken(name: &str) -> Self {
         Self::field(400, "validation_unique_failed", "name", &format!("Provided Name ({name}) is not unique"))
     }
 
-    /// The request is right, but not now: the status is not published either, and 409 is what its wording calls for.
+    /// Error for a correct request that the present state does not allow. IBM does not publish the status
+    /// either; 409 is what its wording calls for.
     pub fn conflict(code: &str, message: &str) -> Self {
         Self::new(409, code, message)
     }

@@ -1,4 +1,4 @@
-//! Volumes on servers.
+//! Attachments of volumes to servers.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -7,23 +7,23 @@ use super::super::moment::Moment;
 use super::ask::{Answer, Ask, Refused, checked_name, href};
 use super::catalog::{crn, zonal_id};
 use super::config::RegionConfig;
-use super::life::{Life, Turn};
+use super::life::{Lifecycle, Turn};
 use super::lists::whole;
 use super::world::Region;
 
-/// Data volumes on one server.
+/// Highest number of data volumes on one server.
 const MOST_DATA_VOLUMES: usize = 12;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Attachment {
-    pub life: Life,
+    pub life: Lifecycle,
     pub instance: String,
     pub volume: String,
     pub boot: bool,
     pub delete_volume: bool,
-    /// The device's serial number.
+    /// Serial number of the device.
     pub device: String,
-    /// When its link turns up.
+    /// Time at which the device's link appears.
     pub linked_from: Moment,
 }
 
@@ -32,12 +32,12 @@ impl Attachment {
         if self.boot { "boot" } else { "data" }
     }
 
-    /// Absent until it is attached.
+    /// Returns the device as the API shows it; `None` before it is attached.
     pub fn device(&self) -> Option<Value> {
         matches!(self.life.state.as_str(), "attached" | "detaching").then(|| json!({ "id": self.device }))
     }
 
-    /// The name of its link: virtio's serial numbers have 20 bytes.
+    /// Returns the name of its link. A serial number of virtio has 20 bytes.
     pub fn link(&self) -> String {
         format!("virtio-{}", self.device.get(..20).unwrap_or(&self.device))
     }
@@ -107,7 +107,7 @@ impl Region {
         let Some(server) = self.instances.get(ask.id(0)) else {
             return Err(Refused::not_found("instance", ask.id(0)));
         };
-        // Made up by the API where none is given.
+        // As in the API, a name is made up if the request has none.
         let name = match ask.text("/name") {
             Some(name) => checked_name(name)?,
             None => format!("attachment-{}", self.attachments.len()),
@@ -138,7 +138,7 @@ impl Region {
         let region = self.furniture.region.clone();
         let device = format!("{}-{}", zonal_id(&region, &server.zone), "x1b2c");
         let attached = ask.now.after(config.delays.attachment);
-        let life = Life::new(zonal_id(&region, &server.zone), name, "attaching", ask.now)
+        let life = Lifecycle::new(zonal_id(&region, &server.zone), name, "attaching", ask.now)
             .turns("attached", attached);
         let delete_volume =
             ask.body.get("delete_volume_on_instance_delete").and_then(Value::as_bool).unwrap_or(false);

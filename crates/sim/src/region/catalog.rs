@@ -1,4 +1,5 @@
-//! What is there before anybody asks for anything: zones, profiles, operating systems, and a VPC with a subnet in each zone.
+//! Resources that exist from the start: zones, profiles, operating systems, and a VPC with a subnet in each
+//! zone.
 
 use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
@@ -7,13 +8,13 @@ use serde_json::{Value, json};
 use super::super::moment::Moment;
 use super::ask::{Answer, Ask, Refused, href};
 use super::config::RegionConfig;
-use super::life::Life;
+use super::life::Lifecycle;
 use super::lists::{page, whole};
 use super::route::RegionOperation;
 
-/// Zones of a region.
+/// Number of zones in a region.
 pub(super) const ZONES: u32 = 3;
-/// Operating systems: name, as people call it, family, whether users may import it.
+/// Operating systems: name, display name, family, true if users may import images of it.
 const OPERATING_SYSTEMS: [(&str, &str, &str, bool); 9] = [
     (
         "debian-12-amd64",
@@ -53,7 +54,7 @@ const OPERATING_SYSTEMS: [(&str, &str, &str, bool); 9] = [
     ),
     ("centos-stream-9-amd64", "CentOS Stream 9 - Minimal Install (amd64)", "CentOS", true),
     ("windows-2022-amd64", "Windows Server 2022 Standard Edition (amd64)", "Windows Server", true),
-    // One that may not be imported, as IBM has them.
+    // One that users may not import, as IBM has some.
     (
         "red-9-amd64-sap-hana",
         "Red Hat Enterprise Linux 9.x - SAP HANA (amd64)",
@@ -73,15 +74,15 @@ const VOLUME_PROFILES: [(&str, &str, u32); 5] = [
 const INSTANCE_PROFILES: [(&str, u32, u32); 4] =
     [("bx2-2x8", 2, 8), ("cx2-2x4", 2, 4), ("mx2-2x16", 2, 16), ("bx3d-4x20", 4, 20)];
 
-/// A thing of the region's furniture.
+/// VPC, subnet, SSH key or security group.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Piece {
-    pub life: Life,
+    pub life: Lifecycle,
     pub zone: Option<String>,
     pub cidr: Option<String>,
 }
 
-/// The VPC and what is in it.
+/// The region's VPC, with subnets, SSH keys and security groups.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Furniture {
     pub region: String,
@@ -91,7 +92,7 @@ pub(super) struct Furniture {
     pub groups: Vec<Piece>,
 }
 
-/// A region's number in ids: those of IBM where it is known, any other where not.
+/// Returns the prefix of a region's ids: IBM's if the region is known, or else a made-up one.
 fn prefix(region: &str) -> String {
     match region {
         "us-south" => "r006".to_owned(),
@@ -114,12 +115,12 @@ fn uuid() -> String {
     )
 }
 
-/// An id of the region.
+/// Creates an id for a regional resource.
 pub(super) fn regional_id(region: &str) -> String {
     format!("{}-{}", prefix(region), uuid())
 }
 
-/// An id of a zone: `0717-...`, `0727-...` and on for us-south's, as IBM has them.
+/// Creates an id for a zonal resource: `0717-...`, `0727-...` and so on in us-south, as IBM's.
 pub(super) fn zonal_id(region: &str, zone: &str) -> String {
     let family = match region {
         "us-south" => 7,
@@ -132,7 +133,7 @@ pub(super) fn crn(location: &str, kind: &str, id: &str) -> String {
     format!("crn:v1:bluemix:public:is:{location}:a/0123456789abcdef0123456789abcdef::{kind}:{id}")
 }
 
-/// The one resource group.
+/// Returns the account's only resource group.
 pub(super) fn resource_group() -> Value {
     let id = "fee82deba12e4c0fb69c3b09d1f12345";
     json!({ "id": id, "name": "Default", "href": format!("https://resource-controller.cloud.ibm.com/v2/resource_groups/{id}") })
@@ -162,7 +163,7 @@ pub(super) fn operating_system(base: &str, name: &str) -> Option<Value> {
     }))
 }
 
-/// The storage generation of a profile.
+/// Returns the storage generation of a volume profile.
 pub(super) fn generation_of(profile: &str) -> Option<u32> {
     VOLUME_PROFILES.iter().find(|(name, ..)| *name == profile).map(|(.., generation)| *generation)
 }
@@ -194,20 +195,20 @@ pub(super) fn regions(
     Ok(Answer::ok(json!({ "regions": config.regions.iter().map(shown).collect::<Vec<_>>() })))
 }
 
-/// A thing that is only a name, for lists.
-fn listed(name: &str) -> Life {
-    Life::new(name.to_owned(), name.to_owned(), "available", Moment::default())
+/// Returns the lifecycle of an entry that has only a name, for lists.
+fn listed(name: &str) -> Lifecycle {
+    Lifecycle::new(name.to_owned(), name.to_owned(), "available", Moment::default())
 }
 
 impl Furniture {
-    /// Puts everything there that is not.
+    /// Creates the region's resources, unless it has them already.
     pub fn furnish(&mut self, region: &str, now: Moment) {
         region.clone_into(&mut self.region);
         if !self.vpcs.is_empty() {
             return;
         }
         let piece = |id: String, name: &str| Piece {
-            life: Life::new(id, name.to_owned(), "available", now),
+            life: Lifecycle::new(id, name.to_owned(), "available", now),
             zone: None,
             cidr: None,
         };
@@ -449,7 +450,8 @@ impl Furniture {
                 (listed(name), shown)
             })
             .collect();
-        // In one piece until 2026-04-07, when it got pages; whoever pins an older version gets it so.
+        // The list has had pages since 2026-04-07; a client that requests an older version gets it as a
+        // whole.
         if ask.query("version").is_some_and(|version| version < "2026-04-07") {
             return Ok(whole(
                 ask,

@@ -1,4 +1,4 @@
-//! What a simulated cloud is to be like.
+//! Configuration of a simulated cloud.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -8,31 +8,32 @@ use std::time::Duration;
 use rand::RngExt as _;
 use snapferry_base::secret::Secret;
 
-/// How long things take.
+/// Durations of the cloud's operations.
 #[derive(Clone, Copy, Debug)]
 pub struct Delays {
-    /// A snapshot to become stable, beside the copy of its disk.
+    /// Time for a snapshot to become stable, in addition to the copy of its disk.
     pub snapshot: Duration,
-    /// A volume to become available.
+    /// Time for a volume to become available.
     pub volume: Duration,
-    /// An attachment to come or go.
+    /// Time to attach or detach a volume.
     pub attachment: Duration,
-    /// From `attached` to the device's link.
+    /// Time between the state `attached` and the device's link.
     pub udev: Duration,
-    /// A volume to be filled from its snapshot, which stays as long.
+    /// Time to fill a volume from its snapshot, which can't be removed meanwhile.
     pub hydration: Duration,
-    /// An import to be looked at, and an image to become available, beside the reading of its object.
+    /// Time for an image to become available, in addition to the reading of its object; an import is queued
+    /// for half of it.
     pub image: Duration,
-    /// An export, beside the writing of its object.
+    /// Time for an export, in addition to the writing of its object.
     pub export: Duration,
-    /// Things to be gone once they are being deleted.
+    /// Time between a request to delete a resource and its removal.
     pub deletion: Duration,
-    /// A server to come up or down.
+    /// Time for a server to start or stop.
     pub instance: Duration,
 }
 
 impl Delays {
-    /// All of the same length.
+    /// Returns delays that all have the same length.
     #[must_use]
     pub const fn all(delay: Duration) -> Self {
         Self {
@@ -49,43 +50,45 @@ impl Delays {
     }
 }
 
-/// What the cloud is to be.
+/// Configuration of a cloud, for [`SimRegion::start`](super::SimRegion::start).
 #[derive(Clone, Debug)]
 pub struct RegionConfig {
-    /// Where it keeps everything; made if it isn't there.
+    /// Folder for all data; created if it does not exist.
     pub folder: PathBuf,
-    /// The address to listen on; port 0 takes a free one.
+    /// Address to listen on; port 0 takes a free one.
     pub bind: SocketAddr,
-    /// The port of the object store beside it; 0 takes a free one.
+    /// Port of the object store beside the cloud; 0 takes a free one.
     pub store_port: u16,
-    /// Its regions, each with zones 1 to 3. The first one has the server that snapferry would run on.
+    /// Regions, each with zones 1 to 3. The server that snapferry would run on is in the first one.
     pub regions: Vec<String>,
-    /// That server's name.
+    /// Name of the server that snapferry would run on.
     pub own_server: String,
-    /// More servers without disks beside it, each with the number of its zone.
+    /// Further servers without disks in the first region, each with the number of its zone.
     pub other_servers: Vec<(String, u32)>,
-    /// The API key that may do everything.
+    /// API key that may do everything.
     pub api_key: Secret,
-    /// How long a token is good for.
+    /// Lifetime of a token.
     pub token_life: Duration,
-    /// How long things take.
+    /// Durations of the cloud's operations.
     pub delays: Delays,
-    /// The smallest image and volume, in GB. IBM's is 10; tests use less to be quick.
+    /// Size of the smallest image and volume, in GB. IBM's is 10; tests use less to be quick.
     pub least_capacity: u64,
-    /// Where buckets are. An import from a bucket that is elsewhere than its address says fails; a bucket that is not here is anywhere.
+    /// Locations of buckets. An import fails if the bucket's location is not the one in the object's address;
+    /// a bucket that is not in the map is in every location.
     pub bucket_locations: BTreeMap<String, String>,
-    /// Whether the image service may read and write buckets (the service-to-service authorization).
+    /// True if the image service may read and write buckets (the service-to-service authorization).
     pub image_service_authorized: bool,
-    /// Whether the server's metadata service is on.
+    /// True if the server's metadata service is on.
     pub metadata_service: bool,
-    /// Whether it has the metadata service's paths of 2025-08-26, or only the older ones.
+    /// True if the metadata service has the paths of 2025-08-26; false if it has only the older ones.
     pub new_metadata_paths: bool,
-    /// Volumes in each region.
+    /// Highest number of volumes in each region.
     pub volume_quota: usize,
 }
 
 impl RegionConfig {
-    /// Two regions over `folder` on free loopback ports, quick, with an API key that nobody else knows.
+    /// Returns the configuration of a cloud in `folder`: two regions, free loopback ports, short delays, and
+    /// a random API key.
     #[must_use]
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         let random = || format!("{:032x}", rand::rng().random::<u128>());
@@ -109,25 +112,23 @@ impl RegionConfig {
     }
 }
 
-/// A server to begin with.
+/// Server that a cloud has from the start, for [`SimRegion::seed_server`](super::SimRegion::seed_server).
 #[derive(Clone, Debug)]
 pub struct ServerSeed {
-    /// Its region.
     pub region: String,
-    /// Its name.
     pub name: String,
-    /// The raw disk that it boots from.
+    /// Raw disk that is copied into its boot volume.
     pub boot_disk: PathBuf,
-    /// Its operating system's name in the catalog.
+    /// Name of its operating system in the catalog.
     pub operating_system: String,
-    /// The storage generation of its boot volume.
+    /// Storage generation of its boot volume: 1 or 2.
     pub generation: u32,
-    /// Whether it runs.
+    /// True if it runs; false if it is stopped.
     pub running: bool,
 }
 
 impl ServerSeed {
-    /// A running server with Debian on storage of the first generation.
+    /// Returns a running server with Debian, on storage of the first generation.
     #[must_use]
     pub fn new(region: &str, name: &str, boot_disk: impl Into<PathBuf>) -> Self {
         Self {

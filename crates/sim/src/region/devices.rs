@@ -1,4 +1,5 @@
-//! Attached volumes as the server sees them: links under a by-id folder, to loop devices where we are root, to the files themselves where not.
+//! Attached volumes as the server sees them: links in a by-id folder. They lead to loop devices if the
+//! process runs as root, and to the volumes' files if not.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,33 +9,33 @@ use std::process::Command;
 
 use super::super::moment::Moment;
 use super::config::RegionConfig;
-use super::world::World;
+use super::world::RegionState;
 
-/// What is behind one link.
+/// Target of one link.
 #[derive(Debug)]
 struct Linked {
-    /// The loop device, if it is one.
+    /// Loop device, if the link leads to one.
     device: Option<PathBuf>,
 }
 
-/// All links, by their paths.
+/// All links of attached volumes.
 #[derive(Debug)]
 pub(super) struct Devices {
     linked: BTreeMap<PathBuf, Linked>,
 }
 
-/// Where the volumes of the server that snapferry would run on turn up.
+/// Returns the by-id folder of the server that snapferry would run on.
 pub(super) fn own_folder(folder: &Path) -> PathBuf {
     folder.join("by-id")
 }
 
-/// Where those of another server do.
+/// Returns the by-id folder of another server.
 pub(super) fn folder_of(folder: &Path, server: &str) -> PathBuf {
     folder.join("servers").join(server).join("by-id")
 }
 
 impl Devices {
-    /// Begins without any: what a killed predecessor has left is taken away.
+    /// Begins without links: removes those that a killed process has left, and detaches their loop devices.
     pub fn new(folder: &Path) -> Self {
         let others = fs::read_dir(folder.join("servers")).into_iter().flatten().flatten();
         let folders = others.map(|server| server.path().join("by-id")).chain([own_folder(folder)]);
@@ -49,12 +50,12 @@ impl Devices {
         Self { linked: BTreeMap::new() }
     }
 
-    /// Makes the links those that the world has by now.
-    pub fn follow(&mut self, world: &World, config: &RegionConfig) {
+    /// Creates and removes links until they match the attachments.
+    pub fn follow(&mut self, world: &RegionState, config: &RegionConfig) {
         let now = Moment::now();
         let mut wanted = BTreeMap::new();
         for region in world.regions.values() {
-            // Boot volumes are the servers' own; there the system is seen by its other links.
+            // Boot volumes have no links here: a server reaches its system disk by other ones.
             let data = region
                 .attachments
                 .values()
@@ -105,7 +106,7 @@ impl Devices {
         }
     }
 
-    /// Takes all links away.
+    /// Removes all links, and detaches their loop devices.
     pub fn release(&mut self) {
         for link in self.linked.keys().cloned().collect::<Vec<PathBuf>>() {
             self.unlink(&link);
@@ -119,14 +120,14 @@ impl Drop for Devices {
     }
 }
 
-/// A tool that lives where a user's PATH may not look.
+/// Returns a command for `losetup`, which may be in a folder that a user's PATH does not have.
 fn losetup() -> Command {
     let mut command = Command::new("losetup");
     command.env("PATH", format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default()));
     command
 }
 
-/// A loop device on `file`; none where the machine gives none.
+/// Attaches a loop device to `file`; returns `None` if that fails.
 fn attach(file: &Path) -> Option<PathBuf> {
     let output = losetup().args(["--find", "--show", "--direct-io=on"]).arg(file).output();
     match output {

@@ -13,10 +13,10 @@ use snapferry_engine::source::aligned::AlignedBuf;
 use snapferry_engine::source::{Extent, InUse, RawSource, Source};
 use snapferry_qcow2::Limits;
 
-/// One read.
+/// Bytes in one read.
 const STEP: u64 = 2 * MIB;
 
-/// The size of a raw disk, in a device or a file.
+/// Returns the size of a raw disk, a device or a file, in bytes.
 pub(super) fn size_of(disk: &Path) -> io::Result<u64> {
     Ok(RawSource::open(disk, InUse::Read).map_err(io::Error::other)?.size().0)
 }
@@ -33,12 +33,13 @@ pub(super) fn unpack(image: &Path, to: &Path, size: u64) -> io::Result<()> {
     write(&source, to, size)
 }
 
-/// A file of zeros.
+/// Creates a file of `size` zeros, as one hole.
 pub(super) fn blank(to: &Path, size: u64) -> io::Result<()> {
     File::create(to)?.set_len(size)
 }
 
-/// Under another name first: a copy that was interrupted is begun anew.
+/// Copies `source` into a file that has another name until it is complete: an interrupted copy is started
+/// again.
 fn write(source: &dyn Source, to: &Path, size: u64) -> io::Result<()> {
     let draft = to.with_extension("new");
     let file = File::create(&draft)?;
@@ -48,7 +49,8 @@ fn write(source: &dyn Source, to: &Path, size: u64) -> io::Result<()> {
     let step = source.alignment().max(to_usize(SECTOR));
     while at < end {
         match source.extent_at(GuestOffset(at)).map_err(io::Error::other)? {
-            // What lies before the next whole read is read: no harm in a few zeros.
+            // The offset stays a multiple of a whole read, so a part of the hole may be read: a few zeros do
+            // no harm.
             Extent::Hole { end: hole } if hole.0 >= at + STEP => at = hole.0 / STEP * STEP,
             _ => {
                 let len = to_usize(STEP.min(end - at));

@@ -7,24 +7,24 @@ use super::ask::{Answer, Ask, Refused};
 use super::catalog::{crn, regional_id};
 use super::config::RegionConfig;
 use super::jobs::Job;
-use super::life::{Life, Turn};
+use super::life::{Lifecycle, Turn};
 use super::lists::whole;
 use super::world::Region;
 
-/// Jobs of one image that are not done, and all that are kept.
+/// Highest number of unfinished export jobs of one image; [`MOST_KEPT`] limits all of its jobs.
 const MOST_ACTIVE: usize = 5;
 const MOST_KEPT: usize = 10;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct ExportJob {
-    pub life: Life,
+    pub life: Lifecycle,
     pub image: String,
     pub bucket: String,
     pub format: String,
 }
 
 impl ExportJob {
-    /// The object's key: the job's name and the format's suffix.
+    /// Returns the object's key: the job's name and the format's suffix.
     pub fn key(&self) -> String {
         format!("{}.{}", self.life.name, self.format)
     }
@@ -109,7 +109,7 @@ impl Region {
             return Err(Refused::field(400, "bad_field", "format", "The format is qcow2 or vhd."));
         }
         let id = regional_id(&self.furniture.region);
-        let mut life = Life::new(id.clone(), name, "running", ask.now)
+        let mut life = Lifecycle::new(id.clone(), name, "running", ask.now)
             .turns("succeeded", ask.now.after(config.delays.export));
         if config.image_service_authorized {
             life.work = 1;

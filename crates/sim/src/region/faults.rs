@@ -1,4 +1,4 @@
-//! Faults of the simulated cloud, by operation and turn.
+//! Scripted faults of the simulated cloud, by operation and turn.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,105 +11,103 @@ use super::super::script::{self, Entry, Script, When};
 use super::super::server::SimError;
 use super::route::RegionOperation;
 
-/// What happens in place of the right answer, or to what was made.
+/// Fault: replaces the correct response, or changes the created resource.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RegionAction {
-    /// Does nothing, and answers with an error.
+    /// Applies nothing, and responds with an error.
     Answer {
-        /// HTTP status.
         status: u16,
-        /// IBM's error code; an HTML page without, as a gateway has it.
+        /// IBM's error code; without one the body is a page of HTML, as gateways send it.
         #[serde(default)]
         code: Option<String>,
-        /// The Retry-After header, in seconds.
+        /// Value of the Retry-After header, in seconds.
         #[serde(default)]
         retry_after_s: Option<u32>,
     },
-    /// Waits, then does as asked.
+    /// Waits, then handles the request.
     Delay {
-        /// For so long.
+        /// Length of the wait.
         milliseconds: u64,
     },
-    /// Does nothing, and never answers.
+    /// Applies nothing, and never responds.
     Hang,
-    /// Does nothing, and closes the connection.
+    /// Applies nothing, and closes the connection.
     Drop,
-    /// Does nothing, and sends a TCP reset.
+    /// Applies nothing, and sends a TCP reset.
     Reset,
-    /// Does as asked, and closes the connection without an answer.
+    /// Handles the request, and closes the connection without a response.
     ApplyThenDrop,
-    /// Does as asked, and answers with an error.
+    /// Handles the request, and responds with an error.
     ApplyThenAnswer {
-        /// HTTP status.
         status: u16,
-        /// IBM's error code.
+        /// IBM's error code, for example over_quota.
         code: String,
     },
-    /// Does as asked, and never answers.
+    /// Handles the request, and never responds.
     ApplyThenHang,
-    /// Does as asked, and answers; from then on nobody is answered any more, until the script is dropped.
+    /// Handles the request, and responds; after that no request gets a response, until the script is cleared.
     ThenSilence,
-    /// Does as asked, and answers with something that is no JSON.
+    /// Handles the request, and responds with a body that is not JSON.
     Garble,
-    /// Does as asked, and gives a page of a list as if it were the last one.
+    /// Handles the request, and returns a page of a list as if it were the last one.
     EndEarly,
-    /// What is made never leaves its first state.
+    /// Handles the request; the created resource never leaves its first state.
     StuckPending,
-    /// What is made fails in the end, for this reason.
+    /// Handles the request; the created resource fails in the end, with this reason.
     FailLater {
-        /// IBM's reason code.
+        /// IBM's reason code, as in `status_reasons`.
         code: String,
     },
-    /// What is made does not show in lists for a while.
+    /// Handles the request; lists don't show the created resource for a while.
     ListLag {
-        /// For so long.
+        /// Length of the wait.
         milliseconds: u64,
     },
 }
 
-/// Which requests go wrong.
+/// Selects the requests that a fault applies to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RegionRule {
-    /// Only this operation; all without.
+    /// Only requests for this operation; without it, for all.
     #[serde(default)]
     pub on: Option<RegionOperation>,
-    /// Only in this region.
+    /// Only requests to this region.
     #[serde(default)]
     pub region: Option<String>,
-    /// Only some of those.
+    /// Selection among the matching requests.
     #[serde(default)]
     pub when: When,
 }
 
 impl RegionRule {
-    /// Every request.
+    /// Matches requests for all operations.
     #[must_use]
     pub fn any() -> Self {
         Self::default()
     }
 
-    /// Every request for `operation`.
+    /// Matches every request for `operation`.
     #[must_use]
     pub fn on(operation: RegionOperation) -> Self {
         Self { on: Some(operation), ..Self::default() }
     }
 
-    /// Of those, the ones whose turn it is.
+    /// Narrows the rule to the requests that `when` selects.
     #[must_use]
     pub fn when(self, when: When) -> Self {
         Self { when, ..self }
     }
 
-    /// Of those, the ones in `region`.
+    /// Narrows the rule to requests to `region`.
     #[must_use]
     pub fn region(self, region: &str) -> Self {
         Self { region: Some(region.to_owned()), ..self }
     }
 }
 
-/// One entry of a script, and how often it has matched and acted.
+/// One entry of a script, with the number of requests that it has matched and acted on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Armed {
@@ -151,7 +149,7 @@ impl Entry for Armed {
     }
 }
 
-/// A script that can be changed while the cloud runs; clones share it.
+/// Fault script that can be changed while the cloud runs; clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct RegionFaults {
     script: Script<Armed>,
@@ -168,16 +166,16 @@ impl RegionFaults {
     /// Adds the rules of a script in JSON.
     ///
     /// # Errors
-    /// Where the text is no script; then nothing is added.
+    /// If the text is not a script; then nothing is added.
     pub fn add_json(&self, text: &[u8]) -> Result<(), serde_json::Error> {
         self.script.extend(serde_json::from_slice::<Vec<Armed>>(text)?);
         Ok(())
     }
 
-    /// Puts a script in JSON in place of the one that there is.
+    /// Replaces the script with one in JSON.
     ///
     /// # Errors
-    /// Where the text is no script; then the old one stays.
+    /// If the text is not a script; then the old one stays.
     pub fn replace_json(&self, text: &[u8]) -> Result<(), serde_json::Error> {
         self.script.replace(serde_json::from_slice(text)?);
         Ok(())
@@ -186,30 +184,30 @@ impl RegionFaults {
     /// Adds the rules of a script file.
     ///
     /// # Errors
-    /// Where the file can't be read or is no script.
+    /// If the file can't be read or is not a script.
     pub fn add_file(&self, path: &Path) -> Result<(), SimError> {
         self.script.extend(script::read(path)?);
         Ok(())
     }
 
-    /// Drops the whole script.
+    /// Removes all rules of the script, and ends the silence of [`RegionAction::ThenSilence`].
     pub fn clear(&self) {
         self.script.replace(Vec::new());
         self.silent.store(false, Ordering::Relaxed);
     }
 
-    /// How often each rule has acted, in the script's order.
+    /// Returns the number of times that each rule has acted, in the script's order.
     #[must_use]
     pub fn fired(&self) -> Vec<u32> {
         self.script.fired()
     }
 
-    /// The script as JSON, with its counts.
+    /// Returns the script as JSON, with its counts.
     pub(super) fn to_json(&self) -> String {
         serde_json::to_string(&*self.script.lock()).unwrap_or_default()
     }
 
-    /// What to do with a request.
+    /// Returns the fault for a request, if there is one.
     pub(super) fn pick(&self, operation: RegionOperation, region: &str) -> Option<RegionAction> {
         if self.silent.load(Ordering::Relaxed) {
             return Some(RegionAction::Hang);
@@ -217,20 +215,20 @@ impl RegionFaults {
         self.script.pick(&(operation, region))
     }
 
-    /// From now on nobody is answered.
+    /// Leaves every request from now on without a response.
     pub(super) fn fall_silent(&self) {
         self.silent.store(true, Ordering::Relaxed);
     }
 }
 
 impl RegionAction {
-    /// An error with IBM's code.
+    /// Returns a [`RegionAction::Answer`] with IBM's error code.
     #[must_use]
     pub fn answer(status: u16, code: &str) -> Self {
         Self::Answer { status, code: Some(code.to_owned()), retry_after_s: None }
     }
 
-    /// The wait of [`RegionAction::Delay`].
+    /// Returns a [`RegionAction::Delay`] of this duration.
     #[must_use]
     pub fn delay(duration: Duration) -> Self {
         Self::Delay { milliseconds: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX) }

@@ -1,4 +1,4 @@
-//! What stands between the socket and the operations: tokens, the API's version, the history, the script of faults.
+//! Steps between the socket and the operations: tokens, the API's version, the history, the fault script.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,33 +19,33 @@ use super::ask::{Answer, Ask, LONGEST_BODY, Refused, pairs};
 use super::config::{RegionConfig, ServerSeed};
 use super::devices::Devices;
 use super::faults::{RegionAction, RegionFaults};
-use super::history::{Deed, History};
+use super::history::{History, HistoryEntry};
 use super::jobs::Job;
 use super::route::RegionOperation;
-use super::world::{Happened, World};
+use super::world::{Changes, RegionState};
 use super::{catalog, metadata, tagging};
 use crate::folder::Folder;
 use crate::front::Dropped;
 use crate::iam::Iam;
 use crate::listener::Answers;
 
-/// How often what is due is looked for.
+/// Time between two checks for steps that are due.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Everything that a connection needs.
+/// State that all connections of the cloud share.
 pub(super) struct Front {
     pub config: RegionConfig,
     pub iam: Arc<Iam>,
     pub faults: RegionFaults,
     pub store: Arc<Folder>,
-    /// Its own address.
+    /// URL of the cloud.
     pub url: String,
     state: Mutex<State>,
 }
 
-/// What changes.
+/// Part of the state that requests and time change.
 struct State {
-    world: World,
+    world: RegionState,
     history: History,
     asked: BTreeMap<RegionOperation, u64>,
     devices: Devices,
@@ -54,7 +54,7 @@ struct State {
 impl Front {
     pub fn new(
         config: RegionConfig,
-        world: World,
+        world: RegionState,
         iam: Arc<Iam>,
         store: Arc<Folder>,
         url: String,
@@ -69,7 +69,7 @@ impl Front {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn history(&self) -> Vec<Deed> {
+    pub fn history(&self) -> Vec<HistoryEntry> {
         self.lock().history.deeds().to_vec()
     }
 
@@ -77,7 +77,7 @@ impl Front {
         self.lock().asked.get(&operation).copied().unwrap_or_default()
     }
 
-    /// The id of a server of the first region.
+    /// Returns the id of a server of the first region.
     pub fn instance_id(&self, server: &str) -> Option<String> {
         let name = self.config.regions.first()?;
         let mut state = self.lock();
@@ -86,8 +86,8 @@ impl Front {
         Some(found.life.id.clone())
     }
 
-    /// Looks at the world, changes it, and keeps it. For what no request asks for.
-    pub fn with_world<T>(&self, change: impl FnOnce(&mut World) -> T) -> T {
+    /// Calls `change` on the cloud's state and saves it. For changes that no request causes.
+    pub fn with_world<T>(&self, change: impl FnOnce(&mut RegionState) -> T) -> T {
         let mut state = self.lock();
         let changed = change(&mut state.world);
         keep(&state.world);
@@ -106,7 +106,7 @@ impl Front {
         });
     }
 
-    /// Goes on with what a stop has interrupted.
+    /// Restarts the jobs that a stop has interrupted, and creates the links of attached volumes.
     pub fn resume(self: &Arc<Self>) {
         let jobs = self.with_world(Job::unfinished);
         for job in jobs {
@@ -121,7 +121,7 @@ impl Front {
         self.lock().devices.release();
     }
 
-    /// Lets time pass.
+    /// Applies the steps that are due, again and again, until the task is aborted.
     pub async fn tick(self: Arc<Self>) {
         loop {
             tokio::time::sleep(TICK).await;
@@ -132,7 +132,7 @@ impl Front {
     fn settle(&self) {
         let mut state = self.lock();
         let State { world, devices, .. } = &mut *state;
-        let Happened { changed, files, .. } = world.settle(Moment::now());
+        let Changes { changed, files, .. } = world.settle(Moment::now());
         if changed {
             keep(world);
         }
@@ -144,7 +144,8 @@ impl Front {
         }
     }
 
-    /// Does as asked. The world is on disk before the answer goes out.
+    /// Performs an operation, and records a change in the history. The state is saved before the response is
+    /// sent.
     fn perform(
         self: &Arc<Self>,
         operation: RegionOperation,
@@ -160,7 +161,7 @@ impl Front {
             }
             if operation.is_change() {
                 keep(&state.world);
-                let deed = Deed {
+                let deed = HistoryEntry {
                     at: ask.now.shown(),
                     request_id: ask
                         .headers
@@ -190,7 +191,7 @@ impl Front {
         &self,
         operation: RegionOperation,
         ask: &Ask,
-        world: &mut World,
+        world: &mut RegionState,
         jobs: &mut Vec<Job>,
     ) -> Result<Answer, Refused> {
         use RegionOperation as Op;
@@ -217,7 +218,7 @@ impl Front {
         }
     }
 
-    /// The token of a request, if it is good.
+    /// Checks that the request has a valid bearer token.
     fn admit(&self, headers: &HeaderMap) -> Result<(), Refused> {
         let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
         match token {
@@ -288,12 +289,13 @@ impl Front {
         self.settle();
         let front = Arc::clone(self);
         let action = action.cloned();
-        // Its work is on disk and under a lock.
+        // On a blocking thread, because the work is on disk and holds a lock.
         let done = tokio::task::spawn_blocking(move || front.perform(operation, &ask, action.as_ref())).await;
         done.unwrap_or_else(|err| Err(Refused::new(500, "internal_error", &err.to_string())))
     }
 
-    /// The script and the history, for whoever drives the cloud from outside.
+    /// Handles requests of a test program: for the fault script, the history, and the tokens. Returns `None`
+    /// for other paths.
     fn admin(&self, method: &Method, path: &str, body: &[u8]) -> Option<Response<Body>> {
         let text = match (method.as_str(), path) {
             ("GET", "/sim/faults") => self.faults.to_json(),
@@ -390,7 +392,7 @@ impl Answers for Front {
     }
 }
 
-/// The region before `/v1/`, and what follows; an empty region for paths that have none.
+/// Splits a path into the region before `/v1/` and the rest; the region is empty for paths that have none.
 fn split(path: &str) -> (&str, &str) {
     let path = path.trim_start_matches('/');
     match path.split_once("/v1/") {
@@ -403,8 +405,8 @@ fn split(path: &str) -> (&str, &str) {
     }
 }
 
-/// What the script has in store for what was made.
-fn scripted_fate(world: &mut World, about: Option<&str>, action: &RegionAction, now: Moment) {
+/// Applies the fault script to the lifecycle of the resource that a request has created or changed.
+fn scripted_fate(world: &mut RegionState, about: Option<&str>, action: &RegionAction, now: Moment) {
     let Some(life) = about.and_then(|id| world.life(id)) else { return };
     match action {
         RegionAction::StuckPending => life.stuck = true,
@@ -449,7 +451,7 @@ fn check_version(query: &[(String, String)]) -> Result<(), Refused> {
     }
 }
 
-fn keep(world: &World) {
+fn keep(world: &RegionState) {
     if let Err(err) = world.save() {
         tracing::error!(%err, "the simulated cloud's state can't be written");
     }

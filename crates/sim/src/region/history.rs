@@ -1,4 +1,4 @@
-//! What was changed: a line of JSON for each mutation, in a file and in memory.
+//! History of all changes: one line of JSON for each, in a file and in memory.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
@@ -8,40 +8,39 @@ use serde::{Deserialize, Serialize};
 
 use super::route::RegionOperation;
 
-/// One change.
+/// One request for a change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Deed {
-    /// When, UTC.
+pub struct HistoryEntry {
+    /// Time of the request, UTC, as `2026-01-02T03:04:05.006Z`.
     pub at: String,
-    /// The client's X-Request-Id.
+    /// X-Request-Id header of the request; empty if it had none.
     pub request_id: String,
-    /// In which region; empty for what has none.
+    /// Region of the request; empty for a service that has none.
     pub region: String,
-    /// What was asked for.
     pub operation: RegionOperation,
-    /// What it was about, where it was done.
+    /// Id of the resource that was created or changed, if the request succeeded.
     pub id: Option<String>,
-    /// Its name, where the request gave one.
+    /// Name in the request's body, if there is one.
     pub name: Option<String>,
-    /// The answer's status, as it was before a script changed it.
+    /// HTTP status of the response, before a fault script changed it.
     pub status: u16,
 }
 
-/// All changes so far.
+/// All changes up to now.
 #[derive(Debug)]
 pub(super) struct History {
     file: File,
-    deeds: Vec<Deed>,
+    deeds: Vec<HistoryEntry>,
 }
 
 impl History {
-    /// Goes on with what the file has.
+    /// Opens the file, and reads the changes in it.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let before = match std::fs::read_to_string(path) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => String::new(),
             read => read?,
         };
-        // The last line may be cut where the process was killed.
+        // The last line may be incomplete if the process was killed.
         let deeds = before.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let mut file = OpenOptions::new().create(true).append(true).open(path)?;
         if !before.is_empty() && !before.ends_with('\n') {
@@ -50,14 +49,14 @@ impl History {
         Ok(Self { file, deeds })
     }
 
-    pub(super) fn add(&mut self, deed: Deed) -> io::Result<()> {
+    pub(super) fn add(&mut self, deed: HistoryEntry) -> io::Result<()> {
         let mut line = serde_json::to_vec(&deed)?;
         line.push(b'\n');
         self.deeds.push(deed);
         self.file.write_all(&line)
     }
 
-    pub(super) fn deeds(&self) -> &[Deed] {
+    pub(super) fn deeds(&self) -> &[HistoryEntry] {
         &self.deeds
     }
 }

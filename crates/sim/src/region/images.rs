@@ -1,4 +1,4 @@
-//! Images.
+//! Custom images of the account.
 
 use std::path::{Path, PathBuf};
 
@@ -10,27 +10,27 @@ use super::ask::{Answer, Ask, Refused, href};
 use super::catalog::{self, crn, regional_id, resource_group};
 use super::config::RegionConfig;
 use super::jobs::Job;
-use super::life::{Life, Turn};
+use super::life::{Lifecycle, Turn};
 use super::lists::page;
 use super::world::Region;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Image {
-    pub life: Life,
-    /// What it was imported from, as `cos://location/bucket/key`.
+    pub life: Lifecycle,
+    /// Object that it was imported from, as `cos://location/bucket/key`.
     pub href: Option<String>,
     pub source_volume: Option<String>,
     pub operating_system: String,
     pub sha256: Option<String>,
-    /// GB of the file.
+    /// Size of the file, in GB.
     pub file_size: Option<u64>,
-    /// GB of the disk.
+    /// Size of the disk, in GB.
     pub minimum_size: Option<u64>,
     pub deprecation_at: Option<String>,
     pub obsolescence_at: Option<String>,
 }
 
-/// `cos://location/bucket/key` in its parts.
+/// Splits `cos://location/bucket/key` into its parts.
 fn parts(href: &str) -> Option<(&str, &str, &str)> {
     let (location, rest) = href.strip_prefix("cos://")?.split_once('/')?;
     let (bucket, key) = rest.split_once('/')?;
@@ -38,13 +38,13 @@ fn parts(href: &str) -> Option<(&str, &str, &str)> {
 }
 
 impl Image {
-    /// Bucket and key of what it was imported from.
+    /// Returns the bucket and key of the object that it was imported from.
     pub fn source(&self) -> Option<(String, String)> {
         let (_, bucket, key) = parts(self.href.as_deref()?)?;
         Some((bucket.to_owned(), key.to_owned()))
     }
 
-    /// Where the image service keeps its own copy.
+    /// Returns the path of the image service's own copy.
     pub fn kept(folder: &Path, id: &str) -> PathBuf {
         folder.join("images").join(format!("{id}.qcow2"))
     }
@@ -100,7 +100,7 @@ impl Region {
         for number in 0..count {
             let id = regional_id(&self.furniture.region);
             let image = Image {
-                life: Life::new(id.clone(), format!("image-{number:04}"), "available", now),
+                life: Lifecycle::new(id.clone(), format!("image-{number:04}"), "available", now),
                 href: None,
                 source_volume: None,
                 operating_system: "debian-12-amd64".to_owned(),
@@ -116,7 +116,7 @@ impl Region {
 
     pub(super) fn list_images(&self, ask: &Ask) -> Result<Answer, Refused> {
         let states: Option<Vec<&str>> = ask.query("status").map(|states| states.split(',').collect());
-        // All are the account's own, and private.
+        // All images belong to the account and are private.
         let others = ask.query("visibility") == Some("public")
             || ask.query("remote.account.id").is_some_and(|id| id != "null")
             || ask.query("user_data_format").is_some_and(|format| format != "cloud_init");
@@ -163,7 +163,7 @@ impl Region {
         let name = ask.name()?;
         self.check_image_name(&name, "")?;
         let id = regional_id(&self.furniture.region);
-        let mut life = Life::new(id.clone(), name, "pending", ask.now)
+        let mut life = Lifecycle::new(id.clone(), name, "pending", ask.now)
             .turns("available", ask.now.after(config.delays.image));
         life.reasons = vec![("image_request_queued".to_owned(), "The request is queued.".to_owned())];
         let image = match ask.text("/source_volume/id") {
@@ -178,7 +178,7 @@ impl Region {
         Ok(answer)
     }
 
-    fn image_of_file(&self, ask: &Ask, config: &RegionConfig, mut life: Life) -> Result<Image, Refused> {
+    fn image_of_file(&self, ask: &Ask, config: &RegionConfig, mut life: Lifecycle) -> Result<Image, Refused> {
         let href = ask.required("/file/href")?;
         let wrong = |code: &str, message: &str| Refused::field(400, code, "file.href", message);
         let (location, bucket, key) =
@@ -190,7 +190,7 @@ impl Region {
             return Err(wrong("bad_field", "The bucket is in another location."));
         }
         if !config.image_service_authorized {
-            // IBM publishes no code for it; its documentation says that the import fails.
+            // IBM publishes no code for this; its documentation says that the import fails.
             return Err(wrong("cos_unauthorized", "The image service is not authorized to read the bucket."));
         }
         let os = ask.required("/operating_system/name")?;
@@ -220,8 +220,8 @@ impl Region {
         })
     }
 
-    /// The boot volume of a stopped server, as IBM demands it.
-    fn image_of_volume(&self, id: &str, life: Life) -> Result<Image, Refused> {
+    /// Creates an image of a volume. As IBM demands, it must be the boot volume of a stopped server.
+    fn image_of_volume(&self, id: &str, life: Lifecycle) -> Result<Image, Refused> {
         let volume = self.volumes.get(id).ok_or_else(|| Refused::not_found("volume", id))?;
         let wrong = |message: &str| Refused::field(400, "invalid_state", "source_volume.id", message);
         let attachment =
@@ -290,7 +290,7 @@ impl Region {
         if image.life.state == "deleting" {
             return Err(Refused::conflict("invalid_state", "The image is being deleted."));
         }
-        // Queued it can still be called off; under way it can't.
+        // A queued import can still be cancelled, a running one can't.
         if image.life.reasons.iter().any(|(code, _)| code == "image_request_in_progress") {
             return Err(Refused::conflict("invalid_state", "The image is being imported."));
         }

@@ -1,4 +1,4 @@
-//! Servers.
+//! Servers, which the API calls instances.
 
 use std::io;
 
@@ -14,14 +14,14 @@ use super::config::{RegionConfig, ServerSeed};
 use super::disks;
 use super::front::Front;
 use super::jobs::Job;
-use super::life::{Life, Turn};
+use super::life::{Lifecycle, Turn};
 use super::lists::page;
 use super::volumes::Volume;
 use super::world::Region;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Instance {
-    pub life: Life,
+    pub life: Lifecycle,
     pub zone: String,
     pub profile: String,
     pub image: Option<String>,
@@ -40,11 +40,12 @@ impl Instance {
 }
 
 impl Region {
-    /// A running server without any volume of its own in the world: for itself, or until one is given to it.
+    /// Adds a running server without a volume, and returns its id. [`Self::add_boot_volume`] gives it one;
+    /// the servers of the configuration have none.
     pub(super) fn add_server(&mut self, region: &str, name: &str, zone: u32, now: Moment) -> String {
         let zone = format!("{region}-{zone}");
         let id = zonal_id(region, &zone);
-        let life = Life::new(id.clone(), name.to_owned(), "running", now);
+        let life = Lifecycle::new(id.clone(), name.to_owned(), "running", now);
         self.instances
             .insert(id.clone(), Instance { life, zone, profile: "mx2-2x16".to_owned(), image: None });
         id
@@ -55,7 +56,7 @@ impl Region {
         let Some(zone) = self.instances.get(server).map(|server| server.zone.clone()) else { return };
         let id = zonal_id(&region, &zone);
         let attachment = Attachment {
-            life: Life::new(id.clone(), "boot".to_owned(), "attached", now),
+            life: Lifecycle::new(id.clone(), "boot".to_owned(), "attached", now),
             instance: server.to_owned(),
             volume: volume.life.id.clone(),
             boot: true,
@@ -84,7 +85,7 @@ impl Region {
             }
             shown
         };
-        // A server that runs us may have no boot volume in this world; IBM's always have one.
+        // The server that snapferry runs on may have no boot volume here; IBM's always have one.
         let boot = own().find(|attachment| attachment.boot).map_or_else(
             || json!({ "id": "none", "name": "none", "href": href(base, &format!("instances/{}/volume_attachments/none", life.id)) }),
             attachment,
@@ -226,7 +227,7 @@ impl Region {
                         "The image is not available.",
                     ));
                 }
-                let mut life = Life::new(volume_id.clone(), volume_name, "pending", ask.now);
+                let mut life = Lifecycle::new(volume_id.clone(), volume_name, "pending", ask.now);
                 life = life.turns("available", ask.now.after(config.delays.volume));
                 life.work = 1;
                 jobs.push(Job::fill_volume(&region, &volume_id));
@@ -243,7 +244,7 @@ impl Region {
             }
         };
         let id = zonal_id(&region, &zone);
-        let life = Life::new(id.clone(), name, "pending", ask.now)
+        let life = Lifecycle::new(id.clone(), name, "pending", ask.now)
             .turns("running", ask.now.after(config.delays.instance));
         self.instances.insert(id.clone(), Instance { life, zone, profile, image });
         self.add_boot_volume(&id, volume, ask.now);
@@ -275,7 +276,8 @@ impl Region {
         Ok(Answer::empty(204, ask.id(0)))
     }
 
-    /// What goes with a server that is gone: its attachments, and the volumes that were to be deleted with it.
+    /// Removes what belongs to a deleted server: its attachments, and the volumes that are to be deleted with
+    /// it.
     pub(super) fn forget_server(&mut self, server: &Instance, now: Moment) {
         let (gone, kept) = std::mem::take(&mut self.attachments)
             .into_iter()
@@ -315,7 +317,7 @@ impl Region {
     }
 }
 
-/// A server with a copy of a disk, whole from the start.
+/// Adds a server whose boot volume is a copy of a disk, available from the start.
 pub(super) fn seed(front: &Front, seed: &ServerSeed) -> io::Result<()> {
     let exists = front.with_world(|world| {
         let region = world.region(&seed.region)?;
@@ -334,7 +336,7 @@ pub(super) fn seed(front: &Front, seed: &ServerSeed) -> io::Result<()> {
     let capacity = disks::size_of(&seed.boot_disk)?.div_ceil(GIB).max(front.config.least_capacity);
     let (now, id) = (Moment::now(), regional_id(&seed.region));
     let volume = Volume {
-        life: Life::new(id, format!("{}-boot", seed.name), "available", now),
+        life: Lifecycle::new(id, format!("{}-boot", seed.name), "available", now),
         capacity,
         profile: if seed.generation == 2 { "sdp" } else { "general-purpose" }.to_owned(),
         zone: format!("{}-1", seed.region),

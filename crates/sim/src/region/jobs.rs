@@ -1,4 +1,5 @@
-//! Work that outlasts a request: disks that are copied, images that are read and hashed, objects that are written.
+//! Jobs that outlast a request: copies of disks, imports that read and hash an image, exports that write an
+//! object.
 
 use std::io::{self, Read as _, Write as _};
 use std::sync::Arc;
@@ -14,14 +15,14 @@ use super::config::RegionConfig;
 use super::disks;
 use super::front::Front;
 use super::images::Image;
-use super::world::{Region, World};
+use super::world::{Region, RegionState};
 use crate::store::put_file;
 
-/// One read of an object.
+/// Bytes in one read of an object.
 const PIECE: usize = 1 << 20;
-/// The largest image, in GB (IBM's documentation of custom images).
+/// Size of the largest image, in GB (IBM's documentation of custom images).
 const MOST_IMAGE: u64 = 250;
-/// How long a job waits before it looks again for what another one is still making.
+/// Time between two checks whether a queued import may begin.
 const AGAIN: Duration = Duration::from_millis(20);
 
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +33,7 @@ enum Kind {
     Export,
 }
 
-/// One piece of work, for one thing.
+/// Job for one resource.
 #[derive(Clone, Debug)]
 pub(super) struct Job {
     kind: Kind,
@@ -40,7 +41,7 @@ pub(super) struct Job {
     id: String,
 }
 
-/// Why an image can't be: IBM's reason code, and words.
+/// Error of an import: IBM's reason code, and a message.
 type Spoiled = (&'static str, String);
 
 impl Job {
@@ -64,8 +65,8 @@ impl Job {
         Self::new(Kind::Export, region, id)
     }
 
-    /// What a stop has interrupted.
-    pub fn unfinished(world: &mut World) -> Vec<Self> {
+    /// Returns the jobs that a stop of the process has interrupted.
+    pub fn unfinished(world: &mut RegionState) -> Vec<Self> {
         let mut jobs = Vec::new();
         for (name, region) in &world.regions {
             let snapshots = region.snapshots.values().filter(|thing| thing.life.work > 0);
@@ -80,7 +81,7 @@ impl Job {
         jobs
     }
 
-    /// Begins the work on a thread of its own.
+    /// Starts the job on a blocking thread.
     pub fn spawn(self, front: &Arc<Front>) {
         let front = Arc::clone(front);
         tokio::task::spawn_blocking(move || self.run(&front));
@@ -104,7 +105,7 @@ impl Job {
         });
     }
 
-    /// Looks at the region, and waits for nothing.
+    /// Reads something of the region. Returns an error if it is gone, instead of waiting for it.
     fn look<T>(&self, front: &Front, look: impl FnOnce(&Region) -> Option<T>) -> io::Result<T> {
         let found = front.with_world(|world| world.regions.get(&self.region).and_then(look));
         found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "it is gone"))
@@ -139,7 +140,7 @@ impl Job {
         let folder = &front.config.folder;
         let (to, capacity, snapshot, image) = self.look(front, |region| {
             let volume = region.volumes.get(&self.id)?;
-            // One that is gone leaves nothing to fill the volume from, and zeros in its place would be a lie.
+            // If the snapshot is gone, the volume must fail: filled with zeros it would look restored.
             let snapshot = match &volume.source_snapshot {
                 Some(id) => Some(region.snapshots.get(id)?.file(folder)),
                 None => None,
@@ -159,7 +160,8 @@ impl Job {
         }
     }
 
-    /// Reads the whole object, as IBM's image service does: hashes it, keeps it, and looks at the disk in it.
+    /// Imports an image as IBM's image service does: reads and hashes the whole object, keeps a copy, and
+    /// checks the disk in it.
     fn finish_import(&self, front: &Front) {
         let imported = self.import_object(front);
         front.with_world(|world| {
@@ -188,7 +190,7 @@ impl Job {
             Some((region.images.get(&self.id)?.source()?, region.images.get(&self.id)?.life.created))
         });
         let ((bucket, key), created) = looked.map_err(|err| corrupt(&err))?;
-        // Queued first, so that a client sees it.
+        // The import stays queued for a while, so that a client can see that state.
         while Moment::now() < created.after(front.config.delays.image / 2) {
             std::thread::sleep(AGAIN);
         }
@@ -233,7 +235,7 @@ impl Job {
     }
 }
 
-/// Hashes an object into a file of our own.
+/// Copies an object into the image service's own file, and returns its SHA-256 and its size in bytes.
 fn keep(object: &mut std::fs::File, to: &std::path::Path) -> io::Result<(String, u64)> {
     if let Some(folder) = to.parent() {
         std::fs::create_dir_all(folder)?;
@@ -252,7 +254,8 @@ fn keep(object: &mut std::fs::File, to: &std::path::Path) -> io::Result<(String,
     }
 }
 
-/// What the disk takes, at least the least: smaller ones are rounded up, larger ones refused.
+/// Returns the capacity for an image's disk in GB. A small one is raised to the least capacity, a large one
+/// is an error.
 fn gigabytes(virtual_size: u64, config: &RegionConfig) -> Result<u64, Spoiled> {
     let gigabytes = virtual_size.div_ceil(GIB).max(config.least_capacity);
     if gigabytes > MOST_IMAGE {

@@ -1,43 +1,44 @@
-//! States that change with time: what is asked for now is done later, and the time is kept with the thing, so that a restart goes on.
+//! Lifecycle of a resource: its state changes with time. A request sets the next state and its time; both are
+//! saved with the resource, so that they survive a restart.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::super::moment::Moment;
 
-/// What a thing turns into.
+/// Next step in a resource's lifecycle.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Turn {
-    /// Another state.
+    /// Change into this state.
     Into(String),
-    /// Nothing.
+    /// Removal of the resource.
     Gone,
 }
 
-/// What every thing has.
+/// Properties that every resource has.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Life {
+pub(super) struct Lifecycle {
     pub id: String,
     pub name: String,
     pub created: Moment,
     pub state: String,
-    /// The next state, and when it comes.
+    /// Time of the next state, and the state.
     pub next: Option<(Moment, Turn)>,
-    /// Work outside of this file that has to be done before the next state comes: a disk to be copied, an object to be read.
+    /// Number of jobs that must end before the next state: a copy of a disk, the reading of an object.
     pub work: u32,
-    /// Why it is in its state: codes and messages.
+    /// Reasons for the state: codes and messages.
     pub reasons: Vec<(String, String)>,
-    /// Lists don't show it before that.
+    /// Time from which lists show it.
     pub listed_from: Moment,
-    /// Counts changes, for ETags.
+    /// Number of changes, for ETags.
     pub version: u64,
-    /// A script said that it never leaves its first state.
+    /// True if a fault script keeps it in its first state.
     pub stuck: bool,
-    /// A script said that it ends so, for this reason.
+    /// Reason code with which a fault script makes it fail.
     pub doomed: Option<String>,
 }
 
-impl Life {
+impl Lifecycle {
     pub(super) fn new(id: String, name: String, state: &str, now: Moment) -> Self {
         Self {
             id,
@@ -59,21 +60,21 @@ impl Life {
         self
     }
 
-    /// Comes into `state` now, and goes on from there to `turn`.
+    /// Changes into `state` now, and schedules `turn`.
     pub(super) fn enter(&mut self, state: &str, at: Moment, turn: Turn) {
         state.clone_into(&mut self.state);
         self.next = Some((at, turn));
         self.version += 1;
     }
 
-    /// Comes into a state to stay.
+    /// Changes into a state that has no next one.
     pub(super) fn settle_in(&mut self, state: &str) {
         state.clone_into(&mut self.state);
         self.next = None;
         self.version += 1;
     }
 
-    /// What is due, taken.
+    /// Applies the next step if it is due, and returns it.
     pub(super) fn due(&mut self, now: Moment) -> Option<Turn> {
         let gone = matches!(self.next, Some((_, Turn::Gone)));
         if self.work > 0 || (self.stuck && !gone) || self.next.as_ref().is_none_or(|(at, _)| *at > now) {
@@ -113,7 +114,7 @@ mod tests {
     #[test]
     fn what_is_due_comes_once_and_not_before_its_work_is_done() {
         let now = Moment::now();
-        let mut life = Life::new("1".into(), "a".into(), "pending", now)
+        let mut life = Lifecycle::new("1".into(), "a".into(), "pending", now)
             .turns("stable", now.after(Duration::from_secs(1)));
         assert_eq!(life.due(now), None);
         let later = now.after(Duration::from_secs(2));
@@ -127,7 +128,7 @@ mod tests {
     #[test]
     fn what_is_stuck_can_still_be_deleted() {
         let now = Moment::now();
-        let mut life = Life::new("1".into(), "a".into(), "pending", now).turns("stable", now);
+        let mut life = Lifecycle::new("1".into(), "a".into(), "pending", now).turns("stable", now);
         life.stuck = true;
         assert_eq!(life.due(now), None);
         life.enter("deleting", now, Turn::Gone);

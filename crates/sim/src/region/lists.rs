@@ -1,4 +1,4 @@
-//! Lists: filtered, in order, page by page.
+//! Lists of the API: filters, order, pages.
 
 use std::cmp::Ordering;
 
@@ -6,25 +6,27 @@ use serde_json::{Value, json};
 
 use super::super::moment::Moment;
 use super::ask::{Answer, Ask, Refused};
-use super::life::Life;
+use super::life::Lifecycle;
 
-/// IBM's examples show pages of 50, and 100 is the most that its own clients ask for.
+/// Entries on a page if the client sets no limit. IBM's examples show pages of 50, and 100 is the most that
+/// its own clients request.
 const PAGE: usize = 50;
 const LARGEST_PAGE: usize = 100;
 
-/// A thing of a list: its life, and what the API shows of it.
-pub(super) type Listed<'a> = (&'a Life, Value);
+/// Entry of a list: its lifecycle, and the JSON that the API shows.
+pub(super) type Listed<'a> = (&'a Lifecycle, Value);
 
-/// One page of `things` as the answer to `ask`, with the API's links. Filters must have been applied already, except for the name.
+/// Returns one page of `things` as the response to `ask`, with the API's links. The caller has applied all
+/// filters but those for the name and the resource group.
 pub(super) fn page(ask: &Ask, path: &str, key: &str, mut things: Vec<Listed<'_>>) -> Result<Answer, Refused> {
     things.retain(|(life, shown)| {
-        // All that there is belongs to one resource group.
+        // Everything here belongs to one resource group.
         let group = shown.pointer("/resource_group/id").and_then(Value::as_str);
         life.listed_from <= ask.now
             && ask.query("name").is_none_or(|name| name == life.name)
             && ask.query("resource_group.id").is_none_or(|id| group == Some(id))
     });
-    // The newest first, as the API does it; the id makes the order firm.
+    // The newest comes first, as in the API; the id makes the order definite.
     things.sort_by(|(a, _), (b, _)| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
     if ask.query("sort") == Some("created_at") {
         things.reverse();
@@ -45,8 +47,8 @@ pub(super) fn page(ask: &Ask, path: &str, key: &str, mut things: Vec<Listed<'_>>
                 || Refused::parameter(400, "bad_field", "start", "The start is none that a page has given.");
             let (created, id) = start.split_once('.').ok_or_else(wrong)?;
             let created: Moment = created.parse().map_err(|_| wrong())?;
-            // By its place in the order, not by the thing: it may have been deleted since.
-            let reached = |life: &Life| match life.created.cmp(&created) {
+            // By its place in the order, not by the thing itself, which may have been deleted since.
+            let reached = |life: &Lifecycle| match life.created.cmp(&created) {
                 Ordering::Equal => {
                     if oldest_first {
                         life.id.as_str() <= id
@@ -81,7 +83,7 @@ pub(super) fn page(ask: &Ask, path: &str, key: &str, mut things: Vec<Listed<'_>>
     Ok(Answer::ok(body))
 }
 
-/// A list that comes in one piece.
+/// Returns a list without pages.
 pub(super) fn whole(ask: &Ask, key: &str, mut things: Vec<Listed<'_>>) -> Answer {
     things.retain(|(life, _)| life.listed_from <= ask.now);
     Answer::ok(json!({ key: things.into_iter().map(|(_, shown)| shown).collect::<Vec<_>>() }))

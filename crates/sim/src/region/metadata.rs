@@ -1,4 +1,4 @@
-//! The instance metadata service of the server that snapferry would run on.
+//! Instance metadata service of the server that snapferry would run on.
 
 use std::time::Duration;
 
@@ -10,16 +10,17 @@ use super::ask::{Answer, Ask, Refused};
 use super::catalog::{crn, resource_group};
 use super::front::Front;
 use super::route::RegionOperation as Op;
-use super::world::World;
+use super::world::RegionState;
 
-/// From this version on the service has its new paths.
+/// First API version with the service's new paths.
 const NEW_PATHS: &str = "2025-08-26";
-/// The life of an identity token that says nothing else.
+/// Lifetime of an identity token in seconds, if the request sets none.
 const DEFAULT_LIFE: u64 = 300;
-/// The longest.
+/// Longest lifetime of an identity token, in seconds.
 const LONGEST_LIFE: u64 = 3600;
 
-/// A service that is off answers nobody; here it is at least told apart from one that is not there.
+/// Checks that the service is on and has the path in the requested version. IBM's service does not respond at
+/// all if it is off; this one responds 404, so that it differs from a service that is not there.
 fn check(front: &Front, operation: Op, ask: &Ask) -> Result<(), Refused> {
     let new = matches!(operation, Op::CreateIdentityToken | Op::CreateIamToken);
     let version = ask.query("version").unwrap_or_default();
@@ -31,7 +32,8 @@ fn check(front: &Front, operation: Op, ask: &Ask) -> Result<(), Refused> {
     Ok(())
 }
 
-/// Only a server asks itself: a proxy would not set the header.
+/// Issues an identity token. The header proves that the server itself sent the request: a proxy would not set
+/// it.
 pub(super) fn identity_token(front: &Front, operation: Op, ask: &Ask) -> Result<Answer, Refused> {
     check(front, operation, ask)?;
     if ask.headers.get("metadata-flavor").is_none_or(|flavor| flavor != "ibm") {
@@ -45,7 +47,7 @@ pub(super) fn identity_token(front: &Front, operation: Op, ask: &Ask) -> Result<
     Ok(Answer::ok(token(&front.iam.mint_identity(life), life, ask.now)))
 }
 
-/// A token as the service writes it.
+/// Returns a token in the JSON of the service.
 fn token(text: &str, life: Duration, now: Moment) -> serde_json::Value {
     json!({
         "access_token": text,
@@ -70,7 +72,7 @@ pub(super) fn iam_token(front: &Front, operation: Op, ask: &Ask) -> Result<Answe
     Ok(Answer::ok(token(&front.iam.mint(life), life, ask.now)))
 }
 
-pub(super) fn own_instance(front: &Front, world: &World, ask: &Ask) -> Result<Answer, Refused> {
+pub(super) fn own_instance(front: &Front, world: &RegionState, ask: &Ask) -> Result<Answer, Refused> {
     vouched(front, ask)?;
     let missing = || Refused::new(404, "not_found", "There is no such server.");
     let name = front.config.regions.first().ok_or_else(missing)?;
@@ -87,7 +89,7 @@ pub(super) fn own_instance(front: &Front, world: &World, ask: &Ask) -> Result<An
     Ok(Answer::ok(shown))
 }
 
-pub(super) fn own_attachments(front: &Front, world: &World, ask: &Ask) -> Result<Answer, Refused> {
+pub(super) fn own_attachments(front: &Front, world: &RegionState, ask: &Ask) -> Result<Answer, Refused> {
     let own = own_instance(front, world, ask)?;
     let attachments = own.body.map(|mut own| own["volume_attachments"].take());
     Ok(Answer::ok(json!({ "volume_attachments": attachments })))

@@ -1,25 +1,28 @@
-//! The part of IBM Cloud that snapferry calls, over a folder: VPC regions, IAM, the instance metadata service, Global Tagging, and an S3 store.
+//! The part of IBM Cloud that snapferry calls, simulated in a folder: VPC regions, IAM, the instance metadata
+//! service, Global Tagging, and an S3 store.
 //!
 //! ```text
 //! socket ─▶ front (history, faults, tokens) ─▶ route ─▶ operation, in its noun's file ─▶ world ─▶ state.json
-//!                                                                         └─▶ jobs: disks copied, images read and hashed
+//!                                                         └─▶ jobs: disks copied, images read and hashed
 //! ```
 //!
-//! | file | what it knows |
+//! | file | contents |
 //! |---|---|
-//! | `mod` | start, stop, and what a test or a command asks of it |
-//! | `config` | what it is to be like |
-//! | `front`, `route`, `ask` | requests: who may, which operation, what it says |
-//! | `operations` | which noun's file answers an operation |
-//! | `faults`, `history` | what goes wrong on command; what was done |
-//! | `world`, `life` | everything that there is, on disk; states that change with time |
-//! | `instances`, `attachments`, `volumes`, `snapshots`, `images`, `exports`, `catalog`, `tagging`, `metadata` | the API, one file a noun |
+//! | `mod` | start, stop, and the functions for tests and programs |
+//! | `config` | configuration of a cloud |
+//! | `front`, `route`, `ask` | requests: access, operation, content |
+//! | `operations` | dispatch of an operation to its noun's file |
+//! | `faults`, `history` | scripted faults; record of all changes |
+//! | `world`, `life` | all resources, on disk; states that change with time |
+//! | `instances`, `attachments`, `volumes`, `snapshots`, `images`, `exports` | the API, one file each |
+//! | `catalog`, `tagging`, `metadata` | fixed resources of a region, Global Tagging, the metadata service |
 //! | `lists` | filters and pages |
 //! | `jobs`, `disks`, `devices` | work that outlasts a request; sparse copies; links and loop devices |
 //!
-//! Paths, fields, status codes and rules are IBM's, as published with the API's models; where IBM does not publish one (the code for a
-//! name that is taken, say) the place says so. State survives `kill -9`: it is on disk before the answer goes out. Nothing is synced, so it
-//! does not survive a crash of the machine.
+//! Paths, fields, status codes and rules are IBM's, as published with the API's models. If IBM does not
+//! publish one (the code for a name that is taken, for example), a comment in the code notes it. The state
+//! survives `kill -9`: it is written before the response is sent. Nothing is synced, so it does not survive a
+//! crash of the machine.
 
 mod ask;
 mod attachments;
@@ -52,34 +55,35 @@ use std::sync::Arc;
 pub use config::{Delays, RegionConfig, ServerSeed};
 pub use faults::{RegionAction, RegionFaults, RegionRule};
 use front::Front;
-pub use history::Deed;
+pub use history::HistoryEntry;
 pub use route::RegionOperation;
 use snapferry_base::secret::Secret;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use world::World;
+use world::RegionState;
 
 use super::iam::Iam;
 use super::listener::{self, url_of};
 use super::server::{SimConfig, SimError, SimStore};
 
-/// A running cloud. Dropping it stops it.
+/// Running cloud. Dropping it stops it.
 pub struct SimRegion {
     address: SocketAddr,
     front: Arc<Front>,
     store: SimStore,
-    /// Dropped to stop.
+    /// Dropping it stops the listener.
     stop: oneshot::Sender<()>,
     serving: JoinHandle<()>,
     ticking: JoinHandle<()>,
 }
 
 impl SimRegion {
-    /// Opens the folder, or goes on with what is in it, and begins to listen, on the runtime that this is called in.
+    /// Opens the folder, or continues with the state in it, and begins to listen, on the runtime of the
+    /// caller.
     ///
     /// # Errors
-    /// Where the folder or the address can't be used.
+    /// If the folder or the address can't be used.
     pub async fn start(config: RegionConfig) -> Result<Self, SimError> {
         let folder = |source| SimError::Folder { path: config.folder.clone(), source };
         for part in ["volumes", "snapshots", "by-id"] {
@@ -95,7 +99,7 @@ impl SimRegion {
         let bind = |source| SimError::Bind { address: config.bind, source };
         let listener = TcpListener::bind(config.bind).await.map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
-        let mut world = World::open(&config.folder).map_err(folder)?;
+        let mut world = RegionState::open(&config.folder).map_err(folder)?;
         world.furnish(&config);
         let path = config.folder.clone();
         let front = Front::new(config, world, iam, store.folder(), url_of(address, false));
@@ -111,76 +115,77 @@ impl SimRegion {
         url_of(self.address, false)
     }
 
-    /// A region's API, below which `/v1` begins.
+    /// Returns the URL of a region's API, to which clients append `/v1`.
     #[must_use]
     pub fn endpoint(&self, region: &str) -> String {
         format!("{}/{region}", self.url())
     }
 
-    /// Every region's API, with `{region}` where the name goes.
+    /// Returns the URL of every region's API, with `{region}` in place of the name.
     #[must_use]
     pub fn endpoint_template(&self) -> String {
         self.endpoint("{region}")
     }
 
-    /// IAM's address, to which clients append `/identity/token`.
+    /// Returns IAM's URL, to which clients append `/identity/token`.
     #[must_use]
     pub fn iam_endpoint(&self) -> String {
         self.url()
     }
 
-    /// The metadata service of the server that snapferry would run on.
+    /// Returns the URL of the metadata service of the server that snapferry would run on.
     #[must_use]
     pub fn metadata_endpoint(&self) -> String {
         self.url()
     }
 
-    /// Global Tagging.
+    /// Returns the URL of Global Tagging.
     #[must_use]
     pub fn tagging_endpoint(&self) -> String {
         self.url()
     }
 
-    /// The object store beside it, which honours the same tokens.
+    /// Returns the object store beside the cloud, which accepts the same tokens.
     #[must_use]
     pub fn store(&self) -> &SimStore {
         &self.store
     }
 
-    /// The API key that may do everything.
+    /// Returns the API key that may do everything.
     #[must_use]
     pub fn api_key(&self) -> Secret {
         self.front.config.api_key.clone()
     }
 
-    /// Where volumes turn up that are attached to the server that snapferry would run on.
+    /// Returns the by-id folder for volumes that are attached to the server that snapferry would run on.
     #[must_use]
     pub fn device_folder(&self) -> PathBuf {
         devices::own_folder(&self.front.config.folder)
     }
 
-    /// Where volumes turn up that are attached to another server.
+    /// Returns the by-id folder for volumes that are attached to another server.
     #[must_use]
     pub fn device_folder_of(&self, server: &str) -> PathBuf {
         devices::folder_of(&self.front.config.folder, server)
     }
 
-    /// The id of a server of the first region; empty where there is none of that name.
+    /// Returns the id of a server of the first region; empty if there is none of that name.
     #[must_use]
     pub fn instance_id(&self, server: &str) -> String {
         self.front.instance_id(server).unwrap_or_default()
     }
 
-    /// The id of the server that snapferry would run on.
+    /// Returns the id of the server that snapferry would run on.
     #[must_use]
     pub fn own_instance_id(&self) -> String {
         self.instance_id(&self.front.config.own_server)
     }
 
-    /// Puts a server with a boot volume into a region; its disk is copied. That there is one of that name is success.
+    /// Adds a server with a boot volume to a region; its disk is copied. If there is one of that name, that
+    /// is a success.
     ///
     /// # Errors
-    /// Where the disk can't be copied.
+    /// If the region does not exist, or the disk can't be copied.
     pub async fn seed_server(&self, seed: ServerSeed) -> Result<(), SimError> {
         let front = Arc::clone(&self.front);
         let path = seed.boot_disk.clone();
@@ -188,30 +193,30 @@ impl SimRegion {
         seeded.map_err(std::io::Error::other).flatten().map_err(|source| SimError::Folder { path, source })
     }
 
-    /// Puts `count` images named `image-0000` and on into a region, for lists that are long.
+    /// Adds `count` images named `image-0000`, `image-0001` and so on to a region, for tests of long lists.
     pub fn seed_images(&self, region: &str, count: usize) {
         self.front.seed_images(region, count);
     }
 
-    /// What goes wrong.
+    /// Returns the cloud's fault script.
     #[must_use]
     pub fn faults(&self) -> &RegionFaults {
         &self.front.faults
     }
 
-    /// What was changed, in order.
+    /// Returns all requests for changes, in order.
     #[must_use]
-    pub fn history(&self) -> Vec<Deed> {
+    pub fn history(&self) -> Vec<HistoryEntry> {
         self.front.history()
     }
 
-    /// How often an operation was asked for, refused ones included.
+    /// Returns the number of requests for an operation, refused ones included.
     #[must_use]
     pub fn asked(&self, operation: RegionOperation) -> u64 {
         self.front.asked(operation)
     }
 
-    /// Ends the life of every token that was issued.
+    /// Expires every token that was issued.
     pub fn expire_tokens(&self) {
         self.front.iam.expire_all();
     }
@@ -227,7 +232,7 @@ impl SimRegion {
         self.store.shutdown().await;
     }
 
-    /// The folder that it keeps everything in.
+    /// Returns the folder with all data of the cloud.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.front.config.folder

@@ -1,4 +1,4 @@
-//! From an operation of a region to the noun that does it.
+//! Dispatch of a region's operations to the functions that implement them.
 
 use super::ask::{Answer, Ask, Refused};
 use super::config::RegionConfig;

@@ -1,11 +1,11 @@
-//! From a method and a path to an operation.
+//! Routes: from a method and a path to an operation.
 
 use hyper::Method;
 use serde::{Deserialize, Serialize};
 
 macro_rules! operations {
     ($($(#[$doc:meta])* $name:ident = $method:ident $template:literal),* $(,)?) => {
-        /// What the simulated cloud can do. In scripts and histories the names are in snake case.
+        /// Operations of the simulated cloud. In scripts and histories the names are in snake case.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
         pub enum RegionOperation {
@@ -13,7 +13,7 @@ macro_rules! operations {
         }
 
         impl RegionOperation {
-            /// All of them.
+            /// All operations, in the order of their definition.
             pub const ALL: &'static [Self] = &[$(Self::$name),*];
 
             fn route(self) -> (Method, &'static str) {
@@ -26,135 +26,136 @@ macro_rules! operations {
 }
 
 operations! {
-    /// All servers.
+    /// Lists the region's servers.
     ListInstances = GET "instances",
-    /// A new server.
+    /// Creates a server with a boot volume.
     CreateInstance = POST "instances",
-    /// One server.
+    /// Returns one server.
     GetInstance = GET "instances/{}",
-    /// A server's name.
+    /// Changes the name of a server.
     UpdateInstance = PATCH "instances/{}",
-    /// The end of a server.
+    /// Deletes a server.
     DeleteInstance = DELETE "instances/{}",
-    /// Start, stop, reboot.
+    /// Starts, stops or reboots a server.
     CreateInstanceAction = POST "instances/{}/actions",
-    /// A server's volumes.
+    /// Lists the volume attachments of a server.
     ListAttachments = GET "instances/{}/volume_attachments",
-    /// A volume to a server.
+    /// Attaches a volume to a server.
     CreateAttachment = POST "instances/{}/volume_attachments",
-    /// One attachment.
+    /// Returns one volume attachment.
     GetAttachment = GET "instances/{}/volume_attachments/{}",
-    /// A volume off a server.
+    /// Detaches a volume from a server.
     DeleteAttachment = DELETE "instances/{}/volume_attachments/{}",
-    /// Profiles for servers.
+    /// Lists the profiles for servers.
     ListInstanceProfiles = GET "instance/profiles",
-    /// All volumes.
+    /// Lists the region's volumes.
     ListVolumes = GET "volumes",
-    /// A new volume.
+    /// Creates a volume, empty or from a snapshot.
     CreateVolume = POST "volumes",
-    /// One volume.
+    /// Returns one volume.
     GetVolume = GET "volumes/{}",
-    /// A volume's name or tags.
+    /// Changes the name or the tags of a volume.
     UpdateVolume = PATCH "volumes/{}",
-    /// The end of a volume.
+    /// Deletes a volume.
     DeleteVolume = DELETE "volumes/{}",
-    /// Profiles for volumes.
+    /// Lists the profiles for volumes.
     ListVolumeProfiles = GET "volume/profiles",
-    /// All snapshots.
+    /// Lists the region's snapshots.
     ListSnapshots = GET "snapshots",
-    /// A new snapshot, or a copy of another region's.
+    /// Creates a snapshot, or a copy of another region's snapshot.
     CreateSnapshot = POST "snapshots",
-    /// All snapshots of a volume at once, which nobody should delete so.
+    /// Deletes all snapshots of a volume at once; clients should never do that.
     DeleteSnapshots = DELETE "snapshots",
-    /// One snapshot.
+    /// Returns one snapshot.
     GetSnapshot = GET "snapshots/{}",
-    /// A snapshot's name or tags.
+    /// Changes the name or the tags of a snapshot.
     UpdateSnapshot = PATCH "snapshots/{}",
-    /// The end of a snapshot.
+    /// Deletes a snapshot.
     DeleteSnapshot = DELETE "snapshots/{}",
-    /// A snapshot's clones.
+    /// Lists the clones of a snapshot.
     ListClones = GET "snapshots/{}/clones",
-    /// A clone.
+    /// Returns the clone of a snapshot in one zone.
     GetClone = GET "snapshots/{}/clones/{}",
-    /// A new clone.
+    /// Creates a clone of a snapshot in one zone.
     CreateClone = PUT "snapshots/{}/clones/{}",
-    /// The end of a clone.
+    /// Deletes the clone of a snapshot in one zone.
     DeleteClone = DELETE "snapshots/{}/clones/{}",
-    /// All images.
+    /// Lists the region's images.
     ListImages = GET "images",
-    /// A new image.
+    /// Creates an image from an object or a boot volume.
     CreateImage = POST "images",
-    /// One image.
+    /// Returns one image.
     GetImage = GET "images/{}",
-    /// An image's name or schedule.
+    /// Changes the name of an image, or the dates of its deprecation and obsolescence.
     UpdateImage = PATCH "images/{}",
-    /// The end of an image.
+    /// Deletes an image.
     DeleteImage = DELETE "images/{}",
-    /// An image that is no longer recommended.
+    /// Deprecates an image: it is no longer recommended.
     DeprecateImage = POST "images/{}/deprecate",
-    /// An image that is no longer bootable.
+    /// Makes an image obsolete: no server can boot from it any more.
     ObsoleteImage = POST "images/{}/obsolete",
-    /// An image's export jobs.
+    /// Lists the export jobs of an image.
     ListExportJobs = GET "images/{}/export_jobs",
-    /// A new export job.
+    /// Creates an export job for an image.
     CreateExportJob = POST "images/{}/export_jobs",
-    /// One export job.
+    /// Returns one export job.
     GetExportJob = GET "images/{}/export_jobs/{}",
-    /// The end of an export job.
+    /// Deletes an export job.
     DeleteExportJob = DELETE "images/{}/export_jobs/{}",
-    /// Operating systems.
+    /// Lists the operating systems for images.
     ListOperatingSystems = GET "operating_systems",
-    /// One operating system.
+    /// Returns one operating system.
     GetOperatingSystem = GET "operating_systems/{}",
-    /// Regions.
+    /// Lists the cloud's regions.
     ListRegions = GET "regions",
-    /// One region.
+    /// Returns one region.
     GetRegion = GET "regions/{}",
-    /// A region's zones.
+    /// Lists the zones of a region.
     ListZones = GET "regions/{}/zones",
-    /// VPCs.
+    /// Lists the region's VPCs.
     ListVpcs = GET "vpcs",
-    /// Subnets.
+    /// Lists the region's subnets.
     ListSubnets = GET "subnets",
-    /// SSH keys.
+    /// Lists the region's SSH keys.
     ListKeys = GET "keys",
-    /// Security groups.
+    /// Lists the region's security groups.
     ListSecurityGroups = GET "security_groups",
-    /// IAM: a token for an API key.
+    /// IAM: issues a bearer token for an API key.
     IdentityToken = POST "identity/token",
-    /// The metadata service: a server's own token.
+    /// Metadata service: issues an identity token of the server.
     CreateIdentityToken = PUT "identity/v1/token",
-    /// The same, by its older path.
+    /// Metadata service: issues an identity token of the server, by the older path.
     CreateIdentityTokenOld = PUT "instance_identity/v1/token",
-    /// The metadata service: a trusted profile's token.
+    /// Metadata service: issues an IAM token of a trusted profile.
     CreateIamToken = POST "identity/v1/iam_tokens",
-    /// The same, by its older path.
+    /// Metadata service: issues an IAM token of a trusted profile, by the older path.
     CreateIamTokenOld = POST "instance_identity/v1/iam_token",
-    /// The metadata service: the server itself.
+    /// Metadata service: returns the server itself.
     GetOwnInstance = GET "metadata/v1/instance",
-    /// The metadata service: its volumes.
+    /// Metadata service: lists the server's volume attachments.
     ListOwnAttachments = GET "metadata/v1/instance/volume_attachments",
-    /// Global Tagging: tags on.
+    /// Global Tagging: attaches tags to resources.
     AttachTag = POST "v3/tags/attach",
-    /// Global Tagging: tags off.
+    /// Global Tagging: detaches tags from resources.
     DetachTag = POST "v3/tags/detach",
-    /// Global Tagging: what there is.
+    /// Global Tagging: lists tags.
     ListTags = GET "v3/tags",
 }
 
 impl RegionOperation {
-    /// Whether it belongs to a region's own API, with its version, its tokens and its form of errors.
+    /// True if it belongs to a region's VPC API, with its version, its tokens and its form of errors.
     pub(super) fn is_vpc(self) -> bool {
         self < Self::IdentityToken
     }
 
-    /// Whether it changes anything.
+    /// True if it changes a resource or a tag.
     pub(super) fn is_change(self) -> bool {
         let (method, _) = self.route();
         method != Method::GET && (self.is_vpc() || matches!(self, Self::AttachTag | Self::DetachTag))
     }
 
-    /// The operation of a path without the region and `v1`, or of one that has neither, and what stands for the `{}`.
+    /// Returns the operation for a path, and the values for the `{}` of its route. The path has no region and
+    /// `v1`: `in_region` is true if they were removed from it.
     pub(super) fn find(method: &Method, path: &str, in_region: bool) -> Option<(Self, Vec<String>)> {
         Self::ALL.iter().filter(|operation| operation.is_vpc() == in_region).find_map(|&operation| {
             let (wanted, template) = operation.route();

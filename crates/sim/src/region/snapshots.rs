@@ -1,4 +1,4 @@
-//! Snapshots: copies of volumes' files, their clones, and their copies in other regions.
+//! Snapshots: copies of the files of volumes, their clones, and their copies in other regions.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,24 +11,24 @@ use super::ask::{Answer, Ask, Refused, href};
 use super::catalog::{self, crn, regional_id, resource_group, zone_reference};
 use super::config::RegionConfig;
 use super::jobs::Job;
-use super::life::{Life, Turn};
+use super::life::{Lifecycle, Turn};
 use super::lists::page;
-use super::world::{Region, World};
+use super::world::{Region, RegionState};
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Snapshot {
-    pub life: Life,
+    pub life: Lifecycle,
     pub source_volume: String,
     pub capacity: u64,
     pub generation: u32,
     pub operating_system: Option<String>,
     pub tags: Vec<String>,
     pub captured: Option<Moment>,
-    /// Zones with a clone, and from when it can be used.
+    /// Zones with a clone, and the time from which it can be used.
     pub clones: BTreeMap<String, Moment>,
-    /// Region and id of copies.
+    /// Copies in other regions: region, and id there.
     pub copies: BTreeMap<String, String>,
-    /// Region and id of what it is a copy of.
+    /// Region and id of the snapshot that this is a copy of.
     pub copy_of: Option<(String, String)>,
 }
 
@@ -196,7 +196,7 @@ impl Region {
             clones.insert(zone.to_owned(), ask.now.after(config.delays.snapshot * 2));
         }
         let id = regional_id(&self.furniture.region);
-        let mut life = Life::new(id.clone(), name, "pending", ask.now)
+        let mut life = Lifecycle::new(id.clone(), name, "pending", ask.now)
             .turns("stable", ask.now.after(config.delays.snapshot));
         life.work = 1;
         let snapshot = Snapshot {
@@ -259,7 +259,8 @@ impl Region {
         Ok(Answer::empty(202, ask.id(0)))
     }
 
-    /// All of a volume's, whoever made them: what IBM's API does too, and what no client of ours may ask for.
+    /// Deletes all snapshots of a volume, those of other users included, as IBM's API does. snapferry must
+    /// never request this.
     pub(super) fn delete_snapshots(&mut self, ask: &Ask, config: &RegionConfig) -> Result<Answer, Refused> {
         let Some(volume) = ask.query("source_volume.id") else {
             return Err(Refused::parameter(
@@ -321,9 +322,9 @@ impl Region {
     }
 }
 
-/// A copy of another region's snapshot, asked for where the copy is to be.
+/// Creates a copy of another region's snapshot. The request goes to the region of the copy.
 pub(super) fn copy(
-    world: &mut World,
+    world: &mut RegionState,
     config: &RegionConfig,
     ask: &Ask,
     jobs: &mut Vec<Job>,
@@ -368,7 +369,7 @@ pub(super) fn copy(
     }
     source.copies.insert(ask.region.clone(), target_id.clone());
     source.life.version += 1;
-    let mut life = Life::new(target_id.clone(), name, "pending", ask.now)
+    let mut life = Lifecycle::new(target_id.clone(), name, "pending", ask.now)
         .turns("stable", ask.now.after(config.delays.snapshot));
     life.work = 1;
     let snapshot = Snapshot {

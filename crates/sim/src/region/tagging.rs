@@ -1,10 +1,10 @@
-//! Global Tagging: user tags of whatever has a CRN.
+//! Global Tagging: user tags of resources, by their CRNs.
 
 use serde_json::{Value, json};
 
 use super::ask::{Answer, Ask, Refused};
 use super::route::RegionOperation;
-use super::world::World;
+use super::world::RegionState;
 
 fn texts<'a>(
     ask: &'a Ask,
@@ -18,12 +18,16 @@ fn texts<'a>(
         .ok_or_else(|| Refused::new(400, "TagsBadRequest", "The request is not complete."))
 }
 
-pub(super) fn change(world: &mut World, operation: RegionOperation, ask: &Ask) -> Result<Answer, Refused> {
+pub(super) fn change(
+    world: &mut RegionState,
+    operation: RegionOperation,
+    ask: &Ask,
+) -> Result<Answer, Refused> {
     let resources = texts(ask, "/resources", |resource| resource["resource_id"].as_str())?;
     let names = texts(ask, "/tag_names", Value::as_str)?;
     let mut results = Vec::new();
     for crn in resources {
-        // What there is none of is an error within an answer of 200.
+        // A resource that does not exist is an error within a response of 200.
         let id = crn.rsplit(':').next().unwrap_or_default().to_owned();
         let known = world.life(&id).is_some();
         if known {
@@ -45,7 +49,7 @@ pub(super) fn change(world: &mut World, operation: RegionOperation, ask: &Ask) -
     Ok(Answer::ok(json!({ "results": results })))
 }
 
-pub(super) fn list(world: &World, ask: &Ask) -> Result<Answer, Refused> {
+pub(super) fn list(world: &RegionState, ask: &Ask) -> Result<Answer, Refused> {
     let tags = match ask.query("attached_to") {
         Some(crn) => world.tags.get(crn).cloned().unwrap_or_default(),
         None => world.tags.values().flatten().cloned().collect(),

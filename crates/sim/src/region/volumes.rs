@@ -1,4 +1,4 @@
-//! Volumes: files, filled from snapshots.
+//! Volumes: files that are filled from snapshots or images.
 
 use std::path::{Path, PathBuf};
 
@@ -12,19 +12,19 @@ use super::catalog::{
 };
 use super::config::RegionConfig;
 use super::jobs::Job;
-use super::life::{Life, Turn};
+use super::life::{Lifecycle, Turn};
 use super::lists::page;
 use super::world::Region;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Volume {
-    pub life: Life,
+    pub life: Lifecycle,
     pub capacity: u64,
     pub profile: String,
     pub zone: String,
     pub operating_system: Option<String>,
     pub source_snapshot: Option<String>,
-    /// Until then its data still comes from the snapshot.
+    /// Time until which its data still comes from the snapshot.
     pub hydrated_at: Moment,
     pub tags: Vec<String>,
 }
@@ -169,7 +169,7 @@ impl Region {
         Ok(Answer::created(shown, &id).etag(etag))
     }
 
-    /// A volume as the prototype at `at` in the body has it.
+    /// Creates a volume from the prototype at `at`, a JSON pointer into the body.
     #[expect(clippy::too_many_arguments, reason = "three of them say which volume")]
     pub(super) fn new_volume(
         &mut self,
@@ -190,7 +190,7 @@ impl Region {
             let crn = ask.text(&format!("{at}/source_snapshot/crn"))?;
             crn.rsplit(':').next()
         });
-        let mut life = Life::new(id.to_owned(), name, "pending", ask.now)
+        let mut life = Lifecycle::new(id.to_owned(), name, "pending", ask.now)
             .turns("available", ask.now.after(config.delays.volume));
         life.work = 1;
         let capacity = ask.number(&format!("{at}/capacity"));
@@ -226,7 +226,7 @@ impl Region {
                 "The snapshot is not stable.",
             ));
         }
-        // A profile can restore snapshots of its own generation alone.
+        // A profile can restore only snapshots of its own storage generation.
         if snapshot.generation != generation {
             let message = format!(
                 "The profile {profile} can't be used with a snapshot of storage generation {}.",
@@ -247,7 +247,7 @@ impl Region {
                 "The capacity is less than the snapshot's minimum.",
             ));
         }
-        // Restored from a clone there is nothing to wait for.
+        // A volume that is restored from a clone is ready at once.
         let from_clone = snapshot.clones.get(&zone).is_some_and(|available| *available <= ask.now);
         let hydrated_at = if from_clone { ask.now } else { ask.now.after(config.delays.hydration) };
         jobs.push(Job::fill_volume(&self.furniture.region, id));
@@ -300,7 +300,7 @@ impl Region {
             return Err(Refused::conflict("volume_status_invalid", "The volume is being made."));
         }
         volume.life.enter("pending_deletion", ask.now.after(config.delays.deletion), Turn::Gone);
-        // The snapshot is free as soon as the volume is on its way out.
+        // The snapshot can be deleted as soon as the volume is being deleted.
         volume.hydrated_at = ask.now;
         Ok(Answer::empty(204, ask.id(0)))
     }

@@ -1,4 +1,4 @@
-//! Everything that there is, in one file that is replaced after each change.
+//! State of the cloud, in one file that is replaced after each change.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,48 +14,48 @@ use super::config::RegionConfig;
 use super::exports::ExportJob;
 use super::images::Image;
 use super::instances::Instance;
-use super::life::{Life, Turn};
+use super::life::{Lifecycle, Turn};
 use super::snapshots::Snapshot;
 use super::volumes::Volume;
 
-/// Things by their ids.
-pub(super) type Things<T> = BTreeMap<String, T>;
+/// Resources by their ids.
+pub(super) type ById<T> = BTreeMap<String, T>;
 
-/// One region.
+/// Region with all its resources.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Region {
     pub furniture: Furniture,
-    pub instances: Things<Instance>,
-    pub attachments: Things<Attachment>,
-    pub volumes: Things<Volume>,
-    pub snapshots: Things<Snapshot>,
-    pub images: Things<Image>,
-    pub exports: Things<ExportJob>,
+    pub instances: ById<Instance>,
+    pub attachments: ById<Attachment>,
+    pub volumes: ById<Volume>,
+    pub snapshots: ById<Snapshot>,
+    pub images: ById<Image>,
+    pub exports: ById<ExportJob>,
 }
 
-/// All regions.
+/// State of the whole cloud: all regions, and the tags.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct World {
+pub(super) struct RegionState {
     pub regions: BTreeMap<String, Region>,
-    /// Global Tagging: user tags by CRN.
+    /// User tags of Global Tagging, by CRN.
     pub tags: BTreeMap<String, Vec<String>>,
-    /// Where it is kept.
+    /// Folder of the state's file.
     #[serde(skip)]
     folder: PathBuf,
 }
 
-/// What has happened by itself, and what is to be done about it outside.
+/// Changes that the passing of time has caused, and work that they leave to the caller.
 #[derive(Debug, Default)]
-pub(super) struct Happened {
-    /// Whether anything has.
+pub(super) struct Changes {
+    /// True if the state has changed.
     pub changed: bool,
-    /// Files of what is gone.
+    /// Disks of removed resources, for the caller to remove.
     pub files: Vec<PathBuf>,
-    /// Whether a snapshot is among that.
+    /// True if a snapshot was removed.
     snapshots_gone: bool,
 }
 
-impl World {
+impl RegionState {
     pub fn open(folder: &Path) -> io::Result<Self> {
         let mut world: Self = match fs::read(folder.join("state.json")) {
             Ok(text) => serde_json::from_slice(&text)?,
@@ -66,7 +66,7 @@ impl World {
         Ok(world)
     }
 
-    /// What every region has before anybody asks for anything.
+    /// Creates the resources that every region has from the start, and the servers of the configuration.
     pub fn furnish(&mut self, config: &RegionConfig) {
         let now = Moment::now();
         for (number, name) in config.regions.iter().enumerate() {
@@ -81,7 +81,8 @@ impl World {
         }
     }
 
-    /// On disk before the answer: a file under another name, renamed.
+    /// Saves the state: writes a file under another name, and renames it. Called before the response to a
+    /// change is sent.
     pub fn save(&self) -> io::Result<()> {
         let draft = self.folder.join("state.json.new");
         fs::write(&draft, serde_json::to_vec(self)?)?;
@@ -92,9 +93,9 @@ impl World {
         self.regions.get_mut(name)
     }
 
-    /// Lets everything happen that is due.
-    pub fn settle(&mut self, now: Moment) -> Happened {
-        let mut happened = Happened::default();
+    /// Applies every step that is due at `now`.
+    pub fn settle(&mut self, now: Moment) -> Changes {
+        let mut happened = Changes::default();
         let folder = self.folder.clone();
         for region in self.regions.values_mut() {
             region.settle(now, &folder, &mut happened);
@@ -105,7 +106,7 @@ impl World {
         happened
     }
 
-    /// A copy that is gone can be made again.
+    /// Forgets copies of snapshots that are gone, so that they can be made again.
     fn forget_copies(&mut self) {
         let there: BTreeSet<String> =
             self.regions.values().flat_map(|region| region.snapshots.keys().cloned()).collect();
@@ -114,8 +115,8 @@ impl World {
         }
     }
 
-    /// A thing's life, wherever it is.
-    pub fn life(&mut self, id: &str) -> Option<&mut Life> {
+    /// Returns the lifecycle of a resource, whatever its kind and region.
+    pub fn life(&mut self, id: &str) -> Option<&mut Lifecycle> {
         self.regions.values_mut().find_map(|region| {
             let instance = region.instances.get_mut(id).map(|thing| &mut thing.life);
             instance
@@ -128,11 +129,12 @@ impl World {
     }
 }
 
-/// Takes what is due from every thing, and those that are gone out of the list.
+/// Applies the due step of every resource in the list, removes those that are gone, and passes them to
+/// `gone`. Returns true if anything has changed.
 fn turn_all<T>(
-    things: &mut Things<T>,
+    things: &mut ById<T>,
     now: Moment,
-    life: impl Fn(&mut T) -> &mut Life,
+    life: impl Fn(&mut T) -> &mut Lifecycle,
     mut gone: impl FnMut(T),
 ) -> bool {
     let mut changed = false;
@@ -153,13 +155,13 @@ fn turn_all<T>(
     changed
 }
 
-/// Those of these ids, out of the list.
-fn take<T>(things: &mut Things<T>, ids: Vec<String>) -> Things<T> {
+/// Removes the resources with these ids from the list, and returns them.
+fn take<T>(things: &mut ById<T>, ids: Vec<String>) -> ById<T> {
     ids.into_iter().filter_map(|id| things.remove_entry(&id)).collect()
 }
 
 impl Region {
-    fn settle(&mut self, now: Moment, folder: &Path, happened: &mut Happened) {
+    fn settle(&mut self, now: Moment, folder: &Path, happened: &mut Changes) {
         let files = &mut happened.files;
         let attachments = turn_all(&mut self.attachments, now, |thing| &mut thing.life, |_| {});
         let mut lost_servers = Vec::new();
@@ -188,7 +190,7 @@ impl Region {
         );
         self.snapshots.append(&mut waiting);
         happened.snapshots_gone |= before != self.snapshots.len();
-        // And so does an image.
+        // An image stays while a boot volume is filled from it.
         let booting = self.images_in_use();
         let mut waiting = take(&mut self.images, booting);
         let gone = |thing: Image| files.push(Image::kept(folder, &thing.life.id));
@@ -197,7 +199,7 @@ impl Region {
         happened.changed |= attachments || snapshots || images || others.contains(&true);
     }
 
-    /// Images that boot volumes are being filled from.
+    /// Returns the images that boot volumes are being filled from.
     fn images_in_use(&self) -> Vec<String> {
         let is_filled = |id: &str| self.volumes.get(id).is_some_and(|volume| volume.life.work > 0);
         let boots =

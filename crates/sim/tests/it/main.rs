@@ -1,4 +1,4 @@
-//! The simulated store from outside, and the program `snapferry-sim`.
+//! Tests of the simulated store over its socket, and of the program `snapferry-sim`.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,4 +1,4 @@
-//! `snapferry-sim` as a person types it.
+//! `snapferry-sim`, run as a user runs it.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};

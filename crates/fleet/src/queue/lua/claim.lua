@@ -1,7 +1,7 @@
 -- ARGV: worker, token, lease in ms
 local worker, token, lease = ARGV[1], ARGV[2], tonumber(ARGV[3])
 redis.call('HSET', key('workers'), worker, now)
--- The answer to the first time may have been lost.
+-- The response to an earlier call may have been lost.
 local again = redis.call('HGET', key('claims'), token)
 if again and holds(again, token) then
   return again

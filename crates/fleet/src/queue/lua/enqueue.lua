@@ -1,4 +1,4 @@
--- ARGV: id, server, region, spec, priority, what its score begins with, wait in ms
+-- ARGV: id, server, region, spec, priority, level part of the score, wait in ms
 local id, server, region = ARGV[1], ARGV[2], ARGV[3]
 if redis.call('EXISTS', job_key(id)) == 1 then
   return { 'added', id }

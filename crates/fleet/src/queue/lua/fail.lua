@@ -1,6 +1,6 @@
 -- ARGV: id, token, error, wait in ms
 local id, token, wait = ARGV[1], ARGV[2], tonumber(ARGV[4])
--- The answer to the first time may have been lost.
+-- The response to an earlier call may have been lost.
 if field(id, 'failed_by') == token then
   return 'on'
 end

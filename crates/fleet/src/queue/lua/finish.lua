@@ -1,6 +1,6 @@
 -- ARGV: id, token, state, result or error
 local id, token, state = ARGV[1], ARGV[2], ARGV[3]
--- The answer to the first time may have been lost.
+-- The response to an earlier call may have been lost.
 if field(id, 'state') == state and field(id, 'ended_by') == token then
   return 'on'
 end
@@ -17,6 +17,6 @@ elseif state == 'dead' then
 else
   change(id, 'ended_by', token)
 end
--- A result is long, and kept with the job.
+-- A result is long, and is stored with the job.
 note(id, state, state == 'done' and '' or ARGV[4])
 return 'on'

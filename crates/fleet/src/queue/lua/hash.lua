@@ -1,3 +1,3 @@
--- ARGV: a hash, the longest value that is given whole
--- Field by field. Whoever may write here may write values of half a GiB.
+-- ARGV: name of a hash, maximum length of a value
+-- Long values are cut, because a client with write access can store values of half a GiB.
 return cut(redis.call('HGETALL', key(ARGV[1])), tonumber(ARGV[2]))

@@ -1,5 +1,6 @@
--- ARGV: milliseconds that a job has been over for
--- Takes a thousand of each state at most: whoever calls it does so until it finds none.
+-- ARGV: time in ms since which a job has been over
+--
+-- Removes at most a thousand jobs of each state. The caller repeats the call until it returns 0.
 local since = string.format('%.0f', now - tonumber(ARGV[1]))
 local purged = 0
 for _, state in ipairs({ 'done', 'dead', 'cancelled' }) do

@@ -1,5 +1,7 @@
--- Tries every command that the scripts here use, on keys that hold nothing, and leaves nothing. What is refused, with the server's words.
--- KEYS[1] is what all keys begin with. This one stands by itself, before any other can run.
+-- Tries every command that the scripts use, on empty keys, and leaves nothing behind. Returns the refused
+-- commands, each followed by the server's message.
+--
+-- KEYS[1] is the prefix of all keys. This script runs without the common start of the others.
 local refused = {}
 local function key(name)
   return KEYS[1] .. name
@@ -23,7 +25,7 @@ try('ZREVRANGE', set, 0, 0)
 try('ZRANGEBYSCORE', set, '-inf', 1, 'LIMIT', 0, 1)
 try('ZCARD', set)
 try('XREVRANGE', stream, '+', '-', 'COUNT', 1)
--- Nothing is written where it could not be removed.
+-- Nothing is written unless it can be removed again.
 if try('DEL', hash, set, stream) then
   try('HSET', hash, 'one', 1)
   try('HSETNX', hash, 'two', 1)

@@ -1,4 +1,4 @@
--- ARGV: name, what it adds and when, empty where it is to be no more; since when it counts: now, or before
+-- ARGV: name; plan, or '' to remove the schedule; 'now' or 'before', the time from which the plan applies
 local name, plan = ARGV[1], ARGV[2]
 if plan == '' then
   redis.call('HDEL', key('ticks'), name)

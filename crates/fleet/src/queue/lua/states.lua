@@ -1,7 +1,10 @@
--- What every script begins with: the keys, and how a job passes from one state to another. Set before this are `now`, in milliseconds, by the
--- server's own clock, and `EVENTS_KEPT`.
--- KEYS[1] is what all keys begin with. It has a hash tag, so all of them lie in one slot of a cluster, and may be put together here.
--- A script checks everything before it writes anything: scripts are atomic, but nothing is rolled back.
+-- Common start of every script: keys, and changes of a job's state. The text before this sets `now`, in
+-- milliseconds by the server's own clock, and `EVENTS_KEPT`.
+--
+-- KEYS[1] is the prefix of all keys. It has a hash tag, so all keys lie in one slot of a cluster, and a
+-- script may build their names.
+--
+-- A script checks everything before its first write: scripts are atomic, but a failed one is not rolled back.
 
 local SCHEMA = 1
 
@@ -38,13 +41,13 @@ local function holds(id, token)
   return field(id, 'state') == 'running' and field(id, 'token') == token
 end
 
--- Extends a lease at a word of its holder.
+-- Extends a lease at the request of its holder.
 local function extend(id, lease)
   redis.call('ZADD', key('leases'), now + lease, id)
   redis.call('HDEL', job_key(id), 'spared')
 end
 
--- The fronts of values that are longer than that.
+-- Cuts values that are longer than `most` bytes.
 local function cut(values, most)
   for i, value in ipairs(values) do
     if #value > most then
@@ -54,7 +57,7 @@ local function cut(values, most)
   return values
 end
 
--- Ends a lease, whatever the job becomes.
+-- Ends a lease. The caller sets the job's next state.
 local function unlease(id)
   local token = field(id, 'token')
   if token then
@@ -78,7 +81,7 @@ local function unique(id)
   return field(id, 'region') .. ':' .. field(id, 'server')
 end
 
--- Ends a job's life. Another one for the same server and region may begin.
+-- Closes a job, so that another one for the same server and region can be added.
 local function close(id, state)
   redis.call('ZADD', key(state), now, id)
   change(id, 'state', state)
@@ -87,7 +90,7 @@ local function close(id, state)
   end
 end
 
--- A job that was cancelled is over, unless it has begun: then a worker has to remove what it made.
+-- Closes a cancelled job and returns true, unless the job has a journal: then a worker has to clean up first.
 local function drop_cancelled(id)
   if not field(id, 'cancel') or field(id, 'journal') then
     return false

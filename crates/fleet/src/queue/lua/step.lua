@@ -1,4 +1,4 @@
--- ARGV: id, token, lease in ms, step, journal, the place of the step that this ends; 0 where it ends none
+-- ARGV: id, token, lease in ms, step, journal, number of the step that this ends, or 0
 local id = ARGV[1]
 if not holds(id, ARGV[2]) then
   return 'lost'
@@ -8,7 +8,8 @@ if field(id, 'step') ~= ARGV[4] then
   note(id, 'step', ARGV[4])
 end
 change(id, 'step', ARGV[4], 'journal', ARGV[5])
--- Steps that were taken before are no progress: a job that kills its workers gets through them with each.
+-- Repeated steps are no progress: each worker that takes over a job repeats them, even if the job then kills
+-- the worker.
 local through = tonumber(ARGV[6])
 if through > number(id, 'furthest') then
   change(id, 'furthest', through, 'takeovers', 0)

@@ -1,4 +1,4 @@
--- For how many ms the job has been ready that has been so the longest; none where none is.
+-- Returns the time in ms for which the longest-waiting ready job has been ready; nil if no job is ready.
 local least
 for _, id in ipairs(redis.call('ZRANGE', key('ready'), 0, -1)) do
   local since = number(id, 'changed')

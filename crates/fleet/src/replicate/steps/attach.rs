@@ -1,4 +1,4 @@
-//! The volume on this server, as a device that is proved to be the one.
+//! Step `attach`: attaches the volume to this server, and proves that the device is the right one.
 
 use snapferry_ibmcloud::vpc::Patience;
 use snapferry_ibmcloud::vpc::model::AttachedDevice;
@@ -13,7 +13,7 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
     let id = run.state.volume.as_ref().ok_or_else(out_of_turn)?.id.clone();
     let capacity = run.state.disk.as_ref().ok_or_else(out_of_turn)?.capacity;
     let (home, own) = (&run.site.home, run.site.own.clone());
-    // It may still be where another host had it.
+    // The volume may still be attached to the server that worked on the job before.
     if let Some(volume) = home.volume(&id).await? {
         release::detach(run, &volume, |instance| *instance != own.id).await?;
         release::let_go(run, &volume, &own.id).await?;

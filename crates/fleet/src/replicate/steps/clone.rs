@@ -1,4 +1,5 @@
-//! A clone of the snapshot in this server's zone, where the user wants one: a volume of it is at full speed at once.
+//! Step `clone`: a clone of the snapshot in this server's zone, if the user wants one. A volume that is made
+//! from it is at full speed at once.
 
 use snapferry_ibmcloud::vpc::Patience;
 
@@ -21,9 +22,10 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
     Ok(format!("in {zone}"))
 }
 
-/// Deletes the clones that this job has made: all of its own snapshot's, and of a snapshot that was there before the one it noted.
+/// Deletes the clones that this job has made: all clones of its own snapshot, but of a snapshot that existed
+/// before the job only the clone in its state.
 pub(super) async fn undo(run: &mut Run<'_>) -> Result<(), Fault> {
-    // Whoever began a job that is resumed here may have wanted one.
+    // A job that is resumed here may have been begun with a clone.
     if run.job.restore == Restore::Plain && !run.resumed {
         return Ok(());
     }
@@ -35,7 +37,7 @@ pub(super) async fn undo(run: &mut Run<'_>) -> Result<(), Fault> {
     let Some(snapshot) = found else { return Ok(()) };
     let own = names::job_of(&snapshot.user_tags) == Some(run.job.id);
     let clones = match home.clones(&snapshot.id).await {
-        // The snapshot went meanwhile, and its clones with it.
+        // The snapshot is gone by now, and its clones with it.
         Err(err) if err.is_not_found() => Vec::new(),
         listed => listed?,
     };

@@ -1,5 +1,5 @@
-//! The volume as an image in the bucket, read back and found to hold what was read. What a predecessor has sent is taken as it is, once that
-//! is proved.
+//! Step `convert`: the volume as an image in the bucket, read back and compared with the data that was read.
+//! An object that an earlier run has sent is kept, once it is proved.
 
 use std::sync::Arc;
 
@@ -10,7 +10,9 @@ use snapferry_engine::convert::plan::Options;
 use snapferry_engine::convert::{ConvertError, Target};
 use snapferry_engine::image::check_manifest;
 use snapferry_engine::manifest::Manifest;
+use snapferry_engine::pipeline::PipelineError;
 use snapferry_engine::store::ObjectMeta;
+use snapferry_engine::store::Overwrite;
 use snapferry_ibmcloud::vpc::model::ImageState;
 use tokio::sync::oneshot;
 
@@ -22,10 +24,10 @@ use super::super::state::ObjectState;
 use super::super::transfer::{self, Proof};
 use super::{Step, import};
 
-/// The most of a manifest that is read: 250 GB make about 4 MiB.
+/// Largest manifest that is read, in bytes: the manifest of 250 GB has about 4 MiB.
 const LARGEST_MANIFEST: u64 = 256 << 20;
 
-/// Takes over the object of a predecessor that died, if there is one that is whole; whether there is.
+/// Takes over the object of an earlier run, if there is a complete one. Returns true if there is.
 pub(in super::super) async fn adopt(run: &mut Run<'_>) -> Result<bool, Fault> {
     let Some(manifest) = whole(run).await? else { return Ok(false) };
     let manifest = if manifest.image.sha256.is_some() { manifest } else { prove(run, manifest).await? };
@@ -33,12 +35,12 @@ pub(in super::super) async fn adopt(run: &mut Run<'_>) -> Result<bool, Fault> {
     Ok(run.state.object.is_some())
 }
 
-/// Whether the job's object is there and whole, as far as the manifest beside it tells.
+/// True if the job's object is there and complete, as far as the manifest beside it shows.
 pub(in super::super) async fn is_there(run: &Run<'_>) -> Result<bool, Fault> {
     Ok(whole(run).await?.is_some())
 }
 
-/// The manifest of the job's object, where both are there and belong together.
+/// Returns the manifest of the job's object, if both are there and belong together.
 async fn whole(run: &Run<'_>) -> Result<Option<Manifest>, Fault> {
     let store = &run.site.store;
     let Some(meta) = store.head(&run.names.key).await? else { return Ok(None) };
@@ -52,7 +54,7 @@ async fn whole(run: &Run<'_>) -> Result<Option<Manifest>, Fault> {
     Ok(manifest.ok().filter(|manifest| is_of(manifest, &meta)))
 }
 
-/// Whether the manifest is of this object, and of a whole disk.
+/// True if the manifest belongs to this object, and describes a whole disk.
 fn is_of(manifest: &Manifest, object: &ObjectMeta) -> bool {
     check_manifest(manifest).is_ok()
         && manifest.image.size.0 == object.size
@@ -74,7 +76,7 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
     let device =
         run.state.attachment.as_ref().ok_or(Fault::OutOfTurn { step: Step::Convert })?.device.clone();
     unless_imported(run).await?;
-    // Before the work that takes long.
+    // Checked again here, because the conversion takes long.
     hold::rivals(run).await?;
     run.intend(Step::Convert, &run.names.key).await?;
     abort_uploads(run).await?;
@@ -103,7 +105,8 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
     ))
 }
 
-/// An object from which an image was made is never written over: whoever proves the image by it would find another disk.
+/// Refuses to overwrite an object that an image was made from: a user who checks the image against the object
+/// would find another disk.
 async fn unless_imported(run: &Run<'_>) -> Result<(), Fault> {
     if !run.resumed || run.job.goal == Goal::Object {
         return Ok(());
@@ -125,11 +128,11 @@ async fn unless_imported(run: &Run<'_>) -> Result<(), Fault> {
 }
 
 fn target(run: &Run<'_>) -> Target {
-    // The key is this job's alone: what is there was left by a predecessor, and could not be proved.
-    Target { store: Arc::clone(&run.site.store), key: run.names.key.clone(), replace: true }
+    // The key is this job's alone, so any object there is from an earlier run, and could not be proved.
+    Target { store: Arc::clone(&run.site.store), key: run.names.key.clone(), overwrite: Overwrite::Replace }
 }
 
-/// Reads the image back, and notes beside it that it is good, with its SHA-256.
+/// Reads the image back, and notes in its manifest that it is good, with its SHA-256.
 async fn prove(run: &Run<'_>, manifest: Manifest) -> Result<Manifest, Fault> {
     let proof = Proof {
         target: target(run),
@@ -144,7 +147,8 @@ async fn prove(run: &Run<'_>, manifest: Manifest) -> Result<Manifest, Fault> {
     proved
 }
 
-/// Runs what blocks, with a word to stop of its own that follows the job's: the work ends itself by that word, too.
+/// Runs blocking work on its own thread. The work gets its own [`Cancel`], because it also ends itself with
+/// it. A cancellation of the job is passed on.
 async fn on_a_thread<T: std::marker::Send + 'static>(
     run: &Run<'_>,
     work: impl FnOnce(Cancel) -> Result<T, Fault> + std::marker::Send + 'static,
@@ -152,12 +156,12 @@ async fn on_a_thread<T: std::marker::Send + 'static>(
     let (cancel, own) = (run.site.cancel.clone(), Cancel::new());
     let told = own.clone();
     let (tell, mut ended) = oneshot::channel();
-    // Not one of the runtime's threads: the work waits for what those do.
+    // Not one of the runtime's threads: the work waits for requests that those threads run.
     let thread = threads::spawn("carry a disk", move || {
-        // Whoever asked waits, also when told to stop.
+        // The receiver waits for the result even if the job is cancelled.
         let _ = tell.send(work(own));
     })
-    .map_err(|refused| Fault::Convert(ConvertError::Threads(refused)))?;
+    .map_err(|refused| Fault::Convert(ConvertError::Pipeline(PipelineError::Threads(refused))))?;
     let done = tokio::select! {
         done = &mut ended => done,
         _reason = cancel.cancelled() => {
@@ -165,7 +169,7 @@ async fn on_a_thread<T: std::marker::Send + 'static>(
             ended.await
         }
     };
-    // It has nothing left to do, whether it came to its end or died.
+    // The thread has nothing left to do, whether the work finished or died.
     let _ = thread.join();
     done.unwrap_or(Err(Fault::Died))
 }

@@ -1,4 +1,5 @@
-//! The image in the recovery region: imported under the job's own name, waited for, and proved to be made of our file.
+//! Steps `import` and `available`: the image in the recovery region is imported under the job's own name,
+//! waited for, and proved to be made of the file that was sent.
 
 use snapferry_base::retry::{Class, chain};
 use snapferry_ibmcloud::vpc::model::{Image, ImageState};
@@ -11,7 +12,7 @@ use super::super::saga::Run;
 use super::super::state::ImageState as Known;
 use super::Step;
 
-/// The job's image, under whatever name it has by now.
+/// Returns the job's image, under any name that it may have by now.
 pub(in super::super) async fn own(run: &Run<'_>) -> Result<Option<Image>, Fault> {
     let away = &run.site.away;
     if let Some(known) = &run.state.image
@@ -19,17 +20,18 @@ pub(in super::super) async fn own(run: &Run<'_>) -> Result<Option<Image>, Fault>
     {
         return Ok(Some(image));
     }
-    // Nobody else gives a thing this name.
+    // Only this job gives a thing this name.
     if let Some(image) = away.image_by_name(run.names.run.as_str()).await? {
         return Ok(Some(image));
     }
-    // A predecessor may have made it the latest, and died.
+    // An earlier run may have made it the latest, and died.
     let Some(latest) = away.image_by_name(run.names.latest.as_str()).await? else { return Ok(None) };
     let tags = tags(run, &latest).await?;
     Ok((names::job_of(&tags) == Some(run.job.id)).then_some(latest))
 }
 
-/// An image's tags; none where we may not read them, as where we may not write them.
+/// Returns an image's tags; none if this account may not read them. Like the permission to write them, a
+/// missing permission to read them does not fail the job.
 pub(in super::super) async fn tags(run: &Run<'_>, image: &Image) -> Result<Vec<String>, Fault> {
     match run.site.tagging.tags(&image.crn).await {
         Err(err) if err.class() == Class::Permanent => {
@@ -45,10 +47,10 @@ fn known(image: &Image) -> Known {
 }
 
 pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
-    // Before the first thing that everybody sees.
+    // The image is the first thing that users see, so rivals are checked again.
     hold::rivals(run).await?;
     let found = match own(run).await? {
-        // Nothing comes of it any more, and it has the name.
+        // The image is of no use, and blocks its name.
         Some(image)
             if matches!(image.status, ImageState::Failed | ImageState::Unusable | ImageState::Deleting) =>
         {
@@ -67,7 +69,7 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
     Ok(format!("{} ({}) from {}", image.name, image.id, href(run)))
 }
 
-/// The object's address for the image service.
+/// Returns the object's address for the image service.
 fn href(run: &Run<'_>) -> String {
     format!("cos://{}/{}/{}", run.job.bucket_location, run.job.bucket, run.names.key)
 }
@@ -88,7 +90,8 @@ async fn create(run: &Run<'_>) -> Result<Image, Fault> {
     Ok(run.site.away.create_image(&prototype).await?)
 }
 
-/// The operating system's name and the resource group, where the job was resumed without its journal once the object was there.
+/// Looks up the operating system's name and the resource group, for a job that was resumed without its
+/// journal once the object was there.
 async fn looked_up(run: &Run<'_>) -> Result<(Option<String>, Option<ResourceGroupId>), Fault> {
     let home = &run.site.home;
     let (system, group) = match home.snapshot_by_name(run.names.run.as_str()).await? {
@@ -105,7 +108,8 @@ async fn looked_up(run: &Run<'_>) -> Result<(Option<String>, Option<ResourceGrou
     Ok((system.map(|system| system.name), group.map(|group| group.id)))
 }
 
-/// The image's tags, which the VPC API does not give it. Without them it is never pruned; that is no reason to be without an image.
+/// Sets the image's tags, which the VPC API can't do. An image without tags is never pruned, but that does
+/// not fail the job.
 async fn tag(run: &mut Run<'_>, image: &Image) -> Result<(), Fault> {
     match run.site.tagging.attach(&image.crn, &run.names.tags).await {
         Ok(()) => Ok(()),
@@ -141,7 +145,7 @@ async fn remove(run: &Run<'_>, id: &ImageId) -> Result<(), Fault> {
 }
 
 pub(super) async fn undo(run: &mut Run<'_>) -> Result<(), Fault> {
-    // Under another name it is, or was, the latest: that is no longer this job's to remove.
+    // Under another name the image is or was the latest, so this job must not remove it any more.
     let unpromoted = |image: &Image| {
         names::form_of(&run.job.server, &image.name) == Some(Form::Run)
             && image.name == run.names.run.as_str()

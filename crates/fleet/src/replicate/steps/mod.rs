@@ -1,6 +1,7 @@
-//! The steps of a job, each a do and an undo in one file. Both look at the cloud first and may be run any number of times.
+//! Steps of a job, with a do and an undo for each. Both look at the cloud first, and may run any number of
+//! times.
 //!
-//! | step | what it makes | found again by | undo |
+//! | step | it makes | found again by | undo |
 //! |---|---|---|---|
 //! | resolve | - | the server's name | - |
 //! | preflight | - | - | - |
@@ -11,7 +12,7 @@
 //! | convert | the object and its manifest | key, the manifest's sums | abort the upload, delete both |
 //! | release | - | - | -: it is the undo of attach, volume and clone |
 //! | import, available | the image | name, the job's tag | delete it, unless it is the latest |
-//! | promote | two new names | the images' ids | give the old one its name back |
+//! | promote | two new names | the images' ids | give the old image its name back |
 //! | mark | a tag on the snapshot | the tag | - |
 //! | prune | - | - | - |
 
@@ -22,8 +23,8 @@ use serde::{Deserialize, Serialize};
 use super::error::Fault;
 use super::job::Job;
 use super::journal::{Entry, Journal, JournalError};
-use super::saga::{Onlooker, Progress, Run};
-use super::site::Site;
+use super::saga::{Progress, ProgressObserver, Run};
+use super::site::JobContext;
 use super::state::{DiskState, State};
 
 mod attach;
@@ -38,42 +39,42 @@ mod resolve;
 mod snapshot;
 mod volume;
 
-/// A step of a job, in the order in which they are taken.
+/// Step of a job. The variants are in the order in which the steps run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
     /// Finds the server and its boot volume.
     Resolve,
-    /// Looks for what would stop the job later.
+    /// Looks for conditions that would stop the job later.
     Preflight,
-    /// Takes a snapshot.
+    /// Takes the snapshot of the boot volume.
     Snapshot,
-    /// Waits until it is whole.
+    /// Waits until the snapshot is complete.
     Stable,
-    /// Has it cloned for a fast restore.
+    /// Clones the snapshot for a fast restore.
     Clone,
-    /// Makes a volume of it.
+    /// Makes a volume from the snapshot.
     Volume,
-    /// Attaches that, and finds its device.
+    /// Attaches the volume, and finds its device.
     Attach,
-    /// Sends it into the bucket as an image, and reads that back.
+    /// Sends the volume into the bucket as an image, and reads the image back.
     Convert,
     /// Detaches and deletes the volume.
     Release,
-    /// Has the image imported.
+    /// Requests the import of the image.
     Import,
-    /// Waits until it is available, and proves that it is ours.
+    /// Waits until the image is available, and proves that it was made of the file that was sent.
     Available,
-    /// Makes it the latest.
+    /// Makes the image the latest.
     Promote,
     /// Marks the snapshot as that of a job that is done.
     Mark,
-    /// Removes what retention does not keep.
+    /// Removes the things that retention does not keep.
     Prune,
 }
 
 impl Step {
-    /// All of them, in order.
+    /// All steps in the order in which they run.
     pub const ALL: [Self; 14] = [
         Self::Resolve,
         Self::Preflight,
@@ -91,17 +92,17 @@ impl Step {
         Self::Prune,
     ];
 
-    /// Those whose work is of no use once the object is in the bucket.
+    /// True if the step is not needed once the object is in the bucket.
     pub(super) fn is_for_the_object(self) -> bool {
         (Self::Resolve..=Self::Convert).contains(&self)
     }
 
-    /// Those that are about the image in the library.
+    /// True if the step works on the image in the library.
     pub(super) fn is_for_the_image(self) -> bool {
         (Self::Import..=Self::Promote).contains(&self)
     }
 
-    /// Its name.
+    /// Returns the name of the step, as reports show it.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -122,7 +123,7 @@ impl Step {
         }
     }
 
-    /// Does it; what was done, in words for people.
+    /// Takes the step. Returns its result, as text for the user.
     pub(super) async fn run(self, run: &mut Run<'_>) -> Result<String, Fault> {
         match self {
             Self::Resolve => resolve::run(run).await,
@@ -142,7 +143,7 @@ impl Step {
         }
     }
 
-    /// Undoes it: afterwards nothing is left of what it makes. That there is nothing is success.
+    /// Undoes the step: removes everything that it makes. Succeeds if there is nothing to remove.
     pub(super) async fn undo(self, run: &mut Run<'_>) -> Result<(), Fault> {
         match self {
             Self::Snapshot => snapshot::undo(run).await,
@@ -163,21 +164,20 @@ impl Step {
     }
 }
 
-/// What a job would find: the look before a dry run.
+/// Result of a dry run: the disk that a job would read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Look {
-    /// The disk.
     pub disk: DiskState,
-    /// The profile of the volume that would be read.
+    /// Profile of the volume that would be read.
     pub profile: String,
 }
 
 impl Look {
-    /// Takes the steps that change nothing.
+    /// Takes the steps that change nothing: `resolve` and `preflight`.
     ///
     /// # Errors
-    /// With what is in the way.
-    pub async fn at(job: &Job, site: &Site) -> Result<Self, Fault> {
+    /// If a condition would stop the job, or a request fails.
+    pub async fn at(job: &Job, site: &JobContext) -> Result<Self, Fault> {
         let mut run = Run::new(job, site, State::default(), &Nowhere, &Nowhere)?;
         resolve::run(&mut run).await?;
         preflight::run(&mut run).await?;
@@ -187,7 +187,7 @@ impl Look {
     }
 }
 
-/// Keeps nothing and shows nothing.
+/// Journal that keeps nothing, and observer that shows nothing.
 struct Nowhere;
 
 #[async_trait::async_trait]
@@ -197,7 +197,7 @@ impl Journal for Nowhere {
     }
 }
 
-impl Onlooker for Nowhere {
+impl ProgressObserver for Nowhere {
     fn see(&self, _progress: Progress<'_>) {}
 }
 

@@ -1,4 +1,5 @@
-//! What would stop the job later is found before anything is made: all of it at once, each with what to do.
+//! Step `preflight`: finds the conditions that would stop the job later, before anything is made. It reports
+//! all of them at once, each with what to do.
 
 use snapferry_base::retry::Class;
 use snapferry_engine::store::StoreError;
@@ -12,15 +13,16 @@ use super::super::names;
 use super::super::saga::Run;
 use super::super::state::DiskState;
 
-/// Data volumes that a server can have (IBM's documentation of block storage).
+/// Most data volumes that a server can have (IBM's documentation of block storage).
 const MOST_DATA_VOLUMES: usize = 12;
-/// How the API says that a volume is encrypted under a root key of the account's.
+/// Text by which the API shows that a volume is encrypted under a root key of the account.
 const USER_MANAGED: &str = "user_managed";
-/// The one profile of the second generation.
+/// The only profile of the second generation.
 const SECOND_GENERATION: &str = "sdp";
-/// Megabits a second that a volume of the second generation may be given (IBM's documentation of its `sdp` profile) ...
+/// Highest bandwidth of a volume of the second generation, in Mbit/s (IBM's documentation of its `sdp`
+/// profile).
 const SDP_BANDWIDTH: u64 = 8192;
-/// ... from this capacity on, in GB.
+/// Least capacity in GB for which that bandwidth can be requested (the same documentation).
 const SDP_FULL_BANDWIDTH_FROM: u64 = 81;
 
 pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
@@ -67,7 +69,7 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
     Ok(words)
 }
 
-/// What is to be read, and what is wrong with it.
+/// Returns the disk that is to be read, and adds the obstacles that it has.
 async fn disk(run: &Run<'_>, obstacles: &mut Vec<String>) -> Result<Option<DiskState>, Fault> {
     let (capacity, generation, system, group) = match &run.job.origin {
         Origin::Server => {
@@ -159,12 +161,13 @@ async fn importable(run: &Run<'_>, name: &str, obstacles: &mut Vec<String>) -> R
     Ok(())
 }
 
-/// Whether there is a profile of that name, and for storage of the disk's generation: a name that was mistyped shows here, and not after
-/// the snapshot.
+/// Checks that the requested profile exists, and is for the disk's storage generation. So a mistyped name is
+/// reported here, and not after the snapshot.
 async fn known_profile(run: &Run<'_>, disk: &DiskState, obstacles: &mut Vec<String>) -> Result<(), Fault> {
     let Some(asked) = &run.job.volume_profile else { return Ok(()) };
     let profiles = run.site.home.volume_profiles().await?;
-    // The second generation has one profile, all others are the first's (IBM's documentation of block storage profiles).
+    // The second generation has one profile; all others are for the first (IBM's documentation of block
+    // storage profiles).
     let fits = |name: &str| (name == SECOND_GENERATION) == (disk.generation != StorageGeneration::FIRST);
     if !profiles.iter().any(|profile| profile.name == *asked && fits(&profile.name)) {
         let fitting: Vec<&str> =
@@ -179,8 +182,9 @@ async fn known_profile(run: &Run<'_>, disk: &DiskState, obstacles: &mut Vec<Stri
     Ok(())
 }
 
-/// Images are tagged by a service of its own, at another address than all else: that it can't be reached shows here, and not after the
-/// conversion. That it refuses us is no reason to be without an image.
+/// Checks that the service that tags images can be reached. It is a service of its own with another address,
+/// so a failure is reported here, and not after the conversion. If it only refuses access, the job continues:
+/// an image without tags is better than none.
 async fn tagging(run: &Run<'_>) -> Result<(), Fault> {
     let Some(server) = run.found.server.as_ref().filter(|_| run.job.goal == Goal::Image) else {
         return Ok(());
@@ -191,7 +195,7 @@ async fn tagging(run: &Run<'_>) -> Result<(), Fault> {
     }
 }
 
-/// Whether this server has room for one more volume.
+/// Checks that this server has room for one more volume.
 async fn free_slot(run: &Run<'_>, obstacles: &mut Vec<String>) -> Result<(), Fault> {
     if run.site.own.region != run.job.from {
         return Ok(());
@@ -208,8 +212,8 @@ async fn free_slot(run: &Run<'_>, obstacles: &mut Vec<String>) -> Result<(), Fau
     Ok(())
 }
 
-/// What keeps us from the bucket, if anything does. Its open uploads are asked for, which needs no object; a role that may read the bucket and not
-/// write to it passes.
+/// Returns the error that prevents access to the bucket, if there is one. The check lists open uploads, which
+/// needs no object. A role that may read the bucket and not write to it passes the check.
 async fn bucket(run: &Run<'_>) -> Result<Option<StoreError>, Fault> {
     match run.site.store.list_uploads(run.names.key.as_str()).await {
         Ok(_) => Ok(None),
@@ -222,7 +226,8 @@ async fn bucket(run: &Run<'_>) -> Result<Option<StoreError>, Fault> {
     }
 }
 
-/// The volume's profile and its bandwidth: the fastest of the generation, since it lives for minutes only.
+/// Returns the volume's profile and the bandwidth to request for it: the fastest ones of the generation,
+/// since the volume lives for minutes only.
 #[must_use]
 pub fn profile(disk: &DiskState, asked: Option<&str>) -> (String, Option<u64>) {
     let fastest = match disk.generation {

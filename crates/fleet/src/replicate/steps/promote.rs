@@ -1,5 +1,5 @@
-//! The new image becomes the latest, and the one before gets its date for a name. Images take no preconditions: both names are looked up, and
-//! what is done is decided by ids.
+//! Step `promote`: the new image becomes the latest, and the one before is named after its date. Images take
+//! no preconditions, so both names are looked up, and the changes go by ids.
 
 use snapferry_ibmcloud::vpc::model::Image;
 use snapferry_ibmcloud::vpc::{ImageId, ResourceName, VpcError};
@@ -21,7 +21,7 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
         Some(newer) if is_newer(run, &newer).await? => return step_aside(run, &ours, &newer).await,
         Some(old) => {
             let name = free_name(run, &old).await?;
-            // Both ids are on record before the first of the two changes.
+            // The journal has both ids before the first of the two changes.
             run.state.replaced = Some(ReplacedState { id: old.id.clone(), name: name.to_string() });
             run.intend(Step::Promote, &latest).await?;
             run.site.away.rename_image(&old.id, &name).await?;
@@ -42,14 +42,15 @@ fn rename_known(run: &mut Run<'_>, name: &ResourceName) {
     }
 }
 
-/// Whether a job that began after this one has made it.
+/// True if the image was made by a job that began after this one.
 async fn is_newer(run: &Run<'_>, latest: &Image) -> Result<bool, Fault> {
     let tags = import::tags(run, latest).await?;
     let same_server = names::server_of(&tags).as_deref() == Some(run.job.server.as_str());
     Ok(same_server && names::job_of(&tags).is_some_and(|job| job > run.job.id))
 }
 
-/// A job that was resumed late does not put an older disk in a newer one's place.
+/// Gives the image a dated name instead, so that a job that was resumed late does not put an older disk in a
+/// newer one's place.
 async fn step_aside(run: &mut Run<'_>, ours: &ImageId, newer: &Image) -> Result<String, Fault> {
     let image = run.site.away.image(ours).await?;
     let image = image.ok_or_else(|| VpcError::missing("image", ours.as_str(), run.site.away.region()))?;
@@ -65,7 +66,7 @@ async fn step_aside(run: &mut Run<'_>, ours: &ImageId, newer: &Image) -> Result<
     Ok(format!("{name}, since {} is newer", newer.name))
 }
 
-/// A dated name that no other image has.
+/// Returns a dated name that no other image has.
 async fn free_name(run: &Run<'_>, image: &Image) -> Result<ResourceName, Fault> {
     let dated = run.names.dated(image.created_at)?;
     match run.site.away.image_by_name(dated.as_str()).await? {
@@ -76,11 +77,11 @@ async fn free_name(run: &Run<'_>, image: &Image) -> Result<ResourceName, Fault> 
     }
 }
 
-/// Gives the image before its name back, unless ours has it by now.
+/// Gives the image before its name back, unless this job's image or another one has the name by now.
 pub(super) async fn undo(run: &mut Run<'_>) -> Result<(), Fault> {
     let Some(replaced) = run.state.replaced.clone() else { return Ok(()) };
     let (away, latest) = (&run.site.away, &run.names.latest);
-    // By ids: a list may still show the name where it was before.
+    // By ids, since a list may still show the image that had the name before.
     let mut known = vec![replaced.id.clone()];
     known.extend(run.state.image.as_ref().map(|image| image.id.clone()));
     let mut taken =

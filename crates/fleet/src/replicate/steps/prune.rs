@@ -1,15 +1,16 @@
-//! What retention does not keep of earlier runs goes. The new image is there by now: what can't be removed is told, and no reason to fail.
+//! Step `prune`: removes the things of earlier runs that retention does not keep. The new image exists by
+//! now, so a thing that can't be removed is a warning and does not fail the job.
 
 use snapferry_base::retry::{Class, chain};
 
 use super::super::error::Fault;
-use super::super::holdings::{Holdings, Yard};
+use super::super::holdings::{CloudStores, Holdings};
 use super::super::saga::Run;
 use super::Step;
 
 pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
     let newest = run.state.image.as_ref().map(|image| &image.id);
-    let yard = Yard::of_site(run.site);
+    let yard = CloudStores::of_site(run.site);
     let holdings = match Holdings::of_job(run.job, run.site, newest).await {
         Ok(holdings) => holdings,
         Err(err) if err.class() == Class::Cancelled => return Err(err),

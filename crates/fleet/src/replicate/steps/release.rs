@@ -1,4 +1,5 @@
-//! The volume off the server and gone: as soon as the object is in the bucket, and whenever a job stops.
+//! Step `release`: detaches the volume and deletes it, as soon as the object is in the bucket, and whenever a
+//! job stops.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use super::super::error::Fault;
 use super::super::saga::Run;
 use super::{Step, clone, volume};
 
-/// How long a volume that nobody wants any more is waited for: it usually takes seconds.
+/// Longest wait until a volume that is not needed any more is ready to be deleted: it usually takes seconds.
 const MADE_BY: Duration = Duration::from_secs(2 * 60);
 
 pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
@@ -26,7 +27,7 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
     ))
 }
 
-/// Detaches a volume from the servers that `which` picks, and waits until it is off.
+/// Detaches a volume from the servers that `which` picks, and waits until it is detached.
 pub(super) async fn detach(
     run: &Run<'_>,
     volume: &Volume,
@@ -46,7 +47,8 @@ pub(super) async fn detach(
     Ok(())
 }
 
-/// Waits for a volume that is on its way off `server`: until it is off, its attachment has the name that a new one is to have.
+/// Waits for a volume that is being detached from `server`: until that is done, the old attachment has the
+/// name that the new one needs.
 pub(super) async fn let_go(run: &Run<'_>, volume: &Volume, server: &InstanceId) -> Result<(), Fault> {
     let home = &run.site.home;
     for attachment in &volume.volume_attachments {
@@ -60,10 +62,11 @@ pub(super) async fn let_go(run: &Run<'_>, volume: &Volume, server: &InstanceId) 
     Ok(())
 }
 
-/// Detaches a volume from wherever it is, deletes it, and waits until it is gone.
+/// Detaches a volume from all servers, deletes it, and waits until it is gone.
 pub(super) async fn remove(run: &Run<'_>, volume: &Volume) -> Result<(), Fault> {
     detach(run, volume, |_| true).await?;
-    // While it is being made it can't be deleted. That it comes to nothing, or not to an end, shows when it is.
+    // A volume can't be deleted while it is being made. If it fails or takes too long, the deletion shows
+    // that.
     if volume.status == VolumeState::Pending {
         let made =
             run.site.home.volume_available(&volume.id, run.patience(Patience::VOLUME.within(MADE_BY))).await;

@@ -1,4 +1,4 @@
-//! The server and what it boots from, or the snapshot that is to be read.
+//! Step `resolve`: finds the server and its boot volume, or the snapshot that is to be read.
 
 use snapferry_ibmcloud::vpc::VpcError;
 
@@ -37,7 +37,8 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
     }
 }
 
-/// The error, which tells of a server of that name in the other region: whoever mixes the two up finds it there.
+/// Adds a server of that name in the recovery region to the error, for a user who has mixed up the two
+/// regions.
 async fn or_elsewhere(run: &Run<'_>, error: VpcError) -> VpcError {
     let away = &run.site.away;
     match error {

@@ -1,4 +1,5 @@
-//! The snapshot: taken, waited for, marked once the job is done; or one that there was already, which is left alone.
+//! Steps `snapshot`, `stable` and `mark`: the snapshot is taken, waited for, and marked once the job is done.
+//! A snapshot that existed before is left unchanged.
 
 use snapferry_base::job::JobId;
 use snapferry_ibmcloud::vpc::model::Snapshot;
@@ -13,7 +14,7 @@ use super::super::saga::Run;
 use super::super::state::{DiskState, SnapshotState};
 use super::Step;
 
-/// The job's snapshot as far as it is known.
+/// Returns the job's snapshot, as the state knows it.
 pub(super) fn of<'r>(run: &'r Run<'_>, step: Step) -> Result<&'r SnapshotState, Fault> {
     run.state.snapshot.as_ref().ok_or(Fault::OutOfTurn { step })
 }
@@ -60,9 +61,9 @@ pub(super) async fn stable(run: &mut Run<'_>) -> Result<String, Fault> {
     let id = of(run, Step::Stable)?.id.clone();
     let snapshot = run.site.home.snapshot_stable(&id, run.patience(Patience::SNAPSHOT)).await?;
     note(run, &snapshot);
-    // By now every list shows what was begun when this was.
+    // By now every list includes jobs that began at the same time as this one.
     hold::rivals(run).await?;
-    // The volume may have grown since the preflight; what counts is what the snapshot holds.
+    // The volume may have grown since the preflight; the snapshot's own size counts.
     let disk = run.state.disk.as_ref().ok_or(Fault::OutOfTurn { step: Step::Stable })?;
     run.state.disk = Some(DiskState {
         capacity: snapshot.minimum_capacity,
@@ -72,7 +73,7 @@ pub(super) async fn stable(run: &mut Run<'_>) -> Result<String, Fault> {
     Ok(format!("{}, {} GB", snapshot.name, snapshot.minimum_capacity))
 }
 
-/// Whether the snapshot is this job's own making.
+/// True if this job has made the snapshot.
 fn is_own(job: JobId, snapshot: &Snapshot) -> bool {
     names::job_of(&snapshot.user_tags) == Some(job)
 }

@@ -1,4 +1,5 @@
-//! The volume that is read: of the snapshot, in this server's zone, fast, and gone as soon as it is read.
+//! Step `volume`: the volume that is read. It is made from the snapshot in this server's zone with a fast
+//! profile, and deleted as soon as it is read.
 
 use snapferry_ibmcloud::vpc::model::{Volume, VolumeState};
 use snapferry_ibmcloud::vpc::{Patience, VolumePrototype};
@@ -34,7 +35,7 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
                 VolumeState::Failed | VolumeState::Unusable | VolumeState::PendingDeletion
             )
     };
-    // A host in another zone may have made one before it died; a volume can't move.
+    // A server in another zone may have made one before it died, and a volume can't move to another zone.
     if let Some(old) = own(run).await?.filter(|old| !fits(old)) {
         release::remove(run, &old).await?;
     }
@@ -46,7 +47,7 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
     Ok(format!("{} ({}), {}, in {}", volume.name, volume.id, volume.profile.name, volume.zone.name))
 }
 
-/// The job's volume, wherever it is.
+/// Returns the job's volume, whatever zone or server it is in.
 pub(super) async fn own(run: &Run<'_>) -> Result<Option<Volume>, Fault> {
     let home = &run.site.home;
     let mut found = match &run.state.volume {

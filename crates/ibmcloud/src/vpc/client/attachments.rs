@@ -6,7 +6,7 @@ use super::RegionClient;
 use super::conflict::Conflict;
 use super::create::{Creation, differs};
 use crate::vpc::error::VpcError;
-use crate::vpc::http::Call;
+use crate::vpc::http::ApiRequest;
 use crate::vpc::model::{AttachmentState, VolumeAttachment};
 use crate::vpc::names::{AttachmentId, InstanceId, ResourceName, VolumeId};
 use crate::vpc::wait::{Patience, Sighting, Verdict};
@@ -47,7 +47,7 @@ impl RegionClient {
     ) -> Result<VolumeAttachment, VpcError> {
         let body =
             json!({ "name": name, "delete_volume_on_instance_delete": true, "volume": { "id": volume } });
-        let call = Call::post(&["instances", server.as_str(), "volume_attachments"], &body)?;
+        let call = ApiRequest::post(&["instances", server.as_str(), "volume_attachments"], &body)?;
         let creation = Creation { noun: "attachment", name, call, patience: Patience::ATTACHMENT };
         self.create_unless(
             &creation,

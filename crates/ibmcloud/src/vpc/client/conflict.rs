@@ -6,7 +6,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use crate::vpc::error::VpcError;
-use crate::vpc::http::Line;
+use crate::vpc::http::HttpClient;
 use crate::vpc::wait::{Patience, Sighting, Verdict, Waiting};
 
 /// Result of a look at the resource after a conflict.
@@ -26,7 +26,7 @@ impl<T> Conflict<T> {
     }
 }
 
-impl Line {
+impl HttpClient {
     pub(super) fn waiting(&self, what: String, patience: Patience) -> Waiting<'_> {
         let patience = self.policy.waits.of(patience);
         Waiting { what, patience, clock: &*self.clock, cancel: &self.cancel, watch: &*self.watch }

@@ -14,7 +14,7 @@ use snapferry_base::retry::chain;
 
 use super::RegionClient;
 use crate::vpc::error::VpcError;
-use crate::vpc::http::Call;
+use crate::vpc::http::ApiRequest;
 use crate::vpc::names::ResourceName;
 use crate::vpc::wait::Patience;
 
@@ -26,7 +26,7 @@ pub(super) struct Creation<'a> {
     /// Kind of resource for messages, such as `snapshot`.
     pub noun: &'static str,
     pub name: &'a ResourceName,
-    pub call: Call,
+    pub call: ApiRequest,
     /// Wait for a resource that is busy.
     pub patience: Patience,
 }

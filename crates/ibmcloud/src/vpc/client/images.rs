@@ -9,7 +9,7 @@ use super::RegionClient;
 use super::conflict::Conflict;
 use super::create::{Creation, differs};
 use crate::vpc::error::VpcError;
-use crate::vpc::http::Call;
+use crate::vpc::http::ApiRequest;
 use crate::vpc::model::{ExportFormat, ExportJob, ExportState, Image, ImageState, OperatingSystem};
 use crate::vpc::names::{ExportJobId, ImageId, ResourceGroupId, ResourceName, VolumeId};
 use crate::vpc::wait::{Patience, Sighting, Verdict};
@@ -183,7 +183,7 @@ impl RegionClient {
     /// # Errors
     /// [`VpcError::NameTaken`] if another image has the name, and as for [`RegionClient::images`].
     pub async fn create_image(&self, prototype: &ImagePrototype) -> Result<Image, VpcError> {
-        let call = Call::post(&["images"], &prototype.body())?;
+        let call = ApiRequest::post(&["images"], &prototype.body())?;
         let creation = Creation { noun: "image", name: &prototype.name, call, patience: Patience::BUSY };
         self.create(
             &creation,
@@ -263,7 +263,7 @@ impl RegionClient {
 
     /// Sends the action `word`. If the response is lost or a refusal, the image's own state decides.
     async fn age(&self, id: &ImageId, word: &str, target: &ImageState) -> Result<(), VpcError> {
-        let call = Call::post(&["images", id.as_str(), word], &json!({}))?.freely();
+        let call = ApiRequest::post(&["images", id.as_str(), word], &json!({}))?.freely();
         let is_done = async || Ok(self.image(id).await?.is_some_and(|image| image.status == *target));
         let send = async || self.line.send(&call).await.map(|_| ());
         let look = async || match self.image(id).await? {
@@ -345,7 +345,7 @@ impl RegionClient {
             "storage_bucket": { "name": prototype.bucket },
             "format": prototype.format,
         });
-        let call = Call::post(&["images", id.as_str(), "export_jobs"], &body)?;
+        let call = ApiRequest::post(&["images", id.as_str(), "export_jobs"], &body)?;
         let creation = Creation { noun: "export job", name: &prototype.name, call, patience: Patience::BUSY };
         self.create(
             &creation,

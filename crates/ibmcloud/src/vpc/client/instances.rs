@@ -8,7 +8,7 @@ use super::RegionClient;
 use super::conflict::Conflict;
 use super::create::{Creation, differs};
 use crate::vpc::error::VpcError;
-use crate::vpc::http::Call;
+use crate::vpc::http::ApiRequest;
 use crate::vpc::model::{Instance, InstanceState, Volume};
 use crate::vpc::names::{
     Crn, ImageId, InstanceId, KeyId, ResourceGroupId, ResourceName, SecurityGroupId, SnapshotId, SubnetId,
@@ -191,7 +191,7 @@ impl RegionClient {
     /// # Errors
     /// [`VpcError::NameTaken`] if another server has the name, and as for [`RegionClient::instances`].
     pub async fn create_instance(&self, prototype: &InstancePrototype) -> Result<Instance, VpcError> {
-        let call = Call::post(&["instances"], &prototype.body())?;
+        let call = ApiRequest::post(&["instances"], &prototype.body())?;
         let creation = Creation { noun: "server", name: &prototype.name, call, patience: Patience::BUSY };
         self.create(
             &creation,
@@ -212,7 +212,7 @@ impl RegionClient {
     /// # Errors
     /// As for [`RegionClient::instances`].
     pub async fn act(&self, id: &InstanceId, action: InstanceAction) -> Result<(), VpcError> {
-        let call = Call::post(&["instances", id.as_str(), "actions"], &json!({ "type": action }))?;
+        let call = ApiRequest::post(&["instances", id.as_str(), "actions"], &json!({ "type": action }))?;
         let call = if action == InstanceAction::Reboot { call } else { call.freely() };
         let send = async || self.line.send(&call).await.map(|_| ());
         let look = async || {

@@ -10,7 +10,7 @@ use snapferry_base::units::to_u64;
 
 use super::RegionClient;
 use crate::vpc::error::{Request, VpcError};
-use crate::vpc::http::{Answer, Call};
+use crate::vpc::http::{Answer, ApiRequest};
 
 /// Entries per page. IBM's own drivers never ask for more.
 const PAGE: u32 = 100;
@@ -125,7 +125,7 @@ impl RegionClient {
         let mut start: Option<String> = None;
         let mut starts = HashSet::new();
         for _ in 0..MOST_PAGES {
-            let mut call = Call::get(path).query("limit", PAGE.to_string());
+            let mut call = ApiRequest::get(path).query("limit", PAGE.to_string());
             for (name, value) in filters {
                 call = call.query(name, value);
             }
@@ -154,7 +154,7 @@ impl RegionClient {
         path: &[&str],
         key: &str,
     ) -> Result<Vec<T>, VpcError> {
-        let answer = self.line.send(&Call::get(path)).await?;
+        let answer = self.line.send(&ApiRequest::get(path)).await?;
         let Page { things, next, total } = page(&answer, key)?;
         if next.is_some() {
             return self.list(path, key, &[]).await;

@@ -15,7 +15,7 @@ use snapferry_base::identity::TokenSource;
 use snapferry_base::retry::chain;
 
 use super::error::VpcError;
-use super::http::{Call, Heard, Line, Policy};
+use super::http::{ApiRequest, HttpClient, KnownHosts, Policy};
 use super::wait::Watch;
 use crate::http_client::{HttpClientError, http_client};
 
@@ -113,7 +113,7 @@ pub struct ClientConfig {
 
 /// Services that all clients of a process share: identity, clock, cancellation, observer, fence.
 #[derive(Clone)]
-pub struct Means {
+pub struct ClientContext {
     /// Source of bearer tokens.
     pub tokens: Arc<dyn TokenSource>,
     /// Clock that waits and deadlines use.
@@ -125,12 +125,12 @@ pub struct Means {
     /// Check before each change that this process still owns the job.
     pub fence: Arc<dyn Fence>,
     /// Hosts that have answered before.
-    pub heard: Heard,
+    pub heard: KnownHosts,
 }
 
 /// Client for the API of one region. An `Arc` shares it between tasks.
 pub struct RegionClient {
-    line: Line,
+    line: HttpClient,
     region: String,
 }
 
@@ -156,8 +156,8 @@ impl RegionClient {
     ///
     /// # Errors
     /// [`VpcError::Setup`] if the region or the endpoint makes no URL, or the CA file can't be used.
-    pub fn new(config: ClientConfig, means: Means) -> Result<Self, VpcError> {
-        let line = Line {
+    pub fn new(config: ClientConfig, means: ClientContext) -> Result<Self, VpcError> {
+        let line = HttpClient {
             http: http(&config.policy, config.ca_file.as_deref())?,
             base: config.endpoint.base(&config.region)?,
             tokens: means.tokens,
@@ -166,7 +166,7 @@ impl RegionClient {
             fence: means.fence,
             watch: means.watch,
             policy: config.policy,
-            fixed_query: Line::vpc_query(),
+            fixed_query: HttpClient::vpc_query(),
             heard: means.heard,
         };
         Ok(Self { line, region: config.region })
@@ -197,7 +197,7 @@ impl RegionClient {
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, VpcError> {
-        self.line.send(&Call::get(path)).await?.read()
+        self.line.send(&ApiRequest::get(path)).await?.read()
     }
 
     /// Returns none if there is no such resource, or no longer.
@@ -210,12 +210,12 @@ impl RegionClient {
     }
 
     async fn patch<T: DeserializeOwned>(&self, path: &[&str], body: &impl Serialize) -> Result<T, VpcError> {
-        self.line.send(&Call::patch(path, body)?).await?.read()
+        self.line.send(&ApiRequest::patch(path, body)?).await?.read()
     }
 
     /// Deletes a resource. Any 2xx status is success, and so is a resource that is already deleted.
     async fn delete(&self, path: &[&str]) -> Result<(), VpcError> {
-        match self.line.send(&Call::delete(path)).await {
+        match self.line.send(&ApiRequest::delete(path)).await {
             Ok(_) => Ok(()),
             Err(err) if err.is_not_found() => Ok(()),
             Err(err) => Err(err),

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use super::RegionClient;
 use crate::vpc::error::VpcError;
-use crate::vpc::http::Call;
+use crate::vpc::http::ApiRequest;
 use crate::vpc::model::{InstanceProfile, Key, Region, SecurityGroup, Subnet, Vpc, Zone};
 use crate::vpc::names::VpcId;
 
@@ -24,7 +24,7 @@ impl RegionClient {
     /// # Errors
     /// As for [`RegionClient::regions`].
     pub async fn server_time(&self) -> Result<Option<SystemTime>, VpcError> {
-        Ok(self.line.send(&Call::get(&["regions"])).await?.date)
+        Ok(self.line.send(&ApiRequest::get(&["regions"])).await?.date)
     }
 
     /// Returns the zones of this region.

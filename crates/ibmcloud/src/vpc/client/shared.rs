@@ -9,7 +9,7 @@ use serde_json::json;
 use super::RegionClient;
 use super::conflict::Conflict;
 use crate::vpc::error::VpcError;
-use crate::vpc::http::Call;
+use crate::vpc::http::ApiRequest;
 use crate::vpc::model::StateReason;
 use crate::vpc::names::Tag;
 use crate::vpc::wait::{Patience, Sighting, Verdict, Waiting};
@@ -111,7 +111,7 @@ impl RegionClient {
     ) -> Result<(), VpcError> {
         let mut attempt = 1;
         loop {
-            let answer = match self.line.send(&Call::get(path)).await {
+            let answer = match self.line.send(&ApiRequest::get(path)).await {
                 Err(err) if err.is_not_found() => return self.found(None, noun, id),
                 answer => answer?,
             };
@@ -121,7 +121,7 @@ impl RegionClient {
             if after == before {
                 return Ok(());
             }
-            let call = Call::patch(path, &json!({ "user_tags": after }))?.if_match(answer.etag);
+            let call = ApiRequest::patch(path, &json!({ "user_tags": after }))?.if_match(answer.etag);
             match self.line.send(&call).await {
                 Ok(_) => return Ok(()),
                 // This also happens if an earlier request made the change and its response was lost.

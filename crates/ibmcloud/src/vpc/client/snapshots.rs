@@ -6,7 +6,7 @@ use super::RegionClient;
 use super::conflict::Conflict;
 use super::create::{Creation, differs};
 use crate::vpc::error::VpcError;
-use crate::vpc::http::Call;
+use crate::vpc::http::ApiRequest;
 use crate::vpc::model::{Snapshot, SnapshotClone, SnapshotState};
 use crate::vpc::names::{Crn, ResourceGroupId, ResourceName, SnapshotId, Tag, VolumeId};
 use crate::vpc::wait::{Patience, Sighting, Verdict};
@@ -119,7 +119,7 @@ impl RegionClient {
     /// [`VpcError::NameTaken`] if a snapshot of another volume has the name, and as for
     /// [`RegionClient::snapshots`].
     pub async fn create_snapshot(&self, prototype: &SnapshotPrototype) -> Result<Snapshot, VpcError> {
-        let call = Call::post(&["snapshots"], &prototype.body())?;
+        let call = ApiRequest::post(&["snapshots"], &prototype.body())?;
         let creation = Creation { noun: "snapshot", name: &prototype.name, call, patience: Patience::BUSY };
         self.create(
             &creation,
@@ -151,7 +151,7 @@ impl RegionClient {
         if !tags.is_empty() {
             body["user_tags"] = json!(tags);
         }
-        let call = Call::post(&["snapshots"], &body)?;
+        let call = ApiRequest::post(&["snapshots"], &body)?;
         let creation = Creation { noun: "snapshot", name, call, patience: Patience::BUSY };
         self.create_unless(
             &creation,
@@ -264,7 +264,7 @@ impl RegionClient {
     /// As for [`RegionClient::snapshots`].
     pub async fn create_clone(&self, id: &SnapshotId, zone: &str) -> Result<SnapshotClone, VpcError> {
         let path = ["snapshots", id.as_str(), "clones", zone];
-        let put = async || self.line.send(&Call::put(&path)).await?.read();
+        let put = async || self.line.send(&ApiRequest::put(&path)).await?.read();
         let look = async || Ok(Conflict::unless(self.get_if_any(&path).await?));
         self.line.change(&format!("snapshot {id}"), Patience::BUSY, put, look).await
     }

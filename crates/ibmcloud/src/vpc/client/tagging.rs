@@ -6,9 +6,9 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::conflict::Conflict;
-use super::{Means, http, safe_url};
+use super::{ClientContext, http, safe_url};
 use crate::vpc::error::VpcError;
-use crate::vpc::http::{Call, Line, Policy};
+use crate::vpc::http::{ApiRequest, HttpClient, Policy};
 use crate::vpc::names::{Crn, Tag};
 use crate::vpc::wait::Patience;
 
@@ -38,7 +38,7 @@ impl Default for TaggingConfig {
 
 /// Client for the service that tags any resource with a CRN.
 pub struct Tagging {
-    line: Line,
+    line: HttpClient,
 }
 
 /// Response to a change: the result for each resource, which may be a failure although the status is 200.
@@ -57,7 +57,7 @@ struct Outcome {
 }
 
 #[derive(Deserialize)]
-struct Found {
+struct TaggedResource {
     items: Vec<FoundTag>,
 }
 
@@ -71,8 +71,8 @@ impl Tagging {
     ///
     /// # Errors
     /// [`VpcError::Setup`] if the endpoint is not a URL, or the CA file can't be used.
-    pub fn new(config: &TaggingConfig, means: Means) -> Result<Self, VpcError> {
-        let line = Line {
+    pub fn new(config: &TaggingConfig, means: ClientContext) -> Result<Self, VpcError> {
+        let line = HttpClient {
             http: http(&config.policy, config.ca_file.as_deref())?,
             base: safe_url("tagging", &format!("{}/v3", config.endpoint.trim_end_matches('/')))?,
             tokens: means.tokens,
@@ -105,7 +105,7 @@ impl Tagging {
 
     async fn change(&self, word: &str, crn: &Crn, tags: &[Tag]) -> Result<(), VpcError> {
         let body = json!({ "resources": [{ "resource_id": crn }], "tag_names": tags });
-        let call = Call::post(&["tags", word], &body)?.freely();
+        let call = ApiRequest::post(&["tags", word], &body)?.freely();
         let send = async || self.line.send(&call).await;
         let answer =
             self.line.change(&format!("{crn}"), Patience::BUSY, send, async || Ok(Conflict::Passing)).await?;
@@ -124,8 +124,8 @@ impl Tagging {
     /// # Errors
     /// As for [`Tagging::attach`].
     pub async fn tags(&self, crn: &Crn) -> Result<Vec<String>, VpcError> {
-        let call = Call::get(&["tags"]).query("attached_to", crn.as_str()).query("limit", "1000");
-        let found: Found = self.line.send(&call).await?.read()?;
+        let call = ApiRequest::get(&["tags"]).query("attached_to", crn.as_str()).query("limit", "1000");
+        let found: TaggedResource = self.line.send(&call).await?.read()?;
         Ok(found.items.into_iter().map(|tag| tag.name).collect())
     }
 }

@@ -6,7 +6,7 @@ use super::RegionClient;
 use super::conflict::Conflict;
 use super::create::{Creation, differs};
 use crate::vpc::error::VpcError;
-use crate::vpc::http::Call;
+use crate::vpc::http::ApiRequest;
 use crate::vpc::model::{Volume, VolumeProfile, VolumeState};
 use crate::vpc::names::{Crn, ResourceGroupId, ResourceName, SnapshotId, Tag, VolumeId};
 use crate::vpc::wait::{Patience, Sighting, Verdict};
@@ -119,7 +119,7 @@ impl RegionClient {
     /// # Errors
     /// [`VpcError::NameTaken`] if another volume has the name, and as for [`RegionClient::volumes`].
     pub async fn create_volume(&self, prototype: &VolumePrototype) -> Result<Volume, VpcError> {
-        let call = Call::post(&["volumes"], &prototype.body())?;
+        let call = ApiRequest::post(&["volumes"], &prototype.body())?;
         let creation = Creation { noun: "volume", name: &prototype.name, call, patience: Patience::BUSY };
         self.create(
             &creation,

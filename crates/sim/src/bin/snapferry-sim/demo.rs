@@ -1,4 +1,5 @@
-//! `snapferry-sim demo`: a server in a simulated cloud replicated twice, and its disk converted and read back beside qemu-img.
+//! `snapferry-sim demo`: replicates a server in a simulated cloud twice, converts its disk, reads the image
+//! back, and does the same with qemu-img.
 
 use std::io::{IsTerminal as _, Write, stdout};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -24,15 +25,15 @@ use crate::Code;
 const BUCKET: &str = "demo";
 const KEY: &str = "disk.qcow2";
 const REGION: &str = "us-south";
-/// The region that images are for.
+/// Region that images are replicated to.
 const AWAY: &str = "us-east";
 const SERVER: &str = "web01";
-/// One range request of the read back.
+/// Bytes in one range request when the image is read back.
 const RANGE: u64 = 8 * MIB;
-/// How long a child may take to end by itself.
+/// Time for a child process to end by itself.
 const GRACE: Duration = Duration::from_secs(3);
 const STOPPED: &str = "stopped";
-/// What a demo that is ended at once leaves behind.
+/// Message about the files that remain if the demo is ended at once.
 const LEFT: &str = "a folder snapferry-demo-... with a copy of the disk is left in TMPDIR or /tmp";
 const NO_QEMU_IMG: &str = "cannot run qemu-img; on Debian and Ubuntu it is in qemu-utils";
 
@@ -43,7 +44,7 @@ pub struct DemoArgs {
     pub disk: PathBuf,
 }
 
-/// The part of convert's report that the table needs.
+/// Fields of convert's report that the table needs.
 #[derive(Deserialize)]
 struct Outcome {
     virtual_size: ByteCount,
@@ -51,16 +52,16 @@ struct Outcome {
     seconds: f64,
 }
 
-/// A line of the table.
+/// One row of the table.
 struct Row {
     what: &'static str,
     took: Duration,
     size: u64,
 }
 
-/// What a demonstration goes by.
+/// Program, disk, folder and runtime of one demonstration.
 struct Stage<'a> {
-    /// The program that is shown.
+    /// Path of `snapferry`, the program that is shown.
     program: &'a Path,
     disk: &'a Path,
     work: &'a Path,
@@ -69,18 +70,18 @@ struct Stage<'a> {
 }
 
 pub fn run(args: &DemoArgs) -> anyhow::Result<Code> {
-    // Both are needed last, after minutes.
+    // Both programs are checked first, because a missing one would be found only after minutes.
     Command::new("qemu-img").arg("--version").output().context(NO_QEMU_IMG)?;
     let program = snapferry()?;
     let runtime = crate::runtime()?;
     let cancel = Cancel::new();
-    // Before the first thing that a signal would leave.
+    // Before the first file that a signal would leave behind.
     crate::listen(runtime.handle(), &cancel, LEFT)?;
     let work = WorkFolder::make()?;
     let stage =
         Stage { program: &program, disk: &args.disk, work: &work.path, runtime: &runtime, cancel: &cancel };
     let shown = stage.show();
-    // The disk may still be being copied: into a file that goes away with its folder.
+    // The disk may still be being copied: into a file that is removed with its folder.
     runtime.shutdown_background();
     match shown {
         Err(_) if cancel.is_cancelled() => Ok(Code::Interrupted),
@@ -93,7 +94,7 @@ impl Stage<'_> {
         let cloud =
             self.wait_for(async { Ok(SimRegion::start(RegionConfig::new(self.work.join("cloud"))).await?) })?;
         let shown = self.show_on(&cloud, &mut stdout());
-        // Whatever became of it: loop devices are left behind otherwise.
+        // Also after an error: loop devices would remain otherwise.
         self.runtime.block_on(cloud.shutdown());
         shown
     }
@@ -183,7 +184,8 @@ impl Stage<'_> {
         Ok(table(&rows, outcome.virtual_size, out)?)
     }
 
-    /// A `snapferry` that reads nothing of the machine's configuration or environment: the cloud is a simulated one.
+    /// Returns a `snapferry` command that ignores the machine's configuration and environment, because the
+    /// cloud is a simulated one.
     fn command(&self) -> Command {
         let mut command = Command::new(self.program);
         for (name, _) in std::env::vars_os() {
@@ -214,7 +216,7 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// Replicates the server, with its bar on the terminal; the report.
+    /// Replicates the server, with the progress bar on the terminal, and returns the report.
     fn replicate(&self, cloud: &SimRegion) -> anyhow::Result<Vec<u8>> {
         let mut command = self.command();
         command
@@ -238,7 +240,7 @@ impl Stage<'_> {
             .env("SNAPFERRY_ENDPOINT", cloud.store().endpoint())
             .env("SNAPFERRY_STATE_FOLDER", self.work.join("state"))
             .env("IBMCLOUD_API_KEY", cloud.api_key().reveal())
-            // Its log would say the same as the report; a terminal gets the steps and the bar.
+            // The log would repeat the report; a terminal gets the steps and the progress bar.
             .env("SNAPFERRY_LOG", "warn")
             .stdout(Stdio::piped());
         let child = self.finish(&mut command)?;
@@ -248,7 +250,7 @@ impl Stage<'_> {
         Ok(child.stdout)
     }
 
-    /// Runs the program as a user would, its bar on the terminal.
+    /// Converts the disk as a user would, with the progress bar on the terminal.
     fn convert(&self, store: &SimStore) -> anyhow::Result<Outcome> {
         let config = store.config();
         let mut command = self.command();
@@ -280,7 +282,7 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// Waits for requests, until somebody asks to stop.
+    /// Waits for requests to end, or until the user stops the demo.
     fn wait_for<T>(&self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
         self.runtime.block_on(async {
             tokio::select! {
@@ -290,10 +292,11 @@ impl Stage<'_> {
         })
     }
 
-    /// Runs a command to its end. Where somebody asks to stop it has a moment, and is killed then: what it leaves is simulated, too.
+    /// Runs a command to its end. If the user stops the demo, the command has a moment to end, and is killed
+    /// then: all that it can leave behind is simulated, too.
     fn finish(&self, command: &mut Command) -> anyhow::Result<Output> {
         let child = command.stdin(Stdio::null()).spawn()?;
-        // Not by its number, which is another's once it has ended.
+        // Not by its process id, which may be another process's once it has ended.
         let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
         let (running, ended) = bounded::<Never>(0);
         let output = std::thread::scope(|scope| {
@@ -302,12 +305,13 @@ impl Stage<'_> {
                     recv(self.cancel.closed()) -> _ => {}
                     recv(ended) -> _ => return,
                 }
-                // A terminal's Ctrl-C has reached the child as well, `kill` has not.
+                // A terminal's Ctrl-C has reached the child as well, a `kill` of this process has not.
                 if matches!(ended.recv_timeout(GRACE), Err(RecvTimeoutError::Timeout)) {
                     let _ended_just_now = pidfd_send_signal(&process, Signal::KILL);
                 }
             };
-            // Without it the child is waited for, and hears a terminal's Ctrl-C by itself.
+            // If the thread can't be started, the child is still waited for, and gets a terminal's Ctrl-C by
+            // itself.
             let _joined_by_the_scope = threads::scoped(scope, "end a child", killing);
             let output = child.wait_with_output();
             drop(running);
@@ -320,10 +324,10 @@ impl Stage<'_> {
     }
 }
 
-/// The `snapferry` beside this program, or else the one that a shell would start.
+/// Returns the path of the `snapferry` beside this program, or else the name that a shell would look up.
 ///
 /// # Errors
-/// If there is none.
+/// If it can't be run.
 fn snapferry() -> anyhow::Result<PathBuf> {
     let beside = std::env::current_exe()?.with_file_name("snapferry");
     let path = if beside.is_file() { beside } else { PathBuf::from("snapferry") };
@@ -332,7 +336,7 @@ fn snapferry() -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// What the demo tells of a job's report.
+/// Fields of a job's report that the demo shows.
 #[derive(Deserialize)]
 struct Replicated {
     seconds: f64,
@@ -375,7 +379,7 @@ async fn read_back(sim: &SimStore, to: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `small` for each byte of `large`, to four digits.
+/// Formats `small` divided by `large`, to four digits.
 fn ratio(small: u64, large: u64) -> String {
     let ten_thousandths = u128::from(small) * 10_000 / u128::from(large.max(1));
     format!("{}.{:04}", ten_thousandths / 10_000, ten_thousandths % 10_000)
@@ -405,7 +409,7 @@ fn table(rows: &[Row], disk: ByteCount, out: &mut impl Write) -> std::io::Result
     Ok(())
 }
 
-/// A temporary folder that goes away with its value.
+/// Temporary folder that is removed on drop.
 struct WorkFolder {
     path: PathBuf,
 }
@@ -413,7 +417,8 @@ struct WorkFolder {
 impl WorkFolder {
     fn make() -> anyhow::Result<Self> {
         let path = std::env::temp_dir().join(format!("snapferry-demo-{:016x}", rand::random::<u64>()));
-        // A disk's copy is in it: for us alone, and nobody has made it before us.
+        // A copy of the disk is in it: only this user may read it, and no other process may have made it
+        // before.
         let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
         made.with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Self { path })
@@ -422,7 +427,7 @@ impl WorkFolder {
 
 impl Drop for WorkFolder {
     fn drop(&mut self) {
-        // What can't be removed lies under the system's folder for such things.
+        // Files that can't be removed stay in the system's folder for temporary files.
         let _ = std::fs::remove_dir_all(&self.path);
     }
 }

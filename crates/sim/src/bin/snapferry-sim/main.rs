@@ -1,4 +1,5 @@
-//! A simulated cloud and object store on this machine's loopback address, and a demonstration of snapferry on them.
+//! Simulated cloud and object store on this machine's loopback address, and a demonstration of snapferry on
+//! them.
 
 #![allow(clippy::print_stderr)]
 
@@ -14,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 mod demo;
 mod serve;
 
-/// Runs a simulated cloud or object store to try snapferry on, without an account
+/// Run a simulated cloud or object store to try snapferry on, without an account
 #[derive(Debug, Parser)]
 #[command(name = "snapferry-sim", version, propagate_version = true, max_term_width = 100)]
 struct Cli {
@@ -24,15 +25,16 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Replicate a server in a simulated cloud, and convert its disk into the store there and back, beside qemu-img
+    /// Replicate a server in a simulated cloud, and convert its disk into the store and back, beside qemu-img
     Demo(demo::DemoArgs),
-    /// An S3 store over a folder, on this machine's loopback address
+    /// Serve an S3 store from a folder, on this machine's loopback address
     Store(serve::StoreArgs),
-    /// A cloud over a folder: VPC regions, IAM, metadata service, tagging and an S3 store, on this machine's loopback address
+    /// Serve a cloud from a folder: VPC regions, IAM, metadata service, tagging and an S3 store, on this
+    /// machine's loopback address
     Region(serve::RegionArgs),
 }
 
-/// Exit codes, as snapferry's own.
+/// Exit codes, the same as those of snapferry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Code {
     Done = 0,
@@ -43,15 +45,15 @@ enum Code {
     BrokenPipe = 141,
 }
 
-/// A mistake in what was typed or configured.
+/// Error in the command line or the configuration.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct UsageError(String);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter =
-        EnvFilter::try_from_env("SNAPFERRY_LOG").unwrap_or_else(|_| EnvFilter::new("warn,snapferry=info"));
+    let filter = EnvFilter::try_from_env("SNAPFERRY_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("warn,s3s=off,snapferry=info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
     let ended = match &cli.command {
         Command::Demo(args) => demo::run(args),
@@ -74,7 +76,7 @@ fn runtime() -> io::Result<Runtime> {
     Builder::new_multi_thread().enable_all().build()
 }
 
-/// Cancels the work at the first signal to stop. At a second one the process ends at once, after it has printed what is `left`.
+/// Cancels the work at the first signal to stop. At a second one the process prints `left` and ends at once.
 fn listen(runtime: &Handle, cancel: &Cancel, left: &'static str) -> io::Result<()> {
     let cancel = cancel.clone();
     signals::listen(runtime, move |stop| match stop {

@@ -1,4 +1,4 @@
-//! `snapferry-sim store` and `snapferry-sim region`: the services by themselves, to try things on.
+//! `snapferry-sim store` and `snapferry-sim region`: the services by themselves, for trying commands on them.
 
 use std::env::var;
 use std::fs::{self, OpenOptions};
@@ -16,11 +16,11 @@ use crate::{Code, UsageError};
 
 #[derive(Debug, Args)]
 pub struct StoreArgs {
-    /// Folder for its objects
+    /// Folder for the objects
     #[arg(long, value_name = "FOLDER")]
     pub dir: PathBuf,
 
-    /// The port to listen on; 0 takes a free one
+    /// Port to listen on; 0 takes a free one
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     pub port: u16,
 
@@ -35,27 +35,27 @@ pub struct StoreArgs {
 
 #[derive(Debug, Args)]
 pub struct RegionArgs {
-    /// Folder for everything it keeps
+    /// Folder for all data of the cloud
     #[arg(long, value_name = "FOLDER")]
     pub dir: PathBuf,
 
-    /// The port to listen on; 0 takes a free one
+    /// Port to listen on; 0 takes a free one
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     pub port: u16,
 
-    /// The store's port; 0 takes a free one
+    /// Port of the store; 0 takes a free one
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     pub store_port: u16,
 
-    /// A region; may be given more than once, home first [default: us-south, us-east]
+    /// Create this region; may be given more than once, home first [default: us-south, us-east]
     #[arg(long, value_name = "NAME")]
     pub region: Vec<String>,
 
-    /// A raw disk for a server to boot from
+    /// Raw disk for a server to boot from
     #[arg(long, value_name = "PATH")]
     pub disk: Option<PathBuf>,
 
-    /// That server's name
+    /// Name of the server that boots from the disk
     #[arg(long, value_name = "NAME", default_value = "web01")]
     pub server: String,
 
@@ -67,7 +67,7 @@ pub struct RegionArgs {
     #[arg(long, value_name = "GB", default_value_t = 10)]
     pub least_capacity: u64,
 
-    /// How long each state lasts, in milliseconds
+    /// Duration of each state, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 500)]
     pub delay_ms: u64,
 
@@ -83,7 +83,8 @@ pub fn store(args: &StoreArgs) -> anyhow::Result<Code> {
     runtime.block_on(async {
         let mut config = SimConfig::new(&args.dir);
         config.bind = (std::net::Ipv4Addr::LOCALHOST, args.port).into();
-        // The caller's own keys and region where there are any, so that a script need not read ours.
+        // If the environment has keys and a region, the store takes those, so that a script need not read the
+        // printed ones.
         if let (Ok(access_key), Ok(secret)) = (var("AWS_ACCESS_KEY_ID"), var("AWS_SECRET_ACCESS_KEY")) {
             config.access_key = access_key;
             config.secret_key = Secret::new(&secret);
@@ -103,7 +104,7 @@ pub fn store(args: &StoreArgs) -> anyhow::Result<Code> {
         writeln!(out, "export AWS_ENDPOINT_URL_S3={}", store.endpoint())?;
         writeln!(out, "export AWS_REGION={}", config.region)?;
         writeln!(out, "export AWS_ACCESS_KEY_ID={}", config.access_key)?;
-        // A made-up key of a store that listens on this machine alone.
+        // A random key of a store that listens on this machine alone.
         writeln!(out, "export AWS_SECRET_ACCESS_KEY={}", config.secret_key.reveal())?;
         writeln!(out, "# serving {} until Ctrl-C", args.dir.display())?;
         out.flush()?;
@@ -113,10 +114,10 @@ pub fn store(args: &StoreArgs) -> anyhow::Result<Code> {
     })
 }
 
-/// The file with the lines that lead every command to the simulated cloud, for a shell's `.`.
+/// File whose lines make every command use the simulated cloud, for a shell's `.`.
 const EXPORTS: &str = "env";
 
-/// One word for a shell.
+/// Quotes a value for a shell, if it needs that.
 fn word(text: &str) -> String {
     if text.contains(char::is_whitespace) {
         format!("'{}'", text.replace('\'', r"'\''"))
@@ -125,7 +126,7 @@ fn word(text: &str) -> String {
     }
 }
 
-/// The folder's API key, made where there is none: it stays the same over restarts.
+/// Reads the folder's API key, and creates it if there is none: it stays the same over restarts.
 fn api_key(folder: &Path) -> io::Result<(PathBuf, Secret)> {
     fs::create_dir_all(folder)?;
     let path = folder.join("api-key");
@@ -149,7 +150,7 @@ pub fn region(args: &RegionArgs) -> anyhow::Result<Code> {
     crate::listen(runtime.handle(), &cancel, "")?;
     runtime.block_on(async {
         fs::create_dir_all(&args.dir)?;
-        // The lines that are printed hold in any folder.
+        // The printed lines must be valid in any working folder.
         let folder = args.dir.canonicalize()?;
         let (key_file, api_key) = api_key(&folder)?;
         let mut config = RegionConfig::new(&folder);

@@ -1,4 +1,4 @@
-//! Who may talk to the store: signatures, regions, bearer tokens, TLS.
+//! Access to the store: signatures, regions, bearer tokens, TLS.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -40,7 +40,7 @@ async fn only_the_right_keys_for_the_right_region_are_let_in() {
     assert!(!f.has("a").await);
 }
 
-/// Puts other bytes under a signature that covers the body.
+/// Replaces the body under a signature that covers it.
 #[derive(Debug)]
 struct Tamper;
 
@@ -121,7 +121,7 @@ async fn a_token_opens_the_store_until_it_expires() {
     assert_eq!(f.get("b").await, "abc");
 }
 
-/// A certificate for loopback, the key, and the authority that signed it, as files.
+/// Creates a certificate for loopback with its key, as files, and returns the authority that signed it.
 fn certificate(folder: &std::path::Path) -> (TlsFiles, Vec<u8>) {
     let authority_key = KeyPair::generate().expect("a key");
     let mut authority = CertificateParams::new(Vec::new()).expect("an authority");

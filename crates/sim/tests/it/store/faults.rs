@@ -1,4 +1,4 @@
-//! Each scripted fault, as a client sees it, and what it leaves in the store.
+//! Each scripted fault, as a client sees it, and its effect on the store.
 
 use std::error::Error as _;
 use std::io;
@@ -17,7 +17,7 @@ use super::{BUCKET, Fixture, PART, by_hand, noise, refusal, refused, stream};
 
 type Put = Result<UploadPartOutput, SdkError<UploadPartError, HttpResponse>>;
 
-/// A store with an open upload, and a part to send.
+/// Store with an open upload, and a part to send.
 struct Scene {
     f: Fixture,
     id: String,
@@ -55,7 +55,7 @@ impl Scene {
         list.parts().len()
     }
 
-    /// The request under way in a task, once the store has begun with it and taken at least `bytes` of it.
+    /// Starts the request in a task, and returns once the store has begun with it.
     async fn begun(&self) -> JoinHandle<Put> {
         let put = tokio::spawn(self.put());
         while self.f.store.stats().of(Operation::UploadPart).requests < 1 {
@@ -136,7 +136,7 @@ async fn a_request_is_never_answered() {
         assert_eq!(scene.parts().await, 0);
         assert!(!put.is_finished());
         let stats = if reads_it_all {
-            // Gone only once the body is through, since hyper sees the client leave then.
+            // Only once the body is read, since hyper notices then that the client has gone.
             put.abort();
             while scene.f.store.stats().parts_in_flight > 0 {
                 tokio::task::yield_now().await;
@@ -188,7 +188,7 @@ async fn a_store_of_before_2022_knows_nothing_of_checksums() {
         || f.client.upload_part().bucket(BUCKET).key("a").upload_id(&id).part_number(1).body(stream(&body));
     let stored = put().checksum_crc64_nvme(Crc64(1).to_base64()).send().await.expect("not looked at");
     assert_eq!(stored.checksum_crc64_nvme(), None);
-    // Content-MD5 it knows.
+    // Such a store does check Content-MD5.
     let err = put().content_md5("JfnnlDI7RTiF9RgfG2JNCw==").send().await.expect_err("another digest");
     assert_eq!(refusal(err), refused(400, "BadDigest"));
     let part = CompletedPart::builder().part_number(1).set_e_tag(stored.e_tag).build();

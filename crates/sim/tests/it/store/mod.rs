@@ -1,4 +1,4 @@
-//! The embedded store, driven by the client that the rest of the world uses and, where that can't misbehave, by hand.
+//! The embedded store, driven by the AWS SDK, and by hand for requests that the SDK can't make.
 
 mod access;
 mod faults;
@@ -26,10 +26,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 const BUCKET: &str = "images";
-/// S3's least part.
+/// Least size of a part on S3, in bytes.
 const PART: usize = 5 << 20;
 
-/// A store with one bucket, and a client that makes exactly one attempt.
+/// Store with one bucket, and a client that makes exactly one attempt.
 struct Fixture {
     folder: TempDir,
     store: SimStore,
@@ -75,7 +75,7 @@ impl Fixture {
         }
     }
 
-    /// An upload that keeps a CRC64NVME over the whole object.
+    /// Begins an upload with a CRC64NVME over the whole object.
     async fn begin(&self, key: &str) -> String {
         let create = self.client.create_multipart_upload().bucket(BUCKET).key(key);
         let create =
@@ -109,7 +109,7 @@ impl Fixture {
     }
 }
 
-/// As the uploader sets its client up: no checksums of the SDK's own, one attempt.
+/// Configures a client as the uploader does: no checksums of the SDK's own, one attempt.
 fn client_config(store: &SimStore) -> Builder {
     let config = store.config();
     let keys = Credentials::new(&config.access_key, config.secret_key.reveal(), None, None, "test");
@@ -125,7 +125,7 @@ fn client_config(store: &SimStore) -> Builder {
         .retry_config(RetryConfig::disabled())
 }
 
-/// Bytes that don't repeat: an LCG's high bytes.
+/// Returns bytes that don't repeat: the high bytes of a linear congruential generator.
 fn noise(len: usize, seed: u64) -> Bytes {
     let mut state = seed;
     let mut next = || {
@@ -135,7 +135,7 @@ fn noise(len: usize, seed: u64) -> Bytes {
     (0..len).map(|_| next()).collect()
 }
 
-/// Status and code of an answer that says no.
+/// Returns the status and the error code of a refusal.
 fn refusal<E: ProvideErrorMetadata + Debug>(err: SdkError<E, HttpResponse>) -> (u16, String) {
     let status = err.raw_response().unwrap_or_else(|| panic!("no answer at all: {err:?}")).status().as_u16();
     (status, err.code().unwrap_or_default().to_owned())
@@ -145,8 +145,8 @@ fn refused(status: u16, code: &str) -> (u16, String) {
     (status, code.to_owned())
 }
 
-/// One request by hand: the status, and everything that came back. The client stays until the answer is there, since the store
-/// takes its leaving for the end of the matter.
+/// Sends one request by hand, and returns the status and the whole response. The client stays connected until
+/// the response is there, since the store drops a request whose client has gone.
 async fn by_hand(store: &SimStore, head: &str, body: &[u8]) -> (u16, String) {
     let stream = sent_by_hand(store, head, body).await;
     answer_by_hand(stream).await
@@ -169,7 +169,7 @@ async fn answer_by_hand(mut stream: TcpStream) -> (u16, String) {
     (status.unwrap_or_else(|| panic!("no status in {answer:?}")), answer)
 }
 
-/// A bearer token, as IAM gives it for an API key.
+/// Requests a bearer token for an API key from IAM; returns the status and the body.
 async fn token(store: &SimStore, api_key: &str) -> (u16, serde_json::Value) {
     let form = format!("grant_type=urn%3Aibm%3Aparams%3Aoauth%3Agrant-type%3Aapikey&apikey={api_key}");
     let head = format!(

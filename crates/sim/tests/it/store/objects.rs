@@ -1,4 +1,4 @@
-//! Objects and buckets: written, read, listed, refused.
+//! Objects and buckets: writing, reading, listing, refusals.
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::RequestChecksumCalculation;
@@ -92,7 +92,7 @@ async fn every_digest_is_checked_and_a_wrong_one_leaves_nothing() {
     let put = |key: &str, body: &'static [u8]| {
         f.client.put_object().bucket(BUCKET).key(key).body(ByteStream::from_static(body))
     };
-    // What the CRC catalogue and the coreutils say of "123456789".
+    // Digests of "123456789" by the CRC catalogue and the coreutils.
     type Put = aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
     type Claim = fn(Put) -> Put;
     let claims: [(&str, Claim); 6] = [
@@ -123,7 +123,8 @@ async fn every_digest_is_checked_and_a_wrong_one_leaves_nothing() {
     let err =
         put("a", b"1").checksum_crc32("y/Q5Jg==").checksum_crc32_c("4waSgw==").send().await.expect_err("two");
     assert_eq!(refusal(err), refused(400, "InvalidRequest"));
-    // With checksums "when required", naming an algorithm makes the SDK announce a checksum that it doesn't send.
+    // With checksums "when required", naming an algorithm makes the SDK announce a checksum that it doesn't
+    // send.
     let err =
         put("a", b"1").checksum_algorithm(ChecksumAlgorithm::Crc32).send().await.expect_err("announced only");
     assert_eq!(refusal(err), refused(400, "InvalidRequest"));
@@ -224,7 +225,8 @@ async fn conditions_are_kept() {
 #[tokio::test]
 async fn a_reader_keeps_the_version_that_it_opened() {
     let f = Fixture::start().await;
-    // More than the socket and the channel hold, so that the answer is still being read when the object goes.
+    // More than the socket and the channel hold, so that the response is still being read when the object is
+    // replaced.
     let body = noise(32 << 20, 7);
     f.put("a", &body).await;
     let answer = f.client.get_object().bucket(BUCKET).key("a").send().await.expect("found");
@@ -307,7 +309,7 @@ async fn objects_are_listed_by_page_prefix_and_delimiter() {
     let prefixes: Vec<_> = list.common_prefixes().iter().filter_map(|prefix| prefix.prefix()).collect();
     assert_eq!((keys, prefixes), (vec!["b/1", "b/2"], vec!["b/sub/"]));
 
-    // One entry to a page, a common prefix among them.
+    // One entry on each page, a common prefix among them.
     let (mut seen, mut marker) = (Vec::new(), None);
     loop {
         let list = f

@@ -61,7 +61,8 @@ async fn parts_in_any_order_become_the_object_once_its_sum_is_right() {
 
 #[tokio::test]
 async fn equal_parts_make_the_object_whatever_was_refused_or_sent_twice_before() {
-    // The store lays equal parts out in one file: bytes of a refused part, and of one sent again, must not come through.
+    // The store keeps equal parts in one file: bytes of a refused part, and of one that was sent again, must
+    // not remain in the object.
     for (refuse, again) in [(false, false), (true, false), (false, true), (true, true)] {
         let f = Fixture::start().await;
         let id = f.begin("a").await;
@@ -344,7 +345,7 @@ async fn an_upload_without_a_description_keeps_no_store_from_starting() {
     let id = f.begin("a").await;
     let config = f.store.config().clone();
     f.store.shutdown().await;
-    // As a kill leaves it between the folder and its description.
+    // State after a kill between the creation of the folder and that of its description.
     std::fs::create_dir(f.folder.path().join(BUCKET).join(".uploads/0000")).expect("a folder");
     let store = SimStore::start(config).await.expect("the store starts");
     let client = Client::from_conf(client_config(&store).build());
@@ -374,7 +375,7 @@ async fn two_completes_at_once_make_one_object() {
 async fn the_store_counts_what_it_is_asked() {
     let f = Fixture::start().await;
     let id = f.begin("a").await;
-    // Held until both are there.
+    // The first part never gets a response, so that both are in progress at the same time.
     f.store.faults().add(Rule::on(Operation::UploadPart).when(When::First(1)), Action::Hang);
     let client = f.client.clone();
     let upload = id.clone();

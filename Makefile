@@ -87,6 +87,7 @@ demo: ## A real disk into the embedded store and back, beside qemu-img
 
 .PHONY: recording
 recording: build ## Records a replication in a terminal: docs/terminal.svg (needs tmux)
+	$(CARGO) build --release --locked -p snapferry-sim
 	scripts/install-system.sh --demo
 	scripts/record.py "$$(scripts/make-disk.sh target/demo/disk.img $(DEMO_SIZE) --fill $(DEMO_FILL) | tail -n 1)"
 

@@ -6,6 +6,8 @@
 //! disk.qcow2
 //! ```
 
+#![allow(clippy::print_stdout)]
+
 use std::env;
 use std::error::Error;
 use std::path::Path;

@@ -5,6 +5,8 @@
 //! cargo run --release --example custom_store -- disk.raw images disk.qcow2
 //! ```
 
+#![allow(clippy::print_stdout)]
+
 use std::env;
 use std::error::Error;
 use std::ops::Range;

@@ -4,6 +4,8 @@
 //! cargo run --release --example read_image -- disk.qcow2
 //! ```
 
+#![allow(clippy::print_stdout)]
+
 use std::env;
 use std::error::Error;
 use std::path::Path;

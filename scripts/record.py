@@ -19,6 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "target/release/snapferry"
+SIMULATOR = PROGRAM.with_name("snapferry-sim")
 PICTURE = ROOT / "docs/terminal.svg"
 TYPED = "snapferry replicate web01 --to us-east --bucket images"
 COLUMNS, ROWS = 160, 18
@@ -155,15 +156,15 @@ def main():
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         print(__doc__, file=sys.stderr)
         return 2
-    for needed in [PROGRAM, Path(sys.argv[1])]:
+    for needed in [PROGRAM, SIMULATOR, Path(sys.argv[1])]:
         if not needed.exists():
             sys.exit(f"record.py: there is no {needed}")
     if not shutil.which("tmux"):
         sys.exit("record.py: there is no tmux")
     with tempfile.TemporaryDirectory(dir=ROOT / "target") as work:
         told = Path(work) / "told"
-        words = ["sim", "region", "--dir", f"{work}/cloud", "--disk", sys.argv[1], "--bucket", "images", "--delay-ms", "400"]
-        with told.open("w") as out, subprocess.Popen([PROGRAM, *words], stdout=out) as cloud:
+        words = ["region", "--dir", f"{work}/cloud", "--disk", sys.argv[1], "--bucket", "images", "--delay-ms", "400"]
+        with told.open("w") as out, subprocess.Popen([SIMULATOR, *words], stdout=out) as cloud:
             try:
                 environment = {
                     **exports(told),

@@ -62,7 +62,7 @@ fn second_reader(name: &str, header: &Header, image: &Path, disk: &[u8]) {
     match (read_by_imago(image), imago_refuses(header)) {
         (Ok(read), None) => assert!(read == disk, "{name}: imago reads other bytes"),
         (Err(error), Some(_)) => {
-            assert!(error.to_string().contains("incompatible feature"), "{name}: imago: {error}")
+            assert!(error.to_string().contains("incompatible feature"), "{name}: imago: {error}");
         }
         (Err(error), None) => panic!("{name}: imago: {error}"),
         (Ok(_), Some(why)) => panic!("{name}: imago reads it, no longer true that {why}"),

@@ -229,7 +229,7 @@ impl Bucket {
                     objects.insert(object.key.clone(), object);
                 }
                 _ => {
-                    tracing::warn!(key = object.key, "an object's bytes don't fit its description: left out")
+                    tracing::warn!(key = object.key, "an object's bytes don't fit its description: left out");
                 }
             }
         }

@@ -219,13 +219,13 @@ impl Front {
                 return std::future::pending().await;
             }
             Some(Action::Delay { milliseconds }) => {
-                tokio::time::sleep(Duration::from_millis(milliseconds)).await
+                tokio::time::sleep(Duration::from_millis(milliseconds)).await;
             }
             Some(Action::Trickle { bytes_per_second }) => inflow.pace = Some(Pace::new(bytes_per_second)),
             Some(Action::ApplyThenDrop) => ending = Ending::Drop,
             Some(Action::ApplyThenHang) => ending = Ending::Never,
             Some(Action::ApplyThenAnswer { status, code }) => {
-                ending = Ending::Instead(scripted(status, Some(&code), None))
+                ending = Ending::Instead(scripted(status, Some(&code), None));
             }
             Some(Action::NoLength) => ending = Ending::NoLength,
             Some(Action::EmptyEtag) => ending = Ending::Altered(without_etag),

@@ -388,7 +388,11 @@ fn machine(folder: &Path, findings: &mut Findings) {
         match there {
             true => findings.ok("tools", tool),
             false => {
-                findings.warning("tools", format!("there is no {tool}"), format!("not needed, but it {use_}"))
+                findings.warning(
+                    "tools",
+                    format!("there is no {tool}"),
+                    format!("not needed, but it {use_}"),
+                );
             }
         }
     }

@@ -360,7 +360,7 @@ fn expect_nothing_in(scripted: &ScriptedStore) {
 fn a_stop_before_the_upload_has_begun_is_told_as_one() {
     let operation = Operation { request: "CreateMultipartUpload", target: KEY.to_owned() };
     let (scripted, ended) = into_scripted(|script| {
-        script.next("CreateMultipartUpload", Fault::Answer(StoreError::Cancelled { operation }))
+        script.next("CreateMultipartUpload", Fault::Answer(StoreError::Cancelled { operation }));
     });
     let failure = ended.expect_err("stopped");
     assert!(matches!(failure.error, ConvertError::Pipeline(PipelineError::Interrupted)), "{failure:?}");

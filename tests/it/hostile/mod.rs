@@ -58,7 +58,7 @@ fn every_broken_image_is_refused_where_and_why_it_must_be() {
             (Ok(_), _) => wrong.push(format!("{name}: was read, and must be refused ({stage:?})")),
             (Err((found, why)), stage) if found == *stage && why.contains(says) => {}
             (Err((found, why)), stage) => {
-                wrong.push(format!("{name}: {found:?}, not {stage:?} with {says:?}: {why}"))
+                wrong.push(format!("{name}: {found:?}, not {stage:?} with {says:?}: {why}"));
             }
         }
     }

@@ -132,7 +132,7 @@ fn verify_and_restore_refuse_every_broken_image() {
             }
             Ok(_) => std::fs::remove_file(&raw).unwrap(),
             Err(_) if sound => {
-                wrong.push(format!("restore of {:?} gave nothing: {}", image.name, ended.said))
+                wrong.push(format!("restore of {:?} gave nothing: {}", image.name, ended.said));
             }
             Err(_) => {}
         }

@@ -315,7 +315,7 @@ impl Bench<'_> {
             match was {
                 "given back" => queue.release(&lease).await.unwrap(),
                 "failed" => {
-                    queue.fail(&lease, "why", OnFailure::RetryAfter(Duration::from_secs(1))).await.unwrap()
+                    queue.fail(&lease, "why", OnFailure::RetryAfter(Duration::from_secs(1))).await.unwrap();
                 }
                 "lost" => {
                     self.pass(121);

@@ -256,7 +256,7 @@ async fn images_are_of_10_to_250_gb() {
         match (image, wanted) {
             (Ok(image), Ok(size)) => assert_eq!(image.minimum_provisioned_size, Some(size)),
             (Err(VpcError::Ended { reasons, .. }), Err(code)) => {
-                assert!(reasons[0].starts_with(code), "{reasons:?}")
+                assert!(reasons[0].starts_with(code), "{reasons:?}");
             }
             (image, wanted) => panic!("{gigabytes} GB: {image:?}, not {wanted:?}"),
         }

@@ -73,7 +73,7 @@ async fn every_change_that_is_busy_for_ever_ends_the_job_at_its_deadline() {
         let bench = Bench::with_history().await;
         let site = bench.site(&Cancel::new());
         let arm = |bench: &Bench| {
-            bench.sim.faults().add(RegionRule::on(call), RegionAction::answer(409, "conflict"))
+            bench.sim.faults().add(RegionRule::on(call), RegionAction::answer(409, "conflict"));
         };
         // A job does not fail because it can't prune.
         let ends =

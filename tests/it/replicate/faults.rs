@@ -390,7 +390,7 @@ async fn every_call_refused_for_good() {
         let bench = Bench::with_history().await;
         let site = bench.site(&Cancel::new());
         let arm = |bench: &Bench| {
-            bench.sim.faults().add(RegionRule::on(call), RegionAction::answer(403, "not_authorized"))
+            bench.sim.faults().add(RegionRule::on(call), RegionAction::answer(403, "not_authorized"));
         };
         // A job does not fail because it can't tag or prune.
         let ends = match call {
@@ -509,7 +509,7 @@ async fn every_call_to_the_bucket() {
             let bench = Bench::with_history().await;
             let site = bench.site(&Cancel::new());
             let arm = |bench: &Bench| {
-                bench.sim.store().faults().add(Rule::on(call).when(When::First(1)), action.clone())
+                bench.sim.store().faults().add(Rule::on(call).when(When::First(1)), action.clone());
             };
             case(bench, &format!("{call} {action:?} once"), Ends::Done, site, arm).await;
         }

@@ -103,7 +103,7 @@ impl Workers {
         let told = context.clone();
         // A job that panics drops its slot, too, so the assembler finds its chunk missing.
         let pool = Pool::start("compress", plan.threads, beside, move || {
-            told.fail(ConvertError::Pipeline(PipelineError::StageDied { stage: "compression" }))
+            told.fail(ConvertError::Pipeline(PipelineError::StageDied { stage: "compression" }));
         })
         .map_err(|error| ConvertError::Pipeline(PipelineError::Threads(error)))?;
         let cluster = plan.geometry.cluster();

@@ -64,7 +64,7 @@ pub fn run(
             (Ok(Issued { holes, chunks }), Ok(served)) if served == chunks => return Some(holes + chunks),
             (Err(Halt::Failed(error)), _) => context.fail(error),
             (_, Err(Died)) => {
-                context.fail(ConvertError::Pipeline(PipelineError::StageDied { stage: "reading" }))
+                context.fail(ConvertError::Pipeline(PipelineError::StageDied { stage: "reading" }));
             }
             // The stage that ended the work has reported the reason, or the caller finds it when all stages
             // have ended.

@@ -57,7 +57,7 @@ pub struct Estimate {
 /// Reads and compresses a sample of `source`, on the calling thread.
 ///
 /// # Errors
-/// If the source can't be read, or no image can hold it; [`ConvertError::Interrupted`] if `cancel` stops the
+/// If the source can't be read, or no image can hold it; [`PipelineError::Interrupted`] if `cancel` stops the
 /// work.
 pub fn estimate(source: &dyn Source, sampling: &Sampling, cancel: &Cancel) -> Result<Estimate, ConvertError> {
     let geometry = Geometry::new(source.size(), sampling.cluster).map_err(ConvertError::Geometry)?;

@@ -63,7 +63,7 @@ pub(crate) fn differences(one: &[u8], other: Option<&[u8]>, start: GuestOffset) 
         let (offset, end) = (start + to_u64(at + first), start + (to_u64(at + last) + 1));
         match found.last_mut() {
             Some(before) if (before.offset + before.length + SECTOR) > offset => {
-                before.length = end.0 - before.offset.0
+                before.length = end.0 - before.offset.0;
             }
             _ => found.push(Difference { offset, length: end.0 - offset.0 }),
         }

@@ -123,7 +123,7 @@ impl Decoders {
         let told = context.clone();
         // The final count fails too if a job panics, because its clusters are not counted.
         let pool = Pool::start("decode", plan.threads, beside, move || {
-            told.fail(RestoreError::Pipeline(PipelineError::StageDied { stage: "decoding" }))
+            told.fail(RestoreError::Pipeline(PipelineError::StageDied { stage: "decoding" }));
         })
         .map_err(|error| RestoreError::Pipeline(PipelineError::Threads(error)))?;
         let shared = Shared {

@@ -88,7 +88,7 @@ impl Context {
         self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the first error, or [`RestoreError::Interrupted`] if the user cancelled the work.
+    /// Returns the first error, or [`PipelineError::Interrupted`] if the user cancelled the work.
     pub fn verdict(&self) -> Result<(), RestoreError> {
         match (self.outcome().take(), self.cancel.reason()) {
             (Some(error), _) => Err(error),

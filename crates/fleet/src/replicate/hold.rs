@@ -147,7 +147,7 @@ impl SnapshotHold {
         let ours = |tag: &str| Holder::of(&[tag.to_owned()]).is_some_and(|holder| holder.token == token);
         match home.retag_snapshot(&snapshot, ours, &[]).await {
             Err(err) if !err.is_not_found() => {
-                tracing::warn!("others may take the job for one that is under way: {}", chain(&err))
+                tracing::warn!("others may take the job for one that is under way: {}", chain(&err));
             }
             _ => {}
         }

@@ -268,7 +268,7 @@ impl<'a> Saga<'a> {
             }
             match step {
                 Step::Clone | Step::Volume if turn.is_none() => {
-                    turn = Some(self.turn().await.map_err(at(step))?)
+                    turn = Some(self.turn().await.map_err(at(step))?);
                 }
                 // The volume is gone: a job that waits may have one now.
                 _ if step > Step::Release => turn = None,
@@ -360,7 +360,7 @@ impl<'a> Saga<'a> {
             Step::Stable if fault.is_ended() => undone.push(Step::Snapshot),
             // An image without a SHA-256 can't be proved, but may be good: it stays.
             Step::Available if fault.is_ended() || matches!(fault, Fault::WrongFile { .. }) => {
-                undone.push(Step::Import)
+                undone.push(Step::Import);
             }
             Step::Convert if matches!(fault, Fault::NotTheSame { .. }) => undone.push(Step::Convert),
             Step::Promote => undone.push(Step::Promote),

@@ -85,10 +85,10 @@ impl ProgressObserver for ProgressRecorder {
             match &progress {
                 Progress::Begun(step) => *now = (Some(*step), Moving::Nothing),
                 Progress::Converting(counters, size) => {
-                    now.1 = Moving::Converting(Arc::clone(counters), *size)
+                    now.1 = Moving::Converting(Arc::clone(counters), *size);
                 }
                 Progress::ReadingBack(counters, size) => {
-                    now.1 = Moving::ReadingBack(Arc::clone(counters), *size)
+                    now.1 = Moving::ReadingBack(Arc::clone(counters), *size);
                 }
                 Progress::Still | Progress::CleaningUp => now.1 = Moving::Nothing,
                 Progress::Done { .. } => {}

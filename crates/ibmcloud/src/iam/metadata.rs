@@ -182,7 +182,7 @@ impl Metadata {
                     }
                     // These paths don't exist here: try the older ones, or the other address.
                     Err(Failure::Absent) => {
-                        reasons.push(format!("no such path in version {}", paths.version))
+                        reasons.push(format!("no such path in version {}", paths.version));
                     }
                     Err(Failure::Silent(reason)) => {
                         reasons.push(reason);

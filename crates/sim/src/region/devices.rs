@@ -149,7 +149,7 @@ fn detach(device: &Path) {
     match losetup().arg("--detach").arg(device).output() {
         Ok(output) if output.status.success() => {}
         Ok(output) => {
-            tracing::warn!("{} stays: {}", device.display(), String::from_utf8_lossy(&output.stderr).trim())
+            tracing::warn!("{} stays: {}", device.display(), String::from_utf8_lossy(&output.stderr).trim());
         }
         Err(err) => tracing::warn!(%err, "{} stays", device.display()),
     }

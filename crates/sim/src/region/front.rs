@@ -351,7 +351,7 @@ impl Answers for Front {
                 return Ok(scripted(*status, code.as_deref(), *retry_after_s, &trace));
             }
             Some(RegionAction::Delay { milliseconds }) => {
-                tokio::time::sleep(Duration::from_millis(*milliseconds)).await
+                tokio::time::sleep(Duration::from_millis(*milliseconds)).await;
             }
             Some(RegionAction::Hang) => return std::future::pending().await,
             Some(RegionAction::Drop) => return Err(Dropped),
@@ -381,7 +381,7 @@ impl Answers for Front {
             }
             Some(RegionAction::ThenSilence) => self.faults.fall_silent(),
             Some(RegionAction::Garble) => {
-                *response.body_mut() = Body::from("<html>not what you think</html>".to_owned())
+                *response.body_mut() = Body::from("<html>not what you think</html>".to_owned());
             }
             _ => {}
         }
@@ -412,7 +412,7 @@ fn scripted_fate(world: &mut RegionState, about: Option<&str>, action: &RegionAc
         RegionAction::StuckPending => life.stuck = true,
         RegionAction::FailLater { code } => life.doomed = Some(code.clone()),
         RegionAction::ListLag { milliseconds } => {
-            life.listed_from = now.after(Duration::from_millis(*milliseconds))
+            life.listed_from = now.after(Duration::from_millis(*milliseconds));
         }
         _ => {}
     }

@@ -126,7 +126,7 @@ impl RegionClient {
                 Ok(_) => return Ok(()),
                 // This also happens if an earlier request made the change and its response was lost.
                 Err(VpcError::Refused { refusal, .. }) if refusal.status == 412 && attempt < TAG_ATTEMPTS => {
-                    attempt += 1
+                    attempt += 1;
                 }
                 Err(err) => return Err(err),
             }

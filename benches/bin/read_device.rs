@@ -65,9 +65,11 @@ fn by_threads(source: &RawSource, depth: usize, chunk: usize) -> Result<(), Box<
 
 fn by_ring(path: &str, size: u64, depth: usize, chunk: usize) -> Result<(), Box<dyn Error>> {
     let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::DIRECT, Mode::empty())?;
-    let mut ring = IoUring::new(u32::try_from(depth)?)?;
+    // Before the ring, so that they are dropped after it: a read may be under way when this function returns
+    // early.
     let mut buffers: Vec<AlignedBuf> =
         (0..depth).map(|_| AlignedBuf::zeroed(chunk)).collect::<Result<_, _>>()?;
+    let mut ring = IoUring::new(u32::try_from(depth)?)?;
     let (mut next, mut flying) = (0, 0);
     let mut free: Vec<usize> = (0..depth).collect();
     while next < size || flying > 0 {

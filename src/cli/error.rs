@@ -189,6 +189,9 @@ fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
     if let Some(error) = cause.downcast_ref::<FileError>() {
         return Some(code_of_file(error));
     }
+    if cause.is::<OutOfMemory>() {
+        return Some(Code::Unexpected);
+    }
     cause.is::<LocalImageError>().then_some(Code::Source)
 }
 

@@ -13,11 +13,10 @@ use crate::error::RestoreError;
 use crate::image::StoredImage;
 use crate::image::counters::Counters;
 use crate::manifest::Manifest;
-use crate::store::Location;
-use crate::store::StoreError;
+use crate::store::{Location, StoreError};
 use crate::verify::{Verdict, Verification};
 
-/// Why an image is not proved. The image itself may be good.
+/// Error of a proof. The image itself may be good.
 #[derive(Debug, thiserror::Error)]
 pub enum ProofError {
     /// The image can't be opened in its store.

@@ -69,22 +69,12 @@ pub struct DoctorArgs {
     pub queue: QueueArgs,
 }
 
-/// Result of one check.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Verdict {
-    Ok,
-    Warning,
-    Failure,
-}
-
-impl Verdict {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Warning => "warning",
-            Self::Failure => "FAILURE",
-        }
+/// Word for a severity in the table.
+fn word(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Ok => "ok",
+        Severity::Warning => "warning",
+        Severity::Failure => "FAILURE",
     }
 }
 
@@ -92,7 +82,7 @@ impl Verdict {
 #[derive(Debug, Serialize)]
 struct Finding {
     what: &'static str,
-    verdict: Verdict,
+    verdict: Severity,
     details: String,
     fix: Option<String>,
     /// Exit code of the command if this is the first failure.
@@ -108,7 +98,7 @@ impl Findings {
     fn ok(&mut self, what: &'static str, details: impl Into<String>) {
         self.0.push(Finding {
             what,
-            verdict: Verdict::Ok,
+            verdict: Severity::Ok,
             details: details.into(),
             fix: None,
             code: Code::Done,
@@ -117,11 +107,11 @@ impl Findings {
 
     fn warning(&mut self, what: &'static str, details: impl Into<String>, fix: impl Into<String>) {
         let (details, fix) = (details.into(), Some(fix.into()));
-        self.0.push(Finding { what, verdict: Verdict::Warning, details, fix, code: Code::Done });
+        self.0.push(Finding { what, verdict: Severity::Warning, details, fix, code: Code::Done });
     }
 
     fn failure(&mut self, what: &'static str, code: Code, details: impl Into<String>, fix: Option<String>) {
-        self.0.push(Finding { what, verdict: Verdict::Failure, details: details.into(), fix, code });
+        self.0.push(Finding { what, verdict: Severity::Failure, details: details.into(), fix, code });
     }
 
     /// Adds a failure with the text and the hint that every other command would print for `error`.
@@ -137,13 +127,13 @@ pub fn run(args: &DoctorArgs, session: &Session) -> CommandResult<Code> {
     } else {
         let mut out = foreign::out();
         for finding in &findings {
-            writeln!(out, "{:8} {:16} {}", finding.verdict.word(), finding.what, finding.details)?;
+            writeln!(out, "{:8} {:16} {}", word(finding.verdict), finding.what, finding.details)?;
             if let Some(fix) = &finding.fix {
                 writeln!(out, "{:25} -> {fix}", "")?;
             }
         }
     }
-    let first = findings.iter().find(|finding| finding.verdict == Verdict::Failure);
+    let first = findings.iter().find(|finding| finding.verdict == Severity::Failure);
     Ok(first.map_or(Code::Done, |finding| finding.code))
 }
 

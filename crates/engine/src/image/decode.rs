@@ -8,7 +8,7 @@ use crossbeam_channel::Sender;
 use snapferry_base::cancel::Stopped;
 use snapferry_base::threads::{Pool, ReservedThreads};
 use snapferry_base::units::{ByteCount, GuestCluster, GuestOffset, HostOffset, to_u64, to_usize};
-use snapferry_qcow2::{Mappings, Stored};
+use snapferry_qcow2::Mappings;
 
 use super::damage::{BadBodies, BadBody};
 use super::fill::fill;
@@ -268,11 +268,9 @@ impl Shared {
         let fetched = fetched.bytes();
         // The last sector of a body may hold the beginning of the next body, which is then in the next batch.
         let body = &fetched[from..to_usize(bytes.end - bytes.start + to_u64(from)).min(fetched.len())];
-        let (stored, len) = (self.mappings.stored(guest), into.len());
-        fill(stored, body, (0..len, len), decoder, &mut [], into).map_err(|source| match stored {
-            Stored::Compressed { at, .. } | Stored::Raw(at) | Stored::Subclusters(at, _) => (at, source),
-            Stored::Zero => (HostOffset(0), source),
-        })
+        let len = into.len();
+        fill(self.mappings.stored(guest), body, (0..len, len), decoder, &mut [], into)
+            .map_err(|source| (HostOffset(bytes.start), source))
     }
 }
 

@@ -327,13 +327,17 @@ impl ObjectStore for Retrying {
         let operation = self.operation("AbortMultipartUpload", &upload.key);
         for _ in 0..ABORTS {
             self.attempts(operation.clone(), Stop::Never, || self.inner.abort(upload)).await?;
-            match self.inner.list_parts(upload).await {
+            // A list that fails for a passing reason is asked for again: it is no list without parts.
+            let listing = self.operation("ListParts", &upload.key);
+            match self.attempts(listing, Stop::Never, || self.inner.list_parts(upload)).await {
                 Ok(parts) if !parts.is_empty() => {
                     tracing::debug!(%operation, parts = parts.len(), "parts arrived after the upload was aborted: once more");
                 }
                 Ok(_) | Err(StoreError::NoSuchUpload { .. }) => return Ok(()),
+                Err(err) if err.class().is_retryable() => return Err(err),
+                // The store has confirmed the abort, and does not let this identity list parts.
                 Err(err) => {
-                    tracing::debug!(%operation, "can't tell whether parts are left: {err}");
+                    tracing::warn!(%operation, "aborted, but whether parts are left can't be seen: {err}");
                     return Ok(());
                 }
             }

@@ -291,3 +291,24 @@ async fn parts_that_arrive_after_an_abort_are_aborted_too() {
         assert_eq!(bench.scripted.count("AbortMultipartUpload"), ABORTS.min(late + 1));
     }
 }
+
+#[tokio::test]
+async fn a_list_that_fails_does_not_pass_for_an_empty_one() {
+    let bench = bench();
+    let upload = bench.upload().await;
+    bench.put_part(&upload).await.expect("stored");
+    bench.scripted.late_parts(1);
+    bench.scripted.next("ListParts", Fault::Answer(refused(503, "SlowDown")));
+    bench.store.abort(&upload).await.expect("aborted twice");
+    assert_eq!(
+        bench.scripted.count("AbortMultipartUpload"),
+        2,
+        "the list, asked for again, still has a part"
+    );
+    // Where the store answers no list at all, it is unknown whether the parts are gone.
+    let upload = bench.upload().await;
+    for _ in 0..9 {
+        bench.scripted.next("ListParts", Fault::Answer(refused(503, "SlowDown")));
+    }
+    bench.store.abort(&upload).await.expect_err("nothing was seen");
+}

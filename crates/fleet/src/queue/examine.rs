@@ -22,9 +22,9 @@ const MOST_MEMORY_PERCENT: u64 = 80;
 pub enum Severity {
     /// Nothing is wrong.
     Ok,
-    /// Jobs are safe, but a setting should be improved.
+    /// The work is safe, but a setting should be improved.
     Warning,
-    /// Jobs may be lost.
+    /// The work can't be done, or may be lost.
     Failure,
 }
 

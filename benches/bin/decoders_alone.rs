@@ -165,16 +165,16 @@ mod isal {
             let state = unsafe { self.0.assume_init_mut() };
             // ISA-L takes a mutable pointer, but only reads from it.
             state.next_in = body.as_ptr().cast_mut();
-            state.avail_in = u32::try_from(body.len()).map_err(|why| why.to_string())?;
+            state.avail_in = u32::try_from(body.len()).map_err(|error| error.to_string())?;
             state.next_out = cluster.as_mut_ptr();
-            state.avail_out = u32::try_from(cluster.len()).map_err(|why| why.to_string())?;
+            state.avail_out = u32::try_from(cluster.len()).map_err(|error| error.to_string())?;
             // SAFETY: next_in and next_out point to live slices of avail_in and avail_out bytes that do not
             // overlap. ISA-L does not use them after the call.
             let outcome = unsafe { isal_inflate_stateless(state) };
             if outcome != 0 {
                 return Err(format!("isa-l says {outcome}"));
             }
-            usize::try_from(state.total_out).map_err(|why| why.to_string())
+            usize::try_from(state.total_out).map_err(|error| error.to_string())
         }
     }
 }

@@ -12,7 +12,7 @@ use snapferry_engine::source::Source;
 use snapferry_qcow2::MemoryFile;
 use snapferry_qcow2::check::check;
 use snapferry_qcow2::{CorruptPolicy, Image, Limits};
-use snapferry_testkit::plain::decode_cluster;
+use snapferry_testkit::simple_reader::decode_cluster;
 
 /// Largest number of clusters of one image that are decoded: enough for each kind, and few enough to continue
 /// with the next image.

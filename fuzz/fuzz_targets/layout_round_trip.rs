@@ -42,8 +42,8 @@ fuzz_target!(|disk: Disk| {
     let sizes = if disk.cluster < 32 { 13 } else { 5 };
     let cluster = ClusterBits::new(9 + u32::from(disk.cluster) % sizes).expect("from 9 to 21");
     let Ok(geometry) = Geometry::new(ByteCount(disk.size >> (disk.shift % 64)), cluster) else { return };
-    let most = MOST_BYTES.max(MOST_CLUSTERS * cluster.size());
-    if geometry.head_len() > most {
+    let limit = MOST_BYTES.max(MOST_CLUSTERS * cluster.size());
+    if geometry.head_len() > limit {
         return;
     }
     let compression = if disk.zstd { Codec::Zstd } else { Codec::Deflate };
@@ -62,7 +62,7 @@ fuzz_target!(|disk: Disk| {
             }
         };
         let guest = guest % geometry.guest_clusters();
-        if placed.contains_key(&guest) || to_u64(file.len()) + len > geometry.head_len() + most {
+        if placed.contains_key(&guest) || to_u64(file.len()) + len > geometry.head_len() + limit {
             continue;
         }
         placed.insert(guest, len);

@@ -39,14 +39,14 @@ fuzz_target!(|tables: Tables| {
     header.l1_entries *= 2;
     let mut file = Vec::new();
     header.write(&mut file);
-    let words = |words: &[u64]| words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<u8>>();
+    let to_bytes = |words: &[u64]| words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<u8>>();
     for (at, table) in [(header.refcount_table.0, &tables.refcount_table), (header.l1_table.0, &tables.l1)] {
         file.resize(to_usize(at), 0);
         let room = cluster.len();
-        file.extend(words(table).into_iter().take(room));
+        file.extend(to_bytes(table).into_iter().take(room));
     }
     file.resize(to_usize(geometry.head_len() * 2), 0);
-    file.extend(words(&tables.rest));
+    file.extend(to_bytes(&tables.rest));
     let len = to_u64(file.len());
     let file = MemoryFile::new(file.into());
     let image = Image::open(&file, &Limits::default()).expect("a good header");

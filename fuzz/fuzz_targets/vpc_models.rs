@@ -22,7 +22,8 @@ fuzz_target!(|answer: &[u8]| {
     if let Ok(snapshot) = from_slice::<Snapshot>(answer) {
         let _taken = snapshot.point_in_time();
         let _region = snapshot.crn.region().map(str::len);
-        let _reasons: Vec<String> = snapshot.lifecycle_reasons.iter().map(|reason| reason.shown()).collect();
+        let _reasons: Vec<String> =
+            snapshot.lifecycle_reasons.iter().map(|reason| reason.describe()).collect();
         round_trip!(snapshot.lifecycle_state, SnapshotState);
     }
     if let Ok(image) = from_slice::<Image>(answer) {

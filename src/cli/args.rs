@@ -40,7 +40,7 @@ impl CodecChoice {
         }
     }
 
-    pub fn bodies(self) -> StoreAs {
+    pub fn store_as(self) -> StoreAs {
         match self {
             Self::Codec(_) => StoreAs::Compressed,
             Self::None => StoreAs::Raw,
@@ -393,7 +393,7 @@ pub struct PlaceArgs {
 }
 
 fn seconds(typed: &str) -> Result<Duration, String> {
-    let wrong = || format!("{typed:?} is no number of seconds above 0");
-    let seconds: f64 = typed.parse().map_err(|_| wrong())?;
-    Duration::try_from_secs_f64(seconds).ok().filter(|duration| !duration.is_zero()).ok_or_else(wrong)
+    let invalid = || format!("{typed:?} is no number of seconds above 0");
+    let seconds: f64 = typed.parse().map_err(|_| invalid())?;
+    Duration::try_from_secs_f64(seconds).ok().filter(|duration| !duration.is_zero()).ok_or_else(invalid)
 }

@@ -61,11 +61,11 @@ impl ImageDestination {
             )
             .into());
         }
-        let wrong = || UsageError(format!("--output {} does not name a file", output.display()));
+        let invalid = || UsageError(format!("--output {} does not name a file", output.display()));
         // A symbolic link stays; the file that it points to is replaced.
-        let behind = output.is_symlink().then(|| std::fs::canonicalize(output).ok()).flatten();
-        let output = behind.as_deref().unwrap_or(output);
-        let (store, key) = FolderStore::of(output).ok_or_else(wrong)?;
+        let link_target = output.is_symlink().then(|| std::fs::canonicalize(output).ok()).flatten();
+        let output = link_target.as_deref().unwrap_or(output);
+        let (store, key) = FolderStore::of(output).ok_or_else(invalid)?;
         Ok(Self::File { path: store.path(&key), key })
     }
 
@@ -92,7 +92,7 @@ impl ImageDestination {
 
     /// Checks that the manifest can be written beside a local image. The image itself needs no check here:
     /// starting its upload fails before anything is read.
-    pub fn check_beside(&self) -> CommandResult<()> {
+    pub fn check_manifest(&self) -> CommandResult<()> {
         match self {
             Self::Bucket { .. } => Ok(()),
             Self::File { path, key } => Ok(folder(path)?.check(&key.manifest())?),
@@ -156,33 +156,33 @@ impl<'a> StoreOptions<'a> {
 /// are retried, and throttling halves the number of requests in flight. With a fence, each attempt to change
 /// something checks the fence first.
 pub fn open_store(
-    place: &ImageDestination,
+    destination: &ImageDestination,
     args: &StoreArgs,
-    usage: &StoreOptions<'_>,
+    options: &StoreOptions<'_>,
 ) -> CommandResult<Arc<dyn ObjectStore>> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let bare: Arc<dyn ObjectStore> = match place {
+    let bare: Arc<dyn ObjectStore> = match destination {
         ImageDestination::Bucket { bucket, .. } => {
-            Arc::new(S3Store::connect(s3_config(bucket, args, usage.environment, usage.identity)?)?)
+            Arc::new(S3Store::connect(s3_config(bucket, args, options.environment, options.identity)?)?)
         }
         ImageDestination::File { path, .. } => Arc::new(folder(path)?),
     };
-    let limited: Arc<dyn ObjectStore> = match usage.limit {
+    let limited: Arc<dyn ObjectStore> = match options.limit {
         Some(rate) if rate.0 == 0 => {
             return Err(UsageError("--limit 0 would never send a byte".into()).into());
         }
         Some(rate) => Arc::new(Limited::new(bare, rate, Arc::clone(&clock))),
         None => bare,
     };
-    let fenced: Arc<dyn ObjectStore> = match usage.fence {
+    let fenced: Arc<dyn ObjectStore> = match options.fence {
         Some(fence) => Arc::new(FencedStore::new(limited, Arc::clone(fence))),
         None => limited,
     };
     Ok(Arc::new(Retrying::new(
         fenced,
         clock,
-        usage.cancel.clone(),
-        Pace::new(usage.connections),
+        options.cancel.clone(),
+        Pace::new(options.connections),
         Backoff::STORE,
     )))
 }
@@ -196,8 +196,8 @@ pub fn s3_config(
 ) -> CommandResult<S3Config> {
     let of_aws = |names: &[&str]| names.iter().find_map(|name| environment.get(name));
     let region = args.region.as_deref().or_else(|| of_aws(&["AWS_REGION", "AWS_DEFAULT_REGION"]));
-    let asked = args.endpoint.as_deref().or_else(|| of_aws(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]));
-    let endpoint = endpoint(asked.unwrap_or("direct"), region)?;
+    let requested = args.endpoint.as_deref().or_else(|| of_aws(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]));
+    let endpoint = endpoint(requested.unwrap_or("direct"), region)?;
     let auth = match credentials::find(args, environment)? {
         Credentials::Hmac { access_key, secret_key, session_token } => {
             Auth::Hmac { access_key, secret_key, session_token }
@@ -214,11 +214,11 @@ pub fn s3_config(
 
 /// Returns a URL as it is, or IBM COS' own endpoint of the kind and region (IBM's documentation, "Endpoints
 /// and storage locations").
-fn endpoint(asked: &str, region: Option<&str>) -> CommandResult<String> {
-    if asked.starts_with("http://") || asked.starts_with("https://") {
-        return Ok(asked.trim_end_matches('/').to_owned());
+fn endpoint(requested: &str, region: Option<&str>) -> CommandResult<String> {
+    if requested.starts_with("http://") || requested.starts_with("https://") {
+        return Ok(requested.trim_end_matches('/').to_owned());
     }
-    let kind = match asked {
+    let kind = match requested {
         "public" => "",
         "private" => "private.",
         "direct" => "direct.",
@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn endpoints_are_urls_or_ibms_own() {
-        let at = |asked: &str, region| endpoint(asked, region).map_err(|error| error.to_string());
+        let at = |requested: &str, region| endpoint(requested, region).map_err(|error| error.to_string());
         assert_eq!(at("http://127.0.0.1:9000/", None).as_deref(), Ok("http://127.0.0.1:9000"));
         assert_eq!(
             at("direct", Some("us-south")).as_deref(),

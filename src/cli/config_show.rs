@@ -6,7 +6,7 @@ use clap::{Args as Group, Subcommand};
 use serde_json::json;
 
 use super::exit::Code;
-use super::foreign;
+use super::printable;
 use super::settings::{DEFAULT_FILE, Shown};
 use super::table::Table;
 use crate::cli::error::CommandResult;
@@ -40,7 +40,7 @@ pub fn run(args: &ConfigArgs, session: &Session, command: &clap::Command) -> Com
         super::print_json(&list)?;
         return Ok(Code::Done);
     }
-    let mut out = foreign::out();
+    let mut out = printable::out();
     match session.settings.file() {
         Some(path) => writeln!(out, "file: {}", path.display())?,
         None => writeln!(out, "file: none ({DEFAULT_FILE} is not there)")?,

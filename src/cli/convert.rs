@@ -24,9 +24,9 @@ use tokio::runtime::Runtime;
 use super::config::{self, ImageDestination, StoreOptions};
 use super::error::UsageError;
 use super::exit::Code;
-use super::foreign;
 use super::log::Verbosity;
 use super::print_json;
+use super::printable;
 use super::progress::Progress;
 use super::report::{Report, write_plan};
 use super::signals::Unfinished;
@@ -107,26 +107,26 @@ pub struct ConvertArgs {
 pub fn run(args: &ConvertArgs, session: &Session) -> CommandResult<Code> {
     let options = options(args)?;
     let host = config::host();
-    let place = ImageDestination::resolve(&args.destination, &args.device, &host, SystemClock.now())?;
+    let destination = ImageDestination::resolve(&args.destination, &args.device, &host, SystemClock.now())?;
     let source = RawSource::open(&args.device, if args.in_use { InUse::Read } else { InUse::Refuse })?;
-    if place.path().is_some_and(|path| source.is_same_as(&path)) {
+    if destination.path().is_some_and(|path| source.is_same_as(&path)) {
         return Err(UsageError(format!(
             "the output is the input: {} would be overwritten while it is read",
             args.device.display()
         ))
         .into());
     }
-    let plan = plan_for(&source, &options, place.location())?;
+    let plan = plan_for(&source, &options, destination.location())?;
     // Before credentials are looked up: a plan needs none.
     if args.dry_run {
-        return dry_run(args, &plan, source.name(), &place.url());
+        return dry_run(args, &plan, source.name(), &destination.url());
     }
-    let left = match place.location() {
+    let unfinished = match destination.location() {
         Location::Bucket => Unfinished::Upload,
         Location::File => Unfinished::Target,
     };
-    let runtime = session.start(left)?;
-    place.check_beside()?;
+    let runtime = session.start(unfinished)?;
+    destination.check_manifest()?;
     let store = {
         // The HTTP client must be created inside the runtime that it uses.
         let _inside = runtime.enter();
@@ -134,9 +134,10 @@ pub fn run(args: &ConvertArgs, session: &Session) -> CommandResult<Code> {
             limit: args.limit,
             ..StoreOptions::plain(plan.connections, &session.cancel, &session.environment)
         };
-        config::open_store(&place, &args.destination.store, &usage)?
+        config::open_store(&destination, &args.destination.store, &usage)?
     };
-    let target = Target { store, key: place.key().clone(), overwrite: Overwrite::if_forced(args.force) };
+    let target =
+        Target { store, key: destination.key().clone(), overwrite: Overwrite::if_forced(args.force) };
     let counters = Arc::new(Counters::default());
     let progress = Progress::show(&session.console, session.verbosity, Arc::clone(&counters), source.size());
     let convert = |source: &dyn Source| {
@@ -155,14 +156,17 @@ pub fn run(args: &ConvertArgs, session: &Session) -> CommandResult<Code> {
     let converted = if args.salvage { convert(&Salvaging::new(source)) } else { convert(&source) };
     drop(progress);
     let mut converted = converted?;
-    let verdict =
-        if args.verify { Some(prove(&mut converted, &target, &place, session, &runtime)?) } else { None };
+    let verdict = if args.verify {
+        Some(prove(&mut converted, &target, &destination, session, &runtime)?)
+    } else {
+        None
+    };
     let good = verdict.as_ref().is_none_or(|verdict| verdict.good);
     let report = Report::new(&converted, &counters.totals(), plan.summary());
     print(args, session.verbosity, &converted, &report)?;
     if let Some(verdict) = verdict.filter(|verdict| !verdict.good) {
         // The exit code reports the verdict, even if stderr is closed.
-        let _ = write_findings(&verdict, &mut foreign::err());
+        let _ = write_findings(&verdict, &mut printable::err());
     }
     let complete = converted.manifest.salvaged.is_empty();
     Ok(match (good, complete) {
@@ -176,14 +180,14 @@ pub fn run(args: &ConvertArgs, session: &Session) -> CommandResult<Code> {
 fn prove(
     converted: &mut Converted,
     target: &Target,
-    place: &ImageDestination,
+    destination: &ImageDestination,
     session: &Session,
     runtime: &Runtime,
 ) -> CommandResult<Verdict> {
     let counters = Arc::new(RestoreCounters::default());
     let proof = Proof {
         target,
-        origin: place.location(),
+        location: destination.location(),
         clock: &SystemClock,
         cancel: session.cancel.clone(),
         counters: Arc::clone(&counters),
@@ -213,9 +217,9 @@ fn print(
 ) -> CommandResult<()> {
     // The image is complete, even if stderr is closed.
     let _ = match verbosity {
-        Verbosity::Quiet => report.write_salvaged(&mut foreign::err()),
+        Verbosity::Quiet => report.write_salvaged(&mut printable::err()),
         Verbosity::Normal | Verbosity::Verbose => {
-            report.write_for_people(converted.took, &mut foreign::err())
+            report.write_for_people(converted.took, &mut printable::err())
         }
     };
     if args.json {
@@ -229,7 +233,7 @@ fn dry_run(args: &ConvertArgs, plan: &Plan, source: &str, image: &str) -> Comman
     if args.json {
         print_json(&summary)?;
     } else {
-        write_plan(&summary, source, image, &mut foreign::out())?;
+        write_plan(&summary, source, image, &mut printable::out())?;
     }
     Ok(Code::Done)
 }
@@ -248,7 +252,7 @@ fn options(args: &ConvertArgs) -> CommandResult<Options> {
     }
     Ok(Options {
         codec: args.codec.codec(),
-        bodies: args.codec.bodies(),
+        store_as: args.codec.store_as(),
         level: args.level,
         cluster,
         threads: args.threads,

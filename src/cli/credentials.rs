@@ -160,7 +160,7 @@ pub fn metadata(args: &IdentityArgs) -> CommandResult<Arc<Metadata>> {
 }
 
 fn read(path: &Path, what: &str) -> CommandResult<String> {
-    snapferry_base::given::read_text(path)
+    snapferry_base::user_file::read_text(path)
         .map_err(|error| UsageError(format!("cannot read the {what} {}: {error}", path.display())).into())
 }
 
@@ -200,12 +200,13 @@ fn from_file(path: &Path, environment: &Environment) -> CommandResult<Credential
     let text = read(path, "credentials file")?;
     // Editors on Windows put a byte order mark in front.
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    let bad =
-        |why: &str| CommandError::from(UsageError(format!("the credentials file {} {why}", path.display())));
+    let invalid = |reason: &str| {
+        CommandError::from(UsageError(format!("the credentials file {} {reason}", path.display())))
+    };
     if text.trim_start().starts_with('{') {
         // The parser's own message would quote the file, which holds secrets.
         let found: ServiceCredential =
-            serde_json::from_str(text).map_err(|_| bad("is not the JSON of a service credential"))?;
+            serde_json::from_str(text).map_err(|_| invalid("is not the JSON of a service credential"))?;
         return match (found.cos_hmac_keys, found.apikey) {
             (Some(HmacJson { access_key_id, secret_access_key }), _) => Ok(Credentials::Hmac {
                 access_key: access_key_id,
@@ -213,15 +214,15 @@ fn from_file(path: &Path, environment: &Environment) -> CommandResult<Credential
                 session_token: None,
             }),
             (None, Some(key)) => Ok(Credentials::ApiKey(Secret::new(&key))),
-            (None, None) => Err(bad("holds neither cos_hmac_keys nor an apikey")),
+            (None, None) => Err(invalid("holds neither cos_hmac_keys nor an apikey")),
         };
     }
     let profile = environment.get("AWS_PROFILE").unwrap_or("default");
     match from_ini(text, profile) {
         Ok(found) => found.ok_or_else(|| {
-            bad(&format!("has no aws_access_key_id and aws_secret_access_key under [{profile}]"))
+            invalid(&format!("has no aws_access_key_id and aws_secret_access_key under [{profile}]"))
         }),
-        Err(number) => Err(bad(&format!(
+        Err(number) => Err(invalid(&format!(
             "has more than a value in line {number}: no key holds a blank. A comment goes into a line of its own, and begins it with # or ;"
         ))),
     }
@@ -304,7 +305,7 @@ mod tests {
         let key = file("key.json", r#"{"name":"x","apikey":"created"}"#);
         let both =
             [("AWS_ACCESS_KEY_ID", "env"), ("AWS_SECRET_ACCESS_KEY", "s3"), ("IBMCLOUD_API_KEY", "ibm")];
-        let env = Environment::made_up(&both);
+        let env = Environment::from_pairs(&both);
         assert_eq!(
             shown(find(&StoreArgs { credentials_file: Some(ini.clone()), ..args() }, &env)),
             "hmac ini s=1 -"
@@ -329,18 +330,19 @@ mod tests {
         assert_eq!(shown(find_identity(&profile, &env)), "profile Default");
         assert_eq!(shown(find_identity(&IdentityArgs::default(), &env)), "key ibm");
         assert!(
-            shown(find_identity(&IdentityArgs::default(), &Environment::made_up(&both[..2])))
+            shown(find_identity(&IdentityArgs::default(), &Environment::from_pairs(&both[..2])))
                 .starts_with("error no credentials")
         );
-        assert_eq!(shown(find(&args(), &Environment::made_up(&both[2..]))), "key ibm");
+        assert_eq!(shown(find(&args(), &Environment::from_pairs(&both[2..]))), "key ibm");
         let systemd = [("CREDENTIALS_DIRECTORY", folder.path().to_str().expect("UTF-8"))];
-        assert_eq!(shown(find(&args(), &Environment::made_up(&systemd))), "key from-systemd");
+        assert_eq!(shown(find(&args(), &Environment::from_pairs(&systemd))), "key from-systemd");
         let shared =
             [("AWS_SHARED_CREDENTIALS_FILE", ini.to_str().expect("UTF-8")), ("AWS_PROFILE", "default")];
-        assert_eq!(shown(find(&args(), &Environment::made_up(&shared))), "hmac ini s=1 -");
+        assert_eq!(shown(find(&args(), &Environment::from_pairs(&shared))), "hmac ini s=1 -");
         assert!(shown(find(&args(), &Environment::default())).starts_with("error no credentials"));
         assert!(
-            shown(find(&args(), &Environment::made_up(&both[..1]))).contains("AWS_SECRET_ACCESS_KEY is not")
+            shown(find(&args(), &Environment::from_pairs(&both[..1])))
+                .contains("AWS_SECRET_ACCESS_KEY is not")
         );
     }
 

@@ -28,7 +28,7 @@ impl Environment {
 
 #[cfg(test)]
 impl Environment {
-    pub fn made_up(variables: &[(&str, &str)]) -> Self {
+    pub fn from_pairs(variables: &[(&str, &str)]) -> Self {
         Self {
             variables: variables.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),
         }

@@ -237,7 +237,7 @@ fn code_of_fault(fault: &Fault) -> Code {
         | Fault::Obstacles { .. }
         | Fault::UnderWay { .. }
         | Fault::Over { .. } => Code::Usage,
-        Fault::TakenOver { .. } | Fault::NoTurn { .. } => Code::Cloud,
+        Fault::TakenOver { .. } | Fault::ServerBusy { .. } => Code::Cloud,
         Fault::NotTheSame { .. } | Fault::WrongFile { .. } | Fault::NoSum { .. } => Code::Image,
         Fault::OutOfTurn { .. } | Fault::Died => Code::Unexpected,
         Fault::Stopped => Code::Interrupted,

@@ -11,8 +11,8 @@ use snapferry_engine::convert::{Failure, OrphanedUpload, Remains};
 use snapferry_fleet::replicate::Resumable;
 
 use super::error::CommandError;
-use super::foreign::{line, lines as lines_of};
 use super::hints;
+use super::printable::{line, lines as lines_of};
 
 /// Exit codes of a run, as the README lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,11 +57,11 @@ pub fn report(error: &CommandError) -> Code {
         lines.push_str(&format!("  {}\n", lines_of(&hint)));
     }
     match error {
-        CommandError::Conversion(Failure { leftover: Some(leftover), .. }) => {
-            lines.push_str(&format!("  {}\n", line(&words_for_leftover(leftover))));
+        CommandError::Conversion(Failure { orphaned_upload: Some(orphan), .. }) => {
+            lines.push_str(&format!("  {}\n", line(&describe_orphan(orphan))));
         }
         CommandError::Job(error) => {
-            for left in &error.left {
+            for left in &error.orphaned {
                 let text = format!("{left}; {}", hints::of_left(left));
                 lines.push_str(&format!("  left behind: {}\n", line(&text)));
             }
@@ -91,7 +91,7 @@ fn is_broken_pipe(error: &CommandError) -> bool {
 }
 
 /// Describes what a failed upload has left, and how the user can remove it.
-fn words_for_leftover(OrphanedUpload { remains, upload, url, why }: &OrphanedUpload) -> String {
+fn describe_orphan(OrphanedUpload { remains, upload, url, reason }: &OrphanedUpload) -> String {
     if *remains == Remains::EmptyTarget {
         return format!(
             "{url} could not be replaced and was written where it lies: what it held is gone, and it is empty now"
@@ -99,14 +99,14 @@ fn words_for_leftover(OrphanedUpload { remains, upload, url, why }: &OrphanedUpl
     }
     match url.strip_prefix("s3://").and_then(|rest| rest.split_once('/')) {
         Some((bucket, _)) => format!(
-            "the upload could not be aborted ({why}), and is billed until it is: \
+            "the upload could not be aborted ({reason}), and is billed until it is: \
              snapferry uploads abort --bucket {bucket} --key {} --id {} (and the same --endpoint and --region)",
             upload.key,
             upload.id.escape_debug()
         ),
         None => {
             format!(
-                "the unfinished file beside {url}, with {} in its name, could not be removed: {why}",
+                "the unfinished file beside {url}, with {} in its name, could not be removed: {reason}",
                 upload.id.escape_debug()
             )
         }
@@ -117,14 +117,14 @@ fn words_for_leftover(OrphanedUpload { remains, upload, url, why }: &OrphanedUpl
 pub fn sentence(error: &(dyn Error + 'static)) -> String {
     let mut text = String::new();
     for cause in std::iter::successors(Some(error), |&error| error.source()) {
-        let words = limits::words(cause);
-        if text.ends_with(&words) {
+        let message = limits::message(cause);
+        if text.ends_with(&message) {
             continue;
         }
         if !text.is_empty() {
             text.push_str(": ");
         }
-        text.push_str(&words);
+        text.push_str(&message);
     }
     text
 }

@@ -94,7 +94,7 @@ impl ImageName {
     }
 
     /// Returns the location that the image's bytes come from.
-    pub fn origin(&self) -> Location {
+    pub fn location(&self) -> Location {
         match self {
             Self::File(_) => Location::File,
             Self::Object { .. } => Location::Bucket,
@@ -128,7 +128,7 @@ pub struct ObjectRef {
 pub struct OpenImage {
     pub file: Arc<dyn ImageFile>,
     /// The image in its store, to find files beside it; none for a device.
-    pub shelf: Option<ObjectRef>,
+    pub object: Option<ObjectRef>,
 }
 
 /// Opens the file, or the object with at most `connections` requests at once.
@@ -144,21 +144,21 @@ pub fn open(
 ) -> CommandResult<OpenImage> {
     match name {
         ImageName::File(path) => {
-            Ok(OpenImage { file: Arc::new(LocalImage::open(path)?), shelf: folder_of(path) })
+            Ok(OpenImage { file: Arc::new(LocalImage::open(path)?), object: folder_of(path) })
         }
         ImageName::Object { bucket, key } => {
-            let place = ImageDestination::Bucket { bucket: bucket.clone(), key: key.clone() };
+            let destination = ImageDestination::Bucket { bucket: bucket.clone(), key: key.clone() };
             let store = {
                 // The HTTP client must be created inside the runtime that it uses.
                 let _inside = runtime.enter();
                 config::open_store(
-                    &place,
+                    &destination,
                     args,
                     &StoreOptions::plain(connections, &session.cancel, &session.environment),
                 )?
             };
             let file = StoredImage::open(Arc::clone(&store), key.clone(), runtime.handle().clone())?;
-            Ok(OpenImage { file: Arc::new(file), shelf: Some(ObjectRef { store, key: key.clone() }) })
+            Ok(OpenImage { file: Arc::new(file), object: Some(ObjectRef { store, key: key.clone() }) })
         }
     }
 }
@@ -198,9 +198,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("web01.qcow2");
         std::fs::write(&path, b"x").expect("written");
-        let shelf = folder_of(&path).expect("a folder");
+        let object = folder_of(&path).expect("a folder");
         assert_eq!(
-            shelf.store.url(&shelf.key.manifest()),
+            object.store.url(&object.key.manifest()),
             folder.path().join("web01.qcow2.manifest").display().to_string()
         );
         assert!(folder_of(Path::new("/dev/null")).is_none());

@@ -13,7 +13,7 @@ use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use super::foreign::{Form, Shown, line};
+use super::printable::{Form, Shown, line};
 use super::progress::Console;
 
 /// Amount of output that the user asked for.
@@ -76,9 +76,9 @@ pub fn start(verbosity: Verbosity, format: LogFormat, console: &Console) {
                 .with(journal.with_syslog_identifier("snapferry".to_owned()).with_field_prefix(None))
                 .try_init(),
             Err(err) => {
-                let begun = all.with(lines().with_ansi(false)).try_init();
+                let started = all.with(lines().with_ansi(false)).try_init();
                 tracing::warn!("there is no journal to write to, so it goes to stderr: {err}");
-                begun
+                started
             }
         },
     };
@@ -112,9 +112,9 @@ impl Write for LineWriter<'_> {
             // The fields are escaped already, and the text around them may be coloured.
             Form::Text => self.0.print(line)?,
             Form::Json => {
-                let mut shown = Vec::with_capacity(line.len());
-                Shown { to: &mut shown, form: Form::Json }.write_all(line)?;
-                self.0.print(&shown)?;
+                let mut escaped = Vec::with_capacity(line.len());
+                Shown { to: &mut escaped, form: Form::Json }.write_all(line)?;
+                self.0.print(&escaped)?;
             }
         }
         Ok(line.len())

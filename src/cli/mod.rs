@@ -19,23 +19,23 @@ mod config;
 mod config_show;
 mod convert;
 mod credentials;
+mod duration;
 mod environment;
 mod error;
 mod exit;
 mod fleet;
-mod foreign;
 mod hints;
 mod image;
 mod inspect;
-mod lengths;
 mod log;
 mod manual;
+mod open_image;
 mod panics;
+mod printable;
 mod process;
 mod progress;
 mod qemu;
 mod qemu_img;
-mod reading;
 mod replicate;
 mod report;
 mod restore;
@@ -49,7 +49,7 @@ mod verify;
 
 use environment::Environment;
 use exit::Code;
-use foreign::Form;
+use printable::Form;
 use runtime::runtime;
 use session::Session;
 use settings::Settings;
@@ -140,7 +140,7 @@ fn read(typed: &[OsString], environment: &Environment) -> CommandResult<(Args, S
     let (settings, defaults) = match scanned {
         Some(scanned) => {
             let settings = Settings::find(typed, environment)?;
-            let defaults = settings.beside(&scanned);
+            let defaults = settings.without_replaced(&scanned);
             (settings, defaults)
         }
         None => (Settings::default(), Settings::default()),
@@ -163,6 +163,6 @@ fn refuse(error: &CommandError) -> Code {
 
 /// Prints a result as one line of JSON on stdout.
 fn print_json(value: &impl Serialize) -> CommandResult<()> {
-    writeln!(foreign::out_in(Form::Json), "{}", serde_json::to_string(value)?)?;
+    writeln!(printable::out_as(Form::Json), "{}", serde_json::to_string(value)?)?;
     Ok(())
 }

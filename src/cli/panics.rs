@@ -93,11 +93,11 @@ fn line(panic: &PanicHookInfo<'_>) -> OneLine {
         "snapferry: this is a bug in snapferry, please report it: {} stopped",
         thread.name().unwrap_or("a thread")
     );
-    if let Some(place) = panic.location() {
-        let _ = write!(line, " at {place}");
+    if let Some(location) = panic.location() {
+        let _ = write!(line, " at {location}");
     }
-    if let Some(words) = panic.payload_as_str() {
-        let _ = write!(line, ": {words}");
+    if let Some(message) = panic.payload_as_str() {
+        let _ = write!(line, ": {message}");
     }
     line
 }
@@ -138,8 +138,8 @@ mod tests {
     /// Runs a test of this file, which is ignored otherwise, in its own process.
     fn in_a_process(name: &str, backtrace: &str, space: Option<u64>) -> (Option<i32>, String) {
         let mut command = Command::new("prlimit");
-        let most = space.map_or("unlimited".to_owned(), |most| most.to_string());
-        command.arg(format!("--as={most}")).arg(std::env::current_exe().expect("a program"));
+        let limit = space.map_or("unlimited".to_owned(), |limit| limit.to_string());
+        command.arg(format!("--as={limit}")).arg(std::env::current_exe().expect("a program"));
         command.args([
             &format!("cli::panics::tests::{name}"),
             "--exact",
@@ -160,26 +160,26 @@ mod tests {
         end(&work);
         let joined = thread::scope(|scope| scope.spawn(|| panic!("it came\x1b[2J to this")).join().is_err());
         assert!(joined && ended_the_work());
-        let told = work.reason() == Some(Reason::Failed);
+        let failed = work.reason() == Some(Reason::Failed);
         // No test harness ends with these codes.
-        std::process::exit(if told { 42 } else { 43 });
+        std::process::exit(if failed { 42 } else { 43 });
     }
 
     #[test]
     fn a_panic_is_one_line_and_ends_the_work_also_where_there_is_hardly_any_memory() {
-        let (code, told) = in_a_process("dies", "0", None);
-        assert_eq!(code, Some(42), "{told}");
-        let line = told.lines().find(|line| line.contains("it came")).expect("the line");
+        let (code, stderr) = in_a_process("dies", "0", None);
+        assert_eq!(code, Some(42), "{stderr}");
+        let line = stderr.lines().find(|line| line.contains("it came")).expect("the line");
         assert!(
             line.starts_with("snapferry: this is a bug in snapferry, please report it: a thread stopped at src/cli/panics.rs:"),
             "{line}"
         );
         assert!(line.ends_with(": it came [2J to this"), "{line}");
-        let (_, told) = in_a_process("dies", "1", None);
-        assert!(told.contains("panics::tests::dies"), "the backtrace that was asked for: {told}");
-        let (code, told) = in_a_process("dies", "1", Some(1 << 30));
-        assert_eq!(code, Some(42), "{told}");
-        assert!(!told.contains("panics::tests::dies"), "none where address space is short: {told}");
+        let (_, stderr) = in_a_process("dies", "1", None);
+        assert!(stderr.contains("panics::tests::dies"), "the backtrace that was asked for: {stderr}");
+        let (code, stderr) = in_a_process("dies", "1", Some(1 << 30));
+        assert_eq!(code, Some(42), "{stderr}");
+        assert!(!stderr.contains("panics::tests::dies"), "none where address space is short: {stderr}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use snapferry_base::units::ByteCount;
 use snapferry_engine::convert::counters as convert;
 use snapferry_engine::image::counters as restore;
 
-use super::lengths::clock_face;
+use super::duration::clock_face;
 use super::log::Verbosity;
 
 /// Time between two updates of the bar.
@@ -52,7 +52,7 @@ impl Console {
             let bar = self.bars.add(ProgressBar::new_spinner().with_style(style));
             // The bar starts a thread for this, and panics if the system refuses it one. Without a thread the
             // spinner only turns with each message.
-            if threads::room("show", 1).1.is_none() {
+            if threads::available_threads("show", 1).1.is_none() {
                 bar.enable_steady_tick(REDRAW);
             }
             bar
@@ -266,7 +266,7 @@ impl Moment {
         )
     }
 
-    fn log(&self, does: &str, size: ByteCount) {
+    fn log(&self, verb: &str, size: ByteCount) {
         let percent = u128::from(self.sample.done) * 100 / u128::from(size.0.max(1));
         let left = self.left.map_or_else(|| "unknown".to_owned(), clock_face);
         tracing::info!(
@@ -278,7 +278,7 @@ impl Moment {
             ratio = %self.ratio(),
             left = %left,
             bottleneck = self.bottleneck.unwrap_or("none"),
-            "{does}"
+            "{verb}"
         );
     }
 }

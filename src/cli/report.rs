@@ -11,7 +11,7 @@ use snapferry_engine::convert::plan::PlanSummary;
 use snapferry_engine::hash::Crc64;
 use snapferry_engine::source::BadRange;
 
-use super::lengths::clock_face;
+use super::duration::clock_face;
 use super::progress::{per_second, ratio};
 
 /// Report that `--json` prints as one object on stdout, with sizes in bytes.

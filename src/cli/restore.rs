@@ -17,15 +17,15 @@ use snapferry_engine::image::counters::{Bottleneck, Counters};
 use snapferry_engine::restore::{Destination, Restoration, Restored};
 use snapferry_engine::store::Overwrite;
 
+use super::duration::clock_face;
 use super::error::UsageError;
 use super::exit::Code;
-use super::foreign;
 use super::image::ImageArgs;
-use super::lengths::clock_face;
 use super::log::Verbosity;
+use super::open_image::Opened;
 use super::print_json;
+use super::printable;
 use super::progress::{Progress, per_second};
-use super::reading::Opened;
 use super::report::Usage;
 use super::signals::Unfinished;
 use crate::cli::args::ReadingArgs;
@@ -87,7 +87,7 @@ pub fn run(args: &RestoreArgs, session: &Session) -> CommandResult<Code> {
     let progress = OnceCell::new();
     let restored = Restoration {
         file: &*opened.image.file,
-        origin: opened.origin,
+        location: opened.location,
         destination: &destination,
         manifest: opened.manifest.as_ref(),
         limits: opened.limits,
@@ -111,7 +111,7 @@ pub fn run(args: &RestoreArgs, session: &Session) -> CommandResult<Code> {
     let report = Report::new(&opened, target, &restored, &counters);
     if session.verbosity != Verbosity::Quiet {
         // The disk is complete, even if stderr is closed.
-        let _ = report.write_for_people(&restored, &mut foreign::err());
+        let _ = report.write_for_people(&restored, &mut printable::err());
     }
     if args.reading.json {
         print_json(&report)?;

@@ -33,7 +33,7 @@ const WHAT: &str = "send requests";
 /// or the runtime can't be set up.
 pub fn runtime() -> io::Result<Runtime> {
     Allowance::of_process().runtime().map_err(io::Error::other)?;
-    let (room, refused) = threads::room(WHAT, PLENTY);
+    let (room, refused) = threads::available_threads(WHAT, PLENTY);
     let workers = match refused {
         None => WORKERS,
         Some(refused) if room < LEAST => return Err(io::Error::other(refused)),

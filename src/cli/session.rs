@@ -33,14 +33,14 @@ impl Session {
         Ok(runtime()?)
     }
 
-    /// Creates the runtime for requests, and handles signals from then on. `left` is what the work leaves
-    /// behind if the user does not let it end.
+    /// Creates the runtime for requests, and handles signals from then on. `unfinished` is what the work
+    /// leaves behind if the user does not let it end.
     ///
     /// # Errors
     /// If the system refuses threads, or the handlers can't be installed.
-    pub fn start(&self, left: Unfinished) -> CommandResult<Runtime> {
+    pub fn start(&self, unfinished: Unfinished) -> CommandResult<Runtime> {
         let runtime = runtime()?;
-        signals::listen(runtime.handle(), &self.cancel, left)?;
+        signals::listen(runtime.handle(), &self.cancel, unfinished)?;
         Ok(runtime)
     }
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command};
-use snapferry_base::suggest::near;
+use snapferry_base::suggest::similar;
 
 use super::error::UsageError;
 use crate::cli::environment::Environment;
@@ -170,12 +170,12 @@ fn variable(name: &str) -> String {
 
 /// Finds the configuration file on a command line that was not parsed yet.
 fn named_file(typed: &[OsString]) -> Option<PathBuf> {
-    let mut words = typed.iter().skip(1).take_while(|word| *word != "--");
-    while let Some(word) = words.next() {
-        if word == "--config" {
-            return words.next().map(PathBuf::from);
+    let mut args = typed.iter().skip(1).take_while(|arg| *arg != "--");
+    while let Some(arg) = args.next() {
+        if arg == "--config" {
+            return args.next().map(PathBuf::from);
         }
-        if let Some(path) = word.to_str().and_then(|word| word.strip_prefix("--config=")) {
+        if let Some(path) = arg.to_str().and_then(|arg| arg.strip_prefix("--config=")) {
             return Some(path.into());
         }
     }
@@ -194,9 +194,9 @@ pub fn matter_to(command: &Command, typed: &ArgMatches) -> bool {
 
 /// True if the user typed a flag, for this command or one below it.
 fn is_typed(matches: &ArgMatches, name: &str) -> bool {
-    let here =
+    let typed_here =
         matches.ids().any(|id| id == name) && matches.value_source(name) == Some(ValueSource::CommandLine);
-    here || matches.subcommand().is_some_and(|(_, below)| is_typed(below, name))
+    typed_here || matches.subcommand().is_some_and(|(_, below)| is_typed(below, name))
 }
 
 impl Settings {
@@ -213,7 +213,7 @@ impl Settings {
             None if Path::new(DEFAULT_FILE).exists() => Self::of_file(Path::new(DEFAULT_FILE))?,
             None => Self::default(),
         };
-        settings.give_way(|name| environment.get(&variable(name)).is_some());
+        settings.drop_replaced(|name| environment.get(&variable(name)).is_some());
         for Setting { name, .. } in SETTINGS {
             let variable = variable(name);
             if let Some(value) = environment.get(&variable) {
@@ -233,14 +233,14 @@ impl Settings {
 
     /// Returns the settings without those that a typed identity replaces.
     #[must_use]
-    pub fn beside(&self, typed: &ArgMatches) -> Self {
+    pub fn without_replaced(&self, typed: &ArgMatches) -> Self {
         let mut remaining = self.clone();
-        remaining.give_way(|name| is_typed(typed, name));
+        remaining.drop_replaced(|name| is_typed(typed, name));
         remaining
     }
 
     /// Drops the settings that an identity with more authority replaces.
-    fn give_way(&mut self, is_given: impl Fn(&str) -> bool) {
+    fn drop_replaced(&mut self, is_given: impl Fn(&str) -> bool) {
         for (_, replaced) in INSTEAD.iter().filter(|(name, _)| is_given(name)) {
             self.values.retain(|name, _| !replaced.contains(name));
         }
@@ -257,8 +257,8 @@ impl Settings {
             if !matches!(self.values.get(name), Some((_, Origin::File(..)))) {
                 continue;
             }
-            let handed = folder.map(|folder| folder.join(credential)).filter(|path| path.exists());
-            if let Some(path) = handed {
+            let credential_file = folder.map(|folder| folder.join(credential)).filter(|path| path.exists());
+            if let Some(path) = credential_file {
                 self.values.insert(name, (path.display().to_string(), Origin::Credential(path)));
             } else if variable.is_some_and(|variable| environment.get(variable).is_some()) {
                 self.values.remove(name);
@@ -273,22 +273,25 @@ impl Settings {
         let known: Vec<String> = SETTINGS.iter().map(|setting| variable(setting.name)).collect();
         let known =
             || known.iter().map(String::as_str).chain(OTHERS.iter().map(|other| other.0)).chain(FIRST);
-        let ours = |name: &&str| name.starts_with(PREFIX) && !known().any(|known| known == *name);
-        let meant = |name: &str| {
+        let is_unknown = |name: &&str| name.starts_with(PREFIX) && !known().any(|known| known == *name);
+        let suggestions = |name: &str| {
             // All names have the same prefix; only the rest is compared.
-            let rests = known().filter_map(|known| known.strip_prefix(PREFIX));
-            near(&name[PREFIX.len()..], rests)
+            let suffixes = known().filter_map(|known| known.strip_prefix(PREFIX));
+            similar(&name[PREFIX.len()..], suffixes)
                 .into_iter()
                 .map(|rest| format!("{PREFIX}{rest}"))
                 .collect::<Vec<_>>()
         };
-        let names = environment.names().filter(ours);
-        names.map(|name| (name.to_owned(), meant(name))).filter(|(_, meant)| !meant.is_empty()).collect()
+        let names = environment.names().filter(is_unknown);
+        names
+            .map(|name| (name.to_owned(), suggestions(name)))
+            .filter(|(_, suggestions)| !suggestions.is_empty())
+            .collect()
     }
 
     fn of_file(path: &Path) -> Result<Self, UsageError> {
-        let at = |line: usize, why: String| UsageError(format!("{}:{line}: {why}", path.display()));
-        let text = snapferry_base::given::read_text(path)
+        let at = |line: usize, message: String| UsageError(format!("{}:{line}: {message}", path.display()));
+        let text = snapferry_base::user_file::read_text(path)
             .map_err(|err| UsageError(format!("cannot read the configuration {}: {err}", path.display())))?;
         let table: toml::Table = text.parse().map_err(|err: toml::de::Error| {
             let line =
@@ -308,12 +311,12 @@ impl Settings {
             }
             let Some(Setting { name, .. }) = SETTINGS.into_iter().find(|setting| setting.name == key) else {
                 let known: Vec<&str> = SETTINGS.iter().map(|setting| setting.name).collect();
-                let meant = near(&key, known.iter().copied());
-                let offered = match &*meant {
+                let suggestions = similar(&key, known.iter().copied());
+                let advice = match &*suggestions {
                     [] => format!("there are {}", known.join(", ")),
-                    meant => format!("was {} meant?", meant.join(" or ")),
+                    suggestions => format!("was {} meant?", suggestions.join(" or ")),
                 };
-                return Err(at(line, format!("{key}: there is no such setting; {offered}")));
+                return Err(at(line, format!("{key}: there is no such setting; {advice}")));
             };
             let value = match value {
                 toml::Value::String(value) => value,
@@ -353,7 +356,7 @@ impl Settings {
     /// be the one whose defaults have not been replaced.
     #[must_use]
     pub fn show(&self, command: &Command, environment: &Environment) -> Vec<Shown> {
-        let own = SETTINGS.iter().map(|setting| match self.values.get(setting.name) {
+        let settings = SETTINGS.iter().map(|setting| match self.values.get(setting.name) {
             Some((value, origin)) => {
                 Shown { name: setting.name.to_owned(), value: Some(value.clone()), origin: origin.clone() }
             }
@@ -372,7 +375,7 @@ impl Settings {
                 origin: Origin::Environment(name.to_owned()),
             })
         });
-        own.chain(others).collect()
+        settings.chain(others).collect()
     }
 
     /// Returns the path of the file that was read.
@@ -384,11 +387,12 @@ impl Settings {
 
 /// Returns a flag's own default, from the command or one below it.
 fn default_of(command: &Command, name: &str) -> Option<String> {
-    let own = command
+    let default = command
         .get_arguments()
         .find(|arg| arg.get_id() == name)
         .and_then(|arg| arg.get_default_values().first());
-    own.map(|value| value.to_string_lossy().into_owned())
+    default
+        .map(|value| value.to_string_lossy().into_owned())
         .or_else(|| command.get_subcommands().find_map(|command| default_of(command, name)))
 }
 
@@ -406,8 +410,8 @@ fn line_of(text: &str, key: &str) -> usize {
 mod tests {
     use super::*;
 
-    fn typed(words: &[&str]) -> Vec<OsString> {
-        words.iter().map(OsString::from).collect()
+    fn typed(args: &[&str]) -> Vec<OsString> {
+        args.iter().map(OsString::from).collect()
     }
 
     fn found(text: &str, variables: &[(&str, &str)]) -> Result<Settings, String> {
@@ -416,7 +420,7 @@ mod tests {
         std::fs::write(&path, text).expect("written");
         let path = path.to_str().expect("UTF-8");
         let typed = typed(&["snapferry", "convert", "--config", path]);
-        Settings::find(&typed, &Environment::made_up(variables))
+        Settings::find(&typed, &Environment::from_pairs(variables))
             .map_err(|err| err.to_string().replace(path, "config.toml"))
     }
 
@@ -428,8 +432,8 @@ mod tests {
             &[("SNAPFERRY_BUCKET", "environment")],
         );
         let command = settings.expect("a configuration").apply(crate::cli::command::Args::command());
-        let read = |words: &[&str], name: &str| {
-            let matches = command.clone().try_get_matches_from(words).expect("arguments");
+        let read = |args: &[&str], name: &str| {
+            let matches = command.clone().try_get_matches_from(args).expect("arguments");
             let (_, convert) = matches.subcommand().expect("convert");
             convert.get_raw(name).map(|mut values| values.next().expect("one").to_string_lossy().into_owned())
         };
@@ -446,18 +450,18 @@ mod tests {
     }
 
     /// Returns the identities that a command gets from flags, variables and a file.
-    fn who(flags: &[&str], variables: &[(&str, &str)], text: &str) -> String {
+    fn identities(flags: &[&str], variables: &[(&str, &str)], text: &str) -> String {
         use clap::CommandFactory as _;
         let settings = found(text, variables).expect("a configuration");
-        let words = [&["snapferry", "convert", "--device", "a", "--output", "b"], flags].concat();
+        let args = [&["snapferry", "convert", "--device", "a", "--output", "b"], flags].concat();
         let read = |settings: &Settings| {
-            settings.apply(crate::cli::command::Args::command()).try_get_matches_from(&words).expect(text)
+            settings.apply(crate::cli::command::Args::command()).try_get_matches_from(&args).expect(text)
         };
-        let matches = read(&settings.beside(&read(&settings)));
+        let matches = read(&settings.without_replaced(&read(&settings)));
         let (_, convert) = matches.subcommand().expect("convert");
         let names = ["credentials_file", "api_key_file", "trusted_profile"];
-        let given = names.iter().filter_map(|name| convert.get_raw(name)).flatten();
-        given.map(|value| value.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+        let values = names.iter().filter_map(|name| convert.get_raw(name)).flatten();
+        values.map(|value| value.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
     }
 
     #[test]
@@ -469,22 +473,26 @@ mod tests {
                 let both = high == "credentials_file";
                 let (typed, configured) =
                     (format!("--{}=high", high.replace('_', "-")), format!("{low} = \"low\"\n"));
-                let left = if both { "high low" } else { "high" };
-                assert_eq!(who(&[&typed], &[], &configured), left, "--{high} over {low} of the file");
+                let expected = if both { "high low" } else { "high" };
                 assert_eq!(
-                    who(&[&typed], &[(&variable(low), "low")], ""),
-                    left,
+                    identities(&[&typed], &[], &configured),
+                    expected,
+                    "--{high} over {low} of the file"
+                );
+                assert_eq!(
+                    identities(&[&typed], &[(&variable(low), "low")], ""),
+                    expected,
                     "--{high} over {low} of the environment"
                 );
                 assert_eq!(
-                    who(&[], &[(&variable(high), "high")], &configured),
-                    left,
+                    identities(&[], &[(&variable(high), "high")], &configured),
+                    expected,
                     "{high} of the environment over {low} of the file"
                 );
             }
         }
         assert_eq!(
-            who(&[], &[], "credentials_file = \"keys\"\ntrusted_profile = \"default\"\n"),
+            identities(&[], &[], "credentials_file = \"keys\"\ntrusted_profile = \"default\"\n"),
             "keys default"
         );
     }
@@ -538,7 +546,7 @@ mod tests {
             ("SNAPFERRY_ZZ", "d"),
             ("BUKET", "e"),
         ];
-        let misspelt = Settings::misspelt(&Environment::made_up(&variables));
+        let misspelt = Settings::misspelt(&Environment::from_pairs(&variables));
         assert_eq!(misspelt.len(), 1, "{misspelt:?}");
         assert_eq!(
             (misspelt[0].0.as_str(), misspelt[0].1[0].as_str()),
@@ -574,7 +582,8 @@ mod tests {
         use clap::CommandFactory as _;
         let variables = [("IBMCLOUD_API_KEY", "hunter2"), ("SNAPFERRY_VPC_REGION", "eu-de")];
         let settings = found("level = \"small\"\n", &variables).expect("a configuration");
-        let shown = settings.show(&crate::cli::command::Args::command(), &Environment::made_up(&variables));
+        let shown =
+            settings.show(&crate::cli::command::Args::command(), &Environment::from_pairs(&variables));
         let of = |name: &str| shown.iter().find(|shown| shown.name == name).cloned().expect(name);
         assert_eq!(of("vpc_region").origin, Origin::Environment("SNAPFERRY_VPC_REGION".into()));
         assert!(matches!(of("level").origin, Origin::File(_, 1)));

@@ -25,7 +25,7 @@ pub enum Unfinished {
 
 impl Unfinished {
     /// Returns what the work does before it ends, for the message.
-    fn doing(&self) -> Option<&'static str> {
+    fn action(&self) -> Option<&'static str> {
         Some(match self {
             Self::Upload => "ending the upload",
             Self::Target => "giving up the target",
@@ -36,7 +36,7 @@ impl Unfinished {
         })
     }
 
-    fn words(&self) -> &'static str {
+    fn message(&self) -> &'static str {
         match self {
             Self::Upload => {
                 "snapferry: stopped at once; `snapferry uploads list` shows an upload that may be left in the bucket\n"
@@ -60,26 +60,26 @@ impl Unfinished {
 ///
 /// # Errors
 /// If the handlers can't be installed.
-pub fn listen(runtime: &Handle, cancel: &Cancel, left: Unfinished) -> std::io::Result<()> {
+pub fn listen(runtime: &Handle, cancel: &Cancel, unfinished: Unfinished) -> std::io::Result<()> {
     // A worker goes on with its other jobs if one of them panics.
-    if !matches!(left, Unfinished::Jobs(_)) {
+    if !matches!(unfinished, Unfinished::Jobs(_)) {
         super::panics::end(cancel);
     }
     let cancel = cancel.clone();
     signals::listen(runtime, move |stop| match stop {
         Stop::Begin => {
-            let doing = left.doing().map(|doing| format!(": {doing}")).unwrap_or_default();
-            tracing::warn!("stopping{doing} (once more to exit at once)");
-            cancel.cancel(Reason::Asked);
+            let action = unfinished.action().map(|action| format!(": {action}")).unwrap_or_default();
+            tracing::warn!("stopping{action} (once more to exit at once)");
+            cancel.cancel(Reason::Requested);
         }
-        Stop::AtOnce => match &left {
+        Stop::AtOnce => match &unfinished {
             Unfinished::Jobs(hurry) if !hurry.is_cancelled() => {
                 tracing::warn!("giving back at once what is being converted, too");
-                hurry.cancel(Reason::Asked);
+                hurry.cancel(Reason::Requested);
             }
-            left => {
+            unfinished => {
                 // The user has waited long enough.
-                let _ = std::io::stderr().write_all(left.words().as_bytes());
+                let _ = std::io::stderr().write_all(unfinished.message().as_bytes());
                 std::process::exit(Code::Interrupted as i32);
             }
         },

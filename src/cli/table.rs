@@ -5,7 +5,7 @@
 
 use std::io::{self, Write};
 
-use super::foreign::{LONGEST_SHOWN, columns, cut, padded};
+use super::printable::{LONGEST_SHOWN, columns, cut, padded};
 
 /// Widest column that the cells of other rows are padded to, in columns of a terminal.
 const WIDEST: usize = 120;

@@ -10,8 +10,8 @@ use snapferry_engine::store::{ObjectKey, ObjectStore, OpenUpload, Upload};
 use super::config::{self, ImageDestination, StoreOptions};
 use super::error::UsageError;
 use super::exit::Code;
-use super::foreign;
 use super::print_json;
+use super::printable;
 use crate::cli::args::BucketArgs;
 use crate::cli::error::CommandResult;
 use crate::cli::session::Session;
@@ -73,13 +73,17 @@ pub fn run(args: &UploadsArgs, session: &Session) -> CommandResult<Code> {
 fn open(bucket: &BucketArgs, session: &Session) -> CommandResult<std::sync::Arc<dyn ObjectStore>> {
     // Requests about the bucket don't use the key.
     let key = ObjectKey::new("uploads").map_err(|error| UsageError(error.to_string()))?;
-    let place = ImageDestination::Bucket { bucket: bucket.bucket.clone(), key };
-    config::open_store(&place, &bucket.store, &StoreOptions::plain(1, &session.cancel, &session.environment))
+    let destination = ImageDestination::Bucket { bucket: bucket.bucket.clone(), key };
+    config::open_store(
+        &destination,
+        &bucket.store,
+        &StoreOptions::plain(1, &session.cancel, &session.environment),
+    )
 }
 
 async fn list(bucket: &BucketArgs, prefix: &str, json: bool, session: &Session) -> CommandResult<Code> {
     let found = open(bucket, session)?.list_uploads(prefix).await?;
-    let mut out = foreign::out();
+    let mut out = printable::out();
     if json {
         print_json(&found.iter().map(listed).collect::<Vec<_>>())?;
     } else if found.is_empty() {
@@ -120,7 +124,7 @@ async fn abort(
                 .collect()
         }
     };
-    let mut out = foreign::out();
+    let mut out = printable::out();
     for upload in &chosen {
         store.abort(upload).await?;
         writeln!(out, "aborted {}  {}", upload.key, upload.id.escape_debug())?;

@@ -12,14 +12,14 @@ use snapferry_engine::image::counters::Counters;
 use snapferry_engine::source::{InUse, RawSource, Source};
 use snapferry_engine::verify::{Sha256Wanted, Verdict, Verification};
 
+use super::duration::clock_face;
 use super::exit::Code;
-use super::foreign;
 use super::image::ImageArgs;
-use super::lengths::clock_face;
 use super::log::Verbosity;
+use super::open_image::Opened;
 use super::print_json;
+use super::printable;
 use super::progress::{Progress, per_second};
-use super::reading::Opened;
 use super::signals::Unfinished;
 use crate::cli::args::ReadingArgs;
 use crate::cli::error::CommandResult;
@@ -64,7 +64,7 @@ pub fn run(args: &VerifyArgs, session: &Session) -> CommandResult<Code> {
     let counters = Arc::new(Counters::default());
     let verification = Verification {
         file: &*opened.image.file,
-        origin: opened.origin,
+        location: opened.location,
         manifest: opened.manifest.as_ref(),
         sha256: args.sha256.map_or(Sha256Wanted::No, Sha256Wanted::MustBe),
         against: against.as_ref().map(|source| -> &dyn Source { source }),
@@ -74,13 +74,13 @@ pub fn run(args: &VerifyArgs, session: &Session) -> CommandResult<Code> {
         cancel: session.cancel.clone(),
         counters: Arc::clone(&counters),
     };
-    let verdict = shown(verification, session)?;
+    let verdict = run_with_progress(verification, session)?;
     print(&verdict, args.reading.json, session.verbosity)?;
     Ok(if verdict.good { Code::Done } else { Code::Image })
 }
 
 /// Verifies the image, with a progress bar or log lines.
-fn shown(verification: Verification<'_>, session: &Session) -> CommandResult<Verdict> {
+fn run_with_progress(verification: Verification<'_>, session: &Session) -> CommandResult<Verdict> {
     let counters = Arc::clone(&verification.counters);
     let progress = std::cell::OnceCell::new();
     let verdict = verification.run(&|size| {
@@ -92,11 +92,11 @@ fn shown(verification: Verification<'_>, session: &Session) -> CommandResult<Ver
 }
 
 fn print(verdict: &Verdict, json: bool, verbosity: Verbosity) -> CommandResult<()> {
-    let words = &mut foreign::err();
+    let out = &mut printable::err();
     // The exit code reports the verdict, even if stderr is closed.
     let _ = match verbosity {
-        Verbosity::Quiet => write_findings(verdict, words),
-        Verbosity::Normal | Verbosity::Verbose => write_for_people(verdict, words),
+        Verbosity::Quiet => write_findings(verdict, out),
+        Verbosity::Normal | Verbosity::Verbose => write_for_people(verdict, out),
     };
     if json {
         print_json(verdict)?;

@@ -34,7 +34,7 @@ impl Iam {
         self.sim.config().api_keys[0].clone()
     }
 
-    fn asked(&self) -> u64 {
+    fn request_count(&self) -> u64 {
         self.sim.stats().of(Operation::IdentityToken).requests
     }
 }
@@ -55,17 +55,17 @@ async fn one_request_serves_all_who_wait_and_the_token_lives_its_hour() {
     for caller in waiting {
         tokens.push(caller.await.unwrap().unwrap());
     }
-    assert_eq!(iam.asked(), 1);
+    assert_eq!(iam.request_count(), 1);
     assert!(tokens.iter().all(|token| token.bearer == tokens[0].bearer));
     assert_eq!(tokens[0].expires, iam.clock.now() + Duration::from_secs(3600));
 
     iam.clock.advance(Duration::from_secs(39 * 60));
     assert_eq!(source.token().await.unwrap().bearer, tokens[0].bearer);
-    assert_eq!(iam.asked(), 1);
+    assert_eq!(iam.request_count(), 1);
     // The token has less than twenty minutes left.
     iam.clock.advance(Duration::from_secs(2 * 60));
     let fresh = source.token().await.unwrap();
-    assert_eq!(iam.asked(), 2);
+    assert_eq!(iam.request_count(), 2);
     assert_eq!(fresh.expires, iam.clock.now() + Duration::from_secs(3600));
 }
 
@@ -79,10 +79,10 @@ async fn the_old_token_does_while_a_refresh_fails_and_not_longer() {
     assert_eq!(source.token().await.unwrap().bearer, first.bearer);
     assert_eq!(source.token().await.unwrap().bearer, first.bearer);
     // The second call did not ask IAM again at once.
-    assert_eq!(iam.asked(), 2);
+    assert_eq!(iam.request_count(), 2);
     iam.clock.advance(Duration::from_secs(31));
     assert_eq!(source.token().await.unwrap().bearer, first.bearer);
-    assert_eq!(iam.asked(), 3);
+    assert_eq!(iam.request_count(), 3);
     iam.clock.advance(Duration::from_secs(15 * 60));
     let err = source.token().await.unwrap_err();
     assert!(matches!(err, IdentityError::Unreachable { .. }), "{err}");
@@ -99,7 +99,7 @@ async fn passing_faults_are_tried_again() {
     iam.sim.faults().add(on().when(When::Nth(2)), Action::DropAfterBody);
     iam.sim.faults().add(on().when(When::Nth(3)), Action::answer(429, "TooManyRequests"));
     iam.source(iam.right_key()).token().await.unwrap();
-    assert_eq!(iam.asked(), 4);
+    assert_eq!(iam.request_count(), 4);
 }
 
 #[tokio::test]
@@ -108,9 +108,9 @@ async fn a_wrong_key_is_refused_at_once_and_never_shown() {
     let source = iam.source(Secret::new("hunter2-no-such-key"));
     let err = source.token().await.unwrap_err();
     assert!(matches!(&err, IdentityError::Refused { code, .. } if code.starts_with("BXNIM")), "{err:?}");
-    assert_eq!(iam.asked(), 1);
-    for shown in [format!("{err}"), format!("{err:?}"), format!("{source:?}")] {
-        assert!(!shown.contains("hunter2"), "{shown}");
+    assert_eq!(iam.request_count(), 1);
+    for text in [format!("{err}"), format!("{err:?}"), format!("{source:?}")] {
+        assert!(!text.contains("hunter2"), "{text}");
     }
 }
 

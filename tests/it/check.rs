@@ -14,11 +14,13 @@ use snapferry_qcow2::{Codec, CorruptPolicy, FileError, Image, ImageError, ImageF
 use snapferry_testkit::hostile::{self, Expected, Hostile, Stage};
 use snapferry_testkit::oracle::QemuImg;
 
+use crate::support::program;
+
 /// Returns the JSON and the exit code of `qemu-img check`, or `None` if it does not open the image.
 fn qemu_check(path: &Path) -> Option<(Value, Option<i32>)> {
-    let answer =
+    let output =
         Command::new("qemu-img").args(["check", "--output=json", "-f", "qcow2"]).arg(path).output().unwrap();
-    serde_json::from_slice(&answer.stdout).ok().map(|said| (said, answer.status.code()))
+    serde_json::from_slice(&output.stdout).ok().map(|json| (json, output.status.code()))
 }
 
 fn ours(path: &Path) -> Result<Report, String> {
@@ -29,7 +31,7 @@ fn ours(path: &Path) -> Result<Report, String> {
 }
 
 /// Figures of QEMU's JSON, which leaves them out if they are zero.
-fn figures(said: &Value) -> [u64; 7] {
+fn figures(json: &Value) -> [u64; 7] {
     [
         "corruptions",
         "leaks",
@@ -39,7 +41,7 @@ fn figures(said: &Value) -> [u64; 7] {
         "fragmented-clusters",
         "compressed-clusters",
     ]
-    .map(|name| said[name].as_u64().unwrap_or(0))
+    .map(|name| json[name].as_u64().unwrap_or(0))
 }
 
 fn our_figures(report: &Report) -> [u64; 7] {
@@ -56,24 +58,21 @@ fn our_figures(report: &Report) -> [u64; 7] {
 
 /// Returns the difference between Snapferry's figures and QEMU's for one image, or `None` if they agree.
 pub fn difference(name: &str, path: &Path) -> Option<String> {
-    let (said, code) = qemu_check(path)?;
+    let (json, code) = qemu_check(path)?;
     let report = match ours(path) {
         Ok(report) => report,
-        Err(error) => return Some(format!("{name}: refused: {error}; qemu-img said {said}")),
+        Err(error) => return Some(format!("{name}: refused: {error}; qemu-img said {json}")),
     };
-    let same = figures(&said) == our_figures(&report)
-        && said["image-end-offset"].as_u64().unwrap_or(0) == report.image_end;
-    let command = Command::new(env!("CARGO_BIN_EXE_snapferry"))
-        .args(["qemu-img", "check", "-q", "-f", "qcow2"])
-        .arg(path)
-        .output();
+    let same = figures(&json) == our_figures(&report)
+        && json["image-end-offset"].as_u64().unwrap_or(0) == report.image_end;
+    let command = Command::new(program()).args(["qemu-img", "check", "-q", "-f", "qcow2"]).arg(path).output();
     let ours = command.unwrap().status.code();
     if ours != code {
-        return Some(format!("{name}: ends with {ours:?}, qemu-img with {code:?}: {said}"));
+        return Some(format!("{name}: ends with {ours:?}, qemu-img with {code:?}: {json}"));
     }
     (!same).then(|| {
         format!(
-            "{name}: {:?} end {}, qemu-img {said}\n   {:?}",
+            "{name}: {:?} end {}, qemu-img {json}\n   {:?}",
             our_figures(&report),
             report.image_end,
             report.findings
@@ -113,7 +112,7 @@ fn broken_images_are_counted_as_qemu_counts_them() {
 fn an_audit_stops_when_it_is_told_to() {
     let (cancel, file) = (Cancel::new(), MemoryFile::new(Expected::new(Codec::Deflate).bytes.into()));
     let image = Image::open(&file, &Limits::default()).unwrap();
-    cancel.cancel(Reason::Asked);
+    cancel.cancel(Reason::Requested);
     assert!(matches!(check(&file, &image, &cancel), Err(ImageError::Interrupted)));
 }
 

@@ -9,8 +9,8 @@ use snapferry_base::units::{ByteCount, MIB};
 use snapferry_testkit::disks::{Disk, Kind};
 use snapferry_testkit::skip::has_oracle;
 
-use crate::support::sim::snapferry_sim;
-use crate::ways_out::WORDS;
+use crate::signals::SIGNALS;
+use crate::support::snapferry_sim;
 
 /// The demo on a small disk in `folder`, with temporary files in `folder` too.
 fn demo(folder: &Path) -> Command {
@@ -32,7 +32,7 @@ fn a_machine_with_a_configuration_shows_the_same_demonstration() {
     if !has_oracle("qemu-img") {
         return;
     }
-    let folder = crate::convert::folder();
+    let folder = crate::support::folder();
     let config = folder.path().join("config.toml");
     std::fs::write(&config, "trusted_profile = \"default\"\nbucket = \"ours\"\n").unwrap();
     let mut command = demo(folder.path());
@@ -46,9 +46,9 @@ fn a_machine_with_a_configuration_shows_the_same_demonstration() {
     ] {
         command.env(name, "nowhere");
     }
-    let said = command.env("AWS_ACCESS_KEY_ID", "alone").output().unwrap();
-    let out = String::from_utf8_lossy(&said.stdout);
-    assert!(said.status.success(), "{out}\n{}", String::from_utf8_lossy(&said.stderr));
+    let output = command.env("AWS_ACCESS_KEY_ID", "alone").output().unwrap();
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{out}\n{}", String::from_utf8_lossy(&output.stderr));
     assert!(
         out.contains("images are identical") && out.contains("qemu-img convert -c, into a file"),
         "{out}"
@@ -61,19 +61,19 @@ fn a_demonstration_that_is_stopped_leaves_nothing() {
     if !has_oracle("qemu-img") {
         return;
     }
-    for word in WORDS {
-        stopped_in_the_middle(word);
+    for signal in SIGNALS {
+        stopped_in_the_middle(signal);
     }
 }
 
-fn stopped_in_the_middle(word: Signal) {
-    let folder = crate::convert::folder();
+fn stopped_in_the_middle(signal: Signal) {
+    let folder = crate::support::folder();
     let mut child = demo(folder.path()).stderr(Stdio::null()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     // During this step a volume is attached.
     assert!(lines.any(|line| line.starts_with("2. $ snapferry replicate")));
     assert!(!left_in(folder.path()).is_empty());
-    rustix::process::kill_process(rustix::process::Pid::from_child(&child), word).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
     let rest: Vec<String> = lines.collect();
     assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
     assert!(left_in(folder.path()).is_empty());
@@ -84,8 +84,8 @@ fn stopped_in_the_middle(word: Signal) {
 
 #[test]
 fn without_qemu_img_nothing_is_begun() {
-    let folder = crate::convert::folder();
-    let said = demo(folder.path()).env("PATH", folder.path()).output().unwrap();
-    assert_eq!(said.status.code(), Some(1));
-    assert!(said.stdout.is_empty() && String::from_utf8_lossy(&said.stderr).contains("qemu-utils"));
+    let folder = crate::support::folder();
+    let output = demo(folder.path()).env("PATH", folder.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty() && String::from_utf8_lossy(&output.stderr).contains("qemu-utils"));
 }

@@ -15,7 +15,7 @@ use snapferry_testkit::disks::{Disk, Kind};
 use snapferry_testkit::memory::MemoryStore;
 use snapferry_testkit::skip::has_oracle;
 
-use crate::convert::{convert, convert_disk, convert_file, folder, into_file, key, run, runtime};
+use crate::support::{convert, convert_disk, convert_file, convert_into_file, folder, key, run, runtime};
 
 fn count(number: usize) -> Option<std::num::NonZeroUsize> {
     std::num::NonZeroUsize::new(number)
@@ -85,7 +85,7 @@ fn every_cpu_makes_the_same_image() {
             let native = convert_file(&raw, &Options { codec, level, ..Options::default() });
             for cpu in ["Haswell", "Nehalem"] {
                 let image = home.path().join("image.qcow2");
-                let ours = into_file(
+                let ours = convert_into_file(
                     &raw,
                     &image,
                     &["--force", "--threads", "2", "--codec", codec.name(), "--level", level.name()],

@@ -65,7 +65,7 @@ fn a_device_that_loses_its_end_fails_there_and_a_resized_one_is_smaller() {
     let file = folder.path().join("disk");
     fs::write(&file, numbered(4 * MIB)).expect("the file");
     let Some(device) = LoopDevice::attach(&file, LoopOptions::default()) else { return };
-    device.lose_from(MIB).expect("cut");
+    device.truncate_backing(MIB).expect("cut");
     assert_eq!(read_at(device.path(), 0, 4096).expect("still there"), numbered(4096));
     let lost = read_at(device.path(), 2 * MIB, 4096).map_err(|err| err.raw_os_error());
     assert_eq!(lost, Err(Some(Errno::IO.raw_os_error())), "behind the cut");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::sim::snapferry_sim;
+use crate::support::{program, snapferry_sim};
 
 /// Programs whose commands the documents show.
 const PROGRAMS: [&str; 2] = ["snapferry", "snapferry-sim"];
@@ -59,31 +59,31 @@ fn calls(text: &str) -> Vec<Vec<String>> {
 }
 
 /// Returns the help of a command, and runs each command only once.
-fn help(words: &[String], known: &mut BTreeMap<Vec<String>, Option<String>>) -> Result<String, String> {
-    let asked = known.entry(words.to_vec()).or_insert_with(|| {
-        let program = match words[0].as_str() {
-            "snapferry" => Command::new(env!("CARGO_BIN_EXE_snapferry")),
+fn help(args: &[String], cache: &mut BTreeMap<Vec<String>, Option<String>>) -> Result<String, String> {
+    let cached = cache.entry(args.to_vec()).or_insert_with(|| {
+        let program = match args[0].as_str() {
+            "snapferry" => Command::new(program()),
             _ => snapferry_sim(),
         };
-        let output = { program }.args(&words[1..]).arg("--help").env_clear().output().unwrap();
+        let output = { program }.args(&args[1..]).arg("--help").env_clear().output().unwrap();
         output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
     });
-    asked.clone().ok_or_else(|| format!("`{} --help` fails", words.join(" ")))
+    cached.clone().ok_or_else(|| format!("`{} --help` fails", args.join(" ")))
 }
 
 /// Returns the error in a call, or `None` if the call is right.
-fn wrong(words: &[String], known: &mut BTreeMap<Vec<String>, Option<String>>) -> Option<String> {
-    look(words, known).err()
+fn error_in(args: &[String], cache: &mut BTreeMap<Vec<String>, Option<String>>) -> Option<String> {
+    check_call(args, cache).err()
 }
 
-fn look(words: &[String], known: &mut BTreeMap<Vec<String>, Option<String>>) -> Result<(), String> {
-    if words[1] == "qemu-img" {
+fn check_call(args: &[String], cache: &mut BTreeMap<Vec<String>, Option<String>>) -> Result<(), String> {
+    if args[1] == "qemu-img" {
         // Its options are QEMU's, and other tests compare them with QEMU.
         return Ok(());
     }
-    let mut commands: Vec<String> = vec![words[0].clone()];
-    let mut text = help(&commands, known)?;
-    for word in &words[1..] {
+    let mut commands: Vec<String> = vec![args[0].clone()];
+    let mut text = help(&commands, cache)?;
+    for word in &args[1..] {
         let is_command = text.split_once("Commands:\n").is_some_and(|(_, listed)| {
             listed.lines().any(|line| line.starts_with(&format!("  {word} ")) || line.trim() == *word)
         });
@@ -91,13 +91,13 @@ fn look(words: &[String], known: &mut BTreeMap<Vec<String>, Option<String>>) -> 
             break;
         }
         commands.push(word.clone());
-        text = help(&commands, known)?;
+        text = help(&commands, cache)?;
     }
-    if commands.len() == 1 && !words[1].starts_with('-') {
-        return Err(format!("there is no command {:?}", words[1]));
+    if commands.len() == 1 && !args[1].starts_with('-') {
+        return Err(format!("there is no command {:?}", args[1]));
     }
     let flags =
-        words.iter().filter(|word| word.starts_with("--")).map(|word| word.split('=').next().unwrap_or(word));
+        args.iter().filter(|word| word.starts_with("--")).map(|word| word.split('=').next().unwrap_or(word));
     let is_there = |flag: &str| {
         text.split(|letter: char| !(letter.is_alphanumeric() || letter == '-')).any(|word| word == flag)
     };
@@ -109,12 +109,12 @@ fn look(words: &[String], known: &mut BTreeMap<Vec<String>, Option<String>>) -> 
 
 #[test]
 fn every_command_in_the_documents_exists_with_its_flags() {
-    let (mut known, mut faults, mut tried) = (BTreeMap::new(), Vec::new(), 0);
+    let (mut cache, mut faults, mut tried) = (BTreeMap::new(), Vec::new(), 0);
     for (path, text) in documents() {
         for call in calls(&text) {
             tried += 1;
             faults.extend(
-                wrong(&call, &mut known)
+                error_in(&call, &mut cache)
                     .map(|fault| format!("{}: {}: {fault}", path.display(), call.join(" "))),
             );
         }
@@ -122,12 +122,12 @@ fn every_command_in_the_documents_exists_with_its_flags() {
     assert!(faults.is_empty(), "{faults:#?}");
     assert!(tried > 50, "{tried} commands were found");
     let call = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<String>>();
-    assert!(wrong(&call("snapferry replicat web01"), &mut known).is_some());
-    assert!(wrong(&call("snapferry jobs list --stat dead"), &mut known).is_some());
-    assert!(wrong(&call("snapferry jobs list --state dead"), &mut known).is_none());
-    known.insert(call("snapferry jobs list"), None);
+    assert!(error_in(&call("snapferry replicat web01"), &mut cache).is_some());
+    assert!(error_in(&call("snapferry jobs list --stat dead"), &mut cache).is_some());
+    assert!(error_in(&call("snapferry jobs list --state dead"), &mut cache).is_none());
+    cache.insert(call("snapferry jobs list"), None);
     assert!(
-        wrong(&call("snapferry jobs list --state dead"), &mut known).is_some(),
+        error_in(&call("snapferry jobs list --state dead"), &mut cache).is_some(),
         "a help that fails is no help"
     );
 }

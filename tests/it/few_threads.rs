@@ -14,40 +14,40 @@ use snapferry_testkit::oracle::QemuImg;
 use snapferry_testkit::skip::is_root;
 use tempfile::TempDir;
 
-use crate::convert::{BUCKET, Bucket, Ended, left_in};
+use crate::support::{BUCKET, Bucket, Ended, left_in, program};
 
 /// Limits on the user's tasks, which include the program's first thread and the process that starts it.
 const FEW: [u32; 15] = [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 20, 40];
 /// Seconds after which a command counts as hung.
 const HANGS: &str = "60";
-static SCENES: AtomicU32 = AtomicU32::new(0);
+static SANDBOXES: AtomicU32 = AtomicU32::new(0);
 const PRECIOUS: &[u8] = b"precious";
 
 /// A folder in which every user may write, with a disk, its image, and a copy of the program: another user
 /// may have no access to the folder in which it was built.
-struct Scene {
+struct Sandbox {
     home: TempDir,
     qemu: QemuImg,
     bucket: Bucket,
     user: u32,
 }
 
-impl Scene {
-    fn set() -> Option<Self> {
+impl Sandbox {
+    fn new() -> Option<Self> {
         let qemu = QemuImg::find().filter(|_| is_root())?;
         let home = tempfile::tempdir().expect("a folder");
         Disk::new(Kind::Mixed, ByteCount(20 * MIB + 512), 17)
             .write(&home.path().join("disk"))
             .expect("a disk");
-        std::fs::copy(env!("CARGO_BIN_EXE_snapferry"), home.path().join("snapferry")).expect("the program");
+        std::fs::copy(program(), home.path().join("snapferry")).expect("the program");
         // The limit counts all tasks of a user, so each scene has a user of its own.
-        let user = 1_000_000 + 8 * std::process::id() + SCENES.fetch_add(1, Relaxed);
-        let scene = Self { home, qemu, bucket: Bucket::start(), user };
-        for folder in [scene.home.path().to_owned(), scene.here()] {
+        let user = 1_000_000 + 8 * std::process::id() + SANDBOXES.fetch_add(1, Relaxed);
+        let sandbox = Self { home, qemu, bucket: Bucket::start(), user };
+        for folder in [sandbox.home.path().to_owned(), sandbox.work_folder()] {
             std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o777)).expect("anybody's");
         }
-        scene.run(1000, &["convert", "--device", "../disk", "--output", "../image"]).expect(0, &[]);
-        Some(scene)
+        sandbox.run(1000, &["convert", "--device", "../disk", "--output", "../image"]).expect(0, &[]);
+        Some(sandbox)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -55,20 +55,21 @@ impl Scene {
     }
 
     /// Working folder of the commands, in which they make their files.
-    fn here(&self) -> PathBuf {
-        let here = self.path("here");
-        if !here.exists() {
-            std::fs::create_dir(&here).expect("a folder");
+    fn work_folder(&self) -> PathBuf {
+        let folder = self.path("here");
+        if !folder.exists() {
+            std::fs::create_dir(&folder).expect("a folder");
         }
-        here
+        folder
     }
 
     /// Empties the working folder, and puts a file at the target's path.
     fn clear(&self) {
-        std::fs::remove_dir_all(self.here()).expect("removed");
-        std::fs::set_permissions(self.here(), std::fs::Permissions::from_mode(0o777)).expect("anybody's");
-        std::fs::write(self.here().join("target"), PRECIOUS).expect("written");
-        std::fs::set_permissions(self.here().join("target"), std::fs::Permissions::from_mode(0o666))
+        std::fs::remove_dir_all(self.work_folder()).expect("removed");
+        std::fs::set_permissions(self.work_folder(), std::fs::Permissions::from_mode(0o777))
+            .expect("anybody's");
+        std::fs::write(self.work_folder().join("target"), PRECIOUS).expect("written");
+        std::fs::set_permissions(self.work_folder().join("target"), std::fs::Permissions::from_mode(0o666))
             .expect("anybody's");
     }
 
@@ -93,34 +94,38 @@ impl Scene {
             ("AWS_ACCESS_KEY_ID", &config.access_key),
         ]);
         command.env("AWS_SECRET_ACCESS_KEY", config.secret_key.reveal());
-        command.current_dir(self.here()).stdin(Stdio::null()).output().expect("it runs").into()
+        command.current_dir(self.work_folder()).stdin(Stdio::null()).output().expect("it runs").into()
     }
 
-    /// Runs a command with few tasks and with more, and checks each end: either its result is `right`, or it
-    /// reports the reason and has left everything as it was. With enough tasks the result must be right.
+    /// Runs a command with few tasks and with more, and checks each end: either its result passes `check`, or
+    /// it reports the reason and has left everything as it was. With enough tasks the result must be right.
     #[track_caller]
-    fn try_all(&self, args: &[&str], right: impl Fn(&Ended) -> Result<(), String>) {
+    fn try_all(&self, args: &[&str], check: impl Fn(&Ended) -> Result<(), String>) {
         let mut refused = 0;
         for tasks in FEW {
             self.clear();
             let ended = self.run(tasks, args);
-            let here = format!("{args:?} with {tasks} tasks: {ended:?}");
-            assert!(!ended.err.contains("panicked") && ended.code.is_some_and(|code| code < 101), "{here}");
+            let case = format!("{args:?} with {tasks} tasks: {ended:?}");
+            assert!(!ended.err.contains("panicked") && ended.code.is_some_and(|code| code < 101), "{case}");
             if ended.code == Some(0) {
-                right(&ended).unwrap_or_else(|why| panic!("{here}\n{why}"));
+                check(&ended).unwrap_or_else(|reason| panic!("{case}\n{reason}"));
                 continue;
             }
             // The image is complete, and only the work after it was refused.
             if ended.err.contains("is complete") {
-                right(&ended).unwrap_or_else(|why| panic!("{here}\n{why}"));
+                check(&ended).unwrap_or_else(|reason| panic!("{case}\n{reason}"));
                 continue;
             }
             refused += 1;
-            assert!(tasks < 40, "{here}");
+            assert!(tasks < 40, "{case}");
             // If the command can't even be started, the shell reports it.
-            assert!(ended.err.contains("more") || ended.err.contains("timeout:"), "{here}");
-            assert_eq!(std::fs::read(self.here().join("target")).expect("still there"), PRECIOUS, "{here}");
-            assert_eq!(left_in(&self.here()), ["target"], "{here}");
+            assert!(ended.err.contains("more") || ended.err.contains("timeout:"), "{case}");
+            assert_eq!(
+                std::fs::read(self.work_folder().join("target")).expect("still there"),
+                PRECIOUS,
+                "{case}"
+            );
+            assert_eq!(left_in(&self.work_folder()), ["target"], "{case}");
         }
         assert!(refused > 0, "{args:?} needs no threads");
     }
@@ -137,25 +142,25 @@ impl Scene {
 
 #[test]
 fn an_image_in_a_file_is_the_disk_or_is_not_there() {
-    let Some(scene) = Scene::set() else { return };
-    let target = scene.here().join("target");
-    scene.try_all(
+    let Some(sandbox) = Sandbox::new() else { return };
+    let target = sandbox.work_folder().join("target");
+    sandbox.try_all(
         &["convert", "--device", "../disk", "--output", "target", "--force", "--no-hash", "-q"],
-        |_| scene.same(&target),
+        |_| sandbox.same(&target),
     );
-    scene.try_all(&["convert", "--device", "../disk", "--output", "target", "--force", "--verify"], |_| {
-        scene.same(&target)
+    sandbox.try_all(&["convert", "--device", "../disk", "--output", "target", "--force", "--verify"], |_| {
+        sandbox.same(&target)
     });
-    scene.try_all(&["qemu-img", "convert", "-f", "raw", "-O", "qcow2", "../disk", "target"], |_| {
-        scene.same(&target)
+    sandbox.try_all(&["qemu-img", "convert", "-f", "raw", "-O", "qcow2", "../disk", "target"], |_| {
+        sandbox.same(&target)
     });
 }
 
 #[test]
 fn an_image_in_a_bucket_is_the_disk_or_is_not_there() {
-    let Some(scene) = Scene::set() else { return };
-    let store = scene.bucket.sim.endpoint();
-    let back = scene.path("back");
+    let Some(sandbox) = Sandbox::new() else { return };
+    let store = sandbox.bucket.sim.endpoint();
+    let back = sandbox.path("back");
     let args = [
         "convert",
         "--device",
@@ -169,29 +174,29 @@ fn an_image_in_a_bucket_is_the_disk_or_is_not_there() {
         &store,
         "-q",
     ];
-    scene.try_all(&args, |_| {
+    sandbox.try_all(&args, |_| {
         // Read back by a command without the limit.
-        let read = scene
+        let read = sandbox
             .bucket
-            .in_other_words(&["restore", "s3://images/k", "--force"])
+            .command_without_bucket(&["restore", "s3://images/k", "--force"])
             .arg("--output")
             .arg(&back)
             .output();
         assert!(read.is_ok_and(|ended| ended.status.success()), "it comes back");
-        scene.same_raw(&back)
+        sandbox.same_raw(&back)
     });
-    let open = scene.bucket.runtime.block_on(scene.bucket.client().list_uploads("")).expect("a list");
+    let open = sandbox.bucket.runtime.block_on(sandbox.bucket.client().list_uploads("")).expect("a list");
     assert!(open.is_empty(), "{open:?}");
 }
 
 #[test]
 fn what_is_read_back_is_the_disk_or_is_not_there() {
-    let Some(scene) = Scene::set() else { return };
-    let target = scene.here().join("target");
-    scene.try_all(&["restore", "../image", "--output", "target", "--force", "-q"], |_| {
-        scene.same_raw(&target)
+    let Some(sandbox) = Sandbox::new() else { return };
+    let target = sandbox.work_folder().join("target");
+    sandbox.try_all(&["restore", "../image", "--output", "target", "--force", "-q"], |_| {
+        sandbox.same_raw(&target)
     });
-    scene.try_all(&["verify", "../image", "--against", "../disk"], |ended| {
+    sandbox.try_all(&["verify", "../image", "--against", "../disk"], |ended| {
         if ended.err.contains("good") { Ok(()) } else { Err("no verdict".to_owned()) }
     });
     // One thread is enough for these commands.
@@ -200,14 +205,14 @@ fn what_is_read_back_is_the_disk_or_is_not_there() {
         ["qemu-img", "compare", "-q", "../image", "../disk", "--"],
     ] {
         for tasks in FEW {
-            scene.clear();
+            sandbox.clear();
             let args: Vec<&str> = args.iter().copied().filter(|arg| *arg != "--").collect();
-            let ended = scene.run(tasks, &args);
-            let here = format!("{args:?} with {tasks} tasks: {ended:?}");
-            assert!(!ended.err.contains("panicked") && ended.code.is_some_and(|code| code < 101), "{here}");
-            assert!(tasks < 8 || ended.code == Some(0), "{here}");
+            let ended = sandbox.run(tasks, &args);
+            let case = format!("{args:?} with {tasks} tasks: {ended:?}");
+            assert!(!ended.err.contains("panicked") && ended.code.is_some_and(|code| code < 101), "{case}");
+            assert!(tasks < 8 || ended.code == Some(0), "{case}");
             if ended.code == Some(0) && args[1] == "convert" {
-                scene.same_raw(&target).unwrap_or_else(|why| panic!("{here}\n{why}"));
+                sandbox.same_raw(&target).unwrap_or_else(|reason| panic!("{case}\n{reason}"));
             }
         }
     }
@@ -215,7 +220,7 @@ fn what_is_read_back_is_the_disk_or_is_not_there() {
 
 #[test]
 fn an_answer_about_a_disk_is_right_or_is_not_given() {
-    let Some(scene) = Scene::set() else { return };
+    let Some(sandbox) = Sandbox::new() else { return };
     for args in [
         &["info", "../image", "--json"][..],
         &["map", "../image"],
@@ -223,14 +228,14 @@ fn an_answer_about_a_disk_is_right_or_is_not_given() {
         &["compare", "../image", "../disk"],
         &["check", "../image"],
     ] {
-        let right = scene.run(1000, args);
-        assert_eq!(right.code, Some(0), "{right:?}");
+        let expected = sandbox.run(1000, args);
+        assert_eq!(expected.code, Some(0), "{expected:?}");
         for tasks in FEW {
-            let ended = scene.run(tasks, args);
-            let here = format!("{args:?} with {tasks} tasks: {ended:?}");
-            assert!(!ended.err.contains("panicked") && ended.code.is_some_and(|code| code < 101), "{here}");
-            assert!(ended.code != Some(0) || ended.out == right.out, "{here}");
-            assert!(tasks < 40 || ended.code == Some(0), "{here}");
+            let ended = sandbox.run(tasks, args);
+            let case = format!("{args:?} with {tasks} tasks: {ended:?}");
+            assert!(!ended.err.contains("panicked") && ended.code.is_some_and(|code| code < 101), "{case}");
+            assert!(ended.code != Some(0) || ended.out == expected.out, "{case}");
+            assert!(tasks < 40 || ended.code == Some(0), "{case}");
         }
     }
 }
@@ -238,7 +243,7 @@ fn an_answer_about_a_disk_is_right_or_is_not_given() {
 /// The limit has an effect; without it, the other tests would prove nothing.
 #[test]
 fn the_limit_is_kept() {
-    let Some(scene) = Scene::set() else { return };
-    let ended = scene.run(3, &["verify", "../image"]);
+    let Some(sandbox) = Sandbox::new() else { return };
+    let ended = sandbox.run(3, &["verify", "../image"]);
     ended.expect(1, &["cannot start a thread", "ulimit -u"]);
 }

@@ -11,9 +11,7 @@ use snapferry_testkit::disks::{Disk, Kind};
 use snapferry_testkit::loopdev::SmallFs;
 use snapferry_testkit::skip::{is_root, skip};
 
-use super::queue::{Redis, SAFE};
-use super::region::{AWAY, HOME, SERVER};
-use super::replicate::{BUCKET, Bench, Host, Said};
+use crate::support::{AWAY, BUCKET, Bench, Ended, HOME, Host, Redis, SAFE, SERVER};
 
 /// Expected exit code and messages of one mistake.
 struct Row<'a> {
@@ -29,22 +27,22 @@ struct Row<'a> {
 struct Table(Vec<String>);
 
 impl Table {
-    fn row(&mut self, said: &Said, row: &Row<'_>) {
-        let (out, err) = (said.out(), said.err());
-        let told = err.lines().find(|line| line.starts_with("snapferry: ")).unwrap_or_default();
+    fn row(&mut self, ended: &Ended, row: &Row<'_>) {
+        let (out, err) = (&ended.out, &ended.err);
+        let message = err.lines().find(|line| line.starts_with("snapferry: ")).unwrap_or_default();
         let all = format!("{out}{err}");
         // Commands that report in lines of their own name the error there.
-        let told = if told.is_empty() { &all } else { told };
+        let message = if message.is_empty() { &all } else { message };
         let mut missing: Vec<&str> =
-            row.wrong.iter().filter(|words| !told.contains(**words)).copied().collect();
-        missing.extend(row.next.iter().filter(|words| !all.contains(**words)));
-        let code = said.output.status.code();
+            row.wrong.iter().filter(|text| !message.contains(**text)).copied().collect();
+        missing.extend(row.next.iter().filter(|text| !all.contains(**text)));
+        let code = ended.code;
         if code != Some(row.code) || !missing.is_empty() {
             self.0.push(format!("code {code:?}, to be {}; missing {missing:?} in:\n{all}", row.code));
         }
     }
 
-    fn hold(self) {
+    fn assert_empty(self) {
         assert!(self.0.is_empty(), "{}", self.0.join("\n"));
     }
 }
@@ -116,9 +114,9 @@ async fn who_one_is_is_asked_for() {
         &bench.finish(command).await,
         &Row { code: 4, wrong: &["access denied", "s3://images"], next: &["check the access key"] },
     );
-    assert!(bench.sim.history().iter().all(|deed| deed.status >= 300), "something was made");
+    assert!(bench.sim.history().iter().all(|entry| entry.status >= 300), "something was made");
     bench.sim.shutdown().await;
-    table.hold();
+    table.assert_empty();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,7 +144,7 @@ async fn a_server_without_metadata_is_told_how_to_switch_it_on() {
         &Row { code: 2, wrong: &["which region? Give --region"], next: &["metadata service"] },
     );
     bench.sim.shutdown().await;
-    table.hold();
+    table.assert_empty();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -201,14 +199,14 @@ async fn names_and_regions_that_are_not_there_are_guessed_at() {
     table.row(&bench.finish(bench.command(Host::Own, &typed)).await, &row);
     // An endpoint that never answered is not retried for long.
     let typed = ["boot-volume", SERVER, "--vpc-endpoint", "http://127.0.0.1:1/{region}"];
-    let said = bench.finish(bench.command(Host::Own, &typed)).await;
+    let ended = bench.finish(bench.command(Host::Own, &typed)).await;
     let row = Row {
         code: 5,
         wrong: &["http://127.0.0.1:1 can't be reached"],
         next: &["ibmcloud is regions", "--vpc-endpoint private"],
     };
-    table.row(&said, &row);
-    assert_eq!(said.err().matches("asking the cloud again").count(), 3, "{}", said.err());
+    table.row(&ended, &row);
+    assert_eq!(ended.err.matches("asking the cloud again").count(), 3, "{}", ended.err);
     let row = Row {
         code: 5,
         wrong: &["\"image-0001\" is taken"],
@@ -217,9 +215,9 @@ async fn names_and_regions_that_are_not_there_are_guessed_at() {
     bench.sim.seed_images(AWAY, 2);
     let typed = ["images", "rename", "image-0000", "image-0001", "--region", AWAY];
     table.row(&bench.finish(bench.command(Host::Own, &typed)).await, &row);
-    assert!(bench.sim.history().iter().all(|deed| deed.status >= 300), "something was made");
+    assert!(bench.sim.history().iter().all(|entry| entry.status >= 300), "something was made");
     bench.sim.shutdown().await;
-    table.hold();
+    table.assert_empty();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -228,17 +226,17 @@ async fn a_disk_too_large_for_an_image_is_told_of_before_anything_is_made() {
     let disk = bench.disk();
     std::fs::File::options().write(true).open(&disk).unwrap().set_len(251 << 30).unwrap();
     bench.sim.seed_server(ServerSeed::new(HOME, "huge", &disk)).await.unwrap();
-    let said = bench.finish(bench.command(Host::Own, &["replicate", "huge"])).await;
+    let ended = bench.finish(bench.command(Host::Own, &["replicate", "huge"])).await;
     let mut table = Table::default();
     let row = Row {
         code: 2,
         wrong: &["the disk has 251 GB, and an image may have 250"],
         next: &["--no-import", "snapferry snapshot copy"],
     };
-    table.row(&said, &row);
-    assert!(bench.sim.history().iter().all(|deed| deed.status >= 300), "something was made");
+    table.row(&ended, &row);
+    assert!(bench.sim.history().iter().all(|entry| entry.status >= 300), "something was made");
     bench.sim.shutdown().await;
-    table.hold();
+    table.assert_empty();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -289,9 +287,9 @@ async fn a_bucket_that_can_t_be_used_is_told_of_before_anything_is_made() {
         next: &["give the region that the bucket was made in"],
     };
     table.row(&bench.run(Host::Own, &[]).await, &row);
-    assert!(bench.sim.history().iter().all(|deed| deed.status >= 300), "something was made");
+    assert!(bench.sim.history().iter().all(|entry| entry.status >= 300), "something was made");
     bench.sim.shutdown().await;
-    table.hold();
+    table.assert_empty();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -331,7 +329,7 @@ async fn an_image_service_that_may_not_read_the_bucket_is_let_in_and_the_job_goe
         &row(&["step available", "is failed", "cannot_access_storage_bucket"]),
     );
     bench.sim.shutdown().await;
-    table.hold();
+    table.assert_empty();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -357,10 +355,10 @@ async fn a_missing_role_is_named() {
         ),
     ] {
         bench.sim.faults().add(RegionRule::on(operation), RegionAction::answer(403, "not_authorized"));
-        let said = bench.run(Host::Own, &["--quiet"]).await;
+        let ended = bench.run(Host::Own, &["--quiet"]).await;
         bench.sim.faults().clear();
         table.row(
-            &said,
+            &ended,
             &Row { code: 5, wrong: &[wrong, "403 not_authorized"], next: &[role, next, "snapferry doctor"] },
         );
     }
@@ -385,7 +383,7 @@ async fn a_missing_role_is_named() {
     };
     table.row(&bench.run(Host::Own, &["--quiet"]).await, &row);
     bench.sim.shutdown().await;
-    table.hold();
+    table.assert_empty();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -395,22 +393,22 @@ async fn what_this_machine_lacks_is_named() {
     let elsewhere = bench.path("no-links-here");
     std::fs::create_dir(&elsewhere).unwrap();
     // Long enough for every other wait of the job.
-    let said =
+    let ended =
         bench.run(Host::Own, &["--quiet", "--device-folder", &elsewhere, "--wait-at-most", "5s"]).await;
     let row = Row {
         code: 3,
         wrong: &["step attach", &elsewhere, "did not turn up within 5 s"],
         next: &["lsblk -o NAME,SERIAL,SIZE", "--device-folder", "snapferry replicate --resume"],
     };
-    table.row(&said, &row);
+    table.row(&ended, &row);
 
     let convert = |device: &str, output: &str| {
         bench.command(Host::Own, &["convert", "--device", device, "--output", output])
     };
     let target = bench.path("a.qcow2");
-    let said = bench.finish(with(convert("/dev/vdzz", &target), &[("SNAPFERRY_BUCKET", None)])).await;
+    let ended = bench.finish(with(convert("/dev/vdzz", &target), &[("SNAPFERRY_BUCKET", None)])).await;
     table.row(
-        &said,
+        &ended,
         &Row {
             code: 3,
             wrong: &["cannot open /dev/vdzz", "No such file"],
@@ -430,7 +428,7 @@ async fn what_this_machine_lacks_is_named() {
                     wrong: &["cannot open", &closed, "Permission denied"],
                     next: &["run as root, or join the group"],
                 };
-                table.row(&Said { output }, &row);
+                table.row(&Ended::from(output), &row);
             }
             Err(_) => skip("somebody else can't run the program from here"),
         }
@@ -441,14 +439,14 @@ async fn what_this_machine_lacks_is_named() {
             .write(std::path::Path::new(&disk))
             .unwrap();
         let output = small.path().join("a.qcow2").display().to_string();
-        let said = bench.finish(with(convert(&disk, &output), &[("SNAPFERRY_BUCKET", None)])).await;
+        let ended = bench.finish(with(convert(&disk, &output), &[("SNAPFERRY_BUCKET", None)])).await;
         table.row(
-            &said,
+            &ended,
             &Row { code: 4, wrong: &["the disk is full", &output], next: &["free space on it", "--bucket"] },
         );
     }
     bench.sim.shutdown().await;
-    table.hold();
+    table.assert_empty();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -456,13 +454,13 @@ async fn a_redis_that_is_not_fit_is_told_of() {
     let bench = Bench::start().await;
     let mut table = Table::default();
     let list = |url: &str| bench.command(Host::Own, &["jobs", "list", "--redis", url]);
-    let said = bench.finish(list("redis://127.0.0.1:1")).await;
+    let ended = bench.finish(list("redis://127.0.0.1:1")).await;
     let row = Row {
         code: 6,
         wrong: &["Redis at", "127.0.0.1:1", "refused"],
         next: &["check --redis", "rediss://HOST:PORT"],
     };
-    table.row(&said, &row);
+    table.row(&ended, &row);
     let closed = [SAFE.as_slice(), &["--requirepass", "open-sesame"]].concat();
     if let Some(redis) = Redis::start(&closed).await {
         let refused = |wrong| Row {
@@ -472,22 +470,22 @@ async fn a_redis_that_is_not_fit_is_told_of() {
         };
         table.row(&bench.finish(list(&redis.url())).await, &refused(&["refuses", "NOAUTH"]));
         let wrong = with(list(&redis.url()), &[("SNAPFERRY_REDIS_PASSWORD", Some("close-sesame"))]);
-        let said = bench.finish(wrong).await;
-        assert!(!said.err().contains("sesame"), "{}", said.err());
-        table.row(&said, &refused(&["refuses", "authentication failed"]));
+        let ended = bench.finish(wrong).await;
+        assert!(!ended.err.contains("sesame"), "{}", ended.err);
+        table.row(&ended, &refused(&["refuses", "authentication failed"]));
     }
     if let Some(redis) = Redis::start(&[]).await {
-        let said =
+        let ended =
             bench.finish(bench.command(Host::Own, &["doctor", "--to", AWAY, "--redis", &redis.url()])).await;
         let row = Row {
             code: 6,
             wrong: &["append-only file: a crash of the server loses"],
             next: &["set `appendonly yes`"],
         };
-        table.row(&said, &row);
+        table.row(&ended, &row);
     }
     bench.sim.shutdown().await;
-    table.hold();
+    table.assert_empty();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -495,20 +493,22 @@ async fn settings_that_nobody_reads_are_told_of() {
     let bench = Bench::start().await;
     let mut table = Table::default();
     let shown = || bench.command(Host::Own, &["config", "show"]);
-    let said = bench.finish(with(shown(), &[("SNAPFERRY_BUKET", Some("images"))])).await;
+    let ended = bench.finish(with(shown(), &[("SNAPFERRY_BUKET", Some("images"))])).await;
     table.row(
-        &said,
+        &ended,
         &Row { code: 0, wrong: &["SNAPFERRY_BUKET does nothing"], next: &["was SNAPFERRY_BUCKET"] },
     );
     let file = bench.file("config.toml", "threads = 2\nbukket = \"images\"\n");
-    let said = bench.finish(with(shown(), &[("SNAPFERRY_CONFIG", Some(file.as_str()))])).await;
+    let ended = bench.finish(with(shown(), &[("SNAPFERRY_CONFIG", Some(file.as_str()))])).await;
     table.row(
-        &said,
+        &ended,
         &Row { code: 2, wrong: &["config.toml:2: bukket: there is no such setting"], next: &["was bucket"] },
     );
-    let said = bench.finish(bench.command(Host::Own, &["replicat", SERVER])).await;
-    table
-        .row(&said, &Row { code: 2, wrong: &["unrecognized subcommand 'replicat'"], next: &["'replicate'"] });
+    let ended = bench.finish(bench.command(Host::Own, &["replicat", SERVER])).await;
+    table.row(
+        &ended,
+        &Row { code: 2, wrong: &["unrecognized subcommand 'replicat'"], next: &["'replicate'"] },
+    );
     bench.sim.shutdown().await;
-    table.hold();
+    table.assert_empty();
 }

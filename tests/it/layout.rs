@@ -107,11 +107,11 @@ proptest! {
         let bytes_of_segment = |bodies: &BTreeMap<u64, Body>| {
             let image = build(geometry, Codec::Deflate, bodies);
             let model = Model::read(&image).expect("an image of ours");
-            let places = segment.iter().map(|(guest, body)| match (model.stored[guest], body) {
+            let ranges = segment.iter().map(|(guest, body)| match (model.stored[guest], body) {
                 (Stored::Raw { at, bytes }, _) => (at, at + to_u64(bytes.len())),
                 (Stored::Compressed { at, .. }, Body::Compressed(put) | Body::Raw(put)) => (at, at + to_u64(put.len())),
             });
-            let (start, end) = places.fold((u64::MAX, 0), |(start, end), (from, to)| (start.min(from), end.max(to)));
+            let (start, end) = ranges.fold((u64::MAX, 0), |(start, end), (from, to)| (start.min(from), end.max(to)));
             assert_eq!(start % cluster.size(), 0, "a segment starts a host cluster");
             image[to_usize(start)..to_usize(cluster.round_up(end))].to_vec()
         };
@@ -193,7 +193,7 @@ fn qemu_finds_every_image_clean_and_identical() {
         std::fs::write(&qcow2, image).expect("the temporary folder takes an image");
         qemu.check(&qcow2)
             .and_then(|()| qemu.compare(&raw, &qcow2))
-            .unwrap_or_else(|said| panic!("{what}: {said}"));
+            .unwrap_or_else(|error| panic!("{what}: {error}"));
     });
 }
 
@@ -215,7 +215,7 @@ fn a_second_reader_reads_every_deflate_image() {
         if compression == Codec::Deflate {
             std::fs::write(&path, image).expect("the temporary folder takes an image");
             assert!(
-                read_by_imago(&path).unwrap_or_else(|why| panic!("{what}: {why}")) == disk,
+                read_by_imago(&path).unwrap_or_else(|reason| panic!("{what}: {reason}")) == disk,
                 "{what}: the content differs"
             );
             read += 1;

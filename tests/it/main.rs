@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-mod answers;
 mod api_key;
 mod check;
 mod convert;
@@ -24,9 +23,10 @@ mod qemu_img;
 mod queue;
 mod region;
 mod replicate;
+mod responses;
 mod restore;
 mod s3_faults;
+mod signals;
 mod stores;
 mod support;
 mod targets;
-mod ways_out;

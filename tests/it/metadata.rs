@@ -43,18 +43,18 @@ async fn a_server_knows_itself_and_its_profiles_token_opens_the_api() {
             Profile::parse(profile),
             Arc::new(SystemClock),
         ));
-        let means = ClientContext {
+        let context = ClientContext {
             tokens,
             clock: Arc::new(SystemClock),
             cancel: snapferry_base::cancel::Cancel::new(),
             watch: Arc::new(LogWatch),
             fence: Arc::new(snapferry_base::fence::Unfenced),
-            heard: Default::default(),
+            known_hosts: Default::default(),
         };
         let endpoint = Endpoint::parse(&cloud.endpoint_template());
         let config =
             ClientConfig { region: own.region.clone(), endpoint, ca_file: None, policy: Policy::default() };
-        let client = RegionClient::new(config, means).unwrap();
+        let client = RegionClient::new(config, context).unwrap();
         assert_eq!(client.instances().await.unwrap()[0].id.as_str(), own.id);
     }
     cloud.shutdown().await;
@@ -67,8 +67,8 @@ async fn a_service_of_before_the_new_paths_is_asked_by_the_old_ones() {
     let source = ProfileSource::new(Arc::clone(&service), Profile::Default, Arc::new(SystemClock));
     source.token().await.unwrap();
     service.instance().await.unwrap();
-    assert_eq!(cloud.asked(RegionOperation::CreateIdentityToken), 1, "once is enough to learn it");
-    assert_eq!(cloud.asked(RegionOperation::CreateIdentityTokenOld), 2);
+    assert_eq!(cloud.request_count(RegionOperation::CreateIdentityToken), 1, "once is enough to learn it");
+    assert_eq!(cloud.request_count(RegionOperation::CreateIdentityTokenOld), 2);
     cloud.shutdown().await;
 }
 
@@ -112,7 +112,7 @@ async fn one_refresh_serves_many_and_comes_early() {
     for caller in waiting {
         caller.await.unwrap().unwrap();
     }
-    assert_eq!(cloud.asked(RegionOperation::CreateIamToken), 2);
+    assert_eq!(cloud.request_count(RegionOperation::CreateIamToken), 2);
     assert_ne!(source.token().await.unwrap().bearer, first.bearer);
     // A service that fails for a while: the old token is used.
     clock.advance(Duration::from_secs(41 * 60));
@@ -129,8 +129,8 @@ async fn nothing_secret_is_shown() {
     let service = service(&cloud);
     let source = ProfileSource::new(Arc::clone(&service), Profile::Default, Arc::new(SystemClock));
     let token = source.token().await.unwrap();
-    for shown in [format!("{service:?}"), format!("{source:?}"), format!("{token:?}")] {
-        assert!(!shown.contains(token.bearer.reveal()), "{shown}");
+    for text in [format!("{service:?}"), format!("{source:?}"), format!("{token:?}")] {
+        assert!(!text.contains(token.bearer.reveal()), "{text}");
     }
     cloud.shutdown().await;
 }

@@ -42,9 +42,9 @@ const SHAPES: [&str; 22] = [
 ];
 
 fn run(program: &str, arguments: &[&str]) {
-    let answer = Command::new(program).args(arguments).output().unwrap();
-    let said = String::from_utf8_lossy(&answer.stderr);
-    assert!(answer.status.success(), "{program} {arguments:?}: {said}");
+    let output = Command::new(program).args(arguments).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {stderr}");
 }
 
 /// Returns the reason why imago does not read an image, or `None` if it does.
@@ -65,7 +65,7 @@ fn second_reader(name: &str, header: &Header, image: &Path, disk: &[u8]) {
             assert!(error.to_string().contains("incompatible feature"), "{name}: imago: {error}");
         }
         (Err(error), None) => panic!("{name}: imago: {error}"),
-        (Ok(_), Some(why)) => panic!("{name}: imago reads it, no longer true that {why}"),
+        (Ok(_), Some(reason)) => panic!("{name}: imago reads it, no longer true that {reason}"),
     }
 }
 
@@ -76,7 +76,7 @@ fn compare(name: &str, image: &Path, raw: &Path) {
     run("qemu-img", &["convert", "-f", "qcow2", "-O", "raw", &text(image), &text(raw)]);
     let file = LocalImage::open(image).unwrap();
     let opened = Image::open(&file, &Limits::default()).unwrap_or_else(|error| panic!("{name}: {error:?}"));
-    let disk = decode(&file).unwrap_or_else(|(stage, why)| panic!("{name}: {stage:?}: {why}"));
+    let disk = decode(&file).unwrap_or_else(|(stage, reason)| panic!("{name}: {stage:?}: {reason}"));
     let theirs = std::fs::read(raw).unwrap();
     assert_eq!(disk.len(), theirs.len(), "{name}");
     if let Some(at) = disk.iter().zip(&theirs).position(|(ours, theirs)| ours != theirs) {
@@ -127,12 +127,12 @@ fn every_shape_of_image_is_read_before_and_after_it_was_written_to() {
     Disk::new(Kind::Mixed, ByteCount(4 * MIB), 11).write(&disk).unwrap();
     for shape in SHAPES {
         let image = at("image.qcow2");
-        let words = |extra: &[&str]| {
+        let convert = |extra: &[&str]| {
             let fixed = ["convert", "-f", "raw", "-O", "qcow2", "-o", shape];
             let paths = [disk.to_str().unwrap(), image.to_str().unwrap()];
             run("qemu-img", &[&fixed[..], extra, &paths[..]].concat());
         };
-        words(&[]);
+        convert(&[]);
         compare(&format!("{shape}, uncompressed"), &image, &at("theirs.raw"));
         run("qemu-img", &["resize", "-q", "-f", "qcow2", image.to_str().unwrap(), "6M"]);
         scribble(&image, !shape.contains("preallocation"));
@@ -141,7 +141,7 @@ fn every_shape_of_image_is_read_before_and_after_it_was_written_to() {
             && !shape.contains("refcount_bits=1")
             && !shape.contains("refcount_bits=2");
         if compressible || shape.contains("refcount_bits=16") {
-            words(&["-c"]);
+            convert(&["-c"]);
             compare(&format!("{shape}, compressed"), &image, &at("theirs.raw"));
             run("qemu-img", &["resize", "-q", "-f", "qcow2", image.to_str().unwrap(), "6M"]);
             scribble(&image, true);
@@ -181,5 +181,5 @@ fn snapshots_bitmaps_and_odd_sizes_are_read() {
     let (snapshots, _) = snapferry_qcow2::snapshots::list(&file, opened.header()).unwrap();
     let names: Vec<_> = snapshots.iter().map(|snapshot| snapshot.name.as_str()).collect();
     assert_eq!(names, ["before 0", "before 1", "before 2"]);
-    assert_eq!(opened.facts().bitmaps.map(|directory| directory.count), Some(3));
+    assert_eq!(opened.header_info().bitmaps.map(|directory| directory.count), Some(3));
 }

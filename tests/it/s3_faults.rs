@@ -15,7 +15,7 @@ use snapferry_engine::store::{
     ExpectedObject, ObjectKey, ObjectStore, Pace, Part, PartNumber, Retrying, StoreError, UploadPlan,
 };
 use snapferry_ibmcloud::iam::{ApiKeyConfig, ApiKeySource};
-use snapferry_s3::PartSum;
+use snapferry_s3::PartChecksum;
 use snapferry_s3::{Auth, S3Config, S3Store};
 use snapferry_sim::{Action, Operation, Rule, SimConfig, SimStore, TlsFiles, When};
 use snapferry_testkit::clock::ManualClock;
@@ -127,7 +127,7 @@ fn retrying(store: Arc<dyn ObjectStore>) -> Retrying {
     Retrying::new(store, ManualClock::hurried(), Cancel::new(), Pace::new(4), Backoff::STORE)
 }
 
-fn answer(status: u16, code: &str) -> Action {
+fn error_response(status: u16, code: &str) -> Action {
     Action::answer(status, code)
 }
 
@@ -140,27 +140,27 @@ async fn each_fault_of_a_part_ends_in_its_class_and_passing_ones_pass_unseen() {
     use Class::{Permanent, Throttled, Transient};
     let bench = Bench::start().await;
     for (action, class) in [
-        (answer(500, "InternalError"), Transient),
+        (error_response(500, "InternalError"), Transient),
         (html(502), Transient),
         (html(504), Transient),
-        (answer(503, "SlowDown"), Throttled),
-        (answer(503, "ServiceUnavailable"), Throttled),
-        (answer(429, "TooManyRequests"), Throttled),
+        (error_response(503, "SlowDown"), Throttled),
+        (error_response(503, "ServiceUnavailable"), Throttled),
+        (error_response(429, "TooManyRequests"), Throttled),
         (html(429), Throttled),
-        (answer(400, "RequestTimeout"), Transient),
-        (answer(400, "BadDigest"), Transient),
-        (answer(400, "XAmzContentSHA256Mismatch"), Transient),
+        (error_response(400, "RequestTimeout"), Transient),
+        (error_response(400, "BadDigest"), Transient),
+        (error_response(400, "XAmzContentSHA256Mismatch"), Transient),
         (Action::Reset, Transient),
         (Action::DropBeforeBody, Transient),
         (Action::DropAfterBody, Transient),
         (Action::ApplyThenDrop, Transient),
         (Action::ApplyThenAnswer { status: 500, code: "InternalError".to_owned() }, Transient),
         (Action::CorruptChecksum, Transient),
-        (answer(403, "AccessDenied"), Permanent),
-        (answer(400, "ExpiredToken"), Permanent),
-        (answer(404, "NoSuchUpload"), Permanent),
-        (answer(404, "NoSuchBucket"), Permanent),
-        (answer(400, "EntityTooLarge"), Permanent),
+        (error_response(403, "AccessDenied"), Permanent),
+        (error_response(400, "ExpiredToken"), Permanent),
+        (error_response(404, "NoSuchUpload"), Permanent),
+        (error_response(404, "NoSuchBucket"), Permanent),
+        (error_response(400, "EntityTooLarge"), Permanent),
     ] {
         bench.fault(Operation::UploadPart, When::Nth(2), action.clone());
         let err = bench.upload(&*bench.store()).await.expect_err("a bare client makes one attempt");
@@ -182,7 +182,7 @@ async fn a_store_that_asks_for_time_is_heard() {
     bench.fault(Operation::ListObjectsV2, When::First(1), throttled);
     let err = bench.store().list("").await.unwrap_err();
     assert!(
-        matches!(&err, StoreError::Refused { retry_after: Some(asked), .. } if asked.as_secs() == 7),
+        matches!(&err, StoreError::Refused { retry_after: Some(delay), .. } if delay.as_secs() == 7),
         "{err:?}"
     );
 }
@@ -219,11 +219,11 @@ async fn a_complete_is_settled_whatever_the_store_answers() {
         (Action::ApplyThenAnswer { status: 503, code: "SlowDown".to_owned() }, 1),
         // The upload is not complete: HEAD finds nothing new, and the request is repeated.
         (Action::ErrorInOk { code: "InternalError".to_owned() }, 2),
-        (answer(500, "InternalError"), 2),
+        (error_response(500, "InternalError"), 2),
         (html(502), 2),
         (Action::DropAfterBody, 2),
         (Action::Reset, 2),
-        (answer(429, "TooManyRequests"), 2),
+        (error_response(429, "TooManyRequests"), 2),
         // Ceph's first response has an empty ETag.
         (Action::EmptyEtag, 1),
     ] {
@@ -236,8 +236,8 @@ async fn a_complete_is_settled_whatever_the_store_answers() {
         bench.nothing_is_left().await;
     }
     for action in [
-        answer(403, "AccessDenied"),
-        answer(400, "InvalidPart"),
+        error_response(403, "AccessDenied"),
+        error_response(400, "InvalidPart"),
         Action::ErrorInOk { code: "InvalidPart".to_owned() },
     ] {
         bench.store().delete(&bench.key).await.unwrap();
@@ -273,7 +273,7 @@ async fn stores_of_before_2022_get_content_md5_and_remember_it_is_so() {
         bench.sim.faults().add(Rule::any(), action.clone());
         let store = bench.store();
         bench.upload(&*store).await.unwrap();
-        assert_eq!(store.part_sum(), PartSum::Md5, "after {action:?}");
+        assert_eq!(store.part_checksum(), PartChecksum::Md5, "after {action:?}");
         let (parts, creates) =
             (bench.requests(Operation::UploadPart), bench.requests(Operation::CreateMultipartUpload));
         bench.upload(&*store).await.unwrap();
@@ -286,7 +286,7 @@ async fn stores_of_before_2022_get_content_md5_and_remember_it_is_so() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_without_the_listing_says_so() {
     let bench = Bench::start().await;
-    bench.fault(Operation::ListMultipartUploads, When::Always, answer(501, "NotImplemented"));
+    bench.fault(Operation::ListMultipartUploads, When::Always, error_response(501, "NotImplemented"));
     let err = bench.store().list_uploads("").await.unwrap_err();
     assert!(matches!(err, StoreError::Unsupported { .. }), "{err:?}");
 }
@@ -337,8 +337,8 @@ async fn a_certificate_is_trusted_only_by_its_authority_and_tokens_travel_under_
     };
     let trusting = store(source);
     bench.upload(&trusting).await.unwrap();
-    let asked = bench.requests(Operation::IdentityToken);
-    assert_eq!(asked, 1, "one token does for all requests");
+    let requests = bench.requests(Operation::IdentityToken);
+    assert_eq!(requests, 1, "one token does for all requests");
     bench.sim.expire_tokens();
     let err = trusting
         .create_upload(&bench.key, &UploadPlan { part_size: REAL_PART, overwrite: Overwrite::Replace })
@@ -384,14 +384,14 @@ async fn a_list_that_broke_off_is_no_list() {
         for list in lists {
             bench.fault(list, When::Always, Action::CutAnswer { bytes });
         }
-        let answers = [
+        let outcomes = [
             retrying.list_uploads("").await.map(|found| found.len()),
             retrying.list_parts(&upload).await.map(|found| found.len()),
             retrying.list("").await.map(|found| found.len()),
         ];
-        for answer in answers {
+        for outcome in outcomes {
             // The next list may be complete, so the client has asked again.
-            let err = answer.expect_err("a list that is not whole");
+            let err = outcome.expect_err("a list that is not whole");
             assert!(
                 matches!(&err, StoreError::Connection { .. }) && err.to_string().contains("can't be read"),
                 "{bytes} bytes: {err:?}"

@@ -16,7 +16,7 @@ use snapferry_engine::store::{
     ExpectedObject, FolderStore, Limited, ObjectKey, ObjectStore, Pace, Part, PartNumber, Retrying,
     StoreError, UploadPlan,
 };
-use snapferry_s3::PartSum;
+use snapferry_s3::PartChecksum;
 use snapferry_s3::{Auth, S3Config, S3Store};
 use snapferry_sim::{SimConfig, SimStore};
 use snapferry_testkit::loopdev::SmallFs;
@@ -124,7 +124,7 @@ async fn the_suite_on_the_embedded_store() {
     let traits =
         Traits { part_size: REAL_PART, keeps_crc64: true, forgets_completed: true, many_parts: false };
     run(store.clone(), traits, "suite/").await;
-    assert_eq!(store.part_sum(), PartSum::Crc64);
+    assert_eq!(store.part_checksum(), PartChecksum::Crc64);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -143,7 +143,7 @@ async fn the_suite_and_the_refusals_on_swift() {
     let traits =
         Traits { part_size: REAL_PART, keeps_crc64: false, forgets_completed: false, many_parts: false };
     run(store.clone(), traits, "suite/").await;
-    assert_eq!(store.part_sum(), PartSum::Md5, "Swift does not echo CRC64NVME");
+    assert_eq!(store.part_checksum(), PartChecksum::Md5, "Swift does not echo CRC64NVME");
 
     let mut config = swift.config("images");
     config.auth = Auth::Hmac {
@@ -166,7 +166,7 @@ async fn the_suite_and_the_refusals_on_swift() {
 
 #[tokio::test]
 async fn a_part_in_an_aligned_buffer_and_one_in_any_other_land_where_they_belong() {
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let folder = crate::support::folder();
     let store = FolderStore::new(folder.path().to_owned());
     let key = ObjectKey::new("disk.qcow2").unwrap();
     let upload = store
@@ -257,13 +257,13 @@ async fn addresses_that_lead_nowhere_are_told_with_the_address() {
     let key = ObjectKey::new("disk.qcow2").unwrap();
     let err = S3Store::connect(config.clone()).unwrap().head(&key).await.unwrap_err();
     assert!(
-        matches!(&err, StoreError::Connection { reason, .. } if reason.contains(&port.to_string())),
+        matches!(&err, StoreError::Connection { endpoint, .. } if endpoint.contains(&port.to_string())),
         "{err:?}"
     );
     let refused = S3Config { endpoint: "https://s3.invalid".to_owned(), ..config.clone() };
     let err = S3Store::connect(refused).unwrap().head(&key).await.unwrap_err();
     assert!(
-        matches!(&err, StoreError::Connection { reason, .. } if reason.contains("s3.invalid")),
+        matches!(&err, StoreError::Connection { endpoint, .. } if endpoint.contains("s3.invalid")),
         "{err:?}"
     );
     for endpoint in [

@@ -15,7 +15,7 @@ use snapferry_testkit::loopdev::{Access, BindMount, BucketMount, LoopDevice, Loo
 use snapferry_testkit::skip::is_root;
 use tempfile::TempDir;
 
-use crate::convert::{BUCKET, Bucket, Ended, Running, folder, left_in, run, snapferry, wait_until};
+use crate::support::{BUCKET, Bucket, Ended, Running, folder, left_in, run, snapferry, wait_until};
 
 /// A disk, and an image of it.
 struct Home {
@@ -112,8 +112,8 @@ fn a_file_that_is_a_mount_of_its_own_is_written_where_it_lies() {
         );
         home.expect_disk(what, &real);
     }
-    let beside = left_in(at.parent().expect("its folder"));
-    assert_eq!(beside, ["target"], "qemu-img convert removes the manifest of the image that it replaces");
+    let names = left_in(at.parent().expect("its folder"));
+    assert_eq!(names, ["target"], "qemu-img convert removes the manifest of the image that it replaces");
     // Without --force the file exists already, like any other.
     run(convert(&home.raw, &at, &[])).expect(4, &["exists already"]);
     run(restore(&home.image, &at, &[])).expect(4, &["exists already"]);
@@ -138,14 +138,14 @@ fn what_was_written_where_it_lies_and_failed_is_empty_and_named() {
         command.arg(&long).arg(&at);
         command
     };
-    let told = "written where it lies";
-    for (what, command, words) in [
+    let message = "written where it lies";
+    for (what, command, messages) in [
         (
             "convert",
             convert(&long, &at, &["--force", "--limit", "100k"]),
-            &[told, "what it held is gone"][..],
+            &[message, "what it held is gone"][..],
         ),
-        ("qcow2", slowly("qcow2"), &["interrupted", told, "empty now"]),
+        ("qcow2", slowly("qcow2"), &["interrupted", message, "empty now"]),
         ("raw", slowly("raw"), &["interrupted", "target is incomplete"]),
     ] {
         std::fs::write(&real, b"old").expect("written");
@@ -153,7 +153,7 @@ fn what_was_written_where_it_lies_and_failed_is_empty_and_named() {
         wait_until("it is written to", || std::fs::metadata(&real).is_ok_and(|found| found.len() > 4 * MIB));
         running.signal(Signal::TERM);
         let ended = running.end();
-        ended.expect(130, words);
+        ended.expect(130, messages);
         assert_eq!(std::fs::read(&real).expect("there"), b"", "{what}: {ended:?}");
     }
 }
@@ -207,13 +207,13 @@ fn what_can_neither_be_replaced_nor_written_is_refused_before_the_disk_is_read()
     let gone = home.folder.path().join("gone.raw");
     std::fs::copy(&home.raw, &gone).expect("copied");
     let Some(unreadable) = LoopDevice::attach(&gone, LoopOptions::default()) else { return };
-    unreadable.lose_from(0).expect("cut");
+    unreadable.truncate_backing(0).expect("cut");
     mode(unreadable.path(), 0o666);
     let theirs = home.sub("theirs");
-    let (there, missing) = (theirs.join("there"), theirs.join("missing"));
-    std::fs::write(&there, b"old").expect("written");
+    let (existing, missing) = (theirs.join("there"), theirs.join("missing"));
+    std::fs::write(&existing, b"old").expect("written");
     let advice = "a folder that you may write to";
-    for (to, force) in [(&missing, &[][..]), (&missing, &["--force"]), (&there, &["--force"])] {
+    for (to, force) in [(&missing, &[][..]), (&missing, &["--force"]), (&existing, &["--force"])] {
         as_somebody_else(convert(unreadable.path(), to, force)).expect(4, &["Permission denied", advice]);
         as_somebody_else(restore(&home.image, to, force)).expect(4, &["Permission denied", advice]);
         for format in ["qcow2", "raw"] {
@@ -222,7 +222,7 @@ fn what_can_neither_be_replaced_nor_written_is_refused_before_the_disk_is_read()
         }
     }
     assert_eq!(
-        (left_in(&theirs), std::fs::read(&there).expect("there")),
+        (left_in(&theirs), std::fs::read(&existing).expect("there")),
         (vec!["there".to_owned()], b"old".to_vec())
     );
 
@@ -258,21 +258,21 @@ fn on_a_file_system_without_links_a_file_gets_its_name_all_the_same() {
     let mounted = BucketMount::new(home.folder.path(), BUCKET, &bucket.sim.endpoint(), &config.region, keys);
     let Some(mounted) = mounted else { return };
     wait_until("the bucket is there", || std::fs::read_dir(mounted.path()).is_ok());
-    let there = |name: &str| mounted.path().join(name);
+    let path_of = |name: &str| mounted.path().join(name);
     for round in ["new", "replaced"] {
-        for (number, (what, command)) in home.makers(&there("x")).into_iter().enumerate() {
+        for (number, (what, command)) in home.makers(&path_of("x")).into_iter().enumerate() {
             // Another name for each, and the same in both rounds.
-            let to = there(&format!("target{number}"));
+            let to = path_of(&format!("target{number}"));
             let mut own = Command::new(command.get_program());
             own.env_clear()
-                .args(command.get_args().map(|arg| if arg == there("x") { to.as_os_str() } else { arg }));
+                .args(command.get_args().map(|arg| if arg == path_of("x") { to.as_os_str() } else { arg }));
             let ended = run(own);
             assert_eq!(ended.code, Some(0), "{what}, {round}: {ended:?}");
             home.expect_disk(what, &to);
         }
     }
-    run(convert(&home.raw, &there("unforced"), &[])).expect(0, &[]);
-    run(convert(&home.raw, &there("unforced"), &[])).expect(4, &["exists already"]);
+    run(convert(&home.raw, &path_of("unforced"), &[])).expect(0, &[]);
+    run(convert(&home.raw, &path_of("unforced"), &[])).expect(4, &["exists already"]);
     let names =
         ["target0", "target0.manifest", "target1", "target2", "target3", "unforced", "unforced.manifest"];
     assert_eq!(left_in(mounted.path()), names);

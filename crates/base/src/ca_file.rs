@@ -39,7 +39,7 @@ impl CaFile {
     /// # Errors
     /// If the file can't be read, contains no certificate, or contains one that can't be a trust anchor.
     pub fn read(path: &Path) -> Result<Self, CaFileError> {
-        let pem = crate::given::read(path)
+        let pem = crate::user_file::read(path)
             .map_err(|source| CaFileError::Unreadable { path: path.to_owned(), source })?;
         let bad = |reason: String| CaFileError::NoCertificates { path: path.to_owned(), reason };
         let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
@@ -64,7 +64,7 @@ impl CaFile {
 
 /// True if a secret may be sent to `url`: over TLS, or to this machine itself.
 #[must_use]
-pub fn keeps_secrets(url: &url::Url) -> bool {
+pub fn allows_secrets(url: &url::Url) -> bool {
     url.scheme() == "https"
         || match url.host_str() {
             Some("localhost") => true,
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn secrets_go_over_tls_or_stay_on_the_machine() {
-        for (url, keeps) in [
+        for (url, allowed) in [
             ("https://iam.example", true),
             ("http://127.0.0.1:80", true),
             ("http://[::1]:80", true),
@@ -103,7 +103,7 @@ mod tests {
             ("http://iam.example", false),
             ("http://127.0.0.1.example", false),
         ] {
-            assert_eq!(keeps_secrets(&url.parse().expect("a URL")), keeps, "{url}");
+            assert_eq!(allows_secrets(&url.parse().expect("a URL")), allowed, "{url}");
         }
     }
 }

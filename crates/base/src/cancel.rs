@@ -9,7 +9,7 @@ use tokio::sync::watch;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// The user or another process asked for it: by a signal, or by cancelling the job.
-    Asked,
+    Requested,
     /// Another stage of the same work failed; its error is the one to report.
     Failed,
 }
@@ -24,7 +24,7 @@ pub enum Never {}
 
 #[derive(Debug)]
 struct Shared {
-    told: watch::Sender<Option<Reason>>,
+    reason: watch::Sender<Option<Reason>>,
     /// Dropped by the first call of [`Cancel::cancel`], which wakes every thread that selects on `closed`.
     open: Mutex<Option<Sender<Never>>>,
 }
@@ -40,7 +40,7 @@ impl Default for Cancel {
     fn default() -> Self {
         let (open, closed) = bounded(0);
         Self {
-            shared: Arc::new(Shared { told: watch::Sender::new(None), open: Mutex::new(Some(open)) }),
+            shared: Arc::new(Shared { reason: watch::Sender::new(None), open: Mutex::new(Some(open)) }),
             closed,
         }
     }
@@ -55,9 +55,9 @@ impl Cancel {
 
     /// Cancels the work and wakes all threads and tasks that wait for it. Later calls change nothing.
     pub fn cancel(&self, reason: Reason) {
-        self.shared.told.send_if_modified(|told| {
-            told.is_none() && {
-                *told = Some(reason);
+        self.shared.reason.send_if_modified(|current| {
+            current.is_none() && {
+                *current = Some(reason);
                 true
             }
         });
@@ -67,7 +67,7 @@ impl Cancel {
     /// Returns the reason, or `None` if the work isn't cancelled.
     #[must_use]
     pub fn reason(&self) -> Option<Reason> {
-        *self.shared.told.borrow()
+        *self.shared.reason.borrow()
     }
 
     /// True if the work has to stop.
@@ -97,8 +97,8 @@ impl Cancel {
 
     /// Waits, in a task, until the work has to stop, and returns the reason.
     pub async fn cancelled(&self) -> Reason {
-        let mut told = self.shared.told.subscribe();
-        let reason = told.wait_for(Option::is_some).await.expect("the sender lives in self");
+        let mut receiver = self.shared.reason.subscribe();
+        let reason = receiver.wait_for(Option::is_some).await.expect("the sender lives in self");
         reason.expect("waited for it")
     }
 }
@@ -116,7 +116,7 @@ mod tests {
         };
         assert!(!cancel.is_cancelled());
         cancel.cancel(Reason::Failed);
-        cancel.cancel(Reason::Asked);
+        cancel.cancel(Reason::Requested);
         assert!(waiter.join().expect("the waiter ends"));
         assert_eq!(cancel.reason(), Some(Reason::Failed));
     }
@@ -130,7 +130,7 @@ mod tests {
             let (cancel, to) = (cancel.clone(), to.clone());
             std::thread::spawn(move || cancel.send(&to, 2))
         };
-        cancel.cancel(Reason::Asked);
+        cancel.cancel(Reason::Requested);
         assert_eq!(full.join().expect("the sender ends"), Err(Stopped));
         drop(from);
         assert_eq!(Cancel::new().send(&to, 3), Err(Stopped));
@@ -139,7 +139,7 @@ mod tests {
     #[tokio::test]
     async fn tasks_wake_also_when_they_come_late() {
         let cancel = Cancel::new();
-        cancel.cancel(Reason::Asked);
-        assert_eq!(cancel.cancelled().await, Reason::Asked);
+        cancel.cancel(Reason::Requested);
+        assert_eq!(cancel.cancelled().await, Reason::Requested);
     }
 }

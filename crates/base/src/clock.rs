@@ -47,7 +47,7 @@ pub fn compact(time: SystemTime) -> String {
 
 /// Parses a time that [`compact`] formatted. Returns `None` if the text has another form.
 #[must_use]
-pub fn time_of_compact(text: &str) -> Option<SystemTime> {
+pub fn parse_compact(text: &str) -> Option<SystemTime> {
     let time = jiff::civil::DateTime::strptime("%Y%m%d%H%M%S", text).ok()?;
     Some(time.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().into())
 }

@@ -21,7 +21,7 @@ pub trait Fence: Send + Sync {
     ///
     /// # Errors
     /// As for [`Fence::pass`].
-    async fn pass_surely(&self) -> Result<(), Fenced> {
+    async fn pass_uncached(&self) -> Result<(), Fenced> {
         self.pass().await
     }
 }

@@ -31,8 +31,8 @@ impl JobId {
     /// Returns the identifier for a job that began at `time`, with the low 80 bits of `random`.
     #[must_use]
     pub fn at(time: SystemTime, random: u128) -> Self {
-        let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Self(Ulid::from_parts(u64::try_from(since.as_millis()).unwrap_or(u64::MAX), random))
+        let since_epoch = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self(Ulid::from_parts(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX), random))
     }
 
     /// Returns the time at which the job began, to the millisecond.

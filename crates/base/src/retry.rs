@@ -35,7 +35,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     let mut next = error.source();
     while let Some(error) = next {
         text.push_str(": ");
-        text.push_str(&limits::words(error));
+        text.push_str(&limits::message(error));
         next = error.source();
     }
     text
@@ -84,12 +84,12 @@ mod tests {
 
     #[test]
     fn the_store_is_given_minutes_and_a_token_half_a_minute() {
-        let most = |backoff: Backoff| {
+        let longest_wait = |backoff: Backoff| {
             let ceilings = (2..=backoff.attempts).map(|next| backoff.ceiling_before(next));
             ceilings.sum::<Duration>()
         };
-        assert_eq!(most(Backoff::STORE), Duration::from_millis(181_500));
-        assert_eq!(most(Backoff::TOKEN), Duration::from_millis(31_500));
+        assert_eq!(longest_wait(Backoff::STORE), Duration::from_millis(181_500));
+        assert_eq!(longest_wait(Backoff::TOKEN), Duration::from_millis(31_500));
     }
 
     #[test]

@@ -48,8 +48,8 @@ mod tests {
     fn no_way_of_printing_shows_the_text() {
         let secret = Secret::new(" hunter2\n");
         assert_eq!(secret.reveal(), "hunter2");
-        for shown in [format!("{secret}"), format!("{secret:?}"), format!("{:#?}", Some(&secret))] {
-            assert!(!shown.contains("hunter2"), "{shown}");
+        for printed in [format!("{secret}"), format!("{secret:?}"), format!("{:#?}", Some(&secret))] {
+            assert!(!printed.contains("hunter2"), "{printed}");
         }
     }
 }

@@ -24,8 +24,8 @@ pub fn listen(runtime: &Handle, mut stop: impl FnMut(Stop) + Send + 'static) -> 
     runtime.spawn(async move {
         let mut received = Received::default();
         loop {
-            if let Some(meaning) = received.add(signals.next().await) {
-                stop(meaning);
+            if let Some(action) = received.add(signals.next().await) {
+                stop(action);
             }
         }
     });
@@ -53,9 +53,9 @@ impl Received {
     /// kernel again report it, so a process may get SIGHUP three times; systemd can send SIGHUP together with
     /// SIGTERM. So SIGHUP begins the stop like any other signal, but never counts as the second one.
     fn add(&mut self, sender: Sender) -> Option<Stop> {
-        let again = self.from_a_person && sender == Sender::Person;
+        let second = self.from_a_person && sender == Sender::Person;
         self.from_a_person |= sender == Sender::Person;
-        if again {
+        if second {
             return Some(Stop::AtOnce);
         }
         (!std::mem::replace(&mut self.begun, true)).then_some(Stop::Begin)

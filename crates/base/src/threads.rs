@@ -19,23 +19,23 @@ use crate::limits::tasks_of_process;
 
 /// Number of waits, and length of each, for the kernel to stop counting threads that have ended: it counts
 /// them a little longer than they run.
-const FORGETS_WITHIN: (u32, Duration) = (200, Duration::from_millis(1));
+const TASK_COUNT_POLL: (u32, Duration) = (200, Duration::from_millis(1));
 
 /// Error of a thread that the system refused to start.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot start a thread to {what}: the system allows no more{limits}")]
+#[error("cannot start a thread to {purpose}: the system allows no more{limits}")]
 pub struct Refused {
-    what: &'static str,
+    purpose: &'static str,
     limits: Limits,
     #[source]
     source: io::Error,
 }
 
 impl Refused {
-    /// Returns the error for a thread that was to `what`. Looks up the limits that are set now.
+    /// Returns the error for a thread that was to `purpose`. Looks up the limits that are set now.
     #[must_use]
-    pub fn new(what: &'static str, source: io::Error) -> Self {
-        Self { what, limits: Limits::of_process(), source }
+    pub fn new(purpose: &'static str, source: io::Error) -> Self {
+        Self { purpose, limits: Limits::of_process(), source }
     }
 }
 
@@ -64,11 +64,11 @@ impl Limits {
 
 impl fmt::Display for Limits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let user = self.user.map(|most| format!("{most} processes and threads of this user (ulimit -u)"));
-        let tasks = self.tasks.map(|most| {
-            format!("{most} tasks in this cgroup (pids.max, a container's pids limit, systemd's TasksMax)")
+        let user = self.user.map(|max| format!("{max} processes and threads of this user (ulimit -u)"));
+        let tasks = self.tasks.map(|max| {
+            format!("{max} tasks in this cgroup (pids.max, a container's pids limit, systemd's TasksMax)")
         });
-        let space = self.address_space.map(|most| format!("{most} bytes of address space (ulimit -v)"));
+        let space = self.address_space.map(|max| format!("{max} bytes of address space (ulimit -v)"));
         let set: Vec<String> = [user, tasks, space].into_iter().flatten().collect();
         if set.is_empty() { Ok(()) } else { write!(f, "; at most {}", set.join(", ")) }
     }
@@ -79,25 +79,28 @@ impl fmt::Display for Limits {
 /// # Errors
 /// [`Refused`] if the system doesn't start the thread.
 pub fn spawn<T: Send + 'static>(
-    what: &'static str,
+    purpose: &'static str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<JoinHandle<T>, Refused> {
-    thread::Builder::new().name(what.to_owned()).spawn(work).map_err(|source| Refused::new(what, source))
+    thread::Builder::new()
+        .name(purpose.to_owned())
+        .spawn(work)
+        .map_err(|source| Refused::new(purpose, source))
 }
 
 /// Starts a thread within `scope`.
 ///
 /// # Errors
 /// [`Refused`] if the system doesn't start the thread.
-pub fn scoped<'scope, T: Send + 'scope>(
+pub fn spawn_scoped<'scope, T: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
-    what: &'static str,
+    purpose: &'static str,
     work: impl FnOnce() -> T + Send + 'scope,
 ) -> Result<ScopedJoinHandle<'scope, T>, Refused> {
     thread::Builder::new()
-        .name(what.to_owned())
+        .name(purpose.to_owned())
         .spawn_scoped(scope, work)
-        .map_err(|source| Refused::new(what, source))
+        .map_err(|source| Refused::new(purpose, source))
 }
 
 /// Threads that run the same function and share the work.
@@ -107,23 +110,23 @@ pub struct Team<'scope, T> {
 }
 
 impl<'scope, T: Send + 'scope> Team<'scope, T> {
-    /// Starts `wanted` threads within `scope`, or as many of them as the system allows.
+    /// Starts `requested` threads within `scope`, or as many of them as the system allows.
     ///
     /// # Errors
     /// [`Refused`] if the system doesn't allow even one.
     pub fn start(
         scope: &'scope Scope<'scope, '_>,
-        what: &'static str,
-        wanted: usize,
+        purpose: &'static str,
+        requested: usize,
         work: impl FnOnce() -> T + Clone + Send + 'scope,
     ) -> Result<Self, Refused> {
-        let mut threads = Vec::with_capacity(wanted);
-        while threads.len() < wanted {
-            match scoped(scope, what, work.clone()) {
+        let mut threads = Vec::with_capacity(requested);
+        while threads.len() < requested {
+            match spawn_scoped(scope, purpose, work.clone()) {
                 Ok(thread) => threads.push(thread),
                 Err(refused) if threads.is_empty() => return Err(refused),
                 Err(refused) => {
-                    tracing::debug!("{} of {wanted} threads do: {refused}", threads.len());
+                    tracing::debug!("{} of {requested} threads do: {refused}", threads.len());
                     break;
                 }
             }
@@ -142,19 +145,19 @@ impl<'scope, T: Send + 'scope> Team<'scope, T> {
     }
 }
 
-/// Runs `work` on `wanted` threads, this one included, or on as many as the system allows, which may be this
-/// one alone. Returns their results.
+/// Runs `work` on `requested` threads, this one included, or on as many as the system allows, which may be
+/// this one alone. Returns their results.
 ///
 /// # Errors
 /// [`Died`] if one of the threads panicked. All of them have ended by then.
-pub fn together<T: Send>(
-    what: &'static str,
-    wanted: usize,
+pub fn run_on_threads<T: Send>(
+    purpose: &'static str,
+    requested: usize,
     work: impl Fn() -> T + Sync,
 ) -> Result<Vec<T>, Died> {
     let work = &work;
     thread::scope(|scope| {
-        let others = Team::start(scope, what, wanted.saturating_sub(1), work);
+        let others = Team::start(scope, purpose, requested.saturating_sub(1), work);
         let own = catch_unwind(AssertUnwindSafe(work)).map_err(|_panic| Died);
         let others = match others {
             Ok(others) => others.join(),
@@ -173,9 +176,9 @@ pub fn together<T: Send>(
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReservedThreads {
     /// Number of threads without which the work can't be done.
-    pub least: usize,
+    pub min: usize,
     /// Number of threads that are started if the system allows them.
-    pub most: usize,
+    pub max: usize,
 }
 
 /// A rayon pool of the caller's own. When it is dropped, it waits until all of its threads have ended.
@@ -184,32 +187,32 @@ pub struct Pool {
     /// `None` only while the pool is being dropped.
     pool: Option<ThreadPool>,
     threads: Vec<JoinHandle<()>>,
-    left: usize,
+    spare: usize,
 }
 
 /// A thread that waits for its task in the pool.
 struct Parked {
-    tell: Sender<ThreadBuilder>,
+    sender: Sender<ThreadBuilder>,
     thread: JoinHandle<()>,
 }
 
 impl Parked {
-    fn start(what: &'static str) -> Result<Self, Refused> {
-        let (tell, told) = bounded::<ThreadBuilder>(1);
-        let thread = spawn(what, move || {
-            if let Ok(builder) = told.recv() {
+    fn start(purpose: &'static str) -> Result<Self, Refused> {
+        let (sender, receiver) = bounded::<ThreadBuilder>(1);
+        let thread = spawn(purpose, move || {
+            if let Ok(builder) = receiver.recv() {
                 builder.run();
             }
         })?;
-        Ok(Self { tell, thread })
+        Ok(Self { sender, thread })
     }
 
-    /// Starts `wanted` threads, or as many of them as the system allows; also returns the refusal, if there
-    /// was one.
-    fn start_up_to(what: &'static str, wanted: usize) -> (Vec<Self>, Option<Refused>) {
-        let mut parked = Vec::with_capacity(wanted);
-        while parked.len() < wanted {
-            match Self::start(what) {
+    /// Starts `requested` threads, or as many of them as the system allows; also returns the refusal, if
+    /// there was one.
+    fn start_up_to(purpose: &'static str, requested: usize) -> (Vec<Self>, Option<Refused>) {
+        let mut parked = Vec::with_capacity(requested);
+        while parked.len() < requested {
+            match Self::start(purpose) {
                 Ok(one) => parked.push(one),
                 Err(refused) => return (parked, Some(refused)),
             }
@@ -219,18 +222,18 @@ impl Parked {
 
     /// Ends the threads. Waits until the system no longer counts them, so that other threads can be started
     /// in their place.
-    fn let_go(parked: Vec<Self>) {
+    fn release(parked: Vec<Self>) {
         let tasks = || std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
         if parked.is_empty() {
             return;
         }
         let goal = tasks().saturating_sub(parked.len());
-        for Self { tell, thread } in parked {
-            drop(tell);
+        for Self { sender, thread } in parked {
+            drop(sender);
             // A parked thread does nothing that could panic.
             let _ = thread.join();
         }
-        let (times, pause) = FORGETS_WITHIN;
+        let (times, pause) = TASK_COUNT_POLL;
         for _ in 0..times {
             thread::yield_now();
             if tasks() <= goal {
@@ -241,53 +244,54 @@ impl Parked {
     }
 }
 
-/// Returns how many threads the system would start now, up to `wanted`, and the refusal, if there was one.
+/// Returns how many threads the system would start now, up to `requested`, and the refusal, if there was one.
 #[must_use]
-pub fn room(what: &'static str, wanted: usize) -> (usize, Option<Refused>) {
-    let (parked, refused) = Parked::start_up_to(what, wanted);
-    let room = parked.len();
-    Parked::let_go(parked);
-    (room, refused)
+pub fn available_threads(purpose: &'static str, requested: usize) -> (usize, Option<Refused>) {
+    let (parked, refused) = Parked::start_up_to(purpose, requested);
+    let count = parked.len();
+    Parked::release(parked);
+    (count, refused)
 }
 
 impl Pool {
-    /// Starts `wanted` threads, or as many of them as the system allows together with those `beside` them.
-    /// The pool calls `on_panic` for each job that panics, and keeps the thread.
+    /// Starts `requested` threads, or as many of them as the system allows together with the
+    /// `reserved` ones. The pool calls `on_panic` for each job that panics, and keeps the thread.
     ///
     /// # Errors
     /// [`Refused`] if the system doesn't allow even one.
     pub fn start(
-        what: &'static str,
-        wanted: usize,
-        beside: ReservedThreads,
+        purpose: &'static str,
+        requested: usize,
+        reserved: ReservedThreads,
         on_panic: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self, Refused> {
-        let (mut parked, refused) = Parked::start_up_to(what, wanted + beside.most);
+        let (mut parked, refused) = Parked::start_up_to(purpose, requested + reserved.max);
         let started = parked.len();
         let count = match &refused {
-            None => wanted,
-            Some(_) => started.saturating_sub(beside.least).clamp(1, wanted).min(started),
+            None => requested,
+            Some(_) => started.saturating_sub(reserved.min).clamp(1, requested).min(started),
         };
         // These threads end again: they only reserved the room for those beside the pool.
-        Parked::let_go(parked.split_off(count));
+        Parked::release(parked.split_off(count));
         if let Some(refused) = refused {
             if count == 0 {
                 return Err(refused);
             }
-            tracing::warn!("{count} of {wanted} threads do, and the work takes longer: {refused}");
+            tracing::warn!("{count} of {requested} threads do, and the work takes longer: {refused}");
         }
-        let (tells, threads): (Vec<_>, Vec<_>) = parked.into_iter().map(|one| (one.tell, one.thread)).unzip();
-        let mut tells = tells.into_iter();
+        let (senders, threads): (Vec<_>, Vec<_>) =
+            parked.into_iter().map(|one| (one.sender, one.thread)).unzip();
+        let mut senders = senders.into_iter();
         let pool = ThreadPoolBuilder::new()
             .num_threads(count)
             .panic_handler(move |_panic| on_panic())
             .spawn_handler(|builder| {
-                let tell = tells.next().ok_or(io::ErrorKind::NotFound)?;
-                tell.send(builder).map_err(|_| io::ErrorKind::BrokenPipe.into())
+                let sender = senders.next().ok_or(io::ErrorKind::NotFound)?;
+                sender.send(builder).map_err(|_| io::ErrorKind::BrokenPipe.into())
             })
             .build()
-            .map_err(|error| Refused::new(what, io::Error::other(error)))?;
-        Ok(Self { pool: Some(pool), threads, left: started - count })
+            .map_err(|error| Refused::new(purpose, io::Error::other(error)))?;
+        Ok(Self { pool: Some(pool), threads, spare: started - count })
     }
 
     /// Returns the number of threads in the pool.
@@ -296,11 +300,11 @@ impl Pool {
         self.threads.len()
     }
 
-    /// Returns how many of `wanted` threads to start beside the pool: all if there is room for all threads
+    /// Returns how many of `requested` threads to start beside the pool: all if there is room for all threads
     /// beside it, otherwise one.
     #[must_use]
-    pub fn of_those_beside(&self, wanted: usize, all: ReservedThreads) -> usize {
-        if self.left >= all.most { wanted } else { 1 }
+    pub fn reserved_count(&self, requested: usize, reserved: ReservedThreads) -> usize {
+        if self.spare >= reserved.max { requested } else { 1 }
     }
 
     /// Queues a job. Jobs begin in the order in which they were queued.
@@ -331,29 +335,30 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_limits_that_are_set() {
-        let refused =
-            |limits| Refused { what: "read", limits, source: io::ErrorKind::WouldBlock.into() }.to_string();
+        let refused = |limits| {
+            Refused { purpose: "read", limits, source: io::ErrorKind::WouldBlock.into() }.to_string()
+        };
         assert_eq!(refused(Limits::default()), "cannot start a thread to read: the system allows no more");
         let all = Limits { user: Some(7), tasks: Some(64), address_space: Some(1 << 30) };
-        let said = refused(all);
+        let message = refused(all);
         assert!(
             ["7 processes", "ulimit -u", "64 tasks", "TasksMax", "1073741824 bytes", "ulimit -v"]
                 .iter()
-                .all(|word| said.contains(word)),
-            "{said}"
+                .all(|word| message.contains(word)),
+            "{message}"
         );
     }
 
     #[test]
     fn a_pool_runs_every_job_tells_of_panics_and_ends_with_its_threads() {
         let (done, died) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let told = Arc::clone(&died);
-        let beside = ReservedThreads { least: 1, most: 2 };
-        let pool = Pool::start("test", 3, beside, move || {
-            told.fetch_add(1, Relaxed);
+        let panics = Arc::clone(&died);
+        let reserved = ReservedThreads { min: 1, max: 2 };
+        let pool = Pool::start("test", 3, reserved, move || {
+            panics.fetch_add(1, Relaxed);
         })
         .expect("threads");
-        assert_eq!((pool.threads(), pool.of_those_beside(2, beside)), (3, 2));
+        assert_eq!((pool.threads(), pool.reserved_count(2, reserved)), (3, 2));
         for number in 0..100 {
             let done = Arc::clone(&done);
             pool.spawn_fifo(move || {
@@ -374,33 +379,36 @@ mod tests {
                 assert_ne!(begun.fetch_add(1, Relaxed), 1, "told to");
                 ended.fetch_add(1, Relaxed)
             });
-            assert_eq!(team.expect("threads").join().map(|said| said.len()), Err(Died));
+            assert_eq!(team.expect("threads").join().map(|results| results.len()), Err(Died));
         });
         assert_eq!(ended.into_inner(), 3);
     }
 
     #[test]
     fn what_is_done_together_is_over_when_all_have_ended_and_fails_with_any() {
-        let left = AtomicUsize::new(1000);
+        let remaining = AtomicUsize::new(1000);
         let take = || {
             (0..)
-                .take_while(|_| left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok())
+                .take_while(|_| {
+                    remaining.fetch_update(Relaxed, Relaxed, |remaining| remaining.checked_sub(1)).is_ok()
+                })
                 .count()
         };
         assert_eq!(
-            together("test", 4, take).map(|each| (each.len(), each.iter().sum::<usize>())),
+            run_on_threads("test", 4, take).map(|each| (each.len(), each.iter().sum::<usize>())),
             Ok((4, 1000))
         );
         for dies in [1, 3] {
             let begun = AtomicUsize::new(0);
-            let ended = together("test", 3, || assert_ne!(begun.fetch_add(1, Relaxed) + 1, dies, "told to"));
+            let ended =
+                run_on_threads("test", 3, || assert_ne!(begun.fetch_add(1, Relaxed) + 1, dies, "told to"));
             assert_eq!(ended, Err(Died));
         }
     }
 
     #[test]
     fn there_is_room_for_a_few_threads() {
-        let (room, refused) = room("test", 3);
-        assert!(room == 3 && refused.is_none(), "{refused:?}");
+        let (available, refused) = available_threads("test", 3);
+        assert!(available == 3 && refused.is_none(), "{refused:?}");
     }
 }

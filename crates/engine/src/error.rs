@@ -55,10 +55,10 @@ pub enum RestoreError {
         source: Box<RestoreError>,
     },
     /// The stages ended without an error, but did not deliver all data.
-    #[error("only {found} of {expected} {what}: this is a bug in snapferry, and nothing is made of them")]
+    #[error("only {found} of {expected} {items}: this is a bug in snapferry, and nothing is made of them")]
     Unaccounted {
         /// Things that were counted, for the message: `clusters were decoded`.
-        what: &'static str,
+        items: &'static str,
         /// Count that was delivered.
         found: u64,
         /// Count that should have been delivered.
@@ -95,6 +95,6 @@ impl RestoreError {
 
 /// Fails if `found` is not `expected`. The end of all threads and channels does not prove that all data came
 /// through.
-pub(crate) fn count(what: &'static str, found: u64, expected: u64) -> Result<(), RestoreError> {
-    if found == expected { Ok(()) } else { Err(RestoreError::Unaccounted { what, found, expected }) }
+pub(crate) fn check_count(items: &'static str, found: u64, expected: u64) -> Result<(), RestoreError> {
+    if found == expected { Ok(()) } else { Err(RestoreError::Unaccounted { items, found, expected }) }
 }

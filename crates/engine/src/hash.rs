@@ -111,11 +111,11 @@ impl ZeroHashes {
         let compute = |len: usize| {
             let mut hasher = blake3::Hasher::new();
             let zeros = [0; 4096];
-            let mut left = len;
-            while left > 0 {
-                let piece = left.min(zeros.len());
+            let mut remaining = len;
+            while remaining > 0 {
+                let piece = remaining.min(zeros.len());
                 hasher.update(&zeros[..piece]);
-                left -= piece;
+                remaining -= piece;
             }
             *hasher.finalize().as_bytes()
         };

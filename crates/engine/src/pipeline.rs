@@ -7,17 +7,17 @@ use snapferry_base::retry::Class;
 use snapferry_base::threads::Refused;
 
 /// Most threads of a pool: past the cores of any machine they only cost memory.
-pub(crate) const MOST_THREADS: usize = 512;
+pub(crate) const MAX_THREADS: usize = 512;
 
 /// Most requests in flight: far past the point where more of them are faster.
-pub(crate) const MOST_IN_FLIGHT: usize = 128;
+pub(crate) const MAX_IN_FLIGHT: usize = 128;
 
 /// Failure of a pipeline that neither its source nor its target caused.
 #[derive(Debug, thiserror::Error)]
 pub enum PipelineError {
     /// More at once than makes sense, or than a machine starts.
-    #[error("{asked} {what} are too many: give at most {most}")]
-    TooMany { what: &'static str, asked: usize, most: usize },
+    #[error("{requested} {resource} are too many: give at most {limit}")]
+    TooMany { resource: &'static str, requested: usize, limit: usize },
     /// The system refuses threads.
     #[error(transparent)]
     Threads(Refused),
@@ -50,12 +50,16 @@ impl PipelineError {
     }
 }
 
-/// Returns `asked`, if it is not more than `most`.
+/// Returns `requested`, if it is not more than `limit`.
 ///
 /// # Errors
-/// [`PipelineError::TooMany`] with `what` in its text.
-pub(crate) fn bounded(what: &'static str, asked: usize, most: usize) -> Result<usize, PipelineError> {
-    if asked > most { Err(PipelineError::TooMany { what, asked, most }) } else { Ok(asked) }
+/// [`PipelineError::TooMany`] with `resource` in its text.
+pub(crate) fn bounded(
+    resource: &'static str,
+    requested: usize,
+    limit: usize,
+) -> Result<usize, PipelineError> {
+    if requested > limit { Err(PipelineError::TooMany { resource, requested, limit }) } else { Ok(requested) }
 }
 
 /// Counts a job that waits or runs, until the value is dropped: by the end of the job, or by its panic.

@@ -34,7 +34,7 @@ pub enum ProofError {
 pub struct Proof<'a> {
     /// The image.
     pub target: &'a Target,
-    pub origin: Location,
+    pub location: Location,
     pub clock: &'a dyn Clock,
     pub cancel: Cancel,
     /// Written while the image is read.
@@ -54,7 +54,7 @@ impl Proof<'_> {
     pub fn run(self, manifest: &mut Manifest, begin: &dyn Fn(ByteCount)) -> Result<Verdict, ProofError> {
         let Target { store, key, .. } = self.target;
         let file = StoredImage::open(Arc::clone(store), key.clone(), self.runtime.clone())?;
-        let fresh = Verification::of_new(&file, self.origin, manifest, self.clock, self.cancel);
+        let fresh = Verification::of_new(&file, self.location, manifest, self.clock, self.cancel);
         let verdict = Verification { counters: self.counters, ..fresh }.run(begin)?;
         if verdict.good {
             manifest.note_verified(verdict.sha256.map(|sum| sum.to_string()), self.clock.now());

@@ -16,10 +16,10 @@ use snapferry_qcow2::{Image, ImageFile, Limits, Mappings};
 
 use crate::compress::{Codec, cores, is_zero};
 use crate::disk::{DeviceTarget, Disk, FileTarget, PageCache, Target, TargetError, ZeroPolicy};
-use crate::error::{RestoreError, count};
+use crate::error::{RestoreError, check_count};
 use crate::image::counters::Counters;
 use crate::image::plan::{Options, Plan, unmapped};
-use crate::image::{ChunkHashes, Piece, Reading, Sink, WantedSums, check_sizes};
+use crate::image::{ChunkHashes, Piece, Reading, RequestedSums, Sink, check_sizes};
 use crate::manifest::Manifest;
 use crate::pipeline::PipelineError;
 use crate::store::Location;
@@ -55,7 +55,7 @@ pub struct Restoration<'a> {
     /// Bytes of the image.
     pub file: &'a dyn ImageFile,
     /// Location of the image.
-    pub origin: Location,
+    pub location: Location,
     /// Target of the restore.
     pub destination: &'a Destination,
     /// Manifest that the disk must match.
@@ -100,8 +100,8 @@ impl Restoration<'_> {
         let begun = self.clock.instant();
         let image = Image::open(self.file, &self.limits)?;
         let mappings = Arc::new(image.load(self.file)?);
-        let plan = Plan::new(&mappings, self.file.size(), self.origin, &self.options, cores())?;
-        let plan = plan.within(self.origin, &self.options, &Allowance::of_process())?;
+        let plan = Plan::new(&mappings, self.file.size(), self.location, &self.options, cores())?;
+        let plan = plan.within(self.location, &self.options, &Allowance::of_process())?;
         let size = image.virtual_size();
         if let Some(manifest) = self.manifest {
             let name = self.file.name().to_owned();
@@ -160,7 +160,7 @@ impl Restoration<'_> {
             sink: &writer,
             hashes: hashes.as_ref(),
             damaged: None,
-            sums: WantedSums::None,
+            sums: RequestedSums::None,
             cancel: self.cancel.clone(),
             counters: Arc::clone(&self.counters),
         };
@@ -172,7 +172,7 @@ impl Restoration<'_> {
             zeroed
         };
         let zeroed = thread::scope(|scope| {
-            let zeroing = threads::scoped(scope, "zero", zero);
+            let zeroing = threads::spawn_scoped(scope, "zero", zero);
             // If the system refuses the thread, the zeroing is done before all else.
             let zeroed = if zeroing.is_err() { zero() } else { Ok(()) };
             let read = if zeroed.is_ok() { reading.run().map(drop) } else { Ok(()) };
@@ -195,7 +195,7 @@ impl Restoration<'_> {
         if self.cancel.is_cancelled() {
             return Err(RestoreError::Pipeline(PipelineError::Interrupted));
         }
-        count(
+        check_count(
             "bytes of the disk were written or zeroed",
             writer.accounted.load(Relaxed),
             mappings.virtual_size().0,

@@ -2,7 +2,7 @@
 
 #![warn(missing_docs)]
 
-pub mod answers;
 pub mod http_client;
 pub mod iam;
+pub mod response_limits;
 pub mod vpc;

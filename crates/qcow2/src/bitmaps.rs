@@ -4,8 +4,8 @@
 use snapferry_base::limits::zeros;
 use snapferry_base::units::{ByteCount, ClusterBits, HostOffset, MIB, to_u64, to_usize};
 
-use crate::facts::{BitmapDirectory, Fields, HeaderFacts};
 use crate::header::HeaderError;
+use crate::header_info::{BitmapDirectory, Fields, HeaderInfo};
 use crate::image::{ImageError, ImageFile};
 use crate::l2::OFFSET;
 
@@ -50,13 +50,13 @@ pub struct Bitmap {
 ///
 /// # Errors
 /// If the directory can't be read, or one of its entries is invalid.
-pub fn list(file: &dyn ImageFile, facts: &HeaderFacts) -> Result<Vec<Bitmap>, ImageError> {
-    let Some(directory) = &facts.bitmaps else { return Ok(Vec::new()) };
+pub fn list(file: &dyn ImageFile, header_info: &HeaderInfo) -> Result<Vec<Bitmap>, ImageError> {
+    let Some(directory) = &header_info.bitmaps else { return Ok(Vec::new()) };
     let refused = |source| ImageError::Header { name: file.name().to_owned(), source };
-    directory.check(facts.header.cluster, file.size()).map_err(refused)?;
+    directory.check(header_info.header.cluster, file.size()).map_err(refused)?;
     let mut bytes = zeros("the list of bitmaps", directory.len)?;
     file.read_at(directory.at, &mut bytes)?;
-    entries(&bytes, directory.count, facts).map_err(refused)
+    entries(&bytes, directory.count, header_info).map_err(refused)
 }
 
 /// Returns every range of the file that bitmaps take, as offset and length: the directory, the tables, the
@@ -64,32 +64,40 @@ pub fn list(file: &dyn ImageFile, facts: &HeaderFacts) -> Result<Vec<Bitmap>, Im
 ///
 /// # Errors
 /// If [`list`] fails, or a table can't be read.
-pub(super) fn places(
+pub(super) fn ranges(
     file: &dyn ImageFile,
-    facts: &HeaderFacts,
+    header_info: &HeaderInfo,
 ) -> Result<Vec<(HostOffset, u64)>, ImageError> {
     let refused = |source| ImageError::Header { name: file.name().to_owned(), source };
-    let bitmaps = list(file, facts)?;
-    let mut found: Vec<_> = facts.bitmaps.iter().map(|directory| (directory.at, directory.len)).collect();
+    let bitmaps = list(file, header_info)?;
+    let mut found: Vec<_> =
+        header_info.bitmaps.iter().map(|directory| (directory.at, directory.len)).collect();
     // In a correct image no two tables share bytes. If they could, reading them might take many times the
     // memory of the file's length.
-    let (len, most) = (ByteCount(bitmaps.iter().map(Bitmap::table_len).sum()), file.size());
-    if len > most {
-        return Err(refused(HeaderError::TableTooLong { table: "sum of all bitmap tables", len, most }));
+    let (len, max) = (ByteCount(bitmaps.iter().map(Bitmap::table_len).sum()), file.size());
+    if len > max {
+        return Err(refused(HeaderError::TableTooLong { table: "sum of all bitmap tables", len, max }));
     }
     for bitmap in &bitmaps {
         let (at, len) = (bitmap.table, bitmap.table_len());
-        within("bitmap table", at, len, file.size()).map_err(refused)?;
+        check_in_file("bitmap table", at, len, file.size()).map_err(refused)?;
         found.push((at, len));
         let mut table = zeros::<u8>("a bitmap's table", len)?;
         file.read_at(at, &mut table)?;
         let clusters = table.as_chunks::<8>().0.iter().map(|raw| u64::from_be_bytes(*raw) & OFFSET);
-        found.extend(clusters.filter(|at| *at != 0).map(|at| (HostOffset(at), facts.header.cluster.size())));
+        found.extend(
+            clusters.filter(|at| *at != 0).map(|at| (HostOffset(at), header_info.header.cluster.size())),
+        );
     }
     Ok(found)
 }
 
-fn within(table: &'static str, at: HostOffset, len: u64, file_len: ByteCount) -> Result<(), HeaderError> {
+fn check_in_file(
+    table: &'static str,
+    at: HostOffset,
+    len: u64,
+    file_len: ByteCount,
+) -> Result<(), HeaderError> {
     let end = at.0.saturating_add(len);
     if end > file_len.0 { Err(HeaderError::PastEnd { table, end, file_len: file_len.0 }) } else { Ok(()) }
 }
@@ -104,22 +112,22 @@ impl BitmapDirectory {
             return Err(HeaderError::Misplaced { table, offset: self.at.0 });
         }
         if self.len > MAX_DIRECTORY.0 {
-            return Err(HeaderError::TableTooLong { table, len: ByteCount(self.len), most: MAX_DIRECTORY });
+            return Err(HeaderError::TableTooLong { table, len: ByteCount(self.len), max: MAX_DIRECTORY });
         }
-        within(table, self.at, self.len, file_len)
+        check_in_file(table, self.at, self.len, file_len)
     }
 }
 
 /// Parses the entries of the directory, which must fill it exactly.
-fn entries(bytes: &[u8], count: u32, facts: &HeaderFacts) -> Result<Vec<Bitmap>, HeaderError> {
+fn entries(bytes: &[u8], count: u32, header_info: &HeaderInfo) -> Result<Vec<Bitmap>, HeaderError> {
     let mut found = Vec::new();
-    let mut rest = bytes;
+    let mut remaining = bytes;
     for number in 0..count {
-        let (bitmap, len) = Bitmap::parse(rest, number, facts)?;
+        let (bitmap, len) = Bitmap::parse(remaining, number, header_info)?;
         found.push(bitmap);
-        rest = rest.get(to_usize(len)..).ok_or(HeaderError::BitmapCount(count))?;
+        remaining = remaining.get(to_usize(len)..).ok_or(HeaderError::BitmapCount(count))?;
     }
-    if rest.is_empty() { Ok(found) } else { Err(HeaderError::BitmapCount(count)) }
+    if remaining.is_empty() { Ok(found) } else { Err(HeaderError::BitmapCount(count)) }
 }
 
 impl Bitmap {
@@ -135,7 +143,7 @@ impl Bitmap {
 
     /// Parses the first entry in `bytes`. Also returns its length, with the padding to a multiple of eight
     /// bytes.
-    fn parse(bytes: &[u8], number: u32, facts: &HeaderFacts) -> Result<(Self, u64), HeaderError> {
+    fn parse(bytes: &[u8], number: u32, header_info: &HeaderInfo) -> Result<(Self, u64), HeaderError> {
         if to_u64(bytes.len()) < FIXED {
             return Err(HeaderError::BitmapCount(number));
         }
@@ -143,7 +151,7 @@ impl Bitmap {
         let (table, entries, flags) = (fields.u64(0)?, fields.u32(8)?, fields.u32(12)?);
         let [kind, granularity] = fields.u16(16)?.to_be_bytes();
         let (name_len, extra) = (fields.u16(18)?, fields.u32(20)?);
-        let cluster = facts.header.cluster.size();
+        let cluster = header_info.header.cluster.size();
         let size = u64::from(entries) * cluster;
         let rules = [
             ("bitmap_table_offset", table, table != 0 && table.is_multiple_of(cluster)),
@@ -154,14 +162,14 @@ impl Bitmap {
             ("name_size", u64::from(name_len), (1..=MAX_NAME).contains(&name_len)),
             ("extra_data_size", u64::from(extra), extra == 0),
         ];
-        if let Some((field, value, _)) = rules.into_iter().find(|(_, _, kept)| !kept) {
+        if let Some((field, value, _)) = rules.into_iter().find(|(_, _, valid)| !valid) {
             return Err(HeaderError::Bitmap { number, field, value });
         }
         let granularity = ByteCount(1 << granularity);
         let in_use = flags & IN_USE != 0;
         // QEMU stores the bits in words of eight bytes. A bitmap that was not saved may still have the size
         // for an earlier size of the disk.
-        let bits = facts.header.virtual_size.0.div_ceil(granularity.0);
+        let bits = header_info.header.virtual_size.0.div_ceil(granularity.0);
         let needed = (bits.div_ceil(64) * 8).div_ceil(cluster);
         if !in_use && u64::from(entries) != needed {
             return Err(HeaderError::Bitmap {
@@ -189,7 +197,7 @@ mod tests {
     use super::*;
     use crate::{Codec, Finished, Geometry, Layout, MemoryFile};
 
-    /// Returns the result of [`places`] for an image whose bitmaps all have the same table, which is as long
+    /// Returns the result of [`ranges`] for an image whose bitmaps all have the same table, which is as long
     /// as the file allows.
     fn sharing_a_table(count: u32) -> Result<Vec<(HostOffset, u64)>, ImageError> {
         let geometry = Geometry::new(ByteCount(4 * MIB), ClusterBits::KIB4).expect("a disk that fits");
@@ -197,23 +205,23 @@ mod tests {
         let mut bytes: Vec<u8> = head.into_iter().chain(tail.flatten()).collect();
         let (table, at) = (ClusterBits::KIB4.size(), to_u64(bytes.len()));
         let entries = u32::try_from((at - table) / 8).expect("a small file");
-        let place = |bytes: &mut Vec<u8>, at: usize, words: &[&[u8]]| {
+        let write_at = |bytes: &mut Vec<u8>, at: usize, words: &[&[u8]]| {
             let words = words.concat();
             bytes[at..at + words.len()].copy_from_slice(&words);
         };
-        place(&mut bytes, 88, &[&1_u64.to_be_bytes()]);
+        write_at(&mut bytes, 88, &[&1_u64.to_be_bytes()]);
         let len = u64::from(count) * 32;
         let heads = [0x2385_2875, 24, count, 0].map(u32::to_be_bytes).concat();
-        place(&mut bytes, 112, &[&heads, &len.to_be_bytes(), &at.to_be_bytes()]);
+        write_at(&mut bytes, 112, &[&heads, &len.to_be_bytes(), &at.to_be_bytes()]);
         for _ in 0..count {
             let start = bytes.len();
             bytes.resize(start + 32, 0);
             let numbers = [entries, IN_USE, 0x0110_0001, 0].map(u32::to_be_bytes).concat();
-            place(&mut bytes, start, &[&table.to_be_bytes(), &numbers, b"a"]);
+            write_at(&mut bytes, start, &[&table.to_be_bytes(), &numbers, b"a"]);
         }
-        let facts = HeaderFacts::parse(&bytes, ByteCount(to_u64(bytes.len()))).expect("a good header");
-        assert_eq!(facts.bitmaps.map(|directory| directory.count), Some(count));
-        places(&MemoryFile::new(bytes.into()), &facts)
+        let header_info = HeaderInfo::parse(&bytes, ByteCount(to_u64(bytes.len()))).expect("a good header");
+        assert_eq!(header_info.bitmaps.map(|directory| directory.count), Some(count));
+        ranges(&MemoryFile::new(bytes.into()), &header_info)
     }
 
     #[test]
@@ -221,14 +229,14 @@ mod tests {
         assert!(sharing_a_table(1).expect("one can have it").len() > 2);
         for count in [2, 1000] {
             let refused = sharing_a_table(count);
-            let is_it = matches!(
+            let is_expected = matches!(
                 &refused,
                 Err(ImageError::Header {
                     source: HeaderError::TableTooLong { table: "sum of all bitmap tables", .. },
                     ..
                 })
             );
-            assert!(is_it, "{count}: {refused:?}");
+            assert!(is_expected, "{count}: {refused:?}");
         }
     }
 }

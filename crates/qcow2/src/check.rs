@@ -22,11 +22,11 @@ use crate::references::{ClusterUse, Noted, References};
 use crate::snapshots::{self, Snapshot};
 
 /// Largest number of findings that are kept as text. Further ones are only counted.
-pub const MOST_FINDINGS: usize = 1000;
+pub const MAX_FINDINGS: usize = 1000;
 /// Bytes of one read of tables.
 const TABLE_READ: u64 = 4 * MIB;
 /// Largest size of the refcount blocks that are kept in memory, in bytes.
-const KEPT_BLOCKS: u64 = 32 * MIB;
+const BLOCK_CACHE_SIZE: u64 = 32 * MIB;
 
 /// Bits of an L1 entry that must be zero (specification, "L1 table entry").
 const L1_RESERVED: u64 = !(COPIED | OFFSET);
@@ -54,7 +54,7 @@ pub struct Finding {
     /// Severity of the finding.
     pub severity: Severity,
     /// Description for the user, with the location.
-    pub what: String,
+    pub message: String,
     /// The numbers, if the refcount of a host cluster is wrong.
     pub miscount: Option<Miscount>,
 }
@@ -95,7 +95,7 @@ pub struct Report {
     pub image_end: u64,
     /// Number of bytes of the file after `image_end`.
     pub trailing: u64,
-    /// The first [`MOST_FINDINGS`] findings.
+    /// The first [`MAX_FINDINGS`] findings.
     pub findings: Vec<Finding>,
 }
 
@@ -106,8 +106,8 @@ impl Report {
         self.corruptions == 0 && self.leaks == 0 && self.check_errors == 0 && self.hidden == 0
     }
 
-    fn add(&mut self, severity: Severity, what: fmt::Arguments<'_>) {
-        self.add_times(1, severity, what);
+    fn add(&mut self, severity: Severity, message: fmt::Arguments<'_>) {
+        self.add_times(1, severity, message);
     }
 
     /// Adds a finding about a wrong refcount.
@@ -123,15 +123,15 @@ impl Report {
     }
 
     /// Adds one finding for an error that occurs `times` times.
-    fn add_times(&mut self, times: u64, severity: Severity, what: fmt::Arguments<'_>) {
+    fn add_times(&mut self, times: u64, severity: Severity, message: fmt::Arguments<'_>) {
         match severity {
             Severity::Note => {}
             Severity::Leak => self.leaks += times,
             Severity::Corruption => self.corruptions += times,
             Severity::Hidden => self.hidden += times,
         }
-        if self.findings.len() < MOST_FINDINGS {
-            self.findings.push(Finding { severity, what: what.to_string(), miscount: None });
+        if self.findings.len() < MAX_FINDINGS {
+            self.findings.push(Finding { severity, message: message.to_string(), miscount: None });
         }
     }
 }
@@ -149,7 +149,7 @@ pub fn check(file: &dyn ImageFile, image: &Image, cancel: &Cancel) -> Result<Rep
     let references = References::new(image.file_len().0, cluster);
     let mut audit = Audit { file, image, cluster, cancel, references, report };
 
-    if image.facts().corrupt {
+    if image.header_info().corrupt {
         audit.report.add(
             Severity::Hidden,
             format_args!("the image is marked as corrupt: somebody found it to be wrong"),
@@ -168,13 +168,13 @@ pub fn check(file: &dyn ImageFile, image: &Image, cancel: &Cancel) -> Result<Rep
         audit.snapshot(snapshot)?;
     }
     audit.count(header.snapshot_table, table_len, 1, ClusterUse::SnapshotTable);
-    for (at, len) in bitmaps::places(file, image.facts())? {
+    for (at, len) in bitmaps::ranges(file, image.header_info())? {
         audit.count(at, len, 1, ClusterUse::Bitmap);
     }
     let refcount_table_len = u64::from(header.refcount_table_clusters) * cluster.size();
     audit.count(header.refcount_table, refcount_table_len, 1, ClusterUse::RefcountTable);
-    let places = audit.refcount_blocks()?;
-    let mut stored = Stored::new(file, places, header.refcount_order, cluster);
+    let locations = audit.refcount_blocks()?;
+    let mut stored = Stored::new(file, locations, header.refcount_order, cluster);
     let highest = audit.compare(&mut stored)?;
     audit.copied_flags(&l1, &mut stored)?;
 
@@ -224,7 +224,7 @@ struct L2Table<'a> {
 }
 
 impl Audit<'_> {
-    fn go_on(&self) -> Result<(), ImageError> {
+    fn check_cancelled(&self) -> Result<(), ImageError> {
         if self.cancel.is_cancelled() { Err(ImageError::Interrupted) } else { Ok(()) }
     }
 
@@ -233,12 +233,12 @@ impl Audit<'_> {
         match self.references.add(at, len, times, used) {
             Noted::Fine => {}
             Noted::PastEnd => {
-                let what = used.name();
+                let subject = used.name();
                 self.report.add_times(
                     times,
                     Severity::Corruption,
                     format_args!(
-                        "{what} of {len} bytes at byte {at} reaches past the file's end by a cluster or more"
+                        "{subject} of {len} bytes at byte {at} reaches past the file's end by a cluster or more"
                     ),
                 );
             }
@@ -256,9 +256,9 @@ impl Audit<'_> {
     /// Reads the bytes that lie within the file. As in QEMU, the others are zeros.
     fn read(&self, at: HostOffset, len: u64) -> Result<Vec<u8>, ImageError> {
         let file_len = self.image.file_len().0;
-        let there = len.min(file_len.saturating_sub(at.0));
-        let mut bytes = zeros("a table of an image", there)?;
-        if there > 0 {
+        let len_in_file = len.min(file_len.saturating_sub(at.0));
+        let mut bytes = zeros("a table of an image", len_in_file)?;
+        if len_in_file > 0 {
             self.file.read_at(at, &mut bytes)?;
         }
         bytes.resize(to_usize(len), 0);
@@ -308,12 +308,12 @@ impl Audit<'_> {
         Ok(table)
     }
 
-    /// Calls `look` for each L2 table of an L1 table, in the order of the file. A table with several entries
+    /// Calls `visit` for each L2 table of an L1 table, in the order of the file. A table with several entries
     /// is visited once; an image of some MiB can have millions of entries for the same table.
     fn each_l2_table(
         &mut self,
         l1: &[u64],
-        mut look: impl FnMut(&mut Self, &L2Table<'_>) -> Result<(), ImageError>,
+        mut visit: impl FnMut(&mut Self, &L2Table<'_>) -> Result<(), ImageError>,
     ) -> Result<(), ImageError> {
         let cluster = self.cluster.size();
         let coverage = cluster / self.image.header().l2_entry_len() * cluster;
@@ -322,15 +322,16 @@ impl Audit<'_> {
             present.map(|(index, entry)| (GuestOffset(index.saturating_mul(coverage)), *entry)).collect();
         present.sort_by_key(|(_, entry)| entry & OFFSET);
         let tables: Vec<_> = present.chunk_by(|one, next| one.1 & OFFSET == next.1 & OFFSET).collect();
-        let place = |table: &[(GuestOffset, u64)]| table[0].1 & OFFSET;
+        let table_offset = |table: &[(GuestOffset, u64)]| table[0].1 & OFFSET;
         // Adjacent tables are read together.
-        let at_once = to_usize((TABLE_READ / cluster).max(1));
-        for run in tables.chunk_by(|one, next| place(one) + cluster == place(next)) {
-            for tables in run.chunks(at_once) {
-                let words = self.words(HostOffset(place(tables[0])), to_u64(tables.len()) * cluster)?;
+        let tables_per_read = to_usize((TABLE_READ / cluster).max(1));
+        for run in tables.chunk_by(|one, next| table_offset(one) + cluster == table_offset(next)) {
+            for tables in run.chunks(tables_per_read) {
+                let words =
+                    self.words(HostOffset(table_offset(tables[0])), to_u64(tables.len()) * cluster)?;
                 for (entries, words) in tables.iter().zip(words.chunks(to_usize(cluster / 8))) {
-                    self.go_on()?;
-                    look(self, &L2Table { entries, words })?;
+                    self.check_cancelled()?;
+                    visit(self, &L2Table { entries, words })?;
                 }
             }
         }
@@ -375,15 +376,16 @@ impl Audit<'_> {
         let Run { times, fragments, next } = run;
         let times = *times;
         let report = &mut self.report;
-        let mut wrong_as = |severity, what: &str| {
-            let words = format_args!("the L2 entry for the disk's bytes from {guest}, {word:#018x}, {what}");
-            report.add_times(times, severity, words);
+        let mut wrong_as = |severity, problem: &str| {
+            let message =
+                format_args!("the L2 entry for the disk's bytes from {guest}, {word:#018x}, {problem}");
+            report.add_times(times, severity, message);
         };
         if word & (COMPRESSED | READS_ZERO) == READS_ZERO && self.image.header().version == Version::V2 {
             // QEMU counts the entry like others, but fails to read the cluster.
             wrong_as(Severity::Hidden, "says zeros, which no entry of version 2 can");
         }
-        let mut wrong = |what: &str| wrong_as(Severity::Corruption, what);
+        let mut wrong = |problem: &str| wrong_as(Severity::Corruption, problem);
         if word & COMPRESSED != 0 {
             if word & COPIED != 0 {
                 wrong("is compressed and marked as copied");
@@ -422,10 +424,10 @@ impl Audit<'_> {
         if *fragments == Fragments::Count {
             // The file need not contain the bytes past the disk's end, nor those after the last allocated
             // subcluster.
-            let disk_left = self.image.virtual_size().0.saturating_sub(guest.0);
+            let disk_remaining = self.image.virtual_size().0.saturating_sub(guest.0);
             let subclusters = bitmap.map_or(SUBCLUSTERS, |_| u64::BITS - allocated.leading_zeros());
             let end =
-                host + (cluster.size() / u64::from(SUBCLUSTERS) * u64::from(subclusters)).min(disk_left);
+                host + (cluster.size() / u64::from(SUBCLUSTERS) * u64::from(subclusters)).min(disk_remaining);
             let file_len = self.image.file_len().0;
             // QEMU counts a cluster that is wholly past the end of the file. If the file ends within a
             // cluster, QEMU reads the rest as zeros.
@@ -443,7 +445,7 @@ impl Audit<'_> {
 
     /// Counts the refcount blocks. Returns each block's index in the refcount table and its location; blocks
     /// outside the file are left out.
-    fn refcount_blocks(&mut self) -> Result<Vec<(u64, BlockPlace)>, ImageError> {
+    fn refcount_blocks(&mut self) -> Result<Vec<(u64, BlockLocation)>, ImageError> {
         let header = self.image.header();
         let len = u64::from(header.refcount_table_clusters) * self.cluster.size();
         let table = self.words(header.refcount_table, len)?;
@@ -459,15 +461,15 @@ impl Audit<'_> {
             } else {
                 None
             };
-            if let Some(what) = wrong {
-                let cause = format_args!("refcount table entry {index}, {entry:#018x}, {what}");
-                self.report.add(Severity::Corruption, cause);
+            if let Some(problem) = wrong {
+                let message = format_args!("refcount table entry {index}, {entry:#018x}, {problem}");
+                self.report.add(Severity::Corruption, message);
                 // As in QEMU: a block with a reserved bit is read, an unaligned one can't be read, and one
                 // outside the file counts as zeros.
                 if !block.0.is_multiple_of(self.cluster.size()) {
-                    found.push((index, BlockPlace::Unreadable));
+                    found.push((index, BlockLocation::Unreadable));
                 } else if block.0 < self.image.file_len().0 {
-                    found.push((index, BlockPlace::At(block)));
+                    found.push((index, BlockLocation::At(block)));
                 }
                 continue;
             }
@@ -482,7 +484,7 @@ impl Audit<'_> {
                     format_args!("the refcount block at byte {block} is pointed at {used} times, not once"),
                 );
             }
-            found.push((index, BlockPlace::At(block)));
+            found.push((index, BlockLocation::At(block)));
         }
         Ok(found)
     }
@@ -494,7 +496,7 @@ impl Audit<'_> {
         // A reference may point to the cluster after the last one of the file.
         let clusters = references.clusters().max(references.highest().map_or(0, |cluster| cluster + 1));
         let (mut highest, mut unknown, mut compared) = (0, 0, 0);
-        let mut note = |cluster: u64, stored: u64, used: u64| {
+        let mut compare_cluster = |cluster: u64, stored: u64, used: u64| {
             if stored != 0 || used != 0 {
                 highest = cluster;
             }
@@ -502,19 +504,19 @@ impl Audit<'_> {
                 report.add_miscount(Miscount { cluster: HostCluster(cluster), counted: stored, used }, *size);
             }
         };
-        for number in 0..stored.places.len() {
+        for number in 0..stored.locations.len() {
             if cancel.is_cancelled() {
                 return Err(ImageError::Interrupted);
             }
-            let (index, place) = stored.places[number];
+            let (index, location) = stored.locations[number];
             let first = (index * stored.per_block).min(clusters);
             // A cluster without a refcount block has the refcount 0.
-            references.counted(compared..first).for_each(|(cluster, used)| note(cluster, 0, used));
+            references.counted(compared..first).for_each(|(cluster, used)| compare_cluster(cluster, 0, used));
             compared = (first + stored.per_block).min(clusters);
             if first == compared {
                 break;
             }
-            let BlockPlace::At(at) = place else {
+            let BlockLocation::At(at) = location else {
                 unknown += compared - first;
                 continue;
             };
@@ -523,10 +525,10 @@ impl Audit<'_> {
             let mut used = references.counted(first..compared).peekable();
             for cluster in first..compared {
                 let used = used.next_if(|(counted, _)| *counted == cluster).map_or(0, |(_, count)| count);
-                note(cluster, block.count(to_usize(cluster - first), order), used);
+                compare_cluster(cluster, block.count(to_usize(cluster - first), order), used);
             }
         }
-        references.counted(compared..clusters).for_each(|(cluster, used)| note(cluster, 0, used));
+        references.counted(compared..clusters).for_each(|(cluster, used)| compare_cluster(cluster, 0, used));
         report.check_errors += unknown;
         Ok(highest)
     }
@@ -577,7 +579,7 @@ fn compressed(word: u64, cluster: ClusterBits) -> (HostOffset, u64) {
 
 /// Location of a refcount block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum BlockPlace {
+enum BlockLocation {
     At(HostOffset),
     Unreadable,
 }
@@ -589,9 +591,9 @@ struct Stored<'a> {
     order: u32,
     per_block: u64,
     /// Location of each block, by its index in the refcount table.
-    places: Vec<(u64, BlockPlace)>,
+    locations: Vec<(u64, BlockLocation)>,
     /// Some of the blocks. Not all of them are kept, because even a small file can have any number of them.
-    kept: HashMap<HostOffset, Block>,
+    cache: HashMap<HostOffset, Block>,
 }
 
 /// A refcount block, as in the file.
@@ -622,26 +624,34 @@ impl Block {
 impl<'a> Stored<'a> {
     fn new(
         file: &'a dyn ImageFile,
-        places: Vec<(u64, BlockPlace)>,
+        locations: Vec<(u64, BlockLocation)>,
         order: u32,
         cluster: ClusterBits,
     ) -> Self {
-        Self { file, cluster, order, per_block: (cluster.size() * 8) >> order, places, kept: HashMap::new() }
+        Self {
+            file,
+            cluster,
+            order,
+            per_block: (cluster.size() * 8) >> order,
+            locations,
+            cache: HashMap::new(),
+        }
     }
 
     fn block(&mut self, at: HostOffset) -> Result<&Block, ImageError> {
-        if !self.kept.contains_key(&at) && to_u64(self.kept.len()) * self.cluster.size() >= KEPT_BLOCKS {
-            self.kept.clear();
+        if !self.cache.contains_key(&at) && to_u64(self.cache.len()) * self.cluster.size() >= BLOCK_CACHE_SIZE
+        {
+            self.cache.clear();
         }
-        match self.kept.entry(at) {
-            Entry::Occupied(kept) => Ok(kept.into_mut()),
-            Entry::Vacant(place) => {
+        match self.cache.entry(at) {
+            Entry::Occupied(entry) => Ok(entry.into_mut()),
+            Entry::Vacant(entry) => {
                 // The file may end within its last cluster.
-                let there = self.cluster.size().min(self.file.size().0.saturating_sub(at.0));
-                let mut bytes = zeros("a table of an image", there)?;
+                let len_in_file = self.cluster.size().min(self.file.size().0.saturating_sub(at.0));
+                let mut bytes = zeros("a table of an image", len_in_file)?;
                 self.file.read_at(at, &mut bytes)?;
                 bytes.resize(self.cluster.len(), 0);
-                Ok(place.insert(Block(bytes)))
+                Ok(entry.insert(Block(bytes)))
             }
         }
     }
@@ -649,11 +659,11 @@ impl<'a> Stored<'a> {
     /// Returns the stored refcount of the cluster at an offset, or `None` if its block can't be read.
     fn count_at(&mut self, at: HostOffset) -> Result<Option<u64>, ImageError> {
         let HostCluster(number) = at.cluster(self.cluster);
-        let Ok(found) = self.places.binary_search_by_key(&(number / self.per_block), |(index, _)| *index)
+        let Ok(found) = self.locations.binary_search_by_key(&(number / self.per_block), |(index, _)| *index)
         else {
             return Ok(Some(0));
         };
-        let BlockPlace::At(block) = self.places[found].1 else { return Ok(None) };
+        let BlockLocation::At(block) = self.locations[found].1 else { return Ok(None) };
         let (index, order) = (to_usize(number % self.per_block), self.order);
         Ok(Some(self.block(block)?.count(index, order)))
     }

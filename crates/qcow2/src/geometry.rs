@@ -274,9 +274,11 @@ mod tests {
             else {
                 panic!("16 EiB fit clusters of {cluster}");
             };
-            let most = Geometry::new(largest, cluster).expect("the largest disk fits");
-            assert!(most.l1_entries() * ENTRY <= header::MAX_L1);
-            assert!(most.refcount_table_clusters() * cluster.size() <= header::MAX_REFCOUNT_TABLE);
+            let largest_geometry = Geometry::new(largest, cluster).expect("the largest disk fits");
+            assert!(largest_geometry.l1_entries() * ENTRY <= header::MAX_L1);
+            assert!(
+                largest_geometry.refcount_table_clusters() * cluster.size() <= header::MAX_REFCOUNT_TABLE
+            );
             let next = ByteCount(largest.0 + 1);
             assert_eq!(
                 Geometry::new(next, cluster),

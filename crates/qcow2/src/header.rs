@@ -8,7 +8,7 @@ use snapferry_base::units::{ByteCount, ClusterBits, HostOffset};
 
 use crate::Geometry;
 use crate::codec::Codec;
-use crate::facts::HeaderFacts;
+use crate::header_info::HeaderInfo;
 
 /// Magic number at the start of each image: "QFI\xfb".
 pub const MAGIC: [u8; 4] = *b"QFI\xfb";
@@ -19,7 +19,7 @@ pub const MAX_REFCOUNT_TABLE: u64 = 8 << 20;
 /// Largest number of internal snapshots (QEMU's `QCOW_MAX_SNAPSHOTS`).
 const MAX_SNAPSHOTS: u32 = 65_536;
 /// Size of the written header in bytes: it ends with the compression type, padded to a multiple of eight.
-const OUR_LEN: u32 = 112;
+const WRITTEN_LEN: u32 = 112;
 /// Incompatible feature bits. An image with an unknown one of them can't be read.
 pub(super) mod incompatible {
     /// Refcounts may be wrong; the mapping is right.
@@ -156,14 +156,14 @@ pub enum HeaderError {
         offset: u64,
     },
     /// A table is longer than the format's readers accept.
-    #[error("the {table} is {len} long: the most is {most}")]
+    #[error("the {table} is {len} long: the most is {max}")]
     TableTooLong {
         /// Name of the table.
         table: &'static str,
         /// Length of the table in bytes.
         len: ByteCount,
         /// Largest length that is accepted.
-        most: ByteCount,
+        max: ByteCount,
     },
     /// A table reaches past the end of the file.
     #[error("the {table} ends at byte {end}, the file at {file_len}")]
@@ -296,7 +296,7 @@ impl Header {
         into.extend(compatible.to_be_bytes());
         into.extend(autoclear.to_be_bytes());
         into.extend(self.refcount_order.to_be_bytes());
-        into.extend(OUR_LEN.to_be_bytes());
+        into.extend(WRITTEN_LEN.to_be_bytes());
         into.extend([kind, 0, 0, 0, 0, 0, 0, 0]);
     }
 
@@ -308,10 +308,10 @@ impl Header {
     /// # Errors
     /// If the header breaks a rule; the error is the first rule broken.
     pub fn parse(start: &[u8], file_len: ByteCount) -> Result<Self, HeaderError> {
-        let facts = HeaderFacts::parse(start, file_len)?;
-        match facts.refusal() {
+        let header_info = HeaderInfo::parse(start, file_len)?;
+        match header_info.refusal() {
             Some(refusal) => Err(refusal),
-            None => Ok(facts.header),
+            None => Ok(header_info.header),
         }
     }
 
@@ -373,14 +373,14 @@ impl Header {
         table: &'static str,
         at: HostOffset,
         len: u64,
-        most: u64,
+        max: u64,
         file_len: u64,
     ) -> Result<(), HeaderError> {
         if len == 0 {
             return Ok(());
         }
-        if len > most {
-            return Err(HeaderError::TableTooLong { table, len: ByteCount(len), most: ByteCount(most) });
+        if len > max {
+            return Err(HeaderError::TableTooLong { table, len: ByteCount(len), max: ByteCount(max) });
         }
         if at.0 == 0 || !at.0.is_multiple_of(self.cluster.size()) {
             return Err(HeaderError::Misplaced { table, offset: at.0 });

@@ -9,11 +9,11 @@ use std::borrow::Cow;
 use std::error::Error;
 use std::ops::Range;
 
-use snapferry_base::limits::{OutOfMemory, room, zeros};
+use snapferry_base::limits::{OutOfMemory, try_with_capacity, zeros};
 use snapferry_base::units::{ByteCount, ClusterBits, GuestOffset, HostOffset, MIB, SECTOR, to_u64, to_usize};
 
-use crate::facts::HeaderFacts;
 use crate::header::{Header, HeaderError};
+use crate::header_info::HeaderInfo;
 use crate::l2::{EntryError, L1Entry};
 use crate::mappings::{ClusterSet, Mappings};
 
@@ -74,14 +74,14 @@ pub enum ImageError {
     #[error("interrupted")]
     Interrupted,
     /// The disk is larger than the caller's limit.
-    #[error("{name}: holds a disk of {size}; at most {most} are taken")]
+    #[error("{name}: holds a disk of {size}; at most {max} are taken")]
     TooLarge {
         /// Name of the image.
         name: String,
         /// Size of the disk.
         size: ByteCount,
         /// The caller's limit.
-        most: ByteCount,
+        max: ByteCount,
     },
     /// An L1 entry is invalid.
     #[error("{name}: the L1 entry for the disk's bytes from {guest} is wrong")]
@@ -92,7 +92,7 @@ pub enum ImageError {
         guest: GuestOffset,
         /// The error in the entry.
         #[source]
-        source: PlaceError,
+        source: TableEntryError,
     },
     /// An L2 entry is invalid.
     #[error("{name}: the L2 entry for the disk's bytes from {guest} is wrong")]
@@ -103,13 +103,13 @@ pub enum ImageError {
         guest: GuestOffset,
         /// The error in the entry.
         #[source]
-        source: PlaceError,
+        source: TableEntryError,
     },
 }
 
 /// Errors in an entry of an L1 or L2 table.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
-pub enum PlaceError {
+pub enum TableEntryError {
     /// The word itself is invalid.
     #[error(transparent)]
     Entry(#[from] EntryError),
@@ -164,7 +164,7 @@ impl Default for Limits {
 #[derive(Clone, Debug)]
 pub struct Image {
     header: Header,
-    facts: HeaderFacts,
+    header_info: HeaderInfo,
     file_len: u64,
     /// The file's first bytes, kept so that tables within them are not read again.
     start: Vec<u8>,
@@ -177,13 +177,13 @@ impl Image {
     /// If the file can't be read, is no image, or is an image that is refused.
     pub fn open(file: &dyn ImageFile, limits: &Limits) -> Result<Self, ImageError> {
         let image = Self::inspect(file)?;
-        let corrupt = image.facts.corrupt && limits.marked_corrupt == CorruptPolicy::Refuse;
-        if let Some(source) = (HeaderFacts { corrupt, ..image.facts.clone() }).refusal() {
+        let corrupt = image.header_info.corrupt && limits.marked_corrupt == CorruptPolicy::Refuse;
+        if let Some(source) = (HeaderInfo { corrupt, ..image.header_info.clone() }).refusal() {
             return Err(ImageError::Header { name: file.name().to_owned(), source });
         }
         if image.header.virtual_size > limits.largest_disk {
-            let (size, most) = (image.header.virtual_size, limits.largest_disk);
-            return Err(ImageError::TooLarge { name: file.name().to_owned(), size, most });
+            let (size, max) = (image.header.virtual_size, limits.largest_disk);
+            return Err(ImageError::TooLarge { name: file.name().to_owned(), size, max });
         }
         Ok(image)
     }
@@ -197,24 +197,25 @@ impl Image {
         let size = file.size();
         let mut start = vec![0; to_usize(size.0.min(FIRST_READ))];
         file.read_at(HostOffset(0), &mut start)?;
-        let facts = match HeaderFacts::parse(&start, size) {
+        let header_info = match HeaderInfo::parse(&start, size) {
             Err(HeaderError::Truncated { .. }) if size.0 > FIRST_READ => {
                 let cluster = ClusterBits::new(ClusterBits::MAX).expect("the largest there is").size();
-                let have = start.len();
+                let read_len = start.len();
                 start.resize(to_usize(size.0.min(cluster)), 0);
-                file.read_at(HostOffset(to_u64(have)), &mut start[have..])?;
-                HeaderFacts::parse(&start, size)
+                file.read_at(HostOffset(to_u64(read_len)), &mut start[read_len..])?;
+                HeaderInfo::parse(&start, size)
             }
             parsed => parsed,
         };
-        let facts = facts.map_err(|source| ImageError::Header { name: file.name().to_owned(), source })?;
-        Ok(Self { header: facts.header, facts, file_len: size.0, start })
+        let header_info =
+            header_info.map_err(|source| ImageError::Header { name: file.name().to_owned(), source })?;
+        Ok(Self { header: header_info.header, header_info, file_len: size.0, start })
     }
 
     /// Returns all information in the header.
     #[must_use]
-    pub fn facts(&self) -> &HeaderFacts {
-        &self.facts
+    pub fn header_info(&self) -> &HeaderInfo {
+        &self.header_info
     }
 
     /// Returns the header fields that reading needs.
@@ -253,29 +254,30 @@ impl Image {
             guest: GuestOffset(to_u64(index) * coverage),
             source,
         };
-        let mut places = Vec::new();
+        let mut table_offsets = Vec::new();
         for (index, entry) in l1.iter().enumerate() {
             let Some((table, _)) = entry.decode(cluster).map_err(|err| wrong_l1(index, err.into()))? else {
                 continue;
             };
             let range = table.0..table.0 + cluster.size();
             if range.end > self.file_len {
-                let source = PlaceError::PastEnd { start: table, end: range.end, file_len: self.file_len };
+                let source =
+                    TableEntryError::PastEnd { start: table, end: range.end, file_len: self.file_len };
                 return Err(wrong_l1(index, source));
             }
             if metadata.touches(&range) {
-                return Err(wrong_l1(index, PlaceError::Metadata(table)));
+                return Err(wrong_l1(index, TableEntryError::Metadata(table)));
             }
-            places.push((table, index));
+            table_offsets.push((table, index));
         }
-        places.sort_unstable();
-        if let Some(twice) = places.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-            return Err(wrong_l1(twice[1].1, PlaceError::SharedTable(twice[1].0)));
+        table_offsets.sort_unstable();
+        if let Some(duplicate) = table_offsets.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            return Err(wrong_l1(duplicate[1].1, TableEntryError::SharedTable(duplicate[1].0)));
         }
-        places.iter().for_each(|&(table, _)| metadata.insert(table.0..table.0 + cluster.size()));
-        let mut tables = room("the tables of an image", l1.len())?;
+        table_offsets.iter().for_each(|&(table, _)| metadata.insert(table.0..table.0 + cluster.size()));
+        let mut tables = try_with_capacity("the tables of an image", l1.len())?;
         tables.resize(l1.len(), None);
-        self.read_tables(file, &places, &mut tables)?;
+        self.read_tables(file, &table_offsets, &mut tables)?;
         Mappings::checked(self.header, self.file_len, tables, file.name(), &metadata)
     }
 
@@ -287,10 +289,10 @@ impl Image {
         let len = u64::from(self.header.refcount_table_clusters) * cluster.size();
         let table = self.table_bytes(file, self.header.refcount_table, len)?;
         let entries = table.as_chunks::<8>().0.iter().map(|raw| u64::from_be_bytes(*raw));
-        let lies_well = |at: &u64| {
+        let is_valid = |at: &u64| {
             *at > 0 && at.is_multiple_of(cluster.size()) && self.file_len.checked_sub(*at).is_some()
         };
-        Ok(entries.filter(lies_well).map(HostOffset).collect())
+        Ok(entries.filter(is_valid).map(HostOffset).collect())
     }
 
     /// Returns the bytes of a table within the file, from those read at first if possible.
@@ -324,7 +326,7 @@ impl Image {
         let needed = self.header.virtual_size.0.div_ceil(self.l2_coverage());
         let bytes = self.table_bytes(file, self.header.l1_table, needed * 8)?;
         let words = bytes.as_chunks::<8>().0;
-        let mut entries = room("the L1 table of an image", words.len())?;
+        let mut entries = try_with_capacity("the L1 table of an image", words.len())?;
         entries.extend(words.iter().map(|raw| L1Entry(u64::from_be_bytes(*raw))));
         Ok(entries)
     }
@@ -340,23 +342,23 @@ impl Image {
         ]
     }
 
-    /// Reads the L2 tables at `places`, which are sorted by offset. Adjacent tables are read together.
+    /// Reads the L2 tables at `table_offsets`, which are sorted by offset. Adjacent tables are read together.
     fn read_tables(
         &self,
         file: &dyn ImageFile,
-        places: &[(HostOffset, usize)],
+        table_offsets: &[(HostOffset, usize)],
         into: &mut [Option<Box<[u64]>>],
     ) -> Result<(), ImageError> {
         let cluster = self.header.cluster.size();
-        let at_once = to_usize((TABLE_READ / cluster).max(1));
+        let tables_per_read = to_usize((TABLE_READ / cluster).max(1));
         let mut bytes = Vec::new();
-        for run in places.chunk_by(|one, next| one.0.0 + cluster == next.0.0) {
-            for tables in run.chunks(at_once) {
+        for run in table_offsets.chunk_by(|one, next| one.0.0 + cluster == next.0.0) {
+            for tables in run.chunks(tables_per_read) {
                 bytes.resize(tables.len() * to_usize(cluster), 0);
                 file.read_at(tables[0].0, &mut bytes)?;
                 for (table, &(_, index)) in bytes.chunks(to_usize(cluster)).zip(tables) {
                     let words = table.as_chunks::<8>().0;
-                    let mut entries = room("the tables of an image", words.len())?;
+                    let mut entries = try_with_capacity("the tables of an image", words.len())?;
                     entries.extend(words.iter().map(|raw| u64::from_be_bytes(*raw)));
                     into[index] = Some(entries.into_boxed_slice());
                 }

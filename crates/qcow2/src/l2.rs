@@ -281,9 +281,9 @@ mod tests {
             assert_eq!(compressed_offset_bits(cluster), x);
             assert_eq!(compressed_limit(cluster), HostOffset(1 << limit));
             let host = HostOffset((1 << limit) - 1);
-            let most = Mapping::Compressed { host, sectors };
-            assert_eq!(most.encode(cluster).0, COMPRESSED | (sectors - 1) << x | host.0);
-            assert_eq!(most.encode(cluster).decode(cluster), Ok(most), "{cluster}");
+            let largest = Mapping::Compressed { host, sectors };
+            assert_eq!(largest.encode(cluster).0, COMPRESSED | (sectors - 1) << x | host.0);
+            assert_eq!(largest.encode(cluster).decode(cluster), Ok(largest), "{cluster}");
         }
     }
 

@@ -20,7 +20,7 @@ use crate::{Codec, Geometry, Header};
 
 /// Location of a raw body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RawPlace {
+pub struct RawLocation {
     /// Number of zero bytes to write before the body, less than a cluster.
     pub gap: u64,
     /// Offset of the body, at the start of a host cluster.
@@ -89,14 +89,14 @@ impl Layout {
     /// # Panics
     /// If the cluster is already placed or lies past the disk.
     #[must_use = "the gap is to be written before the body"]
-    pub fn place_raw(&mut self, guest: GuestCluster) -> RawPlace {
+    pub fn place_raw(&mut self, guest: GuestCluster) -> RawLocation {
         let cluster = self.cluster();
         let gap = self.align();
         let at = self.end;
         self.tables.set(guest, Mapping::raw(at).encode(cluster));
         self.end = at + cluster.size();
         self.refcounts.add(clusters_touched(at, self.end, cluster));
-        RawPlace { gap, at }
+        RawLocation { gap, at }
     }
 
     /// Ends a partly filled host cluster, and returns the number of zero bytes to write, less than a cluster.
@@ -200,9 +200,9 @@ impl L2Tables {
             *slot = u32::try_from(self.tables.len()).expect("an L1 table has at most 2^22 entries");
         }
         let table = &mut self.tables[to_usize(u64::from(*slot) - 1)];
-        let place = &mut table[to_usize(guest.0 % self.entries_per_table)];
-        assert!(*place == L2Entry::default(), "cluster {} is placed twice", guest.0);
-        *place = entry;
+        let table_entry = &mut table[to_usize(guest.0 % self.entries_per_table)];
+        assert!(*table_entry == L2Entry::default(), "cluster {} is placed twice", guest.0);
+        *table_entry = entry;
     }
 
     /// Appends the L1 table, for L2 tables that are stored from cluster `first` on in the order of the disk.
@@ -258,8 +258,8 @@ impl Iterator for Tail {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let left = self.order.len() + self.blocks.len();
-        (left, Some(left))
+        let remaining = self.order.len() + self.blocks.len();
+        (remaining, Some(remaining))
     }
 }
 
@@ -283,9 +283,9 @@ mod tests {
         assert_eq!(layout.place_compressed(GuestCluster(3), 65_535), HostOffset(0x3_0064));
         assert_eq!(
             layout.place_raw(GuestCluster(1)),
-            RawPlace { gap: 0x1_0000 - 99, at: HostOffset(0x5_0000) }
+            RawLocation { gap: 0x1_0000 - 99, at: HostOffset(0x5_0000) }
         );
-        assert_eq!(layout.place_raw(GuestCluster(2)), RawPlace { gap: 0, at: HostOffset(0x6_0000) });
+        assert_eq!(layout.place_raw(GuestCluster(2)), RawLocation { gap: 0, at: HostOffset(0x6_0000) });
         assert_eq!((layout.pad_to_cluster(), layout.end()), (0, HostOffset(0x7_0000)));
         assert_eq!(layout.place_compressed(GuestCluster(4), 1), HostOffset(0x7_0000));
         assert_eq!(

@@ -25,9 +25,9 @@
 pub mod bitmaps;
 pub mod check;
 mod codec;
-pub mod facts;
 pub mod geometry;
 pub mod header;
+pub mod header_info;
 pub mod image;
 pub mod l2;
 pub mod layout;
@@ -39,12 +39,12 @@ pub mod snapshots;
 
 pub use bitmaps::Bitmap;
 pub use codec::Codec;
-pub use facts::{BitmapDirectory, HeaderFacts};
 pub use geometry::{Geometry, GeometryError, SEGMENT};
 pub use header::{Header, HeaderError};
-pub use image::{CorruptPolicy, FileError, Image, ImageError, ImageFile, Limits, PlaceError};
+pub use header_info::{BitmapDirectory, HeaderInfo};
+pub use image::{CorruptPolicy, FileError, Image, ImageError, ImageFile, Limits, TableEntryError};
 pub use l2::{EntryError, L1Entry, L2Entry, Mapping};
-pub use layout::{Finished, Layout, RawPlace, Tail};
+pub use layout::{Finished, Layout, RawLocation, Tail};
 pub use mappings::{Mappings, Stored};
 pub use memory::MemoryFile;
 pub use snapshots::Snapshot;

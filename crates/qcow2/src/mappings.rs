@@ -8,7 +8,7 @@ use snapferry_base::units::{
 };
 
 use crate::header::{Header, Version};
-use crate::image::{ImageError, PlaceError};
+use crate::image::{ImageError, TableEntryError};
 use crate::l2::{EntryError, L2Entry, Mapping};
 
 /// Number of subclusters in a cluster with extended L2 entries (specification, "Extended L2 Entries").
@@ -46,18 +46,18 @@ pub enum SubclusterState {
     /// Allocated as zeros: it reads as zeros.
     Zero,
     /// Unallocated: it was never written.
-    Nowhere,
+    Unallocated,
 }
 
 impl Subclusters {
     /// Returns the state of subcluster `number`, 0 to 31.
     #[must_use]
-    pub fn place(self, number: u32) -> SubclusterState {
+    pub fn state(self, number: u32) -> SubclusterState {
         let bit = |bit: u32| self.0 >> bit & 1 == 1;
         match (bit(number), bit(number + SUBCLUSTERS)) {
             (true, _) => SubclusterState::Data,
             (false, true) => SubclusterState::Zero,
-            (false, false) => SubclusterState::Nowhere,
+            (false, false) => SubclusterState::Unallocated,
         }
     }
 }
@@ -108,8 +108,8 @@ impl Mappings {
     /// Returns the bytes of memory that the tables take.
     #[must_use]
     pub fn memory(&self) -> ByteCount {
-        let words: usize = self.tables.iter().flatten().map(|table| table.len()).sum();
-        ByteCount(to_u64(words) * 8)
+        let word_count: usize = self.tables.iter().flatten().map(|table| table.len()).sum();
+        ByteCount(to_u64(word_count) * 8)
     }
 
     /// Returns where and how a cluster's bytes are stored.
@@ -125,11 +125,11 @@ impl Mappings {
     /// Returns the first cluster after `guest` that an L2 table covers, or the one after the disk's end.
     /// Returns `None` if a table covers `guest` itself.
     #[must_use]
-    pub fn without_table_until(&self, guest: GuestCluster) -> Option<GuestCluster> {
+    pub fn unmapped_run_end(&self, guest: GuestCluster) -> Option<GuestCluster> {
         let per_table = self.entries_per_table();
-        let rest = self.tables.get(to_usize(guest.0 / per_table)..).unwrap_or_default();
-        let missing = rest.iter().take_while(|table| table.is_none()).count();
-        let next = if missing == rest.len() {
+        let remaining = self.tables.get(to_usize(guest.0 / per_table)..).unwrap_or_default();
+        let missing = remaining.iter().take_while(|table| table.is_none()).count();
+        let next = if missing == remaining.len() {
             self.guest_clusters()
         } else {
             (guest.0 / per_table + to_u64(missing)) * per_table
@@ -145,7 +145,7 @@ impl Mappings {
     pub fn mapping(&self, guest: GuestCluster) -> Mapping {
         let per_table = self.entries_per_table();
         match self.tables.get(to_usize(guest.0 / per_table)) {
-            Some(Some(table)) => L2Entry(table[to_usize(guest.0 % per_table) * self.words()])
+            Some(Some(table)) => L2Entry(table[to_usize(guest.0 % per_table) * self.words_per_entry()])
                 .decode(self.cluster())
                 .expect(CHECKED),
             _ => Mapping::Unallocated,
@@ -187,7 +187,7 @@ impl Mappings {
             })
     }
 
-    fn words(&self) -> usize {
+    fn words_per_entry(&self) -> usize {
         to_usize(self.header.l2_entry_len() / 8)
     }
 
@@ -196,14 +196,14 @@ impl Mappings {
     }
 
     fn stored_in(&self, table: &[u64], index: usize) -> Stored {
-        let word = table[index * self.words()];
+        let word = table[index * self.words_per_entry()];
         let entry = L2Entry(word).decode(self.cluster()).expect(CHECKED);
         match entry {
             Mapping::Unallocated | Mapping::Zero { .. } => Stored::Zero,
             Mapping::Raw { host, .. } if self.header.extended_l2 => match allocated(table[index * 2 + 1]) {
                 0 => Stored::Zero,
                 u32::MAX => Stored::Raw(host),
-                some => Stored::Subclusters(host, some),
+                mask => Stored::Subclusters(host, mask),
             },
             Mapping::Raw { host, .. } => Stored::Raw(host),
             Mapping::Compressed { host, sectors } => {
@@ -217,7 +217,7 @@ impl Mappings {
         let per_table = self.entries_per_table();
         for (index, table) in (0_u64..).zip(&self.tables) {
             let Some(table) = table else { continue };
-            for (entry, words) in (index * per_table..).zip(table.chunks(self.words())) {
+            for (entry, words) in (index * per_table..).zip(table.chunks(self.words_per_entry())) {
                 if words[0] == 0 && words.get(1).is_none_or(|bits| *bits == 0) {
                     continue;
                 }
@@ -232,7 +232,7 @@ impl Mappings {
 
     /// Checks that an entry is as in a correct image, and points to bytes within the file. `entry` is the
     /// number of the guest cluster.
-    fn check_entry(&self, entry: u64, words: &[u64], metadata: &ClusterSet) -> Result<(), PlaceError> {
+    fn check_entry(&self, entry: u64, words: &[u64], metadata: &ClusterSet) -> Result<(), TableEntryError> {
         let cluster = self.cluster();
         let file_len = self.file_len;
         let mapping = L2Entry(words[0]).decode(cluster)?;
@@ -241,41 +241,46 @@ impl Mappings {
             return Err(EntryError::Reserved(words[0]).into());
         }
         if let Some(&bits) = words.get(1) {
-            let (on, zero) = (allocated(bits), u32::try_from(bits >> 32).expect("the upper half"));
+            let (data, zero) = (allocated(bits), u32::try_from(bits >> 32).expect("the upper half"));
             let wrong = match mapping {
                 Mapping::Compressed { .. } => bits != 0,
-                Mapping::Raw { .. } => on & zero != 0,
-                Mapping::Unallocated => on != 0,
+                Mapping::Raw { .. } => data & zero != 0,
+                Mapping::Unallocated => data != 0,
                 // "Bit 0 ... must be 0 with extended L2 entries": there the bitmap marks zeros.
                 Mapping::Zero { .. } => true,
             };
             if wrong {
-                return Err(PlaceError::Subclusters(bits));
+                return Err(TableEntryError::Subclusters(bits));
             }
         }
-        let (start, end, most) = match mapping {
+        let (start, end, max_end) = match mapping {
             Mapping::Unallocated | Mapping::Zero { reserved: None } => return Ok(()),
             // The reserved cluster isn't read, but it must not overlap tables.
             Mapping::Zero { reserved: Some((host, _)) } => (host, host.0, file_len),
             Mapping::Raw { host, .. } => {
                 // The file need not contain the bytes past the disk's end, nor those after the last allocated
                 // subcluster.
-                let disk_left = self.virtual_size().0.saturating_sub(entry.saturating_mul(cluster.size()));
+                let disk_remaining =
+                    self.virtual_size().0.saturating_sub(entry.saturating_mul(cluster.size()));
                 let used = words.get(1).map_or(u64::from(SUBCLUSTERS), |bits| {
                     u64::from(u32::BITS - allocated(*bits).leading_zeros())
                 });
-                (host, host.0 + (cluster.size() / u64::from(SUBCLUSTERS) * used).min(disk_left), file_len)
+                (
+                    host,
+                    host.0 + (cluster.size() / u64::from(SUBCLUSTERS) * used).min(disk_remaining),
+                    file_len,
+                )
             }
             // The last sector may be incomplete: a program writes only the bytes of the body itself.
             Mapping::Compressed { host, sectors } => {
                 (host, (host.0 / SECTOR + sectors) * SECTOR, file_len.next_multiple_of(SECTOR))
             }
         };
-        if (start.0 >= file_len && end > start.0) || end > most {
-            return Err(PlaceError::PastEnd { start, end, file_len });
+        if (start.0 >= file_len && end > start.0) || end > max_end {
+            return Err(TableEntryError::PastEnd { start, end, file_len });
         }
         if metadata.touches(&(start.0..end.max(start.0 + 1))) {
-            return Err(PlaceError::Metadata(start));
+            return Err(TableEntryError::Metadata(start));
         }
         Ok(())
     }

@@ -119,8 +119,8 @@ impl References {
                 None => *slot |= tag(used) << COUNT_BITS,
             }
             // Counts stop at 2^28 - 1. No program that writes images could store a larger count either.
-            let room = COUNT - (*slot & COUNT);
-            *slot += u32::try_from(times).map_or(room, |times| times.min(room));
+            let headroom = COUNT - (*slot & COUNT);
+            *slot += u32::try_from(times).map_or(headroom, |times| times.min(headroom));
         }
         noted
     }

@@ -3,8 +3,8 @@
 use snapferry_base::limits::zeros;
 use snapferry_base::units::{HostOffset, to_u64, to_usize};
 
-use crate::facts::Fields;
 use crate::header::{Header, HeaderError};
+use crate::header_info::Fields;
 use crate::image::{ImageError, ImageFile};
 
 /// Bytes of an entry before its extra data (specification, "Snapshots").
@@ -45,15 +45,15 @@ pub fn list(file: &dyn ImageFile, header: &Header) -> Result<(Vec<Snapshot>, u64
     let refused = |source| ImageError::Header { name: file.name().to_owned(), source };
     // The header doesn't give the table's size; it follows from the entries. Reading too much is harmless,
     // because the range ends with the file at the latest.
-    let most =
+    let max_len =
         (file.size().0 - header.snapshot_table.0).min(u64::from(header.snapshots) * 1024).min(MAX_TABLE);
-    let mut bytes = zeros("the list of snapshots", most)?;
+    let mut bytes = zeros("the list of snapshots", max_len)?;
     file.read_at(header.snapshot_table, &mut bytes)?;
     let mut found = Vec::new();
     let mut at = 0;
     for _ in 0..header.snapshots {
-        let rest = bytes.get(to_usize(at)..).unwrap_or_default();
-        let (snapshot, len) = entry(rest).map_err(refused)?;
+        let remaining = bytes.get(to_usize(at)..).unwrap_or_default();
+        let (snapshot, len) = entry(remaining).map_err(refused)?;
         found.push(snapshot);
         at += len;
     }

@@ -11,14 +11,14 @@ use aws_sdk_s3::config::{
     SharedHttpClient, StalledStreamProtectionConfig,
 };
 use aws_smithy_http_client::tls;
-use snapferry_base::ca_file::{CaFile, keeps_secrets};
+use snapferry_base::ca_file::{CaFile, allows_secrets};
 use snapferry_engine::store::StoreError;
 
 use super::auth::Bearer;
-use super::bounded::Bounded;
-use super::errors::Teller;
-use super::sums::Sums;
-use super::whole::WholeAnswers;
+use super::bounded_client::BoundedClient;
+use super::checksums::ChecksumSupport;
+use super::complete_xml::CompleteXml;
+use super::errors::ErrorContext;
 use super::{Auth, S3Config, S3Store};
 
 /// Longest name of a bucket in bytes: 63 by today's rules, 255 by older ones.
@@ -46,8 +46,8 @@ impl S3Store {
                 "the endpoint holds a user name or password; keys are given apart from it".to_owned(),
             ));
         }
-        let plain = endpoint.path() == "/" && endpoint.query().is_none() && endpoint.fragment().is_none();
-        if !matches!(endpoint.scheme(), "http" | "https") || endpoint.host_str().is_none() || !plain {
+        let is_bare = endpoint.path() == "/" && endpoint.query().is_none() && endpoint.fragment().is_none();
+        if !matches!(endpoint.scheme(), "http" | "https") || endpoint.host_str().is_none() || !is_bare {
             return Err(setup(format!(
                 "the endpoint {endpoint} is not of the form https://host or http://host:port"
             )));
@@ -78,7 +78,7 @@ impl S3Store {
             .region(Region::new(config.region.clone()))
             .endpoint_url(&url)
             .force_path_style(true)
-            .http_client(SharedHttpClient::new(Bounded(http_client(secure, ca.as_ref())?)))
+            .http_client(SharedHttpClient::new(BoundedClient(http_client(secure, ca.as_ref())?)))
             // The requests set checksums themselves, or have none. The SDK would compute its own again for
             // each attempt.
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
@@ -86,7 +86,7 @@ impl S3Store {
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT).build())
             .retry_config(RetryConfig::disabled())
-            .interceptor(WholeAnswers);
+            .interceptor(CompleteXml);
         let mut bearer = None;
         match config.auth {
             Auth::Hmac { access_key, secret_key, session_token } => {
@@ -105,14 +105,14 @@ impl S3Store {
                 secrets.extend(session_token);
             }
             Auth::Bearer(source) => {
-                if !keeps_secrets(&endpoint) {
+                if !allows_secrets(&endpoint) {
                     return Err(setup(format!(
                         "the endpoint {url} is not https: the token would travel in the clear"
                     )));
                 }
-                let ours = Bearer::new(source);
-                builder = builder.allow_no_auth().interceptor(ours.clone());
-                bearer = Some(ours);
+                let interceptor = Bearer::new(source);
+                builder = builder.allow_no_auth().interceptor(interceptor.clone());
+                bearer = Some(interceptor);
             }
         }
         Ok(Self {
@@ -123,8 +123,13 @@ impl S3Store {
             slowest: config.slowest,
             deadline: config.deadline,
             complete: config.complete,
-            teller: Teller { endpoint: url, region: config.region, bucket: config.bucket, secrets },
-            sums: Sums::default(),
+            error_context: ErrorContext {
+                endpoint: url,
+                region: config.region,
+                bucket: config.bucket,
+                secrets,
+            },
+            checksums: ChecksumSupport::default(),
         })
     }
 }
@@ -134,11 +139,11 @@ fn http_client(secure: bool, ca: Option<&CaFile>) -> Result<SharedHttpClient, St
     if !secure {
         return Ok(builder.build_http());
     }
-    let mut trust = tls::TrustStore::default();
+    let mut trust_store = tls::TrustStore::default();
     if let Some(ca) = ca {
-        trust = trust.with_pem_certificate(ca.pem());
+        trust_store = trust_store.with_pem_certificate(ca.pem());
     }
-    let context = tls::TlsContext::builder().with_trust_store(trust).build().map_err(|err| {
+    let context = tls::TlsContext::builder().with_trust_store(trust_store).build().map_err(|err| {
         StoreError::Setup(format!("can't set up TLS: {}", snapferry_base::retry::chain(&err)))
     })?;
     Ok(builder

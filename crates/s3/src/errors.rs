@@ -12,15 +12,15 @@ use snapferry_base::secret::Secret;
 use snapferry_base::units::ByteCount;
 use snapferry_engine::store::{Operation, StoreError, is_digest_code};
 
-use super::bounded::is_too_long;
-use crate::bounded::LARGEST_OF_STORE;
+use super::bounded_client::is_too_long;
+use crate::bounded_client::LARGEST_RESPONSE;
 
 /// Largest number of characters of a store's message that are shown.
 const LONGEST_MESSAGE: usize = 300;
 
 /// Data about the client that the error messages contain.
 #[derive(Debug)]
-pub(super) struct Teller {
+pub(super) struct ErrorContext {
     pub(super) endpoint: String,
     pub(super) region: String,
     pub(super) bucket: String,
@@ -28,9 +28,9 @@ pub(super) struct Teller {
     pub(super) secrets: Vec<Secret>,
 }
 
-impl Teller {
+impl ErrorContext {
     /// Converts the SDK's error of `operation`. `upload_id` is given for a request about an upload.
-    pub(super) fn tell<E>(
+    pub(super) fn convert<E>(
         &self,
         operation: Operation,
         upload_id: Option<&str>,
@@ -41,37 +41,39 @@ impl Teller {
     {
         match &err {
             // The status is a success, but the body is neither the expected response nor an S3 error.
-            SdkError::ServiceError(answer)
-                if answer.raw().status().is_success() && answer.err().code().is_none() =>
+            SdkError::ServiceError(response)
+                if response.raw().status().is_success() && response.err().code().is_none() =>
             {
                 StoreError::Connection {
                     operation,
-                    reason: format!("{}: the answer can't be read: {}", self.endpoint, causes(&err)),
+                    endpoint: self.endpoint.clone(),
+                    reason: format!("the answer can't be read: {}", causes(&err)),
                 }
             }
-            SdkError::ServiceError(answer) => {
-                let (code, message) = (answer.err().code(), answer.err().message());
-                self.refusal(operation, upload_id, answer.raw(), code, message)
+            SdkError::ServiceError(response) => {
+                let (code, message) = (response.err().code(), response.err().message());
+                self.refusal(operation, upload_id, response.raw(), code, message)
             }
             // The response isn't from S3: a proxy's error page, or an incomplete document.
-            SdkError::ResponseError(answer) if !answer.raw().status().is_success() => {
-                self.refusal(operation, upload_id, answer.raw(), None, None)
+            SdkError::ResponseError(response) if !response.raw().status().is_success() => {
+                self.refusal(operation, upload_id, response.raw(), None, None)
             }
             _ if is_too_long(&err) => StoreError::Mismatch {
                 operation,
                 reason: format!(
                     "{}: the answer is longer than {}",
                     self.endpoint,
-                    ByteCount(LARGEST_OF_STORE)
+                    ByteCount(LARGEST_RESPONSE)
                 ),
             },
             SdkError::ResponseError(_) => StoreError::Connection {
                 operation,
-                reason: format!("{}: the answer can't be read: {}", self.endpoint, causes(&err)),
+                endpoint: self.endpoint.clone(),
+                reason: format!("the answer can't be read: {}", causes(&err)),
             },
             SdkError::DispatchFailure(failure) if !failure.is_user() => {
-                match (tls_error(&err), limits::within(&err)) {
-                    (Some(tls), _) if means_no_trust(tls) => {
+                match (tls_error(&err), limits::explaining_limit_in_chain(&err)) {
+                    (Some(tls), _) if is_trust_failure(tls) => {
                         StoreError::Untrusted { operation, reason: tls.to_string() }
                     }
                     // Another attempt would fail because of the same limit on this process.
@@ -80,12 +82,13 @@ impl Teller {
                     }
                     _ => StoreError::Connection {
                         operation,
-                        reason: format!("{}: {}", self.endpoint, causes(&err)),
+                        endpoint: self.endpoint.clone(),
+                        reason: causes(&err),
                     },
                 }
             }
             SdkError::TimeoutError(_) => {
-                StoreError::Connection { operation, reason: format!("{}: {}", self.endpoint, causes(&err)) }
+                StoreError::Connection { operation, endpoint: self.endpoint.clone(), reason: causes(&err) }
             }
             _ => StoreError::Setup(format!(
                 "{operation}: the request can't be made: {}",
@@ -106,7 +109,7 @@ impl Teller {
         // A response to HEAD has no body, so its only code is the status.
         let code = code
             .filter(|code| !code.is_empty())
-            .map_or_else(|| name_of(status).to_owned(), |code| self.clean(code));
+            .map_or_else(|| default_code(status).to_owned(), |code| self.clean(code));
         let message = message.map_or_else(|| "no reason given".to_owned(), |message| self.clean(message));
         if is_digest_code(&code) {
             return StoreError::Damaged {
@@ -132,10 +135,14 @@ impl Teller {
                 "AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException",
             ) => {
                 let body = raw.body().bytes().unwrap_or_default();
-                let told =
+                let region =
                     raw.headers().get("x-amz-bucket-region").map(str::to_owned).or_else(|| region_in(body));
                 let reason = format!("the bucket is not in region {:?}: {message}", self.region);
-                StoreError::WrongRegion { operation, reason, expected: told.map(|told| self.clean(&told)) }
+                StoreError::WrongRegion {
+                    operation,
+                    reason,
+                    expected: region.map(|region| self.clean(&region)),
+                }
             }
             (412, _) => StoreError::Precondition { operation, reason: format!("{code}: {message}") },
             (401 | 403, _)
@@ -173,7 +180,7 @@ fn one_line(text: &str) -> String {
 }
 
 /// Returns the usual error code for a status, for a response without a code.
-fn name_of(status: u16) -> &'static str {
+fn default_code(status: u16) -> &'static str {
     match status {
         301 => "PermanentRedirect",
         400 => "BadRequest",
@@ -200,8 +207,8 @@ pub fn region_in(body: &[u8]) -> Option<String> {
     let (_, rest) = text.split_once("<Region>")?;
     let (region, _) = rest.split_once("</Region>")?;
     let region = region.trim();
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    ((1..=64).contains(&region.len()) && region.chars().all(plain)).then(|| region.to_owned())
+    let is_name_char = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    ((1..=64).contains(&region.len()) && region.chars().all(is_name_char)).then(|| region.to_owned())
 }
 
 /// Returns the messages of an error's causes, without those that repeat another one.
@@ -236,7 +243,7 @@ fn tls_error<'a>(err: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
 
 /// True if the server's certificate isn't valid for it, or if both sides share no TLS version or cipher.
 /// Another attempt would fail in the same way.
-fn means_no_trust(err: &rustls::Error) -> bool {
+fn is_trust_failure(err: &rustls::Error) -> bool {
     matches!(
         err,
         rustls::Error::InvalidCertificate(_)
@@ -269,15 +276,15 @@ mod tests {
 
     #[test]
     fn what_a_store_says_is_cut_to_a_line_without_our_secrets() {
-        let teller = Teller {
+        let context = ErrorContext {
             endpoint: "https://s3.example".to_owned(),
             region: "us-south".to_owned(),
             bucket: "images".to_owned(),
             secrets: vec![Secret::new("hunter2"), Secret::new("")],
         };
-        assert_eq!(teller.clean("token\n\n hunter2  is bad"), "token *** is bad");
-        assert_eq!(teller.clean("gone\u{1b}[2J\u{9b}31m\u{7}"), "gone [2J 31m");
-        assert_eq!(teller.clean(&"x".repeat(1000)).len(), LONGEST_MESSAGE);
+        assert_eq!(context.clean("token\n\n hunter2  is bad"), "token *** is bad");
+        assert_eq!(context.clean("gone\u{1b}[2J\u{9b}31m\u{7}"), "gone [2J 31m");
+        assert_eq!(context.clean(&"x".repeat(1000)).len(), LONGEST_MESSAGE);
     }
 
     #[test]

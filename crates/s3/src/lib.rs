@@ -17,7 +17,8 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::{ByteStream, ByteStreamError};
 use aws_sdk_s3::types::{ChecksumMode, ChecksumType};
 use bytes::{Bytes, BytesMut};
-use errors::Teller;
+use checksums::{ChecksumSupport, Fields};
+use errors::ErrorContext;
 use snapferry_base::units::{ByteCount, MIB, to_u64, to_usize};
 use snapferry_engine::hash::Crc64;
 use snapferry_engine::store::Overwrite;
@@ -25,22 +26,21 @@ use snapferry_engine::store::{
     ETag, ExpectedObject, ListedObject, MAX_PARTS, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Operation,
     Part, PartNumber, StoreError, StoredPart, Upload, UploadPlan,
 };
-use sums::{Fields, Sums};
 
 mod auth;
-mod bounded;
+mod bounded_client;
+mod checksums;
+mod complete_xml;
 mod config;
 mod connect;
 mod errors;
 mod multipart;
-mod sums;
-mod whole;
 
-pub use bounded::LARGEST_OF_STORE;
+pub use bounded_client::LARGEST_RESPONSE;
+pub use checksums::PartChecksum;
 pub use config::{Auth, COMPLETE, DEADLINE, S3Config, SLOWEST};
 pub use errors::region_in;
-use multipart::may_be_about_fields;
-pub use sums::PartSum;
+use multipart::may_concern_checksum_fields;
 
 /// Largest number of pages of a list, with a thousand entries each.
 const MAX_PAGES: u32 = 1000;
@@ -79,15 +79,15 @@ pub struct S3Store {
     slowest: ByteCount,
     deadline: Duration,
     complete: Duration,
-    teller: Teller,
-    sums: Sums,
+    error_context: ErrorContext,
+    checksums: ChecksumSupport,
 }
 
 impl S3Store {
     /// Returns the checksum that is used for parts, as far as the store's support is known.
     #[must_use]
-    pub fn part_sum(&self) -> PartSum {
-        self.sums.part()
+    pub fn part_checksum(&self) -> PartChecksum {
+        self.checksums.part()
     }
 
     /// Creates the bucket. Succeeds if this account already owns it. Meant for stores of the user's own: a
@@ -100,7 +100,7 @@ impl S3Store {
         match self.attempt(&operation, None, 0, self.client.create_bucket().bucket(&self.bucket).send()).await
         {
             Err(StoreError::Refused { code, .. }) if code == "BucketAlreadyOwnedByYou" => Ok(()),
-            answer => answer.map(|_| ()),
+            response => response.map(|_| ()),
         }
     }
 
@@ -123,10 +123,10 @@ impl S3Store {
     where
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
-        self.attempt_within(self.deadline_of(body), operation, upload_id, request)
+        self.attempt_with_deadline(self.deadline_of(body), operation, upload_id, request)
     }
 
-    async fn attempt_within<T, E>(
+    async fn attempt_with_deadline<T, E>(
         &self,
         deadline: Duration,
         operation: &Operation,
@@ -142,14 +142,14 @@ impl S3Store {
                 source: Box::new(source),
             })?;
         }
-        within(deadline, operation, request)
+        with_deadline(deadline, operation, request)
             .await?
-            .map_err(|err| self.teller.tell(operation.clone(), upload_id, err))
+            .map_err(|err| self.error_context.convert(operation.clone(), upload_id, err))
     }
 
     /// Returns a more exact error for a refused HEAD, whose response has no body and so no reason. A GET of
     /// one byte needs the same rights, and its response contains the reason.
-    async fn reasoned(&self, err: StoreError, key: &ObjectKey) -> StoreError {
+    async fn explain_refusal(&self, err: StoreError, key: &ObjectKey) -> StoreError {
         if !matches!(err, StoreError::Denied { .. } | StoreError::Refused { status: 400, .. }) {
             return err;
         }
@@ -166,17 +166,17 @@ impl S3Store {
 
     /// Returns the size of an object for which HEAD returned none, because a proxy removed the header. The
     /// response to a GET of one byte contains the whole size; if it doesn't, the size is in a list.
-    async fn size_otherwise(&self, key: &ObjectKey, operation: &Operation) -> Result<u64, StoreError> {
+    async fn find_size(&self, key: &ObjectKey, operation: &Operation) -> Result<u64, StoreError> {
         let get = self.operation("GetObject", key);
         let request =
             self.client.get_object().bucket(&self.bucket).key(key.as_str()).range("bytes=0-0").send();
         // Fails for an empty object, and on stores that don't support ranges.
-        let answer = self.attempt(&get, None, 0, request).await;
-        let placed = answer
+        let response = self.attempt(&get, None, 0, request).await;
+        let total_size = response
             .as_ref()
             .ok()
-            .and_then(|answer| answer.content_range()?.rsplit_once('/')?.1.trim().parse().ok());
-        if let Some(size) = placed {
+            .and_then(|response| response.content_range()?.rsplit_once('/')?.1.trim().parse().ok());
+        if let Some(size) = total_size {
             return Ok(size);
         }
         let listed = self.list(key.as_str()).await;
@@ -185,16 +185,17 @@ impl S3Store {
         {
             return Ok(found.size);
         }
-        let why = listed
+        let list_reason = listed
             .err()
             .map_or_else(|| "a list does not show it".to_owned(), |err| snapferry_base::retry::chain(&err));
-        let reason =
-            format!("the store did not tell the object's size, neither by HEAD nor by a range, and {why}");
+        let reason = format!(
+            "the store did not tell the object's size, neither by HEAD nor by a range, and {list_reason}"
+        );
         Err(StoreError::Untold { operation: operation.clone(), reason })
     }
 
     /// Checks that the store holds the object that was just put: a response of 200 doesn't prove it.
-    async fn look_at(
+    async fn verify_stored(
         &self,
         operation: &Operation,
         key: &ObjectKey,
@@ -221,7 +222,7 @@ impl S3Store {
     }
 }
 
-async fn within<T>(
+async fn with_deadline<T>(
     deadline: Duration,
     operation: &Operation,
     work: impl Future<Output = T> + Send,
@@ -247,26 +248,28 @@ impl ObjectStore for S3Store {
             .key(key.as_str())
             .checksum_mode(ChecksumMode::Enabled)
             .send();
-        let answer = match self.attempt(&operation, None, 0, request).await {
+        let response = match self.attempt(&operation, None, 0, request).await {
             Err(StoreError::NoSuchKey { .. }) => return Ok(None),
-            Err(err) => return Err(self.reasoned(err, key).await),
-            Ok(answer) => answer,
+            Err(err) => return Err(self.explain_refusal(err, key).await),
+            Ok(response) => response,
         };
-        let told = answer.content_length().and_then(|size| u64::try_from(size).ok());
-        let size = match told {
+        let content_length = response.content_length().and_then(|size| u64::try_from(size).ok());
+        let size = match content_length {
             Some(size) => size,
-            None => self.size_otherwise(key, &operation).await?,
+            None => self.find_size(key, &operation).await?,
         };
         // A composite checksum, of the parts' checksums, is not that of the object.
-        let whole = !matches!(answer.checksum_type(), Some(ChecksumType::Composite));
-        let crc64 =
-            answer.checksum_crc64_nvme().filter(|_| whole).and_then(|text| Crc64::from_base64(text).ok());
-        Ok(Some(ObjectMeta { size, etag: etag_of(answer.e_tag(), &operation)?, crc64 }))
+        let full_object = !matches!(response.checksum_type(), Some(ChecksumType::Composite));
+        let crc64 = response
+            .checksum_crc64_nvme()
+            .filter(|_| full_object)
+            .and_then(|text| Crc64::from_base64(text).ok());
+        Ok(Some(ObjectMeta { size, etag: etag_of(response.e_tag(), &operation)?, crc64 }))
     }
 
     async fn put(&self, key: &ObjectKey, body: Bytes) -> Result<(), StoreError> {
         let operation = self.operation("PutObject", key);
-        let digest = sums::md5_of(body.clone()).await;
+        let digest = checksums::md5_of(body.clone()).await;
         let len = to_u64(body.len());
         let request = self
             .client
@@ -274,12 +277,12 @@ impl ObjectStore for S3Store {
             .bucket(&self.bucket)
             .key(key.as_str())
             // The body is small, and every store checks an MD5.
-            .content_md5(sums::md5_header(digest))
+            .content_md5(checksums::md5_header(digest))
             .body(ByteStream::from(body))
             .customize();
         let request = if self.sign_payload { request } else { request.disable_payload_signing() };
-        let answer = self.attempt(&operation, None, len, request.send()).await?;
-        self.look_at(&operation, key, len, &etag_of(answer.e_tag(), &operation)?).await
+        let response = self.attempt(&operation, None, len, request.send()).await?;
+        self.verify_stored(&operation, key, len, &etag_of(response.e_tag(), &operation)?).await
     }
 
     async fn get_range(
@@ -301,39 +304,39 @@ impl ObjectStore for S3Store {
             .key(key.as_str())
             .range(format!("bytes={}-{}", range.start, range.end - 1))
             .set_if_match(version.map(quoted));
-        let answer = self.attempt(&operation, None, 0, request.send()).await?;
+        let response = self.attempt(&operation, None, 0, request.send()).await?;
         // Stores handle If-Match differently, so the ETag of the response is checked too.
-        let came = etag_of(answer.e_tag(), &operation)?;
-        if let Some(version) = version.filter(|version| came != **version) {
-            let reason = format!("version {:?} was asked for and {:?} came", version.0, came.0);
+        let received_etag = etag_of(response.e_tag(), &operation)?;
+        if let Some(version) = version.filter(|version| received_etag != **version) {
+            let reason = format!("version {:?} was asked for and {:?} came", version.0, received_etag.0);
             return Err(StoreError::Precondition { operation, reason });
         }
         // The header is "bytes 0-99/1234". A store that doesn't support ranges sends the whole object, which
         // is right only if the caller asked for all of it.
-        let wanted = format!("bytes {}-{}/", range.start, range.end - 1);
-        let placed = answer.content_range().map_or(range.start == 0, |placed| placed.starts_with(&wanted));
-        let told = answer.content_length().and_then(|told| u64::try_from(told).ok());
-        let wrong = |came: String| StoreError::Mismatch {
+        let expected = format!("bytes {}-{}/", range.start, range.end - 1);
+        let range_matches =
+            response.content_range().map_or(range.start == 0, |range| range.starts_with(&expected));
+        let content_length =
+            response.content_length().and_then(|content_length| u64::try_from(content_length).ok());
+        let wrong = |received: String| StoreError::Mismatch {
             operation: operation.clone(),
-            reason: format!("bytes {} to {} were asked for and {came} came", range.start, range.end),
+            reason: format!("bytes {} to {} were asked for and {received} came", range.start, range.end),
         };
-        if !placed || told.is_some_and(|told| told != len) {
-            let placed = answer.content_range().unwrap_or("no range");
+        if !range_matches || content_length.is_some_and(|content_length| content_length != len) {
+            let content_range = response.content_range().unwrap_or("no range");
             return Err(wrong(format!(
-                "{placed} of {} bytes",
-                told.map_or("?".to_owned(), |told| told.to_string())
+                "{content_range} of {} bytes",
+                content_length.map_or("?".to_owned(), |content_length| content_length.to_string())
             )));
         }
-        let read = read_up_to(answer.body, len);
-        let body =
-            within(self.deadline_of(len), &operation, read).await?.map_err(|err| StoreError::Connection {
+        let read = read_up_to(response.body, len);
+        let body = with_deadline(self.deadline_of(len), &operation, read).await?.map_err(|err| {
+            StoreError::Connection {
                 operation: operation.clone(),
-                reason: format!(
-                    "{}: the answer broke off: {}",
-                    self.teller.endpoint,
-                    snapferry_base::retry::chain(&err)
-                ),
-            })?;
+                endpoint: self.error_context.endpoint.clone(),
+                reason: format!("the answer broke off: {}", snapferry_base::retry::chain(&err)),
+            }
+        })?;
         if to_u64(body.len()) == len { Ok(body) } else { Err(wrong(format!("{} bytes", body.len()))) }
     }
 
@@ -354,24 +357,24 @@ impl ObjectStore for S3Store {
                 reason: "there is an object of that name already".to_owned(),
             });
         }
-        if self.sums.part() == PartSum::Md5 {
+        if self.checksums.part() == PartChecksum::Md5 {
             return self.send_create(key, Fields::Without).await;
         }
         match self.send_create(key, Fields::Crc64).await {
-            Err(err) if may_be_about_fields(&err) => {
+            Err(err) if may_concern_checksum_fields(&err) => {
                 let upload = self.send_create(key, Fields::Without).await?;
-                self.sums.unknown_to_store();
+                self.checksums.mark_unsupported();
                 Ok(upload)
             }
-            answer => answer,
+            response => response,
         }
     }
 
     async fn put_part(&self, upload: &Upload, part: Part) -> Result<StoredPart, StoreError> {
-        let etag = match self.sums.part() {
-            PartSum::Md5 => self.send_part_with_md5(upload, &part).await?,
+        let etag = match self.checksums.part() {
+            PartChecksum::Md5 => self.send_part_with_md5(upload, &part).await?,
             // Each response is checked, because stores of different versions may share one address.
-            PartSum::Crc64 | PartSum::Unknown => self.probe_with_part(upload, &part).await?,
+            PartChecksum::Crc64 | PartChecksum::Unknown => self.probe_with_part(upload, &part).await?,
         };
         Ok(StoredPart { number: part.number, size: to_u64(part.body.len()), etag })
     }
@@ -379,7 +382,7 @@ impl ObjectStore for S3Store {
     async fn list_parts(&self, upload: &Upload) -> Result<Vec<StoredPart>, StoreError> {
         let operation = self.operation("ListParts", &upload.key);
         let id = wire_id(upload, &operation)?;
-        let strange = |reason: String| StoreError::Mismatch { operation: operation.clone(), reason };
+        let invalid = |reason: String| StoreError::Mismatch { operation: operation.clone(), reason };
         let mut found: Vec<StoredPart> = Vec::new();
         let mut marker: Option<String> = None;
         for _ in 0..MAX_PAGES {
@@ -396,10 +399,10 @@ impl ObjectStore for S3Store {
                 let number = part.part_number().and_then(|number| u32::try_from(number).ok());
                 let size = part.size().and_then(|size| u64::try_from(size).ok());
                 let (Some(number), Some(size)) = (number, size) else {
-                    return Err(strange("a part in the answer has no number or no size".to_owned()));
+                    return Err(invalid("a part in the answer has no number or no size".to_owned()));
                 };
                 if found.last().is_some_and(|last| last.number.0 >= number) || u64::from(number) > MAX_PARTS {
-                    return Err(strange(format!("part {number} in the answer is out of order")));
+                    return Err(invalid(format!("part {number} in the answer is out of order")));
                 }
                 found.push(StoredPart {
                     number: PartNumber(number),
@@ -407,7 +410,7 @@ impl ObjectStore for S3Store {
                     etag: etag_of(part.e_tag(), &operation)?,
                 });
             }
-            if is_last(page.is_truncated(), page.parts().len()).map_err(strange)? {
+            if is_last(page.is_truncated(), page.parts().len()).map_err(invalid)? {
                 return Ok(found);
             }
             let next = page.next_part_number_marker().map(str::to_owned);
@@ -415,28 +418,28 @@ impl ObjectStore for S3Store {
             let next = next.filter(|next| !matches!(next.as_str(), "" | "0")).or(last);
             if next.is_none() || next == marker || next.as_ref().is_some_and(|next| next.len() > LONGEST_MARK)
             {
-                return Err(strange("the list goes on without saying where".to_owned()));
+                return Err(invalid("the list goes on without saying where".to_owned()));
             }
             marker = next;
         }
-        Err(strange(format!("the list does not end after {MAX_PAGES} pages")))
+        Err(invalid(format!("the list does not end after {MAX_PAGES} pages")))
     }
 
     async fn complete(
         &self,
         upload: &Upload,
         parts: &[StoredPart],
-        whole: &ExpectedObject,
+        expected: &ExpectedObject,
     ) -> Result<(), StoreError> {
         // A store that did not return the parts' checksums can't check that of the whole object.
-        if self.sums.part() == PartSum::Md5 {
-            return self.send_complete(upload, parts, whole, Fields::Without).await;
+        if self.checksums.part() == PartChecksum::Md5 {
+            return self.send_complete(upload, parts, expected, Fields::Without).await;
         }
-        match self.send_complete(upload, parts, whole, Fields::Crc64).await {
+        match self.send_complete(upload, parts, expected, Fields::Crc64).await {
             // Try again only after an error that can't be about the object itself: a wrong checksum or size
             // must not succeed the second time.
             Err(StoreError::Unsupported { .. }) => {
-                self.send_complete(upload, parts, whole, Fields::Without).await
+                self.send_complete(upload, parts, expected, Fields::Without).await
             }
             Err(StoreError::Refused { status: 400, code, .. })
                 if matches!(
@@ -444,9 +447,9 @@ impl ObjectStore for S3Store {
                     "InvalidArgument" | "UnsupportedArgument" | "MalformedXML" | "InvalidHeader"
                 ) =>
             {
-                self.send_complete(upload, parts, whole, Fields::Without).await
+                self.send_complete(upload, parts, expected, Fields::Without).await
             }
-            answer => answer,
+            response => response,
         }
     }
 
@@ -469,9 +472,9 @@ impl ObjectStore for S3Store {
     async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, StoreError> {
         let operation =
             Operation { request: "ListObjectsV2", target: format!("s3://{}/{prefix}", self.bucket) };
-        let strange = |reason: String| StoreError::Mismatch { operation: operation.clone(), reason };
+        let invalid = |reason: String| StoreError::Mismatch { operation: operation.clone(), reason };
         let prefix = wire_prefix(prefix, &operation)?;
-        let (mut found, mut room) = (Vec::new(), Room::new(&operation));
+        let (mut found, mut memory) = (Vec::new(), ListMemory::new(&operation));
         let mut token: Option<String> = None;
         for _ in 0..MAX_PAGES {
             let request = self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix);
@@ -489,36 +492,36 @@ impl ObjectStore for S3Store {
                     continue;
                 }
                 let size = object.size().and_then(|size| u64::try_from(size).ok());
-                let size = size.ok_or_else(|| strange(format!("the object {key} has no size")))?;
+                let size = size.ok_or_else(|| invalid(format!("the object {key} has no size")))?;
                 let modified = object.last_modified().and_then(|at| SystemTime::try_from(*at).ok());
-                room.take(key.as_str().len())?;
+                memory.reserve(key.as_str().len())?;
                 found.push(ListedObject { key, size, modified });
             }
             // If the store returns a count, it must match the number of entries.
             let sent = page.contents().len() + page.common_prefixes().len();
             if let Some(count) = page.key_count().filter(|&count| usize::try_from(count) != Ok(sent)) {
-                return Err(strange(format!("the answer is said to hold {count} objects, and holds {sent}")));
+                return Err(invalid(format!("the answer is said to hold {count} objects, and holds {sent}")));
             }
-            if is_last(page.is_truncated(), sent).map_err(strange)? {
+            if is_last(page.is_truncated(), sent).map_err(invalid)? {
                 found.sort_by(|a, b| a.key.cmp(&b.key));
                 return Ok(found);
             }
             let next = page.next_continuation_token().map(str::to_owned);
             if next.is_none() || next == token || next.as_ref().is_some_and(|next| next.len() > LONGEST_MARK)
             {
-                return Err(strange("the list goes on without saying where".to_owned()));
+                return Err(invalid("the list goes on without saying where".to_owned()));
             }
             token = next;
         }
-        Err(strange(format!("the list does not end after {MAX_PAGES} pages")))
+        Err(invalid(format!("the list does not end after {MAX_PAGES} pages")))
     }
 
     async fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
         let operation =
             Operation { request: "ListMultipartUploads", target: format!("s3://{}/{prefix}", self.bucket) };
-        let strange = |reason: String| StoreError::Mismatch { operation: operation.clone(), reason };
+        let invalid = |reason: String| StoreError::Mismatch { operation: operation.clone(), reason };
         let prefix = wire_prefix(prefix, &operation)?;
-        let (mut found, mut room) = (Vec::new(), Room::new(&operation));
+        let (mut found, mut memory) = (Vec::new(), ListMemory::new(&operation));
         let mut marker: (Option<String>, Option<String>) = (None, None);
         for _ in 0..MAX_PAGES {
             let request = self
@@ -532,7 +535,7 @@ impl ObjectStore for S3Store {
             let page = self.attempt(&operation, None, 0, request).await?;
             for upload in page.uploads() {
                 let (Some(key), Some(id)) = (upload.key(), upload.upload_id()) else {
-                    return Err(strange("an upload in the answer has no key or no id".to_owned()));
+                    return Err(invalid("an upload in the answer has no key or no id".to_owned()));
                 };
                 let Ok(key) = ObjectKey::new(key) else {
                     tracing::warn!(
@@ -549,22 +552,22 @@ impl ObjectStore for S3Store {
                 // caller may remove the listed ones.
                 if key.as_str().starts_with(prefix) {
                     let started = upload.initiated().and_then(|at| SystemTime::try_from(*at).ok());
-                    room.take(key.as_str().len() + id.len())?;
+                    memory.reserve(key.as_str().len() + id.len())?;
                     found.push(OpenUpload { upload: Upload { key, id: id.to_owned() }, started });
                 }
             }
-            if is_last(page.is_truncated(), page.uploads().len()).map_err(strange)? {
+            if is_last(page.is_truncated(), page.uploads().len()).map_err(invalid)? {
                 return Ok(found);
             }
             let next =
                 (page.next_key_marker().map(str::to_owned), page.next_upload_id_marker().map(str::to_owned));
             let too_long = [&next.0, &next.1].into_iter().flatten().any(|next| next.len() > LONGEST_MARK);
             if next == (None, None) || next == marker || too_long {
-                return Err(strange("the list goes on without saying where".to_owned()));
+                return Err(invalid("the list goes on without saying where".to_owned()));
             }
             marker = next;
         }
-        Err(strange(format!("the list does not end after {MAX_PAGES} pages")))
+        Err(invalid(format!("the list does not end after {MAX_PAGES} pages")))
     }
 }
 
@@ -572,7 +575,7 @@ impl ObjectStore for S3Store {
 /// than [`FULL_PAGE`] entries is the last one.
 fn is_last(truncated: Option<bool>, entries: usize) -> Result<bool, String> {
     match truncated {
-        Some(goes_on) => Ok(!goes_on),
+        Some(truncated) => Ok(!truncated),
         None if entries < FULL_PAGE => Ok(true),
         None => Err(format!("the answer holds {entries} entries, and does not say whether there are more")),
     }
@@ -625,39 +628,39 @@ fn wire_prefix<'a>(prefix: &'a str, operation: &Operation) -> Result<&'a str, St
 }
 
 fn within_limit<'a>(
-    what: &str,
+    kind: &str,
     text: &'a str,
-    most: usize,
+    max: usize,
     operation: &Operation,
 ) -> Result<&'a str, StoreError> {
-    if text.len() <= most {
+    if text.len() <= max {
         return Ok(text);
     }
-    let reason = format!("the {what} has {} bytes; at most {most} are used", text.len());
+    let reason = format!("the {kind} has {} bytes; at most {max} are used", text.len());
     Err(StoreError::Mismatch { operation: operation.clone(), reason })
 }
 
 /// The memory left for a list.
-struct Room<'a> {
-    left: u64,
+struct ListMemory<'a> {
+    remaining: u64,
     operation: &'a Operation,
 }
 
-impl<'a> Room<'a> {
+impl<'a> ListMemory<'a> {
     fn new(operation: &'a Operation) -> Self {
-        Self { left: LARGEST_LIST, operation }
+        Self { remaining: LARGEST_LIST, operation }
     }
 
     /// Takes the memory for one more entry, whose names and identifiers have `text` bytes.
-    fn take(&mut self, text: usize) -> Result<(), StoreError> {
+    fn reserve(&mut self, text: usize) -> Result<(), StoreError> {
         let reason = || {
             format!(
                 "the list takes more than {} of memory; a longer prefix gives a shorter one",
                 ByteCount(LARGEST_LIST)
             )
         };
-        self.left = self
-            .left
+        self.remaining = self
+            .remaining
             .checked_sub(to_u64(text + ENTRY))
             .ok_or_else(|| StoreError::Mismatch { operation: self.operation.clone(), reason: reason() })?;
         Ok(())

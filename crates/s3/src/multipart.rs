@@ -6,18 +6,18 @@ use snapferry_base::units::to_u64;
 use snapferry_engine::hash::Crc64;
 use snapferry_engine::store::{ETag, ExpectedObject, ObjectKey, Part, StoreError, StoredPart, Upload};
 
-use super::sums::{self, Fields};
+use super::checksums::{self, Fields};
 use super::{LONGEST_UPLOAD_ID, S3Store, damaged, etag_of, quoted, wire_id, wire_number, within_limit};
 
 /// Checksum that is sent with a part.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum SentSum {
+pub(super) enum SentChecksum {
     Crc64,
     Md5([u8; 16]),
 }
 
 /// The store's response to a part.
-pub(super) struct Answered {
+pub(super) struct PartResponse {
     pub(super) etag: ETag,
     pub(super) echoed: bool,
 }
@@ -27,8 +27,8 @@ impl S3Store {
         &self,
         upload: &Upload,
         part: &Part,
-        sum: SentSum,
-    ) -> Result<Answered, StoreError> {
+        checksum: SentChecksum,
+    ) -> Result<PartResponse, StoreError> {
         let operation = self.part_operation("UploadPart", upload, part.number);
         let request = self
             .client
@@ -39,48 +39,48 @@ impl S3Store {
             .part_number(wire_number(part.number, &operation)?)
             // This shares the bytes, so an attempt doesn't copy them.
             .body(ByteStream::from(part.body.clone()));
-        let request = match sum {
-            SentSum::Crc64 => request.checksum_crc64_nvme(part.crc64.to_base64()),
-            SentSum::Md5(digest) => request.content_md5(sums::md5_header(digest)),
+        let request = match checksum {
+            SentChecksum::Crc64 => request.checksum_crc64_nvme(part.crc64.to_base64()),
+            SentChecksum::Md5(digest) => request.content_md5(checksums::md5_header(digest)),
         };
         let request = request.customize();
         let request = if self.sign_payload { request } else { request.disable_payload_signing() };
-        let answer =
+        let response =
             self.attempt(&operation, Some(&upload.id), to_u64(part.body.len()), request.send()).await?;
-        let echo = match answer.checksum_crc64_nvme() {
+        let echo = match response.checksum_crc64_nvme() {
             None => None,
             Some(text) => Some(Crc64::from_base64(text).map_err(|err| damaged(&operation, err.to_string()))?),
         };
         if let Some(echo) = echo.filter(|echo| *echo != part.crc64) {
             return Err(damaged(&operation, format!("CRC64NVME {} was sent, {echo} arrived", part.crc64)));
         }
-        Ok(Answered { etag: etag_of(answer.e_tag(), &operation)?, echoed: echo.is_some() })
+        Ok(PartResponse { etag: etag_of(response.e_tag(), &operation)?, echoed: echo.is_some() })
     }
 
     pub(super) async fn send_part_with_md5(&self, upload: &Upload, part: &Part) -> Result<ETag, StoreError> {
-        let digest = sums::md5_of(part.body.clone()).await;
-        Ok(self.send_part(upload, part, SentSum::Md5(digest)).await?.etag)
+        let digest = checksums::md5_of(part.body.clone()).await;
+        Ok(self.send_part(upload, part, SentChecksum::Md5(digest)).await?.etag)
     }
 
     /// Sends a part to a store whose support of CRC64NVME is unknown. If it doesn't support it, the part is
     /// sent again with an MD5, unless the ETag already is the part's MD5.
     pub(super) async fn probe_with_part(&self, upload: &Upload, part: &Part) -> Result<ETag, StoreError> {
-        match self.send_part(upload, part, SentSum::Crc64).await {
-            Ok(Answered { etag, echoed: true }) => {
-                self.sums.echoed();
+        match self.send_part(upload, part, SentChecksum::Crc64).await {
+            Ok(PartResponse { etag, echoed: true }) => {
+                self.checksums.mark_supported();
                 Ok(etag)
             }
-            Ok(Answered { etag, echoed: false }) => {
-                self.sums.unknown_to_store();
-                let digest = sums::md5_of(part.body.clone()).await;
-                if etag.0.eq_ignore_ascii_case(&sums::md5_etag(digest)) {
+            Ok(PartResponse { etag, echoed: false }) => {
+                self.checksums.mark_unsupported();
+                let digest = checksums::md5_of(part.body.clone()).await;
+                if etag.0.eq_ignore_ascii_case(&checksums::md5_etag(digest)) {
                     return Ok(etag);
                 }
-                Ok(self.send_part(upload, part, SentSum::Md5(digest)).await?.etag)
+                Ok(self.send_part(upload, part, SentChecksum::Md5(digest)).await?.etag)
             }
-            Err(err) if may_be_about_fields(&err) => {
+            Err(err) if may_concern_checksum_fields(&err) => {
                 let etag = self.send_part_with_md5(upload, part).await?;
-                self.sums.unknown_to_store();
+                self.checksums.mark_unsupported();
                 Ok(etag)
             }
             Err(err) => Err(err),
@@ -95,8 +95,8 @@ impl S3Store {
                 .checksum_algorithm(ChecksumAlgorithm::Crc64Nvme)
                 .checksum_type(ChecksumType::FullObject);
         }
-        let answer = self.attempt(&operation, None, 0, request.send()).await?;
-        match answer.upload_id() {
+        let response = self.attempt(&operation, None, 0, request.send()).await?;
+        match response.upload_id() {
             Some(id) if !id.is_empty() => {
                 let id = within_limit("upload id", id, LONGEST_UPLOAD_ID, &operation)?;
                 Ok(Upload { key: key.clone(), id: id.to_owned() })
@@ -109,7 +109,7 @@ impl S3Store {
         &self,
         upload: &Upload,
         parts: &[StoredPart],
-        whole: &ExpectedObject,
+        expected: &ExpectedObject,
         fields: Fields,
     ) -> Result<(), StoreError> {
         let operation = self.operation("CompleteMultipartUpload", &upload.key);
@@ -129,19 +129,20 @@ impl S3Store {
             .multipart_upload(list.build());
         if fields == Fields::Crc64 {
             request = request
-                .checksum_crc64_nvme(whole.crc64.to_base64())
+                .checksum_crc64_nvme(expected.crc64.to_base64())
                 .checksum_type(ChecksumType::FullObject)
-                .mpu_object_size(i64::try_from(whole.size).map_err(|_| StoreError::Mismatch {
+                .mpu_object_size(i64::try_from(expected.size).map_err(|_| StoreError::Mismatch {
                     operation: operation.clone(),
-                    reason: format!("{} bytes are more than an object can have", whole.size),
+                    reason: format!("{} bytes are more than an object can have", expected.size),
                 })?);
         }
-        let answer = self.attempt_within(self.complete, &operation, Some(&upload.id), request.send()).await?;
+        let response =
+            self.attempt_with_deadline(self.complete, &operation, Some(&upload.id), request.send()).await?;
         // The ETag may be empty (in early versions of Ceph), so it isn't checked. A checksum must match, if
         // there is one.
-        match answer.checksum_crc64_nvme().map(Crc64::from_base64) {
-            Some(Ok(crc64)) if crc64 != whole.crc64 => {
-                let reason = format!("the object's CRC64NVME is {crc64}, not {} as sent", whole.crc64);
+        match response.checksum_crc64_nvme().map(Crc64::from_base64) {
+            Some(Ok(crc64)) if crc64 != expected.crc64 => {
+                let reason = format!("the object's CRC64NVME is {crc64}, not {} as sent", expected.crc64);
                 let wrong = StoreError::Mismatch { operation: operation.clone(), reason };
                 Err(StoreError::Completed { operation, source: Box::new(wrong) })
             }
@@ -151,7 +152,7 @@ impl S3Store {
 }
 
 /// True if an error may be about the checksum fields, so that the request should be sent again without them.
-pub(super) fn may_be_about_fields(err: &StoreError) -> bool {
+pub(super) fn may_concern_checksum_fields(err: &StoreError) -> bool {
     match err {
         StoreError::Unsupported { .. } => true,
         // Of the temporary errors only RequestTimeout has status 400.

@@ -22,9 +22,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use snapferry_engine::hash::Crc64;
 
-use super::checks::Scheme;
-use super::moment::Moment;
+use super::digests::Scheme;
 use super::receive::Draft;
+use super::timestamp::Timestamp;
 use super::uploads::Upload;
 
 /// Characters that are escaped in a file name: all but those that are easy to read there. `%` and `/` are
@@ -57,7 +57,7 @@ pub(super) struct Object {
     pub(super) key: String,
     pub(super) size: u64,
     pub(super) etag: String,
-    pub(super) modified: Moment,
+    pub(super) modified: Timestamp,
     pub(super) crc64: Crc64,
     /// Checksum that the client chose; its value is in `checksum`.
     pub(super) scheme: Scheme,
@@ -72,7 +72,7 @@ pub(super) struct Conditions {
     pub(super) if_none_match: Option<ETagCondition>,
 }
 
-fn names(condition: &ETagCondition, object: &Object) -> bool {
+fn matches_etag(condition: &ETagCondition, object: &Object) -> bool {
     match condition {
         ETagCondition::Any => true,
         ETagCondition::ETag(etag) => etag.value() == object.etag,
@@ -84,23 +84,25 @@ impl Conditions {
     pub(super) fn allow_change(&self, present: Option<&Object>) -> S3Result<()> {
         match (&self.if_match, present) {
             (Some(_), None) => return Err(s3_error!(NoSuchKey)),
-            (Some(condition), Some(object)) if !names(condition, object) => {
+            (Some(condition), Some(object)) if !matches_etag(condition, object) => {
                 return Err(precondition("If-Match"));
             }
             _ => {}
         }
         match (&self.if_none_match, present) {
-            (Some(condition), Some(object)) if names(condition, object) => Err(precondition("If-None-Match")),
+            (Some(condition), Some(object)) if matches_etag(condition, object) => {
+                Err(precondition("If-None-Match"))
+            }
             _ => Ok(()),
         }
     }
 
     /// Checks for a read that the object is the one that the client wants.
     pub(super) fn allow_read(&self, object: &Object) -> S3Result<()> {
-        if self.if_match.as_ref().is_some_and(|condition| !names(condition, object)) {
+        if self.if_match.as_ref().is_some_and(|condition| !matches_etag(condition, object)) {
             return Err(precondition("If-Match"));
         }
-        if self.if_none_match.as_ref().is_some_and(|condition| names(condition, object)) {
+        if self.if_none_match.as_ref().is_some_and(|condition| matches_etag(condition, object)) {
             return Err(s3_error!(NotModified));
         }
         Ok(())
@@ -118,7 +120,7 @@ pub(super) struct Query {
     pub(super) delimiter: Option<String>,
     /// Last key or common prefix of the page before.
     pub(super) after: String,
-    pub(super) most: usize,
+    pub(super) limit: usize,
 }
 
 /// One page of a listing.
@@ -185,7 +187,7 @@ impl Folder {
     }
 
     /// Returns the name of each bucket and the time at which it was created.
-    pub(super) fn list(&self) -> Vec<(String, Moment)> {
+    pub(super) fn list(&self) -> Vec<(String, Timestamp)> {
         read(&self.buckets).iter().map(|(name, bucket)| (name.clone(), bucket.created)).collect()
     }
 }
@@ -194,7 +196,7 @@ impl Folder {
 #[derive(Debug)]
 pub(super) struct Bucket {
     dir: PathBuf,
-    created: Moment,
+    created: Timestamp,
     objects: RwLock<BTreeMap<String, Object>>,
     /// Open uploads by key and id, the order in which they are listed.
     uploads: RwLock<BTreeMap<(String, String), Arc<Upload>>>,
@@ -205,7 +207,7 @@ impl Bucket {
         for inner in [META, UPLOADS, DRAFTS] {
             fs::create_dir_all(dir.join(inner))?;
         }
-        write_json(&dir.join(".bucket.json"), &Moment::now(), &dir.join(DRAFTS))?;
+        write_json(&dir.join(".bucket.json"), &Timestamp::now(), &dir.join(DRAFTS))?;
         Self::open(dir)
     }
 
@@ -259,17 +261,17 @@ impl Bucket {
         self.dir.join(DRAFTS)
     }
 
-    /// Creates an object. `place` moves its bytes to the path that it is given. The conditions are checked
-    /// against the object that is there at that moment.
+    /// Creates an object. `write_body` moves its bytes to the path that it is given. The conditions are
+    /// checked against the object that is there at that moment.
     pub(super) fn commit(
         &self,
         object: Object,
         conditions: &Conditions,
-        place: impl FnOnce(&Path) -> io::Result<()>,
+        write_body: impl FnOnce(&Path) -> io::Result<()>,
     ) -> S3Result<()> {
         let mut objects = write(&self.objects);
         conditions.allow_change(objects.get(&object.key))?;
-        place(&self.dir.join(file_name(&object.key))).map_err(S3Error::internal_error)?;
+        write_body(&self.dir.join(file_name(&object.key))).map_err(S3Error::internal_error)?;
         write_json(&self.meta_path(&object.key), &object, &self.drafts()).map_err(S3Error::internal_error)?;
         objects.insert(object.key.clone(), object);
         Ok(())
@@ -316,7 +318,7 @@ impl Bucket {
         let mut objects = write(&self.objects);
         let object =
             objects.get_mut(key).ok_or_else(|| s3_error!(NoSuchKey, "The specified key does not exist."))?;
-        let changed = Object { attributes, modified: Moment::now(), ..object.clone() };
+        let changed = Object { attributes, modified: Timestamp::now(), ..object.clone() };
         write_json(&self.meta_path(key), &changed, &self.drafts()).map_err(S3Error::internal_error)?;
         *object = changed.clone();
         Ok(changed)
@@ -344,8 +346,8 @@ impl Bucket {
             {
                 continue;
             }
-            if listing.objects.len() + listing.prefixes.len() == query.most {
-                listing.next = Some(last).filter(|_| query.most > 0);
+            if listing.objects.len() + listing.prefixes.len() == query.limit {
+                listing.next = Some(last).filter(|_| query.limit > 0);
                 return listing;
             }
             if let Some(prefix) = rolled {
@@ -365,7 +367,7 @@ impl Bucket {
         scheme: Option<Scheme>,
         attributes: Attributes,
     ) -> S3Result<Arc<Upload>> {
-        let started = Moment::now();
+        let started = Timestamp::now();
         // The id begins with the time, so that the uploads of one key are listed oldest first.
         let id = format!("{started:012x}{}", unique());
         let upload = Upload::create(
@@ -402,18 +404,18 @@ impl Bucket {
         &self,
         prefix: &str,
         after: (&str, Option<&str>),
-        most: usize,
+        limit: usize,
     ) -> (Vec<Arc<Upload>>, bool) {
         let uploads = read(&self.uploads);
         let mut page = Vec::new();
         for ((key, id), upload) in uploads.iter() {
-            let later = key.as_str() > after.0
+            let is_after = key.as_str() > after.0
                 || (key == after.0 && after.1.is_some_and(|after| id.as_str() > after));
-            if !key.starts_with(prefix) || !later {
+            if !key.starts_with(prefix) || !is_after {
                 continue;
             }
-            if page.len() == most {
-                return (page, most > 0);
+            if page.len() == limit {
+                return (page, limit > 0);
             }
             page.push(Arc::clone(upload));
         }

@@ -25,20 +25,20 @@ use snapferry_base::secret::Secret;
 use snapferry_base::units::{to_u64, to_usize};
 use tokio::time::Sleep;
 
+use super::dto::Quirks;
 use super::faults::{Action, Faults};
 use super::iam::{Iam, LONGEST_FORM};
 use super::listener::Answers;
 use super::receive::Wire;
 use super::requests::{Operation, Target};
 use super::server::UnsignedPayload;
-use super::shapes::Quirks;
 use super::stats::Ledger;
 
 /// Bytes of a body that are read after its response is known. A client that is cut off while it sends sees a
 /// broken connection, not the response.
 const LONGEST_DRAIN: u64 = 256 << 20;
 /// Bytes that [`Action::StopReading`] reads.
-const A_LITTLE: u64 = 64 << 10;
+const PARTIAL_READ: u64 = 64 << 10;
 
 /// Error that closes the connection, because the fault script demands it.
 #[derive(Debug)]
@@ -152,14 +152,14 @@ impl Answers for Front {
         let path = req.uri().path_and_query().map_or("", |path| path.as_str());
         let visit = self.ledger.begin(&target, req.method(), path);
         // The length in a response to HEAD is that of a body that is not sent.
-        let heads = req.method() == Method::HEAD;
+        let is_head = req.method() == Method::HEAD;
         let (parts, body) = req.into_parts();
         let inflow = Inflow::new(body, visit.received());
         let action = self.faults.pick(&target);
         let response = self.act(action, &target, parts, inflow, reset).await?;
         let announced =
             response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        let sent = announced.or_else(|| HttpBody::size_hint(response.body()).exact()).filter(|_| !heads);
+        let sent = announced.or_else(|| HttpBody::size_hint(response.body()).exact()).filter(|_| !is_head);
         visit.answered(response.status(), sent.unwrap_or_default());
         Ok(response)
     }
@@ -198,7 +198,7 @@ impl Front {
                         "A header you provided implies functionality that is not implemented"
                     )));
                 }
-                quirks.blind = true;
+                quirks.ignore_checksums = true;
             }
             Some(Action::DropBeforeBody) => return Err(Dropped),
             Some(Action::DropAfterBody) => {
@@ -215,7 +215,7 @@ impl Front {
             }
             Some(Action::StopReading) => {
                 // The body must stay in scope: if it were dropped, hyper would close the connection.
-                inflow.drain(A_LITTLE).await;
+                inflow.drain(PARTIAL_READ).await;
                 return std::future::pending().await;
             }
             Some(Action::Delay { milliseconds }) => {
@@ -232,20 +232,20 @@ impl Front {
             Some(Action::LoseMarkers) => ending = Ending::Altered(without_markers),
             Some(Action::CutAnswer { bytes }) => ending = Ending::Cut(bytes),
             Some(Action::CorruptChecksum) => quirks.corrupt = true,
-            Some(Action::IgnoreChecksums) => quirks.blind = true,
+            Some(Action::IgnoreChecksums) => quirks.ignore_checksums = true,
         }
         let mut rest = inflow.rest();
-        let waits_for_leave = parts.headers.contains_key(EXPECT);
+        let expects_continue = parts.headers.contains_key(EXPECT);
         let response = self.serve(target, parts, inflow, quirks).await;
         // A client that waits for 100-continue and has sent nothing can't be cut off while it sends.
-        if !waits_for_leave || rest.received.load(Ordering::Relaxed) > 0 {
+        if !expects_continue || rest.received.load(Ordering::Relaxed) > 0 {
             rest.drain(LONGEST_DRAIN).await;
         }
         match ending {
             Ending::AsItIs => Ok(response),
             Ending::Drop => Err(Dropped),
             Ending::Never => std::future::pending().await,
-            Ending::Instead(answer) => Ok(answer),
+            Ending::Instead(response) => Ok(response),
             Ending::NoLength => Ok(without_length(response)),
             Ending::Altered(alter) => {
                 Ok(altered(response, |body| alter(&String::from_utf8_lossy(&body)).into()).await)
@@ -273,10 +273,10 @@ impl Front {
         if let Err(err) = self.admit(&mut parts) {
             return refused(err);
         }
-        let promised =
+        let expected =
             parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         parts.extensions.insert(quirks);
-        parts.extensions.insert(Wire { arrived: Arc::clone(&inflow.received), promised });
+        parts.extensions.insert(Wire { received_bytes: Arc::clone(&inflow.received), expected });
         let request = Request::from_parts(parts, Body::http_body_unsync(inflow));
         self.s3.call(request).await.unwrap_or_else(|err| {
             let err: s3s::StdError = err.into();
@@ -294,7 +294,7 @@ impl Front {
         let bearer =
             parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
         if let Some(token) = bearer {
-            if !self.iam.honours(token) {
+            if !self.iam.accepts(token) {
                 return Err(s3_error!(AccessDenied, "Access Denied"));
             }
             parts.headers.remove(AUTHORIZATION);
@@ -436,13 +436,13 @@ impl Inflow {
         Self { body: Arc::clone(&self.body), received: Arc::clone(&self.received), pace: None }
     }
 
-    /// Reads and discards the body up to `most` bytes or to its end.
-    async fn drain(&mut self, most: u64) {
-        let mut left = most;
+    /// Reads and discards the body up to `limit` bytes or to its end.
+    async fn drain(&mut self, limit: u64) {
+        let mut remaining = limit;
         while let Some(Ok(frame)) = self.frame().await {
             let len = frame.data_ref().map_or(0, |bytes| to_u64(bytes.len()));
-            left = left.saturating_sub(len);
-            if left == 0 {
+            remaining = remaining.saturating_sub(len);
+            if remaining == 0 {
                 return;
             }
         }

@@ -32,14 +32,14 @@ pub(super) struct Iam {
 
 /// Purpose of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum For {
+enum TokenPurpose {
     /// Access to all services.
     Bearer,
     /// Identity of a server towards its metadata service; not accepted elsewhere.
     Identity,
 }
 
-impl For {
+impl TokenPurpose {
     const fn name(self) -> &'static str {
         match self {
             Self::Bearer => "ServiceId-simulated",
@@ -65,12 +65,12 @@ impl Iam {
     }
 
     /// Creates a token in the form of IBM's: a JWT, because IBM's own clients read the times in it.
-    fn sign(&self, life: Duration, what_for: For) -> String {
+    fn sign(&self, life: Duration, purpose: TokenPurpose) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let head = json!({ "alg": "RS256", "kid": "simulated", "typ": "JWT" });
         let body = json!({
             "iss": "https://iam.cloud.ibm.com/identity",
-            "sub": what_for.name(),
+            "sub": purpose.name(),
             "account": { "valid": true, "bss": "0123456789abcdef0123456789abcdef" },
             "scope": "ibm openid",
             "iat": now,
@@ -85,34 +85,34 @@ impl Iam {
         format!("{signed}.{signature}")
     }
 
-    fn is_good(&self, token: &str, what_for: For) -> bool {
+    fn is_valid(&self, token: &str, purpose: TokenPurpose) -> bool {
         let body = token.rsplit_once('.').filter(|(signed, signature)| self.signature(signed) == *signature);
         let body = body.and_then(|(signed, _)| URL_SAFE_NO_PAD.decode(signed.split_once('.')?.1).ok());
         let Some(body) = body.and_then(|body| serde_json::from_slice::<serde_json::Value>(&body).ok()) else {
             return false;
         };
         let ends: u128 = body["ends_ms"].as_str().and_then(|ends| ends.parse().ok()).unwrap_or(0);
-        body["sub"] == what_for.name() && body["era"] == self.era.load(Ordering::Relaxed) && now_ms() < ends
+        body["sub"] == purpose.name() && body["era"] == self.era.load(Ordering::Relaxed) && now_ms() < ends
     }
 
     /// True if IAM issued this token as a bearer token and it has not expired.
-    pub(super) fn honours(&self, token: &str) -> bool {
-        self.is_good(token, For::Bearer)
+    pub(super) fn accepts(&self, token: &str) -> bool {
+        self.is_valid(token, TokenPurpose::Bearer)
     }
 
     /// True if this token proves the identity of a server and has not expired.
-    pub(super) fn honours_identity(&self, token: &str) -> bool {
-        self.is_good(token, For::Identity)
+    pub(super) fn accepts_identity(&self, token: &str) -> bool {
+        self.is_valid(token, TokenPurpose::Identity)
     }
 
     /// Creates a bearer token that is valid for `life`.
     pub(super) fn mint(&self, life: Duration) -> String {
-        self.sign(life, For::Bearer)
+        self.sign(life, TokenPurpose::Bearer)
     }
 
     /// Creates a token that a server presents to its metadata service.
     pub(super) fn mint_identity(&self, life: Duration) -> String {
-        self.sign(life, For::Identity)
+        self.sign(life, TokenPurpose::Identity)
     }
 
     /// Expires every token that was issued so far.
@@ -190,9 +190,9 @@ mod tests {
             iam.answer(b"grant_type=urn%3Aibm%3Aparams%3Aoauth%3Agrant-type%3Aapikey&apikey=k%2By%2F1");
         assert_eq!(answer.status(), StatusCode::OK);
         let token = body(&answer)["access_token"].as_str().expect("a token").to_owned();
-        assert!(iam.honours(&token) && !iam.honours("another"));
+        assert!(iam.accepts(&token) && !iam.accepts("another"));
         iam.expire_all();
-        assert!(!iam.honours(&token));
+        assert!(!iam.accepts(&token));
     }
 
     #[test]
@@ -200,16 +200,16 @@ mod tests {
         let iam = |key: &str| Iam::new(vec![Secret::new(key)], Duration::from_secs(60));
         let (token, identity) =
             (iam("key").mint(Duration::from_secs(60)), iam("key").mint_identity(Duration::from_secs(60)));
-        assert!(iam("key").honours(&token) && iam("key").honours_identity(&identity), "started again");
-        assert!(!iam("key").honours(&identity) && !iam("key").honours_identity(&token));
-        assert!(!iam("other").honours(&token) && !iam("key").honours(&token.replace('e', "f")));
+        assert!(iam("key").accepts(&token) && iam("key").accepts_identity(&identity), "started again");
+        assert!(!iam("key").accepts(&identity) && !iam("key").accepts_identity(&token));
+        assert!(!iam("other").accepts(&token) && !iam("key").accepts(&token.replace('e', "f")));
     }
 
     #[test]
     fn a_token_without_a_life_is_refused_at_once() {
         let iam = Iam::new(vec![Secret::new("key")], Duration::ZERO);
         let answer = body(&iam.answer(b"apikey=key&grant_type=urn:ibm:params:oauth:grant-type:apikey"));
-        assert!(!iam.honours(answer["access_token"].as_str().expect("a token")));
+        assert!(!iam.accepts(answer["access_token"].as_str().expect("a token")));
     }
 
     #[test]

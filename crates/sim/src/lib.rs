@@ -13,31 +13,31 @@
 //! | `server`, `listener` | the store as a whole; sockets, TLS, connections |
 //! | `front` | steps before and after S3 handles a request |
 //! | `requests`, `faults`, `stats` | operation of a request, scripted faults, counters |
-//! | `script`, `moment` | selection of the requests that fail; times as both services keep them |
+//! | `script`, `timestamp` | selection of the requests that fail; times as both services keep them |
 //! | `iam` | bearer tokens for API keys, as IBM's IAM issues them |
 //! | `store` | S3's operations |
 //! | `folder`, `uploads` | objects and uploads on disk, and their rules |
-//! | `shapes` | conversion between S3's types and those of the folder |
-//! | `receive`, `checks` | bodies and digests |
+//! | `dto` | conversion between S3's types and those of the folder |
+//! | `receive`, `digests` | bodies and digests |
 //! | `region/` | the cloud beside it: VPC regions, IAM, metadata service, tagging |
 //!
 //! Not for data that matters: the store never syncs to disk, and one key may do everything.
 
-mod checks;
+mod digests;
+mod dto;
 mod faults;
 mod folder;
 mod front;
 mod iam;
 mod listener;
-mod moment;
 mod receive;
 mod region;
 mod requests;
 mod script;
 mod server;
-mod shapes;
 mod stats;
 mod store;
+mod timestamp;
 mod uploads;
 
 pub use faults::{Action, Faults, Rule};

@@ -30,7 +30,7 @@ use super::front::Dropped;
 use super::server::{SimError, TlsFiles};
 
 /// Connections served at a time; further ones wait in the listener's queue.
-const MOST_CONNECTIONS: usize = 1024;
+const MAX_CONNECTIONS: usize = 1024;
 /// Bytes that hyper reads at once. Large, so that the bytes of a part come in few pieces.
 const READ_BUFFER: usize = 512 << 10;
 /// Longest time that a TLS handshake may take.
@@ -87,7 +87,7 @@ pub(super) async fn serve<F: Answers>(
         tokio::select! {
             _ = &mut stopped => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            accepted = listener.accept(), if connections.len() < MOST_CONNECTIONS => match accepted {
+            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
                 Ok((stream, _)) => {
                     connections.spawn(connection(stream, tls.clone(), Arc::clone(&front)));
                 }
@@ -106,21 +106,25 @@ async fn connection<F: Answers>(stream: TcpStream, tls: Option<TlsAcceptor>, fro
         tracing::debug!(%err, "no TCP_NODELAY");
     }
     let reset = Arc::new(AtomicBool::new(false));
-    let line = ClientStream { stream, reset: Arc::clone(&reset) };
+    let stream = ClientStream { stream, reset: Arc::clone(&reset) };
     match tls {
-        None => speak(line, &front, &reset).await,
-        Some(tls) => match tokio::time::timeout(HANDSHAKE, tls.accept(line)).await {
-            Ok(Ok(line)) => speak(line, &front, &reset).await,
+        None => serve_connection(stream, &front, &reset).await,
+        Some(tls) => match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
+            Ok(Ok(stream)) => serve_connection(stream, &front, &reset).await,
             Ok(Err(err)) => tracing::debug!(%err, "a TLS handshake failed"),
             Err(_) => tracing::debug!("a TLS handshake took too long"),
         },
     }
 }
 
-async fn speak<F: Answers>(line: impl AsyncRead + AsyncWrite + Unpin, front: &Arc<F>, reset: &AtomicBool) {
-    let answer = service_fn(|req| Arc::clone(front).answer(req, reset));
+async fn serve_connection<F: Answers>(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    front: &Arc<F>,
+    reset: &AtomicBool,
+) {
+    let service = service_fn(|req| Arc::clone(front).answer(req, reset));
     let served =
-        http1::Builder::new().max_buf_size(READ_BUFFER).serve_connection(TokioIo::new(line), answer).await;
+        http1::Builder::new().max_buf_size(READ_BUFFER).serve_connection(TokioIo::new(stream), service).await;
     if let Err(err) = served {
         tracing::debug!(%err, "a connection ended early");
     }

@@ -20,7 +20,7 @@ use s3s::{S3Error, S3ErrorCode, S3Result, TrailingHeaders, s3_error};
 use snapferry_base::units::{to_u64, to_usize};
 use tokio::sync::mpsc;
 
-use super::checks::{Claims, Sums, Tally};
+use super::digests::{Claims, Sums, Tally};
 
 /// Pieces of a body that may wait between the socket and the file's thread. A piece is at most hyper's read
 /// buffer.
@@ -93,13 +93,13 @@ enum Piece {
 /// the request's extensions.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Wire {
-    pub(super) arrived: Arc<AtomicU64>,
-    pub(super) promised: Option<u64>,
+    pub(super) received_bytes: Arc<AtomicU64>,
+    pub(super) expected: Option<u64>,
 }
 
 impl Wire {
     fn is_complete(&self) -> bool {
-        self.promised == Some(self.arrived.load(Ordering::Relaxed))
+        self.expected == Some(self.received_bytes.load(Ordering::Relaxed))
     }
 }
 
@@ -133,12 +133,12 @@ pub(super) async fn receive<S: Sink>(
             }
         }
     });
-    let promised = length.and_then(|length| u64::try_from(length).ok());
-    let whole = feed(body, promised, &wire, &tx).await;
+    let expected = length.and_then(|length| u64::try_from(length).ok());
+    let fed = feed(body, expected, &wire, &tx).await;
     // Before waiting for the writer: if the body broke off, the writer must not wait for more.
     drop(tx);
     let written = writer.await.map_err(S3Error::internal_error)?;
-    whole?;
+    fed?;
     let (sink, sums) = written?;
     let trailers: Option<HeaderMap> = trailers.and_then(|trailers| trailers.take());
     claims.check(&sums, trailers.as_ref())?;
@@ -147,7 +147,7 @@ pub(super) async fn receive<S: Sink>(
 
 async fn feed(
     body: Option<StreamingBlob>,
-    promised: Option<u64>,
+    expected: Option<u64>,
     wire: &Wire,
     tx: &mpsc::Sender<Piece>,
 ) -> S3Result<()> {
@@ -162,7 +162,7 @@ async fn feed(
             }
         }
     }
-    if promised.is_some_and(|promised| promised != received) {
+    if expected.is_some_and(|expected| expected != received) {
         return Err(s3_error!(IncompleteBody));
     }
     // If the writer has failed, it returns its error itself.
@@ -188,7 +188,7 @@ fn broken_body(err: s3s::StdError, wire: &Wire) -> S3Error {
 /// Body of a response: a file from an offset on, or a part of it.
 pub(super) struct Outgoing {
     rx: mpsc::Receiver<io::Result<Bytes>>,
-    left: u64,
+    remaining: u64,
 }
 
 impl Outgoing {
@@ -196,19 +196,19 @@ impl Outgoing {
     pub(super) fn new(mut file: File, length: u64) -> Self {
         let (tx, rx) = mpsc::channel(PIECES_IN_FLIGHT);
         tokio::task::spawn_blocking(move || {
-            let mut left = length;
-            while left > 0 {
-                let mut piece = vec![0; to_usize(left.min(ANSWER_PIECE))];
+            let mut remaining = length;
+            while remaining > 0 {
+                let mut piece = vec![0; to_usize(remaining.min(ANSWER_PIECE))];
                 let read = file.read_exact(&mut piece).map(|()| Bytes::from(piece));
                 let failed = read.is_err();
                 // If sending fails, the client has gone away.
                 if tx.blocking_send(read).is_err() || failed {
                     return;
                 }
-                left = left.saturating_sub(ANSWER_PIECE);
+                remaining = remaining.saturating_sub(ANSWER_PIECE);
             }
         });
-        Self { rx, left: length }
+        Self { rx, remaining: length }
     }
 
     pub(super) fn into_blob(self) -> StreamingBlob {
@@ -224,13 +224,13 @@ impl Body for Outgoing {
         self.rx.poll_recv(cx).map(|piece| {
             let piece = piece?;
             if let Ok(bytes) = &piece {
-                self.left = self.left.saturating_sub(to_u64(bytes.len()));
+                self.remaining = self.remaining.saturating_sub(to_u64(bytes.len()));
             }
             Some(piece.map(Frame::data))
         })
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
+        SizeHint::with_exact(self.remaining)
     }
 }

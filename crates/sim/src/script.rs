@@ -123,7 +123,7 @@ impl<E: Entry> Script<E> {
 /// Reads the entries of a script file.
 pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, SimError> {
     let fail = |reason: String| SimError::Script { path: path.to_owned(), reason };
-    let text = snapferry_base::given::read(path).map_err(|err| fail(err.to_string()))?;
+    let text = snapferry_base::user_file::read(path).map_err(|err| fail(err.to_string()))?;
     serde_json::from_slice(&text).map_err(|err| fail(err.to_string()))
 }
 

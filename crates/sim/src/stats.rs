@@ -44,7 +44,7 @@ pub struct Stats {
     /// Number of parts that are being uploaded now.
     pub parts_in_flight: usize,
     /// Highest number of parts that were uploaded at the same time.
-    pub most_parts_in_flight: usize,
+    pub max_parts_in_flight: usize,
     /// Last requests, in the order in which they ended.
     pub log: VecDeque<LoggedRequest>,
 }
@@ -78,7 +78,7 @@ impl Ledger {
         stats.counts.entry(target.operation).or_default().requests += 1;
         if target.operation == Operation::UploadPart {
             stats.parts_in_flight += 1;
-            stats.most_parts_in_flight = stats.most_parts_in_flight.max(stats.parts_in_flight);
+            stats.max_parts_in_flight = stats.max_parts_in_flight.max(stats.parts_in_flight);
         }
         drop(stats);
         let request = LoggedRequest {

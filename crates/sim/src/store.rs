@@ -24,14 +24,14 @@ use s3s::dto::{
 use s3s::{S3, S3Error, S3Request, S3Response, S3Result, s3_error};
 use snapferry_base::units::{to_u64, to_usize};
 
-use super::checks::{self, Algorithm, Claims, Scheme};
-use super::folder::{Attributes, Bucket, Conditions, Folder, Listing, Object, Query, etag, precondition};
-use super::moment::Moment;
-use super::receive::{Incoming, Outgoing, Sink as _, blocking, receive};
-use super::shapes::{
+use super::digests::{self, Algorithm, Claims, Scheme};
+use super::dto::{
     Quirks, common_prefixes, copy_range, count, encoded, listed, listed_part, new_object, page_length,
     set_checksum, signed, source, too_large,
 };
+use super::folder::{Attributes, Bucket, Conditions, Folder, Listing, Object, Query, etag, precondition};
+use super::receive::{Incoming, Outgoing, Sink as _, blocking, receive};
+use super::timestamp::Timestamp;
 use super::uploads::{Demands, ListedPart, Upload, part_number};
 
 /// Bytes that are hashed at a time during a copy.
@@ -57,8 +57,8 @@ impl Store {
     /// Returns the headers that describe an object in responses to HEAD and GET.
     fn object_headers(object: &Object, with_checksum: bool, quirks: Quirks) -> HeaderMap {
         let mut headers = object.attributes.headers();
-        if let Some(checksum) = quirks.shown(&object.checksum).filter(|_| with_checksum) {
-            checks::echo(&mut headers, object.scheme.algorithm, &checksum);
+        if let Some(checksum) = quirks.checksum_to_send(&object.checksum).filter(|_| with_checksum) {
+            digests::echo(&mut headers, object.scheme.algorithm, &checksum);
             headers.insert("x-amz-checksum-type", HeaderValue::from_static(object.scheme.kind.name()));
         }
         headers
@@ -123,12 +123,12 @@ impl S3 for Store {
         req: S3Request<ListObjectsInput>,
     ) -> S3Result<S3Response<ListObjectsOutput>> {
         let input = req.input;
-        let most = page_length(input.max_keys)?;
+        let limit = page_length(input.max_keys)?;
         let query = Query {
             prefix: input.prefix.clone().unwrap_or_default(),
             delimiter: input.delimiter.clone(),
             after: input.marker.clone().unwrap_or_default(),
-            most,
+            limit,
         };
         let listing = self.list(input.bucket.clone(), query).await?;
         let encoding = input.encoding_type.as_ref();
@@ -136,7 +136,7 @@ impl S3 for Store {
             name: Some(input.bucket),
             prefix: Some(encoded(&input.prefix.unwrap_or_default(), encoding)),
             marker: Some(encoded(&input.marker.unwrap_or_default(), encoding)),
-            max_keys: count(most),
+            max_keys: count(limit),
             is_truncated: Some(listing.next.is_some()),
             next_marker: listing.next.map(|next| encoded(&next, encoding)),
             contents: Some(listed(listing.objects, encoding)),
@@ -152,19 +152,19 @@ impl S3 for Store {
         req: S3Request<ListObjectsV2Input>,
     ) -> S3Result<S3Response<ListObjectsV2Output>> {
         let input = req.input;
-        let most = page_length(input.max_keys)?;
+        let limit = page_length(input.max_keys)?;
         let query = Query {
             prefix: input.prefix.clone().unwrap_or_default(),
             delimiter: input.delimiter.clone(),
             after: input.continuation_token.clone().or(input.start_after.clone()).unwrap_or_default(),
-            most,
+            limit,
         };
         let listing = self.list(input.bucket.clone(), query).await?;
         let encoding = input.encoding_type.as_ref();
         Ok(S3Response::new(ListObjectsV2Output {
             name: Some(input.bucket),
             prefix: Some(encoded(&input.prefix.unwrap_or_default(), encoding)),
-            max_keys: count(most),
+            max_keys: count(limit),
             key_count: count(listing.objects.len() + listing.prefixes.len()),
             continuation_token: input.continuation_token,
             is_truncated: Some(listing.next.is_some()),
@@ -203,7 +203,7 @@ impl S3 for Store {
         blocking(move || bucket.commit(object, &conditions, |path| draft.keep_as(path))).await?;
         let mut output = PutObjectOutput { e_tag: Some(etag(&tag)), ..PutObjectOutput::default() };
         if algorithm.is_some() {
-            set_checksum!(output, scheme.algorithm, quirks.shown(&checksum));
+            set_checksum!(output, scheme.algorithm, quirks.checksum_to_send(&checksum));
         }
         Ok(S3Response::new(output))
     }
@@ -233,11 +233,11 @@ impl S3 for Store {
         let bucket = self.folder.bucket(&input.bucket)?;
         let conditions = Conditions { if_match: input.if_match, if_none_match: input.if_none_match };
         let key = input.key;
-        let asked = input.range;
+        let requested_range = input.range;
         let (object, file, range) = blocking(move || {
             let (object, mut file) = bucket.open_object(&key)?;
             conditions.allow_read(&object)?;
-            let range = asked.map(|asked| asked.check(object.size)).transpose()?;
+            let range = requested_range.map(|range| range.check(object.size)).transpose()?;
             file.seek(SeekFrom::Start(range.as_ref().map_or(0, |range| range.start)))
                 .map_err(S3Error::internal_error)?;
             Ok((object, file, range))
@@ -290,7 +290,7 @@ impl S3 for Store {
     }
 
     async fn copy_object(&self, req: S3Request<CopyObjectInput>) -> S3Result<S3Response<CopyObjectOutput>> {
-        let fresh = Attributes::of(&req.headers);
+        let new_attributes = Attributes::of(&req.headers);
         let input = req.input;
         let (from_bucket, from_key) = source(&input.copy_source)?;
         let from = self.folder.bucket(from_bucket)?;
@@ -314,12 +314,12 @@ impl S3 for Store {
             let (object, mut file) = from.open_object(&from_key)?;
             conditions.allow_read(&object).map_err(|_| precondition("x-amz-copy-source-if-match"))?;
             if onto_itself {
-                return from.describe(&from_key, fresh);
+                return from.describe(&from_key, new_attributes);
             }
             let mut draft = to.draft()?;
             std::io::copy(&mut file, draft.file()).map_err(S3Error::internal_error)?;
-            let attributes = if replace { fresh } else { object.attributes.clone() };
-            let copy = Object { key: input.key, modified: Moment::now(), attributes, ..object };
+            let attributes = if replace { new_attributes } else { object.attributes.clone() };
+            let copy = Object { key: input.key, modified: Timestamp::now(), attributes, ..object };
             to.commit(copy.clone(), &Conditions::default(), |path| draft.keep_as(path))?;
             Ok(copy)
         })
@@ -343,7 +343,7 @@ impl S3 for Store {
         let quirks = Quirks::of(&req);
         let attributes = Attributes::of(&req.headers);
         let input = req.input;
-        let scheme = if quirks.blind {
+        let scheme = if quirks.ignore_checksums {
             None
         } else {
             let algorithm = input.checksum_algorithm.as_ref().map(ChecksumAlgorithm::as_str);
@@ -390,7 +390,7 @@ impl S3 for Store {
         if let Some(algorithm) = echoed
             && let Some(checksum) = part.sums.checksums.get(&algorithm)
         {
-            set_checksum!(output, algorithm, quirks.shown(checksum));
+            set_checksum!(output, algorithm, quirks.checksum_to_send(checksum));
         }
         Ok(S3Response::new(output))
     }
@@ -412,23 +412,23 @@ impl S3 for Store {
             if_match: input.copy_source_if_match,
             if_none_match: input.copy_source_if_none_match,
         };
-        let asked = input.copy_source_range;
+        let requested_range = input.copy_source_range;
         let part = blocking(move || {
             let (object, mut file) = from.open_object(&from_key)?;
             conditions.allow_read(&object).map_err(|_| precondition("x-amz-copy-source-if-match"))?;
-            let range = copy_range(asked.as_deref(), object.size)?;
-            let mut left = range.end - range.start;
-            too_large(signed(left))?;
+            let range = copy_range(requested_range.as_deref(), object.size)?;
+            let mut remaining = range.end - range.start;
+            too_large(signed(remaining))?;
             file.seek(SeekFrom::Start(range.start)).map_err(S3Error::internal_error)?;
-            let mut landing = Upload::land(&upload, number, Some(left), &bucket)?;
+            let mut landing = Upload::land(&upload, number, Some(remaining), &bucket)?;
             let mut tally = Claims::default().tally(scheme.map(|scheme| scheme.algorithm));
-            let mut piece = vec![0; to_usize(left.min(to_u64(COPY_PIECE)))];
-            while left > 0 {
-                let len = to_usize(left.min(to_u64(piece.len())));
-                file.read_exact(&mut piece[..len]).map_err(S3Error::internal_error)?;
-                landing.write(&piece[..len]).map_err(S3Error::internal_error)?;
-                tally.update(&piece[..len]);
-                left -= to_u64(len);
+            let mut buf = vec![0; to_usize(remaining.min(to_u64(COPY_PIECE)))];
+            while remaining > 0 {
+                let len = to_usize(remaining.min(to_u64(buf.len())));
+                file.read_exact(&mut buf[..len]).map_err(S3Error::internal_error)?;
+                landing.write(&buf[..len]).map_err(S3Error::internal_error)?;
+                tally.update(&buf[..len]);
+                remaining -= to_u64(len);
             }
             upload.put(number, landing, tally.finish(), &bucket.drafts())
         })
@@ -439,7 +439,7 @@ impl S3 for Store {
             ..CopyPartResult::default()
         };
         if let Some((algorithm, checksum)) = part.checksum(scheme) {
-            set_checksum!(result, algorithm, quirks.shown(checksum));
+            set_checksum!(result, algorithm, quirks.checksum_to_send(checksum));
         }
         Ok(S3Response::new(UploadPartCopyOutput {
             copy_part_result: Some(result),
@@ -450,13 +450,13 @@ impl S3 for Store {
     async fn list_parts(&self, req: S3Request<ListPartsInput>) -> S3Result<S3Response<ListPartsOutput>> {
         let quirks = Quirks::of(&req);
         let input = req.input;
-        let most = page_length(input.max_parts)?;
+        let limit = page_length(input.max_parts)?;
         let after = input.part_number_marker.map_or(Ok(0), u32::try_from);
         let after = after.map_err(|_| s3_error!(InvalidArgument, "part-number-marker can't be negative"))?;
         let upload = self.folder.bucket(&input.bucket)?.upload(&input.key, &input.upload_id)?;
         let scheme = upload.scheme();
         // An upload that is being completed is locked until that is done.
-        let (parts, more) = blocking(move || upload.list(after, most)).await?;
+        let (parts, more) = blocking(move || upload.list(after, limit)).await?;
         let next = parts.last().filter(|_| more).and_then(|(number, _)| i32::try_from(*number).ok());
         let parts =
             parts.into_iter().map(|(number, part)| listed_part(number, &part, scheme, quirks)).collect();
@@ -464,7 +464,7 @@ impl S3 for Store {
             bucket: Some(input.bucket),
             key: Some(input.key),
             upload_id: Some(input.upload_id),
-            max_parts: count(most),
+            max_parts: count(limit),
             part_number_marker: i32::try_from(after).ok(),
             is_truncated: Some(more),
             next_part_number_marker: next,
@@ -483,12 +483,12 @@ impl S3 for Store {
         if input.delimiter.as_ref().is_some_and(|delimiter| !delimiter.is_empty()) {
             return Err(s3_error!(NotImplemented, "Uploads are not listed by delimiter here."));
         }
-        let most = page_length(input.max_uploads)?;
+        let limit = page_length(input.max_uploads)?;
         let bucket = self.folder.bucket(&input.bucket)?;
         let prefix = input.prefix.clone().unwrap_or_default();
         let key_marker = input.key_marker.clone().unwrap_or_default();
         let (page, more) =
-            bucket.list_uploads(&prefix, (&key_marker, input.upload_id_marker.as_deref()), most);
+            bucket.list_uploads(&prefix, (&key_marker, input.upload_id_marker.as_deref()), limit);
         let encoding = input.encoding_type.as_ref();
         let last = page.last().filter(|_| more);
         let uploads = page.iter().map(|upload| MultipartUpload {
@@ -506,7 +506,7 @@ impl S3 for Store {
             prefix: Some(encoded(&prefix, encoding)),
             key_marker: Some(encoded(&key_marker, encoding)),
             upload_id_marker: input.upload_id_marker,
-            max_uploads: count(most),
+            max_uploads: count(limit),
             is_truncated: Some(more),
             next_key_marker: last.map(|upload| encoded(upload.key(), encoding)),
             next_upload_id_marker: last.map(|upload| upload.id().to_owned()),
@@ -521,7 +521,7 @@ impl S3 for Store {
         req: S3Request<CompleteMultipartUploadInput>,
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
         let quirks = Quirks::of(&req);
-        let checksum = checks::checksum_in(&req.headers)?;
+        let checksum = digests::checksum_in(&req.headers)?;
         let input = req.input;
         let bucket = self.folder.bucket(&input.bucket)?;
         let upload = bucket.upload(&input.key, &input.upload_id)?;
@@ -532,7 +532,7 @@ impl S3 for Store {
             checksum,
             kind: input.checksum_type.map(|kind| kind.as_str().to_owned()),
             conditions: Conditions { if_match: input.if_match, if_none_match: input.if_none_match },
-            blind: quirks.blind,
+            ignore_checksums: quirks.ignore_checksums,
         };
         let object = blocking(move || upload.complete(&bucket, &demands)).await?;
         let mut output = CompleteMultipartUploadOutput {
@@ -541,10 +541,10 @@ impl S3 for Store {
             key: Some(input.key),
             e_tag: Some(etag(&object.etag)),
             checksum_type: Some(ChecksumType::from_static(object.scheme.kind.name()))
-                .filter(|_| !quirks.blind),
+                .filter(|_| !quirks.ignore_checksums),
             ..CompleteMultipartUploadOutput::default()
         };
-        set_checksum!(output, object.scheme.algorithm, quirks.shown(&object.checksum));
+        set_checksum!(output, object.scheme.algorithm, quirks.checksum_to_send(&object.checksum));
         Ok(S3Response::new(output))
     }
 
@@ -563,14 +563,14 @@ impl S3 for Store {
 pub(super) fn put_file(bucket: &Bucket, key: &str, from: &Path) -> S3Result<()> {
     let mut file = File::open(from).map_err(S3Error::internal_error)?;
     let (mut draft, mut tally) = (bucket.draft()?, Claims::of(&HeaderMap::new())?.tally(None));
-    let mut piece = vec![0; COPY_PIECE];
+    let mut buf = vec![0; COPY_PIECE];
     loop {
-        let read = file.read(&mut piece).map_err(S3Error::internal_error)?;
+        let read = file.read(&mut buf).map_err(S3Error::internal_error)?;
         if read == 0 {
             break;
         }
-        tally.update(&piece[..read]);
-        draft.file().write_all(&piece[..read]).map_err(S3Error::internal_error)?;
+        tally.update(&buf[..read]);
+        draft.file().write_all(&buf[..read]).map_err(S3Error::internal_error)?;
     }
     let object = new_object(key.to_owned(), &tally.finish(), Algorithm::Crc64Nvme, Attributes::default())?;
     bucket.commit(object, &Conditions::default(), |path| draft.keep_as(path))

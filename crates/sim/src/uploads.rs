@@ -23,10 +23,10 @@ use snapferry_base::units::to_u64;
 use snapferry_engine::hash::Crc64;
 use snapferry_engine::store::{MAX_PARTS, MIN_PART, PartNumber};
 
-use super::checks::{Algorithm, Kind, Scheme, Sums};
+use super::digests::{Algorithm, Kind, Scheme, Sums};
 use super::folder::{Attributes, Bucket, Conditions, Object, read_json, write_json};
-use super::moment::Moment;
 use super::receive::{Draft, Sink};
+use super::timestamp::Timestamp;
 
 /// Location of a part's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +53,7 @@ pub(super) struct StoredPart {
     place: PartFile,
     pub(super) sums: Sums,
     pub(super) etag: String,
-    pub(super) modified: Moment,
+    pub(super) modified: Timestamp,
 }
 
 /// Contents of an upload's `upload.json`.
@@ -61,7 +61,7 @@ pub(super) struct StoredPart {
 struct Header {
     id: String,
     key: String,
-    started: Moment,
+    started: Timestamp,
     scheme: Option<Scheme>,
     attributes: Attributes,
 }
@@ -144,7 +144,7 @@ pub(super) struct Demands {
     pub(super) kind: Option<String>,
     pub(super) conditions: Conditions,
     /// True if the store behaves as one of before 2022, which ignores checksums and the object's size.
-    pub(super) blind: bool,
+    pub(super) ignore_checksums: bool,
 }
 
 /// Returns the part number if S3 accepts it.
@@ -167,7 +167,7 @@ impl Upload {
         dir: PathBuf,
         id: String,
         key: String,
-        started: Moment,
+        started: Timestamp,
         scheme: Option<Scheme>,
         attributes: Attributes,
         drafts: &Path,
@@ -210,7 +210,7 @@ impl Upload {
         &self.header.key
     }
 
-    pub(super) fn started(&self) -> Moment {
+    pub(super) fn started(&self) -> Timestamp {
         self.header.started
     }
 
@@ -292,7 +292,7 @@ impl Upload {
             Landing::Draft(draft) => (PartFile::Own, Some(draft), None),
             Landing::Slot(slot) => (PartFile::Slot { size: slot.size }, None, Some(slot)),
         };
-        let part = StoredPart { place, etag: sums.etag(), sums, modified: Moment::now() };
+        let part = StoredPart { place, etag: sums.etag(), sums, modified: Timestamp::now() };
         let stored = {
             let mut state = self.lock();
             let state = state.as_mut().ok_or_else(|| no_such_upload(self.id()))?;
@@ -310,13 +310,13 @@ impl Upload {
     }
 
     /// Returns one page of parts with numbers above `after`, and true if there are more.
-    pub(super) fn list(&self, after: u32, most: usize) -> S3Result<(Vec<(u32, StoredPart)>, bool)> {
+    pub(super) fn list(&self, after: u32, limit: usize) -> S3Result<(Vec<(u32, StoredPart)>, bool)> {
         let state = self.lock();
         let state = state.as_ref().ok_or_else(|| no_such_upload(self.id()))?;
         let mut rest =
             state.parts.range(after.saturating_add(1)..).map(|(number, part)| (*number, part.clone()));
-        let page: Vec<_> = rest.by_ref().take(most).collect();
-        Ok((page, most > 0 && rest.next().is_some()))
+        let page: Vec<_> = rest.by_ref().take(limit).collect();
+        Ok((page, limit > 0 && rest.next().is_some()))
     }
 
     /// Ends the upload without an object.
@@ -379,7 +379,8 @@ impl Upload {
     /// Returns the description of the object that these parts make, if it is as the client demands.
     fn describe(&self, parts: &BTreeMap<u32, StoredPart>, demands: &Demands) -> S3Result<Object> {
         let size = parts.values().map(|part| part.sums.size).sum();
-        if !demands.blind && demands.size.is_some_and(|claimed| u64::try_from(claimed) != Ok(size)) {
+        if !demands.ignore_checksums && demands.size.is_some_and(|claimed| u64::try_from(claimed) != Ok(size))
+        {
             return Err(s3_error!(
                 InvalidRequest,
                 "The provided 'x-amz-mp-object-size' header value does not match what was computed: {size}"
@@ -402,7 +403,7 @@ impl Upload {
             )
         };
         let checksum = sum_by(scheme).ok_or_else(mismatch)?;
-        if !demands.blind {
+        if !demands.ignore_checksums {
             if demands.kind.as_deref().is_some_and(|kind| kind != scheme.kind.name()) {
                 return Err(mismatch());
             }
@@ -424,7 +425,7 @@ impl Upload {
             key: self.key().to_owned(),
             size,
             etag: format!("{:016x}-{}", crc64.0, parts.len()),
-            modified: Moment::now(),
+            modified: Timestamp::now(),
             crc64,
             scheme,
             checksum,
@@ -454,14 +455,14 @@ fn check_list(parts: &BTreeMap<u32, StoredPart>, listed: &[ListedPart]) -> S3Res
     if !listed.is_sorted_by(|a, b| a.number < b.number) {
         return Err(s3_error!(InvalidPartOrder, "The list of parts was not in ascending order."));
     }
-    for line in listed {
-        let number = part_number(line.number)?;
+    for entry in listed {
+        let number = part_number(entry.number)?;
         let invalid = |reason: &str| s3_error!(InvalidPart, "Part {number}: {reason}");
         let part = parts.get(&number.0).ok_or_else(|| invalid("it was not uploaded"))?;
-        if line.etag.as_deref() != Some(part.etag.as_str()) {
+        if entry.etag.as_deref() != Some(part.etag.as_str()) {
             return Err(invalid("its entity tag does not match"));
         }
-        for (algorithm, claimed) in &line.checksums {
+        for (algorithm, claimed) in &entry.checksums {
             if part.sums.checksums.get(algorithm) != Some(claimed) {
                 return Err(invalid("its checksum does not match"));
             }

@@ -70,9 +70,9 @@ impl Disk {
     #[must_use]
     pub fn to_vec(&self) -> Vec<u8> {
         let mut disk = vec![0; to_usize(self.size.0)];
-        self.each_piece(|at, piece| {
+        self.each_chunk(|at, chunk| {
             let start = to_usize(at);
-            disk[start..start + piece.len()].copy_from_slice(piece);
+            disk[start..start + chunk.len()].copy_from_slice(chunk);
             Ok(())
         })
         .expect("memory takes every byte");
@@ -86,21 +86,21 @@ impl Disk {
     pub fn write(&self, path: &Path) -> io::Result<()> {
         let file = File::create(path)?;
         file.set_len(self.size.0)?;
-        self.each_piece(|at, piece| file.write_all_at(piece, at))
+        self.each_chunk(|at, chunk| file.write_all_at(chunk, at))
     }
 
     /// Calls `write` with all runs but the zeros, in order, in pieces of at most 1 MiB.
-    fn each_piece(&self, mut write: impl FnMut(u64, &[u8]) -> io::Result<()>) -> io::Result<()> {
+    fn each_chunk(&self, mut write: impl FnMut(u64, &[u8]) -> io::Result<()>) -> io::Result<()> {
         let mut buffer = Vec::new();
         for (number, (range, fill)) in (0..).zip(self.runs()) {
-            let mut words = Vocabulary::new(self.seed, number);
+            let mut generator = Vocabulary::new(self.seed, number);
             let mut at = range.start;
             while fill != Fill::Zeros && at < range.end {
                 let len = to_usize((range.end - at).min(MIB));
                 buffer.clear();
                 match fill {
-                    Fill::Random => words.random(&mut buffer, len),
-                    _ => words.text(&mut buffer, len),
+                    Fill::Random => generator.random(&mut buffer, len),
+                    _ => generator.text(&mut buffer, len),
                 }
                 write(at, &buffer)?;
                 at += to_u64(len);
@@ -124,16 +124,16 @@ impl Disk {
 
     fn mixed_runs(&self) -> Vec<(Range<u64>, Fill)> {
         // A separate sequence, different from that of every run.
-        let mut words = Vocabulary::new(self.seed, u64::MAX);
+        let mut generator = Vocabulary::new(self.seed, u64::MAX);
         let mut runs = Vec::new();
         let mut at = 0;
         while at < self.size.0 {
             // Each power of two from 512 B to 1 MiB is equally likely, and the length is between that and its
             // double. Most runs are multiples of 4 KiB, as files are.
-            let least = 512_u64 << (words.next() % 12);
-            let unit = if words.next().is_multiple_of(8) { 1 } else { 4 * KIB };
-            let len = (least + words.next() % least).next_multiple_of(unit).min(self.size.0 - at);
-            let fill = match words.next() % 10 {
+            let min_len = 512_u64 << (generator.next() % 12);
+            let unit = if generator.next().is_multiple_of(8) { 1 } else { 4 * KIB };
+            let len = (min_len + generator.next() % min_len).next_multiple_of(unit).min(self.size.0 - at);
+            let fill = match generator.next() % 10 {
                 0..5 => Fill::Zeros,
                 5 => Fill::Random,
                 _ => Fill::Text,
@@ -151,10 +151,10 @@ struct Vocabulary(u64);
 
 impl Vocabulary {
     fn new(seed: u64, stream: u64) -> Self {
-        let mut words = Self(seed ^ stream.wrapping_mul(0xa076_1d64_78bd_642f));
+        let mut generator = Self(seed ^ stream.wrapping_mul(0xa076_1d64_78bd_642f));
         // After the first step, the sequences of neighbouring seeds and streams differ completely.
-        words.0 = words.next();
-        words
+        generator.0 = generator.next();
+        generator
     }
 
     fn next(&mut self) -> u64 {

@@ -47,7 +47,7 @@ pub struct Hostile {
     pub stage: Stage,
     /// Part of the error message, including causes. Empty if any message will do, and for [`Stage::Check`]
     /// and [`Stage::Never`].
-    pub says: &'static str,
+    pub message: &'static str,
 }
 
 /// A good image, and the offsets of its tables.
@@ -89,20 +89,20 @@ impl Expected {
     fn of(disk: Vec<u8>, compression: Codec, bodies: &BTreeMap<u64, Body>) -> Self {
         let geometry = Geometry::new(DISK, CLUSTER).expect("a disk that fits");
         let bytes = images::build(geometry, compression, bodies);
-        let mut good = Self { bytes, disk, l1: 0, l2: [0; 2], refcount_table: 0, refcount_block: 0 };
-        good.l1 = good.word(40);
-        good.refcount_table = good.word(48);
-        good.refcount_block = good.word(good.refcount_table);
-        good.l2 = [0, 1].map(|index| good.word(good.l1 + 8 * index) & OFFSET);
-        good
+        let mut valid = Self { bytes, disk, l1: 0, l2: [0; 2], refcount_table: 0, refcount_block: 0 };
+        valid.l1 = valid.word(40);
+        valid.refcount_table = valid.word(48);
+        valid.refcount_block = valid.word(valid.refcount_table);
+        valid.l2 = [0, 1].map(|index| valid.word(valid.l1 + 8 * index) & OFFSET);
+        valid
     }
 
     /// Builds the image with another compressed body for cluster 0.
     fn with_body(compression: Codec, body: Vec<u8>) -> Self {
-        let good = Self::new(compression);
-        let mut bodies = images::encode(&good.disk, CLUSTER, compression);
+        let valid = Self::new(compression);
+        let mut bodies = images::encode(&valid.disk, CLUSTER, compression);
         bodies.insert(0, Body::Compressed(body));
-        Self::of(good.disk, compression, &bodies)
+        Self::of(valid.disk, compression, &bodies)
     }
 
     fn word(&self, at: u64) -> u64 {
@@ -152,13 +152,13 @@ const X: u32 = 58;
 struct List(Vec<Hostile>);
 
 impl List {
-    fn add(&mut self, name: impl Into<String>, image: &Expected, stage: Stage, says: &'static str) {
+    fn add(&mut self, name: impl Into<String>, image: &Expected, stage: Stage, message: &'static str) {
         self.0.push(Hostile {
             name: name.into(),
             bytes: image.bytes.clone(),
             disk: image.disk.clone(),
             stage,
-            says,
+            message,
         });
     }
 }
@@ -166,146 +166,146 @@ impl List {
 /// Returns all broken images. Their names are unique.
 #[must_use]
 pub fn all() -> Vec<Hostile> {
-    let good = Expected::new(Codec::Deflate);
+    let valid = Expected::new(Codec::Deflate);
     let mut list = List(Vec::new());
-    header(&good, &mut list);
-    tables(&good, &mut list);
-    features(&good, &mut list);
-    l1_entries(&good, &mut list);
-    standard_entries(&good, &mut list);
-    compressed_entries(&good, &mut list);
+    header(&valid, &mut list);
+    tables(&valid, &mut list);
+    features(&valid, &mut list);
+    l1_entries(&valid, &mut list);
+    standard_entries(&valid, &mut list);
+    compressed_entries(&valid, &mut list);
     bodies(&mut list);
-    refcounts(&good, &mut list);
-    subclusters(&good, &mut list);
-    truncated(&good, &mut list);
-    amplified(&good, &mut list);
+    refcounts(&valid, &mut list);
+    subclusters(&valid, &mut list);
+    truncated(&valid, &mut list);
+    amplified(&valid, &mut list);
     list.0
 }
 
-fn header(good: &Expected, list: &mut List) {
+fn header(valid: &Expected, list: &mut List) {
     for version in [0, 1, 4, u32::MAX] {
-        list.add(format!("version {version}"), &good.put32(4, version), Stage::Open, "version");
+        list.add(format!("version {version}"), &valid.put32(4, version), Stage::Open, "version");
     }
     for bits in [0, 8, 22, 63, 64, u32::MAX] {
-        list.add(format!("cluster_bits {bits}"), &good.put32(20, bits), Stage::Open, "cluster_bits");
+        list.add(format!("cluster_bits {bits}"), &valid.put32(20, bits), Stage::Open, "cluster_bits");
     }
     for len in [0, 72, 103, 108, 4104, 1 << 31, u32::MAX] {
-        list.add(format!("header_length {len}"), &good.put32(100, len), Stage::Open, "header_length");
+        list.add(format!("header_length {len}"), &valid.put32(100, len), Stage::Open, "header_length");
     }
     for order in [7, 64, u32::MAX] {
-        list.add(format!("refcount_order {order}"), &good.put32(96, order), Stage::Open, "refcount_order");
+        list.add(format!("refcount_order {order}"), &valid.put32(96, order), Stage::Open, "refcount_order");
     }
     for size in [(1 << 63) - 1, 0_u64.wrapping_sub(512), u64::MAX, 1 << 50, 8 * MIB] {
         list.add(
             format!("a size of {size} without the L1 table for it"),
-            &good.put64(24, size),
+            &valid.put64(24, size),
             Stage::Open,
             "L1 table has",
         );
     }
-    list.add("no magic", &good.put32(0, 0x5146_49fa), Stage::Open, "not a qcow2 image");
-    list.add("a size that is no whole sector", &good.put64(24, DISK.0 - 100), Stage::Never, "");
+    list.add("no magic", &valid.put32(0, 0x5146_49fa), Stage::Open, "not a qcow2 image");
+    list.add("a size that is no whole sector", &valid.put64(24, DISK.0 - 100), Stage::Never, "");
 }
 
-fn tables(good: &Expected, list: &mut List) {
+fn tables(valid: &Expected, list: &mut List) {
     for entries in [0, 1] {
-        list.add(format!("l1_size {entries}"), &good.put32(36, entries), Stage::Open, "L1 table has");
+        list.add(format!("l1_size {entries}"), &valid.put32(36, entries), Stage::Open, "L1 table has");
     }
     for entries in [(4 << 20) + 1, 1 << 31, u32::MAX] {
-        list.add(format!("l1_size {entries}"), &good.put32(36, entries), Stage::Open, "L1 table is");
+        list.add(format!("l1_size {entries}"), &valid.put32(36, entries), Stage::Open, "L1 table is");
     }
     list.add(
         "an L1 table past the file's end by its length",
-        &good.put32(36, 4096),
+        &valid.put32(36, 4096),
         Stage::Open,
         "L1 table ends at",
     );
-    for (at, says) in [
+    for (at, message) in [
         (0, "L1 table at 0"),
-        (good.l1 + 512, "L1 table at"),
+        (valid.l1 + 512, "L1 table at"),
         (1 << 63, "L1 table ends"),
         (u64::MAX - 4095, "L1 table ends"),
     ] {
-        list.add(format!("an L1 table at {at:#x}"), &good.put64(40, at), Stage::Open, says);
+        list.add(format!("an L1 table at {at:#x}"), &valid.put64(40, at), Stage::Open, message);
     }
-    let past = good.len().next_multiple_of(STEP);
-    list.add("an L1 table at the file's end", &good.put64(40, past), Stage::Open, "L1 table ends");
+    let end_of_file = valid.len().next_multiple_of(STEP);
+    list.add("an L1 table at the file's end", &valid.put64(40, end_of_file), Stage::Open, "L1 table ends");
     list.add(
         "an L1 table on top of the refcount table",
-        &good.put64(40, good.refcount_table),
+        &valid.put64(40, valid.refcount_table),
         Stage::Open,
         "overlap",
     );
-    let empty_between = good.put32(56, 2).put64(64, good.refcount_table + 1);
+    let empty_between = valid.put32(56, 2).put64(64, valid.refcount_table + 1);
     list.add(
         "a refcount table into the L1 table, and no snapshots in between",
         &empty_between,
         Stage::Open,
         "overlap",
     );
-    list.add("no refcount table", &good.put32(56, 0), Stage::Open, "no refcount table");
+    list.add("no refcount table", &valid.put32(56, 0), Stage::Open, "no refcount table");
     for clusters in [2049, 1 << 31, u32::MAX] {
         list.add(
             format!("a refcount table of {clusters} clusters"),
-            &good.put32(56, clusters),
+            &valid.put32(56, clusters),
             Stage::Open,
             "refcount table is",
         );
     }
-    for (at, says) in [
+    for (at, message) in [
         (0, "refcount table at 0"),
-        (good.refcount_table + 8, "refcount table at"),
-        (past, "refcount table ends"),
+        (valid.refcount_table + 8, "refcount table at"),
+        (end_of_file, "refcount table ends"),
         (1 << 62, "refcount table ends"),
     ] {
-        list.add(format!("a refcount table at {at:#x}"), &good.put64(48, at), Stage::Open, says);
+        list.add(format!("a refcount table at {at:#x}"), &valid.put64(48, at), Stage::Open, message);
     }
     for snapshots in [65_537, u32::MAX] {
         list.add(
             format!("{snapshots} snapshots"),
-            &good.put32(60, snapshots).put64(64, STEP),
+            &valid.put32(60, snapshots).put64(64, STEP),
             Stage::Open,
             "snapshots",
         );
     }
     list.add(
         "a snapshot table past the file's end",
-        &good.put32(60, 3).put64(64, past),
+        &valid.put32(60, 3).put64(64, end_of_file),
         Stage::Open,
         "snapshot table ends",
     );
     list.add(
         "a snapshot table between two clusters",
-        &good.put32(60, 3).put64(64, STEP + 8),
+        &valid.put32(60, 3).put64(64, STEP + 8),
         Stage::Open,
         "snapshot table at",
     );
     list.add(
         "65,536 snapshots in a small file",
-        &good.put32(60, 65_536).put64(64, STEP),
+        &valid.put32(60, 65_536).put64(64, STEP),
         Stage::Open,
         "snapshot table ends",
     );
 }
 
-fn features(good: &Expected, list: &mut List) {
-    for (bit, says) in [(1, "corrupt"), (2, "another file"), (5, "not known"), (63, "not known")] {
-        list.add(format!("incompatible bit {bit}"), &good.put64(72, 1 << bit), Stage::Open, says);
+fn features(valid: &Expected, list: &mut List) {
+    for (bit, message) in [(1, "corrupt"), (2, "another file"), (5, "not known"), (63, "not known")] {
+        list.add(format!("incompatible bit {bit}"), &valid.put64(72, 1 << bit), Stage::Open, message);
     }
-    list.add("extended L2 entries in small clusters", &good.put64(72, 1 << 4), Stage::Open, "extended L2");
-    list.add("the dirty bit", &good.put64(72, 1), Stage::Never, "");
-    list.add("a compression bit without a type", &good.put64(72, 1 << 3), Stage::Open, "compression type 0");
+    list.add("extended L2 entries in small clusters", &valid.put64(72, 1 << 4), Stage::Open, "extended L2");
+    list.add("the dirty bit", &valid.put64(72, 1), Stage::Never, "");
+    list.add("a compression bit without a type", &valid.put64(72, 1 << 3), Stage::Open, "compression type 0");
     for kind in [1, 2, 255] {
         list.add(
             format!("compression type {kind} without its bit"),
-            &good.put(104, &[kind]),
+            &valid.put(104, &[kind]),
             Stage::Open,
             "compression type",
         );
     }
     list.add(
         "compression type 2 with the bit",
-        &good.put64(72, 1 << 3).put(104, &[2]),
+        &valid.put64(72, 1 << 3).put(104, &[2]),
         Stage::Open,
         "compression type 2",
     );
@@ -317,21 +317,21 @@ fn features(good: &Expected, list: &mut List) {
     ] {
         let at = 1024;
         let len = u32::try_from(name.len()).expect("a short name");
-        let broken = good.put(at, name.as_bytes()).put64(8, at).put32(16, len);
+        let broken = valid.put(at, name.as_bytes()).put64(8, at).put32(16, len);
         list.add(format!("backing file {name}"), &broken, Stage::Open, "backing file");
     }
-    list.add("a backing file's place without a length", &good.put64(8, 1024), Stage::Open, "backing file");
-    list.add("a backing file's length without a place", &good.put32(16, 10), Stage::Open, "backing file");
+    list.add("a backing file's place without a length", &valid.put64(8, 1024), Stage::Open, "backing file");
+    list.add("a backing file's length without a place", &valid.put32(16, 10), Stage::Open, "backing file");
     list.add(
         "a backing file's name past the first cluster",
-        &good.put64(8, 1 << 40).put32(16, 1023),
+        &valid.put64(8, 1 << 40).put32(16, 1023),
         Stage::Open,
         "backing file",
     );
     for method in [1, 2, 77] {
-        list.add(format!("crypt_method {method}"), &good.put32(32, method), Stage::Open, "encrypted");
+        list.add(format!("crypt_method {method}"), &valid.put32(32, method), Stage::Open, "encrypted");
     }
-    for (kind, len, says) in [
+    for (kind, len, message) in [
         (0x4441_5441, 11, "another file"),
         (0x0537_be77, 16, "encrypted"),
         (0x1234_5678, u32::MAX, "extension"),
@@ -340,47 +340,52 @@ fn features(good: &Expected, list: &mut List) {
     ] {
         list.add(
             format!("extension {kind:#x} of {len} bytes"),
-            &good.put32(112, kind).put32(116, len),
+            &valid.put32(112, kind).put32(116, len),
             Stage::Open,
-            says,
+            message,
         );
     }
-    list.add("an extension that nobody knows", &good.put32(112, 0x1234_5678).put32(116, 8), Stage::Never, "");
+    list.add(
+        "an extension that nobody knows",
+        &valid.put32(112, 0x1234_5678).put32(116, 8),
+        Stage::Never,
+        "",
+    );
 }
 
-fn l1_entries(good: &Expected, list: &mut List) {
-    let second = good.l1 + 8;
-    let table = good.l2[1];
-    for (word, says) in [
+fn l1_entries(valid: &Expected, list: &mut List) {
+    let second = valid.l1 + 8;
+    let table = valid.l2[1];
+    for (word, message) in [
         (COPIED | table | 1, "reserved bit"),
         (COPIED | table | 1 << 8, "reserved bit"),
         (COPIED | table | 1 << 56, "reserved bit"),
         (COPIED | table | 1 << 62, "reserved bit"),
         (COPIED | (table + 512), "between two clusters"),
-        (COPIED | good.len().next_multiple_of(STEP), "the file has"),
+        (COPIED | valid.len().next_multiple_of(STEP), "the file has"),
         (COPIED | 1 << 50, "the file has"),
         (COPIED, "no cluster of its own"),
-        (COPIED | good.l1, "own tables"),
-        (COPIED | good.refcount_table, "own tables"),
-        (COPIED | good.refcount_block, "own tables"),
-        (good.word(good.l1), "another entry"),
+        (COPIED | valid.l1, "own tables"),
+        (COPIED | valid.refcount_table, "own tables"),
+        (COPIED | valid.refcount_block, "own tables"),
+        (valid.word(valid.l1), "another entry"),
     ] {
-        list.add(format!("L1 entry {word:#x}"), &good.put64(second, word), Stage::Load, says);
+        list.add(format!("L1 entry {word:#x}"), &valid.put64(second, word), Stage::Load, message);
     }
-    let longer = good.put32(36, 3);
+    let with_longer_l1 = valid.put32(36, 3);
     list.add(
         "an L1 entry behind the disk's end",
-        &longer.put64(good.l1 + 16, COPIED | good.l2[0]),
+        &with_longer_l1.put64(valid.l1 + 16, COPIED | valid.l2[0]),
         Stage::Check,
         "",
     );
-    list.add("an L1 entry that is not marked as copied", &good.put64(second, table), Stage::Check, "");
+    list.add("an L1 entry that is not marked as copied", &valid.put64(second, table), Stage::Check, "");
 }
 
-fn standard_entries(good: &Expected, list: &mut List) {
-    let entry = good.entry(1);
-    let host = good.word(entry) & OFFSET;
-    for (word, says) in [
+fn standard_entries(valid: &Expected, list: &mut List) {
+    let entry = valid.entry(1);
+    let host = valid.word(entry) & OFFSET;
+    for (word, message) in [
         (COPIED | host | 2, "reserved bit"),
         (COPIED | host | 1 << 8, "reserved bit"),
         (COPIED | host | 1 << 56, "reserved bit"),
@@ -388,19 +393,19 @@ fn standard_entries(good: &Expected, list: &mut List) {
         (COPIED | (host + 512), "between two clusters"),
         (COPIED, "no cluster of its own"),
         (COPIED | 1, "no cluster of its own"),
-        (COPIED | good.len().next_multiple_of(STEP), "the file has"),
+        (COPIED | valid.len().next_multiple_of(STEP), "the file has"),
         (COPIED | 1 << 55, "the file has"),
-        (COPIED | good.l1, "own tables"),
-        (COPIED | good.refcount_table, "own tables"),
-        (COPIED | good.refcount_block, "own tables"),
-        (COPIED | good.l2[0], "own tables"),
-        (COPIED | good.l2[1], "own tables"),
-        (COPIED | good.l2[1] | 1, "own tables"),
+        (COPIED | valid.l1, "own tables"),
+        (COPIED | valid.refcount_table, "own tables"),
+        (COPIED | valid.refcount_block, "own tables"),
+        (COPIED | valid.l2[0], "own tables"),
+        (COPIED | valid.l2[1], "own tables"),
+        (COPIED | valid.l2[1] | 1, "own tables"),
     ] {
-        list.add(format!("L2 entry {word:#x}"), &good.put64(entry, word), Stage::Load, says);
+        list.add(format!("L2 entry {word:#x}"), &valid.put64(entry, word), Stage::Load, message);
     }
-    list.add("an L2 entry that is not marked as copied", &good.put64(entry, host), Stage::Check, "");
-    let version_2 = good.put32(4, 2);
+    list.add("an L2 entry that is not marked as copied", &valid.put64(entry, host), Stage::Check, "");
+    let version_2 = valid.put32(4, 2);
     list.add("version 2", &version_2, Stage::Never, "");
     for word in [1, COPIED | host | 1] {
         list.add(
@@ -412,44 +417,44 @@ fn standard_entries(good: &Expected, list: &mut List) {
     }
 }
 
-fn compressed_entries(good: &Expected, list: &mut List) {
-    let entry = good.entry(0);
-    let descriptor = good.word(entry);
+fn compressed_entries(valid: &Expected, list: &mut List) {
+    let entry = valid.entry(0);
+    let descriptor = valid.word(entry);
     let host = descriptor & ((1 << X) - 1) & OFFSET_ANY;
     let sectors = |count: u64| COMPRESSED | (count - 1) << X;
-    let end = good.len();
-    for (word, says) in [
+    let end = valid.len();
+    for (word, message) in [
         (COPIED | descriptor, "no cluster of its own"),
         (sectors(1) | 100, "into the header"),
-        (sectors(1) | (good.l1 + 3), "own tables"),
-        (sectors(1) | good.refcount_table, "own tables"),
-        (sectors(1) | (good.refcount_block + 5), "own tables"),
-        (sectors(1) | (good.l2[1] + 77), "own tables"),
+        (sectors(1) | (valid.l1 + 3), "own tables"),
+        (sectors(1) | valid.refcount_table, "own tables"),
+        (sectors(1) | (valid.refcount_block + 5), "own tables"),
+        (sectors(1) | (valid.l2[1] + 77), "own tables"),
         (sectors(1) | end, "the file has"),
         (sectors(1) | 1 << 50, "the file has"),
         (sectors(1) | 1 << 57, "reserved bit"),
     ] {
-        list.add(format!("compressed entry {word:#x}"), &good.put64(entry, word), Stage::Load, says);
+        list.add(format!("compressed entry {word:#x}"), &valid.put64(entry, word), Stage::Load, message);
     }
     // The last two clusters of the file are tables. So an entry that reaches into them is noticed before one
     // that reaches past the end.
     list.add(
         "a compressed entry that reaches into the tables",
-        &good.put64(entry, sectors(16) | (good.l2[0] - 512)),
+        &valid.put64(entry, sectors(16) | (valid.l2[0] - 512)),
         Stage::Load,
         "own tables",
     );
     list.add("a compressed entry of too few sectors", &many_sectors_cut(), Stage::Decode, "");
-    list.add("a compressed entry one byte late", &good.put64(entry, descriptor + 1), Stage::Decode, "");
+    list.add("a compressed entry one byte late", &valid.put64(entry, descriptor + 1), Stage::Decode, "");
     list.add(
         "a compressed entry that leads to a raw body",
-        &good.put64(entry, sectors(8) | good.word(good.entry(1)) & OFFSET),
+        &valid.put64(entry, sectors(8) | valid.word(valid.entry(1)) & OFFSET),
         Stage::Decode,
         "",
     );
     list.add(
         "a compressed entry of too many sectors",
-        &good.put64(entry, sectors(2) | host),
+        &valid.put64(entry, sectors(2) | host),
         Stage::Never,
         "",
     );
@@ -459,18 +464,18 @@ const OFFSET_ANY: u64 = (1 << 56) - 1;
 
 /// Builds an image with a body of several sectors whose entry covers only one.
 fn many_sectors_cut() -> Expected {
-    let mut good = Expected::new(Codec::Deflate);
+    let mut valid = Expected::new(Codec::Deflate);
     let mut state = 1_u32;
     // Only 16 different letters, so that it compresses to about half: four of eight sectors and a bit.
-    good.disk[..to_usize(STEP)].fill_with(|| {
+    valid.disk[..to_usize(STEP)].fill_with(|| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         b'a' + (state.to_be_bytes()[0] >> 4)
     });
-    let bodies = images::encode(&good.disk, CLUSTER, Codec::Deflate);
-    let good = Expected::of(good.disk, Codec::Deflate, &bodies);
-    let entry = good.entry(0);
-    let host = good.word(entry) & OFFSET_ANY;
-    good.put64(entry, COMPRESSED | host)
+    let bodies = images::encode(&valid.disk, CLUSTER, Codec::Deflate);
+    let valid = Expected::of(valid.disk, Codec::Deflate, &bodies);
+    let entry = valid.entry(0);
+    let host = valid.word(entry) & OFFSET_ANY;
+    valid.put64(entry, COMPRESSED | host)
 }
 
 fn deflated(bytes: &[u8]) -> Vec<u8> {
@@ -538,39 +543,39 @@ fn bodies(list: &mut List) {
     }
 }
 
-fn refcounts(good: &Expected, list: &mut List) {
-    let first = good.refcount_table;
+fn refcounts(valid: &Expected, list: &mut List) {
+    let first = valid.refcount_table;
     for word in [
-        good.refcount_block | 1,
-        good.refcount_block | 256,
-        good.refcount_block + 512,
+        valid.refcount_block | 1,
+        valid.refcount_block | 256,
+        valid.refcount_block + 512,
         1 << 40,
-        good.l1,
-        good.refcount_table,
+        valid.l1,
+        valid.refcount_table,
         0,
     ] {
-        list.add(format!("refcount table entry {word:#x}"), &good.put64(first, word), Stage::Check, "");
+        list.add(format!("refcount table entry {word:#x}"), &valid.put64(first, word), Stage::Check, "");
     }
     for (cluster, count) in [(0, 0), (0, 2), (3, 0), (3, 99), (5, 0xffff)] {
-        let place = good.refcount_block + cluster * 2;
+        let offset = valid.refcount_block + cluster * 2;
         let count = u16::to_be_bytes(count);
         list.add(
             format!("cluster {cluster} counted {count:?} times"),
-            &good.put(place, &count),
+            &valid.put(offset, &count),
             Stage::Check,
             "",
         );
     }
 }
 
-fn subclusters(good: &Expected, list: &mut List) {
+fn subclusters(valid: &Expected, list: &mut List) {
     // Subclusters need clusters of at least 16 KiB, so this is a separate image, with one L2 table.
     let cluster = ClusterBits::new(14).expect("a cluster size");
     let mut disk = vec![0; to_usize(DISK.0)];
-    disk[..to_usize(4 * STEP)].copy_from_slice(&good.disk[..to_usize(4 * STEP)]);
+    disk[..to_usize(4 * STEP)].copy_from_slice(&valid.disk[..to_usize(4 * STEP)]);
     let geometry = Geometry::new(DISK, cluster).expect("a disk that fits");
     let bytes = images::build(geometry, Codec::Deflate, &images::encode(&disk, cluster, Codec::Deflate));
-    let base = Expected { bytes, disk, ..good.clone() };
+    let base = Expected { bytes, disk, ..valid.clone() };
     let table = base.word(base.word(40)) & OFFSET;
     // One entry at the start of the table. Its bitmap takes the place of the second entry, which is empty.
     let extended = base.put64(72, 1 << 4);
@@ -598,8 +603,8 @@ fn subclusters(good: &Expected, list: &mut List) {
     list.add("subclusters: a zero flag in the entry", &extended.put64(table, 1), Stage::Load, "subcluster");
 }
 
-fn truncated(good: &Expected, list: &mut List) {
-    for (len, says) in [
+fn truncated(valid: &Expected, list: &mut List) {
+    for (len, message) in [
         (0, "ends inside"),
         (3, "ends inside"),
         (72, "ends inside"),
@@ -607,20 +612,20 @@ fn truncated(good: &Expected, list: &mut List) {
         (111, "ends inside"),
         (119, "ends"),
     ] {
-        list.add(format!("cut to {len} bytes"), &good.cut(len), Stage::Open, says);
+        list.add(format!("cut to {len} bytes"), &valid.cut(len), Stage::Open, message);
     }
-    for (what, len) in [
+    for (position, len) in [
         ("behind the header", STEP),
-        ("in the refcount table", good.refcount_table + 100),
-        ("in the L1 table", good.l1 + 8),
-        ("behind the head", good.l1 + STEP),
+        ("in the refcount table", valid.refcount_table + 100),
+        ("in the L1 table", valid.l1 + 8),
+        ("behind the head", valid.l1 + STEP),
     ] {
-        let stage = if len > good.l1 + 16 { Stage::Load } else { Stage::Open };
-        list.add(format!("cut {what}"), &good.cut(len), stage, "");
+        let stage = if len > valid.l1 + 16 { Stage::Load } else { Stage::Open };
+        list.add(format!("cut {position}"), &valid.cut(len), stage, "");
     }
-    let raw = good.word(good.entry(1)) & OFFSET;
-    list.add("cut in a raw body", &good.cut(raw + 100), Stage::Load, "the file has");
-    let last = raw_at_the_end(good);
+    let raw = valid.word(valid.entry(1)) & OFFSET;
+    list.add("cut in a raw body", &valid.cut(raw + 100), Stage::Load, "the file has");
+    let last = raw_at_the_end(valid);
     list.add("a raw body at the end", &last, Stage::Never, "");
     for missing in [1, 100, 511] {
         list.add(
@@ -630,28 +635,28 @@ fn truncated(good: &Expected, list: &mut List) {
             "the file has",
         );
     }
-    list.add("cut behind the bodies", &good.cut(good.l2[0]), Stage::Load, "the file has");
-    list.add("cut in the second L2 table", &good.cut(good.l2[1] + 1000), Stage::Load, "the file has");
-    list.add("cut behind the L2 tables", &good.cut(good.refcount_block), Stage::Check, "");
+    list.add("cut behind the bodies", &valid.cut(valid.l2[0]), Stage::Load, "the file has");
+    list.add("cut in the second L2 table", &valid.cut(valid.l2[1] + 1000), Stage::Load, "the file has");
+    list.add("cut behind the L2 tables", &valid.cut(valid.refcount_block), Stage::Check, "");
 }
 
 /// Moves the raw body to the end of the file.
-fn raw_at_the_end(good: &Expected) -> Expected {
-    let host = good.word(good.entry(1)) & OFFSET;
-    let last = good.len().next_multiple_of(STEP);
-    let count = |host: u64| good.refcount_block + host / STEP * 2;
+fn raw_at_the_end(valid: &Expected) -> Expected {
+    let host = valid.word(valid.entry(1)) & OFFSET;
+    let last = valid.len().next_multiple_of(STEP);
+    let count = |host: u64| valid.refcount_block + host / STEP * 2;
     let mut moved =
-        good.put64(good.entry(1), COPIED | last).put(count(host), &[0, 0]).put(count(last), &[0, 1]);
+        valid.put64(valid.entry(1), COPIED | last).put(count(host), &[0, 0]).put(count(last), &[0, 1]);
     moved.bytes.resize(to_usize(last), 0);
-    moved.bytes.extend_from_slice(&good.bytes[to_usize(host)..to_usize(host + STEP)]);
+    moved.bytes.extend_from_slice(&valid.bytes[to_usize(host)..to_usize(host + STEP)]);
     moved
 }
 
-fn amplified(good: &Expected, list: &mut List) {
+fn amplified(valid: &Expected, list: &mut List) {
     // Every cluster under the first table refers to the same body. This is allowed, but the refcount must
     // match.
-    let descriptor = good.word(good.entry(0));
-    let mut shared = good.clone();
+    let descriptor = valid.word(valid.entry(0));
+    let mut shared = valid.clone();
     for cluster in 0..512 {
         shared = shared.put64(shared.entry(cluster), descriptor);
     }
@@ -662,7 +667,7 @@ fn amplified(good: &Expected, list: &mut List) {
     list.add("one body in 512 places", &shared, Stage::Check, "");
     // A disk of 128 TiB in a few MiB. A cluster has 2 MiB, so an L2 table covers 512 GiB, and every L1 entry
     // refers to the same table.
-    let mut bomb = good.bytes[..to_usize(STEP)].to_vec();
+    let mut bomb = valid.bytes[..to_usize(STEP)].to_vec();
     bomb[20..24].copy_from_slice(&21_u32.to_be_bytes());
     bomb[24..32].copy_from_slice(&(128_u64 << 40).to_be_bytes());
     bomb[36..40].copy_from_slice(&256_u32.to_be_bytes());
@@ -673,7 +678,7 @@ fn amplified(good: &Expected, list: &mut List) {
     for entry in bomb[to_usize(2 * MIB)..].chunks_mut(8).take(256) {
         entry.copy_from_slice(&(COPIED | (6 * MIB)).to_be_bytes());
     }
-    let bomb = Expected { bytes: bomb, ..good.clone() };
+    let bomb = Expected { bytes: bomb, ..valid.clone() };
     list.add("a disk of 128 TiB", &bomb, Stage::Open, "at most");
     list.add(
         "a disk of 32 TiB under one table",

@@ -26,11 +26,11 @@ pub fn build(geometry: Geometry, compression: Codec, bodies: &BTreeMap<u64, Body
     let cluster = geometry.cluster().size();
     // Placeholder for the head until its content is known.
     let mut file = vec![0; to_usize(geometry.head_len())];
-    let mut left = bodies.iter().peekable();
-    while let Some(&(&first, _)) = left.peek() {
+    let mut remaining = bodies.iter().peekable();
+    while let Some(&(&first, _)) = remaining.peek() {
         let segment = geometry.segment_of(GuestCluster(first));
         let members: Vec<_> = std::iter::from_fn(|| {
-            left.next_if(|&(&guest, _)| geometry.segment_of(GuestCluster(guest)) == segment)
+            remaining.next_if(|&(&guest, _)| geometry.segment_of(GuestCluster(guest)) == segment)
         })
         .collect();
         let mut gaps = Vec::new();
@@ -43,10 +43,10 @@ pub fn build(geometry: Geometry, compression: Codec, bodies: &BTreeMap<u64, Body
         }
         for &(&guest, body) in &members {
             if let Body::Raw(bytes) = body {
-                let place = layout.place_raw(GuestCluster(guest));
-                gaps.push(place.gap);
-                file.resize(file.len() + to_usize(place.gap), 0);
-                assert_eq!(place.at.0, to_u64(file.len()), "the gap leads to the body");
+                let location = layout.place_raw(GuestCluster(guest));
+                gaps.push(location.gap);
+                file.resize(file.len() + to_usize(location.gap), 0);
+                assert_eq!(location.at.0, to_u64(file.len()), "the gap leads to the body");
                 assert_eq!(to_u64(bytes.len()), cluster, "a raw body is a cluster");
                 file.extend(bytes);
             }
@@ -83,23 +83,25 @@ pub fn encode(disk: &[u8], cluster: ClusterBits, compression: Codec) -> BTreeMap
     let level = libdeflater::CompressionLvl::new(1).expect("libdeflate has levels 0 to 12");
     let mut deflate = libdeflater::Compressor::new(level);
     let mut bodies = BTreeMap::new();
-    for (guest, piece) in (0..).zip(disk.chunks(cluster.len())) {
-        if piece.iter().all(|&byte| byte == 0) {
+    for (guest, chunk) in (0..).zip(disk.chunks(cluster.len())) {
+        if chunk.iter().all(|&byte| byte == 0) {
             continue;
         }
-        let mut whole = piece.to_vec();
-        whole.resize(cluster.len(), 0);
+        let mut padded = chunk.to_vec();
+        padded.resize(cluster.len(), 0);
         let body = match compression {
             Codec::Deflate => {
-                let mut out = vec![0; deflate.deflate_compress_bound(whole.len())];
-                let len = deflate.deflate_compress(&whole, &mut out).expect("the bound is enough");
+                let mut out = vec![0; deflate.deflate_compress_bound(padded.len())];
+                let len = deflate.deflate_compress(&padded, &mut out).expect("the bound is enough");
                 out.truncate(len);
                 out
             }
-            Codec::Zstd => zstd::bulk::compress(&whole, 1).expect("memory is enough"),
+            Codec::Zstd => zstd::bulk::compress(&padded, 1).expect("memory is enough"),
         };
-        bodies
-            .insert(guest, if body.len() < whole.len() { Body::Compressed(body) } else { Body::Raw(whole) });
+        bodies.insert(
+            guest,
+            if body.len() < padded.len() { Body::Compressed(body) } else { Body::Raw(padded) },
+        );
     }
     bodies
 }

@@ -12,7 +12,7 @@ pub mod loopdev;
 pub mod memory;
 pub mod model;
 pub mod oracle;
-pub mod plain;
 pub mod scripted;
+pub mod simple_reader;
 pub mod skip;
 pub mod store_suite;

@@ -55,14 +55,14 @@ fn or_skip<T>(set_up: impl FnOnce() -> Result<T, Refusal>) -> Option<T> {
     if !is_root() {
         return None;
     }
-    set_up().inspect_err(|why| skip(why)).ok()
+    set_up().inspect_err(|reason| skip(reason)).ok()
 }
 
 /// Reports a failed cleanup on stderr, since a destructor can't return an error. Something is then left on
 /// the machine.
-fn complain(done: Result<String, Refusal>) {
-    if let Err(why) = done {
-        let _ = writeln!(io::stderr().lock(), "left behind: {why}");
+fn report_cleanup_failure(done: Result<String, Refusal>) {
+    if let Err(reason) = done {
+        let _ = writeln!(io::stderr().lock(), "left behind: {reason}");
     }
 }
 
@@ -91,7 +91,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        complain(
+        report_cleanup_failure(
             fs::remove_dir_all(&self.0)
                 .map(|()| String::new())
                 .map_err(|err| format!("{}: {err}", self.0.display())),
@@ -163,7 +163,7 @@ impl LoopDevice {
     ///
     /// # Errors
     /// If the file can't be changed.
-    pub fn lose_from(&self, len: u64) -> io::Result<()> {
+    pub fn truncate_backing(&self, len: u64) -> io::Result<()> {
         OpenOptions::new().write(true).open(&self.backing)?.set_len(len)
     }
 
@@ -172,7 +172,7 @@ impl LoopDevice {
     /// # Errors
     /// If the file or the device can't be changed.
     pub fn resize(&self, len: u64) -> io::Result<()> {
-        self.lose_from(len)?;
+        self.truncate_backing(len)?;
         run("losetup", [OsStr::new("--set-capacity"), self.path.as_os_str()])
             .map(drop)
             .map_err(io::Error::other)
@@ -181,7 +181,7 @@ impl LoopDevice {
 
 impl Drop for LoopDevice {
     fn drop(&mut self) {
-        complain(run("losetup", [OsStr::new("--detach"), self.path.as_os_str()]));
+        report_cleanup_failure(run("losetup", [OsStr::new("--detach"), self.path.as_os_str()]));
     }
 }
 
@@ -283,7 +283,7 @@ impl Drop for Mount {
         // If a failed test still holds a file open, the mount is removed lazily, so that it does not stay for
         // ever.
         let at = self.0.as_os_str();
-        complain(run("umount", [at]).or_else(|_| run("umount", [OsStr::new("--lazy"), at])));
+        report_cleanup_failure(run("umount", [at]).or_else(|_| run("umount", [OsStr::new("--lazy"), at])));
     }
 }
 
@@ -432,16 +432,16 @@ fn damage(image: &Path, bad: &Range<u64>) -> Result<(), Refusal> {
     let indirect: Vec<u64> = stat
         .split("(IND):")
         .skip(1)
-        .filter_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok())
+        .filter_map(|list| list.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok())
         .collect();
     let file =
         OpenOptions::new().write(true).open(image).map_err(|err| format!("{}: {err}", image.display()))?;
     for number in bad.start / BAD_UNIT..bad.end / BAD_UNIT {
-        let behind_direct = number - DIRECT_BLOCKS;
+        let indirect_index = number - DIRECT_BLOCKS;
         let map = indirect
-            .get(to_usize(behind_direct / PER_INDIRECT))
+            .get(to_usize(indirect_index / PER_INDIRECT))
             .ok_or_else(|| format!("no indirect blocks in: {stat}"))?;
-        let entry = map * BAD_UNIT + behind_direct % PER_INDIRECT * 4;
+        let entry = map * BAD_UNIT + indirect_index % PER_INDIRECT * 4;
         file.write_all_at(&NO_SUCH_BLOCK.to_le_bytes(), entry)
             .map_err(|err| format!("{}: {err}", image.display()))?;
     }

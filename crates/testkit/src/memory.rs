@@ -184,7 +184,7 @@ impl ObjectStore for MemoryStore {
         &self,
         upload: &Upload,
         parts: &[StoredPart],
-        whole: &ExpectedObject,
+        expected: &ExpectedObject,
     ) -> Result<(), StoreError> {
         let operation = self.operation("CompleteMultipartUpload", &upload.key);
         let mut state = self.state();
@@ -210,14 +210,14 @@ impl ObjectStore for MemoryStore {
             };
             body.extend_from_slice(&part.body);
         }
-        if to_u64(body.len()) != whole.size {
+        if to_u64(body.len()) != expected.size {
             return Self::refuse(
                 operation,
                 "InvalidRequest",
-                format!("{} bytes are not {}", body.len(), whole.size),
+                format!("{} bytes are not {}", body.len(), expected.size),
             );
         }
-        if Crc64::of(&body) != whole.crc64 {
+        if Crc64::of(&body) != expected.crc64 {
             return Err(StoreError::Damaged { operation, reason: "the whole has another sum".to_owned() });
         }
         let overwrite = open.overwrite;
@@ -239,8 +239,8 @@ impl ObjectStore for MemoryStore {
 
     async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, StoreError> {
         let state = self.state();
-        let ours = state.objects.iter().filter(|(key, _)| key.as_str().starts_with(prefix));
-        let listed = ours.map(|(key, object)| ListedObject {
+        let matching = state.objects.iter().filter(|(key, _)| key.as_str().starts_with(prefix));
+        let listed = matching.map(|(key, object)| ListedObject {
             key: key.clone(),
             size: to_u64(object.body.len()),
             modified: None,
@@ -250,8 +250,8 @@ impl ObjectStore for MemoryStore {
 
     async fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
         let state = self.state();
-        let ours = state.uploads.iter().filter(|(_, open)| open.key.as_str().starts_with(prefix));
-        let listed = ours.map(|(id, open)| OpenUpload {
+        let matching = state.uploads.iter().filter(|(_, open)| open.key.as_str().starts_with(prefix));
+        let listed = matching.map(|(id, open)| OpenUpload {
             upload: Upload { key: open.key.clone(), id: id.clone() },
             started: None,
         });

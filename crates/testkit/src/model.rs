@@ -20,9 +20,9 @@ impl fmt::Display for Fault {
 impl std::error::Error for Fault {}
 
 macro_rules! ensure {
-    ($holds:expr, $($why:tt)*) => {
-        if !$holds {
-            return Err(Fault(format!($($why)*)));
+    ($condition:expr, $($message:tt)*) => {
+        if !$condition {
+            return Err(Fault(format!($($message)*)));
         }
     };
 }
@@ -113,7 +113,8 @@ impl<'a> Model<'a> {
             Some(Stored::Raw { bytes, .. }) => Ok(bytes.to_vec()),
             Some(Stored::Compressed { bytes, .. }) => {
                 let decoded = if self.zstd { unzstd(bytes, len) } else { inflate(bytes, len) };
-                let decoded = decoded.map_err(|Fault(why)| Fault(format!("guest cluster {guest}: {why}")))?;
+                let decoded =
+                    decoded.map_err(|Fault(message)| Fault(format!("guest cluster {guest}: {message}")))?;
                 ensure!(decoded.len() == len, "guest cluster {guest} decodes to {} bytes", decoded.len());
                 Ok(decoded)
             }
@@ -144,17 +145,17 @@ fn inflate(body: &[u8], len: usize) -> Result<Vec<u8>, Fault> {
     let mut out = vec![0; len + 1];
     let written = libdeflater::Decompressor::new()
         .deflate_decompress(body, &mut out)
-        .map_err(|why| Fault(format!("deflate: {why}")))?;
+        .map_err(|err| Fault(format!("deflate: {err}")))?;
     out.truncate(written);
     Ok(out)
 }
 
 fn unzstd(body: &[u8], len: usize) -> Result<Vec<u8>, Fault> {
     let frame =
-        zstd::stream::read::Decoder::new(body).map_err(|why| Fault(format!("zstd: {why}")))?.single_frame();
+        zstd::stream::read::Decoder::new(body).map_err(|err| Fault(format!("zstd: {err}")))?.single_frame();
     let mut out = Vec::new();
-    let most = u64::try_from(len).expect("2 MiB at most") + 1;
-    frame.take(most).read_to_end(&mut out).map_err(|why| Fault(format!("zstd: {why}")))?;
+    let max = u64::try_from(len).expect("2 MiB at most") + 1;
+    frame.take(max).read_to_end(&mut out).map_err(|err| Fault(format!("zstd: {err}")))?;
     Ok(out)
 }
 
@@ -193,22 +194,26 @@ struct Audit<'a> {
     file: File<'a>,
     cluster_size: u64,
     /// Number of references to each host cluster, and the name of its sole owner, if it has one.
-    seen: Vec<(u64, Option<&'static str>)>,
+    reference_counts: Vec<(u64, Option<&'static str>)>,
 }
 
 impl<'a> Audit<'a> {
     fn new(file: File<'a>, cluster_size: u64) -> Self {
         let clusters = usize::try_from(file.len() / cluster_size).expect("a slice");
-        Self { file, cluster_size, seen: vec![(0, None); clusters] }
+        Self { file, cluster_size, reference_counts: vec![(0, None); clusters] }
     }
 
     /// Adds one reference to every cluster that `len` bytes at `at` touch.
     fn touch(&mut self, at: u64, len: u64, owner: Option<&'static str>) -> Result<(), Fault> {
         let last = at.checked_add(len - 1).ok_or_else(|| Fault(format!("{at} + {len} overflows")))?;
         for cluster in at / self.cluster_size..=last / self.cluster_size {
-            let place = usize::try_from(cluster).ok().and_then(|cluster| self.seen.get_mut(cluster));
-            let Some((references, sole)) = place else {
-                return Err(Fault(format!("host cluster {cluster} is past the file's {}", self.seen.len())));
+            let entry =
+                usize::try_from(cluster).ok().and_then(|cluster| self.reference_counts.get_mut(cluster));
+            let Some((references, sole)) = entry else {
+                return Err(Fault(format!(
+                    "host cluster {cluster} is past the file's {}",
+                    self.reference_counts.len()
+                )));
             };
             *references += 1;
             let claimed = owner.or(*sole);
@@ -251,10 +256,10 @@ impl<'a> Audit<'a> {
             );
             self.sole(table, self.cluster_size, "an L2 table")?;
             let before = stored.len();
-            for place in 0..per_table {
-                let entry = self.file.u64(table + place * 8)?;
+            for entry_index in 0..per_table {
+                let entry = self.file.u64(table + entry_index * 8)?;
                 if entry != 0 {
-                    let guest = index * per_table + place;
+                    let guest = index * per_table + entry_index;
                     ensure!(
                         guest < guest_clusters,
                         "guest cluster {guest} past the disk's {guest_clusters} is mapped"
@@ -312,23 +317,29 @@ impl<'a> Audit<'a> {
         }
         let per_block = self.cluster_size / 2;
         for (index, block) in (0_u64..).zip(blocks) {
-            for place in 0..per_block {
-                let cluster = index * per_block + place;
-                let seen = usize::try_from(cluster)
+            for count_index in 0..per_block {
+                let cluster = index * per_block + count_index;
+                let references = usize::try_from(cluster)
                     .ok()
-                    .and_then(|cluster| self.seen.get(cluster))
+                    .and_then(|cluster| self.reference_counts.get(cluster))
                     .map_or(0, |&(count, _)| count);
                 if block == 0 {
-                    ensure!(seen == 0, "host cluster {cluster} has {seen} references, and no refcount block");
+                    ensure!(
+                        references == 0,
+                        "host cluster {cluster} has {references} references, and no refcount block"
+                    );
                     // Clusters past the end of the file need no block, and there may be very many of them.
                     if cluster * self.cluster_size >= self.file.len() {
                         break;
                     }
                     continue;
                 }
-                let bytes = self.file.bytes(block + place * 2, 2)?;
+                let bytes = self.file.bytes(block + count_index * 2, 2)?;
                 let count = u64::from(bytes[0]) << 8 | u64::from(bytes[1]);
-                ensure!(count == seen, "host cluster {cluster}: refcount {count}, {seen} references");
+                ensure!(
+                    count == references,
+                    "host cluster {cluster}: refcount {count}, {references} references"
+                );
             }
         }
         let counted = table_len / 8 * per_block * self.cluster_size;

@@ -22,11 +22,11 @@ impl QemuImg {
     /// # Errors
     /// If the exit code is not 0, with everything that the tool printed.
     pub fn run(self, arguments: &[&str], files: &[&Path]) -> Result<String, String> {
-        let answer =
-            Command::new("qemu-img").args(arguments).args(files).output().map_err(|why| why.to_string())?;
+        let output =
+            Command::new("qemu-img").args(arguments).args(files).output().map_err(|err| err.to_string())?;
         let printed =
-            [answer.stdout, answer.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
-        if answer.status.success() { Ok(printed) } else { Err(format!("{}: {printed}", answer.status)) }
+            [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        if output.status.success() { Ok(printed) } else { Err(format!("{}: {printed}", output.status)) }
     }
 
     /// Checks `image` with `qemu-img check`: nothing corrupt, nothing leaked.
@@ -51,9 +51,9 @@ impl QemuImg {
     }
 
     fn virtual_size(self, format: &str, image: &Path) -> Result<u64, String> {
-        let answer = self.run(&["info", "--output=json", "-f", format], &[image])?;
-        let answer: serde_json::Value =
-            serde_json::from_str(&answer).map_err(|why| format!("{why}: {answer}"))?;
-        answer["virtual-size"].as_u64().ok_or_else(|| format!("no virtual-size: {answer}"))
+        let output = self.run(&["info", "--output=json", "-f", format], &[image])?;
+        let output: serde_json::Value =
+            serde_json::from_str(&output).map_err(|err| format!("{err}: {output}"))?;
+        output["virtual-size"].as_u64().ok_or_else(|| format!("no virtual-size: {output}"))
     }
 }

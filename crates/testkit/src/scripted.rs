@@ -15,7 +15,7 @@ use snapferry_engine::store::{
 #[derive(Debug)]
 pub enum Fault {
     /// The request has no effect and returns this error.
-    Answer(StoreError),
+    Fail(StoreError),
     /// The request takes effect, but returns this error.
     ApplyThen(StoreError),
     /// The request never returns.
@@ -89,7 +89,7 @@ impl ScriptedStore {
         &*self.inner
     }
 
-    async fn pass<T>(
+    async fn run<T>(
         &self,
         request: &'static str,
         work: impl Future<Output = Result<T, StoreError>> + Send,
@@ -101,7 +101,7 @@ impl ScriptedStore {
         };
         match fault {
             None => work.await,
-            Some(Fault::Answer(err)) => Err(err),
+            Some(Fault::Fail(err)) => Err(err),
             Some(Fault::ApplyThen(err)) => {
                 work.await?;
                 Err(err)
@@ -118,10 +118,10 @@ impl ObjectStore for ScriptedStore {
         self.inner.url(key)
     }
     async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectMeta>, StoreError> {
-        self.pass("HeadObject", self.inner.head(key)).await
+        self.run("HeadObject", self.inner.head(key)).await
     }
     async fn put(&self, key: &ObjectKey, body: Bytes) -> Result<(), StoreError> {
-        self.pass("PutObject", self.inner.put(key, body)).await
+        self.run("PutObject", self.inner.put(key, body)).await
     }
     async fn get_range(
         &self,
@@ -129,21 +129,21 @@ impl ObjectStore for ScriptedStore {
         range: Range<u64>,
         version: Option<&ETag>,
     ) -> Result<Bytes, StoreError> {
-        let bytes = self.pass("GetObject", self.inner.get_range(key, range, version)).await?;
+        let bytes = self.run("GetObject", self.inner.get_range(key, range, version)).await?;
         let cut = self.script().cut.take();
         Ok(cut.map_or(bytes.clone(), |len| bytes.slice(..len.min(bytes.len()))))
     }
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
-        self.pass("DeleteObject", self.inner.delete(key)).await
+        self.run("DeleteObject", self.inner.delete(key)).await
     }
     async fn create_upload(&self, key: &ObjectKey, plan: &UploadPlan) -> Result<Upload, StoreError> {
-        self.pass("CreateMultipartUpload", self.inner.create_upload(key, plan)).await
+        self.run("CreateMultipartUpload", self.inner.create_upload(key, plan)).await
     }
     async fn put_part(&self, upload: &Upload, part: Part) -> Result<StoredPart, StoreError> {
-        self.pass("UploadPart", self.inner.put_part(upload, part)).await
+        self.run("UploadPart", self.inner.put_part(upload, part)).await
     }
     async fn list_parts(&self, upload: &Upload) -> Result<Vec<StoredPart>, StoreError> {
-        let mut parts = self.pass("ListParts", self.inner.list_parts(upload)).await?;
+        let mut parts = self.run("ListParts", self.inner.list_parts(upload)).await?;
         if std::mem::take(&mut self.script().hide_part) {
             parts.pop();
         }
@@ -153,9 +153,9 @@ impl ObjectStore for ScriptedStore {
         &self,
         upload: &Upload,
         parts: &[StoredPart],
-        whole: &ExpectedObject,
+        expected: &ExpectedObject,
     ) -> Result<(), StoreError> {
-        self.pass("CompleteMultipartUpload", self.inner.complete(upload, parts, whole)).await
+        self.run("CompleteMultipartUpload", self.inner.complete(upload, parts, expected)).await
     }
     async fn abort(&self, upload: &Upload) -> Result<(), StoreError> {
         let late = {
@@ -165,13 +165,13 @@ impl ObjectStore for ScriptedStore {
             late
         };
         let abort = async { if late { Ok(()) } else { self.inner.abort(upload).await } };
-        self.pass("AbortMultipartUpload", abort).await
+        self.run("AbortMultipartUpload", abort).await
     }
     async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, StoreError> {
-        self.pass("ListObjectsV2", self.inner.list(prefix)).await
+        self.run("ListObjectsV2", self.inner.list(prefix)).await
     }
 
     async fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
-        self.pass("ListMultipartUploads", self.inner.list_uploads(prefix)).await
+        self.run("ListMultipartUploads", self.inner.list_uploads(prefix)).await
     }
 }

@@ -8,9 +8,9 @@ use std::process::{Command, Stdio};
 /// Reports on stderr that the calling test does not run, and why. `eprintln!` would not do, because the test
 /// harness captures it. If `SNAPFERRY_SKIPPED` names a file, the line is appended to it, so that `make test`
 /// can repeat all of them at the end.
-pub fn skip(why: &str) {
+pub fn skip(reason: &str) {
     let thread = std::thread::current();
-    let line = format!("SKIPPED: {why} ({})\n", thread.name().unwrap_or("unnamed"));
+    let line = format!("SKIPPED: {reason} ({})\n", thread.name().unwrap_or("unnamed"));
     // A test must not fail because stderr is closed.
     let _ = io::stderr().lock().write_all(line.as_bytes());
     if let Some(path) = env::var_os("SNAPFERRY_SKIPPED") {
@@ -29,18 +29,18 @@ pub fn skip(why: &str) {
 /// In CI, if the program is missing.
 #[must_use]
 pub fn has_oracle(program: &str) -> bool {
-    let there = Command::new(program)
+    let installed = Command::new(program)
         .arg("--version")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status()
         .is_ok_and(|status| status.success());
-    if !there {
+    if !installed {
         assert!(!in_ci(), "{program} is missing, and CI must have it: scripts/install-system.sh --test");
         skip(&format!("{program} is not installed"));
     }
-    there
+    installed
 }
 
 /// True in a CI run, which must have every oracle.

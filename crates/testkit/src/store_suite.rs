@@ -93,14 +93,14 @@ impl Suite {
     fn three_parts(&self) -> (Vec<Part>, Bytes) {
         let size = self.traits.part_size.0;
         let bodies = [bytes_of(1, size), bytes_of(2, size), bytes_of(3, 12_345)];
-        let whole = Bytes::from(bodies.concat());
-        ((1..).zip(bodies).map(|(number, body)| part(number, body)).collect(), whole)
+        let bytes = Bytes::from(bodies.concat());
+        ((1..).zip(bodies).map(|(number, body)| part(number, body)).collect(), bytes)
     }
 
     async fn send(&self, upload: &Upload, parts: &[Part], order: &[usize]) -> Vec<StoredPart> {
         let mut stored = Vec::new();
-        for &nth in order {
-            stored.push(self.store.put_part(upload, parts[nth].clone()).await.expect("a part is taken"));
+        for &index in order {
+            stored.push(self.store.put_part(upload, parts[index].clone()).await.expect("a part is taken"));
         }
         stored.sort_by_key(|part| part.number);
         stored
@@ -134,21 +134,25 @@ impl Suite {
         let upload = self.begin(&key).await;
         let stored = self.send(&upload, &parts, &[1, 2, 0]).await;
         assert_eq!(store.list_parts(&upload).await.expect("listed"), stored);
-        let whole = ExpectedObject { size: to_u64(bytes.len()), crc64: Crc64::of(&bytes), replaces: None };
-        store.complete(&upload, &stored, &whole).await.expect("completed");
+        let expected = ExpectedObject { size: to_u64(bytes.len()), crc64: Crc64::of(&bytes), replaces: None };
+        store.complete(&upload, &stored, &expected).await.expect("completed");
         let meta = store.head(&key).await.expect("asked").expect("there");
-        assert_eq!(meta.size, whole.size);
-        assert_eq!(meta.crc64, self.traits.keeps_crc64.then_some(whole.crc64));
+        assert_eq!(meta.size, expected.size);
+        assert_eq!(meta.crc64, self.traits.keeps_crc64.then_some(expected.crc64));
         let size = self.traits.part_size.0;
-        for range in
-            [0..whole.size, 0..1, size - 3..size + 3, 2 * size - 1..whole.size, whole.size - 1..whole.size]
-        {
+        for range in [
+            0..expected.size,
+            0..1,
+            size - 3..size + 3,
+            2 * size - 1..expected.size,
+            expected.size - 1..expected.size,
+        ] {
             let got = store.get_range(&key, range.clone(), Some(&meta.etag)).await.expect("read");
             assert!(got == bytes.slice(to_usize(range.start)..to_usize(range.end)), "{range:?} differs");
         }
         if self.traits.forgets_completed {
-            let again = store.list_parts(&upload).await.expect_err("the upload has ended");
-            assert!(matches!(again, StoreError::NoSuchUpload { .. }), "{again}");
+            let err = store.list_parts(&upload).await.expect_err("the upload has ended");
+            assert!(matches!(err, StoreError::NoSuchUpload { .. }), "{err}");
         }
         store.delete(&key).await.expect("removed");
     }
@@ -163,9 +167,9 @@ impl Suite {
         assert_ne!(stored.etag, last.etag);
         assert_eq!(store.put_part(&upload, new.clone()).await.expect("taken"), stored);
         assert_eq!(store.list_parts(&upload).await.expect("listed"), std::slice::from_ref(&stored));
-        let whole = ExpectedObject { size: stored.size, crc64: new.crc64, replaces: None };
-        store.complete(&upload, &[stored], &whole).await.expect("completed");
-        assert!(store.get_range(&key, 0..whole.size, None).await.expect("read") == new.body);
+        let expected = ExpectedObject { size: stored.size, crc64: new.crc64, replaces: None };
+        store.complete(&upload, &[stored], &expected).await.expect("completed");
+        assert!(store.get_range(&key, 0..expected.size, None).await.expect("read") == new.body);
         store.delete(&key).await.expect("removed");
     }
 
@@ -177,13 +181,13 @@ impl Suite {
         assert_eq!(store.head(&key).await.expect("asked"), None);
         store.abort(&upload).await.expect("aborted");
         store.abort(&upload).await.expect("aborted twice");
-        let whole = ExpectedObject { size: to_u64(bytes.len()), crc64: Crc64::of(&bytes), replaces: None };
-        for gone in [
-            store.complete(&upload, &stored, &whole).await.expect_err("gone"),
+        let expected = ExpectedObject { size: to_u64(bytes.len()), crc64: Crc64::of(&bytes), replaces: None };
+        for err in [
+            store.complete(&upload, &stored, &expected).await.expect_err("gone"),
             store.put_part(&upload, parts[0].clone()).await.expect_err("gone"),
             store.list_parts(&upload).await.expect_err("gone"),
         ] {
-            assert!(matches!(gone, StoreError::NoSuchUpload { .. }), "{gone}");
+            assert!(matches!(err, StoreError::NoSuchUpload { .. }), "{err}");
         }
         assert_eq!(store.head(&key).await.expect("asked"), None);
     }
@@ -193,13 +197,13 @@ impl Suite {
         let (parts, bytes) = self.three_parts();
         let upload = self.begin(&key).await;
         let stored = self.send(&upload, &parts, &[0, 1, 2]).await;
-        let whole = ExpectedObject { size: to_u64(bytes.len()), crc64: Crc64::of(&bytes), replaces: None };
+        let expected = ExpectedObject { size: to_u64(bytes.len()), crc64: Crc64::of(&bytes), replaces: None };
         let mut wrong_mark = stored.clone();
         wrong_mark[1].etag = ETag("0123456789abcdef0123456789abcdef".to_owned());
         let mut wrong_order = stored.clone();
         wrong_order.swap(0, 1);
         for wrong in [wrong_mark, wrong_order] {
-            let err = store.complete(&upload, &wrong, &whole).await.expect_err("not what was sent");
+            let err = store.complete(&upload, &wrong, &expected).await.expect_err("not what was sent");
             assert_eq!(err.class(), Class::Permanent, "{err}");
             assert_eq!(store.head(&key).await.expect("asked"), None);
         }
@@ -211,7 +215,7 @@ impl Suite {
             let damaged = Part { crc64: Crc64::of(b"something else"), ..parts[0].clone() };
             let err = store.put_part(&upload, damaged).await.expect_err("the sum is wrong");
             assert!(err.is_damage(), "{err}");
-            let wrong = ExpectedObject { crc64: Crc64::of(b"something else"), ..whole.clone() };
+            let wrong = ExpectedObject { crc64: Crc64::of(b"something else"), ..expected.clone() };
             store.complete(&upload, &stored, &wrong).await.expect_err("the whole sum is wrong");
             assert_eq!(store.head(&key).await.expect("asked"), None);
         }
@@ -228,8 +232,8 @@ impl Suite {
         let only = part(1, bytes_of(5, 4097));
         let stored = store.put_part(&upload, only.clone()).await.expect("taken");
         assert_eq!(store.head(&key).await.expect("asked").as_ref(), Some(&before));
-        let whole = ExpectedObject { size: 4097, crc64: only.crc64, replaces: Some(before.etag.clone()) };
-        store.complete(&upload, &[stored], &whole).await.expect("completed");
+        let expected = ExpectedObject { size: 4097, crc64: only.crc64, replaces: Some(before.etag.clone()) };
+        store.complete(&upload, &[stored], &expected).await.expect("completed");
         let after = store.head(&key).await.expect("asked").expect("there");
         assert_eq!(after.size, 4097);
         assert_ne!(after.etag, before.etag);
@@ -291,9 +295,9 @@ impl Suite {
             stored.push(store.put_part(&upload, part(number, body)).await.expect("taken"));
         }
         assert_eq!(store.list_parts(&upload).await.expect("listed"), stored);
-        let whole = ExpectedObject { size: to_u64(all.len()), crc64: Crc64::of(&all), replaces: None };
-        store.complete(&upload, &stored, &whole).await.expect("completed");
-        assert!(store.get_range(&key, 0..whole.size, None).await.expect("read") == all);
+        let expected = ExpectedObject { size: to_u64(all.len()), crc64: Crc64::of(&all), replaces: None };
+        store.complete(&upload, &stored, &expected).await.expect("completed");
+        assert!(store.get_range(&key, 0..expected.size, None).await.expect("read") == all);
         store.delete(&key).await.expect("removed");
     }
 

@@ -12,7 +12,7 @@ use super::{Cloud, print_json, run as run_on_cloud};
 use crate::cli::args::{CloudArgs, OutputArgs};
 use crate::cli::error::CommandResult;
 use crate::cli::exit::Code;
-use crate::cli::foreign;
+use crate::cli::printable;
 use crate::cli::session::Session;
 use crate::cli::table;
 
@@ -82,7 +82,7 @@ pub struct BootVolumeArgs {
 }
 
 pub fn run(args: &BootVolumeArgs, session: &Session) -> CommandResult<Code> {
-    let report = run_on_cloud(&args.cloud, session, async |cloud| look(cloud, &args.server).await)?;
+    let report = run_on_cloud(&args.cloud, session, async |cloud| inspect(cloud, &args.server).await)?;
     if args.output.json {
         print_json(&report)?;
     } else {
@@ -91,7 +91,7 @@ pub fn run(args: &BootVolumeArgs, session: &Session) -> CommandResult<Code> {
     Ok(Code::Done)
 }
 
-async fn look(cloud: &Cloud, server: &str) -> CommandResult<Report> {
+async fn inspect(cloud: &Cloud, server: &str) -> CommandResult<Report> {
     let client = cloud.client()?;
     let server = client.server(server).await?;
     let volume = client.boot_volume(&server).await?;
@@ -143,7 +143,7 @@ fn obstacles(status: &InstanceState, volume: &Volume, importable: Option<bool>) 
         ));
     }
     if volume.health_state == Some(HealthState::Degraded) {
-        let reasons: Vec<String> = volume.health_reasons.iter().map(|reason| reason.shown()).collect();
+        let reasons: Vec<String> = volume.health_reasons.iter().map(|reason| reason.describe()).collect();
         found.push(format!("the volume is degraded: {}", reasons.join("; ")));
     }
     if importable == Some(false) {
@@ -180,5 +180,5 @@ fn write(report: &Report) -> CommandResult<()> {
         ("latest snapshot", latest),
     ];
     pairs.extend(report.obstacles.iter().map(|obstacle| ("in the way", obstacle.clone())));
-    Ok(table::pairs(&pairs, &mut foreign::out())?)
+    Ok(table::pairs(&pairs, &mut printable::out())?)
 }

@@ -29,8 +29,8 @@ use crate::cli::error::UsageError;
 use crate::cli::error::{CommandError, CommandResult};
 use crate::cli::exit::{Code, sentence};
 use crate::cli::fleet;
-use crate::cli::foreign;
 use crate::cli::hints::AUTHORIZE;
+use crate::cli::printable;
 use crate::cli::session::Session;
 use crate::cli::signals::Unfinished;
 
@@ -44,7 +44,7 @@ const HASTY: Policy = Policy {
     budget: Duration::from_secs(20),
     backoff: Backoff { attempts: 3, first: Duration::from_millis(500), longest: Duration::from_secs(2) },
     list_lag: Duration::from_secs(1),
-    waits: Waits { every: None, at_most: Some(Duration::from_secs(20)) },
+    waits: Waits { interval: None, deadline: Some(Duration::from_secs(20)) },
 };
 
 #[derive(Debug, Group)]
@@ -70,7 +70,7 @@ pub struct DoctorArgs {
 }
 
 /// Word for a severity in the table.
-fn word(severity: Severity) -> &'static str {
+fn label(severity: Severity) -> &'static str {
     match severity {
         Severity::Ok => "ok",
         Severity::Warning => "warning",
@@ -125,9 +125,9 @@ pub fn run(args: &DoctorArgs, session: &Session) -> CommandResult<Code> {
     if args.output.json {
         print_json(&findings)?;
     } else {
-        let mut out = foreign::out();
+        let mut out = printable::out();
         for finding in &findings {
-            writeln!(out, "{:8} {:16} {}", word(finding.verdict), finding.what, finding.details)?;
+            writeln!(out, "{:8} {:16} {}", label(finding.verdict), finding.what, finding.details)?;
             if let Some(fix) = &finding.fix {
                 writeln!(out, "{:25} -> {fix}", "")?;
             }
@@ -152,16 +152,16 @@ async fn examine(args: &DoctorArgs, session: &Session) -> Findings {
     };
     let home = args.cloud.region.clone().or_else(|| own.map(|own| own.region));
     if let Some(tokens) = tokens {
-        let means = ClientContext {
+        let context = ClientContext {
             tokens,
             clock: std::sync::Arc::new(SystemClock),
             cancel: session.cancel.clone(),
             watch: std::sync::Arc::new(LogWatch),
             fence: std::sync::Arc::new(snapferry_base::fence::Unfenced),
-            heard: KnownHosts::default(),
+            known_hosts: KnownHosts::default(),
         };
         match &home {
-            Some(home) => region(args, &means, home, Side::Home, &mut findings).await,
+            Some(home) => region(args, &context, home, Side::Home, &mut findings).await,
             None => findings.failure(
                 "region",
                 Code::Usage,
@@ -170,7 +170,7 @@ async fn examine(args: &DoctorArgs, session: &Session) -> Findings {
             ),
         }
         if let Some(away) = args.recovery.to.as_ref().filter(|to| Some(*to) != home.as_ref()) {
-            region(args, &means, away, Side::Recovery, &mut findings).await;
+            region(args, &context, away, Side::Recovery, &mut findings).await;
         }
     }
     bucket(args, session, &mut findings).await;
@@ -205,8 +205,8 @@ async fn identity(
 ) -> CommandResult<(std::sync::Arc<dyn TokenSource>, String)> {
     let identity = Identity::find(&args.cloud.identity, &session.environment)?;
     let token = identity.tokens.token().await?;
-    let words = format!("for {}, good until {}", identity.kind(), rfc3339(token.expires));
-    Ok((identity.tokens, words))
+    let details = format!("for {}, good until {}", identity.kind(), rfc3339(token.expires));
+    Ok((identity.tokens, details))
 }
 
 /// Returns the server that this process runs on, as its metadata service reports it. Without that service,
@@ -222,12 +222,12 @@ async fn own_server(args: &DoctorArgs, findings: &mut Findings) -> Option<Instan
     const FIX: &str = "switch it on: `ibmcloud is instance-update SERVER --metadata-service true`; \
                        it is needed for trusted profiles and to know this server's region";
     match service.instance().await {
-        Ok(own) => {
+        Ok(server) => {
             findings.ok(
                 "own server",
-                format!("{} ({}) in {}, by the metadata service", own.name, own.id, own.zone),
+                format!("{} ({}) in {}, by the metadata service", server.name, server.id, server.zone),
             );
-            Some(own)
+            Some(server)
         }
         Err(error) => {
             let details = match instance_of_cloud_init(Path::new(CLOUD_INIT)) {
@@ -247,21 +247,21 @@ enum Side {
     Recovery,
 }
 
-async fn region(args: &DoctorArgs, means: &ClientContext, name: &str, side: Side, findings: &mut Findings) {
+async fn region(args: &DoctorArgs, context: &ClientContext, name: &str, side: Side, findings: &mut Findings) {
     let config = ClientConfig {
         region: name.to_owned(),
         endpoint: Endpoint::parse(&args.cloud.vpc_endpoint),
         ca_file: args.cloud.identity.ca_file.clone(),
         policy: HASTY,
     };
-    let client = match RegionClient::new(config, means.clone()) {
+    let client = match RegionClient::new(config, context.clone()) {
         Ok(client) => client,
         Err(error) => return findings.failed("region", Code::Usage, &error.into()),
     };
     match client.server_time().await {
-        Ok(theirs) => {
+        Ok(remote) => {
             findings.ok("region", format!("{name} answers at {}", client.base()));
-            clock(theirs, findings);
+            clock(remote, findings);
         }
         Err(error) => return findings.failed("region", Code::Cloud, &error.into()),
     }
@@ -274,7 +274,7 @@ async fn region(args: &DoctorArgs, means: &ClientContext, name: &str, side: Side
         let any = servers.as_ref().ok().and_then(|all| all.first()).map(|server| server.crn.clone());
         rights("servers", servers.map(|all| all.len()));
         if let Some(any) = any {
-            rights("tags", tags(args, means, &any).await);
+            rights("tags", tags(args, context, &any).await);
         }
         rights("volumes", client.volumes(&VolumeFilter::default()).await.map(|all| all.len()));
         rights("snapshots", client.snapshots(&SnapshotFilter::default()).await.map(|all| all.len()));
@@ -295,15 +295,15 @@ async fn region(args: &DoctorArgs, means: &ClientContext, name: &str, side: Side
 }
 
 /// Counts the tags of `any`, an existing resource, to try Global Tagging, which has an address of its own.
-async fn tags(args: &DoctorArgs, means: &ClientContext, any: &Crn) -> Result<usize, VpcError> {
-    let tagging = Tagging::new(&tagging_config(&args.cloud, HASTY), means.clone())?;
+async fn tags(args: &DoctorArgs, context: &ClientContext, any: &Crn) -> Result<usize, VpcError> {
+    let tagging = Tagging::new(&tagging_config(&args.cloud, HASTY), context.clone())?;
     Ok(tagging.tags(any).await?.len())
 }
 
-fn clock(theirs: Option<SystemTime>, findings: &mut Findings) {
-    let Some(theirs) = theirs else { return };
-    let ours = SystemTime::now();
-    let skew = ours.duration_since(theirs).or_else(|_| theirs.duration_since(ours)).unwrap_or_default();
+fn clock(remote: Option<SystemTime>, findings: &mut Findings) {
+    let Some(remote) = remote else { return };
+    let local = SystemTime::now();
+    let skew = local.duration_since(remote).or_else(|_| remote.duration_since(local)).unwrap_or_default();
     if skew <= MOST_SKEW {
         findings.ok("clock", format!("{} s from the cloud's", skew.as_secs()));
     } else {
@@ -333,9 +333,12 @@ async fn probe(args: &DoctorArgs, bucket: &str, session: &Session) -> CommandRes
     store.region = store.region.or_else(|| args.cloud.region.clone());
     let key = ObjectKey::new(&format!("snapferry-doctor-{:016x}", rand::random::<u64>()))
         .map_err(|error| UsageError(error.to_string()))?;
-    let place = ImageDestination::Bucket { bucket: bucket.to_owned(), key: key.clone() };
-    let store =
-        config::open_store(&place, &store, &StoreOptions::plain(1, &session.cancel, &session.environment))?;
+    let destination = ImageDestination::Bucket { bucket: bucket.to_owned(), key: key.clone() };
+    let store = config::open_store(
+        &destination,
+        &store,
+        &StoreOptions::plain(1, &session.cancel, &session.environment),
+    )?;
     let text = Bytes::from_static(b"a probe of snapferry doctor; it may be removed\n");
     let tried = try_object(&*store, &key, &text).await;
     let removed = store.delete(&key).await;
@@ -374,8 +377,8 @@ fn machine(folder: &Path, findings: &mut Findings) {
     }
     for (tool, use_) in [("lsblk", "shows what is on a disk"), ("qemu-img", "reads what is not ours")] {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let there = std::env::split_paths(&path).any(|folder| folder.join(tool).is_file());
-        match there {
+        let is_installed = std::env::split_paths(&path).any(|folder| folder.join(tool).is_file());
+        match is_installed {
             true => findings.ok("tools", tool),
             false => {
                 findings.warning(

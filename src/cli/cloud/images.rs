@@ -8,11 +8,11 @@ use snapferry_base::clock::{compact, rfc3339};
 use snapferry_ibmcloud::vpc::model::{ExportFormat, Image, ImageState};
 use snapferry_ibmcloud::vpc::{ExportPrototype, ImageFilter, Patience, ResourceName, Tag};
 
-use super::{print_json, run as run_on_cloud, say, would};
+use super::{print_dry_run, print_json, print_line, run as run_on_cloud};
 use crate::cli::args::{ChangeArgs, CloudArgs, OutputArgs};
 use crate::cli::error::CommandResult;
 use crate::cli::exit::Code;
-use crate::cli::foreign;
+use crate::cli::printable;
 use crate::cli::session::Session;
 use crate::cli::table::Table;
 
@@ -130,13 +130,13 @@ pub fn run(args: &ImagesArgs, session: &Session) -> CommandResult<Code> {
 }
 
 /// Returns an image as `--json` prints it.
-fn shown(image: &Image) -> Value {
+fn to_json(image: &Image) -> Value {
     json!({
         "name": image.name,
         "id": image.id,
         "crn": image.crn,
         "status": image.status,
-        "reasons": image.status_reasons.iter().map(|reason| reason.shown()).collect::<Vec<_>>(),
+        "reasons": image.status_reasons.iter().map(|reason| reason.describe()).collect::<Vec<_>>(),
         "created_at": rfc3339(image.created_at),
         "disk_gb": image.minimum_provisioned_size,
         "file_gb": image.file.size,
@@ -152,7 +152,7 @@ fn list(status: &[String], output: OutputArgs, cloud: &CloudArgs, session: &Sess
         Ok(cloud.client()?.images(&filter).await?)
     })?;
     if output.json {
-        print_json(&images.iter().map(shown).collect::<Vec<_>>())?;
+        print_json(&images.iter().map(to_json).collect::<Vec<_>>())?;
         return Ok(Code::Done);
     }
     let mut table = Table::new(&["name", "id", "status", "created", "disk", "operating system", "why"]);
@@ -164,10 +164,10 @@ fn list(status: &[String], output: OutputArgs, cloud: &CloudArgs, session: &Sess
             rfc3339(image.created_at),
             image.minimum_provisioned_size.map_or_else(String::new, |size| format!("{size} GB")),
             image.operating_system.as_ref().map_or_else(String::new, |os| os.name.clone()),
-            image.status_reasons.iter().map(|reason| reason.shown()).collect::<Vec<_>>().join("; "),
+            image.status_reasons.iter().map(|reason| reason.describe()).collect::<Vec<_>>().join("; "),
         ]);
     }
-    table.write(&mut foreign::out())?;
+    table.write(&mut printable::out())?;
     Ok(Code::Done)
 }
 
@@ -182,13 +182,16 @@ fn rename(
         let client = cloud.client()?;
         let found = client.named_image(named).await?;
         if change.dry_run {
-            return would(change.output, format_args!("rename image {}  {} to {name}", found.name, found.id));
+            return print_dry_run(
+                change.output,
+                format_args!("rename image {}  {} to {name}", found.name, found.id),
+            );
         }
         let renamed = client.rename_image(&found.id, name).await?;
         if change.output.json {
-            return print_json(&shown(&renamed));
+            return print_json(&to_json(&renamed));
         }
-        Ok(say(format_args!("{}  {}  was {}", renamed.name, renamed.id, found.name))?)
+        Ok(print_line(format_args!("{}  {}  was {}", renamed.name, renamed.id, found.name))?)
     })?;
     Ok(Code::Done)
 }
@@ -203,7 +206,7 @@ fn delete(named: &[String], change: ChangeArgs, cloud: &CloudArgs, session: &Ses
         }
         for found in &chosen {
             if change.dry_run {
-                would(change.output, format_args!("delete image {}  {}", found.name, found.id))?;
+                print_dry_run(change.output, format_args!("delete image {}  {}", found.name, found.id))?;
                 continue;
             }
             client.delete_image(&found.id).await?;
@@ -211,11 +214,11 @@ fn delete(named: &[String], change: ChangeArgs, cloud: &CloudArgs, session: &Ses
                 client.image_gone(&found.id, Patience::DELETION).await?;
             }
             if !change.output.json {
-                say(format_args!("deleted image {}  {}", found.name, found.id))?;
+                print_line(format_args!("deleted image {}  {}", found.name, found.id))?;
             }
         }
         if change.output.json && !change.dry_run {
-            print_json(&chosen.iter().map(shown).collect::<Vec<_>>())?;
+            print_json(&chosen.iter().map(to_json).collect::<Vec<_>>())?;
         }
         Ok(())
     })?;
@@ -241,14 +244,14 @@ fn tag(
     run_on_cloud(cloud, session, async |cloud| {
         let found = cloud.client()?.named_image(named).await?;
         let tagging = cloud.tagging()?;
-        let words = tags.iter().map(Tag::as_str).collect::<Vec<_>>().join(", ");
+        let names = tags.iter().map(Tag::as_str).collect::<Vec<_>>().join(", ");
         match change {
             _ if tags.is_empty() => {}
             TagChange::Add if dry_run => {
-                return would(output, format_args!("add {words} to image {}", found.name));
+                return print_dry_run(output, format_args!("add {names} to image {}", found.name));
             }
             TagChange::Remove if dry_run => {
-                return would(output, format_args!("remove {words} from image {}", found.name));
+                return print_dry_run(output, format_args!("remove {names} from image {}", found.name));
             }
             TagChange::Add => tagging.attach(&found.crn, tags).await?,
             TagChange::Remove => tagging.detach(&found.crn, tags).await?,
@@ -257,7 +260,7 @@ fn tag(
         if output.json {
             return print_json(&json!({ "name": found.name, "id": found.id, "tags": now }));
         }
-        Ok(say(format_args!(
+        Ok(print_line(format_args!(
             "{}  {}",
             found.name,
             if now.is_empty() { "no tags".to_owned() } else { now.join(", ") }
@@ -283,7 +286,7 @@ fn export(
             None => ResourceName::suffixed(&found.name, &compact(SystemTime::now()))?,
         };
         if change.dry_run {
-            return would(
+            return print_dry_run(
                 change.output,
                 format_args!("export image {}  {} into bucket {bucket} by job {name}", found.name, found.id),
             );
@@ -297,7 +300,7 @@ fn export(
         if change.output.json {
             return print_json(&json!({ "job": job.name, "id": job.id, "status": job.status, "href": href }));
         }
-        Ok(say(format_args!("{}  {}  {href}", job.name, job.status))?)
+        Ok(print_line(format_args!("{}  {}  {href}", job.name, job.status))?)
     })?;
     Ok(Code::Done)
 }

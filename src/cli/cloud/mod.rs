@@ -19,7 +19,7 @@ use super::session::Session;
 use super::signals::Unfinished;
 use crate::cli::args::{CloudArgs, OutputArgs};
 use crate::cli::error::CommandResult;
-use crate::cli::foreign;
+use crate::cli::printable;
 
 pub mod boot_volume;
 pub mod doctor;
@@ -32,7 +32,7 @@ pub mod snapshot;
 pub struct Cloud {
     args: CloudArgs,
     identity: Identity,
-    means: ClientContext,
+    context: ClientContext,
     policy: Policy,
     /// Region that is used if the user names none.
     pub home: String,
@@ -66,14 +66,14 @@ pub fn run<T>(
     run_leaving(args, session, Unfinished::Nothing, work)
 }
 
-/// Runs `work` as [`run`] does, for a command that leaves `left` behind if it is interrupted.
+/// Runs `work` as [`run`] does, for a command that leaves `unfinished` behind if it is interrupted.
 pub fn run_leaving<T>(
     args: &CloudArgs,
     session: &Session,
-    left: Unfinished,
+    unfinished: Unfinished,
     work: impl AsyncFnOnce(&Cloud) -> CommandResult<T>,
 ) -> CommandResult<T> {
-    session.start(left)?.block_on(async {
+    session.start(unfinished)?.block_on(async {
         let cloud = Cloud::open(args, session).await?;
         work(&cloud).await
     })
@@ -82,28 +82,28 @@ pub fn run_leaving<T>(
 impl Cloud {
     async fn open(args: &CloudArgs, session: &Session) -> CommandResult<Self> {
         let identity = Identity::find(&args.identity, &session.environment)?;
-        let means = ClientContext {
+        let context = ClientContext {
             tokens: Arc::clone(&identity.tokens),
             clock: Arc::new(SystemClock),
             cancel: session.cancel.clone(),
             watch: Arc::new(LogWatch),
             fence: Arc::new(Unfenced),
-            heard: KnownHosts::default(),
+            known_hosts: KnownHosts::default(),
         };
         let home = home_region(args).await?;
-        Ok(Self { args: args.clone(), identity, means, policy: Policy::default(), home })
+        Ok(Self { args: args.clone(), identity, context, policy: Policy::default(), home })
     }
 
     /// Returns the same cloud with the settings of one job.
-    pub fn on(&self, terms: &RequestContext) -> Self {
-        let means = ClientContext {
-            cancel: terms.cancel.clone(),
-            watch: Arc::clone(&terms.watch),
-            fence: Arc::clone(&terms.fence),
-            ..self.means.clone()
+    pub fn on(&self, request_context: &RequestContext) -> Self {
+        let context = ClientContext {
+            cancel: request_context.cancel.clone(),
+            watch: Arc::clone(&request_context.watch),
+            fence: Arc::clone(&request_context.fence),
+            ..self.context.clone()
         };
-        let deadline = terms.deadline.unwrap_or(self.policy.deadline);
-        Self { means, policy: Policy { deadline, ..self.policy }, ..self.clone() }
+        let deadline = request_context.deadline.unwrap_or(self.policy.deadline);
+        Self { context, policy: Policy { deadline, ..self.policy }, ..self.clone() }
     }
 
     /// Returns the same cloud with the waiting times that the user gave.
@@ -116,7 +116,7 @@ impl Cloud {
     }
 
     pub fn cancel(&self) -> &Cancel {
-        &self.means.cancel
+        &self.context.cancel
     }
 
     /// Returns a client for the VPC API of a region.
@@ -127,13 +127,13 @@ impl Cloud {
             ca_file: self.args.identity.ca_file.clone(),
             policy: self.policy,
         };
-        Ok(RegionClient::new(config, self.means.clone())?)
+        Ok(RegionClient::new(config, self.context.clone())?)
     }
 
     /// Returns a client for Global Tagging, which has no regions.
     pub fn tagging(&self) -> CommandResult<Tagging> {
         let config = tagging_config(&self.args, self.policy);
-        Ok(Tagging::new(&config, self.means.clone())?)
+        Ok(Tagging::new(&config, self.context.clone())?)
     }
 
     /// Returns a client for the VPC API of the home region.
@@ -145,11 +145,11 @@ impl Cloud {
 /// Returns the configuration of Global Tagging. Its endpoint is the one that the user named, or else the
 /// public or private one, to match that of the VPC API.
 fn tagging_config(args: &CloudArgs, policy: Policy) -> TaggingConfig {
-    let beside = match Endpoint::parse(&args.vpc_endpoint) {
+    let default_endpoint = match Endpoint::parse(&args.vpc_endpoint) {
         Endpoint::Private => PRIVATE_TAGGING,
         Endpoint::Public | Endpoint::Template(_) => GLOBAL_TAGGING,
     };
-    let endpoint = args.tagging_endpoint.clone().unwrap_or_else(|| beside.to_owned());
+    let endpoint = args.tagging_endpoint.clone().unwrap_or_else(|| default_endpoint.to_owned());
     TaggingConfig { endpoint, ca_file: args.identity.ca_file.clone(), policy }
 }
 
@@ -163,27 +163,27 @@ pub async fn home_region(args: &CloudArgs) -> CommandResult<String> {
 
 /// Reads the region of this server from its metadata service.
 async fn own_region(args: &CloudArgs) -> CommandResult<String> {
-    let own = credentials::metadata(&args.identity)?.instance().await;
-    own.map(|own| own.region).map_err(|err| {
+    let server = credentials::metadata(&args.identity)?.instance().await;
+    server.map(|server| server.region).map_err(|err| {
         tracing::debug!("{}", snapferry_base::retry::chain(&err));
         // A metadata service that is on and fails may answer the next time.
         if err.class().is_retryable() {
             return err.into();
         }
-        let why = "which region? Give --region (this server's own is known only where its instance metadata service is on)";
-        UsageError(why.to_owned()).into()
+        let message = "which region? Give --region (this server's own is known only where its instance metadata service is on)";
+        UsageError(message.to_owned()).into()
     })
 }
 
 /// Prints what the command would do without `--dry-run`: as a line of text, or as an object with `--json`.
-fn would(output: OutputArgs, words: std::fmt::Arguments<'_>) -> CommandResult<()> {
+fn print_dry_run(output: OutputArgs, text: std::fmt::Arguments<'_>) -> CommandResult<()> {
     if output.json {
-        return print_json(&serde_json::json!({ "dry_run": true, "would": words.to_string() }));
+        return print_json(&serde_json::json!({ "dry_run": true, "would": text.to_string() }));
     }
-    Ok(say(format_args!("would {words}"))?)
+    Ok(print_line(format_args!("would {text}"))?)
 }
 
 /// Prints a line of text on stdout.
-fn say(words: std::fmt::Arguments<'_>) -> io::Result<()> {
-    writeln!(foreign::out(), "{words}")
+fn print_line(text: std::fmt::Arguments<'_>) -> io::Result<()> {
+    writeln!(printable::out(), "{text}")
 }

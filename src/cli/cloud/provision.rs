@@ -8,7 +8,7 @@ use snapferry_ibmcloud::vpc::ResourceName;
 use snapferry_ibmcloud::vpc::model::{ImageState, SnapshotState, StorageGeneration};
 use snapferry_ibmcloud::vpc::{BootFrom, InstancePrototype, Patience, RegionClient, ResourceGroupId};
 
-use super::{print_json, run as run_on_cloud, say};
+use super::{print_json, print_line, run as run_on_cloud};
 use crate::cli::args::{ChangeArgs, CloudArgs};
 use crate::cli::error::CommandResult;
 use crate::cli::error::UsageError;
@@ -111,7 +111,7 @@ pub struct ProvisionArgs {
 
 pub fn run(args: &ProvisionArgs, session: &Session) -> CommandResult<Code> {
     let user_data = args.user_data.as_ref().map(|path| {
-        snapferry_base::given::read_text(path)
+        snapferry_base::user_file::read_text(path)
             .map_err(|err| UsageError(format!("cannot read the user data {}: {err}", path.display())))
     });
     let user_data = user_data.transpose()?;
@@ -150,7 +150,7 @@ pub fn run(args: &ProvisionArgs, session: &Session) -> CommandResult<Code> {
             return if args.change.output.json {
                 print_json(&prototype.body())
             } else {
-                Ok(say(format_args!(
+                Ok(print_line(format_args!(
                     "would make server {} ({}) from {origin} in {}, subnet {}",
                     args.name, args.profile, subnet.zone.name, subnet.name
                 ))?)
@@ -165,7 +165,7 @@ pub fn run(args: &ProvisionArgs, session: &Session) -> CommandResult<Code> {
                 "name": server.name, "id": server.id, "crn": server.crn, "status": server.status, "zone": server.zone.name,
             }));
         }
-        Ok(say(format_args!(
+        Ok(print_line(format_args!(
             "{}  {}  {}  {} from {origin}",
             server.name, server.id, server.status, server.zone.name
         ))?)

@@ -12,12 +12,12 @@ use snapferry_ibmcloud::vpc::{
     VpcError,
 };
 
-use super::{print_json, run as run_on_cloud, say, would};
+use super::{print_dry_run, print_json, print_line, run as run_on_cloud};
 use crate::cli::args::{ChangeArgs, CloudArgs, OutputArgs};
 use crate::cli::error::CommandResult;
 use crate::cli::error::UsageError;
 use crate::cli::exit::Code;
-use crate::cli::foreign;
+use crate::cli::printable;
 use crate::cli::session::Session;
 use crate::cli::table::Table;
 
@@ -125,7 +125,7 @@ pub fn run(args: &SnapshotArgs, session: &Session) -> CommandResult<Code> {
 }
 
 /// Returns a snapshot as `--json` prints it.
-fn shown(snapshot: &Snapshot) -> Value {
+fn to_json(snapshot: &Snapshot) -> Value {
     json!({
         "name": snapshot.name,
         "id": snapshot.id,
@@ -158,7 +158,7 @@ fn create(args: &SnapshotCreateArgs, session: &Session) -> CommandResult<Code> {
             None => ResourceName::suffixed(&args.server, &compact(SystemTime::now()))?,
         };
         if args.change.dry_run {
-            return would(
+            return print_dry_run(
                 args.change.output,
                 format_args!("take snapshot {name} of volume {source} of {} in {}", args.server, cloud.home),
             );
@@ -175,9 +175,9 @@ fn create(args: &SnapshotCreateArgs, session: &Session) -> CommandResult<Code> {
             snapshot = client.snapshot_stable(&snapshot.id, Patience::SNAPSHOT).await?;
         }
         if args.change.output.json {
-            return print_json(&shown(&snapshot));
+            return print_json(&to_json(&snapshot));
         }
-        Ok(say(format_args!(
+        Ok(print_line(format_args!(
             "{}  {}  {}  {} GB",
             snapshot.name, snapshot.id, snapshot.lifecycle_state, snapshot.minimum_capacity
         ))?)
@@ -197,7 +197,7 @@ fn list(args: &SnapshotListArgs, session: &Session) -> CommandResult<Code> {
         Ok(client.snapshots(&filter).await?)
     })?;
     if args.output.json {
-        print_json(&snapshots.iter().map(shown).collect::<Vec<_>>())?;
+        print_json(&snapshots.iter().map(to_json).collect::<Vec<_>>())?;
         return Ok(Code::Done);
     }
     let mut table = Table::new(&["name", "id", "state", "taken", "capacity", "generation", "tags"]);
@@ -212,7 +212,7 @@ fn list(args: &SnapshotListArgs, session: &Session) -> CommandResult<Code> {
             snapshot.user_tags.join(","),
         ]);
     }
-    table.write(&mut foreign::out())?;
+    table.write(&mut printable::out())?;
     Ok(Code::Done)
 }
 
@@ -224,17 +224,20 @@ fn delete(args: &SnapshotDeleteArgs, session: &Session) -> CommandResult<Code> {
         for named in &args.snapshots {
             let found = client.named_snapshot(named).await?;
             if found.backup_policy_plan.is_some() {
-                let why = format!(
+                let message = format!(
                     "snapshot {} belongs to IBM's backup service, whose policy decides how long it is kept",
                     found.name
                 );
-                return Err(UsageError(why).into());
+                return Err(UsageError(message).into());
             }
             chosen.push(found);
         }
         for found in &chosen {
             if args.change.dry_run {
-                would(args.change.output, format_args!("delete snapshot {}  {}", found.name, found.id))?;
+                print_dry_run(
+                    args.change.output,
+                    format_args!("delete snapshot {}  {}", found.name, found.id),
+                )?;
                 continue;
             }
             client.delete_snapshot(&found.id).await?;
@@ -242,11 +245,11 @@ fn delete(args: &SnapshotDeleteArgs, session: &Session) -> CommandResult<Code> {
                 client.snapshot_gone(&found.id, Patience::DELETION).await?;
             }
             if !args.change.output.json {
-                say(format_args!("deleted snapshot {}  {}", found.name, found.id))?;
+                print_line(format_args!("deleted snapshot {}  {}", found.name, found.id))?;
             }
         }
         if args.change.output.json && !args.change.dry_run {
-            print_json(&chosen.iter().map(shown).collect::<Vec<_>>())?;
+            print_json(&chosen.iter().map(to_json).collect::<Vec<_>>())?;
         }
         Ok(())
     })?;
@@ -268,7 +271,7 @@ fn copy(args: &SnapshotCopyArgs, session: &Session) -> CommandResult<Code> {
         };
         if args.change.dry_run {
             let (from, size) = (&cloud.home, source.minimum_capacity);
-            return would(
+            return print_dry_run(
                 args.change.output,
                 format_args!("copy snapshot {} ({size} GB) of {from} into {to} as {name}", source.name),
             );
@@ -279,9 +282,9 @@ fn copy(args: &SnapshotCopyArgs, session: &Session) -> CommandResult<Code> {
             made = target.snapshot_stable(&made.id, Patience::COPY).await?;
         }
         if args.change.output.json {
-            return print_json(&shown(&made));
+            return print_json(&to_json(&made));
         }
-        Ok(say(format_args!("{}  {}  {}  in {to}", made.name, made.id, made.lifecycle_state))?)
+        Ok(print_line(format_args!("{}  {}  {}  in {to}", made.name, made.id, made.lifecycle_state))?)
     })?;
     Ok(Code::Done)
 }

@@ -11,7 +11,7 @@ use snapferry_base::clock::SystemClock;
 use snapferry_base::job::JobId;
 use snapferry_fleet::queue::Priority;
 use snapferry_fleet::queue::{
-    Enqueued, Imported, Job, JobState, MOST_NAMES, NewJob, Queue, QueueError, RedisQueue, import_legacy,
+    Enqueued, Imported, JobRecord, JobState, MAX_NAMES, NewJob, Queue, QueueError, RedisQueue, import_legacy,
 };
 use snapferry_fleet::replicate::Age;
 
@@ -21,7 +21,7 @@ use crate::cli::args::{CloudArgs, HowArgs, OutputArgs, QueueArgs, RecoveryArgs, 
 use crate::cli::cloud::home_region;
 use crate::cli::error::CommandResult;
 use crate::cli::exit::Code;
-use crate::cli::foreign::{self, Form};
+use crate::cli::printable::{self, Form};
 use crate::cli::replicate::job_of;
 use crate::cli::session::Session;
 use crate::cli::signals::Unfinished;
@@ -105,7 +105,7 @@ pub fn run(args: &EnqueueArgs, session: &Session) -> CommandResult<Code> {
                 Enqueued::OpenAlready(id) => (id, false),
             };
             watched.push(id);
-            let mut out = foreign::out_in(Form::of(args.output.json));
+            let mut out = printable::out_as(Form::of(args.output.json));
             if args.output.json {
                 writeln!(
                     out,
@@ -141,7 +141,7 @@ async fn import(
     list: &str,
     new: impl Fn(&str) -> CommandResult<NewJob>,
 ) -> CommandResult<Code> {
-    let imported = import_legacy(queue, list, MOST_NAMES, |server| match new(server) {
+    let imported = import_legacy(queue, list, MAX_NAMES, |server| match new(server) {
         Ok(job) => Some(job),
         Err(error) => {
             tracing::warn!("{server:?} makes no job: {error:#}");
@@ -150,7 +150,10 @@ async fn import(
     })
     .await?;
     let Imported { added, open_already, refused, left } = imported;
-    writeln!(foreign::out(), "{added} jobs from the list {list}, {open_already} were in the queue already")?;
+    writeln!(
+        printable::out(),
+        "{added} jobs from the list {list}, {open_already} were in the queue already"
+    )?;
     if !refused.is_empty() {
         tracing::warn!("what makes no job is kept in the list {list}:snapferry-refused");
     }
@@ -171,24 +174,24 @@ async fn wait(
     output: &OutputArgs,
     cancel: &Cancel,
 ) -> CommandResult<Code> {
-    let (mut code, mut away) = (Code::Done, Away::default());
+    let (mut code, mut outage) = (Code::Done, Away::default());
     while !open.is_empty() {
         let mut still = Vec::new();
         for id in open {
             let job = match queue.job(id).await {
                 Ok(job) => job.ok_or(QueueError::NoSuchJob { id })?,
-                Err(error) if away.bears(&error) => {
+                Err(error) if outage.should_retry(&error) => {
                     still.push(id);
                     continue;
                 }
                 Err(error) => return Err(error.into()),
             };
-            away.is_back();
+            outage.reset();
             if !job.state.is_over() {
                 still.push(id);
                 continue;
             }
-            let mut out = foreign::out_in(Form::of(output.json));
+            let mut out = printable::out_as(Form::of(output.json));
             if output.json {
                 let ended = json!({ "job": id, "server": job.server, "region": job.region, "state": job.state, "error": job.error });
                 writeln!(out, "{ended}")?;
@@ -223,7 +226,7 @@ fn worse(code: Code, state: JobState) -> Code {
     }
 }
 
-fn ending(job: &Job) -> String {
+fn ending(job: &JobRecord) -> String {
     match &job.error {
         // The hint is in a line of its own, which is indented.
         Some(error) if job.state != JobState::Done => {

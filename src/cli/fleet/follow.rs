@@ -12,10 +12,10 @@ use snapferry_fleet::queue::{EVENTS_KEPT, JobState, Queue, QueueEvent};
 use super::jobs::at;
 use super::{Away, open};
 use crate::cli::args::QueueArgs;
+use crate::cli::duration::clock_face;
 use crate::cli::error::{CommandError, CommandResult};
 use crate::cli::exit::Code;
-use crate::cli::foreign::{self, Form, LONGEST_SHOWN, cut, padded};
-use crate::cli::lengths::clock_face;
+use crate::cli::printable::{self, Form, LONGEST_SHOWN, cut, padded};
 use crate::cli::session::Session;
 use crate::cli::signals::Unfinished;
 use crate::cli::table::{Table, first_line};
@@ -38,15 +38,15 @@ pub fn logs(
     queue: &QueueArgs,
     session: &Session,
 ) -> CommandResult<Code> {
-    watched(queue, session, follow, async |queue, last: &mut Option<QueueEvent>| {
-        let most = if last.is_some() { BETWEEN } else { EVENTS_KEPT };
-        let events = queue.events(most).await?;
+    poll_queue(queue, session, follow, async |queue, last: &mut Option<QueueEvent>| {
+        let limit = if last.is_some() { BETWEEN } else { EVENTS_KEPT };
+        let events = queue.events(limit).await?;
         // If the last event that was seen is not among them, all of them are new.
         let from = last
             .as_ref()
             .and_then(|last| events.iter().rposition(|event| event == last))
             .map_or(0, |at| at + 1);
-        let mut out = foreign::out_in(Form::of(as_json));
+        let mut out = printable::out_as(Form::of(as_json));
         for event in events[from..].iter().filter(|event| job.is_none_or(|id| id == event.id)) {
             if as_json {
                 let line = json!({ "at": rfc3339(event.at), "job": event.id, "what": event.what, "details": event.details });
@@ -71,7 +71,7 @@ pub fn watch(queue: &QueueArgs, session: &Session) -> CommandResult<Code> {
     if !stdout().is_terminal() {
         return logs(None, true, false, queue, session);
     }
-    watched(queue, session, true, async |queue, _nothing: &mut ()| {
+    poll_queue(queue, session, true, async |queue, _state: &mut ()| {
         let now = SystemTime::now();
         let counts = queue.counts().await?;
         let summary: Vec<String> =
@@ -91,27 +91,27 @@ pub fn watch(queue: &QueueArgs, session: &Session) -> CommandResult<Code> {
             ]);
         }
         stdout().write_all(CLEARED.as_bytes())?;
-        let mut out = foreign::out();
+        let mut out = printable::out();
         writeln!(out, "{}   {}\n", rfc3339(now), summary.join(", "))?;
         Ok(table.write(&mut out)?)
     })
 }
 
-/// Calls `work` once, or with `again` repeatedly until the user stops the command.
-async fn look<T: Default>(
+/// Calls `work` once, or with `repeat` repeatedly until the user stops the command.
+async fn poll<T: Default>(
     queue: &dyn Queue,
-    again: bool,
+    repeat: bool,
     cancel: &Cancel,
     mut work: impl AsyncFnMut(&dyn Queue, &mut T) -> CommandResult<()>,
 ) -> CommandResult<Code> {
-    let (mut kept, mut away) = (T::default(), Away::default());
+    let (mut state, mut outage) = (T::default(), Away::default());
     loop {
-        match work(queue, &mut kept).await {
-            Ok(()) => away.is_back(),
-            Err(CommandError::Queue(error)) if again && away.bears(&error) => {}
+        match work(queue, &mut state).await {
+            Ok(()) => outage.reset(),
+            Err(CommandError::Queue(error)) if repeat && outage.should_retry(&error) => {}
             Err(error) => return Err(error),
         }
-        if !again {
+        if !repeat {
             return Ok(Code::Done);
         }
         tokio::select! {
@@ -122,15 +122,15 @@ async fn look<T: Default>(
     }
 }
 
-fn watched<T: Default>(
+fn poll_queue<T: Default>(
     args: &QueueArgs,
     session: &Session,
-    again: bool,
+    repeat: bool,
     work: impl AsyncFnMut(&dyn Queue, &mut T) -> CommandResult<()>,
 ) -> CommandResult<Code> {
-    let runtime = if again { session.start(Unfinished::Nothing)? } else { session.runtime()? };
+    let runtime = if repeat { session.start(Unfinished::Nothing)? } else { session.runtime()? };
     runtime.block_on(async {
         let queue = open(args, &session.environment).await?;
-        look(&queue, again, &session.cancel, work).await
+        poll(&queue, repeat, &session.cancel, work).await
     })
 }

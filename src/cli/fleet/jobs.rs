@@ -8,15 +8,15 @@ use serde_json::{Value, json};
 use snapferry_base::clock::rfc3339;
 use snapferry_base::job::JobId;
 use snapferry_base::units::to_u64;
-use snapferry_fleet::queue::{EVENTS_KEPT, Job, JobState, Queue, QueueError};
+use snapferry_fleet::queue::{EVENTS_KEPT, JobRecord, JobState, Queue, QueueError};
 use snapferry_fleet::replicate::Age;
 
 use super::{follow, on_queue};
 use crate::cli::args::{OutputArgs, QueueArgs};
 use crate::cli::error::CommandResult;
 use crate::cli::exit::Code;
-use crate::cli::foreign::{self, LONGEST_SHOWN, cut, padded};
 use crate::cli::print_json;
+use crate::cli::printable::{self, LONGEST_SHOWN, cut, padded};
 use crate::cli::session::Session;
 use crate::cli::table::{self, Table};
 
@@ -116,7 +116,7 @@ pub fn run(args: &JobsArgs, session: &Session) -> CommandResult<Code> {
             let most = most.unwrap_or(if output.json { usize::MAX } else { LISTED });
             let jobs = queue.jobs_in(&states, most).await?;
             if output.json {
-                print_json(&jobs.iter().map(shown).collect::<Value>())?;
+                print_json(&jobs.iter().map(job_json).collect::<Value>())?;
                 return Ok(());
             }
             let mut table =
@@ -137,7 +137,7 @@ pub fn run(args: &JobsArgs, session: &Session) -> CommandResult<Code> {
                     job.error.clone().unwrap_or_default(),
                 ]);
             }
-            table.write(&mut foreign::out())?;
+            table.write(&mut printable::out())?;
             let counts = queue.counts().await?;
             let cut: Vec<&str> = states
                 .iter()
@@ -154,7 +154,7 @@ pub fn run(args: &JobsArgs, session: &Session) -> CommandResult<Code> {
             let events: Vec<_> =
                 queue.events(EVENTS_KEPT).await?.into_iter().filter(|event| event.id == *job).collect();
             if output.json {
-                let mut all = shown(&found);
+                let mut all = job_json(&found);
                 all["spec"] = serde_json::from_str(&found.spec).unwrap_or_default();
                 all["journal"] = found
                     .journal
@@ -168,7 +168,7 @@ pub fn run(args: &JobsArgs, session: &Session) -> CommandResult<Code> {
                 print_json(&all)?;
                 return Ok(());
             }
-            let mut out = foreign::out();
+            let mut out = printable::out();
             let pairs = [
                 ("job", found.id.to_string()),
                 ("server", format!("{} into {}", found.server, found.region)),
@@ -192,7 +192,7 @@ pub fn run(args: &JobsArgs, session: &Session) -> CommandResult<Code> {
         JobsAction::Watch { queue } => follow::watch(queue, session),
         JobsAction::Cancel { jobs, queue } => on_queue(queue, session, async |queue| {
             for id in jobs {
-                let words = match queue.cancel(*id).await? {
+                let outcome = match queue.cancel(*id).await? {
                     JobState::Ready => "a worker is told, and removes what was made".to_owned(),
                     JobState::Running => "its worker is told, and removes what it made".to_owned(),
                     JobState::Dead => format!(
@@ -202,26 +202,26 @@ pub fn run(args: &JobsArgs, session: &Session) -> CommandResult<Code> {
                     JobState::Done => "done already".to_owned(),
                     state => state.to_string(),
                 };
-                writeln!(foreign::out(), "{id}  {words}")?;
+                writeln!(printable::out(), "{id}  {outcome}")?;
             }
             Ok(())
         }),
         JobsAction::Retry { jobs, queue } => on_queue(queue, session, async |queue| {
             for id in jobs {
                 queue.retry(*id).await?;
-                writeln!(foreign::out(), "{id}  ready")?;
+                writeln!(printable::out(), "{id}  ready")?;
             }
             Ok(())
         }),
         JobsAction::Purge { older_than: Age(age), queue } => on_queue(queue, session, async |queue| {
             let purged = queue.purge(*age).await?;
-            Ok(writeln!(foreign::out(), "{purged} jobs forgotten")?)
+            Ok(writeln!(printable::out(), "{purged} jobs forgotten")?)
         }),
     }
 }
 
 /// Returns the step of a running job, with the percentage if it is known; for any other job, its state.
-pub fn at(job: &Job) -> String {
+pub fn at(job: &JobRecord) -> String {
     let step = job.step.as_deref().unwrap_or("begins");
     let progress: Value =
         job.progress.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
@@ -239,7 +239,7 @@ pub fn at(job: &Job) -> String {
 }
 
 /// Returns a job as `--json` prints it.
-fn shown(job: &Job) -> Value {
+fn job_json(job: &JobRecord) -> Value {
     let parsed =
         |text: &Option<String>| text.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok());
     json!({

@@ -32,11 +32,11 @@ use tokio::sync::Semaphore;
 const STEP_SECONDS: [f64; 12] =
     [1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 2400.0, 4800.0, 9600.0];
 /// Time limit for a client to send the head of its request.
-const ASKING: Duration = Duration::from_secs(10);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most connections at a time.
-const MOST_LINES: usize = 64;
+const MAX_CONNECTIONS: usize = 64;
 /// Longest head of a request, in bytes.
-const LONGEST_QUESTION: usize = 16 << 10;
+const MAX_HEADER_BYTES: usize = 16 << 10;
 /// Content type by which scrapers recognise the text format.
 const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -109,13 +109,13 @@ impl Metrics {
         }
     }
 
-    pub fn told(&self, told: WorkerEvent<'_>) {
+    pub fn observe(&self, event: WorkerEvent<'_>) {
         let ended = |result: &str, class: &str| {
             self.results
                 .get_or_create(&ResultLabels { result: result.to_owned(), class: class.to_owned() })
                 .inc();
         };
-        match told {
+        match event {
             WorkerEvent::Done(Finished { state, .. }) => {
                 ended("done", "");
                 if let Some(object) = &state.object {
@@ -123,7 +123,7 @@ impl Metrics {
                     self.stored_bytes.inc_by(object.size.0);
                 }
             }
-            WorkerEvent::Failed(class) => ended("failed", word(class)),
+            WorkerEvent::Failed(class) => ended("failed", label(class)),
             WorkerEvent::LeaseLost => {
                 self.leases_lost.inc();
             }
@@ -147,12 +147,12 @@ impl Metrics {
         let oldest: Gauge<f64, AtomicU64> = Gauge::default();
         oldest.set(queue.waiting().await?.unwrap_or_default().as_secs_f64());
         let last: Family<ServerLabels, Gauge<f64, AtomicU64>> = Family::default();
-        for good in queue.good().await? {
-            let at = good.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-            last.get_or_create(&ServerLabels { server: good.server, region: good.region }).set(at);
+        for success in queue.last_successes().await? {
+            let at = success.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+            last.get_or_create(&ServerLabels { server: success.server, region: success.region }).set(at);
         }
         let leaked: Family<LeftoverLabels, Gauge<i64>> = Family::default();
-        let looked: Family<RegionLabel, Gauge<f64, AtomicU64>> = Family::default();
+        let last_surveys: Family<RegionLabel, Gauge<f64, AtomicU64>> = Family::default();
         for survey in queue.surveys().await? {
             // Another version of gc may have stored another form: then only the time of its survey is
             // reported.
@@ -162,7 +162,7 @@ impl Metrics {
                     .set(count.into());
             }
             let at = survey.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-            looked.get_or_create(&RegionLabel { region: survey.place }).set(at);
+            last_surveys.get_or_create(&RegionLabel { region: survey.place }).set(at);
         }
         let mut registry = Registry::with_prefix("snapferry");
         registry.register("jobs", "Jobs in the queue", jobs);
@@ -179,7 +179,12 @@ impl Metrics {
             last,
         );
         registry.register("leaked_resources", "What dead jobs had left when gc last looked", leaked);
-        registry.register_with_unit("last_survey_timestamp", "When gc last looked", Unit::Seconds, looked);
+        registry.register_with_unit(
+            "last_survey_timestamp",
+            "When gc last looked",
+            Unit::Seconds,
+            last_surveys,
+        );
         registry.register("job_results", "How attempts at jobs ended on this worker", self.results.clone());
         registry.register_with_unit(
             "step_duration",
@@ -227,7 +232,7 @@ impl Metrics {
     }
 }
 
-fn word(class: Class) -> &'static str {
+fn label(class: Class) -> &'static str {
     match class {
         Class::Transient => "transient",
         Class::Throttled => "throttled",
@@ -257,19 +262,19 @@ pub struct Counting {
 }
 
 impl ProgressObserver for Counting {
-    fn see(&self, progress: Progress<'_>) {
+    fn on_progress(&self, progress: Progress<'_>) {
         if let Progress::Done { step, took, .. } = &progress {
             let label = StepLabel { step: step.name().to_owned() };
             self.metrics.steps.get_or_create(&label).observe(took.as_secs_f64());
         }
-        self.next.see(progress);
+        self.next.on_progress(progress);
     }
 }
 
 /// Serves requests for as long as the process lives. If another process has the address, such as a second
 /// worker on this machine, it warns and returns: that is no reason to end the worker.
 pub async fn serve(address: SocketAddr, metrics: Arc<Metrics>, queue: Arc<dyn Queue>, health: Arc<Health>) {
-    let lines = Arc::new(Semaphore::new(MOST_LINES));
+    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let listener = match TcpListener::bind(address).await {
         Ok(listener) => listener,
         Err(err) => {
@@ -283,14 +288,14 @@ pub async fn serve(address: SocketAddr, metrics: Arc<Metrics>, queue: Arc<dyn Qu
     tracing::info!("metrics at http://{bound}/metrics, health at http://{bound}/healthz");
     loop {
         match listener.accept().await {
-            Ok((line, _)) => {
+            Ok((stream, _)) => {
                 // While the permits are used up, further connections wait in the kernel's queue.
-                let Ok(turn) = Arc::clone(&lines).acquire_owned().await else { return };
+                let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
                 let (metrics, queue, health) =
                     (Arc::clone(&metrics), Arc::clone(&queue), Arc::clone(&health));
                 tokio::spawn(async move {
-                    speak(line, metrics, queue, health).await;
-                    drop(turn);
+                    serve_connection(stream, metrics, queue, health).await;
+                    drop(permit);
                 });
             }
             // Most often, too many files are open; later there may be fewer.
@@ -299,44 +304,49 @@ pub async fn serve(address: SocketAddr, metrics: Arc<Metrics>, queue: Arc<dyn Qu
     }
 }
 
-async fn speak(line: TcpStream, metrics: Arc<Metrics>, queue: Arc<dyn Queue>, health: Arc<Health>) {
-    let answer = service_fn(|request: Request<Incoming>| {
+async fn serve_connection(
+    stream: TcpStream,
+    metrics: Arc<Metrics>,
+    queue: Arc<dyn Queue>,
+    health: Arc<Health>,
+) {
+    let respond = service_fn(|request: Request<Incoming>| {
         let (metrics, queue, health) = (Arc::clone(&metrics), Arc::clone(&queue), Arc::clone(&health));
-        async move { Ok::<_, std::convert::Infallible>(answer(&request, &metrics, &*queue, &health).await) }
+        async move { Ok::<_, std::convert::Infallible>(respond(&request, &metrics, &*queue, &health).await) }
     });
     let mut http = http1::Builder::new();
     let served = http
         .timer(TokioTimer::new())
-        .header_read_timeout(ASKING)
-        .max_buf_size(LONGEST_QUESTION)
-        .serve_connection(TokioIo::new(line), answer);
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(MAX_HEADER_BYTES)
+        .serve_connection(TokioIo::new(stream), respond);
     if let Err(err) = served.await {
         tracing::debug!("a scrape ended early: {err}");
     }
 }
 
-async fn answer(
+async fn respond(
     request: &Request<Incoming>,
     metrics: &Metrics,
     queue: &dyn Queue,
     health: &Health,
 ) -> Response<Full<Bytes>> {
-    let said = |status: StatusCode, kind: &'static str, words: String| {
-        let mut response = Response::new(Full::new(Bytes::from(words)));
+    let response_with = |status: StatusCode, kind: &'static str, body: String| {
+        let mut response = Response::new(Full::new(Bytes::from(body)));
         *response.status_mut() = status;
         response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
         response
     };
-    let plain = |status, words: &str| said(status, "text/plain; charset=utf-8", format!("{words}\n"));
+    let plain = |status, body: &str| response_with(status, "text/plain; charset=utf-8", format!("{body}\n"));
     match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/metrics") => match metrics.text(queue).await {
-            Ok(text) => said(StatusCode::OK, TEXT, text),
+            Ok(text) => response_with(StatusCode::OK, TEXT, text),
             Err(err) => plain(StatusCode::SERVICE_UNAVAILABLE, &chain(&err)),
         },
         // Any response shows that the worker is alive; an outage of the queue is no reason to restart it.
         (&Method::GET | &Method::HEAD, "/healthz") => plain(StatusCode::OK, "alive"),
         (&Method::GET | &Method::HEAD, "/readyz") => match queue.rights().await {
-            Ok(()) => match &health.ails()[..] {
+            Ok(()) => match &health.failures()[..] {
                 [] => plain(StatusCode::OK, "ready"),
                 ails => plain(StatusCode::SERVICE_UNAVAILABLE, &ails.join("\n")),
             },

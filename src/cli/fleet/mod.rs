@@ -36,7 +36,7 @@ struct Away(Option<Instant>);
 impl Away {
     /// Returns true if the caller is to try again after `error`: it is transient, and the outage is not too
     /// long.
-    fn bears(&mut self, error: &QueueError) -> bool {
+    fn should_retry(&mut self, error: &QueueError) -> bool {
         if self.0.is_none() && error.class() == Class::Transient {
             tracing::warn!("looking again for {} s: {}", AWAY.as_secs(), chain(error));
         }
@@ -44,17 +44,19 @@ impl Away {
     }
 
     /// Ends the outage, because the queue has answered.
-    fn is_back(&mut self) {
+    fn reset(&mut self) {
         self.0 = None;
     }
 }
 
 /// Returns the times of a lease. If the user gave its length, the others are in proportion to it.
 fn timing(args: &QueueArgs) -> Timing {
-    let usual = Timing::default();
+    let defaults = Timing::default();
     match args.lease {
-        Some(Age(lease)) => Timing { lease, beat: lease / 6, stop: lease * 3 / 4, retry: lease / 2, ..usual },
-        None => usual,
+        Some(Age(lease)) => {
+            Timing { lease, beat: lease / 6, stop: lease * 3 / 4, retry: lease / 2, ..defaults }
+        }
+        None => defaults,
     }
 }
 
@@ -79,10 +81,10 @@ pub async fn open(args: &QueueArgs, environment: &Environment) -> CommandResult<
 /// Checks whether the queue's Redis is fit to keep jobs.
 pub async fn examine(args: &QueueArgs, environment: &Environment) -> CommandResult<Vec<Finding>> {
     let config = config(args, environment)?;
-    let told = ask(&config).await?;
+    let server_info = ask(&config).await?;
     // A socket on this machine needs no TLS.
     let is_private = config.url.starts_with("rediss:") || config.url.starts_with("unix:");
-    Ok(judge(&told, is_private, &config.timing, SystemTime::now()))
+    Ok(judge(&server_info, is_private, &config.timing, SystemTime::now()))
 }
 
 /// Returns the address of the queue and the credentials for it.
@@ -98,7 +100,7 @@ fn config(args: &QueueArgs, environment: &Environment) -> Result<RedisConfig, Us
     let password = match (environment.get("SNAPFERRY_REDIS_PASSWORD"), file) {
         (Some(password), None) => Some(Secret::new(password)),
         (_, Some(path)) => {
-            let text = snapferry_base::given::read_text(&path).map_err(|error| {
+            let text = snapferry_base::user_file::read_text(&path).map_err(|error| {
                 UsageError(format!("cannot read the password file {}: {error}", path.display()))
             })?;
             Some(Secret::new(text.trim_end()))

@@ -32,7 +32,7 @@ enum Watchdog {
 /// or the cloud must not end an upload.
 pub async fn keep(worker: &Worker<'_>, drain: &Cancel) {
     let every = sd_notify::watchdog_enabled().map_or(STATUS, |limit| (limit / 3).min(STATUS));
-    let mut telling = tell(Watchdog::Ready, status(worker, drain));
+    let mut sending = send(Watchdog::Ready, status(worker, drain));
     let mut stopping = false;
     loop {
         tokio::select! {
@@ -41,12 +41,12 @@ pub async fn keep(worker: &Worker<'_>, drain: &Cancel) {
                 stopping = true;
                 // The message that the worker stops must not be left out, so the previous one has to arrive
                 // first.
-                let _ = (&mut telling.0).await;
-                telling = tell(Watchdog::Stops, status(worker, drain));
+                let _ = (&mut sending.0).await;
+                sending = send(Watchdog::Stops, status(worker, drain));
             }
             () = tokio::time::sleep(every) => {
-                if telling.is_over() {
-                    telling = tell(if stopping { Watchdog::Ends } else { Watchdog::Works }, status(worker, drain));
+                if sending.is_done() {
+                    sending = send(if stopping { Watchdog::Ends } else { Watchdog::Works }, status(worker, drain));
                 }
             }
         }
@@ -58,50 +58,50 @@ struct Telling(oneshot::Receiver<()>);
 
 impl Telling {
     /// Returns true if the message has arrived, or never will.
-    fn is_over(&mut self) -> bool {
+    fn is_done(&mut self) -> bool {
         !matches!(self.0.try_recv(), Err(TryRecvError::Empty))
     }
 }
 
 /// Sends a message from a thread of its own, not one of the runtime's: systemd's socket holds ten messages,
 /// and sending one more blocks.
-fn tell(life: Watchdog, status: String) -> Telling {
-    let (told, telling) = oneshot::channel();
+fn send(stage: Watchdog, status: String) -> Telling {
+    let (sent, receiver) = oneshot::channel();
     let started = threads::spawn("tell systemd", move || {
-        let mut words = vec![NotifyState::Watchdog, NotifyState::Status(&status)];
-        match life {
-            Watchdog::Ready => words.push(NotifyState::Ready),
-            Watchdog::Stops => words.push(NotifyState::Stopping),
+        let mut states = vec![NotifyState::Watchdog, NotifyState::Status(&status)];
+        match stage {
+            Watchdog::Ready => states.push(NotifyState::Ready),
+            Watchdog::Stops => states.push(NotifyState::Stopping),
             Watchdog::Works | Watchdog::Ends => {}
         }
-        if matches!(life, Watchdog::Stops | Watchdog::Ends) {
-            words.push(NotifyState::ExtendTimeoutUsec(u32::try_from(MORE.as_micros()).unwrap_or(u32::MAX)));
+        if matches!(stage, Watchdog::Stops | Watchdog::Ends) {
+            states.push(NotifyState::ExtendTimeoutUsec(u32::try_from(MORE.as_micros()).unwrap_or(u32::MAX)));
         }
-        if let Err(err) = sd_notify::notify(&words) {
+        if let Err(err) = sd_notify::notify(&states) {
             tracing::debug!("systemd could not be told: {err}");
         }
         // The receiver may be gone: the worker does not wait for every message.
-        let _ = told.send(());
+        let _ = sent.send(());
     });
     if let Err(refused) = started {
         tracing::warn!("systemd is told later: {refused}");
     }
-    Telling(telling)
+    Telling(receiver)
 }
 
 /// Returns the jobs in one line: `web01 convert 43 % of 100 GiB; db01 import`.
 fn status(worker: &Worker<'_>, drain: &Cancel) -> String {
-    let jobs: Vec<String> = worker.in_hand().iter().map(|sight| words(sight)).collect();
+    let jobs: Vec<String> = worker.held_jobs().iter().map(|job| describe(job)).collect();
     let jobs = if jobs.is_empty() { "idle".to_owned() } else { jobs.join("; ") };
     if drain.is_cancelled() { format!("ending: {jobs}") } else { jobs }
 }
 
-fn words(sight: &JobProgress) -> String {
-    let step = sight.step().map_or("begins", snapferry_fleet::replicate::Step::name);
-    match sight.bytes() {
+fn describe(job: &JobProgress) -> String {
+    let step = job.step().map_or("begins", snapferry_fleet::replicate::Step::name);
+    match job.bytes() {
         Some((done, size)) if size.0 > 0 => {
-            format!("{} {step} {} % of {size}", sight.server, u128::from(done.0) * 100 / u128::from(size.0))
+            format!("{} {step} {} % of {size}", job.server, u128::from(done.0) * 100 / u128::from(size.0))
         }
-        _ => format!("{} {step}", sight.server),
+        _ => format!("{} {step}", job.server),
     }
 }

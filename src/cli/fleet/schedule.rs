@@ -18,7 +18,7 @@ use crate::cli::cloud::home_region;
 use crate::cli::error::CommandResult;
 use crate::cli::error::UsageError;
 use crate::cli::exit::Code;
-use crate::cli::foreign::{self, Form};
+use crate::cli::printable::{self, Form};
 use crate::cli::replicate::job_of;
 use crate::cli::session::Session;
 use crate::cli::table::Table;
@@ -97,7 +97,7 @@ pub fn run(args: &ScheduleArgs, session: &Session) -> CommandResult<Code> {
                     ))
                     .into());
                 }
-                writeln!(foreign::out(), "{name} is no more")?;
+                writeln!(printable::out(), "{name} is no more")?;
             }
             Ok(())
         }),
@@ -128,7 +128,7 @@ fn add(args: &ScheduleAddArgs, session: &Session) -> CommandResult<Code> {
         queue.set_schedule(&args.name, &serde_json::to_string(&plan)?, since).await?;
         let plural = if servers.len() == 1 { "" } else { "s" };
         writeln!(
-            foreign::out(),
+            printable::out(),
             "{}: {} server{plural}, next at {}",
             args.name,
             servers.len(),
@@ -169,7 +169,7 @@ fn list(as_json: bool, queue: &QueueArgs, session: &Session) -> CommandResult<Co
                 next.unwrap_or_default(),
             ]);
         }
-        let mut out = foreign::out_in(Form::of(as_json));
+        let mut out = printable::out_as(Form::of(as_json));
         if as_json { Ok(writeln!(out, "{}", Value::from(all))?) } else { Ok(table.write(&mut out)?) }
     })
 }

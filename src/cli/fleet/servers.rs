@@ -31,7 +31,7 @@ pub fn chosen(which: &ServersArgs, cloud: &CloudArgs, session: &Session) -> Comm
 
 fn from_file(which: &ServersArgs) -> Result<Vec<String>, UsageError> {
     let Some(path) = &which.file else { return Ok(Vec::new()) };
-    let text = snapferry_base::given::read_text(path)
+    let text = snapferry_base::user_file::read_text(path)
         .map_err(|error| UsageError(format!("cannot read {}: {error}", path.display())))?;
     let names = text
         .lines()

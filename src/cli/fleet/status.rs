@@ -7,19 +7,19 @@ use std::time::{Duration, SystemTime};
 use clap::Args as Group;
 use serde_json::{Value, json};
 use snapferry_base::clock::rfc3339;
-use snapferry_fleet::queue::{Job, JobState, LastSuccess, Queue, WorkerSeen};
+use snapferry_fleet::queue::{JobRecord, JobState, LastSuccess, Queue, WorkerSeen};
 use snapferry_fleet::replicate::Age;
 use snapferry_fleet::worker::schedule::read;
 
 use super::jobs::at;
 use super::on_queue;
 use crate::cli::args::{OutputArgs, QueueArgs};
+use crate::cli::duration::approximate;
 use crate::cli::error::CommandResult;
 use crate::cli::error::UsageError;
 use crate::cli::exit::Code;
-use crate::cli::foreign::{self, LONGEST_SHOWN, cut};
-use crate::cli::lengths::rough;
 use crate::cli::print_json;
+use crate::cli::printable::{self, LONGEST_SHOWN, cut};
 use crate::cli::session::Session;
 use crate::cli::table::Table;
 
@@ -29,33 +29,33 @@ const JOBS: usize = 10_000;
 /// Images and jobs of one server in one region.
 #[derive(Default)]
 struct Row {
-    good: Option<LastSuccess>,
+    success: Option<LastSuccess>,
     /// Job that waits or runs.
-    open: Option<Job>,
+    open: Option<JobRecord>,
     /// Last job that failed for good.
-    dead: Option<Job>,
+    dead: Option<JobRecord>,
 }
 
 impl Row {
     /// Returns the age of the last good image: the age of its snapshot, or the time since the success if the
     /// result does not contain the snapshot's time.
     fn age(&self, now: SystemTime) -> Option<Duration> {
-        let good = self.good.as_ref()?;
-        let result: Value = serde_json::from_str(&good.result).unwrap_or_default();
+        let success = self.success.as_ref()?;
+        let result: Value = serde_json::from_str(&success.result).unwrap_or_default();
         let taken =
             result["snapshot"]["taken_at"].as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
-        now.duration_since(taken.map_or(good.at, SystemTime::from)).ok().or(Some(Duration::ZERO))
+        now.duration_since(taken.map_or(success.at, SystemTime::from)).ok().or(Some(Duration::ZERO))
     }
 
     fn image(&self) -> Option<String> {
-        let result: Value = serde_json::from_str(&self.good.as_ref()?.result).ok()?;
+        let result: Value = serde_json::from_str(&self.success.as_ref()?.result).ok()?;
         Some(result["image"]["name"].as_str()?.to_owned())
     }
 
     /// Returns the job that failed, unless a success came after it.
-    fn failed(&self) -> Option<&Job> {
-        let good = self.good.as_ref().map(|good| good.at);
-        self.dead.as_ref().filter(|job| good.is_none_or(|good| good < job.changed_at))
+    fn failed(&self) -> Option<&JobRecord> {
+        let success = self.success.as_ref().map(|success| success.at);
+        self.dead.as_ref().filter(|job| success.is_none_or(|success| success < job.changed_at))
     }
 }
 
@@ -104,24 +104,25 @@ pub fn run(args: &StatusArgs, session: &Session) -> CommandResult<Code> {
             args.servers.iter().filter(|&server| !rows.keys().any(|(known, _)| known == server)).collect();
         // A server of which nothing is known has no image, so it counts as too old.
         rows.extend(unknown.iter().map(|&server| ((server.clone(), String::new()), Row::default())));
-        let Age(most) = args.max_age;
-        let too_old = |row: &Row| row.age(now).is_none_or(|age| age > most);
+        let Age(max_age) = args.max_age;
+        let too_old = |row: &Row| row.age(now).is_none_or(|age| age > max_age);
         if args.check && (rows.is_empty() || rows.values().any(too_old)) {
             code = Code::Stale;
         }
         if args.output.json {
             let all: Vec<Value> = rows
                 .iter()
-                .map(|((server, region), row)| shown(server, region, row, now, too_old(row)))
+                .map(|((server, region), row)| row_json(server, region, row, now, too_old(row)))
                 .collect();
             let workers = queue.workers().await?;
-            let heard = |heard: &WorkerSeen| json!({ "worker": heard.worker, "heard_at": rfc3339(heard.at) });
-            let all = json!({ "servers": all, "workers": workers.iter().map(heard).collect::<Value>() });
+            let worker =
+                |worker: &WorkerSeen| json!({ "worker": worker.worker, "heard_at": rfc3339(worker.at) });
+            let all = json!({ "servers": all, "workers": workers.iter().map(worker).collect::<Value>() });
             return print_json(&all);
         }
         let mut table = Table::new(&["server", "region", "last good", "image", "now", "failed"]);
         for ((server, region), row) in &rows {
-            let age = row.age(now).map_or_else(|| "never".to_owned(), rough);
+            let age = row.age(now).map_or_else(|| "never".to_owned(), approximate);
             let mark = if args.check && too_old(row) { ", too old" } else { "" };
             table.row(vec![
                 server.clone(),
@@ -132,11 +133,16 @@ pub fn run(args: &StatusArgs, session: &Session) -> CommandResult<Code> {
                 row.failed().and_then(|job| job.error.clone()).unwrap_or_default(),
             ]);
         }
-        let mut out = foreign::out();
+        let mut out = printable::out();
         table.write(&mut out)?;
-        for heard in queue.workers().await? {
-            let ago = now.duration_since(heard.at).unwrap_or_default();
-            writeln!(out, "worker {} was heard of {} ago", cut(&heard.worker, LONGEST_SHOWN), rough(ago))?;
+        for worker in queue.workers().await? {
+            let ago = now.duration_since(worker.at).unwrap_or_default();
+            writeln!(
+                out,
+                "worker {} was heard of {} ago",
+                cut(&worker.worker, LONGEST_SHOWN),
+                approximate(ago)
+            )?;
         }
         for server in unknown {
             writeln!(out, "{server} was never enqueued: `snapferry enqueue {server}`")?;
@@ -156,10 +162,10 @@ async fn forget(
     known: &BTreeMap<(String, String), Row>,
 ) -> CommandResult<()> {
     for server in &args.servers {
-        let meant = |region: &str| args.to.as_deref().is_none_or(|to| to == region);
+        let is_selected = |region: &str| args.to.as_deref().is_none_or(|to| to == region);
         let regions: Vec<&str> = known
             .keys()
-            .filter(|(name, region)| name == server && meant(region))
+            .filter(|(name, region)| name == server && is_selected(region))
             .map(|(_, region)| region.as_str())
             .collect();
         if regions.is_empty() {
@@ -170,7 +176,7 @@ async fn forget(
         }
         for region in regions {
             queue.forget(server, region).await?;
-            writeln!(foreign::out(), "{server} into {region} is forgotten")?;
+            writeln!(printable::out(), "{server} into {region} is forgotten")?;
         }
     }
     for (server, region) in rows(queue).await?.keys().filter(|key| args.servers.contains(&key.0)) {
@@ -184,9 +190,9 @@ async fn forget(
 /// Returns a row for each server and region that has a success, a job in the queue, or a schedule.
 async fn rows(queue: &dyn Queue) -> CommandResult<BTreeMap<(String, String), Row>> {
     let mut rows: BTreeMap<(String, String), Row> = BTreeMap::new();
-    for good in queue.good().await? {
-        let row = rows.entry((good.server.clone(), good.region.clone())).or_default();
-        row.good = Some(good);
+    for success in queue.last_successes().await? {
+        let row = rows.entry((success.server.clone(), success.region.clone())).or_default();
+        row.success = Some(success);
     }
     for job in
         queue.jobs_in(&[JobState::Dead, JobState::Delayed, JobState::Ready, JobState::Running], JOBS).await?
@@ -208,13 +214,13 @@ async fn rows(queue: &dyn Queue) -> CommandResult<BTreeMap<(String, String), Row
     Ok(rows)
 }
 
-fn shown(server: &str, region: &str, row: &Row, now: SystemTime, too_old: bool) -> Value {
+fn row_json(server: &str, region: &str, row: &Row, now: SystemTime, too_old: bool) -> Value {
     json!({
         "server": server,
         "region": (!region.is_empty()).then_some(region),
         "age_seconds": row.age(now).map(|age| age.as_secs()),
         "too_old": too_old,
-        "last_success": row.good.as_ref().map(|good| json!({ "at": rfc3339(good.at), "job": good.id })),
+        "last_success": row.success.as_ref().map(|success| json!({ "at": rfc3339(success.at), "job": success.id })),
         "image": row.image(),
         "job": row.open.as_ref().map(|job| json!({ "job": job.id, "state": job.state, "step": job.step })),
         "failed": row.failed().map(|job| json!({ "job": job.id, "at": rfc3339(job.changed_at), "error": job.error })),

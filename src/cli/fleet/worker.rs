@@ -14,7 +14,7 @@ use snapferry_base::fence::Fence;
 use snapferry_base::identity::IdentityError;
 use snapferry_base::retry::chain;
 use snapferry_fleet::queue::{Queue, RedisQueue};
-use snapferry_fleet::replicate::{Age, Finished, Job, JobContext, JobError, OwnServer, ProgressObserver};
+use snapferry_fleet::replicate::{Age, Finished, JobContext, JobError, JobSpec, OwnServer, ProgressObserver};
 use snapferry_fleet::worker::{JobEnvironment, ShutdownSignals, Worker, WorkerEvent, WorkerLimits};
 use snapferry_ibmcloud::iam::{CLOUD_INIT, instance_of_cloud_init};
 
@@ -38,39 +38,41 @@ const DEADLINE: Duration = Duration::from_secs(25);
 
 /// Time limit for this server's metadata service to answer. At boot, a worker may start before the service
 /// can be reached.
-const AWAKE: Duration = Duration::from_secs(120);
+const METADATA_TIMEOUT: Duration = Duration::from_secs(120);
 /// Time between two requests to the metadata service until it answers.
-const ASK: Duration = Duration::from_secs(2);
+const METADATA_POLL: Duration = Duration::from_secs(2);
 
 /// Environment for the jobs on this server.
 struct WorkerHost<'a> {
     cloud: &'a Cloud,
-    ground: SiteArgs<'a>,
+    site_args: SiteArgs<'a>,
     own: OwnServer,
     session: &'a Session,
     metrics: Arc<Metrics>,
 }
 
 impl JobEnvironment for WorkerHost<'_> {
-    fn site(&self, job: &Job, cancel: &Cancel, fence: Arc<dyn Fence>) -> Result<JobContext, String> {
-        let terms = RequestContext {
+    fn context(&self, job: &JobSpec, cancel: &Cancel, fence: Arc<dyn Fence>) -> Result<JobContext, String> {
+        let request_context = RequestContext {
             cancel: cancel.clone(),
             watch: Arc::new(Answers(Arc::clone(&self.metrics))),
             fence,
             deadline: Some(DEADLINE),
         };
         // A client that can write to the queue must not choose where this worker's credentials go.
-        let job = Job { endpoint: None, ..job.clone() };
-        self.ground.site(self.cloud, &job, &self.own, &terms).map_err(|error| format!("{error:#}"))
+        let job = JobSpec { endpoint: None, ..job.clone() };
+        self.site_args
+            .site(self.cloud, &job, &self.own, &request_context)
+            .map_err(|error| format!("{error:#}"))
     }
 
-    fn onlooker(&self, _job: &Job) -> Arc<dyn ProgressObserver> {
+    fn observer(&self, _job: &JobSpec) -> Arc<dyn ProgressObserver> {
         // Several jobs run at once, so each change is a line of its own, on a terminal too.
         let shown = Arc::new(Shown::new(&self.session.console.without_terminal(), self.session.verbosity));
         Arc::new(Counting { metrics: Arc::clone(&self.metrics), next: shown })
     }
 
-    fn result(&self, job: &Job, finished: &Finished) -> String {
+    fn result(&self, job: &JobSpec, finished: &Finished) -> String {
         let took: f64 = finished.steps.iter().map(|step| step.seconds).sum();
         let begun = SystemTime::now()
             .checked_sub(Duration::from_secs_f64(took.max(0.0)))
@@ -78,49 +80,49 @@ impl JobEnvironment for WorkerHost<'_> {
         record(job, finished, begun).to_string()
     }
 
-    fn words(&self, error: &JobError) -> String {
-        let mut words = format!("{}: {}", error.step, chain(&*error.fault));
+    fn error_text(&self, error: &JobError) -> String {
+        let mut message = format!("{}: {}", error.step, chain(&*error.fault));
         if let Some(hint) = hints::of_job(error) {
-            words.push('\n');
-            words.push_str(&hint);
+            message.push('\n');
+            message.push_str(&hint);
         }
-        words
+        message
     }
 
-    fn told(&self, told: WorkerEvent<'_>) {
-        self.metrics.told(told);
+    fn record(&self, event: WorkerEvent<'_>) {
+        self.metrics.observe(event);
     }
 }
 
 /// Waits until this server's metadata service answers, if nothing else reports the id and the region of this
 /// server. If the service stays silent it is off: this succeeds, because the requests that follow report
 /// that. If it only fails, this returns an error that may pass.
-async fn awake(args: &WorkerArgs) -> CommandResult<()> {
+async fn wait_for_metadata(args: &WorkerArgs) -> CommandResult<()> {
     let known = args.place.instance.is_some() || instance_of_cloud_init(Path::new(CLOUD_INIT)).is_some();
     if known && args.cloud.region.is_some() {
         return Ok(());
     }
     let (metadata, begun) = (credentials::metadata(&args.cloud.identity)?, Instant::now());
     loop {
-        let silent = match metadata.instance().await {
+        let error = match metadata.instance().await {
             Ok(_) => return Ok(()),
             Err(error) => error,
         };
-        let is_off = matches!(silent, IdentityError::MetadataOff { .. });
-        if !is_off && !silent.class().is_retryable() {
+        let is_off = matches!(error, IdentityError::MetadataOff { .. });
+        if !is_off && !error.class().is_retryable() {
             return Ok(());
         }
-        if begun.elapsed() >= AWAKE {
-            return if is_off { Ok(()) } else { Err(silent.into()) };
+        if begun.elapsed() >= METADATA_TIMEOUT {
+            return if is_off { Ok(()) } else { Err(error.into()) };
         }
-        tracing::warn!("asking again, for {} s in all: {}", AWAKE.as_secs(), chain(&silent));
-        tokio::time::sleep(ASK).await;
+        tracing::warn!("asking again, for {} s in all: {}", METADATA_TIMEOUT.as_secs(), chain(&error));
+        tokio::time::sleep(METADATA_POLL).await;
     }
 }
 
 /// Warns at the start if there is no folder of devices, because the first job would fail. The folder may come
 /// with the first disk.
-fn look(devices: &Path) {
+fn check_device_folder(devices: &Path) {
     if let Err(error) = std::fs::read_dir(devices) {
         let folder = devices.display();
         tracing::warn!(
@@ -186,30 +188,30 @@ impl FromStr for MetricsAddress {
 pub fn run(args: &WorkerArgs, session: &Session) -> CommandResult<Code> {
     // This comes before any request, because no response could mend a wrong configuration.
     let redis = config(&args.queue, &session.environment)?;
-    session.runtime()?.block_on(awake(args))?;
+    session.runtime()?.block_on(wait_for_metadata(args))?;
     let hurry = Cancel::new();
     run_leaving(&args.cloud, session, Unfinished::Jobs(hurry.clone()), async |cloud| {
-        let ground =
+        let site_args =
             SiteArgs { cloud_args: &args.cloud, recovery: &args.recovery, place: &args.place, session };
-        let own = ground.own(cloud).await?;
+        let own = site_args.own(cloud).await?;
         let queue: Arc<dyn Queue> = Arc::new(RedisQueue::connect(&redis).await?);
         // A missing right is reported now, and not once a job is lost.
         queue.rights().await?;
         let store = args.recovery.store(&args.cloud.identity);
         credentials::find(&store, &session.environment)?;
-        look(&args.place.device_folder);
+        check_device_folder(&args.place.device_folder);
         let name = format!("{} ({})", own.name, own.id);
         let metrics = Arc::new(Metrics::new());
-        let here = WorkerHost { cloud, ground, own, session, metrics: Arc::clone(&metrics) };
+        let host = WorkerHost { cloud, site_args, own, session, metrics: Arc::clone(&metrics) };
         let (Age(grace), Age(remembered)) = (args.stop_within, args.keep_jobs);
-        let share = WorkerLimits { conversions: args.concurrency.get(), grace, remembered };
+        let limits = WorkerLimits { conversions: args.concurrency.get(), grace, remembered };
         let drain = cloud.cancel().clone();
         let clock = Arc::new(SystemClock);
-        let words = ShutdownSignals { drain: drain.clone(), hurry };
+        let signals = ShutdownSignals { drain: drain.clone(), hurry };
         let worker =
-            Worker::new(Arc::clone(&queue), name.clone(), timing(&args.queue), share, &here, clock, words);
+            Worker::new(Arc::clone(&queue), name.clone(), timing(&args.queue), limits, &host, clock, signals);
         tracing::info!("{name} converts {} at a time", args.concurrency);
-        let beside = async {
+        let metrics_server = async {
             match args.metrics {
                 MetricsAddress::At(address) => metrics::serve(address, metrics, queue, worker.health()).await,
                 MetricsAddress::Off => {}
@@ -219,7 +221,7 @@ pub fn run(args: &WorkerArgs, session: &Session) -> CommandResult<Code> {
         tokio::select! {
             () = worker.run() => {}
             () = notify::keep(&worker, &drain) => {}
-            () = beside => {}
+            () = metrics_server => {}
         }
         tracing::info!("{name} has nothing left in its hands");
         Ok(Code::Done)

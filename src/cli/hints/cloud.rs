@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 
 use snapferry_base::identity::IdentityError;
-use snapferry_base::suggest::near;
+use snapferry_base::suggest::similar;
 use snapferry_engine::store::StoreError;
 use snapferry_fleet::queue::{QueueError, rights};
 use snapferry_fleet::replicate::{Fault, JobError, Step};
@@ -34,10 +34,10 @@ const REGIONS: [&str; 13] = [
 pub fn of_job(error: &JobError) -> Option<String> {
     match (error.step, &*error.fault) {
         (Step::Import, Fault::Cloud(VpcError::Refused { refusal, .. })) if refusal.is_about(FILE) => {
-            Some(let_in())
+            Some(authorize_hint())
         }
         (Step::Import, Fault::Cloud(VpcError::Refused { request, refusal })) if refusal.status == 403 => {
-            Some(format!("{}; or {}", missing_role(request), let_in()))
+            Some(format!("{}; or {}", missing_role(request), authorize_hint()))
         }
         (Step::Available, Fault::Cloud(VpcError::Ended { reasons, .. })) => Some(of_failed_import(reasons)),
         // A resumed job goes on waiting, and the output names that command anyway.
@@ -48,25 +48,25 @@ pub fn of_job(error: &JobError) -> Option<String> {
 
 /// Returns the hint for an image that failed, by the reasons that IBM documents (`status_reasons[].code`).
 fn of_failed_import(reasons: &[String]) -> String {
-    let because = |code: &str| reasons.iter().any(|reason| reason.starts_with(code));
-    if because("image_data_corrupted") {
+    let has_reason = |code: &str| reasons.iter().any(|reason| reason.starts_with(code));
+    if has_reason("image_data_corrupted") {
         "the image service could not read the file: `snapferry verify` tells whether it is whole, and --codec deflate with the default \
          cluster size is what every importer reads"
             .to_owned()
-    } else if because("image_provisioned_size_unsupported") {
+    } else if has_reason("image_provisioned_size_unsupported") {
         "the disk is larger than an image may be: carry it as an object (--no-import), or its snapshot (`snapferry snapshot copy`)"
             .to_owned()
-    } else if because("encryption_key") || because("encrypted_data_key") {
+    } else if has_reason("encryption_key") || has_reason("encrypted_data_key") {
         "the key that the image is to be encrypted with is gone or disabled: see to it in Key Protect or HPCS"
             .to_owned()
     } else {
-        let_in()
+        authorize_hint()
     }
 }
 
 /// Returns the hint for an import that can't read its bucket: the image service reads it, and needs a right
 /// of its own.
-fn let_in() -> String {
+fn authorize_hint() -> String {
     format!(
         "the image service reads the bucket by itself: let it in once by `{AUTHORIZE}`, and see that --bucket-location is where the \
          bucket is"
@@ -94,13 +94,13 @@ pub fn of_cloud(error: &VpcError) -> Option<String> {
                 .into(),
         ),
         VpcError::Unreachable { request, .. } | VpcError::TimedOut { request, .. } => Some(unreachable(&request.host)),
-        VpcError::Missing { noun: "server", .. } => {
+        VpcError::Missing { kind: "server", .. } => {
             Some("check the name, and --region: each region has its own. `ibmcloud is instances` lists them".into())
         }
-        VpcError::Missing { noun: "image", .. } => {
+        VpcError::Missing { kind: "image", .. } => {
             Some("check the name, and --region: each region has its own. `snapferry images list` shows them".into())
         }
-        VpcError::Missing { noun: "snapshot", .. } => {
+        VpcError::Missing { kind: "snapshot", .. } => {
             Some("check the name, and --region: each region has its own. `snapferry snapshot list` shows them".into())
         }
         VpcError::NameTaken { .. } => Some("give another name, or remove what has it".into()),
@@ -137,8 +137,8 @@ fn missing_role(request: &Request) -> String {
 }
 
 /// Returns the region that the user may have meant, if IBM has none of the name `region`.
-fn meant_by(region: &str) -> Option<&'static str> {
-    if REGIONS.contains(&region) { None } else { near(region, REGIONS).first().copied() }
+fn suggested_region(region: &str) -> Option<&'static str> {
+    if REGIONS.contains(&region) { None } else { similar(region, REGIONS).first().copied() }
 }
 
 fn unreachable(host: &str) -> String {
@@ -149,9 +149,10 @@ fn unreachable(host: &str) -> String {
             .to_owned();
     }
     let region = name.split('.').next().unwrap_or_default();
-    let meant = meant_by(region).map_or_else(String::new, |meant| format!("was --region {meant} meant? "));
+    let suggestion = suggested_region(region)
+        .map_or_else(String::new, |suggestion| format!("was --region {suggestion} meant? "));
     format!(
-        "{meant}check --region (`ibmcloud is regions` lists them) and --vpc-endpoint, and that this machine may reach it: a server \
+        "{suggestion}check --region (`ibmcloud is regions` lists them) and --vpc-endpoint, and that this machine may reach it: a server \
          without a public gateway needs --vpc-endpoint private"
     )
 }
@@ -183,18 +184,18 @@ pub fn of_store(error: &StoreError) -> Option<String> {
         )),
         StoreError::Denied { operation, code, .. } => Some(denied(&operation.target, code)),
         StoreError::Untrusted { .. } => Some("give the authority that signed it: --ca-file PEM".into()),
-        StoreError::Connection { reason, .. } if reason.contains(".direct.") => {
-            let region =
-                reason.split(".direct.").nth(1).and_then(|rest| rest.split('.').next()).unwrap_or_default();
-            let meant = meant_by(region)
-                .map_or_else(String::new, |meant| format!("was region {meant} meant, not {region}? "));
-            Some(format!(
-                "{meant}IBM COS' direct endpoints are reached from inside a VPC only; elsewhere give --endpoint public"
-            ))
-        }
-        StoreError::Connection { .. } | StoreError::TimedOut { .. } => {
-            Some("check --endpoint, and that this machine may reach it".into())
-        }
+        StoreError::Connection { endpoint, .. } => Some(match region_of_direct_endpoint(endpoint) {
+            Some(region) => {
+                let suggestion = suggested_region(region).map_or_else(String::new, |suggestion| {
+                    format!("was region {suggestion} meant, not {region}? ")
+                });
+                format!(
+                    "{suggestion}IBM COS' direct endpoints are reached from inside a VPC only; elsewhere give --endpoint public"
+                )
+            }
+            None => CHECK_ENDPOINT.into(),
+        }),
+        StoreError::TimedOut { .. } => Some(CHECK_ENDPOINT.into()),
         StoreError::WrongRegion { .. } => Some(
             "give the region that the bucket was made in: --region (of a replication: --bucket-region)"
                 .into(),
@@ -207,6 +208,14 @@ pub fn of_store(error: &StoreError) -> Option<String> {
         StoreError::Io { operation, source } => of_file(operation.request, source),
         _ => None,
     }
+}
+
+const CHECK_ENDPOINT: &str = "check --endpoint, and that this machine may reach it";
+
+/// Returns the region in the name of a direct endpoint of IBM COS, such as
+/// `https://s3.direct.us-south.cloud-object-storage.appdomain.cloud`.
+fn region_of_direct_endpoint(endpoint: &str) -> Option<&str> {
+    endpoint.split_once("://s3.direct.")?.1.split('.').next()
 }
 
 /// Returns the hint for a file that can't be made.
@@ -284,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_missing_role_is_named_by_what_was_asked() {
-        let asked = |method: Method, path: &str| {
+        let hint_for = |method: Method, path: &str| {
             missing_role(&Request {
                 method,
                 host: "https://a".to_owned(),
@@ -292,16 +301,18 @@ mod tests {
                 id: "1".to_owned(),
             })
         };
-        assert!(asked(Method::GET, "/v1/instances").contains("role Viewer on VPC"));
-        assert!(asked(Method::POST, "/v1/snapshots").contains("role Editor on VPC"));
-        assert!(asked(Method::POST, "/v1/instances/a/volume_attachments").contains("Editor on the server"));
-        assert!(asked(Method::POST, "/v3/tags/attach").contains("Editor on what is tagged"));
+        assert!(hint_for(Method::GET, "/v1/instances").contains("role Viewer on VPC"));
+        assert!(hint_for(Method::POST, "/v1/snapshots").contains("role Editor on VPC"));
+        assert!(
+            hint_for(Method::POST, "/v1/instances/a/volume_attachments").contains("Editor on the server")
+        );
+        assert!(hint_for(Method::POST, "/v3/tags/attach").contains("Editor on what is tagged"));
     }
 
     /// No hint claims a cause that the error code does not prove.
     #[test]
     fn what_is_denied_is_explained_by_its_code_alone() {
-        for (code, told, untold) in [
+        for (code, expected, unexpected) in [
             ("AccessDenied", "Likely: the role Writer", "it needs the role"),
             ("Forbidden", "a policy or firewall of the bucket", "it needs the role"),
             ("SomethingNew", "the store does not say which right is missing", "it needs the role"),
@@ -313,7 +324,7 @@ mod tests {
             ("RequestTimeTooSkewed", "clock is wrong", "role"),
         ] {
             let hint = denied("s3://images/a.qcow2", code);
-            assert!(hint.contains(told) && !hint.contains(untold), "{code}: {hint}");
+            assert!(hint.contains(expected) && !hint.contains(unexpected), "{code}: {hint}");
         }
         let refused = |code: &str| {
             let fault = snapferry_ibmcloud::vpc::Fault {

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 
 use snapferry_engine::convert::ConvertError;
-use snapferry_engine::disk::{TargetError, Wanted};
+use snapferry_engine::disk::{RequiredKind, TargetError};
 use snapferry_engine::error::RestoreError;
 use snapferry_engine::image::LocalImageError;
 use snapferry_engine::source::SourceError;
@@ -115,12 +115,12 @@ pub fn of_fault(fault: &Fault) -> Option<String> {
              counts for dead"
         )),
         Fault::Over { .. } => Some("`snapferry images delete` and `snapferry snapshot delete` remove single things".into()),
-        Fault::NoTurn { .. } => Some("the other job's log tells what it waits for".into()),
+        Fault::ServerBusy { .. } => Some("the other job's log tells what it waits for".into()),
         Fault::Journal(error) => of_journal(error),
         Fault::WrongFile { .. } => Some("somebody replaced the object, or the image service read another one: look at both".into()),
         Fault::Obstacles { obstacles } => obstacles.iter().find_map(|obstacle| match obstacle {
             Obstacle::Bucket(error) => of_store(error),
-            Obstacle::Told(_) => None,
+            Obstacle::Message(_) => None,
         }),
         _ => None,
     }
@@ -136,7 +136,7 @@ pub fn of_restore(error: &RestoreError) -> Option<String> {
             Some(format!("`lsblk -f {path}` shows more; --force writes over it"))
         }
         RestoreError::Target(TargetError::Exists { .. }) => Some("give another --output, or --force to replace it".into()),
-        RestoreError::Target(TargetError::Kind { wanted: Wanted::RegularFile, .. }) => Some("a device is named by --device".into()),
+        RestoreError::Target(TargetError::Kind { required: RequiredKind::RegularFile, .. }) => Some("a device is named by --device".into()),
         RestoreError::Target(TargetError::Open { source, .. })
             if matches!(source.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) =>
         {

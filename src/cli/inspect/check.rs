@@ -16,8 +16,8 @@ use super::{Format, Inspection};
 use crate::cli::error::CommandResult;
 use crate::cli::error::UsageError;
 use crate::cli::exit::Code;
-use crate::cli::foreign::{self, Form};
 use crate::cli::image::ImageArgs;
+use crate::cli::printable::{self, Form};
 use crate::cli::qemu;
 use crate::cli::qemu::check::Checked;
 use crate::cli::session::Session;
@@ -72,7 +72,7 @@ pub fn run(args: &CheckArgs, session: &Session) -> CommandResult<Code> {
     let decoded = if args.data && report.corruptions == 0 && report.hidden == 0 {
         let verification = Verification {
             file: found.file(),
-            origin: found.origin,
+            location: found.location,
             manifest: None,
             sha256: Sha256Wanted::No,
             against: None,
@@ -87,14 +87,14 @@ pub fn run(args: &CheckArgs, session: &Session) -> CommandResult<Code> {
         None
     };
     let checked = Checked::new(&found.name.to_string(), &report);
-    let mut out = foreign::out_in(Form::of(args.json));
+    let mut out = printable::out_as(Form::of(args.json));
     if args.json {
-        qemu::write_json(&told(&checked, &report, decoded.as_ref()), &mut out)?;
+        qemu::write_json(&report_json(&checked, &report, decoded.as_ref()), &mut out)?;
     } else {
         write_for_people(args, &checked, &report, decoded.as_ref(), &mut out)?;
     }
-    let good = report.is_clean() && decoded.is_none_or(|verdict| verdict.good);
-    Ok(if good { Code::Done } else { Code::Image })
+    let is_good = report.is_clean() && decoded.is_none_or(|verdict| verdict.good);
+    Ok(if is_good { Code::Done } else { Code::Image })
 }
 
 /// Returns a text for each cluster that fails to decode.
@@ -102,8 +102,8 @@ fn undecodable(verdict: &Verdict) -> impl Iterator<Item = String> + '_ {
     verdict.findings.iter().map(Finding::to_string)
 }
 
-fn told<'a>(checked: &'a Checked, report: &Report, decoded: Option<&Verdict>) -> CheckJson<'a> {
-    let findings = report.findings.iter().map(|finding| finding.what.clone());
+fn report_json<'a>(checked: &'a Checked, report: &Report, decoded: Option<&Verdict>) -> CheckJson<'a> {
+    let findings = report.findings.iter().map(|finding| finding.message.clone());
     CheckJson {
         checked,
         errors_beyond_qemu: report.hidden,
@@ -115,9 +115,9 @@ fn told<'a>(checked: &'a Checked, report: &Report, decoded: Option<&Verdict>) ->
 }
 
 /// Returns the number of findings that are counted but have no text. Notes have a text, and are not counted.
-fn untold(report: &Report) -> u64 {
-    let told = report.findings.iter().filter(|finding| finding.severity != Severity::Note).count();
-    (report.corruptions + report.leaks + report.hidden).saturating_sub(snapferry_base::units::to_u64(told))
+fn unlisted(report: &Report) -> u64 {
+    let listed = report.findings.iter().filter(|finding| finding.severity != Severity::Note).count();
+    (report.corruptions + report.leaks + report.hidden).saturating_sub(snapferry_base::units::to_u64(listed))
 }
 
 fn write_for_people(
@@ -128,14 +128,14 @@ fn write_for_people(
     to: &mut impl Write,
 ) -> io::Result<()> {
     for finding in &report.findings {
-        let word = match finding.severity {
+        let label = match finding.severity {
             Severity::Note => "note",
             Severity::Leak => "leak",
             Severity::Corruption | Severity::Hidden => "wrong",
         };
-        writeln!(to, "{word:<6} {}", finding.what)?;
+        writeln!(to, "{label:<6} {}", finding.message)?;
     }
-    let more = untold(report);
+    let more = unlisted(report);
     if more > 0 {
         writeln!(to, "... and {more} more")?;
     }
@@ -172,10 +172,10 @@ mod tests {
 
     #[test]
     fn a_note_is_none_of_the_findings_that_are_told() {
-        let finding = |severity| check::Finding { severity, what: "x".to_owned(), miscount: None };
+        let finding = |severity| check::Finding { severity, message: "x".to_owned(), miscount: None };
         let findings = vec![finding(Severity::Note), finding(Severity::Leak), finding(Severity::Corruption)];
         let report = Report { corruptions: 3, leaks: 1, findings, ..Report::default() };
-        assert_eq!(untold(&report), 2);
-        assert_eq!(untold(&Report { corruptions: 1, ..report }), 0);
+        assert_eq!(unlisted(&report), 2);
+        assert_eq!(unlisted(&Report { corruptions: 1, ..report }), 0);
     }
 }

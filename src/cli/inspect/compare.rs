@@ -12,8 +12,8 @@ use super::{Inspection, limits};
 use crate::cli::args::StoreArgs;
 use crate::cli::error::CommandResult;
 use crate::cli::exit::Code;
-use crate::cli::foreign::{self, Form};
 use crate::cli::image::ImageName;
+use crate::cli::printable::{self, Form};
 use crate::cli::qemu;
 use crate::cli::session::Session;
 
@@ -68,7 +68,7 @@ pub fn run(args: &CompareArgs, session: &Session) -> CommandResult<Code> {
     let sizes_count = args.strict && sizes[0] != sizes[1];
     let compared = compare_sources(&*one, &*other, Until::End, &session.cancel, &|_| {})?;
     let identical = compared.is_empty() && !sizes_count;
-    let mut out = foreign::out_in(Form::of(args.json));
+    let mut out = printable::out_as(Form::of(args.json));
     if args.json {
         qemu::write_json(
             &CompareJson { identical, sizes, differing_stretches: compared.count, first: compared.first },

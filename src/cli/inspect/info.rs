@@ -8,8 +8,8 @@ use snapferry_qcow2::{Image, bitmaps, snapshots};
 use super::{Format, Inspection};
 use crate::cli::error::CommandResult;
 use crate::cli::exit::Code;
-use crate::cli::foreign::{self, Form};
 use crate::cli::image::ImageArgs;
+use crate::cli::printable::{self, Form};
 use crate::cli::qemu;
 use crate::cli::qemu::info::Info;
 use crate::cli::session::Session;
@@ -38,18 +38,18 @@ pub fn run(args: &InfoArgs, session: &Session) -> CommandResult<Code> {
         Format::Qcow2 => {
             let image = Image::inspect(found.file())?;
             let (snapshots, _) = snapshots::list(found.file(), image.header())?;
-            let bitmaps = bitmaps::list(found.file(), image.facts())?;
-            refused = image.facts().refusal();
-            Info::qcow2(&held, image.facts(), &snapshots, &bitmaps)
+            let bitmaps = bitmaps::list(found.file(), image.header_info())?;
+            refused = image.header_info().refusal();
+            Info::qcow2(&held, image.header_info(), &snapshots, &bitmaps)
         }
     };
-    let mut out = foreign::out_in(Form::of(args.json));
+    let mut out = printable::out_as(Form::of(args.json));
     if args.json {
         qemu::write_json(&info, &mut out)?;
     } else {
         info.write_text(&mut out)?;
-        if let Some(why) = refused {
-            writeln!(out, "not read by snapferry: {why}")?;
+        if let Some(reason) = refused {
+            writeln!(out, "not read by snapferry: {reason}")?;
         }
     }
     Ok(Code::Done)

@@ -8,8 +8,8 @@ use snapferry_base::units::ByteCount;
 use super::{Inspection, limits};
 use crate::cli::error::CommandResult;
 use crate::cli::exit::Code;
-use crate::cli::foreign::{self, Form};
 use crate::cli::image::ImageArgs;
+use crate::cli::printable::{self, Form};
 use crate::cli::qemu::map;
 use crate::cli::session::Session;
 
@@ -36,7 +36,7 @@ pub fn run(args: &MapArgs, session: &Session) -> CommandResult<Code> {
     let found = inspection.find(args.image.name()?, &args.image.store)?;
     let limits = limits(args.max_size);
     let stretches = found.map(&limits)?;
-    let mut out = BufWriter::new(foreign::out_in(Form::of(args.json)));
+    let mut out = BufWriter::new(printable::out_as(Form::of(args.json)));
     if args.json {
         map::write_json(&stretches, &mut out)?;
     } else {

@@ -17,8 +17,8 @@ use crate::cli::args::StoreArgs;
 use crate::cli::error::CommandResult;
 use crate::cli::error::UsageError;
 use crate::cli::exit::Code;
-use crate::cli::foreign::{self, Form};
 use crate::cli::image::ImageName;
+use crate::cli::printable::{self, Form};
 use crate::cli::qemu;
 use crate::cli::qemu::measure::{self, From, Measured};
 use crate::cli::session::Session;
@@ -82,7 +82,7 @@ struct MeasureJson {
 
 pub fn run(args: &MeasureArgs, session: &Session) -> CommandResult<Code> {
     let cluster = ClusterBits::from_size(args.cluster_size).map_err(|error| UsageError(error.to_string()))?;
-    let told = match (&args.disk, args.size) {
+    let output = match (&args.disk, args.size) {
         (Some(disk), _) => of_disk(args, disk, cluster, session)?,
         (None, Some(size)) => MeasureJson {
             measured: measure::qcow2(size.0, 0, From::Raw, cluster),
@@ -93,11 +93,11 @@ pub fn run(args: &MeasureArgs, session: &Session) -> CommandResult<Code> {
             return Err(UsageError("which disk? Give a device, a file, an image, or --size".into()).into());
         }
     };
-    let mut out = foreign::out_in(Form::of(args.json));
+    let mut out = printable::out_as(Form::of(args.json));
     if args.json {
-        qemu::write_json(&told, &mut out)?;
+        qemu::write_json(&output, &mut out)?;
     } else {
-        write_for_people(&told, &mut out)?;
+        write_for_people(&output, &mut out)?;
     }
     Ok(Code::Done)
 }
@@ -134,14 +134,14 @@ fn of_disk(
 /// Returns the bitmaps of an image of version 3. None for other versions, which can't have bitmaps.
 fn bitmaps_of(file: &dyn ImageFile) -> CommandResult<Option<Vec<Bitmap>>> {
     let image = Image::inspect(file)?;
-    let listed = || bitmaps::list(file, image.facts());
+    let listed = || bitmaps::list(file, image.header_info());
     Ok((image.header().version == Version::V3).then(listed).transpose()?)
 }
 
-fn write_for_people(told: &MeasureJson, to: &mut impl Write) -> io::Result<()> {
-    told.measured.write_text(to)?;
+fn write_for_people(output: &MeasureJson, to: &mut impl Write) -> io::Result<()> {
+    output.measured.write_text(to)?;
     if let (Some(Estimate { size, at_least, at_most, sampled, chunks, seed }), Some(encoder)) =
-        (told.compressed, &told.encoder)
+        (output.compressed, &output.encoder)
     {
         writeln!(
             to,

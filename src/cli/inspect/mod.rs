@@ -42,7 +42,7 @@ pub enum Format {
 /// Image or raw disk that is open.
 pub struct OpenDisk {
     pub name: ImageName,
-    pub origin: Location,
+    pub location: Location,
     pub image: OpenImage,
     pub format: Format,
 }
@@ -55,14 +55,14 @@ impl<'a> Inspection<'a> {
     /// Opens a file, device or object. It is qcow2 if it begins with the magic number; everything else is
     /// raw, and no other format is ever guessed.
     pub fn find(&self, name: ImageName, store: &StoreArgs) -> CommandResult<OpenDisk> {
-        let origin = name.origin();
-        let image = image::open(&name, store, origin.connections(), &self.runtime, self.session)?;
+        let location = name.location();
+        let image = image::open(&name, store, location.connections(), &self.runtime, self.session)?;
         let mut magic = [0; MAGIC.len()];
         if image.file.size().0 >= to_u64(magic.len()) {
             image.file.read_at(HostOffset(0), &mut magic)?;
         }
         let format = if magic == MAGIC { Format::Qcow2 } else { Format::Raw };
-        Ok(OpenDisk { name, origin, image, format })
+        Ok(OpenDisk { name, location, image, format })
     }
 }
 

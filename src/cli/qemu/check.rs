@@ -124,7 +124,7 @@ pub fn write_findings(report: &Report, to: &mut impl Write) -> io::Result<()> {
             Some(Miscount { cluster, counted, used }) => {
                 writeln!(to, "{word} cluster {} refcount={counted} reference={used}", cluster.0)?;
             }
-            None => writeln!(to, "{word} {}", finding.what)?,
+            None => writeln!(to, "{word} {}", finding.message)?,
         }
     }
     Ok(())

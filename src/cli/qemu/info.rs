@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::Serialize;
 use snapferry_base::units::SECTOR;
 use snapferry_qcow2::header::Version;
-use snapferry_qcow2::{Bitmap, Codec, HeaderFacts, Snapshot};
+use snapferry_qcow2::{Bitmap, Codec, HeaderInfo, Snapshot};
 
 use super::size;
 
@@ -143,7 +143,7 @@ impl ImageBytes {
 
     /// Returns the properties of a format, over those of the file, whose length QEMU rounds up to whole
     /// sectors.
-    fn over(&self, format: &'static str, virtual_size: u64) -> Info {
+    fn with_format(&self, format: &'static str, virtual_size: u64) -> Info {
         let specific = Specific { r#type: "file", data: Data::default() };
         let file = Info {
             format_specific: Some(specific),
@@ -157,37 +157,48 @@ impl Info {
     /// Returns the properties of a raw disk.
     #[must_use]
     pub fn raw(held: &ImageBytes) -> Self {
-        held.over("raw", held.len.next_multiple_of(SECTOR))
+        held.with_format("raw", held.len.next_multiple_of(SECTOR))
     }
 
     /// Returns the properties of a qcow2 image.
     #[must_use]
-    pub fn qcow2(held: &ImageBytes, facts: &HeaderFacts, snapshots: &[Snapshot], bitmaps: &[Bitmap]) -> Self {
-        let header = &facts.header;
+    pub fn qcow2(
+        held: &ImageBytes,
+        header_info: &HeaderInfo,
+        snapshots: &[Snapshot],
+        bitmaps: &[Bitmap],
+    ) -> Self {
+        let header = &header_info.header;
         let v3 = header.version == Version::V3;
         let data = Data {
             compat: Some(if v3 { "1.1" } else { "0.10" }),
-            data_file: facts.data_file.clone(),
+            data_file: header_info.data_file.clone(),
             compression_type: Some(match header.compression {
                 Codec::Deflate => "zlib",
                 Codec::Zstd => "zstd",
             }),
-            lazy_refcounts: v3.then_some(facts.lazy_refcounts),
+            lazy_refcounts: v3.then_some(header_info.lazy_refcounts),
             bitmaps: bitmaps.iter().map(BitmapInfo::of).collect(),
             refcount_bits: Some(1 << header.refcount_order),
-            corrupt: v3.then_some(facts.corrupt),
+            corrupt: v3.then_some(header_info.corrupt),
             extended_l2: v3.then_some(header.extended_l2),
         };
         Self {
             snapshots: snapshots.iter().map(SnapshotInfo::of).collect(),
-            backing_filename_format: facts.backing_format.clone().filter(|_| facts.backing_file.is_some()),
+            backing_filename_format: header_info
+                .backing_format
+                .clone()
+                .filter(|_| header_info.backing_file.is_some()),
             cluster_size: Some(header.cluster.size()),
             format_specific: Some(Specific { r#type: "qcow2", data }),
-            full_backing_filename: facts.backing_file.as_deref().map(|name| beside(&held.filename, name)),
-            backing_filename: facts.backing_file.clone(),
-            encrypted: (facts.encryption != 0).then_some(true),
+            full_backing_filename: header_info
+                .backing_file
+                .as_deref()
+                .map(|name| sibling_path(&held.filename, name)),
+            backing_filename: header_info.backing_file.clone(),
+            encrypted: (header_info.encryption != 0).then_some(true),
             dirty_flag: header.dirty,
-            ..held.over("qcow2", header.virtual_size.0 / SECTOR * SECTOR)
+            ..held.with_format("qcow2", header.virtual_size.0 / SECTOR * SECTOR)
         }
     }
 
@@ -322,7 +333,7 @@ impl SnapshotInfo {
 
 /// Returns a name that an image contains, relative to the folder of the image. The name is only printed,
 /// never opened.
-fn beside(image: &str, name: &str) -> String {
+fn sibling_path(image: &str, name: &str) -> String {
     let is_url = name
         .split_once(':')
         .is_some_and(|(scheme, _)| scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c)));

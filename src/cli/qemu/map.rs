@@ -76,8 +76,8 @@ impl fmt::Display for Stretch {
             (true, false, true) => "compressed",
             (true, false, false) => "raw",
         };
-        let place = self.offset.map_or_else(String::new, |offset| format!(" at {offset}"));
-        write!(f, "{:>16} {:>16}  {what}{place}", self.start, self.length)
+        let position = self.offset.map_or_else(String::new, |offset| format!(" at {offset}"));
+        write!(f, "{:>16} {:>16}  {what}{position}", self.start, self.length)
     }
 }
 
@@ -104,7 +104,7 @@ pub fn of_image(mappings: &Mappings) -> Vec<Stretch> {
     let mut guest = GuestCluster(0);
     while guest.0 < mappings.guest_clusters() {
         let start = guest.offset(cluster).0;
-        if let Some(next) = mappings.without_table_until(guest) {
+        if let Some(next) = mappings.unmapped_run_end(guest) {
             found.push(Stretch::new(start, next.offset(cluster).0.min(size) - start, How::Absent, None));
             guest = next;
             continue;
@@ -121,10 +121,10 @@ pub fn of_image(mappings: &Mappings) -> Vec<Stretch> {
                 let step = cluster.size() / u64::from(SUBCLUSTERS);
                 for number in 0..SUBCLUSTERS {
                     let at = step * u64::from(number);
-                    let how = match bits.place(number) {
+                    let how = match bits.state(number) {
                         SubclusterState::Data => How::Data,
                         SubclusterState::Zero => How::Zero,
-                        SubclusterState::Nowhere => How::Absent,
+                        SubclusterState::Unallocated => How::Absent,
                     };
                     found.push(Stretch::new(
                         start + at,

@@ -7,8 +7,8 @@ use snapferry_base::cancel::Cancel;
 use snapferry_qcow2::check::check;
 use snapferry_qcow2::{CorruptPolicy, Image, ImageError, Limits};
 
+use super::args::Format;
 use super::getopt::{Known, Takes, flag, long, value};
-use super::words::Format;
 use super::{Ended, Report, Stop, check_cache, images, one_file, read, refuse, report};
 use crate::cli::qemu::check::{Checked, write_findings};
 use crate::cli::qemu::write_json;

@@ -41,7 +41,7 @@ pub fn run(args: &[OsString]) -> Ended {
     let Some(typed) = read("compare", USAGE, args, &KNOWN)? else { return Ok(0) };
     refuse(&typed, &["image-opts", "object"])?;
     check_cache(&typed, "cache", "source ").map_err(|stop| match stop {
-        Stop::Says(words, _) => Stop::Says(words, NOT_OPENED),
+        Stop::Says(message, _) => Stop::Says(message, NOT_OPENED),
         other => other,
     })?;
     let [one, other] = &typed.operands[..] else {
@@ -49,7 +49,7 @@ pub fn run(args: &[OsString]) -> Ended {
     };
     let (one, other) = (open(&typed, one, "a-format")?, open(&typed, other, "b-format")?);
     let quiet = typed.has("quiet");
-    let say = |words: &str| if quiet { Ok(()) } else { writeln!(stdout(), "{words}") };
+    let say = |message: &str| if quiet { Ok(()) } else { writeln!(stdout(), "{message}") };
     let (size, other_size) = (one.size(), other.size());
     if typed.has("strict") && size != other_size {
         say("Strict mode: Image size mismatch!")?;

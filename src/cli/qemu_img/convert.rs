@@ -13,7 +13,7 @@ use snapferry_base::units::ByteCount;
 use snapferry_engine::compress::Level;
 use snapferry_engine::convert::plan::{Hashing, ManifestPolicy, Options, StoreAs};
 use snapferry_engine::convert::{Conversion, ConvertError, Failure, Target, plan_for};
-use snapferry_engine::disk::{RawCopy, RawPlace, TargetError, ZeroPolicy, Zeros};
+use snapferry_engine::disk::{RawCopy, RawDestination, TargetError, ZeroPolicy, Zeros};
 use snapferry_engine::error::RestoreError;
 use snapferry_engine::pipeline::PipelineError;
 use snapferry_engine::source::{Joined, Paced, Salvaging, Source};
@@ -21,11 +21,11 @@ use snapferry_engine::store::Location;
 use snapferry_engine::store::Overwrite;
 use snapferry_engine::store::{FolderStore, ObjectStore, StoreError};
 
+use super::args::{Format, size};
 use super::getopt::{Known, Takes, Typed, flag, long, value};
 use super::images::{self, There};
 use super::output::Output;
 use super::progress::{Counts, Progress, Shown, Watchable};
-use super::words::{Format, size};
 use super::{Ended, Stop, check_cache, read, refuse};
 use crate::cli::signals;
 
@@ -104,8 +104,8 @@ enum OnError {
 
 pub fn run(args: &[std::ffi::OsString]) -> Ended {
     let Some(typed) = read("convert", USAGE, args, &KNOWN)? else { return Ok(0) };
-    let asked = understand(&typed)?;
-    let sources = asked.sources.iter().map(|path| {
+    let request = parse_request(&typed)?;
+    let sources = request.sources.iter().map(|path| {
         let format = images::format_of(path, typed.last("source-format"), 1)?;
         images::open(path, format, 1)
     });
@@ -113,46 +113,46 @@ pub fn run(args: &[std::ffi::OsString]) -> Ended {
     if joined.size().0 == 0 {
         return Err(Stop::NotDone("disks of no bytes".into()));
     }
-    let there = images::what_is_at(&asked.target)?;
-    check_target(&asked, there, joined.size())?;
+    let existing = images::target_kind(&request.target)?;
+    check_target(&request, existing, joined.size())?;
 
     let runtime = crate::cli::runtime()?;
     let cancel = Cancel::new();
     signals::listen(runtime.handle(), &cancel, signals::Unfinished::Target)?;
-    let source: Box<dyn Source> = match asked.rate {
+    let source: Box<dyn Source> = match request.rate {
         Some(rate) => Box::new(Paced::new(joined, rate, cancel.clone())),
         None => Box::new(joined),
     };
-    let progress = Progress::start(asked.shown);
+    let progress = Progress::start(request.shown);
     let work = |source: &dyn Source| -> Result<(), Stop> {
         // Zeros that are to be stored are work, too.
-        let counts = if asked.sparse.is_some() { Counts::Data } else { Counts::All };
-        let piece = if asked.bodies == StoreAs::Compressed { asked.output.cluster } else { QEMUS_BUFFER };
+        let counts = if request.sparse.is_some() { Counts::Data } else { Counts::All };
+        let piece = if request.bodies == StoreAs::Compressed { request.output.cluster } else { QEMUS_BUFFER };
         let watched =
-            Watchable::new(source, &progress, counts, piece).map_err(|error| Stop::says(chain(&error)))?;
-        match asked.output.format {
-            Format::Qcow2 => to_qcow2(&asked, &watched, &runtime, &cancel),
-            Format::Raw => to_raw(&asked, &watched, there, &cancel),
+            Watchable::new(source, &progress, counts, piece).map_err(|error| Stop::error(chain(&error)))?;
+        match request.output.format {
+            Format::Qcow2 => to_qcow2(&request, &watched, &runtime, &cancel),
+            Format::Raw => to_raw(&request, &watched, existing, &cancel),
         }?;
         progress.complete();
         Ok(())
     };
-    if asked.on_error == OnError::Fail {
+    if request.on_error == OnError::Fail {
         work(&source)?;
     } else {
         let salvaging = Salvaging::new(source);
         work(&salvaging)?;
-        for bad in salvaging.bad_ranges() {
+        for range in salvaging.bad_ranges() {
             super::warn(&format!(
                 "error while reading at byte {}: {} bytes were left out and read as zeros",
-                bad.offset, bad.length
+                range.offset, range.length
             ));
         }
     }
     Ok(0)
 }
 
-fn understand(typed: &Typed) -> Result<Asked, Stop> {
+fn parse_request(typed: &Typed) -> Result<Asked, Stop> {
     refuse(
         typed,
         &[
@@ -170,45 +170,45 @@ fn understand(typed: &Typed) -> Result<Asked, Stop> {
     let text = |name: &str| typed.last(name).map(OsStr::to_string_lossy);
     let bodies = if typed.has("compress") { StoreAs::Compressed } else { StoreAs::Raw };
     if bodies == StoreAs::Compressed && typed.has("copy-range-offloading") {
-        return Err(Stop::says("Cannot enable copy offloading when -c is used"));
+        return Err(Stop::error("Cannot enable copy offloading when -c is used"));
     }
     let coroutines = text("parallel").map_or(Some(8), |count| count.parse::<u64>().ok());
     if !coroutines.is_some_and(|count| (1..=MOST_COROUTINES).contains(&count)) {
-        return Err(Stop::says("Invalid number of coroutines specified. Must be between 1 and 16."));
+        return Err(Stop::error("Invalid number of coroutines specified. Must be between 1 and 16."));
     }
     let sparse = text("sparse-size").map_or(Some(SPARSE), |typed| size(&typed));
     let sparse = sparse.filter(|bytes| bytes.is_multiple_of(512) && *bytes <= MOST_SPARSE).ok_or_else(|| {
-        Stop::says(format!(
+        Stop::error(format!(
             "Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to {MOST_SPARSE}. \
              Select 0 to disable sparse detection (fully allocates output)."
         ))
     })?;
     let rate = text("rate").map_or(Ok(0), |typed| {
-        size(&typed).ok_or_else(|| Stop::says(format!("Invalid rate limit specified: '{typed}'.")))
+        size(&typed).ok_or_else(|| Stop::error(format!("Invalid rate limit specified: '{typed}'.")))
     })?;
     let create = match (typed.has("no-create"), typed.has("target-is-zero")) {
         (false, false) => Create::Yes,
         (true, false) => Create::No,
         (true, true) => Create::NoAndZero,
-        (false, true) => return Err(Stop::says("--target-is-zero requires use of -n flag")),
+        (false, true) => return Err(Stop::error("--target-is-zero requires use of -n flag")),
     };
     let [sources @ .., target] = &typed.operands[..] else {
-        return Err(Stop::says("Must specify image file name"));
+        return Err(Stop::error("Must specify image file name"));
     };
     if sources.is_empty() {
-        return Err(Stop::says("Must specify image file name"));
+        return Err(Stop::error("Must specify image file name"));
     }
     let sources = sources.iter().map(|name| images::path_of(name)).collect::<Result<Vec<_>, _>>()?;
     let target = images::path_of(target)?;
     let format = match typed.last("target-format") {
         None => Format::Raw,
         Some(named) => Format::parse(named)?
-            .ok_or_else(|| Stop::says(format!("Unknown file format '{}'", named.to_string_lossy())))?,
+            .ok_or_else(|| Stop::error(format!("Unknown file format '{}'", named.to_string_lossy())))?,
     };
-    let wrong = |words: String| while_converting(&target, format, &words);
-    let output = Output::parse(format, typed.all("target-options"), &wrong)?;
+    let in_context = |message: String| while_converting(&target, format, &message);
+    let output = Output::parse(format, typed.all("target-options"), &in_context)?;
     if format == Format::Raw && bodies == StoreAs::Compressed {
-        return Err(Stop::says("Compression not supported for this file format"));
+        return Err(Stop::error("Compression not supported for this file format"));
     }
     if output.size.is_some() {
         return Err(Stop::NotDone("-o size with convert".into()));
@@ -229,34 +229,35 @@ fn understand(typed: &Typed) -> Result<Asked, Stop> {
     })
 }
 
-fn while_converting(target: &Path, format: Format, words: &str) -> String {
-    format!("{}: error while converting {}: {words}", target.display(), format.name())
+fn while_converting(target: &Path, format: Format, message: &str) -> String {
+    format!("{}: error while converting {}: {message}", target.display(), format.name())
 }
 
 /// Checks the target, as far as that is possible before anything is written.
-fn check_target(asked: &Asked, there: There, source: ByteCount) -> Result<(), Stop> {
-    let shown = asked.target.display();
+fn check_target(request: &Asked, existing: There, source: ByteCount) -> Result<(), Stop> {
+    let target_name = request.target.display();
     // QEMU detects this by its locks.
-    if asked.sources.iter().any(|source| images::are_same(source, &asked.target)) {
-        let words = format!("Failed to get \"write\" lock\nIs another process using the image [{shown}]?");
-        return Err(Stop::says(while_converting(&asked.target, asked.output.format, &words)));
+    if request.sources.iter().any(|source| images::are_same(source, &request.target)) {
+        let message =
+            format!("Failed to get \"write\" lock\nIs another process using the image [{target_name}]?");
+        return Err(Stop::error(while_converting(&request.target, request.output.format, &message)));
     }
-    match (asked.output.format, asked.create, there) {
+    match (request.output.format, request.create, existing) {
         (Format::Qcow2, Create::No | Create::NoAndZero, _) => {
             return Err(Stop::NotDone("-n with qcow2, which writes into an image that is there,".into()));
         }
         (Format::Qcow2, Create::Yes, There::Device) => {
-            return Err(Stop::NotDone(format!("qcow2 on a block device, as {shown} is one,")));
+            return Err(Stop::NotDone(format!("qcow2 on a block device, as {target_name} is one,")));
         }
         (Format::Raw, Create::No | Create::NoAndZero, There::Nothing) => {
-            return Err(Stop::says(format!(
-                "Could not open '{shown}': Could not open '{shown}': No such file or directory"
+            return Err(Stop::error(format!(
+                "Could not open '{target_name}': Could not open '{target_name}': No such file or directory"
             )));
         }
         (Format::Raw, Create::No | Create::NoAndZero, There::File) => {
-            let has = std::fs::metadata(&asked.target)?.len();
-            if has < source.0 {
-                return Err(Stop::says("output file is smaller than input file"));
+            let len = std::fs::metadata(&request.target)?.len();
+            if len < source.0 {
+                return Err(Stop::error("output file is smaller than input file"));
             }
         }
         _ => {}
@@ -265,13 +266,14 @@ fn check_target(asked: &Asked, there: There, source: ByteCount) -> Result<(), St
 }
 
 fn to_qcow2(
-    asked: &Asked,
+    request: &Asked,
     source: &dyn Source,
     runtime: &tokio::runtime::Runtime,
     cancel: &Cancel,
 ) -> Result<(), Stop> {
-    make_qcow2(&asked.output, asked.bodies, &asked.target, source, runtime, cancel)
-        .map_err(|words| words.told(|words| while_converting(&asked.target, Format::Qcow2, words)))
+    make_qcow2(&request.output, request.bodies, &request.target, source, runtime, cancel).map_err(|unmade| {
+        unmade.into_stop(|message| while_converting(&request.target, Format::Qcow2, message))
+    })
 }
 
 /// Reason for which no image was made.
@@ -282,9 +284,9 @@ pub enum Unmade {
 }
 
 impl Unmade {
-    pub fn told(self, wrong: impl Fn(&str) -> String) -> Stop {
+    pub fn into_stop(self, in_context: impl Fn(&str) -> String) -> Stop {
         match self {
-            Self::Says(words) => Stop::says(wrong(&words)),
+            Self::Says(message) => Stop::error(in_context(&message)),
             Self::Interrupted(left) => Stop::Interrupted(left),
         }
     }
@@ -299,7 +301,7 @@ pub fn make_qcow2(
     runtime: &tokio::runtime::Runtime,
     cancel: &Cancel,
 ) -> Result<(), Unmade> {
-    let says = |error: ConvertError| match error {
+    let to_unmade = |error: ConvertError| match error {
         ConvertError::Pipeline(PipelineError::Interrupted) => Unmade::Interrupted(None),
         ConvertError::Store(StoreError::Io { source, .. })
             if matches!(
@@ -307,22 +309,22 @@ pub fn make_qcow2(
                 ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem
             ) =>
         {
-            Unmade::Says(format!("Could not create '{}': {}", target.display(), images::os_words(&source)))
+            Unmade::Says(format!("Could not create '{}': {}", target.display(), images::os_message(&source)))
         }
         other => Unmade::Says(chain(&other)),
     };
     let options = Options {
         version: output.version,
         codec: output.codec,
-        bodies,
+        store_as: bodies,
         level: Level::Fast,
         cluster: output.cluster_bits().unwrap_or(snapferry_base::units::ClusterBits::DEFAULT),
         hashing: Hashing::Off,
-        beside: ManifestPolicy::Nothing,
+        manifest_policy: ManifestPolicy::Nothing,
         ..Options::default()
     };
-    let plan = plan_for(source, &options, Location::File).map_err(says)?;
-    let path = images::behind_links(target);
+    let plan = plan_for(source, &options, Location::File).map_err(to_unmade)?;
+    let path = images::resolve_links(target);
     let store = FolderStore::of(&path);
     let (store, key) =
         store.ok_or_else(|| Unmade::Says(format!("'{}' does not name a file", target.display())))?;
@@ -337,26 +339,30 @@ pub fn make_qcow2(
         counters: Arc::default(),
     }
     .run(runtime.handle());
-    converted.map(drop).map_err(|Failure { error, leftover }| match (says(error), leftover) {
-        (unmade, None) => unmade,
-        (Unmade::Says(words), Some(left)) => Unmade::Says(format!("{words}; {}", left.why)),
-        (Unmade::Interrupted(_), Some(left)) => Unmade::Interrupted(Some(left.why)),
+    converted.map(drop).map_err(|Failure { error, orphaned_upload }| {
+        match (to_unmade(error), orphaned_upload) {
+            (unmade, None) => unmade,
+            (Unmade::Says(message), Some(leftover)) => {
+                Unmade::Says(format!("{message}; {}", leftover.reason))
+            }
+            (Unmade::Interrupted(_), Some(leftover)) => Unmade::Interrupted(Some(leftover.reason)),
+        }
     })
 }
 
-fn to_raw(asked: &Asked, source: &dyn Source, there: There, cancel: &Cancel) -> Result<(), Stop> {
-    let path = images::behind_links(&asked.target);
-    let to = match (asked.create, there) {
-        (Create::Yes, There::Nothing | There::File) => RawPlace::New(&path),
-        _ => RawPlace::Existing(&path),
+fn to_raw(request: &Asked, source: &dyn Source, existing: There, cancel: &Cancel) -> Result<(), Stop> {
+    let path = images::resolve_links(&request.target);
+    let to = match (request.create, existing) {
+        (Create::Yes, There::Nothing | There::File) => RawDestination::New(&path),
+        _ => RawDestination::Existing(&path),
     };
-    let policy = if asked.create == Create::NoAndZero { ZeroPolicy::Skip } else { ZeroPolicy::Discard };
-    let zeros = match asked.sparse {
+    let policy = if request.create == Create::NoAndZero { ZeroPolicy::Skip } else { ZeroPolicy::Discard };
+    let zeros = match request.sparse {
         Some(grain) => Zeros::Sparse { grain: ByteCount(grain), policy },
         None => Zeros::Stored,
     };
     let copied = RawCopy { source, to, zeros, cancel: cancel.clone(), done: &AtomicU64::new(0) }.run();
-    copied.map_err(|error| raw_error(&asked.target, error))
+    copied.map_err(|error| raw_error(&request.target, error))
 }
 
 fn raw_error(target: &Path, error: RestoreError) -> Stop {
@@ -368,9 +374,9 @@ fn raw_error(target: &Path, error: RestoreError) -> Stop {
             Stop::Interrupted(Some(format!("{target} is incomplete: do not use it")))
         }
         RestoreError::Target(TargetError::Open { source, .. }) => {
-            let words = format!("Could not create '{}': {}", target.display(), images::os_words(&source));
-            Stop::says(while_converting(target, Format::Raw, &words))
+            let message = format!("Could not create '{}': {}", target.display(), images::os_message(&source));
+            Stop::error(while_converting(target, Format::Raw, &message))
         }
-        other => Stop::says(chain(&other)),
+        other => Stop::error(chain(&other)),
     }
 }

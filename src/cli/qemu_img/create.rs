@@ -10,16 +10,16 @@ use snapferry_base::retry::chain;
 use snapferry_base::units::{ByteCount, GuestOffset, SECTOR};
 use snapferry_engine::compress::Codec;
 use snapferry_engine::convert::plan::StoreAs;
-use snapferry_engine::disk::{RawCopy, RawPlace, TargetError, ZeroPolicy, Zeros};
+use snapferry_engine::disk::{RawCopy, RawDestination, TargetError, ZeroPolicy, Zeros};
 use snapferry_engine::error::RestoreError;
 use snapferry_engine::pipeline::PipelineError;
 use snapferry_engine::source::{Extent, Source, SourceError};
 
+use super::args::{Format, size};
 use super::convert::make_qcow2;
 use super::getopt::{Known, Takes, flag, long, value};
 use super::images::{self, There};
 use super::output::Output;
-use super::words::{Format, size};
 use super::{Ended, Stop, read, refuse, try_help};
 use crate::cli::signals;
 
@@ -38,7 +38,7 @@ const KNOWN: [Known; 7] = [
 pub fn run(args: &[OsString]) -> Ended {
     let Some(typed) = read("create", USAGE, args, &KNOWN)? else { return Ok(0) };
     refuse(&typed, &["backing", "backing-format", "backing-unsafe", "object"])?;
-    let usage = |words: String| Stop::Usage(format!("qemu-img: {words}\n{}", try_help(Some("create"))));
+    let usage = |message: String| Stop::Usage(format!("qemu-img: {message}\n{}", try_help(Some("create"))));
     let (name, bytes) = match &typed.operands[..] {
         [] => return Err(usage("Expecting image file name".into())),
         [name] => (name, None),
@@ -47,27 +47,28 @@ pub fn run(args: &[OsString]) -> Ended {
     };
     let path = images::path_of(name)?;
     let shown = path.display().to_string();
-    let wrong = |words: String| format!("{shown}: {words}");
+    let in_context = |message: String| format!("{shown}: {message}");
     let format = match typed.last("format") {
         None => Format::Raw,
-        Some(named) => Format::parse(named)?
-            .ok_or_else(|| Stop::says(wrong(format!("Unknown file format '{}'", named.to_string_lossy()))))?,
+        Some(named) => Format::parse(named)?.ok_or_else(|| {
+            Stop::error(in_context(format!("Unknown file format '{}'", named.to_string_lossy())))
+        })?,
     };
     let bytes = match bytes.map(|bytes| bytes.to_string_lossy()) {
         None => None,
         Some(typed) => Some(
-            size(&typed).ok_or_else(|| Stop::says(format!("Invalid image size specified: '{typed}'.")))?,
+            size(&typed).ok_or_else(|| Stop::error(format!("Invalid image size specified: '{typed}'.")))?,
         ),
     };
-    let output =
-        Output::parse(format, typed.all("options"), &|words| words).map_err(|stop| named(stop, &shown))?;
+    let output = Output::parse(format, typed.all("options"), &|message| message)
+        .map_err(|stop| named(stop, &shown))?;
     let bytes = bytes
         .or(output.size)
-        .ok_or_else(|| Stop::says(wrong("Image creation needs a size parameter".into())))?;
+        .ok_or_else(|| Stop::error(in_context("Image creation needs a size parameter".into())))?;
     if format == Format::Qcow2 && bytes == 0 {
         return Err(Stop::NotDone("images of disks of no bytes".into()));
     }
-    match images::what_is_at(&path)? {
+    match images::target_kind(&path)? {
         There::Device => return Err(Stop::NotDone(format!("create on a block device, as {shown} is one,"))),
         There::Nothing | There::File => {}
     }
@@ -81,7 +82,7 @@ pub fn run(args: &[OsString]) -> Ended {
 /// Puts the file's name before the message of `stop`.
 fn named(stop: Stop, name: &str) -> Stop {
     match stop {
-        Stop::Says(words, code) => Stop::Says(format!("{name}: {words}"), code),
+        Stop::Says(message, code) => Stop::Says(format!("{name}: {message}"), code),
         other => other,
     }
 }
@@ -115,25 +116,25 @@ fn make(path: &Path, bytes: u64, output: &Output) -> Result<(), Stop> {
     signals::listen(runtime.handle(), &cancel, signals::Unfinished::Target)?;
     match output.format {
         Format::Qcow2 => make_qcow2(output, StoreAs::Raw, path, &nothing, &runtime, &cancel)
-            .map_err(|unmade| unmade.told(str::to_owned)),
+            .map_err(|unmade| unmade.into_stop(str::to_owned)),
         Format::Raw => {
-            let behind = images::behind_links(path);
+            let resolved = images::resolve_links(path);
             let zeros = Zeros::Sparse { grain: ByteCount(0), policy: ZeroPolicy::Discard };
             let copying = RawCopy {
                 source: &nothing,
-                to: RawPlace::New(&behind),
+                to: RawDestination::New(&resolved),
                 zeros,
                 cancel,
                 done: &AtomicU64::new(0),
             };
             copying.run().map_err(|error| match error {
                 RestoreError::Pipeline(PipelineError::Interrupted) => Stop::Interrupted(None),
-                RestoreError::Target(TargetError::Open { source, .. }) => Stop::says(format!(
+                RestoreError::Target(TargetError::Open { source, .. }) => Stop::error(format!(
                     "Could not create '{}': {}",
                     path.display(),
-                    images::os_words(&source)
+                    images::os_message(&source)
                 )),
-                other => Stop::says(chain(&other)),
+                other => Stop::error(chain(&other)),
             })
         }
     }

@@ -63,7 +63,7 @@ impl Typed {
 }
 
 /// Returns the name that an option is kept under.
-fn kept_as(known: &Known) -> String {
+fn key_of(known: &Known) -> String {
     match (known.long, known.short) {
         (Some(long), _) => long.to_owned(),
         (None, Some(short)) => char::from(short).to_string(),
@@ -96,7 +96,7 @@ pub fn parse(args: &[OsString], known: &[Known]) -> Result<Typed, String> {
                     args.next().cloned().ok_or_else(|| format!("option '--{name}' requires an argument"))?
                 }
             };
-            typed.options.push((kept_as(option), value));
+            typed.options.push((key_of(option), value));
         } else if bytes.len() > 1 && bytes[0] == b'-' {
             let mut rest = &bytes[1..];
             while let Some((&letter, after)) = rest.split_first() {
@@ -114,7 +114,7 @@ pub fn parse(args: &[OsString], known: &[Known]) -> Result<Typed, String> {
                         .cloned()
                         .ok_or_else(|| format!("option requires an argument -- '{shown}'"))?,
                 };
-                typed.options.push((kept_as(option), value));
+                typed.options.push((key_of(option), value));
             }
         } else {
             typed.operands.push(arg.clone());

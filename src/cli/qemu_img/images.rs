@@ -17,7 +17,7 @@ use snapferry_qcow2::header::Version;
 use snapferry_qcow2::{CorruptPolicy, HeaderError, Image, ImageError, ImageFile, Limits};
 
 use super::Stop;
-use super::words::{Format, PROBED, probe, protocol};
+use super::args::{Format, PROBED, probe, protocol};
 use crate::cli::qemu::map::{Stretch, of_image, of_raw};
 
 /// Limits for images from any source. Disks may have any size, because QEMU has no limit but the format's; no
@@ -55,8 +55,8 @@ pub fn format_of(path: &Path, named: Option<&OsStr>, code: u8) -> Result<Format,
         // If the start can't be read, the format is not taken for raw: an image would be taken for the disk
         // itself.
         Err(error) => {
-            let why = format!("Could not read image for determining its format: {}", os_words(&error));
-            return Err(Stop::Says(could_not_open(path, &why), code));
+            let reason = format!("Could not read image for determining its format: {}", os_message(&error));
+            return Err(Stop::Says(could_not_open(path, &reason), code));
         }
     }
     probe(&start, path)
@@ -90,7 +90,7 @@ pub fn map(path: &Path, format: Format) -> Result<Mapped, Stop> {
     match format {
         Format::Raw => {
             let source = open(path, Format::Raw, 1)?;
-            let stretches = of_raw(&*source).map_err(|error| Stop::says(chain(&error)))?;
+            let stretches = of_raw(&*source).map_err(|error| Stop::error(chain(&error)))?;
             Ok(Mapped { stretches, size: source.size(), bitmaps: None })
         }
         Format::Qcow2 => {
@@ -98,7 +98,7 @@ pub fn map(path: &Path, format: Format) -> Result<Mapped, Stop> {
             let refused = |error: ImageError| image_error(path, &error, 1);
             let image = Image::open(&*file, &LIMITS).map_err(refused)?;
             let mappings = image.load(&*file).map_err(refused)?;
-            let listed = || bitmaps::list(&*file, image.facts()).map_err(refused);
+            let listed = || bitmaps::list(&*file, image.header_info()).map_err(refused);
             let bitmaps = (image.header().version == Version::V3).then(listed).transpose()?;
             Ok(Mapped { stretches: of_image(&mappings), size: image.virtual_size(), bitmaps })
         }
@@ -145,22 +145,22 @@ fn raw_error(path: &Path, error: SourceError, code: u8) -> Stop {
     }
 }
 
-fn could_not_open(path: &Path, why: &str) -> String {
-    format!("Could not open '{}': {why}", path.display())
+fn could_not_open(path: &Path, reason: &str) -> String {
+    format!("Could not open '{}': {reason}", path.display())
 }
 
 /// Returns QEMU's message for a file that can't be opened. It names the file twice: once for the image, once
 /// for the file itself.
 fn no_such(path: &Path, error: &std::io::Error) -> String {
-    could_not_open(path, &could_not_open(path, &os_words(error)))
+    could_not_open(path, &could_not_open(path, &os_message(error)))
 }
 
 /// Returns the system's message for an error, without Rust's error number, but with the resource limit behind
 /// it.
-pub fn os_words(error: &std::io::Error) -> String {
-    let words = error.to_string();
-    let words = words.split(" (os error").next().unwrap_or_default();
-    limits::behind(error).map_or_else(|| words.to_owned(), |limit| format!("{words}: {limit}"))
+pub fn os_message(error: &std::io::Error) -> String {
+    let message = error.to_string();
+    let message = message.split(" (os error").next().unwrap_or_default();
+    limits::explaining_limit(error).map_or_else(|| message.to_owned(), |limit| format!("{message}: {limit}"))
 }
 
 /// Kind of file at a path that is to be written.
@@ -172,7 +172,7 @@ pub enum There {
 }
 
 /// Returns the kind of file at a path, following links.
-pub fn what_is_at(path: &Path) -> Result<There, Stop> {
+pub fn target_kind(path: &Path) -> Result<There, Stop> {
     match std::fs::metadata(path) {
         Ok(found) if found.file_type().is_file() => Ok(There::File),
         Ok(found) if found.file_type().is_block_device() => Ok(There::Device),
@@ -181,22 +181,22 @@ pub fn what_is_at(path: &Path) -> Result<There, Stop> {
             path.display()
         ))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(There::Nothing),
-        Err(error) => Err(Stop::says(no_such(path, &error))),
+        Err(error) => Err(Stop::error(no_such(path, &error))),
     }
 }
 
 /// Returns true if both paths exist and lead to the same file or device.
 pub fn are_same(one: &Path, other: &Path) -> bool {
-    let mark = |path: &Path| {
+    let identity = |path: &Path| {
         let found = std::fs::metadata(path).ok()?;
         // A device may have several names, each a file of its own: its number identifies it.
         let device = found.file_type().is_block_device();
         Some(if device { (device, found.rdev(), 0) } else { (device, found.dev(), found.ino()) })
     };
-    mark(one).is_some_and(|one| mark(other) == Some(one))
+    identity(one).is_some_and(|one| identity(other) == Some(one))
 }
 
 /// Returns the file behind any links, so that the links stay. A path that leads nowhere is returned as it is.
-pub fn behind_links(path: &Path) -> PathBuf {
+pub fn resolve_links(path: &Path) -> PathBuf {
     std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }

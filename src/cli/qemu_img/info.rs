@@ -6,8 +6,8 @@ use std::io::stdout;
 
 use snapferry_qcow2::{HeaderError, Image, bitmaps, snapshots};
 
+use super::args::Format;
 use super::getopt::{Known, Takes, flag, long, value};
-use super::words::Format;
 use super::{Ended, Report, Stop, images, one_file, read, refuse, report};
 use crate::cli::qemu::info::{ImageBytes, Info};
 use crate::cli::qemu::write_json;
@@ -35,8 +35,8 @@ pub fn run(args: &[OsString]) -> Ended {
         Format::Raw => Info::raw(&held),
         Format::Qcow2 => {
             let image = Image::inspect(&*file).map_err(|error| images::image_error(&path, &error, 1))?;
-            let facts = image.facts();
-            match facts.refusal() {
+            let header_info = image.header_info();
+            match header_info.refusal() {
                 // The user asks for the whole chain, but backing files are never opened.
                 Some(HeaderError::BackingFile { .. }) if typed.has("backing-chain") => {
                     return Err(Stop::NotDone(format!(
@@ -52,8 +52,8 @@ pub fn run(args: &[OsString]) -> Ended {
             }
             let refused = |error| images::image_error(&path, &error, 1);
             let (snapshots, _) = snapshots::list(&*file, image.header()).map_err(refused)?;
-            let bitmaps = bitmaps::list(&*file, facts).map_err(refused)?;
-            Info::qcow2(&held, facts, &snapshots, &bitmaps)
+            let bitmaps = bitmaps::list(&*file, header_info).map_err(refused)?;
+            Info::qcow2(&held, header_info, &snapshots, &bitmaps)
         }
     };
     let mut out = stdout().lock();

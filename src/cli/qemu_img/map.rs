@@ -31,7 +31,7 @@ pub fn run(args: &[OsString]) -> Ended {
         Report::Json => map::write_json(&stretches, &mut out)?,
         Report::Human => {
             map::write_text(&stretches, &path.display().to_string(), &mut out)?
-                .map_err(|no| Stop::says(no.to_string()))?;
+                .map_err(|no| Stop::error(no.to_string()))?;
         }
     }
     out.flush()?;

@@ -6,9 +6,9 @@ use std::io::stdout;
 use snapferry_base::units::ClusterBits;
 use snapferry_qcow2::header::Version;
 
+use super::args::{Format, size};
 use super::getopt::{Known, Takes, flag, long, value};
 use super::output::Output;
-use super::words::{Format, size};
 use super::{Ended, Report, Stop, images, read, refuse, report};
 use crate::cli::qemu::measure::{self, From};
 use crate::cli::qemu::write_json;
@@ -34,23 +34,23 @@ pub fn run(args: &[OsString]) -> Ended {
     let to = match typed.last("target-format") {
         None => Format::Raw,
         Some(named) => Format::parse(named)?
-            .ok_or_else(|| Stop::says(format!("Unknown file format '{}'", named.to_string_lossy())))?,
+            .ok_or_else(|| Stop::error(format!("Unknown file format '{}'", named.to_string_lossy())))?,
     };
-    let output = Output::parse(to, typed.all("options"), &|words| words)?;
+    let output = Output::parse(to, typed.all("options"), &|message| message)?;
     // Unlike QEMU's other commands this one knows a version by its number alone.
     if let Some(compat) = output.compat.as_deref().filter(|compat| compat.starts_with('v')) {
-        return Err(Stop::says(format!("Invalid compatibility level: '{compat}'")));
+        return Err(Stop::error(format!("Invalid compatibility level: '{compat}'")));
     }
     let cluster = output.cluster_bits().unwrap_or(ClusterBits::DEFAULT);
     let report = report("measure", &typed)?;
     let measured = match (typed.last("size"), &typed.operands[..]) {
-        (Some(_), [_, ..]) => return Err(Stop::says("--size N cannot be used together with a filename.")),
-        (None, []) => return Err(Stop::says("Either --size N or one filename must be specified.")),
-        (_, [_, _, ..]) => return Err(Stop::says("At most one filename argument is allowed.")),
+        (Some(_), [_, ..]) => return Err(Stop::error("--size N cannot be used together with a filename.")),
+        (None, []) => return Err(Stop::error("Either --size N or one filename must be specified.")),
+        (_, [_, _, ..]) => return Err(Stop::error("At most one filename argument is allowed.")),
         (Some(bytes), []) => {
             let typed = bytes.to_string_lossy();
             let bytes = size(&typed)
-                .ok_or_else(|| Stop::says(format!("Invalid image size specified: '{typed}'.")))?;
+                .ok_or_else(|| Stop::error(format!("Invalid image size specified: '{typed}'.")))?;
             match to {
                 Format::Raw => measure::raw(bytes),
                 Format::Qcow2 => measure::qcow2(bytes, 0, From::Raw, cluster),

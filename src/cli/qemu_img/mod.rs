@@ -14,6 +14,7 @@ use std::process::{Command, ExitCode};
 use clap::Args as Group;
 use snapferry_base::limits;
 
+mod args;
 mod check;
 mod compare;
 mod convert;
@@ -25,7 +26,6 @@ mod map;
 mod measure;
 mod output;
 mod progress;
-mod words;
 
 /// Name under which the program acts as this tool.
 const NAME: &str = "qemu-img";
@@ -53,15 +53,15 @@ pub enum Stop {
 
 impl Stop {
     /// Returns an error with exit code 1, which nearly all errors have.
-    pub fn says(words: impl Into<String>) -> Self {
-        Self::Says(words.into(), 1)
+    pub fn error(message: impl Into<String>) -> Self {
+        Self::Says(message.into(), 1)
     }
 }
 
 /// Errors of the system, such as a stdout whose reader is gone: exit code 1.
 impl From<io::Error> for Stop {
     fn from(error: io::Error) -> Self {
-        Self::says(limits::words(&error))
+        Self::error(limits::message(&error))
     }
 }
 
@@ -94,9 +94,9 @@ pub fn run(args: &[OsString]) -> ExitCode {
         Ok(code) => return code.into(),
         Err(stop) => stop,
     };
-    let (words, code) = match stop {
-        Stop::Says(words, code) => (format!("{NAME}: {words}"), code),
-        Stop::Usage(words) => (words, 1),
+    let (message, code) = match stop {
+        Stop::Says(message, code) => (format!("{NAME}: {message}"), code),
+        Stop::Usage(message) => (message, 1),
         Stop::NotDone(what) => match hand_over(args) {
             Some(error) => (format!("{NAME}: cannot run what {REAL} names: {error}"), 1),
             None => (
@@ -110,7 +110,7 @@ pub fn run(args: &[OsString]) -> ExitCode {
         Stop::Interrupted(Some(left)) => (format!("{NAME}: interrupted: {left}"), 130),
     };
     // If stderr is gone, nothing can be done about it.
-    let _ = writeln!(stderr(), "{words}");
+    let _ = writeln!(stderr(), "{message}");
     code.into()
 }
 
@@ -156,8 +156,9 @@ fn read(
     known: &[getopt::Known],
 ) -> Result<Option<getopt::Typed>, Stop> {
     let all: Vec<getopt::Known> = known.iter().copied().chain([getopt::flag(b'h', Some("help"))]).collect();
-    let typed = getopt::parse(args, &all)
-        .map_err(|words| Stop::Usage(format!("{NAME} {command}: {words}\n{}", try_help(Some(command)))))?;
+    let typed = getopt::parse(args, &all).map_err(|message| {
+        Stop::Usage(format!("{NAME} {command}: {message}\n{}", try_help(Some(command))))
+    })?;
     if typed.has("help") {
         writeln!(
             stdout(),
@@ -169,8 +170,8 @@ fn read(
 }
 
 /// Returns the error for a command line that lacks something, or has too much.
-fn usage(command: &str, words: &str) -> Stop {
-    Stop::Usage(format!("{NAME}: {words}\n{}", try_help(Some(command))))
+fn usage(command: &str, message: &str) -> Stop {
+    Stop::Usage(format!("{NAME}: {message}\n{}", try_help(Some(command))))
 }
 
 /// Returns the one file name that a subcommand takes.
@@ -211,15 +212,15 @@ fn check_cache(typed: &getopt::Typed, name: &str, what: &str) -> Result<(), Stop
     const MODES: [&str; 6] = ["none", "off", "directsync", "writeback", "unsafe", "writethrough"];
     match typed.last(name).map(OsStr::to_string_lossy) {
         Some(mode) if !MODES.contains(&&*mode) => {
-            Err(Stop::says(format!("Invalid {what}cache option: {mode}")))
+            Err(Stop::error(format!("Invalid {what}cache option: {mode}")))
         }
         _ => Ok(()),
     }
 }
 
 /// Prints a warning, which does not end the work.
-fn warn(words: &str) {
-    let _ = writeln!(stderr(), "{NAME}: warning: {words}");
+fn warn(message: &str) {
+    let _ = writeln!(stderr(), "{NAME}: warning: {message}");
 }
 
 fn version() -> Ended {

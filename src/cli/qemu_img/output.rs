@@ -7,7 +7,7 @@ use snapferry_engine::compress::Codec;
 use snapferry_qcow2::header::Version;
 
 use super::Stop;
-use super::words::{Format, pairs, size, switch};
+use super::args::{Format, pairs, size, switch};
 
 /// Properties of a new image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,12 +38,12 @@ const NOT_DONE: [&str; 9] = [
 ];
 
 impl Output {
-    /// Parses all values of `-o`, in order. Messages go after "qemu-img: "; `wrong` adds the file's name to
-    /// those that QEMU prints with it.
+    /// Parses all values of `-o`, in order. Messages go after "qemu-img: "; `in_context` adds the file's name
+    /// to those that QEMU prints with it.
     pub fn parse<'a>(
         format: Format,
         options: impl Iterator<Item = &'a OsStr>,
-        wrong: &dyn Fn(String) -> String,
+        in_context: &dyn Fn(String) -> String,
     ) -> Result<Self, Stop> {
         let mut output = Self {
             format,
@@ -56,19 +56,19 @@ impl Output {
         };
         for option in options {
             for (key, value) in pairs(&option.to_string_lossy()) {
-                output.set(&key, &value, wrong)?;
+                output.set(&key, &value, in_context)?;
             }
         }
         if format == Format::Qcow2 {
-            output.check(wrong)?;
+            output.check(in_context)?;
         }
         Ok(output)
     }
 
-    fn set(&mut self, key: &str, value: &str, wrong: &dyn Fn(String) -> String) -> Result<(), Stop> {
+    fn set(&mut self, key: &str, value: &str, in_context: &dyn Fn(String) -> String) -> Result<(), Stop> {
         let not_done = || Stop::NotDone(format!("-o {key}={value}"));
         let unknown = |parameter: &str| {
-            Stop::says(wrong(format!("Parameter '{parameter}' does not accept value '{value}'")))
+            Stop::error(in_context(format!("Parameter '{parameter}' does not accept value '{value}'")))
         };
         if matches!(key, "help" | "?") {
             return Err(Stop::NotDone("-o help".into()));
@@ -102,32 +102,32 @@ impl Output {
             ("lazy_refcounts" | "extended_l2", Format::Qcow2) => match switch(value) {
                 Some(false) => {}
                 Some(true) => return Err(not_done()),
-                None => return Err(Stop::says(format!("Parameter '{key}' expects 'on' or 'off'"))),
+                None => return Err(Stop::error(format!("Parameter '{key}' expects 'on' or 'off'"))),
             },
             ("refcount_bits", Format::Qcow2) => match number(key, value)? {
                 16 => {}
                 1 | 2 | 4 | 8 | 32 | 64 => return Err(not_done()),
                 _ => {
-                    return Err(Stop::says(wrong(
+                    return Err(Stop::error(in_context(
                         "Refcount width must be a power of two and may not exceed 64 bits".into(),
                     )));
                 }
             },
-            _ => return Err(Stop::says(format!("Invalid parameter '{key}'"))),
+            _ => return Err(Stop::error(format!("Invalid parameter '{key}'"))),
         }
         Ok(())
     }
 
-    fn check(&self, wrong: &dyn Fn(String) -> String) -> Result<(), Stop> {
+    fn check(&self, in_context: &dyn Fn(String) -> String) -> Result<(), Stop> {
         if self.version == Version::V2 && self.codec != Codec::Deflate {
-            let words = "Non-zlib compression type is only supported with compatibility level 1.1 and above (use version=v3 or greater)";
-            return Err(Stop::says(wrong(words.into())));
+            let message = "Non-zlib compression type is only supported with compatibility level 1.1 and above (use version=v3 or greater)";
+            return Err(Stop::error(in_context(message.into())));
         }
         match self.cluster_bits() {
             Some(_) => Ok(()),
-            None => {
-                Err(Stop::says(wrong("Cluster size must be a power of two between 512 and 2048k".into())))
-            }
+            None => Err(Stop::error(in_context(
+                "Cluster size must be a power of two between 512 and 2048k".into(),
+            ))),
         }
     }
 
@@ -139,7 +139,7 @@ impl Output {
 
 fn number(key: &str, value: &str) -> Result<u64, Stop> {
     size(value).ok_or_else(|| {
-        Stop::says(format!(
+        Stop::error(format!(
             "Parameter '{key}' expects a non-negative number below 2^64\n\
              Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively."
         ))

@@ -28,7 +28,7 @@ struct Way {
 impl Way {
     /// Adds `bytes`. Returns the value to draw, if there is one: at the end, and at each step of more than a
     /// percent.
-    fn go(&mut self, bytes: u64) -> Option<u128> {
+    fn advance(&mut self, bytes: u64) -> Option<u128> {
         let before = self.done;
         self.done = before.saturating_add(bytes).min(self.of);
         let step = u128::from(self.done - self.drawn) * 100 > u128::from(self.of);
@@ -49,31 +49,31 @@ fn hundredths(done: u64, of: u64) -> u128 {
 /// Progress line that is drawn as the work goes on, and ended when this is dropped.
 pub struct Progress {
     shown: Shown,
-    way: Mutex<Way>,
+    state: Mutex<Way>,
 }
 
 impl Progress {
     /// Draws the first line, `(0.00/100%)`.
     pub fn start(shown: Shown) -> Self {
-        let progress = Self { shown, way: Mutex::default() };
+        let progress = Self { shown, state: Mutex::default() };
         progress.draw(0);
         progress
     }
 
-    fn way(&self) -> MutexGuard<'_, Way> {
-        self.way.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, Way> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sets the bytes of the whole work.
     pub fn expect(&self, bytes: u64) {
-        self.way().of = bytes;
+        self.state().of = bytes;
     }
 
     /// Adds bytes that are done. The thread that adds a step also draws it, so that every step is drawn,
     /// whatever time that takes.
     pub fn add(&self, bytes: u64) {
-        let mut way = self.way();
-        if let Some(now) = way.go(bytes) {
+        let mut state = self.state();
+        if let Some(now) = state.advance(bytes) {
             self.draw(now);
         }
     }
@@ -196,17 +196,17 @@ mod tests {
 
     #[test]
     fn steps_of_more_than_a_percent_are_drawn_and_the_end_once() {
-        let mut way = Way { of: 1000, ..Way::default() };
+        let mut state = Way { of: 1000, ..Way::default() };
         // 10 of 1000 are one percent, and a step has to be more.
         assert_eq!(
-            [10, 1, 9, 2, 478, 500].map(|bytes| way.go(bytes)),
+            [10, 1, 9, 2, 478, 500].map(|bytes| state.advance(bytes)),
             [None, Some(110), None, Some(220), Some(5000), Some(10_000)]
         );
-        assert_eq!(way.go(1), None);
+        assert_eq!(state.advance(1), None);
         let mut quarters = Way { of: 4 << 20, ..Way::default() };
-        assert_eq!([1 << 20; 4].map(|bytes| quarters.go(bytes)), [2500, 5000, 7500, 10_000].map(Some));
+        assert_eq!([1 << 20; 4].map(|bytes| quarters.advance(bytes)), [2500, 5000, 7500, 10_000].map(Some));
         let mut steps = Way { of: 64, ..Way::default() };
-        assert_eq!([1; 6].map(|bytes| steps.go(bytes)), [156, 312, 469, 625, 781, 938].map(Some));
-        assert_eq!(Way::default().go(1), None);
+        assert_eq!([1; 6].map(|bytes| steps.advance(bytes)), [156, 312, 469, 625, 781, 938].map(Some));
+        assert_eq!(Way::default().advance(1), None);
     }
 }

@@ -11,18 +11,18 @@ use snapferry_base::clock::SystemClock;
 use snapferry_base::retry::chain;
 use snapferry_fleet::queue::{JobState, Queue as _, RedisQueue};
 use snapferry_fleet::replicate::gc::{Because, Fate, Finding, Kind, Places, Rules, Survey, remove, survey};
-use snapferry_fleet::replicate::{Age, Job, JournalFolder};
+use snapferry_fleet::replicate::{Age, JobSpec, JournalFolder};
 
 use super::site::{SiteArgs, state_folder, turns, waits};
 use crate::cli::args::{CloudArgs, OutputArgs, PlaceArgs, QueueArgs, RecoveryArgs};
 use crate::cli::cloud::{Cloud, run as run_on_cloud};
+use crate::cli::duration::approximate;
 use crate::cli::error::CommandResult;
 use crate::cli::exit::Code;
 use crate::cli::fleet;
 use crate::cli::fleet::metrics::Leftovers;
-use crate::cli::foreign::{self, Form};
-use crate::cli::lengths::rough;
 use crate::cli::log::Verbosity;
+use crate::cli::printable::{self, Form};
 use crate::cli::session::Session;
 use crate::cli::table::Table;
 
@@ -71,9 +71,9 @@ pub struct GcArgs {
 
 pub fn run(args: &GcArgs, session: &Session) -> CommandResult<Code> {
     run_on_cloud(&args.cloud, session, async |cloud| {
-        let ground =
+        let site_args =
             SiteArgs { cloud_args: &args.cloud, recovery: &args.recovery, place: &args.place, session };
-        let places = places(&ground, &args.prefix, &cloud.waiting(waits(&args.place)))?;
+        let places = places(&site_args, &args.prefix, &cloud.waiting(waits(&args.place)))?;
         let journals = JournalFolder::new(&state_folder(&args.place, &session.environment));
         let queue = match args.queue.redis {
             Some(_) => Some(fleet::open(&args.queue, &session.environment).await?),
@@ -103,31 +103,31 @@ pub fn run(args: &GcArgs, session: &Session) -> CommandResult<Code> {
             journals.forget(before)?;
         }
         if let Some(queue) = &queue {
-            let left = serde_json::to_string(&left(&found, &removed))?;
+            let remaining = serde_json::to_string(&remaining(&found, &removed))?;
             // This is for the workers' metrics only: the command itself does not depend on it.
-            if let Err(err) = queue.set_survey(places.home.region(), &left).await {
+            if let Err(err) = queue.set_survey(places.home.region(), &remaining).await {
                 tracing::warn!("the metrics will not know what was found: {}", chain(&err));
             }
         }
         print(args, &places, &found, &removed, session.verbosity)?;
-        let blind =
+        let is_incomplete =
             !found.could_not_list.is_empty() || removed.iter().any(|removed| removed.failed.is_some());
-        Ok(if blind { Code::Cloud } else { Code::Done })
+        Ok(if is_incomplete { Code::Cloud } else { Code::Done })
     })
 }
 
 /// Returns the places that are searched for leftovers, as far as the user named them.
-pub fn places(ground: &SiteArgs<'_>, prefix: &str, cloud: &Cloud) -> CommandResult<Places> {
-    let away = match &ground.recovery.to {
+pub fn places(site_args: &SiteArgs<'_>, prefix: &str, cloud: &Cloud) -> CommandResult<Places> {
+    let away = match &site_args.recovery.to {
         Some(to) => Some((cloud.region(to)?, cloud.tagging()?)),
         None => None,
     };
-    let bucket = match &ground.recovery.bucket {
-        Some(bucket) => Some((ground.store(bucket, cloud)?, prefix.to_owned(), bucket.clone())),
+    let bucket = match &site_args.recovery.bucket {
+        Some(bucket) => Some((site_args.store(bucket, cloud)?, prefix.to_owned(), bucket.clone())),
         None => None,
     };
     Ok(Places {
-        turns: turns(ground.place, &ground.session.environment),
+        server_locks: turns(site_args.place, &site_args.session.environment),
         home: cloud.client()?,
         away,
         bucket,
@@ -165,18 +165,19 @@ async fn queued(queue: Option<&RedisQueue>, states: &[JobState]) -> CommandResul
     let mut runs = Vec::new();
     for queued in queue.jobs_in(states, usize::MAX).await? {
         // A job that another version has queued can't be judged here.
-        let Ok(job) = serde_json::from_str::<Job>(&queued.spec) else { continue };
+        let Ok(job) = serde_json::from_str::<JobSpec>(&queued.spec) else { continue };
         runs.push(job.names()?.run.to_string());
     }
     Ok(runs)
 }
 
 /// Returns how many leftovers remain, of each kind that could be listed completely.
-fn left(found: &Survey, removed: &[Removed<'_>]) -> Leftovers {
-    let gone = |finding: &Finding| {
+fn remaining(found: &Survey, removed: &[Removed<'_>]) -> Leftovers {
+    let is_removed = |finding: &Finding| {
         removed.iter().any(|removed| removed.failed.is_none() && removed.finding == finding)
     };
-    let count = |kind| found.leftovers().filter(|finding| finding.kind == kind && !gone(finding)).count();
+    let count =
+        |kind| found.leftovers().filter(|finding| finding.kind == kind && !is_removed(finding)).count();
     found
         .seen()
         .map(|kind| (kind.name().to_owned(), u32::try_from(count(kind)).unwrap_or(u32::MAX)))
@@ -190,7 +191,7 @@ fn print(
     removed: &[Removed<'_>],
     verbosity: Verbosity,
 ) -> CommandResult<()> {
-    let mut out = foreign::out_in(Form::of(args.output.json));
+    let mut out = printable::out_as(Form::of(args.output.json));
     let home = places.home.region();
     if args.output.json {
         let removed: Vec<_> = removed
@@ -219,7 +220,7 @@ fn print(
             finding.id.clone(),
             finding
                 .age_seconds
-                .map_or_else(|| "unknown".to_owned(), |seconds| rough(Duration::from_secs(seconds))),
+                .map_or_else(|| "unknown".to_owned(), |seconds| approximate(Duration::from_secs(seconds))),
             finding.size_gb.map_or_else(String::new, |size| format!("{size} GB")),
             fate(finding, args, removed),
         ]);
@@ -227,16 +228,16 @@ fn print(
     if !found.findings.is_empty() {
         table.write(&mut out)?;
     }
-    for blind in &found.could_not_list {
-        writeln!(out, "{}s COULD NOT BE LISTED: {}", blind.kind, blind.why)?;
+    for failure in &found.could_not_list {
+        writeln!(out, "{}s COULD NOT BE LISTED: {}", failure.kind, failure.why)?;
     }
     if verbosity == Verbosity::Quiet {
         return Ok(());
     }
-    let looked: Vec<&str> = found.seen().map(Kind::name).collect();
+    let listed: Vec<&str> = found.seen().map(Kind::name).collect();
     let leftovers = found.leftovers().count();
     let counted = if leftovers == 0 { "no leftovers".to_owned() } else { format!("{leftovers} leftovers") };
-    writeln!(out, "{counted} among the {}s of {home}{}", looked.join("s, "), elsewhere(args))?;
+    writeln!(out, "{counted} among the {}s of {home}{}", listed.join("s, "), other_places(args))?;
     if !found.not_looked_at.is_empty() {
         let kinds: Vec<&str> = found.not_looked_at.iter().map(|kind| kind.name()).collect();
         writeln!(
@@ -257,7 +258,7 @@ fn print(
     Ok(())
 }
 
-fn elsewhere(args: &GcArgs) -> String {
+fn other_places(args: &GcArgs) -> String {
     let to = args.recovery.to.as_ref().map_or_else(String::new, |to| format!(", {to}"));
     let bucket =
         args.recovery.bucket.as_ref().map_or_else(String::new, |bucket| format!(", bucket {bucket}"));
@@ -274,7 +275,7 @@ fn fate(finding: &Finding, args: &GcArgs, removed: &[Removed<'_>]) -> String {
         Fate::Leftover if !args.apply => "leftover".to_owned(),
         Fate::Leftover => match removed.iter().find(|removed| removed.finding == finding) {
             Some(Removed { failed: None, .. }) => "removed".to_owned(),
-            Some(Removed { failed: Some(why), .. }) => format!("NOT REMOVED: {why}"),
+            Some(Removed { failed: Some(error), .. }) => format!("NOT REMOVED: {error}"),
             None => "stays: it is in use again".to_owned(),
         },
     }

@@ -20,21 +20,21 @@ use snapferry_fleet::replicate::holdings::{CloudStores, Holdings};
 use snapferry_fleet::replicate::journal::Read;
 use snapferry_fleet::replicate::names::{self, has};
 use snapferry_fleet::replicate::{
-    Encoding, Event, Finished, Goal, Job, JobError, JournalFolder, Keep, Origin, Over, OwnServer, Restore,
-    Resumable, Retention, Saga, SnapshotFate, State,
+    Encoding, Event, Finished, Goal, JobError, JobSpec, JobState, JournalFolder, Keep, Origin, Over,
+    OwnServer, Restore, Resumable, Retention, Saga, SnapshotFate,
 };
 use snapferry_ibmcloud::vpc::{SnapshotFilter, SnapshotOrder, Watch};
 
 use super::cloud::{Cloud, RequestContext, run_leaving};
+use super::duration::{approximate, clock_face};
 use super::error::UsageError;
 use super::exit::Code;
-use super::lengths::{clock_face, rough};
 use super::log::Verbosity;
 use super::signals::Unfinished;
 use crate::cli::args::{CloudArgs, HowArgs, OutputArgs, PlaceArgs, RecoveryArgs};
 use crate::cli::error::{CommandError, CommandResult};
-use crate::cli::foreign::{self, Form};
 use crate::cli::print_json;
+use crate::cli::printable::{self, Form};
 use crate::cli::session::Session;
 
 pub mod gc;
@@ -46,7 +46,7 @@ pub mod site;
 struct Command<'a> {
     args: &'a ReplicateArgs,
     session: &'a Session,
-    ground: SiteArgs<'a>,
+    site_args: SiteArgs<'a>,
     journals: JournalFolder,
 }
 
@@ -106,11 +106,12 @@ impl std::str::FromStr for Resumed {
 }
 
 pub fn run(args: &ReplicateArgs, session: &Session) -> CommandResult<Code> {
-    let ground = SiteArgs { cloud_args: &args.cloud, recovery: &args.recovery, place: &args.place, session };
+    let site_args =
+        SiteArgs { cloud_args: &args.cloud, recovery: &args.recovery, place: &args.place, session };
     let journals = JournalFolder::new(&state_folder(&args.place, &session.environment));
-    let command = Command { args, session, ground, journals };
+    let command = Command { args, session, site_args, journals };
     run_leaving(&args.cloud, session, Unfinished::Job, async |cloud| {
-        let own = command.ground.own(cloud).await?;
+        let own = command.site_args.own(cloud).await?;
         match (args.resume, args.abandon) {
             (_, Some(id)) => command.abandon(cloud, &own, id).await,
             (Some(which), None) => command.resume(cloud, &own, which).await,
@@ -122,8 +123,9 @@ pub fn run(args: &ReplicateArgs, session: &Session) -> CommandResult<Code> {
 
 /// Returns a server's jobs that are not done, wherever they began: the tags of their snapshots show them.
 async fn open_jobs(cloud: &Cloud, server: &str) -> CommandResult<Vec<JobId>> {
-    let (ours, done) = (names::server_tag(server)?, names::done_tag()?);
-    let filter = SnapshotFilter { tag: Some(ours), source_volume: None, order: SnapshotOrder::NewestFirst };
+    let (server_tag, done) = (names::server_tag(server)?, names::done_tag()?);
+    let filter =
+        SnapshotFilter { tag: Some(server_tag), source_volume: None, order: SnapshotOrder::NewestFirst };
     let snapshots = cloud.client()?.snapshots(&filter).await?;
     let open = snapshots.iter().filter(|snapshot| !has(&snapshot.user_tags, &done));
     Ok(open.filter_map(|snapshot| names::job_of(&snapshot.user_tags)).collect())
@@ -136,11 +138,11 @@ pub fn job_of(
     recovery: &RecoveryArgs,
     id: JobId,
     home: &str,
-) -> CommandResult<Job> {
+) -> CommandResult<JobSpec> {
     let to = recovery_region(recovery)?.to_owned();
     let region = recovery.bucket_region.clone().unwrap_or_else(|| to.clone());
-    let kept = &how.retention;
-    let job = Job {
+    let retention = &how.retention;
+    let job = JobSpec {
         id,
         server: server.to_owned(),
         from: home.to_owned(),
@@ -160,9 +162,9 @@ pub fn job_of(
         volume_profile: how.volume_profile.clone(),
         encoding: Encoding { codec: how.codec, level: how.level },
         retention: Retention {
-            snapshots: Keep { newest: kept.keep_snapshots, younger_than: kept.snapshot_age },
-            images: Keep { newest: kept.keep_images, younger_than: kept.image_age },
-            objects: Keep { newest: kept.keep_objects, younger_than: kept.object_age },
+            snapshots: Keep { newest: retention.keep_snapshots, younger_than: retention.snapshot_age },
+            images: Keep { newest: retention.keep_images, younger_than: retention.image_age },
+            objects: Keep { newest: retention.keep_objects, younger_than: retention.object_age },
         },
     };
     job.names()?;
@@ -171,7 +173,7 @@ pub fn job_of(
 
 impl Command<'_> {
     /// Makes the job that the arguments describe, with this id.
-    fn job(&self, id: JobId, home: &str) -> CommandResult<Job> {
+    fn job(&self, id: JobId, home: &str) -> CommandResult<JobSpec> {
         let server =
             self.args.server.as_deref().ok_or_else(|| UsageError("which server? Give its name".into()))?;
         job_of(server, &self.args.how, &self.args.recovery, id, home)
@@ -201,7 +203,7 @@ impl Command<'_> {
                     "job {id} for {} was begun elsewhere {} ago, and is not done: where it is not under way, `snapferry replicate {} \
                      --resume` would go on with it",
                     job.server,
-                    rough(SystemTime::now().duration_since(id.time()).unwrap_or_default()),
+                    approximate(SystemTime::now().duration_since(id.time()).unwrap_or_default()),
                     job.server
                 );
             }
@@ -215,24 +217,24 @@ impl Command<'_> {
     }
 
     async fn resume(&self, cloud: &Cloud, own: &OwnServer, which: Resumed) -> CommandResult<Code> {
-        let mut chosen: Vec<Job> = self.unfinished()?.into_iter().map(|read| read.job).collect();
+        let mut chosen: Vec<JobSpec> = self.unfinished()?.into_iter().map(|read| read.job).collect();
         chosen.retain(|job| match which {
             Resumed::All => self.args.server.as_ref().is_none_or(|server| *server == job.server),
             Resumed::One(id) => job.id == id,
         });
-        let begun_here = !chosen.is_empty();
-        if !begun_here {
-            chosen = self.begun_elsewhere(cloud, which).await?;
+        let started_here = !chosen.is_empty();
+        if !started_here {
+            chosen = self.started_elsewhere(cloud, which).await?;
         }
         if chosen.is_empty() {
             self.catch_up_if_possible(cloud).await?;
-            let mut out = foreign::out_in(Form::of(self.args.output.json));
+            let mut out = printable::out_as(Form::of(self.args.output.json));
             match which {
                 Resumed::One(id) => {
-                    let why = format!(
+                    let message = format!(
                         "there is no unfinished job {id} here: give the server too, --to and --bucket, if another machine began it"
                     );
-                    return Err(UsageError(why).into());
+                    return Err(UsageError(message).into());
                 }
                 Resumed::All if self.args.output.json => writeln!(out, "[]")?,
                 Resumed::All => writeln!(
@@ -243,7 +245,7 @@ impl Command<'_> {
             }
             return Ok(Code::Done);
         }
-        let chosen: Vec<Job> = chosen.into_iter().map(|job| self.mended(job)).collect();
+        let chosen: Vec<JobSpec> = chosen.into_iter().map(|job| self.with_overrides(job)).collect();
         let mut first_failure = None;
         let mut worked = false;
         for job in &chosen {
@@ -263,8 +265,8 @@ impl Command<'_> {
             }
             // The jobs that began here are over, so the server's unfinished job may have begun on another
             // machine.
-            None if begun_here && !worked && which == Resumed::All => {
-                match self.begun_elsewhere(cloud, which).await?.pop() {
+            None if started_here && !worked && which == Resumed::All => {
+                match self.started_elsewhere(cloud, which).await?.pop() {
                     Some(job) => {
                         self.work(cloud, own, &job).await?;
                     }
@@ -292,7 +294,7 @@ impl Command<'_> {
     async fn catch_up(&self, cloud: &Cloud) -> CommandResult<()> {
         let Some(server) = &self.args.server else { return Ok(()) };
         let cloud = cloud.waiting(waits(&self.args.place));
-        let places = gc::places(&self.ground, &self.args.how.prefix, &cloud)?;
+        let places = gc::places(&self.site_args, &self.args.how.prefix, &cloud)?;
         let snapshots = own_snapshots(&places.home).await?;
         let mut live = BTreeSet::new();
         for read in self.journals.all()?.into_iter().filter(|read| self.journals.is_busy(read.job.id)) {
@@ -300,13 +302,13 @@ impl Command<'_> {
         }
         let overdue = catchup::look(&snapshots, &places, Some(server), &live, SystemTime::now()).await?;
         let away = places.away.as_ref().map(|(away, tagging)| (away, tagging));
-        let yard = CloudStores {
+        let stores = CloudStores {
             home: &places.home,
             away,
             store: places.bucket.as_ref().map(|(store, ..)| &**store),
         };
-        for Overdue { thing, by, .. } in &overdue {
-            match thing.remove(&yard).await {
+        for Overdue { resource: thing, by, .. } in &overdue {
+            match thing.remove(&stores).await {
                 Ok(()) => tracing::info!("{thing} is pruned, which {by} does not keep"),
                 Err(error) if cloud.cancel().is_cancelled() => return Err(error.into()),
                 Err(error) => tracing::warn!("{thing} is not pruned: {}", chain(&error)),
@@ -317,9 +319,9 @@ impl Command<'_> {
 
     /// Returns the job with the arguments of this call, for a job that stopped because one of them was
     /// missing.
-    fn mended(&self, job: Job) -> Job {
+    fn with_overrides(&self, job: JobSpec) -> JobSpec {
         let how = &self.args.how;
-        Job {
+        JobSpec {
             operating_system: how.os.clone().or(job.operating_system),
             bucket_location: how.bucket_location.clone().unwrap_or(job.bucket_location),
             volume_profile: how.volume_profile.clone().or(job.volume_profile),
@@ -329,12 +331,12 @@ impl Command<'_> {
 
     /// Returns the newest job of a server that another machine began and whose journal is not here: its
     /// snapshot shows it.
-    async fn begun_elsewhere(&self, cloud: &Cloud, which: Resumed) -> CommandResult<Vec<Job>> {
+    async fn started_elsewhere(&self, cloud: &Cloud, which: Resumed) -> CommandResult<Vec<JobSpec>> {
         let Some(server) = &self.args.server else { return Ok(Vec::new()) };
         let mut ids = open_jobs(cloud, server).await?;
         ids.retain(|&id| match which {
             Resumed::All => !self.journals.is_busy(id),
-            Resumed::One(wanted) => id == wanted,
+            Resumed::One(requested) => id == requested,
         });
         // Only the newest job is worth it: the others are older disks of the same server.
         ids.sort_unstable();
@@ -347,25 +349,31 @@ impl Command<'_> {
             UsageError(format!("there is no job {id} here; `snapferry gc` finds what others have left"))
         })?;
         if matches!(read.entries.last().map(|entry| &entry.event), Some(Event::Finished)) {
-            let why = format!(
+            let message = format!(
                 "job {id} is done, and what it made is in use: `snapferry images delete` and `snapferry snapshot delete` remove single things"
             );
-            return Err(UsageError(why).into());
+            return Err(UsageError(message).into());
         }
         let (journal, _) = self.journals.open(&read.job)?;
         let shown = Arc::new(Shown::new(&self.session.console, self.session.verbosity));
         let watch: Arc<dyn Watch> = shown.clone();
-        let site = self.ground.site(cloud, &read.job, own, &RequestContext::alone(cloud.cancel(), &watch))?;
-        let saga =
-            Saga { job: &read.job, site: &site, cleaning: &site, journal: &journal, onlooker: &*shown };
-        let left = saga.abandon(read.state()).await?;
+        let site =
+            self.site_args.site(cloud, &read.job, own, &RequestContext::alone(cloud.cancel(), &watch))?;
+        let saga = Saga {
+            job: &read.job,
+            context: &site,
+            cleanup_context: &site,
+            journal: &journal,
+            observer: &*shown,
+        };
+        let remaining = saga.abandon(read.state()).await?;
         drop(shown);
         if self.args.output.json {
-            print_json(&json!({ "job": id, "abandoned": left.is_empty(), "left": left }))?;
-        } else if left.is_empty() {
-            writeln!(foreign::out(), "job {id} is given up, and what it made is removed")?;
+            print_json(&json!({ "job": id, "abandoned": remaining.is_empty(), "left": remaining }))?;
+        } else if remaining.is_empty() {
+            writeln!(printable::out(), "job {id} is given up, and what it made is removed")?;
         }
-        match left.first() {
+        match remaining.first() {
             Some(first) => {
                 Err(CommandError::Failed(format!("not all of job {id} could be removed: {first}")))
             }
@@ -374,28 +382,30 @@ impl Command<'_> {
     }
 
     /// Works on a job until it is done. Returns false if it was over already.
-    async fn work(&self, cloud: &Cloud, own: &OwnServer, job: &Job) -> CommandResult<bool> {
+    async fn work(&self, cloud: &Cloud, own: &OwnServer, job: &JobSpec) -> CommandResult<bool> {
         let (journal, before) = self.journals.open(job)?;
-        let known = before.map(|read| read.state()).unwrap_or_default();
+        let state = before.map(|read| read.state()).unwrap_or_default();
         let shown = Arc::new(Shown::new(&self.session.console, self.session.verbosity));
         let watch: Arc<dyn Watch> = shown.clone();
-        let site = self.ground.site(cloud, job, own, &RequestContext::alone(cloud.cancel(), &watch))?;
+        let site = self.site_args.site(cloud, job, own, &RequestContext::alone(cloud.cancel(), &watch))?;
         // For the jobs that began on this machine, the journals show whether a process works on them.
         let idle =
             self.unfinished()?.into_iter().map(|read| read.job.id).filter(|&id| !self.journals.is_busy(id));
         site.hold.note_idle(idle.collect());
         // The signal to stop does not cancel the clean-up; a second signal ends the process.
-        let cleaning = self.ground.site(cloud, job, own, &RequestContext::alone(&Cancel::new(), &watch))?;
+        let cleaning =
+            self.site_args.site(cloud, job, own, &RequestContext::alone(&Cancel::new(), &watch))?;
         if self.session.verbosity != Verbosity::Quiet && self.session.console.is_terminal() {
-            let words = format!(
+            let headline = format!(
                 "job {}: {} in {} -> {}, through bucket {}\n",
                 job.id, job.server, job.from, job.to, job.bucket
             );
-            let _ = foreign::err().write_all(words.as_bytes());
+            let _ = printable::err().write_all(headline.as_bytes());
         }
         let begun = SystemTime::now();
-        let saga = Saga { job, site: &site, cleaning: &cleaning, journal: &journal, onlooker: &*shown };
-        let outcome = saga.run(known).await;
+        let saga =
+            Saga { job, context: &site, cleanup_context: &cleaning, journal: &journal, observer: &*shown };
+        let outcome = saga.run(state).await;
         drop(shown);
         match outcome {
             Ok(finished) => {
@@ -411,18 +421,18 @@ impl Command<'_> {
         }
     }
 
-    fn report(&self, job: &Job, finished: &Finished, begun: SystemTime) -> CommandResult<Code> {
+    fn report(&self, job: &JobSpec, finished: &Finished, begun: SystemTime) -> CommandResult<Code> {
         if self.args.output.json {
             print_json(&record(job, finished, begun))?;
         }
         if let Some(over) = &finished.over {
             if !self.args.output.json {
                 writeln!(
-                    foreign::out(),
+                    printable::out(),
                     "job {} for {} is over, nothing was made: {}",
                     job.id,
                     job.server,
-                    over.why()
+                    over.evidence()
                 )?;
             }
             return Ok(Code::Done);
@@ -442,7 +452,7 @@ impl Command<'_> {
                 _ => String::new(),
             };
             let took = clock_face(took);
-            let _ = writeln!(foreign::err(), "{}: {image}{object}, in {took}", job.server);
+            let _ = writeln!(printable::err(), "{}: {image}{object}, in {took}", job.server);
         }
         Ok(Code::Done)
     }
@@ -452,32 +462,32 @@ impl Command<'_> {
         let job = self.job(JobId::new(&SystemClock), &cloud.home)?;
         let names = job.names()?;
         let watch: Arc<dyn Watch> = Arc::new(snapferry_ibmcloud::vpc::LogWatch);
-        let site = self.ground.site(cloud, &job, own, &RequestContext::alone(cloud.cancel(), &watch))?;
-        let looked = plan::preflight(&job, &site).await?;
-        let going = Holdings::of_job(&job, &site, None)
+        let site = self.site_args.site(cloud, &job, own, &RequestContext::alone(cloud.cancel(), &watch))?;
+        let preflight = plan::preflight(&job, &site).await?;
+        let prunable = Holdings::of_job(&job, &site, None)
             .await
             .map_err(|fault| CommandError::from(fault).during("what would be pruned"))?
             .beyond(&job.retention, SystemTime::now());
-        let pruned: Vec<String> = going.iter().map(ToString::to_string).collect();
-        let mut out = foreign::out_in(Form::of(self.args.output.json));
+        let pruned: Vec<String> = prunable.iter().map(ToString::to_string).collect();
+        let mut out = printable::out_as(Form::of(self.args.output.json));
         if self.args.output.json {
             let plan = json!({
                 "server": job.server, "from": job.from, "to": job.to, "object": site.store.url(&names.key),
-                "snapshot": names.run, "volume": names.run, "volume_profile": looked.profile, "capacity_gb": looked.disk.capacity,
-                "operating_system": looked.disk.operating_system, "image": names.latest, "would_prune_now": pruned,
+                "snapshot": names.run, "volume": names.run, "volume_profile": preflight.profile, "capacity_gb": preflight.disk.capacity,
+                "operating_system": preflight.disk.operating_system, "image": names.latest, "would_prune_now": pruned,
             });
             writeln!(out, "{plan}")?;
             return Ok(Code::Done);
         }
-        writeln!(out, "server     {} in {}, {} GB", job.server, job.from, looked.disk.capacity)?;
+        writeln!(out, "server     {} in {}, {} GB", job.server, job.from, preflight.disk.capacity)?;
         match &job.origin {
             Origin::Server => writeln!(out, "snapshot   {}", names.run)?,
             Origin::Snapshot(named) => writeln!(out, "snapshot   {named}, as it is")?,
         }
-        writeln!(out, "volume     {}, {}, on {} in {}", names.run, looked.profile, own.name, own.zone)?;
+        writeln!(out, "volume     {}, {}, on {} in {}", names.run, preflight.profile, own.name, own.zone)?;
         writeln!(out, "object     {}", site.store.url(&names.key))?;
         if job.goal == Goal::Image {
-            let system = looked.disk.operating_system.as_deref().unwrap_or("unknown");
+            let system = preflight.disk.operating_system.as_deref().unwrap_or("unknown");
             writeln!(out, "image      {}, {system}, then {} in {}", names.run, names.latest, job.to)?;
         }
         match pruned.is_empty() {
@@ -489,13 +499,13 @@ impl Command<'_> {
 }
 
 /// Returns the whole job as JSON, for programs.
-pub fn record(job: &Job, finished: &Finished, begun: SystemTime) -> Value {
+pub fn record(job: &JobSpec, finished: &Finished, begun: SystemTime) -> Value {
     let Finished { state, names, steps, warnings, over } = finished;
-    let State { snapshot, object, image, replaced, pruned, .. } = state;
+    let JobState { snapshot, object, image, replaced, pruned, .. } = state;
     json!({
         "job": job.id,
         "result": if matches!(over, Some(Over::Superseded(_))) { "superseded" } else { "done" },
-        "over": over.as_ref().map(Over::why),
+        "over": over.as_ref().map(Over::evidence),
         "server": job.server,
         "from": job.from,
         "to": job.to,
@@ -522,7 +532,7 @@ fn failure(error: &JobError) -> Value {
         "step": error.step,
         "error": chain(&*error.fault),
         "retryable": error.class().is_retryable(),
-        "left": error.left,
+        "left": error.orphaned,
         "next": (error.resumable == Resumable::Yes).then(|| format!("snapferry replicate --resume {}", error.id)),
     })
 }

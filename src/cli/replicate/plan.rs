@@ -10,7 +10,7 @@ use snapferry_base::retry::chain;
 use snapferry_fleet::replicate::forecast::{Converter, Forecast, forecast, profile_bandwidth};
 use snapferry_fleet::replicate::state::DiskState;
 use snapferry_fleet::replicate::steps::Look;
-use snapferry_fleet::replicate::{Fault, Job, JobContext};
+use snapferry_fleet::replicate::{Fault, JobContext, JobSpec};
 use snapferry_ibmcloud::iam::{CLOUD_INIT, instance_of_cloud_init};
 use snapferry_ibmcloud::vpc::model::Instance;
 use snapferry_ibmcloud::vpc::{InstanceId, LARGEST_IMAGE, RegionClient, VpcError};
@@ -21,12 +21,12 @@ use crate::cli::credentials;
 use crate::cli::error::CommandResult;
 use crate::cli::error::UsageError;
 use crate::cli::exit::Code;
-use crate::cli::foreign;
 use crate::cli::print_json;
+use crate::cli::printable;
 use crate::cli::session::Session;
 
 /// Checks a job as a dry run does.
-pub async fn preflight(job: &Job, site: &JobContext) -> Result<Look, Fault> {
+pub async fn preflight(job: &JobSpec, site: &JobContext) -> Result<Look, Fault> {
     Look::at(job, site).await
 }
 
@@ -69,13 +69,16 @@ pub fn run(args: &PlanArgs, session: &Session) -> CommandResult<Code> {
             operating_system: None,
             resource_group: None,
         };
-        if let Some(asked) = &args.volume_profile {
+        if let Some(requested) = &args.volume_profile {
             let profiles = client.volume_profiles().await?;
-            if !profiles.iter().any(|profile| profile.name == *asked) {
+            if !profiles.iter().any(|profile| profile.name == *requested) {
                 let names: Vec<&str> = profiles.iter().map(|profile| profile.name.as_str()).collect();
-                let why =
-                    format!("{} has no volume profile {asked:?}; it has {}", cloud.home, names.join(", "));
-                return Err(UsageError(why).into());
+                let message = format!(
+                    "{} has no volume profile {requested:?}; it has {}",
+                    cloud.home,
+                    names.join(", ")
+                );
+                return Err(UsageError(message).into());
             }
         }
         let on = converting_server(args, cloud, &client).await?;
@@ -83,8 +86,8 @@ pub fn run(args: &PlanArgs, session: &Session) -> CommandResult<Code> {
         Ok((forecast(&disk, args.volume_profile.as_deref(), &converter), converter, on.name))
     })?;
     if args.output.json {
-        let told = serde_json::json!({ "server": args.server, "on": on, "cores": converter.cores, "forecast": forecast });
-        print_json(&told)?;
+        let report = serde_json::json!({ "server": args.server, "on": on, "cores": converter.cores, "forecast": forecast });
+        print_json(&report)?;
     } else {
         write(&args.server, &on, &converter, &forecast)?;
     }
@@ -95,17 +98,17 @@ async fn converting_server(args: &PlanArgs, cloud: &Cloud, client: &RegionClient
     if let Some(on) = &args.on {
         return Ok(client.server(on).await?);
     }
-    let own = credentials::metadata(&args.cloud.identity)?.instance().await;
-    let id = match own {
-        Ok(own) => own.id,
+    let server = credentials::metadata(&args.cloud.identity)?.instance().await;
+    let id = match server {
+        Ok(server) => server.id,
         Err(err) => {
-            let why = || {
+            let usage = || {
                 UsageError(format!(
                     "which server converts? Give --on SERVER; this one does not know itself ({})",
                     chain(&err)
                 ))
             };
-            instance_of_cloud_init(Path::new(CLOUD_INIT)).ok_or_else(why)?
+            instance_of_cloud_init(Path::new(CLOUD_INIT)).ok_or_else(usage)?
         }
     };
     let missing = || VpcError::missing("server", &id, &cloud.home);
@@ -141,7 +144,7 @@ async fn converter(client: &RegionClient, on: &Instance, at_a_time: u64) -> Comm
 }
 
 fn write(server: &str, on: &str, converter: &Converter, forecast: &Forecast) -> CommandResult<()> {
-    let mut out = foreign::out();
+    let mut out = printable::out();
     let mbit =
         |known: Option<u64>| known.map_or_else(|| "unknown".to_owned(), |known| format!("{known} Mbit/s"));
     writeln!(
@@ -149,14 +152,14 @@ fn write(server: &str, on: &str, converter: &Converter, forecast: &Forecast) -> 
         "{server}: {} GB, read from a volume of profile {} ({} Mbit/s)",
         forecast.capacity_gb, forecast.volume_profile, forecast.volume_bandwidth
     )?;
-    let among = if converter.at_a_time > 1 {
+    let sharing = if converter.at_a_time > 1 {
         format!(", shared by {} conversions", converter.at_a_time)
     } else {
         String::new()
     };
     writeln!(
         out,
-        "on {on}: {} cores, {} for volumes, {} for the network{among}",
+        "on {on}: {} cores, {} for volumes, {} for the network{sharing}",
         converter.cores,
         mbit(converter.volume_bandwidth),
         mbit(converter.network_bandwidth)
@@ -174,7 +177,7 @@ fn write(server: &str, on: &str, converter: &Converter, forecast: &Forecast) -> 
             "  {:<22} {:>6.1} min  {speed}limited by {}",
             phase.name,
             phase.minutes,
-            phase.limit.words()
+            phase.limit.description()
         )?;
     }
     writeln!(out, "  {:<22} {:>6.1} min", "all", forecast.minutes)?;

@@ -8,9 +8,9 @@ use indicatif::ProgressBar;
 use snapferry_fleet::replicate::{Progress, ProgressObserver, Step};
 use snapferry_ibmcloud::vpc::Watch;
 
-use crate::cli::foreign::{LONGEST_SHOWN, cut, line};
-use crate::cli::lengths::clock_face;
+use crate::cli::duration::clock_face;
 use crate::cli::log::Verbosity;
+use crate::cli::printable::{LONGEST_SHOWN, cut, line};
 use crate::cli::progress::{Console, Progress as Bar};
 
 /// Shows a job until it is dropped.
@@ -42,7 +42,7 @@ impl Drop for Shown {
 }
 
 /// Returns a text for a step that has begun, while nothing more is known.
-fn doing(step: Step) -> &'static str {
+fn label(step: Step) -> &'static str {
     match step {
         Step::Resolve => "looking for the server",
         Step::Preflight => "looking for what is in the way",
@@ -74,35 +74,35 @@ impl Shown {
         self.console.is_terminal() && self.verbosity != Verbosity::Quiet
     }
 
-    fn begin(&self, now: &mut Now, words: &str) {
+    fn begin(&self, now: &mut Now, message: &str) {
         now.clear();
         if self.on_terminal() {
             now.spinner = self.console.spinner();
             if let Some(spinner) = &now.spinner {
-                spinner.set_message(words.to_owned());
+                spinner.set_message(message.to_owned());
             }
         }
     }
 
-    fn done(&self, now: &mut Now, step: Step, took: Duration, words: &str) {
+    fn done(&self, now: &mut Now, step: Step, took: Duration, details: &str) {
         now.clear();
         if self.on_terminal() {
-            let line = format!("  {:<10} {:>7}  {}\n", step.name(), clock_face(took), line(words));
+            let line = format!("  {:<10} {:>7}  {}\n", step.name(), clock_face(took), line(details));
             // If stderr is gone, nothing can be done about it.
             let _ = self.console.print(line.as_bytes());
         } else {
             // The log's spans name the job and the step.
-            tracing::info!(seconds = took.as_secs(), "{} done: {words}", step.name());
+            tracing::info!(seconds = took.as_secs(), "{} done: {details}", step.name());
         }
     }
 }
 
 impl ProgressObserver for Shown {
-    fn see(&self, progress: Progress<'_>) {
+    fn on_progress(&self, progress: Progress<'_>) {
         let mut now = self.now();
         match progress {
-            Progress::Begun(step) => self.begin(&mut now, doing(step)),
-            Progress::Done { step, took, words } => self.done(&mut now, step, took, words),
+            Progress::Begun(step) => self.begin(&mut now, label(step)),
+            Progress::Done { step, took, summary } => self.done(&mut now, step, took, summary),
             Progress::Converting(counters, size) => {
                 now.clear();
                 now.bar = Some(Bar::show(&self.console, self.verbosity, counters, size));

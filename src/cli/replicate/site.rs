@@ -9,7 +9,7 @@ use snapferry_base::fence::{Fence, Unfenced};
 use snapferry_base::retry::chain;
 use snapferry_engine::store::{ObjectKey, ObjectStore};
 use snapferry_fleet::replicate::device::{DeviceFolder, DeviceKind, UDEV_LAG};
-use snapferry_fleet::replicate::{Age, Job, JobContext, OwnServer, SnapshotHold, Turns, Waits};
+use snapferry_fleet::replicate::{Age, JobContext, JobSpec, OwnServer, ServerLocks, SnapshotHold, Waits};
 use snapferry_ibmcloud::iam::{CLOUD_INIT, instance_of_cloud_init, region_of_zone};
 use snapferry_ibmcloud::vpc::{InstanceId, VpcError};
 use tokio::sync::Semaphore;
@@ -54,13 +54,13 @@ pub fn state_folder(place: &PlaceArgs, environment: &Environment) -> PathBuf {
 }
 
 pub fn waits(place: &PlaceArgs) -> Waits {
-    Waits { every: place.poll_every, at_most: place.wait_at_most.map(|Age(length)| length) }
+    Waits { interval: place.poll_every, deadline: place.wait_at_most.map(|Age(length)| length) }
 }
 
 /// Returns the locks by which the processes of this machine take turns to attach volumes to servers, and to
 /// detach them.
-pub fn turns(place: &PlaceArgs, environment: &Environment) -> Turns {
-    Turns::new(state_folder(place, environment).join("servers"))
+pub fn turns(place: &PlaceArgs, environment: &Environment) -> ServerLocks {
+    ServerLocks::new(state_folder(place, environment).join("servers"))
 }
 
 /// Returns the bucket, which the user has to name.
@@ -88,9 +88,10 @@ impl SiteArgs<'_> {
                 }
                 Err(err) => {
                     tracing::debug!("{}", chain(&err));
-                    let why = "this server's id is not known, and volumes are attached to it: switch its metadata service on \
+                    let message = "this server's id is not known, and volumes are attached to it: switch its metadata service on \
                                (`ibmcloud is instance-update SERVER --metadata-service true`), or give --instance ID";
-                    instance_of_cloud_init(Path::new(CLOUD_INIT)).ok_or_else(|| UsageError(why.to_owned()))?
+                    instance_of_cloud_init(Path::new(CLOUD_INIT))
+                        .ok_or_else(|| UsageError(message.to_owned()))?
                 }
             },
         };
@@ -110,7 +111,7 @@ impl SiteArgs<'_> {
     /// repeat them.
     fn store_of(
         &self,
-        job: &Job,
+        job: &JobSpec,
         cloud: &Cloud,
         fence: &Arc<dyn Fence>,
     ) -> CommandResult<Arc<dyn ObjectStore>> {
@@ -129,66 +130,66 @@ impl SiteArgs<'_> {
         args: StoreArgs,
     ) -> CommandResult<Arc<dyn ObjectStore>> {
         let key = ObjectKey::new("snapferry").map_err(|error| UsageError(error.to_string()))?;
-        let place = ImageDestination::Bucket { bucket: bucket.to_owned(), key };
-        let usage = StoreOptions {
+        let destination = ImageDestination::Bucket { bucket: bucket.to_owned(), key };
+        let options = StoreOptions {
             fence,
             identity: Some(cloud.identity()),
             ..StoreOptions::plain(CONNECTIONS, cloud.cancel(), &self.session.environment)
         };
-        config::open_store(&place, &args, &usage)
+        config::open_store(&destination, &args, &options)
     }
 
-    /// Makes the context of a job, with the request settings `terms`. The job has its turn to convert for
-    /// itself, unless the caller replaces it by a shared one.
+    /// Makes the context of a job, with the request settings `request_context`. The job has its turn to
+    /// convert for itself, unless the caller replaces it by a shared one.
     pub fn site(
         &self,
         cloud: &Cloud,
-        job: &Job,
+        job: &JobSpec,
         own: &OwnServer,
-        terms: &RequestContext,
+        request_context: &RequestContext,
     ) -> CommandResult<JobContext> {
         let waiting = cloud.waiting(waits(self.place));
         // The hold is looked up by a client that no fence stops.
-        let looking = RequestContext {
+        let hold_context = RequestContext {
             fence: Arc::new(Unfenced),
             cancel: Cancel::new(),
-            watch: Arc::clone(&terms.watch),
-            ..*terms
+            watch: Arc::clone(&request_context.watch),
+            ..*request_context
         };
-        let home = waiting.on(&looking).region(&job.from)?;
+        let home = waiting.on(&hold_context).region(&job.from)?;
         let hold = Arc::new(SnapshotHold::new(
             &own.name,
             Some(home),
-            Arc::clone(&terms.fence),
+            Arc::clone(&request_context.fence),
             Arc::new(SystemClock),
         ));
         let fence: Arc<dyn Fence> = Arc::<SnapshotHold>::clone(&hold);
-        let terms = &RequestContext {
+        let request_context = &RequestContext {
             fence,
-            cancel: terms.cancel.clone(),
-            watch: Arc::clone(&terms.watch),
-            ..*terms
+            cancel: request_context.cancel.clone(),
+            watch: Arc::clone(&request_context.watch),
+            ..*request_context
         };
-        let cloud = waiting.on(terms);
-        let behind = if self.place.device_files { DeviceKind::DeviceOrFile } else { DeviceKind::Device };
+        let cloud = waiting.on(request_context);
+        let device_kind = if self.place.device_files { DeviceKind::DeviceOrFile } else { DeviceKind::Device };
         Ok(JobContext {
             own: own.clone(),
             home: cloud.region(&job.from)?,
             away: cloud.region(&job.to)?,
             tagging: cloud.tagging()?,
-            store: self.store_of(job, &cloud, &terms.fence)?,
+            store: self.store_of(job, &cloud, &request_context.fence)?,
             devices: DeviceFolder {
                 folder: self.place.device_folder.clone(),
-                behind,
-                deadline: waits(self.place).at_most.unwrap_or(UDEV_LAG),
+                device_kind,
+                deadline: waits(self.place).deadline.unwrap_or(UDEV_LAG),
             },
             clock: Arc::new(SystemClock),
-            cancel: terms.cancel.clone(),
-            turn: Arc::new(Semaphore::new(1)),
+            cancel: request_context.cancel.clone(),
+            volume_permits: Arc::new(Semaphore::new(1)),
             runtime: tokio::runtime::Handle::current(),
             waits: waits(self.place),
             hold,
-            turns: turns(self.place, &self.session.environment),
+            server_locks: turns(self.place, &self.session.environment),
         })
     }
 }

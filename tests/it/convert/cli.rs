@@ -12,7 +12,9 @@ use snapferry_sim::Operation;
 use snapferry_testkit::disks::{Disk, Kind};
 use snapferry_testkit::skip::{is_root, skip};
 
-use super::{BUCKET, Bucket, KEY, Running, folder, into_file, key, left_in, run, snapferry, wait_until};
+use crate::support::{
+    BUCKET, Bucket, KEY, Running, convert_into_file, folder, key, left_in, run, snapferry, wait_until,
+};
 
 /// Writes a disk of 1 MiB to `disk.raw` in `folder`.
 fn small_disk(folder: &Path) -> std::path::PathBuf {
@@ -24,19 +26,19 @@ fn small_disk(folder: &Path) -> std::path::PathBuf {
 #[test]
 fn what_is_no_disk_is_refused_by_name() {
     let folder = folder();
-    let here = |name: &str| folder.path().join(name);
-    std::fs::write(here("empty"), b"").expect("an empty file");
-    assert!(Command::new("mkfifo").arg(here("pipe")).status().expect("mkfifo runs").success());
+    let at = |name: &str| folder.path().join(name);
+    std::fs::write(at("empty"), b"").expect("an empty file");
+    assert!(Command::new("mkfifo").arg(at("pipe")).status().expect("mkfifo runs").success());
     let before = left_in(folder.path());
-    for (device, says) in [
-        (here("missing"), &["cannot open", "missing", "No such file", "lsblk"][..]),
-        (here("empty"), &["empty", "no bytes"]),
-        (here("pipe"), &["is a pipe", "/dev/vdc"]),
+    for (device, messages) in [
+        (at("missing"), &["cannot open", "missing", "No such file", "lsblk"][..]),
+        (at("empty"), &["empty", "no bytes"]),
+        (at("pipe"), &["is a pipe", "/dev/vdc"]),
         (folder.path().to_owned(), &["is a folder"]),
         ("/dev/null".into(), &["/dev/null", "is a character device"]),
     ] {
-        let ended = run(into_file(&device, &here("image.qcow2"), &["--json"]));
-        ended.expect(3, says);
+        let ended = run(convert_into_file(&device, &at("image.qcow2"), &["--json"]));
+        ended.expect(3, messages);
         assert_eq!(ended.out, "");
         assert_eq!(left_in(folder.path()), before);
     }
@@ -51,14 +53,14 @@ fn what_one_may_not_read_or_write_is_refused_with_a_hint() {
     let raw = small_disk(folder.path());
     std::fs::set_permissions(&raw, std::fs::Permissions::from_mode(0o600)).expect("closed");
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).expect("open");
-    let mut command = into_file(&raw, &folder.path().join(KEY), &[]);
+    let mut command = convert_into_file(&raw, &folder.path().join(KEY), &[]);
     // The user id of a user other than root.
     command.uid(65534).gid(65534);
     let Ok(output) = command.output() else { return skip("somebody else can't run the program from here") };
-    super::Ended::from(output).expect(3, &["cannot open", "Permission denied", "run as root"]);
+    crate::support::Ended::from(output).expect(3, &["cannot open", "Permission denied", "run as root"]);
 
     std::fs::set_permissions(&raw, std::fs::Permissions::from_mode(0o644)).expect("open");
-    let mut command = into_file(&raw, &folder.path().join(KEY), &[]);
+    let mut command = convert_into_file(&raw, &folder.path().join(KEY), &[]);
     command.uid(65534).gid(65534);
     run(command).expect(4, &[KEY, "Permission denied"]);
     assert_eq!(left_in(folder.path()), ["disk.raw"]);
@@ -73,7 +75,7 @@ fn the_output_must_not_be_the_input() {
     symlink(&raw, &soft).expect("a symlink");
     std::fs::hard_link(&raw, &hard).expect("a hard link");
     for (device, output) in [(&raw, &raw), (&raw, &soft), (&soft, &raw), (&raw, &hard), (&hard, &soft)] {
-        run(into_file(device, output, &["--force"]))
+        run(convert_into_file(device, output, &["--force"]))
             .expect(2, &["the output is the input", device.to_str().expect("UTF-8")]);
     }
     assert!(std::fs::read(&raw).expect("the disk") == before);
@@ -86,10 +88,10 @@ fn what_is_there_stays_unless_it_may_be_replaced() {
     let raw = small_disk(folder.path());
     let image = folder.path().join(KEY);
     std::fs::write(&image, "mine").expect("written");
-    run(into_file(&raw, &image, &[])).expect(4, &["disk.qcow2 exists already", "--force"]);
+    run(convert_into_file(&raw, &image, &[])).expect(4, &["disk.qcow2 exists already", "--force"]);
     assert_eq!(std::fs::read(&image).expect("still there"), b"mine");
     assert_eq!(left_in(folder.path()), ["disk.qcow2", "disk.raw"]);
-    run(into_file(&raw, &image, &["--force", "--json"])).json();
+    run(convert_into_file(&raw, &image, &["--force", "--json"])).json();
     assert!(std::fs::read(&image).expect("replaced").starts_with(b"QFI\xfb"));
 
     run(bucket.convert(&raw, &["--json"])).json();
@@ -110,7 +112,7 @@ fn wrong_usage_is_told_and_touches_nothing() {
     let output = folder.path().join(KEY);
     let output = output.to_str().expect("UTF-8");
     let to_bucket = ["--bucket", BUCKET, "--endpoint", "http://127.0.0.1:9"];
-    for (args, says) in [
+    for (args, message) in [
         (&[][..], "--bucket"),
         (&["--output", "-"], "header is known last"),
         (&["--output", output, "--bucket", BUCKET], "--bucket"),
@@ -135,7 +137,7 @@ fn wrong_usage_is_told_and_touches_nothing() {
         (&[&to_bucket[..], &["--part-size", "4M"]].concat(), "at least 5 MiB"),
     ] {
         let ended = run(snapferry([&["convert", "--device", raw], args].concat()));
-        ended.expect(2, &[says]);
+        ended.expect(2, &[message]);
         assert_eq!(ended.out, "", "{args:?}");
         assert_eq!(left_in(folder.path()), ["disk.raw"], "{args:?}");
     }
@@ -163,10 +165,10 @@ fn a_disk_that_no_store_takes_is_refused_before_anything_is_read() {
 fn the_plan_is_told_and_nothing_is_done() {
     let (folder, bucket) = (folder(), Bucket::start());
     let raw = small_disk(folder.path());
-    let told = run(bucket.convert(&raw, &["--dry-run", "--cluster-size", "256k", "--connections", "3"]));
-    told.expect(0, &[]);
-    for words in ["(1 MiB)", "s3://images/disk.qcow2", "256 KiB", "32 MiB, 3 at once", "memory    at most"] {
-        assert!(told.out.contains(words), "{words} is not in: {}", told.out);
+    let planned = run(bucket.convert(&raw, &["--dry-run", "--cluster-size", "256k", "--connections", "3"]));
+    planned.expect(0, &[]);
+    for text in ["(1 MiB)", "s3://images/disk.qcow2", "256 KiB", "32 MiB, 3 at once", "memory    at most"] {
+        assert!(planned.out.contains(text), "{text} is not in: {}", planned.out);
     }
     let plan = run(bucket.convert(&raw, &["--dry-run", "--json"])).json();
     assert_eq!((plan["virtual_size"].as_u64(), plan["part_size"].as_u64()), (Some(MIB), Some(32 * MIB)));
@@ -174,7 +176,7 @@ fn the_plan_is_told_and_nothing_is_done() {
     run(bucket.keyless(["convert", "--dry-run", "--device", raw.to_str().expect("UTF-8")])).expect(0, &[]);
     bucket.expect_nothing();
     assert_eq!(bucket.sim.stats().of(Operation::CreateMultipartUpload).requests, 0);
-    run(into_file(&raw, &folder.path().join(KEY), &["--dry-run"])).expect(0, &[]);
+    run(convert_into_file(&raw, &folder.path().join(KEY), &["--dry-run"])).expect(0, &[]);
     assert_eq!(left_in(folder.path()), ["disk.raw"]);
 }
 
@@ -183,15 +185,15 @@ fn a_quiet_run_says_nothing_and_an_ordinary_one_what_was_made() {
     let folder = folder();
     let raw = small_disk(folder.path());
     let image = folder.path().join(KEY);
-    let ended = run(into_file(&raw, &image, &["--quiet"]));
+    let ended = run(convert_into_file(&raw, &image, &["--quiet"]));
     assert_eq!((ended.code, ended.out.as_str(), ended.err.as_str()), (Some(0), "", ""));
-    let ended = run(into_file(&raw, &image, &["--force"]));
+    let ended = run(convert_into_file(&raw, &image, &["--force"]));
     ended.expect(0, &["disk.qcow2", "1 MiB", "ratio", "CRC64NVME", "disk.qcow2.manifest"]);
     assert_eq!(ended.out, "");
     // A stderr that can't be written to is no error.
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has one");
-    let mut unheard = into_file(&raw, &image, &["--force"]);
-    assert_eq!(unheard.stderr(full).status().expect("it runs").code(), Some(0));
+    let mut command = convert_into_file(&raw, &image, &["--force"]);
+    assert_eq!(command.stderr(full).status().expect("it runs").code(), Some(0));
     let help = run(snapferry(["convert", "--help"]));
     assert!(
         help.code == Some(0) && help.out.contains("snapferry convert --device /dev/vdc --bucket images"),
@@ -203,13 +205,13 @@ fn a_quiet_run_says_nothing_and_an_ordinary_one_what_was_made() {
 fn a_link_stays_and_the_file_behind_it_is_replaced() {
     let folder = folder();
     let raw = small_disk(folder.path());
-    let (behind, link) = (folder.path().join("behind.qcow2"), folder.path().join("link.qcow2"));
-    std::fs::write(&behind, b"old").expect("written");
+    let (link_target, link) = (folder.path().join("behind.qcow2"), folder.path().join("link.qcow2"));
+    std::fs::write(&link_target, b"old").expect("written");
     std::os::unix::fs::symlink("behind.qcow2", &link).expect("a link");
-    run(into_file(&raw, &link, &[])).expect(4, &["behind.qcow2 exists already"]);
-    run(into_file(&raw, &link, &["--force"])).expect(0, &[]);
+    run(convert_into_file(&raw, &link, &[])).expect(4, &["behind.qcow2 exists already"]);
+    run(convert_into_file(&raw, &link, &["--force"])).expect(0, &[]);
     assert_eq!(left_in(folder.path()), ["behind.qcow2", "behind.qcow2.manifest", "disk.raw", "link.qcow2"]);
-    assert!(link.is_symlink() && std::fs::read(&behind).expect("the image").starts_with(b"QFI\xfb"));
+    assert!(link.is_symlink() && std::fs::read(&link_target).expect("the image").starts_with(b"QFI\xfb"));
 }
 
 #[test]
@@ -225,17 +227,17 @@ fn a_key_without_room_for_the_manifests_is_refused_at_once() {
 
 #[test]
 fn a_stdout_that_is_closed_or_full_is_no_accident() {
-    for words in [&["config", "show"][..], &["completions", "bash"], &["man"]] {
+    for args in [&["config", "show"][..], &["completions", "bash"], &["man"]] {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         drop(reader);
-        let mut closed = snapferry(words);
+        let mut closed = snapferry(args);
         closed.stdout(writer);
         let ended = run(closed);
-        assert_eq!((ended.code, ended.err.as_str()), (Some(141), ""), "{words:?}");
+        assert_eq!((ended.code, ended.err.as_str()), (Some(141), ""), "{args:?}");
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has one");
-        let mut unwritten = snapferry(words);
-        unwritten.stdout(full);
-        run(unwritten).expect(1, &["snapferry: No space left on device"]);
+        let mut command = snapferry(args);
+        command.stdout(full);
+        run(command).expect(1, &["snapferry: No space left on device"]);
     }
 }
 

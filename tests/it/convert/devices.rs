@@ -19,7 +19,8 @@ use snapferry_testkit::loopdev::{
 };
 use snapferry_testkit::oracle::QemuImg;
 
-use super::{Bucket, KEY, convert, folder, into_file, key, left_in, prove, run};
+use super::prove;
+use crate::support::{Bucket, KEY, convert, convert_into_file, folder, key, left_in, run};
 
 #[test]
 fn a_device_converts_whatever_its_sector_size() {
@@ -30,7 +31,7 @@ fn a_device_converts_whatever_its_sector_size() {
     for logical_sector in [512, 4096] {
         let options = LoopOptions { logical_sector, access: Access::ReadOnly };
         let Some(device) = LoopDevice::attach(&raw, options) else { return };
-        let report = run(into_file(device.path(), &image, &["--json", "--force"])).json();
+        let report = run(convert_into_file(device.path(), &image, &["--json", "--force"])).json();
         assert_eq!(
             report["bytes_read"].as_u64(),
             Some(disk.size.0),
@@ -62,12 +63,12 @@ const BAD: Range<u64> = 5 * MIB + 7 * BAD_UNIT..5 * MIB + 9 * BAD_UNIT;
 fn a_read_error_is_told_with_its_offset_and_leaves_nothing() {
     let Some((_, device)) = damaged(BAD) else { return };
     let (folder, bucket) = (folder(), Bucket::start());
-    let says = format!("{}: read error at offset {}", device.path().display(), BAD.start);
-    let ended = run(into_file(device.path(), &folder.path().join(KEY), &["--json"]));
-    ended.expect(3, &[&says, "Input/output error", "--salvage"]);
+    let message = format!("{}: read error at offset {}", device.path().display(), BAD.start);
+    let ended = run(convert_into_file(device.path(), &folder.path().join(KEY), &["--json"]));
+    ended.expect(3, &[&message, "Input/output error", "--salvage"]);
     assert_eq!(ended.out, "");
     assert_eq!(left_in(folder.path()), Vec::<String>::new());
-    run(bucket.convert(device.path(), &["--part-size", "8M"])).expect(3, &[&says, "--salvage"]);
+    run(bucket.convert(device.path(), &["--part-size", "8M"])).expect(3, &[&message, "--salvage"]);
     bucket.expect_nothing();
 }
 
@@ -77,9 +78,9 @@ fn salvage_stores_all_that_can_be_read_and_reports_the_rest() {
     contents[to_usize(BAD.start)..to_usize(BAD.end)].fill(0);
     let folder = folder();
     let image = folder.path().join(KEY);
-    let ended = run(into_file(device.path(), &image, &["--salvage", "--json"]));
-    let words = format!("{} bytes at offset {}", BAD.end - BAD.start, BAD.start);
-    ended.expect(3, &["unreadable", &words]);
+    let ended = run(convert_into_file(device.path(), &image, &["--salvage", "--json"]));
+    let message = format!("{} bytes at offset {}", BAD.end - BAD.start, BAD.start);
+    ended.expect(3, &["unreadable", &message]);
     let range = serde_json::json!([{"offset": BAD.start, "length": BAD.end - BAD.start}]);
     assert_eq!(ended.report()["salvaged"], range);
     let manifest = std::fs::read(folder.path().join(key().manifest().as_str())).expect("the manifest");
@@ -88,12 +89,12 @@ fn salvage_stores_all_that_can_be_read_and_reports_the_rest() {
     prove(&contents, &std::fs::read(&image).expect("the image"), &manifest);
 
     // `--quiet` still reports errors, and unreadable ranges are errors.
-    run(into_file(device.path(), &image, &["--salvage", "--quiet", "--force"]))
-        .expect(3, &["unreadable", &words]);
+    run(convert_into_file(device.path(), &image, &["--salvage", "--quiet", "--force"]))
+        .expect(3, &["unreadable", &message]);
     // A disk without read errors ends with exit code 0 under `--salvage` too.
     let sound = folder.path().join("sound.raw");
     std::fs::write(&sound, &contents).expect("a disk");
-    let report = run(into_file(&sound, &image, &["--salvage", "--json", "--force"])).json();
+    let report = run(convert_into_file(&sound, &image, &["--salvage", "--json", "--force"])).json();
     assert_eq!(report["salvaged"], serde_json::json!([]));
 }
 
@@ -103,9 +104,10 @@ fn a_mounted_device_is_refused_unless_the_user_insists() {
     let folder = folder();
     let image = folder.path().join(KEY);
     let device = mounted.path().to_str().expect("UTF-8");
-    run(into_file(mounted.path(), &image, &[])).expect(3, &[device, "is in use", "findmnt", "--in-use"]);
+    run(convert_into_file(mounted.path(), &image, &[]))
+        .expect(3, &[device, "is in use", "findmnt", "--in-use"]);
     assert_eq!(left_in(folder.path()), Vec::<String>::new());
-    run(into_file(mounted.path(), &image, &["--in-use", "--json"])).json();
+    run(convert_into_file(mounted.path(), &image, &["--in-use", "--json"])).json();
 }
 
 #[test]
@@ -114,22 +116,22 @@ fn a_device_that_is_taken_away_is_told_with_the_offset() {
     let raw = folder.path().join("disk.raw");
     Disk::new(Kind::Random, ByteCount(12 * MIB), 33).write(&raw).expect("a disk");
     let Some(device) = LoopDevice::attach(&raw, LoopOptions::default()) else { return };
-    device.lose_from(7 * MIB).expect("cut");
+    device.truncate_backing(7 * MIB).expect("cut");
     let bucket = Bucket::start();
-    let says = format!("{}: read error at offset {}", device.path().display(), 7 * MIB);
-    run(bucket.convert(device.path(), &["--part-size", "8M"])).expect(3, &[&says]);
+    let message = format!("{}: read error at offset {}", device.path().display(), 7 * MIB);
+    run(bucket.convert(device.path(), &["--part-size", "8M"])).expect(3, &[&message]);
     bucket.expect_nothing();
 }
 
 /// Source on which `act` runs once, just before the first read at or after `from`.
-struct Meddled<'a> {
+struct ChangingSource<'a> {
     inner: RawSource,
     from: u64,
     done: AtomicBool,
     act: &'a (dyn Fn() + Send + Sync),
 }
 
-impl Source for Meddled<'_> {
+impl Source for ChangingSource<'_> {
     fn name(&self) -> &str {
         self.inner.name()
     }
@@ -154,15 +156,15 @@ impl Source for Meddled<'_> {
 }
 
 /// Converts `path` while `act` changes it, and returns the source's error. Panics if anything is left behind.
-fn meddle(path: &Path, from: u64, act: &(dyn Fn() + Send + Sync)) -> SourceError {
+fn convert_while(path: &Path, from: u64, act: &(dyn Fn() + Send + Sync)) -> SourceError {
     let folder = folder();
     let store: Arc<dyn ObjectStore> = Arc::new(FolderStore::new(folder.path().to_owned()));
     let inner = RawSource::open(path, InUse::Refuse).expect("a source");
-    let source = Meddled { inner, from, done: AtomicBool::new(false), act };
+    let source = ChangingSource { inner, from, done: AtomicBool::new(false), act };
     // One read at a time, so that it is known which bytes were read before.
     let options = Options { readers: std::num::NonZeroUsize::new(1), ..Options::default() };
     let failure = convert(&source, &store, Location::File, &options).expect_err("it was meddled with");
-    assert_eq!(failure.leftover, None);
+    assert_eq!(failure.orphaned_upload, None);
     assert_eq!(left_in(folder.path()), Vec::<String>::new());
     match failure.error {
         ConvertError::Source(error) => error,
@@ -184,14 +186,14 @@ fn open_for_writing(path: &Path) -> std::fs::File {
 fn a_file_that_shrinks_meanwhile_is_told_with_its_new_end() {
     let home = folder();
     let raw = random_file(home.path());
-    let error = meddle(&raw, 20 * MIB, &|| open_for_writing(&raw).set_len(19 * MIB).expect("cut"));
+    let error = convert_while(&raw, 20 * MIB, &|| open_for_writing(&raw).set_len(19 * MIB).expect("cut"));
     assert!(
         matches!(error, SourceError::Shrunk { offset: GuestOffset(at), size, .. } if (at, size) == (20 * MIB, 24 * MIB)),
         "{error:?}"
     );
     // Grown behind the bytes that were read already: only the comparison at the end finds it.
     let raw = random_file(home.path());
-    let error = meddle(&raw, 23 * MIB, &|| open_for_writing(&raw).set_len(25 * MIB).expect("grown"));
+    let error = convert_while(&raw, 23 * MIB, &|| open_for_writing(&raw).set_len(25 * MIB).expect("grown"));
     assert!(matches!(&error, SourceError::Changed { .. }), "{error:?}");
 }
 
@@ -200,7 +202,7 @@ fn a_file_that_is_written_meanwhile_makes_no_image() {
     let home = folder();
     let raw = random_file(home.path());
     let error =
-        meddle(&raw, 20 * MIB, &|| open_for_writing(&raw).write_all_at(b"new", MIB).expect("written"));
+        convert_while(&raw, 20 * MIB, &|| open_for_writing(&raw).write_all_at(b"new", MIB).expect("written"));
     assert!(matches!(&error, SourceError::Changed { .. }), "{error:?}");
     assert!(error.to_string().contains("it was written to"), "{error}");
 }
@@ -211,7 +213,7 @@ fn a_device_that_vanishes_or_shrinks_meanwhile_makes_no_image() {
     let raw = random_file(home.path());
     let attach = || LoopDevice::attach(&raw, LoopOptions::default());
     let Some(device) = attach() else { return };
-    let error = meddle(device.path(), 20 * MIB, &|| device.lose_from(10 * MIB).expect("cut"));
+    let error = convert_while(device.path(), 20 * MIB, &|| device.truncate_backing(10 * MIB).expect("cut"));
     assert!(
         matches!(error, SourceError::Read { offset: GuestOffset(at), .. } if at == 20 * MIB),
         "{error:?}"
@@ -220,7 +222,7 @@ fn a_device_that_vanishes_or_shrinks_meanwhile_makes_no_image() {
 
     random_file(home.path());
     let Some(device) = attach() else { return };
-    let error = meddle(device.path(), 20 * MIB, &|| device.resize(10 * MIB).expect("resized"));
+    let error = convert_while(device.path(), 20 * MIB, &|| device.resize(10 * MIB).expect("resized"));
     assert!(
         matches!(error, SourceError::Shrunk { offset: GuestOffset(at), .. } if at == 20 * MIB),
         "{error:?}"
@@ -229,7 +231,7 @@ fn a_device_that_vanishes_or_shrinks_meanwhile_makes_no_image() {
 
     random_file(home.path());
     let Some(device) = attach() else { return };
-    let error = meddle(device.path(), 23 * MIB, &|| device.resize(25 * MIB).expect("resized"));
+    let error = convert_while(device.path(), 23 * MIB, &|| device.resize(25 * MIB).expect("resized"));
     assert!(matches!(error, SourceError::Changed { .. }), "{error:?}");
 }
 
@@ -240,7 +242,7 @@ fn a_full_disk_is_told_and_left_as_it_was() {
     for small in [SmallFs::tmpfs(8 * MIB), SmallFs::ext4(16 * MIB)] {
         let Some(small) = small else { return };
         let before = left_in(small.path());
-        let ended = run(into_file(&raw, &small.path().join(KEY), &["--json"]));
+        let ended = run(convert_into_file(&raw, &small.path().join(KEY), &["--json"]));
         ended.expect(4, &[KEY, "the disk is full", "No space left", "--bucket"]);
         assert_eq!(ended.out, "");
         assert_eq!(left_in(small.path()), before);

@@ -27,9 +27,10 @@ use snapferry_testkit::model::Model;
 use snapferry_testkit::scripted::{Fault, ScriptedStore};
 use tempfile::TempDir;
 
-use super::{
-    BUCKET, Bucket, KEY, Running, convert, convert_disk, folder, into_file, key, left_in, padded, prove, run,
-    runtime, wait_until,
+use super::prove;
+use crate::support::{
+    BUCKET, Bucket, KEY, Running, convert, convert_disk, convert_into_file, folder, key, left_in, padded,
+    run, runtime, snapferry, wait_until,
 };
 
 /// Part size that makes several parts, so that several threads have work.
@@ -67,9 +68,9 @@ impl Source for Broken {
             // As in the kernel: the whole read fails, and the error does not name the bad range.
             return Err((self.error)(offset));
         }
-        let here = &self.bytes[to_usize(offset.0)..self.bytes.len().min(to_usize(end))];
-        into[..here.len()].copy_from_slice(here);
-        into[here.len()..].fill(0);
+        let available = &self.bytes[to_usize(offset.0)..self.bytes.len().min(to_usize(end))];
+        into[..available.len()].copy_from_slice(available);
+        into[available.len()..].fill(0);
         Ok(())
     }
     fn extent_at(&self, _: GuestOffset) -> Result<Extent, SourceError> {
@@ -84,7 +85,7 @@ fn io_error(offset: GuestOffset) -> SourceError {
     SourceError::Read { path: "/dev/broken".to_owned(), offset, source: rustix::io::Errno::IO.into() }
 }
 
-fn gone(offset: GuestOffset) -> SourceError {
+fn device_lost(offset: GuestOffset) -> SourceError {
     SourceError::Vanished { path: "/dev/broken".to_owned(), offset, source: rustix::io::Errno::NODEV.into() }
 }
 
@@ -102,7 +103,7 @@ fn an_unreadable_sector_is_found_wherever_it_is() {
             panic!("{failure:?}")
         };
         assert_eq!(offset, GuestOffset(start));
-        assert_eq!(failure.leftover, None);
+        assert_eq!(failure.orphaned_upload, None);
         let left = runtime()
             .block_on(async { (memory.head(&key()).await.ok(), memory.list_uploads("").await.ok()) });
         assert_eq!(left, (Some(None), Some(Vec::new())));
@@ -128,7 +129,7 @@ fn a_device_that_is_gone_is_no_case_for_salvage() {
     let home = folder();
     let store: Arc<dyn ObjectStore> = Arc::new(FolderStore::new(home.path().to_owned()));
     let bytes = Disk::new(Kind::Random, ByteCount(12 * MIB), 43).to_vec();
-    let salvaging = Salvaging::new(Broken { bytes, bad: 8 * MIB..12 * MIB, error: gone });
+    let salvaging = Salvaging::new(Broken { bytes, bad: 8 * MIB..12 * MIB, error: device_lost });
     let failure = convert(&salvaging, &store, Location::File, &Options::default()).expect_err("it is gone");
     assert!(matches!(&failure.error, ConvertError::Source(SourceError::Vanished { .. })), "{failure:?}");
     assert_eq!(left_in(home.path()), Vec::<String>::new());
@@ -186,7 +187,7 @@ fn lasting_faults_of_the_store_end_the_run_and_leave_nothing() {
     let (_home, raw, _) = random_disk(17 * MIB);
     let denied = || Action::answer(403, "AccessDenied");
     let part = || Rule::on(Request::UploadPart);
-    for (rule, action, says) in [
+    for (rule, action, messages) in [
         (
             Rule::on(Request::CreateMultipartUpload),
             denied(),
@@ -212,7 +213,7 @@ fn lasting_faults_of_the_store_end_the_run_and_leave_nothing() {
         let bucket = Bucket::start();
         bucket.sim.faults().add(rule, action);
         let ended = run(bucket.convert(&raw, &PARTS));
-        ended.expect(4, &says);
+        ended.expect(4, &messages);
         bucket.sim.faults().clear();
         bucket.expect_nothing();
     }
@@ -258,7 +259,7 @@ fn an_image_that_cannot_be_looked_at_is_there_all_the_same() {
 fn an_image_whose_size_head_does_not_tell_is_looked_at_otherwise() {
     let (_home, raw, disk) = random_disk(MIB);
     let silent = || Rule::on(Request::HeadObject);
-    let unanswered = |request| (Rule::on(request), Action::answer(501, "NotImplemented"));
+    let unsupported = |request| (Rule::on(request), Action::answer(501, "NotImplemented"));
     let bucket = Bucket::start();
     bucket.sim.faults().add(silent(), Action::NoLength);
     run(bucket.convert(&raw, &[])).expect(0, &[]);
@@ -266,14 +267,14 @@ fn an_image_whose_size_head_does_not_tell_is_looked_at_otherwise() {
     // Without range requests, the list has the size.
     let bucket = Bucket::start();
     bucket.sim.faults().add(silent(), Action::NoLength);
-    let (get, refused) = unanswered(Request::GetObject);
+    let (get, refused) = unsupported(Request::GetObject);
     bucket.sim.faults().add(get, refused);
     run(bucket.convert(&raw, &[])).expect(0, &[]);
     // Without either, the object exists but can't be checked.
     let bucket = Bucket::start();
     bucket.sim.faults().add(silent(), Action::NoLength);
     for request in [Request::GetObject, Request::ListObjectsV2] {
-        let (rule, refused) = unanswered(request);
+        let (rule, refused) = unsupported(request);
         bucket.sim.faults().add(rule, refused);
     }
     let ended = run(bucket.convert(&raw, &[]));
@@ -325,7 +326,7 @@ fn an_image_without_a_manifest_takes_the_place_of_one_that_had_it() {
     let manifest = made.folder.path().join(key().manifest().as_str());
     let store: Arc<dyn ObjectStore> = Arc::new(FolderStore::new(made.folder.path().to_owned()));
     let source = RawSource::open(&made.raw, InUse::Refuse).expect("a source");
-    let options = Options { beside: ManifestPolicy::Nothing, ..Options::default() };
+    let options = Options { manifest_policy: ManifestPolicy::Nothing, ..Options::default() };
     let somebody_elses = b"{\"name\": \"not ours\"}";
     for (before, after) in [(None, None), (Some(&somebody_elses[..]), Some(&somebody_elses[..]))] {
         if let Some(bytes) = before {
@@ -342,8 +343,11 @@ fn into_scripted(script: impl FnOnce(&ScriptedStore)) -> (Arc<ScriptedStore>, Re
     let scripted = Arc::new(ScriptedStore::new(Arc::new(MemoryStore::new(BUCKET))));
     script(&scripted);
     let store: Arc<dyn ObjectStore> = scripted.clone();
-    let source =
-        Broken { bytes: Disk::new(Kind::Random, ByteCount(17 * MIB), 47).to_vec(), bad: 0..0, error: gone };
+    let source = Broken {
+        bytes: Disk::new(Kind::Random, ByteCount(17 * MIB), 47).to_vec(),
+        bad: 0..0,
+        error: device_lost,
+    };
     let options = Options { part_size: Some(ByteCount(8 * MIB)), ..Options::default() };
     let ended = convert(&source, &store, Location::Bucket, &options);
     (scripted, ended)
@@ -360,7 +364,7 @@ fn expect_nothing_in(scripted: &ScriptedStore) {
 fn a_stop_before_the_upload_has_begun_is_told_as_one() {
     let operation = Operation { request: "CreateMultipartUpload", target: KEY.to_owned() };
     let (scripted, ended) = into_scripted(|script| {
-        script.next("CreateMultipartUpload", Fault::Answer(StoreError::Cancelled { operation }));
+        script.next("CreateMultipartUpload", Fault::Fail(StoreError::Cancelled { operation }));
     });
     let failure = ended.expect_err("stopped");
     assert!(matches!(failure.error, ConvertError::Pipeline(PipelineError::Interrupted)), "{failure:?}");
@@ -383,7 +387,7 @@ fn a_panic_while_the_upload_is_ended_still_aborts_it() {
     let scripted = Arc::new(ScriptedStore::new(Arc::new(MemoryStore::new(BUCKET))));
     scripted.next("CompleteMultipartUpload", Fault::Panic);
     let store: Arc<dyn ObjectStore> = scripted.clone();
-    let source = Broken { bytes: vec![7; 4096], bad: 0..0, error: gone };
+    let source = Broken { bytes: vec![7; 4096], bad: 0..0, error: device_lost };
     let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         convert(&source, &store, Location::Bucket, &Options::default())
     }));
@@ -404,7 +408,7 @@ fn parts_are_held_against_the_stores_own_list() {
 
     let operation = Operation { request: "ListParts", target: KEY.to_owned() };
     let unknown = StoreError::Unsupported { operation, reason: "scripted".to_owned() };
-    let (scripted, ended) = into_scripted(|script| script.next("ListParts", Fault::Answer(unknown)));
+    let (scripted, ended) = into_scripted(|script| script.next("ListParts", Fault::Fail(unknown)));
     ended.expect("a store without a list does as well");
     assert_eq!(scripted.count("ListParts"), 1);
 }
@@ -430,11 +434,11 @@ fn an_upload_that_cannot_be_aborted_is_named_with_the_command_that_does() {
     bucket.sim.faults().clear();
     assert_eq!(bucket.open_uploads(), 1);
     // The command in the message works as printed, apart from the store's address.
-    let (_, told) = ended.err.split_once("snapferry uploads abort ").expect("a command");
-    assert!(told.starts_with("--bucket images --key disk.qcow2 --id "), "{told}");
+    let (_, printed) = ended.err.split_once("snapferry uploads abort ").expect("a command");
+    assert!(printed.starts_with("--bucket images --key disk.qcow2 --id "), "{printed}");
     let mut command = bucket.command(["uploads", "abort"]);
-    let told: Vec<&str> = told.split_whitespace().skip_while(|word| *word != "--key").take(4).collect();
-    command.args(told);
+    let args: Vec<&str> = printed.split_whitespace().skip_while(|word| *word != "--key").take(4).collect();
+    command.args(args);
     run(command).expect(0, &[]);
     bucket.expect_nothing();
 }
@@ -443,9 +447,9 @@ fn an_upload_that_cannot_be_aborted_is_named_with_the_command_that_does() {
 fn a_store_that_does_not_let_us_in_says_why() {
     let (_home, raw, _) = random_disk(MIB);
     let bucket = Bucket::start();
-    let at = |words: &[&str]| {
+    let at = |args: &[&str]| {
         let mut command = bucket.keyless(["convert", "--key", KEY]);
-        command.arg("--device").arg(&raw).args(words);
+        command.arg("--device").arg(&raw).args(args);
         command
     };
     let config = bucket.sim.config();
@@ -455,9 +459,9 @@ fn a_store_that_does_not_let_us_in_says_why() {
         4,
         &["s3://images/disk.qcow2", "access denied: SignatureDoesNotMatch", "check the access key"],
     );
-    let mut nobody = at(&[]);
-    nobody.env("AWS_ACCESS_KEY_ID", "nobody").env("AWS_SECRET_ACCESS_KEY", "another");
-    run(nobody).expect(4, &["access denied: InvalidAccessKeyId", "check the access key"]);
+    let mut unknown_user = at(&[]);
+    unknown_user.env("AWS_ACCESS_KEY_ID", "nobody").env("AWS_SECRET_ACCESS_KEY", "another");
+    run(unknown_user).expect(4, &["access denied: InvalidAccessKeyId", "check the access key"]);
     let mut wrong_api_key = at(&["--iam-endpoint", &bucket.sim.iam_endpoint()]);
     wrong_api_key.env("IBMCLOUD_API_KEY", "another");
     run(wrong_api_key).expect(4, &[&bucket.sim.iam_endpoint(), "BXNIM0415E"]);
@@ -469,10 +473,10 @@ fn a_store_that_does_not_let_us_in_says_why() {
             .env("AWS_SECRET_ACCESS_KEY", config.secret_key.reveal());
         command
     };
-    let convert = |words: &[&str]| {
+    let convert = |args: &[&str]| {
         let mut command =
-            super::snapferry(["convert", "--key", KEY, "--endpoint", &bucket.sim.endpoint(), "--device"]);
-        command.arg(&raw).args(words);
+            snapferry(["convert", "--key", KEY, "--endpoint", &bucket.sim.endpoint(), "--device"]);
+        command.arg(&raw).args(args);
         keys(command)
     };
     run(convert(&["--bucket", "nowhere", "--region", "us-south"]))
@@ -496,10 +500,10 @@ fn a_token_is_fetched_for_an_api_key_and_again_when_it_expires() {
             .args(["--iam-endpoint", &bucket.sim.iam_endpoint(), "--api-key-file"])
             .arg(&file);
         run(command).json();
-        let asked = bucket.sim.stats().of(Request::IdentityToken).requests;
+        let requests = bucket.sim.stats().of(Request::IdentityToken).requests;
         assert!(
-            asked >= least && (life < 3600 || asked == 1),
-            "a token that lives {life} s was asked for {asked} times"
+            requests >= least && (life < 3600 || requests == 1),
+            "a token that lives {life} s was asked for {requests} times"
         );
         prove(&disk.to_vec(), &bucket.object(&key()).expect("the image"), &bucket.manifest());
     }
@@ -593,7 +597,7 @@ impl Source for StopsAtEnd<'_> {
     fn settle(&self) -> Result<(), SourceError> {
         for request in ["HeadObject", "PutObject"] {
             let operation = Operation { request, target: KEY.to_owned() };
-            self.store.next(request, Fault::Answer(StoreError::Cancelled { operation }));
+            self.store.next(request, Fault::Fail(StoreError::Cancelled { operation }));
         }
         Ok(())
     }
@@ -604,11 +608,12 @@ fn a_stop_that_comes_too_late_is_told_as_an_image_without_its_manifest() {
     let scripted = Arc::new(ScriptedStore::new(Arc::new(MemoryStore::new(BUCKET))));
     let store: Arc<dyn ObjectStore> = scripted.clone();
     let bytes = Disk::new(Kind::Text, ByteCount(MIB), 44).to_vec();
-    let source = StopsAtEnd { disk: Broken { bytes, bad: 0..0, error: gone }, store: &scripted };
+    let source = StopsAtEnd { disk: Broken { bytes, bad: 0..0, error: device_lost }, store: &scripted };
     let failure =
         convert(&source, &store, Location::Bucket, &Options::default()).expect_err("it was stopped");
-    let told = matches!(&failure.error, ConvertError::Manifest { source: StoreError::Cancelled { .. }, .. });
-    assert!(told && failure.leftover.is_none(), "{failure:?}");
+    let is_cancelled =
+        matches!(&failure.error, ConvertError::Manifest { source: StoreError::Cancelled { .. }, .. });
+    assert!(is_cancelled && failure.orphaned_upload.is_none(), "{failure:?}");
     assert_eq!(scripted.count("AbortMultipartUpload"), 0, "there is nothing to abort");
     assert!(runtime().block_on(store.head(&key())).expect("an answer").is_some());
 }
@@ -649,8 +654,12 @@ impl Source for Eventful<'_> {
 /// Panics if anything is left behind.
 fn with_event(at: usize, cancel: &Cancel, event: &(dyn Fn() + Send + Sync)) -> ConvertError {
     let bytes = Disk::new(Kind::Mixed, ByteCount(41 * MIB), 45).to_vec();
-    let source =
-        Eventful { disk: Broken { bytes, bad: 0..0, error: gone }, at, reads: AtomicUsize::new(0), event };
+    let source = Eventful {
+        disk: Broken { bytes, bad: 0..0, error: device_lost },
+        at,
+        reads: AtomicUsize::new(0),
+        event,
+    };
     let store: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new(BUCKET));
     let options = Options { part_size: Some(ByteCount(8 * MIB)), ..Options::default() };
     let plan = plan_for(&source, &options, Location::Bucket).expect("a plan");
@@ -666,7 +675,7 @@ fn with_event(at: usize, cancel: &Cancel, event: &(dyn Fn() + Send + Sync)) -> C
         counters: Arc::default(),
     };
     let failure = conversion.run(runtime.handle()).expect_err("it can't succeed");
-    assert_eq!(failure.leftover, None);
+    assert_eq!(failure.orphaned_upload, None);
     let left = runtime.block_on(async { (store.head(&key()).await.ok(), store.list_uploads("").await.ok()) });
     assert_eq!(left, (Some(None), Some(Vec::new())), "at read {at}");
     failure.error
@@ -676,7 +685,7 @@ fn with_event(at: usize, cancel: &Cancel, event: &(dyn Fn() + Send + Sync)) -> C
 fn a_stop_at_any_read_ends_the_run_and_leaves_nothing() {
     for at in 1..=21 {
         let cancel = Cancel::new();
-        let error = with_event(at, &cancel, &|| cancel.cancel(Reason::Asked));
+        let error = with_event(at, &cancel, &|| cancel.cancel(Reason::Requested));
         assert!(
             matches!(error, ConvertError::Pipeline(PipelineError::Interrupted)),
             "at read {at}: {error:?}"
@@ -769,7 +778,7 @@ fn a_signal_leaves_no_file() {
     let (home, raw, _) = random_disk(40 * MIB);
     let folder = folder();
     let image = folder.path().join(KEY);
-    let mut running = Running::start(into_file(&raw, &image, &["--limit", "100k"]));
+    let mut running = Running::start(convert_into_file(&raw, &image, &["--limit", "100k"]));
     let hidden = || left_in(folder.path()).into_iter().find(|name| name.ends_with(".partial"));
     wait_until("something is written", || {
         hidden()
@@ -802,13 +811,13 @@ fn uploads_are_not_none_because_the_list_broke_off() {
         .sim
         .faults()
         .add(Rule::on(Request::ListMultipartUploads).when(When::First(1)), Action::CutAnswer { bytes: 0 });
-    let listed = run(bucket.in_other_words(&["uploads", "list", "--bucket", BUCKET]));
+    let listed = run(bucket.command_without_bucket(&["uploads", "list", "--bucket", BUCKET]));
     listed.expect(0, &[]);
     assert!(listed.out.contains(KEY), "{listed:?}");
     // As a caching proxy does: the same page again and again.
     bucket.sim.faults().add(Rule::on(Request::ListMultipartUploads), Action::LoseMarkers);
     assert!(
-        run(bucket.in_other_words(&["uploads", "list", "--bucket", BUCKET])).out.contains(KEY),
+        run(bucket.command_without_bucket(&["uploads", "list", "--bucket", BUCKET])).out.contains(KEY),
         "one page has no marker to lose"
     );
 }

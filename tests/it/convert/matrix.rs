@@ -18,7 +18,8 @@ use snapferry_qcow2::header::Version;
 use snapferry_testkit::disks::{Disk, End, Kind};
 use snapferry_testkit::oracle::QemuImg;
 
-use super::{Bucket, KEY, Made, convert, convert_disk, folder, into_file, key, prove, run};
+use super::prove;
+use crate::support::{Bucket, KEY, Made, convert, convert_disk, convert_into_file, folder, key, run};
 
 const CLUSTERS: [u64; 5] = [4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, 2 * MIB];
 
@@ -176,7 +177,7 @@ fn the_command_converts_into_a_file() {
         ],
         &["--codec", "zstd", "--no-hash", "--limit", "1G"],
     ] {
-        let report = run(into_file(&raw, &image, &[&["--force", "--json"], more].concat())).json();
+        let report = run(convert_into_file(&raw, &image, &[&["--force", "--json"], more].concat())).json();
         assert_eq!(qemu.check(&image), Ok(()), "{more:?}");
         assert_eq!(qemu.compare(&raw, &image), Ok(()), "{more:?}");
         let bytes = std::fs::read(&image).expect("the image");
@@ -230,7 +231,7 @@ fn a_second_reader_reads_what_the_converter_makes() {
         let disk = Disk::new(Kind::Mixed, ByteCount(6 * MIB + 100), 8);
         let made = convert_disk(&disk, &options(Codec::Deflate, Level::Fast, cluster));
         let read = crate::layout::read_by_imago(&made.path).expect("it reads");
-        assert!(read == super::padded(&disk.to_vec()), "clusters of {cluster}");
+        assert!(read == crate::support::padded(&disk.to_vec()), "clusters of {cluster}");
     }
 }
 
@@ -241,7 +242,7 @@ fn what_is_not_compressed_comes_back_in_either_version() {
         for (seed, cluster) in (20..).zip(CLUSTERS) {
             let disk = Disk::new(Kind::Mixed, ByteCount(5 * MIB + 512), seed);
             let options =
-                Options { version, bodies: StoreAs::Raw, ..options(Codec::Deflate, Level::Fast, cluster) };
+                Options { version, store_as: StoreAs::Raw, ..options(Codec::Deflate, Level::Fast, cluster) };
             let made = convert_disk(&disk, &options);
             match version {
                 Version::V3 => judge(&made, &disk, qemu),

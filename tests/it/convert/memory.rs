@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use snapferry_base::units::{ByteCount, GIB, MIB};
 use snapferry_testkit::disks::{Disk, Kind};
 
-use super::{BUCKET, Ended, KEY, Running, folder, into_file, run, snapferry};
-use crate::support::sim::snapferry_sim;
+use crate::support::{BUCKET, Ended, KEY, Running, convert_into_file, folder, run, snapferry, snapferry_sim};
 
 /// Memory limit of a run into a file on two cores.
 const FILE: u64 = 256 * MIB;
@@ -31,7 +30,7 @@ fn disk(folder: &Path, size: u64) -> PathBuf {
 }
 
 /// Checks that dry run and run promise the same peak, and that the run stays below it.
-fn held(planned: &Ended, ended: &Ended, most: u64) {
+fn check_peak(planned: &Ended, ended: &Ended, most: u64) {
     let report = ended.json();
     let promised = planned.json()["peak_memory"].as_u64().expect("a number");
     assert_eq!(report["plan"]["peak_memory"].as_u64(), Some(promised), "the dry run promised the same");
@@ -48,9 +47,13 @@ fn memory_stays_within_the_plan_into_a_file() {
         let raw = disk(folder.path(), size);
         // The limits are for two cores.
         let into = |more: &[&str]| {
-            run(into_file(&raw, &folder.path().join(KEY), &[&["--json", "--threads", "2"], more].concat()))
+            run(convert_into_file(
+                &raw,
+                &folder.path().join(KEY),
+                &[&["--json", "--threads", "2"], more].concat(),
+            ))
         };
-        held(&into(&["--dry-run"]), &into(&[]), FILE);
+        check_peak(&into(&["--dry-run"]), &into(&[]), FILE);
     }
 }
 
@@ -84,7 +87,7 @@ fn memory_stays_within_the_plan_into_a_bucket() {
             command.arg(&raw).args(more).envs(keys).env("AWS_ENDPOINT_URL_S3", &endpoint);
             run(command)
         };
-        held(&into(&["--dry-run"]), &into(&[]), BUCKET_PEAK);
+        check_peak(&into(&["--dry-run"]), &into(&[]), BUCKET_PEAK);
     }
     // The store ends cleanly on SIGTERM.
     store.signal(rustix::process::Signal::TERM);

@@ -7,7 +7,7 @@ use snapferry_s3::{Auth, S3Config, S3Store};
 use snapferry_sim::{Action, Operation, Rule, SimConfig};
 use snapferry_testkit::disks::{Disk, Kind};
 
-use super::{BUCKET, Bucket, Ended, KEY, folder, key, run, snapferry};
+use crate::support::{BUCKET, Bucket, Ended, KEY, folder, key, run, snapferry};
 
 const SECRETS: [&str; 4] =
     ["hunter2-secret-key", "hunter2-api-key", "hunter2-session-token", "hunter2-wrong-key"];
@@ -22,7 +22,7 @@ fn start() -> Bucket {
 /// Asserts that the command ended with this code, and that its output contains no secret and nothing that
 /// looks like a request's authorisation.
 #[track_caller]
-fn kept(ended: &Ended, code: i32) {
+fn expect_no_secret(ended: &Ended, code: i32) {
     assert_eq!(ended.code, Some(code), "{}", ended.err);
     for text in [&ended.out, &ended.err] {
         for secret in SECRETS.into_iter().chain(["hunter2", "Bearer ", "Signature="]) {
@@ -63,14 +63,14 @@ fn secrets_are_neither_said_nor_stored() {
         command.env("IBMCLOUD_API_KEY", key);
         command
     };
-    kept(&run(hmac(SECRETS[0])), 0);
-    kept(&run(hmac(SECRETS[3])), 4);
-    kept(&run(api_key(SECRETS[1])), 0);
-    kept(&run(api_key(SECRETS[3])), 4);
+    expect_no_secret(&run(hmac(SECRETS[0])), 0);
+    expect_no_secret(&run(hmac(SECRETS[3])), 4);
+    expect_no_secret(&run(api_key(SECRETS[1])), 0);
+    expect_no_secret(&run(api_key(SECRETS[3])), 4);
     let mut temporary = hmac(SECRETS[0]);
     temporary.env("AWS_SESSION_TOKEN", SECRETS[2]);
     let temporary = run(temporary);
-    kept(&temporary, temporary.code.expect("it ended by itself"));
+    expect_no_secret(&temporary, temporary.code.expect("it ended by itself"));
     let manifest = bucket.object(&key().manifest()).expect("a manifest");
     assert!(!String::from_utf8_lossy(&manifest).contains("hunter2"));
 
@@ -78,7 +78,7 @@ fn secrets_are_neither_said_nor_stored() {
     for action in [Action::answer(403, "AccessDenied"), Action::Reset, Action::CorruptChecksum] {
         bucket.sim.faults().add(Rule::on(Operation::UploadPart).when(snapferry_sim::When::First(1)), action);
         let ended = run(hmac(SECRETS[0]));
-        kept(&ended, ended.code.expect("it ended by itself"));
+        expect_no_secret(&ended, ended.code.expect("it ended by itself"));
         bucket.sim.faults().clear();
     }
 }
@@ -108,7 +108,7 @@ fn files_that_hold_secrets_are_not_quoted() {
             option,
         ]);
         command.arg(&path).arg("--device").arg(&raw);
-        kept(&run(command), 2);
+        expect_no_secret(&run(command), 2);
     }
     // A password in an endpoint's URL, which is not allowed there.
     let mut command = snapferry([
@@ -127,7 +127,7 @@ fn files_that_hold_secrets_are_not_quoted() {
         .env("AWS_ACCESS_KEY_ID", "key")
         .env("AWS_SECRET_ACCESS_KEY", SECRETS[0]);
     let ended = run(command);
-    kept(&ended, ended.code.expect("it ended by itself"));
+    expect_no_secret(&ended, ended.code.expect("it ended by itself"));
 }
 
 #[test]
@@ -138,11 +138,11 @@ fn debug_shows_no_secret() {
         session_token: Some(Secret::new(SECRETS[2])),
     };
     let config = S3Config::new("http://127.0.0.1:9", "us-south", BUCKET, auth);
-    let shown = format!("{config:?} {config:#?}");
-    assert!(shown.contains("127.0.0.1:9") && !shown.contains("hunter2"), "{shown}");
-    let runtime = super::runtime();
+    let text = format!("{config:?} {config:#?}");
+    assert!(text.contains("127.0.0.1:9") && !text.contains("hunter2"), "{text}");
+    let runtime = crate::support::runtime();
     let _inside = runtime.enter();
     let store = S3Store::connect(config).expect("a client");
-    let shown = format!("{store:?} {:?}", Secret::new(SECRETS[1]));
-    assert!(!shown.contains("hunter2"), "{shown}");
+    let text = format!("{store:?} {:?}", Secret::new(SECRETS[1]));
+    assert!(!text.contains("hunter2"), "{text}");
 }

@@ -12,9 +12,7 @@ use snapferry_ibmcloud::vpc::{Policy, Tagging, TaggingConfig};
 use snapferry_sim::{RegionAction, RegionOperation as Op, RegionRule, ServerSeed, When};
 
 use super::{Fleet, Worker};
-use crate::queue::Redis;
-use crate::region::{HOME, SERVER, means_of};
-use crate::replicate::Host;
+use crate::support::{HOME, Host, Redis, SERVER, client_context, tokens};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn several_servers_on_two_workers_all_arrive() {
@@ -25,9 +23,9 @@ async fn several_servers_on_two_workers_all_arrive() {
         fleet.bench.sim.seed_server(ServerSeed::new(HOME, name, &disk)).await.unwrap();
     }
     let (one, two) = (fleet.worker(Host::Own), fleet.worker(Host::Other));
-    let mut words = vec!["enqueue", "--wait", SERVER];
-    words.extend(names.iter().map(String::as_str));
-    fleet.run(&words).await.code(0).says(&[
+    let mut args = vec!["enqueue", "--wait", SERVER];
+    args.extend(names.iter().map(String::as_str));
+    fleet.run(&args).await.code(0).says(&[
         "app1 into us-east: done",
         "app4 into us-east: done",
         "web01 into us-east: done",
@@ -37,9 +35,9 @@ async fn several_servers_on_two_workers_all_arrive() {
         assert!(images.contains(&format!("{name}-latest")), "{images:?}");
     }
     assert_eq!(fleet.bench.leaks().await, Vec::<String>::new());
-    let shown = fleet.run(&["jobs", "list"]).await.code(0);
-    let both = shown.out().contains("ferry (") && shown.out().contains("ferry2 (");
-    assert!(both, "both have taken a share: {}", shown.out());
+    let ended = fleet.run(&["jobs", "list"]).await.code(0);
+    let both = ended.out.contains("ferry (") && ended.out.contains("ferry2 (");
+    assert!(both, "both have taken a share: {}", ended.out);
     for worker in [one, two] {
         worker.signal(Signal::TERM);
         assert_eq!(worker.ended().await, Some(0), "an idle worker ends at once");
@@ -47,9 +45,9 @@ async fn several_servers_on_two_workers_all_arrive() {
     // A server that does not exist in the cloud ends as dead, with the reason; an invalid name is not even
     // added.
     let worker = fleet.worker(Host::Own);
-    let said = fleet.run(&["enqueue", "web97", "--wait", "--json"]).await.code(5);
+    let ended = fleet.run(&["enqueue", "web97", "--wait", "--json"]).await.code(5);
     let lines: Vec<Value> =
-        said.out().lines().map(|line| serde_json::from_str(line).expect("JSON alone")).collect();
+        ended.out.lines().map(|line| serde_json::from_str(line).expect("JSON alone")).collect();
     assert_eq!((&lines[0]["added"], &lines[1]["state"]), (&true.into(), &"dead".into()), "{lines:?}");
     fleet
         .run(&["enqueue", "web99", "--wait"])
@@ -99,8 +97,8 @@ async fn a_job_that_is_cancelled_while_it_runs_leaves_nothing() {
     fleet.until_state("cancelled").await;
     assert_eq!(fleet.bench.leaks().await, Vec::<String>::new());
     assert_eq!(fleet.bench.latest().await.map(|latest| latest.id), Some(before.id));
-    let shown = fleet.run(&["jobs", "show", &job]).await.code(0);
-    shown.says(&["cancelled since", "claimed", "web01 into us-east"]);
+    let ended = fleet.run(&["jobs", "show", &job]).await.code(0);
+    ended.says(&["cancelled since", "claimed", "web01 into us-east"]);
     // The same job once more, from its beginning.
     fleet.run(&["jobs", "retry", &job]).await.code(0).says(&["ready"]);
     fleet.until_state("done").await;
@@ -258,8 +256,8 @@ async fn an_old_list_is_taken_over_and_what_makes_no_job_is_kept() {
     fleet.run(&["jobs", "list", "--state", "delayed"]).await.code(0).says(&["db01"]);
     fleet.run(&["enqueue", "db02", "--at", "tomorrow"]).await.code(2);
     // `doctor` checks that Redis has safe settings.
-    let told = fleet.run(&["doctor"]).await;
-    told.says(&[
+    let report = fleet.run(&["doctor"]).await;
+    report.says(&[
         "ok       queue            version: redis 7",
         "append-only file: every change is written to a file",
         "eviction",
@@ -267,8 +265,8 @@ async fn an_old_list_is_taken_over_and_what_makes_no_job_is_kept() {
     let unsafe_one = Redis::start(&["--appendonly", "no"]).await.unwrap();
     let mut command = fleet.command(Host::Own, &["doctor"]);
     command.env("SNAPFERRY_REDIS", unsafe_one.url());
-    let told = fleet.bench.finish(command).await;
-    told.says(&[
+    let report = fleet.bench.finish(command).await;
+    report.says(&[
         "FAILURE  queue            append-only file: a crash of the server loses every job",
         "-> set `appendonly yes`",
     ]);
@@ -284,7 +282,7 @@ async fn an_old_list_is_taken_over_and_what_makes_no_job_is_kept() {
         ca_file: None,
         policy: Policy::default(),
     };
-    let tagging = Tagging::new(&config, means_of(&fleet.bench.sim)).unwrap();
+    let tagging = Tagging::new(&config, client_context(tokens(&fleet.bench.sim))).unwrap();
     tagging.attach(&server.crn, &["nightly".parse().unwrap()]).await.unwrap();
     let first = fleet.job().await["job"].as_str().unwrap().to_owned();
     fleet.run(&["jobs", "cancel", &first]).await.code(0);
@@ -297,11 +295,11 @@ async fn an_old_list_is_taken_over_and_what_makes_no_job_is_kept() {
 }
 
 /// Waits until the worker listens, and returns its response for `path`.
-fn got(address: &str, path: &str) -> String {
+fn get(address: &str, path: &str) -> String {
     let begun = Instant::now();
     loop {
-        if let Some(answer) = asked(address, path) {
-            return answer;
+        if let Some(response) = try_get(address, path) {
+            return response;
         }
         assert!(begun.elapsed() < Duration::from_secs(60), "nobody listens on {address}");
         std::thread::sleep(Duration::from_millis(20));
@@ -309,13 +307,14 @@ fn got(address: &str, path: &str) -> String {
 }
 
 /// Returns the response for `path`, or `None` if no process listens on `address` yet.
-pub fn asked(address: &str, path: &str) -> Option<String> {
-    let mut line = TcpStream::connect(address).ok()?;
-    line.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes())
+pub fn try_get(address: &str, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream
+        .write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes())
         .unwrap();
-    let mut answer = String::new();
-    line.read_to_string(&mut answer).unwrap();
-    Some(answer)
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    Some(response)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -328,14 +327,14 @@ async fn a_job_that_is_refused_keeps_what_to_do_about_it() {
         .add(RegionRule::on(Op::CreateSnapshot), RegionAction::answer(403, "not_authorized"));
     let worker = fleet.worker(Host::Own);
     let next = "it needs the role Editor on VPC Infrastructure Services";
-    let said = fleet.run(&["enqueue", SERVER, "--wait"]).await.code(5).says(&[
+    let ended = fleet.run(&["enqueue", SERVER, "--wait"]).await.code(5).says(&[
         "dead: snapshot: POST",
         "403 not_authorized",
         next,
     ]);
-    let id = said.out().split_whitespace().next().unwrap().to_owned();
+    let id = ended.out.split_whitespace().next().unwrap().to_owned();
     let listed = fleet.run(&["jobs", "list"]).await.code(0).says(&["403 not_authorized"]);
-    assert_eq!(listed.out().lines().count(), 2, "{}", listed.out());
+    assert_eq!(listed.out.lines().count(), 2, "{}", listed.out);
     fleet
         .run(&["jobs", "cancel", &id])
         .await
@@ -346,8 +345,8 @@ async fn a_job_that_is_refused_keeps_what_to_do_about_it() {
         .await
         .code(0)
         .says(&["there are more jobs that are dead: --most N shows them"]);
-    let shown = fleet.run(&["jobs", "show", &id]).await.code(0).says(&["403 not_authorized", next]);
-    assert_eq!(shown.out().matches(next).count(), 1, "{}", shown.out());
+    let ended = fleet.run(&["jobs", "show", &id]).await.code(0).says(&["403 not_authorized", next]);
+    assert_eq!(ended.out.matches(next).count(), 1, "{}", ended.out);
     worker.signal(Signal::TERM);
     assert_eq!(worker.ended().await, Some(0));
 }
@@ -370,7 +369,7 @@ async fn what_gc_saw_last_is_in_every_workers_metrics() {
     let leaked = async |more: &[&str], volumes: usize| {
         fleet.run(&[&["gc", "--min-age", "0s"], more].concat()).await.code(0);
         let address = address.clone();
-        let metrics = tokio::task::spawn_blocking(move || got(&address, "/metrics")).await.unwrap();
+        let metrics = tokio::task::spawn_blocking(move || get(&address, "/metrics")).await.unwrap();
         for line in [
             format!("snapferry_leaked_resources{{region=\"us-south\",kind=\"volume\"}} {volumes}"),
             "snapferry_leaked_resources{region=\"us-south\",kind=\"image\"} 0".to_owned(),
@@ -397,12 +396,12 @@ async fn systemd_is_told_and_prometheus_finds_what_counts() {
     command.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "1500000");
     command.stderr(std::fs::File::create(&log).unwrap());
     let worker = Worker::start(command);
-    let told = |systemd: &UnixDatagram| {
-        let mut words = [0; 4096];
-        let length = systemd.recv(&mut words).expect("systemd is told");
-        String::from_utf8_lossy(&words[..length]).into_owned()
+    let receive = |systemd: &UnixDatagram| {
+        let mut buffer = [0; 4096];
+        let length = systemd.recv(&mut buffer).expect("systemd is told");
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
     };
-    let first = told(&systemd);
+    let first = receive(&systemd);
     assert!(first.contains("READY=1") && first.contains("STATUS=idle"), "{first}");
     fleet.bench.sim.faults().add(
         RegionRule::on(Op::GetAttachment).when(When::First(1)),
@@ -411,15 +410,15 @@ async fn systemd_is_told_and_prometheus_finds_what_counts() {
     fleet.run(&["enqueue", SERVER]).await.code(0);
     let mut seen = String::new();
     while !seen.contains("STATUS=web01 attach") {
-        seen = told(&systemd);
+        seen = receive(&systemd);
         assert!(seen.contains("WATCHDOG=1"), "{seen}");
     }
     // A thread must receive the worker's messages, as systemd does; otherwise the worker can't send more.
-    let (heard, messages) = std::sync::mpsc::channel();
-    std::thread::spawn(move || while heard.send(told(&systemd)).is_ok() {});
+    let (sender, messages) = std::sync::mpsc::channel();
+    std::thread::spawn(move || while sender.send(receive(&systemd)).is_ok() {});
     fleet.until_state("done").await;
     let (served, at) = (address.clone(), "/metrics");
-    let metrics = tokio::task::spawn_blocking(move || got(&served, at)).await.unwrap();
+    let metrics = tokio::task::spawn_blocking(move || get(&served, at)).await.unwrap();
     for line in [
         "snapferry_jobs{state=\"done\"} 1",
         "snapferry_last_success_timestamp_seconds{server=\"web01\",region=\"us-east\"} 1",
@@ -434,9 +433,9 @@ async fn systemd_is_told_and_prometheus_finds_what_counts() {
     // Without the queue the worker stays healthy, and reports that it is not ready.
     fleet.redis.kill();
     let (served, again) = (address.clone(), address.clone());
-    let health = tokio::task::spawn_blocking(move || got(&served, "/healthz")).await.unwrap();
+    let health = tokio::task::spawn_blocking(move || get(&served, "/healthz")).await.unwrap();
     assert!(health.starts_with("HTTP/1.1 200"), "{health}");
-    let ready = tokio::task::spawn_blocking(move || got(&again, "/readyz")).await.unwrap();
+    let ready = tokio::task::spawn_blocking(move || get(&again, "/readyz")).await.unwrap();
     assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
     while messages.try_recv().is_ok() {}
     let fed = messages.recv_timeout(Duration::from_secs(30)).unwrap();
@@ -450,7 +449,7 @@ async fn systemd_is_told_and_prometheus_finds_what_counts() {
         .collect();
     let step = lines
         .iter()
-        .find(|line| line["message"].as_str().is_some_and(|words| words.starts_with("convert done")));
+        .find(|line| line["message"].as_str().is_some_and(|text| text.starts_with("convert done")));
     let step = step.expect("a line for the step");
     assert_eq!(
         (&step["spans"][0]["server"], &step["spans"][0]["region"]),

@@ -16,11 +16,8 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, LocalSet};
 
 use super::{Fleet, Worker, patience};
-use crate::queue::job;
-use crate::queue::way::{Cut, Way};
-use crate::region::SERVER;
-use crate::replicate::Host;
 use crate::replicate::crashes::{At, Moment, POINTS};
+use crate::support::{Cut, Host, Proxy, SERVER, job};
 
 /// Number of fleets at a time, with the short lease of tests and with the real one: most of their time is a
 /// wait for the lease to run out.
@@ -80,7 +77,7 @@ async fn a_worker_is_killed_at_every_change_and_another_one_takes_over() {
         LocalSet::new(),
         JoinSet::new(),
     );
-    for (_, at) in POINTS {
+    for &(_, at) in POINTS {
         for &moment in at.moments() {
             let slots = Arc::clone(&slots);
             // The futures of tests stay in their thread; the work is done in other processes.
@@ -108,68 +105,85 @@ async fn a_worker_is_killed_at_every_change_and_another_one_takes_over() {
     assert!(ended.len() == tried && took.len() + 3 >= tried, "{} of {tried} were taken over", took.len());
 }
 
-/// A worker that was suspended while another one took over changes nothing more, at any step.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_wakes_up_too_late_touches_nothing() {
-    for at in [
-        At::Cloud(Op::CreateSnapshot, 1),
-        At::Cloud(Op::CreateAttachment, 1),
-        At::Bucket(Store::UploadPart, 1),
-        At::Bucket(Store::CompleteMultipartUpload, 1),
-        At::Cloud(Op::DeleteAttachment, 1),
-        At::Cloud(Op::CreateImage, 1),
-        At::Cloud(Op::UpdateImage, 1),
-    ] {
-        let Some(fleet) = Fleet::start().await else { return };
-        let (case, since) = (format!("asleep at {at:?}"), fleet.bench.sim.history().len());
-        // The response arrives while the worker is suspended, and the worker reads it when it continues.
-        let wait = Duration::from_millis(300);
-        match at {
-            At::Cloud(operation, nth) => {
-                fleet
-                    .bench
-                    .sim
-                    .faults()
-                    .add(RegionRule::on(operation).when(When::Nth(nth)), RegionAction::delay(wait));
-            }
-            At::Bucket(operation, nth) => {
-                fleet
-                    .bench
-                    .sim
-                    .store()
-                    .faults()
-                    .add(Rule::on(operation).when(When::Nth(nth)), Action::Delay { milliseconds: 300 });
-            }
+/// A worker that was suspended at `at` while another one took over changes nothing more.
+async fn wakes_up_too_late(at: At) {
+    let Some(fleet) = Fleet::start().await else { return };
+    let (case, since) = (format!("asleep at {at:?}"), fleet.bench.sim.history().len());
+    // The response arrives while the worker is suspended, and the worker reads it when it continues.
+    let wait = Duration::from_millis(300);
+    match at {
+        At::Cloud(operation, nth) => {
+            fleet
+                .bench
+                .sim
+                .faults()
+                .add(RegionRule::on(operation).when(When::Nth(nth)), RegionAction::delay(wait));
         }
-        let sleeper = fleet.worker(Host::Own);
-        fleet.run(&["enqueue", SERVER]).await.code(0);
-        fleet.until("the point", async || fleet.bench.has_fired(at)).await;
-        sleeper.signal(Signal::STOP);
-        tokio::time::sleep(wait).await;
-        let second = fleet.worker(Host::Other);
-        fleet.until_state("done").await;
-        second.signal(Signal::TERM);
-        assert_eq!(second.ended().await, Some(0));
-        let changes = |fleet: &Fleet| {
-            let changing = [
-                Store::UploadPart,
-                Store::CompleteMultipartUpload,
-                Store::PutObject,
-                Store::DeleteObject,
-                Store::CreateMultipartUpload,
-            ];
-            let stats = fleet.bench.sim.store().stats();
-            (fleet.bench.sim.history(), changing.map(|operation| stats.of(operation).requests))
-        };
-        let before = changes(&fleet);
-        sleeper.signal(Signal::CONT);
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        sleeper.signal(Signal::TERM);
-        assert_eq!(sleeper.ended().await, Some(0));
-        assert_eq!(changes(&fleet), before, "{case}: it has changed something");
-        assert_eq!(fleet.job().await["state"], "done", "{case}");
-        fleet.check(since, &case).await;
+        At::Bucket(operation, nth) => {
+            fleet
+                .bench
+                .sim
+                .store()
+                .faults()
+                .add(Rule::on(operation).when(When::Nth(nth)), Action::Delay { milliseconds: 300 });
+        }
     }
+    let log = fleet.bench.state_folder(Host::Own).with_extension("log");
+    let mut command = fleet.command(Host::Own, &["worker", "--metrics", "off"]);
+    command.stderr(std::fs::File::create(&log).unwrap());
+    let sleeper = Worker::start(command);
+    fleet.run(&["enqueue", SERVER]).await.code(0);
+    fleet.until("the point", async || fleet.bench.has_fired(at)).await;
+    sleeper.signal(Signal::STOP);
+    tokio::time::sleep(wait).await;
+    let second = fleet.worker(Host::Other);
+    fleet.until_state("done").await;
+    second.signal(Signal::TERM);
+    assert_eq!(second.ended().await, Some(0));
+    let changes = |fleet: &Fleet| {
+        let changing = [
+            Store::UploadPart,
+            Store::CompleteMultipartUpload,
+            Store::PutObject,
+            Store::DeleteObject,
+            Store::CreateMultipartUpload,
+        ];
+        let stats = fleet.bench.sim.store().stats();
+        (fleet.bench.sim.history(), changing.map(|operation| stats.of(operation).requests))
+    };
+    let before = changes(&fleet);
+    sleeper.signal(Signal::CONT);
+    let has_given_up = async || std::fs::read_to_string(&log).unwrap().contains("nothing more was changed");
+    fleet.until("the end of the sleeper's job", has_given_up).await;
+    sleeper.signal(Signal::TERM);
+    assert_eq!(sleeper.ended().await, Some(0));
+    assert_eq!(changes(&fleet), before, "{case}: it has changed something");
+    assert_eq!(fleet.job().await["state"], "done", "{case}");
+    fleet.check(since, &case).await;
+}
+
+macro_rules! sleepers {
+    ($($name:ident: $at:expr;)*) => {
+        mod a_worker_that_wakes_up_too_late_touches_nothing {
+            use super::*;
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $name() {
+                    wakes_up_too_late($at).await;
+                }
+            )*
+        }
+    };
+}
+
+sleepers! {
+    create_snapshot: At::Cloud(Op::CreateSnapshot, 1);
+    create_attachment: At::Cloud(Op::CreateAttachment, 1);
+    upload_part: At::Bucket(Store::UploadPart, 1);
+    complete_multipart_upload: At::Bucket(Store::CompleteMultipartUpload, 1);
+    delete_attachment: At::Cloud(Op::DeleteAttachment, 1);
+    create_image: At::Cloud(Op::CreateImage, 1);
+    update_image: At::Cloud(Op::UpdateImage, 1);
 }
 
 /// Resources of a job that waits for its next attempt are no leftovers, whatever their age.
@@ -218,7 +232,7 @@ async fn a_job_that_is_cancelled_between_two_renamings_gives_the_name_back() {
     fleet.nothing_is_left("cancelled between two renamings").await;
 }
 
-/// A worker finishes the conversion under way, and no other worker converts again.
+/// A worker finishes the conversion under proxy, and no other worker converts again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_told_to_end_finishes_what_it_converts() {
     let Some(fleet) = Fleet::start().await else { return };
@@ -293,61 +307,78 @@ async fn a_worker_that_is_told_twice_ends_at_once() {
 
 /// A request to the queue or its response is lost, and the worker sends the request again: the job does not
 /// wait for the lease to run out.
+async fn is_sent_again(words: &str, cut: Cut) {
+    let Some(fleet) = Fleet::start().await else { return };
+    let (since, queue) = (fleet.bench.sim.history().len(), fleet.queue().await);
+    // Redis then knows the scripts, and executes each request at once.
+    queue.enqueue(&job("other")).await.unwrap();
+    let claimed = queue.claim("w1", &Token::new()).await.unwrap().unwrap();
+    queue.finish(&Lease { id: claimed.job.id, token: claimed.token }, "{}").await.unwrap();
+    queue.forget("other", "us-east").await.unwrap();
+    fleet.run(&["enqueue", SERVER]).await.code(0);
+    let proxy = Proxy::to(&fleet.redis).await;
+    proxy.cut(words, cut);
+    // A long lease, so that no renewal is sent meanwhile.
+    let mut command = fleet.bench.command(Host::Own, &["worker", "--metrics", "off", "--lease", "30s"]);
+    command.env("SNAPFERRY_REDIS", proxy.url());
+    let _worker = Worker::start(command);
+    fleet.until_state("done").await;
+    assert!(proxy.has_cut(), "{words:?} was not sent");
+    let id = fleet.job().await["job"].as_str().unwrap().to_owned();
+    let events = queue.events(1000).await.unwrap().into_iter().filter(|event| event.id.to_string() == id);
+    let claims = events.filter(|event| event.what == "claimed").count();
+    assert_eq!(claims, 1, "cut {cut:?} {words:?}");
+    fleet.check(since, &format!("cut {cut:?} {words:?}")).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_claim_and_a_last_word_that_are_lost_are_sent_again() {
-    for (words, cut) in
-        [("\r\nferry (", Cut::After), ("\r\ndone\r\n", Cut::Before), ("\r\ndone\r\n", Cut::After)]
-    {
-        let Some(fleet) = Fleet::start().await else { return };
-        let (since, queue) = (fleet.bench.sim.history().len(), fleet.queue().await);
-        // Redis then knows the scripts, and executes each request at once.
-        queue.enqueue(&job("other")).await.unwrap();
-        let claimed = queue.claim("w1", &Token::new()).await.unwrap().unwrap();
-        queue.finish(&Lease { id: claimed.job.id, token: claimed.token }, "{}").await.unwrap();
-        queue.forget("other", "us-east").await.unwrap();
-        fleet.run(&["enqueue", SERVER]).await.code(0);
-        let way = Way::to(&fleet.redis).await;
-        way.cut(words, cut);
-        // A long lease, so that no renewal is sent meanwhile.
-        let mut command = fleet.bench.command(Host::Own, &["worker", "--metrics", "off", "--lease", "30s"]);
-        command.env("SNAPFERRY_REDIS", way.url());
-        let _worker = Worker::start(command);
-        fleet.until_state("done").await;
-        assert!(way.has_cut(), "{words:?} was not sent");
-        let id = fleet.job().await["job"].as_str().unwrap().to_owned();
-        let events = queue.events(1000).await.unwrap().into_iter().filter(|event| event.id.to_string() == id);
-        let claims = events.filter(|event| event.what == "claimed").count();
-        assert_eq!(claims, 1, "cut {cut:?} {words:?}");
-        fleet.check(since, &format!("cut {cut:?} {words:?}")).await;
-    }
+async fn a_claim_whose_response_is_lost_is_sent_again() {
+    is_sent_again("\r\nferry (", Cut::After).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_final_report_that_is_lost_is_sent_again() {
+    is_sent_again("\r\ndone\r\n", Cut::Before).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_final_report_whose_response_is_lost_is_sent_again() {
+    is_sent_again("\r\ndone\r\n", Cut::After).await;
 }
 
 /// Redis stops for a while: if it is shorter than a lease, the job is not affected; if it is longer, the
 /// worker gives the job up and continues it later. `enqueue --wait` keeps waiting.
+async fn redis_is_gone(gone: Duration) {
+    let Some(mut fleet) = Fleet::start().await else { return };
+    let since = fleet.bench.sim.history().len();
+    fleet.bench.sim.faults().add(
+        RegionRule::on(Op::GetAttachment).when(When::First(1)),
+        RegionAction::delay(Duration::from_millis(300)),
+    );
+    let _worker = fleet.worker(Host::Own);
+    let mut waiting =
+        fleet.command(Host::Own, &["enqueue", SERVER, "--wait"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(waiting.stdout.take().unwrap());
+    // The job is in the queue.
+    said.read_line(&mut String::new()).unwrap();
+    let waiting = Worker(waiting);
+    fleet.until("the attachment", async || fleet.bench.made(Op::CreateAttachment, since) == 1).await;
+    fleet.redis.kill();
+    tokio::time::sleep(gone).await;
+    fleet.redis.restart().await;
+    fleet.until_state("done").await;
+    assert_eq!(waiting.ended().await, Some(0));
+    fleet.check(since, &format!("Redis gone for {gone:?}")).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn redis_is_killed_and_restarted_under_a_running_job() {
-    for gone in [Duration::from_millis(300), Duration::from_secs(4)] {
-        let Some(mut fleet) = Fleet::start().await else { return };
-        let since = fleet.bench.sim.history().len();
-        fleet.bench.sim.faults().add(
-            RegionRule::on(Op::GetAttachment).when(When::First(1)),
-            RegionAction::delay(Duration::from_millis(300)),
-        );
-        let _worker = fleet.worker(Host::Own);
-        let mut waiting =
-            fleet.command(Host::Own, &["enqueue", SERVER, "--wait"]).stdout(Stdio::piped()).spawn().unwrap();
-        let mut said = BufReader::new(waiting.stdout.take().unwrap());
-        // The job is in the queue.
-        said.read_line(&mut String::new()).unwrap();
-        let waiting = Worker(waiting);
-        fleet.until("the attachment", async || fleet.bench.made(Op::CreateAttachment, since) == 1).await;
-        fleet.redis.kill();
-        tokio::time::sleep(gone).await;
-        fleet.redis.restart().await;
-        fleet.until_state("done").await;
-        assert_eq!(waiting.ended().await, Some(0));
-        fleet.check(since, &format!("Redis gone for {gone:?}")).await;
-    }
+async fn redis_restarts_within_a_lease() {
+    redis_is_gone(Duration::from_millis(300)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_is_gone_for_longer_than_a_lease() {
+    redis_is_gone(Duration::from_secs(4)).await;
 }
 
 /// The queue has lost all its data: enqueueing again takes over the resources in the cloud, or leaves them to

@@ -7,27 +7,27 @@ use snapferry_fleet::queue::{EVENTS_KEPT, JobState, Queue as _};
 use snapferry_sim::RegionOperation as Op;
 
 use super::Fleet;
-use crate::replicate::Host;
+use crate::support::Host;
 
 impl Fleet {
     /// Checks all rules from `since` on, an index into the cloud's history.
-    pub(super) async fn history(&self, since: usize, what: &str) {
+    pub(super) async fn history(&self, since: usize, case: &str) {
         let queue = self.queue().await;
-        self.one_worker_at_a_time(&queue, what).await;
-        self.nothing_is_made_twice(since, what);
-        self.every_job_is_somewhere(&queue, what).await;
-        self.every_success_is_the_latest(&queue, what).await;
+        self.one_worker_at_a_time(&queue, case).await;
+        self.nothing_is_made_twice(since, case);
+        self.every_job_is_somewhere(&queue, case).await;
+        self.every_success_is_the_latest(&queue, case).await;
     }
 
     /// Between two claims of a job the first lease has ended, according to the queue's events.
-    async fn one_worker_at_a_time(&self, queue: &snapferry_fleet::queue::RedisQueue, what: &str) {
+    async fn one_worker_at_a_time(&self, queue: &snapferry_fleet::queue::RedisQueue, case: &str) {
         let mut running: BTreeSet<JobId> = BTreeSet::new();
         for event in queue.events(EVENTS_KEPT).await.unwrap() {
             match event.what.as_str() {
-                "claimed" => assert!(running.insert(event.id), "{what}: {} was claimed by two", event.id),
+                "claimed" => assert!(running.insert(event.id), "{case}: {} was claimed by two", event.id),
                 "step" => assert!(
                     running.contains(&event.id),
-                    "{what}: {} went on without a lease: {event:?}",
+                    "{case}: {} went on without a lease: {event:?}",
                     event.id
                 ),
                 "done" | "dead" | "cancelled" | "failed" | "released" | "taken-back" => {
@@ -39,19 +39,19 @@ impl Fleet {
     }
 
     /// No snapshot and no image is made twice under the same name.
-    fn nothing_is_made_twice(&self, since: usize, what: &str) {
+    fn nothing_is_made_twice(&self, since: usize, case: &str) {
         let mut made: BTreeMap<(Op, String), usize> = BTreeMap::new();
-        for deed in self.bench.sim.history().into_iter().skip(since).filter(|deed| deed.status < 300) {
-            if matches!(deed.operation, Op::CreateSnapshot | Op::CreateImage) {
-                *made.entry((deed.operation, deed.name.unwrap_or_default())).or_default() += 1;
+        for entry in self.bench.sim.history().into_iter().skip(since).filter(|entry| entry.status < 300) {
+            if matches!(entry.operation, Op::CreateSnapshot | Op::CreateImage) {
+                *made.entry((entry.operation, entry.name.unwrap_or_default())).or_default() += 1;
             }
         }
         let twice: Vec<_> = made.iter().filter(|(_, count)| **count > 1).collect();
-        assert!(twice.is_empty(), "{what}: {twice:?}");
+        assert!(twice.is_empty(), "{case}: {twice:?}");
     }
 
     /// No job is lost: each job that was added is in exactly one state.
-    async fn every_job_is_somewhere(&self, queue: &snapferry_fleet::queue::RedisQueue, what: &str) {
+    async fn every_job_is_somewhere(&self, queue: &snapferry_fleet::queue::RedisQueue, case: &str) {
         let added: BTreeSet<JobId> = queue
             .events(EVENTS_KEPT)
             .await
@@ -63,32 +63,32 @@ impl Fleet {
         let mut there = BTreeSet::new();
         for state in JobState::ALL {
             for job in queue.jobs(state, EVENTS_KEPT).await.unwrap() {
-                assert!(there.insert(job.id), "{what}: {} is in two states", job.id);
+                assert!(there.insert(job.id), "{case}: {} is in two states", job.id);
             }
         }
-        assert_eq!(there, added, "{what}: jobs");
+        assert_eq!(there, added, "{case}: jobs");
     }
 
     /// The latest image of each server is the image of its last successful job.
-    async fn every_success_is_the_latest(&self, queue: &snapferry_fleet::queue::RedisQueue, what: &str) {
+    async fn every_success_is_the_latest(&self, queue: &snapferry_fleet::queue::RedisQueue, case: &str) {
         let images = self.bench.images().await;
-        for good in queue.good().await.unwrap() {
+        for success in queue.last_successes().await.unwrap() {
             let latest: Vec<_> =
-                images.iter().filter(|image| image.name == format!("{}-latest", good.server)).collect();
-            assert_eq!(latest.len(), 1, "{what}: {} has {latest:?}", good.server);
-            let result: serde_json::Value = serde_json::from_str(&good.result).unwrap();
-            assert_eq!(result["image"]["id"], latest[0].id.to_string(), "{what}: {}", good.server);
+                images.iter().filter(|image| image.name == format!("{}-latest", success.server)).collect();
+            assert_eq!(latest.len(), 1, "{case}: {} has {latest:?}", success.server);
+            let result: serde_json::Value = serde_json::from_str(&success.result).unwrap();
+            assert_eq!(result["image"]["id"], latest[0].id.to_string(), "{case}: {}", success.server);
         }
     }
 
     /// Nothing is left of finished jobs, and a second `gc` finds nothing more.
-    pub(super) async fn nothing_is_left(&self, what: &str) {
+    pub(super) async fn nothing_is_left(&self, case: &str) {
         self.bench.gc(Host::Own).await;
         assert_eq!(
             self.bench.gc(Host::Other).await,
             Vec::<String>::new(),
-            "{what}: a second look finds more"
+            "{case}: a second look finds more"
         );
-        assert_eq!(self.bench.leaks().await, Vec::<String>::new(), "{what}");
+        assert_eq!(self.bench.leaks().await, Vec::<String>::new(), "{case}");
     }
 }

@@ -4,7 +4,7 @@
 use snapferry_fleet::queue::Queue as _;
 
 use super::Fleet;
-use crate::queue::job;
+use crate::support::job;
 
 /// Window title, cleared screen, changed text direction, and a line that looks like the program's own.
 /// Another text has 70,000 characters, more than the largest width of Rust's formatting.
@@ -23,15 +23,15 @@ async fn what_others_write_into_the_queue_is_shown_escaped_everywhere() {
     let long = "a".repeat(70_000);
     for hostile in [HOSTILE, long.as_str()] {
         let progress = serde_json::json!({ "step": hostile, "bytes": 1, "of": 2 }).to_string();
-        let mut words = vec!["HSET", &key, "progress", &progress];
+        let mut args = vec!["HSET", &key, "progress", &progress];
         for field in ["server", "region", "step", "worker", "error"] {
-            words.extend([field, hostile]);
+            args.extend([field, hostile]);
         }
-        fleet.redis.command(&words).await;
+        fleet.redis.command(&args).await;
         fleet.redis.command(&["HSET", "{snapferry}:workers", hostile, "1"]).await;
-        let good = serde_json::json!({ "image": { "name": hostile } }).to_string();
-        let (name, kept) = (format!("{hostile}:{hostile}"), format!("1 {id} {good}"));
-        fleet.redis.command(&["HSET", "{snapferry}:good", &name, &kept]).await;
+        let result = serde_json::json!({ "image": { "name": hostile } }).to_string();
+        let (name, value) = (format!("{hostile}:{hostile}"), format!("1 {id} {result}"));
+        fleet.redis.command(&["HSET", "{snapferry}:good", &name, &value]).await;
         let plan = serde_json::json!({ "cron": "0 1 * * *", "priority": 5, "jobs": [] }).to_string();
         fleet.redis.command(&["HSET", "{snapferry}:schedules", hostile, &plan]).await;
         fleet.redis.command(&["HSET", "{snapferry}:ticks", hostile, "1"]).await;
@@ -51,7 +51,7 @@ async fn what_others_write_into_the_queue_is_shown_escaped_everywhere() {
                 hostile,
             ])
             .await;
-        for words in [
+        for args in [
             &["jobs", "list"][..],
             &["jobs", "show", &id],
             &["jobs", "logs"],
@@ -65,18 +65,19 @@ async fn what_others_write_into_the_queue_is_shown_escaped_everywhere() {
             &["status", "--json"],
             &["schedule", "list", "--json"],
         ] {
-            let said = fleet.run(words).await;
-            let all = format!("{}{}", said.out(), said.err());
-            assert!(!all.contains(is_obeyed), "{words:?}: {all:?}");
-            assert!(!all.contains("panicked"), "{words:?}: {all}");
-            assert!(!all.lines().any(|line| line.starts_with("snapferry: all is well")), "{words:?}: {all}");
-            if words.contains(&"--json") {
-                said.out()
+            let ended = fleet.run(args).await;
+            let all = format!("{}{}", ended.out, ended.err);
+            assert!(!all.contains(is_obeyed), "{args:?}: {all:?}");
+            assert!(!all.contains("panicked"), "{args:?}: {all}");
+            assert!(!all.lines().any(|line| line.starts_with("snapferry: all is well")), "{args:?}: {all}");
+            if args.contains(&"--json") {
+                ended
+                    .out
                     .lines()
                     .for_each(|line| drop(serde_json::from_str::<serde_json::Value>(line).expect("JSON")));
-            } else if words[0] != "schedule" {
+            } else if args[0] != "schedule" {
                 let longest = all.lines().map(|line| line.chars().count()).max().unwrap_or(0);
-                assert!(longest < 8 * 1100, "{words:?}: a line of {longest}");
+                assert!(longest < 8 * 1100, "{args:?}: a line of {longest}");
             }
         }
     }
@@ -98,23 +99,27 @@ async fn a_worker_that_lacks_a_right_is_not_ready() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let address = format!("127.0.0.1:{port}");
     let command = || {
-        let mut command = fleet.command(crate::replicate::Host::Own, &["worker", "--metrics", &address]);
+        let mut command = fleet.command(crate::support::Host::Own, &["worker", "--metrics", &address]);
         command.env("SNAPFERRY_REDIS_USER", "ferry").env("SNAPFERRY_REDIS_PASSWORD", "hunter2");
         command
     };
     fleet.bench.finish(command()).await.code(6).says(&["lacks rights: XADD", "ACL SETUSER"]);
     fleet.redis.command(&["ACL", "SETUSER", "ferry", "+xadd", "-info"]).await;
     let _worker = super::Worker::start(command());
-    let ready = || super::commands::asked(&address, "/readyz");
-    fleet.until("readiness", async || ready().is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))).await;
+    let ready = || super::commands::try_get(&address, "/readyz");
+    fleet
+        .until("readiness", async || ready().is_some_and(|response| response.starts_with("HTTP/1.1 200")))
+        .await;
     fleet.redis.command(&["ACL", "SETUSER", "ferry", "-zrangebyscore"]).await;
     fleet
         .until("the end of readiness", async || {
-            ready().is_some_and(|answer| {
-                answer.starts_with("HTTP/1.1 503") && answer.to_lowercase().contains("zrangebyscore")
+            ready().is_some_and(|response| {
+                response.starts_with("HTTP/1.1 503") && response.to_lowercase().contains("zrangebyscore")
             })
         })
         .await;
     fleet.redis.command(&["ACL", "SETUSER", "ferry", "+zrangebyscore"]).await;
-    fleet.until("readiness", async || ready().is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))).await;
+    fleet
+        .until("readiness", async || ready().is_some_and(|response| response.starts_with("HTTP/1.1 200")))
+        .await;
 }

@@ -9,15 +9,15 @@
 //! | `soak` | many jobs, several workers, random faults and kills |
 //! | `scale` | fifty workers on one queue |
 //! | `history` | rules that hold whatever has happened |
-//! | `ways_out` | every signal to every long-running command |
+//! | `signals` | every signal to every long-running command |
 
 mod commands;
 mod handover;
 mod history;
 mod hostile;
 mod scale;
+mod signals;
 mod soak;
-mod ways_out;
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -27,9 +27,7 @@ use serde_json::Value;
 use snapferry_fleet::queue::{RedisConfig, RedisQueue, Timing};
 use snapferry_sim::RegionOperation as Op;
 
-use crate::queue::{Redis, SAFE};
-use crate::region::SERVER;
-use crate::replicate::{Bench, Host, Said};
+use crate::support::{Bench, Ended, Host, Redis, SAFE, SERVER};
 
 /// Environment variable with the fleet's lease, such as the real one, `120s`. Unset, the lease is two
 /// seconds, so that the tests do not take hours.
@@ -90,14 +88,14 @@ impl Fleet {
         Some(Self { bench: Bench::with_history().await, redis })
     }
 
-    fn command(&self, host: Host, words: &[&str]) -> Command {
-        let mut command = self.bench.command(host, words);
+    fn command(&self, host: Host, args: &[&str]) -> Command {
+        let mut command = self.bench.command(host, args);
         command.env("SNAPFERRY_REDIS", self.redis.url()).args(["--lease", &lease()]);
         command
     }
 
-    async fn run(&self, words: &[&str]) -> Said {
-        self.bench.finish(self.command(Host::Own, words)).await
+    async fn run(&self, args: &[&str]) -> Ended {
+        self.bench.finish(self.command(Host::Own, args)).await
     }
 
     fn worker(&self, host: Host) -> Worker {
@@ -129,12 +127,12 @@ impl Fleet {
     }
 
     /// Asserts one new latest image, one snapshot, one import, and no leftovers.
-    async fn check(&self, since: usize, what: &str) {
-        assert_eq!(self.bench.made(Op::CreateImage, since), 1, "{what}: imports");
-        assert_eq!(self.bench.made(Op::CreateSnapshot, since), 1, "{what}: snapshots");
+    async fn check(&self, since: usize, case: &str) {
+        assert_eq!(self.bench.made(Op::CreateImage, since), 1, "{case}: imports");
+        assert_eq!(self.bench.made(Op::CreateSnapshot, since), 1, "{case}: snapshots");
         self.bench.gc(Host::Own).await;
-        assert_eq!(self.bench.leaks().await, Vec::<String>::new(), "{what}");
-        assert_eq!(self.bench.images().await.len(), 2, "{what}");
-        self.history(since, what).await;
+        assert_eq!(self.bench.leaks().await, Vec::<String>::new(), "{case}");
+        assert_eq!(self.bench.images().await.len(), 2, "{case}");
+        self.history(since, case).await;
     }
 }

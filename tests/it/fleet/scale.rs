@@ -11,7 +11,7 @@ use snapferry_fleet::queue::{
 };
 use tokio::task::JoinSet;
 
-use crate::queue::{Redis, SAFE, job};
+use crate::support::{Redis, SAFE, job};
 
 const WORKERS: usize = 50;
 /// Number of entries in a job's journal, and their length in bytes, as measured in `soak`.
@@ -23,11 +23,13 @@ const BEATS: usize = 30;
 /// Works until the queue is empty; returns the number of jobs and the time of each request to the queue.
 async fn works(config: RedisConfig, name: String) -> (usize, Vec<Duration>) {
     let queue = RedisQueue::connect(&config).await.unwrap();
-    let (mut jobs, mut words, journal) = (0, Vec::new(), "x".repeat(JOURNAL));
+    let (mut jobs, mut latencies, journal) = (0, Vec::new(), "x".repeat(JOURNAL));
     loop {
         let begun = Instant::now();
-        let Some(claimed) = queue.claim(&name, &Token::new()).await.unwrap() else { return (jobs, words) };
-        words.push(begun.elapsed());
+        let Some(claimed) = queue.claim(&name, &Token::new()).await.unwrap() else {
+            return (jobs, latencies);
+        };
+        latencies.push(begun.elapsed());
         let lease = Lease { id: claimed.job.id, token: claimed.token };
         for number in 0..STEPS.max(BEATS) {
             let begun = Instant::now();
@@ -37,7 +39,7 @@ async fn works(config: RedisConfig, name: String) -> (usize, Vec<Duration>) {
             if number < STEPS {
                 queue.step(&lease, &number.to_string(), &journal, u32::try_from(number).ok()).await.unwrap();
             }
-            words.push(begun.elapsed() / 2);
+            latencies.push(begun.elapsed() / 2);
         }
         queue.finish(&lease, &journal).await.unwrap();
         jobs += 1;
@@ -62,18 +64,18 @@ async fn fifty_workers_share_what_there_is() {
     for number in 0..WORKERS {
         workers.spawn(works(config.clone(), format!("ferry{number}")));
     }
-    let (shares, words): (Vec<usize>, Vec<Vec<Duration>>) = workers.join_all().await.into_iter().unzip();
+    let (shares, latencies): (Vec<usize>, Vec<Vec<Duration>>) = workers.join_all().await.into_iter().unzip();
     let took = begun.elapsed();
-    let mut words: Vec<Duration> = words.into_iter().flatten().collect();
-    words.sort_unstable();
-    let said = jobs * (STEPS + BEATS + 2);
+    let mut latencies: Vec<Duration> = latencies.into_iter().flatten().collect();
+    latencies.sort_unstable();
+    let commands = jobs * (STEPS + BEATS + 2);
     let _ = writeln!(
         std::io::stderr(),
-        "{jobs} jobs on {WORKERS} workers: {said} words in {:.1} s, {:.0} a second, p50 {:.1?}, p99 {:.1?}; {} to {} jobs each",
+        "{jobs} jobs on {WORKERS} workers: {commands} words in {:.1} s, {:.0} a second, p50 {:.1?}, p99 {:.1?}; {} to {} jobs each",
         took.as_secs_f64(),
-        f64::from(u32::try_from(said).unwrap()) / took.as_secs_f64(),
-        words[words.len() / 2],
-        words[words.len() * 99 / 100],
+        f64::from(u32::try_from(commands).unwrap()) / took.as_secs_f64(),
+        latencies[latencies.len() / 2],
+        latencies[latencies.len() * 99 / 100],
         shares.iter().min().unwrap(),
         shares.iter().max().unwrap(),
     );

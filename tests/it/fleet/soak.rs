@@ -10,8 +10,7 @@ use snapferry_fleet::queue::{JobState, Queue as _};
 use snapferry_sim::{Action, RegionAction, RegionRule, Rule, ServerSeed, When};
 
 use super::{Fleet, Worker};
-use crate::region::HOME;
-use crate::replicate::Host;
+use crate::support::{HOME, Host};
 
 const WORKERS: [Host; 4] = [Host::Own, Host::Other, Host::Own, Host::Other];
 /// Time limit for each job; after it, the test fails.
@@ -62,7 +61,7 @@ async fn number(fleet: &Fleet, section: &str, before: &str) -> u64 {
 }
 
 /// Number of scripts that Redis has run: one for each request of a worker to the queue.
-async fn words(fleet: &Fleet) -> u64 {
+async fn redis_commands(fleet: &Fleet) -> u64 {
     number(fleet, "commandstats", "cmdstat_evalsha:calls=").await
 }
 
@@ -91,7 +90,7 @@ async fn many_jobs_end_done_or_dead_with_a_reason_whatever_happens() {
     let empty = number(&fleet, "memory", "used_memory:").await;
     fleet.run(&["enqueue", "--file", file.to_str().unwrap()]).await.code(0);
     let full = number(&fleet, "memory", "used_memory:").await;
-    let commands = words(&fleet).await;
+    let commands = redis_commands(&fleet).await;
     confuse(&fleet, seed);
     let mut workers: Vec<Worker> = WORKERS.iter().map(|&host| fleet.worker(host)).collect();
     let (queue, begun, mut kills, mut peak) = (fleet.queue().await, Instant::now(), 0_usize, 0);
@@ -116,7 +115,7 @@ async fn many_jobs_end_done_or_dead_with_a_reason_whatever_happens() {
     }
     let took = begun.elapsed();
     let over = number(&fleet, "memory", "used_memory:").await;
-    let asked = words(&fleet).await - commands;
+    let sent = redis_commands(&fleet).await - commands;
     peak = workers.iter().map(peak_memory).max().unwrap_or_default().max(peak);
     fleet.bench.disarm();
     drop(workers);
@@ -134,7 +133,7 @@ async fn many_jobs_end_done_or_dead_with_a_reason_whatever_happens() {
         counts.of(JobState::Done),
         counts.of(JobState::Dead),
         took.as_secs_f64(),
-        asked / u64::try_from(jobs).unwrap(),
+        sent / u64::try_from(jobs).unwrap(),
         full.saturating_sub(empty) / u64::try_from(jobs).unwrap(),
         over.saturating_sub(empty) / u64::try_from(jobs).unwrap(),
     );

@@ -8,7 +8,7 @@ use snapferry_qcow2::MemoryFile;
 use snapferry_qcow2::{Codec, Image, ImageFile, Limits, Stored};
 use snapferry_testkit::hostile::{self, Expected, Hostile, Stage};
 use snapferry_testkit::oracle::QemuImg;
-use snapferry_testkit::plain::decode_cluster;
+use snapferry_testkit::simple_reader::decode_cluster;
 
 /// The message of an error and of all its sources.
 fn chain(error: &dyn std::error::Error) -> String {
@@ -51,14 +51,14 @@ fn every_broken_image_is_refused_where_and_why_it_must_be() {
     let mut wrong = Vec::new();
     let images = hostile::all();
     assert!(images.len() > 150, "only {} images", images.len());
-    for Hostile { name, bytes, disk, stage, says } in &images {
+    for Hostile { name, bytes, disk, stage, message } in &images {
         match (decode_bytes(bytes), stage) {
             (Ok(read), Stage::Check | Stage::Never) if disk.starts_with(&read) && !read.is_empty() => {}
             (Ok(_), Stage::Check | Stage::Never) => wrong.push(format!("{name}: other bytes")),
             (Ok(_), _) => wrong.push(format!("{name}: was read, and must be refused ({stage:?})")),
-            (Err((found, why)), stage) if found == *stage && why.contains(says) => {}
+            (Err((found, why)), stage) if found == *stage && why.contains(message) => {}
             (Err((found, why)), stage) => {
-                wrong.push(format!("{name}: {found:?}, not {stage:?} with {says:?}: {why}"));
+                wrong.push(format!("{name}: {found:?}, not {stage:?} with {message:?}: {why}"));
             }
         }
     }

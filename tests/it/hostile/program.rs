@@ -1,15 +1,16 @@
 //! The same images through the program: every command refuses or reports each of them, quickly and in little
 //! memory.
 
-use std::os::unix::process::ExitStatusExt as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use snapferry_testkit::hostile::{self, Hostile, Stage};
 
 use super::decode_bytes;
+use crate::support::program;
 
 /// Limits for a child process: none of these images needs more.
 const CPU_SECONDS: u32 = 1;
@@ -26,38 +27,59 @@ struct Ended {
     peak: u64,
 }
 
-/// Runs the program under the limits. The wrapper reports the child's peak memory, which only its parent can
-/// read after its end.
-fn run(arguments: &[&str]) -> Ended {
-    // VmHWM is gone once a process has ended; GNU time is not installed everywhere, but the tests need
-    // python3 already.
-    const WATCH: &str = "import os, resource, subprocess, sys\n\
-        resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[1]), int(sys.argv[1]) + 1))\n\
-        child = subprocess.run(sys.argv[2:], capture_output=True)\n\
-        sys.stdout.buffer.write(child.stdout + child.stderr)\n\
-        print('\\n', child.returncode, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, sep=' ')";
-    let answer = Command::new("python3")
-        .args(["-c", WATCH, &CPU_SECONDS.to_string(), env!("CARGO_BIN_EXE_snapferry")])
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    assert!(
-        answer.status.success(),
-        "{:?} {}",
-        answer.status.signal(),
-        String::from_utf8_lossy(&answer.stderr)
-    );
-    let said = String::from_utf8_lossy(&answer.stdout).into_owned();
-    let (said, figures) =
-        said.rsplit_once('\n').map(|(said, _)| said.rsplit_once("\n").unwrap_or(("", said))).unwrap();
-    let figures: Vec<i64> = figures.split_whitespace().map(|figure| figure.parse().unwrap()).collect();
-    let code = i32::try_from(figures[0]).unwrap();
-    Ended {
-        code: (code >= 0).then_some(code),
-        signal: (code < 0).then_some(-code),
-        said: said.to_owned(),
-        peak: u64::try_from(figures[1]).unwrap(),
+/// Runs the program under the limits, one command after the other. Python starts the commands, since only a
+/// parent can read a child's peak memory, after the child's end.
+struct Runner {
+    python: Child,
+    requests: ChildStdin,
+    responses: BufReader<ChildStdout>,
+}
+
+impl Runner {
+    fn start() -> Self {
+        // `subprocess` would collect the child's status, and with it the figures.
+        const RUN: &str = "import json, os, resource, sys, tempfile\n\
+            seconds, program = int(sys.argv[1]), sys.argv[2]\n\
+            for line in sys.stdin:\n\
+            \x20 said = tempfile.TemporaryFile()\n\
+            \x20 pid = os.fork()\n\
+            \x20 if pid == 0:\n\
+            \x20   try:\n\
+            \x20     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))\n\
+            \x20     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)\n\
+            \x20     os.dup2(said.fileno(), 1)\n\
+            \x20     os.dup2(said.fileno(), 2)\n\
+            \x20     os.execv(program, [program] + json.loads(line))\n\
+            \x20   finally:\n\
+            \x20     os._exit(99)\n\
+            \x20 _, status, usage = os.wait4(pid, 0)\n\
+            \x20 said.seek(0)\n\
+            \x20 code = os.waitstatus_to_exitcode(status)\n\
+            \x20 print(json.dumps([code, usage.ru_maxrss, said.read().decode(errors='replace')]), flush=True)";
+        let mut python = Command::new("python3")
+            .args(["-c", RUN, &CPU_SECONDS.to_string(), program()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let requests = python.stdin.take().unwrap();
+        let responses = BufReader::new(python.stdout.take().unwrap());
+        Self { python, requests, responses }
+    }
+
+    fn run(&mut self, arguments: &[&str]) -> Ended {
+        writeln!(self.requests, "{}", serde_json::to_string(arguments).unwrap()).unwrap();
+        let mut line = String::new();
+        self.responses.read_line(&mut line).unwrap();
+        let (code, peak, said): (i32, u64, String) = serde_json::from_str(&line).unwrap();
+        Ended { code: (code >= 0).then_some(code), signal: (code < 0).then_some(-code), said, peak }
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        let _ = self.python.kill();
+        let _ = self.python.wait();
     }
 }
 
@@ -90,7 +112,7 @@ fn complaint(
 }
 
 /// Runs `work` on every image, on all cores.
-fn with_each(work: impl Fn(&Hostile, &Path) -> Vec<String> + Sync) {
+fn with_each(work: impl Fn(&mut Runner, &Hostile, &Path) -> Vec<String> + Sync) {
     let images = hostile::all();
     let next = AtomicUsize::new(0);
     let wrong = Mutex::new(Vec::new());
@@ -98,10 +120,11 @@ fn with_each(work: impl Fn(&Hostile, &Path) -> Vec<String> + Sync) {
         for _ in 0..std::thread::available_parallelism().unwrap().get() {
             scope.spawn(|| {
                 let folder = tempfile::tempdir().unwrap();
+                let mut runner = Runner::start();
                 while let Some(image) = images.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let path = folder.path().join("image.qcow2");
                     std::fs::write(&path, &image.bytes).unwrap();
-                    let found = work(image, &path);
+                    let found = work(&mut runner, image, &path);
                     wrong.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
                 }
             });
@@ -113,13 +136,13 @@ fn with_each(work: impl Fn(&Hostile, &Path) -> Vec<String> + Sync) {
 
 #[test]
 fn verify_and_restore_refuse_every_broken_image() {
-    with_each(|image, path| {
+    with_each(|runner, image, path| {
         let text = path.to_str().unwrap();
         let sound = matches!(image.stage, Stage::Check | Stage::Never);
         let mut wrong: Vec<String> =
-            complaint("verify", image, &run(&["verify", text]), sound, &OURS).into_iter().collect();
+            complaint("verify", image, &runner.run(&["verify", text]), sound, &OURS).into_iter().collect();
         let raw = path.with_file_name("disk.raw");
-        let ended = run(&["restore", text, "--output", raw.to_str().unwrap()]);
+        let ended = runner.run(&["restore", text, "--output", raw.to_str().unwrap()]);
         wrong.extend(complaint("restore", image, &ended, sound, &OURS));
         match std::fs::read(&raw) {
             Ok(disk) if !sound => wrong.push(format!(
@@ -142,15 +165,18 @@ fn verify_and_restore_refuse_every_broken_image() {
 
 #[test]
 fn check_and_the_drop_in_refuse_or_report_every_broken_image() {
-    with_each(|image, path| {
+    with_each(|runner, image, path| {
         let text = path.to_str().unwrap();
         // `check` finds errors that decoding does not, and reads bodies only with `--data`.
         let silent = matches!(image.stage, Stage::Never);
         let mut wrong: Vec<String> =
-            complaint("check", image, &run(&["check", text, "--data"]), silent, &OURS).into_iter().collect();
+            complaint("check", image, &runner.run(&["check", text, "--data"]), silent, &OURS)
+                .into_iter()
+                .collect();
         let raw = path.with_file_name("disk.raw");
         let sound = matches!(image.stage, Stage::Check | Stage::Never);
-        let ended = run(&["qemu-img", "convert", "-f", "qcow2", "-O", "raw", text, raw.to_str().unwrap()]);
+        let ended =
+            runner.run(&["qemu-img", "convert", "-f", "qcow2", "-O", "raw", text, raw.to_str().unwrap()]);
         wrong.extend(complaint("qemu-img convert", image, &ended, sound, &[1]));
         match std::fs::read(&raw) {
             Ok(_) if !sound => wrong.push(format!("qemu-img convert of {:?} left a file", image.name)),

@@ -129,8 +129,9 @@ fn a_full_disk_is_told_piece_by_piece() {
         .expect("made");
     let source = open(&path);
     let ends = [64, 128, 192, 200].map(|end| Extent::Data { end: GuestOffset(end * MIB) });
-    let told = [0, 64, 128, 192].map(|start| source.extent_at(GuestOffset(start * MIB)).expect("an answer"));
-    assert_eq!(told, ends);
+    let extents =
+        [0, 64, 128, 192].map(|start| source.extent_at(GuestOffset(start * MIB)).expect("an answer"));
+    assert_eq!(extents, ends);
 }
 
 #[test]
@@ -148,6 +149,9 @@ fn a_body_that_does_not_decode_is_an_error_at_its_cluster() {
     image[0x50000..0x50100].fill(0xff);
     std::fs::write(&path, image).expect("written");
     let error = whole(&open(&path)).expect_err("damaged");
-    let told = format!("{error}: {:?}", std::error::Error::source(&error).map(ToString::to_string));
-    assert!(told.contains("offset 0") && told.contains("byte 327680") && told.contains("damaged"), "{told}");
+    let message = format!("{error}: {:?}", std::error::Error::source(&error).map(ToString::to_string));
+    assert!(
+        message.contains("offset 0") && message.contains("byte 327680") && message.contains("damaged"),
+        "{message}"
+    );
 }

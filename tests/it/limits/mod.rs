@@ -22,20 +22,20 @@ const DEADLINE: &str = "30";
 
 /// One limit with one value: the wrapper that comes before a command's own arguments.
 struct Setting {
-    shown: String,
+    label: String,
     wrapper: Vec<String>,
 }
 
 impl Setting {
-    fn new(shown: impl Into<String>, wrapper: &[&str]) -> Self {
+    fn new(label: impl Into<String>, wrapper: &[&str]) -> Self {
         let wrapper =
             ["timeout", "-s", "KILL", DEADLINE].iter().chain(wrapper).map(ToString::to_string).collect();
-        Self { shown: shown.into(), wrapper }
+        Self { label: label.into(), wrapper }
     }
 
-    /// Setting of the command `prlimit --WHAT=VALUE`.
-    fn prlimit(what: &str, value: u64, shown: String) -> Self {
-        Self::new(shown, &["prlimit", &format!("--{what}={value}")])
+    /// Setting of the command `prlimit --RESOURCE=VALUE`.
+    fn prlimit(resource: &str, value: u64, label: String) -> Self {
+        Self::new(label, &["prlimit", &format!("--{resource}={value}")])
     }
 
     fn run(&self, command: &Command) -> std::process::Output {
@@ -52,14 +52,14 @@ impl Setting {
     /// True if the program can be loaded at all: otherwise none of its own code runs.
     fn loads(&self, work: &Work) -> bool {
         let output = self.run(&work.bare());
-        let said = String::from_utf8_lossy(&output.stderr);
+        let stderr = String::from_utf8_lossy(&output.stderr);
         // The loader's messages name the program too.
-        output.status.success() || said.contains("snapferry: ") && !said.contains("error while loading")
+        output.status.success() || stderr.contains("snapferry: ") && !stderr.contains("error while loading")
     }
 }
 
 /// Runs every command under every setting, prints the table, and fails if a result is wrong.
-fn hold(name: &str, settings: &[Setting], work: &Work) {
+fn check_limit(name: &str, settings: &[Setting], work: &Work) {
     let mut table = format!("{name}: . right, R refused, ! wrong\n");
     let mut wrong = Vec::new();
     let settings: Vec<&Setting> = settings
@@ -67,7 +67,7 @@ fn hold(name: &str, settings: &[Setting], work: &Work) {
         .filter(|setting| {
             let loads = setting.loads(work);
             if !loads {
-                let _ = writeln!(table, "  {}: the program can't be loaded", setting.shown);
+                let _ = writeln!(table, "  {}: the program can't be loaded", setting.label);
             }
             loads
         })
@@ -87,15 +87,15 @@ fn hold(name: &str, settings: &[Setting], work: &Work) {
                     refused += 1;
                     'R'
                 }
-                Err(why) => {
-                    wrong.push(format!("{} under {}: {why}", job.name, setting.shown));
+                Err(reason) => {
+                    wrong.push(format!("{} under {}: {reason}", job.name, setting.label));
                     '!'
                 }
             });
         }
         let _ = writeln!(table, "  {row}  {}", job.name);
     }
-    let values: Vec<&str> = settings.iter().map(|setting| setting.shown.as_str()).collect();
+    let values: Vec<&str> = settings.iter().map(|setting| setting.label.as_str()).collect();
     let _ =
         writeln!(table, "  {}\n  {right} right, {refused} refused, {} wrong", values.join(", "), wrong.len());
     // For runs with --nocapture, and for the output of a failed test.
@@ -104,8 +104,8 @@ fn hold(name: &str, settings: &[Setting], work: &Work) {
     assert!(right > 0, "{table}");
 }
 
-fn mib(what: &str, values: &[u64]) -> Vec<Setting> {
-    values.iter().map(|value| Setting::prlimit(what, value * MIB, format!("{value} MiB"))).collect()
+fn mib(resource: &str, values: &[u64]) -> Vec<Setting> {
+    values.iter().map(|value| Setting::prlimit(resource, value * MIB, format!("{value} MiB"))).collect()
 }
 
 /// A test build has some 150 MiB of text and symbols, a release build 20.
@@ -113,13 +113,13 @@ fn mib(what: &str, values: &[u64]) -> Vec<Setting> {
 fn address_space() {
     let values =
         [32, 64, 96, 128, 160, 176, 192, 208, 224, 256, 288, 320, 384, 448, 512, 640, 768, 1024, 2048];
-    hold("address space", &mib("as", &values), &Work::new());
+    check_limit("address space", &mib("as", &values), &Work::new());
 }
 
 #[test]
 fn data() {
     let values = [1, 4, 8, 16, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 384, 512, 1024];
-    hold("data", &mib("data", &values), &Work::new());
+    check_limit("data", &mib("data", &values), &Work::new());
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn file_size() {
     let kib = [0, 1, 4, 64, 100, 192, 256, 512, 1024, 4096, 8192, 12_288, 12_289, 16_384, 65_536];
     let settings: Vec<Setting> =
         kib.iter().map(|kib| Setting::prlimit("fsize", kib << 10, format!("{kib} KiB"))).collect();
-    hold("file size", &settings, &Work::new());
+    check_limit("file size", &settings, &Work::new());
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn open_files() {
     let counts = [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 18, 20, 22, 24, 25, 26, 28, 32, 64];
     let settings: Vec<Setting> =
         counts.iter().map(|&count| Setting::prlimit("nofile", count, count.to_string())).collect();
-    hold("open files", &settings, &Work::new());
+    check_limit("open files", &settings, &Work::new());
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn stack() {
     let kib = [256, 512, 1024, 2048, 8192, 1 << 20];
     let settings: Vec<Setting> =
         kib.iter().map(|kib| Setting::prlimit("stack", kib << 10, format!("{kib} KiB"))).collect();
-    hold("stack of the first thread", &settings, &Work::new());
+    check_limit("stack of the first thread", &settings, &Work::new());
 }
 
 /// The limit that `ulimit -u`, TasksMax and a container's pids limit set.
@@ -167,7 +167,7 @@ fn tasks() {
         .collect();
     let work = Work::new();
     work.give_to(&user);
-    hold("tasks", &settings, &work);
+    check_limit("tasks", &settings, &work);
 }
 
 /// A control group for this run, removed at the end.
@@ -184,11 +184,11 @@ impl Group {
             .lines()
             .find_map(|line| line.split_once(":memory:"))
             .map(|(_, path)| path.trim_start_matches('/').to_owned());
-        let ways = [
+        let candidates = [
             own.map(|own| (std::path::Path::new("/sys/fs/cgroup/memory").join(own), "memory.limit_in_bytes")),
             Some(("/sys/fs/cgroup".into(), "memory.max")),
         ];
-        ways.into_iter().flatten().find_map(|(at, limit)| {
+        candidates.into_iter().flatten().find_map(|(at, limit)| {
             let group = Self { folder: at.join(&name), limit };
             std::fs::create_dir(&group.folder).ok()?;
             // A user who may make a group may lack the memory controller.
@@ -223,7 +223,7 @@ fn memory_of_a_control_group() {
             Setting::new(format!("{value} MiB"), &["sh", "-c", &enter, "sh"])
         })
         .collect();
-    hold("memory of a control group", &settings, &Work::new());
+    check_limit("memory of a control group", &settings, &Work::new());
 }
 
 /// A request for 128 threads, and the default plan, within an address space of 640 MiB: the first is refused,
@@ -247,7 +247,7 @@ fn a_plan_for_many_cores_follows_the_limits() {
     };
     let number = |output: &std::process::Output, name: &str| {
         let plan: serde_json::Value =
-            serde_json::from_slice(&output.stdout).unwrap_or_else(|why| panic!("{why}: {output:?}"));
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|reason| panic!("{reason}: {output:?}"));
         plan[name].as_u64().unwrap_or_else(|| panic!("{name} in {plan}"))
     };
     let free = Setting::new("no limit", &["env"]);
@@ -255,9 +255,12 @@ fn a_plan_for_many_cores_follows_the_limits() {
     let many = ["--threads", "128"];
     assert_eq!(number(&planned(&free, &many), "threads"), 128);
     let refused = planned(&tight, &many);
-    let words = String::from_utf8_lossy(&refused.stderr);
-    assert_eq!(refused.status.code(), Some(1), "{words}");
-    assert!(words.contains("the address space of this process is limited to 640 MiB (ulimit -v)"), "{words}");
+    let stderr = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{stderr}");
+    assert!(
+        stderr.contains("the address space of this process is limited to 640 MiB (ulimit -v)"),
+        "{stderr}"
+    );
     let (before, after) = (planned(&free, &[]), planned(&tight, &[]));
     assert!(
         number(&after, "peak_memory") < 640 * MIB

@@ -7,7 +7,7 @@ use snapferry_base::units::{ByteCount, MIB};
 use snapferry_testkit::disks::{Disk, Kind};
 use tempfile::TempDir;
 
-use crate::convert::{BUCKET, Bucket, KEY, folder, key, left_in, snapferry};
+use crate::support::{BUCKET, Bucket, KEY, folder, key, left_in, snapferry};
 
 /// Bytes of the disk: a few segments, of which the last one is not full.
 const SIZE: u64 = 12 * MIB + 4096;
@@ -22,7 +22,7 @@ pub enum End {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Makes {
     /// Output on stdout, and nothing else.
-    Answer,
+    Output,
     /// A file in [`Work::out`], with these bytes.
     Image,
     ImageByZstd,
@@ -38,7 +38,7 @@ pub struct Job {
     pub command: Command,
     makes: Makes,
     /// Output of the command without a limit.
-    answer: Vec<u8>,
+    stdout: Vec<u8>,
 }
 
 /// A disk, its image in a file and in a bucket, and a folder for the results.
@@ -91,8 +91,8 @@ impl Work {
         self.made().join("out")
     }
 
-    pub fn command(&self, words: &[&str]) -> Command {
-        let mut command = snapferry(words);
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = snapferry(args);
         command.env("SNAPFERRY_CONFIG", "/dev/null");
         command
     }
@@ -111,18 +111,18 @@ impl Work {
     /// Every command, with its output without a limit.
     pub fn jobs(&self) -> Vec<Job> {
         let (disk, image, out) = (self.disk(), self.image(), self.out());
-        let with = |words: &[&str], files: &[&Path]| {
-            let mut command = self.command(words);
+        let with = |args: &[&str], files: &[&Path]| {
+            let mut command = self.command(args);
             command.args(files);
             command
         };
         let object = format!("s3://{BUCKET}/{KEY}");
-        let restore = |words: &[&str], from: &Path| {
-            let mut command = with(words, &[from]);
+        let restore = |args: &[&str], from: &Path| {
+            let mut command = with(args, &[from]);
             command.args(["-q", "--force", "--output"]).arg(&out);
             command
         };
-        let from_bucket = |words: &[&str]| self.bucket.in_other_words(words);
+        let from_bucket = |args: &[&str]| self.bucket.command_without_bucket(args);
         let jobs = [
             (Makes::Image, self.convert_into(&out, &[])),
             (Makes::ImageByZstd, self.convert_into(&out, &["--codec", "zstd"])),
@@ -132,36 +132,36 @@ impl Work {
                 Makes::Disk,
                 from_bucket(&["restore", &object, "-q", "--force", "--output", &out.to_string_lossy()]),
             ),
-            (Makes::Answer, with(&["verify", "-q"], &[&image])),
-            (Makes::Answer, with(&["verify", "-q", "--against"], &[&disk, &image])),
-            (Makes::Answer, from_bucket(&["verify", "-q", &object])),
-            (Makes::Answer, with(&["compare"], &[&image, &disk])),
-            (Makes::Answer, with(&["check"], &[&image])),
-            (Makes::Answer, with(&["map", "--json"], &[&image])),
-            (Makes::Answer, with(&["info", "--json"], &[&image])),
-            (Makes::Answer, from_bucket(&["info", "--json", &object])),
-            (Makes::Answer, with(&["measure", "--json"], &[&disk])),
-            (Makes::Answer, self.bucket.command(["uploads", "list"])),
-            (Makes::Answer, with(&["completions", "bash"], &[])),
+            (Makes::Output, with(&["verify", "-q"], &[&image])),
+            (Makes::Output, with(&["verify", "-q", "--against"], &[&disk, &image])),
+            (Makes::Output, from_bucket(&["verify", "-q", &object])),
+            (Makes::Output, with(&["compare"], &[&image, &disk])),
+            (Makes::Output, with(&["check"], &[&image])),
+            (Makes::Output, with(&["map", "--json"], &[&image])),
+            (Makes::Output, with(&["info", "--json"], &[&image])),
+            (Makes::Output, from_bucket(&["info", "--json", &object])),
+            (Makes::Output, with(&["measure", "--json"], &[&disk])),
+            (Makes::Output, self.bucket.command(["uploads", "list"])),
+            (Makes::Output, with(&["completions", "bash"], &[])),
             (Makes::Other, with(&["qemu-img", "convert", "-O", "qcow2"], &[&disk, &out])),
             (Makes::Other, with(&["qemu-img", "convert", "-c", "-O", "qcow2"], &[&disk, &out])),
             (Makes::Disk, with(&["qemu-img", "convert", "-O", "raw"], &[&image, &out])),
-            (Makes::Answer, with(&["qemu-img", "compare"], &[&image, &disk])),
-            (Makes::Answer, with(&["qemu-img", "check"], &[&image])),
-            (Makes::Answer, with(&["qemu-img", "map", "--output=json"], &[&image])),
-            (Makes::Answer, with(&["qemu-img", "info", "--output=json"], &[&image])),
-            (Makes::Answer, with(&["qemu-img", "measure", "-O", "qcow2"], &[&image])),
+            (Makes::Output, with(&["qemu-img", "compare"], &[&image, &disk])),
+            (Makes::Output, with(&["qemu-img", "check"], &[&image])),
+            (Makes::Output, with(&["qemu-img", "map", "--output=json"], &[&image])),
+            (Makes::Output, with(&["qemu-img", "info", "--output=json"], &[&image])),
+            (Makes::Output, with(&["qemu-img", "measure", "-O", "qcow2"], &[&image])),
         ];
         let name = |command: &Command| {
-            let words = command.get_args().map(|word| word.to_string_lossy().into_owned());
-            let shown =
-                words.map(|word| word.rsplit('/').next().unwrap_or_default().to_owned()).collect::<Vec<_>>();
-            shown.iter().take(6).map(String::as_str).collect::<Vec<_>>().join(" ")
+            let args = command.get_args().map(|arg| arg.to_string_lossy().into_owned());
+            let names =
+                args.map(|arg| arg.rsplit('/').next().unwrap_or_default().to_owned()).collect::<Vec<_>>();
+            names.iter().take(6).map(String::as_str).collect::<Vec<_>>().join(" ")
         };
         let jobs = jobs.into_iter().map(|(makes, mut command)| {
             self.reset();
             let output = command.output().expect("it runs");
-            let job = Job { name: name(&command), command, makes, answer: output.stdout.clone() };
+            let job = Job { name: name(&command), command, makes, stdout: output.stdout.clone() };
             assert!(
                 matches!(self.judge(&job, &output), Ok(End::Right)),
                 "{} without a limit: {output:?}",
@@ -187,31 +187,31 @@ impl Work {
     /// # Errors
     /// If the end or the result is wrong. The text is the reason.
     pub fn judge(&self, job: &Job, output: &Output) -> Result<End, String> {
-        let said = String::from_utf8_lossy(&output.stderr);
+        let stderr = String::from_utf8_lossy(&output.stderr);
         let left = left_in(&self.made());
         if let Some(hidden) = left.iter().find(|name| name.starts_with('.')) {
-            return Err(format!("{hidden} is left: {said}"));
+            return Err(format!("{hidden} is left: {stderr}"));
         }
         if self.bucket.open_uploads() > 0 {
-            return Err(format!("an upload is left: {said}"));
+            return Err(format!("an upload is left: {stderr}"));
         }
-        if said.contains("panicked") || said.contains("this is a bug") {
-            return Err(format!("a bug: {said}"));
+        if stderr.contains("panicked") || stderr.contains("this is a bug") {
+            return Err(format!("a bug: {stderr}"));
         }
         match output.status.code() {
-            Some(0) => self.look(job, output).map(|()| End::Right),
-            Some(1..=8) if said.trim().is_empty() => Err("refused without a word".to_owned()),
+            Some(0) => self.check_result(job, output).map(|()| End::Right),
+            Some(1..=8) if stderr.trim().is_empty() => Err("refused without a word".to_owned()),
             Some(1..=8) => {
                 let kept = std::fs::read(self.out()).is_ok_and(|bytes| bytes == OLD) && left.len() == 1;
-                if kept { Ok(End::Refused) } else { Err(format!("refused, and {left:?} is there: {said}")) }
+                if kept { Ok(End::Refused) } else { Err(format!("refused, and {left:?} is there: {stderr}")) }
             }
-            Some(137) => Err(format!("hangs, or was killed for its memory: {said}")),
-            code => Err(format!("ended with {code:?}: {said}")),
+            Some(137) => Err(format!("hangs, or was killed for its memory: {stderr}")),
+            code => Err(format!("ended with {code:?}: {stderr}")),
         }
     }
 
     /// Checks the result of a command that succeeded.
-    fn look(&self, job: &Job, output: &Output) -> Result<(), String> {
+    fn check_result(&self, job: &Job, output: &Output) -> Result<(), String> {
         let out = || std::fs::read(self.out()).expect("what was made");
         let disk = || {
             let mut disk = std::fs::read(self.disk()).expect("the disk");
@@ -219,12 +219,12 @@ impl Work {
             disk
         };
         let same = match job.makes {
-            Makes::Answer => output.stdout == job.answer,
+            Makes::Output => output.stdout == job.stdout,
             Makes::Image => out() == std::fs::read(self.image()).expect("the image"),
             Makes::ImageByZstd => self.zstd.is_empty() || out() == self.zstd,
             Makes::Disk => out() == disk(),
             Makes::Other => snapferry_testkit::model::Model::read(&out())
-                .map_err(|why| format!("{why:?}"))?
+                .map_err(|error| format!("{error:?}"))?
                 .disk()
                 .is_ok_and(|read| read == disk()),
             Makes::Object => {

@@ -4,7 +4,8 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _, symlink};
 
 use snapferry_testkit::oracle::QemuImg;
 
-use super::{Pair, end, run_in};
+use super::{Pair, run_in};
+use crate::support::run;
 
 #[test]
 fn every_way_to_write_a_conversion_gives_qemus_disk() {
@@ -60,15 +61,15 @@ fn the_header_says_what_was_asked_for() {
         ("compression_type=zstd", "compression-type", "zstd"),
         ("compression_type=zlib", "compression-type", "zlib"),
     ] {
-        let made = end(run_in(
+        let made = run(run_in(
             pair.link(),
             &pair.ours(),
             &["convert", "-O", "qcow2", "-o", options, "b.raw", "out"],
         ));
         assert_eq!(made.code, Some(0), "{made:?}");
-        let told = qemu.run(&["info", "--output=json"], &[&pair.ours().join("out")]).expect("an image");
-        let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
-        assert_eq!(told["format-specific"]["data"][field], value, "{told}");
+        let info = qemu.run(&["info", "--output=json"], &[&pair.ours().join("out")]).expect("an image");
+        let info: serde_json::Value = serde_json::from_str(&info).expect("JSON");
+        assert_eq!(info["format-specific"]["data"][field], value, "{info}");
     }
 }
 
@@ -79,7 +80,7 @@ fn zeros_are_left_out_or_stored_as_asked() {
     let raw = std::fs::File::create(pair.ours().join("empty.raw")).expect("a file");
     raw.set_len(8 << 20).expect("a hole");
     let blocks = |args: &[&str]| {
-        let made = end(run_in(pair.link(), &pair.ours(), args));
+        let made = run(run_in(pair.link(), &pair.ours(), args));
         assert_eq!(made.code, Some(0), "{made:?}");
         std::fs::metadata(pair.ours().join("out")).expect("a file").blocks() * 512
     };
@@ -124,7 +125,7 @@ fn progress_goes_in_qemus_steps() {
         "convert -p -c -O qcow2 -f raw steps.raw out",
         "convert -p -O raw -f qcow2 steps.qcow2 steps.qcow2 out",
     ] {
-        pair.expect_same_words(&line.split(' ').collect::<Vec<_>>());
+        pair.expect_same_output(&line.split(' ').collect::<Vec<_>>());
     }
     let (_, ours) = pair.run(&["convert", "-p", "-O", "qcow2", "-f", "qcow2", "steps.qcow2", "out"]);
     let steps = ["0.00", "25.00", "50.00", "75.00", "100.00", "100.00"]
@@ -187,7 +188,7 @@ fn mistakes_are_told_in_qemus_words() {
         "convert -n a.raw b.raw",
         "convert -O qcow2 a.raw a.raw",
     ] {
-        pair.expect_same_words(&line.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>());
+        pair.expect_same_output(&line.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>());
         assert_eq!(pair.left(), ["a.qcow2", "a.raw", "b.qcow2", "b.raw"], "{line}");
     }
 }
@@ -205,7 +206,7 @@ fn a_disk_is_not_copied_onto_itself_under_another_name() {
         "convert -O qcow2 b.raw hard a.raw",
         "convert file:soft hard",
     ] {
-        let ended = end(run_in(pair.link(), &pair.ours(), &line.split(' ').collect::<Vec<_>>()));
+        let ended = run(run_in(pair.link(), &pair.ours(), &line.split(' ').collect::<Vec<_>>()));
         assert!(
             ended.code == Some(1) && ended.err.contains("Failed to get \"write\" lock"),
             "{line}: {ended:?}"
@@ -228,7 +229,7 @@ fn a_failure_leaves_what_was_there() {
     std::fs::write(&image, bytes).expect("written");
     std::fs::write(pair.ours().join("out"), "precious").expect("written");
     for format in ["raw", "qcow2"] {
-        let ended = end(run_in(pair.link(), &pair.ours(), &["convert", "-O", format, "a.qcow2", "out"]));
+        let ended = run(run_in(pair.link(), &pair.ours(), &["convert", "-O", format, "a.qcow2", "out"]));
         assert_eq!(ended.code, Some(1), "{ended:?}");
         assert!(ended.err.starts_with("qemu-img: ") && ended.err.contains("a.qcow2"), "{ended:?}");
         assert_eq!(std::fs::read(pair.ours().join("out")).expect("still there"), b"precious");

@@ -39,7 +39,7 @@ fn mistakes_are_told_in_qemus_words() {
         "create -f raw /nonexistent/new 5M",
         "create -f raw -o cluster_size=4k new 5M",
     ] {
-        pair.expect_same_words(&line.split(' ').collect::<Vec<_>>());
+        pair.expect_same_output(&line.split(' ').collect::<Vec<_>>());
         assert_eq!(pair.left(), ["a.qcow2", "a.raw", "b.qcow2", "b.raw"], "{line}");
     }
 }

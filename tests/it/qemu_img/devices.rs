@@ -5,7 +5,8 @@ use std::path::Path;
 use snapferry_testkit::loopdev::{Access, LoopDevice, LoopOptions};
 use snapferry_testkit::oracle::QemuImg;
 
-use super::{Pair, end, run_in};
+use super::{Pair, run_in};
+use crate::support::run;
 
 const SIZE: usize = 6 << 20;
 
@@ -24,7 +25,7 @@ fn a_device_is_a_target_and_a_source() {
         let Some(device) = device(pair.home.path()) else { return };
         let path = device.path().to_str().expect("UTF-8");
         let args = [&["convert", "-O", "raw"], options, &["a.qcow2", path]].concat();
-        let ended = end(run_in(pair.link(), &pair.ours(), &args));
+        let ended = run(run_in(pair.link(), &pair.ours(), &args));
         assert_eq!(ended.code, Some(0), "{args:?}: {ended:?}");
         let disk = std::fs::read(pair.ours().join("a.raw")).expect("the disk");
         let written = std::fs::read(device.path()).expect("the device");
@@ -34,7 +35,7 @@ fn a_device_is_a_target_and_a_source() {
             "nothing past the disk is touched"
         );
 
-        let back = end(run_in(
+        let back = run(run_in(
             pair.link(),
             &pair.ours(),
             &["convert", "-f", "raw", "-O", "qcow2", "-c", path, "back"],
@@ -55,7 +56,7 @@ fn a_device_that_is_known_to_be_zero_is_not_written_with_zeros() {
     std::fs::File::create(pair.ours().join("hole.raw"))
         .and_then(|file| file.set_len(1 << 20))
         .expect("a hole");
-    let ended = end(run_in(
+    let ended = run(run_in(
         pair.link(),
         &pair.ours(),
         &["convert", "-n", "--target-is-zero", "-O", "raw", "hole.raw", path],
@@ -73,7 +74,7 @@ fn a_device_that_is_too_small_is_left_alone() {
     for options in [&["-n"][..], &[]] {
         let args = [&["convert", "-O", "raw"], options, &["a.raw", "a.raw", path]].concat();
         let (theirs, ours) =
-            (end(run_in("qemu-img", &pair.theirs(), &args)), end(run_in(pair.link(), &pair.ours(), &args)));
+            (run(run_in("qemu-img", &pair.theirs(), &args)), run(run_in(pair.link(), &pair.ours(), &args)));
         assert_eq!((theirs.code, ours.code), (Some(1), Some(1)), "{theirs:?} {ours:?}");
         assert!(std::fs::read(device.path()).expect("the device").iter().all(|&byte| byte == 0xee));
     }

@@ -4,37 +4,24 @@
 use std::ffi::OsStr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use snapferry_base::units::{ByteCount, MIB};
 use snapferry_testkit::disks::{Disk, Kind};
 use snapferry_testkit::oracle::QemuImg;
 use tempfile::TempDir;
 
+use crate::support::{Ended, left_in, program, run};
+
 mod convert;
 mod create;
 mod devices;
+mod output;
 mod refused;
-mod told;
 
 /// Two folders with the same files: QEMU's tool works in one, Snapferry in the other.
 struct Pair {
     home: TempDir,
-}
-
-/// Exit code and output of a command.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Ended {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl From<Output> for Ended {
-    fn from(output: Output) -> Self {
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
-    }
 }
 
 /// A command that runs `program` in `folder`, and inherits only PATH from the caller's environment.
@@ -45,16 +32,12 @@ fn run_in<S: AsRef<OsStr>>(program: impl AsRef<OsStr>, folder: &Path, args: &[S]
     command
 }
 
-fn end(mut command: Command) -> Ended {
-    command.output().unwrap_or_else(|why| panic!("{command:?}: {why}")).into()
-}
-
 impl Pair {
     /// Makes folders with a disk of 5 MiB and 1,000 bytes as `a.raw`, one of 1 MiB as `b.raw`, and QEMU's
     /// images of both.
     fn new(qemu: QemuImg) -> Self {
         let home = tempfile::tempdir().expect("a folder");
-        symlink(env!("CARGO_BIN_EXE_snapferry"), home.path().join("qemu-img")).expect("a link");
+        symlink(program(), home.path().join("qemu-img")).expect("a link");
         let pair = Self { home };
         for folder in [pair.theirs(), pair.ours()] {
             std::fs::create_dir(&folder).expect("a folder");
@@ -84,7 +67,7 @@ impl Pair {
 
     /// Runs the same command line in both folders; returns QEMU's result, then Snapferry's.
     fn run(&self, args: &[&str]) -> (Ended, Ended) {
-        (end(run_in("qemu-img", &self.theirs(), args)), end(run_in(self.link(), &self.ours(), args)))
+        (run(run_in("qemu-img", &self.theirs(), args)), run(run_in(self.link(), &self.ours(), args)))
     }
 
     /// Asserts that both commands succeed, and that `name` holds the same disk.
@@ -113,19 +96,14 @@ impl Pair {
     }
 
     /// Asserts that both commands end with the same code and the same output.
-    fn expect_same_words(&self, args: &[&str]) {
+    fn expect_same_output(&self, args: &[&str]) {
         let (theirs, ours) = self.run(args);
         assert_eq!(ours, theirs, "{args:?}");
     }
 
     /// Names in Snapferry's folder, sorted.
     fn left(&self) -> Vec<String> {
-        let mut names: Vec<String> = std::fs::read_dir(self.ours())
-            .expect("a folder")
-            .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
-            .collect();
-        names.sort();
-        names
+        left_in(&self.ours())
     }
 }
 

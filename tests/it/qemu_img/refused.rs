@@ -5,7 +5,8 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use snapferry_testkit::oracle::QemuImg;
 
-use super::{Pair, end, run_in};
+use super::{Pair, run_in};
+use crate::support::{program, run};
 
 /// Command lines, and the text by which each is refused.
 const REFUSED: [(&str, &str); 32] = [
@@ -46,16 +47,13 @@ const REFUSED: [(&str, &str); 32] = [
 fn pair() -> Option<Pair> {
     let qemu = QemuImg::find()?;
     let pair = Pair::new(qemu);
-    let here = |name: &str| pair.ours().join(name);
-    qemu.run(
-        &["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"],
-        &[&here("b.qcow2"), &here("backed.qcow2")],
-    )
-    .expect("made");
-    qemu.run(&["create", "-q", "-f", "qcow2"], &[&here("empty.qcow2"), std::path::Path::new("0")])
+    let at = |name: &str| pair.ours().join(name);
+    qemu.run(&["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"], &[&at("b.qcow2"), &at("backed.qcow2")])
         .expect("made");
-    std::fs::write(here("empty.raw"), b"").expect("written");
-    qemu.run(&["convert", "-O", "vmdk"], &[&here("b.raw"), &here("other.vmdk")]).expect("made");
+    qemu.run(&["create", "-q", "-f", "qcow2"], &[&at("empty.qcow2"), std::path::Path::new("0")])
+        .expect("made");
+    std::fs::write(at("empty.raw"), b"").expect("written");
+    qemu.run(&["convert", "-O", "vmdk"], &[&at("b.raw"), &at("other.vmdk")]).expect("made");
     Some(pair)
 }
 
@@ -65,11 +63,11 @@ const THERE: [&str; 8] =
 #[test]
 fn what_is_not_done_is_refused_by_name() {
     let Some(pair) = pair() else { return };
-    for (line, what) in REFUSED {
-        let ended = end(run_in(pair.link(), &pair.ours(), &line.split(' ').collect::<Vec<_>>()));
+    for (line, feature) in REFUSED {
+        let ended = run(run_in(pair.link(), &pair.ours(), &line.split(' ').collect::<Vec<_>>()));
         assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""), "{line}: {ended:?}");
         assert!(
-            ended.err.starts_with(&format!("qemu-img: snapferry does not do {what}")),
+            ended.err.starts_with(&format!("qemu-img: snapferry does not do {feature}")),
             "{line}: {ended:?}"
         );
         assert!(ended.err.contains("SNAPFERRY_QEMU_IMG"), "{line}: {ended:?}");
@@ -88,7 +86,7 @@ fn what_is_not_done_is_handed_over_as_it_was_typed() {
         let args: Vec<&str> = line.split(' ').collect();
         let mut command = run_in(pair.link(), &pair.ours(), &args);
         command.env("SNAPFERRY_QEMU_IMG", &real);
-        let ended = end(command);
+        let ended = run(command);
         let typed: String = args.iter().map(|arg| format!("{arg}|")).collect();
         assert_eq!((ended.code, ended.out, ended.err.as_str()), (Some(63), typed, "unset\n"), "{line}");
         assert_eq!(pair.left(), THERE, "{line}");
@@ -96,10 +94,10 @@ fn what_is_not_done_is_handed_over_as_it_was_typed() {
     // Commands that Snapferry has are not passed on, and a missing program is reported.
     let mut ours = run_in(pair.link(), &pair.ours(), &["convert", "a.raw", "out"]);
     ours.env("SNAPFERRY_QEMU_IMG", &real);
-    assert_eq!(end(ours).code, Some(0));
+    assert_eq!(run(ours).code, Some(0));
     let mut nowhere = run_in(pair.link(), &pair.ours(), &["resize", "out", "1G"]);
     nowhere.env("SNAPFERRY_QEMU_IMG", "/nonexistent/qemu-img");
-    let ended = end(nowhere);
+    let ended = run(nowhere);
     assert!(
         ended.code == Some(1) && ended.err.contains("SNAPFERRY_QEMU_IMG names: No such file"),
         "{ended:?}"
@@ -109,16 +107,16 @@ fn what_is_not_done_is_handed_over_as_it_was_typed() {
 #[test]
 fn it_answers_to_both_names() {
     let Some(pair) = pair() else { return };
-    let version = end(run_in(pair.link(), &pair.ours(), &["--version"]));
+    let version = run(run_in(pair.link(), &pair.ours(), &["--version"]));
     let line = version.out.lines().next().unwrap_or_default();
     assert!(line.starts_with("qemu-img version 10.0.2 (snapferry "), "{version:?}");
-    let ours = env!("CARGO_BIN_EXE_snapferry");
-    assert_eq!(end(run_in(ours, &pair.ours(), &["qemu-img", "--version"])), version);
-    assert_eq!(end(run_in(ours, &pair.ours(), &["--quiet", "qemu-img", "--version"])), version);
-    let made = end(run_in(ours, &pair.ours(), &["qemu-img", "convert", "-O", "qcow2", "a.raw", "out"]));
+    let ours = program();
+    assert_eq!(run(run_in(ours, &pair.ours(), &["qemu-img", "--version"])), version);
+    assert_eq!(run(run_in(ours, &pair.ours(), &["--quiet", "qemu-img", "--version"])), version);
+    let made = run(run_in(ours, &pair.ours(), &["qemu-img", "convert", "-O", "qcow2", "a.raw", "out"]));
     assert_eq!((made.code, made.out.as_str(), made.err.as_str()), (Some(0), "", ""));
     for args in [&["--help"][..], &["-h"], &["convert", "--help"], &["create", "-h"]] {
-        let help = end(run_in(pair.link(), &pair.ours(), args));
+        let help = run(run_in(pair.link(), &pair.ours(), args));
         assert!(help.code == Some(0) && help.out.contains("Usage:") && help.err.is_empty(), "{help:?}");
     }
 }
@@ -155,7 +153,7 @@ fn images_of_every_other_format_are_refused_whatever_they_are_called() {
             "map other",
             "measure -O qcow2 other",
         ] {
-            let ended = end(run_in(pair.link(), &pair.ours(), &line.split(' ').collect::<Vec<_>>()));
+            let ended = run(run_in(pair.link(), &pair.ours(), &line.split(' ').collect::<Vec<_>>()));
             assert_eq!(
                 (ended.code, ended.out.as_str()),
                 (Some(1), ""),

@@ -8,12 +8,12 @@ use snapferry_base::retry::Class;
 use snapferry_base::secret::Secret;
 use snapferry_fleet::queue::examine::{Severity, ask, judge};
 use snapferry_fleet::queue::{
-    Counts, Imported, JobState, Lease, LeaseStatus, MOST_NAMES, Queue, QueueError, RedisConfig, RedisQueue,
+    Counts, Imported, JobState, Lease, LeaseStatus, MAX_NAMES, Queue, QueueError, RedisConfig, RedisQueue,
     Timing, Token, import_legacy,
 };
 
-use super::way::Way;
-use super::{Redis, SAFE, is_lost, job};
+use super::is_lost;
+use crate::support::{Proxy, Redis, SAFE, job};
 
 /// Short leases, which run out within a test.
 const SHORT: Timing = Timing {
@@ -98,7 +98,7 @@ async fn the_old_list_is_taken_over_and_what_was_left_half_way_too() {
     redis.command(&["RPUSH", "queue", "web01", "", "web02", "web01"]).await;
     redis.command(&["RPUSH", "queue:snapferry-import", "web00"]).await;
     let made = |name: &str| (!name.is_empty()).then(|| job(name));
-    let imported = import_legacy(&queue, "queue", MOST_NAMES, made).await.unwrap();
+    let imported = import_legacy(&queue, "queue", MAX_NAMES, made).await.unwrap();
     assert_eq!(imported, Imported { added: 3, open_already: 1, refused: vec![String::new()], left: 0 });
     let ready = queue.jobs(JobState::Ready, 10).await.unwrap();
     let mut servers: Vec<&str> = ready.iter().map(|job| job.server.as_str()).collect();
@@ -106,13 +106,13 @@ async fn the_old_list_is_taken_over_and_what_was_left_half_way_too() {
     assert_eq!(servers, ["web00", "web01", "web02"]);
     let left = redis.command(&["EXISTS", "queue", "queue:snapferry-import"]).await;
     assert!(matches!(left, redis::Value::Int(0)), "{left:?}");
-    assert_eq!(import_legacy(&queue, "queue", MOST_NAMES, made).await.unwrap(), Imported::default());
+    assert_eq!(import_legacy(&queue, "queue", MAX_NAMES, made).await.unwrap(), Imported::default());
     redis.command(&["RPUSH", "queue", "web03"]).await;
     redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    assert_eq!(import_legacy(&queue, "queue", MOST_NAMES, made).await.unwrap_err().class(), Class::Transient);
+    assert_eq!(import_legacy(&queue, "queue", MAX_NAMES, made).await.unwrap_err().class(), Class::Transient);
     redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
     assert_eq!(
-        import_legacy(&queue, "queue", MOST_NAMES, made).await.unwrap(),
+        import_legacy(&queue, "queue", MAX_NAMES, made).await.unwrap(),
         Imported { added: 1, ..Imported::default() }
     );
     // Names beyond the limit of one call are counted, and the next call imports them.
@@ -150,14 +150,14 @@ async fn scripts_forgotten_connections_cut_and_clients_held_up_are_got_over() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_has_gone_silent_is_replaced() {
     let Some(redis) = Redis::start(&SAFE).await else { return };
-    let way = Way::to(&redis).await;
-    let queue = way.queue(&redis.config()).await;
+    let proxy = Proxy::to(&redis).await;
+    let queue = proxy.queue(&redis.config()).await;
     queue.enqueue(&job("web01")).await.unwrap();
     let lease = claim(&queue, "w1").await;
-    way.silence();
+    proxy.silence();
     let unanswered = queue.beat(&lease, "").await.unwrap_err();
     assert_eq!(unanswered.class(), Class::Transient, "{unanswered}");
-    assert_eq!((queue.beat(&lease, "").await.unwrap(), way.accepted()), (LeaseStatus::On, 2));
+    assert_eq!((queue.beat(&lease, "").await.unwrap(), proxy.accepted()), (LeaseStatus::On, 2));
 }
 
 /// After a failover the name of Redis leads to the new primary, but an open connection stays with the old
@@ -165,26 +165,26 @@ async fn a_connection_that_has_gone_silent_is_replaced() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_to_a_primary_that_was_demoted_is_replaced() {
     let Some(redis) = Redis::start(&SAFE).await else { return };
-    let way = Way::to(&redis).await;
-    let queue = way.queue(&redis.config()).await;
+    let proxy = Proxy::to(&redis).await;
+    let queue = proxy.queue(&redis.config()).await;
     redis.command(&["REPLICAOF", "127.0.0.1", "1"]).await;
     assert_eq!(queue.enqueue(&job("web01")).await.unwrap_err().class(), Class::Transient);
     redis.command(&["REPLICAOF", "NO", "ONE"]).await;
     queue.enqueue(&job("web01")).await.unwrap();
-    assert_eq!(way.accepted(), 2, "connections");
+    assert_eq!(proxy.accepted(), 2, "connections");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_of_a_new_connection_passes() {
     let Some(redis) = Redis::start(&["--requirepass", "hunter2"]).await else { return };
     let config = RedisConfig { password: Some(Secret::new("hunter2")), ..redis.config() };
-    let (way, client) = (Way::to(&redis).await, redis::Client::open(redis.url()).unwrap());
+    let (proxy, client) = (Proxy::to(&redis).await, redis::Client::open(redis.url()).unwrap());
     let mut other = client.get_multiplexed_async_connection().await.unwrap();
     let mut order = async |words: &[&str]| {
         redis::cmd(words[0]).arg(&words[1..]).query_async::<redis::Value>(&mut other).await.unwrap();
     };
     order(&["AUTH", "hunter2"]).await;
-    let queue = way.queue(&config).await;
+    let queue = proxy.queue(&config).await;
     queue.enqueue(&job("web01")).await.unwrap();
     order(&["CONFIG", "SET", "maxclients", "1"]).await;
     order(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
@@ -365,7 +365,7 @@ async fn what_the_queue_itself_can_do() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_private_authority_is_trusted_where_it_is_named_and_no_other() {
-    let temp = crate::convert::folder();
+    let temp = crate::support::folder();
     let file = |name: &str, text: String| {
         let path = temp.path().join(name);
         std::fs::write(&path, text).unwrap();

@@ -15,7 +15,8 @@ use snapferry_fleet::queue::{
     CatchUp, JobState, Lease, MemoryQueue, NewJob, OnFailure, Priority, Queue, QueueError, Timing, Token,
 };
 
-use super::{Redis, SAFE, now_ms};
+use super::now_ms;
+use crate::support::{Redis, SAFE};
 
 /// A clock that moves only when the test moves it.
 pub struct Turned(pub Arc<AtomicU64>);
@@ -66,7 +67,7 @@ enum QueueStep {
     Pass { milliseconds: u64 },
 }
 
-fn deed() -> impl Strategy<Value = QueueStep> {
+fn any_step() -> impl Strategy<Value = QueueStep> {
     prop_oneof![
         4 => (0_u8..4, 0_u8..10, 0_u8..2).prop_map(|(server, priority, wait)| QueueStep::Enqueue { server, priority, wait }),
         1 => Just(QueueStep::Again),
@@ -114,19 +115,19 @@ impl Memory {
 /// Runs the step on a queue, and returns the outcome as text, which can be compared.
 async fn perform(
     queue: &dyn Queue,
-    deed: &QueueStep,
+    operation: &QueueStep,
     memory: &Memory,
     new: &NewJob,
     token: &Token,
 ) -> String {
-    let said = |outcome: Result<String, QueueError>| match outcome {
-        Ok(words) => words,
+    let describe = |outcome: Result<String, QueueError>| match outcome {
+        Ok(text) => text,
         Err(QueueError::LeaseLost { .. }) => "lost".to_owned(),
         Err(error) => format!("{error:?}"),
     };
     let none = || Ok("nobody".to_owned());
     let wait = |units: u8| Duration::from_millis(u64::from(units) * 50);
-    said(match deed {
+    describe(match operation {
         QueueStep::Enqueue { .. } => queue.enqueue(new).await.map(|added| format!("{added:?}")),
         QueueStep::Again => match memory.jobs.last() {
             Some(job) => queue.enqueue(job).await.map(|added| format!("{added:?}")),
@@ -152,13 +153,13 @@ async fn perform(
         QueueStep::Reap => queue.reap().await.map(|reaped| format!("{reaped:?}")),
         QueueStep::Purge => queue.purge(Duration::from_millis(300)).await.map(|purged| purged.to_string()),
         QueueStep::Forget { server } => {
-            queue.forget(&format!("web{server}"), "us-east").await.map(|there| there.to_string())
+            queue.forget(&format!("web{server}"), "us-east").await.map(|existed| existed.to_string())
         }
         QueueStep::Schedule { name, since: Some(since) } => {
             queue.set_schedule(&format!("s{name}"), "plan", *since).await.map(|()| "kept".to_owned())
         }
         QueueStep::Schedule { name, since: None } => {
-            queue.remove_schedule(&format!("s{name}")).await.map(|there| there.to_string())
+            queue.remove_schedule(&format!("s{name}")).await.map(|existed| existed.to_string())
         }
         QueueStep::Waiting => queue.waiting().await.map(|waiting| format!("{waiting:?}")),
         QueueStep::Tick { name, ahead } => {
@@ -174,7 +175,7 @@ async fn perform(
         | QueueStep::Die { lease }
         | QueueStep::Stop { lease } => match memory.lease(*lease) {
             None => none(),
-            Some(lease) => match deed {
+            Some(lease) => match operation {
                 QueueStep::Beat { .. } => queue.beat(&lease, "half").await.map(|held| format!("{held:?}")),
                 QueueStep::Step { step, through, .. } => queue
                     .step(&lease, &step.to_string(), "journal", *through)
@@ -198,22 +199,22 @@ async fn perform(
 /// Checks the rules that hold after any steps.
 async fn rules(queue: &dyn Queue, memory: &Memory) {
     let mut open: BTreeMap<(String, String), JobId> = BTreeMap::new();
-    let (mut there, mut counted) = (0, 0);
+    let (mut listed, mut counted) = (0, 0);
     for state in JobState::ALL {
         let jobs = queue.jobs(state, 1000).await.unwrap();
         counted += queue.counts().await.unwrap().of(state);
-        there += u64::try_from(jobs.len()).unwrap();
+        listed += u64::try_from(jobs.len()).unwrap();
         for job in jobs.into_iter().filter(|job| !job.state.is_over()) {
             let before = open.insert((job.server.clone(), job.region.clone()), job.id);
             assert_eq!(before, None, "two open jobs for {} into {}", job.server, job.region);
         }
     }
     // No job is in two states, and none is lost: missing jobs were purged, and only finished jobs are purged.
-    assert_eq!(there, counted);
-    assert!(there <= u64::try_from(memory.jobs.len()).unwrap());
+    assert_eq!(listed, counted);
+    assert!(listed <= u64::try_from(memory.jobs.len()).unwrap());
 }
 
-async fn play(deeds: &[QueueStep], redis: Option<&Redis>, prefix: &str) {
+async fn play(operations: &[QueueStep], redis: Option<&Redis>, prefix: &str) {
     let clock = Arc::new(AtomicU64::new(now_ms()));
     let memory_queue = MemoryQueue::new(Arc::new(Turned(Arc::clone(&clock))), TIMING);
     let redis_queue = match redis {
@@ -233,8 +234,8 @@ async fn play(deeds: &[QueueStep], redis: Option<&Redis>, prefix: &str) {
         None => None,
     };
     let mut memory = Memory::default();
-    for (number, deed) in deeds.iter().enumerate() {
-        let (server, priority, wait) = match deed {
+    for (number, operation) in operations.iter().enumerate() {
+        let (server, priority, wait) = match operation {
             QueueStep::Enqueue { server, priority, wait } => (*server, *priority, *wait),
             _ => (0, 0, 0),
         };
@@ -250,12 +251,12 @@ async fn play(deeds: &[QueueStep], redis: Option<&Redis>, prefix: &str) {
             wait: Duration::from_millis(u64::from(wait) * 100),
         };
         let token = Token::new();
-        let ours = perform(&memory_queue, deed, &memory, &new, &token).await;
+        let ours = perform(&memory_queue, operation, &memory, &new, &token).await;
         if let Some(redis_queue) = &redis_queue {
-            let theirs = perform(redis_queue, deed, &memory, &new, &token).await;
-            assert_eq!(theirs, ours, "deed {number}, {deed:?}: Redis, and memory");
+            let theirs = perform(redis_queue, operation, &memory, &new, &token).await;
+            assert_eq!(theirs, ours, "step {number}, {operation:?}: Redis, and memory");
         }
-        match deed {
+        match operation {
             QueueStep::Enqueue { .. } if ours == "Added" => memory.jobs.push(new),
             QueueStep::Claim { worker } => {
                 memory.tokens[*worker] = Some(token.clone());
@@ -275,15 +276,15 @@ async fn play(deeds: &[QueueStep], redis: Option<&Redis>, prefix: &str) {
         for job in &memory.jobs {
             assert_eq!(redis_queue.job(job.id).await.unwrap(), memory_queue.job(job.id).await.unwrap());
         }
-        assert_eq!(redis_queue.good().await.unwrap(), memory_queue.good().await.unwrap());
+        assert_eq!(redis_queue.last_successes().await.unwrap(), memory_queue.last_successes().await.unwrap());
         assert_eq!(redis_queue.workers().await.unwrap(), memory_queue.workers().await.unwrap());
         assert_eq!(redis_queue.schedules().await.unwrap(), memory_queue.schedules().await.unwrap());
-        let told = |events: Vec<snapferry_fleet::queue::QueueEvent>| {
+        let fields = |events: Vec<snapferry_fleet::queue::QueueEvent>| {
             events.into_iter().map(|event| (event.id, event.what, event.details)).collect::<Vec<_>>()
         };
         assert_eq!(
-            told(redis_queue.events(1000).await.unwrap()),
-            told(memory_queue.events(1000).await.unwrap())
+            fields(redis_queue.events(1000).await.unwrap()),
+            fields(memory_queue.events(1000).await.unwrap())
         );
     }
 }
@@ -297,9 +298,9 @@ fn both_queues_do_the_same_whatever_happens() {
     let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
     let number = AtomicU64::new(0);
     runner
-        .run(&proptest::collection::vec(deed(), 1..60), |deeds| {
+        .run(&proptest::collection::vec(any_step(), 1..60), |operations| {
             let prefix = format!("case{}", number.fetch_add(1, Ordering::Relaxed));
-            runtime.block_on(play(&deeds, redis.as_ref(), &prefix));
+            runtime.block_on(play(&operations, redis.as_ref(), &prefix));
             Ok(())
         })
         .unwrap();

@@ -11,7 +11,8 @@ use snapferry_fleet::queue::{
     JobState, Lease, LeaseStatus, Queue, QueueError, RedisConfig, RedisQueue, Timing, Token,
 };
 
-use super::{Redis, SAFE, job, now_ms, suite};
+use super::{now_ms, suite};
+use crate::support::{Redis, SAFE, job};
 
 const USER: &str = "snapferry";
 
@@ -185,7 +186,7 @@ async fn what_makes_no_sense_hides_nothing_else() {
         redis.command(&["HSET", &format!("{{snapferry}}:{hash}"), "strange", value]).await;
     }
     redis.command(&["XADD", "{snapferry}:events", "*", "at", "x"]).await;
-    assert_eq!(queue.good().await.unwrap(), []);
+    assert_eq!(queue.last_successes().await.unwrap(), []);
     assert_eq!(queue.surveys().await.unwrap(), []);
     assert_eq!(queue.workers().await.unwrap(), []);
     assert_eq!(queue.schedules().await.unwrap(), []);

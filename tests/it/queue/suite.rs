@@ -9,8 +9,9 @@ use snapferry_fleet::queue::{
     Priority, Queue, QueueError, Reaped, Schedule, Timing, Token,
 };
 
-use super::{Redis, SAFE, is_lost, job};
+use super::is_lost;
 use crate::queue::model::Turned;
+use crate::support::{Redis, SAFE, job};
 
 pub const TIMING: Timing = Timing {
     lease: Duration::from_secs(120),
@@ -92,7 +93,7 @@ impl Bench<'_> {
         assert!(is_lost(&queue.beat(&lease, "").await));
         let done = queue.job(one.id).await.unwrap().unwrap();
         assert_eq!((done.state, done.result.as_deref()), (JobState::Done, Some("result")));
-        let what: Vec<String> = queue
+        let kinds: Vec<String> = queue
             .events(100)
             .await
             .unwrap()
@@ -100,7 +101,7 @@ impl Bench<'_> {
             .filter(|event| event.id == one.id)
             .map(|event| event.what)
             .collect();
-        assert_eq!(what, ["added", "claimed", "step", "done"]);
+        assert_eq!(kinds, ["added", "claimed", "step", "done"]);
         // After a job is done, the server may be replicated again.
         let again = self.add("web01").await;
         queue.cancel(again.id).await.unwrap();
@@ -186,8 +187,8 @@ impl Bench<'_> {
         let lost_at = async |furthest: u32| {
             let lease = self.claim("w1").await.unwrap();
             queue.step(&lease, "taken-up", "journal", None).await.unwrap();
-            for place in 1..=furthest {
-                queue.step(&lease, &format!("step {place}"), "journal", Some(place)).await.unwrap();
+            for position in 1..=furthest {
+                queue.step(&lease, &format!("step {position}"), "journal", Some(position)).await.unwrap();
             }
             queue.step(&lease, "convert", "journal", None).await.unwrap();
             self.pass(120);
@@ -269,9 +270,9 @@ impl Bench<'_> {
             matches!(queue.retry(job.id).await, Err(QueueError::Duplicate { other: open }) if open == other.id)
         );
         queue.cancel(other.id).await.unwrap();
-        let nobody = super::job("nobody").id;
-        assert!(matches!(queue.retry(nobody).await, Err(QueueError::NoSuchJob { .. })));
-        assert!(matches!(queue.cancel(nobody).await, Err(QueueError::NoSuchJob { .. })));
+        let unknown = crate::support::job("nobody").id;
+        assert!(matches!(queue.retry(unknown).await, Err(QueueError::NoSuchJob { .. })));
+        assert!(matches!(queue.cancel(unknown).await, Err(QueueError::NoSuchJob { .. })));
     }
 
     async fn what_is_cancelled_ends_at_once_or_with_the_next_beat(&self) {
@@ -363,29 +364,30 @@ impl Bench<'_> {
         let (queue, first) = (self.queue, self.add("db01").await);
         let lease = self.claim("w9").await.unwrap();
         queue.finish(&lease, r#"{"image": "db01-latest"}"#).await.unwrap();
-        let good = |good: Vec<LastSuccess>| {
-            good.into_iter()
-                .find(|good| good.server == "db01")
-                .map(|good| (good.region, good.id, good.result))
+        let last_success = |successes: Vec<LastSuccess>| {
+            successes
+                .into_iter()
+                .find(|success| success.server == "db01")
+                .map(|success| (success.region, success.id, success.result))
         };
         let expected = ("us-east".to_owned(), first.id, r#"{"image": "db01-latest"}"#.to_owned());
-        assert_eq!(good(queue.good().await.unwrap()), Some(expected.clone()));
+        assert_eq!(last_success(queue.last_successes().await.unwrap()), Some(expected.clone()));
         // Neither a later failure nor the removal of the job changes the last success.
         self.add("db01").await;
         let lease = self.claim("w9").await.unwrap();
         queue.fail(&lease, "why", OnFailure::Dead).await.unwrap();
         self.pass(100);
         queue.purge(Duration::from_secs(60)).await.unwrap();
-        assert_eq!(good(queue.good().await.unwrap()), Some(expected));
+        assert_eq!(last_success(queue.last_successes().await.unwrap()), Some(expected));
         let second = self.add("db01").await;
         let lease = self.claim("w9").await.unwrap();
         queue.finish(&lease, "{}").await.unwrap();
         assert_eq!(
-            good(queue.good().await.unwrap()),
+            last_success(queue.last_successes().await.unwrap()),
             Some(("us-east".to_owned(), second.id, "{}".to_owned()))
         );
         assert_eq!(
-            queue.workers().await.unwrap().into_iter().map(|heard| heard.worker).collect::<Vec<_>>(),
+            queue.workers().await.unwrap().into_iter().map(|info| info.worker).collect::<Vec<_>>(),
             ["w9"]
         );
         // `forget` removes a server that no longer exists, but not the same one in another region, nor
@@ -399,7 +401,7 @@ impl Bench<'_> {
         assert!(!queue.forget("db01", "eu-de").await.unwrap());
         assert!(queue.forget("db01", "us-east").await.unwrap());
         assert!(!queue.forget("db01", "us-east").await.unwrap(), "nothing is left to forget");
-        assert_eq!(good(queue.good().await.unwrap()), None);
+        assert_eq!(last_success(queue.last_successes().await.unwrap()), None);
         assert_eq!((queue.job(dead.id).await.unwrap(), self.state(&other).await), (None, JobState::Dead));
     }
 

@@ -1,6 +1,8 @@
 //! A server's disk by snapshot, volume and attachment to a device; from the device to an object; from there
 //! to an image, and to a server again.
 
+use std::sync::Arc;
+
 use snapferry_engine::image::Sha256Sum;
 use snapferry_fleet::replicate::device::{DeviceError, DeviceFolder, DeviceKind};
 use snapferry_ibmcloud::vpc::model::{AttachedDevice, HealthState, ImageState, StorageGeneration};
@@ -10,7 +12,8 @@ use snapferry_ibmcloud::vpc::{
 };
 use snapferry_sim::RegionOperation;
 
-use super::{AWAY, Cloud, HOME, POLICY, SERVER, SOON, name, ready_volume, snapshot_of, stable_snapshot};
+use super::{Cloud, SOON, name, ready_volume, snapshot_of, stable_snapshot};
+use crate::support::{AWAY, HOME, POLICY, SERVER, client_context};
 
 /// The server that the program would run on.
 fn own(cloud: &Cloud) -> InstanceId {
@@ -20,7 +23,7 @@ fn own(cloud: &Cloud) -> InstanceId {
 fn devices(cloud: &Cloud) -> DeviceFolder {
     DeviceFolder {
         folder: cloud.sim.device_folder(),
-        behind: DeviceKind::DeviceOrFile,
+        device_kind: DeviceKind::DeviceOrFile,
         ..DeviceFolder::default()
     }
 }
@@ -77,16 +80,17 @@ async fn a_servers_disk_comes_to_a_device_and_everything_goes_again() {
         client.delete_snapshot(&snapshot.id).await.unwrap();
     }
     client.snapshot_gone(&snapshot.id, SOON).await.unwrap();
-    crate::convert::wait_until("the link is gone", || {
+    crate::support::wait_until("the link is gone", || {
         std::fs::read_dir(cloud.sim.device_folder()).unwrap().next().is_none()
     });
 
-    let deeds: Vec<RegionOperation> = cloud.sim.history().into_iter().map(|deed| deed.operation).collect();
+    let operations: Vec<RegionOperation> =
+        cloud.sim.history().into_iter().map(|entry| entry.operation).collect();
     assert_eq!(
-        deeds[..3],
+        operations[..3],
         [RegionOperation::CreateSnapshot, RegionOperation::CreateVolume, RegionOperation::CreateAttachment]
     );
-    assert!(cloud.sim.history().iter().all(|deed| deed.request_id.starts_with("snapferry-")));
+    assert!(cloud.sim.history().iter().all(|entry| entry.request_id.starts_with("snapferry-")));
     cloud.sim.shutdown().await;
 }
 
@@ -119,7 +123,7 @@ async fn an_object_becomes_an_image_with_its_sum_and_the_image_an_object() {
     let renamed = client.rename_image(&image.id, &name("web01-latest")).await.unwrap();
     assert_eq!(renamed.name, "web01-latest");
     let tagging = TaggingConfig { endpoint: cloud.sim.tagging_endpoint(), ca_file: None, policy: POLICY };
-    let tagging = Tagging::new(&tagging, cloud.means()).unwrap();
+    let tagging = Tagging::new(&tagging, client_context(Arc::clone(&cloud.tokens))).unwrap();
     let tag = Tag::new("snapferry").unwrap();
     tagging.attach(&image.crn, std::slice::from_ref(&tag)).await.unwrap();
     assert_eq!(tagging.tags(&image.crn).await.unwrap(), ["snapferry"]);

@@ -1,54 +1,19 @@
 //! The commands on the cloud, as a user runs them.
 
-use std::process::{Command, Output};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
 use snapferry_sim::{RegionConfig, RegionOperation, ServerSeed};
 
-use super::{AWAY, Cloud, HOME, SERVER};
-
-/// Output of a command.
-struct Said {
-    output: Output,
-}
-
-impl Said {
-    fn out(&self) -> String {
-        String::from_utf8_lossy(&self.output.stdout).into_owned()
-    }
-
-    fn err(&self) -> String {
-        String::from_utf8_lossy(&self.output.stderr).into_owned()
-    }
-
-    /// Asserts that the command ended with this exit code.
-    #[track_caller]
-    fn code(self, code: i32) -> Self {
-        assert_eq!(self.output.status.code(), Some(code), "{}\n{}", self.out(), self.err());
-        self
-    }
-
-    #[track_caller]
-    fn json(self) -> Value {
-        serde_json::from_slice(&self.code(0).output.stdout).unwrap()
-    }
-
-    #[track_caller]
-    fn says(self, words: &[&str]) -> Self {
-        let all = format!("{}\n{}", self.out(), self.err());
-        for word in words {
-            assert!(all.contains(word), "{word:?} is not in:\n{all}");
-        }
-        self
-    }
-}
+use super::Cloud;
+use crate::support::{AWAY, Ended, HOME, SERVER, program};
 
 impl Cloud {
     /// A command with this cloud in its environment, and no other settings.
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_snapferry"));
-        command.args(words).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(program());
+        command.args(args).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("SNAPFERRY_VPC_ENDPOINT", self.sim.endpoint_template());
         command.env("SNAPFERRY_IAM_ENDPOINT", self.sim.iam_endpoint());
         command.env("SNAPFERRY_METADATA_ENDPOINT", self.sim.metadata_endpoint());
@@ -59,19 +24,19 @@ impl Cloud {
         command
     }
 
-    async fn run(&self, words: &[&str]) -> Said {
-        self.finish(self.command(words)).await
+    async fn run(&self, args: &[&str]) -> Ended {
+        self.finish(self.command(args)).await
     }
 
-    async fn finish(&self, mut command: Command) -> Said {
+    async fn finish(&self, mut command: Command) -> Ended {
         let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
-        let said = Said { output };
+        let ended = Ended::from(output);
         let key = self.sim.api_key();
         assert!(
-            !said.out().contains(key.reveal()) && !said.err().contains(key.reveal()),
+            !ended.out.contains(key.reveal()) && !ended.err.contains(key.reveal()),
             "the API key is shown"
         );
-        said
+        ended
     }
 
     fn changes(&self) -> usize {
@@ -93,12 +58,12 @@ async fn a_boot_volume_is_shown_with_what_stands_in_its_way() {
     cloud.sim.seed_server(sap).await.unwrap();
 
     // The default region is that of the server on which the program runs.
-    let shown = cloud.run(&["boot-volume", SERVER, "--json"]).await.json();
-    assert_eq!(shown["region"], HOME);
-    assert_eq!(shown["boot_volume"], "web01-boot");
-    assert_eq!((&shown["capacity_gb"], &shown["storage_generation"]), (&Value::from(1), &Value::from(1)));
+    let report = cloud.run(&["boot-volume", SERVER, "--json"]).await.json();
+    assert_eq!(report["region"], HOME);
+    assert_eq!(report["boot_volume"], "web01-boot");
+    assert_eq!((&report["capacity_gb"], &report["storage_generation"]), (&Value::from(1), &Value::from(1)));
     assert_eq!(
-        (&shown["obstacles"], &shown["latest_snapshot"]),
+        (&report["obstacles"], &report["latest_snapshot"]),
         (&Value::from(Vec::<Value>::new()), &Value::Null)
     );
     cloud.run(&["boot-volume", SERVER]).await.code(0).says(&[
@@ -172,7 +137,7 @@ async fn snapshots_are_taken_listed_copied_and_deleted() {
         .await
         .code(0)
         .says(&["deleted snapshot web01-1"]);
-    assert!(cloud.sim.history().iter().all(|deed| deed.operation != RegionOperation::DeleteSnapshots));
+    assert!(cloud.sim.history().iter().all(|entry| entry.operation != RegionOperation::DeleteSnapshots));
     cloud
         .run(&["snapshot", "create", SERVER, "--name", "Web_01"])
         .await
@@ -186,7 +151,7 @@ async fn images_are_listed_renamed_exported_and_deleted_and_servers_made() {
     let cloud = Cloud::start().await;
     cloud.sim.store().create_bucket("images").await.unwrap();
     cloud.sim.seed_images(AWAY, 2);
-    let image = |words: &[&'static str]| [&["images"], words, &["--region", AWAY]].concat();
+    let image = |args: &[&'static str]| [&["images"], args, &["--region", AWAY]].concat();
     cloud.run(&image(&["list"])).await.code(0).says(&["image-0000", "available", "10 GB", "debian-12-amd64"]);
     assert_eq!(
         cloud.run(&image(&["list", "--status", "failed", "--json"])).await.json(),
@@ -279,7 +244,7 @@ async fn a_server_from_a_snapshot_gets_a_profile_of_its_generation() {
         let name = format!("{server}-1");
         cloud.run(&["snapshot", "create", server, "--name", &name]).await.code(0);
         let new = format!("{server}-new");
-        let words = [
+        let args = [
             "provision",
             &new,
             "--snapshot",
@@ -291,9 +256,9 @@ async fn a_server_from_a_snapshot_gets_a_profile_of_its_generation() {
             "--profile",
             "bx2-2x8",
         ];
-        cloud.run(&words).await.code(0).says(&["running"]);
-        let shown = cloud.run(&["boot-volume", &new, "--json"]).await.json();
-        assert_eq!(shown["volume_profile"], profile);
+        cloud.run(&args).await.code(0).says(&["running"]);
+        let report = cloud.run(&["boot-volume", &new, "--json"]).await.json();
+        assert_eq!(report["volume_profile"], profile);
     }
     cloud.sim.shutdown().await;
 }
@@ -302,8 +267,8 @@ async fn a_server_from_a_snapshot_gets_a_profile_of_its_generation() {
 async fn the_doctor_finds_what_is_well_and_what_is_not() {
     let cloud = Cloud::start().await;
     cloud.sim.store().create_bucket("images").await.unwrap();
-    let words = ["doctor", "--bucket", "images", "--to", AWAY];
-    let findings = cloud.run(&[&words[..], &["--json"]].concat()).await.json();
+    let args = ["doctor", "--bucket", "images", "--to", AWAY];
+    let findings = cloud.run(&[&args[..], &["--json"]].concat()).await.json();
     let of = |what: &str| {
         findings.as_array().unwrap().iter().find(|finding| finding["what"] == what).unwrap()["verdict"]
             .clone()
@@ -339,9 +304,9 @@ async fn the_doctor_finds_what_is_well_and_what_is_not() {
     let mut wrong = cloud.command(&["doctor", "--region", HOME]);
     wrong.env_remove("SNAPFERRY_TRUSTED_PROFILE").env("IBMCLOUD_API_KEY", "wrong");
     cloud.finish(wrong).await.code(5).says(&["FAILURE  token", "BXNIM0415E", "check the API key"]);
-    let mut nobody = cloud.command(&["doctor", "--region", HOME]);
-    nobody.env_remove("SNAPFERRY_TRUSTED_PROFILE");
-    cloud.finish(nobody).await.code(5).says(&["FAILURE  token", "no credentials for IBM Cloud"]);
+    let mut without_credentials = cloud.command(&["doctor", "--region", HOME]);
+    without_credentials.env_remove("SNAPFERRY_TRUSTED_PROFILE");
+    cloud.finish(without_credentials).await.code(5).says(&["FAILURE  token", "no credentials for IBM Cloud"]);
     let mut folder = cloud.command(&["doctor", "--device-folder", "/nowhere/by-id"]);
     folder.env_remove("SNAPFERRY_DEVICE_FOLDER");
     cloud.finish(folder).await.code(3).says(&["FAILURE  device folder", "/nowhere/by-id"]);
@@ -357,8 +322,9 @@ async fn settings_come_from_flags_environment_and_file_in_that_order() {
     let show = ["config", "show", "--json", "--config", file];
     let mut command = cloud.command(&show);
     command.env("SNAPFERRY_LEVEL", "balanced").env("IBMCLOUD_API_KEY", cloud.sim.api_key().reveal());
-    let shown = cloud.finish(command).await.json();
-    let of = |name: &str| shown.as_array().unwrap().iter().find(|line| line["name"] == name).unwrap().clone();
+    let report = cloud.finish(command).await.json();
+    let of =
+        |name: &str| report.as_array().unwrap().iter().find(|line| line["name"] == name).unwrap().clone();
     assert_eq!(
         (&of("vpc_region")["value"], &of("vpc_region")["origin"]),
         (&Value::from(AWAY), &Value::from(format!("{file}:2")))
@@ -378,9 +344,9 @@ async fn settings_come_from_flags_environment_and_file_in_that_order() {
         .await
         .code(2)
         .says(&["config.toml:1: api_key", "api_key_file"]);
-    assert!(!refused.err().contains("hunter2"));
+    assert!(!refused.err.contains("hunter2"));
     // Commands that need no settings work even if the settings are invalid.
-    for words in [
+    for args in [
         &["--help"][..],
         &["replicate", "--help"],
         &["help", "convert"],
@@ -388,7 +354,7 @@ async fn settings_come_from_flags_environment_and_file_in_that_order() {
         &["completions", "bash"],
         &["man"],
     ] {
-        let mut command = cloud.command(words);
+        let mut command = cloud.command(args);
         command.env("SNAPFERRY_CONFIG", file);
         cloud.finish(command).await.code(0).says(&["snapferry"]);
     }
@@ -425,7 +391,7 @@ async fn a_profiles_token_that_expires_in_the_middle_of_an_upload_is_fetched_ane
     }
     .write(&disk)
     .unwrap();
-    let words = [
+    let args = [
         "convert",
         "--bucket",
         "images",
@@ -438,10 +404,10 @@ async fn a_profiles_token_that_expires_in_the_middle_of_an_upload_is_fetched_ane
         "--connections",
         "1",
     ];
-    let mut command = cloud.command(&words);
+    let mut command = cloud.command(&args);
     command.args(["--verify", "--quiet", "--device"]).arg(&disk);
     cloud.finish(command).await.code(0);
-    let asked = cloud.sim.asked(RegionOperation::CreateIamToken);
-    assert!(asked >= 5, "asked for {asked} tokens");
+    let requests = cloud.sim.request_count(RegionOperation::CreateIamToken);
+    assert!(requests >= 5, "asked for {requests} tokens");
     cloud.sim.shutdown().await;
 }

@@ -6,7 +6,8 @@ use snapferry_ibmcloud::vpc::{
 };
 use snapferry_sim::{RegionAction, RegionOperation, RegionRule, When};
 
-use super::{Cloud, HOME, SERVER, SOON, name, ready_volume, snapshot_of, stable_snapshot, volume_of};
+use super::{Cloud, SOON, name, ready_volume, snapshot_of, stable_snapshot, volume_of};
+use crate::support::{HOME, SERVER};
 
 /// Faults of a response after the resource was made.
 fn losses() -> Vec<RegionAction> {
@@ -88,7 +89,7 @@ async fn a_request_that_was_not_done_is_sent_again() {
             .await
             .unwrap_or_else(|err| panic!("{action:?}: {err}"));
         assert_eq!(cloud.sim.faults().fired(), [2], "{action:?}");
-        assert_eq!(cloud.sim.asked(RegionOperation::CreateSnapshot), 3, "{action:?}");
+        assert_eq!(cloud.sim.request_count(RegionOperation::CreateSnapshot), 3, "{action:?}");
     }
 }
 
@@ -130,15 +131,15 @@ async fn what_is_there_already_is_adopted_and_what_is_anothers_is_not() {
     let mut other = volume_of(&first, "web01-1");
     other.zone = format!("{HOME}-2");
     let err = client.create_volume(&other).await.unwrap_err();
-    let VpcError::NameTaken { id, why, .. } = &err else { panic!("{err}") };
+    let VpcError::NameTaken { id, difference, .. } = &err else { panic!("{err}") };
     assert_eq!(id, volume.id.as_str());
-    assert!(why.contains("us-south-1") && why.contains("us-south-2"), "{why}");
+    assert!(difference.contains("us-south-1") && difference.contains("us-south-2"), "{difference}");
 
     let own = InstanceId::new(cloud.sim.own_instance_id());
     client.attach(&own, &name("disk"), &volume.id).await.unwrap();
     let boot = server.boot_volume_attachment.unwrap().volume.unwrap().id;
     let err = client.attach(&own, &name("disk"), &boot).await.unwrap_err();
-    assert!(matches!(err, VpcError::NameTaken { noun: "attachment", .. }), "{err}");
+    assert!(matches!(err, VpcError::NameTaken { kind: "attachment", .. }), "{err}");
 
     cloud.sim.seed_images(HOME, 2);
     let (a, b) = (
@@ -153,7 +154,7 @@ async fn what_is_there_already_is_adopted_and_what_is_anothers_is_not() {
     };
     let prototype = ImagePrototype { name: name("image-0000"), origin, resource_group: None };
     let err = client.create_image(&prototype).await.unwrap_err();
-    assert!(matches!(err, VpcError::NameTaken { noun: "image", .. }), "{err}");
+    assert!(matches!(err, VpcError::NameTaken { kind: "image", .. }), "{err}");
     cloud.sim.shutdown().await;
 }
 

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,8 @@ use snapferry_ibmcloud::vpc::{
 };
 use snapferry_sim::{RegionAction, RegionOperation as Op, RegionRule};
 
-use super::{Cloud, HOME, POLICY, SERVER, name, snapshot_of, stable_snapshot, volume_of};
+use super::{Cloud, name, snapshot_of, stable_snapshot, volume_of};
+use crate::support::{HOME, POLICY, SERVER, client_context};
 
 /// Policy with limits just long enough for a fault to show.
 const HASTY: Policy = Policy {
@@ -24,7 +26,7 @@ const HASTY: Policy = Policy {
     budget: Duration::from_secs(3),
     backoff: Backoff { attempts: 3, first: Duration::from_millis(2), longest: Duration::from_millis(5) },
     list_lag: Duration::from_millis(50),
-    waits: Waits { every: Some(Duration::from_millis(5)), at_most: Some(Duration::from_millis(100)) },
+    waits: Waits { interval: Some(Duration::from_millis(5)), deadline: Some(Duration::from_millis(100)) },
 };
 /// Time limit for all calls together, run concurrently: the deadlines of their attempts, those of the lookup
 /// afterwards, and time for a slow machine.
@@ -219,7 +221,7 @@ fn lasting() -> Vec<(RegionAction, Class)> {
 }
 
 /// Runs every call while all requests have this fault; returns the outcomes that are wrong.
-async fn under(cloud: &Cloud, snapshot: &Snapshot, action: &RegionAction, wanted: Class) -> Vec<String> {
+async fn under(cloud: &Cloud, snapshot: &Snapshot, action: &RegionAction, expected: Class) -> Vec<String> {
     let client = cloud.client_with(HOME, HASTY);
     cloud.sim.faults().clear();
     for operation in Op::ALL.iter().filter(|operation| **operation != Op::IdentityToken) {
@@ -231,8 +233,10 @@ async fn under(cloud: &Cloud, snapshot: &Snapshot, action: &RegionAction, wanted
     cloud.sim.faults().clear();
     assert!(begun.elapsed() < LONGEST, "{action:?} took {:?}", begun.elapsed());
     let judge = |(operation, outcome): (Op, Result<(), VpcError>)| match outcome {
-        Err(err) if err.class() == wanted => None,
-        Err(err) => Some(format!("{operation:?} under {action:?}: {:?}, not {wanted:?}: {err}", err.class())),
+        Err(err) if err.class() == expected => None,
+        Err(err) => {
+            Some(format!("{operation:?} under {action:?}: {:?}, not {expected:?}: {err}", err.class()))
+        }
         Ok(()) => Some(format!("{operation:?} under {action:?}: done")),
     };
     operations.into_iter().zip(outcomes).filter_map(judge).collect()
@@ -315,19 +319,20 @@ async fn retry_after_is_obeyed_within_the_budget() {
 async fn told_to_stop_reads_stop_at_once_and_creates_wait_for_their_answer() {
     let cloud = Cloud::start().await;
     let cancel = Cancel::new();
-    let means = ClientContext { cancel: cancel.clone(), ..cloud.means() };
+    let context = ClientContext { cancel: cancel.clone(), ..client_context(Arc::clone(&cloud.tokens)) };
     let endpoint = Endpoint::parse(&cloud.sim.endpoint_template());
     let config = ClientConfig { region: HOME.to_owned(), endpoint, ca_file: None, policy: POLICY };
-    let client = RegionClient::new(config, means).unwrap();
+    let client = RegionClient::new(config, context).unwrap();
     let server = client.server(SERVER).await.unwrap();
     cloud.sim.faults().add(RegionRule::on(Op::ListZones), RegionAction::Hang);
     cloud.sim.faults().add(RegionRule::on(Op::CreateSnapshot), RegionAction::Delay { milliseconds: 300 });
     let prototype = snapshot_of(&server, "web01-1");
     let (read, made, ()) = tokio::join!(client.zones(), client.create_snapshot(&prototype), async {
-        while cloud.sim.asked(Op::ListZones) == 0 || cloud.sim.asked(Op::CreateSnapshot) == 0 {
+        while cloud.sim.request_count(Op::ListZones) == 0 || cloud.sim.request_count(Op::CreateSnapshot) == 0
+        {
             tokio::task::yield_now().await;
         }
-        cancel.cancel(Reason::Asked);
+        cancel.cancel(Reason::Requested);
     });
     assert!(matches!(read, Err(VpcError::Cancelled { .. })), "{read:?}");
     assert_eq!(made.unwrap().name, "web01-1");
@@ -343,12 +348,12 @@ async fn a_token_that_is_revoked_early_is_replaced_once() {
     client.zones().await.unwrap();
     cloud.sim.expire_tokens();
     client.zones().await.unwrap();
-    assert_eq!(cloud.sim.asked(Op::IdentityToken), 2);
+    assert_eq!(cloud.sim.request_count(Op::IdentityToken), 2);
     // A token that is refused each time is not fetched without end.
     cloud.sim.faults().add(RegionRule::on(Op::ListZones), RegionAction::answer(401, "token_invalid"));
     let err = client.zones().await.unwrap_err();
     assert_eq!(err.class(), Class::Permanent);
-    assert_eq!(cloud.sim.asked(Op::ListZones), 3 + 2);
+    assert_eq!(cloud.sim.request_count(Op::ListZones), 3 + 2);
     cloud.sim.shutdown().await;
 }
 
@@ -362,10 +367,10 @@ async fn no_error_shows_a_token() {
     cloud.sim.expire_tokens();
     for (operation, call) in calls(&client, &snapshot) {
         if let Err(err) = call.await {
-            let shown = format!("{err} {err:?}");
+            let text = format!("{err} {err:?}");
             assert!(
-                !shown.contains(token.reveal()) && !shown.contains(cloud.sim.api_key().reveal()),
-                "{operation:?}: {shown}"
+                !text.contains(token.reveal()) && !text.contains(cloud.sim.api_key().reveal()),
+                "{operation:?}: {text}"
             );
         }
     }

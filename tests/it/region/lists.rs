@@ -4,7 +4,8 @@ use snapferry_ibmcloud::vpc::model::ImageState;
 use snapferry_ibmcloud::vpc::{ImageFilter, SnapshotFilter, SnapshotOrder, Tag, VolumeFilter, VpcError};
 use snapferry_sim::{RegionAction, RegionOperation, RegionRule, When};
 
-use super::{AWAY, Cloud, HOME, SERVER, SOON, ready_volume, snapshot_of, stable_snapshot};
+use super::{Cloud, SOON, ready_volume, snapshot_of, stable_snapshot};
+use crate::support::{AWAY, HOME, SERVER};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_images_are_paged_through() {
@@ -21,9 +22,13 @@ async fn a_thousand_images_are_paged_through() {
     names.sort();
     let expected: Vec<String> = (0..1000).map(|number| format!("image-{number:04}")).collect();
     assert_eq!(names, expected);
-    assert_eq!(cloud.sim.asked(RegionOperation::ListImages), 11);
+    assert_eq!(cloud.sim.request_count(RegionOperation::ListImages), 11);
     assert_eq!(client.image_by_name("image-0500").await.unwrap().unwrap().name, "image-0500");
-    assert_eq!(cloud.sim.asked(RegionOperation::ListImages), 12, "one by its name is asked for by its name");
+    assert_eq!(
+        cloud.sim.request_count(RegionOperation::ListImages),
+        12,
+        "one by its name is asked for by its name"
+    );
     let failed = ImageFilter { status: vec![ImageState::Failed] };
     assert!(client.images(&failed).await.unwrap().is_empty());
     assert!(
@@ -85,7 +90,7 @@ async fn what_a_region_has_to_offer_is_found_by_name() {
     );
     assert_eq!(client.operating_system("plan9").await.unwrap(), None);
     let missing = client.key("nobodys").await.unwrap_err();
-    assert!(matches!(&missing, VpcError::Missing { noun: "SSH key", .. }), "{missing}");
+    assert!(matches!(&missing, VpcError::Missing { kind: "SSH key", .. }), "{missing}");
     assert_eq!(missing.to_string(), "there is no SSH key \"nobodys\" in us-south");
     let missing = client.server("web99").await.unwrap_err();
     assert_eq!(missing.to_string(), "there is no server \"web99\" in us-south");
@@ -105,7 +110,7 @@ async fn a_page_whose_first_image_is_deleted_begins_with_the_next() {
     );
     let filter = ImageFilter::default();
     let (listed, ()) = tokio::join!(client.images(&filter), async {
-        while cloud.sim.asked(RegionOperation::ListImages) < 4 {
+        while cloud.sim.request_count(RegionOperation::ListImages) < 4 {
             tokio::task::yield_now().await;
         }
         client.delete_image(&all[100].id).await.unwrap();

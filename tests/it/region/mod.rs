@@ -25,34 +25,17 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use snapferry_base::cancel::Cancel;
-use snapferry_base::clock::SystemClock;
 use snapferry_base::identity::TokenSource;
-use snapferry_base::retry::Backoff;
 use snapferry_base::units::{ByteCount, MIB};
-use snapferry_ibmcloud::iam::{ApiKeyConfig, ApiKeySource};
 use snapferry_ibmcloud::vpc::model::{Instance, Snapshot, Volume};
 use snapferry_ibmcloud::vpc::{
-    ClientConfig, ClientContext, Endpoint, LogWatch, Patience, Policy, RegionClient, ResourceName,
-    SnapshotPrototype, VolumePrototype, Waits,
+    ClientConfig, Endpoint, Patience, Policy, RegionClient, ResourceName, SnapshotPrototype, VolumePrototype,
 };
 use snapferry_sim::{RegionConfig, ServerSeed, SimRegion};
 use snapferry_testkit::disks::{Disk, Kind};
 use tempfile::TempDir;
 
-pub const HOME: &str = "us-south";
-pub const AWAY: &str = "us-east";
-pub const SERVER: &str = "web01";
-
-/// Policy with short delays and few attempts, for tests that use all of them up.
-pub const POLICY: Policy = Policy {
-    connect: Duration::from_secs(5),
-    deadline: Duration::from_secs(10),
-    budget: Duration::from_secs(30),
-    backoff: Backoff { attempts: 4, first: Duration::from_millis(5), longest: Duration::from_millis(20) },
-    list_lag: Duration::from_secs(20),
-    waits: Waits { every: Some(Duration::from_millis(5)), at_most: Some(Duration::from_millis(200)) },
-};
+use crate::support::{HOME, POLICY, SERVER, client_context, folder, program, tokens};
 
 /// Waits that poll often, with a deadline that only a hang reaches.
 pub const SOON: Patience = Patience {
@@ -83,7 +66,7 @@ impl Cloud {
     }
 
     pub async fn start_with(change: impl FnOnce(RegionConfig) -> RegionConfig) -> Self {
-        let folder = crate::convert::folder();
+        let folder = folder();
         let sim = SimRegion::start(change(quick(&folder.path().join("cloud")))).await.unwrap();
         let disk = folder.path().join("web01.raw");
         Disk { kind: Kind::Mixed, size: ByteCount(8 * MIB), seed: 5 }.write(&disk).unwrap();
@@ -92,51 +75,15 @@ impl Cloud {
         Self { sim, tokens, folder }
     }
 
-    pub fn means(&self) -> ClientContext {
-        ClientContext {
-            tokens: Arc::clone(&self.tokens),
-            clock: Arc::new(SystemClock),
-            cancel: Cancel::new(),
-            watch: Arc::new(LogWatch),
-            fence: Arc::new(snapferry_base::fence::Unfenced),
-            heard: Default::default(),
-        }
-    }
-
     pub fn client_with(&self, region: &str, policy: Policy) -> RegionClient {
         let endpoint = Endpoint::parse(&self.sim.endpoint_template());
         let config = ClientConfig { region: region.to_owned(), endpoint, ca_file: None, policy };
-        RegionClient::new(config, self.means()).unwrap()
+        RegionClient::new(config, client_context(Arc::clone(&self.tokens))).unwrap()
     }
 
     pub fn client(&self, region: &str) -> RegionClient {
         self.client_with(region, POLICY)
     }
-}
-
-/// Tokens, clock and the other dependencies of a client for this cloud.
-pub fn means_of(sim: &SimRegion) -> ClientContext {
-    ClientContext {
-        tokens: tokens(sim),
-        clock: Arc::new(SystemClock),
-        cancel: Cancel::new(),
-        watch: Arc::new(LogWatch),
-        fence: Arc::new(snapferry_base::fence::Unfenced),
-        heard: Default::default(),
-    }
-}
-
-/// Client of a region, for tests that check the effect of other processes.
-pub fn client_of(sim: &SimRegion, region: &str) -> RegionClient {
-    let endpoint = Endpoint::parse(&sim.endpoint_template());
-    let config = ClientConfig { region: region.to_owned(), endpoint, ca_file: None, policy: POLICY };
-    let means = means_of(sim);
-    RegionClient::new(config, means).unwrap()
-}
-
-pub fn tokens(sim: &SimRegion) -> Arc<dyn TokenSource> {
-    let config = ApiKeyConfig { api_key: sim.api_key(), endpoint: sim.iam_endpoint(), ca_file: None };
-    Arc::new(ApiKeySource::new(config, Arc::new(SystemClock)).unwrap())
 }
 
 /// A snapshot prototype of the server's boot volume.
@@ -183,7 +130,7 @@ pub async fn ready_volume(client: &RegionClient, snapshot: &Snapshot, called: &s
 pub async fn convert(cloud: &Cloud, disk: &Path, key: &str) -> serde_json::Value {
     let api_key = cloud.folder.path().join("api-key");
     std::fs::write(&api_key, cloud.sim.api_key().reveal()).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_snapferry"));
+    let mut command = Command::new(program());
     command.args([
         "convert", "--bucket", "images", "--key", key, "--region", HOME, "--verify", "--json", "--quiet",
         "--device",

@@ -13,8 +13,8 @@ use snapferry_ibmcloud::iam::{ApiKeyConfig, ApiKeySource};
 use snapferry_ibmcloud::vpc::{ClientConfig, ClientContext, Endpoint, InstanceId, LogWatch, RegionClient};
 use snapferry_testkit::disks::{Disk, Kind};
 
-use super::{HOME, POLICY, SERVER, SOON, name, ready_volume, snapshot_of, stable_snapshot};
-use crate::support::sim::snapferry_sim;
+use super::{SOON, name, ready_volume, snapshot_of, stable_snapshot};
+use crate::support::{HOME, POLICY, SERVER, snapferry_sim};
 
 /// `snapferry-sim region` as a process, which can be killed.
 struct Program {
@@ -49,18 +49,18 @@ impl Program {
         let tokens =
             ApiKeySource::new(ApiKeyConfig { api_key, endpoint, ca_file: None }, Arc::new(SystemClock))
                 .unwrap();
-        let means = ClientContext {
+        let context = ClientContext {
             tokens: Arc::new(tokens),
             clock: Arc::new(SystemClock),
             cancel: Cancel::new(),
             watch: Arc::new(LogWatch),
             fence: Arc::new(snapferry_base::fence::Unfenced),
-            heard: Default::default(),
+            known_hosts: Default::default(),
         };
         let endpoint = Endpoint::parse(self.export("SNAPFERRY_VPC_ENDPOINT"));
         RegionClient::new(
             ClientConfig { region: HOME.to_owned(), endpoint, ca_file: None, policy: POLICY },
-            means,
+            context,
         )
         .unwrap()
     }
@@ -85,7 +85,7 @@ impl Program {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_there_is_there_and_what_was_under_way_comes() {
-    let folder = crate::convert::folder();
+    let folder = crate::support::folder();
     let (cloud, disk) = (folder.path().join("cloud"), folder.path().join("web01.raw"));
     Disk { kind: Kind::Mixed, size: ByteCount(8 * MIB), seed: 5 }.write(&disk).unwrap();
     let program = Program::start(&cloud, &disk);
@@ -97,7 +97,7 @@ async fn what_was_there_is_there_and_what_was_under_way_comes() {
     let own = InstanceId::new(own.as_str());
     let attachment = before.attach(&own, &name("web01-1"), &volume.id).await.unwrap();
     let attachment = before.attached(&own, &attachment.id, SOON).await.unwrap();
-    crate::convert::wait_until("the device turns up", || program.links() == 1);
+    crate::support::wait_until("the device turns up", || program.links() == 1);
     let server = before.server(SERVER).await.unwrap();
     let pending = before.create_snapshot(&snapshot_of(&server, "web01-2")).await.unwrap();
     program.kill();
@@ -107,7 +107,7 @@ async fn what_was_there_is_there_and_what_was_under_way_comes() {
     assert_eq!(after.snapshot_by_name("web01-1").await.unwrap().unwrap(), snapshot);
     assert_eq!(after.attachment(&own, &attachment.id).await.unwrap().unwrap(), attachment);
     after.snapshot_stable(&pending.id, SOON).await.unwrap();
-    crate::convert::wait_until("the device is there again", || program.links() == 1);
+    crate::support::wait_until("the device is there again", || program.links() == 1);
     assert_eq!(after.instances().await.unwrap().len(), 2, "the server was not made twice");
     let history = std::fs::read_to_string(cloud.join("history.jsonl")).unwrap();
     assert_eq!(history.lines().count(), 4, "{history}");

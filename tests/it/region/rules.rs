@@ -7,7 +7,8 @@ use snapferry_ibmcloud::vpc::{
 };
 use snapferry_sim::{RegionAction, RegionConfig, RegionOperation, RegionRule, ServerSeed};
 
-use super::{Cloud, HOME, SERVER, SOON, name, ready_volume, snapshot_of, stable_snapshot, volume_of};
+use super::{Cloud, SOON, name, ready_volume, snapshot_of, stable_snapshot, volume_of};
+use crate::support::{AWAY, HOME, SERVER};
 
 /// Error code of a refusal.
 fn code(err: &VpcError) -> &str {
@@ -87,7 +88,7 @@ async fn imports_fail_with_ibms_reasons() {
     .await;
     let client = cloud.client(HOME);
     cloud.sim.store().create_bucket("images").await.unwrap();
-    for (href, os, wanted) in [
+    for (href, os, expected) in [
         ("cos://us-east/images/a.QCOW2", "debian-12-amd64", "cos_invalid_file_extension"),
         ("cos://us-east/a.qcow2", "debian-12-amd64", "bad_field"),
         ("cos://us-south/images/a.qcow2", "debian-12-amd64", "bad_field"),
@@ -95,7 +96,7 @@ async fn imports_fail_with_ibms_reasons() {
         ("cos://us-east/images/a.qcow2", "red-9-amd64-sap-hana", "bad_field"),
     ] {
         let err = imported(&client, "a", href, os).await.unwrap_err();
-        assert_eq!(code(&err), wanted, "{href} {os}");
+        assert_eq!(code(&err), expected, "{href} {os}");
     }
     let absent =
         imported(&client, "absent", "cos://us-east/images/a.qcow2", "debian-12-amd64").await.unwrap_err();
@@ -144,48 +145,48 @@ async fn the_api_insists_on_version_token_and_content_type() {
     let token = cloud.tokens.token().await.unwrap();
     let http = reqwest::Client::new();
     let base = format!("{}/v1", cloud.sim.endpoint(HOME));
-    let ask = async |request: reqwest::RequestBuilder| {
-        let answer = request.send().await.unwrap();
-        let (status, text) = (answer.status().as_u16(), answer.text().await.unwrap());
+    let send = async |request: reqwest::RequestBuilder| {
+        let response = request.send().await.unwrap();
+        let (status, text) = (response.status().as_u16(), response.text().await.unwrap());
         let body: Value = serde_json::from_str(&text).unwrap_or(json!({ "not": text }));
         (status, body["errors"][0]["code"].as_str().unwrap_or_default().to_owned())
     };
     let bearer = token.bearer.reveal();
     let get = |path: &str| http.get(format!("{base}/{path}"));
-    assert_eq!(ask(get("volumes?version=2026-03-24&generation=2")).await, (401, "token_invalid".to_owned()));
+    assert_eq!(send(get("volumes?version=2026-03-24&generation=2")).await, (401, "token_invalid".to_owned()));
     assert_eq!(
-        ask(get("volumes?version=2026-03-24").bearer_auth(bearer)).await,
+        send(get("volumes?version=2026-03-24").bearer_auth(bearer)).await,
         (400, "bad_field".to_owned())
     );
-    assert_eq!(ask(get("volumes?generation=2").bearer_auth(bearer)).await, (400, "bad_field".to_owned()));
-    let good = "version=2026-03-24&generation=2";
+    assert_eq!(send(get("volumes?generation=2").bearer_auth(bearer)).await, (400, "bad_field".to_owned()));
+    let query = "version=2026-03-24&generation=2";
     assert_eq!(
-        ask(get(&format!("volumes?{good}&limit=0")).bearer_auth(bearer)).await,
+        send(get(&format!("volumes?{query}&limit=0")).bearer_auth(bearer)).await,
         (400, "bad_field".to_owned())
     );
     assert_eq!(
-        ask(get(&format!("nothing?{good}")).bearer_auth(bearer)).await,
+        send(get(&format!("nothing?{query}")).bearer_auth(bearer)).await,
         (404, "invalid_route".to_owned())
     );
     let patch = |kind: &str, body: Value| {
-        let request = http.patch(format!("{base}/volumes/{}?{good}", volume.id)).bearer_auth(bearer);
+        let request = http.patch(format!("{base}/volumes/{}?{query}", volume.id)).bearer_auth(bearer);
         request.header("content-type", kind).body(body.to_string())
     };
-    assert_eq!(ask(patch("application/json", json!({}))).await, (415, "invalid_content_type".to_owned()));
+    assert_eq!(send(patch("application/json", json!({}))).await, (415, "invalid_content_type".to_owned()));
     let tags = json!({ "user_tags": ["a"] });
     let merge = "application/merge-patch+json";
-    assert_eq!(ask(patch(merge, tags.clone())).await, (400, "missing_header".to_owned()));
+    assert_eq!(send(patch(merge, tags.clone())).await, (400, "missing_header".to_owned()));
     assert_eq!(
-        ask(patch(merge, tags).header("if-match", "\"old\"")).await,
+        send(patch(merge, tags).header("if-match", "\"old\"")).await,
         (412, "precondition_failed".to_owned())
     );
     assert_eq!(
-        ask(patch(merge, json!({ "name": "Upper" }))).await,
+        send(patch(merge, json!({ "name": "Upper" }))).await,
         (400, "validation_invalid_name".to_owned())
     );
     cloud.sim.expire_tokens();
     assert_eq!(
-        ask(get(&format!("volumes?{good}")).bearer_auth(bearer)).await,
+        send(get(&format!("volumes?{query}")).bearer_auth(bearer)).await,
         (401, "token_invalid".to_owned())
     );
     cloud.sim.shutdown().await;
@@ -205,7 +206,7 @@ async fn quotas_hold() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_that_is_gone_can_be_made_again() {
     let cloud = Cloud::start().await;
-    let (client, away) = (cloud.client(HOME), cloud.client(super::AWAY));
+    let (client, away) = (cloud.client(HOME), cloud.client(AWAY));
     let snapshot = stable_snapshot(&client, "web01-1").await;
     for _ in 0..2 {
         let copy = away.copy_snapshot(&name("copy"), &snapshot.crn, None, &[]).await.unwrap();
@@ -240,7 +241,8 @@ async fn images_are_of_10_to_250_gb() {
     let cloud = Cloud::start_with(|config| RegionConfig { least_capacity: 10, ..config }).await;
     let client = cloud.client(HOME);
     cloud.sim.store().create_bucket("images").await.unwrap();
-    for (gigabytes, wanted) in [(1, Ok(10)), (250, Ok(250)), (251, Err("image_provisioned_size_unsupported"))]
+    for (gigabytes, expected) in
+        [(1, Ok(10)), (250, Ok(250)), (251, Err("image_provisioned_size_unsupported"))]
     {
         let disk = cloud.folder.path().join("sparse.raw");
         std::fs::File::create(&disk).unwrap().set_len(gigabytes << 30).unwrap();
@@ -253,12 +255,12 @@ async fn images_are_of_10_to_250_gb() {
             "debian-12-amd64",
         )
         .await;
-        match (image, wanted) {
+        match (image, expected) {
             (Ok(image), Ok(size)) => assert_eq!(image.minimum_provisioned_size, Some(size)),
             (Err(VpcError::Ended { reasons, .. }), Err(code)) => {
                 assert!(reasons[0].starts_with(code), "{reasons:?}");
             }
-            (image, wanted) => panic!("{gigabytes} GB: {image:?}, not {wanted:?}"),
+            (image, expected) => panic!("{gigabytes} GB: {image:?}, not {expected:?}"),
         }
     }
     cloud.sim.shutdown().await;

@@ -5,7 +5,8 @@ use std::process::Command;
 
 use snapferry_testkit::skip::skip;
 
-use super::{AWAY, Cloud, HOME};
+use super::Cloud;
+use crate::support::{AWAY, HOME};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ibms_python_sdk_finds_its_way() {

@@ -4,9 +4,8 @@ use rustix::process::Signal;
 use serde_json::Value;
 use snapferry_sim::{RegionAction, RegionOperation as Op, RegionRule, ServerSeed};
 
-use super::{BUCKET, Bench, Host};
-use crate::region::{AWAY, HOME, SERVER};
-use crate::ways_out::WORDS;
+use crate::signals::SIGNALS;
+use crate::support::{AWAY, BUCKET, Bench, Ended, HOME, Host, SERVER};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_is_replicated_twice_and_the_second_image_becomes_the_latest() {
@@ -46,7 +45,7 @@ async fn a_server_is_replicated_twice_and_the_second_image_becomes_the_latest() 
         ]
     );
     // One token for the plan and one for the job: the bucket gets the same token as the cloud.
-    assert_eq!(bench.sim.asked(Op::IdentityToken), 2);
+    assert_eq!(bench.sim.request_count(Op::IdentityToken), 2);
     let second = bench.run(Host::Own, &["--json"]).await.json();
     assert_eq!(second["replaced"]["id"], first["image"]["id"]);
     assert_eq!(second["pruned"][0], format!("snapshot {}", first["snapshot"]["name"].as_str().unwrap()));
@@ -71,7 +70,7 @@ async fn a_server_is_replicated_twice_and_the_second_image_becomes_the_latest() 
         "id=snapferry-",
         "web01: image web01-latest",
     ]);
-    assert_eq!(third.out(), "", "talk goes to stderr");
+    assert_eq!(third.out, "", "talk goes to stderr");
     assert_eq!(bench.images().await.len(), 2, "the oldest is pruned");
     assert_eq!(bench.leaks().await, Vec::<String>::new());
     bench.sim.shutdown().await;
@@ -91,7 +90,7 @@ async fn the_ways_to_replicate() {
     let kept = object["snapshot"]["name"].as_str().unwrap().to_owned();
 
     // From that snapshot, which stays as it is, under another name.
-    let words = [
+    let args = [
         "--from-snapshot",
         &kept,
         "--image-name",
@@ -102,7 +101,7 @@ async fn the_ways_to_replicate() {
         "zstd",
         "--json",
     ];
-    let image = bench.run(Host::Own, &words).await.json();
+    let image = bench.run(Host::Own, &args).await.json();
     assert_eq!(
         (&image["image"]["name"], &image["snapshot"]["name"]),
         (&"golden".into(), &kept.as_str().into())
@@ -132,9 +131,8 @@ async fn what_is_in_the_way_is_told_before_anything_is_made() {
     let mut sap = ServerSeed::new(HOME, "sap01", &disk);
     sap.operating_system = "red-9-amd64-sap-hana".to_owned();
     bench.sim.seed_server(sap).await.unwrap();
-    let replicate = async |words: &[&str]| {
-        bench.finish(bench.command(Host::Own, &[&["replicate"], words].concat())).await
-    };
+    let replicate =
+        async |args: &[&str]| bench.finish(bench.command(Host::Own, &[&["replicate"], args].concat())).await;
 
     replicate(&["db01"])
         .await
@@ -175,8 +173,8 @@ async fn a_job_is_resumed_by_its_id_alone() {
     })
     .await;
     let endpoint = bench.sim.store().endpoint();
-    let bare = |words: &[&str]| {
-        let mut command = bench.command(Host::Own, words);
+    let bare = |args: &[&str]| {
+        let mut command = bench.command(Host::Own, args);
         for name in ["SNAPFERRY_ENDPOINT", "SNAPFERRY_RECOVERY_REGION", "SNAPFERRY_BUCKET"] {
             command.env_remove(name);
         }
@@ -184,10 +182,10 @@ async fn a_job_is_resumed_by_its_id_alone() {
     };
     let begin = ["replicate", SERVER, "--to", AWAY, "--bucket", BUCKET, "--endpoint", &endpoint, "--json"];
     let failed = bench.finish(bare(&begin)).await.code(5);
-    let told: Value = serde_json::from_str(failed.out().lines().last().unwrap()).unwrap();
-    assert_eq!(told["step"], "import", "{told}");
-    let job = told["job"].as_str().unwrap();
-    assert_eq!(told["next"], format!("snapferry replicate --resume {job}"));
+    let report: Value = serde_json::from_str(failed.out.lines().last().unwrap()).unwrap();
+    assert_eq!(report["step"], "import", "{report}");
+    let job = report["job"].as_str().unwrap();
+    assert_eq!(report["next"], format!("snapferry replicate --resume {job}"));
     // The same mistake fails at the same step again; with the right location, the job succeeds.
     bench
         .finish(bare(&["replicate", "--resume", job]))
@@ -241,16 +239,16 @@ async fn a_mistyped_profile_another_servers_snapshot_and_closed_tags_are_told_of
 async fn a_dry_run_is_json_where_json_is_asked_for() {
     let bench = Bench::start().await;
     bench.sim.seed_images(AWAY, 1);
-    for words in [
+    for args in [
         &["snapshot", "create", SERVER][..],
         &["images", "delete", "image-0000", "--region", AWAY],
         &["images", "rename", "image-0000", "other", "--region", AWAY],
         &["images", "tag", "image-0000", "nightly", "--region", AWAY],
         &["images", "export", "image-0000", "--bucket", BUCKET, "--region", AWAY],
     ] {
-        let told =
-            bench.finish(bench.command(Host::Own, &[words, &["--dry-run", "--json"]].concat())).await.json();
-        assert!(told["dry_run"] == true && told["would"].is_string(), "{told}");
+        let report =
+            bench.finish(bench.command(Host::Own, &[args, &["--dry-run", "--json"]].concat())).await.json();
+        assert!(report["dry_run"] == true && report["would"].is_string(), "{report}");
     }
     assert_eq!(bench.sim.history().len(), 0, "nothing was made");
     bench.sim.shutdown().await;
@@ -301,7 +299,7 @@ async fn a_job_that_was_begun_elsewhere_is_told_of() {
     let begun = bench.snapshots().await.remove(0);
     bench
         .client(HOME)
-        .retag_snapshot(&begun.id, snapferry_fleet::replicate::marks::Holder::is_tag, &[])
+        .retag_snapshot(&begun.id, snapferry_fleet::replicate::snapshot_tags::Holder::is_tag, &[])
         .await
         .unwrap();
     let newer = bench.run(Host::Other, &[]).await.code(0);
@@ -321,7 +319,7 @@ async fn a_job_that_was_begun_elsewhere_is_told_of() {
 #[tokio::test(flavor = "multi_thread")]
 async fn gc_tells_what_it_has_not_seen() {
     let bench = Bench::start().await;
-    let gc = async |words: &[&str]| bench.finish(bench.command(Host::Own, &[&["gc"], words].concat())).await;
+    let gc = async |args: &[&str]| bench.finish(bench.command(Host::Own, &[&["gc"], args].concat())).await;
     gc(&[])
         .await
         .code(0)
@@ -361,12 +359,12 @@ async fn gc_tells_what_it_has_not_seen() {
 /// Every stop signal ends a job cleanly, and the job prints the command to continue.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_is_told_to_stop_cleans_up_and_tells_how_to_go_on() {
-    for word in WORDS {
-        stopped_over_its_volume(word).await;
+    for signal in SIGNALS {
+        stopped_over_its_volume(signal).await;
     }
 }
 
-async fn stopped_over_its_volume(word: Signal) {
+async fn stopped_over_its_volume(signal: Signal) {
     let bench = Bench::start().await;
     let slow = RegionAction::delay(std::time::Duration::from_millis(500));
     bench.sim.faults().add(RegionRule::on(Op::GetAttachment), slow);
@@ -377,18 +375,18 @@ async fn stopped_over_its_volume(word: Signal) {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
     let pid = rustix::process::Pid::from_raw(child.id().try_into().unwrap()).unwrap();
-    rustix::process::kill_process(pid, word).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
     let output = tokio::task::spawn_blocking(move || child.wait_with_output()).await.unwrap().unwrap();
-    let said = super::Said { output }.code(130);
-    let told: serde_json::Value = serde_json::from_slice(&said.output.stdout).unwrap();
+    let ended = Ended::from(output).code(130);
+    let report = ended.report();
     assert_eq!(
-        (&told["result"], &told["step"], &told["left"]),
+        (&report["result"], &report["step"], &report["left"]),
         (&"failed".into(), &"attach".into(), &serde_json::json!([]))
     );
-    said.says(&[
+    ended.says(&[
         "stopping: detaching and removing the volume",
         "snapferry replicate --resume 01",
-        told["next"].as_str().unwrap(),
+        report["next"].as_str().unwrap(),
     ]);
     let leaks = bench.leaks().await;
     assert!(

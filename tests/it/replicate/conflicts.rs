@@ -10,8 +10,8 @@ use snapferry_fleet::replicate::ResourceKind;
 use snapferry_ibmcloud::vpc::VpcError;
 use snapferry_sim::{RegionAction, RegionOperation as Op, RegionRule, When};
 
-use super::Bench;
 use super::faults::{Ends, case, words};
+use crate::support::Bench;
 
 /// Every change of a complete run.
 const CHANGES: [Op; 13] = [
@@ -81,21 +81,21 @@ async fn every_change_that_is_busy_for_ever_ends_the_job_at_its_deadline() {
         let Some(error) = case(bench, &format!("{call:?} busy for ever"), ends, site, arm).await else {
             continue;
         };
-        let told = words(&error);
+        let message = words(&error);
         assert!(
-            told.contains("is still busy with another change after") && told.contains("409 conflict"),
-            "{told}"
+            message.contains("is still busy with another change after") && message.contains("409 conflict"),
+            "{message}"
         );
         // A worker retries the job later.
-        assert!(error.class().is_retryable(), "{told}");
-        let Fault::Cloud(VpcError::Busy { waited, .. }) = &*error.fault else { panic!("{told}") };
-        assert!(*waited < Duration::from_secs(5), "{told}");
+        assert!(error.class().is_retryable(), "{message}");
+        let Fault::Cloud(VpcError::Busy { waited, .. }) = &*error.fault else { panic!("{message}") };
+        assert!(*waited < Duration::from_secs(5), "{message}");
         // Resources that could not be removed are named.
         if matches!(call, Op::DeleteAttachment | Op::DeleteVolume) {
             assert!(
-                error.left.iter().any(|left| left.kind == ResourceKind::Volume),
+                error.orphaned.iter().any(|left| left.kind == ResourceKind::Volume),
                 "{call:?}: {:?}",
-                error.left
+                error.orphaned
             );
         }
     }

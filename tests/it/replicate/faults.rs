@@ -14,9 +14,9 @@ use snapferry_engine::store::{ObjectStore, Pace, Retrying};
 use snapferry_fleet::replicate::device::{DeviceFolder, DeviceKind};
 use snapferry_fleet::replicate::gc::{Places, Rules, remove, survey};
 use snapferry_fleet::replicate::{
-    Encoding, Entry, Fault, Finished, Goal, Job, JobContext, JobError, Journal, JournalError, Keep, Newest,
-    Origin, OwnServer, Progress, ProgressObserver, Restore, Retention, Saga, SnapshotFate, SnapshotHold,
-    State, Step, Turns, Waits,
+    Encoding, Entry, Fault, Finished, Goal, JobContext, JobError, JobSpec, JobState, Journal, JournalError,
+    Keep, Newest, Origin, OwnServer, Progress, ProgressObserver, Restore, Retention, Saga, ServerLocks,
+    SnapshotFate, SnapshotHold, Step, Waits,
 };
 use snapferry_ibmcloud::vpc::{
     ClientConfig, ClientContext, Endpoint, InstanceId, LogWatch, Policy, RegionClient, Tagging, TaggingConfig,
@@ -26,8 +26,7 @@ use snapferry_sim::{
     Action, Operation as Store, RegionAction, RegionOperation as Op, RegionRule, Rule, When,
 };
 
-use super::{BUCKET, Bench, Host};
-use crate::region::{AWAY, HOME, SERVER, tokens};
+use crate::support::{AWAY, BUCKET, Bench, HOME, Host, SERVER, tokens};
 
 /// Policy with short deadlines for requests that get no response, and with few attempts.
 const HASTY: Policy = Policy {
@@ -36,7 +35,7 @@ const HASTY: Policy = Policy {
     budget: Duration::from_secs(4),
     backoff: Backoff { attempts: 4, first: Duration::from_millis(5), longest: Duration::from_millis(20) },
     list_lag: Duration::from_secs(2),
-    waits: Waits { every: Some(Duration::from_millis(10)), at_most: Some(Duration::from_millis(300)) },
+    waits: Waits { interval: Some(Duration::from_millis(10)), deadline: Some(Duration::from_millis(300)) },
 };
 /// Time that a job waits for a resource that never becomes ready.
 const WAIT: Duration = Duration::from_millis(1500);
@@ -54,7 +53,7 @@ impl Journal for Notebook {
 }
 
 impl Notebook {
-    fn state(&self) -> State {
+    fn state(&self) -> JobState {
         self.0.lock().unwrap().last().map(|entry| entry.state.clone()).unwrap_or_default()
     }
 }
@@ -62,12 +61,12 @@ impl Notebook {
 struct Nobody;
 
 impl ProgressObserver for Nobody {
-    fn see(&self, _progress: Progress<'_>) {}
+    fn on_progress(&self, _progress: Progress<'_>) {}
 }
 
-fn job() -> Job {
+fn job() -> JobSpec {
     let keep = |count| Keep { newest: Newest::Count(count), younger_than: None };
-    Job {
+    JobSpec {
         id: JobId::new(&SystemClock),
         server: SERVER.to_owned(),
         from: HOME.to_owned(),
@@ -98,7 +97,7 @@ impl Bench {
             cancel: cancel.clone(),
             watch: Arc::new(LogWatch),
             fence: Arc::new(snapferry_base::fence::Unfenced),
-            heard: Default::default(),
+            known_hosts: Default::default(),
         }
     }
 
@@ -135,7 +134,7 @@ impl Bench {
         let id = InstanceId::new(self.sim.own_instance_id());
         let devices = DeviceFolder {
             folder: self.sim.device_folder(),
-            behind: DeviceKind::DeviceOrFile,
+            device_kind: DeviceKind::DeviceOrFile,
             deadline: Duration::from_secs(5),
         };
         JobContext {
@@ -152,22 +151,24 @@ impl Bench {
             devices,
             clock: Arc::new(SystemClock),
             cancel: cancel.clone(),
-            turn: Arc::new(tokio::sync::Semaphore::new(1)),
+            volume_permits: Arc::new(tokio::sync::Semaphore::new(1)),
             runtime: tokio::runtime::Handle::current(),
-            waits: Waits { every: Some(Duration::from_millis(10)), at_most: Some(WAIT) },
+            waits: Waits { interval: Some(Duration::from_millis(10)), deadline: Some(WAIT) },
             hold: Arc::new(SnapshotHold::new(
                 "ferry",
                 None,
                 Arc::new(snapferry_base::fence::Unfenced),
                 Arc::new(SystemClock),
             )),
-            turns: Turns::default(),
+            server_locks: ServerLocks::default(),
         }
     }
 
-    async fn saga(&self, job: &Job, site: &JobContext, notes: &Notebook) -> Result<Finished, JobError> {
+    async fn saga(&self, job: &JobSpec, site: &JobContext, notes: &Notebook) -> Result<Finished, JobError> {
         let cleaning = self.site(&Cancel::new());
-        Saga { job, site, cleaning: &cleaning, journal: notes, onlooker: &Nobody }.run(notes.state()).await
+        Saga { job, context: site, cleanup_context: &cleaning, journal: notes, observer: &Nobody }
+            .run(notes.state())
+            .await
     }
 
     /// Places that `gc` searches, and its rules.
@@ -177,9 +178,9 @@ impl Bench {
             home: self.client(HOME),
             away: Some((self.client(AWAY), self.tagging(&cancel))),
             bucket: Some((self.bucket(&cancel), String::new(), BUCKET.to_owned())),
-            turns: Turns::default(),
+            server_locks: ServerLocks::default(),
         };
-        let waits = Waits { every: Some(Duration::from_millis(10)), at_most: None };
+        let waits = Waits { interval: Some(Duration::from_millis(10)), deadline: None };
         (
             places,
             Rules {
@@ -301,110 +302,127 @@ pub(super) fn words(error: &JobError) -> String {
     words
 }
 
-/// Requests of a job to the cloud.
-const ASKED: [Op; 28] = [
-    Op::ListInstances,
-    Op::GetVolume,
-    Op::GetOperatingSystem,
-    Op::ListAttachments,
-    Op::CreateSnapshot,
-    Op::GetSnapshot,
-    Op::ListClones,
-    Op::CreateClone,
-    Op::GetClone,
-    Op::CreateVolume,
-    Op::ListVolumes,
-    Op::CreateAttachment,
-    Op::GetAttachment,
-    Op::DeleteAttachment,
-    Op::DeleteVolume,
-    Op::DeleteClone,
-    Op::ListImages,
-    Op::CreateImage,
-    Op::AttachTag,
-    Op::GetImage,
-    Op::ListTags,
-    Op::UpdateImage,
-    Op::ListSnapshots,
-    Op::UpdateSnapshot,
-    Op::DeleteSnapshot,
-    Op::DeleteImage,
-    Op::IdentityToken,
-    Op::DeleteSnapshots,
-];
-/// Requests among them that a job never sends, so that the test can compare the list with the real requests.
-const NEVER: [Op; 1] = [Op::DeleteSnapshots];
+/// Passes all requests of a job to the cloud to the macro `$then`, after `$arguments`.
+macro_rules! with_calls {
+    ($then:ident! $($arguments:tt)*) => {
+        $then! {
+            $($arguments)*
+            [
+                list_instances: ListInstances,
+                get_volume: GetVolume,
+                get_operating_system: GetOperatingSystem,
+                list_attachments: ListAttachments,
+                create_snapshot: CreateSnapshot,
+                get_snapshot: GetSnapshot,
+                list_clones: ListClones,
+                create_clone: CreateClone,
+                get_clone: GetClone,
+                create_volume: CreateVolume,
+                list_volumes: ListVolumes,
+                create_attachment: CreateAttachment,
+                get_attachment: GetAttachment,
+                delete_attachment: DeleteAttachment,
+                delete_volume: DeleteVolume,
+                delete_clone: DeleteClone,
+                list_images: ListImages,
+                create_image: CreateImage,
+                attach_tag: AttachTag,
+                get_image: GetImage,
+                list_tags: ListTags,
+                update_image: UpdateImage,
+                list_snapshots: ListSnapshots,
+                update_snapshot: UpdateSnapshot,
+                delete_snapshot: DeleteSnapshot,
+                delete_image: DeleteImage,
+                identity_token: IdentityToken,
+            ]
+        }
+    };
+}
+
+/// One test for each call: `check(call)`.
+macro_rules! test_each {
+    ($check:ident [$($name:ident: $call:ident,)*]) => {$(
+        #[tokio::test(flavor = "multi_thread")]
+        async fn $name() {
+            super::$check(super::Op::$call).await;
+        }
+    )*};
+}
+
+macro_rules! list {
+    ([$($name:ident: $call:ident,)*]) => { [$(Op::$call),*] };
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_list_of_calls_is_whole() {
     let bench = Bench::with_history().await;
-    let before: Vec<u64> = Op::ALL.iter().map(|&operation| bench.sim.asked(operation)).collect();
+    let before: Vec<u64> = Op::ALL.iter().map(|&operation| bench.sim.request_count(operation)).collect();
     bench.saga(&job(), &bench.site(&Cancel::new()), &Notebook::default()).await.unwrap();
     for (&operation, before) in Op::ALL.iter().zip(before) {
-        let asked = bench.sim.asked(operation) > before;
-        let listed = ASKED.contains(&operation) && !NEVER.contains(&operation);
-        assert_eq!(asked, listed, "{operation:?}");
+        let asked = bench.sim.request_count(operation) > before;
+        assert_eq!(asked, with_calls!(list!).contains(&operation), "{operation:?}");
     }
     bench.sim.shutdown().await;
 }
 
-/// Runs one case for each of `calls`, whose first request gets `action`.
-async fn once(calls: &[Op], action: &RegionAction) {
-    for &call in calls {
-        let bench = Bench::with_history().await;
-        let site = bench.site(&Cancel::new());
-        let rule = RegionRule::on(call).when(When::First(1));
-        let arm = |bench: &Bench| bench.sim.faults().add(rule, action.clone());
-        case(bench, &format!("{call:?} {action:?} once"), Ends::Done, site, arm).await;
-    }
-}
-
-fn all_calls() -> Vec<Op> {
-    ASKED.into_iter().filter(|call| !NEVER.contains(call)).collect()
+/// The first request of that kind gets `action`, and the job succeeds all the same.
+async fn passes(call: Op, action: RegionAction) {
+    let bench = Bench::with_history().await;
+    let site = bench.site(&Cancel::new());
+    let rule = RegionRule::on(call).when(When::First(1));
+    let arm = |bench: &Bench| bench.sim.faults().add(rule, action.clone());
+    case(bench, &format!("{call:?} {action:?} once"), Ends::Done, site, arm).await;
 }
 
 macro_rules! passing {
     ($($name:ident: $action:expr;)*) => {$(
-        #[tokio::test(flavor = "multi_thread")]
-        async fn $name() {
-            once(&all_calls(), &$action).await;
+        mod $name {
+            use super::{Op, RegionAction};
+
+            async fn check(call: Op) {
+                super::passes(call, $action).await;
+            }
+
+            mod once {
+                with_calls!(test_each! check);
+            }
         }
     )*};
 }
 
 passing! {
-    every_call_throttled_once: RegionAction::Answer { status: 429, code: Some("rate_limit".to_owned()), retry_after_s: Some(0) };
-    every_call_failing_once: RegionAction::answer(500, "internal_error");
-    every_call_behind_a_broken_gateway_once: RegionAction::Answer { status: 503, code: None, retry_after_s: None };
-    every_call_hanging_once: RegionAction::Hang;
-    every_call_reset_once: RegionAction::Reset;
-    every_call_done_and_the_answer_dropped_once: RegionAction::ApplyThenDrop;
-    every_call_done_and_never_answered_once: RegionAction::ApplyThenHang;
-    every_call_done_and_told_as_failed_once: RegionAction::ApplyThenAnswer { status: 502, code: "internal_error".to_owned() };
+    every_call_throttled: RegionAction::Answer { status: 429, code: Some("rate_limit".to_owned()), retry_after_s: Some(0) };
+    every_call_failing: RegionAction::answer(500, "internal_error");
+    every_call_behind_a_broken_gateway: RegionAction::Answer { status: 503, code: None, retry_after_s: None };
+    every_call_hanging: RegionAction::Hang;
+    every_call_reset: RegionAction::Reset;
+    every_call_done_and_the_answer_dropped: RegionAction::ApplyThenDrop;
+    every_call_done_and_never_answered: RegionAction::ApplyThenHang;
+    every_call_done_and_told_as_failed: RegionAction::ApplyThenAnswer { status: 502, code: "internal_error".to_owned() };
 }
 
 /// A permanent refusal by the cloud ends the job, with the reason and the request.
-#[tokio::test(flavor = "multi_thread")]
-async fn every_call_refused_for_good() {
-    for call in all_calls() {
-        let bench = Bench::with_history().await;
-        let site = bench.site(&Cancel::new());
-        let arm = |bench: &Bench| {
-            bench.sim.faults().add(RegionRule::on(call), RegionAction::answer(403, "not_authorized"));
-        };
-        // A job does not fail because it can't tag or prune.
-        let ends = match call {
-            Op::AttachTag | Op::DeleteSnapshot | Op::DeleteImage => Ends::Done,
-            Op::ListTags | Op::GetVolume | Op::GetSnapshot | Op::ListVolumes | Op::ListSnapshots => {
-                Ends::Either
-            }
-            _ => Ends::Failed,
-        };
-        if let Some(error) = case(bench, &format!("{call:?} refused"), ends, site, arm).await {
-            let words = words(&error);
-            assert!(words.contains("not_authorized") || call == Op::IdentityToken, "{words}");
-        }
+async fn refused(call: Op) {
+    let bench = Bench::with_history().await;
+    let site = bench.site(&Cancel::new());
+    let arm = |bench: &Bench| {
+        bench.sim.faults().add(RegionRule::on(call), RegionAction::answer(403, "not_authorized"));
+    };
+    // A job does not fail because it can't tag or prune.
+    let ends = match call {
+        Op::AttachTag | Op::DeleteSnapshot | Op::DeleteImage => Ends::Done,
+        Op::ListTags | Op::GetVolume | Op::GetSnapshot | Op::ListVolumes | Op::ListSnapshots => Ends::Either,
+        _ => Ends::Failed,
+    };
+    if let Some(error) = case(bench, &format!("{call:?} refused"), ends, site, arm).await {
+        let words = words(&error);
+        assert!(words.contains("not_authorized") || call == Op::IdentityToken, "{words}");
     }
+}
+
+mod every_call_refused_for_good {
+    with_calls!(test_each! refused);
 }
 
 /// A resource that fails after its creation is removed, so that it is in the way of no later job; and the job
@@ -424,7 +442,7 @@ async fn what_is_made_fails_or_shows_late() {
                 "{}",
                 words(&error)
             );
-            assert!(error.left.is_empty(), "{:?}", error.left);
+            assert!(error.orphaned.is_empty(), "{:?}", error.orphaned);
         }
         let bench = Bench::with_history().await;
         let site = bench.site(&Cancel::new());
@@ -484,58 +502,68 @@ async fn what_is_made_never_gets_ready() {
     }
 }
 
-/// Requests of a job to the bucket, and their faults.
-#[tokio::test(flavor = "multi_thread")]
-async fn every_call_to_the_bucket() {
-    let calls = [
-        Store::HeadObject,
-        Store::ListMultipartUploads,
-        Store::CreateMultipartUpload,
-        Store::UploadPart,
-        Store::CompleteMultipartUpload,
-        Store::PutObject,
-        Store::GetObject,
-        Store::ListObjectsV2,
-        Store::DeleteObject,
-    ];
+/// The first request of that kind to the bucket gets each of the faults that pass, and then the bucket
+/// is gone.
+async fn bucket_faults(call: Store) {
     let passing = [
         Action::Answer { status: 503, code: Some("SlowDown".to_owned()), retry_after_s: Some(0) },
         Action::Hang,
         Action::Reset,
         Action::ApplyThenDrop,
     ];
-    for call in calls {
-        for action in &passing {
-            let bench = Bench::with_history().await;
-            let site = bench.site(&Cancel::new());
-            let arm = |bench: &Bench| {
-                bench.sim.store().faults().add(Rule::on(call).when(When::First(1)), action.clone());
-            };
-            case(bench, &format!("{call} {action:?} once"), Ends::Done, site, arm).await;
-        }
+    for action in &passing {
         let bench = Bench::with_history().await;
-        let gone = Action::Answer { status: 404, code: Some("NoSuchBucket".to_owned()), retry_after_s: None };
-        let arm = |bench: &Bench| bench.sim.store().faults().add(Rule::on(call), gone);
         let site = bench.site(&Cancel::new());
-        let ends = match call {
-            // A HEAD response has no body with a reason, and a job does not fail because it can't prune.
-            Store::HeadObject => Ends::Either,
-            Store::ListObjectsV2 | Store::DeleteObject => Ends::Done,
-            _ => Ends::Failed,
+        let arm = |bench: &Bench| {
+            bench.sim.store().faults().add(Rule::on(call).when(When::First(1)), action.clone());
         };
-        if let Some(error) = case(bench, &format!("{call}: the bucket is gone"), ends, site, arm).await
-            && call != Store::HeadObject
-        {
-            assert!(words(&error).contains("bucket \"images\" does not exist"), "{}", words(&error));
-        }
+        case(bench, &format!("{call} {action:?} once"), Ends::Done, site, arm).await;
     }
+    let bench = Bench::with_history().await;
+    let gone = Action::Answer { status: 404, code: Some("NoSuchBucket".to_owned()), retry_after_s: None };
+    let arm = |bench: &Bench| bench.sim.store().faults().add(Rule::on(call), gone);
+    let site = bench.site(&Cancel::new());
+    let ends = match call {
+        // A HEAD response has no body with a reason, and a job does not fail because it can't prune.
+        Store::HeadObject => Ends::Either,
+        Store::ListObjectsV2 | Store::DeleteObject => Ends::Done,
+        _ => Ends::Failed,
+    };
+    if let Some(error) = case(bench, &format!("{call}: the bucket is gone"), ends, site, arm).await
+        && call != Store::HeadObject
+    {
+        assert!(words(&error).contains("bucket \"images\" does not exist"), "{}", words(&error));
+    }
+}
+
+macro_rules! bucket_calls {
+    ($($name:ident: $call:ident,)*) => {
+        mod every_call_to_the_bucket {$(
+            #[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                super::bucket_faults(super::Store::$call).await;
+            }
+        )*}
+    };
+}
+
+bucket_calls! {
+    head_object: HeadObject,
+    list_multipart_uploads: ListMultipartUploads,
+    create_multipart_upload: CreateMultipartUpload,
+    upload_part: UploadPart,
+    complete_multipart_upload: CompleteMultipartUpload,
+    put_object: PutObject,
+    get_object: GetObject,
+    list_objects: ListObjectsV2,
+    delete_object: DeleteObject,
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_never_turns_up() {
     let bench = Bench::with_history().await;
     let mut site = bench.site(&Cancel::new());
-    let empty = crate::convert::folder();
+    let empty = crate::support::folder();
     site.devices = DeviceFolder {
         folder: empty.path().to_owned(),
         deadline: Duration::from_millis(200),
@@ -544,14 +572,14 @@ async fn a_device_that_never_turns_up() {
     let error = case(bench, "no device", Ends::Failed, site, |_| {}).await.unwrap();
     assert_eq!(error.step, Step::Attach);
     assert!(error.fault.to_string().contains("did not turn up within"), "{}", error.fault);
-    assert!(error.left.is_empty(), "{:?}", error.left);
+    assert!(error.orphaned.is_empty(), "{:?}", error.orphaned);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_of_another_size() {
     let bench = Bench::with_history().await;
     let mut site = bench.site(&Cancel::new());
-    let links = crate::convert::folder();
+    let links = crate::support::folder();
     let small = links.path().join("small");
     std::fs::File::create(&small).unwrap().set_len(1 << 20).unwrap();
     site.devices.folder = links.path().to_owned();
@@ -614,40 +642,41 @@ async fn an_import_of_another_file() {
     bench.sim.shutdown().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn tokens_that_end_early() {
-    for call in all_calls() {
-        let bench = Bench::with_history().await;
-        let site = bench.site(&Cancel::new());
-        let rule = RegionRule::on(call).when(When::First(1));
-        let arm = |bench: &Bench| bench.sim.faults().add(rule, RegionAction::answer(401, "token_invalid"));
-        let ends = if call == Op::IdentityToken { Ends::Either } else { Ends::Done };
-        case(bench, &format!("{call:?}: the token has ended"), ends, site, arm).await;
-    }
+async fn token_ends(call: Op) {
+    let bench = Bench::with_history().await;
+    let site = bench.site(&Cancel::new());
+    let rule = RegionRule::on(call).when(When::First(1));
+    let arm = |bench: &Bench| bench.sim.faults().add(rule, RegionAction::answer(401, "token_invalid"));
+    let ends = if call == Op::IdentityToken { Ends::Either } else { Ends::Done };
+    case(bench, &format!("{call:?}: the token has ended"), ends, site, arm).await;
+}
+
+mod tokens_that_end_early {
+    with_calls!(test_each! token_ends);
 }
 
 /// A job that is stopped at any call cleans up after itself, and can be resumed.
-#[tokio::test(flavor = "multi_thread")]
-async fn stopped_at_every_call() {
-    for call in all_calls() {
-        let bench = Bench::with_history().await;
-        let cancel = Cancel::new();
-        let site = bench.site(&cancel);
-        let rule = RegionRule::on(call).when(When::First(1));
-        let arm =
-            |bench: &Bench| bench.sim.faults().add(rule, RegionAction::delay(Duration::from_millis(50)));
-        let faults = bench.sim.faults().clone();
-        let stopping = tokio::spawn(async move {
-            while faults.fired() != [1] {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-            cancel.cancel(snapferry_base::cancel::Reason::Asked);
-        });
-        let failed = case(bench, &format!("stopped at {call:?}"), Ends::Either, site, arm).await;
-        stopping.abort();
-        if let Some(error) = failed {
-            assert_eq!(error.class(), snapferry_base::retry::Class::Cancelled, "{call:?}: {:?}", error.fault);
-            assert!(error.left.is_empty(), "{call:?}: {:?}", error.left);
+async fn stopped(call: Op) {
+    let bench = Bench::with_history().await;
+    let cancel = Cancel::new();
+    let site = bench.site(&cancel);
+    let rule = RegionRule::on(call).when(When::First(1));
+    let arm = |bench: &Bench| bench.sim.faults().add(rule, RegionAction::delay(Duration::from_millis(50)));
+    let faults = bench.sim.faults().clone();
+    let stopping = tokio::spawn(async move {
+        while faults.fired() != [1] {
+            tokio::time::sleep(Duration::from_millis(2)).await;
         }
+        cancel.cancel(snapferry_base::cancel::Reason::Requested);
+    });
+    let failed = case(bench, &format!("stopped at {call:?}"), Ends::Either, site, arm).await;
+    stopping.abort();
+    if let Some(error) = failed {
+        assert_eq!(error.class(), snapferry_base::retry::Class::Cancelled, "{call:?}: {:?}", error.fault);
+        assert!(error.orphaned.is_empty(), "{call:?}: {:?}", error.orphaned);
     }
+}
+
+mod stopped_at_every_call {
+    with_calls!(test_each! stopped);
 }

@@ -12,7 +12,7 @@ use snapferry_testkit::disks::{Disk, Kind};
 use snapferry_testkit::loopdev::{Access, LoopDevice, LoopOptions, MountedDevice};
 
 use super::into_device;
-use crate::convert::{Made, convert_disk, folder, run};
+use crate::support::{Made, convert_disk, folder, run};
 
 const SIZE: u64 = 12 * MIB;
 
@@ -115,9 +115,9 @@ fn an_incomplete_device_is_called_so_and_has_no_beginning() {
     let backing = folder.path().join("backing");
     full(&backing, SIZE);
     let Some(device) = LoopDevice::attach(&backing, writable(512)) else { return };
-    let shown = device.path().display().to_string();
+    let path = device.path().display().to_string();
     run(into_device(&bad, device.path(), &[]))
-        .expect(7, &[&shown, "is incomplete: do not use it", "is damaged", "the body at byte"]);
+        .expect(7, &[&path, "is incomplete: do not use it", "is damaged", "the body at byte"]);
     let begin = front(device.path(), MIB);
     assert_eq!(to_u64(begin.len()), MIB);
     assert!(begin.iter().all(|&byte| byte == 0), "there is no partition table");

@@ -26,7 +26,7 @@ use snapferry_testkit::scripted::{Fault, ScriptedStore};
 use tokio::runtime::Runtime;
 
 use super::{back_in, into_file, open, restore, verify};
-use crate::convert::{Bucket, KEY, Made, Running, convert_disk, key, left_in, run, runtime, wait_until};
+use crate::support::{Bucket, KEY, Made, Running, convert_disk, key, left_in, run, runtime, wait_until};
 
 fn made() -> Made {
     convert_disk(&Disk::new(Kind::Mixed, ByteCount(70 * MIB), 91), &Options::default())
@@ -246,7 +246,7 @@ impl ImageFile for HangingFrom {
             let before = store.count("GetObject");
             std::thread::spawn(move || {
                 wait_until("the request is on its way", || store.count("GetObject") > before);
-                cancel.cancel(Reason::Asked);
+                cancel.cancel(Reason::Requested);
             });
         }
         self.image.read_at(at, into)
@@ -257,7 +257,7 @@ impl ImageFile for HangingFrom {
 fn a_restore_that_is_stopped_leaves_nothing_and_one_that_is_killed_only_its_hidden_file() {
     let (made, bucket) = (made(), Bucket::start());
     bucket.runtime.block_on(bucket.client().put(&key(), made.image.clone().into())).expect("stored");
-    let folder = crate::convert::folder();
+    let folder = crate::support::folder();
     let back = back_in(folder.path());
     for (signal, code) in [(Signal::TERM, Some(130)), (Signal::KILL, None)] {
         let faults = bucket.sim.faults();
@@ -265,8 +265,12 @@ fn a_restore_that_is_stopped_leaves_nothing_and_one_that_is_killed_only_its_hidd
         // The header and the tables arrive, and the first body never does.
         faults.add(Rule::on(Request::GetObject).key(KEY).when(When::Nth(3)), Action::Hang);
         let to = back.to_str().expect("UTF-8");
-        let mut restoring =
-            Running::start(bucket.in_other_words(&["restore", "s3://images/disk.qcow2", "--output", to]));
+        let mut restoring = Running::start(bucket.command_without_bucket(&[
+            "restore",
+            "s3://images/disk.qcow2",
+            "--output",
+            to,
+        ]));
         wait_until("a body hangs", || faults.fired() == [1]);
         wait_until("the target is begun", || !left_in(folder.path()).is_empty());
         restoring.signal(signal);

@@ -6,15 +6,14 @@ use snapferry_base::units::{ByteCount, GIB, MIB};
 use snapferry_testkit::disks::{Disk, Kind};
 
 use super::{back_in, into_file};
-use crate::convert::{BUCKET, Ended, KEY, Running, folder, into_file as convert_into_file, run, snapferry};
-use crate::support::sim::snapferry_sim;
+use crate::support::{BUCKET, Ended, KEY, Running, convert_into_file, folder, run, snapferry, snapferry_sim};
 
 /// Memory limit of a restore from a file on two cores.
 const FILE: u64 = 256 * MIB;
 /// Memory limit of a restore from a bucket on two cores.
 const BUCKET_PEAK: u64 = 512 * MIB;
 
-fn held(ended: &Ended, most: u64) {
+fn check_peak(ended: &Ended, most: u64) {
     let report = ended.json();
     let promised = report["peak_memory"].as_u64().expect("a number");
     let reached = report["peak_rss_bytes"].as_u64().expect("Linux tells");
@@ -44,7 +43,7 @@ fn memory_stays_within_the_plan() {
             file.write_all_at(&noise, number * (size / 6) / (16 * MIB) * (16 * MIB)).expect("written");
         }
         run(convert_into_file(&raw, &image, &["--quiet"])).expect(0, &[]);
-        held(&run(into_file(&image, &back_in(folder.path()), &["--json", "--threads", "2"])), FILE);
+        check_peak(&run(into_file(&image, &back_in(folder.path()), &["--json", "--threads", "2"])), FILE);
         std::fs::remove_file(back_in(folder.path())).expect("removed");
         let mut command =
             snapferry(["convert", "--bucket", BUCKET, "--key", KEY, "--force", "--quiet", "--device"]);
@@ -53,7 +52,7 @@ fn memory_stays_within_the_plan() {
         let mut command =
             snapferry(["restore", "s3://images/disk.qcow2", "--json", "--threads", "2", "--output"]);
         command.arg(back_in(folder.path())).envs(keys).env("AWS_ENDPOINT_URL_S3", &endpoint);
-        held(&run(command), BUCKET_PEAK);
+        check_peak(&run(command), BUCKET_PEAK);
     }
     store.signal(rustix::process::Signal::TERM);
     assert_eq!(store.end().code, Some(0));

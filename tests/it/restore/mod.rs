@@ -3,7 +3,7 @@
 //!
 //! | file | requirement that it checks |
 //! |---|---|
-//! | `trips` | every kind of image comes back as its disk, Snapferry's and QEMU's |
+//! | `round_trips` | every kind of image comes back as its disk, Snapferry's and QEMU's |
 //! | `devices` | data written to devices, and devices that are refused |
 //! | `verdicts` | damage of every kind is found and named |
 //! | `faults` | files and stores that fail on command |
@@ -12,7 +12,7 @@
 mod devices;
 mod faults;
 mod memory;
-mod trips;
+mod round_trips;
 mod verdicts;
 
 use std::path::{Path, PathBuf};
@@ -33,7 +33,7 @@ use snapferry_engine::store::Overwrite;
 use snapferry_engine::verify::{Sha256Wanted, Verdict, Verification};
 use snapferry_qcow2::{ImageFile, Limits};
 
-use crate::convert::snapferry;
+use crate::support::snapferry;
 
 /// The command `snapferry restore IMAGE --output FILE`, with `more` arguments.
 pub fn into_file(image: &Path, raw: &Path, more: &[&str]) -> Command {
@@ -67,7 +67,7 @@ pub fn restore(
         Destination::File { path: to.to_owned(), overwrite: Overwrite::Refuse, cache: PageCache::Bypass };
     Restoration {
         file,
-        origin: Location::Bucket,
+        location: Location::Bucket,
         destination: &destination,
         manifest,
         limits: Limits::default(),
@@ -88,7 +88,7 @@ pub fn verify(
 ) -> Result<Verdict, RestoreError> {
     Verification {
         file,
-        origin: Location::File,
+        location: Location::File,
         manifest,
         sha256,
         against,

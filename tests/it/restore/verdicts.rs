@@ -13,7 +13,7 @@ use snapferry_testkit::disks::{Disk, Kind};
 use snapferry_testkit::model::Model;
 
 use super::{back_in, into_file, open, verify, verify_command};
-use crate::convert::{Made, convert_disk, left_in, run};
+use crate::support::{Made, convert_disk, left_in, run};
 
 fn made() -> Made {
     convert_disk(&Disk::new(Kind::Mixed, ByteCount(36 * MIB), 81), &Options::default())
@@ -45,11 +45,11 @@ fn a_body_that_does_not_decode_is_named_by_both_its_places() {
     let Some(Finding::Body(body)) = verdict.findings.first() else { panic!("{verdict:?}") };
     assert!(!verdict.good && body.guest.0 >= 16 * MIB && body.guest.0 < 32 * MIB, "{body:?}");
     assert!((at - 65_536..at + 2000).contains(&to_usize(body.host.0)), "{body:?}");
-    let words = format!(
+    let message = format!(
         "the body at byte {}, which holds the disk's bytes from {}, is damaged",
         body.host, body.guest
     );
-    run(verify_command(&path, &[])).expect(7, &["NOT GOOD", &words]);
+    run(verify_command(&path, &[])).expect(7, &["NOT GOOD", &message]);
     let back = back_in(made.folder.path());
     run(into_file(&path, &back, &[])).expect(7, &["is damaged"]);
     assert_eq!(
@@ -164,16 +164,16 @@ fn what_is_no_image_or_too_large_is_refused() {
 #[test]
 fn a_manifest_that_accounts_for_a_part_of_the_disk_is_told_by_whoever_reads_it() {
     let made = made();
-    let beside = made.folder.path().join("disk.qcow2.manifest");
+    let manifest_path = made.folder.path().join("disk.qcow2.manifest");
     assert_eq!(made.manifest.image.accounted, Some(made.manifest.source.size));
     let back = back_in(made.folder.path());
     let mut older = made.manifest.clone();
     older.image.accounted = None;
-    std::fs::write(&beside, older.to_json()).expect("written");
+    std::fs::write(&manifest_path, older.to_json()).expect("written");
     run(verify_command(&made.path, &[])).expect(0, &["good"]);
     let mut short = made.manifest.clone();
     short.image.accounted = Some(ByteCount(0));
-    std::fs::write(&beside, short.to_json()).expect("written");
+    std::fs::write(&manifest_path, short.to_json()).expect("written");
     run(verify_command(&made.path, &[])).expect(7, &["accounts for 0 of the", "not whole"]);
     run(into_file(&made.path, &back, &[])).expect(7, &["accounts for 0 of the", "not whole"]);
     assert!(!back.exists());

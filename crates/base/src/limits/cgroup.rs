@@ -13,13 +13,16 @@ const NO_LIMIT: u64 = 1 << 60;
 #[derive(Clone, Copy)]
 struct Controller {
     name: &'static str,
-    one: &'static [&'static str],
-    two: &'static [&'static str],
+    v1_files: &'static [&'static str],
+    v2_files: &'static [&'static str],
 }
 
-const MEMORY: Controller =
-    Controller { name: "memory", one: &["memory.limit_in_bytes"], two: &["memory.max", "memory.high"] };
-const PIDS: Controller = Controller { name: "pids", one: &["pids.max"], two: &["pids.max"] };
+const MEMORY: Controller = Controller {
+    name: "memory",
+    v1_files: &["memory.limit_in_bytes"],
+    v2_files: &["memory.max", "memory.high"],
+};
+const PIDS: Controller = Controller { name: "pids", v1_files: &["pids.max"], v2_files: &["pids.max"] };
 
 /// Returns the lowest of the limits on this process's memory, or `None` if there is none.
 pub(super) fn memory_of_process() -> Option<ByteCount> {
@@ -35,7 +38,7 @@ pub fn tasks_of_process() -> Option<u64> {
 
 fn of_process(controller: Controller) -> Option<u64> {
     let read = |path: &Path| fs::read_to_string(path).ok();
-    least(
+    lowest_limit(
         controller,
         &read(Path::new("/proc/self/cgroup"))?,
         &read(Path::new("/proc/self/mountinfo"))?,
@@ -45,7 +48,7 @@ fn of_process(controller: Controller) -> Option<u64> {
 
 /// Returns the lowest limit, given the contents of `/proc/self/cgroup` and `/proc/self/mountinfo`. `read`
 /// returns the content of a file, or `None` if the file can't be read.
-fn least(
+fn lowest_limit(
     controller: Controller,
     groups: &str,
     mounts: &str,
@@ -69,8 +72,8 @@ fn limit(text: &str) -> Option<u64> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Version {
     /// Each controller has a hierarchy of its own.
-    One,
-    Two,
+    V1,
+    V2,
 }
 
 /// A mounted hierarchy of control groups. The mount may show only a part of it.
@@ -79,7 +82,7 @@ struct Mount<'a> {
     version: Version,
     /// Group at the top of the mount, as a path in the hierarchy.
     root: &'a Path,
-    at: PathBuf,
+    mount_point: PathBuf,
 }
 
 impl<'a> Mount<'a> {
@@ -88,15 +91,15 @@ impl<'a> Mount<'a> {
     fn parse(controller: Controller, line: &'a str) -> Option<Self> {
         let (mount, system) = line.split_once(" - ")?;
         let mut mount = mount.split(' ').skip(3);
-        let (root, at) = (mount.next()?, mount.next()?);
+        let (root, mount_point) = (mount.next()?, mount.next()?);
         let mut system = system.split(' ');
         let (kind, options) = (system.next()?, system.nth(1)?);
         let version = match kind {
-            "cgroup2" => Version::Two,
-            "cgroup" if options.split(',').any(|option| option == controller.name) => Version::One,
+            "cgroup2" => Version::V2,
+            "cgroup" if options.split(',').any(|option| option == controller.name) => Version::V1,
             _ => return None,
         };
-        Some(Self { controller, version, root: Path::new(root), at: unescaped(at) })
+        Some(Self { controller, version, root: Path::new(root), mount_point: unescaped(mount_point) })
     }
 
     /// Returns the folders of this process's group and of its ancestors, the group's own first.
@@ -105,21 +108,21 @@ impl<'a> Mount<'a> {
             // A line is `4:memory:/path` in version 1, and `0::/path` in version 2.
             let mut fields = line.splitn(3, ':').skip(1);
             let (controllers, path) = (fields.next()?, fields.next()?);
-            let ours = match self.version {
-                Version::One => controllers.split(',').any(|controller| controller == self.controller.name),
-                Version::Two => controllers.is_empty(),
+            let is_group_line = match self.version {
+                Version::V1 => controllers.split(',').any(|controller| controller == self.controller.name),
+                Version::V2 => controllers.is_empty(),
             };
-            ours.then_some(Path::new(path))
+            is_group_line.then_some(Path::new(path))
         });
         // In a container, the group's path may be the host's, while the mount shows the group at its top.
         let below = group.and_then(|group| group.strip_prefix(self.root).ok()).unwrap_or(Path::new(""));
-        below.ancestors().map(|folder| self.at.join(folder)).collect()
+        below.ancestors().map(|folder| self.mount_point.join(folder)).collect()
     }
 
     fn files(&self) -> &'static [&'static str] {
         match self.version {
-            Version::One => self.controller.one,
-            Version::Two => self.controller.two,
+            Version::V1 => self.controller.v1_files,
+            Version::V2 => self.controller.v2_files,
         }
     }
 }
@@ -144,10 +147,10 @@ mod tests {
     fn found_of(controller: Controller, groups: &str, mounts: &str, files: &[(&str, &str)]) -> Option<u64> {
         let files: HashMap<&Path, &str> =
             files.iter().map(|(path, text)| (Path::new(*path), *text)).collect();
-        least(controller, groups, mounts, &|path| files.get(path).map(|text| (*text).to_owned()))
+        lowest_limit(controller, groups, mounts, &|path| files.get(path).map(|text| (*text).to_owned()))
     }
 
-    const TWO: &str = "24 1 0:22 / / rw - ext4 /dev/vda1 rw\n30 24 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
+    const V2_MOUNTS: &str = "24 1 0:22 / / rw - ext4 /dev/vda1 rw\n30 24 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
 
     #[test]
     fn the_least_limit_of_a_group_and_those_around_it_counts() {
@@ -155,11 +158,14 @@ mod tests {
         let own = ("/sys/fs/cgroup/system.slice/job.service/memory.max", "max\n");
         let around = ("/sys/fs/cgroup/system.slice/memory.max", "536870912\n");
         let high = ("/sys/fs/cgroup/system.slice/job.service/memory.high", "268435456\n");
-        assert_eq!(found(groups, TWO, &[own]), None);
-        assert_eq!(found(groups, TWO, &[own, around]), Some(536_870_912));
-        assert_eq!(found(groups, TWO, &[own, around, high]), Some(268_435_456));
+        assert_eq!(found(groups, V2_MOUNTS, &[own]), None);
+        assert_eq!(found(groups, V2_MOUNTS, &[own, around]), Some(536_870_912));
+        assert_eq!(found(groups, V2_MOUNTS, &[own, around, high]), Some(268_435_456));
         // A container with a cgroup namespace of its own.
-        assert_eq!(found("0::/\n", TWO, &[("/sys/fs/cgroup/memory.max", "1000000\n")]), Some(1_000_000));
+        assert_eq!(
+            found("0::/\n", V2_MOUNTS, &[("/sys/fs/cgroup/memory.max", "1000000\n")]),
+            Some(1_000_000)
+        );
     }
 
     #[test]
@@ -178,7 +184,10 @@ mod tests {
         let groups = "5:pids:/job\n4:memory:/other\n0::/\n";
         let files = [("/sys/fs/cgroup/pids/job/pids.max", "64\n"), ("/sys/fs/cgroup/pids/pids.max", "max\n")];
         assert_eq!(found_of(PIDS, groups, mounts, &files), Some(64));
-        assert_eq!(found_of(PIDS, "0::/job\n", TWO, &[("/sys/fs/cgroup/job/pids.max", "99\n")]), Some(99));
+        assert_eq!(
+            found_of(PIDS, "0::/job\n", V2_MOUNTS, &[("/sys/fs/cgroup/job/pids.max", "99\n")]),
+            Some(99)
+        );
         assert_eq!(found_of(PIDS, "nonsense\n", mounts, &files[1..]), None);
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use snapferry_base::limits::OutOfMemory;
 use snapferry_base::units::{ByteCount, ClusterBits, MIB, to_u64, to_usize};
 
-use super::{Codec, heap_has};
+use super::{Codec, check_heap};
 
 /// Reason why a body does not decode to its cluster.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl Decoder {
     /// # Errors
     /// If the system refuses the memory.
     pub fn new(codec: Codec, cluster: ClusterBits) -> Result<Self, OutOfMemory> {
-        heap_has("a decoder", Self::MEMORY)?;
+        check_heap("a decoder", Self::MEMORY)?;
         let refused = |_| OutOfMemory::of("a decoder", Self::MEMORY.0);
         let engine = match codec {
             Codec::Deflate => Engine::Deflate(libdeflater::Decompressor::new()),
@@ -87,7 +87,7 @@ impl Decoder {
 
 /// Largest window that libzstd's decoder, and so QEMU, accepts by default, as a power of two: 128 MiB
 /// (`ZSTD_WINDOWLOG_LIMIT_DEFAULT` in zstd.h).
-const MOST_WINDOW_LOG: u8 = 27;
+const MAX_WINDOW_LOG: u8 = 27;
 
 /// Returns the window size that a frame asks for, as a power of two, or `None` if the window is the content
 /// (RFC 8878, section 3.1.1.1).
@@ -121,7 +121,7 @@ fn frames(
             Err(_) if from > 0 => break,
             Err(_) => return Err(garbage),
         };
-        if window_log(frame).is_some_and(|log| log > MOST_WINDOW_LOG) {
+        if window_log(frame).is_some_and(|log| log > MAX_WINDOW_LOG) {
             return Err(garbage);
         }
         filled += engine.decompress_to_buffer(frame, &mut into[filled..]).map_err(|_| garbage)?;

@@ -4,7 +4,7 @@ use libdeflater::{CompressionLvl, Compressor};
 use snapferry_base::limits::OutOfMemory;
 use snapferry_base::units::ByteCount;
 
-use super::{Level, heap_has};
+use super::{Level, check_heap};
 
 pub(super) struct Deflate {
     compressor: Compressor,
@@ -28,7 +28,7 @@ impl Deflate {
     /// Allocates the compressor, which takes at most `memory`.
     pub(super) fn new(level: Level, memory: ByteCount) -> Result<Self, OutOfMemory> {
         let level = CompressionLvl::new(lib_level(level)).expect("libdeflate has levels 0 to 12");
-        heap_has("an encoder", memory)?;
+        check_heap("an encoder", memory)?;
         Ok(Self { compressor: Compressor::new(level) })
     }
 

@@ -100,10 +100,10 @@ impl Places {
             let mut step = 0;
             // Enough rounds to apply each known hash after all the others.
             while step < HASH_BITS * found {
-                let (of, known) = independent[step % found];
+                let (of, basis_hash) = independent[step % found];
                 // The XOR is smaller if `hash` has the highest bit of the known hash.
-                if hash ^ known < hash {
-                    hash ^= known;
+                if hash ^ basis_hash < hash {
+                    hash ^= basis_hash;
                     window ^= of;
                 }
                 step += 1;
@@ -147,18 +147,18 @@ impl Placed {
         let refused = || OutOfMemory::of("an encoder", to_u64(MAPPED));
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
-        let there = unsafe { mmap_anonymous(ptr::null_mut(), MAPPED, access, MapFlags::PRIVATE) }
+        let probe = unsafe { mmap_anonymous(ptr::null_mut(), MAPPED, access, MapFlags::PRIVATE) }
             .map_err(|_| refused())?;
         // SAFETY: the range was just mapped with this length, and no other code knows of it.
-        let _ = unsafe { munmap(there, MAPPED) };
-        let first = PLACES.below(to_u64(there.addr()) >> WINDOW_BITS);
+        let _ = unsafe { munmap(probe, MAPPED) };
+        let first = PLACES.below(to_u64(probe.addr()) >> WINDOW_BITS);
         for number in (0..first).rev() {
             let address = to_usize(PLACES.window(number) << WINDOW_BITS);
-            let wanted = ptr::without_provenance_mut::<c_void>(address);
+            let hint = ptr::without_provenance_mut::<c_void>(address);
             // SAFETY: with this flag the kernel refuses a range where anything is mapped; a kernel before
             // 4.17 does not know the flag, and maps elsewhere instead.
             match unsafe {
-                mmap_anonymous(wanted, MAPPED, access, MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE)
+                mmap_anonymous(hint, MAPPED, access, MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE)
             } {
                 Ok(got) if got.addr() == address => {
                     return NonNull::new(got.cast()).map(|stream| Self { stream }).ok_or_else(refused);

@@ -8,7 +8,7 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::str::FromStr;
 
-use snapferry_base::limits::{OutOfMemory, room};
+use snapferry_base::limits::{OutOfMemory, try_with_capacity};
 use snapferry_base::units::{ByteCount, ClusterBits, MIB, to_usize};
 
 mod decoder;
@@ -80,8 +80,8 @@ pub fn cores() -> NonZeroUsize {
 ///
 /// # Errors
 /// If the system refuses the memory.
-fn heap_has(what: &'static str, memory: ByteCount) -> Result<(), OutOfMemory> {
-    room::<u8>(what, to_usize(memory.0)).map(drop)
+fn check_heap(purpose: &'static str, memory: ByteCount) -> Result<(), OutOfMemory> {
+    try_with_capacity::<u8>(purpose, to_usize(memory.0)).map(drop)
 }
 
 enum Engine {

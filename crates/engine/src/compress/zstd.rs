@@ -5,7 +5,7 @@ use snapferry_base::units::{ByteCount, ClusterBits, MIB};
 use zstd::bulk::Compressor;
 use zstd::zstd_safe::{CParameter, SafeResult, get_error_name};
 
-use super::{Level, heap_has};
+use super::{Level, check_heap};
 
 pub(super) struct Zstd {
     compressor: Compressor<'static>,
@@ -46,12 +46,12 @@ pub(super) fn memory(level: Level, cluster: ClusterBits) -> ByteCount {
 
 impl Zstd {
     pub(super) fn new(level: Level, cluster: ClusterBits) -> Result<Self, OutOfMemory> {
-        let most = memory(level, cluster);
-        heap_has("an encoder", most)?;
+        let peak = memory(level, cluster);
+        check_heap("an encoder", peak)?;
         // The defaults do what the format asks: content size on, checksum and dictionary off, and a window
         // that never exceeds the source, which is one cluster.
         let mut compressor =
-            Compressor::new(lib_level(level)).map_err(|_| OutOfMemory::of("an encoder", most.0))?;
+            Compressor::new(lib_level(level)).map_err(|_| OutOfMemory::of("an encoder", peak.0))?;
         if let Some(log) = hash_log(level) {
             compressor.set_parameter(CParameter::HashLog(log)).expect("a table of a size that zstd knows");
         }
@@ -59,7 +59,7 @@ impl Zstd {
         // error.
         let zeros = zeros::<u8>("an encoder", cluster.size())?;
         match compressor.context_mut().compress2(&mut [0; 256][..], &zeros) {
-            Err(NO_MEMORY) => Err(OutOfMemory::of("an encoder", most.0)),
+            Err(NO_MEMORY) => Err(OutOfMemory::of("an encoder", peak.0)),
             Ok(_) | Err(_) => Ok(Self { compressor }),
         }
     }

@@ -62,13 +62,13 @@ pub fn run(
     for slot in slots {
         match slot {
             Slot::Hole { start, len } => assembler.skip(start, len)?,
-            Slot::Chunk(bodies) => {
-                let Ok(bodies) = bodies.recv() else {
+            Slot::Chunk(chunk) => {
+                let Ok(chunk) = chunk.recv() else {
                     // A reader or compressor has stopped. If it failed, its own error came first and stays.
                     context.fail(ConvertError::Pipeline(PipelineError::StageDied { stage: "compression" }));
                     return Err(Unfinished::Stopped);
                 };
-                assembler.take(bodies)?;
+                assembler.take(chunk)?;
             }
         }
         if context.cancel.is_cancelled() {
@@ -184,16 +184,16 @@ impl<'a> Assembler<'a> {
         size.min(self.context.source_size - number * size)
     }
 
-    fn take(&mut self, bodies: EncodedChunk) -> Result<(), Unfinished> {
+    fn take(&mut self, chunk: EncodedChunk) -> Result<(), Unfinished> {
         let cluster = self.plan.geometry.cluster();
-        let start = bodies.first.offset(cluster);
-        let len = to_u64(bodies.len);
+        let start = chunk.first.offset(cluster);
+        let len = to_u64(chunk.len);
         // A chunk without a body for each of its clusters does not count.
-        let covered = if to_u64(bodies.kinds.len()) == cluster.clusters_in(len) { len } else { 0 };
+        let covered = if to_u64(chunk.kinds.len()) == cluster.clusters_in(len) { len } else { 0 };
         self.account(start, covered)?;
         let end = start.0 + len;
         let bytes_of = |kind: Body| {
-            let clusters = to_u64(bodies.kinds.iter().filter(|&&found| found == kind).count());
+            let clusters = to_u64(chunk.kinds.iter().filter(|&&found| found == kind).count());
             // The disk's last cluster may reach past its end.
             (clusters * cluster.size()).min(len)
         };
@@ -202,9 +202,9 @@ impl<'a> Assembler<'a> {
         counters.raw.fetch_add(bytes_of(Body::Raw), Relaxed);
         counters.done.store(end, Relaxed);
         let open = self.open(start)?;
-        open.hashes.extend(bodies.hash);
-        if bodies.kinds.iter().any(|kind| *kind != Body::Zero) {
-            open.held.push(bodies);
+        open.hashes.extend(chunk.hash);
+        if chunk.kinds.iter().any(|kind| *kind != Body::Zero) {
+            open.held.push(chunk);
         }
         if end == (self.segment_of(start) + 1) * self.plan.geometry.segment_size().0 {
             self.close()?;
@@ -215,11 +215,11 @@ impl<'a> Assembler<'a> {
     /// Adds `gap` zeros to the image.
     fn write_gap(&mut self, gap: u64) -> Result<(), Stopped> {
         const ZEROS: [u8; 4096] = [0; 4096];
-        let mut left = to_usize(gap);
-        while left > 0 {
-            let piece = left.min(ZEROS.len());
+        let mut remaining = to_usize(gap);
+        while remaining > 0 {
+            let piece = remaining.min(ZEROS.len());
             self.parts.append(&ZEROS[..piece])?;
-            left -= piece;
+            remaining -= piece;
         }
         Ok(())
     }
@@ -235,26 +235,26 @@ impl<'a> Assembler<'a> {
         let cluster = self.plan.geometry.cluster();
         let mut crc64 = RunningCrc64::default();
         let mut host = None;
-        for bodies in open.held.iter().filter(|bodies| bodies.raw.is_some()) {
-            let bytes = bodies.raw.as_ref().expect("filtered for it");
-            for (index, _) in bodies.kinds.iter().enumerate().filter(|(_, kind)| **kind == Body::Raw) {
-                let place = self.layout.place_raw(bodies.first + to_u64(index));
-                self.write_gap(place.gap)?;
-                host.get_or_insert(place.at);
+        for chunk in open.held.iter().filter(|chunk| chunk.raw.is_some()) {
+            let bytes = chunk.raw.as_ref().expect("filtered for it");
+            for (index, _) in chunk.kinds.iter().enumerate().filter(|(_, kind)| **kind == Body::Raw) {
+                let position = self.layout.place_raw(chunk.first + to_u64(index));
+                self.write_gap(position.gap)?;
+                host.get_or_insert(position.at);
                 let bytes = &bytes[EncodedChunk::range(index, cluster)];
                 crc64.update(bytes);
                 self.parts.append(bytes)?;
             }
         }
         let host = host.unwrap_or(self.layout.end());
-        for bodies in open.held {
-            for (index, kind) in (0_u64..).zip(&bodies.kinds) {
+        for chunk in open.held {
+            for (index, kind) in (0_u64..).zip(&chunk.kinds) {
                 if let Body::Compressed(len) = *kind {
-                    self.layout.place_compressed(bodies.first + index, len);
+                    self.layout.place_compressed(chunk.first + index, len);
                 }
             }
-            crc64.update(bodies.compressed.bytes());
-            self.parts.append(bodies.compressed.bytes())?;
+            crc64.update(chunk.compressed.bytes());
+            self.parts.append(chunk.compressed.bytes())?;
         }
         debug_assert_eq!(
             self.layout.end().0,

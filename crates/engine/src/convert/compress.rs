@@ -79,7 +79,7 @@ impl EncodedChunk {
 /// Compression pool, with everything that its jobs share.
 pub struct Workers {
     pool: Pool,
-    beside: ReservedThreads,
+    reserved: ReservedThreads,
     shared: Arc<Shared>,
 }
 
@@ -89,7 +89,7 @@ struct Shared {
     codec: Codec,
     level: Level,
     cluster: ClusterBits,
-    bodies: plan::StoreAs,
+    store_as: plan::StoreAs,
     hashing: Hashing,
     zeros: ZeroHashes,
     context: Context,
@@ -99,32 +99,32 @@ impl Workers {
     /// Starts `plan.threads` threads, or as many as the system allows beside those of the other stages.
     pub fn new(plan: &Plan, context: &Context) -> Result<Self, ConvertError> {
         // Threads of the other stages: the one that starts reads, the readers, and the assembler.
-        let beside = ReservedThreads { least: 3, most: plan.readers + 2 };
-        let told = context.clone();
+        let reserved = ReservedThreads { min: 3, max: plan.readers + 2 };
+        let panic_context = context.clone();
         // A job that panics drops its slot, too, so the assembler finds its chunk missing.
-        let pool = Pool::start("compress", plan.threads, beside, move || {
-            told.fail(ConvertError::Pipeline(PipelineError::StageDied { stage: "compression" }));
+        let pool = Pool::start("compress", plan.threads, reserved, move || {
+            panic_context.fail(ConvertError::Pipeline(PipelineError::StageDied { stage: "compression" }));
         })
         .map_err(|error| ConvertError::Pipeline(PipelineError::Threads(error)))?;
         let cluster = plan.geometry.cluster();
         let encoders = (0..pool.threads()).map(|_| Mutex::default()).collect();
-        let Plan { codec, level, bodies, hashing, .. } = *plan;
+        let Plan { codec, level, store_as, hashing, .. } = *plan;
         let shared = Shared {
             encoders,
             codec,
             level,
             cluster,
-            bodies,
+            store_as,
             hashing,
             zeros: ZeroHashes::default(),
             context: context.clone(),
         };
-        Ok(Self { pool, beside, shared: Arc::new(shared) })
+        Ok(Self { pool, reserved, shared: Arc::new(shared) })
     }
 
-    /// Returns how many of `wanted` readers to start.
-    pub fn readers(&self, wanted: usize) -> usize {
-        self.pool.of_those_beside(wanted, self.beside)
+    /// Returns how many of `requested` readers to start.
+    pub fn readers(&self, requested: usize) -> usize {
+        self.pool.reserved_count(requested, self.reserved)
     }
 
     /// Returns the number of compression threads.
@@ -146,7 +146,7 @@ impl Workers {
             let counted = JobGuard(&shared.context.counters.jobs);
             match shared.encode(chunk) {
                 // If the assembler has ended already, no stage needs the bodies.
-                Ok(Some(bodies)) => drop(slot.send(bodies)),
+                Ok(Some(encoded)) => drop(slot.send(encoded)),
                 Ok(None) => {}
                 Err(refused) => shared.context.fail(refused.into()),
             }
@@ -181,7 +181,7 @@ impl Shared {
         let mut out = chunk.out;
         let index = rayon::current_thread_index().expect("jobs run on the pool");
         let mut encoder = self.encoders[index].lock().unwrap_or_else(PoisonError::into_inner);
-        let mut encoder = match (self.bodies, &mut *encoder) {
+        let mut encoder = match (self.store_as, &mut *encoder) {
             (plan::StoreAs::Raw, _) => None,
             (plan::StoreAs::Compressed, Some(encoder)) => Some(encoder),
             (plan::StoreAs::Compressed, none) => {

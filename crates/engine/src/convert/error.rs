@@ -38,12 +38,12 @@ pub enum ConvertError {
     #[error("version 2 of qcow2 knows deflate alone, not {codec}")]
     Version2 { codec: Codec },
     /// The part size can't be used.
-    #[error("a part size of {asked} won't do: {why}")]
+    #[error("a part size of {requested} won't do: {reason}")]
     PartSize {
         /// Part size that the user asked for.
-        asked: ByteCount,
+        requested: ByteCount,
         /// Rule that the part size breaks.
-        why: String,
+        reason: String,
     },
     /// An image is stored under this name already.
     #[error("{url} exists already")]
@@ -168,7 +168,7 @@ pub struct OrphanedUpload {
     /// URL or path of the image that was to be made.
     pub url: String,
     /// Reason why it is still there.
-    pub why: String,
+    pub reason: String,
 }
 
 /// Failure of a conversion, with what it leaves behind.
@@ -177,7 +177,7 @@ pub struct Failure {
     /// The first real error of any stage.
     pub error: ConvertError,
     /// Remainder in the store, if there is any.
-    pub leftover: Option<OrphanedUpload>,
+    pub orphaned_upload: Option<OrphanedUpload>,
 }
 
 impl fmt::Display for Failure {
@@ -194,6 +194,6 @@ impl std::error::Error for Failure {
 
 impl From<ConvertError> for Failure {
     fn from(error: ConvertError) -> Self {
-        Self { error, leftover: None }
+        Self { error, orphaned_upload: None }
     }
 }

@@ -62,7 +62,7 @@ struct Context {
 #[derive(Default)]
 struct Outcome {
     error: Option<ConvertError>,
-    leftover: Option<OrphanedUpload>,
+    orphaned_upload: Option<OrphanedUpload>,
 }
 
 impl Context {
@@ -74,7 +74,7 @@ impl Context {
         let mut outcome = self.outcome();
         let counts = match &outcome.error {
             None => !ended || error.outlasts_a_stop(),
-            Some(kept) => error.offset().zip(kept.offset()).is_some_and(|(ours, theirs)| ours < theirs),
+            Some(kept) => error.offset().zip(kept.offset()).is_some_and(|(new, old)| new < old),
         };
         if counts {
             outcome.error = Some(error);
@@ -93,8 +93,8 @@ impl Context {
         })
     }
 
-    fn leave_behind(&self, leftover: OrphanedUpload) {
-        self.outcome().leftover = Some(leftover);
+    fn record_orphan(&self, orphaned_upload: OrphanedUpload) {
+        self.outcome().orphaned_upload = Some(orphaned_upload);
     }
 
     fn outcome(&self) -> std::sync::MutexGuard<'_, Outcome> {
@@ -191,16 +191,16 @@ impl Conversion<'_> {
         let mut outcome = context.outcome();
         let Some(assembled) = assembled else {
             let error = outcome.error.take().unwrap_or(match self.cancel.reason() {
-                Some(Reason::Asked) => ConvertError::Pipeline(PipelineError::Interrupted),
+                Some(Reason::Requested) => ConvertError::Pipeline(PipelineError::Interrupted),
                 Some(Reason::Failed) | None => {
                     ConvertError::Pipeline(PipelineError::StageDied { stage: "assembly" })
                 }
             });
-            return Err(Failure { error, leftover: outcome.leftover.take() });
+            return Err(Failure { error, orphaned_upload: outcome.orphaned_upload.take() });
         };
         let manifest = self.manifest(assembled, created, self.source.bad_ranges());
         let (url, manifest_url) = (store.url(key), store.url(&key.manifest()));
-        if self.plan.beside == ManifestPolicy::Manifest {
+        if self.plan.manifest_policy == ManifestPolicy::Manifest {
             self.target.put_manifest(&manifest, runtime)?;
         }
         let took = self.clock.instant().duration_since(begun);
@@ -225,13 +225,14 @@ impl Conversion<'_> {
     /// looks for one whose image is gone, and leaves a file of that name alone if it is not a manifest.
     async fn stale_manifest(&self, replaces: Option<&ETag>) -> Option<ObjectKey> {
         let Target { store, key, .. } = &self.target;
-        let beside = key.manifest();
-        if self.plan.beside == ManifestPolicy::Manifest {
-            return replaces.map(|_| beside);
+        let manifest_key = key.manifest();
+        if self.plan.manifest_policy == ManifestPolicy::Manifest {
+            return replaces.map(|_| manifest_key);
         }
-        let meta = store.head(&beside).await.ok().flatten().filter(|meta| meta.size <= LARGEST_MANIFEST)?;
-        let json = store.get_range(&beside, 0..meta.size, None).await.ok()?;
-        Manifest::from_json(&json).is_ok().then_some(beside)
+        let meta =
+            store.head(&manifest_key).await.ok().flatten().filter(|meta| meta.size <= LARGEST_MANIFEST)?;
+        let json = store.get_range(&manifest_key, 0..meta.size, None).await.ok()?;
+        Manifest::from_json(&json).is_ok().then_some(manifest_key)
     }
 
     fn pipeline(
@@ -251,9 +252,9 @@ impl Conversion<'_> {
             // reason.
             let assembling = move || assemble::run(self.source, &slots, plan, parts_in, context);
             // The assembler starts before the readers, because these take all threads that are left.
-            let assembler = threads::scoped(scope, "assemble", assembling)?;
+            let assembler = threads::spawn_scoped(scope, "assemble", assembling)?;
             let reading = move || read::run(self.source, plan, &slots_in, workers, context);
-            let reader = threads::scoped(scope, "start reads", reading)?;
+            let reader = threads::spawn_scoped(scope, "start reads", reading)?;
             let received = runtime.block_on(uploading.receive(parts, context));
             let assembled = assembler
                 .join()

@@ -11,7 +11,7 @@ use snapferry_qcow2::header::Version;
 
 use super::ConvertError;
 use crate::compress::{Codec, Encoder, Level};
-use crate::pipeline::{MOST_IN_FLIGHT, MOST_THREADS, bounded};
+use crate::pipeline::{MAX_IN_FLIGHT, MAX_THREADS, bounded};
 use crate::store::Location;
 use crate::store::{MAX_OBJECT, MAX_PART, MAX_PARTS};
 
@@ -91,7 +91,7 @@ pub struct Options {
     pub version: Version,
     /// Compression format. The header names it even if no cluster is compressed.
     pub codec: Codec,
-    pub bodies: StoreAs,
+    pub store_as: StoreAs,
     pub level: Level,
     /// Size of a qcow2 cluster.
     pub cluster: ClusterBits,
@@ -104,7 +104,7 @@ pub struct Options {
     /// Most reads in flight at a time.
     pub readers: Option<NonZeroUsize>,
     pub hashing: Hashing,
-    pub beside: ManifestPolicy,
+    pub manifest_policy: ManifestPolicy,
 }
 
 impl Default for Options {
@@ -112,7 +112,7 @@ impl Default for Options {
         Self {
             version: Version::V3,
             codec: Codec::Deflate,
-            bodies: StoreAs::Compressed,
+            store_as: StoreAs::Compressed,
             level: Level::Fast,
             cluster: ClusterBits::DEFAULT,
             threads: None,
@@ -120,7 +120,7 @@ impl Default for Options {
             connections: None,
             readers: None,
             hashing: Hashing::Blake3,
-            beside: ManifestPolicy::Manifest,
+            manifest_policy: ManifestPolicy::Manifest,
         }
     }
 }
@@ -133,10 +133,10 @@ pub struct Plan {
     /// Version of the qcow2 header.
     pub version: Version,
     pub codec: Codec,
-    pub bodies: StoreAs,
+    pub store_as: StoreAs,
     pub level: Level,
     pub hashing: Hashing,
-    pub beside: ManifestPolicy,
+    pub manifest_policy: ManifestPolicy,
     /// Number of compression threads.
     pub threads: usize,
     /// Most reads in flight at a time.
@@ -168,9 +168,9 @@ impl Plan {
         if destination == Location::Bucket && bound > MAX_OBJECT {
             return Err(ConvertError::TooLarge { size, bound, limit: MAX_OBJECT });
         }
-        let threads = bounded("threads", options.threads.unwrap_or(cores).get(), MOST_THREADS)?;
+        let threads = bounded("threads", options.threads.unwrap_or(cores).get(), MAX_THREADS)?;
         let readers =
-            bounded("reads at once", options.readers.map_or(READERS, NonZeroUsize::get), MOST_IN_FLIGHT)?;
+            bounded("reads at once", options.readers.map_or(READERS, NonZeroUsize::get), MAX_IN_FLIGHT)?;
         // The head is sent last and whole, so it must fit into the first part.
         let head = ByteCount(geometry.head_len().next_multiple_of(PART_STEP));
         let (part, connections) = match destination {
@@ -182,22 +182,22 @@ impl Plan {
         };
         let part_size = match options.part_size {
             None => part.max(head),
-            Some(asked) => check_part_size(asked, head, bound, destination)?,
+            Some(requested) => check_part_size(requested, head, bound, destination)?,
         };
         let connections = bounded(
             "connections",
             options.connections.map_or(connections, NonZeroUsize::get),
-            MOST_IN_FLIGHT,
+            MAX_IN_FLIGHT,
         )?;
         let chunks = chunks(readers, threads);
         Ok(Self {
             geometry,
             version: options.version,
             codec: options.codec,
-            bodies: options.bodies,
+            store_as: options.store_as,
             level: options.level,
             hashing: options.hashing,
-            beside: options.beside,
+            manifest_policy: options.manifest_policy,
             threads,
             readers,
             chunks,
@@ -225,7 +225,7 @@ impl Plan {
         }
         while allowance.fit("this conversion", &self.demand(destination)).is_err() {
             if !self.shrink(options, destination) {
-                allowance.bear("this conversion", &self.demand(destination))?;
+                allowance.fit_without_reserve("this conversion", &self.demand(destination))?;
                 break;
             }
         }
@@ -329,7 +329,7 @@ impl Plan {
     /// Returns `deflate`, `zstd`, or `none` if clusters are stored raw.
     #[must_use]
     pub fn codec_name(&self) -> &'static str {
-        match self.bodies {
+        match self.store_as {
             StoreAs::Compressed => self.codec.name(),
             StoreAs::Raw => "none",
         }
@@ -338,7 +338,7 @@ impl Plan {
     /// Returns the compression library and its level, or `none` if clusters are stored raw.
     #[must_use]
     pub fn encoder(&self) -> String {
-        match self.bodies {
+        match self.store_as {
             StoreAs::Compressed => Encoder::describe(self.codec, self.level),
             StoreAs::Raw => "none".to_owned(),
         }
@@ -384,34 +384,34 @@ fn chunks(readers: usize, threads: usize) -> usize {
 }
 
 fn check_part_size(
-    asked: ByteCount,
+    requested: ByteCount,
     head: ByteCount,
     bound: ByteCount,
     destination: Location,
 ) -> Result<ByteCount, ConvertError> {
-    let refuse = |why: String| Err(ConvertError::PartSize { asked, why });
-    if !asked.0.is_multiple_of(PART_STEP) || asked.0 == 0 {
+    let refuse = |reason: String| Err(ConvertError::PartSize { requested, reason });
+    if !requested.0.is_multiple_of(PART_STEP) || requested.0 == 0 {
         return refuse(format!("it must be a multiple of {}", ByteCount(PART_STEP)));
     }
-    if asked < head {
+    if requested < head {
         return refuse(format!("the image's head, which goes into one part, takes {head}"));
     }
     if destination == Location::Bucket {
         // The least multiple of the step that is no smaller than S3's least part is 8 MiB.
-        if asked < crate::store::MIN_PART {
+        if requested < crate::store::MIN_PART {
             return refuse(format!("stores take parts of at least {}", crate::store::MIN_PART));
         }
-        if asked > MAX_PART {
+        if requested > MAX_PART {
             return refuse(format!("stores take parts of at most {MAX_PART}"));
         }
-        if bound.0.div_ceil(asked.0) > MAX_PARTS {
+        if bound.0.div_ceil(requested.0) > MAX_PARTS {
             let least = ByteCount(bound.0.div_ceil(MAX_PARTS).next_multiple_of(PART_STEP));
             return refuse(format!(
                 "an image of up to {bound} would need more than {MAX_PARTS} parts; give at least {least}"
             ));
         }
     }
-    Ok(asked)
+    Ok(requested)
 }
 
 /// Figures of a plan, for people and for `--json`. Sizes in bytes.
@@ -508,9 +508,9 @@ mod tests {
         );
         for mib in [1024, 512, 256, 192] {
             let plan = free.clone().within(&options, Location::Bucket, &group(mib * MIB)).expect("it fits");
-            let most = mib * MIB / 4 * 3;
-            assert!(plan.peak_memory().0 <= most, "{} of {mib} MiB", plan.peak_memory());
-            assert!(mib < 512 || plan.peak_memory().0 > most / 4 * 3, "{} of {mib} MiB", plan.peak_memory());
+            let limit = mib * MIB / 4 * 3;
+            assert!(plan.peak_memory().0 <= limit, "{} of {mib} MiB", plan.peak_memory());
+            assert!(mib < 512 || plan.peak_memory().0 > limit / 4 * 3, "{} of {mib} MiB", plan.peak_memory());
             assert!(plan.threads < before && plan.chunks == chunks(plan.readers, plan.threads), "{plan:?}");
             assert!(
                 plan.part_size.0.is_multiple_of(PART_STEP) && plan.most_parts() <= PARTS_AIMED_AT,
@@ -550,8 +550,9 @@ mod tests {
             large(&options).within(&options, Location::Bucket, &few).expect("two connections").connections,
             2
         );
-        let asked = Options { connections: NonZeroUsize::new(6), ..Options::default() };
-        let refused = large(&asked).within(&asked, Location::Bucket, &few).expect_err("six were asked for");
+        let requested = Options { connections: NonZeroUsize::new(6), ..Options::default() };
+        let refused =
+            large(&requested).within(&requested, Location::Bucket, &few).expect_err("six were asked for");
         assert!(refused.to_string().contains("ulimit -n"), "{refused}");
         let short = Allowance { file_size: Some(ByteCount(100 * KIB)), ..Allowance::default() };
         let file = plan(GIB, &options, Location::File).expect("a plan");
@@ -568,9 +569,10 @@ mod tests {
 
     #[test]
     fn a_part_size_that_cannot_work_is_refused_with_one_that_can() {
-        let asked = |size: u64| Options { part_size: Some(ByteCount(size)), ..Options::default() };
-        let refusal =
-            |size: u64| plan(1024 * GIB, &asked(size), Location::Bucket).expect_err("refused").to_string();
+        let requested = |size: u64| Options { part_size: Some(ByteCount(size)), ..Options::default() };
+        let refusal = |size: u64| {
+            plan(1024 * GIB, &requested(size), Location::Bucket).expect_err("refused").to_string()
+        };
         assert!(refusal(5 * MIB).contains("multiple of 4 MiB"));
         assert!(refusal(4 * MIB).contains("at least 5 MiB"));
         assert!(refusal(8 * MIB).contains("give at least"));

@@ -103,7 +103,7 @@ fn issue(
     context: &Context,
 ) -> Result<Issued, Halt> {
     let buffers = BufferPool::new(plan.chunks, to_usize(CHUNK.0));
-    let bodies = BufferPool::new(plan.chunks, to_usize(CHUNK.0));
+    let body_buffers = BufferPool::new(plan.chunks, to_usize(CHUNK.0));
     let size = source.size().0;
     let mut issued = Issued { holes: 0, chunks: 0 };
     let mut at = 0;
@@ -129,14 +129,14 @@ fn issue(
                 continue;
             }
         }
-        note_bottleneck(&buffers, &bodies, workers, context);
+        note_bottleneck(&buffers, &body_buffers, workers, context);
         let len = CHUNK.0.min(size - at);
         // Buffers are taken in this order, one chunk after the other: the chunk that the assembler waits for
         // always has its buffers already.
         let buf = context.take(&buffers)?;
-        let out = context.take(&bodies)?;
-        let (slot, bodies_of_chunk) = bounded(1);
-        context.cancel.send(slots, Slot::Chunk(bodies_of_chunk))?;
+        let out = context.take(&body_buffers)?;
+        let (slot, encoded) = bounded(1);
+        context.cancel.send(slots, Slot::Chunk(encoded))?;
         let chunk = Chunk { start: GuestOffset(at), len: to_usize(len), buf, out };
         context.cancel.send(tickets, Ticket { chunk, slot })?;
         issued.chunks += len;
@@ -147,8 +147,8 @@ fn issue(
 
 /// Records which stage delays the next read. If all buffers are in use, they are with the compressors or
 /// behind them.
-fn note_bottleneck(buffers: &BufferPool, bodies: &BufferPool, workers: &Workers, context: &Context) {
-    let found = if !buffers.is_empty() && !bodies.is_empty() {
+fn note_bottleneck(buffers: &BufferPool, body_buffers: &BufferPool, workers: &Workers, context: &Context) {
+    let found = if !buffers.is_empty() && !body_buffers.is_empty() {
         Bottleneck::Read
     } else if workers.queued() > workers.threads() {
         Bottleneck::Compress

@@ -65,7 +65,7 @@ pub fn estimate(source: &dyn Source, sampling: &Sampling, cancel: &Cancel) -> Re
     let count = to_u64(chunks.len());
     let sampled = to_u64(sampling.chunks.get()).min(count);
     let mut draw = Draw(sampling.seed);
-    let mut looker = Looker::new(sampling)?;
+    let mut compressor = ChunkCompressor::new(sampling)?;
     // Length of each stratum in chunks, with the stored size of its chunk.
     let mut strata: Vec<(u64, Stored)> = Vec::with_capacity(to_usize(sampled));
     for number in 0..sampled {
@@ -74,25 +74,29 @@ pub fn estimate(source: &dyn Source, sampling: &Sampling, cancel: &Cancel) -> Re
         }
         let (first, end) = (number * count / sampled, (number + 1) * count / sampled);
         let drawn = first + draw.below(end - first);
-        strata.push((end - first, looker.look(source, chunks[to_usize(drawn)])?));
+        strata.push((end - first, compressor.measure(source, chunks[to_usize(drawn)])?));
     }
-    let total =
-        |what: fn(&Stored) -> f64| strata.iter().map(|(len, stored)| real(*len) * what(stored)).sum::<f64>();
-    let bodies = total(|stored| stored.bytes);
+    let total = |value: fn(&Stored) -> f64| {
+        strata.iter().map(|(len, stored)| real(*len) * value(stored)).sum::<f64>()
+    };
+    let body_bytes = total(|stored| stored.bytes);
     let deviation = deviation(&strata, sampled, count);
     // Tables: 8 bytes of an L2 table for each cluster near one that is stored, 2 of a refcount block for each
     // host cluster.
     let head = real(geometry.head_len());
     let cluster = real(sampling.cluster.size());
-    let tables =
-        (total(|stored| stored.clusters) * 8.0 / cluster).ceil().max(if bodies > 0.0 { 1.0 } else { 0.0 })
-            * cluster;
-    let counts = ((head + bodies + tables) / cluster * 2.0 / cluster).ceil() * cluster;
-    let around = |bodies: f64| whole(head + bodies.max(0.0) + tables + counts).min(geometry.upper_bound());
+    let tables = (total(|stored| stored.clusters) * 8.0 / cluster).ceil().max(if body_bytes > 0.0 {
+        1.0
+    } else {
+        0.0
+    }) * cluster;
+    let counts = ((head + body_bytes + tables) / cluster * 2.0 / cluster).ceil() * cluster;
+    let around =
+        |body_bytes: f64| whole(head + body_bytes.max(0.0) + tables + counts).min(geometry.upper_bound());
     Ok(Estimate {
-        size: around(bodies),
-        at_least: around(bodies - NORMAL_95 * deviation),
-        at_most: around(bodies + NORMAL_95 * deviation),
+        size: around(body_bytes),
+        at_least: around(body_bytes - NORMAL_95 * deviation),
+        at_most: around(body_bytes + NORMAL_95 * deviation),
         sampled,
         chunks: count,
         seed: sampling.seed,
@@ -121,10 +125,10 @@ fn data_chunks(source: &dyn Source) -> Result<Vec<GuestOffset>, ConvertError> {
             Extent::Hole { end } => at = end.0,
             Extent::Data { end } => {
                 let first = at / CHUNK.0;
-                let behind = end.0.div_ceil(CHUNK.0);
-                found.extend((first..behind).map(|number| GuestOffset(number * CHUNK.0)));
+                let end_chunk = end.0.div_ceil(CHUNK.0);
+                found.extend((first..end_chunk).map(|number| GuestOffset(number * CHUNK.0)));
                 // The next extent may begin within the chunk that this one ended in.
-                at = behind * CHUNK.0;
+                at = end_chunk * CHUNK.0;
             }
         }
     }
@@ -140,14 +144,14 @@ struct Stored {
 }
 
 /// Compresses one chunk after the other.
-struct Looker {
+struct ChunkCompressor {
     encoder: Encoder,
     cluster: ClusterBits,
     buf: AlignedBuf,
     out: Vec<u8>,
 }
 
-impl Looker {
+impl ChunkCompressor {
     fn new(sampling: &Sampling) -> Result<Self, OutOfMemory> {
         let Sampling { codec, level, cluster, .. } = *sampling;
         Ok(Self {
@@ -158,7 +162,7 @@ impl Looker {
         })
     }
 
-    fn look(&mut self, source: &dyn Source, at: GuestOffset) -> Result<Stored, ConvertError> {
+    fn measure(&mut self, source: &dyn Source, at: GuestOffset) -> Result<Stored, ConvertError> {
         let len = CHUNK.0.min(source.size().0 - at.0);
         let step = source.alignment().max(to_usize(SECTOR));
         let read = to_usize(len).next_multiple_of(step);
@@ -182,13 +186,13 @@ impl Looker {
 struct Draw(u64);
 
 impl Draw {
-    fn below(&mut self, most: u64) -> u64 {
+    fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^= mixed >> 31;
-        u64::try_from((u128::from(mixed) * u128::from(most)) >> 64).expect("less than the bound")
+        u64::try_from((u128::from(mixed) * u128::from(bound)) >> 64).expect("less than the bound")
     }
 }
 
@@ -234,7 +238,7 @@ mod tests {
         };
         let cancel = Cancel::new();
         assert_eq!(estimate(&source, &sampling, &cancel).expect("an estimate").sampled, 2);
-        cancel.cancel(Reason::Asked);
+        cancel.cancel(Reason::Requested);
         let refused = estimate(&source, &sampling, &cancel).expect_err("stopped");
         assert!(matches!(refused, ConvertError::Pipeline(PipelineError::Interrupted)), "{refused}");
     }

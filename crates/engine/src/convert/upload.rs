@@ -71,10 +71,10 @@ impl Uploading {
     /// Sends parts as they come, until there are no more. Returns `None` if the work stopped before that; the
     /// context holds the reason then.
     pub async fn receive(&self, mut parts: mpsc::Receiver<Part>, context: &Context) -> Option<Received> {
-        let mut flying = JoinSet::new();
-        let received = self.fly(&mut parts, context, &mut flying).await;
+        let mut in_flight = JoinSet::new();
+        let received = self.send_parts(&mut parts, context, &mut in_flight).await;
         // This waits until every task has ended: a part that arrives after the abort would stay in the store.
-        flying.shutdown().await;
+        in_flight.shutdown().await;
         // The parts' channel closes after this, which wakes an assembler that waits to send a part.
         received.unwrap_or_else(|error| {
             context.fail(error);
@@ -97,28 +97,28 @@ impl Uploading {
         None
     }
 
-    async fn fly(
+    async fn send_parts(
         &self,
         parts: &mut mpsc::Receiver<Part>,
         context: &Context,
-        flying: &mut JoinSet<Result<Sent, StoreError>>,
+        in_flight: &mut JoinSet<Result<Sent, StoreError>>,
     ) -> Result<Option<Received>, ConvertError> {
         let mut sent = Vec::new();
         let mut open = true;
-        while open || !flying.is_empty() {
+        while open || !in_flight.is_empty() {
             tokio::select! {
                 biased;
                 _ = context.cancel.cancelled() => return Ok(None),
-                Some(landed) = flying.join_next() => {
-                    let landed = landed.map_err(|_panic| ConvertError::Pipeline(PipelineError::StageDied { stage: "upload" }))?;
-                    let part = landed.map_err(ConvertError::of_store)?;
+                Some(finished) = in_flight.join_next() => {
+                    let finished = finished.map_err(|_panic| ConvertError::Pipeline(PipelineError::StageDied { stage: "upload" }))?;
+                    let part = finished.map_err(ConvertError::of_store)?;
                     context.counters.sent.fetch_add(part.stored.size, Relaxed);
                     sent.push(part);
                 }
-                part = parts.recv(), if open && flying.len() < self.connections => match part {
+                part = parts.recv(), if open && in_flight.len() < self.connections => match part {
                     Some(part) => {
                         let (store, upload) = (Arc::clone(&self.store), self.upload.clone());
-                        flying.spawn(async move { send(&*store, &upload, part).await });
+                        in_flight.spawn(async move { send(&*store, &upload, part).await });
                     }
                     None => open = false,
                 },
@@ -136,8 +136,8 @@ impl Uploading {
         self.compare_with_list(&parts).await.map_err(ConvertError::of_store)?;
         self.remove_stale_manifest().await;
         match self.store.complete(&self.upload, &parts, &whole).await {
-            Ok(()) => self.look(&whole).await,
-            Err(StoreError::Completed { source, .. }) => Err(self.doubted(*source)),
+            Ok(()) => self.check_object(&whole).await,
+            Err(StoreError::Completed { source, .. }) => Err(self.unconfirmed(*source)),
             Err(error) => Err(ConvertError::of_store(error)),
         }
     }
@@ -209,14 +209,15 @@ impl Uploading {
     }
 
     /// Checks the object that was just completed.
-    async fn look(&self, whole: &ExpectedObject) -> Result<(), ConvertError> {
+    async fn check_object(&self, whole: &ExpectedObject) -> Result<(), ConvertError> {
         let found = match self.store.head(&self.upload.key).await {
             // The stop came too late: the object is there, made of parts that were all checked.
             Err(StoreError::Cancelled { .. }) => return Ok(()),
-            answer => answer.map_err(|error| self.doubted(error))?,
+            answer => answer.map_err(|error| self.unconfirmed(error))?,
         };
-        let wrong =
-            |reason: String| Err(self.doubted(mismatch(&*self.store, &self.upload, "HeadObject", reason)));
+        let wrong = |reason: String| {
+            Err(self.unconfirmed(mismatch(&*self.store, &self.upload, "HeadObject", reason)))
+        };
         match found {
             Some(meta) if meta.size == whole.size && meta.crc64.is_none_or(|crc64| crc64 == whole.crc64) => {
                 Ok(())
@@ -233,7 +234,7 @@ impl Uploading {
     }
 
     /// Returns the error for a failure after the upload was completed.
-    fn doubted(&self, source: StoreError) -> ConvertError {
+    fn unconfirmed(&self, source: StoreError) -> ConvertError {
         let url = self.store.url(&self.upload.key);
         match source {
             StoreError::Mismatch { .. } => ConvertError::Disproved { url, source },
@@ -259,7 +260,7 @@ fn mismatch(store: &dyn ObjectStore, upload: &Upload, request: &'static str, rea
 
 /// Aborts the upload after a failure. If that fails as well, the context gets a [`OrphanedUpload`].
 async fn abort(store: &dyn ObjectStore, upload: &Upload, context: &Context) {
-    let (remains, why) = match tokio::time::timeout(ABORT_WITHIN, store.abort(upload)).await {
+    let (remains, reason) = match tokio::time::timeout(ABORT_WITHIN, store.abort(upload)).await {
         Ok(Ok(())) => {
             tracing::info!(upload = upload.id, "the upload was aborted, no part of it is left");
             return;
@@ -270,10 +271,10 @@ async fn abort(store: &dyn ObjectStore, upload: &Upload, context: &Context) {
         Ok(Err(error)) => (Remains::Upload, snapferry_base::retry::chain(&error)),
         Err(_) => (Remains::Upload, format!("no answer within {} s", ABORT_WITHIN.as_secs())),
     };
-    context.leave_behind(OrphanedUpload {
+    context.record_orphan(OrphanedUpload {
         remains,
         upload: upload.clone(),
         url: store.url(&upload.key),
-        why,
+        reason,
     });
 }

@@ -10,7 +10,7 @@ use snapferry_base::units::{GuestOffset, SECTOR, to_usize};
 
 use super::differences::{Difference, Differences, differences};
 use crate::compress::cores;
-use crate::error::{RestoreError, count};
+use crate::error::{RestoreError, check_count};
 use crate::hash::CHUNK;
 use crate::image::READER;
 use crate::image::plan::BASE;
@@ -57,8 +57,8 @@ pub fn compare_sources(
         done,
         looked_at: AtomicU64::new(0),
     };
-    let wanted = Allowance::of_process().threads(2 * cores().get() + WAITING, EACH, BASE);
-    let ended = threads::together("compare", wanted, || comparing.serve());
+    let thread_count = Allowance::of_process().threads(2 * cores().get() + WAITING, EACH, BASE);
+    let ended = threads::run_on_threads("compare", thread_count, || comparing.serve());
     let looked_at = comparing.looked_at.into_inner();
     let found = comparing.found.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let Some((at, error)) = comparing.failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
@@ -73,7 +73,7 @@ pub fn compare_sources(
     ended.map_err(|_died| RestoreError::Pipeline(PipelineError::StageDied { stage: "comparison" }))?;
     // If only the first difference is wanted, the rest of the disks is not compared.
     if until == Until::End || found.is_empty() {
-        count("bytes of the disks were compared", looked_at, size)?;
+        check_count("bytes of the disks were compared", looked_at, size)?;
     }
     [one, other].into_iter().try_for_each(|source| source.settle().map_err(RestoreError::Source))?;
     Ok(found)
@@ -251,12 +251,10 @@ impl Pair {
 
 /// Reads a chunk of a disk that does not end before the chunk. Bytes past the end of the disk become zeros.
 fn read(source: &dyn Source, at: u64, into: &mut AlignedBuf) -> Result<(), RestoreError> {
-    let there = to_usize(CHUNK.0.min(source.size().0 - at));
+    let len = to_usize(CHUNK.0.min(source.size().0 - at));
     let step = source.alignment().max(to_usize(SECTOR));
-    source
-        .read_at(GuestOffset(at), &mut into[..there.next_multiple_of(step)])
-        .map_err(RestoreError::Source)?;
-    into[there..].fill(0);
+    source.read_at(GuestOffset(at), &mut into[..len.next_multiple_of(step)]).map_err(RestoreError::Source)?;
+    into[len..].fill(0);
     Ok(())
 }
 
@@ -417,13 +415,13 @@ mod tests {
     fn holes_of_both_are_skipped_and_each_is_asked_for_once() {
         let size = 4096 * GIB + 5;
         let (one, other) = (Made::new(size, 1000, 7), Made::new(size - 5, 3 << 20, 7));
-        let told = AtomicU64::new(0);
+        let reported = AtomicU64::new(0);
         let count = |bytes: u64| {
-            told.fetch_add(bytes, Relaxed);
+            reported.fetch_add(bytes, Relaxed);
         };
         let found = compare_sources(&one, &other, Until::End, &Cancel::new(), &count).expect("a comparison");
         assert_eq!(found.first[0].offset, GuestOffset(size - 5 - (3 << 20)));
-        assert_eq!(told.into_inner(), size);
+        assert_eq!(reported.into_inner(), size);
         assert!([one, other].iter().all(|disk| disk.questions.load(Relaxed) <= 4));
     }
 }

@@ -16,7 +16,7 @@ use snapferry_base::units::{ByteCount, GIB, GuestOffset, SECTOR, to_u64, to_usiz
 use super::ZeroPolicy;
 use super::target::{DeviceTarget, FileTarget, PageCache, Target};
 use crate::compress::{cores, is_zero};
-use crate::error::{RestoreError, count};
+use crate::error::{RestoreError, check_count};
 use crate::hash::CHUNK;
 use crate::image::READER;
 use crate::image::plan::BASE;
@@ -35,7 +35,7 @@ const LEAST_ZEROED: usize = 64 << 10;
 
 /// Target of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RawPlace<'a> {
+pub enum RawDestination<'a> {
     /// New file that has a hidden name until it is complete. It replaces a file of that name, or overwrites
     /// it in place if it can't be replaced.
     New(&'a Path),
@@ -64,7 +64,7 @@ pub struct RawCopy<'a> {
     /// Disk to copy.
     pub source: &'a dyn Source,
     /// Target of the copy.
-    pub to: RawPlace<'a>,
+    pub to: RawDestination<'a>,
     pub zeros: Zeros,
     /// Stops the work from outside.
     pub cancel: Cancel,
@@ -97,10 +97,10 @@ impl RawCopy<'_> {
             Zeros::Stored => ZeroPolicy::Write,
         };
         let target = match self.to {
-            RawPlace::New(path) => {
+            RawDestination::New(path) => {
                 Target::File(FileTarget::create(path, size, Overwrite::Replace, PageCache::Bypass)?)
             }
-            RawPlace::Existing(path) => Target::Device(DeviceTarget::overwrite(path, size, policy)?),
+            RawDestination::Existing(path) => Target::Device(DeviceTarget::overwrite(path, size, policy)?),
         };
         let (name, in_place) = (target.disk().path.to_owned(), target.is_in_place());
         let copied = self.copy(&target, size.0).and_then(|()| match target {
@@ -115,8 +115,9 @@ impl RawCopy<'_> {
     fn copy(&self, target: &Target, size: u64) -> Result<(), RestoreError> {
         let cursor = Mutex::new(Cursor { at: 0, extent: Extent::Data { end: GuestOffset(0) } });
         let failed = Mutex::new(None);
-        let wanted = Allowance::of_process().threads(2 * cores().get() + WAITING, CHUNK.0 + READER, BASE);
-        let ended = threads::together("copy", wanted, || {
+        let thread_count =
+            Allowance::of_process().threads(2 * cores().get() + WAITING, CHUNK.0 + READER, BASE);
+        let ended = threads::run_on_threads("copy", thread_count, || {
             let served = self.serve(target, size, &cursor);
             served.unwrap_or_else(|error| {
                 lock(&failed).get_or_insert(error);
@@ -132,7 +133,7 @@ impl RawCopy<'_> {
         }
         let copied =
             ended.map_err(|_died| RestoreError::Pipeline(PipelineError::StageDied { stage: "copying" }))?;
-        count("bytes of the disk were written or zeroed", copied.into_iter().sum(), size)?;
+        check_count("bytes of the disk were written or zeroed", copied.into_iter().sum(), size)?;
         self.source.settle().map_err(RestoreError::Source)
     }
 
@@ -203,8 +204,8 @@ impl RawCopy<'_> {
             return Ok(target.disk().write(bytes, GuestOffset(start))?);
         };
         let least = match self.to {
-            RawPlace::New(_) => LEAST_GRAIN,
-            RawPlace::Existing(_) => LEAST_ZEROED,
+            RawDestination::New(_) => LEAST_GRAIN,
+            RawDestination::Existing(_) => LEAST_ZEROED,
         };
         let grain = to_usize(grain.0).clamp(least, to_usize(CHUNK.0));
         let mut at = 0;
@@ -212,11 +213,11 @@ impl RawCopy<'_> {
             bytes.chunks(grain).map(|block| (is_zero(block), block.len())).collect();
         for run in blocks.chunk_by(|one, next| one.0 == next.0) {
             let len: usize = run.iter().map(|(_, len)| len).sum();
-            let place = start + to_u64(at);
+            let offset = start + to_u64(at);
             if run[0].0 {
-                self.zero(target, place..place + to_u64(len))?;
+                self.zero(target, offset..offset + to_u64(len))?;
             } else {
-                target.disk().write(&bytes[at..at + len], GuestOffset(place))?;
+                target.disk().write(&bytes[at..at + len], GuestOffset(offset))?;
             }
             at += len;
         }

@@ -7,8 +7,8 @@ mod signature;
 mod target;
 
 pub use compare::{Until, compare_sources};
-pub use copy::{RawCopy, RawPlace, Zeros};
+pub use copy::{RawCopy, RawDestination, Zeros};
 pub(crate) use differences::differences;
 pub use differences::{Difference, Differences};
 pub(crate) use target::{DeviceTarget, Disk, FileTarget, Target};
-pub use target::{PageCache, TargetError, UnknownPolicyError, Wanted, ZeroPolicy};
+pub use target::{PageCache, RequiredKind, TargetError, UnknownPolicyError, ZeroPolicy};

@@ -10,13 +10,13 @@ pub(super) const BACK: usize = 128 << 10;
 
 /// Signature as `blkid` knows it: its offset and its bytes.
 struct Mark {
-    what: &'static str,
+    description: &'static str,
     at: u64,
     magic: &'static [u8],
 }
 
-const fn mark(what: &'static str, at: u64, magic: &'static [u8]) -> Mark {
-    Mark { what, at, magic }
+const fn mark(description: &'static str, at: u64, magic: &'static [u8]) -> Mark {
+    Mark { description, at, magic }
 }
 
 /// Signatures from the start of a disk. The most specific come first: an NTFS volume has the signature of an
@@ -65,7 +65,7 @@ pub(super) fn find(front: &[u8], back: &[u8]) -> Option<&'static str> {
             back.len().checked_sub(to_usize(mark.at)).is_some_and(|from| at(back, from, mark.magic))
         })
     };
-    in_front.or_else(in_back).map(|mark| mark.what)
+    in_front.or_else(in_back).map(|mark| mark.description)
 }
 
 fn at(bytes: &[u8], from: usize, magic: &[u8]) -> bool {
@@ -84,14 +84,14 @@ mod tests {
             let mut disk = blank.clone();
             let from = to_usize(mark.at);
             disk[from..from + mark.magic.len()].copy_from_slice(mark.magic);
-            assert_eq!(find(&disk, &blank), Some(mark.what));
-            assert_eq!(find(&disk[1..], &blank), None, "{} one byte before", mark.what);
+            assert_eq!(find(&disk, &blank), Some(mark.description));
+            assert_eq!(find(&disk[1..], &blank), None, "{} one byte before", mark.description);
         }
         for mark in &END_MARKS {
             let mut back = blank.clone();
             let from = back.len() - to_usize(mark.at);
             back[from..from + mark.magic.len()].copy_from_slice(mark.magic);
-            assert_eq!(find(&blank, &back), Some(mark.what));
+            assert_eq!(find(&blank, &back), Some(mark.description));
         }
         assert_eq!(find(b"QFI\xfb", b""), Some("a qcow2 image"), "a disk of four bytes");
     }

@@ -19,9 +19,9 @@ use snapferry_base::units::{ByteCount, GIB, GuestOffset, MIB, to_u64, to_usize};
 use super::signature;
 use crate::source::aligned::AlignedBuf;
 use crate::store::Overwrite;
-use crate::store::landing::{NewFile, new_id};
 pub use crate::store::local::PageCache;
 use crate::store::local::{ALIGNMENT, DirectFile};
+use crate::store::new_file::{NewFile, new_id};
 
 /// Most bytes of one request to zero a range of a device, so that a cancellation is noticed between requests.
 const ZERO_AT_ONCE: u64 = GIB;
@@ -39,11 +39,11 @@ pub enum TargetError {
         source: io::Error,
     },
     /// The target is of another kind than requested.
-    #[error("{path} is not {wanted}")]
+    #[error("{path} is not {required}")]
     Kind {
         path: String,
         /// The kind that was requested.
-        wanted: Wanted,
+        required: RequiredKind,
     },
     /// The target is mounted, or another process uses it exclusively.
     #[error("{path} is in use: it is mounted, or part of something that is")]
@@ -61,11 +61,11 @@ pub enum TargetError {
         needs: ByteCount,
     },
     /// The target holds data.
-    #[error("{path} holds {what}")]
+    #[error("{path} holds {content}")]
     Holds {
         path: String,
         /// Kind of the data.
-        what: &'static str,
+        content: &'static str,
     },
     /// A file of that name exists already.
     #[error("{path} exists already")]
@@ -84,10 +84,10 @@ pub enum TargetError {
     #[error(transparent)]
     Memory(#[from] OutOfMemory),
     /// Another operation on the target failed.
-    #[error("{path}: {what} failed")]
+    #[error("{path}: {operation} failed")]
     Ask {
         path: String,
-        what: &'static str,
+        operation: &'static str,
         #[source]
         source: io::Error,
     },
@@ -95,14 +95,14 @@ pub enum TargetError {
 
 /// Kind of target that a path has to lead to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
+pub enum RequiredKind {
     RegularFile,
     FileName,
     BlockDevice,
     DeviceOrFile,
 }
 
-impl fmt::Display for Wanted {
+impl fmt::Display for RequiredKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::RegularFile => "a regular file",
@@ -168,11 +168,11 @@ impl Disk<'_> {
     /// Flushes all writes, so that they survive a power cut.
     pub fn sync(&self) -> Result<(), TargetError> {
         retry_on_intr(|| fsync(self.file.file()))
-            .map_err(|errno| self.asked("flushing what was written", errno))
+            .map_err(|errno| self.operation_error("flushing what was written", errno))
     }
 
-    fn asked(&self, what: &'static str, errno: Errno) -> TargetError {
-        TargetError::Ask { path: self.path.to_owned(), what, source: errno.into() }
+    fn operation_error(&self, operation: &'static str, errno: Errno) -> TargetError {
+        TargetError::Ask { path: self.path.to_owned(), operation, source: errno.into() }
     }
 }
 
@@ -200,20 +200,20 @@ impl FileTarget {
         let path = to.display().to_string();
         if let Ok(found) = to.symlink_metadata() {
             if !to.metadata().unwrap_or(found).is_file() {
-                return Err(TargetError::Kind { path, wanted: Wanted::RegularFile });
+                return Err(TargetError::Kind { path, required: RequiredKind::RegularFile });
             }
             if overwrite == Overwrite::Refuse {
                 return Err(TargetError::Exists { path });
             }
         }
         if to.file_name().is_none() {
-            return Err(TargetError::Kind { path, wanted: Wanted::FileName });
+            return Err(TargetError::Kind { path, required: RequiredKind::FileName });
         }
         let new = NewFile::begin(to, &new_id(), overwrite, cache)
             .map_err(|source| TargetError::Open { path: path.clone(), source })?;
         let target = Self { path, new, published: false };
         ftruncate(target.new.file().file(), size.0)
-            .map_err(|errno| target.disk().asked("making a sparse file", errno))?;
+            .map_err(|errno| target.disk().operation_error("making a sparse file", errno))?;
         Ok(target)
     }
 
@@ -232,7 +232,8 @@ impl FileTarget {
     /// If another process has created a file of that name meanwhile, or the disk fails.
     pub fn publish(mut self) -> Result<(), TargetError> {
         self.disk().sync()?;
-        let failed = |what, source: io::Error| TargetError::Ask { path: self.path.clone(), what, source };
+        let failed =
+            |operation, source: io::Error| TargetError::Ask { path: self.path.clone(), operation, source };
         self.new.publish().map_err(|source| match source.kind() {
             io::ErrorKind::AlreadyExists => TargetError::Exists { path: self.path.clone() },
             _ => failed("giving it its name", source),
@@ -276,36 +277,37 @@ impl DeviceTarget {
         overwrite: Overwrite,
         zero: ZeroPolicy,
     ) -> Result<Self, TargetError> {
-        let shown = path.display().to_string();
-        let failed = |errno: Errno| TargetError::Open { path: shown.clone(), source: errno.into() };
+        let display_path = path.display().to_string();
+        let failed = |errno: Errno| TargetError::Open { path: display_path.clone(), source: errno.into() };
         let base = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let probe = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
         let found = fstat(&probe).map_err(failed)?;
         if FileType::from_raw_mode(found.st_mode) != FileType::BlockDevice {
-            return Err(TargetError::Kind { path: shown, wanted: Wanted::BlockDevice });
+            return Err(TargetError::Kind { path: display_path, required: RequiredKind::BlockDevice });
         }
         // The kernel reserves the device for this process, and refuses one that is mounted or part of another
         // device.
         let cached = match retry_on_intr(|| open(path, base | OFlags::EXCL, Mode::empty())) {
-            Err(Errno::BUSY) => return Err(TargetError::Busy { path: shown }),
+            Err(Errno::BUSY) => return Err(TargetError::Busy { path: display_path }),
             opened => opened.map_err(failed)?,
         };
         let direct = open(path, base | OFlags::DIRECT, Mode::empty()).ok();
         [Some(&cached), direct.as_ref()]
             .into_iter()
             .flatten()
-            .try_for_each(|opened| is_still(&shown, &found, opened))?;
+            .try_for_each(|opened| check_same_file(&display_path, &found, opened))?;
         let file = DirectFile::new(cached.into(), direct.map(File::from));
-        let target = Self { path: shown.clone(), file, zero };
+        let target = Self { path: display_path.clone(), file, zero };
         let end = seek(target.file.file(), SeekFrom::End(0));
-        let has = ByteCount(end.map_err(|errno| target.disk().asked("asking for the size", errno))?);
+        let has =
+            ByteCount(end.map_err(|errno| target.disk().operation_error("asking for the size", errno))?);
         if has < size {
-            return Err(TargetError::TooSmall { path: shown, has, needs: size });
+            return Err(TargetError::TooSmall { path: display_path, has, needs: size });
         }
         if overwrite == Overwrite::Refuse
-            && let Some(what) = target.holds(has.0)?
+            && let Some(content) = target.detect_content(has.0)?
         {
-            return Err(TargetError::Holds { path: shown, what });
+            return Err(TargetError::Holds { path: display_path, content });
         }
         Ok(target)
     }
@@ -315,32 +317,33 @@ impl DeviceTarget {
     /// # Errors
     /// If it is neither, is a device in use, or has less than `size` bytes.
     pub fn overwrite(path: &Path, size: ByteCount, zero: ZeroPolicy) -> Result<Self, TargetError> {
-        let shown = path.display().to_string();
+        let display_path = path.display().to_string();
         let found = rustix::fs::stat(path)
-            .map_err(|errno| TargetError::Open { path: shown.clone(), source: errno.into() })?;
+            .map_err(|errno| TargetError::Open { path: display_path.clone(), source: errno.into() })?;
         match FileType::from_raw_mode(found.st_mode) {
             FileType::BlockDevice => Self::open(path, size, Overwrite::Replace, zero),
             FileType::RegularFile => {
-                let failed = |errno: Errno| TargetError::Open { path: shown.clone(), source: errno.into() };
+                let failed =
+                    |errno: Errno| TargetError::Open { path: display_path.clone(), source: errno.into() };
                 let base = OFlags::RDWR | OFlags::CLOEXEC;
                 let cached = retry_on_intr(|| open(path, base, Mode::empty())).map_err(failed)?;
                 let direct = open(path, base | OFlags::DIRECT, Mode::empty()).ok();
                 [Some(&cached), direct.as_ref()]
                     .into_iter()
                     .flatten()
-                    .try_for_each(|opened| is_still(&shown, &found, opened))?;
+                    .try_for_each(|opened| check_same_file(&display_path, &found, opened))?;
                 let file = DirectFile::new(cached.into(), direct.map(File::from));
                 let has = ByteCount(u64::try_from(found.st_size).unwrap_or(0));
                 if has < size {
-                    return Err(TargetError::TooSmall { path: shown, has, needs: size });
+                    return Err(TargetError::TooSmall { path: display_path, has, needs: size });
                 }
-                Ok(Self { path: shown, file, zero })
+                Ok(Self { path: display_path, file, zero })
             }
-            _ => Err(TargetError::Kind { path: shown, wanted: Wanted::DeviceOrFile }),
+            _ => Err(TargetError::Kind { path: display_path, required: RequiredKind::DeviceOrFile }),
         }
     }
 
-    fn holds(&self, size: u64) -> Result<Option<&'static str>, TargetError> {
+    fn detect_content(&self, size: u64) -> Result<Option<&'static str>, TargetError> {
         let mut front = vec![0; signature::FRONT.min(to_usize(size))];
         let mut back = vec![0; signature::BACK.min(to_usize(size))];
         let back_at = size - to_u64(back.len());
@@ -350,7 +353,7 @@ impl DeviceTarget {
                 match retry_on_intr(|| pread(self.file.file(), &mut bytes[done..], at + to_u64(done))) {
                     Ok(0) => break,
                     Ok(count) => done += count,
-                    Err(errno) => return Err(self.disk().asked("looking at what it holds", errno)),
+                    Err(errno) => return Err(self.disk().operation_error("looking at what it holds", errno)),
                 }
             }
         }
@@ -382,13 +385,13 @@ impl DeviceTarget {
     fn zero_pages(&self, range: Range<u64>, go_on: &dyn Fn() -> bool) -> Result<(), TargetError> {
         // For a block device, punching a hole is a discard that promises zeros, and fails if the device can't
         // promise them; zeroing a range is what `blkdiscard --zeroout` does (Linux, block/fops.c).
-        let ways: &[FallocateFlags] = match self.zero {
+        let modes: &[FallocateFlags] = match self.zero {
             ZeroPolicy::Discard => &[FallocateFlags::PUNCH_HOLE, FallocateFlags::ZERO_RANGE],
             ZeroPolicy::Write => &[FallocateFlags::ZERO_RANGE],
             ZeroPolicy::Skip => return Ok(()),
         };
-        for &way in ways {
-            let flags = way | FallocateFlags::KEEP_SIZE;
+        for &mode in modes {
+            let flags = mode | FallocateFlags::KEEP_SIZE;
             match retry_on_intr(|| fallocate(self.file.file(), flags, range.start, range.end - range.start)) {
                 Ok(()) => return Ok(()),
                 Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::NODEV) => {}
@@ -418,7 +421,7 @@ impl DeviceTarget {
 
 /// Checks that the opened file is the one that was found at the path: a name under /dev can pass to another
 /// device in between.
-fn is_still(path: &str, found: &Stat, opened: &OwnedFd) -> Result<(), TargetError> {
+fn check_same_file(path: &str, found: &Stat, opened: &OwnedFd) -> Result<(), TargetError> {
     let mark = |stat: &Stat| {
         let kind = FileType::from_raw_mode(stat.st_mode);
         // A device may have several device files, so their inodes are not compared.
@@ -458,8 +461,8 @@ mod tests {
         std::fs::write(&other, b"other").expect("written");
         let found = rustix::fs::stat(&path).expect("it is there");
         let again = || OwnedFd::from(File::open(&path).expect("opened"));
-        assert!(is_still("disk", &found, &again()).is_ok());
+        assert!(check_same_file("disk", &found, &again()).is_ok());
         std::fs::rename(&other, &path).expect("replaced");
-        assert!(matches!(is_still("disk", &found, &again()), Err(TargetError::Replaced { .. })));
+        assert!(matches!(check_same_file("disk", &found, &again()), Err(TargetError::Replaced { .. })));
     }
 }

@@ -18,11 +18,11 @@ pub struct BadBody {
     /// Offset of the body in the file.
     pub host: HostOffset,
     /// Reason why the body does not decode.
-    #[serde(serialize_with = "words")]
+    #[serde(serialize_with = "as_text")]
     pub error: DecodeError,
 }
 
-fn words<S: Serializer>(error: &DecodeError, to: S) -> Result<S::Ok, S::Error> {
+fn as_text<S: Serializer>(error: &DecodeError, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(error)
 }
 

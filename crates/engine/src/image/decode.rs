@@ -13,7 +13,7 @@ use snapferry_qcow2::Mappings;
 use super::damage::{BadBodies, BadBody};
 use super::fill::fill;
 use super::hashes::{ChunkHashes, Decoded};
-use super::plan::{Batch, BodyPlace, Plan, SINKS, extent};
+use super::plan::{Batch, BodyPosition, Plan, SINKS, extent};
 use super::read::Fetched;
 use super::{Context, Reading};
 use crate::compress::{Codec, DecodeError, Decoder};
@@ -89,7 +89,7 @@ impl Piece {
 /// Decoder threads, and the state that their jobs share.
 pub(crate) struct Decoders {
     pool: Pool,
-    beside: ReservedThreads,
+    reserved: ReservedThreads,
     shared: Arc<Shared>,
     buffers: BufferPool,
 }
@@ -119,11 +119,11 @@ impl Decoders {
     ) -> Result<Self, RestoreError> {
         let plan = reading.plan;
         // The threads of checksums, sinks and readers.
-        let beside = ReservedThreads { least: 3, most: 1 + SINKS + plan.readers };
-        let told = context.clone();
+        let reserved = ReservedThreads { min: 3, max: 1 + SINKS + plan.readers };
+        let panic_context = context.clone();
         // The final count fails too if a job panics, because its clusters are not counted.
-        let pool = Pool::start("decode", plan.threads, beside, move || {
-            told.fail(RestoreError::Pipeline(PipelineError::StageDied { stage: "decoding" }));
+        let pool = Pool::start("decode", plan.threads, reserved, move || {
+            panic_context.fail(RestoreError::Pipeline(PipelineError::StageDied { stage: "decoding" }));
         })
         .map_err(|error| RestoreError::Pipeline(PipelineError::Threads(error)))?;
         let shared = Shared {
@@ -140,15 +140,15 @@ impl Decoders {
         };
         Ok(Self {
             pool,
-            beside,
+            reserved,
             shared: Arc::new(shared),
             buffers: BufferPool::new(plan.chunk_buffers(), to_usize(CHUNK.0)),
         })
     }
 
-    /// Returns how many of `wanted` readers or sinks to start.
-    pub fn of_those_beside(&self, wanted: usize) -> usize {
-        self.pool.of_those_beside(wanted, self.beside)
+    /// Returns how many of `requested` readers or sinks to start.
+    pub fn threads_to_start(&self, requested: usize) -> usize {
+        self.pool.reserved_count(requested, self.reserved)
     }
 
     /// Returns the number of decoding threads.
@@ -165,14 +165,14 @@ impl Decoders {
     /// bounds the queue: running jobs and finished pieces return buffers, and neither waits for this caller.
     pub fn submit(&self, plan: &Plan, batch: &Batch, fetched: &Arc<Fetched>) -> Result<(), Stopped> {
         let cluster = self.shared.mappings.cluster();
-        let mut places = plan.places[batch.places.clone()].to_vec();
-        places.sort_unstable_by_key(|place| place.guest);
-        let chunk = |place: &BodyPlace| place.guest.offset(cluster).0 / CHUNK.0;
-        for members in places.chunk_by(|one, next| chunk(one) == chunk(next)) {
+        let mut positions = plan.positions[batch.positions.clone()].to_vec();
+        positions.sort_unstable_by_key(|position| position.guest);
+        let chunk = |position: &BodyPosition| position.guest.offset(cluster).0 / CHUNK.0;
+        for members in positions.chunk_by(|one, next| chunk(one) == chunk(next)) {
             let buf = self.shared.context.take(&self.buffers)?;
             let (shared, fetched) = (Arc::clone(&self.shared), Arc::clone(fetched));
             let start = GuestOffset(chunk(&members[0]) * CHUNK.0);
-            let members: Box<[GuestCluster]> = members.iter().map(|place| place.guest).collect();
+            let members: Box<[GuestCluster]> = members.iter().map(|position| position.guest).collect();
             shared.context.counters.jobs.fetch_add(1, Relaxed);
             self.pool.spawn_fifo(move || {
                 let counted = JobGuard(&shared.context.counters.jobs);
@@ -222,10 +222,10 @@ impl Shared {
             let into = &mut buf[at..at + cluster.len()];
             if let Err((host, source)) = self.fill(decoder, guest, fetched, into) {
                 let guest = guest.offset(cluster);
-                let Some(bodies) = &self.damaged else {
+                let Some(bad_bodies) = &self.damaged else {
                     return Err(RestoreError::Body { name: self.name.clone(), guest, host, source });
                 };
-                bodies.add(BadBody { guest, host, error: source });
+                bad_bodies.add(BadBody { guest, host, error: source });
                 damaged = true;
                 undecoded += to_u64((at + cluster.len()).min(len).saturating_sub(at));
                 continue;

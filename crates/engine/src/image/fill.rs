@@ -33,8 +33,8 @@ pub(super) fn fill(
                 let at = to_usize(u64::from(number)) * size;
                 let both = part.start.max(at)..part.end.min(at + size);
                 if !both.is_empty() {
-                    let place = both.start - part.start..both.end - part.start;
-                    copy(body, both, &mut into[place]);
+                    let range = both.start - part.start..both.end - part.start;
+                    copy(body, both, &mut into[range]);
                 }
             }
         }
@@ -49,9 +49,9 @@ pub(super) fn fill(
 
 /// Copies `part` of a body, and fills with zeros what the file does not have.
 fn copy(body: &[u8], part: Range<usize>, into: &mut [u8]) {
-    let there = &body[part.start.min(body.len())..part.end.min(body.len())];
-    let (stored, rest) = into.split_at_mut(there.len());
-    stored.copy_from_slice(there);
+    let available = &body[part.start.min(body.len())..part.end.min(body.len())];
+    let (stored, rest) = into.split_at_mut(available.len());
+    stored.copy_from_slice(available);
     rest.fill(0);
 }
 

@@ -195,10 +195,10 @@ impl ChunkHashes {
                 findings.push(HashFinding::Segment { guest: segment.guest, len: end - segment.guest.0 });
             }
         }
-        for (chunk, came) in found.iter() {
+        for (chunk, found_hash) in found.iter() {
             let start = chunk * CHUNK.0;
             if !listed.contains(&(start / SEGMENT.0))
-                && *came != FoundHash::Whole(zeros.of(self.chunk_len(start)))
+                && *found_hash != FoundHash::Whole(zeros.of(self.chunk_len(start)))
             {
                 findings.push(HashFinding::Unlisted { guest: GuestOffset(start) });
             }
@@ -232,16 +232,16 @@ pub fn check_manifest(manifest: &Manifest) -> Result<(), ManifestError> {
     {
         return Err(ManifestError::NotWhole { accounted, size: source_size });
     }
-    let mut behind = None;
+    let mut min_guest = None;
     for segment in &manifest.segments {
         let (guest, host) = (segment.guest.0, segment.host.0);
         if !guest.is_multiple_of(SEGMENT.0)
             || guest >= source_size
-            || behind.is_some_and(|behind| guest < behind)
+            || min_guest.is_some_and(|min_guest| guest < min_guest)
         {
             return nonsense("segments[].guest", guest);
         }
-        behind = Some(guest.saturating_add(1));
+        min_guest = Some(guest.saturating_add(1));
         if host > manifest.image.size.0 {
             return nonsense("segments[].host", host);
         }

@@ -44,7 +44,7 @@ struct Worker {
 }
 
 /// Cluster that a read touches, and the range of the file that holds its body.
-struct Wanted {
+struct RequestedCluster {
     guest: GuestCluster,
     stored: Stored,
     body: Range<u64>,
@@ -88,17 +88,21 @@ impl ImageSource {
     }
 
     /// Returns the stored clusters of a range of the disk, in the order of the file.
-    fn wanted(&self, range: &Range<u64>) -> Vec<Wanted> {
+    fn requested_clusters(&self, range: &Range<u64>) -> Vec<RequestedCluster> {
         let cluster = self.mappings.cluster();
         let clusters =
             GuestOffset(range.start).cluster(cluster)..GuestCluster(cluster.clusters_in(range.end));
         let file_len = self.file.size();
         let found = self.mappings.range(clusters);
-        let mut wanted: Vec<Wanted> = found
-            .map(|(guest, stored)| Wanted { guest, stored, body: extent(&self.mappings, file_len, guest) })
+        let mut requested: Vec<RequestedCluster> = found
+            .map(|(guest, stored)| RequestedCluster {
+                guest,
+                stored,
+                body: extent(&self.mappings, file_len, guest),
+            })
             .collect();
-        wanted.sort_unstable_by_key(|wanted| wanted.body.start);
-        wanted
+        requested.sort_unstable_by_key(|requested| requested.body.start);
+        requested
     }
 
     fn fill(&self, worker: &mut Worker, offset: GuestOffset, into: &mut [u8]) -> Result<(), SourceError> {
@@ -107,8 +111,8 @@ impl ImageSource {
         if end <= offset.0 {
             return Ok(());
         }
-        let wanted = self.wanted(&(offset.0..end));
-        let mut rest = &wanted[..];
+        let requested = self.requested_clusters(&(offset.0..end));
+        let mut rest = &requested[..];
         while let Some(first) = rest.first() {
             let (start, mut end_of_fetch) = (first.body.start, first.body.end);
             let mut count = 1;
@@ -133,13 +137,13 @@ impl ImageSource {
     fn fetch(
         &self,
         worker: &mut Worker,
-        batch: &[Wanted],
+        batch: &[RequestedCluster],
         offset: GuestOffset,
         into: &mut [u8],
     ) -> Result<(), SourceError> {
         let cluster = self.mappings.cluster();
-        let first = batch.iter().map(|wanted| wanted.body.start).min().unwrap_or(0);
-        let end = batch.iter().map(|wanted| wanted.body.end).max().unwrap_or(first);
+        let first = batch.iter().map(|requested| requested.body.start).min().unwrap_or(0);
+        let end = batch.iter().map(|requested| requested.body.end).max().unwrap_or(first);
         let Worker { decoder, fetched, cluster: decoded } = worker;
         fetched.clear();
         let len = to_usize(end - first);
@@ -147,20 +151,20 @@ impl ImageSource {
         fetched.resize(len, 0);
         let at = batch
             .iter()
-            .map(|wanted| wanted.guest)
+            .map(|requested| requested.guest)
             .min()
             .map_or(offset, |guest| guest.offset(cluster))
             .max(offset);
         self.file.read_at(HostOffset(first), fetched).map_err(|error| self.error(at, error))?;
-        for Wanted { guest, stored, body } in batch {
+        for RequestedCluster { guest, stored, body } in batch {
             let bytes = &fetched[to_usize(body.start - first)..to_usize(body.end - first)];
             let start = guest.offset(cluster);
             // The part of the cluster that the caller requested.
             let from = offset.max(start).0;
             let to = (offset.0 + to_u64(into.len())).min(start.0 + cluster.size());
-            let ours = to_usize(from - start.0)..to_usize(to - start.0);
+            let part = to_usize(from - start.0)..to_usize(to - start.0);
             let into = &mut into[to_usize(from - offset.0)..to_usize(to - offset.0)];
-            fill(*stored, bytes, (ours, cluster.len()), decoder, decoded, into).map_err(|source| {
+            fill(*stored, bytes, (part, cluster.len()), decoder, decoded, into).map_err(|source| {
                 let host = HostOffset(body.start);
                 let name = self.file.name().to_owned();
                 self.error(start, RestoreError::Body { name, guest: start, host, source })

@@ -22,22 +22,23 @@ use snapferry_base::threads::{self, Refused, Team};
 use snapferry_qcow2::{ImageFile, Mappings};
 
 use crate::compress::Codec;
-use crate::error::{RestoreError, count};
+use crate::error::{RestoreError, check_count};
 use crate::pipeline::PipelineError;
 use crate::source::aligned::{BufferPool, PooledBuf, Untaken};
 
+mod checksums;
 pub mod counters;
 mod damage;
 mod decode;
 mod fill;
 mod hashes;
 mod image_source;
-mod local;
+mod local_image;
 pub mod plan;
 mod read;
-mod stored;
-mod sums;
+mod stored_image;
 
+pub use checksums::{ParseSha256Error, RequestedSums, Sha256Sum, Sums};
 use counters::Counters;
 pub use damage::{BadBodies, BadBody};
 pub use decode::Piece;
@@ -45,10 +46,9 @@ pub use hashes::{ChunkHashes, HashFinding, ManifestError, check_manifest};
 pub(crate) use hashes::{check_sizes, hashed_segments};
 pub use image_source::ImageSource;
 pub(crate) use image_source::READER;
-pub use local::{LocalImage, LocalImageError};
+pub use local_image::{LocalImage, LocalImageError};
 use plan::Plan;
-pub use stored::StoredImage;
-pub use sums::{ParseSha256Error, Sha256Sum, Sums, WantedSums};
+pub use stored_image::StoredImage;
 
 /// State that all stages share.
 #[derive(Clone)]
@@ -92,7 +92,7 @@ impl Context {
     pub fn verdict(&self) -> Result<(), RestoreError> {
         match (self.outcome().take(), self.cancel.reason()) {
             (Some(error), _) => Err(error),
-            (None, Some(Reason::Asked)) => Err(RestoreError::Pipeline(PipelineError::Interrupted)),
+            (None, Some(Reason::Requested)) => Err(RestoreError::Pipeline(PipelineError::Interrupted)),
             (None, Some(Reason::Failed)) => {
                 Err(RestoreError::Pipeline(PipelineError::StageDied { stage: "reading" }))
             }
@@ -132,7 +132,7 @@ pub struct Reading<'a> {
     /// Collects bodies that do not decode. Without it, the first one ends the work.
     pub damaged: Option<&'a Arc<BadBodies>>,
     /// Checksums over the file to compute. If there are any, the plan must cover all of the file.
-    pub sums: WantedSums,
+    pub sums: RequestedSums,
     /// Stops the work from outside; the work cancels it too when it fails.
     pub cancel: Cancel,
     /// Progress, updated while the work is running.
@@ -150,13 +150,14 @@ impl Reading<'_> {
         let (pieces_in, pieces) = bounded(plan.chunk_buffers());
         let decoders = decode::Decoders::new(&self, pieces_in, &context)?;
         let (slots_in, slots) = bounded(plan.batch_buffers());
-        let (sink, wanted, context) = (self.sink, self.sums, &context);
+        let (sink, requested, context) = (self.sink, self.sums, &context);
         let before = Counted::of(&context.counters);
         let ended = thread::scope(|scope| {
-            let sums = threads::scoped(scope, "sum up the file", move || sums::run(&slots, wanted))?;
+            let sums =
+                threads::spawn_scoped(scope, "sum up the file", move || checksums::run(&slots, requested))?;
             let draining = move || drain(pieces, sink, context);
             let sinks =
-                Team::start(scope, "write or compare", decoders.of_those_beside(plan::SINKS), draining)?;
+                Team::start(scope, "write or compare", decoders.threads_to_start(plan::SINKS), draining)?;
             read::run(self.file, plan, &slots_in, &decoders, context);
             // The channel of pieces closes when the last job ends.
             drop(decoders);
@@ -176,10 +177,10 @@ impl Reading<'_> {
         let (sums, passed) =
             sums?.ok_or(RestoreError::Pipeline(PipelineError::StageDied { stage: "sums" }))?;
         let after = Counted::of(&context.counters);
-        let expected = if wanted == WantedSums::None { plan.own_bytes() } else { self.file.size().0 };
-        count("bytes of the image were read", passed, expected)?;
-        count("clusters were decoded", after.decoded - before.decoded, plan.clusters())?;
-        count("clusters came to where they belong", after.taken - before.taken, plan.clusters())?;
+        let expected = if requested == RequestedSums::None { plan.own_bytes() } else { self.file.size().0 };
+        check_count("bytes of the image were read", passed, expected)?;
+        check_count("clusters were decoded", after.decoded - before.decoded, plan.clusters())?;
+        check_count("clusters came to where they belong", after.taken - before.taken, plan.clusters())?;
         Ok(sums)
     }
 }

@@ -4,7 +4,7 @@
 use std::num::NonZeroUsize;
 use std::ops::Range;
 
-use snapferry_base::limits::{Allowance, Demand, room};
+use snapferry_base::limits::{Allowance, Demand, try_with_capacity};
 use snapferry_base::units::{
     ByteCount, ClusterBits, GuestCluster, GuestOffset, HostOffset, KIB, MIB, SECTOR, to_u64, to_usize,
 };
@@ -12,7 +12,7 @@ use snapferry_qcow2::{Mappings, SEGMENT, Stored};
 
 use crate::error::RestoreError;
 use crate::hash::CHUNK;
-use crate::pipeline::{MOST_IN_FLIGHT, MOST_THREADS, bounded};
+use crate::pipeline::{MAX_IN_FLIGHT, MAX_THREADS, bounded};
 use crate::store::Location;
 
 /// Most bytes in one fetch: a segment stored without any gain from compression, plus a margin for the sector
@@ -20,7 +20,7 @@ use crate::store::Location;
 const LONGEST_BATCH: u64 = SEGMENT.0 + 256 * KIB;
 
 /// Most bodies in one fetch. Bodies can be a few bytes short, and each takes 16 bytes of memory.
-const MOST_BODIES: usize = 1 << 16;
+const MAX_BODIES: usize = 1 << 16;
 
 /// Batches in memory beyond those that are being fetched: they are decoded meanwhile.
 const BATCHES_DECODING: usize = 2;
@@ -38,32 +38,35 @@ const OTHER_THREADS: usize = 8;
 
 /// Read parameters that suit one kind of location.
 #[derive(Clone, Copy, Debug)]
-struct Habits {
+struct ReadProfile {
     /// Number of fetches in flight.
     readers: usize,
     /// Batch length in bytes from which a batch ends at the end of the segment.
-    enough: u64,
+    target_batch: u64,
     /// Longest gap between two bodies, in bytes, that is fetched along with them.
     gap: u64,
     /// Bytes that the store client buffers for each fetch while it arrives.
-    arriving: u64,
+    client_buffer: u64,
 }
 
 impl Location {
-    fn habits(self) -> Habits {
+    fn read_profile(self) -> ReadProfile {
         match self {
             // With 200 ms of latency to the store and 6 MiB for each batch, 8 readers reach 240 MiB/s.
-            Self::Bucket => {
-                Habits { readers: 8, enough: 4 * MIB, gap: MIB, arriving: 2 * super::stored::LONGEST_RANGE }
-            }
-            Self::File => Habits { readers: 4, enough: MIB, gap: 128 * KIB, arriving: 0 },
+            Self::Bucket => ReadProfile {
+                readers: 8,
+                target_batch: 4 * MIB,
+                gap: MIB,
+                client_buffer: 2 * super::stored_image::LONGEST_RANGE,
+            },
+            Self::File => ReadProfile { readers: 4, target_batch: MIB, gap: 128 * KIB, client_buffer: 0 },
         }
     }
 
     /// Returns the number of concurrent requests for which a store should be set up.
     #[must_use]
     pub fn connections(self) -> usize {
-        self.habits().readers
+        self.read_profile().readers
     }
 }
 
@@ -91,7 +94,7 @@ pub struct Options {
 /// Cluster, and the file offset of its body. Nothing else is kept, because there is one for each cluster that
 /// holds anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct BodyPlace {
+pub(crate) struct BodyPosition {
     pub host: HostOffset,
     pub guest: GuestCluster,
 }
@@ -103,27 +106,27 @@ pub(crate) struct Batch {
     pub fetch: Range<u64>,
     /// Number of these bytes, from the first, that are in no later batch.
     pub own: u64,
-    /// Bodies in the fetch, as indices into the places of the plan.
-    pub places: Range<usize>,
+    /// Bodies in the fetch, as indices into the positions of the plan.
+    pub positions: Range<usize>,
 }
 
 impl Batch {
     /// Returns the bytes of one fetch.
     pub fn len(&self) -> usize {
         let len = self.fetch.end - self.fetch.start;
-        to_usize(if self.places.is_empty() { len.min(SEGMENT.0) } else { len })
+        to_usize(if self.positions.is_empty() { len.min(SEGMENT.0) } else { len })
     }
 
     /// Returns the single fetches: one for the whole batch, or several if it is a range without bodies.
     pub fn pieces(&self) -> impl Iterator<Item = Self> + '_ {
-        let step = if self.places.is_empty() { SEGMENT.0 } else { u64::MAX };
+        let step = if self.positions.is_empty() { SEGMENT.0 } else { u64::MAX };
         let mut at = self.fetch.start;
         std::iter::from_fn(move || {
-            let left = self.fetch.end.checked_sub(at).filter(|&left| left > 0)?;
-            let fetch = at..at + left.min(step);
+            let remaining = self.fetch.end.checked_sub(at).filter(|&remaining| remaining > 0)?;
+            let fetch = at..at + remaining.min(step);
             at = fetch.end;
             let own = self.own.saturating_sub(fetch.start - self.fetch.start).min(fetch.end - fetch.start);
-            Some(Self { fetch, own, places: self.places.clone() })
+            Some(Self { fetch, own, positions: self.positions.clone() })
         })
     }
 }
@@ -131,7 +134,7 @@ impl Batch {
 /// Decisions on how to read an image.
 #[derive(Debug)]
 pub struct Plan {
-    pub(crate) places: Vec<BodyPlace>,
+    pub(crate) positions: Vec<BodyPosition>,
     pub(crate) batches: Vec<Batch>,
     /// Number of decoding threads.
     pub threads: usize,
@@ -140,43 +143,54 @@ pub struct Plan {
     cluster: ClusterBits,
     virtual_size: ByteCount,
     tables: ByteCount,
-    arriving: u64,
+    client_buffer: u64,
     /// Bytes of the longest batch, which is the least size of a batch buffer.
     longest: u64,
 }
 
 impl Plan {
-    /// Makes the plan for an image of `file_len` bytes at `origin`, on a machine with `cores` cores.
+    /// Makes the plan for an image of `file_len` bytes at `location`, on a machine with `cores` cores.
     ///
     /// # Errors
     /// If an option is out of its range.
     pub fn new(
         mappings: &Mappings,
         file_len: ByteCount,
-        origin: Location,
+        location: Location,
         options: &Options,
         cores: NonZeroUsize,
     ) -> Result<Self, RestoreError> {
-        let habits = origin.habits();
-        let threads = bounded("threads", options.threads.unwrap_or(cores).get(), MOST_THREADS)?;
-        let readers = options.connections.map_or(habits.readers, NonZeroUsize::get);
-        let readers = bounded("connections", readers, MOST_IN_FLIGHT)?;
-        let mut places: Vec<BodyPlace> = room("the places of all clusters", mappings.iter().count())?;
-        places.extend(mappings.iter().map(|(guest, stored)| BodyPlace { host: begin(stored), guest }));
-        places.sort_unstable();
-        let extent = |place: &BodyPlace| extent(mappings, file_len, place.guest);
-        let segment = |place: &BodyPlace| place.guest.offset(mappings.cluster()).0 / SEGMENT.0;
-        let mut batches = Cutter { habits, cover: options.cover, batches: Vec::new(), open: None }
-            .cut(&places, extent, segment);
+        let profile = location.read_profile();
+        let threads = bounded("threads", options.threads.unwrap_or(cores).get(), MAX_THREADS)?;
+        let readers = options.connections.map_or(profile.readers, NonZeroUsize::get);
+        let readers = bounded("connections", readers, MAX_IN_FLIGHT)?;
+        let mut positions: Vec<BodyPosition> =
+            try_with_capacity("the places of all clusters", mappings.iter().count())?;
+        positions.extend(mappings.iter().map(|(guest, stored)| BodyPosition { host: begin(stored), guest }));
+        positions.sort_unstable();
+        let extent = |position: &BodyPosition| extent(mappings, file_len, position.guest);
+        let segment = |position: &BodyPosition| position.guest.offset(mappings.cluster()).0 / SEGMENT.0;
+        let mut batches = Cutter { profile, cover: options.cover, batches: Vec::new(), open: None }
+            .cut(&positions, extent, segment);
         match options.cover {
-            Cover::Bodies => settle(&mut batches, &places),
-            Cover::WholeFile => batches = cover_all(batches, &places, file_len.0),
+            Cover::Bodies => settle(&mut batches, &positions),
+            Cover::WholeFile => batches = cover_all(batches, &positions, file_len.0),
         }
         let longest = batches.iter().map(Batch::len).max().map_or(0, to_u64);
         let (cluster, virtual_size, tables) =
             (mappings.cluster(), mappings.virtual_size(), mappings.memory());
-        let arriving = habits.arriving;
-        Ok(Self { places, batches, threads, readers, cluster, virtual_size, tables, arriving, longest })
+        let client_buffer = profile.client_buffer;
+        Ok(Self {
+            positions,
+            batches,
+            threads,
+            readers,
+            cluster,
+            virtual_size,
+            tables,
+            client_buffer,
+            longest,
+        })
     }
 
     /// Reduces the plan until it fits the limits of this process. Each step reduces what takes more memory:
@@ -186,11 +200,11 @@ impl Plan {
     /// With the limit that is exceeded, if nothing can be reduced any more.
     pub fn within(
         mut self,
-        origin: Location,
+        location: Location,
         options: &Options,
         allowance: &Allowance,
     ) -> Result<Self, RestoreError> {
-        let is_remote = origin == Location::Bucket;
+        let is_remote = location == Location::Bucket;
         if is_remote && options.connections.is_none() {
             self.readers = allowance.connections(self.readers);
         }
@@ -203,13 +217,13 @@ impl Plan {
             if allowance.fit("reading this image", &demand).is_ok() {
                 return Ok(self);
             }
-            let fetch = to_u64(self.batch_len()) + self.arriving.min(2 * self.longest);
+            let fetch = to_u64(self.batch_len()) + self.client_buffer.min(2 * self.longest);
             let decoders = (options.threads.is_none() && self.threads > 1)
                 .then(|| to_u64(self.threads) * (MIB + 2 * CHUNK.0));
             let fetches =
                 (options.connections.is_none() && self.readers > 1).then(|| to_u64(self.readers) * fetch);
             if decoders.is_none() && fetches.is_none() {
-                allowance.bear("reading this image", &demand)?;
+                allowance.fit_without_reserve("reading this image", &demand)?;
                 return Ok(self);
             }
             // `None` is less than any `Some`.
@@ -224,7 +238,7 @@ impl Plan {
     /// Returns the number of clusters that are stored in the file.
     #[must_use]
     pub fn clusters(&self) -> u64 {
-        to_u64(self.places.len())
+        to_u64(self.positions.len())
     }
 
     /// Returns the bytes of the file in the batches, each counted once.
@@ -273,13 +287,13 @@ impl Plan {
     pub fn peak_memory(&self) -> ByteCount {
         let decoders = to_u64(self.threads) * MIB;
         let batches = to_u64(self.batch_buffers() * self.batch_len());
-        let arriving = to_u64(self.readers) * self.arriving.min(2 * self.longest);
+        let client_buffer = to_u64(self.readers) * self.client_buffer.min(2 * self.longest);
         let chunks = to_u64(self.chunk_buffers() + SINKS) * CHUNK.0;
-        let decoding = to_u64(self.batch_buffers() * MOST_BODIES.min(self.places.len())) * 16;
-        let places = 16 * self.clusters() + decoding + 80 * to_u64(self.batches.len());
+        let decoding = to_u64(self.batch_buffers() * MAX_BODIES.min(self.positions.len())) * 16;
+        let positions = 16 * self.clusters() + decoding + 80 * to_u64(self.batches.len());
         let hashes =
             self.virtual_size.0.div_ceil(CHUNK.0) * 64 + self.virtual_size.0.div_ceil(SEGMENT.0) * 1000;
-        ByteCount(BASE + decoders + batches + arriving + chunks + self.tables.0 + places + hashes)
+        ByteCount(BASE + decoders + batches + client_buffer + chunks + self.tables.0 + positions + hashes)
     }
 }
 
@@ -294,10 +308,10 @@ fn begin(stored: Stored) -> HostOffset {
 /// last sector, as far as the file goes.
 pub(crate) fn extent(mappings: &Mappings, file_len: ByteCount, guest: GuestCluster) -> Range<u64> {
     let cluster = mappings.cluster();
-    let left = mappings.virtual_size().0.saturating_sub(guest.offset(cluster).0).min(cluster.size());
+    let remaining = mappings.virtual_size().0.saturating_sub(guest.offset(cluster).0).min(cluster.size());
     match mappings.stored(guest) {
         Stored::Zero => 0..0,
-        Stored::Raw(at) | Stored::Subclusters(at, _) => at.0..(at.0 + left).min(file_len.0).max(at.0),
+        Stored::Raw(at) | Stored::Subclusters(at, _) => at.0..(at.0 + remaining).min(file_len.0).max(at.0),
         Stored::Compressed { at, len } => at.0..at.0 + len,
     }
 }
@@ -323,7 +337,7 @@ pub(crate) fn unmapped(mappings: &Mappings) -> impl Iterator<Item = Range<u64>> 
 
 /// Divides bodies, sorted by their offset in the file, into batches.
 struct Cutter {
-    habits: Habits,
+    profile: ReadProfile,
     cover: Cover,
     batches: Vec<Batch>,
     open: Option<Batch>,
@@ -332,30 +346,30 @@ struct Cutter {
 impl Cutter {
     fn cut(
         mut self,
-        places: &[BodyPlace],
-        extent: impl Fn(&BodyPlace) -> Range<u64>,
-        segment: impl Fn(&BodyPlace) -> u64,
+        positions: &[BodyPosition],
+        extent: impl Fn(&BodyPosition) -> Range<u64>,
+        segment: impl Fn(&BodyPosition) -> u64,
     ) -> Vec<Batch> {
         let mut index = 0;
-        for run in places.chunk_by(|one, next| segment(one) == segment(next)) {
-            let end = run.iter().map(|place| extent(place).end).max().unwrap_or(0);
+        for run in positions.chunk_by(|one, next| segment(one) == segment(next)) {
+            let end = run.iter().map(|position| extent(position).end).max().unwrap_or(0);
             if self
                 .open
                 .as_ref()
-                .is_some_and(|open| self.ends_before(open, run[0], end, run.len(), &places[..index]))
+                .is_some_and(|open| self.ends_before(open, run[0], end, run.len(), &positions[..index]))
             {
                 self.close();
             }
-            for place in run {
-                let bytes = extent(place);
+            for position in run {
+                let bytes = extent(position);
                 if self.open.as_ref().is_some_and(|open| !self.fits(open, &bytes, 1)) {
                     self.close();
                 }
                 let open =
-                    self.open.get_or_insert(Batch { fetch: bytes.clone(), own: 0, places: index..index });
+                    self.open.get_or_insert(Batch { fetch: bytes.clone(), own: 0, positions: index..index });
                 open.fetch.end = open.fetch.end.max(bytes.end);
                 index += 1;
-                open.places.end = index;
+                open.positions.end = index;
             }
         }
         self.close();
@@ -366,26 +380,26 @@ impl Cutter {
     fn ends_before(
         &self,
         open: &Batch,
-        next: BodyPlace,
+        next: BodyPosition,
         end: u64,
         count: usize,
-        before: &[BodyPlace],
+        before: &[BodyPosition],
     ) -> bool {
         // A body that several clusters share is fetched once.
         let shared = before.last().is_some_and(|last| last.host == next.host);
-        let enough = open.fetch.end - open.fetch.start >= self.habits.enough;
-        (enough && !shared) || !self.fits(open, &(next.host.0..end), count)
+        let is_long_enough = open.fetch.end - open.fetch.start >= self.profile.target_batch;
+        (is_long_enough && !shared) || !self.fits(open, &(next.host.0..end), count)
     }
 
     fn fits(&self, open: &Batch, bytes: &Range<u64>, count: usize) -> bool {
         let gap = match self.cover {
-            Cover::Bodies => self.habits.gap,
+            Cover::Bodies => self.profile.gap,
             Cover::WholeFile => LONGEST_BATCH,
         };
         let end = bytes.end.max(open.fetch.end);
         end - open.fetch.start <= LONGEST_BATCH
             && bytes.start.saturating_sub(open.fetch.end) <= gap
-            && open.places.len() + count <= MOST_BODIES
+            && open.positions.len() + count <= MAX_BODIES
     }
 
     fn close(&mut self) {
@@ -396,12 +410,13 @@ impl Cutter {
 /// Ends each batch where the next one begins, so that no byte is fetched twice: the part of a body's last
 /// sector that belongs to the next body is cut off. Only bodies that really overlap are fetched twice; apart
 /// from shared bodies, no writer makes such bodies.
-fn settle(batches: &mut [Batch], places: &[BodyPlace]) {
+fn settle(batches: &mut [Batch], positions: &[BodyPosition]) {
     for index in 0..batches.len() {
-        let next = batches.get(index + 1).map(|next| (next.fetch.start, places[next.places.start].host));
+        let next =
+            batches.get(index + 1).map(|next| (next.fetch.start, positions[next.positions.start].host));
         let batch = &mut batches[index];
         if let Some((start, host)) = next {
-            let last = places[batch.places.end - 1].host;
+            let last = positions[batch.positions.end - 1].host;
             if host > last && batch.fetch.end > start && batch.fetch.end - start < SECTOR {
                 batch.fetch.end = start;
             }
@@ -412,8 +427,8 @@ fn settle(batches: &mut [Batch], places: &[BodyPlace]) {
 }
 
 /// Adds the bytes before, between and after the bodies.
-fn cover_all(mut batches: Vec<Batch>, places: &[BodyPlace], file_len: u64) -> Vec<Batch> {
-    settle(&mut batches, places);
+fn cover_all(mut batches: Vec<Batch>, positions: &[BodyPosition], file_len: u64) -> Vec<Batch> {
+    settle(&mut batches, positions);
     let mut all: Vec<Batch> = Vec::with_capacity(batches.len() + 2);
     let mut at = 0;
     for batch in batches.into_iter().map(Some).chain([None]) {
@@ -430,8 +445,8 @@ fn cover_all(mut batches: Vec<Batch>, places: &[BodyPlace], file_len: u64) -> Ve
         if at < next {
             // The gap may have any length, because a file can claim any size at no cost. It is fetched in
             // pieces.
-            let none = batch.as_ref().map_or(places.len(), |batch| batch.places.start);
-            all.push(Batch { fetch: at..next, own: next - at, places: none..none });
+            let none = batch.as_ref().map_or(positions.len(), |batch| batch.positions.start);
+            all.push(Batch { fetch: at..next, own: next - at, positions: none..none });
             at = next;
         }
         if let Some(batch) = batch {
@@ -449,14 +464,14 @@ mod tests {
     #[test]
     fn a_plan_fits_its_control_group_and_what_the_user_chose_stays() {
         let plan = || Plan {
-            places: Vec::new(),
+            positions: Vec::new(),
             batches: Vec::new(),
             threads: 128,
             readers: 8,
             cluster: ClusterBits::DEFAULT,
             virtual_size: ByteCount(MIB),
             tables: ByteCount(0),
-            arriving: 16 * MIB,
+            client_buffer: 16 * MIB,
             longest: LONGEST_BATCH,
         };
         let group = |mib: u64| Allowance { memory: Some(ByteCount(mib * MIB)), ..Allowance::default() };
@@ -470,15 +485,15 @@ mod tests {
             let fitted = plan().within(Location::Bucket, &options, &group(mib)).expect("it fits");
             assert!(fitted.peak_memory().0 <= mib * MIB / 4 * 3, "{fitted:?}");
         }
-        let asked = Options { threads: NonZeroUsize::new(128), ..options };
-        let refused = plan().within(Location::Bucket, &asked, &group(512)).expect_err("128 take more");
+        let chosen = Options { threads: NonZeroUsize::new(128), ..options };
+        let refused = plan().within(Location::Bucket, &chosen, &group(512)).expect_err("128 take more");
         assert!(refused.to_string().contains("memory.max"), "{refused}");
         let few = Allowance { open_files: Some(27), ..Allowance::default() };
         assert_eq!(plan().within(Location::Bucket, &options, &few).expect("fewer connections").readers, 3);
     }
 
-    fn place(host: u64, guest: u64) -> BodyPlace {
-        BodyPlace { host: HostOffset(host), guest: GuestCluster(guest) }
+    fn position(host: u64, guest: u64) -> BodyPosition {
+        BodyPosition { host: HostOffset(host), guest: GuestCluster(guest) }
     }
 
     /// Divides bodies of 64 KiB clusters, given as (host, guest cluster, length), into the batches of a local
@@ -486,28 +501,30 @@ mod tests {
     fn cut(bodies: &[(u64, u64, u64)], cover: Cover, file_len: u64) -> Vec<Batch> {
         let mut bodies = bodies.to_vec();
         bodies.sort_unstable();
-        let places: Vec<BodyPlace> = bodies.iter().map(|&(host, guest, _)| place(host, guest)).collect();
-        let extent = |wanted: &BodyPlace| {
+        let positions: Vec<BodyPosition> =
+            bodies.iter().map(|&(host, guest, _)| position(host, guest)).collect();
+        let extent = |position: &BodyPosition| {
             let found =
-                bodies.iter().find(|(host, guest, _)| (*host, *guest) == (wanted.host.0, wanted.guest.0));
+                bodies.iter().find(|(host, guest, _)| (*host, *guest) == (position.host.0, position.guest.0));
             let (host, _, len) = found.expect("one of them");
             *host..(host + len).next_multiple_of(SECTOR).min(file_len)
         };
-        let cutter = Cutter { habits: Location::File.habits(), cover, batches: Vec::new(), open: None };
-        let mut batches = cutter.cut(&places, extent, |place| place.guest.0 / 256);
+        let cutter =
+            Cutter { profile: Location::File.read_profile(), cover, batches: Vec::new(), open: None };
+        let mut batches = cutter.cut(&positions, extent, |position| position.guest.0 / 256);
         match cover {
-            Cover::Bodies => settle(&mut batches, &places),
-            Cover::WholeFile => batches = cover_all(batches, &places, file_len),
+            Cover::Bodies => settle(&mut batches, &positions),
+            Cover::WholeFile => batches = cover_all(batches, &positions, file_len),
         }
         assert_eq!(
-            batches.iter().map(|batch| batch.places.len()).sum::<usize>(),
+            batches.iter().map(|batch| batch.positions.len()).sum::<usize>(),
             bodies.len(),
             "each body is in one batch"
         );
         let batches: Vec<Batch> = batches.iter().flat_map(Batch::pieces).collect();
         for batch in &batches {
             assert!(to_u64(batch.len()) <= LONGEST_BATCH && batch.own <= to_u64(batch.len()), "{batch:?}");
-            for &(host, _, len) in &bodies[batch.places.clone()] {
+            for &(host, _, len) in &bodies[batch.positions.clone()] {
                 assert!(
                     batch.fetch.start <= host && host + len <= batch.fetch.end,
                     "{host} and {len} are not in {batch:?}"
@@ -568,24 +585,25 @@ mod tests {
     #[test]
     fn a_body_that_many_clusters_share_is_never_cut() {
         let bodies: Vec<_> = (0..200_000).map(|guest| (MIB, guest, 60)).collect();
-        let places = bodies.len();
+        let positions = bodies.len();
         let batches = {
-            let list: Vec<BodyPlace> = bodies.iter().map(|&(host, guest, _)| place(host, guest)).collect();
+            let list: Vec<BodyPosition> =
+                bodies.iter().map(|&(host, guest, _)| position(host, guest)).collect();
             let cutter = Cutter {
-                habits: Location::File.habits(),
+                profile: Location::File.read_profile(),
                 cover: Cover::Bodies,
                 batches: Vec::new(),
                 open: None,
             };
-            let mut batches = cutter.cut(&list, |_| MIB..MIB + SECTOR, |place| place.guest.0 / 256);
+            let mut batches = cutter.cut(&list, |_| MIB..MIB + SECTOR, |position| position.guest.0 / 256);
             settle(&mut batches, &list);
             batches
         };
-        assert_eq!(batches.iter().map(|batch| batch.places.len()).sum::<usize>(), places);
+        assert_eq!(batches.iter().map(|batch| batch.positions.len()).sum::<usize>(), positions);
         assert!(
             batches
                 .iter()
-                .all(|batch| batch.fetch == (MIB..MIB + SECTOR) && batch.places.len() <= MOST_BODIES)
+                .all(|batch| batch.fetch == (MIB..MIB + SECTOR) && batch.positions.len() <= MAX_BODIES)
         );
         assert_eq!(batches.iter().map(|batch| batch.own).sum::<u64>(), SECTOR, "its bytes count once");
     }

@@ -64,7 +64,7 @@ pub(crate) fn run(
     thread::scope(|scope| {
         // The reader threads own the queue: once the last one is gone, sending a ticket fails.
         let serving = move || serve(file, plan, &queue, decoders, context);
-        let readers = match Team::start(scope, "read", decoders.of_those_beside(plan.readers), serving) {
+        let readers = match Team::start(scope, "read", decoders.threads_to_start(plan.readers), serving) {
             Ok(readers) => readers,
             Err(refused) => return context.fail(RestoreError::Pipeline(PipelineError::Threads(refused))),
         };

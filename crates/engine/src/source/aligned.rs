@@ -267,7 +267,7 @@ mod tests {
         let _held = pool.take(&cancel).expect("the only buffer");
         std::thread::scope(|s| {
             let waiter = s.spawn(|| pool.take(&cancel).err());
-            cancel.cancel(Reason::Asked);
+            cancel.cancel(Reason::Requested);
             assert_eq!(waiter.join().expect("the waiter ends"), Some(Untaken::Stopped));
         });
     }

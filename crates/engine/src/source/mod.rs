@@ -148,8 +148,8 @@ pub enum SourceError {
         size: u64,
     },
     /// The source changed while it was read.
-    #[error("{path}: changed while it was read: {what}")]
-    Changed { path: String, what: &'static str },
+    #[error("{path}: changed while it was read: {reason}")]
+    Changed { path: String, reason: &'static str },
     /// There is no memory to read the source with.
     #[error(transparent)]
     Memory(#[from] OutOfMemory),

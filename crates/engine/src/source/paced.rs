@@ -92,7 +92,7 @@ mod tests {
         assert!(bytes.iter().all(|&byte| byte == 7));
         let next = *paced.next.lock().expect("nobody panicked");
         assert!(next >= before + Duration::from_secs(1024), "4096 bytes at 4 a second");
-        cancel.cancel(Reason::Asked);
+        cancel.cancel(Reason::Requested);
         paced.read_at(GuestOffset(4096), &mut bytes).expect("it is not waited for");
         assert!(*paced.next.lock().expect("nobody panicked") >= next + Duration::from_secs(1024));
     }

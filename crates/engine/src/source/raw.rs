@@ -50,8 +50,9 @@ impl RawSource {
     /// # Errors
     /// If `path` can't be opened, is not a disk, is empty, or is in use.
     pub fn open(path: &Path, in_use: InUse) -> Result<Self, SourceError> {
-        let shown = path.display().to_string();
-        let open_error = |errno: Errno| SourceError::Open { path: shown.clone(), source: errno.into() };
+        let display_path = path.display().to_string();
+        let open_error =
+            |errno: Errno| SourceError::Open { path: display_path.clone(), source: errno.into() };
         // NONBLOCK: the open of a named pipe without a writer would block before its type could be checked.
         let base = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let probe = retry_on_intr(|| open(path, base | OFlags::PATH, Mode::empty())).map_err(open_error)?;
@@ -59,11 +60,11 @@ impl RawSource {
         let device = match FileType::from_raw_mode(stat.st_mode) {
             FileType::BlockDevice => true,
             FileType::RegularFile => false,
-            other => return Err(SourceError::Kind { path: shown, kind: kind_of(other) }),
+            other => return Err(SourceError::Kind { path: display_path, kind: kind_of(other) }),
         };
         let flags = if device && in_use == InUse::Refuse { base | OFlags::EXCL } else { base };
         let file = match retry_on_intr(|| open(path, flags | OFlags::DIRECT, Mode::empty())) {
-            Err(Errno::BUSY) => return Err(SourceError::Busy { path: shown }),
+            Err(Errno::BUSY) => return Err(SourceError::Busy { path: display_path }),
             // Some file systems have no O_DIRECT; every block device does.
             Err(Errno::INVAL) if !device => {
                 retry_on_intr(|| open(path, flags, Mode::empty())).map_err(open_error)?
@@ -73,18 +74,18 @@ impl RawSource {
         let opened = fstat(&file).map_err(open_error)?;
         if (opened.st_dev, opened.st_ino) != (stat.st_dev, stat.st_ino) {
             return Err(SourceError::Changed {
-                path: shown,
-                what: "the path was replaced while it was opened",
+                path: display_path,
+                reason: "the path was replaced while it was opened",
             });
         }
         let ask = |question| {
-            let path = shown.clone();
+            let path = display_path.clone();
             move |errno: Errno| SourceError::Ask { path, question, source: errno.into() }
         };
         // Works for block devices too: the kernel returns the capacity that BLKGETSIZE64 gives.
         let size = seek(&file, SeekFrom::End(0)).map_err(ask("asking for the size"))?;
         if size == 0 {
-            return Err(SourceError::Empty { path: shown });
+            return Err(SourceError::Empty { path: display_path });
         }
         let (alignment, kind) = if device {
             let sector = ioctl_blksszget(&file).map_err(ask("asking for the logical block size"))?;
@@ -97,7 +98,7 @@ impl RawSource {
                 },
             )
         };
-        Ok(Self { path: shown, file, size, alignment: alignment.clamp(512, BUFFER_ALIGNMENT), kind })
+        Ok(Self { path: display_path, file, size, alignment: alignment.clamp(512, BUFFER_ALIGNMENT), kind })
     }
 
     /// True for a block device, false for a regular file.
@@ -141,13 +142,13 @@ fn kind_of(kind: FileType) -> Kind {
 /// page size is right for all others. If a file system opens with O_DIRECT but refuses the reads, this
 /// switches the file back to the page cache.
 fn direct_alignment(file: &OwnedFd) -> usize {
-    let asked = StatxFlags::DIOALIGN;
-    match statx(file, "", AtFlags::EMPTY_PATH, asked) {
-        Ok(found) if found.stx_mask & asked.bits() != 0 => {
+    let mask = StatxFlags::DIOALIGN;
+    match statx(file, "", AtFlags::EMPTY_PATH, mask) {
+        Ok(found) if found.stx_mask & mask.bits() != 0 => {
             let alignment = found.stx_dio_offset_align.max(found.stx_dio_mem_align);
             let usable = alignment != 0 && to_usize(u64::from(alignment)) <= BUFFER_ALIGNMENT;
             if !usable {
-                leave_direct(file);
+                disable_direct_io(file);
             }
             if usable { to_usize(u64::from(alignment)) } else { BUFFER_ALIGNMENT }
         }
@@ -156,7 +157,7 @@ fn direct_alignment(file: &OwnedFd) -> usize {
 }
 
 /// Switches the file to reads through the page cache.
-fn leave_direct(file: &OwnedFd) {
+fn disable_direct_io(file: &OwnedFd) {
     // A refusal leaves O_DIRECT on; the first read then reports the error.
     if let Ok(flags) = fcntl_getfl(file) {
         let _ = fcntl_setfl(file, flags - OFlags::DIRECT);
@@ -177,9 +178,9 @@ impl Source for RawSource {
     }
 
     fn read_at(&self, offset: GuestOffset, into: &mut [u8]) -> Result<(), SourceError> {
-        let wanted = to_usize(to_u64(into.len()).min(self.size.saturating_sub(offset.0)));
+        let expected = to_usize(to_u64(into.len()).min(self.size.saturating_sub(offset.0)));
         let mut done = 0;
-        while done < wanted {
+        while done < expected {
             let at = offset + to_u64(done);
             match retry_on_intr(|| pread(self.file.as_fd(), &mut into[done..], at.0)) {
                 Ok(0) => {
@@ -189,7 +190,7 @@ impl Source for RawSource {
                     done += count;
                     // O_DIRECT continues only from an aligned offset. A short read that ends elsewhere is the
                     // end of the file, or is read again from the last aligned byte.
-                    if done < wanted {
+                    if done < expected {
                         done -= done % self.alignment;
                         if count < self.alignment {
                             return Err(SourceError::Shrunk {
@@ -203,7 +204,7 @@ impl Source for RawSource {
                 Err(errno) => return Err(self.read_error(at, errno)),
             }
         }
-        into[wanted..].fill(0);
+        into[expected..].fill(0);
         Ok(())
     }
 
@@ -234,7 +235,7 @@ impl Source for RawSource {
     }
 
     fn settle(&self) -> Result<(), SourceError> {
-        let changed = |what| SourceError::Changed { path: self.path.clone(), what };
+        let changed = |reason| SourceError::Changed { path: self.path.clone(), reason };
         let ask = |errno: Errno| SourceError::Ask {
             path: self.path.clone(),
             question: "asking for the size",

@@ -22,7 +22,7 @@ impl<S: Source> Salvaging<S> {
 
     /// Records what one read could not get, and logs it once for the whole read: a disk may have millions of
     /// bad blocks.
-    fn note(&self, found: &[BadRange]) {
+    fn record(&self, found: &[BadRange]) {
         let Some(first) = found.first() else { return };
         let bytes: u64 = found.iter().map(|range| range.length).sum();
         tracing::warn!(
@@ -68,11 +68,11 @@ impl<S: Source> Salvaging<S> {
 /// Adds a range to a sorted list, and joins it with the neighbours that it touches.
 fn insert(list: &mut Vec<BadRange>, range: BadRange) {
     let end = |range: &BadRange| range.offset.0 + range.length;
-    let from = list.partition_point(|known| end(known) < range.offset.0);
-    let to = list.partition_point(|known| known.offset.0 <= end(&range));
-    let joined = list[from..to].iter().fold(range, |joined, known| {
-        let offset = joined.offset.min(known.offset);
-        BadRange { offset, length: end(&joined).max(end(known)) - offset.0 }
+    let from = list.partition_point(|existing| end(existing) < range.offset.0);
+    let to = list.partition_point(|existing| existing.offset.0 <= end(&range));
+    let joined = list[from..to].iter().fold(range, |joined, existing| {
+        let offset = joined.offset.min(existing.offset);
+        BadRange { offset, length: end(&joined).max(end(existing)) - offset.0 }
     });
     list.splice(from..to, [joined]);
 }
@@ -97,7 +97,7 @@ impl<S: Source> Source for Salvaging<S> {
     fn read_at(&self, offset: GuestOffset, into: &mut [u8]) -> Result<(), SourceError> {
         let mut bad = Vec::new();
         let read = self.salvage(offset, into, &mut bad);
-        self.note(&bad);
+        self.record(&bad);
         read
     }
 
@@ -148,13 +148,13 @@ mod tests {
 
     #[test]
     fn a_shortage_of_memory_is_no_bad_sector() {
-        let ways: [fn() -> SourceError; 3] = [
+        let errors: [fn() -> SourceError; 3] = [
             || OutOfMemory::of("a buffer", 4096).into(),
             || read_error(std::io::Error::from_raw_os_error(Errno::NOMEM.raw_os_error())),
             || read_error(std::io::Error::other(OutOfMemory::of("a decoder", 4096))),
         ];
-        for way in ways {
-            let salvaging = Salvaging::new(Short(way));
+        for error in errors {
+            let salvaging = Salvaging::new(Short(error));
             salvaging.read_at(GuestOffset(0), &mut [0; 4096]).expect_err("the disk may be good");
             assert_eq!(salvaging.bad_ranges(), []);
         }

@@ -68,9 +68,11 @@ pub enum StoreError {
         reason: String,
     },
     /// The address can't be reached, or the connection broke.
-    #[error("{operation}: {reason}")]
+    #[error("{operation}: {endpoint}: {reason}")]
     Connection {
         operation: Operation,
+        /// Address of the store: scheme, host and port.
+        endpoint: String,
         /// Description of the error by the transport.
         reason: String,
     },

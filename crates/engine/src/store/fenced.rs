@@ -28,7 +28,7 @@ impl FencedStore {
     }
 
     async fn pass(&self, request: &'static str, key: &ObjectKey) -> Result<(), StoreError> {
-        self.fence.pass_surely().await.map_err(|source| self.fenced(request, key, source))
+        self.fence.pass_uncached().await.map_err(|source| self.fenced(request, key, source))
     }
 
     fn fenced(&self, request: &'static str, key: &ObjectKey, source: Fenced) -> StoreError {

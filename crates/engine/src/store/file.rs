@@ -2,7 +2,7 @@
 //!
 //! An upload is a file with a hidden name beside the target, and completing it is a rename. A killed process
 //! leaves that file, and nothing under the real name. A target that may be replaced, but that the system
-//! can't replace, is written in place (`landing.rs`).
+//! can't replace, is written in place (`new_file.rs`).
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
@@ -21,8 +21,8 @@ use snapferry_base::units::{ByteCount, to_u64, to_usize};
 
 use super::Overwrite;
 use super::error::{Operation, StoreError};
-use super::landing::{NewFile, hidden_name, is_id, new_id, parse_hidden, remove};
-use super::local::{PageCache, or_here};
+use super::local::{PageCache, or_current_dir};
+use super::new_file::{NewFile, hidden_name, is_id, new_id, parse_hidden, remove};
 use super::{
     ETag, ExpectedObject, ListedObject, MAX_PARTS, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part,
     PartNumber, StoredPart, Upload, UploadPlan,
@@ -35,12 +35,12 @@ pub struct FolderStore {
     folder: PathBuf,
     /// Key that stands for a file whose name can't be a key, and the name of that file.
     named: Option<(ObjectKey, OsString)>,
-    open: Mutex<HashMap<String, Arc<Growing>>>,
+    open: Mutex<HashMap<String, Arc<PendingUpload>>>,
 }
 
 /// File of a running upload.
 #[derive(Debug)]
-struct Growing {
+struct PendingUpload {
     key: ObjectKey,
     new: NewFile,
     part_size: ByteCount,
@@ -78,8 +78,8 @@ impl FolderStore {
         if let Some(key) = name.to_str().and_then(|name| ObjectKey::new(name).ok()) {
             return Some((store, key));
         }
-        let shown = name.to_string_lossy().replace(char::is_control, "\u{fffd}");
-        let key = ObjectKey::new(&shown).ok()?;
+        let printable = name.to_string_lossy().replace(char::is_control, "\u{fffd}");
+        let key = ObjectKey::new(&printable).ok()?;
         Some((Self { named: Some((key.clone(), name.to_owned())), ..store }, key))
     }
 
@@ -126,23 +126,26 @@ impl FolderStore {
         }
         let Ok(found) = std::fs::metadata(&path) else { return Ok(path) };
         let kind = found.file_type();
-        let what = match () {
+        let kind_name = match () {
             () if kind.is_file() => return Ok(path),
             () if kind.is_dir() => "a folder",
             () if kind.is_block_device() => "a block device",
             () => "not a regular file",
         };
-        Err(StoreError::Setup(format!("{} is {what}: the image goes into a regular file", path.display())))
+        Err(StoreError::Setup(format!(
+            "{} is {kind_name}: the image goes into a regular file",
+            path.display()
+        )))
     }
 
-    fn uploads(&self) -> MutexGuard<'_, HashMap<String, Arc<Growing>>> {
+    fn uploads(&self) -> MutexGuard<'_, HashMap<String, Arc<PendingUpload>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn growing(&self, operation: &Operation, upload: &Upload) -> Result<Arc<Growing>, StoreError> {
+    fn pending(&self, operation: &Operation, upload: &Upload) -> Result<Arc<PendingUpload>, StoreError> {
         let found = self.uploads().get(&upload.id).cloned();
         found
-            .filter(|growing| growing.key == upload.key)
+            .filter(|pending| pending.key == upload.key)
             .ok_or_else(|| StoreError::NoSuchUpload { operation: operation.clone(), id: upload.id.clone() })
     }
 
@@ -166,7 +169,7 @@ fn io_error(operation: Operation, source: io::Error) -> StoreError {
 }
 
 /// Runs file operations outside the async threads.
-async fn off<T: Send + 'static>(
+async fn run_blocking<T: Send + 'static>(
     operation: Operation,
     work: impl FnOnce(&Operation) -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
@@ -182,13 +185,13 @@ fn version_of(found: &std::fs::Metadata) -> ETag {
     ETag(format!("{:x}-{:x}-{:x}.{:09}", found.ino(), found.len(), found.mtime(), found.mtime_nsec()))
 }
 
-impl Growing {
+impl PendingUpload {
     fn parts(&self) -> MutexGuard<'_, BTreeMap<PartNumber, Sized64>> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Checks that `named` are exactly the parts that were written, without gaps.
-    fn review(
+    fn check_parts(
         &self,
         operation: &Operation,
         named: &[StoredPart],
@@ -200,13 +203,13 @@ impl Growing {
             return wrong(format!("{} parts were written and {} are named", parts.len(), named.len()));
         }
         let (mut size, mut crc64) = (0, Crc64::default());
-        for (place, named) in (1..).zip(named) {
+        for (position, named) in (1..).zip(named) {
             let Some(part) = parts.get(&named.number).filter(|part| part.stored(named.number) == *named)
             else {
                 return wrong(format!("part {} is not the one that was written", named.number));
             };
-            if named.number != PartNumber(place)
-                || (to_u64(parts.len()) != u64::from(place) && part.size != self.part_size.0)
+            if named.number != PartNumber(position)
+                || (to_u64(parts.len()) != u64::from(position) && part.size != self.part_size.0)
             {
                 return wrong(format!("part {} of {} bytes is out of place", named.number, part.size));
             }
@@ -231,7 +234,7 @@ impl ObjectStore for FolderStore {
 
     async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectMeta>, StoreError> {
         let path = self.target(key)?;
-        off(self.operation("stat", key), move |operation| match std::fs::metadata(path) {
+        run_blocking(self.operation("stat", key), move |operation| match std::fs::metadata(path) {
             Ok(found) => Ok(Some(ObjectMeta { size: found.len(), etag: version_of(&found), crc64: None })),
             Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(err) => Err(io_error(operation.clone(), err)),
@@ -241,7 +244,7 @@ impl ObjectStore for FolderStore {
 
     async fn put(&self, key: &ObjectKey, body: Bytes) -> Result<(), StoreError> {
         let target = self.target(key)?;
-        off(self.operation("write", key), move |operation| {
+        run_blocking(self.operation("write", key), move |operation| {
             let failed = |err| io_error(operation.clone(), err);
             let new =
                 NewFile::begin(&target, &new_id(), Overwrite::Replace, PageCache::Use).map_err(failed)?;
@@ -266,7 +269,7 @@ impl ObjectStore for FolderStore {
         version: Option<&ETag>,
     ) -> Result<Bytes, StoreError> {
         let (path, version) = (self.target(key)?, version.cloned());
-        off(self.operation("read", key), move |operation| {
+        run_blocking(self.operation("read", key), move |operation| {
             let failed = |err: io::Error| io_error(operation.clone(), err);
             let file = match File::open(path) {
                 Err(err) if err.kind() == io::ErrorKind::NotFound => {
@@ -294,7 +297,7 @@ impl ObjectStore for FolderStore {
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
         let path = self.target(key)?;
-        off(self.operation("remove", key), move |operation| {
+        run_blocking(self.operation("remove", key), move |operation| {
             remove(&path).map_err(|err| io_error(operation.clone(), err))
         })
         .await
@@ -304,7 +307,7 @@ impl ObjectStore for FolderStore {
         let upload = Upload { key: key.clone(), id: new_id() };
         let (target, id, part_size, overwrite) =
             (self.target(key)?, upload.id.clone(), plan.part_size, plan.overwrite);
-        let new = off(self.operation("create", key), move |operation| {
+        let new = run_blocking(self.operation("create", key), move |operation| {
             if overwrite == Overwrite::Refuse && target.symlink_metadata().is_ok() {
                 let reason = "there is a file of that name already".to_owned();
                 return Err(StoreError::Precondition { operation: operation.clone(), reason });
@@ -313,36 +316,36 @@ impl ObjectStore for FolderStore {
                 .map_err(|err| io_error(operation.clone(), err))
         })
         .await?;
-        let growing = Growing { key: key.clone(), new, part_size, parts: Mutex::default() };
-        self.uploads().insert(upload.id.clone(), Arc::new(growing));
+        let pending = PendingUpload { key: key.clone(), new, part_size, parts: Mutex::default() };
+        self.uploads().insert(upload.id.clone(), Arc::new(pending));
         Ok(upload)
     }
 
     async fn put_part(&self, upload: &Upload, part: Part) -> Result<StoredPart, StoreError> {
         let mut operation = self.operation("write", &upload.key);
         operation.target = format!("{} part {}", operation.target, part.number);
-        let growing = self.growing(&operation, upload)?;
-        off(operation, move |operation| {
+        let pending = self.pending(&operation, upload)?;
+        run_blocking(operation, move |operation| {
             let wrong = |reason: String| Err(StoreError::Mismatch { operation: operation.clone(), reason });
             if part.number.0 == 0 || u64::from(part.number.0) > MAX_PARTS {
                 return wrong(format!("the number is not from 1 to {MAX_PARTS}"));
             }
             let size = to_u64(part.body.len());
-            if size > growing.part_size.0 {
-                return wrong(format!("{size} bytes do not fit a part of {}", growing.part_size));
+            if size > pending.part_size.0 {
+                return wrong(format!("{size} bytes do not fit a part of {}", pending.part_size));
             }
-            let offset = u64::from(part.number.0 - 1) * growing.part_size.0;
-            growing.new.file().write(&part.body, offset).map_err(|err| io_error(operation.clone(), err))?;
+            let offset = u64::from(part.number.0 - 1) * pending.part_size.0;
+            pending.new.file().write(&part.body, offset).map_err(|err| io_error(operation.clone(), err))?;
             let held = Sized64 { size, crc64: part.crc64 };
-            growing.parts().insert(part.number, held);
+            pending.parts().insert(part.number, held);
             Ok(held.stored(part.number))
         })
         .await
     }
 
     async fn list_parts(&self, upload: &Upload) -> Result<Vec<StoredPart>, StoreError> {
-        let growing = self.growing(&self.operation("list", &upload.key), upload)?;
-        let parts = growing.parts();
+        let pending = self.pending(&self.operation("list", &upload.key), upload)?;
+        let parts = pending.parts();
         Ok(parts.iter().map(|(number, part)| part.stored(*number)).collect())
     }
 
@@ -353,15 +356,15 @@ impl ObjectStore for FolderStore {
         whole: &ExpectedObject,
     ) -> Result<(), StoreError> {
         let operation = self.operation("complete", &upload.key);
-        let growing = self.growing(&operation, upload)?;
-        growing.review(&operation, parts, whole)?;
+        let pending = self.pending(&operation, upload)?;
+        pending.check_parts(&operation, parts, whole)?;
         let (folder, size) = (self.folder.clone(), whole.size);
-        let synced = off(operation, move |operation| {
+        let synced = run_blocking(operation, move |operation| {
             let published = (|| {
                 // The last part may have been longer when it was sent the first time.
-                growing.new.file().file().set_len(size)?;
-                growing.new.file().file().sync_all()?;
-                growing.new.publish()
+                pending.new.file().file().set_len(size)?;
+                pending.new.file().file().sync_all()?;
+                pending.new.publish()
             })();
             published.map_err(|err: io::Error| match err.kind() {
                 io::ErrorKind::AlreadyExists => StoreError::Precondition {
@@ -370,7 +373,7 @@ impl ObjectStore for FolderStore {
                 },
                 _ => io_error(operation.clone(), err),
             })?;
-            Ok(growing.new.settle().map_err(|err| StoreError::Completed {
+            Ok(pending.new.settle().map_err(|err| StoreError::Completed {
                 operation: operation.clone(),
                 source: Box::new(io_error(
                     Operation { request: "sync", target: folder.display().to_string() },
@@ -384,18 +387,18 @@ impl ObjectStore for FolderStore {
     }
 
     async fn abort(&self, upload: &Upload) -> Result<(), StoreError> {
-        let growing = self.uploads().remove(&upload.id);
+        let pending = self.uploads().remove(&upload.id);
         // The id may come from the command line, and must not lead to another folder.
         if !is_id(&upload.id) || upload.key.as_str().contains('/') {
             return Ok(());
         }
         let hidden = self.hidden(&upload.key, &upload.id);
         let operation = self.operation("abort", &upload.key);
-        off(operation, move |operation| {
+        run_blocking(operation, move |operation| {
             let failed = |err| io_error(operation.clone(), err);
-            match growing {
-                Some(growing) if growing.new.is_in_place() => {
-                    growing.new.abandon().map_err(failed)?;
+            match pending {
+                Some(pending) if pending.new.is_in_place() => {
+                    pending.new.abandon().map_err(failed)?;
                     Err(StoreError::Emptied { operation: operation.clone() })
                 }
                 _ => remove(&hidden).map_err(failed),
@@ -407,10 +410,10 @@ impl ObjectStore for FolderStore {
     async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>, StoreError> {
         let (folder, prefix) = (self.folder.clone(), prefix.to_owned());
         let operation = Operation { request: "list", target: folder.display().to_string() };
-        off(operation, move |operation| {
+        run_blocking(operation, move |operation| {
             let failed = |err: io::Error| io_error(operation.clone(), err);
             let mut found = Vec::new();
-            for entry in std::fs::read_dir(or_here(&folder)).map_err(failed)? {
+            for entry in std::fs::read_dir(or_current_dir(&folder)).map_err(failed)? {
                 let entry = entry.map_err(failed)?;
                 let name = entry.file_name();
                 let Some(Ok(key)) =
@@ -432,10 +435,10 @@ impl ObjectStore for FolderStore {
     async fn list_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>, StoreError> {
         let (folder, prefix) = (self.folder.clone(), prefix.to_owned());
         let operation = Operation { request: "list", target: folder.display().to_string() };
-        off(operation, move |operation| {
+        run_blocking(operation, move |operation| {
             let failed = |err: io::Error| io_error(operation.clone(), err);
             let mut found = Vec::new();
-            for entry in std::fs::read_dir(or_here(&folder)).map_err(failed)? {
+            for entry in std::fs::read_dir(or_current_dir(&folder)).map_err(failed)? {
                 let entry = entry.map_err(failed)?;
                 let Some(upload) =
                     upload_of(&entry.file_name()).filter(|upload| upload.key.as_str().starts_with(&prefix))

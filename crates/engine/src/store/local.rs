@@ -103,7 +103,7 @@ impl DirectFile {
 
 /// Flushes a folder, so that a rename in it, or a file that was created in it, survives a power cut.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
-    let opened = match File::open(or_here(folder)) {
+    let opened = match File::open(or_current_dir(folder)) {
         // A process may be allowed to write to a folder but not to list it. Then its content is flushed
         // later, with all else of the system.
         Err(err) if err.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
@@ -117,6 +117,6 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
 }
 
 /// Returns the folder, or `.` if its path is empty, as `Path::parent` returns it for a bare file name.
-pub(super) fn or_here(folder: &Path) -> &Path {
+pub(super) fn or_current_dir(folder: &Path) -> &Path {
     if folder.as_os_str().is_empty() { Path::new(".") } else { folder }
 }

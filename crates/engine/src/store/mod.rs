@@ -17,9 +17,9 @@ use crate::hash::Crc64;
 mod error;
 pub mod fenced;
 pub mod file;
-pub(crate) mod landing;
 pub mod limited;
 pub(crate) mod local;
+pub(crate) mod new_file;
 pub mod pace;
 pub mod retrying;
 

@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 /// Number of consecutive successful parts that widens the window by one.
-const GOOD_RUN: usize = 8;
+const WIDEN_AFTER: usize = 8;
 
 #[derive(Debug)]
 struct State {
     window: usize,
     in_flight: usize,
-    good_run: usize,
+    successes: usize,
     /// Number of times that the window was halved. A throttled request halves it only if that has not
     /// happened since the request began: all requests that were throttled together count as one signal.
     cuts: u64,
@@ -41,7 +41,7 @@ impl Pace {
     #[must_use]
     pub fn new(connections: usize) -> Arc<Self> {
         let connections = connections.max(1);
-        let state = State { window: connections, in_flight: 0, good_run: 0, cuts: 0 };
+        let state = State { window: connections, in_flight: 0, successes: 0, cuts: 0 };
         Arc::new(Self { connections, state: Mutex::new(state), room: Notify::new() })
     }
 
@@ -77,11 +77,11 @@ impl Pace {
 
 impl Permit {
     /// Reports that the store took the part.
-    pub fn went_well(self) {
+    pub fn succeeded(self) {
         let mut state = self.pace.state();
-        state.good_run += 1;
-        if state.good_run >= GOOD_RUN {
-            state.good_run = 0;
+        state.successes += 1;
+        if state.successes >= WIDEN_AFTER {
+            state.successes = 0;
             state.window = (state.window + 1).min(self.pace.connections);
         }
     }
@@ -89,7 +89,7 @@ impl Permit {
     /// Reports that the store throttled the part, or that the part timed out.
     pub fn was_throttled(self) {
         let mut state = self.pace.state();
-        state.good_run = 0;
+        state.successes = 0;
         if state.cuts == self.cuts {
             state.cuts += 1;
             state.window = (state.window / 2).max(1);
@@ -147,18 +147,18 @@ mod tests {
     async fn good_parts_widen_it_again_up_to_the_start_and_throttling_breaks_the_run() {
         let pace = Pace::new(4);
         pace.permit().await.was_throttled();
-        for _ in 0..GOOD_RUN - 1 {
-            pace.permit().await.went_well();
+        for _ in 0..WIDEN_AFTER - 1 {
+            pace.permit().await.succeeded();
         }
         assert_eq!(pace.window(), 2);
         pace.permit().await.was_throttled();
         assert_eq!(pace.window(), 1);
-        for _ in 0..GOOD_RUN {
-            pace.permit().await.went_well();
+        for _ in 0..WIDEN_AFTER {
+            pace.permit().await.succeeded();
         }
         assert_eq!(pace.window(), 2);
-        for _ in 0..GOOD_RUN * 10 {
-            pace.permit().await.went_well();
+        for _ in 0..WIDEN_AFTER * 10 {
+            pace.permit().await.succeeded();
         }
         assert_eq!(pace.window(), 4);
     }

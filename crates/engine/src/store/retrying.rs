@@ -23,14 +23,14 @@ use super::{
 /// three times in a row.
 pub const DAMAGED_ATTEMPTS: u32 = 3;
 /// Longest wait that the store can ask for. If it asks for more, the next attempt comes after this time.
-const LONGEST_ASKED: Duration = Duration::from_secs(120);
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(120);
 /// Most requests to abort one upload: parts that were in transit may arrive after the first one (S3's
 /// documentation, "AbortMultipartUpload").
 pub const ABORTS: u32 = 3;
 
 /// Most attempts of a request to a store that has never answered: its address is more likely misspelt than
 /// the store is down.
-pub const STRANGER_ATTEMPTS: u32 = 4;
+pub const FIRST_CONTACT_ATTEMPTS: u32 = 4;
 
 /// Store that hides transient errors by retrying.
 ///
@@ -46,7 +46,7 @@ pub struct Retrying {
     pace: Arc<Pace>,
     backoff: Backoff,
     /// True if the store has ever answered.
-    heard: AtomicBool,
+    has_answered: AtomicBool,
 }
 
 /// Points at which cancelling may end a request.
@@ -68,7 +68,7 @@ impl Retrying {
         pace: Arc<Pace>,
         backoff: Backoff,
     ) -> Self {
-        Self { inner, clock, cancel, pace, backoff, heard: AtomicBool::new(false) }
+        Self { inner, clock, cancel, pace, backoff, has_answered: AtomicBool::new(false) }
     }
 
     fn operation(&self, request: &'static str, key: &ObjectKey) -> Operation {
@@ -84,12 +84,14 @@ impl Retrying {
         if !err.class().is_retryable() || (err.is_damage() && next > DAMAGED_ATTEMPTS) {
             return None;
         }
-        if is_silence(err) && next > STRANGER_ATTEMPTS && !self.heard.load(Relaxed) {
+        if is_no_response(err) && next > FIRST_CONTACT_ATTEMPTS && !self.has_answered.load(Relaxed) {
             return None;
         }
         let wait = self.backoff.wait_before(next)?;
         Some(match err {
-            StoreError::Refused { retry_after: Some(asked), .. } => wait.max(LONGEST_ASKED.min(*asked)),
+            StoreError::Refused { retry_after: Some(requested), .. } => {
+                wait.max(MAX_RETRY_AFTER.min(*requested))
+            }
             _ => wait,
         })
     }
@@ -136,13 +138,13 @@ impl Retrying {
         loop {
             let err = match self.unless_stopped(&operation, attempts_end, attempt()).await? {
                 Ok(answer) => {
-                    self.heard.store(true, Relaxed);
+                    self.has_answered.store(true, Relaxed);
                     return Ok(answer);
                 }
                 Err(err) => err,
             };
-            if !is_silence(&err) {
-                self.heard.store(true, Relaxed);
+            if !is_no_response(&err) {
+                self.has_answered.store(true, Relaxed);
             }
             next += 1;
             match self.wait_after(&err, next) {
@@ -155,19 +157,19 @@ impl Retrying {
     /// Checks whether the object under the key of the upload is the one that `whole` describes, made by this
     /// upload. Sends one HEAD request even after a cancellation, because its response shows whether the
     /// object exists.
-    async fn is_there(
+    async fn object_exists(
         &self,
         upload: &Upload,
         whole: &ExpectedObject,
         err: &StoreError,
     ) -> Result<bool, StoreError> {
-        let look = || self.inner.head(&upload.key);
-        let looked = match self.attempts(self.operation("HeadObject", &upload.key), Stop::AtOnce, look).await
-        {
-            Err(StoreError::Cancelled { .. }) => look().await,
-            answer => answer,
-        };
-        let Some(meta) = looked? else { return Ok(false) };
+        let head = || self.inner.head(&upload.key);
+        let response =
+            match self.attempts(self.operation("HeadObject", &upload.key), Stop::AtOnce, head).await {
+                Err(StoreError::Cancelled { .. }) => head().await,
+                answer => answer,
+            };
+        let Some(meta) = response? else { return Ok(false) };
         let same_sum = meta.crc64.map(|crc64| crc64 == whole.crc64);
         let other_version = whole.replaces.as_ref() != Some(&meta.etag);
         // Stores that compute the ETag from the bytes return the same ETag if the same parts replace the same
@@ -180,13 +182,13 @@ impl Retrying {
 }
 
 /// True if there was no response from the store.
-fn is_silence(err: &StoreError) -> bool {
+fn is_no_response(err: &StoreError) -> bool {
     matches!(err, StoreError::Connection { .. } | StoreError::TimedOut { .. } | StoreError::Identity { .. })
 }
 
 /// True if the store may have executed the request in spite of the error: the response was lost, or does not
 /// show the result.
-fn says_nothing(err: &StoreError) -> bool {
+fn may_have_executed(err: &StoreError) -> bool {
     err.class().is_retryable() && !err.is_damage()
 }
 
@@ -224,7 +226,7 @@ impl ObjectStore for Retrying {
         let attempt = || async {
             let answer = self.inner.create_upload(key, plan).await;
             // A store that throttles a request has surely not executed it.
-            let may_be_done = |err: &StoreError| says_nothing(err) && err.class() != Class::Throttled;
+            let may_be_done = |err: &StoreError| may_have_executed(err) && err.class() != Class::Throttled;
             lost.fetch_or(answer.as_ref().is_err_and(may_be_done), Relaxed);
             answer
         };
@@ -248,7 +250,7 @@ impl ObjectStore for Retrying {
                 let permit = self.pace.permit().await;
                 let answer = self.inner.put_part(upload, part).await;
                 match &answer {
-                    Ok(_) => permit.went_well(),
+                    Ok(_) => permit.succeeded(),
                     Err(err) if err.class() == Class::Throttled => permit.was_throttled(),
                     // A connection that is too slow for so many parts may be fast enough for fewer.
                     Err(StoreError::TimedOut { .. }) => permit.was_throttled(),
@@ -280,24 +282,24 @@ impl ObjectStore for Retrying {
         let mut next = 1;
         let mut in_doubt = false;
         // Error of the last HEAD request, if it is unknown whether the object was made.
-        let mut unseen = None;
-        let ended = |err: StoreError, unseen: Option<StoreError>| match unseen {
+        let mut head_error = None;
+        let ended = |err: StoreError, head_error: Option<StoreError>| match head_error {
             Some(source) => StoreError::InDoubt { operation: operation.clone(), source: Box::new(source) },
             None => err,
         };
         loop {
             if self.cancel.is_cancelled() {
-                return Err(ended(StoreError::Cancelled { operation: operation.clone() }, unseen));
+                return Err(ended(StoreError::Cancelled { operation: operation.clone() }, head_error));
             }
             let err = match self.inner.complete(upload, parts, whole).await {
                 Ok(()) => return Ok(()),
                 Err(err @ StoreError::Completed { .. }) => return Err(err),
                 Err(err) => err,
             };
-            let doubted = in_doubt;
-            in_doubt |= says_nothing(&err);
+            let was_in_doubt = in_doubt;
+            in_doubt |= may_have_executed(&err);
             if in_doubt {
-                unseen = match self.is_there(upload, whole, &err).await {
+                head_error = match self.object_exists(upload, whole, &err).await {
                     Ok(true) => {
                         tracing::info!(%operation, "the answer was lost, but the object is there: {err}");
                         return Ok(());
@@ -312,12 +314,12 @@ impl ObjectStore for Retrying {
             next += 1;
             // After a lost response, "no such upload" may mean that the store is still completing it.
             let wait = match &err {
-                StoreError::NoSuchUpload { .. } if doubted => self.backoff.wait_before(next),
+                StoreError::NoSuchUpload { .. } if was_in_doubt => self.backoff.wait_before(next),
                 err => self.wait_after(err, next),
             };
-            let Some(wait) = wait else { return Err(ended(err, unseen)) };
+            let Some(wait) = wait else { return Err(ended(err, head_error)) };
             if let Err(stopped) = self.pause(&operation, next, wait, Stop::AtOnce, &err).await {
-                return Err(ended(stopped, unseen));
+                return Err(ended(stopped, head_error));
             }
         }
     }

@@ -19,16 +19,16 @@ use crate::hash::Crc64;
 use crate::image::counters::Counters;
 use crate::image::plan::{Cover, Options, Plan};
 use crate::image::{
-    BadBodies, BadBody, ChunkHashes, Context, HashFinding, Piece, Reading, Sha256Sum, Sink, Sums, WantedSums,
-    check_manifest, hashed_segments,
+    BadBodies, BadBody, ChunkHashes, Context, HashFinding, Piece, Reading, RequestedSums, Sha256Sum, Sink,
+    Sums, check_manifest, hashed_segments,
 };
 use crate::manifest::Manifest;
 use crate::source::Source;
 use crate::store::Location;
 
-mod against;
+mod comparison;
 
-pub use against::Comparison;
+pub use comparison::Comparison;
 
 /// Most findings of one kind that are kept. The others are only counted.
 const KEPT: usize = 16;
@@ -50,7 +50,7 @@ pub struct Verification<'a> {
     /// Bytes of the image.
     pub file: &'a dyn ImageFile,
     /// Location of the image.
-    pub origin: Location,
+    pub location: Location,
     /// Manifest that the image must match.
     pub manifest: Option<&'a Manifest>,
     /// Use of the SHA-256 of the file.
@@ -205,14 +205,14 @@ impl<'a> Verification<'a> {
     #[must_use]
     pub fn of_new(
         file: &'a dyn ImageFile,
-        origin: Location,
+        location: Location,
         manifest: &'a Manifest,
         clock: &'a dyn Clock,
         cancel: Cancel,
     ) -> Self {
         Self {
             file,
-            origin,
+            location,
             manifest: Some(manifest),
             sha256: Sha256Wanted::Taken,
             against: None,
@@ -240,14 +240,14 @@ impl<'a> Verification<'a> {
         let mappings = Arc::new(image.load(self.file)?);
         let expected = self.expected_sha256();
         let sums = match (&expected, self.sha256, self.manifest) {
-            (None, Sha256Wanted::No, None) => WantedSums::None,
-            (None, Sha256Wanted::No, Some(_)) => WantedSums::Crc64,
-            _ => WantedSums::Both,
+            (None, Sha256Wanted::No, None) => RequestedSums::None,
+            (None, Sha256Wanted::No, Some(_)) => RequestedSums::Crc64,
+            _ => RequestedSums::Both,
         };
-        let cover = if sums == WantedSums::None { Cover::Bodies } else { Cover::WholeFile };
+        let cover = if sums == RequestedSums::None { Cover::Bodies } else { Cover::WholeFile };
         let options = Options { cover, ..self.options };
-        let plan = Plan::new(&mappings, self.file.size(), self.origin, &options, cores())?;
-        let plan = plan.within(self.origin, &options, &Allowance::of_process())?;
+        let plan = Plan::new(&mappings, self.file.size(), self.location, &options, cores())?;
+        let plan = plan.within(self.location, &options, &Allowance::of_process())?;
         begin(plan.mapped());
         let hashes = self.manifest.map(|manifest| Arc::new(ChunkHashes::new(manifest.source.size)));
         let damaged = Arc::new(BadBodies::default());

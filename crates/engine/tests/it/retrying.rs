@@ -10,7 +10,7 @@ use snapferry_base::retry::{Backoff, Class};
 use snapferry_base::units::{ByteCount, to_u64};
 use snapferry_engine::hash::Crc64;
 use snapferry_engine::store::Overwrite;
-use snapferry_engine::store::retrying::{ABORTS, DAMAGED_ATTEMPTS, STRANGER_ATTEMPTS};
+use snapferry_engine::store::retrying::{ABORTS, DAMAGED_ATTEMPTS, FIRST_CONTACT_ATTEMPTS};
 use snapferry_engine::store::{
     ETag, ExpectedObject, ObjectKey, ObjectStore as _, Operation, Pace, Part, PartNumber, Retrying,
     StoreError, StoredPart, Upload, UploadPlan,
@@ -75,7 +75,7 @@ async fn passing_faults_pass_unseen_and_the_waits_are_on_the_clock() {
     let bench = bench();
     let upload = bench.upload().await;
     for fault in [refused(500, "InternalError"), lost(), refused(503, "SlowDown")] {
-        bench.scripted.next("UploadPart", Fault::Answer(fault));
+        bench.scripted.next("UploadPart", Fault::Fail(fault));
     }
     bench.put_part(&upload).await.expect("the fourth attempt");
     assert_eq!(bench.scripted.count("UploadPart"), 4);
@@ -87,7 +87,7 @@ async fn attempts_end_and_the_last_error_is_the_answer() {
     let bench = bench();
     let upload = bench.upload().await;
     for _ in 0..9 {
-        bench.scripted.next("UploadPart", Fault::Answer(refused(429, "TooManyRequests")));
+        bench.scripted.next("UploadPart", Fault::Fail(refused(429, "TooManyRequests")));
     }
     let err = bench.put_part(&upload).await.expect_err("four attempts are not enough");
     assert!(matches!(err, StoreError::Refused { status: 429, .. }), "{err}");
@@ -102,13 +102,13 @@ async fn damage_is_given_up_sooner_and_a_refusal_at_once() {
     for _ in 0..9 {
         bench.scripted.next(
             "UploadPart",
-            Fault::Answer(StoreError::Damaged { operation: operation(), reason: "scripted".to_owned() }),
+            Fault::Fail(StoreError::Damaged { operation: operation(), reason: "scripted".to_owned() }),
         );
     }
     assert!(bench.put_part(&upload).await.expect_err("damaged each time").is_damage());
     assert_eq!(bench.scripted.count("UploadPart"), DAMAGED_ATTEMPTS);
     bench.scripted.clear();
-    bench.scripted.next("UploadPart", Fault::Answer(refused(400, "EntityTooSmall")));
+    bench.scripted.next("UploadPart", Fault::Fail(refused(400, "EntityTooSmall")));
     let err = bench.put_part(&upload).await.expect_err("refused");
     assert_eq!(err.class(), Class::Permanent);
     assert_eq!(bench.scripted.count("UploadPart"), DAMAGED_ATTEMPTS + 1);
@@ -118,12 +118,12 @@ async fn damage_is_given_up_sooner_and_a_refusal_at_once() {
 async fn who_is_told_to_stop_stops_but_still_aborts() {
     let bench = bench();
     let upload = bench.upload().await;
-    bench.cancel.cancel(Reason::Asked);
+    bench.cancel.cancel(Reason::Requested);
     let err = bench.put_part(&upload).await.expect_err("stopped");
     assert_eq!(err.class(), Class::Cancelled);
     let err = bench.store.complete(&upload, &[], &whole(None)).await.expect_err("stopped");
     assert_eq!(err.class(), Class::Cancelled);
-    bench.scripted.next("AbortMultipartUpload", Fault::Answer(refused(500, "InternalError")));
+    bench.scripted.next("AbortMultipartUpload", Fault::Fail(refused(500, "InternalError")));
     bench.store.abort(&upload).await.expect("aborted all the same");
     assert!(bench.scripted.inner().list_uploads("").await.expect("listed").is_empty());
 }
@@ -159,7 +159,7 @@ async fn a_complete_that_was_not_done_is_repeated() {
     let bench = bench();
     let upload = bench.upload().await;
     let part = bench.put_part(&upload).await.expect("stored");
-    bench.scripted.next("CompleteMultipartUpload", Fault::Answer(refused(200, "InternalError")));
+    bench.scripted.next("CompleteMultipartUpload", Fault::Fail(refused(200, "InternalError")));
     bench.store.complete(&upload, &[part], &whole(None)).await.expect("done the second time");
     assert_eq!(bench.scripted.count("CompleteMultipartUpload"), 2);
     assert_eq!(bench.scripted.count("HeadObject"), 1);
@@ -175,7 +175,7 @@ async fn the_object_that_is_being_replaced_is_not_taken_for_the_new_one() {
     let upload = bench.upload().await;
     bench.put_part(&upload).await.expect("stored");
     for _ in 0..9 {
-        bench.scripted.next("CompleteMultipartUpload", Fault::Answer(lost()));
+        bench.scripted.next("CompleteMultipartUpload", Fault::Fail(lost()));
     }
     let parts = bench.store.list_parts(&upload).await.expect("listed");
     let err = bench.store.complete(&upload, &parts, &whole(Some(before.etag))).await.expect_err("never done");
@@ -190,7 +190,7 @@ async fn no_such_upload_after_a_lost_answer_is_success_where_the_object_is_there
     bench.scripted.next("CompleteMultipartUpload", Fault::ApplyThen(lost()));
     // The first HEAD request fails for good, so the completion is repeated, and the store no longer knows the
     // upload.
-    bench.scripted.next("HeadObject", Fault::Answer(refused(400, "BadRequest")));
+    bench.scripted.next("HeadObject", Fault::Fail(refused(400, "BadRequest")));
     bench.store.complete(&upload, &[part], &whole(None)).await.expect("settled by the second look");
     assert_eq!(bench.scripted.count("CompleteMultipartUpload"), 2);
 }
@@ -207,16 +207,16 @@ async fn no_such_upload_from_the_start_is_an_error_without_a_look() {
 
 #[tokio::test]
 async fn a_store_that_asks_for_time_gets_it_within_reason() {
-    for (asked, least) in [(60, 60), (86_400, 120)] {
+    for (requested, least) in [(60, 60), (86_400, 120)] {
         let bench = bench();
         let throttled = StoreError::Refused {
             operation: operation(),
             status: 503,
             code: "SlowDown".to_owned(),
             message: "scripted".to_owned(),
-            retry_after: Some(Duration::from_secs(asked)),
+            retry_after: Some(Duration::from_secs(requested)),
         };
-        bench.scripted.next("HeadObject", Fault::Answer(throttled));
+        bench.scripted.next("HeadObject", Fault::Fail(throttled));
         let begun = bench.clock.instant();
         bench.store.head(&bench.key).await.expect("the second attempt");
         assert_eq!(bench.clock.instant() - begun, Duration::from_secs(least));
@@ -227,7 +227,7 @@ async fn a_store_that_asks_for_time_gets_it_within_reason() {
 async fn a_line_that_is_too_slow_for_all_parts_carries_fewer() {
     let bench = bench();
     let upload = bench.upload().await;
-    bench.scripted.next("UploadPart", Fault::Answer(lost()));
+    bench.scripted.next("UploadPart", Fault::Fail(lost()));
     bench.put_part(&upload).await.expect("the second attempt");
     assert_eq!(bench.pace.window(), 2);
 }
@@ -235,14 +235,14 @@ async fn a_line_that_is_too_slow_for_all_parts_carries_fewer() {
 #[tokio::test]
 async fn a_store_that_was_never_heard_of_is_given_up_sooner() {
     let backoff = Backoff { attempts: 9, ..BACKOFF };
-    for (heard, attempts) in [(false, STRANGER_ATTEMPTS), (true, 9)] {
+    for (has_answered, attempts) in [(false, FIRST_CONTACT_ATTEMPTS), (true, 9)] {
         let Bench { scripted, clock, cancel, pace, key, .. } = bench();
         let store = Retrying::new(scripted.clone(), clock, cancel, pace, backoff);
-        if heard {
+        if has_answered {
             assert_eq!(store.list("").await.expect("an answer"), []);
         }
         for _ in 0..9 {
-            scripted.next("HeadObject", Fault::Answer(lost()));
+            scripted.next("HeadObject", Fault::Fail(lost()));
         }
         store.head(&key).await.expect_err("never an answer");
         assert_eq!(scripted.count("HeadObject"), attempts);
@@ -259,7 +259,7 @@ async fn a_stop_does_not_hide_that_the_object_is_there() {
     let mut completing = Box::pin(bench.store.complete(&upload, &parts, &whole));
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     assert!(completing.as_mut().poll(&mut context).is_pending());
-    bench.cancel.cancel(Reason::Asked);
+    bench.cancel.cancel(Reason::Requested);
     completing.await.expect("one more look finds it");
 }
 
@@ -270,7 +270,7 @@ async fn what_cannot_be_found_out_is_told_as_such() {
     let part = bench.put_part(&upload).await.expect("stored");
     bench.scripted.next("CompleteMultipartUpload", Fault::ApplyThen(lost()));
     for _ in 0..9 {
-        bench.scripted.next("HeadObject", Fault::Answer(refused(400, "BadRequest")));
+        bench.scripted.next("HeadObject", Fault::Fail(refused(400, "BadRequest")));
     }
     let err = bench.store.complete(&upload, &[part], &whole(None)).await.expect_err("nobody could look");
     assert!(
@@ -298,7 +298,7 @@ async fn a_list_that_fails_does_not_pass_for_an_empty_one() {
     let upload = bench.upload().await;
     bench.put_part(&upload).await.expect("stored");
     bench.scripted.late_parts(1);
-    bench.scripted.next("ListParts", Fault::Answer(refused(503, "SlowDown")));
+    bench.scripted.next("ListParts", Fault::Fail(refused(503, "SlowDown")));
     bench.store.abort(&upload).await.expect("aborted twice");
     assert_eq!(
         bench.scripted.count("AbortMultipartUpload"),
@@ -308,7 +308,7 @@ async fn a_list_that_fails_does_not_pass_for_an_empty_one() {
     // Where the store answers no list at all, it is unknown whether the parts are gone.
     let upload = bench.upload().await;
     for _ in 0..9 {
-        bench.scripted.next("ListParts", Fault::Answer(refused(503, "SlowDown")));
+        bench.scripted.next("ListParts", Fault::Fail(refused(503, "SlowDown")));
     }
     bench.store.abort(&upload).await.expect_err("nothing was seen");
 }

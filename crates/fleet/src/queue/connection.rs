@@ -19,15 +19,16 @@ use super::{QueueError, Timing};
 
 /// Longest time for one operation. Redis stalls for seconds while it saves or fails over, which the library's
 /// default of half a second would count as an error.
-const ANSWER: Duration = Duration::from_secs(5);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time to open a connection.
-const CONNECT: Duration = Duration::from_secs(5);
-/// Time without data after which the kernel probes a connection. It probes again after each `PROBE`.
-const QUIET: Duration = Duration::from_secs(10);
-const PROBE: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time without data after which the kernel probes a connection. It probes again after each
+/// `KEEPALIVE_INTERVAL`.
+const KEEPALIVE_TIME: Duration = Duration::from_secs(10);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// Time without a response to probes, or with unacknowledged bytes, after which the kernel closes the
 /// connection. The kernel's default is a quarter of an hour.
-const DEAD: Duration = Duration::from_secs(15);
+const USER_TIMEOUT: Duration = Duration::from_secs(15);
 /// Error codes of a Redis server that may soon work again.
 pub(super) const PASSING: [&str; 10] = [
     "OOM",
@@ -97,8 +98,8 @@ pub(super) fn client(config: &RedisConfig) -> Result<Client, QueueError> {
     if let Some(password) = &config.password {
         settings = settings.set_password(password.reveal());
     }
-    let keepalive = TcpKeepalive::new().with_time(QUIET).with_interval(PROBE);
-    let tcp = TcpSettings::default().set_keepalive(keepalive).set_user_timeout(DEAD);
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_INTERVAL);
+    let tcp = TcpSettings::default().set_keepalive(keepalive).set_user_timeout(USER_TIMEOUT);
     info = info.set_redis_settings(settings).set_tcp_settings(tcp);
     let is_tls = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
     let made = if is_tls {
@@ -119,10 +120,10 @@ pub(super) fn client(config: &RedisConfig) -> Result<Client, QueueError> {
 pub(super) struct Connection {
     client: Client,
     address: String,
-    standing: Mutex<Standing>,
+    current: Mutex<CurrentConnection>,
 }
 
-struct Standing {
+struct CurrentConnection {
     /// None if the next caller has to open one.
     connection: Option<MultiplexedConnection>,
     /// Number of connections before this one.
@@ -140,31 +141,31 @@ impl Connection {
     /// Opens the first connection.
     pub async fn connect(config: &RedisConfig) -> Result<Self, QueueError> {
         let (client, address) = (client(config)?, address_of(&config.url));
-        let connection = open(&client).await.map_err(|err| told(&address, &err))?;
-        let standing = Mutex::new(Standing { connection: Some(connection), number: 0 });
-        Ok(Self { client, address, standing })
+        let connection = open(&client).await.map_err(|err| queue_error(&address, &err))?;
+        let current = Mutex::new(CurrentConnection { connection: Some(connection), number: 0 });
+        Ok(Self { client, address, current })
     }
 
     /// Returns the open connection, or opens a new one.
     pub async fn take(&self) -> Result<Taken, QueueError> {
         // Includes the wait for another task's attempt, so no caller waits longer than its own attempt may
         // take.
-        let taken = tokio::time::timeout(CONNECT, self.standing()).await;
+        let taken = tokio::time::timeout(CONNECT_TIMEOUT, self.current()).await;
         taken.unwrap_or_else(|_| {
-            Err(self.unavailable(format!("no connection within {} s", CONNECT.as_secs())))
+            Err(self.unavailable(format!("no connection within {} s", CONNECT_TIMEOUT.as_secs())))
         })
     }
 
-    async fn standing(&self) -> Result<Taken, QueueError> {
-        let mut standing = self.standing.lock().await;
-        let connection = match &standing.connection {
+    async fn current(&self) -> Result<Taken, QueueError> {
+        let mut current = self.current.lock().await;
+        let connection = match &current.connection {
             Some(connection) => connection.clone(),
             // The server has accepted this client before, so any error may pass: too many clients, or data
             // that are still being loaded.
             None => open(&self.client).await.map_err(|err| self.unavailable(chain(&err)))?,
         };
-        standing.connection = Some(connection.clone());
-        Ok(Taken { connection, number: standing.number })
+        current.connection = Some(connection.clone());
+        Ok(Taken { connection, number: current.number })
     }
 
     fn unavailable(&self, reason: String) -> QueueError {
@@ -172,26 +173,27 @@ impl Connection {
     }
 
     /// Converts the response to a request over this connection. Drops the connection if it is of no more use.
-    pub async fn heard<T>(&self, taken: &Taken, answer: RedisResult<T>) -> Result<T, QueueError> {
-        let err = match answer {
-            Ok(answer) => return Ok(answer),
+    pub async fn take_response<T>(&self, taken: &Taken, response: RedisResult<T>) -> Result<T, QueueError> {
+        let err = match response {
+            Ok(response) => return Ok(response),
             Err(err) => err,
         };
         // A response from the server shows that the connection works, even if it is an error.
         if code_of(&err).is_none_or(|code| ELSEWHERE.contains(&code)) {
-            let mut standing = self.standing.lock().await;
+            let mut current = self.current.lock().await;
             // Another task may have replaced the connection already.
-            if standing.number == taken.number {
-                *standing = Standing { connection: None, number: standing.number + 1 };
+            if current.number == taken.number {
+                *current = CurrentConnection { connection: None, number: current.number + 1 };
             }
         }
-        Err(told(&self.address, &err))
+        Err(queue_error(&self.address, &err))
     }
 }
 
 async fn open(client: &Client) -> RedisResult<MultiplexedConnection> {
-    let patience =
-        AsyncConnectionConfig::new().set_response_timeout(Some(ANSWER)).set_connection_timeout(Some(CONNECT));
+    let patience = AsyncConnectionConfig::new()
+        .set_response_timeout(Some(RESPONSE_TIMEOUT))
+        .set_connection_timeout(Some(CONNECT_TIMEOUT));
     client.get_multiplexed_async_connection_with_config(&patience).await
 }
 
@@ -200,15 +202,17 @@ async fn open(client: &Client) -> RedisResult<MultiplexedConnection> {
 /// @user_script: 7: -OOM command not allowed ...`.
 fn code_of(err: &RedisError) -> Option<&str> {
     let code = err.code()?;
-    let words =
+    let message =
         err.detail().and_then(|detail| detail.strip_prefix("Error running script")).unwrap_or_default();
-    let inner =
-        words.split_whitespace().map(|word| word.trim_start_matches('-')).find(|word| PASSING.contains(word));
+    let inner = message
+        .split_whitespace()
+        .map(|word| word.trim_start_matches('-'))
+        .find(|word| PASSING.contains(word));
     Some(inner.unwrap_or(code))
 }
 
 /// Converts an error of Redis by what it means for another attempt.
-pub(super) fn told(address: &str, err: &RedisError) -> QueueError {
+pub(super) fn queue_error(address: &str, err: &RedisError) -> QueueError {
     let (address, reason) = (address.to_owned(), err.to_string());
     if err.code() == Some("FOREIGN") {
         return QueueError::Foreign { address, reason: err.detail().unwrap_or_default().to_owned() };
@@ -249,7 +253,7 @@ mod tests {
     fn what_may_pass_is_known_in_the_words_of_any_version() {
         let class = |answer: &str| {
             let value = redis::parse_redis_value(format!("-{answer}\r\n").as_bytes()).expect("an answer");
-            told("there", &value.extract_error().expect_err("an error")).class()
+            queue_error("there", &value.extract_error().expect_err("an error")).class()
         };
         for passing in [
             "OOM command not allowed when used memory > 'maxmemory'.",

@@ -5,16 +5,16 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::connection::{RedisConfig, address_of, client, told};
+use super::connection::{RedisConfig, address_of, client, queue_error};
 use super::{Queue as _, QueueError, RedisQueue, Timing, rights};
 
 /// Oldest version of Redis with all that the scripts and streams of the queue need.
-const OLDEST: (u32, u32) = (6, 2);
+const MIN_VERSION: (u32, u32) = (6, 2);
 /// Largest tolerated difference of clocks. A larger one makes times in lists and logs misleading. Leases
 /// don't depend on it.
-const MOST_SKEW: Duration = Duration::from_secs(10);
+const MAX_CLOCK_SKEW: Duration = Duration::from_secs(10);
 /// Share of its memory, in percent, from which on a server is close to refusing new jobs.
-const MOST_MEMORY_PERCENT: u64 = 80;
+const MAX_MEMORY_PERCENT: u64 = 80;
 
 /// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -50,7 +50,7 @@ pub struct ServerInfo {
     /// Time of the server's clock.
     pub time: Option<SystemTime>,
     /// True if the user may not run `INFO`.
-    pub untold: bool,
+    pub info_refused: bool,
     /// Missing rights, and the command that grants them. None if no right is missing.
     pub rights: Option<(String, String)>,
 }
@@ -61,12 +61,12 @@ pub struct ServerInfo {
 /// If the server can't be reached or refuses a request.
 pub async fn ask(config: &RedisConfig) -> Result<ServerInfo, QueueError> {
     let address = address_of(&config.url);
-    let failed = |err: redis::RedisError| told(&address, &err);
+    let failed = |err: redis::RedisError| queue_error(&address, &err);
     let mut connection = client(config)?.get_multiplexed_async_connection().await.map_err(failed)?;
     // Without the right to run INFO the settings are unknown, and the finding reports that.
-    let asked: Result<String, QueueError> =
+    let response: Result<String, QueueError> =
         redis::cmd("INFO").query_async(&mut connection).await.map_err(failed);
-    let (info, untold) = match asked {
+    let (info, info_refused) = match response {
         Ok(info) => (info, false),
         Err(QueueError::Rights { .. }) => (String::new(), true),
         Err(error) => return Err(error),
@@ -100,8 +100,8 @@ pub async fn ask(config: &RedisConfig) -> Result<ServerInfo, QueueError> {
         info: info.collect(),
         settings,
         time: Some(time),
-        untold,
-        rights: rights.map(|why| (why, fix)),
+        info_refused,
+        rights: rights.map(|missing| (missing, fix)),
     })
 }
 
@@ -111,36 +111,36 @@ fn finding(what: &'static str, severity: Severity, details: String, fix: &str) -
 
 /// Judges each part of the information by what it means for jobs.
 #[must_use]
-pub fn judge(told: &ServerInfo, tls: bool, timing: &Timing, now: SystemTime) -> Vec<Finding> {
-    let info = |name: &str| told.info.get(name).map_or("", String::as_str);
-    let grade = |good, otherwise| if good { Severity::Ok } else { otherwise };
+pub fn judge(server: &ServerInfo, tls: bool, timing: &Timing, now: SystemTime) -> Vec<Finding> {
+    let info = |name: &str| server.info.get(name).map_or("", String::as_str);
+    let grade = |is_ok, otherwise| if is_ok { Severity::Ok } else { otherwise };
     let mut findings = Vec::new();
 
-    findings.push(match &told.rights {
+    findings.push(match &server.rights {
         None => finding("rights", Severity::Ok, "all that the queue needs".to_owned(), ""),
-        Some((why, fix)) => finding("rights", Severity::Failure, why.clone(), fix),
+        Some((missing, fix)) => finding("rights", Severity::Failure, missing.clone(), fix),
     });
-    if told.untold {
+    if server.info_refused {
         let details = "INFO is refused: whether jobs outlast a crash of the server is not known".to_owned();
         let fix = "allow +info, or see for yourself that `appendonly yes` and `maxmemory-policy noeviction` are set";
         findings.push(finding("settings", Severity::Warning, details, fix));
-        findings.extend(way(told, tls, timing, now));
+        findings.extend(connection_findings(server, tls, timing, now));
         return findings;
     }
 
     let version = info("redis_version");
     let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
-    let known = (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= OLDEST;
+    let supported = (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= MIN_VERSION;
     let name = if info("server_name").is_empty() { "redis" } else { info("server_name") };
     findings.push(finding(
         "version",
-        grade(known, Severity::Failure),
+        grade(supported, Severity::Failure),
         format!("{name} {version}"),
         "use Redis 6.2 or later",
     ));
 
     let aof =
-        info("aof_enabled") == "1" || told.settings.get("appendonly").is_some_and(|value| value == "yes");
+        info("aof_enabled") == "1" || server.settings.get("appendonly").is_some_and(|value| value == "yes");
     let details = if aof {
         "every change is written to a file"
     } else {
@@ -153,12 +153,12 @@ pub fn judge(told: &ServerInfo, tls: bool, timing: &Timing, now: SystemTime) -> 
         "set `appendonly yes`",
     ));
 
-    let policy = told.settings.get("maxmemory-policy").map_or(info("maxmemory_policy"), String::as_str);
-    let (keeps, details) = match policy {
+    let policy = server.settings.get("maxmemory-policy").map_or(info("maxmemory_policy"), String::as_str);
+    let (keeps_jobs, details) = match policy {
         "" => (false, "the eviction policy is not told".to_owned()),
         policy => (policy == "noeviction", format!("eviction policy {policy}")),
     };
-    let severity = grade(keeps, if policy.is_empty() { Severity::Warning } else { Severity::Failure });
+    let severity = grade(keeps_jobs, if policy.is_empty() { Severity::Warning } else { Severity::Failure });
     findings.push(finding(
         "eviction",
         severity,
@@ -167,11 +167,11 @@ pub fn judge(told: &ServerInfo, tls: bool, timing: &Timing, now: SystemTime) -> 
     ));
 
     let bytes = |name: &str| info(name).parse::<u64>().unwrap_or(0);
-    let (used, most) = (bytes("used_memory"), bytes("maxmemory"));
-    let full = most > 0 && used.saturating_mul(100) >= most.saturating_mul(MOST_MEMORY_PERCENT);
-    let details = match most {
+    let (used, limit) = (bytes("used_memory"), bytes("maxmemory"));
+    let full = limit > 0 && used.saturating_mul(100) >= limit.saturating_mul(MAX_MEMORY_PERCENT);
+    let details = match limit {
         0 => format!("{used} bytes used, without a limit"),
-        most => format!("{used} of {most} bytes used"),
+        limit => format!("{used} of {limit} bytes used"),
     };
     findings.push(finding(
         "memory",
@@ -188,14 +188,14 @@ pub fn judge(told: &ServerInfo, tls: bool, timing: &Timing, now: SystemTime) -> 
         "give the primary's address: a replica takes no jobs",
     ));
 
-    findings.extend(way(told, tls, timing, now));
+    findings.extend(connection_findings(server, tls, timing, now));
     findings
 }
 
 /// Checks the connection to the server, and its clock.
-fn way(told: &ServerInfo, tls: bool, timing: &Timing, now: SystemTime) -> Vec<Finding> {
+fn connection_findings(server: &ServerInfo, tls: bool, timing: &Timing, now: SystemTime) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let grade = |good, otherwise| if good { Severity::Ok } else { otherwise };
+    let grade = |is_ok, otherwise| if is_ok { Severity::Ok } else { otherwise };
     let details = if tls { "the connection is encrypted" } else { "passwords and jobs travel in the clear" };
     findings.push(finding(
         "TLS",
@@ -204,8 +204,9 @@ fn way(told: &ServerInfo, tls: bool, timing: &Timing, now: SystemTime) -> Vec<Fi
         "use rediss:// with --redis-ca-file, unless this is your own network",
     ));
 
-    if let Some(theirs) = told.time {
-        let skew = now.duration_since(theirs).or_else(|_| theirs.duration_since(now)).unwrap_or_default();
+    if let Some(server_time) = server.time {
+        let skew =
+            now.duration_since(server_time).or_else(|_| server_time.duration_since(now)).unwrap_or_default();
         let details = format!(
             "{} s from this machine's; leases of {} s go by Redis' own",
             skew.as_secs(),
@@ -213,7 +214,7 @@ fn way(told: &ServerInfo, tls: bool, timing: &Timing, now: SystemTime) -> Vec<Fi
         );
         findings.push(finding(
             "clock",
-            grade(skew <= MOST_SKEW, Severity::Warning),
+            grade(skew <= MAX_CLOCK_SKEW, Severity::Warning),
             details,
             "set both by NTP",
         ));
@@ -225,13 +226,13 @@ fn way(told: &ServerInfo, tls: bool, timing: &Timing, now: SystemTime) -> Vec<Fi
 mod tests {
     use super::*;
 
-    fn told(pairs: &[(&str, &str)]) -> ServerInfo {
+    fn server_info(pairs: &[(&str, &str)]) -> ServerInfo {
         let info = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         ServerInfo {
             info,
             settings: HashMap::new(),
             time: Some(SystemTime::UNIX_EPOCH),
-            untold: false,
+            info_refused: false,
             rights: None,
         }
     }
@@ -239,30 +240,30 @@ mod tests {
     #[test]
     fn what_loses_jobs_is_a_failure() {
         let judged = |pairs: &[(&str, &str)], tls| {
-            let findings = judge(&told(pairs), tls, &Timing::default(), SystemTime::UNIX_EPOCH);
+            let findings = judge(&server_info(pairs), tls, &Timing::default(), SystemTime::UNIX_EPOCH);
             findings.into_iter().map(|finding| (finding.what, finding.severity)).collect::<Vec<_>>()
         };
-        let good = [
+        let healthy = [
             ("redis_version", "7.0.15"),
             ("aof_enabled", "1"),
             ("maxmemory_policy", "noeviction"),
             ("role", "master"),
         ];
-        assert!(judged(&good, true).iter().all(|(_, severity)| *severity == Severity::Ok));
-        let bad = [
+        assert!(judged(&healthy, true).iter().all(|(_, severity)| *severity == Severity::Ok));
+        let unhealthy = [
             ("redis_version", "5.0.7"),
             ("aof_enabled", "0"),
             ("maxmemory_policy", "allkeys-lru"),
             ("role", "slave"),
         ];
-        let failures: Vec<&str> = judged(&bad, false)
+        let failures: Vec<&str> = judged(&unhealthy, false)
             .iter()
             .filter(|(_, severity)| *severity == Severity::Failure)
             .map(|(what, _)| *what)
             .collect();
         assert_eq!(failures, ["version", "append-only file", "eviction", "role"]);
         assert_eq!(
-            judged(&good, false).iter().find(|(what, _)| *what == "TLS").map(|(_, severity)| *severity),
+            judged(&healthy, false).iter().find(|(what, _)| *what == "TLS").map(|(_, severity)| *severity),
             Some(Severity::Warning)
         );
         for (used, severity) in [("79", Severity::Ok), ("80", Severity::Warning)] {

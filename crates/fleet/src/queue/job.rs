@@ -91,9 +91,9 @@ impl Priority {
 
     /// Returns the sort key of a job that was added at this time, in milliseconds since 1970: the lowest goes
     /// first. One level outweighs any difference in time until the year 2286.
-    pub(super) fn score(self, came_ms: u64) -> u64 {
+    pub(super) fn score(self, added_ms: u64) -> u64 {
         const LEVEL: u64 = 10_000_000_000_000;
-        u64::from(Self::HIGHEST - self.0) * LEVEL + came_ms
+        u64::from(Self::HIGHEST - self.0) * LEVEL + added_ms
     }
 }
 
@@ -137,7 +137,7 @@ pub enum Enqueued {
 
 /// A job as the queue stores it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Job {
+pub struct JobRecord {
     pub id: JobId,
     pub server: String,
     /// Region that gets the image.
@@ -173,7 +173,7 @@ pub struct Job {
 /// A job that a worker claimed, with its lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivered {
-    pub job: Job,
+    pub job: JobRecord,
     /// Token of the lease.
     pub token: Token,
 }

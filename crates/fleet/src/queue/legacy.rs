@@ -4,7 +4,7 @@ use super::job::{Enqueued, NewJob};
 use super::{Queue as _, QueueError, RedisQueue};
 
 /// Largest number of names for one call, so that it ends even if a script goes on filling the list.
-pub const MOST_NAMES: u64 = 100_000;
+pub const MAX_NAMES: u64 = 100_000;
 
 /// Result of an import.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub struct Imported {
     pub left: u64,
 }
 
-/// Makes jobs from the first `most` names in `list`, and counts the names that are left.
+/// Makes jobs from the first `limit` names in `list`, and counts the names that are left.
 ///
 /// A name is first moved to a second list, and is removed from there only after its job has been added. After
 /// an interruption, the next call begins with that second list. So no name is lost. If a job was added, and
@@ -31,19 +31,19 @@ pub struct Imported {
 pub async fn import_legacy(
     queue: &RedisQueue,
     list: &str,
-    most: u64,
+    limit: u64,
     mut job: impl FnMut(&str) -> Option<NewJob>,
 ) -> Result<Imported, QueueError> {
     // A hash tag can't put both lists into one slot, because the name of the first is given. So the import
     // works only on a server that is not a cluster.
-    let (beside, refused) = (format!("{list}:snapferry-import"), format!("{list}:snapferry-refused"));
+    let (pending, refused) = (format!("{list}:snapferry-import"), format!("{list}:snapferry-refused"));
     let mut imported = Imported::default();
-    for _ in 0..most {
-        let left: Option<String> = queue.ask(redis::cmd("LINDEX").arg(&beside).arg(0)).await?;
-        let name = match left {
+    for _ in 0..limit {
+        let interrupted: Option<String> = queue.ask(redis::cmd("LINDEX").arg(&pending).arg(0)).await?;
+        let name = match interrupted {
             Some(name) => name,
             None => {
-                match queue.ask(redis::cmd("LMOVE").arg(list).arg(&beside).arg("LEFT").arg("RIGHT")).await? {
+                match queue.ask(redis::cmd("LMOVE").arg(list).arg(&pending).arg("LEFT").arg("RIGHT")).await? {
                     Some(name) => name,
                     None => break,
                 }
@@ -59,9 +59,9 @@ pub async fn import_legacy(
                 imported.refused.push(name.clone());
             }
         }
-        let _: u64 = queue.ask(redis::cmd("LREM").arg(&beside).arg(1).arg(&name)).await?;
+        let _: u64 = queue.ask(redis::cmd("LREM").arg(&pending).arg(1).arg(&name)).await?;
     }
-    for key in [list, &beside] {
+    for key in [list, &pending] {
         imported.left += queue.ask::<u64>(redis::cmd("LLEN").arg(key)).await?;
     }
     Ok(imported)

@@ -9,14 +9,14 @@ use snapferry_base::clock::Clock;
 use snapferry_base::job::JobId;
 
 use super::job::{
-    CatchUp, Counts, Delivered, Enqueued, GcSurvey, Job, JobState, LastSuccess, NewJob, QueueEvent, Reaped,
-    Schedule, WorkerSeen,
+    CatchUp, Counts, Delivered, Enqueued, GcSurvey, JobRecord, JobState, LastSuccess, NewJob, QueueEvent,
+    Reaped, Schedule, WorkerSeen,
 };
 use super::{EVENTS_KEPT, Lease, LeaseStatus, OnFailure, Queue, QueueError, Timing, Token};
 
 /// A job with the queue's internal fields.
 struct Kept {
-    job: Job,
+    job: JobRecord,
     /// Sort key among ready jobs; the lowest goes first.
     score: u64,
     /// Time in milliseconds since 1970: start time of a delayed job, end of the lease of a running one, end
@@ -34,7 +34,7 @@ struct Inside {
     jobs: BTreeMap<JobId, Kept>,
     events: Vec<QueueEvent>,
     /// Last successes, by server and region.
-    good: BTreeMap<(String, String), LastSuccess>,
+    last_successes: BTreeMap<(String, String), LastSuccess>,
     workers: BTreeMap<String, SystemTime>,
     schedules: BTreeMap<String, Schedule>,
     surveys: BTreeMap<String, GcSurvey>,
@@ -74,7 +74,7 @@ impl MemoryQueue {
     }
 
     /// Changes a job for the holder of its lease, and extends the lease.
-    fn held(
+    fn with_lease(
         &self,
         lease: &Lease,
         change: impl FnOnce(&mut Kept) -> Option<String>,
@@ -86,14 +86,14 @@ impl MemoryQueue {
         kept.until_ms = until;
         kept.job.changed_at = at;
         let event = change(kept);
-        let held = if kept.job.cancel { LeaseStatus::Cancelled } else { LeaseStatus::On };
+        let status = if kept.job.cancel { LeaseStatus::Cancelled } else { LeaseStatus::On };
         if let Some(step) = event {
             now.note(lease.id, "step", &step);
         }
-        Ok(held)
+        Ok(status)
     }
 
-    fn end(&self, lease: &Lease, state: JobState, words: &str) -> Result<(), QueueError> {
+    fn end(&self, lease: &Lease, state: JobState, text: &str) -> Result<(), QueueError> {
         let mut now = self.change();
         let same = now
             .inside
@@ -107,20 +107,20 @@ impl MemoryQueue {
         kept.token = None;
         kept.ended_by = Some(lease.token.clone());
         match state {
-            JobState::Done => kept.job.result = Some(words.to_owned()),
+            JobState::Done => kept.job.result = Some(text.to_owned()),
             JobState::Dead => {
-                kept.job.error = Some(words.to_owned());
+                kept.job.error = Some(text.to_owned());
                 kept.job.attempts += 1;
             }
             _ => {}
         }
         if state == JobState::Done {
             let (server, region) = (kept.job.server.clone(), kept.job.region.clone());
-            let good = LastSuccess { server, region, at: now.now, id: lease.id, result: words.to_owned() };
-            now.inside.good.insert((good.server.clone(), good.region.clone()), good);
+            let success = LastSuccess { server, region, at: now.now, id: lease.id, result: text.to_owned() };
+            now.inside.last_successes.insert((success.server.clone(), success.region.clone()), success);
         }
-        now.turn(lease.id, state, None);
-        now.note(lease.id, state.name(), if state == JobState::Done { "" } else { words });
+        now.set_state(lease.id, state, None);
+        now.note(lease.id, state.name(), if state == JobState::Done { "" } else { text });
         Ok(())
     }
 
@@ -144,14 +144,14 @@ impl MemoryQueue {
             kept.job.attempts += 1;
         }
         if kept.job.cancel && kept.job.journal.is_none() {
-            now.turn(lease.id, JobState::Cancelled, None);
+            now.set_state(lease.id, JobState::Cancelled, None);
             now.note(lease.id, "cancelled", "");
         } else if let Some((error, wait)) = failed {
             let due = now.now_ms + milliseconds(wait);
-            now.turn(lease.id, JobState::Delayed, Some(due));
+            now.set_state(lease.id, JobState::Delayed, Some(due));
             now.note(lease.id, "failed", error);
         } else {
-            now.turn(lease.id, JobState::Ready, None);
+            now.set_state(lease.id, JobState::Ready, None);
             now.note(lease.id, "released", "");
         }
         Ok(())
@@ -173,7 +173,7 @@ impl Change<'_> {
         self.inside.events.drain(..beyond);
     }
 
-    fn turn(&mut self, id: JobId, state: JobState, until_ms: Option<u64>) {
+    fn set_state(&mut self, id: JobId, state: JobState, until_ms: Option<u64>) {
         let (now, now_ms) = (self.now, self.now_ms);
         if let Some(kept) = self.inside.jobs.get_mut(&id) {
             kept.job.state = state;
@@ -193,7 +193,7 @@ impl Change<'_> {
         let now_ms = self.now_ms;
         let due = |kept: &&Kept| kept.job.state == JobState::Delayed && kept.until_ms <= now_ms;
         for id in self.inside.jobs.values().filter(due).map(|kept| kept.job.id).collect::<Vec<_>>() {
-            self.turn(id, JobState::Ready, None);
+            self.set_state(id, JobState::Ready, None);
         }
     }
 
@@ -217,7 +217,7 @@ impl Queue for MemoryQueue {
             return Ok(Enqueued::OpenAlready(open));
         }
         let kept = Kept {
-            job: Job {
+            job: JobRecord {
                 id: job.id,
                 server: job.server.clone(),
                 region: job.region.clone(),
@@ -247,7 +247,7 @@ impl Queue for MemoryQueue {
         now.inside.jobs.insert(job.id, kept);
         if !job.wait.is_zero() {
             let due = now.now_ms + milliseconds(job.wait);
-            now.turn(job.id, JobState::Delayed, Some(due));
+            now.set_state(job.id, JobState::Delayed, Some(due));
         }
         now.note(job.id, "added", &format!("{} into {}", job.server, job.region));
         Ok(Enqueued::Added)
@@ -271,7 +271,7 @@ impl Queue for MemoryQueue {
             return Ok(None);
         };
         let until = now.now_ms + milliseconds(self.timing.lease);
-        now.turn(next, JobState::Running, Some(until));
+        now.set_state(next, JobState::Running, Some(until));
         let kept = now.find(next)?;
         kept.token = Some(token.clone());
         kept.job.worker = Some(worker.to_owned());
@@ -283,7 +283,7 @@ impl Queue for MemoryQueue {
 
     async fn beat(&self, lease: &Lease, progress: &str) -> Result<LeaseStatus, QueueError> {
         let mut worker = None;
-        let held = self.held(lease, |kept| {
+        let status = self.with_lease(lease, |kept| {
             kept.job.progress = Some(progress.to_owned());
             worker.clone_from(&kept.job.worker);
             None
@@ -291,7 +291,7 @@ impl Queue for MemoryQueue {
         let mut now = self.change();
         let at = now.now;
         now.inside.workers.extend(worker.map(|worker| (worker, at)));
-        Ok(held)
+        Ok(status)
     }
 
     async fn step(
@@ -301,7 +301,7 @@ impl Queue for MemoryQueue {
         journal: &str,
         through: Option<u32>,
     ) -> Result<LeaseStatus, QueueError> {
-        self.held(lease, |kept| {
+        self.with_lease(lease, |kept| {
             let other = kept.job.step.as_deref() != Some(step);
             kept.job.step = Some(step.to_owned());
             kept.job.journal = Some(journal.to_owned());
@@ -340,9 +340,9 @@ impl Queue for MemoryQueue {
                 kept.job.cancel = true;
                 if kept.job.journal.is_some() {
                     // A worker has to remove the resources that were created.
-                    now.turn(id, JobState::Ready, None);
+                    now.set_state(id, JobState::Ready, None);
                 } else {
-                    now.turn(id, JobState::Cancelled, None);
+                    now.set_state(id, JobState::Cancelled, None);
                     now.note(id, "cancelled", "");
                 }
             }
@@ -367,9 +367,9 @@ impl Queue for MemoryQueue {
             return Err(QueueError::Duplicate { other });
         }
         let kept = now.find(id)?;
-        kept.job = Job { cancel: false, error: None, attempts: 0, takeovers: 0, ..kept.job.clone() };
+        kept.job = JobRecord { cancel: false, error: None, attempts: 0, takeovers: 0, ..kept.job.clone() };
         (kept.ended_by, kept.failed_by, kept.furthest) = (None, None, 0);
-        now.turn(id, JobState::Ready, None);
+        now.set_state(id, JobState::Ready, None);
         now.note(id, "retried", "");
         Ok(())
     }
@@ -379,27 +379,27 @@ impl Queue for MemoryQueue {
         now.promote_due();
         let mut reaped = Reaped::default();
         let now_ms = now.now_ms;
-        let over = |kept: &&Kept| kept.job.state == JobState::Running && kept.until_ms <= now_ms;
-        let mut lost: Vec<(u64, JobId)> =
-            now.inside.jobs.values().filter(over).map(|kept| (kept.until_ms, kept.job.id)).collect();
-        lost.sort_unstable();
-        for (_, id) in lost {
+        let is_expired = |kept: &&Kept| kept.job.state == JobState::Running && kept.until_ms <= now_ms;
+        let mut expired: Vec<(u64, JobId)> =
+            now.inside.jobs.values().filter(is_expired).map(|kept| (kept.until_ms, kept.job.id)).collect();
+        expired.sort_unstable();
+        for (_, id) in expired {
             let kept = now.find(id)?;
             kept.token = None;
             kept.job.takeovers += 1;
-            let drop = kept.job.cancel && kept.job.journal.is_none();
+            let cancel_now = kept.job.cancel && kept.job.journal.is_none();
             let (takeovers, worker) = (kept.job.takeovers, kept.job.worker.clone().unwrap_or_default());
-            if drop {
-                now.turn(id, JobState::Cancelled, None);
+            if cancel_now {
+                now.set_state(id, JobState::Cancelled, None);
                 now.note(id, "cancelled", "");
             } else if takeovers >= self.timing.takeovers {
                 kept.job.error =
                     Some(format!("its worker was lost {takeovers} times before it got a step further"));
-                now.turn(id, JobState::Dead, None);
+                now.set_state(id, JobState::Dead, None);
                 now.note(id, "dead", "poison");
                 reaped.dead.push(id);
             } else {
-                now.turn(id, JobState::Ready, None);
+                now.set_state(id, JobState::Ready, None);
                 now.note(id, "taken-back", &worker);
                 reaped.taken_back.push(id);
             }
@@ -410,11 +410,11 @@ impl Queue for MemoryQueue {
     async fn purge(&self, over_for: Duration) -> Result<u64, QueueError> {
         let mut now = self.change();
         let before = now.now_ms.saturating_sub(milliseconds(over_for));
-        let there = now.inside.jobs.len();
+        let count_before = now.inside.jobs.len();
         now.inside.jobs.retain(|_, kept| !kept.job.state.is_over() || kept.until_ms >= before);
-        let heard_before = SystemTime::UNIX_EPOCH + Duration::from_millis(before);
-        now.inside.workers.retain(|_, at| *at >= heard_before);
-        Ok(snapferry_base::units::to_u64(there - now.inside.jobs.len()))
+        let oldest = SystemTime::UNIX_EPOCH + Duration::from_millis(before);
+        now.inside.workers.retain(|_, at| *at >= oldest);
+        Ok(snapferry_base::units::to_u64(count_before - now.inside.jobs.len()))
     }
 
     async fn now(&self) -> Result<SystemTime, QueueError> {
@@ -447,17 +447,18 @@ impl Queue for MemoryQueue {
         }))
     }
 
-    async fn good(&self) -> Result<Vec<LastSuccess>, QueueError> {
-        Ok(self.change().inside.good.values().cloned().collect())
+    async fn last_successes(&self) -> Result<Vec<LastSuccess>, QueueError> {
+        Ok(self.change().inside.last_successes.values().cloned().collect())
     }
 
     async fn forget(&self, server: &str, region: &str) -> Result<bool, QueueError> {
         let mut now = self.change();
-        let good = now.inside.good.remove(&(server.to_owned(), region.to_owned())).is_some();
-        let there = now.inside.jobs.len();
-        let meant = |job: &Job| job.state == JobState::Dead && job.server == server && job.region == region;
-        now.inside.jobs.retain(|_, kept| !meant(&kept.job));
-        Ok(good || now.inside.jobs.len() < there)
+        let was_removed = now.inside.last_successes.remove(&(server.to_owned(), region.to_owned())).is_some();
+        let count_before = now.inside.jobs.len();
+        let is_match =
+            |job: &JobRecord| job.state == JobState::Dead && job.server == server && job.region == region;
+        now.inside.jobs.retain(|_, kept| !is_match(&kept.job));
+        Ok(was_removed || now.inside.jobs.len() < count_before)
     }
 
     async fn set_survey(&self, place: &str, found: &str) -> Result<(), QueueError> {
@@ -476,13 +477,13 @@ impl Queue for MemoryQueue {
         Ok(now.inside.workers.iter().map(|(worker, &at)| WorkerSeen { worker: worker.clone(), at }).collect())
     }
 
-    async fn job(&self, id: JobId) -> Result<Option<Job>, QueueError> {
+    async fn job(&self, id: JobId) -> Result<Option<JobRecord>, QueueError> {
         Ok(self.change().inside.jobs.get(&id).map(|kept| kept.job.clone()))
     }
 
-    async fn jobs_in(&self, states: &[JobState], most: usize) -> Result<Vec<Job>, QueueError> {
+    async fn jobs_in(&self, states: &[JobState], limit: usize) -> Result<Vec<JobRecord>, QueueError> {
         let now = self.change();
-        let of = |&state: &JobState| {
+        let jobs_of = |&state: &JobState| {
             let mut found: Vec<&Kept> =
                 now.inside.jobs.values().filter(|kept| kept.job.state == state).collect();
             match state {
@@ -492,9 +493,9 @@ impl Queue for MemoryQueue {
             if state.is_over() {
                 found.reverse();
             }
-            found.into_iter().take(most).map(|kept| kept.job.clone()).collect::<Vec<Job>>()
+            found.into_iter().take(limit).map(|kept| kept.job.clone()).collect::<Vec<JobRecord>>()
         };
-        Ok(states.iter().flat_map(of).collect())
+        Ok(states.iter().flat_map(jobs_of).collect())
     }
 
     async fn counts(&self) -> Result<Counts, QueueError> {
@@ -515,9 +516,9 @@ impl Queue for MemoryQueue {
         Ok(since.map(|since| now.now.duration_since(since).unwrap_or_default()))
     }
 
-    async fn events(&self, most: usize) -> Result<Vec<QueueEvent>, QueueError> {
+    async fn events(&self, limit: usize) -> Result<Vec<QueueEvent>, QueueError> {
         let now = self.change();
-        let from = now.inside.events.len().saturating_sub(most);
+        let from = now.inside.events.len().saturating_sub(limit);
         Ok(now.inside.events[from..].to_vec())
     }
 }

@@ -43,10 +43,10 @@ mod text;
 
 pub use connection::RedisConfig;
 pub use job::{
-    CatchUp, Counts, Delivered, Enqueued, GcSurvey, Job, JobState, LastSuccess, NewJob, Priority, QueueEvent,
-    Reaped, Schedule, WorkerSeen,
+    CatchUp, Counts, Delivered, Enqueued, GcSurvey, JobRecord, JobState, LastSuccess, NewJob, Priority,
+    QueueEvent, Reaped, Schedule, WorkerSeen,
 };
-pub use legacy::{Imported, MOST_NAMES, import_legacy};
+pub use legacy::{Imported, MAX_NAMES, import_legacy};
 pub use memory::MemoryQueue;
 pub use redis::RedisQueue;
 
@@ -281,7 +281,7 @@ pub trait Queue: Send + Sync {
     async fn tick(&self, name: &str, at: SystemTime) -> Result<bool, QueueError>;
 
     /// Returns the last success of each server in each region, however old, sorted by server and region.
-    async fn good(&self) -> Result<Vec<LastSuccess>, QueueError>;
+    async fn last_successes(&self) -> Result<Vec<LastSuccess>, QueueError>;
 
     /// Removes the last success of a server in a region, and its dead jobs. False if there was nothing to
     /// remove.
@@ -301,16 +301,16 @@ pub trait Queue: Send + Sync {
     async fn purge(&self, over_for: Duration) -> Result<u64, QueueError>;
 
     /// Returns the job with this id. None if there is none.
-    async fn job(&self, id: JobId) -> Result<Option<Job>, QueueError>;
+    async fn job(&self, id: JobId) -> Result<Option<JobRecord>, QueueError>;
 
-    /// Returns the jobs in `states`, state by state, at most `most` of each: the newest first in a state that
-    /// is over, otherwise the next one first. A job that moves from one of these states to another meanwhile
-    /// appears once.
-    async fn jobs_in(&self, states: &[JobState], most: usize) -> Result<Vec<Job>, QueueError>;
+    /// Returns the jobs in `states`, state by state, at most `limit` of each: the newest first in a state
+    /// that is over, otherwise the next one first. A job that moves from one of these states to another
+    /// meanwhile appears once.
+    async fn jobs_in(&self, states: &[JobState], limit: usize) -> Result<Vec<JobRecord>, QueueError>;
 
-    /// Returns at most `most` jobs in a state, in the order of `jobs_in`.
-    async fn jobs(&self, state: JobState, most: usize) -> Result<Vec<Job>, QueueError> {
-        self.jobs_in(&[state], most).await
+    /// Returns at most `limit` jobs in a state, in the order of `jobs_in`.
+    async fn jobs(&self, state: JobState, limit: usize) -> Result<Vec<JobRecord>, QueueError> {
+        self.jobs_in(&[state], limit).await
     }
 
     /// Returns the number of jobs in each state.
@@ -319,6 +319,6 @@ pub trait Queue: Send + Sync {
     /// Returns the time for which the longest-waiting ready job has been ready. None if no job is ready.
     async fn waiting(&self) -> Result<Option<Duration>, QueueError>;
 
-    /// Returns at most `most` of the latest events, the newest last.
-    async fn events(&self, most: usize) -> Result<Vec<QueueEvent>, QueueError>;
+    /// Returns at most `limit` of the latest events, the newest last.
+    async fn events(&self, limit: usize) -> Result<Vec<QueueEvent>, QueueError>;
 }

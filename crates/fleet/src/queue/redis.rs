@@ -12,11 +12,11 @@ use snapferry_base::job::JobId;
 
 use super::connection::{Connection, RedisConfig, Taken, address_of};
 use super::job::{
-    CatchUp, Counts, Delivered, Enqueued, GcSurvey, Job, JobState, LastSuccess, NewJob, Priority, QueueEvent,
-    Reaped, Schedule, WorkerSeen,
+    CatchUp, Counts, Delivered, Enqueued, GcSurvey, JobRecord, JobState, LastSuccess, NewJob, Priority,
+    QueueEvent, Reaped, Schedule, WorkerSeen,
 };
 use super::rights;
-use super::text::{Text, known, paired};
+use super::text::{Text, or_warn, paired};
 use super::{EVENTS_KEPT, Lease, LeaseStatus, OnFailure, Queue, QueueError, Timing, Token};
 
 /// Default prefix of all keys. The braces are a hash tag, so all keys lie in one slot of a cluster.
@@ -24,9 +24,9 @@ const PREFIX: &str = "{snapferry}:";
 
 /// Largest value that is read as a whole, in bytes; the journal of a job takes some ten thousand. A user with
 /// write access to a queue can write half a GiB into each of its fields.
-const LONGEST_VALUE: usize = 1 << 20;
+const MAX_VALUE_LENGTH: usize = 1 << 20;
 /// Longest text of an event that is read as a whole, in bytes.
-const LONGEST_EVENT: usize = 64 << 10;
+const MAX_EVENT_LENGTH: usize = 64 << 10;
 /// Number that no connection has.
 const NONE: u64 = u64::MAX;
 
@@ -34,7 +34,7 @@ const NONE: u64 = u64::MAX;
 const SERVER_CLOCK: &str =
     "local t = redis.call('TIME')\nlocal now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)\n";
 /// Start of each script in tests that set the clock: `now` is the last argument.
-const GIVEN_CLOCK: &str = "local now = tonumber(ARGV[#ARGV])\n";
+const TEST_CLOCK: &str = "local now = tonumber(ARGV[#ARGV])\n";
 
 macro_rules! scripts {
     ($($name:ident = $file:literal),* $(,)?) => {
@@ -44,8 +44,8 @@ macro_rules! scripts {
 
         impl Scripts {
             fn on(clock: &str) -> Self {
-                let whole = |body: &str| Script::new(&format!("{clock}local EVENTS_KEPT = {EVENTS_KEPT}\n{}{body}", include_str!("lua/states.lua")));
-                Self { $($name: whole(include_str!($file)),)* }
+                let script = |body: &str| Script::new(&format!("{clock}local EVENTS_KEPT = {EVENTS_KEPT}\n{}{body}", include_str!("lua/states.lua")));
+                Self { $($name: script(include_str!($file)),)* }
             }
         }
     };
@@ -76,18 +76,18 @@ scripts! {
 
 /// Queue on a Redis server. It connects again after the connection fails.
 pub struct RedisQueue {
-    line: Connection,
+    connection: Connection,
     scripts: &'static Scripts,
     prefix: String,
     address: String,
     timing: Timing,
     /// Number of the connection that the last search for expired leases used.
-    reaped_over: AtomicU64,
+    last_reaped_on: AtomicU64,
     /// Number of the connection on which INFO was refused. Repeating it would fill the server's log with
     /// refusals.
-    untold_over: AtomicU64,
+    info_refused_on: AtomicU64,
     /// Clock of a test that replaces the server's, in milliseconds.
-    given_clock: Option<std::sync::Arc<std::sync::atomic::AtomicU64>>,
+    test_clock: Option<std::sync::Arc<std::sync::atomic::AtomicU64>>,
 }
 
 impl RedisQueue {
@@ -97,20 +97,20 @@ impl RedisQueue {
     /// If the server can't be reached or refuses a request.
     pub async fn connect(config: &RedisConfig) -> Result<Self, QueueError> {
         let address = address_of(&config.url);
-        let line = Connection::connect(config).await?;
+        let connection = Connection::connect(config).await?;
         static SCRIPTS: OnceLock<Scripts> = OnceLock::new();
         let scripts = SCRIPTS.get_or_init(|| Scripts::on(SERVER_CLOCK));
         let prefix =
             config.prefix.as_ref().map_or_else(|| PREFIX.to_owned(), |prefix| format!("{{{prefix}}}:"));
         Ok(Self {
-            line,
+            connection,
             scripts,
             prefix,
             address,
             timing: config.timing,
-            reaped_over: AtomicU64::new(NONE),
-            untold_over: AtomicU64::new(NONE),
-            given_clock: None,
+            last_reaped_on: AtomicU64::new(NONE),
+            info_refused_on: AtomicU64::new(NONE),
+            test_clock: None,
         })
     }
 
@@ -118,14 +118,14 @@ impl RedisQueue {
     #[must_use]
     pub fn on_clock(self, clock: std::sync::Arc<std::sync::atomic::AtomicU64>) -> Self {
         static SCRIPTS: OnceLock<Scripts> = OnceLock::new();
-        let scripts = SCRIPTS.get_or_init(|| Scripts::on(GIVEN_CLOCK));
-        Self { scripts, given_clock: Some(clock), ..self }
+        let scripts = SCRIPTS.get_or_init(|| Scripts::on(TEST_CLOCK));
+        Self { scripts, test_clock: Some(clock), ..self }
     }
 
     /// Runs a script. If the server does not know it, as after a restart, the library sends it and asks
     /// again.
     async fn run<T: FromRedisValue>(&self, script: &Script, arguments: &[&str]) -> Result<T, QueueError> {
-        let mut taken = self.line.take().await?;
+        let mut taken = self.connection.take().await?;
         self.run_over(&mut taken, script, arguments).await
     }
 
@@ -139,41 +139,41 @@ impl RedisQueue {
         for argument in arguments {
             call.arg(*argument);
         }
-        if let Some(clock) = &self.given_clock {
+        if let Some(clock) = &self.test_clock {
             call.arg(clock.load(Ordering::Relaxed));
         }
-        let answer = call.invoke_async(&mut taken.connection).await;
-        self.line.heard(taken, answer).await
+        let response = call.invoke_async(&mut taken.connection).await;
+        self.connection.take_response(taken, response).await
     }
 
     /// Returns a hash as a map. Long values are cut, and bytes that are not UTF-8 are replaced.
     async fn hash(&self, name: &str) -> Result<BTreeMap<String, String>, QueueError> {
-        let pairs: Vec<Text> = self.run(&self.scripts.hash, &[name, &LONGEST_VALUE.to_string()]).await?;
+        let pairs: Vec<Text> = self.run(&self.scripts.hash, &[name, &MAX_VALUE_LENGTH.to_string()]).await?;
         Ok(paired(pairs))
     }
 
     /// Parses ids from the result of a script. Leaves out values that are not an id.
     fn ids(&self, texts: &[Text]) -> Vec<JobId> {
-        texts.iter().filter_map(|Text(text)| known(self.id(text))).collect()
+        texts.iter().filter_map(|Text(text)| or_warn(self.id(text))).collect()
     }
 
     pub(super) async fn ask<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, QueueError> {
-        let mut taken = self.line.take().await?;
-        let answer = command.query_async(&mut taken.connection).await;
-        self.line.heard(&taken, answer).await
+        let mut taken = self.connection.take().await?;
+        let response = command.query_async(&mut taken.connection).await;
+        self.connection.take_response(&taken, response).await
     }
 
-    fn foreign(&self, reason: impl Into<String>) -> QueueError {
+    fn unreadable(&self, reason: impl Into<String>) -> QueueError {
         QueueError::Foreign { address: self.address.clone(), reason: reason.into() }
     }
 
     fn id(&self, text: &str) -> Result<JobId, QueueError> {
-        text.parse().map_err(|_| self.foreign(format!("{text:?} is no job's id")))
+        text.parse().map_err(|_| self.unreadable(format!("{text:?} is no job's id")))
     }
 
     /// Converts the result of a script that needs a lease.
-    fn held(answer: &str, id: JobId) -> Result<LeaseStatus, QueueError> {
-        match answer {
+    fn lease_status(response: &str, id: JobId) -> Result<LeaseStatus, QueueError> {
+        match response {
             "lost" => Err(QueueError::LeaseLost { id }),
             "cancelled" => Ok(LeaseStatus::Cancelled),
             _ => Ok(LeaseStatus::On),
@@ -184,32 +184,34 @@ impl RedisQueue {
         let id = lease.id.to_string();
         let arguments: Vec<&str> =
             [id.as_str(), lease.token.as_str()].into_iter().chain(more.iter().copied()).collect();
-        let answer: String = self.run(script, &arguments).await?;
-        Self::held(&answer, lease.id)
+        let response: String = self.run(script, &arguments).await?;
+        Self::lease_status(&response, lease.id)
     }
 
     fn lease_ms(&self) -> String {
         self.timing.lease.as_millis().to_string()
     }
 
-    fn read(&self, id: JobId, fields: &BTreeMap<String, String>) -> Result<Job, QueueError> {
+    fn parse_job(&self, id: JobId, fields: &BTreeMap<String, String>) -> Result<JobRecord, QueueError> {
         let text = |name: &str| fields.get(name).cloned();
-        let needed = |name: &str| text(name).ok_or_else(|| self.foreign(format!("job {id} has no {name}")));
+        let needed =
+            |name: &str| text(name).ok_or_else(|| self.unreadable(format!("job {id} has no {name}")));
         let number = |name: &str| -> Result<u64, QueueError> {
-            needed(name)?.parse().map_err(|_| self.foreign(format!("job {id} has a strange {name}")))
+            needed(name)?.parse().map_err(|_| self.unreadable(format!("job {id} has a strange {name}")))
         };
         let small = |name: &str| {
-            u32::try_from(number(name)?).map_err(|_| self.foreign(format!("job {id} has a strange {name}")))
+            u32::try_from(number(name)?)
+                .map_err(|_| self.unreadable(format!("job {id} has a strange {name}")))
         };
         let time = |name: &str| Ok::<SystemTime, QueueError>(at_ms(number(name)?));
         let priority = u8::try_from(number("priority")?).ok().and_then(Priority::new);
-        Ok(Job {
+        Ok(JobRecord {
             id,
             server: needed("server")?,
             region: needed("region")?,
             spec: needed("spec")?,
-            priority: priority.ok_or_else(|| self.foreign(format!("job {id} has a strange priority")))?,
-            state: needed("state")?.parse().map_err(|err: String| self.foreign(err))?,
+            priority: priority.ok_or_else(|| self.unreadable(format!("job {id} has a strange priority")))?,
+            state: needed("state")?.parse().map_err(|err: String| self.unreadable(err))?,
             step: text("step"),
             progress: text("progress"),
             journal: text("journal"),
@@ -256,8 +258,8 @@ impl Queue for RedisQueue {
         let (id, priority) = (job.id.to_string(), job.priority.level().to_string());
         let (score, wait) = (job.priority.score(0).to_string(), job.wait.as_millis().to_string());
         let arguments = [id.as_str(), &job.server, &job.region, &job.spec, &priority, &score, &wait];
-        let (what, other): (String, String) = self.run(&self.scripts.enqueue, &arguments).await?;
-        Ok(if what == "open" { Enqueued::OpenAlready(self.id(&other)?) } else { Enqueued::Added })
+        let (outcome, other): (String, String) = self.run(&self.scripts.enqueue, &arguments).await?;
+        Ok(if outcome == "open" { Enqueued::OpenAlready(self.id(&other)?) } else { Enqueued::Added })
     }
 
     async fn claim(&self, worker: &str, token: &Token) -> Result<Option<Delivered>, QueueError> {
@@ -310,16 +312,16 @@ impl Queue for RedisQueue {
     async fn cancel(&self, id: JobId) -> Result<JobState, QueueError> {
         let state: Option<String> = self.run(&self.scripts.cancel, &[&id.to_string()]).await?;
         let state = state.ok_or(QueueError::NoSuchJob { id })?;
-        state.parse().map_err(|err: String| self.foreign(err))
+        state.parse().map_err(|err: String| self.unreadable(err))
     }
 
     async fn retry(&self, id: JobId) -> Result<(), QueueError> {
-        let (what, other): (String, String) = self.run(&self.scripts.retry, &[&id.to_string()]).await?;
-        match what.as_str() {
+        let (outcome, other): (String, String) = self.run(&self.scripts.retry, &[&id.to_string()]).await?;
+        match outcome.as_str() {
             "none" => Err(QueueError::NoSuchJob { id }),
             "open" => Err(QueueError::Duplicate { other: self.id(&other)? }),
             "state" => {
-                let state = other.parse().map_err(|err: String| self.foreign(err))?;
+                let state = other.parse().map_err(|err: String| self.unreadable(err))?;
                 Err(QueueError::WrongState { id, state })
             }
             _ => Ok(()),
@@ -327,23 +329,25 @@ impl Queue for RedisQueue {
     }
 
     async fn reap(&self) -> Result<Reaped, QueueError> {
-        let (lease, most) = (self.lease_ms(), self.timing.takeovers.to_string());
-        let mut taken = self.line.take().await?;
+        let (lease, max_takeovers) = (self.lease_ms(), self.timing.takeovers.to_string());
+        let mut taken = self.connection.take().await?;
         // Used if the server's run id is not available: no connection outlives a restart of the server, so a
         // new connection may mean a restart.
         let connection =
-            if self.reaped_over.load(Ordering::Relaxed) == taken.number { "same" } else { "new" };
-        let info = if self.untold_over.load(Ordering::Relaxed) == taken.number { "refused" } else { "ask" };
-        let (spared, back, dead, told): (String, Vec<Text>, Vec<Text>, String) =
-            self.run_over(&mut taken, &self.scripts.reap, &[&lease, &most, connection, info]).await?;
-        self.reaped_over.store(taken.number, Ordering::Relaxed);
-        if told == "refused" {
-            self.untold_over.store(taken.number, Ordering::Relaxed);
+            if self.last_reaped_on.load(Ordering::Relaxed) == taken.number { "same" } else { "new" };
+        let info =
+            if self.info_refused_on.load(Ordering::Relaxed) == taken.number { "refused" } else { "ask" };
+        let (extended, taken_back, dead, info_status): (String, Vec<Text>, Vec<Text>, String) = self
+            .run_over(&mut taken, &self.scripts.reap, &[&lease, &max_takeovers, connection, info])
+            .await?;
+        self.last_reaped_on.store(taken.number, Ordering::Relaxed);
+        if info_status == "refused" {
+            self.info_refused_on.store(taken.number, Ordering::Relaxed);
         }
         Ok(Reaped {
-            taken_back: self.ids(&back),
+            taken_back: self.ids(&taken_back),
             dead: self.ids(&dead),
-            amnesty: spared.parse().unwrap_or_default(),
+            amnesty: extended.parse().unwrap_or_default(),
         })
     }
 
@@ -359,7 +363,7 @@ impl Queue for RedisQueue {
     }
 
     async fn now(&self) -> Result<SystemTime, QueueError> {
-        if let Some(clock) = &self.given_clock {
+        if let Some(clock) = &self.test_clock {
             return Ok(at_ms(clock.load(Ordering::Relaxed)));
         }
         let (seconds, microseconds): (u64, u64) = self.ask(&redis::cmd("TIME")).await?;
@@ -394,12 +398,13 @@ impl Queue for RedisQueue {
         self.run(&self.scripts.tick, &[name, &ms]).await
     }
 
-    async fn good(&self) -> Result<Vec<LastSuccess>, QueueError> {
-        let read = |(name, words): (&String, &String)| {
-            let strange = || self.foreign(format!("what is kept of the last success of {name} is strange"));
+    async fn last_successes(&self) -> Result<Vec<LastSuccess>, QueueError> {
+        let parse = |(name, fields): (&String, &String)| {
+            let strange =
+                || self.unreadable(format!("what is kept of the last success of {name} is strange"));
             let (region, server) = name.split_once(':').ok_or_else(strange)?;
-            let mut words = words.splitn(3, ' ');
-            let mut next = || words.next().ok_or_else(strange);
+            let mut fields = fields.splitn(3, ' ');
+            let mut next = || fields.next().ok_or_else(strange);
             let (at, id, result) = (next()?, next()?, next()?);
             Ok(LastSuccess {
                 server: server.to_owned(),
@@ -409,10 +414,11 @@ impl Queue for RedisQueue {
                 result: result.to_owned(),
             })
         };
-        let mut good: Vec<LastSuccess> =
-            self.hash("good").await?.iter().filter_map(|kept| known(read(kept))).collect();
-        good.sort_unstable_by(|one, other| (&one.server, &one.region).cmp(&(&other.server, &other.region)));
-        Ok(good)
+        let mut successes: Vec<LastSuccess> =
+            self.hash("good").await?.iter().filter_map(|kept| or_warn(parse(kept))).collect();
+        successes
+            .sort_unstable_by(|one, other| (&one.server, &one.region).cmp(&(&other.server, &other.region)));
+        Ok(successes)
     }
 
     async fn forget(&self, server: &str, region: &str) -> Result<bool, QueueError> {
@@ -424,33 +430,34 @@ impl Queue for RedisQueue {
     }
 
     async fn surveys(&self) -> Result<Vec<GcSurvey>, QueueError> {
-        let read = |(place, words): (String, String)| {
-            let parts = words
+        let parse = |(place, value): (String, String)| {
+            let parts = value
                 .split_once(' ')
                 .and_then(|(at, found)| Some((at_ms(at.parse().ok()?), found.to_owned())));
-            let (at, found) = parts
-                .ok_or_else(|| self.foreign(format!("what is kept of the survey of {place} is strange")))?;
+            let (at, found) = parts.ok_or_else(|| {
+                self.unreadable(format!("what is kept of the survey of {place} is strange"))
+            })?;
             Ok(GcSurvey { place, at, found })
         };
-        Ok(self.hash("surveys").await?.into_iter().filter_map(|kept| known(read(kept))).collect())
+        Ok(self.hash("surveys").await?.into_iter().filter_map(|kept| or_warn(parse(kept))).collect())
     }
 
     async fn workers(&self) -> Result<Vec<WorkerSeen>, QueueError> {
-        let heard = self.hash("workers").await?;
-        Ok(heard
+        let workers = self.hash("workers").await?;
+        Ok(workers
             .into_iter()
             .filter_map(|(worker, at)| Some(WorkerSeen { worker, at: at_ms(at.parse().ok()?) }))
             .collect())
     }
 
-    async fn job(&self, id: JobId) -> Result<Option<Job>, QueueError> {
+    async fn job(&self, id: JobId) -> Result<Option<JobRecord>, QueueError> {
         let fields = self.hash(&format!("job:{id}")).await?;
-        if fields.is_empty() { Ok(None) } else { self.read(id, &fields).map(Some) }
+        if fields.is_empty() { Ok(None) } else { self.parse_job(id, &fields).map(Some) }
     }
 
-    async fn jobs_in(&self, states: &[JobState], most: usize) -> Result<Vec<Job>, QueueError> {
-        let last = i64::try_from(most).unwrap_or(i64::MAX).saturating_sub(1);
-        if last < 0 {
+    async fn jobs_in(&self, states: &[JobState], limit: usize) -> Result<Vec<JobRecord>, QueueError> {
+        let last_index = i64::try_from(limit).unwrap_or(i64::MAX).saturating_sub(1);
+        if last_index < 0 {
             return Ok(Vec::new());
         }
         let sets: Vec<String> = states
@@ -461,12 +468,13 @@ impl Queue for RedisQueue {
             .collect();
         // A script, not MULTI: redis 1.8.1 panics if MULTI itself is refused, as it is if a password is
         // missing.
-        let ids: Vec<Text> = self.run(&self.scripts.list, &[&last.to_string(), &sets.join(" ")]).await?;
+        let ids: Vec<Text> =
+            self.run(&self.scripts.list, &[&last_index.to_string(), &sets.join(" ")]).await?;
         let mut jobs = Vec::new();
         for id in self.ids(&ids) {
             let found = match self.job(id).await {
                 // One damaged job must not hide the others.
-                Err(error @ QueueError::Foreign { .. }) => known(Err(error)),
+                Err(error @ QueueError::Foreign { .. }) => or_warn(Err(error)),
                 found => found?,
             };
             // A job that has moved out of all these states in the meantime is left out.
@@ -485,17 +493,21 @@ impl Queue for RedisQueue {
         Ok(milliseconds.map(Duration::from_millis))
     }
 
-    async fn events(&self, most: usize) -> Result<Vec<QueueEvent>, QueueError> {
-        let arguments = [most.to_string(), LONGEST_EVENT.to_string()];
+    async fn events(&self, limit: usize) -> Result<Vec<QueueEvent>, QueueError> {
+        let arguments = [limit.to_string(), MAX_EVENT_LENGTH.to_string()];
         let found: Vec<(Text, Vec<Text>)> =
             self.run(&self.scripts.events, &[&arguments[0], &arguments[1]]).await?;
-        let read = |(Text(entry), fields): (Text, Vec<Text>)| {
+        let parse = |(Text(entry), fields): (Text, Vec<Text>)| {
             let fields = paired(fields);
             let text = |name: &str| {
-                fields.get(name).cloned().ok_or_else(|| self.foreign(format!("event {entry} has no {name}")))
+                fields
+                    .get(name)
+                    .cloned()
+                    .ok_or_else(|| self.unreadable(format!("event {entry} has no {name}")))
             };
-            let at: u64 =
-                text("at")?.parse().map_err(|_| self.foreign(format!("event {entry} has a strange time")))?;
+            let at: u64 = text("at")?
+                .parse()
+                .map_err(|_| self.unreadable(format!("event {entry} has a strange time")))?;
             Ok(QueueEvent {
                 at: at_ms(at),
                 id: self.id(&text("id")?)?,
@@ -503,7 +515,7 @@ impl Queue for RedisQueue {
                 details: text("details")?,
             })
         };
-        Ok(found.into_iter().rev().filter_map(|event| known(read(event))).collect())
+        Ok(found.into_iter().rev().filter_map(|event| or_warn(parse(event))).collect())
     }
 }
 

@@ -31,13 +31,13 @@ pub const NEEDED: [&str; 19] = [
 
 /// Commands that the queue can do without if they are refused. `INFO` shows reliably if the server has
 /// restarted; without it, each new connection counts as a restart.
-pub const WANTED: [&str; 1] = ["info"];
+pub const OPTIONAL: [&str; 1] = ["info"];
 
 /// Returns the `redis-cli` command that sets up a user with these rights and no others. Keys begin with
 /// `{prefix}:`.
 #[must_use]
 pub fn acl_line(user: &str, prefix: &str) -> String {
-    let commands: Vec<String> = NEEDED.iter().chain(&WANTED).map(|command| format!("+{command}")).collect();
+    let commands: Vec<String> = NEEDED.iter().chain(&OPTIONAL).map(|command| format!("+{command}")).collect();
     format!("ACL SETUSER {user} on '>PASSWORD' resetkeys '~{{{prefix}}}:*' -@all {}", commands.join(" "))
 }
 

@@ -27,6 +27,6 @@ pub(super) fn paired(texts: Vec<Text>) -> BTreeMap<String, String> {
 
 /// Returns the value. If it can't be read, logs a warning and returns None, so that one damaged entry of a
 /// list does not hide the others.
-pub(super) fn known<T>(read: Result<T, QueueError>) -> Option<T> {
+pub(super) fn or_warn<T>(read: Result<T, QueueError>) -> Option<T> {
     read.map_err(|error| tracing::warn!("left out: {error}")).ok()
 }

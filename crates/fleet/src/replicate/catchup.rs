@@ -16,14 +16,14 @@ use snapferry_ibmcloud::vpc::model::Snapshot;
 use super::error::Fault;
 use super::gc::{Kind, Places};
 use super::holdings::{CloudObject, CloudStores, Holdings, Newest};
-use super::marks::{Destination, rules_of};
 use super::names::{self, JobNames, has};
 use super::retention::{self, Retention};
+use super::snapshot_tags::{Destination, rules_of};
 
 /// Thing that the rules of its server's newest job don't keep.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Overdue {
-    pub thing: CloudObject,
+    pub resource: CloudObject,
     /// Time at which the thing was made; of a snapshot, the moment whose data it holds.
     pub made: SystemTime,
     /// Name of the run whose rules don't keep the thing.
@@ -92,26 +92,27 @@ pub async fn look(
     let mut overdue = Vec::new();
     let mut listed = None;
     for (server, snapshots) in &servers {
-        if let Some(last) = LatestRun::of(snapshots.iter().copied())?.filter(|last| !live.contains(&last.run))
-            && is_over(&last.rules.snapshots, snapshots.len())
+        if let Some(latest) =
+            LatestRun::of(snapshots.iter().copied())?.filter(|latest| !live.contains(&latest.run))
+            && is_over(&latest.rules.snapshots, snapshots.len())
         {
-            let yard = CloudStores { home: &places.home, away: None, store: None };
-            overdue.extend(beyond(server, "", &last, &yard, now).await?);
+            let stores = CloudStores { home: &places.home, away: None, store: None };
+            overdue.extend(beyond(server, "", &latest, &stores, now).await?);
         }
         let (Some((away, tagging)), Some((store, prefix, bucket))) = (&places.away, &places.bucket) else {
             continue;
         };
-        // A job with another name for its newest image has another destination than `here`, so nothing of it
-        // is judged.
+        // A job with another name for its newest image has another destination than `destination`, so nothing
+        // of it is judged.
         let Some(names) = snapshots.iter().find_map(|snapshot| names_of(snapshot, server, prefix)) else {
             continue;
         };
-        let here = Destination::new(away.region(), bucket, prefix, &names);
-        let to_here = snapshots.iter().copied().filter(|snapshot| {
-            Destination::of(&snapshot.user_tags).is_none_or(|to| to.region == here.region)
+        let destination = Destination::new(away.region(), bucket, prefix, &names);
+        let to_destination = snapshots.iter().copied().filter(|snapshot| {
+            Destination::of(&snapshot.user_tags).is_none_or(|to| to.region == destination.region)
         });
-        let Some(last) = LatestRun::of(to_here)?
-            .filter(|last| !live.contains(&last.run) && last.to.as_ref() == Some(&here))
+        let Some(latest) = LatestRun::of(to_destination)?
+            .filter(|latest| !live.contains(&latest.run) && latest.to.as_ref() == Some(&destination))
         else {
             continue;
         };
@@ -130,11 +131,13 @@ pub async fn look(
         let folder = names::folder(prefix, server);
         let objects =
             objects.iter().filter(|key| key.starts_with(&folder) && !key.ends_with(".manifest")).count();
-        if is_over(&last.rules.images, images) || is_over(&last.rules.objects, objects) {
-            let yard = CloudStores { home: &places.home, away: Some((away, tagging)), store: Some(&**store) };
-            let found = beyond(server, prefix, &last, &yard, now).await?;
-            overdue
-                .extend(found.into_iter().filter(|found| !matches!(found.thing, CloudObject::Snapshot(..))));
+        if is_over(&latest.rules.images, images) || is_over(&latest.rules.objects, objects) {
+            let stores =
+                CloudStores { home: &places.home, away: Some((away, tagging)), store: Some(&**store) };
+            let found = beyond(server, prefix, &latest, &stores, now).await?;
+            overdue.extend(
+                found.into_iter().filter(|found| !matches!(found.resource, CloudObject::Snapshot(..))),
+            );
         }
     }
     Ok(overdue)
@@ -148,22 +151,23 @@ fn names_of(snapshot: &Snapshot, server: &str, prefix: &str) -> Option<JobNames>
 async fn beyond(
     server: &str,
     prefix: &str,
-    last: &LatestRun,
-    yard: &CloudStores<'_>,
+    latest: &LatestRun,
+    stores: &CloudStores<'_>,
     now: SystemTime,
 ) -> Result<Vec<Overdue>, Fault> {
-    let names = JobNames::of(last.id, server, None, prefix)?;
+    let names = JobNames::of(latest.id, server, None, prefix)?;
     // If the destination is not known, the empty region matches only snapshots without a destination tag.
-    let to = last.to.clone().unwrap_or_else(|| Destination { region: String::new(), place: String::new() });
-    let newest = Newest { job: last.id, server, prefix, names: &names, to: &to, image: None };
-    let holdings = Holdings::look(&newest, yard).await?;
+    let to =
+        latest.to.clone().unwrap_or_else(|| Destination { region: String::new(), digest: String::new() });
+    let newest = Newest { job: latest.id, server, prefix, names: &names, to: &to, image: None };
+    let holdings = Holdings::look(&newest, stores).await?;
     if holdings.newer.is_some() {
         return Ok(Vec::new());
     }
-    let going = holdings.candidates_beyond(&last.rules, now);
-    Ok(going
+    let expired = holdings.candidates_beyond(&latest.rules, now);
+    Ok(expired
         .into_iter()
-        .map(|(candidate, thing)| Overdue { thing, made: candidate.made, by: last.run.clone() })
+        .map(|(candidate, resource)| Overdue { resource, made: candidate.made, by: latest.run.clone() })
         .collect())
 }
 
@@ -171,7 +175,7 @@ impl Overdue {
     /// Returns the kind of the thing.
     #[must_use]
     pub fn kind(&self) -> Kind {
-        match self.thing {
+        match self.resource {
             CloudObject::Snapshot(..) => Kind::Snapshot,
             CloudObject::Image(..) => Kind::Image,
             CloudObject::Object(_) => Kind::Object,

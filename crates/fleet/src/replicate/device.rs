@@ -26,7 +26,7 @@ const SERIAL_LENGTH: usize = 20;
 /// Longest time by which the link may lag behind the API's status `attached`.
 pub const UDEV_LAG: Duration = Duration::from_secs(120);
 /// Time between two looks at the folder.
-const LOOK: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Reason why an attached volume must not be read.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +42,7 @@ pub enum DeviceError {
     )]
     SameSerial { first: String, second: String },
     /// The link did not appear before the deadline.
-    #[error("{} did not turn up within {} s; there {}", link.display(), waited.as_secs(), were(seen))]
+    #[error("{} did not turn up within {} s; there {}", link.display(), waited.as_secs(), describe_links(seen))]
     Absent {
         link: PathBuf,
         waited: Duration,
@@ -65,13 +65,13 @@ pub enum DeviceError {
         path: PathBuf,
     },
     /// The device has another size than the volume.
-    #[error("{} has {found}, the volume {wanted}", path.display())]
+    #[error("{} has {found}, the volume {expected}", path.display())]
     Size {
         path: PathBuf,
         /// Size of the device.
         found: ByteCount,
         /// Size of the volume by the API.
-        wanted: ByteCount,
+        expected: ByteCount,
     },
     /// The device can't be opened for this process alone: it is missing, mounted, or the permission is
     /// missing.
@@ -89,7 +89,7 @@ pub enum DeviceError {
     Cancelled { link: PathBuf },
 }
 
-fn were(seen: &[String]) -> String {
+fn describe_links(seen: &[String]) -> String {
     if seen.is_empty() {
         "were no links of virtio disks".to_owned()
     } else {
@@ -126,14 +126,14 @@ pub struct DeviceFolder {
     /// Path of the folder, usually [`BY_ID`].
     pub folder: PathBuf,
     /// Kind of file that the links may lead to.
-    pub behind: DeviceKind,
+    pub device_kind: DeviceKind,
     /// Longest wait for a link.
     pub deadline: Duration,
 }
 
 impl Default for DeviceFolder {
     fn default() -> Self {
-        Self { folder: BY_ID.into(), behind: DeviceKind::default(), deadline: UDEV_LAG }
+        Self { folder: BY_ID.into(), device_kind: DeviceKind::default(), deadline: UDEV_LAG }
     }
 }
 
@@ -208,7 +208,7 @@ impl DeviceFolder {
         tokio::select! {
             biased;
             _reason = cancel.cancelled() => Err(DeviceError::Cancelled { link: link.to_owned() }),
-            () = clock.sleep(LOOK) => Ok(()),
+            () = clock.sleep(POLL_INTERVAL) => Ok(()),
         }
     }
 
@@ -232,14 +232,14 @@ impl DeviceFolder {
         }
         // Exclusive: the kernel refuses a device that is mounted or claimed.
         let source = RawSource::open(&path, InUse::Refuse)?;
-        if !source.is_device() && self.behind == DeviceKind::Device {
+        if !source.is_device() && self.device_kind == DeviceKind::Device {
             return Err(DeviceError::NoDevice { link: link.to_owned(), path });
         }
         // The API's GB are GiB.
-        let wanted = ByteCount(capacity.saturating_mul(GIB));
+        let expected = ByteCount(capacity.saturating_mul(GIB));
         match source.size() {
-            found if found == wanted => Ok(path),
-            found => Err(DeviceError::Size { path, found, wanted }),
+            found if found == expected => Ok(path),
+            found => Err(DeviceError::Size { path, found, expected }),
         }
     }
 }
@@ -260,15 +260,15 @@ fn disks_of(device: u64) -> Vec<PathBuf> {
         .map(|entries| entries.flatten().map(|entry| entry.path()).collect());
     let slaves: Vec<PathBuf> = slaves.unwrap_or_default();
     if slaves.is_empty() {
-        return vec![whole(node)];
+        return vec![disk_of(node)];
     }
     // One level is enough: deeper devices are claimed by the level above, so opening one of them exclusively
     // fails.
-    slaves.into_iter().filter_map(|slave| fs::canonicalize(slave).ok()).map(whole).collect()
+    slaves.into_iter().filter_map(|slave| fs::canonicalize(slave).ok()).map(disk_of).collect()
 }
 
 /// Returns the disk of a partition, or the disk itself.
-fn whole(node: PathBuf) -> PathBuf {
+fn disk_of(node: PathBuf) -> PathBuf {
     match node.parent() {
         Some(disk) if node.join("partition").exists() => disk.to_owned(),
         _ => node,
@@ -289,8 +289,8 @@ mod tests {
         AttachedDevice { id: id.to_owned() }
     }
 
-    fn folder(path: &Path, behind: DeviceKind) -> DeviceFolder {
-        DeviceFolder { folder: path.to_owned(), behind, deadline: Duration::from_secs(5) }
+    fn folder(path: &Path, device_kind: DeviceKind) -> DeviceFolder {
+        DeviceFolder { folder: path.to_owned(), device_kind, deadline: Duration::from_secs(5) }
     }
 
     #[tokio::test]
@@ -302,10 +302,10 @@ mod tests {
         let found = folder(temp.path(), DeviceKind::DeviceOrFile);
         let absent = found.find(&device(ID), &[], 1, &*clock, &cancel).await.expect_err("no link");
         assert!(matches!(absent, DeviceError::Absent { .. }), "{absent}");
-        let told = absent.to_string();
+        let message = absent.to_string();
         assert!(
-            told.contains("virtio-0717-35db69bb-d09b-4 did not turn up within 5 s; there were no links"),
-            "{told}"
+            message.contains("virtio-0717-35db69bb-d09b-4 did not turn up within 5 s; there were no links"),
+            "{message}"
         );
         fs::write(temp.path().join("virtio-0717-other"), "").expect("another disk");
         let absent = found.find(&device(ID), &[], 1, &*clock, &cancel).await.expect_err("no link");
@@ -359,7 +359,7 @@ mod tests {
     async fn told_to_stop_it_stops_waiting() {
         let temp = tempfile::tempdir().expect("a folder");
         let cancel = Cancel::new();
-        cancel.cancel(snapferry_base::cancel::Reason::Asked);
+        cancel.cancel(snapferry_base::cancel::Reason::Requested);
         let err = folder(temp.path(), DeviceKind::Device)
             .find(&device(ID), &[], 1, &*ManualClock::hurried(), &cancel)
             .await;

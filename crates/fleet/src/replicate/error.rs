@@ -73,15 +73,15 @@ pub enum Fault {
         host: String,
     },
     /// The job is done, so it can't be abandoned any more.
-    #[error("job {job} is done, and what it made is in use: {why}")]
+    #[error("job {job} is done, and what it made is in use: {evidence}")]
     Over {
         job: JobId,
         /// Proof that the job is done, as text.
-        why: String,
+        evidence: String,
     },
     /// Another job of this machine attached or detached volumes until the deadline.
     #[error("server {server} is still being attached to, or detached from, by another job of this machine after {} s", waited.as_secs())]
-    NoTurn {
+    ServerBusy {
         server: String,
         /// Time that this job waited for its turn.
         waited: Duration,
@@ -127,7 +127,7 @@ pub enum Fault {
 #[derive(Debug)]
 pub enum Obstacle {
     /// Sentence for the user: the condition, and what to do about it.
-    Told(String),
+    Message(String),
     /// The bucket does not exist, or this account can't write to it.
     Bucket(StoreError),
 }
@@ -135,7 +135,7 @@ pub enum Obstacle {
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Told(words) => f.write_str(words),
+            Self::Message(message) => f.write_str(message),
             Self::Bucket(error) => error.fmt(f),
         }
     }
@@ -145,8 +145,8 @@ fn listed(obstacles: &[Obstacle]) -> String {
     match obstacles {
         [only] => only.to_string(),
         several => {
-            let words: Vec<String> = several.iter().map(Obstacle::to_string).collect();
-            format!("{} things are in the way: {}", several.len(), words.join("; "))
+            let messages: Vec<String> = several.iter().map(Obstacle::to_string).collect();
+            format!("{} things are in the way: {}", several.len(), messages.join("; "))
         }
     }
 }
@@ -176,7 +176,7 @@ impl Fault {
             Self::ReadBack(error) => error.class(),
             Self::Journal(error) => error.class(),
             Self::Stopped => Class::Cancelled,
-            Self::NotTheSame { .. } | Self::UnderWay { .. } | Self::NoTurn { .. } => Class::Transient,
+            Self::NotTheSame { .. } | Self::UnderWay { .. } | Self::ServerBusy { .. } => Class::Transient,
             Self::TakenOver { .. } => Class::LeaseLost,
             Self::Names(_)
             | Self::Obstacles { .. }
@@ -259,7 +259,7 @@ pub struct JobError {
     #[source]
     pub fault: Box<Fault>,
     /// Things that could not be cleaned up.
-    pub left: Vec<OrphanedResource>,
+    pub orphaned: Vec<OrphanedResource>,
     pub resumable: Resumable,
 }
 

@@ -42,7 +42,7 @@ pub enum Limit {
 impl Limit {
     /// Returns a text for the user that names the limit and what would help.
     #[must_use]
-    pub fn words(self) -> &'static str {
+    pub fn description(self) -> &'static str {
         match self {
             Self::VolumeProfile => "the volume's profile (--volume-profile)",
             Self::ServerVolumeBandwidth => {
@@ -76,8 +76,8 @@ impl Converter {
     /// bandwidths of the volumes' profiles (IBM's documentation, "Bandwidth allocation").
     fn share(&self, all: u64, own: u64) -> u64 {
         let rest = all.saturating_sub(BOOT_SHARE);
-        let wanted = self.at_a_time.max(1) * own + self.other_volumes;
-        (rest * own / wanted.max(1)).max(1)
+        let total = self.at_a_time.max(1) * own + self.other_volumes;
+        (rest * own / total.max(1)).max(1)
     }
 }
 
@@ -111,14 +111,14 @@ pub struct Forecast {
 /// Returns the bandwidth in Mbit/s that a profile gives a volume of `capacity` GB (IBM's documentation of
 /// block storage profiles: operations a second times the size that each counts for, up to a cap).
 #[must_use]
-pub fn profile_bandwidth(profile: &str, capacity: u64, asked: Option<u64>) -> u64 {
+pub fn profile_bandwidth(profile: &str, capacity: u64, requested: Option<u64>) -> u64 {
     // Operations a second for each GB, size in KiB that each operation counts for, cap in MB/s.
     let (each, size, cap) = match profile {
         "general-purpose" => (3, 16, 670),
         "5iops-tier" => (5, 16, 768),
         "10iops-tier" => (10, 256, 1024),
         // The least bandwidth that can be requested.
-        _ => return asked.unwrap_or(1000),
+        _ => return requested.unwrap_or(1000),
     };
     let operations = (each * capacity).max(3000);
     let megabits = operations * size * 1024 * 8 / 1_000_000;
@@ -139,8 +139,8 @@ fn slowest(bounds: &[(f64, Limit)]) -> (f64, Limit) {
 /// Computes the forecast for a job that reads `disk` on `converter`.
 #[must_use]
 pub fn forecast(disk: &DiskState, profile: Option<&str>, converter: &Converter) -> Forecast {
-    let (volume_profile, asked) = preflight::profile(disk, profile);
-    let volume_bandwidth = profile_bandwidth(&volume_profile, disk.capacity, asked);
+    let (volume_profile, requested) = preflight::profile(disk, profile);
+    let volume_bandwidth = profile_bandwidth(&volume_profile, disk.capacity, requested);
     #[expect(clippy::cast_precision_loss, reason = "gigabytes and cores have far fewer than 53 bits")]
     let (bytes, cores) =
         (disk.capacity as f64 * GB, converter.cores.max(1) as f64 / converter.at_a_time.max(1) as f64);

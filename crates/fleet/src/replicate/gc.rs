@@ -20,28 +20,28 @@ use snapferry_ibmcloud::vpc::{
 };
 
 use super::catchup::{self, Overdue};
+use super::context::Waits;
 use super::error::Fault;
 use super::holdings::CloudObject;
 use super::names::{self, JobNames, has};
-use super::site::Waits;
-use super::turns::Turns;
+use super::server_locks::ServerLocks;
 
 /// Reason why things could not be listed or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum GcError {
     /// A request to the cloud failed.
-    #[error("{what}")]
+    #[error("{operation}")]
     Cloud {
         /// Operation that failed.
-        what: String,
+        operation: String,
         #[source]
         source: VpcError,
     },
     /// A request to the bucket failed.
-    #[error("{what}")]
+    #[error("{operation}")]
     Store {
         /// Operation that failed.
-        what: String,
+        operation: String,
         #[source]
         source: StoreError,
     },
@@ -66,21 +66,21 @@ impl GcError {
     }
 }
 
-fn cloud(what: impl Into<String>) -> impl FnOnce(VpcError) -> GcError {
-    let what = what.into();
-    move |source| GcError::Cloud { what, source }
+fn cloud(operation: impl Into<String>) -> impl FnOnce(VpcError) -> GcError {
+    let operation = operation.into();
+    move |source| GcError::Cloud { operation, source }
 }
 
-fn bucket(what: impl Into<String>) -> impl FnOnce(StoreError) -> GcError {
-    let what = what.into();
-    move |source| GcError::Store { what, source }
+fn bucket(operation: impl Into<String>) -> impl FnOnce(StoreError) -> GcError {
+    let operation = operation.into();
+    move |source| GcError::Store { operation, source }
 }
 
 /// Places in which leftovers are looked for. A place that is not given is left out, and the report shows
 /// that.
 pub struct Places {
-    /// Turns to detach from a server.
-    pub turns: Turns,
+    /// Locks to detach from a server.
+    pub server_locks: ServerLocks,
     /// Region of the servers, with volumes, snapshots and clones.
     pub home: RegionClient,
     /// Recovery region with the images, and the tags by which snapferry's own images are known.
@@ -277,11 +277,11 @@ async fn overdue(places: &Places, rules: &Rules) -> Result<Vec<Finding>, GcError
     let found = catchup::look(&snapshots, places, None, &rules.live, rules.clock.now()).await;
     let found = found.map_err(|fault| GcError::Retention(Box::new(fault)))?;
     let finding = |overdue: Overdue| {
-        let name = match &overdue.thing {
+        let name = match &overdue.resource {
             CloudObject::Snapshot(_, name) | CloudObject::Image(_, name) => name.clone(),
             CloudObject::Object(key) => key.to_string(),
         };
-        let (kind, which) = (overdue.kind(), Which::Overdue(overdue.thing));
+        let (kind, which) = (overdue.kind(), Which::Overdue(overdue.resource));
         Finding {
             because: Because::NotKept,
             ..rules.finding(kind, which, &name, &overdue.by, Some(overdue.made))
@@ -462,34 +462,36 @@ async fn snapshots(home: &RegionClient, rules: &Rules) -> Result<Vec<Finding>, G
 
 /// Removes a thing that is not kept, and waits until it is gone. Returns false if the rules keep it by now.
 async fn prune(
-    thing: &CloudObject,
+    resource: &CloudObject,
     finding: &Finding,
     places: &Places,
     rules: &Rules,
 ) -> Result<bool, GcError> {
-    let of_it = |what: &str| format!("{what} {finding}");
-    let still = overdue(places, rules).await?;
-    if !still.iter().any(|now| now.which == finding.which) {
+    let describe = |operation: &str| format!("{operation} {finding}");
+    let current = overdue(places, rules).await?;
+    if !current.iter().any(|now| now.which == finding.which) {
         return Ok(false);
     }
-    match (thing, &places.away, &places.bucket) {
+    match (resource, &places.away, &places.bucket) {
         (CloudObject::Snapshot(id, _), ..) => {
-            places.home.delete_snapshot(id).await.map_err(cloud(of_it("delete")))?;
+            places.home.delete_snapshot(id).await.map_err(cloud(describe("delete")))?;
             places
                 .home
                 .snapshot_gone(id, rules.waits.of(Patience::DELETION))
                 .await
-                .map_err(cloud(of_it("delete")))?;
+                .map_err(cloud(describe("delete")))?;
         }
         (CloudObject::Image(id, _), Some((away, _)), _) => {
-            away.delete_image(id).await.map_err(cloud(of_it("delete")))?;
-            away.image_gone(id, rules.waits.of(Patience::DELETION)).await.map_err(cloud(of_it("delete")))?;
+            away.delete_image(id).await.map_err(cloud(describe("delete")))?;
+            away.image_gone(id, rules.waits.of(Patience::DELETION))
+                .await
+                .map_err(cloud(describe("delete")))?;
         }
         (CloudObject::Object(key), _, Some((store, ..))) => {
             // The manifest is last: if only one of them is left, it is the small one, and the next search
             // finds it.
-            store.delete(key).await.map_err(bucket(of_it("delete")))?;
-            store.delete(&key.manifest()).await.map_err(bucket(of_it("delete")))?;
+            store.delete(key).await.map_err(bucket(describe("delete")))?;
+            store.delete(&key.manifest()).await.map_err(bucket(describe("delete")))?;
         }
         (CloudObject::Image(..) | CloudObject::Object(_), ..) => return Ok(false),
     }
@@ -503,56 +505,64 @@ async fn prune(
 /// If the cloud or the store refuses, or does not finish in time.
 pub async fn remove(finding: &Finding, places: &Places, rules: &Rules) -> Result<bool, GcError> {
     let home = &places.home;
-    let of_it = |what: &str| format!("{what} {finding}");
+    let describe = |operation: &str| format!("{operation} {finding}");
     match (&finding.which, &places.away, &places.bucket) {
         (Which::Upload(upload), _, Some((store, ..))) => {
-            store.abort(upload).await.map_err(bucket(of_it("abort")))?;
+            store.abort(upload).await.map_err(bucket(describe("abort")))?;
         }
-        (Which::Overdue(thing), ..) => return prune(thing, finding, places, rules).await,
+        (Which::Overdue(resource), ..) => return prune(resource, finding, places, rules).await,
         (Which::Object(key), _, Some((store, prefix, _))) => {
-            let still = objects(&**store, prefix, rules).await?;
-            if !still.iter().any(|now| now.which == finding.which) {
+            let current = objects(&**store, prefix, rules).await?;
+            if !current.iter().any(|now| now.which == finding.which) {
                 return Ok(false);
             }
-            store.delete(key).await.map_err(bucket(of_it("delete")))?;
+            store.delete(key).await.map_err(bucket(describe("delete")))?;
         }
         (Which::Image(id), Some((away, _)), _) => {
             // It may have become the latest since.
-            let now = away.image(id).await.map_err(cloud(of_it("look at")))?;
+            let now = away.image(id).await.map_err(cloud(describe("look at")))?;
             if now.is_none_or(|now| now.name != finding.name) {
                 return Ok(false);
             }
-            away.delete_image(id).await.map_err(cloud(of_it("delete")))?;
-            away.image_gone(id, rules.waits.of(Patience::DELETION)).await.map_err(cloud(of_it("delete")))?;
+            away.delete_image(id).await.map_err(cloud(describe("delete")))?;
+            away.image_gone(id, rules.waits.of(Patience::DELETION))
+                .await
+                .map_err(cloud(describe("delete")))?;
         }
         (Which::Volume(id), ..) => {
-            let Some(now) = home.volume(id).await.map_err(cloud(of_it("look at")))? else { return Ok(false) };
+            let Some(now) = home.volume(id).await.map_err(cloud(describe("look at")))? else {
+                return Ok(false);
+            };
             for attachment in &now.volume_attachments {
                 let Some(server) = attachment.instance.as_ref().map(|instance| &instance.id) else {
                     continue;
                 };
                 let patience = rules.waits.of(Patience::ATTACHMENT);
-                let turn = places.turns.of(server, patience, &*rules.clock, home.cancel()).await;
-                let _turn = turn.map_err(|fault| GcError::Retention(Box::new(fault)))?;
-                home.detach(server, &attachment.id).await.map_err(cloud(of_it("detach")))?;
-                home.detached(server, &attachment.id, patience).await.map_err(cloud(of_it("detach")))?;
+                let lock = places.server_locks.of(server, patience, &*rules.clock, home.cancel()).await;
+                let _lock = lock.map_err(|fault| GcError::Retention(Box::new(fault)))?;
+                home.detach(server, &attachment.id).await.map_err(cloud(describe("detach")))?;
+                home.detached(server, &attachment.id, patience).await.map_err(cloud(describe("detach")))?;
             }
-            home.delete_volume(id).await.map_err(cloud(of_it("delete")))?;
-            home.volume_gone(id, rules.waits.of(Patience::DELETION)).await.map_err(cloud(of_it("delete")))?;
+            home.delete_volume(id).await.map_err(cloud(describe("delete")))?;
+            home.volume_gone(id, rules.waits.of(Patience::DELETION))
+                .await
+                .map_err(cloud(describe("delete")))?;
         }
-        (Which::Clone(id, zone), ..) => home.delete_clone(id, zone).await.map_err(cloud(of_it("delete")))?,
+        (Which::Clone(id, zone), ..) => {
+            home.delete_clone(id, zone).await.map_err(cloud(describe("delete")))?
+        }
         (Which::Snapshot(id), ..) => {
-            let Some(now) = home.snapshot(id).await.map_err(cloud(of_it("look at")))? else {
+            let Some(now) = home.snapshot(id).await.map_err(cloud(describe("look at")))? else {
                 return Ok(false);
             };
             // A process has resumed its job.
             if has(&now.user_tags, &names::done_tag()?) {
                 return Ok(false);
             }
-            home.delete_snapshot(id).await.map_err(cloud(of_it("delete")))?;
+            home.delete_snapshot(id).await.map_err(cloud(describe("delete")))?;
             home.snapshot_gone(id, rules.waits.of(Patience::DELETION))
                 .await
-                .map_err(cloud(of_it("delete")))?;
+                .map_err(cloud(describe("delete")))?;
         }
         (Which::Upload(_) | Which::Object(_) | Which::Image(_), ..) => return Ok(false),
     }

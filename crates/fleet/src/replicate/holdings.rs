@@ -12,12 +12,12 @@ use snapferry_ibmcloud::vpc::{
     ImageFilter, ImageId, RegionClient, SnapshotFilter, SnapshotId, SnapshotOrder, Tagging,
 };
 
+use super::context::JobContext;
 use super::error::Fault;
-use super::job::Job;
-use super::marks::Destination;
+use super::job::JobSpec;
 use super::names::{self, Form, JobNames, has};
 use super::retention::{Candidate, Protection, Retention, beyond};
-use super::site::JobContext;
+use super::snapshot_tags::Destination;
 
 /// Thing that retention may remove.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,9 +45,9 @@ impl CloudObject {
     ///
     /// # Errors
     /// If the cloud or the store refuses.
-    pub async fn remove(&self, yard: &CloudStores<'_>) -> Result<(), Fault> {
-        match (self, yard.away, yard.store) {
-            (Self::Snapshot(id, _), ..) => yard.home.delete_snapshot(id).await?,
+    pub async fn remove(&self, stores: &CloudStores<'_>) -> Result<(), Fault> {
+        match (self, stores.away, stores.store) {
+            (Self::Snapshot(id, _), ..) => stores.home.delete_snapshot(id).await?,
             (Self::Image(id, _), Some((away, _)), _) => away.delete_image(id).await?,
             (Self::Object(key), _, Some(store)) => {
                 // The manifest is last: if only one of them is left, it is the small one, and `gc` finds it.
@@ -74,8 +74,12 @@ pub struct CloudStores<'a> {
 impl<'a> CloudStores<'a> {
     /// Returns all places that a job works with.
     #[must_use]
-    pub fn of_site(site: &'a JobContext) -> Self {
-        Self { home: &site.home, away: Some((&site.away, &site.tagging)), store: Some(&*site.store) }
+    pub fn of_context(context: &'a JobContext) -> Self {
+        Self {
+            home: &context.home,
+            away: Some((&context.away, &context.tagging)),
+            store: Some(&*context.store),
+        }
     }
 }
 
@@ -111,19 +115,19 @@ impl Holdings {
     ///
     /// # Errors
     /// As for [`Holdings::look`].
-    pub async fn of_job(job: &Job, site: &JobContext, image: Option<&ImageId>) -> Result<Self, Fault> {
+    pub async fn of_job(job: &JobSpec, context: &JobContext, image: Option<&ImageId>) -> Result<Self, Fault> {
         let names = job.names()?;
         let to = Destination::of_job(job, &names);
         let newest =
             Newest { job: job.id, server: &job.server, prefix: &job.prefix, names: &names, to: &to, image };
-        Self::look(&newest, &CloudStores::of_site(site)).await
+        Self::look(&newest, &CloudStores::of_context(context)).await
     }
 
     /// Looks for everything of the run's server.
     ///
     /// # Errors
     /// If something can't be listed: then nothing is known, which is not the same as that there is nothing.
-    pub async fn look(of: &Newest<'_>, yard: &CloudStores<'_>) -> Result<Self, Fault> {
+    pub async fn look(of: &Newest<'_>, stores: &CloudStores<'_>) -> Result<Self, Fault> {
         let names = of.names;
         let mut holdings = Self::default();
         let filter = SnapshotFilter {
@@ -131,7 +135,7 @@ impl Holdings {
             source_volume: None,
             order: SnapshotOrder::NewestFirst,
         };
-        let found = yard.home.snapshots(&filter).await?;
+        let found = stores.home.snapshots(&filter).await?;
         let mut open = open_runs(of.server, &found)?;
         // This job no longer uses what it made, even if its snapshot does not have the mark yet.
         open.remove(names.run.as_str());
@@ -140,20 +144,20 @@ impl Holdings {
             let (tags, ours) =
                 (&snapshot.user_tags, names::form_of(of.server, &snapshot.name) == Some(Form::Run));
             // Earlier versions of snapferry set no destination tag: such a snapshot may be for any region.
-            let here = Destination::of(tags).is_none_or(|to| to.region == of.to.region);
-            if ours && !here {
+            let same_region = Destination::of(tags).is_none_or(|to| to.region == of.to.region);
+            if ours && !same_region {
                 elsewhere.insert(snapshot.name.clone());
             }
-            if ours && here && names::job_of(tags).is_some_and(|job| job > of.job) {
+            if ours && same_region && names::job_of(tags).is_some_and(|job| job > of.job) {
                 holdings.newer = Some(snapshot.name.clone());
             }
-            let thing = CloudObject::Snapshot(snapshot.id.clone(), snapshot.name.clone());
-            holdings.snapshots.push((snapshot_candidate(of.server, snapshot, &open)?, thing));
+            let resource = CloudObject::Snapshot(snapshot.id.clone(), snapshot.name.clone());
+            holdings.snapshots.push((snapshot_candidate(of.server, snapshot, &open)?, resource));
         }
-        if let Some((away, tagging)) = yard.away {
+        if let Some((away, tagging)) = stores.away {
             holdings.images(of, &open, away, tagging).await?;
         }
-        if let Some(store) = yard.store {
+        if let Some(store) = stores.store {
             let listed = store.list(&names::folder(of.prefix, of.server)).await?;
             holdings.objects = objects(of, &listed, &open);
             let began = names::time_of_run(names.run.as_str());
@@ -192,8 +196,8 @@ impl Holdings {
             if same_server && names::job_of(&tags).is_some_and(|job| job > of.job) {
                 self.newer = Some(image.name.clone());
             }
-            let thing = CloudObject::Image(image.id.clone(), image.name.clone());
-            self.images.push((image_candidate(of, &image, &tags, open), thing));
+            let resource = CloudObject::Image(image.id.clone(), image.name.clone());
+            self.images.push((image_candidate(of, &image, &tags, open), resource));
         }
         Ok(())
     }
@@ -201,7 +205,7 @@ impl Holdings {
     /// Returns the things that `retention` does not keep, of each kind the oldest first.
     #[must_use]
     pub fn beyond(&self, retention: &Retention, now: SystemTime) -> Vec<CloudObject> {
-        self.candidates_beyond(retention, now).into_iter().map(|(_, thing)| thing).collect()
+        self.candidates_beyond(retention, now).into_iter().map(|(_, resource)| resource).collect()
     }
 
     /// Returns the same things as [`Holdings::beyond`], each with its candidate, which has the time at which
@@ -213,12 +217,12 @@ impl Holdings {
             (&self.images, &retention.images),
             (&self.objects, &retention.objects),
         ];
-        let mut going = Vec::new();
+        let mut expired = Vec::new();
         for (listed, keep) in kinds {
             let candidates: Vec<Candidate> = listed.iter().map(|(candidate, _)| candidate.clone()).collect();
-            going.extend(beyond(&candidates, keep, now).into_iter().map(|at| listed[at].clone()));
+            expired.extend(beyond(&candidates, keep, now).into_iter().map(|at| listed[at].clone()));
         }
-        going
+        expired
     }
 }
 
@@ -259,7 +263,7 @@ fn snapshot_candidate(
 }
 
 fn image_candidate(of: &Newest<'_>, image: &Image, tags: &[String], open: &BTreeSet<String>) -> Candidate {
-    let whole = matches!(
+    let is_complete = matches!(
         image.status,
         ImageState::Available
             | ImageState::PartiallyAvailable
@@ -273,7 +277,7 @@ fn image_candidate(of: &Newest<'_>, image: &Image, tags: &[String], open: &BTree
         Some(Protection::NotOurs)
     } else if open.contains(&image.name) {
         Some(Protection::InUse)
-    } else if !whole {
+    } else if !is_complete {
         Some(Protection::NotWhole)
     } else {
         None

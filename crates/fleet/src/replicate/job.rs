@@ -93,7 +93,7 @@ impl<'de> Deserialize<'de> for Encoding {
 
 /// Replication of one server's boot volume into one region's image library.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Job {
+pub struct JobSpec {
     /// Id of the job, from which its names follow.
     pub id: JobId,
     /// Name of the server.
@@ -143,7 +143,7 @@ pub struct Job {
     pub retention: Retention,
 }
 
-impl Job {
+impl JobSpec {
     /// Returns the resource group that the user named, if any.
     #[must_use]
     pub fn resource_group(&self) -> Option<ResourceGroupId> {

@@ -18,8 +18,8 @@ use snapferry_base::job::JobId;
 use snapferry_base::retry::Class;
 use snapferry_engine::store::sync_folder;
 
-use super::job::Job;
-use super::state::State;
+use super::job::JobSpec;
+use super::state::JobState;
 use super::steps::Step;
 use crate::queue::QueueError;
 
@@ -87,13 +87,13 @@ pub struct Entry {
     #[serde(flatten)]
     pub event: Event,
     /// Knowledge of the job after the event.
-    pub state: State,
+    pub state: JobState,
 }
 
 impl Entry {
     /// Makes an entry with the time `now`.
     #[must_use]
-    pub fn new(now: SystemTime, event: Event, state: &State) -> Self {
+    pub fn new(now: SystemTime, event: Event, state: &JobState) -> Self {
         Self { at: rfc3339(now), event, state: state.clone() }
     }
 }
@@ -102,10 +102,10 @@ impl Entry {
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// The folder or a file in it can't be used.
-    #[error("cannot {what} {}", path.display())]
+    #[error("cannot {operation} {}", path.display())]
     File {
         /// Operation that failed, such as `open`, `write` or `read`.
-        what: &'static str,
+        operation: &'static str,
         path: PathBuf,
         #[source]
         source: io::Error,
@@ -153,20 +153,20 @@ pub trait Journal: Send + Sync {
 #[derive(Serialize, Deserialize)]
 struct Header {
     schema: u32,
-    job: Job,
+    job: JobSpec,
 }
 
 /// Content of a journal file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Read {
-    pub job: Job,
+    pub job: JobSpec,
     pub entries: Vec<Entry>,
 }
 
 impl Read {
     /// Returns the last known state.
     #[must_use]
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> JobState {
         self.entries.last().map(|entry| entry.state.clone()).unwrap_or_default()
     }
 
@@ -199,11 +199,11 @@ impl JournalFolder {
     /// # Errors
     /// [`JournalError::Busy`] if another process has it. Also if the folder can't be written, or the existing
     /// journal can't be read.
-    pub fn open(&self, job: &Job) -> Result<(FileJournal, Option<Read>), JournalError> {
+    pub fn open(&self, job: &JobSpec) -> Result<(FileJournal, Option<Read>), JournalError> {
         let path = self.path(job.id);
-        let failed = |what| {
+        let failed = |operation| {
             let path = path.clone();
-            move |source| JournalError::File { what, path, source }
+            move |source| JournalError::File { operation, path, source }
         };
         fs::create_dir_all(&self.folder).map_err(failed("make the folder of"))?;
         let file =
@@ -243,7 +243,7 @@ impl JournalFolder {
         match fs::read_to_string(&path) {
             Ok(text) => parse(&path, &text).map(Some),
             Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(JournalError::File { what: "read", path, source }),
+            Err(source) => Err(JournalError::File { operation: "read", path, source }),
         }
     }
 
@@ -253,7 +253,7 @@ impl JournalFolder {
     /// # Errors
     /// If the folder can't be listed. A missing folder counts as an empty one.
     pub fn all(&self) -> Result<Vec<Read>, JournalError> {
-        let failed = |source| JournalError::File { what: "list", path: self.folder.clone(), source };
+        let failed = |source| JournalError::File { operation: "list", path: self.folder.clone(), source };
         let entries = match fs::read_dir(&self.folder) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             listed => listed.map_err(failed)?,
@@ -288,7 +288,11 @@ impl JournalFolder {
         let mut forgotten = 0;
         for read in self.all()?.into_iter().filter(|read| read.is_over() && read.job.id.time() < before) {
             let path = self.path(read.job.id);
-            fs::remove_file(&path).map_err(|source| JournalError::File { what: "remove", path, source })?;
+            fs::remove_file(&path).map_err(|source| JournalError::File {
+                operation: "remove",
+                path,
+                source,
+            })?;
             forgotten += 1;
         }
         Ok(forgotten)
@@ -296,12 +300,12 @@ impl JournalFolder {
 }
 
 fn parse(path: &Path, text: &str) -> Result<Read, JournalError> {
-    let foreign = |reason: String| JournalError::Foreign { path: path.to_owned(), reason };
+    let invalid = |reason: String| JournalError::Foreign { path: path.to_owned(), reason };
     let mut lines = text.lines();
     let header: Header =
-        serde_json::from_str(lines.next().unwrap_or_default()).map_err(|err| foreign(err.to_string()))?;
+        serde_json::from_str(lines.next().unwrap_or_default()).map_err(|err| invalid(err.to_string()))?;
     if header.schema > SCHEMA {
-        return Err(foreign(format!("it has form {}, and {SCHEMA} is the latest known here", header.schema)));
+        return Err(invalid(format!("it has form {}, and {SCHEMA} is the latest known here", header.schema)));
     }
     // A line that was cut by a crash is ignored: a later entry has everything that is known.
     let entries = lines.filter_map(|line| serde_json::from_str(line).ok()).collect();
@@ -325,14 +329,14 @@ impl FileJournal {
 
     fn append(&self, bytes: &[u8]) -> Result<(), JournalError> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let failed = |source| JournalError::File { what: "write", path: self.path.clone(), source };
+        let failed = |source| JournalError::File { operation: "write", path: self.path.clone(), source };
         file.write_all(bytes).and_then(|()| file.sync_data()).map_err(failed)
     }
 
     fn truncate(&self) -> Result<(), JournalError> {
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         file.set_len(0).map_err(|source| JournalError::File {
-            what: "begin",
+            operation: "begin",
             path: self.path.clone(),
             source,
         })
@@ -357,7 +361,7 @@ mod tests {
     use crate::replicate::testing::job;
 
     fn entry(event: Event) -> Entry {
-        let state = State { pruned: vec![format!("{event:?}")], ..State::default() };
+        let state = JobState { pruned: vec![format!("{event:?}")], ..JobState::default() };
         Entry::new(SystemTime::UNIX_EPOCH, event, &state)
     }
 
@@ -365,8 +369,8 @@ mod tests {
     #[test]
     fn only_a_step_that_is_through_has_a_place() {
         let through = |step| Event::Done { step, took_ms: 0 }.through();
-        let places: Vec<Option<u32>> = Step::ALL.into_iter().map(through).collect();
-        assert_eq!(places, (1..=14).map(Some).collect::<Vec<_>>());
+        let numbers: Vec<Option<u32>> = Step::ALL.into_iter().map(through).collect();
+        assert_eq!(numbers, (1..=14).map(Some).collect::<Vec<_>>());
         let intent = Event::Intent { step: Step::Prune, name: String::new() };
         for event in [Event::TakenUp { host: String::new() }, intent, Event::Finished, Event::Abandoned] {
             assert_eq!(event.through(), None, "{event:?}");

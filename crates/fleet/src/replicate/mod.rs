@@ -14,49 +14,49 @@
 //! | `steps/` | the do and undo of each step |
 //! | `state`, `journal` | the knowledge of a job, and the file that keeps it |
 //! | `transfer` | the device into the bucket, and the proof, on threads |
-//! | `standing` | the check if a job that is taken up again still has work to do |
-//! | `hold`, `marks` | the holder of a job, and the tags of its snapshot |
-//! | `turns` | one attach or detach at a time for each server |
+//! | `status` | the check if a job that is taken up again still has work to do |
+//! | `snapshot_hold`, `snapshot_tags` | the holder of a job, and the tags of its snapshot |
+//! | `server_locks` | one attach or detach at a time for each server |
 //! | `holdings`, `retention` | the things that earlier runs have left, and the decision which of them stay |
 //! | `gc`, `catchup` | the leftovers of dead jobs, and the things that they did not prune |
 //! | `forecast` | the expected duration of a job, and its bottlenecks |
 //! | `device` | the path of an attached volume, and the proof that it is the right one |
-//! | `site` | everything that a job needs from outside |
+//! | `context` | everything that a job needs from outside |
 //!
 //! The journal is a hint and the cloud is the truth: each step looks for its result by name, takes an
 //! existing one over, and makes one only if there is none. So a job can be resumed from its id alone.
 
 pub mod catchup;
+pub mod context;
 pub mod device;
 pub mod error;
 pub mod forecast;
 pub mod gc;
-pub mod hold;
 pub mod holdings;
 pub mod job;
 pub mod journal;
-pub mod marks;
 pub mod names;
 pub mod retention;
 pub mod saga;
-pub mod site;
-mod standing;
+pub mod server_locks;
+pub mod snapshot_hold;
+pub mod snapshot_tags;
 pub mod state;
+mod status;
 pub mod steps;
 pub mod transfer;
-pub mod turns;
 
 #[cfg(test)]
 mod testing;
 
+pub use context::{JobContext, OwnServer, Waits};
 pub use error::{Fault, JobError, Obstacle, OrphanedResource, ResourceKind, Resumable};
-pub use hold::SnapshotHold;
-pub use job::{Encoding, Goal, Job, Origin, Restore, SnapshotFate};
+pub use job::{Encoding, Goal, JobSpec, Origin, Restore, SnapshotFate};
 pub use journal::{Entry, Event, FileJournal, Journal, JournalError, JournalFolder};
 pub use names::{JobNames, JobNamesError};
 pub use retention::{Age, Keep, Newest, Retention};
 pub use saga::{Finished, Over, Progress, ProgressObserver, Saga, Taken};
-pub use site::{JobContext, OwnServer, Waits};
-pub use state::State;
+pub use server_locks::ServerLocks;
+pub use snapshot_hold::SnapshotHold;
+pub use state::JobState;
 pub use steps::Step;
-pub use turns::Turns;

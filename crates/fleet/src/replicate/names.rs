@@ -10,7 +10,7 @@
 
 use std::time::SystemTime;
 
-use snapferry_base::clock::{compact, time_of_compact};
+use snapferry_base::clock::{compact, parse_compact};
 use snapferry_base::job::JobId;
 use snapferry_engine::store::{ObjectKey, ObjectKeyError};
 use snapferry_ibmcloud::vpc::{NameError, ResourceName, Tag};
@@ -56,10 +56,10 @@ pub enum JobNamesError {
     Prefix { prefix: String },
 }
 
-/// Joins `words` with colons to a tag. The words of snapferry's tags have only lower-case letters, digits,
+/// Joins `parts` with colons to a tag. The parts of snapferry's tags have only lower-case letters, digits,
 /// dashes and dots.
-fn tag(words: &[&str]) -> Result<Tag, NameError> {
-    Tag::new(&words.join(":"))
+fn tag(parts: &[&str]) -> Result<Tag, NameError> {
+    Tag::new(&parts.join(":"))
 }
 
 impl JobNames {
@@ -215,7 +215,7 @@ pub fn run_of_key<'a>(prefix: &str, server: &str, key: &'a ObjectKey) -> Option<
 #[must_use]
 pub fn time_of_run(run: &str) -> Option<SystemTime> {
     let stamp = run.get(run.len().checked_sub(STAMP_LENGTH + 1 + TAIL_LENGTH)?..)?.get(..STAMP_LENGTH)?;
-    time_of_compact(stamp)
+    parse_compact(stamp)
 }
 
 #[cfg(test)]

@@ -156,12 +156,13 @@ pub fn beyond(candidates: &[Candidate], keep: &Keep, now: SystemTime) -> Vec<usi
     let Newest::Count(count) = keep.newest else { return Vec::new() };
     // The latest image and a kept thing are good and count among the newest; a foreign or an incomplete one
     // does not.
-    let counts = |candidate: &Candidate| {
+    let is_good_copy = |candidate: &Candidate| {
         matches!(candidate.protection, None | Some(Protection::Latest | Protection::Kept))
     };
-    let mut good: Vec<usize> = (0..candidates.len()).filter(|&at| counts(&candidates[at])).collect();
+    let mut good_copies: Vec<usize> =
+        (0..candidates.len()).filter(|&at| is_good_copy(&candidates[at])).collect();
     // For the same time the name decides, so that each process decides alike.
-    good.sort_by(|&a, &b| {
+    good_copies.sort_by(|&a, &b| {
         (candidates[b].made, &candidates[b].name).cmp(&(candidates[a].made, &candidates[a].name))
     });
     let kept = usize::try_from(count.max(1)).unwrap_or(usize::MAX);
@@ -169,10 +170,14 @@ pub fn beyond(candidates: &[Candidate], keep: &Keep, now: SystemTime) -> Vec<usi
         None => true,
         Some(Age(age)) => now.duration_since(candidates[*at].made).is_ok_and(|passed| passed > age),
     };
-    let mut going: Vec<usize> =
-        good.into_iter().skip(kept).filter(|&at| candidates[at].protection.is_none()).filter(old).collect();
-    going.reverse();
-    going
+    let mut expired: Vec<usize> = good_copies
+        .into_iter()
+        .skip(kept)
+        .filter(|&at| candidates[at].protection.is_none())
+        .filter(old)
+        .collect();
+    expired.reverse();
+    expired
 }
 
 #[cfg(test)]
@@ -244,26 +249,26 @@ mod tests {
         ) {
             let all: Vec<Candidate> = list.iter().map(|(name, made, protection)| candidate(name, *made, *protection)).collect();
             let keep = keep(count, age);
-            let going = beyond(&all, &keep, at(now));
-            for &at in &going {
+            let expired = beyond(&all, &keep, at(now));
+            for &at in &expired {
                 prop_assert_eq!(all[at].protection, None);
             }
             // At least as many good ones stay as the rules ask for, and none that goes is newer than one that
             // stays and may go.
-            let good = |candidate: &&Candidate| {
+            let is_good = |candidate: &&Candidate| {
                 matches!(candidate.protection, None | Some(Protection::Latest | Protection::Kept))
             };
-            let goods = all.iter().filter(good).count();
-            prop_assert!(goods - going.len() >= goods.min(usize::try_from(count.max(1)).expect("small")));
-            let newest = all.iter().filter(good).map(|candidate| candidate.made).max();
-            for &at in &going {
-                let newer = all.iter().filter(good).filter(|other| other.made >= all[at].made).count();
+            let good_count = all.iter().filter(is_good).count();
+            prop_assert!(good_count - expired.len() >= good_count.min(usize::try_from(count.max(1)).expect("small")));
+            let newest = all.iter().filter(is_good).map(|candidate| candidate.made).max();
+            for &at in &expired {
+                let newer = all.iter().filter(is_good).filter(|other| other.made >= all[at].made).count();
                 prop_assert!(Some(all[at].made) < newest || newer > 1, "the newest good one would go");
             }
             // A second decision on the rest removes nothing.
-            let left: Vec<Candidate> =
-                all.iter().enumerate().filter(|(at, _)| !going.contains(at)).map(|(_, candidate)| candidate.clone()).collect();
-            prop_assert_eq!(beyond(&left, &keep, at(now)), Vec::<usize>::new());
+            let remaining: Vec<Candidate> =
+                all.iter().enumerate().filter(|(at, _)| !expired.contains(at)).map(|(_, candidate)| candidate.clone()).collect();
+            prop_assert_eq!(beyond(&remaining, &keep, at(now)), Vec::<usize>::new());
         }
     }
 }

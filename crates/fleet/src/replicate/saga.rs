@@ -13,15 +13,15 @@ use snapferry_ibmcloud::vpc::{InstanceId, Patience};
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument as _;
 
+use super::context::JobContext;
 use super::error::{Fault, JobError, OrphanedResource, ResourceKind, Resumable};
-use super::job::{Goal, Job, Restore};
+use super::job::{Goal, JobSpec, Restore};
 use super::journal::{Entry, Event, Journal};
 use super::names::JobNames;
-use super::site::JobContext;
-use super::standing::{self, Standing};
-use super::state::State;
+use super::server_locks::ServerLock;
+use super::state::JobState;
+use super::status::{self, JobStatus};
 use super::steps::{Step, convert};
-use super::turns::Turn;
 
 /// Progress of a job, for an observer.
 pub enum Progress<'a> {
@@ -33,7 +33,7 @@ pub enum Progress<'a> {
         /// Duration of the step.
         took: Duration,
         /// Result of the step, as text for the user.
-        words: &'a str,
+        summary: &'a str,
     },
     /// The volume is being converted: the counters of the conversion, and the size of the device.
     Converting(Arc<ConvertCounters>, ByteCount),
@@ -48,7 +48,7 @@ pub enum Progress<'a> {
 /// Observer of a job's progress.
 pub trait ProgressObserver: Send + Sync {
     /// Receives each change of the progress. Must not block.
-    fn see(&self, progress: Progress<'_>);
+    fn on_progress(&self, progress: Progress<'_>);
 }
 
 /// Things that this run has found in the cloud.
@@ -61,29 +61,29 @@ pub(super) struct FoundObjects {
 
 /// Job under way, with everything that its steps use.
 pub(super) struct Run<'a> {
-    pub job: &'a Job,
+    pub job: &'a JobSpec,
     pub names: JobNames,
-    pub site: &'a JobContext,
-    pub state: State,
+    pub context: &'a JobContext,
+    pub state: JobState,
     pub found: FoundObjects,
     pub warnings: Vec<String>,
     /// True if a process had taken the job up before.
     pub resumed: bool,
     journal: &'a dyn Journal,
-    onlooker: &'a dyn ProgressObserver,
+    observer: &'a dyn ProgressObserver,
 }
 
 impl<'a> Run<'a> {
     pub fn new(
-        job: &'a Job,
-        site: &'a JobContext,
-        state: State,
+        job: &'a JobSpec,
+        context: &'a JobContext,
+        state: JobState,
         journal: &'a dyn Journal,
-        onlooker: &'a dyn ProgressObserver,
+        observer: &'a dyn ProgressObserver,
     ) -> Result<Self, Fault> {
         let (names, found) = (job.names()?, FoundObjects::default());
         let resumed = state.taken_up;
-        Ok(Self { job, names, site, state, found, warnings: Vec::new(), resumed, journal, onlooker })
+        Ok(Self { job, names, context, state, found, warnings: Vec::new(), resumed, journal, observer })
     }
 
     /// Writes the name of the thing that the step is about to make into the journal.
@@ -92,27 +92,27 @@ impl<'a> Run<'a> {
     }
 
     pub async fn record(&self, event: Event) -> Result<(), Fault> {
-        Ok(self.journal.record(&Entry::new(self.site.clock.now(), event, &self.state)).await?)
+        Ok(self.journal.record(&Entry::new(self.context.clock.now(), event, &self.state)).await?)
     }
 
     pub fn patience(&self, patience: Patience) -> Patience {
-        self.site.waits.of(patience)
+        self.context.waits.of(patience)
     }
 
-    /// Waits for this job's turn to attach to a server, or to detach from it.
-    pub async fn turn_of(&self, server: &InstanceId) -> Result<Turn, Fault> {
-        let JobContext { turns, clock, cancel, .. } = self.site;
-        turns.of(server, self.patience(Patience::ATTACHMENT), &**clock, cancel).await
+    /// Waits for the lock to attach to a server, or to detach from it.
+    pub async fn lock_server(&self, server: &InstanceId) -> Result<ServerLock, Fault> {
+        let JobContext { server_locks, clock, cancel, .. } = self.context;
+        server_locks.of(server, self.patience(Patience::ATTACHMENT), &**clock, cancel).await
     }
 
-    pub fn see(&self, progress: Progress<'_>) {
-        self.onlooker.see(progress);
+    pub fn report_progress(&self, progress: Progress<'_>) {
+        self.observer.on_progress(progress);
     }
 
     /// Notes a problem that does not make the job fail.
-    pub fn warn(&mut self, words: String) {
-        tracing::warn!("{words}");
-        self.warnings.push(words);
+    pub fn warn(&mut self, message: String) {
+        tracing::warn!("{message}");
+        self.warnings.push(message);
     }
 }
 
@@ -130,7 +130,7 @@ pub struct Taken {
 #[derive(Clone, Debug)]
 pub struct Finished {
     /// Last state of the job.
-    pub state: State,
+    pub state: JobState,
     pub names: JobNames,
     /// Steps that this run has taken.
     pub steps: Vec<Taken>,
@@ -152,9 +152,9 @@ pub enum Over {
 impl Over {
     /// Returns the evidence, as text for the user.
     #[must_use]
-    pub fn why(&self) -> &str {
-        let (Self::Done(why) | Self::Superseded(why)) = self;
-        why
+    pub fn evidence(&self) -> &str {
+        let (Self::Done(evidence) | Self::Superseded(evidence)) = self;
+        evidence
     }
 }
 
@@ -166,30 +166,36 @@ enum Stopped {
     Unknown(Fault),
 }
 
-/// Job with everything that it needs. `cleaning` is the same environment as `site`, but without its
+/// Job with everything that it needs. `cleanup_context` is the same environment as `context`, but without its
 /// cancellation, for the cleanup after a job was cancelled.
 pub struct Saga<'a> {
-    pub job: &'a Job,
+    pub job: &'a JobSpec,
     /// Environment that the steps run in.
-    pub site: &'a JobContext,
+    pub context: &'a JobContext,
     /// Environment that the cleanup runs in.
-    pub cleaning: &'a JobContext,
+    pub cleanup_context: &'a JobContext,
     pub journal: &'a dyn Journal,
-    pub onlooker: &'a dyn ProgressObserver,
+    pub observer: &'a dyn ProgressObserver,
 }
 
 impl<'a> Saga<'a> {
-    fn run_on(&self, site: &'a JobContext, state: State) -> Result<Run<'a>, Fault> {
-        Run::new(self.job, site, state, self.journal, self.onlooker)
+    fn run_on(&self, context: &'a JobContext, state: JobState) -> Result<Run<'a>, Fault> {
+        Run::new(self.job, context, state, self.journal, self.observer)
     }
 
-    fn error(&self, step: Step, fault: Fault, left: Vec<OrphanedResource>, resumable: Resumable) -> JobError {
+    fn error(
+        &self,
+        step: Step,
+        fault: Fault,
+        orphaned: Vec<OrphanedResource>,
+        resumable: Resumable,
+    ) -> JobError {
         JobError {
             id: self.job.id,
             server: self.job.server.clone(),
             step,
             fault: Box::new(fault),
-            left,
+            orphaned,
             resumable,
         }
     }
@@ -200,9 +206,9 @@ impl<'a> Saga<'a> {
     /// # Errors
     /// If a step fails; the error names it. Then the things that cost money by the hour are removed, as far
     /// as possible. The snapshot stays, and the job can be resumed.
-    pub async fn run(&self, known: State) -> Result<Finished, JobError> {
+    pub async fn run(&self, state: JobState) -> Result<Finished, JobError> {
         let mut run = self
-            .run_on(self.site, known)
+            .run_on(self.context, state)
             .map_err(|fault| self.error(Step::Resolve, fault, Vec::new(), Resumable::No))?;
         let mut taken = Vec::new();
         let span =
@@ -220,14 +226,15 @@ impl<'a> Saga<'a> {
             // leftovers.
             Err(Stopped::Unknown(fault)) => Err(self.error(Step::Resolve, fault, Vec::new(), Resumable::Yes)),
             Err(Stopped::At(step, fault)) => {
-                let late = matches!(fault, Fault::UnderWay { .. }) && !run.resumed;
-                let nothing = late
+                let came_late = matches!(fault, Fault::UnderWay { .. }) && !run.resumed;
+                let made_nothing = came_late
                     || (step <= Step::Preflight
                         && run.state.snapshot.is_none()
                         && run.state.object.is_none());
-                let resumable = if nothing { Resumable::No } else { Resumable::Yes };
-                let left = Box::pin(self.clean_up(step, &fault, run.state, resumable)).instrument(span).await;
-                Err(self.error(step, fault, left, resumable))
+                let resumable = if made_nothing { Resumable::No } else { Resumable::Yes };
+                let orphaned =
+                    Box::pin(self.clean_up(step, &fault, run.state, resumable)).instrument(span).await;
+                Err(self.error(step, fault, orphaned, resumable))
             }
         }
     }
@@ -235,46 +242,46 @@ impl<'a> Saga<'a> {
     /// Takes the steps that are to be taken. Returns the reason if the job was over already.
     async fn steps(&self, run: &mut Run<'a>, taken: &mut Vec<Taken>) -> Result<Option<Over>, Stopped> {
         let at = |step| move |fault| Stopped::At(step, fault);
-        let host = format!("{} ({})", self.site.own.name, self.site.own.id);
+        let host = format!("{} ({})", self.context.own.name, self.context.own.id);
         run.state.taken_up = true;
         run.record(Event::TakenUp { host }).await.map_err(at(Step::Resolve))?;
-        match self.look_back(run).await {
+        match self.resume_status(run).await {
             Err(fault) if run.resumed => return Err(Stopped::Unknown(fault)),
             Err(fault) => return Err(Stopped::At(Step::Resolve, fault)),
-            Ok(Standing::Open) => {}
-            Ok(Standing::Done(why)) => {
+            Ok(JobStatus::Open) => {}
+            Ok(JobStatus::Done(evidence)) => {
                 // The process that finished the job may have died before it pruned.
-                taken.push(self.take(Step::Prune, run).await.map_err(at(Step::Prune))?);
+                taken.push(self.run_step(Step::Prune, run).await.map_err(at(Step::Prune))?);
                 run.record(Event::Finished).await.map_err(at(Step::Prune))?;
-                return Ok(Some(Over::Done(why)));
+                return Ok(Some(Over::Done(evidence)));
             }
-            Ok(Standing::Superseded(why)) => {
+            Ok(JobStatus::Superseded(evidence)) => {
                 run.record(Event::Finished).await.map_err(at(Step::Resolve))?;
-                return Ok(Some(Over::Superseded(why)));
+                return Ok(Some(Over::Superseded(evidence)));
             }
         }
         // With the object in the bucket, the server, its snapshot and a volume are not needed any more.
-        let there = convert::adopt(run).await.map_err(at(Step::Preflight))?;
-        let mut turn = None;
+        let object_exists = convert::adopt(run).await.map_err(at(Step::Preflight))?;
+        let mut volume_permit = None;
         for step in Step::ALL {
-            let pointless = (there && step.is_for_the_object())
+            let pointless = (object_exists && step.is_for_the_object())
                 || (self.job.goal == Goal::Object && step.is_for_the_image())
                 || (self.job.restore == Restore::Plain && step == Step::Clone);
             if pointless {
                 continue;
             }
-            if self.site.cancel.is_cancelled() {
+            if self.context.cancel.is_cancelled() {
                 return Err(Stopped::At(step, Fault::Stopped));
             }
             match step {
-                Step::Clone | Step::Volume if turn.is_none() => {
-                    turn = Some(self.turn().await.map_err(at(step))?);
+                Step::Clone | Step::Volume if volume_permit.is_none() => {
+                    volume_permit = Some(self.volume_permit().await.map_err(at(step))?);
                 }
                 // The volume is gone: a job that waits may have one now.
-                _ if step > Step::Release => turn = None,
+                _ if step > Step::Release => volume_permit = None,
                 _ => {}
             }
-            taken.push(self.take(step, run).await.map_err(at(step))?);
+            taken.push(self.run_step(step, run).await.map_err(at(step))?);
         }
         run.record(Event::Finished).await.map_err(at(Step::Prune))?;
         Ok(None)
@@ -282,38 +289,40 @@ impl<'a> Saga<'a> {
 
     /// Finds out if the job still has work to do. If it has, this process takes the hold, so that no other
     /// process has the job.
-    async fn look_back(&self, run: &mut Run<'a>) -> Result<Standing, Fault> {
-        let own = standing::own_snapshot(run).await?;
+    async fn resume_status(&self, run: &mut Run<'a>) -> Result<JobStatus, Fault> {
+        let own = status::own_snapshot(run).await?;
         run.resumed |= own.is_some();
         if !run.resumed {
-            return Ok(Standing::Open);
+            return Ok(JobStatus::Open);
         }
-        let standing = standing::of(run, own.as_ref()).await?;
-        if let (Standing::Open, Some(own)) = (&standing, &own) {
-            self.site.hold.take(self.job.id, own, &self.site.home).await?;
+        let status = status::of(run, own.as_ref()).await?;
+        if let (JobStatus::Open, Some(own)) = (&status, &own) {
+            self.context.hold.take(self.job.id, own, &self.context.home).await?;
         }
-        Ok(standing)
+        Ok(status)
     }
 
     /// Waits until this process has room for another volume: a volume that waits costs money by the hour.
-    async fn turn(&self) -> Result<OwnedSemaphorePermit, Fault> {
+    async fn volume_permit(&self) -> Result<OwnedSemaphorePermit, Fault> {
         tokio::select! {
             biased;
-            _reason = self.site.cancel.cancelled() => Err(Fault::Stopped),
-            turn = Arc::clone(&self.site.turn).acquire_owned() => turn.map_err(|_| Fault::Stopped),
+            _reason = self.context.cancel.cancelled() => Err(Fault::Stopped),
+            permit = Arc::clone(&self.context.volume_permits).acquire_owned() => {
+                permit.map_err(|_| Fault::Stopped)
+            }
         }
     }
 
-    async fn take(&self, step: Step, run: &mut Run<'a>) -> Result<Taken, Fault> {
-        let begun: Instant = self.site.clock.instant();
-        self.onlooker.see(Progress::Begun(step));
+    async fn run_step(&self, step: Step, run: &mut Run<'a>) -> Result<Taken, Fault> {
+        let begun: Instant = self.context.clock.instant();
+        self.observer.on_progress(Progress::Begun(step));
         let span = tracing::info_span!("step", name = step.name());
-        let words = step.run(run).instrument(span).await?;
-        let took = self.site.clock.instant().duration_since(begun);
+        let summary = step.run(run).instrument(span).await?;
+        let took = self.context.clock.instant().duration_since(begun);
         run.record(Event::Done { step, took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX) })
             .await?;
-        self.onlooker.see(Progress::Done { step, took, words: &words });
-        Ok(Taken { step, seconds: took.as_secs_f64(), did: words })
+        self.observer.on_progress(Progress::Done { step, took, summary: &summary });
+        Ok(Taken { step, seconds: took.as_secs_f64(), did: summary })
     }
 
     /// Removes things that are of no use when the job is resumed. Returns the things that can't be removed.
@@ -321,25 +330,25 @@ impl<'a> Saga<'a> {
         &self,
         step: Step,
         fault: &Fault,
-        state: State,
+        state: JobState,
         resumable: Resumable,
     ) -> Vec<OrphanedResource> {
         if fault.class() == Class::LeaseLost {
-            self.site.hold.give_up().await;
+            self.context.hold.give_up().await;
             return Vec::new();
         }
-        self.onlooker.see(Progress::CleaningUp);
-        self.cleaning.hold.follow(&self.site.hold);
-        if let Err(lost) = self.cleaning.hold.look().await {
-            tracing::warn!("nothing is cleaned up here: {lost}");
+        self.observer.on_progress(Progress::CleaningUp);
+        self.cleanup_context.hold.follow(&self.context.hold);
+        if let Err(refused) = self.cleanup_context.hold.check().await {
+            tracing::warn!("nothing is cleaned up here: {refused}");
             return Vec::new();
         }
-        let Ok(mut run) = self.run_on(self.cleaning, state) else { return Vec::new() };
+        let Ok(mut run) = self.run_on(self.cleanup_context, state) else { return Vec::new() };
         if let Err(err) = run.record(Event::Failed { step, reason: chain(fault) }).await {
             tracing::warn!("{}", chain(&err));
             if err.class() == Class::LeaseLost {
                 // Another worker has the job, or may have it: nothing that it could use is changed any more.
-                self.cleaning.hold.give_up().await;
+                self.cleanup_context.hold.give_up().await;
                 return Vec::new();
             }
         }
@@ -347,11 +356,11 @@ impl<'a> Saga<'a> {
             // The job came too late or has nothing to continue with: everything that it made is removed.
             let made: Vec<Step> =
                 if run.state.snapshot.is_some() { Step::ALL.into_iter().rev().collect() } else { Vec::new() };
-            let left = Box::pin(undo(&made, &mut run)).await;
+            let orphaned = Box::pin(undo(&made, &mut run)).await;
             if let Err(err) = run.record(Event::Abandoned).await {
                 tracing::warn!("{}", chain(&err));
             }
-            return left;
+            return orphaned;
         }
         let mut undone = vec![Step::Attach, Step::Volume, Step::Clone];
         match step {
@@ -366,12 +375,12 @@ impl<'a> Saga<'a> {
             Step::Promote => undone.push(Step::Promote),
             _ => {}
         }
-        let left = undo(&undone, &mut run).await;
-        self.cleaning.hold.release(&self.cleaning.home).await;
+        let orphaned = undo(&undone, &mut run).await;
+        self.cleanup_context.hold.release(&self.cleanup_context.home).await;
         if let Err(err) = run.record(Event::Failed { step, reason: chain(fault) }).await {
             tracing::warn!("{}", chain(&err));
         }
-        left
+        orphaned
     }
 
     /// Gives the job up: removes everything that it made, except an image that is or was the latest. Returns
@@ -380,39 +389,39 @@ impl<'a> Saga<'a> {
     /// # Errors
     /// If the journal can't be written. Also if the job is done, since its image is in use then, or if its
     /// status can't be found out.
-    pub async fn abandon(&self, known: State) -> Result<Vec<OrphanedResource>, JobError> {
+    pub async fn abandon(&self, state: JobState) -> Result<Vec<OrphanedResource>, JobError> {
         let failed = |fault| self.error(Step::Resolve, fault, Vec::new(), Resumable::Yes);
-        let mut run = self.run_on(self.site, known).map_err(failed)?;
-        let own = standing::own_snapshot(&run).await.map_err(failed)?;
-        if let Standing::Done(why) = standing::of(&run, own.as_ref()).await.map_err(failed)? {
+        let mut run = self.run_on(self.context, state).map_err(failed)?;
+        let own = status::own_snapshot(&run).await.map_err(failed)?;
+        if let JobStatus::Done(evidence) = status::of(&run, own.as_ref()).await.map_err(failed)? {
             run.record(Event::Finished).await.map_err(failed)?;
             return Err(self.error(
                 Step::Resolve,
-                Fault::Over { job: self.job.id, why },
+                Fault::Over { job: self.job.id, evidence },
                 Vec::new(),
                 Resumable::No,
             ));
         }
         let steps: Vec<Step> = Step::ALL.into_iter().rev().collect();
-        let left = Box::pin(undo(&steps, &mut run)).await;
-        if left.is_empty() {
+        let orphaned = Box::pin(undo(&steps, &mut run)).await;
+        if orphaned.is_empty() {
             run.record(Event::Abandoned).await.map_err(failed)?;
         }
-        Ok(left)
+        Ok(orphaned)
     }
 }
 
 async fn undo(steps: &[Step], run: &mut Run<'_>) -> Vec<OrphanedResource> {
-    let mut left = Vec::new();
+    let mut orphaned = Vec::new();
     for &step in steps {
         if let Err(fault) = step.undo(run).await {
             let (kind, name) = made_by(step, &run.names);
             let why = chain(&fault);
             tracing::warn!("{kind} {name} is left behind: {why}");
-            left.push(OrphanedResource { kind, name, why });
+            orphaned.push(OrphanedResource { kind, name, why });
         }
     }
-    left
+    orphaned
 }
 
 /// Returns the kind and name of the thing that a step makes.

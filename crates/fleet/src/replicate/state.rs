@@ -100,7 +100,7 @@ pub struct ReplacedState {
 
 /// Everything that is known of a job, as each journal entry keeps it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
+pub struct JobState {
     /// True if a process has taken the job up before. The rest of the state may be outdated then, since
     /// another server may have continued the job.
     #[serde(default)]
@@ -132,7 +132,7 @@ pub struct State {
     pub pruned: Vec<String>,
 }
 
-impl State {
+impl JobState {
     /// True if the job's image has that name.
     #[must_use]
     pub fn image_named(&self, name: &ResourceName) -> bool {

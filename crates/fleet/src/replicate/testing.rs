@@ -4,13 +4,13 @@ use std::time::{Duration, SystemTime};
 
 use snapferry_base::job::JobId;
 
-use super::job::{Encoding, Goal, Job, Origin, Restore, SnapshotFate};
+use super::job::{Encoding, Goal, JobSpec, Origin, Restore, SnapshotFate};
 use super::retention::Retention;
 
 /// Makes a job with usual values; `number` makes its id unique.
-pub fn job(server: &str, number: u64) -> Job {
+pub fn job(server: &str, number: u64) -> JobSpec {
     let begun = SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_323_045 + number);
-    Job {
+    JobSpec {
         id: JobId::at(begun, u128::from(number)),
         server: server.to_owned(),
         from: "us-south".to_owned(),

@@ -62,9 +62,9 @@ impl Send {
             cancel,
             counters: self.counters,
         };
-        conversion.run(&self.runtime).map_err(|Failure { error, leftover }| {
-            if let Some(left) = leftover {
-                tracing::warn!(url = %left.url, upload = %left.upload.id, "the upload could not be aborted: {}", left.why);
+        conversion.run(&self.runtime).map_err(|Failure { error, orphaned_upload }| {
+            if let Some(orphan) = orphaned_upload {
+                tracing::warn!(url = %orphan.url, upload = %orphan.upload.id, "the upload could not be aborted: {}", orphan.reason);
             }
             match error {
                 ConvertError::Pipeline(PipelineError::Interrupted) => Fault::Stopped,
@@ -97,7 +97,7 @@ impl Proof {
     pub fn run(mut self, cancel: Cancel) -> Result<Manifest, Fault> {
         let proof = proof::Proof {
             target: &self.target,
-            origin: Location::Bucket,
+            location: Location::Bucket,
             clock: &*self.clock,
             cancel,
             counters: self.counters,

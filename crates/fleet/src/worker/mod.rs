@@ -8,8 +8,8 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `hold` | the lease on a job: heartbeats, journal |
-//! | `watched` | progress of a job |
+//! | `lease_holder` | the lease on a job: heartbeats, journal |
+//! | `progress` | progress of a job |
 //! | `schedule` | jobs that are added at certain times |
 //!
 //! Before each change in the cloud or the bucket the worker asks the queue, which gives permission only to
@@ -19,46 +19,46 @@
 //! a time. It claims another job only while at most as many jobs as it has conversions still need a volume.
 //! This leaves jobs for idle workers.
 
-mod hold;
+mod lease_holder;
+mod progress;
 pub mod schedule;
-mod watched;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hold::{FinalReport, LeaseHolder};
+use lease_holder::{FinalReport, LeaseHolder};
+pub use progress::JobProgress;
+use progress::ProgressRecorder;
 use rand::RngExt as _;
 use snapferry_base::cancel::{Cancel, Reason};
 use snapferry_base::clock::Clock;
 use snapferry_base::fence::Fence;
 use snapferry_base::retry::{Class, chain};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-pub use watched::JobProgress;
-use watched::ProgressRecorder;
 
 use crate::queue::{Delivered, Lease, OnFailure, Queue, QueueError, Timing, Token};
+use crate::replicate::context::JobContext;
 use crate::replicate::error::{Fault, JobError};
-use crate::replicate::job::Job;
+use crate::replicate::job::JobSpec;
 use crate::replicate::journal::Entry;
 use crate::replicate::saga::{Finished, Over, ProgressObserver, Saga};
-use crate::replicate::site::JobContext;
 use crate::replicate::steps::Step;
 
 /// Longest wait between two attempts.
-const LONGEST_RETRY: Duration = Duration::from_secs(3600);
+const MAX_RETRY_WAIT: Duration = Duration::from_secs(3600);
 /// Number of attempts after which a job is dead even if its errors are temporary.
-const MOST_ATTEMPTS: u32 = 8;
+const MAX_ATTEMPTS: u32 = 8;
 /// Average wait of an idle worker before it asks for a job again.
 const IDLE: Duration = Duration::from_secs(1);
 /// Time between two checks of the schedules.
-const LOOK: Duration = Duration::from_secs(10);
+const SCHEDULE_INTERVAL: Duration = Duration::from_secs(10);
 /// Time between two removals of jobs that have been over for long.
-const TIDY: Duration = Duration::from_secs(3600);
+const PURGE_INTERVAL: Duration = Duration::from_secs(3600);
 /// Time between two checks of a draining worker for the end of its conversions.
-const DRAINING: Duration = Duration::from_millis(200);
+const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// Number of jobs that no longer need a volume and wait for the cloud, in addition to the others.
-const WAITING: usize = 16;
+const EXTRA_JOBS: usize = 16;
 
 /// An event for the metrics of the worker.
 #[derive(Clone, Copy, Debug)]
@@ -79,19 +79,19 @@ pub trait JobEnvironment: Send + Sync {
     ///
     /// # Errors
     /// If the context can't be built, a message for the user.
-    fn site(&self, job: &Job, cancel: &Cancel, fence: Arc<dyn Fence>) -> Result<JobContext, String>;
+    fn context(&self, job: &JobSpec, cancel: &Cancel, fence: Arc<dyn Fence>) -> Result<JobContext, String>;
 
     /// Returns the observer of a job's progress.
-    fn onlooker(&self, job: &Job) -> Arc<dyn ProgressObserver>;
+    fn observer(&self, job: &JobSpec) -> Arc<dyn ProgressObserver>;
 
     /// Returns the result of a job that is done, in JSON.
-    fn result(&self, job: &Job, finished: &Finished) -> String;
+    fn result(&self, job: &JobSpec, finished: &Finished) -> String;
 
     /// Returns the reason of a failure, on one line, with advice on a second line if there is any.
-    fn words(&self, error: &JobError) -> String;
+    fn error_text(&self, error: &JobError) -> String;
 
     /// Receives each event for the metrics.
-    fn told(&self, told: WorkerEvent<'_>);
+    fn record(&self, event: WorkerEvent<'_>);
 }
 
 /// Limits on a worker's concurrent work, on its shutdown, and on the queue's history.
@@ -121,19 +121,19 @@ pub struct Health(Mutex<BTreeMap<&'static str, String>>);
 impl Health {
     /// Returns each permanent failure, with its reason. A failure is removed when the same request succeeds.
     #[must_use]
-    pub fn ails(&self) -> Vec<String> {
-        self.ailing().iter().map(|(what, why)| format!("{what}: {why}")).collect()
+    pub fn failures(&self) -> Vec<String> {
+        self.lock().iter().map(|(request, reason)| format!("{request}: {reason}")).collect()
     }
 
     /// Records the result of a request. A temporary error does not count as a failure.
-    fn note<T>(&self, what: &'static str, went: &Result<T, QueueError>) {
-        match went {
-            Err(error) if error.class() != Class::Transient => self.ailing().insert(what, chain(error)),
-            _ => self.ailing().remove(what),
+    fn note<T>(&self, request: &'static str, result: &Result<T, QueueError>) {
+        match result {
+            Err(error) if error.class() != Class::Transient => self.lock().insert(request, chain(error)),
+            _ => self.lock().remove(request),
         };
     }
 
-    fn ailing(&self) -> MutexGuard<'_, BTreeMap<&'static str, String>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, String>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -143,18 +143,18 @@ pub struct Worker<'a> {
     queue: Arc<dyn Queue>,
     name: String,
     timing: Timing,
-    grounds: &'a dyn JobEnvironment,
+    environment: &'a dyn JobEnvironment,
     clock: Arc<dyn Clock>,
-    share: WorkerLimits,
+    limits: WorkerLimits,
     drain: Cancel,
     hurry: Cancel,
     /// Permits for jobs that still need a volume.
     early: Arc<Semaphore>,
     /// Allows one claim at a time.
-    asking: tokio::sync::Mutex<()>,
+    claim_lock: tokio::sync::Mutex<()>,
     /// Permits to have a volume.
-    turn: Arc<Semaphore>,
-    in_hand: Mutex<Vec<Arc<JobProgress>>>,
+    volume_permits: Arc<Semaphore>,
+    held_jobs: Mutex<Vec<Arc<JobProgress>>>,
     health: Arc<Health>,
 }
 
@@ -165,35 +165,36 @@ impl<'a> Worker<'a> {
         queue: Arc<dyn Queue>,
         name: String,
         timing: Timing,
-        share: WorkerLimits,
-        grounds: &'a dyn JobEnvironment,
+        limits: WorkerLimits,
+        environment: &'a dyn JobEnvironment,
         clock: Arc<dyn Clock>,
         ShutdownSignals { drain, hurry }: ShutdownSignals,
     ) -> Self {
-        let early = Arc::new(Semaphore::new(share.conversions + 1));
-        let turn = Arc::new(Semaphore::new(share.conversions));
-        let (asking, in_hand, health) = (tokio::sync::Mutex::default(), Mutex::default(), Arc::default());
+        let early = Arc::new(Semaphore::new(limits.conversions + 1));
+        let volume_permits = Arc::new(Semaphore::new(limits.conversions));
+        let (claim_lock, held_jobs, health) =
+            (tokio::sync::Mutex::default(), Mutex::default(), Arc::default());
         Self {
             queue,
             name,
             timing,
-            grounds,
+            environment,
             clock,
-            share,
+            limits,
             drain,
             hurry,
             early,
-            asking,
-            turn,
-            in_hand,
+            claim_lock,
+            volume_permits,
+            held_jobs,
             health,
         }
     }
 
     /// Returns the progress of the jobs that this worker holds.
     #[must_use]
-    pub fn in_hand(&self) -> Vec<Arc<JobProgress>> {
-        self.in_hand.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    pub fn held_jobs(&self) -> Vec<Arc<JobProgress>> {
+        self.held_jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     /// Returns the permanent failures, which change while the worker runs.
@@ -204,13 +205,13 @@ impl<'a> Worker<'a> {
 
     /// Runs until the worker is drained, and every job has ended or been given back.
     pub async fn run(&self) {
-        let hands: Vec<_> =
-            (0..self.share.conversions + 1 + WAITING).map(|_| Box::pin(self.hand())).collect();
-        tokio::join!(self.reap(), self.tick(), self.tidy(), all(hands));
+        let slots: Vec<_> =
+            (0..self.limits.conversions + 1 + EXTRA_JOBS).map(|_| Box::pin(self.run_jobs())).collect();
+        tokio::join!(self.reap(), self.tick(), self.purge(), all(slots));
     }
 
     /// Runs one job after the other.
-    async fn hand(&self) {
+    async fn run_jobs(&self) {
         while let Some((delivered, early)) = self.claim().await {
             Box::pin(self.work(delivered, early)).await;
         }
@@ -220,9 +221,9 @@ impl<'a> Worker<'a> {
     async fn claim(&self) -> Option<(Delivered, OwnedSemaphorePermit)> {
         let waiting = async {
             let early = Arc::clone(&self.early).acquire_owned().await.ok()?;
-            Some((early, self.asking.lock().await))
+            Some((early, self.claim_lock.lock().await))
         };
-        let (early, _asking) = tokio::select! {
+        let (early, _claim_lock) = tokio::select! {
             biased;
             _reason = self.drain.cancelled() => None,
             ready = waiting => ready,
@@ -249,7 +250,7 @@ impl<'a> Worker<'a> {
 
     fn failed(&self, error: &QueueError) {
         tracing::warn!("{}", chain(error));
-        self.grounds.told(WorkerEvent::QueueFailed);
+        self.environment.record(WorkerEvent::QueueFailed);
     }
 
     /// Takes back the jobs of lost workers, from time to time.
@@ -265,7 +266,7 @@ impl<'a> Worker<'a> {
                     for id in &reaped.dead {
                         tracing::error!(job = %id, "it is dead: its workers were lost again and again");
                     }
-                    self.grounds.told(WorkerEvent::TakenBack(reaped.taken_back.len()));
+                    self.environment.record(WorkerEvent::TakenBack(reaped.taken_back.len()));
                 }
                 Err(error) => self.failed(&error),
             }
@@ -293,20 +294,20 @@ impl<'a> Worker<'a> {
             if let Err(error) = added {
                 self.failed(&error);
             }
-            self.idle(LOOK).await;
+            self.idle(SCHEDULE_INTERVAL).await;
         }
     }
 
     /// Removes jobs that have been over for long, because the queue keeps all jobs in memory.
-    async fn tidy(&self) {
+    async fn purge(&self) {
         while !self.drain.is_cancelled() {
-            let purged = self.queue.purge(self.share.remembered).await;
+            let purged = self.queue.purge(self.limits.remembered).await;
             self.health.note("jobs that are over are not forgotten", &purged);
             match purged {
-                Ok(_) => self.idle(TIDY).await,
+                Ok(_) => self.idle(PURGE_INTERVAL).await,
                 Err(error) => {
                     self.failed(&error);
-                    self.idle(LOOK).await;
+                    self.idle(SCHEDULE_INTERVAL).await;
                 }
             }
         }
@@ -323,61 +324,61 @@ impl<'a> Worker<'a> {
 
     async fn work(&self, Delivered { job: queued, token }: Delivered, early: OwnedSemaphorePermit) {
         let lease = Lease { id: queued.id, token };
-        let sight = Arc::new(JobProgress::new(queued.id, &queued.server, &queued.region));
-        let hold = LeaseHolder::new(
+        let progress = Arc::new(JobProgress::new(queued.id, &queued.server, &queued.region));
+        let holder = LeaseHolder::new(
             Arc::clone(&self.queue),
             lease,
             self.timing,
             Arc::clone(&self.clock),
-            Arc::clone(&sight),
+            Arc::clone(&progress),
         );
-        let hold = Arc::new(hold);
-        self.note(|in_hand| in_hand.push(Arc::clone(&sight)));
-        let mut saga = std::pin::pin!(self.saga(&queued.spec, queued.journal.as_deref(), &hold, early));
-        let mut beats = std::pin::pin!(hold.beats());
-        let mut drained = std::pin::pin!(self.drained(&sight));
-        let (mut told, mut lost) = (false, false);
+        let holder = Arc::new(holder);
+        self.note(|held_jobs| held_jobs.push(Arc::clone(&progress)));
+        let mut saga = std::pin::pin!(self.run_saga(&queued.spec, queued.journal.as_deref(), &holder, early));
+        let mut keep_alive = std::pin::pin!(holder.keep_alive());
+        let mut drained = std::pin::pin!(self.drained(&progress));
+        let (mut stop_sent, mut lost) = (false, false);
         let ending = loop {
             tokio::select! {
                 biased;
                 ended = &mut saga => break ended,
-                () = &mut drained, if !told => {
-                    told = true;
-                    hold.cancel.cancel(Reason::Asked);
+                () = &mut drained, if !stop_sent => {
+                    stop_sent = true;
+                    holder.cancel.cancel(Reason::Requested);
                 }
                 // The saga has received the signal and must end by itself: a request may be in progress, and
                 // its response shows which resources exist.
-                () = &mut beats, if !lost => lost = true,
+                () = &mut keep_alive, if !lost => lost = true,
             }
         };
-        self.end(&hold, ending, queued.attempts).await;
-        self.note(|in_hand| in_hand.retain(|other| other.id != sight.id));
+        self.end(&holder, ending, queued.attempts).await;
+        self.note(|held_jobs| held_jobs.retain(|other| other.id != progress.id));
     }
 
     fn note(&self, change: impl FnOnce(&mut Vec<Arc<JobProgress>>)) {
-        change(&mut self.in_hand.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        change(&mut self.held_jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     }
 
     /// Returns when the worker drains and the job is not converting, or when the job's grace period is over.
-    async fn drained(&self, sight: &JobProgress) {
+    async fn drained(&self, progress: &JobProgress) {
         self.drain.cancelled().await;
         let begun = self.clock.instant();
         let in_time =
-            || !self.hurry.is_cancelled() && self.clock.instant().duration_since(begun) < self.share.grace;
-        while sight.step() == Some(Step::Convert) && in_time() {
-            self.clock.sleep(DRAINING).await;
+            || !self.hurry.is_cancelled() && self.clock.instant().duration_since(begun) < self.limits.grace;
+        while progress.step() == Some(Step::Convert) && in_time() {
+            self.clock.sleep(DRAIN_POLL_INTERVAL).await;
         }
     }
 
     /// Runs the job to its end, and cleans up after a cancelled one.
-    async fn saga(
+    async fn run_saga(
         &self,
         spec: &str,
-        known: Option<&str>,
-        hold: &Arc<LeaseHolder>,
+        journal: Option<&str>,
+        holder: &Arc<LeaseHolder>,
         early: OwnedSemaphorePermit,
     ) -> Ending {
-        let job: Job = match serde_json::from_str(spec) {
+        let job: JobSpec = match serde_json::from_str(spec) {
             Ok(job) => job,
             Err(err) => {
                 return Ending::Failed(
@@ -386,44 +387,49 @@ impl<'a> Worker<'a> {
                 );
             }
         };
-        let known = known
+        let state = journal
             .and_then(|text| serde_json::from_str::<Entry>(text).ok())
             .map(|entry| entry.state)
             .unwrap_or_default();
-        let site = |cancel: &Cancel| {
-            let fence: Arc<dyn Fence> = Arc::<LeaseHolder>::clone(hold);
-            self.grounds
-                .site(&job, cancel, fence)
-                .map(|site| JobContext { turn: Arc::clone(&self.turn), ..site })
+        let context = |cancel: &Cancel| {
+            let fence: Arc<dyn Fence> = Arc::<LeaseHolder>::clone(holder);
+            self.environment
+                .context(&job, cancel, fence)
+                .map(|context| JobContext { volume_permits: Arc::clone(&self.volume_permits), ..context })
         };
-        let (site, cleaning) = match (site(&hold.cancel), site(&Cancel::new())) {
-            (Ok(site), Ok(cleaning)) => (site, cleaning),
-            (Err(why), _) | (_, Err(why)) => return Ending::Failed(why, Class::Transient),
+        let (context, cleanup_context) = match (context(&holder.cancel), context(&Cancel::new())) {
+            (Ok(context), Ok(cleanup_context)) => (context, cleanup_context),
+            (Err(reason), _) | (_, Err(reason)) => return Ending::Failed(reason, Class::Transient),
         };
-        let onlooker = ProgressRecorder {
-            sight: Arc::clone(&hold.sight),
-            next: self.grounds.onlooker(&job),
+        let observer = ProgressRecorder {
+            progress: Arc::clone(&holder.progress),
+            next: self.environment.observer(&job),
             early: Mutex::new(Some(early)),
         };
-        let saga =
-            Saga { job: &job, site: &site, cleaning: &cleaning, journal: &**hold, onlooker: &onlooker };
-        match Box::pin(saga.run(known.clone())).await {
-            Ok(Finished { over: Some(Over::Superseded(why)), .. }) => {
+        let saga = Saga {
+            job: &job,
+            context: &context,
+            cleanup_context: &cleanup_context,
+            journal: &**holder,
+            observer: &observer,
+        };
+        match Box::pin(saga.run(state.clone())).await {
+            Ok(Finished { over: Some(Over::Superseded(evidence)), .. }) => {
                 // This is no success: it must not count as the newest image of the server.
-                tracing::warn!(job = %job.id, "nothing of it is left, and a newer job is done: {why}");
+                tracing::warn!(job = %job.id, "nothing of it is left, and a newer job is done: {evidence}");
                 Ending::Stopped
             }
             Ok(finished) => {
-                let result = self.grounds.result(&job, &finished);
+                let result = self.environment.result(&job, &finished);
                 Ending::Done(Box::new(finished), result)
             }
-            Err(_) if hold.is_lost() => Ending::Lost,
-            Err(error) if error.class() == Class::Cancelled && hold.is_cancelled() => {
-                let abandoning = Saga { site: &cleaning, ..saga };
-                match Box::pin(abandoning.abandon(known)).await {
-                    Ok(left) if left.is_empty() => Ending::Stopped,
-                    Ok(left) => Ending::Failed(
-                        format!("cancelled, and not all of it could be removed: {}", left[0]),
+            Err(_) if holder.is_lost() => Ending::Lost,
+            Err(error) if error.class() == Class::Cancelled && holder.is_cancelled() => {
+                let abandoning = Saga { context: &cleanup_context, ..saga };
+                match Box::pin(abandoning.abandon(state)).await {
+                    Ok(orphaned) if orphaned.is_empty() => Ending::Stopped,
+                    Ok(orphaned) => Ending::Failed(
+                        format!("cancelled, and not all of it could be removed: {}", orphaned[0]),
                         Class::Transient,
                     ),
                     // The cancellation came too late: the job is done, and stays done.
@@ -438,38 +444,41 @@ impl<'a> Worker<'a> {
     fn ending(&self, error: &JobError) -> Ending {
         match error.class() {
             Class::LeaseLost => Ending::Lost,
-            class => Ending::Failed(self.grounds.words(error), class),
+            class => Ending::Failed(self.environment.error_text(error), class),
         }
     }
 
     /// Reports the result of a job to the queue.
-    async fn end(&self, hold: &LeaseHolder, ending: Ending, attempts: u32) {
+    async fn end(&self, holder: &LeaseHolder, ending: Ending, attempts: u32) {
         let lost = || {
-            tracing::warn!(job = %hold.lease.id, "it is somebody else's by now, and nothing more was changed");
-            self.grounds.told(WorkerEvent::LeaseLost);
+            tracing::warn!(
+                job = %holder.lease.id,
+                "it is somebody else's by now, and nothing more was changed"
+            );
+            self.environment.record(WorkerEvent::LeaseLost);
         };
-        let last = match &ending {
+        let report = match &ending {
             Ending::Done(_, result) => FinalReport::Finish(result),
             Ending::Stopped => FinalReport::Stop,
             Ending::Lost => return lost(),
-            Ending::Failed(_, Class::Cancelled) if !hold.is_cancelled() => FinalReport::Release,
-            Ending::Failed(why, class) => {
+            Ending::Failed(_, Class::Cancelled) if !holder.is_cancelled() => FinalReport::Release,
+            Ending::Failed(reason, class) => {
                 let again =
-                    (class.is_retryable() || *class == Class::Cancelled) && attempts + 1 < MOST_ATTEMPTS;
+                    (class.is_retryable() || *class == Class::Cancelled) && attempts + 1 < MAX_ATTEMPTS;
                 let then = if again {
                     OnFailure::RetryAfter(retry_after(self.timing.retry, attempts))
                 } else {
                     OnFailure::Dead
                 };
-                tracing::warn!(job = %hold.lease.id, ?then, "{}", why.replace('\n', "; "));
-                self.grounds.told(WorkerEvent::Failed(*class));
-                FinalReport::Fail(why, then)
+                tracing::warn!(job = %holder.lease.id, ?then, "{}", reason.replace('\n', "; "));
+                self.environment.record(WorkerEvent::Failed(*class));
+                FinalReport::Fail(reason, then)
             }
         };
-        match hold.end(&last).await {
+        match holder.end(&report).await {
             Ok(()) => {
                 if let Ending::Done(finished, _) = &ending {
-                    self.grounds.told(WorkerEvent::Done(finished));
+                    self.environment.record(WorkerEvent::Done(finished));
                 }
             }
             Err(error) if error.class() == Class::LeaseLost => lost(),
@@ -488,14 +497,14 @@ enum Ending {
 }
 
 fn retry_after(first: Duration, attempts: u32) -> Duration {
-    first.saturating_mul(1 << attempts.min(16)).min(LONGEST_RETRY)
+    first.saturating_mul(1 << attempts.min(16)).min(MAX_RETRY_WAIT)
 }
 
 /// Runs all futures concurrently in this task: they only wait, and long work runs on other threads.
-async fn all<F: Future<Output = ()> + Unpin>(mut hands: Vec<F>) {
+async fn all<F: Future<Output = ()> + Unpin>(mut slots: Vec<F>) {
     std::future::poll_fn(|context| {
-        hands.retain_mut(|hand| std::pin::Pin::new(hand).poll(context).is_pending());
-        if hands.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        slots.retain_mut(|slot| std::pin::Pin::new(slot).poll(context).is_pending());
+        if slots.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
     })
     .await;
 }
@@ -506,10 +515,10 @@ mod tests {
 
     #[test]
     fn attempts_come_ever_later_up_to_an_hour() {
-        let minutes: Vec<u64> = (0..MOST_ATTEMPTS)
+        let minutes: Vec<u64> = (0..MAX_ATTEMPTS)
             .map(|attempts| retry_after(Timing::default().retry, attempts).as_secs() / 60)
             .collect();
         assert_eq!(minutes, [1, 2, 4, 8, 16, 32, 60, 60]);
-        assert_eq!(retry_after(Timing::default().retry, u32::MAX), LONGEST_RETRY);
+        assert_eq!(retry_after(Timing::default().retry, u32::MAX), MAX_RETRY_WAIT);
     }
 }

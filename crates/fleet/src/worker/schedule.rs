@@ -12,7 +12,7 @@ use snapferry_base::job::JobId;
 use snapferry_base::retry::chain;
 
 use crate::queue::{Enqueued, NewJob, Priority, Queue, QueueError, Schedule};
-use crate::replicate::job::Job;
+use crate::replicate::job::JobSpec;
 
 /// Jobs of a schedule, and the times at which they are added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,7 +21,7 @@ pub struct Plan {
     pub cron: String,
     pub priority: Priority,
     /// Templates of the jobs. Each tick replaces their ids.
-    pub jobs: Vec<Job>,
+    pub jobs: Vec<JobSpec>,
 }
 
 /// A cron pattern that can't be parsed.
@@ -73,9 +73,9 @@ fn whole_seconds(at: Timestamp) -> SystemTime {
 }
 
 /// Returns the id of a schedule's job for a server at a tick.
-fn id_of(schedule: &str, tick: SystemTime, job: &Job) -> JobId {
-    let words = format!("{schedule}\n{}\n{}", job.to, job.server);
-    let hash = blake3::hash(words.as_bytes());
+fn id_of(schedule: &str, tick: SystemTime, job: &JobSpec) -> JobId {
+    let input = format!("{schedule}\n{}\n{}", job.to, job.server);
+    let hash = blake3::hash(input.as_bytes());
     let bits = hash.as_bytes().iter().take(16).fold(0_u128, |bits, &byte| bits << 8 | u128::from(byte));
     JobId::at(tick, bits)
 }
@@ -97,7 +97,7 @@ pub async fn add_due(queue: &dyn Queue, schedules: &[Schedule], now: SystemTime)
         };
         let Some(tick) = ticks.last(now).filter(|&tick| tick > schedule.last) else { continue };
         for template in &plan.jobs {
-            let job = Job { id: id_of(&schedule.name, tick, template), ..template.clone() };
+            let job = JobSpec { id: id_of(&schedule.name, tick, template), ..template.clone() };
             let new = NewJob {
                 id: job.id,
                 server: job.server.clone(),

@@ -8,15 +8,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use reqwest::Url;
 use serde::Deserialize;
-use snapferry_base::ca_file::keeps_secrets;
+use snapferry_base::ca_file::allows_secrets;
 use snapferry_base::clock::Clock;
 use snapferry_base::identity::{IdentityError, Token, TokenSource};
 use snapferry_base::secret::Secret;
 
-use super::refreshing::{Ask, Grant, Refreshing};
-use super::{cut, life_of, reason_of};
-use crate::answers::{LARGEST_OF_IDENTITY, body_of};
+use super::refreshing::{Grant, Refreshing, TokenRequest};
+use super::{body_error_reason, capped_lifetime, truncated};
 use crate::http_client::{HttpClientError, http_client};
+use crate::response_limits::{MAX_IDENTITY_BODY, read_body};
 
 /// IBM Cloud's public token service.
 pub const IBM_IAM: &str = "https://iam.cloud.ibm.com";
@@ -52,7 +52,7 @@ pub struct ApiKeySource(Refreshing<ApiKey>);
 impl fmt::Debug for ApiKeySource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ApiKeySource")
-            .field("endpoint", &self.0.way.endpoint.as_str())
+            .field("endpoint", &self.0.request.endpoint.as_str())
             .finish_non_exhaustive()
     }
 }
@@ -89,7 +89,7 @@ impl ApiKeySource {
             .endpoint
             .parse()
             .map_err(|err| setup(format!("the IAM endpoint {:?} is not a URL: {err}", config.endpoint)))?;
-        if !keeps_secrets(&endpoint) {
+        if !allows_secrets(&endpoint) {
             return Err(setup(format!(
                 "the IAM endpoint {endpoint} is not https: the API key would travel in the clear"
             )));
@@ -102,14 +102,14 @@ impl ApiKeySource {
                 http.connect_timeout(CONNECT).timeout(DEADLINE).build().map_err(HttpClientError::Tls)
             })
             .map_err(|err| setup(snapferry_base::retry::chain(&err)))?;
-        let way = ApiKey { http, endpoint, api_key: config.api_key };
-        Ok(Self(Refreshing::new(way, clock)))
+        let request = ApiKey { http, endpoint, api_key: config.api_key };
+        Ok(Self(Refreshing::new(request, clock)))
     }
 }
 
 #[async_trait]
-impl Ask for ApiKey {
-    async fn ask(&self) -> Result<Grant, IdentityError> {
+impl TokenRequest for ApiKey {
+    async fn request_token(&self) -> Result<Grant, IdentityError> {
         let endpoint = || self.endpoint.to_string();
         let unreachable = |reason: String| IdentityError::Unreachable { endpoint: endpoint(), reason };
         let form = [("grant_type", GRANT), ("apikey", self.api_key.reveal()), ("response_type", "cloud_iam")];
@@ -120,9 +120,11 @@ impl Ask for ApiKey {
             .form(&form)
             .send()
             .await;
-        let answer = sent.map_err(|err| unreachable(snapferry_base::retry::chain(&err.without_url())))?;
-        let status = answer.status();
-        let body = body_of(answer, LARGEST_OF_IDENTITY).await.map_err(|err| unreachable(reason_of(err)))?;
+        let response = sent.map_err(|err| unreachable(snapferry_base::retry::chain(&err.without_url())))?;
+        let status = response.status();
+        let body = read_body(response, MAX_IDENTITY_BODY)
+            .await
+            .map_err(|err| unreachable(body_error_reason(err)))?;
         if status.is_success() {
             let granted: Granted = serde_json::from_slice(&body).map_err(|err| IdentityError::Malformed {
                 endpoint: endpoint(),
@@ -136,7 +138,7 @@ impl Ask for ApiKey {
                     reason: "the token is empty".to_owned(),
                 });
             }
-            return Ok(Grant { bearer, life: life_of(granted.expires_in) });
+            return Ok(Grant { bearer, lifetime: capped_lifetime(granted.expires_in) });
         }
         let refusal: Option<Refusal> = serde_json::from_slice(&body).ok();
         let (code, message) = refusal.map_or_else(
@@ -148,8 +150,8 @@ impl Ask for ApiKey {
             },
             |refusal| (refusal.error_code, refusal.error_message),
         );
-        let message = cut(&message.replace(self.api_key.reveal(), "***"));
-        let code = cut(&code);
+        let message = truncated(&message.replace(self.api_key.reveal(), "***"));
+        let code = truncated(&code);
         if status.is_server_error() || matches!(status.as_u16(), 408 | 429) {
             return Err(unreachable(format!("it answered {status}: {code}: {message}")));
         }

@@ -16,7 +16,7 @@ pub enum Learned {
     /// Link that cloud-init has created.
     CloudInit,
     /// Setting by the user, on the command line or in the configuration.
-    Told,
+    Setting,
 }
 
 impl fmt::Display for Learned {
@@ -24,7 +24,7 @@ impl fmt::Display for Learned {
         f.write_str(match self {
             Self::Metadata => "the instance metadata service",
             Self::CloudInit => "cloud-init",
-            Self::Told => "the command line or configuration",
+            Self::Setting => "the command line or configuration",
         })
     }
 }
@@ -109,16 +109,16 @@ mod tests {
 
     #[test]
     fn the_region_is_the_zone_without_its_number() {
-        let told = |zone: &str| CloudInitData {
+        let data = |zone: &str| CloudInitData {
             id: "0717-1".into(),
             name: "ferry".into(),
             crn: String::new(),
             zone: Named { name: zone.into() },
             vpc: None,
         };
-        assert_eq!(told("eu-de-2").into_instance().expect("a zone").region, "eu-de");
-        assert_eq!(told("somewhere").into_instance(), None);
-        assert_eq!(told("eu-de-").into_instance(), None);
+        assert_eq!(data("eu-de-2").into_instance().expect("a zone").region, "eu-de");
+        assert_eq!(data("somewhere").into_instance(), None);
+        assert_eq!(data("eu-de-").into_instance(), None);
     }
 
     #[test]

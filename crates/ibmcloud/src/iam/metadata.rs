@@ -20,10 +20,10 @@ use snapferry_base::retry::chain;
 use snapferry_base::secret::Secret;
 
 use super::instance::Instance;
-use super::refreshing::{Ask, Grant, Refreshing};
-use super::{cut, life_of, reason_of};
-use crate::answers::{LARGEST_OF_IDENTITY, body_of};
+use super::refreshing::{Grant, Refreshing, TokenRequest};
+use super::{body_error_reason, capped_lifetime, truncated};
 use crate::http_client::{HttpClientError, http_client};
+use crate::response_limits::{MAX_IDENTITY_BODY, read_body};
 
 /// Address of the service over http, which is the default unless https was chosen for the server.
 pub const METADATA_HTTP: &str = "http://169.254.169.254";
@@ -107,7 +107,7 @@ pub struct Metadata {
 
 impl fmt::Debug for Metadata {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Metadata").field("endpoints", &self.shown()).finish_non_exhaustive()
+        f.debug_struct("Metadata").field("endpoints", &self.endpoint_names()).finish_non_exhaustive()
     }
 }
 
@@ -140,13 +140,13 @@ impl Metadata {
     /// # Errors
     /// If the endpoint is not a URL, or the CA file can't be used.
     pub fn new(config: &MetadataConfig) -> Result<Self, IdentityError> {
-        let given: Vec<&str> = config
+        let configured: Vec<&str> = config
             .endpoint
             .as_deref()
-            .map_or_else(|| vec![METADATA_HTTP, METADATA_HTTPS], |given| vec![given]);
-        let endpoints: Result<Vec<Url>, _> = given.iter().map(|text| text.parse()).collect();
+            .map_or_else(|| vec![METADATA_HTTP, METADATA_HTTPS], |configured| vec![configured]);
+        let endpoints: Result<Vec<Url>, _> = configured.iter().map(|text| text.parse()).collect();
         let endpoints = endpoints.map_err(|err| {
-            IdentityError::Setup(format!("the metadata endpoint {given:?} is not a URL: {err}"))
+            IdentityError::Setup(format!("the metadata endpoint {configured:?} is not a URL: {err}"))
         })?;
         let http = http_client(config.ca_file.as_deref())
             // Through a proxy, the service would describe the proxy's server instead of this one.
@@ -161,17 +161,17 @@ impl Metadata {
         Ok(Self { http, endpoints, found: RwLock::new(None) })
     }
 
-    fn shown(&self) -> Vec<String> {
+    fn endpoint_names(&self) -> Vec<String> {
         self.endpoints.iter().map(|url| url.as_str().trim_end_matches('/').to_owned()).collect()
     }
 
     /// Returns an identity token of this server, and the endpoint and generation that granted it.
     async fn identity(&self) -> Result<(Secret, usize, usize), IdentityError> {
-        let known = *self.found.read().unwrap_or_else(PoisonError::into_inner);
+        let last_found = *self.found.read().unwrap_or_else(PoisonError::into_inner);
         let mut reasons = Vec::new();
         for endpoint in 0..self.endpoints.len() {
             for (generation, paths) in GENERATIONS.iter().enumerate() {
-                if known.is_some_and(|known| known != (endpoint, generation)) {
+                if last_found.is_some_and(|last_found| last_found != (endpoint, generation)) {
                     continue;
                 }
                 match self.identity_at(endpoint, generation).await {
@@ -194,19 +194,19 @@ impl Metadata {
         }
         *self.found.write().unwrap_or_else(PoisonError::into_inner) = None;
         reasons.dedup();
-        Err(IdentityError::MetadataOff { endpoints: self.shown(), reason: reasons.join("; ") })
+        Err(IdentityError::MetadataOff { endpoints: self.endpoint_names(), reason: reasons.join("; ") })
     }
 
     async fn identity_at(&self, endpoint: usize, generation: usize) -> Result<Secret, Failure> {
         let body = json!({ "expires_in": IDENTITY_LIFE });
         let granted: Granted = self
-            .ask(Method::PUT, endpoint, generation, GENERATIONS[generation].identity, None, Some(&body))
+            .send(Method::PUT, endpoint, generation, GENERATIONS[generation].identity, None, Some(&body))
             .await?;
         Ok(Secret::new(&granted.access_token))
     }
 
     /// Sends one request. `identity` is the server's identity token, if the request needs one.
-    async fn ask<T: DeserializeOwned>(
+    async fn send<T: DeserializeOwned>(
         &self,
         method: Method,
         endpoint: usize,
@@ -218,44 +218,45 @@ impl Metadata {
         let mut url = self.endpoints[endpoint].clone();
         url.set_path(path);
         url.query_pairs_mut().append_pair("version", GENERATIONS[generation].version);
-        let shown = url.as_str().to_owned();
-        let mut sent =
+        let endpoint_name = url.as_str().to_owned();
+        let mut builder =
             self.http.request(method, url).header(FLAVOR.0, FLAVOR.1).header("accept", "application/json");
         if let Some(identity) = identity {
-            sent = sent.bearer_auth(identity.reveal());
+            builder = builder.bearer_auth(identity.reveal());
         }
         if let Some(body) = body {
-            sent = sent.json(body);
+            builder = builder.json(body);
         }
-        let answer = sent.send().await.map_err(|err| Failure::Silent(chain(&err.without_url())))?;
-        let status = answer.status();
-        let body =
-            body_of(answer, LARGEST_OF_IDENTITY).await.map_err(|err| Failure::Silent(reason_of(err)))?;
+        let response = builder.send().await.map_err(|err| Failure::Silent(chain(&err.without_url())))?;
+        let status = response.status();
+        let body = read_body(response, MAX_IDENTITY_BODY)
+            .await
+            .map_err(|err| Failure::Silent(body_error_reason(err)))?;
         if status.is_success() {
             return serde_json::from_slice(&body).map_err(|err| {
                 // Only the position, not the text itself: it may hold half a token.
                 let reason =
                     format!("{:?} error in line {}, column {}", err.classify(), err.line(), err.column());
-                Failure::Other(IdentityError::Malformed { endpoint: shown, reason })
+                Failure::Other(IdentityError::Malformed { endpoint: endpoint_name, reason })
             });
         }
-        let told: Refusal = serde_json::from_slice(&body).unwrap_or_default();
-        let fault = told
+        let refusal: Refusal = serde_json::from_slice(&body).unwrap_or_default();
+        let fault = refusal
             .errors
             .into_iter()
             .next()
             .unwrap_or(Fault { code: status.to_string(), message: String::new() });
-        let fault = Fault { code: cut(&fault.code), message: cut(&fault.message) };
+        let fault = Fault { code: truncated(&fault.code), message: truncated(&fault.message) };
         Err(match status {
             StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => Failure::Absent,
             _ if status.is_server_error() || matches!(status.as_u16(), 408 | 429) => {
                 Failure::Other(IdentityError::Unreachable {
-                    endpoint: shown,
+                    endpoint: endpoint_name,
                     reason: format!("it answered {status}: {}: {}", fault.code, fault.message),
                 })
             }
             _ => Failure::Other(IdentityError::Refused {
-                endpoint: shown,
+                endpoint: endpoint_name,
                 code: fault.code,
                 message: fault.message,
             }),
@@ -266,16 +267,16 @@ impl Metadata {
         let (identity, endpoint, generation) = self.identity().await?;
         let path = GENERATIONS[generation].iam;
         let granted: Result<Granted, Failure> =
-            self.ask(Method::POST, endpoint, generation, path, Some(&identity), Some(&profile.body())).await;
-        let granted = granted.map_err(|failure| self.plain(failure))?;
+            self.send(Method::POST, endpoint, generation, path, Some(&identity), Some(&profile.body())).await;
+        let granted = granted.map_err(|failure| self.to_identity_error(failure))?;
         let bearer = Secret::new(&granted.access_token);
         if bearer.is_empty() {
             return Err(IdentityError::Malformed {
-                endpoint: self.shown().join(" or "),
+                endpoint: self.endpoint_names().join(" or "),
                 reason: "the token is empty".to_owned(),
             });
         }
-        Ok(Grant { bearer, life: life_of(granted.expires_in) })
+        Ok(Grant { bearer, lifetime: capped_lifetime(granted.expires_in) })
     }
 
     /// Returns the description of this server.
@@ -285,22 +286,26 @@ impl Metadata {
     /// response is malformed.
     pub async fn instance(&self) -> Result<Instance, IdentityError> {
         let (identity, endpoint, generation) = self.identity().await?;
-        let told =
-            self.ask(Method::GET, endpoint, generation, "/metadata/v1/instance", Some(&identity), None).await;
-        let told: super::instance::CloudInitData = told.map_err(|failure| self.plain(failure))?;
-        told.into_instance().ok_or_else(|| IdentityError::Malformed {
-            endpoint: self.shown().join(" or "),
+        let data = self
+            .send(Method::GET, endpoint, generation, "/metadata/v1/instance", Some(&identity), None)
+            .await;
+        let data: super::instance::CloudInitData = data.map_err(|failure| self.to_identity_error(failure))?;
+        data.into_instance().ok_or_else(|| IdentityError::Malformed {
+            endpoint: self.endpoint_names().join(" or "),
             reason: "the server's zone names no region".to_owned(),
         })
     }
 
-    fn plain(&self, failure: Failure) -> IdentityError {
+    fn to_identity_error(&self, failure: Failure) -> IdentityError {
         match failure {
             Failure::Other(err) => err,
-            Failure::Silent(reason) => IdentityError::MetadataOff { endpoints: self.shown(), reason },
-            Failure::Absent => {
-                IdentityError::MetadataOff { endpoints: self.shown(), reason: "no such path".to_owned() }
+            Failure::Silent(reason) => {
+                IdentityError::MetadataOff { endpoints: self.endpoint_names(), reason }
             }
+            Failure::Absent => IdentityError::MetadataOff {
+                endpoints: self.endpoint_names(),
+                reason: "no such path".to_owned(),
+            },
         }
     }
 }
@@ -321,8 +326,8 @@ struct TrustedProfile {
 }
 
 #[async_trait]
-impl Ask for TrustedProfile {
-    async fn ask(&self) -> Result<Grant, IdentityError> {
+impl TokenRequest for TrustedProfile {
+    async fn request_token(&self) -> Result<Grant, IdentityError> {
         self.service.iam_token(&self.profile).await
     }
 }
@@ -340,7 +345,7 @@ impl ProfileSource {
 
 impl fmt::Debug for ProfileSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ProfileSource").field("profile", &self.0.way.profile).finish_non_exhaustive()
+        f.debug_struct("ProfileSource").field("profile", &self.0.request.profile).finish_non_exhaustive()
     }
 }
 

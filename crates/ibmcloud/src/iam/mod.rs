@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use snapferry_base::retry::chain;
 
-use crate::answers::BodyError;
+use crate::response_limits::BodyError;
 
 mod api_key;
 mod instance;
@@ -26,19 +26,19 @@ const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3600);
 const LONGEST_MESSAGE: usize = 400;
 
 /// Returns the life of a token that is granted for `seconds`, limited to `LONGEST_LIFE`.
-fn life_of(seconds: u64) -> Duration {
+fn capped_lifetime(seconds: u64) -> Duration {
     Duration::from_secs(seconds).min(LONGEST_LIFE)
 }
 
 /// Returns the beginning of an issuer's text, up to `LONGEST_MESSAGE` characters.
-fn cut(words: &str) -> String {
-    words.chars().take(LONGEST_MESSAGE).collect()
+fn truncated(text: &str) -> String {
+    text.chars().take(LONGEST_MESSAGE).collect()
 }
 
 /// Describes why a body can't be read, without the URL.
-fn reason_of(err: BodyError) -> String {
+fn body_error_reason(err: BodyError) -> String {
     match err {
-        BodyError::Line(err) => chain(&err.without_url()),
+        BodyError::Transport(err) => chain(&err.without_url()),
         err @ BodyError::TooLong { .. } => err.to_string(),
     }
 }

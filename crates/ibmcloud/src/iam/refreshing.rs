@@ -26,14 +26,14 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(30);
 /// Granted token: its text, and its life from the time of the request.
 pub(super) struct Grant {
     pub bearer: Secret,
-    pub life: Duration,
+    pub lifetime: Duration,
 }
 
 /// Request by which a token source gets a token.
 #[async_trait]
-pub(super) trait Ask: Send + Sync + 'static {
+pub(super) trait TokenRequest: Send + Sync + 'static {
     /// Sends one request.
-    async fn ask(&self) -> Result<Grant, IdentityError>;
+    async fn request_token(&self) -> Result<Grant, IdentityError>;
 }
 
 /// Token with the time from which to refresh it.
@@ -45,67 +45,76 @@ struct CachedToken {
 
 /// Source of tokens ([`TokenSource`]) that keeps one token and gets new ones by `A`.
 pub(super) struct Refreshing<A> {
-    pub(super) way: A,
+    pub(super) request: A,
     clock: Arc<dyn Clock>,
     backoff: Backoff,
-    held: RwLock<Option<CachedToken>>,
+    cached: RwLock<Option<CachedToken>>,
     /// Lock for the right to request a token. The other callers wait for it, or use the old token.
-    asking: Mutex<()>,
+    refresh_lock: Mutex<()>,
 }
 
-impl<A: Ask> Refreshing<A> {
-    pub(super) fn new(way: A, clock: Arc<dyn Clock>) -> Self {
-        Self { way, clock, backoff: Backoff::TOKEN, held: RwLock::new(None), asking: Mutex::new(()) }
+impl<A: TokenRequest> Refreshing<A> {
+    pub(super) fn new(request: A, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            request,
+            clock,
+            backoff: Backoff::TOKEN,
+            cached: RwLock::new(None),
+            refresh_lock: Mutex::new(()),
+        }
     }
 
-    fn held(&self) -> Option<CachedToken> {
-        self.held.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn cached(&self) -> Option<CachedToken> {
+        self.cached.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn hold(&self, held: CachedToken) {
-        *self.held.write().unwrap_or_else(PoisonError::into_inner) = Some(held);
+    fn store(&self, cached: CachedToken) {
+        *self.cached.write().unwrap_or_else(PoisonError::into_inner) = Some(cached);
     }
 
     /// Returns the present token, if it can be used for another request.
     fn usable(&self) -> Option<CachedToken> {
-        self.held().filter(|held| self.clock.now() + DEAD_EARLY < held.token.expires)
+        self.cached().filter(|cached| self.clock.now() + DEAD_EARLY < cached.token.expires)
     }
 
     /// Sends one request. The guard proves that the caller has the right to send it.
-    async fn ask(&self, _asking: &MutexGuard<'_, ()>) -> Result<CachedToken, IdentityError> {
+    async fn request_token(&self, _guard: &MutexGuard<'_, ()>) -> Result<CachedToken, IdentityError> {
         // Life is counted from before the request: the request may take a while, and the issuer counts from a
         // time during it.
-        let asked = self.clock.now();
-        let Grant { bearer, life } = self.way.ask().await?;
-        let early = EARLY.min(life / EARLY_SHARE);
-        Ok(CachedToken { token: Token { bearer, expires: asked + life }, refresh_from: asked + life - early })
+        let requested_at = self.clock.now();
+        let Grant { bearer, lifetime } = self.request.request_token().await?;
+        let early = EARLY.min(lifetime / EARLY_SHARE);
+        Ok(CachedToken {
+            token: Token { bearer, expires: requested_at + lifetime },
+            refresh_from: requested_at + lifetime - early,
+        })
     }
 
     /// Refreshes a token that can still be used: one attempt; if it fails, the old token is used for another
     /// while.
-    async fn refresh(&self, old: CachedToken, asking: MutexGuard<'_, ()>) -> Token {
-        match self.ask(&asking).await {
-            Ok(held) => {
-                self.hold(held.clone());
-                held.token
+    async fn refresh(&self, old: CachedToken, guard: MutexGuard<'_, ()>) -> Token {
+        match self.request_token(&guard).await {
+            Ok(cached) => {
+                self.store(cached.clone());
+                cached.token
             }
             Err(err) => {
                 tracing::warn!("the token could not be refreshed, going on with the one we have: {err}");
                 let token = old.token.clone();
-                self.hold(CachedToken { refresh_from: self.clock.now() + PAUSE_AFTER_FAILURE, ..old });
+                self.store(CachedToken { refresh_from: self.clock.now() + PAUSE_AFTER_FAILURE, ..old });
                 token
             }
         }
     }
 
     /// Fetches a token if there is no usable one, with several attempts.
-    async fn fetch(&self, asking: MutexGuard<'_, ()>) -> Result<Token, IdentityError> {
+    async fn fetch(&self, guard: MutexGuard<'_, ()>) -> Result<Token, IdentityError> {
         let mut attempt = 1;
         loop {
-            let err = match self.ask(&asking).await {
-                Ok(held) => {
-                    self.hold(held.clone());
-                    return Ok(held.token);
+            let err = match self.request_token(&guard).await {
+                Ok(cached) => {
+                    self.store(cached.clone());
+                    return Ok(cached.token);
                 }
                 Err(err) => err,
             };
@@ -122,31 +131,31 @@ impl<A: Ask> Refreshing<A> {
 }
 
 #[async_trait]
-impl<A: Ask> TokenSource for Refreshing<A> {
+impl<A: TokenRequest> TokenSource for Refreshing<A> {
     fn refused(&self, token: &Token) {
-        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        let mut cached = self.cached.write().unwrap_or_else(PoisonError::into_inner);
         // Only the refused token is dropped: there may be a new one by now.
-        if held.as_ref().is_some_and(|held| held.token.bearer == token.bearer) {
-            *held = None;
+        if cached.as_ref().is_some_and(|cached| cached.token.bearer == token.bearer) {
+            *cached = None;
         }
     }
 
     async fn token(&self) -> Result<Token, IdentityError> {
-        if let Some(held) = self.usable() {
-            if self.clock.now() < held.refresh_from {
-                return Ok(held.token);
+        if let Some(cached) = self.usable() {
+            if self.clock.now() < cached.refresh_from {
+                return Ok(cached.token);
             }
             // Another caller is refreshing it already, and the old token can still be used.
-            let Ok(asking) = self.asking.try_lock() else { return Ok(held.token) };
+            let Ok(guard) = self.refresh_lock.try_lock() else { return Ok(cached.token) };
             return match self.usable() {
                 Some(fresh) if self.clock.now() < fresh.refresh_from => Ok(fresh.token),
-                _ => Ok(self.refresh(held, asking).await),
+                _ => Ok(self.refresh(cached, guard).await),
             };
         }
-        let asking = self.asking.lock().await;
+        let guard = self.refresh_lock.lock().await;
         match self.usable() {
-            Some(held) => Ok(held.token),
-            None => self.fetch(asking).await,
+            Some(cached) => Ok(cached.token),
+            None => self.fetch(guard).await,
         }
     }
 }

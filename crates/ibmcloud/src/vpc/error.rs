@@ -81,44 +81,44 @@ pub enum VpcError {
         source: Box<IdentityError>,
     },
     /// The name is in use by a resource that differs from the requested one.
-    #[error("the name {name:?} is taken: {noun} {id} has it, {why}")]
+    #[error("the name {name:?} is taken: {kind} {id} has it, {difference}")]
     NameTaken {
         /// Kind of resource, such as `snapshot`.
-        noun: &'static str,
+        kind: &'static str,
         /// Name that was requested.
         name: String,
         /// Identifier of the resource that has the name.
         id: String,
         /// Difference between that resource and the requested one.
-        why: String,
+        difference: String,
     },
     /// No resource has this name or identifier.
-    #[error("there is no {noun} {name:?} in {place}{}", or_near(near))]
+    #[error("there is no {kind} {name:?} in {scope}{}", or_similar(similar))]
     Missing {
         /// Kind of resource, such as `snapshot`.
-        noun: &'static str,
+        kind: &'static str,
         /// Name or identifier that the caller searched for.
         name: String,
         /// Region or other scope of the search.
-        place: String,
+        scope: String,
         /// Similar names that the user may have meant, each with its place if it is elsewhere.
-        near: Vec<String>,
+        similar: Vec<String>,
     },
     /// The resource is in a state that it does not leave, and not in the one that was waited for.
-    #[error("{what} is {state}{}", in_brackets(reasons))]
+    #[error("{subject} is {state}{}", in_brackets(reasons))]
     Ended {
         /// Resource that was waited for, as in `snapshot web01-20260102`.
-        what: String,
+        subject: String,
         /// Final state of the resource.
         state: String,
         /// Reasons for the state, as the API gives them.
         reasons: Vec<String>,
     },
     /// The resource did not reach the wanted state before the deadline.
-    #[error("{what} is still {state} after {} s{}", waited.as_secs(), in_brackets(reasons))]
+    #[error("{subject} is still {state} after {} s{}", waited.as_secs(), in_brackets(reasons))]
     Overdue {
         /// Resource that was waited for, as in `snapshot web01-20260102`.
-        what: String,
+        subject: String,
         /// Last known state of the resource.
         state: String,
         /// Time from the start of the wait to its end.
@@ -127,10 +127,10 @@ pub enum VpcError {
         reasons: Vec<String>,
     },
     /// The resource was busy with another change until the deadline.
-    #[error("{what} is still busy with another change after {} s: {request}: {refusal} (request {})", waited.as_secs(), request.id)]
+    #[error("{subject} is still busy with another change after {} s: {request}: {refusal} (request {})", waited.as_secs(), request.id)]
     Busy {
         /// Resource that is busy, as in `server web01`.
-        what: String,
+        subject: String,
         /// Time from the first attempt to the last.
         waited: Duration,
         /// Last request that was refused.
@@ -139,10 +139,10 @@ pub enum VpcError {
         refusal: Refusal,
     },
     /// This process was asked to stop.
-    #[error("{what}: stopped")]
+    #[error("{subject}: stopped")]
     Cancelled {
         /// Operation that was interrupted.
-        what: String,
+        subject: String,
     },
     /// The request was not sent, because this process no longer owns the resource that it would change.
     #[error("{request}")]
@@ -164,15 +164,15 @@ pub(super) fn in_brackets(reasons: &[String]) -> String {
 }
 
 /// Returns `, but web01 or web02`, or an empty string.
-fn or_near(near: &[String]) -> String {
-    if near.is_empty() { String::new() } else { format!(", but {}", near.join(" or ")) }
+fn or_similar(similar: &[String]) -> String {
+    if similar.is_empty() { String::new() } else { format!(", but {}", similar.join(" or ")) }
 }
 
 impl VpcError {
     /// Returns [`VpcError::Missing`] without similar names.
     #[must_use]
-    pub fn missing(noun: &'static str, name: &str, place: &str) -> Self {
-        Self::Missing { noun, name: name.to_owned(), place: place.to_owned(), near: Vec::new() }
+    pub fn missing(kind: &'static str, name: &str, scope: &str) -> Self {
+        Self::Missing { kind, name: name.to_owned(), scope: scope.to_owned(), similar: Vec::new() }
     }
 
     /// Returns the retry class of the error.

@@ -19,7 +19,7 @@ use snapferry_base::retry::{Backoff, chain};
 use super::error::{Request, VpcError};
 use super::refusal::Refusal;
 use super::wait::{Waits, Watch};
-use crate::answers::{BodyError, LARGEST_OF_CLOUD, body_of};
+use crate::response_limits::{BodyError, MAX_API_BODY, read_body};
 
 /// Version of the API, a date (IBM's VPC API change log): the one that these models were written for.
 pub const API_VERSION: &str = "2026-03-24";
@@ -31,7 +31,7 @@ const REQUEST_ID: &str = "x-request-id";
 pub const CHANGES: &str = "snapferry::changes";
 
 /// Attempts at a host that has never answered: its name is probably misspelt rather than the host down.
-const STRANGER: u32 = 4;
+const UNKNOWN_HOST_ATTEMPTS: u32 = 4;
 
 /// Hosts that have answered at least once. All clients of a process share the list: a client that cleans up
 /// in an outage must not take a host that has answered for hours for a misspelt one.
@@ -39,14 +39,14 @@ const STRANGER: u32 = 4;
 pub struct KnownHosts(Arc<Mutex<BTreeSet<String>>>);
 
 impl KnownHosts {
-    fn note(&self, host: &str) {
+    fn insert(&self, host: &str) {
         let mut hosts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !hosts.contains(host) {
             hosts.insert(host.to_owned());
         }
     }
 
-    fn of(&self, host: &str) -> bool {
+    fn contains(&self, host: &str) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(host)
     }
 }
@@ -165,7 +165,7 @@ fn json(body: &impl Serialize) -> Result<Vec<u8>, VpcError> {
 
 /// Response with a 2xx status.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct ApiResponse {
     pub request: Request,
     pub etag: Option<String>,
     /// Server's time, from the `Date` header.
@@ -173,7 +173,7 @@ pub(super) struct Answer {
     body: Vec<u8>,
 }
 
-impl Answer {
+impl ApiResponse {
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, VpcError> {
         serde_json::from_slice(&self.body)
             .map_err(|err| VpcError::Malformed { request: self.request.clone(), reason: err.to_string() })
@@ -193,7 +193,7 @@ pub(super) struct HttpClient {
     /// Parameters that are added to every request's query.
     pub fixed_query: Vec<(&'static str, &'static str)>,
     /// Hosts that have answered before.
-    pub heard: KnownHosts,
+    pub known_hosts: KnownHosts,
 }
 
 impl HttpClient {
@@ -203,14 +203,14 @@ impl HttpClient {
     }
 
     /// Sends `call` until it succeeds, can't be sent again after an error, or the budget is spent.
-    pub async fn send(&self, call: &ApiRequest) -> Result<Answer, VpcError> {
+    pub async fn send(&self, call: &ApiRequest) -> Result<ApiResponse, VpcError> {
         let url = self.url(call)?;
-        let begun = self.clock.instant();
+        let started = self.clock.instant();
         let mut next = 1;
         let mut renewed = false;
         loop {
             let err = match self.attempt(call, &url).await {
-                Ok(answer) => return Ok(answer),
+                Ok(response) => return Ok(response),
                 // Once, with another token: the API may have revoked this one early.
                 Err(err) if is_unauthorized(&err) && !renewed => {
                     renewed = true;
@@ -219,23 +219,23 @@ impl HttpClient {
                 Err(err) => err,
             };
             // A token source has made its own attempts.
-            let tried = matches!(err, VpcError::Identity { .. });
-            let stranger = next >= STRANGER
-                && matches!(&err, VpcError::Unreachable { request, .. } if !self.heard.of(&request.host));
+            let source_retried = matches!(err, VpcError::Identity { .. });
+            let unknown_host = next >= UNKNOWN_HOST_ATTEMPTS
+                && matches!(&err, VpcError::Unreachable { request, .. } if !self.known_hosts.contains(&request.host));
             // The caller first looks at the busy resource (`client/conflict`).
             let busy = matches!(&err, VpcError::Refused { refusal, .. } if refusal.is_conflict());
-            let again = !tried
-                && !stranger
+            let may_retry = !source_retried
+                && !unknown_host
                 && !busy
                 && err.class().is_retryable()
                 && (call.repeat == Repeat::Freely || !err.is_ambiguous());
             next += 1;
-            let wait = self.policy.backoff.wait_before(next).filter(|_| again).map(|wait| match &err {
+            let wait = self.policy.backoff.wait_before(next).filter(|_| may_retry).map(|wait| match &err {
                 VpcError::Refused { refusal, .. } => wait.max(refusal.retry_after.unwrap_or_default()),
                 _ => wait,
             });
             match wait {
-                Some(wait) if self.clock.instant().duration_since(begun) + wait < self.policy.budget => {
+                Some(wait) if self.clock.instant().duration_since(started) + wait < self.policy.budget => {
                     tracing::warn!(
                         attempt = next,
                         wait_ms = wait.as_millis(),
@@ -250,10 +250,10 @@ impl HttpClient {
     }
 
     /// Sleeps for `wait`, or fails as soon as this process is asked to stop.
-    pub async fn pause(&self, what: &str, wait: Duration) -> Result<(), VpcError> {
+    pub async fn pause(&self, subject: &str, wait: Duration) -> Result<(), VpcError> {
         tokio::select! {
             biased;
-            _reason = self.cancel.cancelled() => Err(VpcError::Cancelled { what: what.to_owned() }),
+            _reason = self.cancel.cancelled() => Err(VpcError::Cancelled { subject: subject.to_owned() }),
             () = self.clock.sleep(wait) => Ok(()),
         }
     }
@@ -268,35 +268,35 @@ impl HttpClient {
         Ok(url)
     }
 
-    async fn attempt(&self, call: &ApiRequest, url: &Url) -> Result<Answer, VpcError> {
+    async fn attempt(&self, call: &ApiRequest, url: &Url) -> Result<ApiResponse, VpcError> {
         let host = url.origin().ascii_serialization();
         let request =
             Request { method: call.method.clone(), host, path: url.path().to_owned(), id: request_id() };
         if self.cancel.is_cancelled() {
-            return Err(VpcError::Cancelled { what: request.to_string() });
+            return Err(VpcError::Cancelled { subject: request.to_string() });
         }
         // The token does not count against the deadline: a slow token source is not a silent API, and nothing
         // was sent yet.
         let token = tokio::select! {
             biased;
-            _reason = self.cancel.cancelled() => return Err(VpcError::Cancelled { what: request.to_string() }),
+            _reason = self.cancel.cancelled() => return Err(VpcError::Cancelled { subject: request.to_string() }),
             token = self.tokens.token() => token,
         };
         let token = token
             .map_err(|source| VpcError::Identity { request: request.clone(), source: Box::new(source) })?;
         let deadline = self.policy.deadline;
-        let answered = tokio::time::timeout(deadline, self.exchange(call, url, &request, &token));
-        let answer = if call.repeat == Repeat::Freely {
+        let exchange = tokio::time::timeout(deadline, self.exchange(call, url, &request, &token));
+        let response = if call.repeat == Repeat::Freely {
             tokio::select! {
                 biased;
-                _reason = self.cancel.cancelled() => return Err(VpcError::Cancelled { what: request.to_string() }),
-                answer = answered => answer,
+                _reason = self.cancel.cancelled() => return Err(VpcError::Cancelled { subject: request.to_string() }),
+                response = exchange => response,
             }
         } else {
             // Not cancelled: the caller needs the response to know what to clean up.
-            answered.await
+            exchange.await
         };
-        answer.unwrap_or(Err(VpcError::TimedOut { request, deadline }))
+        response.unwrap_or(Err(VpcError::TimedOut { request, deadline }))
     }
 
     async fn exchange(
@@ -305,38 +305,38 @@ impl HttpClient {
         url: &Url,
         request: &Request,
         token: &Token,
-    ) -> Result<Answer, VpcError> {
+    ) -> Result<ApiResponse, VpcError> {
         let mut bearer = HeaderValue::from_str(&format!("Bearer {}", token.bearer.reveal()))
             .map_err(|_| VpcError::Setup("the token can't stand in a header".to_owned()))?;
         bearer.set_sensitive(true);
-        let mut sent = self.http.request(call.method.clone(), url.clone());
-        sent = sent
+        let mut builder = self.http.request(call.method.clone(), url.clone());
+        builder = builder
             .header(AUTHORIZATION, bearer)
             .header(ACCEPT, "application/json")
             .header(REQUEST_ID, &request.id);
         if let Some(etag) = &call.if_match {
-            sent = sent.header(IF_MATCH, etag);
+            builder = builder.header(IF_MATCH, etag);
         }
         if let Some(body) = &call.body {
-            let kind = if call.method == Method::PATCH {
+            let content_type = if call.method == Method::PATCH {
                 "application/merge-patch+json"
             } else {
                 "application/json"
             };
-            sent = sent.header(CONTENT_TYPE, kind).body(body.clone());
+            builder = builder.header(CONTENT_TYPE, content_type).body(body.clone());
         }
         if call.method != Method::GET {
             self.fence
-                .pass_surely()
+                .pass_uncached()
                 .await
                 .map_err(|source| VpcError::Fenced { request: request.clone(), source })?;
         }
         tracing::debug!(request = %request, id = %request.id, "asking the cloud");
-        let answer = sent.send().await.map_err(|err| lost(request, err))?;
-        self.heard.note(&request.host);
-        let (status, headers) = (answer.status(), answer.headers().clone());
-        let body = body_of(answer, LARGEST_OF_CLOUD).await.map_err(|err| match err {
-            BodyError::Line(err) => lost(request, err),
+        let response = builder.send().await.map_err(|err| transport_error(request, err))?;
+        self.known_hosts.insert(&request.host);
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = read_body(response, MAX_API_BODY).await.map_err(|err| match err {
+            BodyError::Transport(err) => transport_error(request, err),
             err @ BodyError::TooLong { .. } => {
                 VpcError::Malformed { request: request.clone(), reason: err.to_string() }
             }
@@ -349,7 +349,7 @@ impl HttpClient {
             }
             let etag = headers.get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
             let date = headers.get(DATE).and_then(|date| jiff::fmt::rfc2822::parse(date.to_str().ok()?).ok());
-            return Ok(Answer {
+            return Ok(ApiResponse {
                 request: request.clone(),
                 etag,
                 date: date.map(|date| date.timestamp().into()),
@@ -363,8 +363,8 @@ impl HttpClient {
     }
 
     fn refusal(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Refusal {
-        let told = headers.get(RETRY_AFTER).and_then(|told| told.to_str().ok());
-        Refusal::read(status.as_u16(), body, told.and_then(|told| retry_after(told, self.clock.now())))
+        let value = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        Refusal::read(status.as_u16(), body, value.and_then(|value| retry_after(value, self.clock.now())))
     }
 }
 
@@ -380,18 +380,18 @@ fn request_id() -> String {
 
 /// Classifies a transport error: before the connection is made, the API can't have carried out the request;
 /// after that, the outcome is unknown.
-fn lost(request: &Request, err: reqwest::Error) -> VpcError {
+fn transport_error(request: &Request, err: reqwest::Error) -> VpcError {
     let (request, before) = (request.clone(), err.is_connect() || err.is_builder());
     let reason = chain(&err.without_url());
     if before { VpcError::Unreachable { request, reason } } else { VpcError::Lost { request, reason } }
 }
 
 /// Reads `Retry-After`: seconds, or a date (RFC 9110, section 10.2.3).
-fn retry_after(told: &str, now: SystemTime) -> Option<Duration> {
-    if let Ok(seconds) = told.trim().parse() {
+fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    if let Ok(seconds) = value.trim().parse() {
         return Some(Duration::from_secs(seconds));
     }
-    let until = jiff::fmt::rfc2822::parse(told.trim()).ok()?.timestamp();
+    let until = jiff::fmt::rfc2822::parse(value.trim()).ok()?.timestamp();
     Some(SystemTime::from(until).duration_since(now).unwrap_or_default())
 }
 

@@ -10,7 +10,7 @@ use snapferry_base::retry::Class;
 /// Limit on each text from a response that an error repeats, in characters.
 const LONGEST_MESSAGE: usize = 400;
 /// Largest number of errors of one response that are kept.
-const MOST_FAULTS: usize = 8;
+const MAX_FAULTS: usize = 8;
 
 /// Error response of the API to a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,13 +40,13 @@ impl Refusal {
     /// Reads a response with `status` and any body: text that is not the API's JSON becomes the message.
     #[must_use]
     pub fn read(status: u16, body: &[u8], retry_after: Option<Duration>) -> Self {
-        let told: Option<Body> = serde_json::from_slice(body).ok();
-        let trace = told.as_ref().and_then(|told| told.trace.clone()).map(|trace| one_line(&trace));
-        let mut faults: Vec<Fault> = told
-            .map(|told| told.errors)
+        let parsed: Option<Body> = serde_json::from_slice(body).ok();
+        let trace = parsed.as_ref().and_then(|parsed| parsed.trace.clone()).map(|trace| one_line(&trace));
+        let mut faults: Vec<Fault> = parsed
+            .map(|parsed| parsed.errors)
             .unwrap_or_default()
             .into_iter()
-            .take(MOST_FAULTS)
+            .take(MAX_FAULTS)
             .map(Fault::from)
             .collect();
         if faults.is_empty() {
@@ -148,9 +148,9 @@ struct Target {
 }
 
 impl From<ErrorBody> for Fault {
-    fn from(told: ErrorBody) -> Self {
-        let target = told.target.map(|target| one_line(&target.name)).filter(|name| !name.is_empty());
-        Self { code: one_line(&told.code), message: one_line(&told.message), target }
+    fn from(error: ErrorBody) -> Self {
+        let target = error.target.map(|target| one_line(&target.name)).filter(|name| !name.is_empty());
+        Self { code: one_line(&error.code), message: one_line(&error.message), target }
     }
 }
 

@@ -64,9 +64,9 @@ impl Patience {
         Self { deadline, ..self }
     }
 
-    /// Returns the wait after `asked` requests, before jitter.
-    fn interval(&self, asked: u32) -> Duration {
-        let exponent = i32::try_from(asked.saturating_sub(1).min(32)).unwrap_or(32);
+    /// Returns the wait after `attempts` requests, before jitter.
+    fn interval(&self, attempts: u32) -> Duration {
+        let exponent = i32::try_from(attempts.saturating_sub(1).min(32)).unwrap_or(32);
         self.first.mul_f64(GROWTH.powi(exponent)).min(self.longest)
     }
 }
@@ -75,25 +75,25 @@ impl Patience {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Waits {
     /// Fixed interval between requests, in place of growing intervals of 2 to 10 s.
-    pub every: Option<Duration>,
+    pub interval: Option<Duration>,
     /// Deadline for every wait, in place of each wait's own.
-    pub at_most: Option<Duration>,
+    pub deadline: Option<Duration>,
 }
 
 impl Waits {
     /// Default settings: each wait has its own intervals and deadline.
-    pub const USUAL: Self = Self { every: None, at_most: None };
+    pub const USUAL: Self = Self { interval: None, deadline: None };
 
     /// Returns `patience` with the user's settings applied.
     #[must_use]
     pub fn of(self, patience: Patience) -> Patience {
-        let asked = match self.every {
-            Some(every) => Patience { first: every, longest: every, ..patience },
+        let adjusted = match self.interval {
+            Some(interval) => Patience { first: interval, longest: interval, ..patience },
             None => patience,
         };
-        match self.at_most {
-            Some(deadline) => asked.within(deadline),
-            None => asked,
+        match self.deadline {
+            Some(deadline) => adjusted.within(deadline),
+            None => adjusted,
         }
     }
 }
@@ -113,7 +113,7 @@ pub enum Verdict {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sighting<T> {
     /// Resource, as the API returned it.
-    pub seen: T,
+    pub resource: T,
     /// Meaning of the response for the wait.
     pub verdict: Verdict,
     /// State of the resource, with its progress if the API reports any.
@@ -126,7 +126,7 @@ pub struct Sighting<T> {
 pub trait Watch: Send + Sync {
     /// Called at each change of state with the resource that is waited for, its state and progress, and the
     /// API's reasons.
-    fn waiting(&self, what: &str, state: &str, reasons: &[String]);
+    fn waiting(&self, subject: &str, state: &str, reasons: &[String]);
 
     /// Called after each response with the operation, as in `GET snapshots`, and the HTTP status.
     fn answered(&self, _operation: &str, _status: u16) {}
@@ -137,15 +137,15 @@ pub trait Watch: Send + Sync {
 pub struct LogWatch;
 
 impl Watch for LogWatch {
-    fn waiting(&self, what: &str, state: &str, reasons: &[String]) {
-        tracing::info!("waiting for {what}: {state}{}", in_brackets(reasons));
+    fn waiting(&self, subject: &str, state: &str, reasons: &[String]) {
+        tracing::info!("waiting for {subject}: {state}{}", in_brackets(reasons));
     }
 }
 
 /// One wait: its subject, and the clock and signals that it uses.
 pub struct Waiting<'a> {
     /// Description of the resource for messages: `snapshot web01-20260102`.
-    pub what: String,
+    pub subject: String,
     /// Intervals and deadline of the wait.
     pub patience: Patience,
     /// Clock that measures and sleeps.
@@ -157,46 +157,46 @@ pub struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
-    /// Calls `look` until the resource is in the wanted state. Each change of state is reported to the
+    /// Calls `poll` until the resource is in the wanted state. Each change of state is reported to the
     /// observer. A request that fails for a transient reason is sent again until the deadline.
     ///
     /// # Errors
     /// [`VpcError::Ended`] in a state that the resource does not leave, [`VpcError::Overdue`] after the
-    /// deadline, [`VpcError::Cancelled`], and `look`'s own error if it is permanent.
-    pub async fn until<T, F>(&self, mut look: impl FnMut() -> F) -> Result<T, VpcError>
+    /// deadline, [`VpcError::Cancelled`], and `poll`'s own error if it is permanent.
+    pub async fn until<T, F>(&self, mut poll: impl FnMut() -> F) -> Result<T, VpcError>
     where
         F: Future<Output = Result<Sighting<T>, VpcError>>,
     {
-        let begun = self.clock.instant();
-        let mut asked = 0;
+        let started = self.clock.instant();
+        let mut attempts = 0;
         let mut last = ("unknown".to_owned(), Vec::new());
         loop {
-            match look().await {
+            match poll().await {
                 Ok(sighting) => {
                     let now = (sighting.state, sighting.reasons);
                     match sighting.verdict {
-                        Verdict::Reached => return Ok(sighting.seen),
+                        Verdict::Reached => return Ok(sighting.resource),
                         Verdict::Ended => {
                             return Err(VpcError::Ended {
-                                what: self.what.clone(),
+                                subject: self.subject.clone(),
                                 state: now.0,
                                 reasons: now.1,
                             });
                         }
                         Verdict::Underway if now != last => {
-                            self.watch.waiting(&self.what, &now.0, &now.1);
+                            self.watch.waiting(&self.subject, &now.0, &now.1);
                             last = now;
                         }
                         Verdict::Underway => {}
                     }
                 }
                 Err(err) if err.class().is_retryable() => {
-                    tracing::warn!("while waiting for {}: {}", self.what, chain(&err));
+                    tracing::warn!("while waiting for {}: {}", self.subject, chain(&err));
                 }
                 Err(err) => return Err(err),
             }
-            asked += 1;
-            self.pause(begun, asked, &last).await?;
+            attempts += 1;
+            self.pause(started, attempts, &last).await?;
         }
     }
 
@@ -204,21 +204,21 @@ impl Waiting<'_> {
     /// follows it.
     pub(super) async fn pause(
         &self,
-        begun: Instant,
-        asked: u32,
+        started: Instant,
+        attempts: u32,
         last: &(String, Vec<String>),
     ) -> Result<(), VpcError> {
-        let waited = self.clock.instant().duration_since(begun);
-        let left = self.patience.deadline.saturating_sub(waited);
-        if left.is_zero() {
+        let waited = self.clock.instant().duration_since(started);
+        let remaining = self.patience.deadline.saturating_sub(waited);
+        if remaining.is_zero() {
             let (state, reasons) = last.clone();
-            return Err(VpcError::Overdue { what: self.what.clone(), state, waited, reasons });
+            return Err(VpcError::Overdue { subject: self.subject.clone(), state, waited, reasons });
         }
         let jitter = 1.0 + JITTER * (2.0 * rand::rng().random::<f64>() - 1.0);
-        let wait = self.patience.interval(asked).mul_f64(jitter).min(left);
+        let wait = self.patience.interval(attempts).mul_f64(jitter).min(remaining);
         tokio::select! {
             biased;
-            _reason = self.cancel.cancelled() => Err(VpcError::Cancelled { what: format!("waiting for {}", self.what) }),
+            _reason = self.cancel.cancelled() => Err(VpcError::Cancelled { subject: format!("waiting for {}", self.subject) }),
             () = self.clock.sleep(wait) => Ok(()),
         }
     }
@@ -238,29 +238,29 @@ mod tests {
     };
 
     fn sighting(verdict: Verdict, state: &str) -> Result<Sighting<u32>, VpcError> {
-        Ok(Sighting { seen: 7, verdict, state: state.to_owned(), reasons: vec!["because".to_owned()] })
+        Ok(Sighting { resource: 7, verdict, state: state.to_owned(), reasons: vec!["because".to_owned()] })
     }
 
     async fn wait(
-        answers: Vec<Result<Sighting<u32>, VpcError>>,
+        sightings: Vec<Result<Sighting<u32>, VpcError>>,
         cancel: &Cancel,
     ) -> (Result<u32, VpcError>, Duration, u32) {
         let clock = ManualClock::hurried();
-        let begun = clock.instant();
-        let mut answers = answers.into_iter();
+        let started = clock.instant();
+        let mut sightings = sightings.into_iter();
         let waiting = Waiting {
-            what: "snapshot a".to_owned(),
+            subject: "snapshot a".to_owned(),
             patience: SHORT,
             clock: &*clock,
             cancel,
             watch: &LogWatch,
         };
-        let seen = waiting
+        let resource = waiting
             .until(|| {
-                std::future::ready(answers.next().unwrap_or_else(|| sighting(Verdict::Underway, "pending")))
+                std::future::ready(sightings.next().unwrap_or_else(|| sighting(Verdict::Underway, "pending")))
             })
             .await;
-        (seen, clock.instant().duration_since(begun), clock.sleeps())
+        (resource, clock.instant().duration_since(started), clock.sleeps())
     }
 
     #[tokio::test]
@@ -275,22 +275,22 @@ mod tests {
             Err(VpcError::Unreachable { request, reason: "down".to_owned() })
         };
         let cancel = Cancel::new();
-        let (seen, ..) = wait(
+        let (resource, ..) = wait(
             vec![sighting(Verdict::Underway, "pending"), lost(), sighting(Verdict::Reached, "stable")],
             &cancel,
         )
         .await;
-        assert_eq!(seen.expect("it came"), 7);
-        let (seen, ..) =
+        assert_eq!(resource.expect("it came"), 7);
+        let (resource, ..) =
             wait(vec![sighting(Verdict::Underway, "pending"), sighting(Verdict::Ended, "failed")], &cancel)
                 .await;
-        assert_eq!(seen.expect_err("it failed").to_string(), "snapshot a is failed (because)");
+        assert_eq!(resource.expect_err("it failed").to_string(), "snapshot a is failed (because)");
     }
 
     #[tokio::test]
     async fn intervals_grow_and_the_deadline_holds() {
-        let (seen, passed, sleeps) = wait(Vec::new(), &Cancel::new()).await;
-        assert!(matches!(seen, Err(VpcError::Overdue { .. })), "{seen:?}");
+        let (resource, passed, sleeps) = wait(Vec::new(), &Cancel::new()).await;
+        assert!(matches!(resource, Err(VpcError::Overdue { .. })), "{resource:?}");
         assert_eq!(passed, SHORT.deadline, "it ends at its deadline");
         // 1 + 1.5 + 2.25 + 3.375 s, then 4 s each: 17 waits without jitter.
         assert!((12..=24).contains(&sleeps), "{sleeps}");
@@ -299,8 +299,8 @@ mod tests {
     #[tokio::test]
     async fn told_to_stop_it_stops() {
         let cancel = Cancel::new();
-        cancel.cancel(Reason::Asked);
-        let (seen, ..) = wait(Vec::new(), &cancel).await;
-        assert!(matches!(seen, Err(VpcError::Cancelled { .. })), "{seen:?}");
+        cancel.cancel(Reason::Requested);
+        let (resource, ..) = wait(Vec::new(), &cancel).await;
+        assert!(matches!(resource, Err(VpcError::Cancelled { .. })), "{resource:?}");
     }
 }

@@ -3,16 +3,16 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::super::moment::Moment;
-use super::ask::{Answer, Ask, Refused, checked_name, href};
+use super::super::timestamp::Timestamp;
 use super::catalog::{crn, zonal_id};
 use super::config::RegionConfig;
-use super::life::{Lifecycle, Turn};
-use super::lists::whole;
-use super::world::Region;
+use super::lifecycle::{Lifecycle, Turn};
+use super::lists::unpaged;
+use super::request::{ApiError, ApiRequest, ApiResponse, checked_name, href};
+use super::state::Region;
 
 /// Highest number of data volumes on one server.
-const MOST_DATA_VOLUMES: usize = 12;
+const MAX_DATA_VOLUMES: usize = 12;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Attachment {
@@ -24,7 +24,7 @@ pub(super) struct Attachment {
     /// Serial number of the device.
     pub device: String,
     /// Time at which the device's link appears.
-    pub linked_from: Moment,
+    pub linked_from: Timestamp,
 }
 
 impl Attachment {
@@ -61,7 +61,7 @@ impl Region {
             "id": life.id,
             "name": life.name,
             "href": href(base, &format!("instances/{}/volume_attachments/{}", attachment.instance, life.id)),
-            "created_at": life.created.shown(),
+            "created_at": life.created.to_rfc3339(),
             "status": life.state,
             "type": attachment.kind(),
             "bandwidth": 393,
@@ -76,53 +76,58 @@ impl Region {
         shown
     }
 
-    fn server_exists(&self, ask: &Ask) -> Result<(), Refused> {
-        match self.instances.contains_key(ask.id(0)) {
+    fn server_exists(&self, request: &ApiRequest) -> Result<(), ApiError> {
+        match self.instances.contains_key(request.id(0)) {
             true => Ok(()),
-            false => Err(Refused::not_found("instance", ask.id(0))),
+            false => Err(ApiError::not_found("instance", request.id(0))),
         }
     }
 
-    pub(super) fn list_attachments(&self, ask: &Ask) -> Result<Answer, Refused> {
-        self.server_exists(ask)?;
-        let own = self.attachments.values().filter(|attachment| attachment.instance == ask.id(0));
-        Ok(whole(
-            ask,
+    pub(super) fn list_attachments(&self, request: &ApiRequest) -> Result<ApiResponse, ApiError> {
+        self.server_exists(request)?;
+        let own = self.attachments.values().filter(|attachment| attachment.instance == request.id(0));
+        Ok(unpaged(
+            request,
             "volume_attachments",
-            own.map(|own| (&own.life, self.show_attachment(&ask.base, own))).collect(),
+            own.map(|own| (&own.life, self.show_attachment(&request.base, own))).collect(),
         ))
     }
 
-    fn attachment_of(&self, ask: &Ask) -> Result<&Attachment, Refused> {
-        let found = self.attachments.get(ask.id(1)).filter(|attachment| attachment.instance == ask.id(0));
-        found.ok_or_else(|| Refused::not_found("volume_attachment", ask.id(1)))
+    fn attachment_of(&self, request: &ApiRequest) -> Result<&Attachment, ApiError> {
+        let found =
+            self.attachments.get(request.id(1)).filter(|attachment| attachment.instance == request.id(0));
+        found.ok_or_else(|| ApiError::not_found("volume_attachment", request.id(1)))
     }
 
-    pub(super) fn get_attachment(&self, ask: &Ask) -> Result<Answer, Refused> {
-        Ok(Answer::ok(self.show_attachment(&ask.base, self.attachment_of(ask)?)))
+    pub(super) fn get_attachment(&self, request: &ApiRequest) -> Result<ApiResponse, ApiError> {
+        Ok(ApiResponse::ok(self.show_attachment(&request.base, self.attachment_of(request)?)))
     }
 
-    pub(super) fn create_attachment(&mut self, ask: &Ask, config: &RegionConfig) -> Result<Answer, Refused> {
-        self.server_exists(ask)?;
-        let Some(server) = self.instances.get(ask.id(0)) else {
-            return Err(Refused::not_found("instance", ask.id(0)));
+    pub(super) fn create_attachment(
+        &mut self,
+        request: &ApiRequest,
+        config: &RegionConfig,
+    ) -> Result<ApiResponse, ApiError> {
+        self.server_exists(request)?;
+        let Some(server) = self.instances.get(request.id(0)) else {
+            return Err(ApiError::not_found("instance", request.id(0)));
         };
         // As in the API, a name is made up if the request has none.
-        let name = match ask.text("/name") {
+        let name = match request.text("/name") {
             Some(name) => checked_name(name)?,
             None => format!("attachment-{}", self.attachments.len()),
         };
-        let id = ask.required("/volume/id")?;
-        let volume = self.volumes.get(id).ok_or_else(|| Refused::not_found("volume", id))?;
-        let others = || self.attachments.values().filter(|attachment| attachment.instance == ask.id(0));
+        let id = request.required("/volume/id")?;
+        let volume = self.volumes.get(id).ok_or_else(|| ApiError::not_found("volume", id))?;
+        let others = || self.attachments.values().filter(|attachment| attachment.instance == request.id(0));
         if others().any(|attachment| attachment.life.name == name) {
-            return Err(Refused::name_taken(&name));
+            return Err(ApiError::name_taken(&name));
         }
-        if others().filter(|attachment| !attachment.boot).count() >= MOST_DATA_VOLUMES {
-            return Err(Refused::new(400, "over_quota", "The instance has as many volumes as it can have."));
+        if others().filter(|attachment| !attachment.boot).count() >= MAX_DATA_VOLUMES {
+            return Err(ApiError::new(400, "over_quota", "The instance has as many volumes as it can have."));
         }
         if volume.zone != server.zone {
-            return Err(Refused::field(
+            return Err(ApiError::field(
                 400,
                 "bad_field",
                 "volume.id",
@@ -130,20 +135,20 @@ impl Region {
             ));
         }
         if volume.life.state != "available" {
-            return Err(Refused::field(400, "invalid_state", "volume.id", "The volume is not available."));
+            return Err(ApiError::field(400, "invalid_state", "volume.id", "The volume is not available."));
         }
         if self.attachments.values().any(|attachment| attachment.volume == id) {
-            return Err(Refused::conflict("volume_in_use", "The volume is attached already."));
+            return Err(ApiError::conflict("volume_in_use", "The volume is attached already."));
         }
-        let region = self.furniture.region.clone();
+        let region = self.catalog.region.clone();
         let device = format!("{}-{}", zonal_id(&region, &server.zone), "x1b2c");
-        let attached = ask.now.after(config.delays.attachment);
-        let life = Lifecycle::new(zonal_id(&region, &server.zone), name, "attaching", ask.now)
-            .turns("attached", attached);
+        let attached = request.now.after(config.delays.attachment);
+        let life = Lifecycle::new(zonal_id(&region, &server.zone), name, "attaching", request.now)
+            .then("attached", attached);
         let delete_volume =
-            ask.body.get("delete_volume_on_instance_delete").and_then(Value::as_bool).unwrap_or(false);
+            request.body.get("delete_volume_on_instance_delete").and_then(Value::as_bool).unwrap_or(false);
         let attachment = Attachment {
-            instance: ask.id(0).to_owned(),
+            instance: request.id(0).to_owned(),
             volume: id.to_owned(),
             boot: false,
             delete_volume,
@@ -152,27 +157,31 @@ impl Region {
             life,
         };
         let id = attachment.life.id.clone();
-        let answer = Answer::created(self.show_attachment(&ask.base, &attachment), &id);
+        let response = ApiResponse::created(self.show_attachment(&request.base, &attachment), &id);
         self.attachments.insert(id, attachment);
-        Ok(answer)
+        Ok(response)
     }
 
-    pub(super) fn delete_attachment(&mut self, ask: &Ask, config: &RegionConfig) -> Result<Answer, Refused> {
-        self.attachment_of(ask)?;
-        let Some(attachment) = self.attachments.get_mut(ask.id(1)) else {
-            return Err(Refused::not_found("volume_attachment", ask.id(1)));
+    pub(super) fn delete_attachment(
+        &mut self,
+        request: &ApiRequest,
+        config: &RegionConfig,
+    ) -> Result<ApiResponse, ApiError> {
+        self.attachment_of(request)?;
+        let Some(attachment) = self.attachments.get_mut(request.id(1)) else {
+            return Err(ApiError::not_found("volume_attachment", request.id(1)));
         };
         if attachment.boot {
-            return Err(Refused::conflict(
+            return Err(ApiError::conflict(
                 "volume_attachment_boot",
                 "A boot volume can't be detached from a running instance.",
             ));
         }
         if attachment.life.state == "detaching" {
-            return Err(Refused::conflict("invalid_state", "The volume is being detached."));
+            return Err(ApiError::conflict("invalid_state", "The volume is being detached."));
         }
         // The volume stays, whatever `delete_volume_on_instance_delete` says.
-        attachment.life.enter("detaching", ask.now.after(config.delays.attachment), Turn::Gone);
-        Ok(Answer::empty(204, ask.id(1)))
+        attachment.life.enter("detaching", request.now.after(config.delays.attachment), Turn::Gone);
+        Ok(ApiResponse::empty(204, request.id(1)))
     }
 }

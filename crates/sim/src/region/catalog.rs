@@ -5,11 +5,11 @@ use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::super::moment::Moment;
-use super::ask::{Answer, Ask, Refused, href};
+use super::super::timestamp::Timestamp;
 use super::config::RegionConfig;
-use super::life::Lifecycle;
-use super::lists::{page, whole};
+use super::lifecycle::Lifecycle;
+use super::lists::{page, unpaged};
+use super::request::{ApiError, ApiRequest, ApiResponse, href};
 use super::route::RegionOperation;
 
 /// Number of zones in a region.
@@ -76,7 +76,7 @@ const INSTANCE_PROFILES: [(&str, u32, u32); 4] =
 
 /// VPC, subnet, SSH key or security group.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Piece {
+pub(super) struct CatalogEntry {
     pub life: Lifecycle,
     pub zone: Option<String>,
     pub cidr: Option<String>,
@@ -84,12 +84,12 @@ pub(super) struct Piece {
 
 /// The region's VPC, with subnets, SSH keys and security groups.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct Furniture {
+pub(super) struct Catalog {
     pub region: String,
-    pub vpcs: Vec<Piece>,
-    pub subnets: Vec<Piece>,
-    pub keys: Vec<Piece>,
-    pub groups: Vec<Piece>,
+    pub vpcs: Vec<CatalogEntry>,
+    pub subnets: Vec<CatalogEntry>,
+    pub keys: Vec<CatalogEntry>,
+    pub groups: Vec<CatalogEntry>,
 }
 
 /// Returns the prefix of a region's ids: IBM's if the region is known, or else a made-up one.
@@ -176,49 +176,49 @@ pub(super) fn regions(
     config: &RegionConfig,
     url: &str,
     operation: RegionOperation,
-    ask: &Ask,
-) -> Result<Answer, Refused> {
+    request: &ApiRequest,
+) -> Result<ApiResponse, ApiError> {
     let shown = |name: &String| {
         json!({
             "name": name,
             "status": "available",
             "endpoint": format!("{url}/{name}"),
-            "href": ask.href(&format!("regions/{name}")),
+            "href": request.href(&format!("regions/{name}")),
         })
     };
     if operation == RegionOperation::GetRegion {
-        let found = config.regions.iter().find(|name| *name == ask.id(0));
+        let found = config.regions.iter().find(|name| *name == request.id(0));
         return found
-            .map(|name| Answer::ok(shown(name)))
-            .ok_or_else(|| Refused::not_found("region", ask.id(0)));
+            .map(|name| ApiResponse::ok(shown(name)))
+            .ok_or_else(|| ApiError::not_found("region", request.id(0)));
     }
-    Ok(Answer::ok(json!({ "regions": config.regions.iter().map(shown).collect::<Vec<_>>() })))
+    Ok(ApiResponse::ok(json!({ "regions": config.regions.iter().map(shown).collect::<Vec<_>>() })))
 }
 
 /// Returns the lifecycle of an entry that has only a name, for lists.
 fn listed(name: &str) -> Lifecycle {
-    Lifecycle::new(name.to_owned(), name.to_owned(), "available", Moment::default())
+    Lifecycle::new(name.to_owned(), name.to_owned(), "available", Timestamp::default())
 }
 
-impl Furniture {
+impl Catalog {
     /// Creates the region's resources, unless it has them already.
-    pub fn furnish(&mut self, region: &str, now: Moment) {
+    pub fn seed(&mut self, region: &str, now: Timestamp) {
         region.clone_into(&mut self.region);
         if !self.vpcs.is_empty() {
             return;
         }
-        let piece = |id: String, name: &str| Piece {
+        let entry = |id: String, name: &str| CatalogEntry {
             life: Lifecycle::new(id, name.to_owned(), "available", now),
             zone: None,
             cidr: None,
         };
-        self.vpcs.push(piece(regional_id(region), "main"));
-        self.keys.push(piece(regional_id(region), "admin"));
-        self.groups.push(piece(regional_id(region), "main-default"));
+        self.vpcs.push(entry(regional_id(region), "main"));
+        self.keys.push(entry(regional_id(region), "admin"));
+        self.groups.push(entry(regional_id(region), "main-default"));
         for number in 1..=ZONES {
             let zone = format!("{region}-{number}");
-            let subnet = piece(zonal_id(region, &zone), &format!("main-{number}"));
-            self.subnets.push(Piece {
+            let subnet = entry(zonal_id(region, &zone), &format!("main-{number}"));
+            self.subnets.push(CatalogEntry {
                 zone: Some(zone),
                 cidr: Some(format!("10.240.{}.0/24", number * 64)),
                 ..subnet
@@ -239,12 +239,12 @@ impl Furniture {
         subnet.map_or(Value::Null, |subnet| self.reference(base, "subnets", "subnet", subnet))
     }
 
-    fn reference(&self, base: &str, path: &str, kind: &str, piece: &Piece) -> Value {
+    fn reference(&self, base: &str, path: &str, kind: &str, entry: &CatalogEntry) -> Value {
         json!({
-            "id": piece.life.id,
-            "name": piece.life.name,
-            "crn": crn(&self.region, kind, &piece.life.id),
-            "href": href(base, &format!("{path}/{}", piece.life.id)),
+            "id": entry.life.id,
+            "name": entry.life.name,
+            "crn": crn(&self.region, kind, &entry.life.id),
+            "href": href(base, &format!("{path}/{}", entry.life.id)),
             "resource_type": kind,
         })
     }
@@ -255,50 +255,50 @@ impl Furniture {
         json!({ "id": id, "name": name, "crn": crn(&self.region, kind, &id), "href": href, "resource_type": kind })
     }
 
-    pub fn list_operating_systems(&self, ask: &Ask) -> Result<Answer, Refused> {
+    pub fn list_operating_systems(&self, request: &ApiRequest) -> Result<ApiResponse, ApiError> {
         let all: Vec<_> = OPERATING_SYSTEMS
             .iter()
-            .map(|(name, ..)| (listed(name), operating_system(&ask.base, name)))
+            .map(|(name, ..)| (listed(name), operating_system(&request.base, name)))
             .collect();
         page(
-            ask,
+            request,
             "operating_systems",
             "operating_systems",
             all.iter().map(|(life, shown)| (life, json!(shown))).collect(),
         )
     }
 
-    pub fn get_operating_system(&self, ask: &Ask) -> Result<Answer, Refused> {
-        operating_system(&ask.base, ask.id(0))
-            .map(Answer::ok)
-            .ok_or_else(|| Refused::not_found("operating_system", ask.id(0)))
+    pub fn get_operating_system(&self, request: &ApiRequest) -> Result<ApiResponse, ApiError> {
+        operating_system(&request.base, request.id(0))
+            .map(ApiResponse::ok)
+            .ok_or_else(|| ApiError::not_found("operating_system", request.id(0)))
     }
 
-    pub fn list_zones(&self, ask: &Ask) -> Result<Answer, Refused> {
+    pub fn list_zones(&self, request: &ApiRequest) -> Result<ApiResponse, ApiError> {
         let region = &self.region;
-        if ask.id(0) != region {
-            return Err(Refused::not_found("region", ask.id(0)));
+        if request.id(0) != region {
+            return Err(ApiError::not_found("region", request.id(0)));
         }
         let zones = (1..=ZONES).map(|number| {
             let name = format!("{region}-{number}");
             json!({
                 "name": name,
                 "status": "available",
-                "href": ask.href(&format!("regions/{region}/zones/{name}")),
-                "region": { "name": region, "href": ask.href(&format!("regions/{region}")) },
+                "href": request.href(&format!("regions/{region}/zones/{name}")),
+                "region": { "name": region, "href": request.href(&format!("regions/{region}")) },
             })
         });
-        Ok(Answer::ok(json!({ "zones": zones.collect::<Vec<_>>() })))
+        Ok(ApiResponse::ok(json!({ "zones": zones.collect::<Vec<_>>() })))
     }
 
-    pub fn list_vpcs(&self, ask: &Ask) -> Result<Answer, Refused> {
-        let shown = |vpc: &Piece| {
+    pub fn list_vpcs(&self, request: &ApiRequest) -> Result<ApiResponse, ApiError> {
+        let shown = |vpc: &CatalogEntry| {
             json!({
                 "id": vpc.life.id,
                 "name": vpc.life.name,
                 "crn": crn(&self.region, "vpc", &vpc.life.id),
-                "href": ask.href(&format!("vpcs/{}", vpc.life.id)),
-                "created_at": vpc.life.created.shown(),
+                "href": request.href(&format!("vpcs/{}", vpc.life.id)),
+                "created_at": vpc.life.created.to_rfc3339(),
                 "resource_type": "vpc",
                 "resource_group": resource_group(),
                 "status": "available",
@@ -307,24 +307,24 @@ impl Furniture {
                 "classic_access": false,
                 "cse_source_ips": [],
                 "public_address_ranges": [],
-                "default_network_acl": self.other_reference(&ask.base, "network_acls", "network-acl", "main-default"),
-                "default_routing_table": self.other_reference(&ask.base, "routing_tables", "vpc_routing_table", "main-default"),
-                "default_security_group": self.groups.first().map(|group| self.reference(&ask.base, "security_groups", "security-group", group)),
+                "default_network_acl": self.other_reference(&request.base, "network_acls", "network-acl", "main-default"),
+                "default_routing_table": self.other_reference(&request.base, "routing_tables", "vpc_routing_table", "main-default"),
+                "default_security_group": self.groups.first().map(|group| self.reference(&request.base, "security_groups", "security-group", group)),
                 "dns": { "enable_hub": false, "resolution_binding_count": 0, "resolver": { "type": "system", "configuration": "default", "servers": [] } },
             })
         };
-        page(ask, "vpcs", "vpcs", self.vpcs.iter().map(|vpc| (&vpc.life, shown(vpc))).collect())
+        page(request, "vpcs", "vpcs", self.vpcs.iter().map(|vpc| (&vpc.life, shown(vpc))).collect())
     }
 
-    pub fn list_subnets(&self, ask: &Ask) -> Result<Answer, Refused> {
-        let shown = |subnet: &Piece| {
+    pub fn list_subnets(&self, request: &ApiRequest) -> Result<ApiResponse, ApiError> {
+        let shown = |subnet: &CatalogEntry| {
             let zone = subnet.zone.as_deref().unwrap_or_default();
             json!({
                 "id": subnet.life.id,
                 "name": subnet.life.name,
                 "crn": crn(zone, "subnet", &subnet.life.id),
-                "href": ask.href(&format!("subnets/{}", subnet.life.id)),
-                "created_at": subnet.life.created.shown(),
+                "href": request.href(&format!("subnets/{}", subnet.life.id)),
+                "created_at": subnet.life.created.to_rfc3339(),
                 "resource_type": "subnet",
                 "resource_group": resource_group(),
                 "status": "available",
@@ -332,28 +332,28 @@ impl Furniture {
                 "ipv4_cidr_block": subnet.cidr,
                 "available_ipv4_address_count": 251,
                 "total_ipv4_address_count": 256,
-                "network_acl": self.other_reference(&ask.base, "network_acls", "network-acl", "main-default"),
-                "routing_table": self.other_reference(&ask.base, "routing_tables", "vpc_routing_table", "main-default"),
-                "vpc": self.vpc_reference(&ask.base),
-                "zone": zone_reference(&ask.base, &self.region, zone),
+                "network_acl": self.other_reference(&request.base, "network_acls", "network-acl", "main-default"),
+                "routing_table": self.other_reference(&request.base, "routing_tables", "vpc_routing_table", "main-default"),
+                "vpc": self.vpc_reference(&request.base),
+                "zone": zone_reference(&request.base, &self.region, zone),
             })
         };
         page(
-            ask,
+            request,
             "subnets",
             "subnets",
             self.subnets.iter().map(|subnet| (&subnet.life, shown(subnet))).collect(),
         )
     }
 
-    pub fn list_keys(&self, ask: &Ask) -> Result<Answer, Refused> {
-        let shown = |key: &Piece| {
+    pub fn list_keys(&self, request: &ApiRequest) -> Result<ApiResponse, ApiError> {
+        let shown = |key: &CatalogEntry| {
             json!({
                 "id": key.life.id,
                 "name": key.life.name,
                 "crn": crn(&self.region, "key", &key.life.id),
-                "href": ask.href(&format!("keys/{}", key.life.id)),
-                "created_at": key.life.created.shown(),
+                "href": request.href(&format!("keys/{}", key.life.id)),
+                "created_at": key.life.created.to_rfc3339(),
                 "fingerprint": "SHA256:yxavE4CIOL2NlsqcurRO3xGjkP6m/0mp8ugojH5yxlY",
                 "length": 256,
                 "public_key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIK0wmN/Cr3JXqmLW7u+g9pTh+wyqDHpSQEIQczXkVx9q",
@@ -361,30 +361,31 @@ impl Furniture {
                 "resource_group": resource_group(),
             })
         };
-        page(ask, "keys", "keys", self.keys.iter().map(|key| (&key.life, shown(key))).collect())
+        page(request, "keys", "keys", self.keys.iter().map(|key| (&key.life, shown(key))).collect())
     }
 
-    pub fn list_security_groups(&self, ask: &Ask) -> Result<Answer, Refused> {
-        let shown = |group: &Piece| {
+    pub fn list_security_groups(&self, request: &ApiRequest) -> Result<ApiResponse, ApiError> {
+        let shown = |group: &CatalogEntry| {
             json!({
                 "id": group.life.id,
                 "name": group.life.name,
                 "crn": crn(&self.region, "security-group", &group.life.id),
-                "href": ask.href(&format!("security_groups/{}", group.life.id)),
-                "created_at": group.life.created.shown(),
+                "href": request.href(&format!("security_groups/{}", group.life.id)),
+                "created_at": group.life.created.to_rfc3339(),
                 "resource_group": resource_group(),
                 "rules": [],
                 "targets": [],
-                "vpc": self.vpc_reference(&ask.base),
+                "vpc": self.vpc_reference(&request.base),
             })
         };
         let vpc = self.vpcs.first().map(|vpc| vpc.life.id.as_str());
-        let wanted = ask.query("vpc.id").is_none_or(|id| Some(id) == vpc);
-        let groups = self.groups.iter().filter(|_| wanted).map(|group| (&group.life, shown(group))).collect();
-        page(ask, "security_groups", "security_groups", groups)
+        let matches = request.query("vpc.id").is_none_or(|id| Some(id) == vpc);
+        let groups =
+            self.groups.iter().filter(|_| matches).map(|group| (&group.life, shown(group))).collect();
+        page(request, "security_groups", "security_groups", groups)
     }
 
-    pub fn list_volume_profiles(&self, ask: &Ask) -> Result<Answer, Refused> {
+    pub fn list_volume_profiles(&self, request: &ApiRequest) -> Result<ApiResponse, ApiError> {
         let fixed = |kind: &str, value: Value| json!({ "type": kind, "value": value });
         let all: Vec<_> = VOLUME_PROFILES
             .iter()
@@ -392,7 +393,7 @@ impl Furniture {
                 let shown = json!({
                     "name": name,
                     "family": family,
-                    "href": ask.href(&format!("volume/profiles/{name}")),
+                    "href": request.href(&format!("volume/profiles/{name}")),
                     "storage_generation": fixed("fixed", json!(generation)),
                     "adjustable_capacity_states": { "type": "enum", "values": ["attached"] },
                     "adjustable_iops_states": { "type": "enum", "values": ["attached"] },
@@ -405,14 +406,14 @@ impl Furniture {
             })
             .collect();
         page(
-            ask,
+            request,
             "volume/profiles",
             "profiles",
             all.iter().map(|(life, shown)| (life, shown.clone())).collect(),
         )
     }
 
-    pub fn list_instance_profiles(&self, ask: &Ask) -> Result<Answer, Refused> {
+    pub fn list_instance_profiles(&self, request: &ApiRequest) -> Result<ApiResponse, ApiError> {
         let fixed = |value: Value| json!({ "type": "fixed", "value": value });
         let all: Vec<_> = INSTANCE_PROFILES
             .iter()
@@ -420,7 +421,7 @@ impl Furniture {
                 let shown = json!({
                     "name": name,
                     "family": "balanced",
-                    "href": ask.href(&format!("instance/profiles/{name}")),
+                    "href": request.href(&format!("instance/profiles/{name}")),
                     "resource_type": "instance_profile",
                     "status": "current",
                     "availability_class": { "type": "fixed", "value": "standard" },
@@ -445,22 +446,22 @@ impl Furniture {
                     "vcpu_manufacturer": { "type": "fixed", "value": "intel" },
                     "vcpu_percentage": { "type": "enum", "values": [100], "default": 100 },
                     "volume_bandwidth_qos_modes": { "type": "enum", "values": ["weighted"], "default": "weighted" },
-                    "zones": (1..=ZONES).map(|n| zone_reference(&ask.base, &self.region, &format!("{}-{n}", self.region))).collect::<Vec<_>>(),
+                    "zones": (1..=ZONES).map(|n| zone_reference(&request.base, &self.region, &format!("{}-{n}", self.region))).collect::<Vec<_>>(),
                 });
                 (listed(name), shown)
             })
             .collect();
         // The list has had pages since 2026-04-07; a client that requests an older version gets it as a
         // whole.
-        if ask.query("version").is_some_and(|version| version < "2026-04-07") {
-            return Ok(whole(
-                ask,
+        if request.query("version").is_some_and(|version| version < "2026-04-07") {
+            return Ok(unpaged(
+                request,
                 "profiles",
                 all.iter().map(|(life, shown)| (life, shown.clone())).collect(),
             ));
         }
         page(
-            ask,
+            request,
             "instance/profiles",
             "profiles",
             all.iter().map(|(life, shown)| (life, shown.clone())).collect(),

@@ -7,9 +7,9 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::super::moment::Moment;
+use super::super::timestamp::Timestamp;
 use super::config::RegionConfig;
-use super::world::RegionState;
+use super::state::CloudState;
 
 /// Target of one link.
 #[derive(Debug)]
@@ -51,10 +51,10 @@ impl Devices {
     }
 
     /// Creates and removes links until they match the attachments.
-    pub fn follow(&mut self, world: &RegionState, config: &RegionConfig) {
-        let now = Moment::now();
-        let mut wanted = BTreeMap::new();
-        for region in world.regions.values() {
+    pub fn sync(&mut self, cloud: &CloudState, config: &RegionConfig) {
+        let now = Timestamp::now();
+        let mut expected = BTreeMap::new();
+        for region in cloud.regions.values() {
             // Boot volumes have no links here: a server reaches its system disk by other ones.
             let data = region
                 .attachments
@@ -70,15 +70,15 @@ impl Devices {
                 };
                 let own = server == config.own_server;
                 let links = if own { own_folder(&config.folder) } else { folder_of(&config.folder, server) };
-                wanted.insert(links.join(attachment.link()), volume.file(&config.folder));
+                expected.insert(links.join(attachment.link()), volume.file(&config.folder));
             }
         }
         let gone: Vec<PathBuf> =
-            self.linked.keys().filter(|link| !wanted.contains_key(*link)).cloned().collect();
+            self.linked.keys().filter(|link| !expected.contains_key(*link)).cloned().collect();
         for link in gone {
             self.unlink(&link);
         }
-        for (link, file) in wanted {
+        for (link, file) in expected {
             if !self.linked.contains_key(&link) {
                 self.link(link, &file);
             }

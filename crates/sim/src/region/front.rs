@@ -14,15 +14,15 @@ use rand::RngExt as _;
 use s3s::Body;
 use serde_json::Value;
 
-use super::super::moment::Moment;
-use super::ask::{Answer, Ask, LONGEST_BODY, Refused, pairs};
+use super::super::timestamp::Timestamp;
 use super::config::{RegionConfig, ServerSeed};
 use super::devices::Devices;
 use super::faults::{RegionAction, RegionFaults};
 use super::history::{History, HistoryEntry};
 use super::jobs::Job;
+use super::request::{ApiError, ApiRequest, ApiResponse, LONGEST_BODY, pairs};
 use super::route::RegionOperation;
-use super::world::{Changes, RegionState};
+use super::state::{Changes, CloudState};
 use super::{catalog, metadata, tagging};
 use crate::folder::Folder;
 use crate::front::Dropped;
@@ -45,23 +45,23 @@ pub(super) struct Front {
 
 /// Part of the state that requests and time change.
 struct State {
-    world: RegionState,
+    cloud: CloudState,
     history: History,
-    asked: BTreeMap<RegionOperation, u64>,
+    request_counts: BTreeMap<RegionOperation, u64>,
     devices: Devices,
 }
 
 impl Front {
     pub fn new(
         config: RegionConfig,
-        world: RegionState,
+        cloud: CloudState,
         iam: Arc<Iam>,
         store: Arc<Folder>,
         url: String,
     ) -> io::Result<Self> {
         let history = History::open(&config.folder.join("history.jsonl"))?;
         let devices = Devices::new(&config.folder);
-        let state = Mutex::new(State { world, history, asked: BTreeMap::new(), devices });
+        let state = Mutex::new(State { cloud, history, request_counts: BTreeMap::new(), devices });
         Ok(Self { config, iam, faults: RegionFaults::default(), store, url, state })
     }
 
@@ -70,27 +70,27 @@ impl Front {
     }
 
     pub fn history(&self) -> Vec<HistoryEntry> {
-        self.lock().history.deeds().to_vec()
+        self.lock().history.entries().to_vec()
     }
 
-    pub fn asked(&self, operation: RegionOperation) -> u64 {
-        self.lock().asked.get(&operation).copied().unwrap_or_default()
+    pub fn request_count(&self, operation: RegionOperation) -> u64 {
+        self.lock().request_counts.get(&operation).copied().unwrap_or_default()
     }
 
     /// Returns the id of a server of the first region.
     pub fn instance_id(&self, server: &str) -> Option<String> {
         let name = self.config.regions.first()?;
         let mut state = self.lock();
-        let region = state.world.region(name)?;
+        let region = state.cloud.region(name)?;
         let found = region.instances.values().find(|instance| instance.life.name == server)?;
         Some(found.life.id.clone())
     }
 
     /// Calls `change` on the cloud's state and saves it. For changes that no request causes.
-    pub fn with_world<T>(&self, change: impl FnOnce(&mut RegionState) -> T) -> T {
+    pub fn with_cloud<T>(&self, change: impl FnOnce(&mut CloudState) -> T) -> T {
         let mut state = self.lock();
-        let changed = change(&mut state.world);
-        keep(&state.world);
+        let changed = change(&mut state.cloud);
+        save(&state.cloud);
         changed
     }
 
@@ -99,8 +99,8 @@ impl Front {
     }
 
     pub fn seed_images(&self, region: &str, count: usize) {
-        self.with_world(|world| {
-            if let Some(region) = world.region(region) {
+        self.with_cloud(|cloud| {
+            if let Some(region) = cloud.region(region) {
                 region.seed_images(count);
             }
         });
@@ -108,13 +108,13 @@ impl Front {
 
     /// Restarts the jobs that a stop has interrupted, and creates the links of attached volumes.
     pub fn resume(self: &Arc<Self>) {
-        let jobs = self.with_world(Job::unfinished);
+        let jobs = self.with_cloud(Job::unfinished);
         for job in jobs {
             job.spawn(self);
         }
         let mut state = self.lock();
-        let State { world, devices, .. } = &mut *state;
-        devices.follow(world, &self.config);
+        let State { cloud, devices, .. } = &mut *state;
+        devices.sync(cloud, &self.config);
     }
 
     pub fn release_devices(&self) {
@@ -125,18 +125,18 @@ impl Front {
     pub async fn tick(self: Arc<Self>) {
         loop {
             tokio::time::sleep(TICK).await;
-            self.settle();
+            self.advance();
         }
     }
 
-    fn settle(&self) {
+    fn advance(&self) {
         let mut state = self.lock();
-        let State { world, devices, .. } = &mut *state;
-        let Changes { changed, files, .. } = world.settle(Moment::now());
+        let State { cloud, devices, .. } = &mut *state;
+        let Changes { changed, files, .. } = cloud.advance(Timestamp::now());
         if changed {
-            keep(world);
+            save(cloud);
         }
-        devices.follow(world, &self.config);
+        devices.sync(cloud, &self.config);
         for file in files {
             if let Err(err) = std::fs::remove_file(&file) {
                 tracing::debug!(%err, file = %file.display(), "a disk was gone already");
@@ -149,87 +149,89 @@ impl Front {
     fn perform(
         self: &Arc<Self>,
         operation: RegionOperation,
-        ask: &Ask,
+        request: &ApiRequest,
         action: Option<&RegionAction>,
-    ) -> Result<Answer, Refused> {
-        let (answer, jobs) = {
+    ) -> Result<ApiResponse, ApiError> {
+        let (response, jobs) = {
             let mut state = self.lock();
             let mut jobs = Vec::new();
-            let answer = self.dispatch(operation, ask, &mut state.world, &mut jobs);
-            if let (Ok(answer), Some(action)) = (&answer, action) {
-                scripted_fate(&mut state.world, answer.about.as_deref(), action, ask.now);
+            let response = self.dispatch(operation, request, &mut state.cloud, &mut jobs);
+            if let (Ok(response), Some(action)) = (&response, action) {
+                apply_script(&mut state.cloud, response.resource_id.as_deref(), action, request.now);
             }
             if operation.is_change() {
-                keep(&state.world);
-                let deed = HistoryEntry {
-                    at: ask.now.shown(),
-                    request_id: ask
+                save(&state.cloud);
+                let entry = HistoryEntry {
+                    at: request.now.to_rfc3339(),
+                    request_id: request
                         .headers
                         .get("x-request-id")
                         .and_then(|id| id.to_str().ok())
                         .unwrap_or_default()
                         .to_owned(),
-                    region: ask.region.clone(),
+                    region: request.region.clone(),
                     operation,
-                    id: answer.as_ref().ok().and_then(|answer| answer.about.clone()),
-                    name: ask.text("/name").map(str::to_owned),
-                    status: answer.as_ref().map_or_else(|refused| refused.status, |answer| answer.status),
+                    id: response.as_ref().ok().and_then(|response| response.resource_id.clone()),
+                    name: request.text("/name").map(str::to_owned),
+                    status: response
+                        .as_ref()
+                        .map_or_else(|refused| refused.status, |response| response.status),
                 };
-                if let Err(err) = state.history.add(deed) {
+                if let Err(err) = state.history.add(entry) {
                     tracing::warn!(%err, "the history can't be written");
                 }
             }
-            (answer, jobs)
+            (response, jobs)
         };
         for job in jobs {
             job.spawn(self);
         }
-        answer
+        response
     }
 
     fn dispatch(
         &self,
         operation: RegionOperation,
-        ask: &Ask,
-        world: &mut RegionState,
+        request: &ApiRequest,
+        cloud: &mut CloudState,
         jobs: &mut Vec<Job>,
-    ) -> Result<Answer, Refused> {
+    ) -> Result<ApiResponse, ApiError> {
         use RegionOperation as Op;
         match operation {
             Op::CreateIdentityToken | Op::CreateIdentityTokenOld => {
-                metadata::identity_token(self, operation, ask)
+                metadata::identity_token(self, operation, request)
             }
-            Op::CreateIamToken | Op::CreateIamTokenOld => metadata::iam_token(self, operation, ask),
-            Op::GetOwnInstance => metadata::own_instance(self, world, ask),
-            Op::ListOwnAttachments => metadata::own_attachments(self, world, ask),
-            Op::AttachTag | Op::DetachTag => tagging::change(world, operation, ask),
-            Op::ListTags => tagging::list(world, ask),
-            Op::ListRegions | Op::GetRegion => catalog::regions(&self.config, &self.url, operation, ask),
+            Op::CreateIamToken | Op::CreateIamTokenOld => metadata::iam_token(self, operation, request),
+            Op::GetOwnInstance => metadata::own_instance(self, cloud, request),
+            Op::ListOwnAttachments => metadata::own_attachments(self, cloud, request),
+            Op::AttachTag | Op::DetachTag => tagging::change(cloud, operation, request),
+            Op::ListTags => tagging::list(cloud, request),
+            Op::ListRegions | Op::GetRegion => catalog::regions(&self.config, &self.url, operation, request),
             // The source of a copy is in another region.
-            Op::CreateSnapshot if ask.body.get("source_snapshot").is_some() => {
-                super::snapshots::copy(world, &self.config, ask, jobs)
+            Op::CreateSnapshot if request.body.get("source_snapshot").is_some() => {
+                super::snapshots::copy(cloud, &self.config, request, jobs)
             }
             _ => {
-                let Some(region) = world.region(&ask.region) else {
-                    return Err(Refused::new(404, "invalid_route", "There is no such region here."));
+                let Some(region) = cloud.region(&request.region) else {
+                    return Err(ApiError::new(404, "invalid_route", "There is no such region here."));
                 };
-                region.dispatch(operation, ask, &self.config, jobs)
+                region.dispatch(operation, request, &self.config, jobs)
             }
         }
     }
 
     /// Checks that the request has a valid bearer token.
-    fn admit(&self, headers: &HeaderMap) -> Result<(), Refused> {
+    fn admit(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
         match token {
-            Some(token) if self.iam.honours(token) => Ok(()),
-            Some(_) => Err(Refused::header(
+            Some(token) if self.iam.accepts(token) => Ok(()),
+            Some(_) => Err(ApiError::header(
                 401,
                 "token_invalid",
                 "Authorization",
                 "The token is expired or not valid.",
             )),
-            None => Err(Refused::header(
+            None => Err(ApiError::header(
                 401,
                 "token_invalid",
                 "Authorization",
@@ -238,15 +240,15 @@ impl Front {
         }
     }
 
-    async fn right_answer(
+    async fn respond(
         self: &Arc<Self>,
         found: Option<(RegionOperation, Vec<String>)>,
         parts: hyper::http::request::Parts,
         body: Vec<u8>,
         action: Option<&RegionAction>,
-    ) -> Result<Answer, Refused> {
+    ) -> Result<ApiResponse, ApiError> {
         let Some((operation, ids)) = found else {
-            return Err(Refused::new(404, "invalid_route", "The requested URL does not exist."));
+            return Err(ApiError::new(404, "invalid_route", "The requested URL does not exist."));
         };
         let (region, _) = split(parts.uri.path());
         let query = pairs(parts.uri.query().unwrap_or_default());
@@ -263,7 +265,7 @@ impl Front {
         }
         let kind = parts.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         if parts.method == Method::PATCH && !kind.starts_with("application/merge-patch+json") {
-            return Err(Refused::header(
+            return Err(ApiError::header(
                 415,
                 "invalid_content_type",
                 "Content-Type",
@@ -273,25 +275,27 @@ impl Front {
         let body = if body.is_empty() {
             Value::Null
         } else {
-            serde_json::from_slice(&body)
-                .map_err(|err| Refused::new(400, "invalid_request", &format!("The body is no JSON: {err}")))?
+            serde_json::from_slice(&body).map_err(|err| {
+                ApiError::new(400, "invalid_request", &format!("The body is no JSON: {err}"))
+            })?
         };
         let base = format!("{}/{region}", self.url);
-        let ask = Ask {
+        let request = ApiRequest {
             region: region.to_owned(),
             ids,
             query,
             headers: parts.headers,
             body,
             base,
-            now: Moment::now(),
+            now: Timestamp::now(),
         };
-        self.settle();
+        self.advance();
         let front = Arc::clone(self);
         let action = action.cloned();
         // On a blocking thread, because the work is on disk and holds a lock.
-        let done = tokio::task::spawn_blocking(move || front.perform(operation, &ask, action.as_ref())).await;
-        done.unwrap_or_else(|err| Err(Refused::new(500, "internal_error", &err.to_string())))
+        let done =
+            tokio::task::spawn_blocking(move || front.perform(operation, &request, action.as_ref())).await;
+        done.unwrap_or_else(|err| Err(ApiError::new(500, "internal_error", &err.to_string())))
     }
 
     /// Handles requests of a test program: for the fault script, the history, and the tokens. Returns `None`
@@ -302,7 +306,7 @@ impl Front {
             ("PUT", "/sim/faults") => match self.faults.replace_json(body) {
                 Ok(()) => self.faults.to_json(),
                 Err(err) => {
-                    return Some(Refused::new(400, "invalid_request", &err.to_string()).into_response(""));
+                    return Some(ApiError::new(400, "invalid_request", &err.to_string()).into_response(""));
                 }
             },
             ("DELETE", "/sim/faults") => {
@@ -313,7 +317,9 @@ impl Front {
                 self.iam.expire_all();
                 "{}".to_owned()
             }
-            ("GET", "/sim/history") => serde_json::to_string(self.lock().history.deeds()).unwrap_or_default(),
+            ("GET", "/sim/history") => {
+                serde_json::to_string(self.lock().history.entries()).unwrap_or_default()
+            }
             _ => return None,
         };
         let mut response = Response::new(Body::from(text));
@@ -333,17 +339,17 @@ impl Answers for Front {
         let body = match Limited::new(body, LONGEST_BODY).collect().await {
             Ok(body) => body.to_bytes().to_vec(),
             Err(err) => {
-                return Ok(Refused::new(400, "invalid_request", &err.to_string()).into_response(&trace));
+                return Ok(ApiError::new(400, "invalid_request", &err.to_string()).into_response(&trace));
             }
         };
-        if let Some(answer) = self.admin(&parts.method, parts.uri.path(), &body) {
-            return Ok(answer);
+        if let Some(response) = self.admin(&parts.method, parts.uri.path(), &body) {
+            return Ok(response);
         }
         let (region, rest) = split(parts.uri.path());
         let found = RegionOperation::find(&parts.method, rest, !region.is_empty());
         let mut action = None;
         if let Some((operation, _)) = &found {
-            *self.lock().asked.entry(*operation).or_default() += 1;
+            *self.lock().request_counts.entry(*operation).or_default() += 1;
             action = self.faults.pick(*operation, region);
         }
         match &action {
@@ -365,11 +371,11 @@ impl Answers for Front {
         let mut response = if matches!(found, Some((RegionOperation::IdentityToken, _))) {
             self.iam.answer(&body)
         } else {
-            match self.right_answer(found, parts, body, action.as_ref()).await {
-                Ok(answer) if action == Some(RegionAction::EndEarly) => {
-                    answer.without("next").into_response()
+            match self.respond(found, parts, body, action.as_ref()).await {
+                Ok(response) if action == Some(RegionAction::EndEarly) => {
+                    response.without("next").into_response()
                 }
-                Ok(answer) => answer.into_response(),
+                Ok(response) => response.into_response(),
                 Err(refused) => refused.into_response(&trace),
             }
         };
@@ -406,8 +412,8 @@ fn split(path: &str) -> (&str, &str) {
 }
 
 /// Applies the fault script to the lifecycle of the resource that a request has created or changed.
-fn scripted_fate(world: &mut RegionState, about: Option<&str>, action: &RegionAction, now: Moment) {
-    let Some(life) = about.and_then(|id| world.life(id)) else { return };
+fn apply_script(cloud: &mut CloudState, resource_id: Option<&str>, action: &RegionAction, now: Timestamp) {
+    let Some(life) = resource_id.and_then(|id| cloud.life(id)) else { return };
     match action {
         RegionAction::StuckPending => life.stuck = true,
         RegionAction::FailLater { code } => life.doomed = Some(code.clone()),
@@ -428,16 +434,17 @@ fn scripted(status: u16, code: Option<&str>, retry_after_s: Option<u32>, trace: 
         }
         return response;
     };
-    Refused { retry_after: retry_after_s, ..Refused::new(status, code, "scripted fault") }
+    ApiError { retry_after: retry_after_s, ..ApiError::new(status, code, "scripted fault") }
         .into_response(trace)
 }
 
-fn check_version(query: &[(String, String)]) -> Result<(), Refused> {
-    let value = |wanted: &str| query.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
+fn check_version(query: &[(String, String)]) -> Result<(), ApiError> {
+    let value =
+        |expected: &str| query.iter().find(|(name, _)| name == expected).map(|(_, value)| value.as_str());
     match value("version") {
         Some(version) if version.parse::<jiff::civil::Date>().is_ok() => {}
         _ => {
-            return Err(Refused::parameter(
+            return Err(ApiError::parameter(
                 400,
                 "bad_field",
                 "version",
@@ -447,12 +454,12 @@ fn check_version(query: &[(String, String)]) -> Result<(), Refused> {
     }
     match value("generation") {
         Some("2") => Ok(()),
-        _ => Err(Refused::parameter(400, "bad_field", "generation", "The generation is 2.")),
+        _ => Err(ApiError::parameter(400, "bad_field", "generation", "The generation is 2.")),
     }
 }
 
-fn keep(world: &RegionState) {
-    if let Err(err) = world.save() {
+fn save(cloud: &CloudState) {
+    if let Err(err) = cloud.save() {
         tracing::error!(%err, "the simulated cloud's state can't be written");
     }
 }

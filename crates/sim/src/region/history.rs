@@ -30,33 +30,33 @@ pub struct HistoryEntry {
 #[derive(Debug)]
 pub(super) struct History {
     file: File,
-    deeds: Vec<HistoryEntry>,
+    entries: Vec<HistoryEntry>,
 }
 
 impl History {
     /// Opens the file, and reads the changes in it.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let before = match std::fs::read_to_string(path) {
+        let content = match std::fs::read_to_string(path) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => String::new(),
             read => read?,
         };
         // The last line may be incomplete if the process was killed.
-        let deeds = before.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let entries = content.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let mut file = OpenOptions::new().create(true).append(true).open(path)?;
-        if !before.is_empty() && !before.ends_with('\n') {
+        if !content.is_empty() && !content.ends_with('\n') {
             file.write_all(b"\n")?;
         }
-        Ok(Self { file, deeds })
+        Ok(Self { file, entries })
     }
 
-    pub(super) fn add(&mut self, deed: HistoryEntry) -> io::Result<()> {
-        let mut line = serde_json::to_vec(&deed)?;
+    pub(super) fn add(&mut self, entry: HistoryEntry) -> io::Result<()> {
+        let mut line = serde_json::to_vec(&entry)?;
         line.push(b'\n');
-        self.deeds.push(deed);
+        self.entries.push(entry);
         self.file.write_all(&line)
     }
 
-    pub(super) fn deeds(&self) -> &[HistoryEntry] {
-        &self.deeds
+    pub(super) fn entries(&self) -> &[HistoryEntry] {
+        &self.entries
     }
 }

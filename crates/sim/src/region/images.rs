@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::super::moment::Moment;
-use super::ask::{Answer, Ask, Refused, href};
+use super::super::timestamp::Timestamp;
 use super::catalog::{self, crn, regional_id, resource_group};
 use super::config::RegionConfig;
 use super::jobs::Job;
-use super::life::{Lifecycle, Turn};
+use super::lifecycle::{Lifecycle, Turn};
 use super::lists::page;
-use super::world::Region;
+use super::request::{ApiError, ApiRequest, ApiResponse, href};
+use super::state::Region;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Image {
@@ -45,14 +45,14 @@ impl Image {
     }
 
     /// Returns the path of the image service's own copy.
-    pub fn kept(folder: &Path, id: &str) -> PathBuf {
+    pub fn file_path(folder: &Path, id: &str) -> PathBuf {
         folder.join("images").join(format!("{id}.qcow2"))
     }
 }
 
 impl Region {
     fn show_image(&self, base: &str, image: &Image) -> Value {
-        let (life, region) = (&image.life, &self.furniture.region);
+        let (life, region) = (&image.life, &self.catalog.region);
         let mut file = json!({});
         if let Some(size) = image.file_size {
             file["size"] = json!(size);
@@ -65,7 +65,7 @@ impl Region {
             "crn": crn(region, "image", &life.id),
             "name": life.name,
             "href": href(base, &format!("images/{}", life.id)),
-            "created_at": life.created.shown(),
+            "created_at": life.created.to_rfc3339(),
             "resource_type": "image",
             "resource_group": resource_group(),
             "status": life.state,
@@ -96,9 +96,9 @@ impl Region {
     }
 
     pub(super) fn seed_images(&mut self, count: usize) {
-        let now = Moment::now();
+        let now = Timestamp::now();
         for number in 0..count {
-            let id = regional_id(&self.furniture.region);
+            let id = regional_id(&self.catalog.region);
             let image = Image {
                 life: Lifecycle::new(id.clone(), format!("image-{number:04}"), "available", now),
                 href: None,
@@ -114,34 +114,34 @@ impl Region {
         }
     }
 
-    pub(super) fn list_images(&self, ask: &Ask) -> Result<Answer, Refused> {
-        let states: Option<Vec<&str>> = ask.query("status").map(|states| states.split(',').collect());
+    pub(super) fn list_images(&self, request: &ApiRequest) -> Result<ApiResponse, ApiError> {
+        let states: Option<Vec<&str>> = request.query("status").map(|states| states.split(',').collect());
         // All images belong to the account and are private.
-        let others = ask.query("visibility") == Some("public")
-            || ask.query("remote.account.id").is_some_and(|id| id != "null")
-            || ask.query("user_data_format").is_some_and(|format| format != "cloud_init");
+        let others = request.query("visibility") == Some("public")
+            || request.query("remote.account.id").is_some_and(|id| id != "null")
+            || request.query("user_data_format").is_some_and(|format| format != "cloud_init");
         let images = self.images.values().filter(|image| {
             !others && states.as_ref().is_none_or(|states| states.contains(&image.life.state.as_str()))
         });
         page(
-            ask,
+            request,
             "images",
             "images",
-            images.map(|image| (&image.life, self.show_image(&ask.base, image))).collect(),
+            images.map(|image| (&image.life, self.show_image(&request.base, image))).collect(),
         )
     }
 
-    pub(super) fn image(&self, id: &str) -> Result<&Image, Refused> {
-        self.images.get(id).ok_or_else(|| Refused::not_found("image", id))
+    pub(super) fn image(&self, id: &str) -> Result<&Image, ApiError> {
+        self.images.get(id).ok_or_else(|| ApiError::not_found("image", id))
     }
 
-    pub(super) fn get_image(&self, ask: &Ask) -> Result<Answer, Refused> {
-        Ok(Answer::ok(self.show_image(&ask.base, self.image(ask.id(0))?)))
+    pub(super) fn get_image(&self, request: &ApiRequest) -> Result<ApiResponse, ApiError> {
+        Ok(ApiResponse::ok(self.show_image(&request.base, self.image(request.id(0))?)))
     }
 
-    fn check_image_name(&self, name: &str, own: &str) -> Result<(), Refused> {
+    fn check_image_name(&self, name: &str, own: &str) -> Result<(), ApiError> {
         if name.starts_with("ibm-") {
-            return Err(Refused::field(
+            return Err(ApiError::field(
                 400,
                 "validation_invalid_name",
                 "name",
@@ -149,38 +149,43 @@ impl Region {
             ));
         }
         if self.images.values().any(|image| image.life.name == name && image.life.id != own) {
-            return Err(Refused::name_taken(name));
+            return Err(ApiError::name_taken(name));
         }
         Ok(())
     }
 
     pub(super) fn create_image(
         &mut self,
-        ask: &Ask,
+        request: &ApiRequest,
         config: &RegionConfig,
         jobs: &mut Vec<Job>,
-    ) -> Result<Answer, Refused> {
-        let name = ask.name()?;
+    ) -> Result<ApiResponse, ApiError> {
+        let name = request.name()?;
         self.check_image_name(&name, "")?;
-        let id = regional_id(&self.furniture.region);
-        let mut life = Lifecycle::new(id.clone(), name, "pending", ask.now)
-            .turns("available", ask.now.after(config.delays.image));
+        let id = regional_id(&self.catalog.region);
+        let mut life = Lifecycle::new(id.clone(), name, "pending", request.now)
+            .then("available", request.now.after(config.delays.image));
         life.reasons = vec![("image_request_queued".to_owned(), "The request is queued.".to_owned())];
-        let image = match ask.text("/source_volume/id") {
+        let image = match request.text("/source_volume/id") {
             Some(volume) => self.image_of_volume(volume, life)?,
-            None => self.image_of_file(ask, config, life)?,
+            None => self.image_of_file(request, config, life)?,
         };
         if image.life.work > 0 {
-            jobs.push(Job::import(&self.furniture.region, &id));
+            jobs.push(Job::import(&self.catalog.region, &id));
         }
-        let answer = Answer::created(self.show_image(&ask.base, &image), &id);
+        let response = ApiResponse::created(self.show_image(&request.base, &image), &id);
         self.images.insert(id, image);
-        Ok(answer)
+        Ok(response)
     }
 
-    fn image_of_file(&self, ask: &Ask, config: &RegionConfig, mut life: Lifecycle) -> Result<Image, Refused> {
-        let href = ask.required("/file/href")?;
-        let wrong = |code: &str, message: &str| Refused::field(400, code, "file.href", message);
+    fn image_of_file(
+        &self,
+        request: &ApiRequest,
+        config: &RegionConfig,
+        mut life: Lifecycle,
+    ) -> Result<Image, ApiError> {
+        let href = request.required("/file/href")?;
+        let wrong = |code: &str, message: &str| ApiError::field(400, code, "file.href", message);
         let (location, bucket, key) =
             parts(href).ok_or_else(|| wrong("bad_field", "The address is cos://LOCATION/BUCKET/KEY."))?;
         if !key.ends_with(".qcow2") && !key.ends_with(".vhd") {
@@ -193,13 +198,13 @@ impl Region {
             // IBM publishes no code for this; its documentation says that the import fails.
             return Err(wrong("cos_unauthorized", "The image service is not authorized to read the bucket."));
         }
-        let os = ask.required("/operating_system/name")?;
-        let known = catalog::operating_system(&ask.base, os);
-        let known = known.ok_or_else(|| {
-            Refused::field(400, "bad_field", "operating_system.name", "There is no such operating system.")
+        let os = request.required("/operating_system/name")?;
+        let os_entry = catalog::operating_system(&request.base, os);
+        let os_entry = os_entry.ok_or_else(|| {
+            ApiError::field(400, "bad_field", "operating_system.name", "There is no such operating system.")
         })?;
-        if known["allow_user_image_creation"] != json!(true) {
-            return Err(Refused::field(
+        if os_entry["allow_user_image_creation"] != json!(true) {
+            return Err(ApiError::field(
                 400,
                 "bad_field",
                 "operating_system.name",
@@ -215,15 +220,15 @@ impl Region {
             sha256: None,
             file_size: None,
             minimum_size: None,
-            deprecation_at: ask.text("/deprecation_at").map(str::to_owned),
-            obsolescence_at: ask.text("/obsolescence_at").map(str::to_owned),
+            deprecation_at: request.text("/deprecation_at").map(str::to_owned),
+            obsolescence_at: request.text("/obsolescence_at").map(str::to_owned),
         })
     }
 
     /// Creates an image of a volume. As IBM demands, it must be the boot volume of a stopped server.
-    fn image_of_volume(&self, id: &str, life: Lifecycle) -> Result<Image, Refused> {
-        let volume = self.volumes.get(id).ok_or_else(|| Refused::not_found("volume", id))?;
-        let wrong = |message: &str| Refused::field(400, "invalid_state", "source_volume.id", message);
+    fn image_of_volume(&self, id: &str, life: Lifecycle) -> Result<Image, ApiError> {
+        let volume = self.volumes.get(id).ok_or_else(|| ApiError::not_found("volume", id))?;
+        let wrong = |message: &str| ApiError::field(400, "invalid_state", "source_volume.id", message);
         let attachment =
             self.attachments.values().find(|attachment| attachment.boot && attachment.volume == id);
         let server = attachment.and_then(|attachment| self.instances.get(&attachment.instance));
@@ -246,56 +251,63 @@ impl Region {
         })
     }
 
-    pub(super) fn update_image(&mut self, ask: &Ask) -> Result<Answer, Refused> {
-        let name = ask.text("/name").map(|_| ask.name()).transpose()?;
+    pub(super) fn update_image(&mut self, request: &ApiRequest) -> Result<ApiResponse, ApiError> {
+        let name = request.text("/name").map(|_| request.name()).transpose()?;
         if let Some(name) = &name {
-            self.check_image_name(name, ask.id(0))?;
+            self.check_image_name(name, request.id(0))?;
         }
-        let image = self.images.get_mut(ask.id(0)).ok_or_else(|| Refused::not_found("image", ask.id(0)))?;
+        let image =
+            self.images.get_mut(request.id(0)).ok_or_else(|| ApiError::not_found("image", request.id(0)))?;
         if image.life.state == "deleting" {
-            return Err(Refused::conflict("invalid_state", "The image is being deleted."));
+            return Err(ApiError::conflict("invalid_state", "The image is being deleted."));
         }
         if let Some(name) = name {
             image.life.name = name;
         }
-        for (field, place) in
+        for (field, target) in
             [("deprecation_at", &mut image.deprecation_at), ("obsolescence_at", &mut image.obsolescence_at)]
         {
-            if let Some(given) = ask.body.get(field) {
-                *place = given.as_str().map(str::to_owned);
+            if let Some(value) = request.body.get(field) {
+                *target = value.as_str().map(str::to_owned);
             }
         }
         image.life.version += 1;
-        Ok(self.get_image(ask)?.about(ask.id(0)))
+        Ok(self.get_image(request)?.resource_id(request.id(0)))
     }
 
-    pub(super) fn age_image(&mut self, ask: &Ask, state: &str) -> Result<Answer, Refused> {
-        let image = self.images.get_mut(ask.id(0)).ok_or_else(|| Refused::not_found("image", ask.id(0)))?;
+    pub(super) fn age_image(&mut self, request: &ApiRequest, state: &str) -> Result<ApiResponse, ApiError> {
+        let image =
+            self.images.get_mut(request.id(0)).ok_or_else(|| ApiError::not_found("image", request.id(0)))?;
         let allowed = match state {
             "deprecated" => image.life.state == "available",
             _ => matches!(image.life.state.as_str(), "available" | "deprecated"),
         };
         if !allowed {
-            return Err(Refused::conflict(
+            return Err(ApiError::conflict(
                 "invalid_state",
                 &format!("An image that is {} can't be {state}.", image.life.state),
             ));
         }
-        image.life.settle_in(state);
-        Ok(Answer::empty(204, ask.id(0)))
+        image.life.set_final_state(state);
+        Ok(ApiResponse::empty(204, request.id(0)))
     }
 
-    pub(super) fn delete_image(&mut self, ask: &Ask, config: &RegionConfig) -> Result<Answer, Refused> {
-        let image = self.images.get_mut(ask.id(0)).ok_or_else(|| Refused::not_found("image", ask.id(0)))?;
+    pub(super) fn delete_image(
+        &mut self,
+        request: &ApiRequest,
+        config: &RegionConfig,
+    ) -> Result<ApiResponse, ApiError> {
+        let image =
+            self.images.get_mut(request.id(0)).ok_or_else(|| ApiError::not_found("image", request.id(0)))?;
         if image.life.state == "deleting" {
-            return Err(Refused::conflict("invalid_state", "The image is being deleted."));
+            return Err(ApiError::conflict("invalid_state", "The image is being deleted."));
         }
         // A queued import can still be cancelled, a running one can't.
         if image.life.reasons.iter().any(|(code, _)| code == "image_request_in_progress") {
-            return Err(Refused::conflict("invalid_state", "The image is being imported."));
+            return Err(ApiError::conflict("invalid_state", "The image is being imported."));
         }
         image.life.work = 0;
-        image.life.enter("deleting", ask.now.after(config.delays.deletion), Turn::Gone);
-        Ok(Answer::empty(202, ask.id(0)))
+        image.life.enter("deleting", request.now.after(config.delays.deletion), Turn::Gone);
+        Ok(ApiResponse::empty(202, request.id(0)))
     }
 }

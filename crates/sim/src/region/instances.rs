@@ -6,18 +6,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use snapferry_base::units::GIB;
 
-use super::super::moment::Moment;
-use super::ask::{Answer, Ask, Refused, href};
+use super::super::timestamp::Timestamp;
 use super::attachments::Attachment;
 use super::catalog::{self, crn, regional_id, resource_group, zonal_id, zone_reference};
 use super::config::{RegionConfig, ServerSeed};
 use super::disks;
 use super::front::Front;
 use super::jobs::Job;
-use super::life::{Lifecycle, Turn};
+use super::lifecycle::{Lifecycle, Turn};
 use super::lists::page;
+use super::request::{ApiError, ApiRequest, ApiResponse, href};
+use super::state::Region;
 use super::volumes::Volume;
-use super::world::Region;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Instance {
@@ -42,7 +42,7 @@ impl Instance {
 impl Region {
     /// Adds a running server without a volume, and returns its id. [`Self::add_boot_volume`] gives it one;
     /// the servers of the configuration have none.
-    pub(super) fn add_server(&mut self, region: &str, name: &str, zone: u32, now: Moment) -> String {
+    pub(super) fn add_server(&mut self, region: &str, name: &str, zone: u32, now: Timestamp) -> String {
         let zone = format!("{region}-{zone}");
         let id = zonal_id(region, &zone);
         let life = Lifecycle::new(id.clone(), name.to_owned(), "running", now);
@@ -51,8 +51,8 @@ impl Region {
         id
     }
 
-    fn add_boot_volume(&mut self, server: &str, volume: Volume, now: Moment) {
-        let region = self.furniture.region.clone();
+    fn add_boot_volume(&mut self, server: &str, volume: Volume, now: Timestamp) {
+        let region = self.catalog.region.clone();
         let Some(zone) = self.instances.get(server).map(|server| server.zone.clone()) else { return };
         let id = zonal_id(&region, &zone);
         let attachment = Attachment {
@@ -69,7 +69,7 @@ impl Region {
     }
 
     pub(super) fn show_instance(&self, base: &str, instance: &Instance) -> Value {
-        let (life, region) = (&instance.life, &self.furniture.region);
+        let (life, region) = (&instance.life, &self.catalog.region);
         let own = || self.attachments.values().filter(|attachment| attachment.instance == life.id);
         let attachment = |attachment: &Attachment| {
             let mut shown = json!({
@@ -96,14 +96,14 @@ impl Region {
             "href": href(base, &format!("instances/{}/network_interfaces/0", life.id)),
             "resource_type": "network_interface",
             "primary_ip": { "address": "10.240.64.4", "id": "ip", "name": "ip", "href": href(base, "ip"), "resource_type": "subnet_reserved_ip" },
-            "subnet": self.furniture.subnet_reference(base, &instance.zone),
+            "subnet": self.catalog.subnet_reference(base, &instance.zone),
         });
         let mut shown = json!({
             "id": life.id,
             "crn": crn(&instance.zone, "instance", &life.id),
             "name": life.name,
             "href": href(base, &format!("instances/{}", life.id)),
-            "created_at": life.created.shown(),
+            "created_at": life.created.to_rfc3339(),
             "resource_type": "instance",
             "resource_group": resource_group(),
             "status": life.state,
@@ -135,7 +135,7 @@ impl Region {
             "reservation_affinity": { "policy": "disabled", "pool": [] },
             "software_attachments": [],
             "vcpu": { "architecture": "amd64", "count": 2, "manufacturer": "intel", "percentage": 100 },
-            "vpc": self.furniture.vpc_reference(base),
+            "vpc": self.catalog.vpc_reference(base),
             "zone": zone_reference(base, region, &instance.zone),
         });
         if let Some(image) = &instance.image {
@@ -150,66 +150,66 @@ impl Region {
         shown
     }
 
-    fn instance(&self, id: &str) -> Result<&Instance, Refused> {
-        self.instances.get(id).ok_or_else(|| Refused::not_found("instance", id))
+    fn instance(&self, id: &str) -> Result<&Instance, ApiError> {
+        self.instances.get(id).ok_or_else(|| ApiError::not_found("instance", id))
     }
 
-    pub(super) fn list_instances(&self, ask: &Ask) -> Result<Answer, Refused> {
+    pub(super) fn list_instances(&self, request: &ApiRequest) -> Result<ApiResponse, ApiError> {
         let shown = self
             .instances
             .values()
-            .map(|instance| (&instance.life, self.show_instance(&ask.base, instance)))
+            .map(|instance| (&instance.life, self.show_instance(&request.base, instance)))
             .collect();
-        page(ask, "instances", "instances", shown)
+        page(request, "instances", "instances", shown)
     }
 
-    pub(super) fn get_instance(&self, ask: &Ask) -> Result<Answer, Refused> {
-        let instance = self.instance(ask.id(0))?;
-        Ok(Answer::ok(self.show_instance(&ask.base, instance)).etag(instance.life.etag()))
+    pub(super) fn get_instance(&self, request: &ApiRequest) -> Result<ApiResponse, ApiError> {
+        let instance = self.instance(request.id(0))?;
+        Ok(ApiResponse::ok(self.show_instance(&request.base, instance)).etag(instance.life.etag()))
     }
 
     pub(super) fn create_instance(
         &mut self,
-        ask: &Ask,
+        request: &ApiRequest,
         config: &RegionConfig,
         jobs: &mut Vec<Job>,
-    ) -> Result<Answer, Refused> {
-        let name = ask.name()?;
+    ) -> Result<ApiResponse, ApiError> {
+        let name = request.name()?;
         if self.instances.values().any(|instance| instance.life.name == name) {
-            return Err(Refused::name_taken(&name));
+            return Err(ApiError::name_taken(&name));
         }
-        let profile = ask.required("/profile/name")?.to_owned();
+        let profile = request.required("/profile/name")?.to_owned();
         if !catalog::is_instance_profile(&profile) {
-            return Err(Refused::field(400, "bad_field", "profile.name", "There is no such profile."));
+            return Err(ApiError::field(400, "bad_field", "profile.name", "There is no such profile."));
         }
-        let zone = ask.required("/zone/name")?.to_owned();
-        let subnet = ask
+        let zone = request.required("/zone/name")?.to_owned();
+        let subnet = request
             .text("/primary_network_attachment/virtual_network_interface/subnet/id")
-            .or_else(|| ask.text("/primary_network_interface/subnet/id"))
+            .or_else(|| request.text("/primary_network_interface/subnet/id"))
             .ok_or_else(|| {
-                Refused::field(400, "missing_field", "primary_network_attachment", "The field is required.")
+                ApiError::field(400, "missing_field", "primary_network_attachment", "The field is required.")
             })?;
-        let subnet = self.furniture.subnets.iter().find(|found| found.life.id == subnet);
+        let subnet = self.catalog.subnets.iter().find(|found| found.life.id == subnet);
         if subnet.is_none_or(|subnet| subnet.zone.as_deref() != Some(&zone)) {
-            return Err(Refused::field(
+            return Err(ApiError::field(
                 400,
                 "bad_field",
                 "subnet.id",
                 "There is no such subnet in the zone.",
             ));
         }
-        let region = self.furniture.region.clone();
+        let region = self.catalog.region.clone();
         let volume_id = regional_id(&region);
-        let volume_name = ask
+        let volume_name = request
             .text("/boot_volume_attachment/volume/name")
             .map_or_else(|| format!("{name}-boot"), str::to_owned);
         if self.volumes.values().any(|volume| volume.life.name == volume_name) {
-            return Err(Refused::name_taken(&volume_name));
+            return Err(ApiError::name_taken(&volume_name));
         }
-        let image = ask.text("/image/id").map(str::to_owned);
+        let image = request.text("/image/id").map(str::to_owned);
         let volume = match &image {
             None => self.new_volume(
-                ask,
+                request,
                 config,
                 &volume_id,
                 volume_name,
@@ -218,17 +218,17 @@ impl Region {
                 jobs,
             )?,
             Some(id) => {
-                let image = self.images.get(id).ok_or_else(|| Refused::not_found("image", id))?;
+                let image = self.images.get(id).ok_or_else(|| ApiError::not_found("image", id))?;
                 if !matches!(image.life.state.as_str(), "available" | "deprecated") {
-                    return Err(Refused::field(
+                    return Err(ApiError::field(
                         400,
                         "invalid_state",
                         "image.id",
                         "The image is not available.",
                     ));
                 }
-                let mut life = Lifecycle::new(volume_id.clone(), volume_name, "pending", ask.now);
-                life = life.turns("available", ask.now.after(config.delays.volume));
+                let mut life = Lifecycle::new(volume_id.clone(), volume_name, "pending", request.now);
+                life = life.then("available", request.now.after(config.delays.volume));
                 life.work = 1;
                 jobs.push(Job::fill_volume(&region, &volume_id));
                 Volume {
@@ -238,47 +238,58 @@ impl Region {
                     zone: zone.clone(),
                     operating_system: Some(image.operating_system.clone()),
                     source_snapshot: None,
-                    hydrated_at: ask.now,
+                    hydrated_at: request.now,
                     tags: Vec::new(),
                 }
             }
         };
         let id = zonal_id(&region, &zone);
-        let life = Lifecycle::new(id.clone(), name, "pending", ask.now)
-            .turns("running", ask.now.after(config.delays.instance));
+        let life = Lifecycle::new(id.clone(), name, "pending", request.now)
+            .then("running", request.now.after(config.delays.instance));
         self.instances.insert(id.clone(), Instance { life, zone, profile, image });
-        self.add_boot_volume(&id, volume, ask.now);
-        let shown = self.show_instance(&ask.base, self.instance(&id)?);
-        Ok(Answer::created(shown, &id))
+        self.add_boot_volume(&id, volume, request.now);
+        let shown = self.show_instance(&request.base, self.instance(&id)?);
+        Ok(ApiResponse::created(shown, &id))
     }
 
-    pub(super) fn update_instance(&mut self, ask: &Ask) -> Result<Answer, Refused> {
-        let name = ask.name()?;
-        if self.instances.values().any(|instance| instance.life.name == name && instance.life.id != ask.id(0))
+    pub(super) fn update_instance(&mut self, request: &ApiRequest) -> Result<ApiResponse, ApiError> {
+        let name = request.name()?;
+        if self
+            .instances
+            .values()
+            .any(|instance| instance.life.name == name && instance.life.id != request.id(0))
         {
-            return Err(Refused::name_taken(&name));
+            return Err(ApiError::name_taken(&name));
         }
-        let instance =
-            self.instances.get_mut(ask.id(0)).ok_or_else(|| Refused::not_found("instance", ask.id(0)))?;
-        ask.check_if_match(&instance.life.etag())?;
+        let instance = self
+            .instances
+            .get_mut(request.id(0))
+            .ok_or_else(|| ApiError::not_found("instance", request.id(0)))?;
+        request.check_if_match(&instance.life.etag())?;
         instance.life.name = name;
         instance.life.version += 1;
-        Ok(self.get_instance(ask)?.about(ask.id(0)))
+        Ok(self.get_instance(request)?.resource_id(request.id(0)))
     }
 
-    pub(super) fn delete_instance(&mut self, ask: &Ask, config: &RegionConfig) -> Result<Answer, Refused> {
-        let instance =
-            self.instances.get_mut(ask.id(0)).ok_or_else(|| Refused::not_found("instance", ask.id(0)))?;
+    pub(super) fn delete_instance(
+        &mut self,
+        request: &ApiRequest,
+        config: &RegionConfig,
+    ) -> Result<ApiResponse, ApiError> {
+        let instance = self
+            .instances
+            .get_mut(request.id(0))
+            .ok_or_else(|| ApiError::not_found("instance", request.id(0)))?;
         if instance.life.state == "deleting" {
-            return Err(Refused::conflict("invalid_state", "The instance is being deleted."));
+            return Err(ApiError::conflict("invalid_state", "The instance is being deleted."));
         }
-        instance.life.enter("deleting", ask.now.after(config.delays.deletion), Turn::Gone);
-        Ok(Answer::empty(204, ask.id(0)))
+        instance.life.enter("deleting", request.now.after(config.delays.deletion), Turn::Gone);
+        Ok(ApiResponse::empty(204, request.id(0)))
     }
 
     /// Removes what belongs to a deleted server: its attachments, and the volumes that are to be deleted with
     /// it.
-    pub(super) fn forget_server(&mut self, server: &Instance, now: Moment) {
+    pub(super) fn forget_server(&mut self, server: &Instance, now: Timestamp) {
         let (gone, kept) = std::mem::take(&mut self.attachments)
             .into_iter()
             .partition::<std::collections::BTreeMap<_, _>, _>(|(_, attachment)| {
@@ -292,35 +303,47 @@ impl Region {
         }
     }
 
-    pub(super) fn act_on_instance(&mut self, ask: &Ask, config: &RegionConfig) -> Result<Answer, Refused> {
-        let word = ask.required("/type")?.to_owned();
-        let instance =
-            self.instances.get_mut(ask.id(0)).ok_or_else(|| Refused::not_found("instance", ask.id(0)))?;
-        let (through, into) = match word.as_str() {
+    pub(super) fn act_on_instance(
+        &mut self,
+        request: &ApiRequest,
+        config: &RegionConfig,
+    ) -> Result<ApiResponse, ApiError> {
+        let action_type = request.required("/type")?.to_owned();
+        let instance = self
+            .instances
+            .get_mut(request.id(0))
+            .ok_or_else(|| ApiError::not_found("instance", request.id(0)))?;
+        let (through, into) = match action_type.as_str() {
             "start" => ("starting", "running"),
             "stop" => ("stopping", "stopped"),
             "reboot" => ("restarting", "running"),
-            _ => return Err(Refused::field(400, "bad_field", "type", "An action is start, stop or reboot.")),
+            _ => {
+                return Err(ApiError::field(400, "bad_field", "type", "An action is start, stop or reboot."));
+            }
         };
-        if instance.life.state != into || word == "reboot" {
-            instance.life.enter(through, ask.now.after(config.delays.instance), Turn::Into(into.to_owned()));
+        if instance.life.state != into || action_type == "reboot" {
+            instance.life.enter(
+                through,
+                request.now.after(config.delays.instance),
+                Turn::Into(into.to_owned()),
+            );
         }
         let action = json!({
-            "id": zonal_id(&self.furniture.region, &instance.zone),
-            "href": ask.href(&format!("instances/{}/actions/0", instance.life.id)),
-            "created_at": ask.now.shown(),
+            "id": zonal_id(&self.catalog.region, &instance.zone),
+            "href": request.href(&format!("instances/{}/actions/0", instance.life.id)),
+            "created_at": request.now.to_rfc3339(),
             "status": "completed",
-            "type": word,
+            "type": action_type,
             "force": false,
         });
-        Ok(Answer::created(action, ask.id(0)))
+        Ok(ApiResponse::created(action, request.id(0)))
     }
 }
 
 /// Adds a server whose boot volume is a copy of a disk, available from the start.
 pub(super) fn seed(front: &Front, seed: &ServerSeed) -> io::Result<()> {
-    let exists = front.with_world(|world| {
-        let region = world.region(&seed.region)?;
+    let exists = front.with_cloud(|cloud| {
+        let region = cloud.region(&seed.region)?;
         Some(region.instances.values().any(|instance| instance.life.name == seed.name))
     });
     match exists {
@@ -334,7 +357,7 @@ pub(super) fn seed(front: &Front, seed: &ServerSeed) -> io::Result<()> {
         Some(false) => {}
     }
     let capacity = disks::size_of(&seed.boot_disk)?.div_ceil(GIB).max(front.config.least_capacity);
-    let (now, id) = (Moment::now(), regional_id(&seed.region));
+    let (now, id) = (Timestamp::now(), regional_id(&seed.region));
     let volume = Volume {
         life: Lifecycle::new(id, format!("{}-boot", seed.name), "available", now),
         capacity,
@@ -346,11 +369,11 @@ pub(super) fn seed(front: &Front, seed: &ServerSeed) -> io::Result<()> {
         tags: Vec::new(),
     };
     disks::copy(&seed.boot_disk, &volume.file(&front.config.folder), capacity * GIB)?;
-    front.with_world(|world| {
-        if let Some(region) = world.region(&seed.region) {
+    front.with_cloud(|cloud| {
+        if let Some(region) = cloud.region(&seed.region) {
             let server = region.add_server(&seed.region, &seed.name, 1, now);
             if let Some(server) = region.instances.get_mut(&server).filter(|_| !seed.running) {
-                server.life.settle_in("stopped");
+                server.life.set_final_state("stopped");
             }
             region.add_boot_volume(&server, volume, now);
         }

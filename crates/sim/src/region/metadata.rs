@@ -5,12 +5,12 @@ use std::time::Duration;
 use hyper::header::AUTHORIZATION;
 use serde_json::json;
 
-use super::super::moment::Moment;
-use super::ask::{Answer, Ask, Refused};
+use super::super::timestamp::Timestamp;
 use super::catalog::{crn, resource_group};
 use super::front::Front;
+use super::request::{ApiError, ApiRequest, ApiResponse};
 use super::route::RegionOperation as Op;
-use super::world::RegionState;
+use super::state::CloudState;
 
 /// First API version with the service's new paths.
 const NEW_PATHS: &str = "2025-08-26";
@@ -21,62 +21,71 @@ const LONGEST_LIFE: u64 = 3600;
 
 /// Checks that the service is on and has the path in the requested version. IBM's service does not respond at
 /// all if it is off; this one responds 404, so that it differs from a service that is not there.
-fn check(front: &Front, operation: Op, ask: &Ask) -> Result<(), Refused> {
+fn check(front: &Front, operation: Op, request: &ApiRequest) -> Result<(), ApiError> {
     let new = matches!(operation, Op::CreateIdentityToken | Op::CreateIamToken);
-    let version = ask.query("version").unwrap_or_default();
+    let version = request.query("version").unwrap_or_default();
     let fits =
         if new { front.config.new_metadata_paths && version >= NEW_PATHS } else { version < NEW_PATHS };
     if !front.config.metadata_service || !fits {
-        return Err(Refused::new(404, "not_found", "There is nothing at this address and version."));
+        return Err(ApiError::new(404, "not_found", "There is nothing at this address and version."));
     }
     Ok(())
 }
 
 /// Issues an identity token. The header proves that the server itself sent the request: a proxy would not set
 /// it.
-pub(super) fn identity_token(front: &Front, operation: Op, ask: &Ask) -> Result<Answer, Refused> {
-    check(front, operation, ask)?;
-    if ask.headers.get("metadata-flavor").is_none_or(|flavor| flavor != "ibm") {
-        return Err(Refused::header(400, "missing_header", "Metadata-Flavor", "The header is required."));
+pub(super) fn identity_token(
+    front: &Front,
+    operation: Op,
+    request: &ApiRequest,
+) -> Result<ApiResponse, ApiError> {
+    check(front, operation, request)?;
+    if request.headers.get("metadata-flavor").is_none_or(|flavor| flavor != "ibm") {
+        return Err(ApiError::header(400, "missing_header", "Metadata-Flavor", "The header is required."));
     }
-    let life = ask.number("/expires_in").unwrap_or(DEFAULT_LIFE);
+    let life = request.number("/expires_in").unwrap_or(DEFAULT_LIFE);
     if !(5..=LONGEST_LIFE).contains(&life) {
-        return Err(Refused::field(400, "bad_field", "expires_in", "A token lives 5 to 3600 seconds."));
+        return Err(ApiError::field(400, "bad_field", "expires_in", "A token lives 5 to 3600 seconds."));
     }
     let life = Duration::from_secs(life).min(front.config.token_life);
-    Ok(Answer::ok(token(&front.iam.mint_identity(life), life, ask.now)))
+    Ok(ApiResponse::ok(token(&front.iam.mint_identity(life), life, request.now)))
 }
 
 /// Returns a token in the JSON of the service.
-fn token(text: &str, life: Duration, now: Moment) -> serde_json::Value {
+fn token(text: &str, life: Duration, now: Timestamp) -> serde_json::Value {
     json!({
         "access_token": text,
-        "created_at": now.shown(),
-        "expires_at": now.after(life).shown(),
+        "created_at": now.to_rfc3339(),
+        "expires_at": now.after(life).to_rfc3339(),
         "expires_in": life.as_secs(),
     })
 }
 
-fn vouched(front: &Front, ask: &Ask) -> Result<(), Refused> {
-    let token = ask.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+fn check_identity(front: &Front, request: &ApiRequest) -> Result<(), ApiError> {
+    let token =
+        request.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
     match token {
-        Some(token) if front.iam.honours_identity(token) => Ok(()),
-        _ => Err(Refused::header(401, "token_invalid", "Authorization", "An identity token is required.")),
+        Some(token) if front.iam.accepts_identity(token) => Ok(()),
+        _ => Err(ApiError::header(401, "token_invalid", "Authorization", "An identity token is required.")),
     }
 }
 
-pub(super) fn iam_token(front: &Front, operation: Op, ask: &Ask) -> Result<Answer, Refused> {
-    check(front, operation, ask)?;
-    vouched(front, ask)?;
+pub(super) fn iam_token(front: &Front, operation: Op, request: &ApiRequest) -> Result<ApiResponse, ApiError> {
+    check(front, operation, request)?;
+    check_identity(front, request)?;
     let life = front.config.token_life;
-    Ok(Answer::ok(token(&front.iam.mint(life), life, ask.now)))
+    Ok(ApiResponse::ok(token(&front.iam.mint(life), life, request.now)))
 }
 
-pub(super) fn own_instance(front: &Front, world: &RegionState, ask: &Ask) -> Result<Answer, Refused> {
-    vouched(front, ask)?;
-    let missing = || Refused::new(404, "not_found", "There is no such server.");
+pub(super) fn own_instance(
+    front: &Front,
+    cloud: &CloudState,
+    request: &ApiRequest,
+) -> Result<ApiResponse, ApiError> {
+    check_identity(front, request)?;
+    let missing = || ApiError::new(404, "not_found", "There is no such server.");
     let name = front.config.regions.first().ok_or_else(missing)?;
-    let region = world.regions.get(name).ok_or_else(missing)?;
+    let region = cloud.regions.get(name).ok_or_else(missing)?;
     let own = region
         .instances
         .values()
@@ -86,11 +95,15 @@ pub(super) fn own_instance(front: &Front, world: &RegionState, ask: &Ask) -> Res
     let mut shown = region.show_instance(&base, own);
     shown["crn"] = json!(crn(&own.zone, "instance", &own.life.id));
     shown["resource_group"] = resource_group();
-    Ok(Answer::ok(shown))
+    Ok(ApiResponse::ok(shown))
 }
 
-pub(super) fn own_attachments(front: &Front, world: &RegionState, ask: &Ask) -> Result<Answer, Refused> {
-    let own = own_instance(front, world, ask)?;
+pub(super) fn own_attachments(
+    front: &Front,
+    cloud: &CloudState,
+    request: &ApiRequest,
+) -> Result<ApiResponse, ApiError> {
+    let own = own_instance(front, cloud, request)?;
     let attachments = own.body.map(|mut own| own["volume_attachments"].take());
-    Ok(Answer::ok(json!({ "volume_attachments": attachments })))
+    Ok(ApiResponse::ok(json!({ "volume_attachments": attachments })))
 }

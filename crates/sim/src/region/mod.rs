@@ -2,7 +2,7 @@
 //! service, Global Tagging, and an S3 store.
 //!
 //! ```text
-//! socket ─▶ front (history, faults, tokens) ─▶ route ─▶ operation, in its noun's file ─▶ world ─▶ state.json
+//! socket ─▶ front (history, faults, tokens) ─▶ route ─▶ operation, in its noun's file ─▶ state ─▶ state.json
 //!                                                         └─▶ jobs: disks copied, images read and hashed
 //! ```
 //!
@@ -10,10 +10,10 @@
 //! |---|---|
 //! | `mod` | start, stop, and the functions for tests and programs |
 //! | `config` | configuration of a cloud |
-//! | `front`, `route`, `ask` | requests: access, operation, content |
+//! | `front`, `route`, `request` | requests: access, operation, content |
 //! | `operations` | dispatch of an operation to its noun's file |
 //! | `faults`, `history` | scripted faults; record of all changes |
-//! | `world`, `life` | all resources, on disk; states that change with time |
+//! | `state`, `lifecycle` | all resources, on disk; states that change with time |
 //! | `instances`, `attachments`, `volumes`, `snapshots`, `images`, `exports` | the API, one file each |
 //! | `catalog`, `tagging`, `metadata` | fixed resources of a region, Global Tagging, the metadata service |
 //! | `lists` | filters and pages |
@@ -24,7 +24,6 @@
 //! survives `kill -9`: it is written before the response is sent. Nothing is synced, so it does not survive a
 //! crash of the machine.
 
-mod ask;
 mod attachments;
 mod catalog;
 mod config;
@@ -37,15 +36,16 @@ mod history;
 mod images;
 mod instances;
 mod jobs;
-mod life;
+mod lifecycle;
 mod lists;
 mod metadata;
 mod operations;
+mod request;
 mod route;
 mod snapshots;
+mod state;
 mod tagging;
 mod volumes;
-mod world;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -58,10 +58,10 @@ use front::Front;
 pub use history::HistoryEntry;
 pub use route::RegionOperation;
 use snapferry_base::secret::Secret;
+use state::CloudState;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use world::RegionState;
 
 use super::iam::Iam;
 use super::listener::{self, url_of};
@@ -99,10 +99,10 @@ impl SimRegion {
         let bind = |source| SimError::Bind { address: config.bind, source };
         let listener = TcpListener::bind(config.bind).await.map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
-        let mut world = RegionState::open(&config.folder).map_err(folder)?;
-        world.furnish(&config);
+        let mut cloud = CloudState::open(&config.folder).map_err(folder)?;
+        cloud.seed(&config);
         let path = config.folder.clone();
-        let front = Front::new(config, world, iam, store.folder(), url_of(address, false));
+        let front = Front::new(config, cloud, iam, store.folder(), url_of(address, false));
         let front = Arc::new(front.map_err(|source| SimError::Folder { path, source })?);
         front.resume();
         let (stop, stopped) = oneshot::channel();
@@ -212,8 +212,8 @@ impl SimRegion {
 
     /// Returns the number of requests for an operation, refused ones included.
     #[must_use]
-    pub fn asked(&self, operation: RegionOperation) -> u64 {
-        self.front.asked(operation)
+    pub fn request_count(&self, operation: RegionOperation) -> u64 {
+        self.front.request_count(operation)
     }
 
     /// Expires every token that was issued.

@@ -158,15 +158,15 @@ impl RegionOperation {
     /// `v1`: `in_region` is true if they were removed from it.
     pub(super) fn find(method: &Method, path: &str, in_region: bool) -> Option<(Self, Vec<String>)> {
         Self::ALL.iter().filter(|operation| operation.is_vpc() == in_region).find_map(|&operation| {
-            let (wanted, template) = operation.route();
-            if wanted != method {
+            let (expected, template) = operation.route();
+            if expected != method {
                 return None;
             }
             let (mut parts, mut ids) = (path.split('/'), Vec::new());
-            for word in template.split('/') {
+            for segment in template.split('/') {
                 match parts.next()? {
-                    part if word == "{}" && !part.is_empty() => ids.push(part.to_owned()),
-                    part if part == word => {}
+                    part if segment == "{}" && !part.is_empty() => ids.push(part.to_owned()),
+                    part if part == segment => {}
                     _ => return None,
                 }
             }

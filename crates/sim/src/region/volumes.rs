@@ -5,16 +5,16 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::super::moment::Moment;
-use super::ask::{Answer, Ask, Refused, href};
+use super::super::timestamp::Timestamp;
 use super::catalog::{
     self, crn, generation_of, regional_id, resource_group, volume_profile_reference, zone_reference,
 };
 use super::config::RegionConfig;
 use super::jobs::Job;
-use super::life::{Lifecycle, Turn};
+use super::lifecycle::{Lifecycle, Turn};
 use super::lists::page;
-use super::world::Region;
+use super::request::{ApiError, ApiRequest, ApiResponse, href};
+use super::state::Region;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Volume {
@@ -25,7 +25,7 @@ pub(super) struct Volume {
     pub operating_system: Option<String>,
     pub source_snapshot: Option<String>,
     /// Time until which its data still comes from the snapshot.
-    pub hydrated_at: Moment,
+    pub hydrated_at: Timestamp,
     pub tags: Vec<String>,
 }
 
@@ -40,9 +40,9 @@ impl Volume {
 }
 
 impl Region {
-    fn show_volume(&self, base: &str, volume: &Volume, now: Moment) -> Value {
+    fn show_volume(&self, base: &str, volume: &Volume, now: Timestamp) -> Value {
         let life = &volume.life;
-        let name = &self.furniture.region;
+        let name = &self.catalog.region;
         let attachments: Vec<Value> = self
             .attachments
             .values()
@@ -70,7 +70,7 @@ impl Region {
             "crn": crn(&volume.zone, "volume", &life.id),
             "name": life.name,
             "href": href(base, &format!("volumes/{}", life.id)),
-            "created_at": life.created.shown(),
+            "created_at": life.created.to_rfc3339(),
             "resource_type": "volume",
             "resource_group": resource_group(),
             "status": life.state,
@@ -115,97 +115,101 @@ impl Region {
         shown
     }
 
-    pub(super) fn list_volumes(&self, ask: &Ask) -> Result<Answer, Refused> {
+    pub(super) fn list_volumes(&self, request: &ApiRequest) -> Result<ApiResponse, ApiError> {
         let attached =
             |volume: &Volume| self.attachments.values().any(|attachment| attachment.volume == volume.life.id);
         let volumes = self.volumes.values().filter(|volume| {
-            ask.query("zone.name").is_none_or(|zone| zone == volume.zone)
-                && ask.query("tag").is_none_or(|tag| volume.tags.contains(&tag.to_ascii_lowercase()))
-                && ask.query("encryption").is_none_or(|kind| kind == "provider_managed")
-                && ask.query("operating_system.family").is_none_or(|family| {
+            request.query("zone.name").is_none_or(|zone| zone == volume.zone)
+                && request.query("tag").is_none_or(|tag| volume.tags.contains(&tag.to_ascii_lowercase()))
+                && request.query("encryption").is_none_or(|kind| kind == "provider_managed")
+                && request.query("operating_system.family").is_none_or(|family| {
                     let os = volume
                         .operating_system
                         .as_deref()
-                        .and_then(|os| catalog::operating_system(&ask.base, os));
+                        .and_then(|os| catalog::operating_system(&request.base, os));
                     os.is_some_and(|os| os["family"] == family)
                 })
-                && ask.query("attachment_state").is_none_or(|state| (state == "attached") == attached(volume))
-                && ask
+                && request
+                    .query("attachment_state")
+                    .is_none_or(|state| (state == "attached") == attached(volume))
+                && request
                     .query("storage_generation")
                     .is_none_or(|generation| generation == volume.generation().to_string())
         });
-        let shown =
-            volumes.map(|volume| (&volume.life, self.show_volume(&ask.base, volume, ask.now))).collect();
-        page(ask, "volumes", "volumes", shown)
+        let shown = volumes
+            .map(|volume| (&volume.life, self.show_volume(&request.base, volume, request.now)))
+            .collect();
+        page(request, "volumes", "volumes", shown)
     }
 
-    pub(super) fn get_volume(&self, ask: &Ask) -> Result<Answer, Refused> {
-        let volume = self.volumes.get(ask.id(0)).ok_or_else(|| Refused::not_found("volume", ask.id(0)))?;
-        Ok(Answer::ok(self.show_volume(&ask.base, volume, ask.now)).etag(volume.life.etag()))
+    pub(super) fn get_volume(&self, request: &ApiRequest) -> Result<ApiResponse, ApiError> {
+        let volume =
+            self.volumes.get(request.id(0)).ok_or_else(|| ApiError::not_found("volume", request.id(0)))?;
+        Ok(ApiResponse::ok(self.show_volume(&request.base, volume, request.now)).etag(volume.life.etag()))
     }
 
     pub(super) fn create_volume(
         &mut self,
-        ask: &Ask,
+        request: &ApiRequest,
         config: &RegionConfig,
         jobs: &mut Vec<Job>,
-    ) -> Result<Answer, Refused> {
-        let name = ask.name()?;
+    ) -> Result<ApiResponse, ApiError> {
+        let name = request.name()?;
         if self.volumes.values().any(|volume| volume.life.name == name) {
-            return Err(Refused::name_taken(&name));
+            return Err(ApiError::name_taken(&name));
         }
         if self.volumes.len() >= config.volume_quota {
-            return Err(Refused::new(400, "over_quota", "The quota of volumes in the region is used up."));
+            return Err(ApiError::new(400, "over_quota", "The quota of volumes in the region is used up."));
         }
-        let zone = ask.required("/zone/name")?.to_owned();
-        if !self.furniture.has_zone(&zone) {
-            return Err(Refused::field(400, "bad_field", "zone.name", "There is no such zone."));
+        let zone = request.required("/zone/name")?.to_owned();
+        if !self.catalog.has_zone(&zone) {
+            return Err(ApiError::field(400, "bad_field", "zone.name", "There is no such zone."));
         }
-        let id = regional_id(&self.furniture.region);
-        let volume = self.new_volume(ask, config, &id, name, zone, "", jobs)?;
-        let shown = self.show_volume(&ask.base, &volume, ask.now);
+        let id = regional_id(&self.catalog.region);
+        let volume = self.new_volume(request, config, &id, name, zone, "", jobs)?;
+        let shown = self.show_volume(&request.base, &volume, request.now);
         let etag = volume.life.etag();
         self.volumes.insert(id.clone(), volume);
-        Ok(Answer::created(shown, &id).etag(etag))
+        Ok(ApiResponse::created(shown, &id).etag(etag))
     }
 
     /// Creates a volume from the prototype at `at`, a JSON pointer into the body.
     #[expect(clippy::too_many_arguments, reason = "three of them say which volume")]
     pub(super) fn new_volume(
         &mut self,
-        ask: &Ask,
+        request: &ApiRequest,
         config: &RegionConfig,
         id: &str,
         name: String,
         zone: String,
         at: &str,
         jobs: &mut Vec<Job>,
-    ) -> Result<Volume, Refused> {
-        let profile = ask.required(&format!("{at}/profile/name"))?.to_owned();
+    ) -> Result<Volume, ApiError> {
+        let profile = request.required(&format!("{at}/profile/name"))?.to_owned();
         let Some(generation) = generation_of(&profile) else {
-            return Err(Refused::field(400, "bad_field", "profile.name", "There is no such profile."));
+            return Err(ApiError::field(400, "bad_field", "profile.name", "There is no such profile."));
         };
-        let tags = ask.tags()?;
-        let source = ask.text(&format!("{at}/source_snapshot/id")).or_else(|| {
-            let crn = ask.text(&format!("{at}/source_snapshot/crn"))?;
+        let tags = request.tags()?;
+        let source = request.text(&format!("{at}/source_snapshot/id")).or_else(|| {
+            let crn = request.text(&format!("{at}/source_snapshot/crn"))?;
             crn.rsplit(':').next()
         });
-        let mut life = Lifecycle::new(id.to_owned(), name, "pending", ask.now)
-            .turns("available", ask.now.after(config.delays.volume));
+        let mut life = Lifecycle::new(id.to_owned(), name, "pending", request.now)
+            .then("available", request.now.after(config.delays.volume));
         life.work = 1;
-        let capacity = ask.number(&format!("{at}/capacity"));
+        let capacity = request.number(&format!("{at}/capacity"));
         let Some(source) = source else {
             let capacity = capacity
-                .ok_or_else(|| Refused::field(400, "missing_field", "capacity", "The field is required."))?;
+                .ok_or_else(|| ApiError::field(400, "missing_field", "capacity", "The field is required."))?;
             if capacity < config.least_capacity {
-                return Err(Refused::field(
+                return Err(ApiError::field(
                     400,
                     "volume_capacity_below_minimum",
                     "capacity",
                     "The capacity is too small.",
                 ));
             }
-            jobs.push(Job::fill_volume(&self.furniture.region, id));
+            jobs.push(Job::fill_volume(&self.catalog.region, id));
             return Ok(Volume {
                 life,
                 capacity,
@@ -213,13 +217,13 @@ impl Region {
                 zone,
                 operating_system: None,
                 source_snapshot: None,
-                hydrated_at: ask.now,
+                hydrated_at: request.now,
                 tags,
             });
         };
-        let snapshot = self.snapshots.get(source).ok_or_else(|| Refused::not_found("snapshot", source))?;
+        let snapshot = self.snapshots.get(source).ok_or_else(|| ApiError::not_found("snapshot", source))?;
         if snapshot.life.state != "stable" {
-            return Err(Refused::field(
+            return Err(ApiError::field(
                 400,
                 "invalid_state",
                 "source_snapshot.id",
@@ -232,7 +236,7 @@ impl Region {
                 "The profile {profile} can't be used with a snapshot of storage generation {}.",
                 snapshot.generation
             );
-            return Err(Refused::field(
+            return Err(ApiError::field(
                 400,
                 "volume_profile_storage_generation_mismatch",
                 "profile.name",
@@ -240,7 +244,7 @@ impl Region {
             ));
         }
         if capacity.is_some_and(|capacity| capacity < snapshot.capacity) {
-            return Err(Refused::field(
+            return Err(ApiError::field(
                 400,
                 "bad_field",
                 "capacity",
@@ -248,9 +252,9 @@ impl Region {
             ));
         }
         // A volume that is restored from a clone is ready at once.
-        let from_clone = snapshot.clones.get(&zone).is_some_and(|available| *available <= ask.now);
-        let hydrated_at = if from_clone { ask.now } else { ask.now.after(config.delays.hydration) };
-        jobs.push(Job::fill_volume(&self.furniture.region, id));
+        let from_clone = snapshot.clones.get(&zone).is_some_and(|available| *available <= request.now);
+        let hydrated_at = if from_clone { request.now } else { request.now.after(config.delays.hydration) };
+        jobs.push(Job::fill_volume(&self.catalog.region, id));
         Ok(Volume {
             life,
             capacity: capacity.unwrap_or(snapshot.capacity),
@@ -263,17 +267,22 @@ impl Region {
         })
     }
 
-    pub(super) fn update_volume(&mut self, ask: &Ask) -> Result<Answer, Refused> {
-        let tags = ask.body.get("user_tags").map(|_| ask.tags()).transpose()?;
-        let name = ask.text("/name").map(|_| ask.name()).transpose()?;
+    pub(super) fn update_volume(&mut self, request: &ApiRequest) -> Result<ApiResponse, ApiError> {
+        let tags = request.body.get("user_tags").map(|_| request.tags()).transpose()?;
+        let name = request.text("/name").map(|_| request.name()).transpose()?;
         if let Some(name) = &name
-            && self.volumes.values().any(|volume| volume.life.name == *name && volume.life.id != ask.id(0))
+            && self
+                .volumes
+                .values()
+                .any(|volume| volume.life.name == *name && volume.life.id != request.id(0))
         {
-            return Err(Refused::name_taken(name));
+            return Err(ApiError::name_taken(name));
         }
-        let volume =
-            self.volumes.get_mut(ask.id(0)).ok_or_else(|| Refused::not_found("volume", ask.id(0)))?;
-        ask.check_if_match(&volume.life.etag())?;
+        let volume = self
+            .volumes
+            .get_mut(request.id(0))
+            .ok_or_else(|| ApiError::not_found("volume", request.id(0)))?;
+        request.check_if_match(&volume.life.etag())?;
         if let Some(name) = name {
             volume.life.name = name;
         }
@@ -282,26 +291,32 @@ impl Region {
         }
         volume.life.version += 1;
         let etag = volume.life.etag();
-        let answer = self.get_volume(ask)?;
-        Ok(answer.etag(etag).about(ask.id(0)))
+        let response = self.get_volume(request)?;
+        Ok(response.etag(etag).resource_id(request.id(0)))
     }
 
-    pub(super) fn delete_volume(&mut self, ask: &Ask, config: &RegionConfig) -> Result<Answer, Refused> {
-        let attached = self.attachments.values().any(|attachment| attachment.volume == ask.id(0));
-        let volume =
-            self.volumes.get_mut(ask.id(0)).ok_or_else(|| Refused::not_found("volume", ask.id(0)))?;
+    pub(super) fn delete_volume(
+        &mut self,
+        request: &ApiRequest,
+        config: &RegionConfig,
+    ) -> Result<ApiResponse, ApiError> {
+        let attached = self.attachments.values().any(|attachment| attachment.volume == request.id(0));
+        let volume = self
+            .volumes
+            .get_mut(request.id(0))
+            .ok_or_else(|| ApiError::not_found("volume", request.id(0)))?;
         if attached {
-            return Err(Refused::conflict("volume_in_use", "The volume is attached to an instance."));
+            return Err(ApiError::conflict("volume_in_use", "The volume is attached to an instance."));
         }
         if volume.life.state == "pending_deletion" {
-            return Err(Refused::conflict("volume_status_invalid", "The volume is being deleted."));
+            return Err(ApiError::conflict("volume_status_invalid", "The volume is being deleted."));
         }
         if volume.life.work > 0 {
-            return Err(Refused::conflict("volume_status_invalid", "The volume is being made."));
+            return Err(ApiError::conflict("volume_status_invalid", "The volume is being made."));
         }
-        volume.life.enter("pending_deletion", ask.now.after(config.delays.deletion), Turn::Gone);
+        volume.life.enter("pending_deletion", request.now.after(config.delays.deletion), Turn::Gone);
         // The snapshot can be deleted as soon as the volume is being deleted.
-        volume.hydrated_at = ask.now;
-        Ok(Answer::empty(204, ask.id(0)))
+        volume.hydrated_at = request.now;
+        Ok(ApiResponse::empty(204, request.id(0)))
     }
 }

@@ -11,8 +11,8 @@ use super::Step;
 use super::snapshot;
 
 pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
-    let (id, zone) = (snapshot::of(run, Step::Clone)?.id.clone(), run.site.own.zone.clone());
-    let home = &run.site.home;
+    let (id, zone) = (snapshot::of(run, Step::Clone)?.id.clone(), run.context.own.zone.clone());
+    let home = &run.context.home;
     if !home.clones(&id).await?.iter().any(|clone| clone.zone.name == zone) {
         run.state.clone_zone = Some(zone.clone());
         run.intend(Step::Clone, &zone).await?;
@@ -29,7 +29,7 @@ pub(super) async fn undo(run: &mut Run<'_>) -> Result<(), Fault> {
     if run.job.restore == Restore::Plain && !run.resumed {
         return Ok(());
     }
-    let home = &run.site.home;
+    let home = &run.context.home;
     let found = match &run.state.snapshot {
         Some(known) => home.snapshot(&known.id).await?,
         None => home.snapshot_by_name(run.names.run.as_str()).await?,

@@ -17,9 +17,9 @@ use snapferry_ibmcloud::vpc::model::ImageState;
 use tokio::sync::oneshot;
 
 use super::super::error::{Fault, Obstacle};
-use super::super::hold;
 use super::super::job::Goal;
 use super::super::saga::{Progress, Run};
+use super::super::snapshot_hold;
 use super::super::state::ObjectState;
 use super::super::transfer::{self, Proof};
 use super::{Step, import};
@@ -29,28 +29,28 @@ const LARGEST_MANIFEST: u64 = 256 << 20;
 
 /// Takes over the object of an earlier run, if there is a complete one. Returns true if there is.
 pub(in super::super) async fn adopt(run: &mut Run<'_>) -> Result<bool, Fault> {
-    let Some(manifest) = whole(run).await? else { return Ok(false) };
+    let Some(manifest) = complete_manifest(run).await? else { return Ok(false) };
     let manifest = if manifest.image.sha256.is_some() { manifest } else { prove(run, manifest).await? };
     run.state.object = object(run, &manifest);
     Ok(run.state.object.is_some())
 }
 
 /// True if the job's object is there and complete, as far as the manifest beside it shows.
-pub(in super::super) async fn is_there(run: &Run<'_>) -> Result<bool, Fault> {
-    Ok(whole(run).await?.is_some())
+pub(in super::super) async fn is_complete(run: &Run<'_>) -> Result<bool, Fault> {
+    Ok(complete_manifest(run).await?.is_some())
 }
 
 /// Returns the manifest of the job's object, if both are there and belong together.
-async fn whole(run: &Run<'_>) -> Result<Option<Manifest>, Fault> {
-    let store = &run.site.store;
+async fn complete_manifest(run: &Run<'_>) -> Result<Option<Manifest>, Fault> {
+    let store = &run.context.store;
     let Some(meta) = store.head(&run.names.key).await? else { return Ok(None) };
-    let beside = run.names.key.manifest();
+    let manifest_key = run.names.key.manifest();
     let Some(size) =
-        store.head(&beside).await?.map(|found| found.size).filter(|&size| size <= LARGEST_MANIFEST)
+        store.head(&manifest_key).await?.map(|found| found.size).filter(|&size| size <= LARGEST_MANIFEST)
     else {
         return Ok(None);
     };
-    let manifest = Manifest::from_json(&store.get_range(&beside, 0..size, None).await?);
+    let manifest = Manifest::from_json(&store.get_range(&manifest_key, 0..size, None).await?);
     Ok(manifest.ok().filter(|manifest| is_of(manifest, &meta)))
 }
 
@@ -64,7 +64,7 @@ fn is_of(manifest: &Manifest, object: &ObjectMeta) -> bool {
 fn object(run: &Run<'_>, manifest: &Manifest) -> Option<ObjectState> {
     Some(ObjectState {
         key: run.names.key.clone(),
-        url: run.site.store.url(&run.names.key),
+        url: run.context.store.url(&run.names.key),
         size: manifest.image.size,
         virtual_size: manifest.image.virtual_size,
         crc64: manifest.image.crc64,
@@ -75,9 +75,9 @@ fn object(run: &Run<'_>, manifest: &Manifest) -> Option<ObjectState> {
 pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
     let device =
         run.state.attachment.as_ref().ok_or(Fault::OutOfTurn { step: Step::Convert })?.device.clone();
-    unless_imported(run).await?;
+    check_not_imported(run).await?;
     // Checked again here, because the conversion takes long.
-    hold::rivals(run).await?;
+    snapshot_hold::check_rivals(run).await?;
     run.intend(Step::Convert, &run.names.key).await?;
     abort_uploads(run).await?;
     let counters: Arc<Counters> = Arc::default();
@@ -86,20 +86,20 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
         device,
         target: target(run),
         options: Options { codec: encoding.codec, level: encoding.level, ..Options::default() },
-        host: run.site.own.name.clone(),
-        clock: Arc::clone(&run.site.clock),
+        host: run.context.own.name.clone(),
+        clock: Arc::clone(&run.context.clock),
         counters: Arc::clone(&counters),
-        runtime: run.site.runtime.clone(),
+        runtime: run.context.runtime.clone(),
     };
-    run.see(Progress::Converting(counters, transfer::size_of(&job.device)?));
+    run.report_progress(Progress::Converting(counters, transfer::size_of(&job.device)?));
     let converted = on_a_thread(run, move |cancel| job.run(cancel)).await;
-    run.see(Progress::Still);
+    run.report_progress(Progress::Still);
     let manifest = prove(run, converted?.manifest).await?;
     run.state.object = object(run, &manifest);
     let image = &manifest.image;
     Ok(format!(
         "{}, {} of a disk of {}, verified",
-        run.site.store.url(&run.names.key),
+        run.context.store.url(&run.names.key),
         image.size,
         image.virtual_size
     ))
@@ -107,7 +107,7 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
 
 /// Refuses to overwrite an object that an image was made from: a user who checks the image against the object
 /// would find another disk.
-async fn unless_imported(run: &Run<'_>) -> Result<(), Fault> {
+async fn check_not_imported(run: &Run<'_>) -> Result<(), Fault> {
     if !run.resumed || run.job.goal == Goal::Object {
         return Ok(());
     }
@@ -115,8 +115,8 @@ async fn unless_imported(run: &Run<'_>) -> Result<(), Fault> {
         Some(image)
             if !matches!(image.status, ImageState::Failed | ImageState::Unusable | ImageState::Deleting) =>
         {
-            let url = run.site.store.url(&run.names.key);
-            Err(Obstacle::Told(format!(
+            let url = run.context.store.url(&run.names.key);
+            Err(Obstacle::Message(format!(
                 "image {} ({}) was made from {url} already, and what is there now is not whole: `snapferry replicate --abandon {}` gives \
                  the job up, and a new one makes a new image",
                 image.name, image.id, run.job.id
@@ -129,7 +129,11 @@ async fn unless_imported(run: &Run<'_>) -> Result<(), Fault> {
 
 fn target(run: &Run<'_>) -> Target {
     // The key is this job's alone, so any object there is from an earlier run, and could not be proved.
-    Target { store: Arc::clone(&run.site.store), key: run.names.key.clone(), overwrite: Overwrite::Replace }
+    Target {
+        store: Arc::clone(&run.context.store),
+        key: run.names.key.clone(),
+        overwrite: Overwrite::Replace,
+    }
 }
 
 /// Reads the image back, and notes in its manifest that it is good, with its SHA-256.
@@ -137,13 +141,16 @@ async fn prove(run: &Run<'_>, manifest: Manifest) -> Result<Manifest, Fault> {
     let proof = Proof {
         target: target(run),
         manifest,
-        clock: Arc::clone(&run.site.clock),
+        clock: Arc::clone(&run.context.clock),
         counters: Arc::default(),
-        runtime: run.site.runtime.clone(),
+        runtime: run.context.runtime.clone(),
     };
-    run.see(Progress::ReadingBack(Arc::clone(&proof.counters), proof.manifest.image.virtual_size));
+    run.report_progress(Progress::ReadingBack(
+        Arc::clone(&proof.counters),
+        proof.manifest.image.virtual_size,
+    ));
     let proved = on_a_thread(run, move |cancel| proof.run(cancel)).await;
-    run.see(Progress::Still);
+    run.report_progress(Progress::Still);
     proved
 }
 
@@ -153,20 +160,20 @@ async fn on_a_thread<T: std::marker::Send + 'static>(
     run: &Run<'_>,
     work: impl FnOnce(Cancel) -> Result<T, Fault> + std::marker::Send + 'static,
 ) -> Result<T, Fault> {
-    let (cancel, own) = (run.site.cancel.clone(), Cancel::new());
-    let told = own.clone();
-    let (tell, mut ended) = oneshot::channel();
+    let (cancel, own) = (run.context.cancel.clone(), Cancel::new());
+    let work_cancel = own.clone();
+    let (sender, mut receiver) = oneshot::channel();
     // Not one of the runtime's threads: the work waits for requests that those threads run.
     let thread = threads::spawn("carry a disk", move || {
         // The receiver waits for the result even if the job is cancelled.
-        let _ = tell.send(work(own));
+        let _ = sender.send(work(own));
     })
     .map_err(|refused| Fault::Convert(ConvertError::Pipeline(PipelineError::Threads(refused))))?;
     let done = tokio::select! {
-        done = &mut ended => done,
+        done = &mut receiver => done,
         _reason = cancel.cancelled() => {
-            told.cancel(Reason::Asked);
-            ended.await
+            work_cancel.cancel(Reason::Requested);
+            receiver.await
         }
     };
     // The thread has nothing left to do, whether the work finished or died.
@@ -175,9 +182,9 @@ async fn on_a_thread<T: std::marker::Send + 'static>(
 }
 
 async fn abort_uploads(run: &Run<'_>) -> Result<(), Fault> {
-    for open in run.site.store.list_uploads(run.names.key.as_str()).await? {
+    for open in run.context.store.list_uploads(run.names.key.as_str()).await? {
         if open.upload.key == run.names.key {
-            run.site.store.abort(&open.upload).await?;
+            run.context.store.abort(&open.upload).await?;
         }
     }
     Ok(())
@@ -185,8 +192,8 @@ async fn abort_uploads(run: &Run<'_>) -> Result<(), Fault> {
 
 pub(super) async fn undo(run: &mut Run<'_>) -> Result<(), Fault> {
     abort_uploads(run).await?;
-    run.site.store.delete(&run.names.key).await?;
-    run.site.store.delete(&run.names.key.manifest()).await?;
+    run.context.store.delete(&run.names.key).await?;
+    run.context.store.delete(&run.names.key.manifest()).await?;
     run.state.object = None;
     Ok(())
 }

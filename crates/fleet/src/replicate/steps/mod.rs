@@ -20,12 +20,12 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::context::JobContext;
 use super::error::Fault;
-use super::job::Job;
+use super::job::JobSpec;
 use super::journal::{Entry, Journal, JournalError};
 use super::saga::{Progress, ProgressObserver, Run};
-use super::site::JobContext;
-use super::state::{DiskState, State};
+use super::state::{DiskState, JobState};
 
 mod attach;
 mod clone;
@@ -177,8 +177,8 @@ impl Look {
     ///
     /// # Errors
     /// If a condition would stop the job, or a request fails.
-    pub async fn at(job: &Job, site: &JobContext) -> Result<Self, Fault> {
-        let mut run = Run::new(job, site, State::default(), &Nowhere, &Nowhere)?;
+    pub async fn at(job: &JobSpec, context: &JobContext) -> Result<Self, Fault> {
+        let mut run = Run::new(job, context, JobState::default(), &Nowhere, &Nowhere)?;
         resolve::run(&mut run).await?;
         preflight::run(&mut run).await?;
         let disk = run.state.disk.ok_or(Fault::OutOfTurn { step: Step::Preflight })?;
@@ -198,7 +198,7 @@ impl Journal for Nowhere {
 }
 
 impl ProgressObserver for Nowhere {
-    fn see(&self, _progress: Progress<'_>) {}
+    fn on_progress(&self, _progress: Progress<'_>) {}
 }
 
 impl fmt::Display for Step {

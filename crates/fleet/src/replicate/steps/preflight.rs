@@ -7,10 +7,10 @@ use snapferry_ibmcloud::vpc::LARGEST_IMAGE;
 use snapferry_ibmcloud::vpc::model::{HealthState, InstanceState, SnapshotState, StorageGeneration};
 
 use super::super::error::{Fault, Obstacle};
-use super::super::hold;
 use super::super::job::{Goal, Origin};
 use super::super::names;
 use super::super::saga::Run;
+use super::super::snapshot_hold;
 use super::super::state::DiskState;
 
 /// Most data volumes that a server can have (IBM's documentation of block storage).
@@ -26,9 +26,9 @@ const SDP_BANDWIDTH: u64 = 8192;
 const SDP_FULL_BANDWIDTH_FROM: u64 = 81;
 
 pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
-    hold::rivals(run).await?;
+    snapshot_hold::check_rivals(run).await?;
     let mut obstacles = Vec::new();
-    let own = &run.site.own;
+    let own = &run.context.own;
     if own.region != run.job.from {
         obstacles.push(format!(
             "this server is in {}, and a volume of {} can be attached in its own region alone: run this on a server there",
@@ -46,27 +46,27 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
         ));
     }
     if let Some(disk) = &disk {
-        known_profile(run, disk, &mut obstacles).await?;
+        check_profile(run, disk, &mut obstacles).await?;
     }
-    free_slot(run, &mut obstacles).await?;
+    check_free_slot(run, &mut obstacles).await?;
     tagging(run).await?;
     let unusable = bucket(run).await?;
     let obstacles: Vec<Obstacle> =
-        obstacles.into_iter().map(Obstacle::Told).chain(unusable.map(Obstacle::Bucket)).collect();
+        obstacles.into_iter().map(Obstacle::Message).chain(unusable.map(Obstacle::Bucket)).collect();
     if !obstacles.is_empty() {
         return Err(Fault::Obstacles { obstacles });
     }
     let disk = disk.ok_or(Fault::OutOfTurn { step: super::Step::Preflight })?;
-    let words = format!(
+    let summary = format!(
         "{} GB, storage generation {}, operating system {}, into {} and {}",
         disk.capacity,
         disk.generation,
         disk.operating_system.as_deref().unwrap_or("left alone"),
-        run.site.store.url(&run.names.key),
+        run.context.store.url(&run.names.key),
         run.job.to,
     );
     run.state.disk = Some(disk);
-    Ok(words)
+    Ok(summary)
 }
 
 /// Returns the disk that is to be read, and adds the obstacles that it has.
@@ -86,7 +86,7 @@ async fn disk(run: &Run<'_>, obstacles: &mut Vec<String>) -> Result<Option<DiskS
             }
             if volume.health_state == Some(HealthState::Degraded) {
                 let reasons: Vec<String> =
-                    volume.health_reasons.iter().map(|reason| reason.shown()).collect();
+                    volume.health_reasons.iter().map(|reason| reason.describe()).collect();
                 obstacles.push(format!(
                     "volume {} is degraded ({}): no snapshot can be taken while it is still being filled",
                     volume.name,
@@ -132,7 +132,7 @@ async fn disk(run: &Run<'_>, obstacles: &mut Vec<String>) -> Result<Option<DiskS
         Goal::Object => None,
         Goal::Image => match run.job.operating_system.clone().or(system.map(|system| system.name)) {
             Some(name) => {
-                importable(run, &name, obstacles).await?;
+                check_importable(run, &name, obstacles).await?;
                 Some(name)
             }
             None => {
@@ -148,8 +148,8 @@ async fn disk(run: &Run<'_>, obstacles: &mut Vec<String>) -> Result<Option<DiskS
     Ok(Some(DiskState { capacity, generation, operating_system: system, resource_group }))
 }
 
-async fn importable(run: &Run<'_>, name: &str, obstacles: &mut Vec<String>) -> Result<(), Fault> {
-    let away = &run.site.away;
+async fn check_importable(run: &Run<'_>, name: &str, obstacles: &mut Vec<String>) -> Result<(), Fault> {
+    let away = &run.context.away;
     match away.operating_system(name).await? {
         Some(system) if system.allow_user_image_creation => {}
         Some(_) => obstacles.push(format!(
@@ -163,17 +163,17 @@ async fn importable(run: &Run<'_>, name: &str, obstacles: &mut Vec<String>) -> R
 
 /// Checks that the requested profile exists, and is for the disk's storage generation. So a mistyped name is
 /// reported here, and not after the snapshot.
-async fn known_profile(run: &Run<'_>, disk: &DiskState, obstacles: &mut Vec<String>) -> Result<(), Fault> {
-    let Some(asked) = &run.job.volume_profile else { return Ok(()) };
-    let profiles = run.site.home.volume_profiles().await?;
+async fn check_profile(run: &Run<'_>, disk: &DiskState, obstacles: &mut Vec<String>) -> Result<(), Fault> {
+    let Some(requested) = &run.job.volume_profile else { return Ok(()) };
+    let profiles = run.context.home.volume_profiles().await?;
     // The second generation has one profile; all others are for the first (IBM's documentation of block
     // storage profiles).
     let fits = |name: &str| (name == SECOND_GENERATION) == (disk.generation != StorageGeneration::FIRST);
-    if !profiles.iter().any(|profile| profile.name == *asked && fits(&profile.name)) {
+    if !profiles.iter().any(|profile| profile.name == *requested && fits(&profile.name)) {
         let fitting: Vec<&str> =
             profiles.iter().map(|profile| profile.name.as_str()).filter(|name| fits(name)).collect();
         obstacles.push(format!(
-            "{} has no volume profile {asked:?} for storage of generation {}: give --volume-profile {}",
+            "{} has no volume profile {requested:?} for storage of generation {}: give --volume-profile {}",
             run.job.from,
             disk.generation,
             fitting.join(" or ")
@@ -189,24 +189,24 @@ async fn tagging(run: &Run<'_>) -> Result<(), Fault> {
     let Some(server) = run.found.server.as_ref().filter(|_| run.job.goal == Goal::Image) else {
         return Ok(());
     };
-    match run.site.tagging.tags(&server.crn).await {
+    match run.context.tagging.tags(&server.crn).await {
         Err(err) if err.class() != Class::Permanent => Err(err.into()),
         _ => Ok(()),
     }
 }
 
 /// Checks that this server has room for one more volume.
-async fn free_slot(run: &Run<'_>, obstacles: &mut Vec<String>) -> Result<(), Fault> {
-    if run.site.own.region != run.job.from {
+async fn check_free_slot(run: &Run<'_>, obstacles: &mut Vec<String>) -> Result<(), Fault> {
+    if run.context.own.region != run.job.from {
         return Ok(());
     }
-    let attachments = run.site.home.attachments(&run.site.own.id).await?;
+    let attachments = run.context.home.attachments(&run.context.own.id).await?;
     let data = attachments.iter().filter(|attachment| attachment.kind.as_deref() != Some("boot")).count();
     let ours = attachments.iter().any(|attachment| attachment.name == run.names.run.as_str());
     if data >= MOST_DATA_VOLUMES && !ours {
         obstacles.push(format!(
             "this server, {}, has {data} data volumes, as many as it may: detach one, or run this on another server",
-            run.site.own.name
+            run.context.own.name
         ));
     }
     Ok(())
@@ -215,7 +215,7 @@ async fn free_slot(run: &Run<'_>, obstacles: &mut Vec<String>) -> Result<(), Fau
 /// Returns the error that prevents access to the bucket, if there is one. The check lists open uploads, which
 /// needs no object. A role that may read the bucket and not write to it passes the check.
 async fn bucket(run: &Run<'_>) -> Result<Option<StoreError>, Fault> {
-    match run.site.store.list_uploads(run.names.key.as_str()).await {
+    match run.context.store.list_uploads(run.names.key.as_str()).await {
         Ok(_) => Ok(None),
         Err(
             err @ (StoreError::NoSuchBucket { .. }
@@ -229,12 +229,12 @@ async fn bucket(run: &Run<'_>) -> Result<Option<StoreError>, Fault> {
 /// Returns the volume's profile and the bandwidth to request for it: the fastest ones of the generation,
 /// since the volume lives for minutes only.
 #[must_use]
-pub fn profile(disk: &DiskState, asked: Option<&str>) -> (String, Option<u64>) {
+pub fn profile(disk: &DiskState, requested: Option<&str>) -> (String, Option<u64>) {
     let fastest = match disk.generation {
         StorageGeneration::FIRST => "10iops-tier",
         _ => SECOND_GENERATION,
     };
-    let profile = asked.unwrap_or(fastest);
+    let profile = requested.unwrap_or(fastest);
     let bandwidth =
         (profile == SECOND_GENERATION && disk.capacity >= SDP_FULL_BANDWIDTH_FROM).then_some(SDP_BANDWIDTH);
     (profile.to_owned(), bandwidth)

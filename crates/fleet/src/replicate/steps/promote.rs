@@ -13,9 +13,9 @@ use super::{Step, import};
 pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
     let ours = run.state.image.as_ref().ok_or(Fault::OutOfTurn { step: Step::Promote })?.id.clone();
     let latest = run.names.latest.clone();
-    match run.site.away.image_by_name(latest.as_str()).await? {
-        Some(there) if there.id == ours => {
-            rename_known(run, &latest);
+    match run.context.away.image_by_name(latest.as_str()).await? {
+        Some(current) if current.id == ours => {
+            set_image_name(run, &latest);
             return Ok(format!("{latest} already"));
         }
         Some(newer) if is_newer(run, &newer).await? => return step_aside(run, &ours, &newer).await,
@@ -24,19 +24,19 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
             // The journal has both ids before the first of the two changes.
             run.state.replaced = Some(ReplacedState { id: old.id.clone(), name: name.to_string() });
             run.intend(Step::Promote, &latest).await?;
-            run.site.away.rename_image(&old.id, &name).await?;
+            run.context.away.rename_image(&old.id, &name).await?;
         }
         None => run.intend(Step::Promote, &latest).await?,
     }
-    run.site.away.rename_image(&ours, &latest).await?;
-    rename_known(run, &latest);
+    run.context.away.rename_image(&ours, &latest).await?;
+    set_image_name(run, &latest);
     Ok(match &run.state.replaced {
         Some(replaced) => format!("{latest}; the one before is {}", replaced.name),
         None => format!("{latest}, the first one"),
     })
 }
 
-fn rename_known(run: &mut Run<'_>, name: &ResourceName) {
+fn set_image_name(run: &mut Run<'_>, name: &ResourceName) {
     if let Some(image) = &mut run.state.image {
         image.name = name.to_string();
     }
@@ -52,14 +52,14 @@ async fn is_newer(run: &Run<'_>, latest: &Image) -> Result<bool, Fault> {
 /// Gives the image a dated name instead, so that a job that was resumed late does not put an older disk in a
 /// newer one's place.
 async fn step_aside(run: &mut Run<'_>, ours: &ImageId, newer: &Image) -> Result<String, Fault> {
-    let image = run.site.away.image(ours).await?;
-    let image = image.ok_or_else(|| VpcError::missing("image", ours.as_str(), run.site.away.region()))?;
+    let image = run.context.away.image(ours).await?;
+    let image = image.ok_or_else(|| VpcError::missing("image", ours.as_str(), run.context.away.region()))?;
     let mut name = image.name.clone();
     if name == run.names.run.as_str() {
         let dated = free_name(run, &image).await?;
         run.intend(Step::Promote, &dated).await?;
-        run.site.away.rename_image(ours, &dated).await?;
-        rename_known(run, &dated);
+        run.context.away.rename_image(ours, &dated).await?;
+        set_image_name(run, &dated);
         name = dated.to_string();
     }
     run.warn(format!("{} is of a newer job already: this image stays {name}", newer.name));
@@ -69,7 +69,7 @@ async fn step_aside(run: &mut Run<'_>, ours: &ImageId, newer: &Image) -> Result<
 /// Returns a dated name that no other image has.
 async fn free_name(run: &Run<'_>, image: &Image) -> Result<ResourceName, Fault> {
     let dated = run.names.dated(image.created_at)?;
-    match run.site.away.image_by_name(dated.as_str()).await? {
+    match run.context.away.image_by_name(dated.as_str()).await? {
         Some(other) if other.id != image.id => {
             Ok(run.names.dated_apart(image.created_at, image.id.as_str())?)
         }
@@ -80,13 +80,13 @@ async fn free_name(run: &Run<'_>, image: &Image) -> Result<ResourceName, Fault> 
 /// Gives the image before its name back, unless this job's image or another one has the name by now.
 pub(super) async fn undo(run: &mut Run<'_>) -> Result<(), Fault> {
     let Some(replaced) = run.state.replaced.clone() else { return Ok(()) };
-    let (away, latest) = (&run.site.away, &run.names.latest);
+    let (away, latest) = (&run.context.away, &run.names.latest);
     // By ids, since a list may still show the image that had the name before.
-    let mut known = vec![replaced.id.clone()];
-    known.extend(run.state.image.as_ref().map(|image| image.id.clone()));
+    let mut ids = vec![replaced.id.clone()];
+    ids.extend(run.state.image.as_ref().map(|image| image.id.clone()));
     let mut taken =
-        away.image_by_name(latest.as_str()).await?.is_some_and(|there| !known.contains(&there.id));
-    for id in &known {
+        away.image_by_name(latest.as_str()).await?.is_some_and(|current| !ids.contains(&current.id));
+    for id in &ids {
         taken |= away.image(id).await?.is_some_and(|image| image.name == latest.as_str());
     }
     if !taken {

@@ -10,8 +10,8 @@ use super::Step;
 
 pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
     let newest = run.state.image.as_ref().map(|image| &image.id);
-    let yard = CloudStores::of_site(run.site);
-    let holdings = match Holdings::of_job(run.job, run.site, newest).await {
+    let stores = CloudStores::of_context(run.context);
+    let holdings = match Holdings::of_job(run.job, run.context, newest).await {
         Ok(holdings) => holdings,
         Err(err) if err.class() == Class::Cancelled => return Err(err),
         Err(err) => {
@@ -22,19 +22,19 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
     if let Some(newer) = holdings.newer {
         return Ok(format!("nothing: what is kept is for {newer} to say, which is newer"));
     }
-    let going = holdings.beyond(&run.job.retention, run.site.clock.now());
-    if !going.is_empty() {
-        run.intend(Step::Prune, going.len()).await?;
+    let expired = holdings.beyond(&run.job.retention, run.context.clock.now());
+    if !expired.is_empty() {
+        run.intend(Step::Prune, expired.len()).await?;
     }
     let mut pruned = 0;
-    for thing in &going {
-        match thing.remove(&yard).await {
+    for resource in &expired {
+        match resource.remove(&stores).await {
             Ok(()) => {
-                run.state.pruned.push(thing.to_string());
+                run.state.pruned.push(resource.to_string());
                 pruned += 1;
             }
             Err(err) if err.class() == Class::Cancelled => return Err(err),
-            Err(err) => run.warn(format!("{thing} is not pruned: {}", chain(&err))),
+            Err(err) => run.warn(format!("{resource} is not pruned: {}", chain(&err))),
         }
     }
     Ok(match pruned {

@@ -33,29 +33,33 @@ pub(super) async fn detach(
     volume: &Volume,
     which: impl Fn(&InstanceId) -> bool,
 ) -> Result<(), Fault> {
-    let home = &run.site.home;
+    let home = &run.context.home;
     for attachment in &volume.volume_attachments {
         let Some(instance) = attachment.instance.as_ref().map(|instance| &instance.id).filter(|id| which(id))
         else {
             continue;
         };
-        let turn = run.turn_of(instance).await?;
+        let lock = run.lock_server(instance).await?;
         home.detach(instance, &attachment.id).await?;
         home.detached(instance, &attachment.id, run.patience(Patience::ATTACHMENT)).await?;
-        drop(turn);
+        drop(lock);
     }
     Ok(())
 }
 
 /// Waits for a volume that is being detached from `server`: until that is done, the old attachment has the
 /// name that the new one needs.
-pub(super) async fn let_go(run: &Run<'_>, volume: &Volume, server: &InstanceId) -> Result<(), Fault> {
-    let home = &run.site.home;
+pub(super) async fn wait_until_detached(
+    run: &Run<'_>,
+    volume: &Volume,
+    server: &InstanceId,
+) -> Result<(), Fault> {
+    let home = &run.context.home;
     for attachment in &volume.volume_attachments {
         if attachment.instance.as_ref().is_none_or(|instance| instance.id != *server) {
             continue;
         }
-        if home.attachment(server, &attachment.id).await?.is_some_and(|there| there.status.is_leaving()) {
+        if home.attachment(server, &attachment.id).await?.is_some_and(|current| current.status.is_leaving()) {
             home.detached(server, &attachment.id, run.patience(Patience::ATTACHMENT)).await?;
         }
     }
@@ -68,13 +72,16 @@ pub(super) async fn remove(run: &Run<'_>, volume: &Volume) -> Result<(), Fault> 
     // A volume can't be deleted while it is being made. If it fails or takes too long, the deletion shows
     // that.
     if volume.status == VolumeState::Pending {
-        let made =
-            run.site.home.volume_available(&volume.id, run.patience(Patience::VOLUME.within(MADE_BY))).await;
+        let made = run
+            .context
+            .home
+            .volume_available(&volume.id, run.patience(Patience::VOLUME.within(MADE_BY)))
+            .await;
         if let Err(err) = made {
             tracing::debug!("{}", chain(&err));
         }
     }
-    run.site.home.delete_volume(&volume.id).await?;
-    run.site.home.volume_gone(&volume.id, run.patience(Patience::DELETION)).await?;
+    run.context.home.delete_volume(&volume.id).await?;
+    run.context.home.volume_gone(&volume.id, run.patience(Patience::DELETION)).await?;
     Ok(())
 }

@@ -8,7 +8,7 @@ use super::super::saga::Run;
 use super::super::state::ServerState;
 
 pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
-    let home = &run.site.home;
+    let home = &run.context.home;
     match &run.job.origin {
         Origin::Server => {
             let server = match home.server(&run.job.server).await {
@@ -16,23 +16,23 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
                 Ok(server) => server,
             };
             let volume = home.boot_volume(&server).await?;
-            let words = format!(
+            let summary = format!(
                 "{} ({}), boot volume {}, {} GB",
                 server.name, server.status, volume.name, volume.capacity
             );
             run.state.server = Some(ServerState { id: server.id.clone(), boot_volume: volume.id.clone() });
             run.found.server = Some(server);
             run.found.volume = Some(volume);
-            Ok(words)
+            Ok(summary)
         }
         Origin::Snapshot(named) => {
             let snapshot = home.named_snapshot(named).await?;
-            let words = format!(
+            let summary = format!(
                 "snapshot {} ({}), {} GB",
                 snapshot.name, snapshot.lifecycle_state, snapshot.minimum_capacity
             );
             run.found.snapshot = Some(snapshot);
-            Ok(words)
+            Ok(summary)
         }
     }
 }
@@ -40,13 +40,13 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
 /// Adds a server of that name in the recovery region to the error, for a user who has mixed up the two
 /// regions.
 async fn or_elsewhere(run: &Run<'_>, error: VpcError) -> VpcError {
-    let away = &run.site.away;
+    let away = &run.context.away;
     match error {
-        VpcError::Missing { noun, name, place, mut near } if away.region() != place => {
-            if let Ok(Some(there)) = away.instance_by_name(&name).await {
-                near.insert(0, format!("{} in {}", there.name, away.region()));
+        VpcError::Missing { kind, name, scope, mut similar } if away.region() != scope => {
+            if let Ok(Some(instance)) = away.instance_by_name(&name).await {
+                similar.insert(0, format!("{} in {}", instance.name, away.region()));
             }
-            VpcError::Missing { noun, name, place, near }
+            VpcError::Missing { kind, name, scope, similar }
         }
         error => error,
     }

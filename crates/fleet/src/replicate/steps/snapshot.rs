@@ -6,11 +6,11 @@ use snapferry_ibmcloud::vpc::model::Snapshot;
 use snapferry_ibmcloud::vpc::{Patience, SnapshotPrototype};
 
 use super::super::error::Fault;
-use super::super::hold;
 use super::super::job::{Origin, SnapshotFate};
-use super::super::marks::{self, Destination, Holder};
 use super::super::names::{self, has};
 use super::super::saga::Run;
+use super::super::snapshot_hold;
+use super::super::snapshot_tags::{self, Destination, Holder};
 use super::super::state::{DiskState, SnapshotState};
 use super::Step;
 
@@ -19,7 +19,7 @@ pub(super) fn of<'r>(run: &'r Run<'_>, step: Step) -> Result<&'r SnapshotState, 
     run.state.snapshot.as_ref().ok_or(Fault::OutOfTurn { step })
 }
 
-fn note(run: &mut Run<'_>, snapshot: &Snapshot) {
+fn set_snapshot(run: &mut Run<'_>, snapshot: &Snapshot) {
     run.state.snapshot = Some(SnapshotState {
         id: snapshot.id.clone(),
         name: snapshot.name.clone(),
@@ -28,9 +28,9 @@ fn note(run: &mut Run<'_>, snapshot: &Snapshot) {
 }
 
 pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
-    if let Some(given) = run.found.snapshot.clone() {
-        note(run, &given);
-        return Ok(format!("{} as it is", given.name));
+    if let Some(existing) = run.found.snapshot.clone() {
+        set_snapshot(run, &existing);
+        return Ok(format!("{} as it is", existing.name));
     }
     let out_of_turn = || Fault::OutOfTurn { step: Step::Snapshot };
     let source = run.state.server.as_ref().ok_or_else(out_of_turn)?.boot_volume.clone();
@@ -40,8 +40,8 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
         tags.push(names::keep_tag()?);
     }
     tags.push(Destination::of_job(run.job, &run.names).tag()?);
-    tags.push(marks::rules_tag(&run.job.retention)?);
-    tags.push(run.site.hold.tag()?);
+    tags.push(snapshot_tags::rules_tag(&run.job.retention)?);
+    tags.push(run.context.hold.tag()?);
     let prototype = SnapshotPrototype {
         name: run.names.run.clone(),
         source,
@@ -50,19 +50,19 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
         clone_zones: Vec::new(),
     };
     run.intend(Step::Snapshot, &prototype.name).await?;
-    let snapshot = run.site.home.create_snapshot(&prototype).await?;
-    note(run, &snapshot);
-    run.site.hold.take(run.job.id, &snapshot, &run.site.home).await?;
-    hold::rivals(run).await?;
+    let snapshot = run.context.home.create_snapshot(&prototype).await?;
+    set_snapshot(run, &snapshot);
+    run.context.hold.take(run.job.id, &snapshot, &run.context.home).await?;
+    snapshot_hold::check_rivals(run).await?;
     Ok(format!("{} ({})", snapshot.name, snapshot.id))
 }
 
 pub(super) async fn stable(run: &mut Run<'_>) -> Result<String, Fault> {
     let id = of(run, Step::Stable)?.id.clone();
-    let snapshot = run.site.home.snapshot_stable(&id, run.patience(Patience::SNAPSHOT)).await?;
-    note(run, &snapshot);
+    let snapshot = run.context.home.snapshot_stable(&id, run.patience(Patience::SNAPSHOT)).await?;
+    set_snapshot(run, &snapshot);
     // By now every list includes jobs that began at the same time as this one.
-    hold::rivals(run).await?;
+    snapshot_hold::check_rivals(run).await?;
     // The volume may have grown since the preflight; the snapshot's own size counts.
     let disk = run.state.disk.as_ref().ok_or(Fault::OutOfTurn { step: Step::Stable })?;
     run.state.disk = Some(DiskState {
@@ -79,7 +79,7 @@ fn is_own(job: JobId, snapshot: &Snapshot) -> bool {
 }
 
 pub(super) async fn mark(run: &mut Run<'_>) -> Result<String, Fault> {
-    let home = &run.site.home;
+    let home = &run.context.home;
     let own = home.snapshot_by_name(run.names.run.as_str()).await?.filter(|found| is_own(run.job.id, found));
     let Some(own) = own.filter(|_| run.job.origin == Origin::Server) else {
         return Ok("no snapshot of its own".to_owned());
@@ -88,13 +88,13 @@ pub(super) async fn mark(run: &mut Run<'_>) -> Result<String, Fault> {
     if !has(&own.user_tags, &done) {
         run.intend(Step::Mark, &own.name).await?;
         home.retag_snapshot(&own.id, Holder::is_tag, &[done]).await?;
-        run.site.hold.let_go();
+        run.context.hold.end_checks();
     }
     Ok(format!("{} is marked as done", own.name))
 }
 
 pub(super) async fn undo(run: &mut Run<'_>) -> Result<(), Fault> {
-    let home = &run.site.home;
+    let home = &run.context.home;
     let mut own = match &run.state.snapshot {
         Some(known) => home.snapshot(&known.id).await?,
         None => None,

@@ -17,7 +17,7 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
     let prototype = VolumePrototype {
         name: run.names.run.clone(),
         profile,
-        zone: run.site.own.zone.clone(),
+        zone: run.context.own.zone.clone(),
         source: snapshot,
         capacity: None,
         bandwidth,
@@ -40,16 +40,16 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
         release::remove(run, &old).await?;
     }
     run.intend(Step::Volume, &prototype.name).await?;
-    let volume = run.site.home.create_volume(&prototype).await?;
+    let volume = run.context.home.create_volume(&prototype).await?;
     run.state.volume = Some(Known { id: volume.id.clone(), profile: volume.profile.name.clone() });
     run.intend(Step::Volume, &volume.id).await?;
-    let volume = run.site.home.volume_available(&volume.id, run.patience(Patience::VOLUME)).await?;
+    let volume = run.context.home.volume_available(&volume.id, run.patience(Patience::VOLUME)).await?;
     Ok(format!("{} ({}), {}, in {}", volume.name, volume.id, volume.profile.name, volume.zone.name))
 }
 
 /// Returns the job's volume, whatever zone or server it is in.
 pub(super) async fn own(run: &Run<'_>) -> Result<Option<Volume>, Fault> {
-    let home = &run.site.home;
+    let home = &run.context.home;
     let mut found = match &run.state.volume {
         Some(known) => home.volume(&known.id).await?,
         None => None,

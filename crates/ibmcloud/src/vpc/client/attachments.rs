@@ -18,7 +18,7 @@ impl RegionClient {
     /// If the API can't be reached, refuses, or returns a malformed response; the same holds for every
     /// operation.
     pub async fn attachments(&self, server: &InstanceId) -> Result<Vec<VolumeAttachment>, VpcError> {
-        self.whole_list(&["instances", server.as_str(), "volume_attachments"], "volume_attachments").await
+        self.unpaged_list(&["instances", server.as_str(), "volume_attachments"], "volume_attachments").await
     }
 
     /// Returns the attachment with that identifier.
@@ -48,7 +48,7 @@ impl RegionClient {
         let body =
             json!({ "name": name, "delete_volume_on_instance_delete": true, "volume": { "id": volume } });
         let call = ApiRequest::post(&["instances", server.as_str(), "volume_attachments"], &body)?;
-        let creation = Creation { noun: "attachment", name, call, patience: Patience::ATTACHMENT };
+        let creation = Creation { kind: "attachment", name, call, patience: Patience::ATTACHMENT };
         self.create_unless(
             &creation,
             async || {
@@ -82,7 +82,7 @@ impl RegionClient {
         self.waiting(format!("attachment {id}"), patience)
             .until(async || {
                 let attachment = self.attachment(server, id).await?;
-                let attachment = self.found(attachment, "attachment", id.as_str())?;
+                let attachment = self.require(attachment, "attachment", id.as_str())?;
                 let verdict = match attachment.status {
                     // An attachment without a device is not enough: the device appears a moment later.
                     AttachmentState::Attached if attachment.device.is_some() => Verdict::Reached,
@@ -93,7 +93,7 @@ impl RegionClient {
                     verdict,
                     state: attachment.status.to_string(),
                     reasons: Vec::new(),
-                    seen: attachment,
+                    resource: attachment,
                 })
             })
             .await
@@ -106,8 +106,8 @@ impl RegionClient {
     pub async fn detach(&self, server: &InstanceId, id: &AttachmentId) -> Result<(), VpcError> {
         let path = ["instances", server.as_str(), "volume_attachments", id.as_str()];
         self.remove(&format!("server {server}"), Patience::ATTACHMENT, &path, async || {
-            let there = self.attachment(server, id).await?;
-            Ok(Conflict::unless(there.is_none_or(|there| there.status.is_leaving()).then_some(())))
+            let current = self.attachment(server, id).await?;
+            Ok(Conflict::unless(current.is_none_or(|current| current.status.is_leaving()).then_some(())))
         })
         .await
     }
@@ -121,7 +121,7 @@ impl RegionClient {
             if self
                 .attachment(&server.id, &attachment.id)
                 .await?
-                .is_some_and(|there| !there.status.is_leaving())
+                .is_some_and(|current| !current.status.is_leaving())
             {
                 return Ok(true);
             }
@@ -139,7 +139,7 @@ impl RegionClient {
         id: &AttachmentId,
         patience: Patience,
     ) -> Result<(), VpcError> {
-        self.gone(format!("attachment {id}"), patience, async || {
+        self.wait_until_gone(format!("attachment {id}"), patience, async || {
             let attachment = self.attachment(server, id).await?;
             Ok(attachment.map(|attachment| (attachment.status.to_string(), Vec::new())))
         })

@@ -12,7 +12,7 @@ use crate::vpc::wait::{Patience, Sighting, Verdict, Waiting};
 /// Result of a look at the resource after a conflict.
 pub(super) enum Conflict<T> {
     /// The resource is as requested, changed by this process or another one.
-    AsAsked(T),
+    Done(T),
     /// The state allows the change, but another change is in progress.
     Passing,
     /// The state forbids the change for good.
@@ -20,37 +20,37 @@ pub(super) enum Conflict<T> {
 }
 
 impl<T> Conflict<T> {
-    /// Returns [`Conflict::AsAsked`] if the look found the requested result, and else [`Conflict::Passing`].
+    /// Returns [`Conflict::Done`] if the look found the requested result, and else [`Conflict::Passing`].
     pub fn unless(done: Option<T>) -> Self {
-        done.map_or(Self::Passing, Self::AsAsked)
+        done.map_or(Self::Passing, Self::Done)
     }
 }
 
 impl HttpClient {
-    pub(super) fn waiting(&self, what: String, patience: Patience) -> Waiting<'_> {
+    pub(super) fn waiting(&self, subject: String, patience: Patience) -> Waiting<'_> {
         let patience = self.policy.waits.of(patience);
-        Waiting { what, patience, clock: &*self.clock, cancel: &self.cancel, watch: &*self.watch }
+        Waiting { subject, patience, clock: &*self.clock, cancel: &self.cancel, watch: &*self.watch }
     }
 
-    /// Makes a change by `attempt`; after each conflict, `look` decides how to go on. `what` is the busy
+    /// Makes a change by `attempt`; after each conflict, `check` decides how to go on. `subject` is the busy
     /// resource, as text for messages.
     ///
     /// # Errors
-    /// [`VpcError::Busy`] at the deadline, and those of `attempt` and `look`.
+    /// [`VpcError::Busy`] at the deadline, and those of `attempt` and `check`.
     pub(super) async fn change<T>(
         &self,
-        what: &str,
+        subject: &str,
         patience: Patience,
         attempt: impl AsyncFn() -> Result<T, VpcError>,
-        look: impl AsyncFn() -> Result<Conflict<T>, VpcError>,
+        check: impl AsyncFn() -> Result<Conflict<T>, VpcError>,
     ) -> Result<T, VpcError> {
-        let met = Mutex::new(None);
-        let waiting = self.waiting(what.to_owned(), patience);
-        let ended = waiting
+        let last_refusal = Mutex::new(None);
+        let waiting = self.waiting(subject.to_owned(), patience);
+        let outcome = waiting
             .until(async || {
-                let reached = |seen| {
+                let reached = |resource| {
                     Ok(Sighting {
-                        seen,
+                        resource,
                         verdict: Verdict::Reached,
                         state: "changed".to_owned(),
                         reasons: Vec::new(),
@@ -60,26 +60,31 @@ impl HttpClient {
                     Err(VpcError::Refused { request, refusal }) if refusal.is_conflict() => {
                         (request, refusal)
                     }
-                    ended => return reached(ended),
+                    outcome => return reached(outcome),
                 };
-                match look().await {
+                match check().await {
                     Err(err) => reached(Err(err)),
-                    Ok(Conflict::AsAsked(thing)) => reached(Ok(thing)),
+                    Ok(Conflict::Done(resource)) => reached(Ok(resource)),
                     Ok(Conflict::Final) => reached(Err(VpcError::Refused { request, refusal })),
                     Ok(Conflict::Passing) => {
                         let reasons = vec![refusal.to_string()];
-                        *met.lock().unwrap_or_else(PoisonError::into_inner) =
+                        *last_refusal.lock().unwrap_or_else(PoisonError::into_inner) =
                             Some((request.clone(), refusal.clone()));
-                        let seen = Err(VpcError::Refused { request, refusal });
-                        Ok(Sighting { seen, verdict: Verdict::Underway, state: "busy".to_owned(), reasons })
+                        let resource = Err(VpcError::Refused { request, refusal });
+                        Ok(Sighting {
+                            resource,
+                            verdict: Verdict::Underway,
+                            state: "busy".to_owned(),
+                            reasons,
+                        })
                     }
                 }
             })
             .await;
-        match (ended, met.into_inner().unwrap_or_else(PoisonError::into_inner)) {
-            (Ok(seen), _) => seen,
-            (Err(VpcError::Overdue { what, waited, .. }), Some((request, refusal))) => {
-                Err(VpcError::Busy { what, waited, request, refusal })
+        match (outcome, last_refusal.into_inner().unwrap_or_else(PoisonError::into_inner)) {
+            (Ok(resource), _) => resource,
+            (Err(VpcError::Overdue { subject, waited, .. }), Some((request, refusal))) => {
+                Err(VpcError::Busy { subject, waited, request, refusal })
             }
             (Err(err), _) => Err(err),
         }

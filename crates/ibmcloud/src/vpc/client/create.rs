@@ -24,7 +24,7 @@ pub(super) type Difference = Option<String>;
 /// Request for a new resource.
 pub(super) struct Creation<'a> {
     /// Kind of resource for messages, such as `snapshot`.
-    pub noun: &'static str,
+    pub kind: &'static str,
     pub name: &'a ResourceName,
     pub call: ApiRequest,
     /// Wait for a resource that is busy.
@@ -32,9 +32,9 @@ pub(super) struct Creation<'a> {
 }
 
 /// Compares one field; a difference is described as text.
-pub(super) fn differs(field: &str, wanted: &str, found: Option<&str>) -> Difference {
-    (found != Some(wanted))
-        .then(|| format!("with {field} {:?} in place of {wanted:?}", found.unwrap_or("none")))
+pub(super) fn differs(field: &str, requested: &str, found: Option<&str>) -> Difference {
+    (found != Some(requested))
+        .then(|| format!("with {field} {:?} in place of {requested:?}", found.unwrap_or("none")))
 }
 
 impl RegionClient {
@@ -42,7 +42,7 @@ impl RegionClient {
     pub(super) async fn create<T, F>(
         &self,
         creation: &Creation<'_>,
-        look: impl Fn() -> F,
+        find: impl Fn() -> F,
         id_of: impl Fn(&T) -> &str,
         differs: impl Fn(&T) -> Difference,
     ) -> Result<T, VpcError>
@@ -50,7 +50,7 @@ impl RegionClient {
         T: DeserializeOwned,
         F: Future<Output = Result<Option<T>, VpcError>>,
     {
-        self.create_unless(creation, look, id_of, differs, async || Ok(false)).await
+        self.create_unless(creation, find, id_of, differs, async || Ok(false)).await
     }
 
     /// Like `create`. After a conflict although no resource has the name, it fails if `forbidden` returns
@@ -58,7 +58,7 @@ impl RegionClient {
     pub(super) async fn create_unless<T, F>(
         &self,
         creation: &Creation<'_>,
-        look: impl Fn() -> F,
+        find: impl Fn() -> F,
         id_of: impl Fn(&T) -> &str,
         differs: impl Fn(&T) -> Difference,
         forbidden: impl AsyncFn() -> Result<bool, VpcError>,
@@ -67,51 +67,51 @@ impl RegionClient {
         T: DeserializeOwned,
         F: Future<Output = Result<Option<T>, VpcError>>,
     {
-        let Creation { noun, name, call, patience } = creation;
-        let (begun, mut conflicts) = (self.clock().instant(), 0);
+        let Creation { kind, name, call, patience } = creation;
+        let (started, mut conflicts) = (self.clock().instant(), 0);
         let adopt = |found: T| match differs(&found) {
             None => {
-                tracing::info!("{noun} {name} is there already, as {}", id_of(&found));
+                tracing::info!("{kind} {name} is there already, as {}", id_of(&found));
                 Ok(found)
             }
-            Some(why) => Err(VpcError::NameTaken {
-                noun,
+            Some(difference) => Err(VpcError::NameTaken {
+                kind,
                 name: name.as_str().to_owned(),
                 id: id_of(&found).to_owned(),
-                why,
+                difference,
             }),
         };
         let mut next = 1;
         let mut lost = false;
         loop {
-            let sent = self.line.send(call).await;
-            let err = match sent.and_then(|answer| answer.read()) {
-                Ok(made) => return Ok(made),
+            let sent = self.client.send(call).await;
+            let err = match sent.and_then(|response| response.read()) {
+                Ok(created) => return Ok(created),
                 Err(err) => err,
             };
             if err.is_ambiguous() {
                 lost = true;
-                if let Some(found) = look().await? {
+                if let Some(found) = find().await? {
                     return adopt(found);
                 }
                 next += 1;
-                let Some(wait) = self.line.policy.backoff.wait_before(next) else { return Err(err) };
+                let Some(wait) = self.client.policy.backoff.wait_before(next) else { return Err(err) };
                 tracing::warn!(
                     attempt = next,
-                    "{noun} {name} may or may not have been made, and does not show: {}",
+                    "{kind} {name} may or may not have been made, and does not show: {}",
                     chain(&err)
                 );
-                self.line.pause(&format!("{noun} {name}"), wait).await?;
+                self.client.pause(&format!("{kind} {name}"), wait).await?;
                 // A resource that has appeared meanwhile was created by the lost request.
-                if let Some(found) = look().await? {
+                if let Some(found) = find().await? {
                     return adopt(found);
                 }
             } else if may_be_a_taken_name(&err) {
                 // If the lost request created it and the list lags behind, it appears after a while.
                 let found = if lost {
-                    self.look_for(&format!("{noun} {name}"), &look).await?
+                    self.find_until_listed(&format!("{kind} {name}"), &find).await?
                 } else {
-                    look().await?
+                    find().await?
                 };
                 if let Some(found) = found {
                     return adopt(found);
@@ -121,10 +121,10 @@ impl RegionClient {
                 }
                 // No resource has the name, so a resource that the new one depends on is busy.
                 conflicts += 1;
-                self.stand_off(
-                    &format!("what {noun} {name} is made of or for"),
+                self.wait_after_conflict(
+                    &format!("what {kind} {name} is made of or for"),
                     *patience,
-                    begun,
+                    started,
                     conflicts,
                     err,
                 )
@@ -136,43 +136,49 @@ impl RegionClient {
     }
 
     /// Waits after a conflict; returns the conflict as an error once the deadline has passed.
-    async fn stand_off(
+    async fn wait_after_conflict(
         &self,
-        what: &str,
+        subject: &str,
         patience: Patience,
-        begun: Instant,
-        asked: u32,
+        started: Instant,
+        conflicts: u32,
         err: VpcError,
     ) -> Result<(), VpcError> {
         let VpcError::Refused { request, refusal } = err else { return Err(err) };
-        let waiting = self.line.waiting(what.to_owned(), patience);
+        let waiting = self.client.waiting(subject.to_owned(), patience);
         let busy = ("busy".to_owned(), vec![refusal.to_string()]);
-        if asked == 1 {
-            waiting.watch.waiting(what, &busy.0, &busy.1);
+        if conflicts == 1 {
+            waiting.watch.waiting(subject, &busy.0, &busy.1);
         }
-        match waiting.pause(begun, asked, &busy).await {
-            Err(VpcError::Overdue { what, waited, .. }) => {
-                Err(VpcError::Busy { what, waited, request, refusal })
+        match waiting.pause(started, conflicts, &busy).await {
+            Err(VpcError::Overdue { subject, waited, .. }) => {
+                Err(VpcError::Busy { subject, waited, request, refusal })
             }
             paused => paused,
         }
     }
 
-    /// Repeats `look` until it finds the resource, for as long as a list may lag behind.
-    async fn look_for<T, F>(&self, what: &str, look: impl Fn() -> F) -> Result<Option<T>, VpcError>
+    /// Repeats `find` until it finds the resource, for as long as a list may lag behind.
+    async fn find_until_listed<T, F>(
+        &self,
+        subject: &str,
+        find: impl Fn() -> F,
+    ) -> Result<Option<T>, VpcError>
     where
         F: Future<Output = Result<Option<T>, VpcError>>,
     {
-        let policy = self.line.policy;
-        let begun = self.clock().instant();
+        let policy = self.client.policy;
+        let started = self.clock().instant();
         let mut next = 1;
         loop {
-            let found = look().await?;
-            if found.is_some() || self.clock().instant().duration_since(begun) >= policy.list_lag {
+            let found = find().await?;
+            if found.is_some() || self.clock().instant().duration_since(started) >= policy.list_lag {
                 return Ok(found);
             }
             next = policy.backoff.attempts.min(next + 1);
-            self.line.pause(what, policy.backoff.wait_before(next).unwrap_or(policy.backoff.longest)).await?;
+            self.client
+                .pause(subject, policy.backoff.wait_before(next).unwrap_or(policy.backoff.longest))
+                .await?;
         }
     }
 }

@@ -68,7 +68,7 @@ pub struct ImageFilter {
 
 impl ImageFilter {
     fn query(&self) -> Vec<(&'static str, String)> {
-        let mut query = own();
+        let mut query = own_images();
         if !self.status.is_empty() {
             let states: Vec<&str> = self.status.iter().map(ImageState::as_str).collect();
             query.push(("status", states.join(",")));
@@ -78,7 +78,7 @@ impl ImageFilter {
 }
 
 /// Query that restricts a list to the account's own images (API change log, 2025-06-30).
-fn own() -> Vec<(&'static str, String)> {
+fn own_images() -> Vec<(&'static str, String)> {
     vec![("remote.account.id", "null".to_owned())]
 }
 
@@ -153,7 +153,7 @@ impl RegionClient {
     /// # Errors
     /// As for [`RegionClient::images`].
     pub async fn image_by_name(&self, name: &str) -> Result<Option<Image>, VpcError> {
-        self.by_name(&["images"], "images", &own(), name, |image: &Image| &image.name).await
+        self.by_name(&["images"], "images", &own_images(), name, |image: &Image| &image.name).await
     }
 
     /// Returns the image with that identifier.
@@ -168,12 +168,12 @@ impl RegionClient {
     ///
     /// # Errors
     /// [`VpcError::Missing`] if there is none, and as for [`RegionClient::images`].
-    pub async fn named_image(&self, named: &str) -> Result<Image, VpcError> {
-        let found = match self.image_by_name(named).await? {
+    pub async fn named_image(&self, name_or_id: &str) -> Result<Image, VpcError> {
+        let found = match self.image_by_name(name_or_id).await? {
             Some(found) => Some(found),
-            None => self.image(&ImageId::new(named)).await?,
+            None => self.image(&ImageId::new(name_or_id)).await?,
         };
-        self.found(found, "image", named)
+        self.require(found, "image", name_or_id)
     }
 
     /// Creates an image, or adopts the existing one with that name and source. The API does not report the
@@ -184,7 +184,7 @@ impl RegionClient {
     /// [`VpcError::NameTaken`] if another image has the name, and as for [`RegionClient::images`].
     pub async fn create_image(&self, prototype: &ImagePrototype) -> Result<Image, VpcError> {
         let call = ApiRequest::post(&["images"], &prototype.body())?;
-        let creation = Creation { noun: "image", name: &prototype.name, call, patience: Patience::BUSY };
+        let creation = Creation { kind: "image", name: &prototype.name, call, patience: Patience::BUSY };
         self.create(
             &creation,
             || self.image_by_name(prototype.name.as_str()),
@@ -211,7 +211,7 @@ impl RegionClient {
     pub async fn patch_image(&self, id: &ImageId, patch: &ImagePatch) -> Result<Image, VpcError> {
         let (path, body) = (["images", id.as_str()], patch.body());
         let send = async || self.patch(&path, &body).await;
-        self.line.change(&format!("image {id}"), Patience::BUSY, send, async || Ok(Conflict::Passing)).await
+        self.client.change(&format!("image {id}"), Patience::BUSY, send, async || Ok(Conflict::Passing)).await
     }
 
     /// Renames an image. The API has no preconditions for images, so after a refusal the client looks up
@@ -222,9 +222,9 @@ impl RegionClient {
     pub async fn rename_image(&self, id: &ImageId, name: &ResourceName) -> Result<Image, VpcError> {
         let patch = ImagePatch { name: Some(name.clone()), ..ImagePatch::default() }.body();
         let path = ["images", id.as_str()];
-        let look = async || Ok(Conflict::unless(self.renamed(id, name).await?));
+        let check = async || Ok(Conflict::unless(self.renamed(id, name).await?));
         let send = async || self.patch(&path, &patch).await;
-        match self.line.change(&format!("image {id}"), Patience::BUSY, send, look).await {
+        match self.client.change(&format!("image {id}"), Patience::BUSY, send, check).await {
             Err(VpcError::Refused { request, refusal }) if refusal.status == 400 => {
                 self.renamed(id, name).await?.ok_or(VpcError::Refused { request, refusal })
             }
@@ -236,10 +236,10 @@ impl RegionClient {
     async fn renamed(&self, id: &ImageId, name: &ResourceName) -> Result<Option<Image>, VpcError> {
         match self.image_by_name(name.as_str()).await? {
             Some(image) if image.id != *id => Err(VpcError::NameTaken {
-                noun: "image",
+                kind: "image",
                 name: name.as_str().to_owned(),
                 id: image.id.as_str().to_owned(),
-                why: "and it is another one".to_owned(),
+                difference: "and it is another one".to_owned(),
             }),
             found => Ok(found),
         }
@@ -250,7 +250,7 @@ impl RegionClient {
     /// # Errors
     /// As for [`RegionClient::images`].
     pub async fn deprecate_image(&self, id: &ImageId) -> Result<(), VpcError> {
-        self.age(id, "deprecate", &ImageState::Deprecated).await
+        self.set_status(id, "deprecate", &ImageState::Deprecated).await
     }
 
     /// Makes an image unbootable. It is billed as before.
@@ -258,25 +258,25 @@ impl RegionClient {
     /// # Errors
     /// As for [`RegionClient::images`].
     pub async fn obsolete_image(&self, id: &ImageId) -> Result<(), VpcError> {
-        self.age(id, "obsolete", &ImageState::Obsolete).await
+        self.set_status(id, "obsolete", &ImageState::Obsolete).await
     }
 
-    /// Sends the action `word`. If the response is lost or a refusal, the image's own state decides.
-    async fn age(&self, id: &ImageId, word: &str, target: &ImageState) -> Result<(), VpcError> {
-        let call = ApiRequest::post(&["images", id.as_str(), word], &json!({}))?.freely();
+    /// Sends the action `action`. If the response is lost or a refusal, the image's own state decides.
+    async fn set_status(&self, id: &ImageId, action: &str, target: &ImageState) -> Result<(), VpcError> {
+        let call = ApiRequest::post(&["images", id.as_str(), action], &json!({}))?.freely();
         let is_done = async || Ok(self.image(id).await?.is_some_and(|image| image.status == *target));
-        let send = async || self.line.send(&call).await.map(|_| ());
-        let look = async || match self.image(id).await? {
-            Some(image) if image.status == *target => Ok(Conflict::AsAsked(())),
+        let send = async || self.client.send(&call).await.map(|_| ());
+        let check = async || match self.image(id).await? {
+            Some(image) if image.status == *target => Ok(Conflict::Done(())),
             // From its present state, the image can't reach the target.
             Some(image) if !matches!(image.status, ImageState::Available | ImageState::Deprecated) => {
                 Ok(Conflict::Final)
             }
             _ => Ok(Conflict::Passing),
         };
-        match self.line.change(&format!("image {id}"), Patience::BUSY, send, look).await {
+        match self.client.change(&format!("image {id}"), Patience::BUSY, send, check).await {
             Err(err @ VpcError::Refused { .. }) if !err.is_not_found() && is_done().await? => Ok(()),
-            aged => aged,
+            result => result,
         }
     }
 
@@ -286,11 +286,11 @@ impl RegionClient {
     /// # Errors
     /// As for [`RegionClient::images`].
     pub async fn delete_image(&self, id: &ImageId) -> Result<(), VpcError> {
-        let is_going =
+        let is_deleting =
             async || Ok(self.image(id).await?.is_none_or(|image| image.status == ImageState::Deleting));
-        let look = async || Ok(Conflict::unless(is_going().await?.then_some(())));
-        match self.remove(&format!("image {id}"), Patience::BUSY, &["images", id.as_str()], look).await {
-            Err(err @ VpcError::Refused { .. }) if err.is_bad_request() && is_going().await? => Ok(()),
+        let check = async || Ok(Conflict::unless(is_deleting().await?.then_some(())));
+        match self.remove(&format!("image {id}"), Patience::BUSY, &["images", id.as_str()], check).await {
+            Err(err @ VpcError::Refused { .. }) if err.is_bad_request() && is_deleting().await? => Ok(()),
             deleted => deleted,
         }
     }
@@ -303,7 +303,7 @@ impl RegionClient {
         self.waiting(format!("image {id}"), patience)
             .until(async || {
                 let image = self.image(id).await?;
-                let image = self.found(image, "image", id.as_str())?;
+                let image = self.require(image, "image", id.as_str())?;
                 let verdict = match image.status {
                     ImageState::Available | ImageState::Deprecated => Verdict::Reached,
                     ImageState::Failed
@@ -312,8 +312,8 @@ impl RegionClient {
                     | ImageState::Obsolete => Verdict::Ended,
                     _ => Verdict::Underway,
                 };
-                let reasons = image.status_reasons.iter().map(|reason| reason.shown()).collect();
-                Ok(Sighting { verdict, state: image.status.to_string(), reasons, seen: image })
+                let reasons = image.status_reasons.iter().map(|reason| reason.describe()).collect();
+                Ok(Sighting { verdict, state: image.status.to_string(), reasons, resource: image })
             })
             .await
     }
@@ -323,7 +323,7 @@ impl RegionClient {
     /// # Errors
     /// [`VpcError::Overdue`], and as for [`RegionClient::images`].
     pub async fn image_gone(&self, id: &ImageId, patience: Patience) -> Result<(), VpcError> {
-        self.gone(format!("image {id}"), patience, async || {
+        self.wait_until_gone(format!("image {id}"), patience, async || {
             let image = self.image(id).await?;
             Ok(image.map(|image| (image.status.to_string(), image.status_reasons)))
         })
@@ -346,7 +346,7 @@ impl RegionClient {
             "format": prototype.format,
         });
         let call = ApiRequest::post(&["images", id.as_str(), "export_jobs"], &body)?;
-        let creation = Creation { noun: "export job", name: &prototype.name, call, patience: Patience::BUSY };
+        let creation = Creation { kind: "export job", name: &prototype.name, call, patience: Patience::BUSY };
         self.create(
             &creation,
             async || {
@@ -364,7 +364,7 @@ impl RegionClient {
     /// # Errors
     /// As for [`RegionClient::images`].
     pub async fn export_jobs(&self, id: &ImageId) -> Result<Vec<ExportJob>, VpcError> {
-        self.whole_list(&["images", id.as_str(), "export_jobs"], "export_jobs").await
+        self.unpaged_list(&["images", id.as_str(), "export_jobs"], "export_jobs").await
     }
 
     /// Waits until an export job has succeeded.
@@ -380,15 +380,15 @@ impl RegionClient {
         let path = ["images", id.as_str(), "export_jobs", job.as_str()];
         self.waiting(format!("export job {job}"), patience)
             .until(async || {
-                let seen: Option<ExportJob> = self.get_if_any(&path).await?;
-                let seen = self.found(seen, "export job", job.as_str())?;
-                let verdict = match seen.status {
+                let resource: Option<ExportJob> = self.get_if_any(&path).await?;
+                let resource = self.require(resource, "export job", job.as_str())?;
+                let verdict = match resource.status {
                     ExportState::Succeeded => Verdict::Reached,
                     ExportState::Failed | ExportState::Deleting => Verdict::Ended,
                     _ => Verdict::Underway,
                 };
-                let reasons = seen.status_reasons.iter().map(|reason| reason.shown()).collect();
-                Ok(Sighting { verdict, state: seen.status.to_string(), reasons, seen })
+                let reasons = resource.status_reasons.iter().map(|reason| reason.describe()).collect();
+                Ok(Sighting { verdict, state: resource.status.to_string(), reasons, resource })
             })
             .await
     }
@@ -401,9 +401,9 @@ impl RegionClient {
     pub async fn delete_export_job(&self, id: &ImageId, job: &ExportJobId) -> Result<(), VpcError> {
         let path = ["images", id.as_str(), "export_jobs", job.as_str()];
         self.remove(&format!("export job {job}"), Patience::BUSY, &path, async || {
-            let there: Option<ExportJob> = self.get_if_any(&path).await?;
+            let current: Option<ExportJob> = self.get_if_any(&path).await?;
             Ok(Conflict::unless(
-                there.is_none_or(|there| there.status == ExportState::Deleting).then_some(()),
+                current.is_none_or(|current| current.status == ExportState::Deleting).then_some(()),
             ))
         })
         .await

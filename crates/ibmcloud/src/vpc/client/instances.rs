@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use serde_json::{Value, json};
-use snapferry_base::suggest::near;
+use snapferry_base::suggest::similar;
 
 use super::RegionClient;
 use super::conflict::Conflict;
@@ -154,15 +154,15 @@ impl RegionClient {
         }
         // If listing fails, the error to report is still that there is no server with this name.
         let all = self.instances().await.unwrap_or_default();
-        let near = near(name, all.iter().map(|server| server.name.as_str()))
+        let similar = similar(name, all.iter().map(|server| server.name.as_str()))
             .into_iter()
             .map(str::to_owned)
             .collect();
         Err(VpcError::Missing {
-            noun: "server",
+            kind: "server",
             name: name.to_owned(),
-            place: self.region().to_owned(),
-            near,
+            scope: self.region().to_owned(),
+            similar,
         })
     }
 
@@ -175,7 +175,7 @@ impl RegionClient {
             Some(id) => self.volume(id).await?,
             None => None,
         };
-        self.found(volume, "boot volume of", &server.name)
+        self.require(volume, "boot volume of", &server.name)
     }
 
     /// Returns the server with that identifier.
@@ -192,7 +192,7 @@ impl RegionClient {
     /// [`VpcError::NameTaken`] if another server has the name, and as for [`RegionClient::instances`].
     pub async fn create_instance(&self, prototype: &InstancePrototype) -> Result<Instance, VpcError> {
         let call = ApiRequest::post(&["instances"], &prototype.body())?;
-        let creation = Creation { noun: "server", name: &prototype.name, call, patience: Patience::BUSY };
+        let creation = Creation { kind: "server", name: &prototype.name, call, patience: Patience::BUSY };
         self.create(
             &creation,
             || self.instance_by_name(prototype.name.as_str()),
@@ -214,19 +214,19 @@ impl RegionClient {
     pub async fn act(&self, id: &InstanceId, action: InstanceAction) -> Result<(), VpcError> {
         let call = ApiRequest::post(&["instances", id.as_str(), "actions"], &json!({ "type": action }))?;
         let call = if action == InstanceAction::Reboot { call } else { call.freely() };
-        let send = async || self.line.send(&call).await.map(|_| ());
-        let look = async || {
-            let there = self.instance(id).await?.map(|instance| instance.status);
-            Ok(match (action, there) {
+        let send = async || self.client.send(&call).await.map(|_| ());
+        let check = async || {
+            let current = self.instance(id).await?.map(|instance| instance.status);
+            Ok(match (action, current) {
                 (InstanceAction::Start, Some(InstanceState::Running | InstanceState::Starting))
                 | (InstanceAction::Stop, Some(InstanceState::Stopped | InstanceState::Stopping)) => {
-                    Conflict::AsAsked(())
+                    Conflict::Done(())
                 }
                 (_, None | Some(InstanceState::Failed | InstanceState::Deleting)) => Conflict::Final,
                 _ => Conflict::Passing,
             })
         };
-        self.line.change(&format!("server {id}"), Patience::BUSY, send, look).await
+        self.client.change(&format!("server {id}"), Patience::BUSY, send, check).await
     }
 
     /// Deletes a server. Succeeds too if it is already deleted or being deleted.
@@ -235,9 +235,9 @@ impl RegionClient {
     /// As for [`RegionClient::instances`].
     pub async fn delete_instance(&self, id: &InstanceId) -> Result<(), VpcError> {
         self.remove(&format!("server {id}"), Patience::BUSY, &["instances", id.as_str()], async || {
-            let there = self.instance(id).await?;
+            let current = self.instance(id).await?;
             Ok(Conflict::unless(
-                there.is_none_or(|there| there.status == InstanceState::Deleting).then_some(()),
+                current.is_none_or(|current| current.status == InstanceState::Deleting).then_some(()),
             ))
         })
         .await
@@ -252,14 +252,14 @@ impl RegionClient {
         self.waiting(format!("server {id}"), patience)
             .until(async || {
                 let instance = self.instance(id).await?;
-                let instance = self.found(instance, "server", id.as_str())?;
+                let instance = self.require(instance, "server", id.as_str())?;
                 let verdict = match instance.status {
                     InstanceState::Running => Verdict::Reached,
                     InstanceState::Failed | InstanceState::Deleting => Verdict::Ended,
                     _ => Verdict::Underway,
                 };
-                let reasons = instance.status_reasons.iter().map(|reason| reason.shown()).collect();
-                Ok(Sighting { verdict, state: instance.status.to_string(), reasons, seen: instance })
+                let reasons = instance.status_reasons.iter().map(|reason| reason.describe()).collect();
+                Ok(Sighting { verdict, state: instance.status.to_string(), reasons, resource: instance })
             })
             .await
     }

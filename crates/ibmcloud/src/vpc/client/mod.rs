@@ -7,7 +7,7 @@ use std::sync::Arc;
 use reqwest::Url;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use snapferry_base::ca_file::keeps_secrets;
+use snapferry_base::ca_file::allows_secrets;
 use snapferry_base::cancel::Cancel;
 use snapferry_base::clock::Clock;
 use snapferry_base::fence::Fence;
@@ -90,7 +90,7 @@ fn safe_url(api: &str, text: &str) -> Result<Url, VpcError> {
     if url.cannot_be_a_base() {
         return Err(VpcError::Setup(format!("the {api} endpoint {text:?} has no paths")));
     }
-    if !keeps_secrets(&url) {
+    if !allows_secrets(&url) {
         return Err(VpcError::Setup(format!(
             "the {api} endpoint {text} is not https: the token would travel in the clear"
         )));
@@ -125,12 +125,12 @@ pub struct ClientContext {
     /// Check before each change that this process still owns the job.
     pub fence: Arc<dyn Fence>,
     /// Hosts that have answered before.
-    pub heard: KnownHosts,
+    pub known_hosts: KnownHosts,
 }
 
 /// Client for the API of one region. An `Arc` shares it between tasks.
 pub struct RegionClient {
-    line: HttpClient,
+    client: HttpClient,
     region: String,
 }
 
@@ -138,13 +138,16 @@ impl fmt::Debug for RegionClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RegionClient")
             .field("region", &self.region)
-            .field("base", &self.line.base.as_str())
+            .field("base", &self.client.base.as_str())
             .finish_non_exhaustive()
     }
 }
 
 /// Builds an HTTP client with the connection limit of `policy`.
-fn http(policy: &Policy, ca_file: Option<&std::path::Path>) -> Result<reqwest::Client, VpcError> {
+fn build_http_client(
+    policy: &Policy,
+    ca_file: Option<&std::path::Path>,
+) -> Result<reqwest::Client, VpcError> {
     http_client(ca_file)
         .map(|http| http.connect_timeout(policy.connect))
         .and_then(|http| http.build().map_err(HttpClientError::Tls))
@@ -156,20 +159,20 @@ impl RegionClient {
     ///
     /// # Errors
     /// [`VpcError::Setup`] if the region or the endpoint makes no URL, or the CA file can't be used.
-    pub fn new(config: ClientConfig, means: ClientContext) -> Result<Self, VpcError> {
-        let line = HttpClient {
-            http: http(&config.policy, config.ca_file.as_deref())?,
+    pub fn new(config: ClientConfig, context: ClientContext) -> Result<Self, VpcError> {
+        let client = HttpClient {
+            http: build_http_client(&config.policy, config.ca_file.as_deref())?,
             base: config.endpoint.base(&config.region)?,
-            tokens: means.tokens,
-            clock: means.clock,
-            cancel: means.cancel,
-            fence: means.fence,
-            watch: means.watch,
+            tokens: context.tokens,
+            clock: context.clock,
+            cancel: context.cancel,
+            fence: context.fence,
+            watch: context.watch,
             policy: config.policy,
             fixed_query: HttpClient::vpc_query(),
-            heard: means.heard,
+            known_hosts: context.known_hosts,
         };
-        Ok(Self { line, region: config.region })
+        Ok(Self { client, region: config.region })
     }
 
     /// Returns the name of the client's region.
@@ -181,41 +184,41 @@ impl RegionClient {
     /// Returns the base URL of the API.
     #[must_use]
     pub fn base(&self) -> &str {
-        self.line.base.as_str()
+        self.client.base.as_str()
     }
 
     /// Returns the client's clock, for waits.
     #[must_use]
     pub fn clock(&self) -> &dyn Clock {
-        &*self.line.clock
+        &*self.client.clock
     }
 
     /// Returns the client's cancellation signal, for waits.
     #[must_use]
     pub fn cancel(&self) -> &Cancel {
-        &self.line.cancel
+        &self.client.cancel
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, VpcError> {
-        self.line.send(&ApiRequest::get(path)).await?.read()
+        self.client.send(&ApiRequest::get(path)).await?.read()
     }
 
     /// Returns none if there is no such resource, or no longer.
     async fn get_if_any<T: DeserializeOwned>(&self, path: &[&str]) -> Result<Option<T>, VpcError> {
         match self.get(path).await {
-            Ok(seen) => Ok(Some(seen)),
+            Ok(resource) => Ok(Some(resource)),
             Err(err) if err.is_not_found() => Ok(None),
             Err(err) => Err(err),
         }
     }
 
     async fn patch<T: DeserializeOwned>(&self, path: &[&str], body: &impl Serialize) -> Result<T, VpcError> {
-        self.line.send(&ApiRequest::patch(path, body)?).await?.read()
+        self.client.send(&ApiRequest::patch(path, body)?).await?.read()
     }
 
     /// Deletes a resource. Any 2xx status is success, and so is a resource that is already deleted.
     async fn delete(&self, path: &[&str]) -> Result<(), VpcError> {
-        match self.line.send(&ApiRequest::delete(path)).await {
+        match self.client.send(&ApiRequest::delete(path)).await {
             Ok(_) => Ok(()),
             Err(err) if err.is_not_found() => Ok(()),
             Err(err) => Err(err),
@@ -223,13 +226,13 @@ impl RegionClient {
     }
 
     /// Returns the resource that the caller searched for by name, or an error with the place of the search.
-    fn found<T>(&self, found: Option<T>, noun: &'static str, name: &str) -> Result<T, VpcError> {
-        found.ok_or_else(|| VpcError::missing(noun, name, &self.region))
+    fn require<T>(&self, found: Option<T>, kind: &'static str, name: &str) -> Result<T, VpcError> {
+        found.ok_or_else(|| VpcError::missing(kind, name, &self.region))
     }
 }
 
 #[cfg(test)]
-mod documented;
+mod request_body_tests;
 
 #[cfg(test)]
 mod tests {

@@ -15,7 +15,7 @@ impl RegionClient {
     /// If the API can't be reached, refuses, or returns a malformed response; the same holds for every
     /// operation.
     pub async fn regions(&self) -> Result<Vec<Region>, VpcError> {
-        self.whole_list(&["regions"], "regions").await
+        self.unpaged_list(&["regions"], "regions").await
     }
 
     /// Returns the API's own time, if its response has one: the clock by which it checks tokens and
@@ -24,7 +24,7 @@ impl RegionClient {
     /// # Errors
     /// As for [`RegionClient::regions`].
     pub async fn server_time(&self) -> Result<Option<SystemTime>, VpcError> {
-        Ok(self.line.send(&ApiRequest::get(&["regions"])).await?.date)
+        Ok(self.client.send(&ApiRequest::get(&["regions"])).await?.date)
     }
 
     /// Returns the zones of this region.
@@ -32,7 +32,7 @@ impl RegionClient {
     /// # Errors
     /// As for [`RegionClient::regions`].
     pub async fn zones(&self) -> Result<Vec<Zone>, VpcError> {
-        self.whole_list(&["regions", self.region(), "zones"], "zones").await
+        self.unpaged_list(&["regions", self.region(), "zones"], "zones").await
     }
 
     /// Returns the profiles for servers.
@@ -57,7 +57,7 @@ impl RegionClient {
     /// [`VpcError::Missing`] if there is none, and as for [`RegionClient::regions`].
     pub async fn vpc(&self, name: &str) -> Result<Vpc, VpcError> {
         let found = self.vpcs().await?.into_iter().find(|vpc| vpc.name == name);
-        self.found(found, "VPC", name)
+        self.require(found, "VPC", name)
     }
 
     /// Returns the subnet with that name in a VPC. Without a VPC, the name has to be unique among all VPCs.
@@ -70,7 +70,7 @@ impl RegionClient {
         let mut named = all
             .into_iter()
             .filter(|subnet| subnet.name == name && vpc.is_none_or(|vpc| subnet.vpc.id == *vpc));
-        let first = self.found(named.next(), "subnet", name)?;
+        let first = self.require(named.next(), "subnet", name)?;
         match named.next() {
             Some(_) => Err(VpcError::Setup(format!("several VPCs have a subnet {name:?}: name the VPC too"))),
             None => Ok(first),
@@ -83,7 +83,7 @@ impl RegionClient {
     /// [`VpcError::Missing`] if there is none, and as for [`RegionClient::regions`].
     pub async fn key(&self, name: &str) -> Result<Key, VpcError> {
         let all: Vec<Key> = self.list(&["keys"], "keys", &[]).await?;
-        self.found(all.into_iter().find(|key| key.name == name), "SSH key", name)
+        self.require(all.into_iter().find(|key| key.name == name), "SSH key", name)
     }
 
     /// Returns the security group with that name in a VPC.
@@ -93,6 +93,6 @@ impl RegionClient {
     pub async fn security_group(&self, name: &str, vpc: &VpcId) -> Result<SecurityGroup, VpcError> {
         let filters = [("vpc.id", vpc.as_str().to_owned())];
         let all: Vec<SecurityGroup> = self.list(&["security_groups"], "security_groups", &filters).await?;
-        self.found(all.into_iter().find(|group| group.name == name), "security group", name)
+        self.require(all.into_iter().find(|group| group.name == name), "security group", name)
     }
 }

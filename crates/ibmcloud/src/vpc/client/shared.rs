@@ -25,44 +25,44 @@ struct Tagged {
 
 impl RegionClient {
     /// Returns a wait for a caller who has already applied the user's settings to `patience`.
-    pub(super) fn waiting(&self, what: String, patience: Patience) -> Waiting<'_> {
-        Waiting { what, patience, clock: self.clock(), cancel: self.cancel(), watch: &*self.line.watch }
+    pub(super) fn waiting(&self, subject: String, patience: Patience) -> Waiting<'_> {
+        Waiting { subject, patience, clock: self.clock(), cancel: self.cancel(), watch: &*self.client.watch }
     }
 
-    /// Deletes the resource at `path`. Succeeds too if it is already deleted or, by `going`, being deleted.
-    /// While it is busy, waits for it unless `going` reports that it can't be deleted.
+    /// Deletes the resource at `path`. Succeeds too if it is already deleted or, by `check`, being deleted.
+    /// While it is busy, waits for it unless `check` reports that it can't be deleted.
     pub(super) async fn remove(
         &self,
-        what: &str,
+        subject: &str,
         patience: Patience,
         path: &[&str],
-        going: impl AsyncFn() -> Result<Conflict<()>, VpcError>,
+        check: impl AsyncFn() -> Result<Conflict<()>, VpcError>,
     ) -> Result<(), VpcError> {
-        self.line.change(what, patience, async || self.delete(path).await, going).await
+        self.client.change(subject, patience, async || self.delete(path).await, check).await
     }
 
-    /// Waits until `look` finds nothing.
-    pub(super) async fn gone<F>(
+    /// Waits until `find` finds nothing.
+    pub(super) async fn wait_until_gone<F>(
         &self,
-        what: String,
+        subject: String,
         patience: Patience,
-        look: impl Fn() -> F,
+        find: impl Fn() -> F,
     ) -> Result<(), VpcError>
     where
         F: Future<Output = Result<Option<(String, Vec<StateReason>)>, VpcError>>,
     {
-        self.waiting(what, patience)
+        self.waiting(subject, patience)
             .until(async || {
-                Ok(match look().await? {
+                Ok(match find().await? {
                     None => Sighting {
                         verdict: Verdict::Reached,
                         state: "gone".to_owned(),
                         reasons: Vec::new(),
-                        seen: (),
+                        resource: (),
                     },
                     Some((state, reasons)) => {
-                        let reasons = reasons.iter().map(StateReason::shown).collect();
-                        Sighting { verdict: Verdict::Underway, state, reasons, seen: () }
+                        let reasons = reasons.iter().map(StateReason::describe).collect();
+                        Sighting { verdict: Verdict::Underway, state, reasons, resource: () }
                     }
                 })
             })
@@ -73,11 +73,11 @@ impl RegionClient {
     pub(super) async fn add_tags(
         &self,
         path: &[&str],
-        noun: &'static str,
+        kind: &'static str,
         id: &str,
         tags: &[Tag],
     ) -> Result<(), VpcError> {
-        self.edit_tags(path, noun, id, |all| all.extend(tags.iter().map(|tag| tag.as_str().to_owned()))).await
+        self.edit_tags(path, kind, id, |all| all.extend(tags.iter().map(|tag| tag.as_str().to_owned()))).await
     }
 
     /// Changes tags: writes the whole list on condition that no other process has changed the resource
@@ -85,19 +85,19 @@ impl RegionClient {
     pub(super) async fn edit_tags(
         &self,
         path: &[&str],
-        noun: &'static str,
+        kind: &'static str,
         id: &str,
         edit: impl Fn(&mut BTreeSet<String>),
     ) -> Result<(), VpcError> {
         // If an earlier request made the change and its response was lost, the next read finds the tags in
         // place.
-        let again = async || Ok(Conflict::Passing);
-        self.line
+        let check = async || Ok(Conflict::Passing);
+        self.client
             .change(
-                &format!("{noun} {id}"),
+                &format!("{kind} {id}"),
                 Patience::BUSY,
-                async || self.edit_tags_once(path, noun, id, &edit).await,
-                again,
+                async || self.edit_tags_once(path, kind, id, &edit).await,
+                check,
             )
             .await
     }
@@ -105,24 +105,24 @@ impl RegionClient {
     async fn edit_tags_once(
         &self,
         path: &[&str],
-        noun: &'static str,
+        kind: &'static str,
         id: &str,
         edit: &impl Fn(&mut BTreeSet<String>),
     ) -> Result<(), VpcError> {
         let mut attempt = 1;
         loop {
-            let answer = match self.line.send(&ApiRequest::get(path)).await {
-                Err(err) if err.is_not_found() => return self.found(None, noun, id),
-                answer => answer?,
+            let response = match self.client.send(&ApiRequest::get(path)).await {
+                Err(err) if err.is_not_found() => return self.require(None, kind, id),
+                response => response?,
             };
-            let before = answer.read::<Tagged>()?.user_tags;
+            let before = response.read::<Tagged>()?.user_tags;
             let mut after = before.clone();
             edit(&mut after);
             if after == before {
                 return Ok(());
             }
-            let call = ApiRequest::patch(path, &json!({ "user_tags": after }))?.if_match(answer.etag);
-            match self.line.send(&call).await {
+            let call = ApiRequest::patch(path, &json!({ "user_tags": after }))?.if_match(response.etag);
+            match self.client.send(&call).await {
                 Ok(_) => return Ok(()),
                 // This also happens if an earlier request made the change and its response was lost.
                 Err(VpcError::Refused { refusal, .. }) if refusal.status == 412 && attempt < TAG_ATTEMPTS => {

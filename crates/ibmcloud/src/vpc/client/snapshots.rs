@@ -105,12 +105,12 @@ impl RegionClient {
     ///
     /// # Errors
     /// [`VpcError::Missing`] if there is none, and as for [`RegionClient::snapshots`].
-    pub async fn named_snapshot(&self, named: &str) -> Result<Snapshot, VpcError> {
-        let found = match self.snapshot_by_name(named).await? {
+    pub async fn named_snapshot(&self, name_or_id: &str) -> Result<Snapshot, VpcError> {
+        let found = match self.snapshot_by_name(name_or_id).await? {
             Some(found) => Some(found),
-            None => self.snapshot(&SnapshotId::new(named)).await?,
+            None => self.snapshot(&SnapshotId::new(name_or_id)).await?,
         };
-        self.found(found, "snapshot", named)
+        self.require(found, "snapshot", name_or_id)
     }
 
     /// Takes a snapshot, or adopts the existing one with that name and volume.
@@ -120,7 +120,7 @@ impl RegionClient {
     /// [`RegionClient::snapshots`].
     pub async fn create_snapshot(&self, prototype: &SnapshotPrototype) -> Result<Snapshot, VpcError> {
         let call = ApiRequest::post(&["snapshots"], &prototype.body())?;
-        let creation = Creation { noun: "snapshot", name: &prototype.name, call, patience: Patience::BUSY };
+        let creation = Creation { kind: "snapshot", name: &prototype.name, call, patience: Patience::BUSY };
         self.create(
             &creation,
             || self.snapshot_by_name(prototype.name.as_str()),
@@ -152,7 +152,7 @@ impl RegionClient {
             body["user_tags"] = json!(tags);
         }
         let call = ApiRequest::post(&["snapshots"], &body)?;
-        let creation = Creation { noun: "snapshot", name, call, patience: Patience::BUSY };
+        let creation = Creation { kind: "snapshot", name, call, patience: Patience::BUSY };
         self.create_unless(
             &creation,
             || self.snapshot_by_name(name.as_str()),
@@ -182,9 +182,11 @@ impl RegionClient {
     /// As for [`RegionClient::snapshots`].
     pub async fn delete_snapshot(&self, id: &SnapshotId) -> Result<(), VpcError> {
         self.remove(&format!("snapshot {id}"), Patience::BUSY, &["snapshots", id.as_str()], async || {
-            let there = self.snapshot(id).await?;
+            let current = self.snapshot(id).await?;
             Ok(Conflict::unless(
-                there.is_none_or(|there| there.lifecycle_state == SnapshotState::Deleting).then_some(()),
+                current
+                    .is_none_or(|current| current.lifecycle_state == SnapshotState::Deleting)
+                    .then_some(()),
             ))
         })
         .await
@@ -199,7 +201,7 @@ impl RegionClient {
         self.waiting(format!("snapshot {id}"), patience)
             .until(async || {
                 let snapshot = self.snapshot(id).await?;
-                let snapshot = self.found(snapshot, "snapshot", id.as_str())?;
+                let snapshot = self.require(snapshot, "snapshot", id.as_str())?;
                 let verdict = match snapshot.lifecycle_state {
                     SnapshotState::Stable => Verdict::Reached,
                     SnapshotState::Failed
@@ -210,12 +212,12 @@ impl RegionClient {
                 };
                 let percent =
                     snapshot.progress.map_or_else(String::new, |percent| format!(", {percent:.0} %"));
-                let reasons = snapshot.lifecycle_reasons.iter().map(|reason| reason.shown()).collect();
+                let reasons = snapshot.lifecycle_reasons.iter().map(|reason| reason.describe()).collect();
                 Ok(Sighting {
                     verdict,
                     state: format!("{}{percent}", snapshot.lifecycle_state),
                     reasons,
-                    seen: snapshot,
+                    resource: snapshot,
                 })
             })
             .await
@@ -226,7 +228,7 @@ impl RegionClient {
     /// # Errors
     /// [`VpcError::Overdue`], and as for [`RegionClient::snapshots`].
     pub async fn snapshot_gone(&self, id: &SnapshotId, patience: Patience) -> Result<(), VpcError> {
-        self.gone(format!("snapshot {id}"), patience, async || {
+        self.wait_until_gone(format!("snapshot {id}"), patience, async || {
             let snapshot = self.snapshot(id).await?;
             Ok(snapshot.map(|snapshot| (snapshot.lifecycle_state.to_string(), snapshot.lifecycle_reasons)))
         })
@@ -264,9 +266,9 @@ impl RegionClient {
     /// As for [`RegionClient::snapshots`].
     pub async fn create_clone(&self, id: &SnapshotId, zone: &str) -> Result<SnapshotClone, VpcError> {
         let path = ["snapshots", id.as_str(), "clones", zone];
-        let put = async || self.line.send(&ApiRequest::put(&path)).await?.read();
-        let look = async || Ok(Conflict::unless(self.get_if_any(&path).await?));
-        self.line.change(&format!("snapshot {id}"), Patience::BUSY, put, look).await
+        let put = async || self.client.send(&ApiRequest::put(&path)).await?.read();
+        let check = async || Ok(Conflict::unless(self.get_if_any(&path).await?));
+        self.client.change(&format!("snapshot {id}"), Patience::BUSY, put, check).await
     }
 
     /// Returns the clones of a snapshot.
@@ -274,7 +276,7 @@ impl RegionClient {
     /// # Errors
     /// As for [`RegionClient::snapshots`].
     pub async fn clones(&self, id: &SnapshotId) -> Result<Vec<SnapshotClone>, VpcError> {
-        self.whole_list(&["snapshots", id.as_str(), "clones"], "clones").await
+        self.unpaged_list(&["snapshots", id.as_str(), "clones"], "clones").await
     }
 
     /// Waits until volumes can be restored from a clone.
@@ -292,13 +294,13 @@ impl RegionClient {
         self.waiting(format!("the clone of snapshot {id} in {zone}"), patience)
             .until(async || {
                 let clone: Option<SnapshotClone> = self.get_if_any(&path).await?;
-                let clone = self.found(clone, "clone in zone", zone)?;
+                let clone = self.require(clone, "clone in zone", zone)?;
                 let (verdict, state) = if clone.available {
                     (Verdict::Reached, "available")
                 } else {
                     (Verdict::Underway, "being made")
                 };
-                Ok(Sighting { verdict, state: state.to_owned(), reasons: Vec::new(), seen: clone })
+                Ok(Sighting { verdict, state: state.to_owned(), reasons: Vec::new(), resource: clone })
             })
             .await
     }
@@ -310,8 +312,8 @@ impl RegionClient {
     pub async fn delete_clone(&self, id: &SnapshotId, zone: &str) -> Result<(), VpcError> {
         let path = ["snapshots", id.as_str(), "clones", zone];
         self.remove(&format!("the clone of snapshot {id} in {zone}"), Patience::BUSY, &path, async || {
-            let there: Option<SnapshotClone> = self.get_if_any(&path).await?;
-            Ok(Conflict::unless(there.is_none().then_some(())))
+            let current: Option<SnapshotClone> = self.get_if_any(&path).await?;
+            Ok(Conflict::unless(current.is_none().then_some(())))
         })
         .await
     }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::conflict::Conflict;
-use super::{ClientContext, http, safe_url};
+use super::{ClientContext, build_http_client, safe_url};
 use crate::vpc::error::VpcError;
 use crate::vpc::http::{ApiRequest, HttpClient, Policy};
 use crate::vpc::names::{Crn, Tag};
@@ -38,7 +38,7 @@ impl Default for TaggingConfig {
 
 /// Client for the service that tags any resource with a CRN.
 pub struct Tagging {
-    line: HttpClient,
+    client: HttpClient,
 }
 
 /// Response to a change: the result for each resource, which may be a failure although the status is 200.
@@ -71,20 +71,20 @@ impl Tagging {
     ///
     /// # Errors
     /// [`VpcError::Setup`] if the endpoint is not a URL, or the CA file can't be used.
-    pub fn new(config: &TaggingConfig, means: ClientContext) -> Result<Self, VpcError> {
-        let line = HttpClient {
-            http: http(&config.policy, config.ca_file.as_deref())?,
+    pub fn new(config: &TaggingConfig, context: ClientContext) -> Result<Self, VpcError> {
+        let client = HttpClient {
+            http: build_http_client(&config.policy, config.ca_file.as_deref())?,
             base: safe_url("tagging", &format!("{}/v3", config.endpoint.trim_end_matches('/')))?,
-            tokens: means.tokens,
-            clock: means.clock,
-            cancel: means.cancel,
-            fence: means.fence,
-            watch: means.watch,
+            tokens: context.tokens,
+            clock: context.clock,
+            cancel: context.cancel,
+            fence: context.fence,
+            watch: context.watch,
             policy: config.policy,
             fixed_query: vec![("tag_type", "user")],
-            heard: means.heard,
+            known_hosts: context.known_hosts,
         };
-        Ok(Self { line })
+        Ok(Self { client })
     }
 
     /// Adds tags to a resource and keeps its present ones.
@@ -103,18 +103,20 @@ impl Tagging {
         self.change("detach", crn, tags).await
     }
 
-    async fn change(&self, word: &str, crn: &Crn, tags: &[Tag]) -> Result<(), VpcError> {
+    async fn change(&self, action: &str, crn: &Crn, tags: &[Tag]) -> Result<(), VpcError> {
         let body = json!({ "resources": [{ "resource_id": crn }], "tag_names": tags });
-        let call = ApiRequest::post(&["tags", word], &body)?.freely();
-        let send = async || self.line.send(&call).await;
-        let answer =
-            self.line.change(&format!("{crn}"), Patience::BUSY, send, async || Ok(Conflict::Passing)).await?;
-        let outcomes: Outcomes = answer.read()?;
+        let call = ApiRequest::post(&["tags", action], &body)?.freely();
+        let send = async || self.client.send(&call).await;
+        let response = self
+            .client
+            .change(&format!("{crn}"), Patience::BUSY, send, async || Ok(Conflict::Passing))
+            .await?;
+        let outcomes: Outcomes = response.read()?;
         match outcomes.results.into_iter().find(|outcome| outcome.is_error == Some(true)) {
             None => Ok(()),
             Some(failed) => {
                 let reason = failed.message.unwrap_or_else(|| "the tags were not accepted".to_owned());
-                Err(VpcError::Malformed { request: answer.request, reason })
+                Err(VpcError::Malformed { request: response.request, reason })
             }
         }
     }
@@ -125,7 +127,7 @@ impl Tagging {
     /// As for [`Tagging::attach`].
     pub async fn tags(&self, crn: &Crn) -> Result<Vec<String>, VpcError> {
         let call = ApiRequest::get(&["tags"]).query("attached_to", crn.as_str()).query("limit", "1000");
-        let found: TaggedResource = self.line.send(&call).await?.read()?;
+        let found: TaggedResource = self.client.send(&call).await?.read()?;
         Ok(found.items.into_iter().map(|tag| tag.name).collect())
     }
 }

@@ -120,7 +120,7 @@ impl RegionClient {
     /// [`VpcError::NameTaken`] if another volume has the name, and as for [`RegionClient::volumes`].
     pub async fn create_volume(&self, prototype: &VolumePrototype) -> Result<Volume, VpcError> {
         let call = ApiRequest::post(&["volumes"], &prototype.body())?;
-        let creation = Creation { noun: "volume", name: &prototype.name, call, patience: Patience::BUSY };
+        let creation = Creation { kind: "volume", name: &prototype.name, call, patience: Patience::BUSY };
         self.create(
             &creation,
             || self.volume_by_name(prototype.name.as_str()),
@@ -143,10 +143,10 @@ impl RegionClient {
         self.remove(&format!("volume {id}"), Patience::BUSY, &["volumes", id.as_str()], async || {
             // A second DELETE conflicts with the first while that one is in progress.
             match self.volume(id).await? {
-                Some(volume) if volume.status == VolumeState::PendingDeletion => Ok(Conflict::AsAsked(())),
+                Some(volume) if volume.status == VolumeState::PendingDeletion => Ok(Conflict::Done(())),
                 Some(_) if self.is_held(id).await? => Ok(Conflict::Final),
                 Some(_) => Ok(Conflict::Passing),
-                None => Ok(Conflict::AsAsked(())),
+                None => Ok(Conflict::Done(())),
             }
         })
         .await
@@ -162,7 +162,7 @@ impl RegionClient {
         self.waiting(format!("volume {id}"), patience)
             .until(async || {
                 let volume = self.volume(id).await?;
-                let volume = self.found(volume, "volume", id.as_str())?;
+                let volume = self.require(volume, "volume", id.as_str())?;
                 let verdict = match volume.status {
                     VolumeState::Available if !volume.busy => Verdict::Reached,
                     VolumeState::Failed | VolumeState::PendingDeletion | VolumeState::Unusable => {
@@ -174,9 +174,9 @@ impl RegionClient {
                     .status_reasons
                     .iter()
                     .chain(&volume.health_reasons)
-                    .map(|reason| reason.shown())
+                    .map(|reason| reason.describe())
                     .collect();
-                Ok(Sighting { verdict, state: volume.status.to_string(), reasons, seen: volume })
+                Ok(Sighting { verdict, state: volume.status.to_string(), reasons, resource: volume })
             })
             .await
     }
@@ -186,7 +186,7 @@ impl RegionClient {
     /// # Errors
     /// [`VpcError::Overdue`], and as for [`RegionClient::volumes`].
     pub async fn volume_gone(&self, id: &VolumeId, patience: Patience) -> Result<(), VpcError> {
-        self.gone(format!("volume {id}"), patience, async || {
+        self.wait_until_gone(format!("volume {id}"), patience, async || {
             let volume = self.volume(id).await?;
             Ok(volume.map(|volume| (volume.status.to_string(), volume.status_reasons)))
         })

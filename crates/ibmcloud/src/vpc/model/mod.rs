@@ -113,7 +113,7 @@ pub struct StateReason {
 impl StateReason {
     /// Returns `code: message` for display, or the code alone if there is no message.
     #[must_use]
-    pub fn shown(&self) -> String {
+    pub fn describe(&self) -> String {
         if self.message.is_empty() { self.code.clone() } else { format!("{}: {}", self.code, self.message) }
     }
 }

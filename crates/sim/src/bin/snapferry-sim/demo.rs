@@ -26,7 +26,7 @@ const BUCKET: &str = "demo";
 const KEY: &str = "disk.qcow2";
 const REGION: &str = "us-south";
 /// Region that images are replicated to.
-const AWAY: &str = "us-east";
+const RECOVERY_REGION: &str = "us-east";
 const SERVER: &str = "web01";
 /// Bytes in one range request when the image is read back.
 const RANGE: u64 = 8 * MIB;
@@ -34,7 +34,7 @@ const RANGE: u64 = 8 * MIB;
 const GRACE: Duration = Duration::from_secs(3);
 const STOPPED: &str = "stopped";
 /// Message about the files that remain if the demo is ended at once.
-const LEFT: &str = "a folder snapferry-demo-... with a copy of the disk is left in TMPDIR or /tmp";
+const LEFTOVER_NOTE: &str = "a folder snapferry-demo-... with a copy of the disk is left in TMPDIR or /tmp";
 const NO_QEMU_IMG: &str = "cannot run qemu-img; on Debian and Ubuntu it is in qemu-utils";
 
 #[derive(Debug, Args)]
@@ -54,8 +54,8 @@ struct Outcome {
 
 /// One row of the table.
 struct Row {
-    what: &'static str,
-    took: Duration,
+    label: &'static str,
+    duration: Duration,
     size: u64,
 }
 
@@ -76,40 +76,40 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<Code> {
     let runtime = crate::runtime()?;
     let cancel = Cancel::new();
     // Before the first file that a signal would leave behind.
-    crate::listen(runtime.handle(), &cancel, LEFT)?;
+    crate::listen(runtime.handle(), &cancel, LEFTOVER_NOTE)?;
     let work = WorkFolder::make()?;
     let stage =
         Stage { program: &program, disk: &args.disk, work: &work.path, runtime: &runtime, cancel: &cancel };
-    let shown = stage.show();
+    let result = stage.run();
     // The disk may still be being copied: into a file that is removed with its folder.
     runtime.shutdown_background();
-    match shown {
+    match result {
         Err(_) if cancel.is_cancelled() => Ok(Code::Interrupted),
-        shown => shown.map(|()| Code::Done),
+        result => result.map(|()| Code::Done),
     }
 }
 
 impl Stage<'_> {
-    fn show(&self) -> anyhow::Result<()> {
+    fn run(&self) -> anyhow::Result<()> {
         let cloud =
             self.wait_for(async { Ok(SimRegion::start(RegionConfig::new(self.work.join("cloud"))).await?) })?;
-        let shown = self.show_on(&cloud, &mut stdout());
+        let result = self.run_on(&cloud, &mut stdout());
         // Also after an error: loop devices would remain otherwise.
         self.runtime.block_on(cloud.shutdown());
-        shown
+        result
     }
 
-    fn show_on(&self, cloud: &SimRegion, out: &mut impl Write) -> anyhow::Result<()> {
+    fn run_on(&self, cloud: &SimRegion, out: &mut impl Write) -> anyhow::Result<()> {
         self.wait_for(async {
             cloud.store().create_bucket(BUCKET).await?;
             Ok(cloud.seed_server(ServerSeed::new(REGION, SERVER, self.disk)).await?)
         })?;
-        self.introduce(cloud, out)?;
+        self.print_introduction(cloud, out)?;
         self.replicate_twice(cloud, out)?;
-        self.convert_beside(cloud.store(), out)
+        self.compare_with_qemu_img(cloud.store(), out)
     }
 
-    fn introduce(&self, cloud: &SimRegion, out: &mut impl Write) -> anyhow::Result<()> {
+    fn print_introduction(&self, cloud: &SimRegion, out: &mut impl Write) -> anyhow::Result<()> {
         writeln!(
             out,
             "1. A simulated cloud listens on {}: region {REGION} with server {SERVER}, whose disk is a copy of yours;",
@@ -128,7 +128,7 @@ impl Stage<'_> {
     fn replicate_twice(&self, cloud: &SimRegion, out: &mut impl Write) -> anyhow::Result<()> {
         writeln!(
             out,
-            "2. $ snapferry replicate {SERVER} --to {AWAY} --bucket {BUCKET}      twice, so that the second image takes the first one's place"
+            "2. $ snapferry replicate {SERVER} --to {RECOVERY_REGION} --bucket {BUCKET}      twice, so that the second image takes the first one's place"
         )?;
         for _ in 0..2 {
             out.flush()?;
@@ -138,12 +138,12 @@ impl Stage<'_> {
                 done.write(out)?;
             }
         }
-        writeln!(out, "   $ snapferry images list --region {AWAY}")?;
+        writeln!(out, "   $ snapferry images list --region {RECOVERY_REGION}")?;
         out.flush()?;
-        self.on_cloud(cloud, &["images", "list", "--region", AWAY])
+        self.on_cloud(cloud, &["images", "list", "--region", RECOVERY_REGION])
     }
 
-    fn convert_beside(&self, store: &SimStore, out: &mut impl Write) -> anyhow::Result<()> {
+    fn compare_with_qemu_img(&self, store: &SimStore, out: &mut impl Write) -> anyhow::Result<()> {
         let disk = self.disk;
         writeln!(
             out,
@@ -152,33 +152,33 @@ impl Stage<'_> {
             store.endpoint()
         )?;
         let outcome = self.convert(store)?;
-        let back = self.work.join("back.qcow2");
+        let download = self.work.join("back.qcow2");
         writeln!(out, "4. Reading the object back, {} ...", ByteCount(outcome.bytes_stored))?;
-        self.wait_for(read_back(store, &back))?;
-        self.qemu_img(["check", "-q"].map(Path::new).into_iter().chain([back.as_path()]))?;
+        self.wait_for(read_back(store, &download))?;
+        self.qemu_img(["check", "-q"].map(Path::new).into_iter().chain([download.as_path()]))?;
         let compare = ["compare", "-f", "raw", "-F", "qcow2"].map(Path::new);
-        self.qemu_img(compare.into_iter().chain([disk, back.as_path()]))?;
+        self.qemu_img(compare.into_iter().chain([disk, download.as_path()]))?;
         writeln!(
             out,
             "   qemu-img check: no errors.   qemu-img compare with {}: images are identical.",
             disk.display()
         )?;
-        std::fs::remove_file(&back)?;
+        std::fs::remove_file(&download)?;
         writeln!(out, "5. $ qemu-img convert -c -f raw -O qcow2 {} qemu.qcow2", disk.display())?;
-        let theirs = self.work.join("qemu.qcow2");
-        let begun = Instant::now();
+        let qemu_path = self.work.join("qemu.qcow2");
+        let started = Instant::now();
         let convert = ["convert", "-c", "-f", "raw", "-O", "qcow2"].map(Path::new);
-        self.qemu_img(convert.into_iter().chain([disk, theirs.as_path()]))?;
+        self.qemu_img(convert.into_iter().chain([disk, qemu_path.as_path()]))?;
         let rows = [
             Row {
-                what: "snapferry convert, into the bucket",
-                took: Duration::from_secs_f64(outcome.seconds),
+                label: "snapferry convert, into the bucket",
+                duration: Duration::from_secs_f64(outcome.seconds),
                 size: outcome.bytes_stored,
             },
             Row {
-                what: "qemu-img convert -c, into a file",
-                took: begun.elapsed(),
-                size: std::fs::metadata(&theirs)?.len(),
+                label: "qemu-img convert -c, into a file",
+                duration: started.elapsed(),
+                size: std::fs::metadata(&qemu_path)?.len(),
             },
         ];
         Ok(table(&rows, outcome.virtual_size, out)?)
@@ -201,17 +201,17 @@ impl Stage<'_> {
     }
 
     /// Runs a command on the cloud, with its output on the terminal.
-    fn on_cloud(&self, cloud: &SimRegion, words: &[&str]) -> anyhow::Result<()> {
+    fn on_cloud(&self, cloud: &SimRegion, args: &[&str]) -> anyhow::Result<()> {
         let mut command = self.command();
         command
-            .args(words)
+            .args(args)
             .arg("--quiet")
             .env("SNAPFERRY_VPC_ENDPOINT", cloud.endpoint_template())
             .env("SNAPFERRY_IAM_ENDPOINT", cloud.iam_endpoint())
             .env("IBMCLOUD_API_KEY", cloud.api_key().reveal());
         let status = self.finish(&mut command)?.status;
         if !status.success() {
-            bail!("`snapferry {}` failed ({status})", words.join(" "));
+            bail!("`snapferry {}` failed ({status})", args.join(" "));
         }
         Ok(())
     }
@@ -224,7 +224,7 @@ impl Stage<'_> {
                 "replicate",
                 SERVER,
                 "--to",
-                AWAY,
+                RECOVERY_REGION,
                 "--bucket",
                 BUCKET,
                 "--json",
@@ -312,7 +312,7 @@ impl Stage<'_> {
             };
             // If the thread can't be started, the child is still waited for, and gets a terminal's Ctrl-C by
             // itself.
-            let _joined_by_the_scope = threads::scoped(scope, "end a child", killing);
+            let _joined_by_the_scope = threads::spawn_scoped(scope, "end a child", killing);
             let output = child.wait_with_output();
             drop(running);
             output
@@ -329,8 +329,8 @@ impl Stage<'_> {
 /// # Errors
 /// If it can't be run.
 fn snapferry() -> anyhow::Result<PathBuf> {
-    let beside = std::env::current_exe()?.with_file_name("snapferry");
-    let path = if beside.is_file() { beside } else { PathBuf::from("snapferry") };
+    let sibling = std::env::current_exe()?.with_file_name("snapferry");
+    let path = if sibling.is_file() { sibling } else { PathBuf::from("snapferry") };
     let found = Command::new(&path).arg("--version").output();
     found.with_context(|| format!("cannot run {}; `cargo build -p snapferry` makes it", path.display()))?;
     Ok(path)
@@ -395,14 +395,14 @@ fn table(rows: &[Row], disk: ByteCount, out: &mut impl Write) -> std::io::Result
         "ratio",
         "speed"
     )?;
-    let slowest = rows.iter().map(|row| row.took).max().unwrap_or_default();
+    let slowest = rows.iter().map(|row| row.duration).max().unwrap_or_default();
     for row in rows {
-        let speed = slowest.as_secs_f64() / row.took.as_secs_f64().max(0.001);
-        let (seconds, image) = (row.took.as_secs_f64(), ByteCount(row.size).to_string());
+        let speed = slowest.as_secs_f64() / row.duration.as_secs_f64().max(0.001);
+        let (seconds, image) = (row.duration.as_secs_f64(), ByteCount(row.size).to_string());
         writeln!(
             out,
             "{:<36} {seconds:>9.1} {image:>12} {:>8} {speed:>7.1}x",
-            row.what,
+            row.label,
             ratio(row.size, disk.0)
         )?;
     }

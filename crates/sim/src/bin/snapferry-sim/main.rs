@@ -76,16 +76,16 @@ fn runtime() -> io::Result<Runtime> {
     Builder::new_multi_thread().enable_all().build()
 }
 
-/// Cancels the work at the first signal to stop. At a second one the process prints `left` and ends at once.
-fn listen(runtime: &Handle, cancel: &Cancel, left: &'static str) -> io::Result<()> {
+/// Cancels the work at the first signal to stop. At a second one the process prints `note` and ends at once.
+fn listen(runtime: &Handle, cancel: &Cancel, note: &'static str) -> io::Result<()> {
     let cancel = cancel.clone();
     signals::listen(runtime, move |stop| match stop {
         Stop::Begin => {
             tracing::warn!("stopping (once more to exit at once)");
-            cancel.cancel(Reason::Asked);
+            cancel.cancel(Reason::Requested);
         }
         Stop::AtOnce => {
-            eprintln!("snapferry-sim: stopped at once{}{left}", if left.is_empty() { "" } else { "; " });
+            eprintln!("snapferry-sim: stopped at once{}{note}", if note.is_empty() { "" } else { "; " });
             std::process::exit(Code::Interrupted as i32);
         }
     })

@@ -118,7 +118,7 @@ pub fn store(args: &StoreArgs) -> anyhow::Result<Code> {
 const EXPORTS: &str = "env";
 
 /// Quotes a value for a shell, if it needs that.
-fn word(text: &str) -> String {
+fn shell_quote(text: &str) -> String {
     if text.contains(char::is_whitespace) {
         format!("'{}'", text.replace('\'', r"'\''"))
     } else {
@@ -162,8 +162,8 @@ pub fn region(args: &RegionArgs) -> anyhow::Result<Code> {
         if !args.region.is_empty() {
             config.regions.clone_from(&args.region);
         }
-        let home = config.regions.first().cloned().unwrap_or_default();
-        let away = config.regions.get(1).unwrap_or(&home).clone();
+        let home_region = config.regions.first().cloned().unwrap_or_default();
+        let recovery_region = config.regions.get(1).unwrap_or(&home_region).clone();
         let sim = SimRegion::start(config).await?;
         if let Some(path) = &args.faults {
             sim.faults().add_file(path).map_err(|error| UsageError(error.to_string()))?;
@@ -172,25 +172,25 @@ pub fn region(args: &RegionArgs) -> anyhow::Result<Code> {
             sim.store().create_bucket(bucket).await?;
         }
         if let Some(disk) = &args.disk {
-            sim.seed_server(ServerSeed::new(&home, &args.server, disk)).await?;
+            sim.seed_server(ServerSeed::new(&home_region, &args.server, disk)).await?;
         }
         let mut settings = vec![
             ("VPC_ENDPOINT", sim.endpoint_template()),
-            ("VPC_REGION", home),
-            ("RECOVERY_REGION", away.clone()),
+            ("VPC_REGION", home_region),
+            ("RECOVERY_REGION", recovery_region.clone()),
             ("IAM_ENDPOINT", sim.iam_endpoint()),
             ("METADATA_ENDPOINT", sim.metadata_endpoint()),
             ("TAGGING_ENDPOINT", sim.tagging_endpoint()),
             ("DEVICE_FOLDER", sim.device_folder().display().to_string()),
             ("ENDPOINT", sim.store().endpoint()),
-            ("REGION", away),
+            ("REGION", recovery_region),
             ("API_KEY_FILE", key_file.display().to_string()),
             ("STATE_FOLDER", folder.join("state").display().to_string()),
         ];
         settings.extend(args.bucket.first().map(|bucket| ("BUCKET", bucket.clone())));
         let mut lines: String = settings
             .iter()
-            .map(|(name, value)| format!("export SNAPFERRY_{name}={}\n", word(value)))
+            .map(|(name, value)| format!("export SNAPFERRY_{name}={}\n", shell_quote(value)))
             .collect();
         if !rustix::process::geteuid().is_root() {
             lines.push_str(

@@ -396,7 +396,7 @@ async fn the_store_counts_what_it_is_asked() {
     f.part("a", &id, 2, &noise(1000, 2)).await;
     assert!(!held.is_finished());
     let stats = f.store.stats();
-    assert_eq!((stats.parts_in_flight, stats.most_parts_in_flight), (1, 2));
+    assert_eq!((stats.parts_in_flight, stats.max_parts_in_flight), (1, 2));
     let count = stats.of(Operation::UploadPart);
     assert_eq!((count.requests, count.succeeded, count.bytes_in), (2, 1, 1000));
     let last = stats.log.back().expect("a logged request");

@@ -129,7 +129,7 @@ soak: ## Many jobs on four workers, with faults and kills by chance (minutes); t
 	SNAPFERRY_SCALE_JOBS=1000 $(CARGO) test --locked -p snapferry --test it -- --nocapture fleet::scale
 
 .PHONY: lint
-lint: check-units check-packaging ## Format, clippy with and without features, documentation, shellcheck, licences, unused dependencies, systemd units, packages
+lint: check-units check-packaging check-monitoring ## Format, clippy with and without features, documentation, shellcheck, licences, unused dependencies, systemd units, packages, alerts
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --workspace --all-targets --all-features -- -D warnings
 	$(CARGO) clippy --locked -p snapferry -p snapferry-engine --lib --bins --no-default-features -- -D warnings
@@ -168,6 +168,10 @@ check-units: ## The systemd units, by systemd's own judgement
 .PHONY: check-packaging
 check-packaging: ## What packages are made of: files, maintainer scripts, the example of a configuration
 	scripts/check-packaging.py
+
+.PHONY: check-monitoring
+check-monitoring: ## The alerts and the dashboard, by Prometheus' own promtool
+	scripts/check-monitoring.py
 
 .PHONY: check-terraform
 check-terraform: ## The Terraform files: arguments, references, form; by Terraform itself too, where there is one

@@ -25,7 +25,7 @@ mkdir -p "$dist" "$staged/$name"
 install -m 755 "$program" "$staged/$name/"
 scripts/licences.py --texts "$staged/$name/third-party-licences.txt"
 install -m 644 LICENSE README.md CHANGELOG.md packaging/config.toml.example "$staged/$name/"
-cp -r systemd docs "$staged/$name/"
+cp -r systemd docs monitoring "$staged/$name/"
 "$program" man --to "$staged/$name/man"
 mkdir "$staged/$name/completions"
 for shell in bash zsh fish; do "$program" completions "$shell" >"$staged/$name/completions/snapferry.$shell"; done

@@ -6,7 +6,7 @@
 # Without an option: what the build needs. The options add to that:
 #   --demo    what `make demo` needs: qemu-img, a partitioner, ext4's tools
 #   --test    what the tests need: the same, an independent S3 server (Swift), a bucket as a folder (s3fs), CPU emulation, Redis,
-#               systemd-analyze, shellcheck, terminals that go away (script), cargo-nextest
+#               systemd-analyze, shellcheck, terminals that go away (script), Prometheus, cargo-nextest
 #   --bench   what `make bench` needs: the same as --demo, s3fs, Swift, python3
 #   --fuzz    what the fuzz targets need: a C++ compiler
 #   --deb     what `make deb` and `make test-deb` need: dpkg-shlibdeps, which finds what the package depends on, python3, debootstrap
@@ -18,7 +18,7 @@ set -euo pipefail
 readonly build=(gcc libc6-dev make nasm autoconf automake libtool)
 readonly demo=(qemu-utils gdisk e2fsprogs util-linux mount)
 readonly swift=(swift-proxy swift-account swift-container swift-object memcached curl)
-readonly tests=(qemu-user dmsetup shellcheck jq python3 python3-venv redis-server systemd s3fs bsdutils)
+readonly tests=(qemu-user dmsetup shellcheck jq python3 python3-venv redis-server systemd s3fs bsdutils prometheus)
 readonly bench=(s3fs python3)
 readonly fuzz=(g++)
 readonly deb=(dpkg-dev binutils python3 debootstrap)
@@ -71,7 +71,7 @@ if ((EUID != 0)); then
   as_root=(sudo)
 fi
 
-# Swift's, memcached's and Redis' packages would start their daemons on this machine, now and at each boot. The tests start their
+# Swift's, memcached's, Redis' and Prometheus' packages would start their daemons on this machine, now and at each boot. The tests start their
 # own, in a folder of their own; so the packages' are kept still. policy-rc.d is Debian's own word for "start nothing now".
 readonly policy=/usr/sbin/policy-rc.d
 wrote_policy=no
@@ -107,7 +107,7 @@ if ((${#missing[@]} > 0)); then
   daemons=()
   for package in "${missing[@]}"; do
     case $package in
-      swift-* | memcached | redis-server) daemons+=("$package") ;;
+      swift-* | memcached | redis-server | prometheus) daemons+=("$package") ;;
     esac
   done
   if ((${#daemons[@]} > 0)); then

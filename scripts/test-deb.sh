@@ -151,6 +151,9 @@ inside bash -c 'source /usr/share/bash-completion/completions/snapferry && compl
 for path in zsh/vendor-completions/_snapferry fish/vendor_completions.d/snapferry.fish; do
   grep -q replicate "$root/usr/share/$path" 2>/dev/null || complain "/usr/share/$path: missing, or without replicate"
 done
+for name in snapferry.rules.yml tests.yml grafana.json; do
+  [[ -s $root/usr/share/snapferry/monitoring/$name ]] || complain "there is no /usr/share/snapferry/monitoring/$name"
+done
 [[ -e $root/usr/share/doc/snapferry/copyright ]] || complain "there is no copyright file"
 
 # A removed package leaves what people wrote and what jobs need to be resumed; a purged one only what it never owned.

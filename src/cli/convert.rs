@@ -30,6 +30,7 @@ use super::printable;
 use super::progress::Progress;
 use super::report::{Report, write_plan};
 use super::signals::Unfinished;
+use super::throughput::Transfer;
 use super::verify::write_findings;
 use crate::cli::args::{CodecChoice, DestinationArgs};
 use crate::cli::error::{CommandError, CommandResult};
@@ -139,6 +140,7 @@ pub fn run(args: &ConvertArgs, session: &Session) -> CommandResult<Code> {
     let target =
         Target { store, key: destination.key().clone(), overwrite: Overwrite::if_forced(args.force) };
     let counters = Arc::new(Counters::default());
+    let counted = session.throughput.count(Transfer::Converting(Arc::clone(&counters)));
     let progress = Progress::show(&session.console, session.verbosity, Arc::clone(&counters), source.size());
     let convert = |source: &dyn Source| {
         let counters = Arc::clone(&counters);
@@ -154,7 +156,7 @@ pub fn run(args: &ConvertArgs, session: &Session) -> CommandResult<Code> {
         .run(runtime.handle())
     };
     let converted = if args.salvage { convert(&Salvaging::new(source)) } else { convert(&source) };
-    drop(progress);
+    drop((progress, counted));
     let mut converted = converted?;
     let verdict = if args.verify {
         Some(prove(&mut converted, &target, &destination, session, &runtime)?)
@@ -185,6 +187,7 @@ fn prove(
     runtime: &Runtime,
 ) -> CommandResult<Verdict> {
     let counters = Arc::new(RestoreCounters::default());
+    let _counted = session.throughput.count(Transfer::ReadingBack(Arc::clone(&counters)));
     let proof = Proof {
         target,
         location: destination.location(),

@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 use command::{Args, Command};
@@ -44,6 +45,7 @@ mod session;
 mod settings;
 mod signals;
 mod table;
+mod throughput;
 mod uploads;
 mod verify;
 
@@ -88,6 +90,7 @@ fn run(typed: &[OsString]) -> ExitCode {
         console: progress::Console::new(),
         verbosity: args.verbosity(),
         cancel: Cancel::new(),
+        throughput: Arc::default(),
     };
     log::start(session.verbosity, args.log_format, &session.console);
     for (name, meant) in Settings::misspelt(&session.environment) {

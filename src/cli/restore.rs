@@ -28,6 +28,7 @@ use super::printable;
 use super::progress::{Progress, per_second};
 use super::report::Usage;
 use super::signals::Unfinished;
+use super::throughput::Transfer;
 use crate::cli::args::ReadingArgs;
 use crate::cli::error::CommandResult;
 use crate::cli::session::Session;
@@ -84,6 +85,7 @@ pub fn run(args: &RestoreArgs, session: &Session) -> CommandResult<Code> {
     }
     let opened = Opened::open(&args.image, &args.reading, Unfinished::Target, session)?;
     let counters = Arc::new(Counters::default());
+    let _counted = session.throughput.count(Transfer::ReadingBack(Arc::clone(&counters)));
     let progress = OnceCell::new();
     let restored = Restoration {
         file: &*opened.image.file,

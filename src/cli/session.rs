@@ -1,5 +1,7 @@
 //! Session: everything that each command needs and none makes for itself.
 
+use std::sync::Arc;
+
 use snapferry_base::cancel::Cancel;
 use tokio::runtime::Runtime;
 
@@ -9,6 +11,7 @@ use super::progress::Console;
 use super::runtime::runtime;
 use super::settings::Settings;
 use super::signals::{self, Unfinished};
+use super::throughput::Throughput;
 use crate::cli::error::CommandResult;
 
 /// One run of the program.
@@ -21,6 +24,8 @@ pub struct Session {
     pub verbosity: Verbosity,
     /// Stops the work, once [`Session::start`] was called.
     pub cancel: Cancel,
+    /// Bytes that this run has moved.
+    pub throughput: Arc<Throughput>,
 }
 
 impl Session {

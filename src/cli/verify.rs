@@ -21,6 +21,7 @@ use super::print_json;
 use super::printable;
 use super::progress::{Progress, per_second};
 use super::signals::Unfinished;
+use super::throughput::Transfer;
 use crate::cli::args::ReadingArgs;
 use crate::cli::error::CommandResult;
 use crate::cli::session::Session;
@@ -82,6 +83,7 @@ pub fn run(args: &VerifyArgs, session: &Session) -> CommandResult<Code> {
 /// Verifies the image, with a progress bar or log lines.
 fn run_with_progress(verification: Verification<'_>, session: &Session) -> CommandResult<Verdict> {
     let counters = Arc::clone(&verification.counters);
+    let _counted = session.throughput.count(Transfer::ReadingBack(Arc::clone(&counters)));
     let progress = std::cell::OnceCell::new();
     let verdict = verification.run(&|size| {
         let _ =

@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
+use serde_json::Value;
 use snapferry_base::retry::{Class, chain};
 use snapferry_base::secret::Secret;
 use snapferry_fleet::queue::examine::{Finding, ask, judge};
-use snapferry_fleet::queue::{QueueError, RedisConfig, RedisQueue, Timing};
+use snapferry_fleet::queue::{LastSuccess, QueueError, RedisConfig, RedisQueue, Timing};
 use snapferry_fleet::replicate::Age;
 
 use crate::cli::args::QueueArgs;
@@ -85,6 +86,14 @@ pub async fn examine(args: &QueueArgs, environment: &Environment) -> CommandResu
     // A socket on this machine needs no TLS.
     let is_private = config.url.starts_with("rediss:") || config.url.starts_with("unix:");
     Ok(judge(&server_info, is_private, &config.timing, SystemTime::now()))
+}
+
+/// Returns the time of the snapshot in a server's last good image, or the time of the success if the result
+/// does not contain the snapshot's time.
+fn snapshot_time(success: &LastSuccess) -> SystemTime {
+    let result: Value = serde_json::from_str(&success.result).unwrap_or_default();
+    let taken = result["snapshot"]["taken_at"].as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+    taken.map_or(success.at, SystemTime::from)
 }
 
 /// Returns the address of the queue and the credentials for it.

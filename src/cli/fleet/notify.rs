@@ -91,7 +91,7 @@ fn send(stage: Watchdog, status: String) -> Telling {
 
 /// Returns the jobs in one line: `web01 convert 43 % of 100 GiB; db01 import`.
 fn status(worker: &Worker<'_>, drain: &Cancel) -> String {
-    let jobs: Vec<String> = worker.held_jobs().iter().map(|job| describe(job)).collect();
+    let jobs: Vec<String> = worker.held_jobs().all().iter().map(|job| describe(job)).collect();
     let jobs = if jobs.is_empty() { "idle".to_owned() } else { jobs.join("; ") };
     if drain.is_cancelled() { format!("ending: {jobs}") } else { jobs }
 }

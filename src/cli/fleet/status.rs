@@ -12,7 +12,7 @@ use snapferry_fleet::replicate::Age;
 use snapferry_fleet::worker::schedule::read;
 
 use super::jobs::at;
-use super::on_queue;
+use super::{on_queue, snapshot_time};
 use crate::cli::args::{OutputArgs, QueueArgs};
 use crate::cli::duration::approximate;
 use crate::cli::error::CommandResult;
@@ -40,11 +40,8 @@ impl Row {
     /// Returns the age of the last good image: the age of its snapshot, or the time since the success if the
     /// result does not contain the snapshot's time.
     fn age(&self, now: SystemTime) -> Option<Duration> {
-        let success = self.success.as_ref()?;
-        let result: Value = serde_json::from_str(&success.result).unwrap_or_default();
-        let taken =
-            result["snapshot"]["taken_at"].as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
-        now.duration_since(taken.map_or(success.at, SystemTime::from)).ok().or(Some(Duration::ZERO))
+        let taken = snapshot_time(self.success.as_ref()?);
+        now.duration_since(taken).ok().or(Some(Duration::ZERO))
     }
 
     fn image(&self) -> Option<String> {

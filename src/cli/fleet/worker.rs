@@ -18,7 +18,7 @@ use snapferry_fleet::replicate::{Age, Finished, JobContext, JobError, JobSpec, O
 use snapferry_fleet::worker::{JobEnvironment, ShutdownSignals, Worker, WorkerEvent, WorkerLimits};
 use snapferry_ibmcloud::iam::{CLOUD_INIT, instance_of_cloud_init};
 
-use super::metrics::{Answers, Counting, Metrics};
+use super::metrics::{Answers, Counting, Exporter, Metrics};
 use super::{config, metrics, notify, timing};
 use crate::cli::args::{CloudArgs, PlaceArgs, QueueArgs, RecoveryArgs};
 use crate::cli::cloud::{Cloud, RequestContext, run_leaving};
@@ -31,6 +31,7 @@ use crate::cli::replicate::show::Shown;
 use crate::cli::replicate::site::SiteArgs;
 use crate::cli::session::Session;
 use crate::cli::signals::Unfinished;
+use crate::cli::throughput::Metered;
 
 /// Time limit for one request to the cloud. A worker stops by itself 90 s after its last good beat; 25 s
 /// later none of its requests is under way any more, before its lease of 120 s runs out.
@@ -69,7 +70,8 @@ impl JobEnvironment for WorkerHost<'_> {
     fn observer(&self, _job: &JobSpec) -> Arc<dyn ProgressObserver> {
         // Several jobs run at once, so each change is a line of its own, on a terminal too.
         let shown = Arc::new(Shown::new(&self.session.console.without_terminal(), self.session.verbosity));
-        Arc::new(Counting { metrics: Arc::clone(&self.metrics), next: shown })
+        let metered = Arc::new(Metered::new(&self.session.throughput, shown));
+        Arc::new(Counting { metrics: Arc::clone(&self.metrics), next: metered })
     }
 
     fn result(&self, job: &JobSpec, finished: &Finished) -> String {
@@ -89,7 +91,7 @@ impl JobEnvironment for WorkerHost<'_> {
         message
     }
 
-    fn record(&self, event: WorkerEvent<'_>) {
+    fn record(&self, event: WorkerEvent) {
         self.metrics.observe(event);
     }
 }
@@ -149,7 +151,7 @@ pub struct WorkerArgs {
     pub keep_jobs: Age,
 
     /// Address that serves /metrics, /healthz and /readyz, or off
-    #[arg(long, default_value = "127.0.0.1:9419", value_name = "ADDRESS|off")]
+    #[arg(long, default_value = "127.0.0.1:19419", value_name = "ADDRESS|off")]
     pub metrics: MetricsAddress,
 
     #[command(flatten)]
@@ -181,7 +183,7 @@ impl FromStr for MetricsAddress {
         typed
             .parse()
             .map(Self::At)
-            .map_err(|_| format!("{typed:?} is no address: give one as in 127.0.0.1:9419, or off"))
+            .map_err(|_| format!("{typed:?} is no address: give one as in 127.0.0.1:19419, or off"))
     }
 }
 
@@ -201,7 +203,7 @@ pub fn run(args: &WorkerArgs, session: &Session) -> CommandResult<Code> {
         credentials::find(&store, &session.environment)?;
         check_device_folder(&args.place.device_folder);
         let name = format!("{} ({})", own.name, own.id);
-        let metrics = Arc::new(Metrics::new());
+        let metrics = Arc::new(Metrics::new(Arc::clone(&session.throughput)));
         let host = WorkerHost { cloud, site_args, own, session, metrics: Arc::clone(&metrics) };
         let (Age(grace), Age(remembered)) = (args.stop_within, args.keep_jobs);
         let limits = WorkerLimits { conversions: args.concurrency.get(), grace, remembered };
@@ -213,7 +215,11 @@ pub fn run(args: &WorkerArgs, session: &Session) -> CommandResult<Code> {
         tracing::info!("{name} converts {} at a time", args.concurrency);
         let metrics_server = async {
             match args.metrics {
-                MetricsAddress::At(address) => metrics::serve(address, metrics, queue, worker.health()).await,
+                MetricsAddress::At(address) => {
+                    let (health, held_jobs) = (worker.health(), worker.held_jobs());
+                    let slots = args.concurrency.get();
+                    metrics::serve(address, Exporter { metrics, queue, health, held_jobs, slots }).await;
+                }
                 MetricsAddress::Off => {}
             }
             std::future::pending::<()>().await;

@@ -31,6 +31,7 @@ use super::error::UsageError;
 use super::exit::Code;
 use super::log::Verbosity;
 use super::signals::Unfinished;
+use super::throughput::Metered;
 use crate::cli::args::{CloudArgs, HowArgs, OutputArgs, PlaceArgs, RecoveryArgs};
 use crate::cli::error::{CommandError, CommandResult};
 use crate::cli::print_json;
@@ -403,10 +404,11 @@ impl Command<'_> {
             let _ = printable::err().write_all(headline.as_bytes());
         }
         let begun = SystemTime::now();
+        let observer = Metered::new(&self.session.throughput, shown.clone());
         let saga =
-            Saga { job, context: &site, cleanup_context: &cleaning, journal: &journal, observer: &*shown };
+            Saga { job, context: &site, cleanup_context: &cleaning, journal: &journal, observer: &observer };
         let outcome = saga.run(state).await;
-        drop(shown);
+        drop((observer, shown));
         match outcome {
             Ok(finished) => {
                 self.report(job, &finished, begun)?;

@@ -425,8 +425,8 @@ async fn systemd_is_told_and_prometheus_finds_what_counts() {
         "snapferry_job_results_total{result=\"done\",class=\"\"} 1",
         "snapferry_step_duration_seconds_count{step=\"convert\"} 1",
         "snapferry_oldest_ready_seconds 0",
-        "snapferry_cloud_requests_total{operation=\"POST snapshots\",code=\"201\"} 1",
-        "snapferry_disk_bytes_total 1073741824",
+        "snapferry_cloud_requests_total{method=\"POST\",resource=\"snapshots\",code=\"201\"} 1",
+        "snapferry_source_bytes_total 1073741824",
     ] {
         assert!(metrics.contains(line), "{line:?} is not in:\n{metrics}");
     }

@@ -3,7 +3,8 @@
 //!
 //! | file | requirement that it checks |
 //! |---|---|
-//! | `commands` | enqueue, worker, jobs, status, schedule, as a user runs them; systemd and Prometheus |
+//! | `commands` | enqueue, worker, jobs, status, schedule, as a user runs them; systemd |
+//! | `metrics` | metrics of a worker, as Prometheus reads them |
 //! | `handover` | workers killed at every change, suspended or stopped: another worker continues |
 //! | `hostile` | hostile text in the queue; missing rights |
 //! | `soak` | many jobs, several workers, random faults and kills |
@@ -15,6 +16,7 @@ mod commands;
 mod handover;
 mod history;
 mod hostile;
+mod metrics;
 mod scale;
 mod signals;
 mod soak;

@@ -28,8 +28,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lease_holder::{FinalReport, LeaseHolder};
-pub use progress::JobProgress;
 use progress::ProgressRecorder;
+pub use progress::{HeldJobs, JobProgress};
 use rand::RngExt as _;
 use snapferry_base::cancel::{Cancel, Reason};
 use snapferry_base::clock::Clock;
@@ -62,8 +62,8 @@ const EXTRA_JOBS: usize = 16;
 
 /// An event for the metrics of the worker.
 #[derive(Clone, Copy, Debug)]
-pub enum WorkerEvent<'a> {
-    Done(&'a Finished),
+pub enum WorkerEvent {
+    Done,
     Failed(Class),
     LeaseLost,
     /// Number of jobs that were taken back from lost workers.
@@ -91,7 +91,7 @@ pub trait JobEnvironment: Send + Sync {
     fn error_text(&self, error: &JobError) -> String;
 
     /// Receives each event for the metrics.
-    fn record(&self, event: WorkerEvent<'_>);
+    fn record(&self, event: WorkerEvent);
 }
 
 /// Limits on a worker's concurrent work, on its shutdown, and on the queue's history.
@@ -154,7 +154,7 @@ pub struct Worker<'a> {
     claim_lock: tokio::sync::Mutex<()>,
     /// Permits to have a volume.
     volume_permits: Arc<Semaphore>,
-    held_jobs: Mutex<Vec<Arc<JobProgress>>>,
+    held_jobs: Arc<HeldJobs>,
     health: Arc<Health>,
 }
 
@@ -172,8 +172,7 @@ impl<'a> Worker<'a> {
     ) -> Self {
         let early = Arc::new(Semaphore::new(limits.conversions + 1));
         let volume_permits = Arc::new(Semaphore::new(limits.conversions));
-        let (claim_lock, held_jobs, health) =
-            (tokio::sync::Mutex::default(), Mutex::default(), Arc::default());
+        let (claim_lock, held_jobs, health) = (tokio::sync::Mutex::default(), Arc::default(), Arc::default());
         Self {
             queue,
             name,
@@ -191,10 +190,10 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Returns the progress of the jobs that this worker holds.
+    /// Returns the jobs that this worker holds, which change while it runs.
     #[must_use]
-    pub fn held_jobs(&self) -> Vec<Arc<JobProgress>> {
-        self.held_jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    pub fn held_jobs(&self) -> Arc<HeldJobs> {
+        Arc::clone(&self.held_jobs)
     }
 
     /// Returns the permanent failures, which change while the worker runs.
@@ -333,7 +332,7 @@ impl<'a> Worker<'a> {
             Arc::clone(&progress),
         );
         let holder = Arc::new(holder);
-        self.note(|held_jobs| held_jobs.push(Arc::clone(&progress)));
+        self.held_jobs.add(&progress);
         let mut saga = std::pin::pin!(self.run_saga(&queued.spec, queued.journal.as_deref(), &holder, early));
         let mut keep_alive = std::pin::pin!(holder.keep_alive());
         let mut drained = std::pin::pin!(self.drained(&progress));
@@ -352,11 +351,7 @@ impl<'a> Worker<'a> {
             }
         };
         self.end(&holder, ending, queued.attempts).await;
-        self.note(|held_jobs| held_jobs.retain(|other| other.id != progress.id));
-    }
-
-    fn note(&self, change: impl FnOnce(&mut Vec<Arc<JobProgress>>)) {
-        change(&mut self.held_jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        self.held_jobs.remove(progress.id);
     }
 
     /// Returns when the worker drains and the job is not converting, or when the job's grace period is over.
@@ -419,10 +414,7 @@ impl<'a> Worker<'a> {
                 tracing::warn!(job = %job.id, "nothing of it is left, and a newer job is done: {evidence}");
                 Ending::Stopped
             }
-            Ok(finished) => {
-                let result = self.environment.result(&job, &finished);
-                Ending::Done(Box::new(finished), result)
-            }
+            Ok(finished) => Ending::Done(self.environment.result(&job, &finished)),
             Err(_) if holder.is_lost() => Ending::Lost,
             Err(error) if error.class() == Class::Cancelled && holder.is_cancelled() => {
                 let abandoning = Saga { context: &cleanup_context, ..saga };
@@ -458,7 +450,7 @@ impl<'a> Worker<'a> {
             self.environment.record(WorkerEvent::LeaseLost);
         };
         let report = match &ending {
-            Ending::Done(_, result) => FinalReport::Finish(result),
+            Ending::Done(result) => FinalReport::Finish(result),
             Ending::Stopped => FinalReport::Stop,
             Ending::Lost => return lost(),
             Ending::Failed(_, Class::Cancelled) if !holder.is_cancelled() => FinalReport::Release,
@@ -477,8 +469,8 @@ impl<'a> Worker<'a> {
         };
         match holder.end(&report).await {
             Ok(()) => {
-                if let Ending::Done(finished, _) = &ending {
-                    self.environment.record(WorkerEvent::Done(finished));
+                if matches!(ending, Ending::Done(_)) {
+                    self.environment.record(WorkerEvent::Done);
                 }
             }
             Err(error) if error.class() == Class::LeaseLost => lost(),
@@ -490,7 +482,8 @@ impl<'a> Worker<'a> {
 
 /// Result of a job on this worker.
 enum Ending {
-    Done(Box<Finished>, String),
+    /// The job is done, with this result in JSON.
+    Done(String),
     Stopped,
     Lost,
     Failed(String, Class),

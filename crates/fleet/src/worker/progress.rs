@@ -70,6 +70,30 @@ impl JobProgress {
     }
 }
 
+/// Jobs that a worker holds, with their progress.
+#[derive(Default)]
+pub struct HeldJobs(Mutex<Vec<Arc<JobProgress>>>);
+
+impl HeldJobs {
+    fn jobs(&self) -> MutexGuard<'_, Vec<Arc<JobProgress>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the progress of each job.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<JobProgress>> {
+        self.jobs().clone()
+    }
+
+    pub(super) fn add(&self, job: &Arc<JobProgress>) {
+        self.jobs().push(Arc::clone(job));
+    }
+
+    pub(super) fn remove(&self, id: JobId) {
+        self.jobs().retain(|job| job.id != id);
+    }
+}
+
 /// Observer that keeps the progress for the worker and passes it on.
 pub(super) struct ProgressRecorder {
     pub progress: Arc<JobProgress>,

@@ -136,10 +136,10 @@ impl ApiRequest {
         Ok(Self { body: Some(json(body)?), ..Self::new(Method::PATCH, path, Repeat::Freely) })
     }
 
-    /// Returns the operation without the names of resources: `GET instances/volume_attachments`.
-    fn operation(&self) -> String {
+    /// Returns the kinds of the resources in the path, without their names: `instances/volume_attachments`.
+    fn resource(&self) -> String {
         let kinds: Vec<&str> = self.path.iter().step_by(2).map(String::as_str).collect();
-        format!("{} {}", self.method, kinds.join("/"))
+        kinds.join("/")
     }
 
     pub fn query(mut self, name: &str, value: impl Into<String>) -> Self {
@@ -342,7 +342,7 @@ impl HttpClient {
             }
         })?;
         tracing::debug!(request = %request, id = %request.id, status = status.as_u16(), "answered");
-        self.watch.answered(&call.operation(), status.as_u16());
+        self.watch.answered(call.method.as_str(), &call.resource(), status.as_u16());
         if status.is_success() {
             if call.method != Method::GET {
                 tracing::info!(target: CHANGES, id = %request.id, status = status.as_u16(), "{request}");

@@ -128,8 +128,9 @@ pub trait Watch: Send + Sync {
     /// API's reasons.
     fn waiting(&self, subject: &str, state: &str, reasons: &[String]);
 
-    /// Called after each response with the operation, as in `GET snapshots`, and the HTTP status.
-    fn answered(&self, _operation: &str, _status: u16) {}
+    /// Called after each response with the method and the kind of resource, as in `GET` and `snapshots`, and
+    /// the HTTP status.
+    fn answered(&self, _method: &str, _resource: &str, _status: u16) {}
 }
 
 /// Observer that logs one line at each change of state.

@@ -25,6 +25,7 @@ use super::config::{self, ImageDestination, StoreOptions};
 use super::error::UsageError;
 use super::exit::Code;
 use super::log::Verbosity;
+use super::metrics_file::MetricsFileArgs;
 use super::print_json;
 use super::printable;
 use super::progress::Progress;
@@ -97,12 +98,15 @@ pub struct ConvertArgs {
     pub verify: bool,
 
     /// Print what would be done: sizes, parts, memory
-    #[arg(long)]
+    #[arg(long, conflicts_with = "metrics_file")]
     pub dry_run: bool,
 
     /// Print the result as JSON on stdout
     #[arg(long)]
     pub json: bool,
+
+    #[command(flatten)]
+    pub metrics_file: MetricsFileArgs,
 }
 
 pub fn run(args: &ConvertArgs, session: &Session) -> CommandResult<Code> {

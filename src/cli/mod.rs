@@ -30,6 +30,7 @@ mod image;
 mod inspect;
 mod log;
 mod manual;
+mod metrics_file;
 mod open_image;
 mod panics;
 mod printable;
@@ -51,6 +52,7 @@ mod verify;
 
 use environment::Environment;
 use exit::Code;
+use metrics_file::MetricsFile;
 use printable::Form;
 use runtime::runtime;
 use session::Session;
@@ -96,6 +98,10 @@ fn run(typed: &[OsString]) -> ExitCode {
     for (name, meant) in Settings::misspelt(&session.environment) {
         tracing::warn!("the variable {name} does nothing: was {} meant?", meant.join(" or "));
     }
+    let metrics_file = match MetricsFile::of(&args.command, &session.throughput) {
+        Ok(metrics_file) => metrics_file,
+        Err(error) => return exit::report(&error.into()).into(),
+    };
     let session = &session;
     let outcome = match args.command {
         Command::Convert(args) => convert::run(&args, session),
@@ -126,10 +132,11 @@ fn run(typed: &[OsString]) -> ExitCode {
         Command::Completions(args) => manual::completions(&args, Args::command()),
         Command::Man(args) => manual::man(&args, Args::command()),
     };
-    match outcome {
-        Ok(code) => code.into(),
-        Err(error) => exit::report(&error).into(),
+    let code = outcome.unwrap_or_else(|error| exit::report(&error));
+    if let Some(metrics_file) = metrics_file {
+        metrics_file.write(if panics::ended_the_work() { Code::Unexpected } else { code });
     }
+    code.into()
 }
 
 /// Reads the command line and the settings. The first parse ignores errors, and finds the command and the

@@ -16,6 +16,7 @@ use super::duration::clock_face;
 use super::exit::Code;
 use super::image::ImageArgs;
 use super::log::Verbosity;
+use super::metrics_file::MetricsFileArgs;
 use super::open_image::Opened;
 use super::print_json;
 use super::printable;
@@ -46,9 +47,12 @@ pub struct VerifyArgs {
     #[command(flatten)]
     pub reading: ReadingArgs,
 
-    // Last, because its heading in the help holds for all that follows.
+    // Near the end, because its heading in the help holds for all that follows.
     #[command(flatten)]
     pub image: ImageArgs,
+
+    #[command(flatten)]
+    pub metrics_file: MetricsFileArgs,
 }
 
 pub fn run(args: &VerifyArgs, session: &Session) -> CommandResult<Code> {

@@ -18,6 +18,7 @@ mod inspect;
 mod layout;
 mod limits;
 mod metadata;
+mod metrics_file;
 mod qemu_images;
 mod qemu_img;
 mod queue;

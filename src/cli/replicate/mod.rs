@@ -30,6 +30,7 @@ use super::duration::{approximate, clock_face};
 use super::error::UsageError;
 use super::exit::Code;
 use super::log::Verbosity;
+use super::metrics_file::MetricsFileArgs;
 use super::signals::Unfinished;
 use super::throughput::Metered;
 use crate::cli::args::{CloudArgs, HowArgs, OutputArgs, PlaceArgs, RecoveryArgs};
@@ -70,7 +71,7 @@ pub struct ReplicateArgs {
     pub abandon: Option<JobId>,
 
     /// Print what would be done: names, sizes, what would be pruned
-    #[arg(long)]
+    #[arg(long, conflicts_with = "metrics_file")]
     pub dry_run: bool,
 
     #[command(flatten)]
@@ -87,6 +88,9 @@ pub struct ReplicateArgs {
 
     #[command(flatten)]
     pub recovery: RecoveryArgs,
+
+    #[command(flatten)]
+    pub metrics_file: MetricsFileArgs,
 }
 
 /// Choice of the jobs to resume.

@@ -21,6 +21,8 @@ mod scale;
 mod signals;
 mod soak;
 
+pub use metrics::names;
+
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 

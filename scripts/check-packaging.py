@@ -26,7 +26,7 @@ except ImportError:  # before Python 3.11, as on Ubuntu 22.04
 HERE = pathlib.Path(__file__).resolve().parents[1]
 BUILT = "target/release/snapferry"
 EXAMPLE = HERE / "packaging" / "config.toml.example"
-SETTINGS = HERE / "src" / "cli" / "settings.rs"
+SETTINGS = HERE / "src" / "cli" / "settings" / "mod.rs"
 # What dpkg calls each maintainer script with: installed anew, upgraded, removed, purged.
 CALLS = {
     "postinst": (["configure", ""], ["configure", "0.0.9"]),
@@ -119,7 +119,7 @@ def check_example(program):
     table = re.search(r"const SETTINGS: \[Setting; (\d+)\] = \[(.*?)\n\];", source, re.DOTALL)
     known = re.findall(r'(?:everywhere\(|Setting \{\s*name: )"(\w+)"', table[2]) if table else []
     if not table or len(known) != int(table[1]):
-        complain("src/cli/settings.rs: its table of settings has another form than this check reads")
+        complain("src/cli/settings/mod.rs: its table of settings has another form than this check reads")
         return
     if tomllib.loads(text):
         complain(f"{EXAMPLE.name}: a setting is not commented out")

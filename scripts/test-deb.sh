@@ -136,20 +136,25 @@ owned=$(inside stat --format '%U:%G %a' /var/lib/snapferry/jobs 2>&1) || true
 [[ -d $root/etc/snapferry ]] || complain "there is no /etc/snapferry"
 
 # A page for each command that the program has, at every depth, and completions that shells take.
-pages=$root/usr/share/man/man1
+pages=$root/usr/share/man
 inside snapferry man --to /tmp/pages || complain "it can't write its manual"
-for path in "$root"/tmp/pages/*.1; do
-  page=${path##*/}
+for path in "$root"/tmp/pages/*.[15]; do
+  page=man${path##*.}/${path##*/}
   [[ -e $pages/$page.gz ]] || {
     complain "there is no page $page.gz"
     continue
   }
   gzip --decompress --stdout "$pages/$page.gz" | cmp --quiet - "$path" || complain "$page.gz is not what the program writes"
 done
-[[ -e $pages/snapferry-replicate.1.gz ]] || complain "there is no page for replicate"
+[[ -e $pages/man1/snapferry-replicate.1.gz ]] || complain "there is no page for replicate"
+[[ -e $pages/man5/snapferry-config.toml.5.gz ]] || complain "there is no page for the configuration"
 inside bash -c 'source /usr/share/bash-completion/completions/snapferry && complete -p snapferry' >/dev/null || complain "bash does not take its completions"
+completed=$(inside bash -c 'source /usr/share/bash-completion/completions/snapferry
+COMP_WORDS=(snapferry convert --codec ""); COMP_CWORD=3
+_clap_complete_snapferry snapferry "" --codec; echo "${COMPREPLY[*]}"') || true
+[[ $completed == 'deflate zstd none' ]] || complain "bash completes --codec to: $completed"
 for path in zsh/vendor-completions/_snapferry fish/vendor_completions.d/snapferry.fish; do
-  grep -q replicate "$root/usr/share/$path" 2>/dev/null || complain "/usr/share/$path: missing, or without replicate"
+  grep -q 'snapferry --' "$root/usr/share/$path" 2>/dev/null || complain "/usr/share/$path: missing, or does not call the program"
 done
 for name in snapferry.rules.yml tests.yml grafana.json; do
   [[ -s $root/usr/share/snapferry/monitoring/$name ]] || complain "there is no /usr/share/snapferry/monitoring/$name"

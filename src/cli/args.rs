@@ -5,13 +5,18 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::Args as Group;
+use clap::{Args as Group, ValueHint};
+use clap_complete::ArgValueCandidates;
+use clap_complete::ArgValueCompleter;
 use snapferry_base::units::ByteCount;
 use snapferry_engine::compress::{Codec, Level};
 use snapferry_engine::convert::plan::StoreAs;
 use snapferry_fleet::replicate::device::BY_ID;
 use snapferry_fleet::replicate::{Age, Newest};
 use snapferry_ibmcloud::vpc::{ResourceName, Tag};
+
+use super::completions::{known, names};
+use super::values;
 
 /// Codec for an image's clusters, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,9 +67,6 @@ pub struct DestinationArgs {
     /// Write the image to this file
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-
-    #[command(flatten)]
-    pub store: StoreArgs,
 }
 
 /// Address and credentials of the object store.
@@ -73,11 +75,12 @@ pub struct DestinationArgs {
 pub struct StoreArgs {
     /// Address of the store, or a kind of IBM COS endpoint: direct (from inside a VPC), private, public
     /// [default: direct]
-    #[arg(long, value_name = "URL|KIND")]
+    #[arg(long, value_name = "URL|KIND", hide_short_help = true,
+        add = ArgValueCandidates::new(|| known(&["direct", "private", "public"])))]
     pub endpoint: Option<String>,
 
     /// The bucket's region [default: AWS_REGION]
-    #[arg(long, value_name = "REGION")]
+    #[arg(long = "bucket-region", visible_alias = "region", value_name = "REGION")]
     pub region: Option<String>,
 
     /// HMAC keys: AWS' ini format, or the JSON of an IBM service credential
@@ -97,21 +100,22 @@ pub struct IdentityArgs {
     #[arg(long, value_name = "FILE")]
     pub api_key_file: Option<PathBuf>,
 
-    /// A trusted profile of this server, by its id or CRN, or the server's default one
-    #[arg(long, value_name = "ID|default", conflicts_with = "api_key_file")]
+    /// A trusted profile of this server: its id or CRN, or default
+    #[arg(long, value_name = "ID|default", conflicts_with = "api_key_file",
+        add = ArgValueCandidates::new(|| known(&["default"])))]
     pub trusted_profile: Option<String>,
 
     /// Address of IBM IAM, which issues tokens [default: https://iam.cloud.ibm.com]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_hint = ValueHint::Url, hide_short_help = true)]
     pub iam_endpoint: Option<String>,
 
     /// The instance metadata service [default: http://169.254.169.254, then
     /// https://api.metadata.cloud.ibm.com]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_hint = ValueHint::Url, hide_short_help = true)]
     pub metadata_endpoint: Option<String>,
 
     /// A private certificate authority, trusted beside the system's
-    #[arg(long, value_name = "PEM")]
+    #[arg(long, value_name = "PEM", hide_short_help = true)]
     pub ca_file: Option<PathBuf>,
 }
 
@@ -119,11 +123,11 @@ pub struct IdentityArgs {
 #[derive(Debug, Group)]
 pub struct ReadingArgs {
     /// The manifest to check against [default: the one beside the image, if there is one]
-    #[arg(long, value_name = "PATH|none")]
+    #[arg(long, value_name = "PATH|none", value_hint = ValueHint::FilePath)]
     pub manifest: Option<PathBuf>,
 
     /// Refuse an image that holds a larger disk
-    #[arg(long, default_value = "64T", value_name = "SIZE")]
+    #[arg(long, default_value = "64T", value_name = "SIZE", hide_short_help = true)]
     pub max_size: ByteCount,
 
     /// Decoding threads [default: one per core]
@@ -158,11 +162,12 @@ pub struct CloudArgs {
     pub region: Option<String>,
 
     /// The VPC API: public, private, or a URL with {region} in it
-    #[arg(long, default_value = "public", value_name = "KIND|URL")]
+    #[arg(long, default_value = "public", value_name = "KIND|URL", hide_short_help = true,
+        add = ArgValueCandidates::new(|| known(&["public", "private"])))]
     pub vpc_endpoint: String,
 
     /// Address of Global Tagging [default: IBM's, private if --vpc-endpoint is]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_hint = ValueHint::Url, hide_short_help = true)]
     pub tagging_endpoint: Option<String>,
 
     #[command(flatten)]
@@ -187,7 +192,8 @@ pub struct RecoveryArgs {
 
     /// Address of the store, or a kind of IBM COS endpoint: direct (from inside a VPC), private, public
     /// [default: direct]
-    #[arg(long, value_name = "URL|KIND")]
+    #[arg(long, value_name = "URL|KIND", hide_short_help = true,
+        add = ArgValueCandidates::new(|| known(&["direct", "private", "public"])))]
     pub endpoint: Option<String>,
 
     /// HMAC keys for the bucket: AWS' ini format, or the JSON of an IBM service credential
@@ -241,19 +247,19 @@ pub struct QueueArgs {
     pub redis: Option<String>,
 
     /// Name of the Redis user, if Redis has users
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
     pub redis_user: Option<String>,
 
     /// A file with the password
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
     pub redis_password_file: Option<PathBuf>,
 
     /// A private certificate authority that signed Redis' certificate
-    #[arg(long, value_name = "PEM")]
+    #[arg(long, value_name = "PEM", hide_short_help = true)]
     pub redis_ca_file: Option<PathBuf>,
 
     /// Prefix of all keys, for fleets that share a Redis [default: snapferry]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
     pub redis_prefix: Option<String>,
 
     /// Duration of a lease; the same for all workers of a fleet
@@ -265,7 +271,7 @@ pub struct QueueArgs {
 #[derive(Clone, Debug, Group)]
 pub struct ServersArgs {
     /// Names of the servers
-    #[arg(value_name = "SERVER")]
+    #[arg(value_name = "SERVER", add = ArgValueCompleter::new(names::servers))]
     pub servers: Vec<String>,
 
     /// File with more servers, one per line; # begins a comment
@@ -281,12 +287,13 @@ pub struct ServersArgs {
 #[derive(Clone, Debug, Group)]
 #[command(next_help_heading = "The job")]
 pub struct HowArgs {
-    /// Use this snapshot, by name or id, instead of taking one; it is left as it is
+    /// Use this snapshot, by name or id, and leave it as it is
     #[arg(long, value_name = "SNAPSHOT")]
     pub from_snapshot: Option<String>,
 
-    /// Restore the volume from a fast-restore clone in this server's zone: full speed at once, billed by the
-    /// hour
+    /// Restore from a clone: full speed at once, billed hourly
+    ///
+    /// The volume is restored from a fast-restore clone of the snapshot in this server's zone.
     #[arg(long)]
     pub fast_restore_clone: bool,
 
@@ -295,11 +302,11 @@ pub struct HowArgs {
     pub keep_snapshot: bool,
 
     /// The operating system's name in the recovery region [default: the volume's own]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
     pub os: Option<String>,
 
     /// The newest image's name [default: SERVER-latest]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
     pub image_name: Option<ResourceName>,
 
     /// Stop once the object is in the bucket; import nothing
@@ -307,27 +314,29 @@ pub struct HowArgs {
     pub no_import: bool,
 
     /// The profile of the volume that is read [default: the fastest of its generation]
-    #[arg(long, value_name = "PROFILE")]
+    #[arg(long, value_name = "PROFILE", hide_short_help = true)]
     pub volume_profile: Option<String>,
 
     /// Codec of clusters; IBM is known to import deflate
-    #[arg(long, default_value = "deflate", value_name = "deflate|zstd")]
+    #[arg(long, default_value = "deflate", value_name = "CODEC", hide_short_help = true,
+        value_parser = values::codecs())]
     pub codec: Codec,
 
     /// Compression level: speed against size
-    #[arg(long, default_value = "fast", value_name = "fast|balanced|small|smallest")]
+    #[arg(long, default_value = "fast", value_name = "LEVEL", hide_short_help = true,
+        value_parser = values::levels())]
     pub level: Level,
 
     /// Prefix of the objects' keys, e.g. nightly/
-    #[arg(long, default_value = "", value_name = "TEXT")]
+    #[arg(long, default_value = "", value_name = "TEXT", hide_short_help = true)]
     pub prefix: String,
 
     /// Id of the resource group for all new resources [default: the boot volume's]
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", hide_short_help = true)]
     pub resource_group: Option<String>,
 
     /// Location of the bucket, as imports name it: us-east, us-geo [default: its region]
-    #[arg(long, value_name = "LOCATION")]
+    #[arg(long, value_name = "LOCATION", hide_short_help = true)]
     pub bucket_location: Option<String>,
 
     #[command(flatten)]
@@ -339,27 +348,30 @@ pub struct HowArgs {
 #[command(next_help_heading = "Retention")]
 pub struct RetentionArgs {
     /// Snapshots of the server to keep, newest first (at least 1)
-    #[arg(long, default_value = "1", value_name = "N|all")]
+    #[arg(long, default_value = "1", value_name = "N|all", hide_short_help = true,
+        add = ArgValueCandidates::new(|| known(&["all"])))]
     pub keep_snapshots: Newest,
 
     /// Images of the server to keep, newest first, the latest included
-    #[arg(long, default_value = "2", value_name = "N|all")]
+    #[arg(long, default_value = "2", value_name = "N|all", hide_short_help = true,
+        add = ArgValueCandidates::new(|| known(&["all"])))]
     pub keep_images: Newest,
 
     /// Objects of the server to keep, newest first
-    #[arg(long, default_value = "2", value_name = "N|all")]
+    #[arg(long, default_value = "2", value_name = "N|all", hide_short_help = true,
+        add = ArgValueCandidates::new(|| known(&["all"])))]
     pub keep_objects: Newest,
 
     /// Also keep snapshots younger than this, e.g. 7d
-    #[arg(long, value_name = "AGE")]
+    #[arg(long, value_name = "AGE", hide_short_help = true)]
     pub snapshot_age: Option<Age>,
 
     /// Also keep images younger than this
-    #[arg(long, value_name = "AGE")]
+    #[arg(long, value_name = "AGE", hide_short_help = true)]
     pub image_age: Option<Age>,
 
     /// Also keep objects younger than this
-    #[arg(long, value_name = "AGE")]
+    #[arg(long, value_name = "AGE", hide_short_help = true)]
     pub object_age: Option<Age>,
 }
 
@@ -368,27 +380,27 @@ pub struct RetentionArgs {
 #[command(next_help_heading = "This machine")]
 pub struct PlaceArgs {
     /// Folder for journals [default: /var/lib/snapferry for root, ~/.local/state/snapferry otherwise]
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath, hide_short_help = true)]
     pub state_folder: Option<PathBuf>,
 
     /// Id of this server [default: from its metadata service or cloud-init]
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", hide_short_help = true)]
     pub instance: Option<String>,
 
     /// Folder in which attached volumes appear
-    #[arg(long, default_value = BY_ID, value_name = "FOLDER")]
+    #[arg(long, default_value = BY_ID, value_name = "FOLDER", value_hint = ValueHint::DirPath, hide_short_help = true)]
     pub device_folder: PathBuf,
 
     /// Accept regular files as devices, for a simulated cloud that does not run as root
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     pub device_files: bool,
 
     /// Polling interval while waiting for the cloud [default: 2 s at first, later 10 s]
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, hide_short_help = true)]
     pub poll_every: Option<Duration>,
 
     /// Longest wait for any one state, e.g. 2h [default: by step, 2 minutes to 12 hours]
-    #[arg(long, value_name = "AGE")]
+    #[arg(long, value_name = "AGE", hide_short_help = true)]
     pub wait_at_most: Option<Age>,
 }
 

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::exit::Code;
 use super::printable;
-use super::settings::{DEFAULT_FILE, Shown};
+use super::settings::{SYSTEM_FILE, Shown, user_file};
 use super::table::Table;
 use crate::cli::error::CommandResult;
 use crate::cli::session::Session;
@@ -41,9 +41,15 @@ pub fn run(args: &ConfigArgs, session: &Session, command: &clap::Command) -> Com
         return Ok(Code::Done);
     }
     let mut out = printable::out();
-    match session.settings.file() {
-        Some(path) => writeln!(out, "file: {}", path.display())?,
-        None => writeln!(out, "file: none ({DEFAULT_FILE} is not there)")?,
+    for path in session.settings.files() {
+        writeln!(out, "file: {}", path.display())?;
+    }
+    if session.settings.files().is_empty() {
+        let none = match user_file(&session.environment) {
+            Some(path) => format!("neither {SYSTEM_FILE} nor {} is there", path.display()),
+            None => format!("{SYSTEM_FILE} is not there"),
+        };
+        writeln!(out, "file: none ({none})")?;
     }
     let mut table = Table::new(&["setting", "value", "from"]);
     for Shown { name, value, origin } in shown {

@@ -33,9 +33,10 @@ use super::report::{Report, write_plan};
 use super::signals::Unfinished;
 use super::throughput::Transfer;
 use super::verify::write_findings;
-use crate::cli::args::{CodecChoice, DestinationArgs};
+use crate::cli::args::{CodecChoice, DestinationArgs, StoreArgs};
 use crate::cli::error::{CommandError, CommandResult};
 use crate::cli::session::Session;
+use crate::cli::values;
 
 #[derive(Debug, Group)]
 #[command(
@@ -57,16 +58,18 @@ pub struct ConvertArgs {
     #[arg(long)]
     pub in_use: bool,
 
-    /// Codec of clusters: deflate is read by every importer, zstd is smaller, none stores them uncompressed
-    #[arg(long, default_value = "deflate", value_name = "deflate|zstd|none")]
+    /// Codec of clusters
+    ///
+    /// deflate is read by every importer, zstd is smaller, none stores clusters uncompressed.
+    #[arg(long, default_value = "deflate", value_name = "CODEC", value_parser = values::codecs_and_none())]
     pub codec: CodecChoice,
 
     /// Compression level: speed against size
-    #[arg(long, default_value = "fast", value_name = "fast|balanced|small|smallest")]
+    #[arg(long, default_value = "fast", value_name = "LEVEL", value_parser = values::levels())]
     pub level: Level,
 
     /// Cluster size of qcow2, 4k to 2M
-    #[arg(long, default_value = "64k", value_name = "SIZE")]
+    #[arg(long, default_value = "64k", value_name = "SIZE", hide_short_help = true)]
     pub cluster_size: ByteCount,
 
     /// Compression threads [default: one per core]
@@ -74,15 +77,15 @@ pub struct ConvertArgs {
     pub threads: Option<NonZeroUsize>,
 
     /// Bytes in each part of the upload, a multiple of 4M [default: 32M, more for very large disks]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", hide_short_help = true)]
     pub part_size: Option<ByteCount>,
 
     /// Parts uploaded at once [default: 6]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", hide_short_help = true)]
     pub connections: Option<NonZeroUsize>,
 
     /// Limit the upload rate, in bytes per second, e.g. 50M
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, visible_alias = "bwlimit", value_name = "RATE")]
     pub limit: Option<ByteCount>,
 
     /// Store unreadable sectors as zeros, list them, and exit with code 3
@@ -90,10 +93,12 @@ pub struct ConvertArgs {
     pub salvage: bool,
 
     /// Leave out the BLAKE3 sums of what was read
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     pub no_hash: bool,
 
-    /// Read the image back and compare it with what was read; record its SHA-256 in the manifest
+    /// Read the image back and compare it with what was read
+    ///
+    /// The image's SHA-256 is recorded in the manifest.
     #[arg(long, conflicts_with_all = ["no_hash", "dry_run"])]
     pub verify: bool,
 
@@ -104,6 +109,10 @@ pub struct ConvertArgs {
     /// Print the result as JSON on stdout
     #[arg(long)]
     pub json: bool,
+
+    // Last, because its heading in the help applies to all options that follow.
+    #[command(flatten)]
+    pub store: StoreArgs,
 
     #[command(flatten)]
     pub metrics_file: MetricsFileArgs,
@@ -139,7 +148,7 @@ pub fn run(args: &ConvertArgs, session: &Session) -> CommandResult<Code> {
             limit: args.limit,
             ..StoreOptions::plain(plan.connections, &session.cancel, &session.environment)
         };
-        config::open_store(&destination, &args.destination.store, &usage)?
+        config::open_store(&destination, &args.store, &usage)?
     };
     let target =
         Target { store, key: destination.key().clone(), overwrite: Overwrite::if_forced(args.force) };
@@ -225,7 +234,7 @@ fn print(
     // The image is complete, even if stderr is closed.
     let _ = match verbosity {
         Verbosity::Quiet => report.write_salvaged(&mut printable::err()),
-        Verbosity::Normal | Verbosity::Verbose => {
+        Verbosity::Normal | Verbosity::Verbose | Verbosity::Detailed => {
             report.write_for_people(converted.took, &mut printable::err())
         }
     };

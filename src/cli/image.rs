@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use clap::Args as Group;
+use clap::{Args as Group, ValueHint};
 use snapferry_engine::image::{LocalImage, StoredImage};
 use snapferry_engine::store::Location;
 use snapferry_engine::store::{FolderStore, ObjectKey, ObjectStore};
@@ -25,7 +25,8 @@ const SCHEME: &str = "s3://";
 #[derive(Debug, Group)]
 pub struct ImageArgs {
     /// The image: a file, or s3://BUCKET/KEY
-    #[arg(value_name = "IMAGE", required_unless_present = "bucket", conflicts_with_all = ["bucket", "key"])]
+    #[arg(value_name = "IMAGE", required_unless_present = "bucket", conflicts_with_all = ["bucket", "key"],
+        value_hint = ValueHint::AnyPath)]
     pub image: Option<OsString>,
 
     /// Bucket that holds the image

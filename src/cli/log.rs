@@ -9,7 +9,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::fmt::format::{Writer, debug_fn};
+use tracing_subscriber::fmt::format::{FmtSpan, Writer, debug_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -25,6 +25,8 @@ pub enum Verbosity {
     Normal,
     /// As [`Verbosity::Normal`], with each request and each retry.
     Verbose,
+    /// As [`Verbosity::Verbose`], with the module of each line, and the time that each step took.
+    Detailed,
 }
 
 /// Format of log lines.
@@ -44,6 +46,7 @@ pub fn start(verbosity: Verbosity, format: LogFormat, console: &Console) {
         Verbosity::Quiet => LevelFilter::ERROR,
         Verbosity::Normal => LevelFilter::WARN,
         Verbosity::Verbose => LevelFilter::DEBUG,
+        Verbosity::Detailed => LevelFilter::TRACE,
     };
     // snapferry logs at the level that the user asked for. Libraries never log below warnings, because their
     // debug lines show headers.
@@ -55,7 +58,14 @@ pub fn start(verbosity: Verbosity, format: LogFormat, console: &Console) {
     }
     let filter = EnvFilter::try_from_env("SNAPFERRY_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     // The layer would report a failed write to stderr with `eprintln!`, which panics then.
-    let layer = || tracing_subscriber::fmt::layer().with_target(false).log_internal_errors(false);
+    let detailed = verbosity == Verbosity::Detailed;
+    let ends = if detailed { FmtSpan::CLOSE } else { FmtSpan::NONE };
+    let layer = || {
+        tracing_subscriber::fmt::layer()
+            .with_target(detailed)
+            .with_span_events(ends.clone())
+            .log_internal_errors(false)
+    };
     let lines = || {
         layer().fmt_fields(debug_fn(field).delimited(" ")).with_writer(AboveBar(console.clone(), Form::Text))
     };
@@ -69,7 +79,7 @@ pub fn start(verbosity: Verbosity, format: LogFormat, console: &Console) {
     let all = tracing_subscriber::registry().with(filter);
     // Only a test that runs two commands in one process finds a subscriber already there.
     let _ = match format {
-        LogFormat::Text => all.with(lines().with_ansi(console.is_terminal())).try_init(),
+        LogFormat::Text => all.with(lines().with_ansi(console::colors_enabled_stderr())).try_init(),
         LogFormat::Json => all.with(objects()).try_init(),
         LogFormat::Journald => match tracing_journald::layer() {
             Ok(journal) => all

@@ -6,8 +6,9 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{CommandFactory as _, FromArgMatches as _};
-use command::{Args, Command};
+use clap::FromArgMatches as _;
+use colour::ColourChoice;
+use command::{Args, Command, definition};
 use serde::Serialize;
 use snapferry_base::cancel::Cancel;
 
@@ -15,7 +16,9 @@ use crate::cli::error::{CommandError, CommandResult};
 
 mod args;
 mod cloud;
+mod colour;
 mod command;
+mod completions;
 mod config;
 mod config_show;
 mod convert;
@@ -47,13 +50,17 @@ mod settings;
 mod signals;
 mod table;
 mod throughput;
+mod tips;
 mod uploads;
+mod values;
 mod verify;
+mod version;
 
 use environment::Environment;
 use exit::Code;
 use metrics_file::MetricsFile;
 use printable::Form;
+use progress::ProgressChoice;
 use runtime::runtime;
 use session::Session;
 use settings::Settings;
@@ -68,6 +75,9 @@ pub fn main(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
         let _ = writeln!(std::io::stderr(), "{name}: {tight}");
         return Code::Unexpected.into();
     }
+    if completions::answer(&typed) {
+        return Code::Done.into();
+    }
     let ended = std::panic::catch_unwind(|| run(&typed));
     match ended {
         Ok(code) if !panics::ended_the_work() => code,
@@ -78,10 +88,12 @@ pub fn main(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn run(typed: &[OsString]) -> ExitCode {
     if let Some(args) = qemu_img::arguments(typed) {
-        log::start(log::Verbosity::Quiet, log::LogFormat::Text, &progress::Console::new());
+        let console = progress::Console::new(ProgressChoice::default());
+        log::start(log::Verbosity::Quiet, log::LogFormat::Text, &console);
         return qemu_img::run(args);
     }
     let environment = Environment::of_process();
+    ColourChoice::of_command_line(typed).apply(&environment);
     let (args, settings) = match read(typed, &environment) {
         Ok(read) => read,
         Err(error) => return refuse(&error).into(),
@@ -89,7 +101,7 @@ fn run(typed: &[OsString]) -> ExitCode {
     let session = Session {
         environment,
         settings,
-        console: progress::Console::new(),
+        console: progress::Console::new(args.progress),
         verbosity: args.verbosity(),
         cancel: Cancel::new(),
         throughput: Arc::default(),
@@ -128,9 +140,10 @@ fn run(typed: &[OsString]) -> ExitCode {
         Command::Provision(args) => cloud::provision::run(&args, session),
         Command::Images(args) => cloud::images::run(&args, session),
         Command::Doctor(args) => cloud::doctor::run(&args, session),
-        Command::Config(args) => config_show::run(&args, session, &Args::command()),
-        Command::Completions(args) => manual::completions(&args, Args::command()),
-        Command::Man(args) => manual::man(&args, Args::command()),
+        Command::Config(args) => config_show::run(&args, session, &definition()),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => manual::run(&args, definition()),
+        Command::Version(args) => version::run(&args),
     };
     let code = outcome.unwrap_or_else(|error| exit::report(&error));
     if let Some(metrics_file) = metrics_file {
@@ -143,7 +156,7 @@ fn run(typed: &[OsString]) -> ExitCode {
 /// identity that the user typed: they decide which settings become defaults of flags. The second parse is the
 /// one that counts.
 fn read(typed: &[OsString], environment: &Environment) -> CommandResult<(Args, Settings)> {
-    let command = Args::command();
+    let command = definition().color(ColourChoice::of_command_line(typed).into());
     // An error here is a request for help or the version; the second parse returns it again.
     let scanned = command.clone().ignore_errors(true).try_get_matches_from(typed);
     let scanned = scanned.ok().filter(|scanned| settings::matter_to(&command, scanned));
@@ -155,7 +168,8 @@ fn read(typed: &[OsString], environment: &Environment) -> CommandResult<(Args, S
         }
         None => (Settings::default(), Settings::default()),
     };
-    let matches = defaults.apply(command).try_get_matches_from(typed)?;
+    let matches =
+        defaults.apply(command).try_get_matches_from(typed).map_err(tips::without_those_that_mislead)?;
     Ok((Args::from_arg_matches(&matches)?, settings))
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{IsTerminal as _, Write as _};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use snapferry_base::threads;
 use snapferry_base::units::ByteCount;
 use snapferry_engine::convert::counters as convert;
 use snapferry_engine::image::counters as restore;
+use snapferry_fleet::replicate::Age;
 
 use super::duration::clock_face;
 use super::log::Verbosity;
@@ -23,16 +25,44 @@ const LOG_EVERY: Duration = Duration::from_secs(10);
 /// Time window of the rates: long enough not to flicker, short enough to follow changes.
 const WINDOW: Duration = Duration::from_secs(5);
 
+/// The user's choice, by `--progress`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProgressChoice {
+    /// Bar on a terminal, log lines elsewhere.
+    #[default]
+    Auto,
+    Never,
+    /// Log lines at this interval, on a terminal too.
+    Every(Duration),
+}
+
+impl FromStr for ProgressChoice {
+    type Err = String;
+    fn from_str(typed: &str) -> Result<Self, String> {
+        match typed {
+            "auto" => Ok(Self::Auto),
+            "never" => Ok(Self::Never),
+            other => match other.parse() {
+                Ok(Age(every)) if !every.is_zero() => Ok(Self::Every(every)),
+                _ => Err(format!("{other:?} is none of auto, never and a time above 0, as in 30s or 1m")),
+            },
+        }
+    }
+}
+
 /// Terminal on stderr, shared by log lines and the bar.
 #[derive(Clone, Debug)]
 pub struct Console {
     bars: MultiProgress,
     terminal: bool,
+    progress: ProgressChoice,
 }
 
 impl Console {
-    pub fn new() -> Self {
-        Self { bars: MultiProgress::new(), terminal: std::io::stderr().is_terminal() }
+    pub fn new(progress: ProgressChoice) -> Self {
+        // Without a bar or a spinner, a terminal gets what a file gets.
+        let terminal = progress == ProgressChoice::Auto && std::io::stderr().is_terminal();
+        Self { bars: MultiProgress::new(), terminal, progress }
     }
 
     pub fn is_terminal(&self) -> bool {
@@ -41,7 +71,7 @@ impl Console {
 
     /// Returns a console for work that runs more than once at a time: with log lines, and without bars.
     pub fn without_terminal(&self) -> Self {
-        Self { bars: self.bars.clone(), terminal: false }
+        Self { terminal: false, ..self.clone() }
     }
 
     /// Shows a spinner while the program waits for something, or nothing without a terminal.
@@ -143,15 +173,19 @@ impl Progress {
         counters: Arc<W>,
         size: ByteCount,
     ) -> Self {
-        if verbosity == Verbosity::Quiet {
+        if verbosity == Verbosity::Quiet || console.progress == ProgressChoice::Never {
             return Self { stop: None, thread: None };
         }
+        let log_every = match console.progress {
+            ProgressChoice::Every(interval) => interval,
+            ProgressChoice::Auto | ProgressChoice::Never => LOG_EVERY,
+        };
         let (stop, stopped) = bounded(0);
         let (bars, terminal) = (console.bars.clone(), console.terminal);
         let showing = move || {
             let mut view = View::new(size);
             let bar = terminal.then(|| bars.add(bar(size)));
-            let every = if terminal { REDRAW } else { LOG_EVERY };
+            let every = if terminal { REDRAW } else { log_every };
             while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
                 let moment = view.look::<W>(counters.sample(), Instant::now());
                 match &bar {
@@ -320,6 +354,15 @@ mod tests {
             moment.for_bar(["read", "write"])
         );
         assert!(to_u64(view.seen.len()) <= 8);
+    }
+
+    #[test]
+    fn the_choice_of_progress_is_read() {
+        let read = |typed: &str| typed.parse::<ProgressChoice>().ok();
+        assert_eq!(read("auto"), Some(ProgressChoice::Auto));
+        assert_eq!(read("never"), Some(ProgressChoice::Never));
+        assert_eq!(read("1m"), Some(ProgressChoice::Every(Duration::from_secs(60))));
+        assert_eq!([read("0s"), read("10"), read("")], [None; 3]);
     }
 
     #[test]

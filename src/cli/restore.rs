@@ -33,6 +33,7 @@ use super::throughput::Transfer;
 use crate::cli::args::ReadingArgs;
 use crate::cli::error::CommandResult;
 use crate::cli::session::Session;
+use crate::cli::values;
 
 #[derive(Debug, Group)]
 #[command(
@@ -56,7 +57,8 @@ pub struct RestoreArgs {
     pub page_cache: bool,
 
     /// Treatment of zeros on a device; skip is for a device that is all zeros already
-    #[arg(long, default_value = "discard", value_name = "discard|write|skip", conflicts_with = "output")]
+    #[arg(long, default_value = "discard", value_name = "POLICY", conflicts_with = "output",
+        value_parser = values::zero_policies())]
     pub zero: ZeroPolicy,
 
     #[command(flatten)]

@@ -32,20 +32,21 @@ pub struct UploadsArgs {
 #[derive(Debug, Subcommand)]
 pub enum UploadsAction {
     /// List incomplete uploads
+    #[command(visible_alias = "ls")]
     List {
-        #[command(flatten)]
-        bucket: BucketArgs,
         /// Only keys with this prefix
         #[arg(long, default_value = "", value_name = "TEXT")]
         prefix: String,
         /// Print JSON on stdout
         #[arg(long)]
         json: bool,
-    },
-    /// Remove incomplete uploads and their parts
-    Abort {
+        // Last, because its heading in the help applies to all options that follow.
         #[command(flatten)]
         bucket: BucketArgs,
+    },
+    /// Remove incomplete uploads and their parts
+    #[command(visible_aliases = ["rm", "delete", "remove"])]
+    Abort {
         /// Key of the upload
         #[arg(long, value_name = "KEY", required_unless_present = "all")]
         key: Option<String>,
@@ -55,6 +56,9 @@ pub enum UploadsAction {
         /// Every upload in the bucket
         #[arg(long, conflicts_with = "key")]
         all: bool,
+        // Last, because its heading in the help applies to all options that follow.
+        #[command(flatten)]
+        bucket: BucketArgs,
     },
 }
 

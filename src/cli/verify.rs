@@ -102,7 +102,7 @@ fn print(verdict: &Verdict, json: bool, verbosity: Verbosity) -> CommandResult<(
     // The exit code reports the verdict, even if stderr is closed.
     let _ = match verbosity {
         Verbosity::Quiet => write_findings(verdict, out),
-        Verbosity::Normal | Verbosity::Verbose => write_for_people(verdict, out),
+        Verbosity::Normal | Verbosity::Verbose | Verbosity::Detailed => write_for_people(verdict, out),
     };
     if json {
         print_json(verdict)?;

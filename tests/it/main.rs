@@ -12,6 +12,7 @@ mod documents;
 mod few_threads;
 mod first_hour;
 mod fleet;
+mod help;
 mod hostile;
 mod image_source;
 mod inspect;

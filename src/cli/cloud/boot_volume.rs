@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use clap::Args as Group;
+use clap_complete::ArgValueCompleter;
 use serde::Serialize;
 use snapferry_base::clock::rfc3339;
 use snapferry_ibmcloud::vpc::model::{HealthState, InstanceState, Snapshot, StorageGeneration, Volume};
@@ -10,6 +11,7 @@ use snapferry_ibmcloud::vpc::{LARGEST_IMAGE, SnapshotFilter, SnapshotOrder};
 
 use super::{Cloud, print_json, run as run_on_cloud};
 use crate::cli::args::{CloudArgs, OutputArgs};
+use crate::cli::completions::names;
 use crate::cli::error::CommandResult;
 use crate::cli::exit::Code;
 use crate::cli::printable;
@@ -71,7 +73,7 @@ impl Latest {
 )]
 pub struct BootVolumeArgs {
     /// Name of the server
-    #[arg(value_name = "SERVER")]
+    #[arg(value_name = "SERVER", add = ArgValueCompleter::new(names::servers))]
     pub server: String,
 
     #[command(flatten)]

@@ -15,6 +15,7 @@ use crate::cli::exit::Code;
 use crate::cli::printable;
 use crate::cli::session::Session;
 use crate::cli::table::Table;
+use crate::cli::values;
 
 #[derive(Debug, Group)]
 pub struct ImagesArgs {
@@ -25,6 +26,7 @@ pub struct ImagesArgs {
 #[derive(Debug, Subcommand)]
 pub enum ImagesAction {
     /// List the account's own images
+    #[command(visible_alias = "ls")]
     List {
         /// Only in these states, e.g. available,failed
         #[arg(long, value_name = "STATE", value_delimiter = ',')]
@@ -53,6 +55,7 @@ pub enum ImagesAction {
         cloud: CloudArgs,
     },
     /// Delete images; servers made from them keep running
+    #[command(visible_aliases = ["rm", "remove"])]
     Delete {
         /// The images, by name or id
         #[arg(value_name = "IMAGE", required = true)]
@@ -102,8 +105,8 @@ pub enum ImagesAction {
         #[arg(long, value_name = "NAME")]
         name: Option<ResourceName>,
 
-        /// Format: qcow2 or vhd
-        #[arg(long, default_value = "qcow2", value_name = "FORMAT")]
+        /// Format of the object
+        #[arg(long, default_value = "qcow2", value_name = "FORMAT", value_parser = values::formats())]
         format: ExportFormat,
 
         #[command(flatten)]

@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use clap::{Args as Group, Subcommand};
+use clap_complete::ArgValueCompleter;
 use serde_json::{Value, json};
 use snapferry_base::clock::{compact, rfc3339};
 use snapferry_ibmcloud::vpc::Tag;
@@ -14,6 +15,7 @@ use snapferry_ibmcloud::vpc::{
 
 use super::{print_dry_run, print_json, print_line, run as run_on_cloud};
 use crate::cli::args::{ChangeArgs, CloudArgs, OutputArgs};
+use crate::cli::completions::names;
 use crate::cli::error::CommandResult;
 use crate::cli::error::UsageError;
 use crate::cli::exit::Code;
@@ -32,8 +34,10 @@ pub enum SnapshotAction {
     /// Take a snapshot of a server's boot volume, and wait until it is complete
     Create(SnapshotCreateArgs),
     /// List snapshots, the newest first
+    #[command(visible_alias = "ls")]
     List(SnapshotListArgs),
     /// Delete snapshots, one by one
+    #[command(visible_aliases = ["rm", "remove"])]
     Delete(SnapshotDeleteArgs),
     /// Copy a snapshot into another region
     Copy(SnapshotCopyArgs),
@@ -42,7 +46,7 @@ pub enum SnapshotAction {
 #[derive(Debug, Group)]
 pub struct SnapshotCreateArgs {
     /// Name of the server
-    #[arg(value_name = "SERVER")]
+    #[arg(value_name = "SERVER", add = ArgValueCompleter::new(names::servers))]
     pub server: String,
 
     /// The snapshot's name [default: SERVER-UTC]
@@ -67,7 +71,7 @@ pub struct SnapshotCreateArgs {
 #[derive(Debug, Group)]
 pub struct SnapshotListArgs {
     /// Only of this server's boot volume
-    #[arg(long, value_name = "SERVER")]
+    #[arg(long, value_name = "SERVER", add = ArgValueCompleter::new(names::servers))]
     pub server: Option<String>,
 
     /// Only with this tag

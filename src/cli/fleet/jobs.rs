@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::time::SystemTime;
 
 use clap::{Args as Group, Subcommand};
+use clap_complete::ArgValueCompleter;
 use serde_json::{Value, json};
 use snapferry_base::clock::rfc3339;
 use snapferry_base::job::JobId;
@@ -13,12 +14,14 @@ use snapferry_fleet::replicate::Age;
 
 use super::{follow, on_queue};
 use crate::cli::args::{OutputArgs, QueueArgs};
+use crate::cli::completions::names;
 use crate::cli::error::CommandResult;
 use crate::cli::exit::Code;
 use crate::cli::print_json;
 use crate::cli::printable::{self, LONGEST_SHOWN, cut, padded};
 use crate::cli::session::Session;
 use crate::cli::table::{self, Table};
+use crate::cli::values;
 
 /// Jobs of each state that are listed at most without `--json`.
 const LISTED: usize = 20;
@@ -32,9 +35,10 @@ pub struct JobsArgs {
 #[derive(Debug, Subcommand)]
 pub enum JobsAction {
     /// List jobs: running, waiting, and most recently finished
+    #[command(visible_alias = "ls")]
     List {
-        /// Only in this state: ready, delayed, running, done, dead or cancelled
-        #[arg(long, value_name = "STATE")]
+        /// Only in this state
+        #[arg(long, value_name = "STATE", value_parser = values::states())]
         state: Option<JobState>,
 
         /// At most so many of each state [default: 20, and all with --json]
@@ -50,7 +54,7 @@ pub enum JobsAction {
     /// Show everything known about a job
     Show {
         /// Id of the job
-        #[arg(value_name = "JOB")]
+        #[arg(value_name = "JOB", add = ArgValueCompleter::new(names::jobs))]
         job: JobId,
 
         #[command(flatten)]
@@ -62,7 +66,7 @@ pub enum JobsAction {
     /// Show the events of all jobs, or of one
     Logs {
         /// Id of the job
-        #[arg(value_name = "JOB")]
+        #[arg(value_name = "JOB", add = ArgValueCompleter::new(names::jobs))]
         job: Option<JobId>,
 
         /// Keep printing new events
@@ -83,7 +87,7 @@ pub enum JobsAction {
     /// Cancel jobs: at once if they wait; if they run, their worker removes what they made
     Cancel {
         /// Ids of the jobs
-        #[arg(value_name = "JOB", required = true)]
+        #[arg(value_name = "JOB", required = true, add = ArgValueCompleter::new(names::open_jobs))]
         jobs: Vec<JobId>,
 
         #[command(flatten)]
@@ -92,7 +96,7 @@ pub enum JobsAction {
     /// Queue dead or cancelled jobs again
     Retry {
         /// Ids of the jobs
-        #[arg(value_name = "JOB", required = true)]
+        #[arg(value_name = "JOB", required = true, add = ArgValueCompleter::new(names::ended_jobs))]
         jobs: Vec<JobId>,
 
         #[command(flatten)]

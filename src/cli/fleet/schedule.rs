@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::time::SystemTime;
 
 use clap::{Args as Group, Subcommand};
+use clap_complete::ArgValueCompleter;
 use serde_json::{Value, json};
 use snapferry_base::clock::{SystemClock, rfc3339};
 use snapferry_base::job::JobId;
@@ -15,6 +16,7 @@ use super::servers::chosen;
 use super::{on_queue, open};
 use crate::cli::args::{CloudArgs, HowArgs, OutputArgs, QueueArgs, RecoveryArgs, ServersArgs};
 use crate::cli::cloud::home_region;
+use crate::cli::completions::names;
 use crate::cli::error::CommandResult;
 use crate::cli::error::UsageError;
 use crate::cli::exit::Code;
@@ -32,6 +34,7 @@ pub struct ScheduleArgs {
 #[derive(Debug, Subcommand)]
 pub enum ScheduleAction {
     /// List schedules, when they were last due and will be next
+    #[command(visible_alias = "ls")]
     List {
         #[command(flatten)]
         output: OutputArgs,
@@ -45,9 +48,10 @@ pub enum ScheduleAction {
     )]
     Add(Box<ScheduleAddArgs>),
     /// Remove schedules; jobs they have added stay
+    #[command(visible_aliases = ["delete", "remove"])]
     Rm {
         /// Names of the schedules
-        #[arg(value_name = "NAME", required = true)]
+        #[arg(value_name = "NAME", required = true, add = ArgValueCompleter::new(names::schedules))]
         names: Vec<String>,
 
         #[command(flatten)]

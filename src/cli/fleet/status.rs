@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::time::{Duration, SystemTime};
 
 use clap::Args as Group;
+use clap_complete::ArgValueCompleter;
 use serde_json::{Value, json};
 use snapferry_base::clock::rfc3339;
 use snapferry_fleet::queue::{JobRecord, JobState, LastSuccess, Queue, WorkerSeen};
@@ -14,6 +15,7 @@ use snapferry_fleet::worker::schedule::read;
 use super::jobs::at;
 use super::{on_queue, snapshot_time};
 use crate::cli::args::{OutputArgs, QueueArgs};
+use crate::cli::completions::names;
 use crate::cli::duration::approximate;
 use crate::cli::error::CommandResult;
 use crate::cli::error::UsageError;
@@ -70,7 +72,7 @@ pub struct StatusArgs {
     pub max_age: Age,
 
     /// Only these servers, by name
-    #[arg(value_name = "SERVER")]
+    #[arg(value_name = "SERVER", add = ArgValueCompleter::new(names::servers))]
     pub servers: Vec<String>,
 
     /// Forget these servers, which are no more: their last image, and their jobs that are dead

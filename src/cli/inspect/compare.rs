@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::io::Write as _;
 
-use clap::Args as Group;
+use clap::{Args as Group, ValueHint};
 use serde::Serialize;
 use snapferry_base::units::{ByteCount, SECTOR};
 use snapferry_engine::disk::{Difference, Until, compare_sources};
@@ -23,11 +23,11 @@ use crate::cli::session::Session;
 )]
 pub struct CompareArgs {
     /// An image, a raw disk or a device: a file, or s3://BUCKET/KEY
-    #[arg(value_name = "ONE")]
+    #[arg(value_name = "ONE", value_hint = ValueHint::AnyPath)]
     pub one: OsString,
 
     /// The other image, raw disk or device
-    #[arg(value_name = "OTHER")]
+    #[arg(value_name = "OTHER", value_hint = ValueHint::AnyPath)]
     pub other: OsString,
 
     /// Require the same size; without this option the longer one may end in zeros

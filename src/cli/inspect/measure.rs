@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
 
-use clap::Args as Group;
+use clap::{Args as Group, ValueHint};
 use serde::Serialize;
 use snapferry_base::units::{ByteCount, ClusterBits};
 use snapferry_engine::compress::{Codec, Encoder, Level};
@@ -22,6 +22,7 @@ use crate::cli::printable::{self, Form};
 use crate::cli::qemu;
 use crate::cli::qemu::measure::{self, From, Measured};
 use crate::cli::session::Session;
+use crate::cli::values;
 
 #[derive(Debug, Group)]
 #[command(
@@ -29,7 +30,8 @@ use crate::cli::session::Session;
 )]
 pub struct MeasureArgs {
     /// The disk: a device, a file, or an image, also s3://BUCKET/KEY
-    #[arg(value_name = "DISK", required_unless_present = "size", conflicts_with = "size")]
+    #[arg(value_name = "DISK", required_unless_present = "size", conflicts_with = "size",
+        value_hint = ValueHint::AnyPath)]
     pub disk: Option<std::ffi::OsString>,
 
     /// A disk of so many bytes that holds nothing yet
@@ -45,11 +47,13 @@ pub struct MeasureArgs {
     pub seed: Option<u64>,
 
     /// Compression of the clusters
-    #[arg(long, default_value = "deflate", value_name = "deflate|zstd", requires = "sample")]
+    #[arg(long, default_value = "deflate", value_name = "CODEC", requires = "sample",
+        value_parser = values::codecs())]
     pub codec: Codec,
 
     /// Speed of the compression against its size
-    #[arg(long, default_value = "fast", value_name = "fast|balanced|small|smallest", requires = "sample")]
+    #[arg(long, default_value = "fast", value_name = "LEVEL", requires = "sample",
+        value_parser = values::levels())]
     pub level: Level,
 
     /// Cluster size of qcow2

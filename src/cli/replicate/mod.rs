@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use clap::Args as Group;
+use clap_complete::ArgValueCompleter;
 use serde_json::{Value, json};
 use show::Shown;
 use site::{SiteArgs, bucket, recovery_region, state_folder, waits};
@@ -34,6 +35,7 @@ use super::metrics_file::MetricsFileArgs;
 use super::signals::Unfinished;
 use super::throughput::Metered;
 use crate::cli::args::{CloudArgs, HowArgs, OutputArgs, PlaceArgs, RecoveryArgs};
+use crate::cli::completions::names as completion;
 use crate::cli::error::{CommandError, CommandResult};
 use crate::cli::print_json;
 use crate::cli::printable::{self, Form};
@@ -58,16 +60,21 @@ struct Command<'a> {
 )]
 pub struct ReplicateArgs {
     /// The server; its boot volume is replicated, data volumes are not
-    #[arg(value_name = "SERVER", required_unless_present_any = ["resume", "abandon"])]
+    #[arg(value_name = "SERVER", required_unless_present_any = ["resume", "abandon"],
+        add = ArgValueCompleter::new(completion::servers))]
     pub server: Option<String>,
 
-    /// Resume this job, or every unfinished one that this machine knows of; with a server's name also one
-    /// that another machine began. --os, --bucket-location and --volume-profile may be given anew
-    #[arg(long, value_name = "JOB", num_args = 0..=1, default_missing_value = "all", conflicts_with_all = ["abandon", "dry_run"])]
+    /// Resume this job, or every unfinished one
+    ///
+    /// Resumes the unfinished jobs that this machine knows of; with a server's name also one that another
+    /// machine began. --os, --bucket-location and --volume-profile may be given anew.
+    #[arg(long, value_name = "JOB", num_args = 0..=1, default_missing_value = "all",
+        conflicts_with_all = ["abandon", "dry_run"], add = ArgValueCompleter::new(completion::journals))]
     pub resume: Option<Resumed>,
 
     /// Give up an unfinished job, and remove what it has made
-    #[arg(long, value_name = "JOB", conflicts_with_all = ["server", "dry_run"])]
+    #[arg(long, value_name = "JOB", conflicts_with_all = ["server", "dry_run"],
+        add = ArgValueCompleter::new(completion::journals))]
     pub abandon: Option<JobId>,
 
     /// Print what would be done: names, sizes, what would be pruned
@@ -75,10 +82,11 @@ pub struct ReplicateArgs {
     pub dry_run: bool,
 
     #[command(flatten)]
-    pub how: HowArgs,
-
-    #[command(flatten)]
     pub output: OutputArgs,
+
+    // Groups with a heading follow the options without one: a heading applies to all options after it.
+    #[command(flatten)]
+    pub how: HowArgs,
 
     #[command(flatten)]
     pub place: PlaceArgs,

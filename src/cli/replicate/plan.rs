@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use std::path::Path;
 
 use clap::Args as Group;
+use clap_complete::ArgValueCompleter;
 use snapferry_base::retry::chain;
 use snapferry_fleet::replicate::forecast::{Converter, Forecast, forecast, profile_bandwidth};
 use snapferry_fleet::replicate::state::DiskState;
@@ -17,6 +18,7 @@ use snapferry_ibmcloud::vpc::{InstanceId, LARGEST_IMAGE, RegionClient, VpcError}
 
 use crate::cli::args::{CloudArgs, OutputArgs};
 use crate::cli::cloud::{Cloud, run as run_on_cloud};
+use crate::cli::completions::names;
 use crate::cli::credentials;
 use crate::cli::error::CommandResult;
 use crate::cli::error::UsageError;
@@ -36,7 +38,7 @@ pub async fn preflight(job: &JobSpec, site: &JobContext) -> Result<Look, Fault> 
 )]
 pub struct PlanArgs {
     /// Name of the server
-    #[arg(value_name = "SERVER")]
+    #[arg(value_name = "SERVER", add = ArgValueCompleter::new(names::servers))]
     pub server: String,
 
     /// The profile of the volume that is read [default: the fastest of its generation]
@@ -44,7 +46,7 @@ pub struct PlanArgs {
     pub volume_profile: Option<String>,
 
     /// The server that converts [default: this one]
-    #[arg(long, value_name = "SERVER")]
+    #[arg(long, value_name = "SERVER", add = ArgValueCompleter::new(names::servers))]
     pub on: Option<String>,
 
     /// Volumes that it reads at a time, as a worker's --concurrency

@@ -1,9 +1,9 @@
 //! Settings: values that the user may give once for all commands, in the environment or a file, and the
 //! origin of each.
 //!
-//! A flag beats the environment (`SNAPFERRY_*`), which beats the file, which beats the default. Before the
-//! command line is read, the values found replace the defaults of the flags: so a setting has one name, one
-//! check and one meaning wherever it is given.
+//! A flag beats the environment (`SNAPFERRY_*`), which beats the user's file, which beats the system's file,
+//! which beats the default. Before the command line is read, the values found replace the defaults of the
+//! flags: so a setting has one name, one check and one meaning wherever it is given.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -17,12 +17,14 @@ use snapferry_base::suggest::similar;
 use super::error::UsageError;
 use crate::cli::environment::Environment;
 
-/// Configuration file that is read unless the user names another.
-pub const DEFAULT_FILE: &str = "/etc/snapferry/config.toml";
+mod file;
+
+pub use file::{SYSTEM_FILE, user_file};
+
 /// Prefix of the variables of settings.
 const PREFIX: &str = "SNAPFERRY_";
 /// Commands that read no settings: they need none, or stand in for another tool.
-const APART: [&str; 4] = ["qemu-img", "help", "completions", "man"];
+const APART: [&str; 5] = ["qemu-img", "help", "completions", "man", "version"];
 
 /// One setting, by the id of the flag that it stands for.
 #[derive(Clone, Copy, Debug)]
@@ -103,8 +105,6 @@ const INSTEAD: [(&str, [&str; 2]); 2] = [
     ("trusted_profile", ["api_key_file", "credentials_file"]),
 ];
 
-/// Keys under which a user would put a secret into the file.
-const SECRETS: [&str; 6] = ["api_key", "apikey", "secret_access_key", "secret_key", "password", "token"];
 /// Other variables that are used, each with true if it holds a secret.
 const OTHERS: [(&str, bool); 13] = [
     ("SNAPFERRY_REDIS_PASSWORD", true),
@@ -123,7 +123,7 @@ const OTHERS: [(&str, bool); 13] = [
 ];
 
 /// Variables that are read before the settings.
-const FIRST: [&str; 2] = ["SNAPFERRY_CONFIG", "SNAPFERRY_LOG"];
+const FIRST: [&str; 3] = ["SNAPFERRY_CONFIG", "SNAPFERRY_LOG", super::completions::VARIABLE];
 
 /// Origin of a setting's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,11 +148,15 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Values found in the environment and the configuration file.
+/// Values by the names of the settings, each with its origin.
+type Values = BTreeMap<&'static str, (String, Origin)>;
+
+/// Values found in the environment and the configuration files.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    values: BTreeMap<&'static str, (String, Origin)>,
-    file: Option<PathBuf>,
+    values: Values,
+    /// Files that were read, the one with more authority last.
+    files: Vec<PathBuf>,
 }
 
 /// One line of `config show`.
@@ -168,18 +172,27 @@ fn variable(name: &str) -> String {
     format!("{PREFIX}{}", name.to_ascii_uppercase())
 }
 
-/// Finds the configuration file on a command line that was not parsed yet.
-fn named_file(typed: &[OsString]) -> Option<PathBuf> {
-    let mut args = typed.iter().skip(1).take_while(|arg| *arg != "--");
-    while let Some(arg) = args.next() {
-        if arg == "--config" {
-            return args.next().map(PathBuf::from);
-        }
-        if let Some(path) = arg.to_str().and_then(|arg| arg.strip_prefix("--config=")) {
-            return Some(path.into());
-        }
+impl Setting {
+    /// Returns the setting that stands for a flag of a command.
+    fn of(command: &str, flag: &str) -> Option<Self> {
+        let setting = SETTINGS.into_iter().find(|setting| setting.name == flag)?;
+        (setting.only.is_empty() || setting.only.contains(&command)).then_some(setting)
     }
-    None
+}
+
+/// Returns the names of all settings.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    SETTINGS.into_iter().map(|setting| setting.name)
+}
+
+/// Returns the names of the other variables that are read.
+pub fn other_variables() -> impl Iterator<Item = &'static str> {
+    OTHERS.into_iter().map(|(name, _)| name).chain(FIRST)
+}
+
+/// Returns the environment variable that stands for a flag of a command, if the flag is a setting there.
+pub fn variable_of(command: &str, flag: &str) -> Option<String> {
+    Setting::of(command, flag).map(|setting| variable(setting.name))
 }
 
 /// True if settings change the meaning of a command line, as far as it can be read without them. They don't
@@ -200,26 +213,38 @@ fn is_typed(matches: &ArgMatches, name: &str) -> bool {
 }
 
 impl Settings {
-    /// Reads the environment and the configuration file: the one that the command line or `SNAPFERRY_CONFIG`
-    /// names, or the default one.
+    /// Reads the environment and the configuration files: the one that the command line or `SNAPFERRY_CONFIG`
+    /// names, or else the system's and the user's.
     ///
     /// # Errors
     /// If a named file does not exist, or a file is no configuration: with the file, the line, and what is
     /// wrong there. If two identities are given in one place.
     pub fn find(typed: &[OsString], environment: &Environment) -> Result<Self, UsageError> {
-        let named = named_file(typed).or_else(|| environment.get(&variable("config")).map(PathBuf::from));
-        let mut settings = match &named {
-            Some(path) => Self::of_file(path)?,
-            None if Path::new(DEFAULT_FILE).exists() => Self::of_file(Path::new(DEFAULT_FILE))?,
-            None => Self::default(),
+        let named = file::named(typed).or_else(|| environment.get(&variable("config")).map(PathBuf::from));
+        let files = match named {
+            Some(path) => vec![path],
+            None => [Some(PathBuf::from(SYSTEM_FILE)), user_file(environment)]
+                .into_iter()
+                .flatten()
+                .filter(|path| path.exists())
+                .collect(),
         };
-        settings.drop_replaced(|name| environment.get(&variable(name)).is_some());
-        for Setting { name, .. } in SETTINGS {
-            let variable = variable(name);
-            if let Some(value) = environment.get(&variable) {
-                settings.values.insert(name, (value.to_owned(), Origin::Environment(variable)));
-            }
+        Self::of_files(files, environment)
+    }
+
+    /// Reads files, each of which has more authority than those before it, and the environment, which has
+    /// more than all of them.
+    fn of_files(files: Vec<PathBuf>, environment: &Environment) -> Result<Self, UsageError> {
+        let mut settings = Self::default();
+        for path in &files {
+            settings.overlay(file::read(path)?);
         }
+        settings.files = files;
+        let variables = names().filter_map(|name| {
+            let variable = variable(name);
+            Some((name, (environment.get(&variable)?.to_owned(), Origin::Environment(variable))))
+        });
+        settings.overlay(variables.collect());
         if let (Some((_, one)), Some((_, other))) =
             (settings.values.get("api_key_file"), settings.values.get("trusted_profile"))
         {
@@ -229,6 +254,12 @@ impl Settings {
         }
         settings.prefer_secrets_at_hand(environment);
         Ok(settings)
+    }
+
+    /// Adds values of more authority: each replaces the one of the same name, and an identity the others.
+    fn overlay(&mut self, values: Values) {
+        self.drop_replaced(|name| values.contains_key(name));
+        self.values.extend(values);
     }
 
     /// Returns the settings without those that a typed identity replaces.
@@ -270,9 +301,9 @@ impl Settings {
     /// meant. Variables that resemble none belong to other programs, and are left out.
     #[must_use]
     pub fn misspelt(environment: &Environment) -> Vec<(String, Vec<String>)> {
-        let known: Vec<String> = SETTINGS.iter().map(|setting| variable(setting.name)).collect();
-        let known =
-            || known.iter().map(String::as_str).chain(OTHERS.iter().map(|other| other.0)).chain(FIRST);
+        let settings = names().map(variable);
+        let known: Vec<String> = settings.chain(other_variables().map(str::to_owned)).collect();
+        let known = || known.iter().map(String::as_str);
         let is_unknown = |name: &&str| name.starts_with(PREFIX) && !known().any(|known| known == *name);
         let suggestions = |name: &str| {
             // All names have the same prefix; only the rest is compared.
@@ -289,46 +320,6 @@ impl Settings {
             .collect()
     }
 
-    fn of_file(path: &Path) -> Result<Self, UsageError> {
-        let at = |line: usize, message: String| UsageError(format!("{}:{line}: {message}", path.display()));
-        let text = snapferry_base::user_file::read_text(path)
-            .map_err(|err| UsageError(format!("cannot read the configuration {}: {err}", path.display())))?;
-        let table: toml::Table = text.parse().map_err(|err: toml::de::Error| {
-            let line =
-                err.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-            at(line, err.message().to_owned())
-        })?;
-        let mut settings = Self { values: BTreeMap::new(), file: Some(path.to_owned()) };
-        for (key, value) in table {
-            let line = line_of(&text, &key);
-            if SECRETS.contains(&key.as_str()) {
-                return Err(at(
-                    line,
-                    format!(
-                        "{key}: a secret does not belong into this file; name a file with it: api_key_file"
-                    ),
-                ));
-            }
-            let Some(Setting { name, .. }) = SETTINGS.into_iter().find(|setting| setting.name == key) else {
-                let known: Vec<&str> = SETTINGS.iter().map(|setting| setting.name).collect();
-                let suggestions = similar(&key, known.iter().copied());
-                let advice = match &*suggestions {
-                    [] => format!("there are {}", known.join(", ")),
-                    suggestions => format!("was {} meant?", suggestions.join(" or ")),
-                };
-                return Err(at(line, format!("{key}: there is no such setting; {advice}")));
-            };
-            let value = match value {
-                toml::Value::String(value) => value,
-                toml::Value::Integer(value) => value.to_string(),
-                toml::Value::Boolean(value) => value.to_string(),
-                _ => return Err(at(line, format!("{key}: give a text or a number"))),
-            };
-            settings.values.insert(name, (value, Origin::File(path.to_owned(), line)));
-        }
-        Ok(settings)
-    }
-
     /// Returns the command with the values found in place of its flags' defaults.
     #[must_use]
     pub fn apply(&self, command: Command) -> Command {
@@ -340,9 +331,7 @@ impl Settings {
     fn apply_to(&self, command: Command) -> Command {
         let name = command.get_name().to_owned();
         let command = command.mut_args(|arg| {
-            let setting = SETTINGS.iter().find(|setting| arg.get_id() == setting.name);
-            let setting =
-                setting.filter(|setting| setting.only.is_empty() || setting.only.contains(&name.as_str()));
+            let setting = Setting::of(&name, arg.get_id().as_str());
             match setting.and_then(|setting| self.values.get(setting.name)) {
                 // A required flag is satisfied by the setting.
                 Some((value, _)) => arg.required(false).default_value(value.clone()).hide_default_value(true),
@@ -378,10 +367,10 @@ impl Settings {
         settings.chain(others).collect()
     }
 
-    /// Returns the path of the file that was read.
+    /// Returns the paths of the files that were read, the one with more authority last.
     #[must_use]
-    pub fn file(&self) -> Option<&Path> {
-        self.file.as_deref()
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
     }
 }
 
@@ -394,16 +383,6 @@ fn default_of(command: &Command, name: &str) -> Option<String> {
     default
         .map(|value| value.to_string_lossy().into_owned())
         .or_else(|| command.get_subcommands().find_map(|command| default_of(command, name)))
-}
-
-/// Returns the number of the line that holds a key of the top level, or 1 if none is found.
-fn line_of(text: &str, key: &str) -> usize {
-    let holds = |line: &str| {
-        line.trim_start().trim_start_matches(['"', '\'']).strip_prefix(key).is_some_and(|rest| {
-            rest.trim_start_matches(['"', '\'']).trim_start().starts_with(['=', '.', ']'])
-        })
-    };
-    text.lines().position(holds).map_or(1, |line| line + 1)
 }
 
 #[cfg(test)]
@@ -495,6 +474,28 @@ mod tests {
             identities(&[], &[], "credentials_file = \"keys\"\ntrusted_profile = \"default\"\n"),
             "keys default"
         );
+    }
+
+    #[test]
+    fn every_setting_is_the_flag_of_a_command_that_it_is_for() {
+        use clap::CommandFactory as _;
+        fn has(command: &Command, name: &str) -> bool {
+            let own = Setting::of(command.get_name(), name).is_some();
+            own && command.get_arguments().any(|arg| arg.get_id() == name)
+                || command.get_subcommands().any(|below| has(below, name))
+        }
+        let command = crate::cli::command::Args::command();
+        let missing: Vec<_> = names().filter(|name| !has(&command, name)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
+    fn the_help_shows_no_value_of_a_variable() {
+        let settings = found("", &[("SNAPFERRY_REDIS", "redis://:hunter2@db")]).expect("a configuration");
+        let command = settings.apply(crate::cli::command::definition());
+        let error = command.try_get_matches_from(["snapferry", "jobs", "list", "--help"]).expect_err("help");
+        let help = error.to_string();
+        assert!(help.contains("[env: SNAPFERRY_REDIS]") && !help.contains("hunter2"), "{help}");
     }
 
     #[test]

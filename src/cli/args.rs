@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::builder::BoolishValueParser;
 use clap::{Args as Group, ValueHint};
 use clap_complete::ArgValueCandidates;
 use clap_complete::ArgValueCompleter;
@@ -12,8 +13,9 @@ use snapferry_base::units::ByteCount;
 use snapferry_engine::compress::{Codec, Level};
 use snapferry_engine::convert::plan::StoreAs;
 use snapferry_fleet::replicate::device::BY_ID;
-use snapferry_fleet::replicate::{Age, Newest};
+use snapferry_fleet::replicate::{Age, BucketOptions, Newest};
 use snapferry_ibmcloud::vpc::{ResourceName, Tag};
+use snapferry_s3::{Addressing, Encryption, Payer, Requirements, StorageClass};
 
 use super::completions::{known, names};
 use super::values;
@@ -88,7 +90,68 @@ pub struct StoreArgs {
     pub credentials_file: Option<PathBuf>,
 
     #[command(flatten)]
+    pub requirements: RequirementArgs,
+
+    #[command(flatten)]
     pub identity: IdentityArgs,
+}
+
+/// Options that some stores and the policies of some buckets require.
+#[derive(Clone, Debug, Default, Group)]
+pub struct RequirementArgs {
+    /// Place of the bucket's name in addresses: path (https://HOST/BUCKET) or virtual (https://BUCKET.HOST)
+    /// [default: path]
+    #[arg(long, value_name = "path|virtual")]
+    pub addressing: Option<Addressing>,
+
+    /// Encryption that the store is asked for with each new object
+    #[arg(long, value_name = "AES256|aws:kms[:KEY]")]
+    pub sse: Option<Encryption>,
+
+    /// Storage class that the store is asked for with each new object, as the store names it
+    #[arg(long, value_name = "NAME")]
+    pub storage_class: Option<StorageClass>,
+
+    /// Confirm with each request that its sender pays, for buckets whose owner does not
+    #[arg(long, value_parser = BoolishValueParser::new())]
+    pub requester_pays: bool,
+}
+
+impl RequirementArgs {
+    /// Returns the options as a job keeps them.
+    pub fn for_job(&self) -> BucketOptions {
+        BucketOptions {
+            addressing: self.addressing.map(|addressing| addressing.to_string()),
+            encryption: self.sse.as_ref().map(ToString::to_string),
+            storage_class: self.storage_class.as_ref().map(ToString::to_string),
+            requester_pays: self.requester_pays,
+        }
+    }
+
+    /// Returns these options, with those of a job for the ones that the user has not given.
+    ///
+    /// # Errors
+    /// If an option of the job is none that this version knows.
+    pub fn or_of_job(self, job: &BucketOptions) -> Result<Self, String> {
+        fn read<T: FromStr<Err = String>>(kept: &Option<String>) -> Result<Option<T>, String> {
+            kept.as_deref().map(str::parse).transpose()
+        }
+        Ok(Self {
+            addressing: self.addressing.or(read(&job.addressing)?),
+            sse: self.sse.or(read(&job.encryption)?),
+            storage_class: self.storage_class.or(read(&job.storage_class)?),
+            requester_pays: self.requester_pays || job.requester_pays,
+        })
+    }
+
+    /// Returns the headers that the user asked for.
+    pub fn headers(&self) -> Requirements {
+        Requirements {
+            encryption: self.sse.clone(),
+            storage_class: self.storage_class.clone(),
+            payer: if self.requester_pays { Payer::Requester } else { Payer::Owner },
+        }
+    }
 }
 
 /// Credentials for IBM Cloud, and the services that issue tokens for them.
@@ -199,6 +262,9 @@ pub struct RecoveryArgs {
     /// HMAC keys for the bucket: AWS' ini format, or the JSON of an IBM service credential
     #[arg(long, value_name = "FILE")]
     pub credentials_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub requirements: RequirementArgs,
 }
 
 impl RecoveryArgs {
@@ -209,6 +275,7 @@ impl RecoveryArgs {
             endpoint: self.endpoint.clone(),
             region: self.bucket_region.clone().or_else(|| self.to.clone()),
             credentials_file: self.credentials_file.clone(),
+            requirements: self.requirements.clone(),
             identity: identity.clone(),
         }
     }
@@ -408,4 +475,37 @@ fn seconds(typed: &str) -> Result<Duration, String> {
     let invalid = || format!("{typed:?} is no number of seconds above 0");
     let seconds: f64 = typed.parse().map_err(|_| invalid())?;
     Duration::try_from_secs_f64(seconds).ok().filter(|duration| !duration.is_zero()).ok_or_else(invalid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_bucket_requires_survives_a_job() {
+        let typed = RequirementArgs {
+            addressing: Some(Addressing::Virtual),
+            sse: Some(Encryption::Kms { key: Some("crn:v1:key/7".to_owned()) }),
+            storage_class: Some("COLD".parse().expect("a name")),
+            requester_pays: true,
+        };
+        let kept = typed.for_job();
+        let again = RequirementArgs::default().or_of_job(&kept).expect("known options");
+        assert_eq!(again.for_job(), kept);
+        assert_eq!((again.headers(), again.addressing), (typed.headers(), typed.addressing));
+    }
+
+    #[test]
+    fn what_is_typed_counts_before_what_a_job_keeps() {
+        let kept = BucketOptions { encryption: Some("aws:kms".to_owned()), ..BucketOptions::default() };
+        let typed = RequirementArgs { sse: Some(Encryption::Aes256), ..RequirementArgs::default() };
+        assert_eq!(typed.or_of_job(&kept).expect("known options").sse, Some(Encryption::Aes256));
+    }
+
+    #[test]
+    fn an_option_of_a_job_that_is_not_known_is_refused() {
+        let kept = BucketOptions { encryption: Some("rot13".to_owned()), ..BucketOptions::default() };
+        let err = RequirementArgs::default().or_of_job(&kept).expect_err("no encryption");
+        assert!(err.contains("rot13"), "{err}");
+    }
 }

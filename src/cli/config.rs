@@ -194,22 +194,46 @@ pub fn s3_config(
     environment: &Environment,
     identity: Option<&Identity>,
 ) -> CommandResult<S3Config> {
-    let of_aws = |names: &[&str]| names.iter().find_map(|name| environment.get(name));
-    let region = args.region.as_deref().or_else(|| of_aws(&["AWS_REGION", "AWS_DEFAULT_REGION"]));
-    let requested = args.endpoint.as_deref().or_else(|| of_aws(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]));
-    let endpoint = endpoint(requested.unwrap_or("direct"), region)?;
+    let region = region_of(args, environment);
+    let endpoint = endpoint_of(args, environment)?;
     let auth = match credentials::find(args, environment)? {
         Credentials::Hmac { access_key, secret_key, session_token } => {
             Auth::Hmac { access_key, secret_key, session_token }
         }
         found => Auth::Bearer(match identity.filter(|identity| identity.is(&found)) {
             Some(identity) => Arc::clone(&identity.tokens),
-            None => credentials::token_source(&found, &args.identity)?,
+            None => credentials::token_source(&found, &args.identity, environment)?,
         }),
     };
     // Stores other than IBM's and Amazon's rarely check the region, and accept this one.
     let config = S3Config::new(&endpoint, region.unwrap_or("us-east-1"), bucket, auth);
-    Ok(S3Config { ca_file: args.identity.ca_file.clone(), ..config })
+    let proxies = environment.proxies();
+    // A wrong address of a proxy is a fault of the configuration, not of the store.
+    if let Ok(address) = endpoint.parse() {
+        proxies.route(&address).map_err(|error| UsageError(error.to_string()))?;
+    }
+    Ok(S3Config {
+        ca_file: args.identity.ca_file.clone(),
+        proxies,
+        addressing: args.requirements.addressing.unwrap_or_default(),
+        requirements: args.requirements.headers(),
+        ..config
+    })
+}
+
+fn of_aws<'a>(names: &[&str], environment: &'a Environment) -> Option<&'a str> {
+    names.iter().find_map(|name| environment.get(name))
+}
+
+fn region_of<'a>(args: &'a StoreArgs, environment: &'a Environment) -> Option<&'a str> {
+    args.region.as_deref().or_else(|| of_aws(&["AWS_REGION", "AWS_DEFAULT_REGION"], environment))
+}
+
+/// Returns the address of the store that the user named.
+pub fn endpoint_of(args: &StoreArgs, environment: &Environment) -> CommandResult<String> {
+    let of_environment = || of_aws(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"], environment);
+    let requested = args.endpoint.as_deref().or_else(of_environment);
+    endpoint(requested.unwrap_or("direct"), region_of(args, environment))
 }
 
 /// Returns a URL as it is, or IBM COS' own endpoint of the kind and region (IBM's documentation, "Endpoints

@@ -16,6 +16,10 @@ use super::error::UsageError;
 use crate::cli::args::{IdentityArgs, StoreArgs};
 use crate::cli::error::{CommandError, CommandResult};
 
+/// Variables that hold an API key, the first one that is set before the other: the name that IBM's command
+/// line takes, and the one that IBM's Terraform provider takes.
+pub const API_KEYS: [&str; 2] = ["IBMCLOUD_API_KEY", "IC_API_KEY"];
+
 /// Credentials for the object store or for IBM Cloud.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credentials {
@@ -28,7 +32,7 @@ pub enum Credentials {
 }
 
 /// Finds the credentials for the object store. Looks in this order: `--credentials-file`, `--api-key-file` or
-/// `--trusted-profile`; `AWS_ACCESS_KEY_ID` with `AWS_SECRET_ACCESS_KEY`; `IBMCLOUD_API_KEY`;
+/// `--trusted-profile`; `AWS_ACCESS_KEY_ID` with `AWS_SECRET_ACCESS_KEY`; `IBMCLOUD_API_KEY` or `IC_API_KEY`;
 /// `$CREDENTIALS_DIRECTORY/apikey` from systemd; `AWS_SHARED_CREDENTIALS_FILE` or `~/.aws/credentials`.
 pub fn find(args: &StoreArgs, environment: &Environment) -> CommandResult<Credentials> {
     if let Some(path) = &args.credentials_file {
@@ -75,7 +79,7 @@ pub fn find(args: &StoreArgs, environment: &Environment) -> CommandResult<Creden
 }
 
 /// Finds the credentials for IBM's own APIs, which take no S3 keys. Looks in this order: `--api-key-file` or
-/// `--trusted-profile`; `IBMCLOUD_API_KEY`; `$CREDENTIALS_DIRECTORY/apikey` from systemd.
+/// `--trusted-profile`; `IBMCLOUD_API_KEY` or `IC_API_KEY`; `$CREDENTIALS_DIRECTORY/apikey` from systemd.
 pub fn find_identity(args: &IdentityArgs, environment: &Environment) -> CommandResult<Credentials> {
     if let Some(found) = named(args)? {
         return Ok(found);
@@ -102,7 +106,7 @@ fn named(args: &IdentityArgs) -> CommandResult<Option<Credentials>> {
 
 /// Returns the API key of the environment or of systemd's credentials.
 fn of_environment(environment: &Environment) -> CommandResult<Option<Credentials>> {
-    if let Some(key) = environment.get("IBMCLOUD_API_KEY") {
+    if let Some(key) = API_KEYS.iter().find_map(|name| environment.get(name)) {
         return Ok(Some(Credentials::ApiKey(Secret::new(key))));
     }
     let of_systemd = environment.get("CREDENTIALS_DIRECTORY").map(|folder| Path::new(folder).join("apikey"));
@@ -120,7 +124,7 @@ impl Identity {
     /// Finds an identity in the places and order of [`find_identity`].
     pub fn find(args: &IdentityArgs, environment: &Environment) -> CommandResult<Self> {
         let found = find_identity(args, environment)?;
-        Ok(Self { tokens: token_source(&found, args)?, found })
+        Ok(Self { tokens: token_source(&found, args, environment)?, found })
     }
 
     /// Returns the kind of identity, for messages.
@@ -138,12 +142,21 @@ impl Identity {
 }
 
 /// Returns a source of tokens for an API key or a trusted profile.
-pub fn token_source(found: &Credentials, args: &IdentityArgs) -> CommandResult<Arc<dyn TokenSource>> {
+pub fn token_source(
+    found: &Credentials,
+    args: &IdentityArgs,
+    environment: &Environment,
+) -> CommandResult<Arc<dyn TokenSource>> {
     let clock = Arc::new(SystemClock);
     Ok(match found {
         Credentials::ApiKey(api_key) => {
             let endpoint = args.iam_endpoint.clone().unwrap_or_else(|| IBM_IAM.to_owned());
-            let config = ApiKeyConfig { endpoint, api_key: api_key.clone(), ca_file: args.ca_file.clone() };
+            let config = ApiKeyConfig {
+                endpoint,
+                api_key: api_key.clone(),
+                ca_file: args.ca_file.clone(),
+                proxies: environment.proxies(),
+            };
             Arc::new(ApiKeySource::new(config, clock)?)
         }
         Credentials::TrustedProfile(profile) => {
@@ -329,6 +342,13 @@ mod tests {
         assert_eq!(shown(find(&StoreArgs { identity: profile.clone(), ..args() }, &env)), "profile Default");
         assert_eq!(shown(find_identity(&profile, &env)), "profile Default");
         assert_eq!(shown(find_identity(&IdentityArgs::default(), &env)), "key ibm");
+        let ic = [("IC_API_KEY", "ic"), both[2]];
+        assert_eq!(
+            shown(find_identity(&IdentityArgs::default(), &Environment::from_pairs(&ic[..1]))),
+            "key ic"
+        );
+        assert_eq!(shown(find(&args(), &Environment::from_pairs(&ic[..1]))), "key ic");
+        assert_eq!(shown(find(&args(), &Environment::from_pairs(&ic))), "key ibm");
         assert!(
             shown(find_identity(&IdentityArgs::default(), &Environment::from_pairs(&both[..2])))
                 .starts_with("error no credentials")

@@ -1,5 +1,7 @@
 //! The environment variables of this process.
 
+use snapferry_base::proxy::Proxies;
+
 /// Environment variables, read once, so that tests can pass others.
 #[derive(Clone, Default)]
 pub struct Environment {
@@ -18,6 +20,11 @@ impl Environment {
 
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.variables.keys().map(String::as_str)
+    }
+
+    /// Returns the proxies that the variables name.
+    pub fn proxies(&self) -> Proxies {
+        Proxies::of(|name| self.variables.get(name).cloned())
     }
 
     /// Returns the value of a variable, unless it is empty.

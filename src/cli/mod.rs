@@ -53,6 +53,7 @@ mod throughput;
 mod tips;
 mod uploads;
 mod values;
+mod variables;
 mod verify;
 mod version;
 
@@ -114,6 +115,9 @@ fn run(typed: &[OsString]) -> ExitCode {
         Ok(metrics_file) => metrics_file,
         Err(error) => return exit::report(&error.into()).into(),
     };
+    for [used, ignored] in variables::contradictions(&session.environment) {
+        tracing::warn!("{used} and {ignored} differ: {used} counts, and {ignored} is ignored");
+    }
     let session = &session;
     let outcome = match args.command {
         Command::Convert(args) => convert::run(&args, session),

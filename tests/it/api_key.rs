@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use snapferry_base::clock::Clock as _;
 use snapferry_base::identity::{IdentityError, TokenSource as _};
+use snapferry_base::proxy::Proxies;
 use snapferry_base::retry::Class;
 use snapferry_base::secret::Secret;
 use snapferry_ibmcloud::iam::{ApiKeyConfig, ApiKeySource};
@@ -26,7 +27,12 @@ impl Iam {
     }
 
     fn source(&self, api_key: Secret) -> Arc<ApiKeySource> {
-        let config = ApiKeyConfig { api_key, endpoint: self.sim.iam_endpoint(), ca_file: None };
+        let config = ApiKeyConfig {
+            api_key,
+            endpoint: self.sim.iam_endpoint(),
+            ca_file: None,
+            proxies: Proxies::default(),
+        };
         Arc::new(ApiKeySource::new(config, self.clock.clone()).unwrap())
     }
 
@@ -118,7 +124,12 @@ async fn a_wrong_key_is_refused_at_once_and_never_shown() {
 fn a_key_is_not_sent_in_the_clear() {
     for (key, endpoint) in [("k", "http://iam.example.com"), ("k", "no URL"), ("", "https://iam.example.com")]
     {
-        let config = ApiKeyConfig { api_key: Secret::new(key), endpoint: endpoint.to_owned(), ca_file: None };
+        let config = ApiKeyConfig {
+            api_key: Secret::new(key),
+            endpoint: endpoint.to_owned(),
+            ca_file: None,
+            proxies: Proxies::default(),
+        };
         let err = ApiKeySource::new(config, ManualClock::standing()).unwrap_err();
         assert!(matches!(err, IdentityError::Setup(_)), "{err}");
     }

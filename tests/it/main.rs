@@ -20,6 +20,7 @@ mod layout;
 mod limits;
 mod metadata;
 mod metrics_file;
+mod network;
 mod qemu_images;
 mod qemu_img;
 mod queue;

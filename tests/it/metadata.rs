@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use snapferry_base::clock::SystemClock;
 use snapferry_base::identity::{IdentityError, TokenSource as _};
+use snapferry_base::proxy::Proxies;
 use snapferry_base::retry::Class;
 use snapferry_ibmcloud::iam::{Metadata, MetadataConfig, Profile, ProfileSource};
 use snapferry_ibmcloud::vpc::{ClientConfig, ClientContext, Endpoint, LogWatch, Policy, RegionClient};
@@ -52,8 +53,13 @@ async fn a_server_knows_itself_and_its_profiles_token_opens_the_api() {
             known_hosts: Default::default(),
         };
         let endpoint = Endpoint::parse(&cloud.endpoint_template());
-        let config =
-            ClientConfig { region: own.region.clone(), endpoint, ca_file: None, policy: Policy::default() };
+        let config = ClientConfig {
+            region: own.region.clone(),
+            endpoint,
+            ca_file: None,
+            proxies: Proxies::default(),
+            policy: Policy::default(),
+        };
         let client = RegionClient::new(config, context).unwrap();
         assert_eq!(client.instances().await.unwrap()[0].id.as_str(), own.id);
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use snapferry_base::clock::SystemClock;
 use snapferry_base::identity::TokenSource as _;
+use snapferry_base::proxy::Proxies;
 use snapferry_base::retry::Class;
 use snapferry_base::secret::Secret;
 use snapferry_base::units::{ByteCount, MIB, to_usize};
@@ -213,7 +214,12 @@ async fn what_an_address_has_no_room_for_is_refused_by_name() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tokens_are_read_up_to_a_limit_and_live_for_a_day_at_most() {
     let source = |url: String| {
-        let config = ApiKeyConfig { api_key: Secret::new("key"), endpoint: url, ca_file: None };
+        let config = ApiKeyConfig {
+            api_key: Secret::new("key"),
+            endpoint: url,
+            ca_file: None,
+            proxies: Proxies::default(),
+        };
         ApiKeySource::new(config, Arc::new(SystemClock)).unwrap()
     };
     let server = Endless::start("HTTP/1.1 400 Bad Request\r\n\r\n", Some(&FILLING));

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use snapferry_base::cancel::Cancel;
 use snapferry_base::clock::SystemClock;
+use snapferry_base::proxy::Proxies;
 use snapferry_base::retry::{Backoff, Class};
 use snapferry_base::units::{to_u64, to_usize};
 use snapferry_engine::hash::Crc64;
@@ -323,6 +324,7 @@ async fn a_certificate_is_trusted_only_by_its_authority_and_tokens_travel_under_
         api_key: bench.sim.config().api_keys[0].clone(),
         endpoint: bench.sim.iam_endpoint(),
         ca_file: ca_file.clone(),
+        proxies: Proxies::default(),
     };
     let untrusting =
         ApiKeySource::new(ApiKeyConfig { ca_file: None, ..source.clone() }, ManualClock::hurried()).unwrap();
@@ -354,7 +356,12 @@ async fn a_certificate_is_trusted_only_by_its_authority_and_tokens_travel_under_
 async fn a_token_is_not_sent_in_the_clear() {
     let bench = Bench::start().await;
     let key = bench.sim.config().api_keys[0].clone();
-    let source = ApiKeyConfig { api_key: key, endpoint: "https://iam.example.com".to_owned(), ca_file: None };
+    let source = ApiKeyConfig {
+        api_key: key,
+        endpoint: "https://iam.example.com".to_owned(),
+        ca_file: None,
+        proxies: Proxies::default(),
+    };
     let source = ApiKeySource::new(source, Arc::new(SystemClock)).unwrap();
     let config = S3Config {
         endpoint: "http://s3.example.com".to_owned(),

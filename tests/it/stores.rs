@@ -271,7 +271,8 @@ async fn addresses_that_lead_nowhere_are_told_with_the_address() {
         "s3.example.com",
         "ftp://s3.example.com",
         "https://user:hunter2@s3.example.com",
-        "https://s3.example.com/x",
+        "https://s3.example.com/?x",
+        "https://s3.example.com/#x",
     ] {
         let err = S3Store::connect(S3Config { endpoint: endpoint.to_owned(), ..config.clone() }).unwrap_err();
         assert!(matches!(err, StoreError::Setup(_)), "{err}");

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
+use url::Host;
 
 /// Error of a CA file that can't be used. The file is checked when it is read, because the TLS libraries may
 /// panic on a bad one.
@@ -65,15 +66,17 @@ impl CaFile {
 /// True if a secret may be sent to `url`: over TLS, or to this machine itself.
 #[must_use]
 pub fn allows_secrets(url: &url::Url) -> bool {
-    url.scheme() == "https"
-        || match url.host_str() {
-            Some("localhost") => true,
-            Some(host) => host
-                .trim_matches(['[', ']'])
-                .parse::<std::net::IpAddr>()
-                .is_ok_and(|address| address.is_loopback()),
-            None => false,
-        }
+    url.scheme() == "https" || is_this_machine(url)
+}
+
+/// True if `url` is an address of this machine that other machines can't reach.
+pub(crate) fn is_this_machine(url: &url::Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 
+use crate::proxy::ProxyFault;
 use crate::retry::Class;
 use crate::secret::Secret;
 
@@ -50,6 +51,14 @@ pub enum IdentityError {
         /// Description of the failure, without any secret.
         reason: String,
     },
+    /// The proxy on the way to the identity service gave no connection.
+    #[error("no token from {endpoint}")]
+    Proxy {
+        /// URL of the identity service.
+        endpoint: String,
+        #[source]
+        source: Box<ProxyFault>,
+    },
     /// No request could be sent: the address is invalid, or the CA file can't be read.
     #[error("{0}")]
     Setup(String),
@@ -81,6 +90,7 @@ impl IdentityError {
                 Class::Permanent
             }
             Self::Unreachable { .. } => Class::Transient,
+            Self::Proxy { source, .. } => source.class(),
         }
     }
 }

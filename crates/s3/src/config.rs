@@ -6,8 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use snapferry_base::identity::TokenSource;
+use snapferry_base::proxy::Proxies;
 use snapferry_base::secret::Secret;
 use snapferry_base::units::{ByteCount, MIB};
+
+use super::requirements::{Addressing, Requirements};
 
 /// Default time limit of all requests except the one that completes an upload. The time for the body at the
 /// slowest acceptable rate is added.
@@ -50,7 +53,8 @@ impl fmt::Debug for Auth {
 /// Location of a bucket, authorization, and time limits.
 #[derive(Clone, Debug)]
 pub struct S3Config {
-    /// URL of the form `https://host[:port]`. `http` is for stores on this machine or in a trusted network.
+    /// URL of the form `https://host[:port][/path]`. `http` is for stores on this machine or in a trusted
+    /// network.
     pub endpoint: String,
     /// Region of the bucket, which is part of the signatures.
     pub region: String,
@@ -58,6 +62,10 @@ pub struct S3Config {
     pub auth: Auth,
     /// Certificates to trust in addition to the system's, in PEM.
     pub ca_file: Option<PathBuf>,
+    /// Proxies that requests may go through.
+    pub proxies: Proxies,
+    pub addressing: Addressing,
+    pub requirements: Requirements,
     /// Slowest acceptable rate of a body in bytes per second; an attempt below it is ended. See [`SLOWEST`].
     pub slowest: ByteCount,
     /// Time limit of an attempt, to which the time for its body is added. See [`DEADLINE`].
@@ -76,6 +84,9 @@ impl S3Config {
             bucket: bucket.to_owned(),
             auth,
             ca_file: None,
+            proxies: Proxies::default(),
+            addressing: Addressing::default(),
+            requirements: Requirements::default(),
             slowest: SLOWEST,
             deadline: DEADLINE,
             complete: COMPLETE,

@@ -7,11 +7,14 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
-    BehaviorVersion, Config, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
-    SharedHttpClient, StalledStreamProtectionConfig,
+    AppName, BehaviorVersion, Config, Credentials, Region, RequestChecksumCalculation,
+    ResponseChecksumValidation, SharedHttpClient, StalledStreamProtectionConfig,
 };
-use aws_smithy_http_client::tls;
+use aws_smithy_http_client::proxy::ProxyConfig;
+use aws_smithy_http_client::{Connector, tls};
 use snapferry_base::ca_file::{CaFile, allows_secrets};
+use snapferry_base::client_name;
+use snapferry_base::proxy::Route;
 use snapferry_engine::store::StoreError;
 
 use super::auth::Bearer;
@@ -19,6 +22,7 @@ use super::bounded_client::BoundedClient;
 use super::checksums::ChecksumSupport;
 use super::complete_xml::CompleteXml;
 use super::errors::ErrorContext;
+use super::requirements::{Addressing, Payer, RequesterPays};
 use super::{Auth, S3Config, S3Store};
 
 /// Longest name of a bucket in bytes: 63 by today's rules, 255 by older ones.
@@ -30,8 +34,9 @@ impl S3Store {
     /// Sets up a client. Sends no request to the store.
     ///
     /// # Errors
-    /// If the endpoint is not `http://host` or `https://host`, the bucket's name is invalid, the CA file
-    /// can't be used, the slowest rate is 0, the keys are empty, or a token would be sent without TLS.
+    /// If the endpoint is not an address that begins with `http://` or `https://`, the bucket's name is
+    /// invalid, the CA file or the proxy can't be used, the slowest rate is 0, the keys are empty, or a token
+    /// would be sent without TLS.
     pub fn connect(config: S3Config) -> Result<Self, StoreError> {
         let setup = |reason: String| StoreError::Setup(reason);
         let endpoint: url::Url = config.endpoint.parse().map_err(|err| {
@@ -46,10 +51,10 @@ impl S3Store {
                 "the endpoint holds a user name or password; keys are given apart from it".to_owned(),
             ));
         }
-        let is_bare = endpoint.path() == "/" && endpoint.query().is_none() && endpoint.fragment().is_none();
+        let is_bare = endpoint.query().is_none() && endpoint.fragment().is_none();
         if !matches!(endpoint.scheme(), "http" | "https") || endpoint.host_str().is_none() || !is_bare {
             return Err(setup(format!(
-                "the endpoint {endpoint} is not of the form https://host or http://host:port"
+                "the endpoint {endpoint} is not of the form https://host, http://host:port or https://host/path"
             )));
         }
         if config.bucket.is_empty()
@@ -71,14 +76,19 @@ impl S3Store {
             .transpose()
             .map_err(|err| setup(snapferry_base::retry::chain(&err)))?;
         let url = endpoint.as_str().trim_end_matches('/').to_owned();
+        let target = address_of(&endpoint, &config.bucket, config.addressing)?;
+        let route = config.proxies.route(&target).map_err(|err| setup(err.to_string()))?;
+        let app_name = AppName::new(client_name::plain()).map_err(|err| setup(err.to_string()))?;
 
         let mut secrets = Vec::new();
         let mut builder = Config::builder()
             .behavior_version(BehaviorVersion::v2026_01_12())
             .region(Region::new(config.region.clone()))
-            .endpoint_url(&url)
-            .force_path_style(true)
-            .http_client(SharedHttpClient::new(BoundedClient(http_client(secure, ca.as_ref())?)))
+            // The SDK appends the bucket to a path as it is.
+            .endpoint_url(format!("{url}/"))
+            .app_name(app_name)
+            .force_path_style(config.addressing == Addressing::Path)
+            .http_client(SharedHttpClient::new(BoundedClient(http_client(secure, ca.as_ref(), &route)?)))
             // The requests set checksums themselves, or have none. The SDK would compute its own again for
             // each attempt.
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
@@ -87,6 +97,9 @@ impl S3Store {
             .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT).build())
             .retry_config(RetryConfig::disabled())
             .interceptor(CompleteXml);
+        if config.requirements.payer == Payer::Requester {
+            builder = builder.interceptor(RequesterPays);
+        }
         let mut bearer = None;
         match config.auth {
             Auth::Hmac { access_key, secret_key, session_token } => {
@@ -123,10 +136,13 @@ impl S3Store {
             slowest: config.slowest,
             deadline: config.deadline,
             complete: config.complete,
+            requirements: config.requirements,
+            target,
             error_context: ErrorContext {
                 endpoint: url,
                 region: config.region,
                 bucket: config.bucket,
+                route,
                 secrets,
             },
             checksums: ChecksumSupport::default(),
@@ -134,20 +150,69 @@ impl S3Store {
     }
 }
 
-fn http_client(secure: bool, ca: Option<&CaFile>) -> Result<SharedHttpClient, StoreError> {
+/// Returns the address of the bucket's objects, without their keys.
+fn address_of(endpoint: &url::Url, bucket: &str, addressing: Addressing) -> Result<url::Url, StoreError> {
+    if addressing == Addressing::Path {
+        return Ok(endpoint.clone());
+    }
+    let refused = |reason: &str| {
+        StoreError::Setup(format!(
+            "bucket {bucket:?} can't be a part of the host's name in {endpoint}: {reason}; use path addressing"
+        ))
+    };
+    let Some(url::Host::Domain(host)) = endpoint.host() else {
+        return Err(refused("the host is an address without a name"));
+    };
+    // The SDK puts other names into the path, without a notice. A certificate for *.host covers no name with
+    // a dot in front of it.
+    let is_label_char = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.chars().all(is_label_char)
+    };
+    let labels = bucket.split('.').count();
+    if !(3..=63).contains(&bucket.len()) || !bucket.split('.').all(is_label) {
+        return Err(refused("it has to be of 3 to 63 lower-case letters, digits and dashes"));
+    }
+    if labels > 1 && endpoint.scheme() == "https" {
+        return Err(refused("with a dot in it, no certificate fits"));
+    }
+    let mut address = endpoint.clone();
+    address.set_host(Some(&format!("{bucket}.{host}"))).map_err(|err| refused(&err.to_string()))?;
+    Ok(address)
+}
+
+fn http_client(secure: bool, ca: Option<&CaFile>, route: &Route) -> Result<SharedHttpClient, StoreError> {
+    let setup = |err: &dyn std::error::Error, what: &str| {
+        StoreError::Setup(format!("can't set up {what}: {}", snapferry_base::retry::chain(err)))
+    };
+    let tls_context = || {
+        let mut trust_store = tls::TrustStore::default();
+        if let Some(ca) = ca {
+            trust_store = trust_store.with_pem_certificate(ca.pem());
+        }
+        tls::TlsContext::builder().with_trust_store(trust_store).build().map_err(|err| setup(&err, "TLS"))
+    };
+    let ring = || tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
     let builder = aws_smithy_http_client::Builder::new();
-    if !secure {
-        return Ok(builder.build_http());
-    }
-    let mut trust_store = tls::TrustStore::default();
-    if let Some(ca) = ca {
-        trust_store = trust_store.with_pem_certificate(ca.pem());
-    }
-    let context = tls::TlsContext::builder().with_trust_store(trust_store).build().map_err(|err| {
-        StoreError::Setup(format!("can't set up TLS: {}", snapferry_base::retry::chain(&err)))
-    })?;
-    Ok(builder
-        .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
-        .tls_context(context)
-        .build_https())
+    let Some(proxy) = route.proxy() else {
+        return Ok(match secure {
+            false => builder.build_http(),
+            true => builder.tls_provider(ring()).tls_context(tls_context()?).build_https(),
+        });
+    };
+    let config = ProxyConfig::all(proxy.url().as_str()).map_err(|err| setup(&err, "the proxy"))?;
+    // A proxy that is itself reached over TLS needs it even if the store doesn't.
+    let tls_context = if secure || proxy.url().scheme() == "https" { Some(tls_context()?) } else { None };
+    Ok(builder.build_with_connector_fn(move |settings, components| {
+        let mut connector = Connector::builder().proxy_config(config.clone());
+        connector.set_connector_settings(settings.cloned());
+        connector.set_sleep_impl(components.and_then(|components| components.sleep_impl()));
+        match &tls_context {
+            None => connector.build_http(),
+            Some(context) => connector.tls_provider(ring()).tls_context(context.clone()).build(),
+        }
+    }))
 }

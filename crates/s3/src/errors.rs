@@ -8,6 +8,7 @@ use std::time::Duration;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use snapferry_base::limits;
+use snapferry_base::proxy::Route;
 use snapferry_base::secret::Secret;
 use snapferry_base::units::ByteCount;
 use snapferry_engine::store::{Operation, StoreError, is_digest_code};
@@ -24,6 +25,8 @@ pub(super) struct ErrorContext {
     pub(super) endpoint: String,
     pub(super) region: String,
     pub(super) bucket: String,
+    /// Way to the store.
+    pub(super) route: Route,
     /// Secrets to remove from messages, because some stores repeat what they were sent.
     pub(super) secrets: Vec<Secret>,
 }
@@ -83,12 +86,13 @@ impl ErrorContext {
                     _ => StoreError::Connection {
                         operation,
                         endpoint: self.endpoint.clone(),
-                        reason: causes(&err),
+                        reason: self.route.explain(causes(&err)),
                     },
                 }
             }
             SdkError::TimeoutError(_) => {
-                StoreError::Connection { operation, endpoint: self.endpoint.clone(), reason: causes(&err) }
+                let reason = self.route.explain(causes(&err));
+                StoreError::Connection { operation, endpoint: self.endpoint.clone(), reason }
             }
             _ => StoreError::Setup(format!(
                 "{operation}: the request can't be made: {}",
@@ -106,11 +110,19 @@ impl ErrorContext {
         message: Option<&str>,
     ) -> StoreError {
         let status = raw.status().as_u16();
+        if let Some(source) = self.route.fault_of_status(status) {
+            return StoreError::Proxy { operation, source };
+        }
+        // Only S3 has error codes: any other answer may be that of a proxy on the way.
+        let no_message = || match self.route.proxy().filter(|_| code.is_none()) {
+            Some(proxy) => format!("no reason given; it may be the answer of the proxy {proxy}"),
+            None => "no reason given".to_owned(),
+        };
+        let message = message.map_or_else(no_message, |message| self.clean(message));
         // A response to HEAD has no body, so its only code is the status.
         let code = code
             .filter(|code| !code.is_empty())
             .map_or_else(|| default_code(status).to_owned(), |code| self.clean(code));
-        let message = message.map_or_else(|| "no reason given".to_owned(), |message| self.clean(message));
         if is_digest_code(&code) {
             return StoreError::Damaged {
                 operation,
@@ -280,6 +292,7 @@ mod tests {
             endpoint: "https://s3.example".to_owned(),
             region: "us-south".to_owned(),
             bucket: "images".to_owned(),
+            route: Route::default(),
             secrets: vec![Secret::new("hunter2"), Secret::new("")],
         };
         assert_eq!(context.clean("token\n\n hunter2  is bad"), "token *** is bad");

@@ -35,12 +35,14 @@ mod config;
 mod connect;
 mod errors;
 mod multipart;
+mod requirements;
 
 pub use bounded_client::LARGEST_RESPONSE;
 pub use checksums::PartChecksum;
 pub use config::{Auth, COMPLETE, DEADLINE, S3Config, SLOWEST};
 pub use errors::region_in;
 use multipart::may_concern_checksum_fields;
+pub use requirements::{Addressing, Encryption, Payer, Requirements, StorageClass};
 
 /// Largest number of pages of a list, with a thousand entries each.
 const MAX_PAGES: u32 = 1000;
@@ -79,6 +81,9 @@ pub struct S3Store {
     slowest: ByteCount,
     deadline: Duration,
     complete: Duration,
+    requirements: Requirements,
+    /// Address of the bucket's objects, for questions to the proxy.
+    target: url::Url,
     error_context: ErrorContext,
     checksums: ChecksumSupport,
 }
@@ -142,9 +147,20 @@ impl S3Store {
                 source: Box::new(source),
             })?;
         }
-        with_deadline(deadline, operation, request)
-            .await?
-            .map_err(|err| self.error_context.convert(operation.clone(), upload_id, err))
+        let err = match with_deadline(deadline, operation, request).await? {
+            Ok(response) => return Ok(response),
+            Err(err) => err,
+        };
+        let was_answered = matches!(err, SdkError::ServiceError(_) | SdkError::ResponseError(_));
+        let err = self.error_context.convert(operation.clone(), upload_id, err);
+        if was_answered || !matches!(err, StoreError::Connection { .. }) {
+            return Err(err);
+        }
+        // A proxy that gives no connection is found by asking it, because the SDK doesn't report its answer.
+        Err(match self.error_context.route.fault(&self.target).await {
+            Some(source) => StoreError::Proxy { operation: operation.clone(), source },
+            None => err,
+        })
     }
 
     /// Returns a more exact error for a refused HEAD, whose response has no body and so no reason. A GET of
@@ -217,6 +233,14 @@ impl S3Store {
         Ok(())
     }
 
+    fn encryption(&self) -> Option<&Encryption> {
+        self.requirements.encryption.as_ref()
+    }
+
+    fn encryption_key(&self) -> Option<String> {
+        self.encryption().and_then(Encryption::key).map(str::to_owned)
+    }
+
     fn deadline_of(&self, body: u64) -> Duration {
         self.deadline + Duration::from_secs(body / self.slowest.0)
     }
@@ -278,6 +302,9 @@ impl ObjectStore for S3Store {
             .key(key.as_str())
             // The body is small, and every store checks an MD5.
             .content_md5(checksums::md5_header(digest))
+            .set_server_side_encryption(self.encryption().map(Encryption::algorithm))
+            .set_ssekms_key_id(self.encryption_key())
+            .set_storage_class(self.requirements.storage_class.as_ref().map(StorageClass::to_sdk))
             .body(ByteStream::from(body))
             .customize();
         let request = if self.sign_payload { request } else { request.disable_payload_signing() };

@@ -7,6 +7,7 @@ use snapferry_engine::hash::Crc64;
 use snapferry_engine::store::{ETag, ExpectedObject, ObjectKey, Part, StoreError, StoredPart, Upload};
 
 use super::checksums::{self, Fields};
+use super::requirements::{Encryption, StorageClass};
 use super::{LONGEST_UPLOAD_ID, S3Store, damaged, etag_of, quoted, wire_id, wire_number, within_limit};
 
 /// Checksum that is sent with a part.
@@ -89,13 +90,23 @@ impl S3Store {
 
     pub(super) async fn send_create(&self, key: &ObjectKey, fields: Fields) -> Result<Upload, StoreError> {
         let operation = self.operation("CreateMultipartUpload", key);
-        let mut request = self.client.create_multipart_upload().bucket(&self.bucket).key(key.as_str());
+        let mut request = self
+            .client
+            .create_multipart_upload()
+            .bucket(&self.bucket)
+            .key(key.as_str())
+            .set_server_side_encryption(self.encryption().map(Encryption::algorithm))
+            .set_ssekms_key_id(self.encryption_key())
+            .set_storage_class(self.requirements.storage_class.as_ref().map(StorageClass::to_sdk));
         if fields == Fields::Crc64 {
             request = request
                 .checksum_algorithm(ChecksumAlgorithm::Crc64Nvme)
                 .checksum_type(ChecksumType::FullObject);
         }
         let response = self.attempt(&operation, None, 0, request.send()).await?;
+        if self.encryption().is_some() && response.server_side_encryption().is_none() {
+            tracing::warn!(%operation, "the store does not confirm the encryption that was asked for");
+        }
         match response.upload_id() {
             Some(id) if !id.is_empty() => {
                 let id = within_limit("upload id", id, LONGEST_UPLOAD_ID, &operation)?;

@@ -33,6 +33,7 @@ use super::receive::Wire;
 use super::requests::{Operation, Target};
 use super::server::UnsignedPayload;
 use super::stats::Ledger;
+use super::terms::{self, Names, RequiredHeader};
 
 /// Bytes of a body that are read after its response is known. A client that is cut off while it sends sees a
 /// broken connection, not the response.
@@ -140,6 +141,9 @@ pub(super) struct Front {
     pub(super) ledger: Ledger,
     pub(super) encrypted: bool,
     pub(super) unsigned_payload: UnsignedPayload,
+    pub(super) names: Names,
+    pub(super) prefix: String,
+    pub(super) required_headers: Vec<RequiredHeader>,
 }
 
 impl Answers for Front {
@@ -148,9 +152,15 @@ impl Answers for Front {
         req: Request<Incoming>,
         reset: &AtomicBool,
     ) -> Result<Response<Body>, Dropped> {
-        let target = Target::of(req.method(), req.uri(), req.headers());
-        let path = req.uri().path_and_query().map_or("", |path| path.as_str());
-        let visit = self.ledger.begin(&target, req.method(), path);
+        let mut req = req;
+        // The log has the path as the client sent it.
+        let sent = req.uri().path_and_query().map_or_else(String::new, ToString::to_string);
+        if let Some(inner) = terms::without_prefix(req.uri(), &self.prefix) {
+            *req.uri_mut() = inner;
+        }
+        let host_bucket = self.names.bucket_of(req.headers());
+        let target = Target::of(req.method(), req.uri(), req.headers(), host_bucket);
+        let visit = self.ledger.begin(&target, req.method(), &sent, req.headers());
         // The length in a response to HEAD is that of a body that is not sent.
         let is_head = req.method() == Method::HEAD;
         let (parts, body) = req.into_parts();
@@ -270,7 +280,8 @@ impl Front {
                 Err(err) => refused(S3Error::with_source(s3s::S3ErrorCode::IncompleteBody, err)),
             };
         }
-        if let Err(err) = self.admit(&mut parts) {
+        let terms = terms::check(&self.names, &self.required_headers, target, &parts);
+        if let Err(err) = terms.and_then(|()| self.admit(&mut parts)) {
             return refused(err);
         }
         let expected =

@@ -13,6 +13,7 @@
 //! | `server`, `listener` | the store as a whole; sockets, TLS, connections |
 //! | `front` | steps before and after S3 handles a request |
 //! | `requests`, `faults`, `stats` | operation of a request, scripted faults, counters |
+//! | `terms` | names, paths and headers that a store demands |
 //! | `script`, `timestamp` | selection of the requests that fail; times as both services keep them |
 //! | `iam` | bearer tokens for API keys, as IBM's IAM issues them |
 //! | `store` | S3's operations |
@@ -37,6 +38,7 @@ mod script;
 mod server;
 mod stats;
 mod store;
+mod terms;
 mod timestamp;
 mod uploads;
 
@@ -48,4 +50,5 @@ pub use region::{
 pub use requests::Operation;
 pub use script::When;
 pub use server::{SimConfig, SimError, SimStore, TlsFiles, UnsignedPayload};
-pub use stats::{Count, LoggedRequest, Stats};
+pub use stats::{Count, LOGGED_HEADERS, LoggedRequest, Stats};
+pub use terms::{Names, RequiredHeader};

@@ -84,10 +84,15 @@ fn value(uri: &Uri, name: &str) -> Option<String> {
 }
 
 impl Target {
-    pub(super) fn of(method: &Method, uri: &Uri, headers: &HeaderMap) -> Self {
+    /// Reads the target of a request. `host_bucket` is the bucket that the name of the host contains, if it
+    /// does.
+    pub(super) fn of(method: &Method, uri: &Uri, headers: &HeaderMap, host_bucket: Option<&str>) -> Self {
         let path = percent_decode_str(uri.path()).decode_utf8_lossy();
         let path = path.strip_prefix('/').unwrap_or(&path);
-        let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
+        let (bucket, key) = match host_bucket {
+            Some(bucket) => (bucket, path),
+            None => path.split_once('/').unwrap_or((path, "")),
+        };
         let upload = value(uri, "uploadId");
         let part = value(uri, "partNumber");
         let asks = |name| value(uri, name).is_some();
@@ -134,7 +139,7 @@ mod tests {
     use super::*;
 
     fn operation(method: Method, uri: &'static str) -> Operation {
-        Target::of(&method, &Uri::from_static(uri), &HeaderMap::new()).operation
+        Target::of(&method, &Uri::from_static(uri), &HeaderMap::new(), None).operation
     }
 
     #[test]
@@ -159,9 +164,17 @@ mod tests {
     }
 
     #[test]
+    fn a_bucket_in_the_hosts_name_leaves_the_path_to_the_key() {
+        let uri = Uri::from_static("/a/b?uploads");
+        let target = Target::of(&Method::POST, &uri, &HeaderMap::new(), Some("images"));
+        assert_eq!((target.bucket.as_str(), target.key.as_str()), ("images", "a/b"));
+        assert_eq!(target.operation, Operation::CreateMultipartUpload);
+    }
+
+    #[test]
     fn keys_are_decoded_and_keep_their_slashes() {
         let uri = Uri::from_static("/images/a%20b/c?partNumber=12&uploadId=q%2Fr");
-        let target = Target::of(&Method::PUT, &uri, &HeaderMap::new());
+        let target = Target::of(&Method::PUT, &uri, &HeaderMap::new(), None);
         let expected = Target {
             operation: Operation::UploadPart,
             bucket: "images".to_owned(),

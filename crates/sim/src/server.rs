@@ -21,6 +21,7 @@ use super::iam::Iam;
 use super::listener::{self, url_of};
 use super::stats::{Ledger, Stats};
 use super::store::Store;
+use super::terms::{Names, RequiredHeader};
 
 /// Certificate and its private key, as PEM files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +63,13 @@ pub struct SimConfig {
     pub token_life: Duration,
     /// Rule for requests with `UNSIGNED-PAYLOAD`.
     pub unsigned_payload: UnsignedPayload,
+    /// Names of hosts that contain a bucket.
+    pub names: Names,
+    /// Path in front of all others, as a server in front of a store adds it. Signatures cover it, and are not
+    /// accepted then; tokens are.
+    pub prefix: String,
+    /// Headers that the policies of the buckets require.
+    pub required_headers: Vec<RequiredHeader>,
 }
 
 impl SimConfig {
@@ -79,6 +87,9 @@ impl SimConfig {
             api_keys: vec![Secret::new(&random())],
             token_life: Duration::from_secs(3600),
             unsigned_payload: UnsignedPayload::default(),
+            names: Names::default(),
+            prefix: String::new(),
+            required_headers: Vec::new(),
         }
     }
 }
@@ -160,6 +171,9 @@ impl SimStore {
 
         let mut s3 = S3ServiceBuilder::new(Store::new(Arc::clone(&folder), config.region.clone()));
         s3.set_auth(Keys { access_key: config.access_key.clone(), secret_key: config.secret_key.clone() });
+        if config.names != Names::PathOnly {
+            s3.set_host(config.names.clone());
+        }
         s3.set_access(Gate { region: config.region.clone() });
         let front = Arc::new(Front {
             s3: s3.build(),
@@ -168,6 +182,9 @@ impl SimStore {
             ledger: Ledger::default(),
             encrypted: tls.is_some(),
             unsigned_payload: config.unsigned_payload,
+            names: config.names.clone(),
+            prefix: config.prefix.clone(),
+            required_headers: config.required_headers.clone(),
         });
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(listener::serve(listener, tls, Arc::clone(&front), stopped));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hyper::{Method, StatusCode};
+use hyper::{HeaderMap, Method, StatusCode};
 
 use super::requests::{Operation, Target};
 
@@ -35,7 +35,19 @@ pub struct LoggedRequest {
     pub part: Option<u32>,
     /// HTTP status; `None` if the connection ended without a response.
     pub status: Option<u16>,
+    /// Those headers of the request that [`LOGGED_HEADERS`] lists, by their names.
+    pub headers: BTreeMap<&'static str, String>,
 }
+
+/// Headers that the log keeps: who asks, what for, and on what terms. None of them holds a secret.
+pub const LOGGED_HEADERS: [&str; 6] = [
+    "host",
+    "user-agent",
+    "x-amz-request-payer",
+    "x-amz-server-side-encryption",
+    "x-amz-server-side-encryption-aws-kms-key-id",
+    "x-amz-storage-class",
+];
 
 /// All counters so far, and the log.
 #[derive(Clone, Debug, Default)]
@@ -73,7 +85,7 @@ impl Ledger {
     }
 
     /// Counts a request that begins; it ends when the [`Visit`] is dropped.
-    pub(super) fn begin(&self, target: &Target, method: &Method, path: &str) -> Visit {
+    pub(super) fn begin(&self, target: &Target, method: &Method, path: &str, headers: &HeaderMap) -> Visit {
         let mut stats = self.lock();
         stats.counts.entry(target.operation).or_default().requests += 1;
         if target.operation == Operation::UploadPart {
@@ -87,9 +99,15 @@ impl Ledger {
             path: path.to_owned(),
             part: target.part,
             status: None,
+            headers: logged(headers),
         };
         Visit { ledger: self.clone(), request: Some(request), received: Arc::default(), sent: 0 }
     }
+}
+
+fn logged(headers: &HeaderMap) -> BTreeMap<&'static str, String> {
+    let value = |name: &str| Some(headers.get(name)?.to_str().ok()?.to_owned());
+    LOGGED_HEADERS.into_iter().filter_map(|name| Some((name, value(name)?))).collect()
 }
 
 /// One request in progress. If it is dropped without a response, the log has it without a status.

@@ -358,6 +358,7 @@ impl S3 for Store {
             upload_id: Some(upload.id().to_owned()),
             checksum_algorithm: scheme.map(|scheme| ChecksumAlgorithm::from_static(scheme.algorithm.name())),
             checksum_type: scheme.map(|scheme| ChecksumType::from_static(scheme.kind.name())),
+            server_side_encryption: input.server_side_encryption,
             ..CreateMultipartUploadOutput::default()
         }))
     }

@@ -22,7 +22,7 @@ use snapferry_ibmcloud::vpc::{
 };
 
 use super::{ClientContext, print_json, tagging_config};
-use crate::cli::args::{CloudArgs, OutputArgs, QueueArgs, RecoveryArgs};
+use crate::cli::args::{CloudArgs, OutputArgs, QueueArgs, RecoveryArgs, StoreArgs};
 use crate::cli::config::{self, ImageDestination, StoreOptions};
 use crate::cli::credentials::{self, Identity};
 use crate::cli::error::UsageError;
@@ -33,6 +33,8 @@ use crate::cli::hints::AUTHORIZE;
 use crate::cli::printable;
 use crate::cli::session::Session;
 use crate::cli::signals::Unfinished;
+
+mod network;
 
 /// Largest accepted difference between this machine's clock and the cloud's. Beyond it, tokens and signatures
 /// may be refused: S3 allows 15 minutes, IAM less.
@@ -139,6 +141,7 @@ pub fn run(args: &DoctorArgs, session: &Session) -> CommandResult<Code> {
 
 async fn examine(args: &DoctorArgs, session: &Session) -> Findings {
     let mut findings = Findings::default();
+    network::routes(args, session, &mut findings).await;
     let own = own_server(args, &mut findings).await;
     let tokens = match identity(args, session).await {
         Ok((tokens, details)) => {
@@ -161,7 +164,7 @@ async fn examine(args: &DoctorArgs, session: &Session) -> Findings {
             known_hosts: KnownHosts::default(),
         };
         match &home {
-            Some(home) => region(args, &context, home, Side::Home, &mut findings).await,
+            Some(home) => region(args, session, &context, home, Side::Home, &mut findings).await,
             None => findings.failure(
                 "region",
                 Code::Usage,
@@ -170,7 +173,7 @@ async fn examine(args: &DoctorArgs, session: &Session) -> Findings {
             ),
         }
         if let Some(away) = args.recovery.to.as_ref().filter(|to| Some(*to) != home.as_ref()) {
-            region(args, &context, away, Side::Recovery, &mut findings).await;
+            region(args, session, &context, away, Side::Recovery, &mut findings).await;
         }
     }
     bucket(args, session, &mut findings).await;
@@ -247,11 +250,19 @@ enum Side {
     Recovery,
 }
 
-async fn region(args: &DoctorArgs, context: &ClientContext, name: &str, side: Side, findings: &mut Findings) {
+async fn region(
+    args: &DoctorArgs,
+    session: &Session,
+    context: &ClientContext,
+    name: &str,
+    side: Side,
+    findings: &mut Findings,
+) {
     let config = ClientConfig {
         region: name.to_owned(),
         endpoint: Endpoint::parse(&args.cloud.vpc_endpoint),
         ca_file: args.cloud.identity.ca_file.clone(),
+        proxies: session.environment.proxies(),
         policy: HASTY,
     };
     let client = match RegionClient::new(config, context.clone()) {
@@ -274,7 +285,7 @@ async fn region(args: &DoctorArgs, context: &ClientContext, name: &str, side: Si
         let any = servers.as_ref().ok().and_then(|all| all.first()).map(|server| server.crn.clone());
         rights("servers", servers.map(|all| all.len()));
         if let Some(any) = any {
-            rights("tags", tags(args, context, &any).await);
+            rights("tags", tags(args, session, context, &any).await);
         }
         rights("volumes", client.volumes(&VolumeFilter::default()).await.map(|all| all.len()));
         rights("snapshots", client.snapshots(&SnapshotFilter::default()).await.map(|all| all.len()));
@@ -295,8 +306,14 @@ async fn region(args: &DoctorArgs, context: &ClientContext, name: &str, side: Si
 }
 
 /// Counts the tags of `any`, an existing resource, to try Global Tagging, which has an address of its own.
-async fn tags(args: &DoctorArgs, context: &ClientContext, any: &Crn) -> Result<usize, VpcError> {
-    let tagging = Tagging::new(&tagging_config(&args.cloud, HASTY), context.clone())?;
+async fn tags(
+    args: &DoctorArgs,
+    session: &Session,
+    context: &ClientContext,
+    any: &Crn,
+) -> Result<usize, VpcError> {
+    let config = tagging_config(&args.cloud, HASTY, session.environment.proxies());
+    let tagging = Tagging::new(&config, context.clone())?;
     Ok(tagging.tags(any).await?.len())
 }
 
@@ -327,10 +344,15 @@ async fn bucket(args: &DoctorArgs, session: &Session, findings: &mut Findings) {
     }
 }
 
+/// Returns the arguments for the bucket's store.
+fn store_args(args: &DoctorArgs) -> StoreArgs {
+    let store = args.recovery.store(&args.cloud.identity);
+    StoreArgs { region: store.region.or_else(|| args.cloud.region.clone()), ..store }
+}
+
 /// Writes a small object, reads it, and removes it, even if writing or reading failed.
 async fn probe(args: &DoctorArgs, bucket: &str, session: &Session) -> CommandResult<()> {
-    let mut store = args.recovery.store(&args.cloud.identity);
-    store.region = store.region.or_else(|| args.cloud.region.clone());
+    let store = store_args(args);
     let key = ObjectKey::new(&format!("snapferry-doctor-{:016x}", rand::random::<u64>()))
         .map_err(|error| UsageError(error.to_string()))?;
     let destination = ImageDestination::Bucket { bucket: bucket.to_owned(), key: key.clone() };

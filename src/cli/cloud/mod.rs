@@ -7,6 +7,7 @@ use std::time::Duration;
 use snapferry_base::cancel::Cancel;
 use snapferry_base::clock::SystemClock;
 use snapferry_base::fence::{Fence, Unfenced};
+use snapferry_base::proxy::Proxies;
 use snapferry_ibmcloud::vpc::{
     ClientConfig, ClientContext, Endpoint, GLOBAL_TAGGING, KnownHosts, LogWatch, PRIVATE_TAGGING, Policy,
     RegionClient, Tagging, TaggingConfig, Waits, Watch,
@@ -34,6 +35,7 @@ pub struct Cloud {
     identity: Identity,
     context: ClientContext,
     policy: Policy,
+    proxies: Proxies,
     /// Region that is used if the user names none.
     pub home: String,
 }
@@ -91,7 +93,8 @@ impl Cloud {
             known_hosts: KnownHosts::default(),
         };
         let home = home_region(args).await?;
-        Ok(Self { args: args.clone(), identity, context, policy: Policy::default(), home })
+        let proxies = session.environment.proxies();
+        Ok(Self { args: args.clone(), identity, context, policy: Policy::default(), proxies, home })
     }
 
     /// Returns the same cloud with the settings of one job.
@@ -125,6 +128,7 @@ impl Cloud {
             region: region.to_owned(),
             endpoint: Endpoint::parse(&self.args.vpc_endpoint),
             ca_file: self.args.identity.ca_file.clone(),
+            proxies: self.proxies.clone(),
             policy: self.policy,
         };
         Ok(RegionClient::new(config, self.context.clone())?)
@@ -132,7 +136,7 @@ impl Cloud {
 
     /// Returns a client for Global Tagging, which has no regions.
     pub fn tagging(&self) -> CommandResult<Tagging> {
-        let config = tagging_config(&self.args, self.policy);
+        let config = tagging_config(&self.args, self.policy, self.proxies.clone());
         Ok(Tagging::new(&config, self.context.clone())?)
     }
 
@@ -144,13 +148,13 @@ impl Cloud {
 
 /// Returns the configuration of Global Tagging. Its endpoint is the one that the user named, or else the
 /// public or private one, to match that of the VPC API.
-fn tagging_config(args: &CloudArgs, policy: Policy) -> TaggingConfig {
+fn tagging_config(args: &CloudArgs, policy: Policy, proxies: Proxies) -> TaggingConfig {
     let default_endpoint = match Endpoint::parse(&args.vpc_endpoint) {
         Endpoint::Private => PRIVATE_TAGGING,
         Endpoint::Public | Endpoint::Template(_) => GLOBAL_TAGGING,
     };
     let endpoint = args.tagging_endpoint.clone().unwrap_or_else(|| default_endpoint.to_owned());
-    TaggingConfig { endpoint, ca_file: args.identity.ca_file.clone(), policy }
+    TaggingConfig { endpoint, ca_file: args.identity.ca_file.clone(), proxies, policy }
 }
 
 /// Returns the region that the user named, or else the region that this server runs in.

@@ -14,7 +14,9 @@ use snapferry_base::fence::Fence;
 use snapferry_base::identity::IdentityError;
 use snapferry_base::retry::chain;
 use snapferry_fleet::queue::{Queue, RedisQueue};
-use snapferry_fleet::replicate::{Age, Finished, JobContext, JobError, JobSpec, OwnServer, ProgressObserver};
+use snapferry_fleet::replicate::{
+    Age, BucketOptions, Finished, JobContext, JobError, JobSpec, OwnServer, ProgressObserver,
+};
 use snapferry_fleet::worker::{JobEnvironment, ShutdownSignals, Worker, WorkerEvent, WorkerLimits};
 use snapferry_ibmcloud::iam::{CLOUD_INIT, instance_of_cloud_init};
 
@@ -61,7 +63,8 @@ impl JobEnvironment for WorkerHost<'_> {
             deadline: Some(DEADLINE),
         };
         // A client that can write to the queue must not choose where this worker's credentials go.
-        let job = JobSpec { endpoint: None, ..job.clone() };
+        let bucket_options = BucketOptions { addressing: None, ..job.bucket_options.clone() };
+        let job = JobSpec { endpoint: None, bucket_options, ..job.clone() };
         self.site_args
             .site(self.cloud, &job, &self.own, &request_context)
             .map_err(|error| format!("{error:#}"))

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 
 use snapferry_base::identity::IdentityError;
+use snapferry_base::proxy::ProxyFault;
 use snapferry_base::suggest::similar;
 use snapferry_engine::store::StoreError;
 use snapferry_fleet::queue::{QueueError, rights};
@@ -114,6 +115,7 @@ pub fn of_cloud(error: &VpcError) -> Option<String> {
             Some("IBM takes one snapshot of a volume at a time: a backup policy may be at it. Try again in some minutes".into())
         }
         VpcError::Identity { source, .. } => of_identity(source),
+        VpcError::Proxy { source, .. } => Some(of_proxy(source)),
         _ => None,
     }
 }
@@ -172,7 +174,33 @@ pub fn of_identity(error: &IdentityError) -> Option<String> {
         IdentityError::Unreachable { .. } => {
             Some("check --iam-endpoint, and that this machine may reach it: `curl -sI` with its address tells".into())
         }
+        IdentityError::Proxy { source, .. } => Some(of_proxy(source)),
         _ => None,
+    }
+}
+
+pub fn of_proxy(fault: &ProxyFault) -> String {
+    let variable = fault.proxy().variable();
+    match fault {
+        ProxyFault::Unreachable { .. } => format!(
+            "check {variable}, and that the proxy runs; what is reached without a proxy is listed in NO_PROXY, by name, domain or network"
+        ),
+        ProxyFault::Credentials { proxy } => {
+            let (scheme, host) = proxy.address().split_once("://").map_or_else(
+                || ("http".to_owned(), String::new()),
+                |(scheme, host)| (scheme.to_owned(), host.to_owned()),
+            );
+            format!(
+                "put the right ones into the variable: {variable}={scheme}://USER:PASSWORD@{host}, with %40 for @, %3A for :, %2F for / and \
+                 %23 for # in them"
+            )
+        }
+        ProxyFault::Refused { status, target, .. } if *status >= 500 => format!(
+            "the proxy can't reach {target} either: ask who runs it; if this machine can reach it by itself, list it in NO_PROXY"
+        ),
+        ProxyFault::Refused { target, .. } => format!(
+            "the proxy does not allow {target}: ask who runs it; if this machine can reach it by itself, list it in NO_PROXY"
+        ),
     }
 }
 
@@ -205,6 +233,7 @@ pub fn of_store(error: &StoreError) -> Option<String> {
             Some("free space on it, or send the image straight to a bucket: --bucket".into())
         }
         StoreError::Identity { source, .. } => of_identity(source),
+        StoreError::Proxy { source, .. } => Some(of_proxy(source)),
         StoreError::Io { operation, source } => of_file(operation.request, source),
         _ => None,
     }

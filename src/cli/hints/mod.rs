@@ -14,7 +14,7 @@ use snapferry_qcow2::{FileError, HeaderError, ImageError};
 
 mod cloud;
 
-pub use cloud::{AUTHORIZE, of_cloud, of_identity, of_job, of_queue, of_store};
+pub use cloud::{AUTHORIZE, of_cloud, of_identity, of_job, of_proxy, of_queue, of_store};
 
 /// Returns the command that finds a resource which a job has left behind.
 pub fn of_left(left: &OrphanedResource) -> String {

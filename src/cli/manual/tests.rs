@@ -1,6 +1,7 @@
 use super::*;
 use crate::cli::command::definition;
-use crate::cli::settings::{names, other_variables, variable_of};
+use crate::cli::settings::{names, variable_of};
+use crate::cli::variables;
 
 fn below(command: &Command, all: &mut Vec<Command>) {
     all.push(command.clone());
@@ -98,7 +99,7 @@ fn the_variables_of_a_page_are_those_of_its_flags() {
 fn the_page_of_the_program_has_every_variable_that_is_no_setting() {
     let (root, _) = commands();
     let page = text(&root);
-    for name in other_variables().filter(|name| *name != crate::cli::completions::VARIABLE) {
+    for name in variables::names().filter(|name| *name != crate::cli::completions::VARIABLE) {
         assert!(section(&page, "ENVIRONMENT").contains(name), "{name} has no place in tables.rs");
     }
 }

@@ -163,6 +163,7 @@ pub fn job_of(
         bucket_location: how.bucket_location.clone().unwrap_or_else(|| region.clone()),
         bucket_region: Some(region),
         endpoint: recovery.endpoint.clone(),
+        bucket_options: recovery.requirements.for_job(),
         prefix: how.prefix.clone(),
         resource_group: how.resource_group.clone(),
         to,

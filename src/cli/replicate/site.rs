@@ -118,7 +118,8 @@ impl SiteArgs<'_> {
         let typed = self.recovery.store(&self.cloud_args.identity);
         let region = job.bucket_region.clone().or(typed.region).or_else(|| Some(job.to.clone()));
         let endpoint = typed.endpoint.or_else(|| job.endpoint.clone());
-        self.open(&job.bucket, cloud, Some(fence), StoreArgs { region, endpoint, ..typed })
+        let requirements = typed.requirements.clone().or_of_job(&job.bucket_options).map_err(UsageError)?;
+        self.open(&job.bucket, cloud, Some(fence), StoreArgs { region, endpoint, requirements, ..typed })
     }
 
     /// Opens a bucket. If there is a `fence`, it is checked before each change.

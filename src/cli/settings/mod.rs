@@ -15,6 +15,7 @@ use clap::{ArgMatches, Command};
 use snapferry_base::suggest::similar;
 
 use super::error::UsageError;
+use super::variables;
 use crate::cli::environment::Environment;
 
 mod file;
@@ -40,7 +41,7 @@ const fn everywhere(name: &'static str) -> Setting {
 
 /// All settings. A name is that of the flag, with underscores; for commands on the cloud `--region` is
 /// `vpc_region`.
-const SETTINGS: [Setting; 40] = [
+const SETTINGS: [Setting; 44] = [
     // For commands that write: an image to be read is always named in full.
     Setting {
         name: "bucket",
@@ -59,6 +60,10 @@ const SETTINGS: [Setting; 40] = [
     },
     everywhere("endpoint"),
     everywhere("region"),
+    everywhere("addressing"),
+    everywhere("sse"),
+    everywhere("storage_class"),
+    everywhere("requester_pays"),
     everywhere("credentials_file"),
     everywhere("api_key_file"),
     everywhere("trusted_profile"),
@@ -104,26 +109,6 @@ const INSTEAD: [(&str, [&str; 2]); 2] = [
     ("api_key_file", ["trusted_profile", "credentials_file"]),
     ("trusted_profile", ["api_key_file", "credentials_file"]),
 ];
-
-/// Other variables that are used, each with true if it holds a secret.
-const OTHERS: [(&str, bool); 13] = [
-    ("SNAPFERRY_REDIS_PASSWORD", true),
-    ("IBMCLOUD_API_KEY", true),
-    ("AWS_ACCESS_KEY_ID", false),
-    ("AWS_SECRET_ACCESS_KEY", true),
-    ("AWS_SESSION_TOKEN", true),
-    ("AWS_REGION", false),
-    ("AWS_DEFAULT_REGION", false),
-    ("AWS_ENDPOINT_URL_S3", false),
-    ("AWS_ENDPOINT_URL", false),
-    ("AWS_PROFILE", false),
-    ("AWS_SHARED_CREDENTIALS_FILE", false),
-    ("CREDENTIALS_DIRECTORY", false),
-    ("SNAPFERRY_QEMU_IMG", false),
-];
-
-/// Variables that are read before the settings.
-const FIRST: [&str; 3] = ["SNAPFERRY_CONFIG", "SNAPFERRY_LOG", super::completions::VARIABLE];
 
 /// Origin of a setting's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,11 +170,6 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     SETTINGS.into_iter().map(|setting| setting.name)
 }
 
-/// Returns the names of the other variables that are read.
-pub fn other_variables() -> impl Iterator<Item = &'static str> {
-    OTHERS.into_iter().map(|(name, _)| name).chain(FIRST)
-}
-
 /// Returns the environment variable that stands for a flag of a command, if the flag is a setting there.
 pub fn variable_of(command: &str, flag: &str) -> Option<String> {
     Setting::of(command, flag).map(|setting| variable(setting.name))
@@ -245,6 +225,10 @@ impl Settings {
             Some((name, (environment.get(&variable)?.to_owned(), Origin::Environment(variable))))
         });
         settings.overlay(variables.collect());
+        if let Some((variable, region)) = variables::region(environment) {
+            let origin = Origin::Environment(variable.to_owned());
+            settings.values.entry("vpc_region").or_insert((region.to_owned(), origin));
+        }
         if let (Some((_, one)), Some((_, other))) =
             (settings.values.get("api_key_file"), settings.values.get("trusted_profile"))
         {
@@ -302,7 +286,7 @@ impl Settings {
     #[must_use]
     pub fn misspelt(environment: &Environment) -> Vec<(String, Vec<String>)> {
         let settings = names().map(variable);
-        let known: Vec<String> = settings.chain(other_variables().map(str::to_owned)).collect();
+        let known: Vec<String> = settings.chain(variables::names().map(str::to_owned)).collect();
         let known = || known.iter().map(String::as_str);
         let is_unknown = |name: &&str| name.starts_with(PREFIX) && !known().any(|known| known == *name);
         let suggestions = |name: &str| {
@@ -334,7 +318,10 @@ impl Settings {
             let setting = Setting::of(&name, arg.get_id().as_str());
             match setting.and_then(|setting| self.values.get(setting.name)) {
                 // A required flag is satisfied by the setting.
-                Some((value, _)) => arg.required(false).default_value(value.clone()).hide_default_value(true),
+                Some((value, _)) => {
+                    let has_value = arg.get_action().takes_values();
+                    arg.required(false).default_value(value.clone()).hide_default_value(has_value)
+                }
                 None => arg,
             }
         });
@@ -355,16 +342,7 @@ impl Settings {
                 origin: Origin::Default,
             },
         });
-        let others = OTHERS.iter().filter_map(|&(name, secret)| {
-            let value = environment.get(name)?;
-            let value = if secret { "***".to_owned() } else { value.to_owned() };
-            Some(Shown {
-                name: name.to_owned(),
-                value: Some(value),
-                origin: Origin::Environment(name.to_owned()),
-            })
-        });
-        settings.chain(others).collect()
+        settings.chain(variables::shown(environment)).collect()
     }
 
     /// Returns the paths of the files that were read, the one with more authority last.
@@ -556,6 +534,22 @@ mod tests {
     }
 
     #[test]
+    fn ibms_own_variables_give_a_region_that_is_given_nowhere_else() {
+        let ic = ("IC_REGION", "eu-de");
+        let ibmcloud = ("IBMCLOUD_REGION", "jp-tok");
+        let region = |text: &str, variables: &[(&str, &str)]| {
+            let settings = found(text, variables).expect("a configuration");
+            let (value, origin) = settings.values.get("vpc_region").expect("a region");
+            format!("{value} of {origin}").replace(": ", ":")
+        };
+        assert_eq!(region("", &[ic]), "eu-de of environment IC_REGION");
+        assert_eq!(region("", &[ic, ibmcloud]), "jp-tok of environment IBMCLOUD_REGION");
+        let ours = ("SNAPFERRY_VPC_REGION", "us-south");
+        assert_eq!(region("", &[ic, ours]), "us-south of environment SNAPFERRY_VPC_REGION");
+        assert!(region("vpc_region = \"us-east\"\n", &[ic]).starts_with("us-east of "));
+    }
+
+    #[test]
     fn mistakes_are_named_with_file_and_line() {
         for (text, message) in [
             (
@@ -581,7 +575,12 @@ mod tests {
     #[test]
     fn what_is_shown_has_its_origin_and_no_secret() {
         use clap::CommandFactory as _;
-        let variables = [("IBMCLOUD_API_KEY", "hunter2"), ("SNAPFERRY_VPC_REGION", "eu-de")];
+        let variables = [
+            ("IBMCLOUD_API_KEY", "hunter2"),
+            ("IC_API_KEY", "hunter2"),
+            ("https_proxy", "http://user:hunter2@proxy.example:3128"),
+            ("SNAPFERRY_VPC_REGION", "eu-de"),
+        ];
         let settings = found("level = \"small\"\n", &variables).expect("a configuration");
         let shown =
             settings.show(&crate::cli::command::Args::command(), &Environment::from_pairs(&variables));
@@ -590,6 +589,8 @@ mod tests {
         assert!(matches!(of("level").origin, Origin::File(_, 1)));
         assert_eq!((of("codec").value.as_deref(), of("codec").origin), (Some("deflate"), Origin::Default));
         assert_eq!(of("IBMCLOUD_API_KEY").value.as_deref(), Some("***"));
+        assert_eq!(of("IC_API_KEY").value.as_deref(), Some("***"));
+        assert_eq!(of("https_proxy").value.as_deref(), Some("http://***@proxy.example:3128"));
         assert!(!format!("{shown:?}").contains("hunter2"));
     }
 }

@@ -1,5 +1,6 @@
 //! The fleet's commands as a user runs them: enqueue, worker, jobs, status, schedule.
 
+use snapferry_base::proxy::Proxies;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
@@ -280,6 +281,7 @@ async fn an_old_list_is_taken_over_and_what_makes_no_job_is_kept() {
     let config = TaggingConfig {
         endpoint: fleet.bench.sim.tagging_endpoint(),
         ca_file: None,
+        proxies: Proxies::default(),
         policy: Policy::default(),
     };
     let tagging = Tagging::new(&config, client_context(tokens(&fleet.bench.sim))).unwrap();

@@ -1,6 +1,7 @@
 //! A server's disk by snapshot, volume and attachment to a device; from the device to an object; from there
 //! to an image, and to a server again.
 
+use snapferry_base::proxy::Proxies;
 use std::sync::Arc;
 
 use snapferry_engine::image::Sha256Sum;
@@ -122,7 +123,12 @@ async fn an_object_becomes_an_image_with_its_sum_and_the_image_an_object() {
 
     let renamed = client.rename_image(&image.id, &name("web01-latest")).await.unwrap();
     assert_eq!(renamed.name, "web01-latest");
-    let tagging = TaggingConfig { endpoint: cloud.sim.tagging_endpoint(), ca_file: None, policy: POLICY };
+    let tagging = TaggingConfig {
+        endpoint: cloud.sim.tagging_endpoint(),
+        ca_file: None,
+        proxies: Proxies::default(),
+        policy: POLICY,
+    };
     let tagging = Tagging::new(&tagging, client_context(Arc::clone(&cloud.tokens))).unwrap();
     let tag = Tag::new("snapferry").unwrap();
     tagging.attach(&image.crn, std::slice::from_ref(&tag)).await.unwrap();

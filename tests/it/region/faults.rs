@@ -7,6 +7,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use snapferry_base::cancel::{Cancel, Reason};
+use snapferry_base::proxy::Proxies;
 use snapferry_base::retry::{Backoff, Class};
 use snapferry_ibmcloud::vpc::model::Snapshot;
 use snapferry_ibmcloud::vpc::{
@@ -321,7 +322,13 @@ async fn told_to_stop_reads_stop_at_once_and_creates_wait_for_their_answer() {
     let cancel = Cancel::new();
     let context = ClientContext { cancel: cancel.clone(), ..client_context(Arc::clone(&cloud.tokens)) };
     let endpoint = Endpoint::parse(&cloud.sim.endpoint_template());
-    let config = ClientConfig { region: HOME.to_owned(), endpoint, ca_file: None, policy: POLICY };
+    let config = ClientConfig {
+        region: HOME.to_owned(),
+        endpoint,
+        ca_file: None,
+        proxies: Proxies::default(),
+        policy: POLICY,
+    };
     let client = RegionClient::new(config, context).unwrap();
     let server = client.server(SERVER).await.unwrap();
     cloud.sim.faults().add(RegionRule::on(Op::ListZones), RegionAction::Hang);

@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use snapferry_base::identity::TokenSource;
+use snapferry_base::proxy::Proxies;
 use snapferry_base::units::{ByteCount, MIB};
 use snapferry_ibmcloud::vpc::model::{Instance, Snapshot, Volume};
 use snapferry_ibmcloud::vpc::{
@@ -77,7 +78,13 @@ impl Cloud {
 
     pub fn client_with(&self, region: &str, policy: Policy) -> RegionClient {
         let endpoint = Endpoint::parse(&self.sim.endpoint_template());
-        let config = ClientConfig { region: region.to_owned(), endpoint, ca_file: None, policy };
+        let config = ClientConfig {
+            region: region.to_owned(),
+            endpoint,
+            ca_file: None,
+            proxies: Proxies::default(),
+            policy,
+        };
         RegionClient::new(config, client_context(Arc::clone(&self.tokens))).unwrap()
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use snapferry_base::cancel::Cancel;
 use snapferry_base::clock::SystemClock;
+use snapferry_base::proxy::Proxies;
 use snapferry_base::secret::Secret;
 use snapferry_base::units::{ByteCount, MIB};
 use snapferry_ibmcloud::iam::{ApiKeyConfig, ApiKeySource};
@@ -46,9 +47,11 @@ impl Program {
     fn client(&self) -> RegionClient {
         let api_key = Secret::new(&std::fs::read_to_string(self.export("SNAPFERRY_API_KEY_FILE")).unwrap());
         let endpoint = self.export("SNAPFERRY_IAM_ENDPOINT").to_owned();
-        let tokens =
-            ApiKeySource::new(ApiKeyConfig { api_key, endpoint, ca_file: None }, Arc::new(SystemClock))
-                .unwrap();
+        let tokens = ApiKeySource::new(
+            ApiKeyConfig { api_key, endpoint, ca_file: None, proxies: Proxies::default() },
+            Arc::new(SystemClock),
+        )
+        .unwrap();
         let context = ClientContext {
             tokens: Arc::new(tokens),
             clock: Arc::new(SystemClock),
@@ -59,7 +62,13 @@ impl Program {
         };
         let endpoint = Endpoint::parse(self.export("SNAPFERRY_VPC_ENDPOINT"));
         RegionClient::new(
-            ClientConfig { region: HOME.to_owned(), endpoint, ca_file: None, policy: POLICY },
+            ClientConfig {
+                region: HOME.to_owned(),
+                endpoint,
+                ca_file: None,
+                proxies: Proxies::default(),
+                policy: POLICY,
+            },
             context,
         )
         .unwrap()

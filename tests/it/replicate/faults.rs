@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use snapferry_base::cancel::Cancel;
 use snapferry_base::clock::SystemClock;
 use snapferry_base::job::JobId;
+use snapferry_base::proxy::Proxies;
 use snapferry_base::retry::Backoff;
 use snapferry_engine::store::{ObjectStore, Pace, Retrying};
 use snapferry_fleet::replicate::device::{DeviceFolder, DeviceKind};
@@ -67,6 +68,7 @@ impl ProgressObserver for Nobody {
 fn job() -> JobSpec {
     let keep = |count| Keep { newest: Newest::Count(count), younger_than: None };
     JobSpec {
+        bucket_options: Default::default(),
         id: JobId::new(&SystemClock),
         server: SERVER.to_owned(),
         from: HOME.to_owned(),
@@ -103,12 +105,23 @@ impl Bench {
 
     fn hasty_client(&self, region: &str, cancel: &Cancel) -> RegionClient {
         let endpoint = Endpoint::parse(&self.sim.endpoint_template());
-        let config = ClientConfig { region: region.to_owned(), endpoint, ca_file: None, policy: HASTY };
+        let config = ClientConfig {
+            region: region.to_owned(),
+            endpoint,
+            ca_file: None,
+            proxies: Proxies::default(),
+            policy: HASTY,
+        };
         RegionClient::new(config, self.means(cancel)).unwrap()
     }
 
     fn tagging(&self, cancel: &Cancel) -> Tagging {
-        let config = TaggingConfig { endpoint: self.sim.tagging_endpoint(), ca_file: None, policy: HASTY };
+        let config = TaggingConfig {
+            endpoint: self.sim.tagging_endpoint(),
+            ca_file: None,
+            proxies: Proxies::default(),
+            policy: HASTY,
+        };
         Tagging::new(&config, self.means(cancel)).unwrap()
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use snapferry_base::cancel::Cancel;
 use snapferry_base::clock::SystemClock;
 use snapferry_base::identity::TokenSource;
+use snapferry_base::proxy::Proxies;
 use snapferry_base::retry::Backoff;
 use snapferry_ibmcloud::iam::{ApiKeyConfig, ApiKeySource};
 use snapferry_ibmcloud::vpc::{ClientConfig, ClientContext, Endpoint, LogWatch, Policy, RegionClient, Waits};
@@ -40,11 +41,22 @@ pub fn client_context(tokens: Arc<dyn TokenSource>) -> ClientContext {
 /// Client of a region, for tests that check the effect of other processes.
 pub fn client_of(sim: &SimRegion, region: &str) -> RegionClient {
     let endpoint = Endpoint::parse(&sim.endpoint_template());
-    let config = ClientConfig { region: region.to_owned(), endpoint, ca_file: None, policy: POLICY };
+    let config = ClientConfig {
+        region: region.to_owned(),
+        endpoint,
+        ca_file: None,
+        proxies: Proxies::default(),
+        policy: POLICY,
+    };
     RegionClient::new(config, client_context(tokens(sim))).unwrap()
 }
 
 pub fn tokens(sim: &SimRegion) -> Arc<dyn TokenSource> {
-    let config = ApiKeyConfig { api_key: sim.api_key(), endpoint: sim.iam_endpoint(), ca_file: None };
+    let config = ApiKeyConfig {
+        api_key: sim.api_key(),
+        endpoint: sim.iam_endpoint(),
+        ca_file: None,
+        proxies: Proxies::default(),
+    };
     Arc::new(ApiKeySource::new(config, Arc::new(SystemClock)).unwrap())
 }

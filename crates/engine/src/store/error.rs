@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use snapferry_base::fence::Fenced;
 use snapferry_base::identity::IdentityError;
+use snapferry_base::proxy::ProxyFault;
 use snapferry_base::retry::Class;
 
 /// Request to a store, for messages.
@@ -75,6 +76,13 @@ pub enum StoreError {
         endpoint: String,
         /// Description of the error by the transport.
         reason: String,
+    },
+    /// The proxy on the way to the store gave no connection.
+    #[error("{operation}")]
+    Proxy {
+        operation: Operation,
+        #[source]
+        source: Box<ProxyFault>,
     },
     /// The certificate of the store is not trusted.
     #[error("{operation}: the store's TLS certificate is not trusted: {reason}")]
@@ -195,6 +203,7 @@ impl StoreError {
             Self::Cancelled { .. } => Class::Cancelled,
             Self::Fenced { .. } => Class::LeaseLost,
             Self::Identity { source, .. } => source.class(),
+            Self::Proxy { source, .. } => source.class(),
             Self::Completed { source, .. } | Self::InDoubt { source, .. } => source.class(),
             Self::NoSuchBucket { .. }
             | Self::Denied { .. }

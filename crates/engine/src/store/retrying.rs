@@ -183,7 +183,13 @@ impl Retrying {
 
 /// True if there was no response from the store.
 fn is_no_response(err: &StoreError) -> bool {
-    matches!(err, StoreError::Connection { .. } | StoreError::TimedOut { .. } | StoreError::Identity { .. })
+    matches!(
+        err,
+        StoreError::Connection { .. }
+            | StoreError::TimedOut { .. }
+            | StoreError::Identity { .. }
+            | StoreError::Proxy { .. }
+    )
 }
 
 /// True if the store may have executed the request in spite of the error: the response was lost, or does not

@@ -11,6 +11,7 @@ use redis::{
     RedisResult, ServerErrorKind, TlsCertificates,
 };
 use snapferry_base::ca_file::CaFile;
+use snapferry_base::client_name;
 use snapferry_base::retry::chain;
 use snapferry_base::secret::Secret;
 use tokio::sync::Mutex;
@@ -194,7 +195,23 @@ async fn open(client: &Client) -> RedisResult<MultiplexedConnection> {
     let patience = AsyncConnectionConfig::new()
         .set_response_timeout(Some(RESPONSE_TIMEOUT))
         .set_connection_timeout(Some(CONNECT_TIMEOUT));
-    client.get_multiplexed_async_connection_with_config(&patience).await
+    let mut connection = client.get_multiplexed_async_connection_with_config(&patience).await?;
+    // Only for the users who read CLIENT LIST. The right to it may be missing, and a connection that breaks
+    // here is noticed by its first real request.
+    let named: RedisResult<()> =
+        redis::cmd("CLIENT").arg("SETNAME").arg(client_name()).query_async(&mut connection).await;
+    if let Err(err) = named {
+        tracing::debug!("the connection to Redis has no name: {err}");
+    }
+    Ok(connection)
+}
+
+/// Returns the name of a connection, as `CLIENT LIST` shows it: program, version, host and process.
+fn client_name() -> String {
+    // Redis takes no blanks and no control characters.
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host = host.replace(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '-' | '_'), "-");
+    format!("{}-{host}-{}", client_name::plain(), std::process::id())
 }
 
 /// Returns the code of an error that the server answered with. Before Redis 7.0, the code of an error within

@@ -30,8 +30,9 @@ pub const NEEDED: [&str; 19] = [
 ];
 
 /// Commands that the queue can do without if they are refused. `INFO` shows reliably if the server has
-/// restarted; without it, each new connection counts as a restart.
-pub const OPTIONAL: [&str; 1] = ["info"];
+/// restarted; without it, each new connection counts as a restart. `CLIENT SETNAME` gives a connection the
+/// name by which `CLIENT LIST` shows it.
+pub const OPTIONAL: [&str; 2] = ["info", "client|setname"];
 
 /// Returns the `redis-cli` command that sets up a user with these rights and no others. Keys begin with
 /// `{prefix}:`.

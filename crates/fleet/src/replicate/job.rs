@@ -91,6 +91,29 @@ impl<'de> Deserialize<'de> for Encoding {
     }
 }
 
+/// Options that a store or the policy of a bucket requires, as the user gave them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BucketOptions {
+    /// Place of the bucket's name in addresses.
+    #[serde(default)]
+    pub addressing: Option<String>,
+    /// Encryption of new objects by the store.
+    #[serde(default)]
+    pub encryption: Option<String>,
+    /// Storage class of new objects.
+    #[serde(default)]
+    pub storage_class: Option<String>,
+    /// True if the sender of a request pays for it.
+    #[serde(default)]
+    pub requester_pays: bool,
+}
+
+impl BucketOptions {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// Replication of one server's boot volume into one region's image library.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobSpec {
@@ -113,6 +136,9 @@ pub struct JobSpec {
     /// machine. A worker uses its own address instead, since it would send its credentials to this one.
     #[serde(default)]
     pub endpoint: Option<String>,
+    /// Options that the store or the bucket requires, if the user gave any.
+    #[serde(default, skip_serializing_if = "BucketOptions::is_empty")]
+    pub bucket_options: BucketOptions,
     /// Text that the keys of its objects begin with.
     #[serde(default)]
     pub prefix: String,

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use snapferry_base::job::JobId;
 
-use super::job::{Encoding, Goal, JobSpec, Origin, Restore, SnapshotFate};
+use super::job::{BucketOptions, Encoding, Goal, JobSpec, Origin, Restore, SnapshotFate};
 use super::retention::Retention;
 
 /// Makes a job with usual values; `number` makes its id unique.
@@ -20,6 +20,7 @@ pub fn job(server: &str, number: u64) -> JobSpec {
         prefix: String::new(),
         bucket_region: None,
         endpoint: None,
+        bucket_options: BucketOptions::default(),
         resource_group: None,
         origin: Origin::Server,
         goal: Goal::Image,

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use snapferry_base::ca_file::allows_secrets;
 use snapferry_base::clock::Clock;
 use snapferry_base::identity::{IdentityError, Token, TokenSource};
+use snapferry_base::proxy::{Proxies, Route};
 use snapferry_base::secret::Secret;
 
 use super::refreshing::{Grant, Refreshing, TokenRequest};
@@ -37,6 +38,8 @@ pub struct ApiKeyConfig {
     pub endpoint: String,
     /// File with certificates to trust besides the system's.
     pub ca_file: Option<PathBuf>,
+    /// Proxies that requests may go through.
+    pub proxies: Proxies,
 }
 
 /// Request for a token with an API key.
@@ -44,6 +47,7 @@ struct ApiKey {
     http: reqwest::Client,
     endpoint: Url,
     api_key: Secret,
+    route: Route,
 }
 
 /// Source of tokens ([`TokenSource`]) for an IBM Cloud API key.
@@ -97,12 +101,13 @@ impl ApiKeySource {
         let endpoint = endpoint
             .join("/identity/token")
             .map_err(|err| setup(format!("the IAM endpoint {endpoint} has no paths: {err}")))?;
-        let http = http_client(config.ca_file.as_deref())
+        let route = config.proxies.route(&endpoint).map_err(|err| setup(err.to_string()))?;
+        let http = http_client(config.ca_file.as_deref(), &route)
             .and_then(|http| {
                 http.connect_timeout(CONNECT).timeout(DEADLINE).build().map_err(HttpClientError::Tls)
             })
             .map_err(|err| setup(snapferry_base::retry::chain(&err)))?;
-        let request = ApiKey { http, endpoint, api_key: config.api_key };
+        let request = ApiKey { http, endpoint, api_key: config.api_key, route };
         Ok(Self(Refreshing::new(request, clock)))
     }
 }
@@ -120,8 +125,23 @@ impl TokenRequest for ApiKey {
             .form(&form)
             .send()
             .await;
-        let response = sent.map_err(|err| unreachable(snapferry_base::retry::chain(&err.without_url())))?;
+        let response = match sent {
+            Ok(response) => response,
+            Err(err) => {
+                // A proxy that gives no connection is found by asking it: the client doesn't report its
+                // answer.
+                let fault = if err.is_connect() { self.route.fault(&self.endpoint).await } else { None };
+                let reason = snapferry_base::retry::chain(&err.without_url());
+                return Err(match fault {
+                    Some(source) => IdentityError::Proxy { endpoint: endpoint(), source },
+                    None => unreachable(self.route.explain(reason)),
+                });
+            }
+        };
         let status = response.status();
+        if let Some(source) = self.route.fault_of_status(status.as_u16()) {
+            return Err(IdentityError::Proxy { endpoint: endpoint(), source });
+        }
         let body = read_body(response, MAX_IDENTITY_BODY)
             .await
             .map_err(|err| unreachable(body_error_reason(err)))?;

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use snapferry_base::clock::Clock;
 use snapferry_base::identity::{IdentityError, Token, TokenSource};
+use snapferry_base::proxy::Route;
 use snapferry_base::retry::chain;
 use snapferry_base::secret::Secret;
 
@@ -148,14 +149,10 @@ impl Metadata {
         let endpoints = endpoints.map_err(|err| {
             IdentityError::Setup(format!("the metadata endpoint {configured:?} is not a URL: {err}"))
         })?;
-        let http = http_client(config.ca_file.as_deref())
-            // Through a proxy, the service would describe the proxy's server instead of this one.
+        // Through a proxy, the service would describe the proxy's server instead of this one.
+        let http = http_client(config.ca_file.as_deref(), &Route::default())
             .and_then(|http| {
-                http.no_proxy()
-                    .connect_timeout(CONNECT)
-                    .timeout(DEADLINE)
-                    .build()
-                    .map_err(HttpClientError::Tls)
+                http.connect_timeout(CONNECT).timeout(DEADLINE).build().map_err(HttpClientError::Tls)
             })
             .map_err(|err| IdentityError::Setup(chain(&err)))?;
         Ok(Self { http, endpoints, found: RwLock::new(None) })

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use snapferry_base::fence::Fenced;
 use snapferry_base::identity::IdentityError;
+use snapferry_base::proxy::ProxyFault;
 use snapferry_base::retry::Class;
 
 use super::refusal::Refusal;
@@ -46,6 +47,15 @@ pub enum VpcError {
         request: Request,
         /// Error of the transport, with its causes.
         reason: String,
+    },
+    /// The proxy on the way to the host gave no connection.
+    #[error("{request}: {} can't be reached", request.host)]
+    Proxy {
+        /// Request that could not be sent.
+        request: Request,
+        /// Answer of the proxy.
+        #[source]
+        source: Box<ProxyFault>,
     },
     /// The connection broke after the request was sent. The API may have carried it out.
     #[error("{request}: the answer of {} was lost: {reason} (request {})", request.host, request.id)]
@@ -183,6 +193,7 @@ impl VpcError {
             Self::Busy { .. } => Class::Throttled,
             Self::Unreachable { .. } | Self::Lost { .. } | Self::TimedOut { .. } => Class::Transient,
             Self::Identity { source, .. } => source.class(),
+            Self::Proxy { source, .. } => source.class(),
             Self::Cancelled { .. } => Class::Cancelled,
             Self::Fenced { .. } => Class::LeaseLost,
             Self::Malformed { .. }

@@ -14,6 +14,7 @@ use snapferry_base::cancel::Cancel;
 use snapferry_base::clock::Clock;
 use snapferry_base::fence::Fence;
 use snapferry_base::identity::{Token, TokenSource};
+use snapferry_base::proxy::Route;
 use snapferry_base::retry::{Backoff, chain};
 
 use super::error::{Request, VpcError};
@@ -184,6 +185,8 @@ impl ApiResponse {
 pub(super) struct HttpClient {
     pub http: reqwest::Client,
     pub base: Url,
+    /// Way to the API's host.
+    pub route: Route,
     pub tokens: Arc<dyn TokenSource>,
     pub clock: Arc<dyn Clock>,
     pub cancel: Cancel,
@@ -221,7 +224,7 @@ impl HttpClient {
             // A token source has made its own attempts.
             let source_retried = matches!(err, VpcError::Identity { .. });
             let unknown_host = next >= UNKNOWN_HOST_ATTEMPTS
-                && matches!(&err, VpcError::Unreachable { request, .. } if !self.known_hosts.contains(&request.host));
+                && matches!(&err, VpcError::Unreachable { request, .. } | VpcError::Proxy { request, .. } if !self.known_hosts.contains(&request.host));
             // The caller first looks at the busy resource (`client/conflict`).
             let busy = matches!(&err, VpcError::Refused { refusal, .. } if refusal.is_conflict());
             let may_retry = !source_retried
@@ -332,11 +335,17 @@ impl HttpClient {
                 .map_err(|source| VpcError::Fenced { request: request.clone(), source })?;
         }
         tracing::debug!(request = %request, id = %request.id, "asking the cloud");
-        let response = builder.send().await.map_err(|err| transport_error(request, err))?;
+        let response = match builder.send().await {
+            Ok(response) => response,
+            Err(err) => return Err(self.send_error(request, url, err).await),
+        };
+        if let Some(source) = self.route.fault_of_status(response.status().as_u16()) {
+            return Err(VpcError::Proxy { request: request.clone(), source });
+        }
         self.known_hosts.insert(&request.host);
         let (status, headers) = (response.status(), response.headers().clone());
         let body = read_body(response, MAX_API_BODY).await.map_err(|err| match err {
-            BodyError::Transport(err) => transport_error(request, err),
+            BodyError::Transport(err) => transport_error(request, &self.route, err),
             err @ BodyError::TooLong { .. } => {
                 VpcError::Malformed { request: request.clone(), reason: err.to_string() }
             }
@@ -362,6 +371,16 @@ impl HttpClient {
         Err(VpcError::Refused { request: request.clone(), refusal: self.refusal(status, &headers, &body) })
     }
 
+    /// Returns the error of a request that got no response. A proxy that gives no connection is found by
+    /// asking it, because the HTTP library doesn't report its answer.
+    async fn send_error(&self, request: &Request, url: &Url, err: reqwest::Error) -> VpcError {
+        let fault = if err.is_connect() { self.route.fault(url).await } else { None };
+        match fault {
+            Some(source) => VpcError::Proxy { request: request.clone(), source },
+            None => transport_error(request, &self.route, err),
+        }
+    }
+
     fn refusal(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Refusal {
         let value = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         Refusal::read(status.as_u16(), body, value.and_then(|value| retry_after(value, self.clock.now())))
@@ -380,9 +399,9 @@ fn request_id() -> String {
 
 /// Classifies a transport error: before the connection is made, the API can't have carried out the request;
 /// after that, the outcome is unknown.
-fn transport_error(request: &Request, err: reqwest::Error) -> VpcError {
+fn transport_error(request: &Request, route: &Route, err: reqwest::Error) -> VpcError {
     let (request, before) = (request.clone(), err.is_connect() || err.is_builder());
-    let reason = chain(&err.without_url());
+    let reason = route.explain(chain(&err.without_url()));
     if before { VpcError::Unreachable { request, reason } } else { VpcError::Lost { request, reason } }
 }
 

@@ -8,6 +8,8 @@ use std::time::Duration;
 use rand::RngExt as _;
 use snapferry_base::secret::Secret;
 
+use crate::server::TlsFiles;
+
 /// Durations of the cloud's operations.
 #[derive(Clone, Copy, Debug)]
 pub struct Delays {
@@ -84,6 +86,8 @@ pub struct RegionConfig {
     pub new_metadata_paths: bool,
     /// Highest number of volumes in each region.
     pub volume_quota: usize,
+    /// Certificate and key for https, of the cloud and its store; without them both serve http.
+    pub tls: Option<TlsFiles>,
 }
 
 impl RegionConfig {
@@ -108,6 +112,7 @@ impl RegionConfig {
             metadata_service: true,
             new_metadata_paths: true,
             volume_quota: 300,
+            tls: None,
         }
     }
 }

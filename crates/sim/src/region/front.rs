@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
 use hyper::{Method, Request, Response, StatusCode};
 use rand::RngExt as _;
 use s3s::Body;
@@ -48,6 +48,8 @@ struct State {
     cloud: CloudState,
     history: History,
     request_counts: BTreeMap<RegionOperation, u64>,
+    /// `User-Agent` of the last request for each operation.
+    user_agents: BTreeMap<RegionOperation, String>,
     devices: Devices,
 }
 
@@ -61,7 +63,13 @@ impl Front {
     ) -> io::Result<Self> {
         let history = History::open(&config.folder.join("history.jsonl"))?;
         let devices = Devices::new(&config.folder);
-        let state = Mutex::new(State { cloud, history, request_counts: BTreeMap::new(), devices });
+        let state = Mutex::new(State {
+            cloud,
+            history,
+            request_counts: BTreeMap::new(),
+            user_agents: BTreeMap::new(),
+            devices,
+        });
         Ok(Self { config, iam, faults: RegionFaults::default(), store, url, state })
     }
 
@@ -75,6 +83,10 @@ impl Front {
 
     pub fn request_count(&self, operation: RegionOperation) -> u64 {
         self.lock().request_counts.get(&operation).copied().unwrap_or_default()
+    }
+
+    pub fn user_agent(&self, operation: RegionOperation) -> Option<String> {
+        self.lock().user_agents.get(&operation).cloned()
     }
 
     /// Returns the id of a server of the first region.
@@ -298,6 +310,13 @@ impl Front {
         done.unwrap_or_else(|err| Err(ApiError::new(500, "internal_error", &err.to_string())))
     }
 
+    fn count(&self, operation: RegionOperation, headers: &HeaderMap) {
+        let mut state = self.lock();
+        *state.request_counts.entry(operation).or_default() += 1;
+        let user_agent = headers.get(USER_AGENT).and_then(|value| value.to_str().ok());
+        state.user_agents.extend(user_agent.map(|user_agent| (operation, user_agent.to_owned())));
+    }
+
     /// Handles requests of a test program: for the fault script, the history, and the tokens. Returns `None`
     /// for other paths.
     fn admin(&self, method: &Method, path: &str, body: &[u8]) -> Option<Response<Body>> {
@@ -349,7 +368,7 @@ impl Answers for Front {
         let found = RegionOperation::find(&parts.method, rest, !region.is_empty());
         let mut action = None;
         if let Some((operation, _)) = &found {
-            *self.lock().request_counts.entry(*operation).or_default() += 1;
+            self.count(*operation, &parts.headers);
             action = self.faults.pick(*operation, region);
         }
         match &action {

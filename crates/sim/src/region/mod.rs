@@ -92,27 +92,29 @@ impl SimRegion {
         let iam = Arc::new(Iam::new(vec![config.api_key.clone()], config.token_life));
         let store = SimConfig {
             api_keys: vec![config.api_key.clone()],
+            tls: config.tls.clone(),
             bind: SocketAddr::new(config.bind.ip(), config.store_port),
             ..SimConfig::new(config.folder.join("store"))
         };
         let store = SimStore::start_with(store, Arc::clone(&iam)).await?;
+        let tls = config.tls.as_ref().map(listener::tls_acceptor).transpose()?;
         let bind = |source| SimError::Bind { address: config.bind, source };
         let listener = TcpListener::bind(config.bind).await.map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
         let mut cloud = CloudState::open(&config.folder).map_err(folder)?;
         cloud.seed(&config);
         let path = config.folder.clone();
-        let front = Front::new(config, cloud, iam, store.folder(), url_of(address, false));
+        let front = Front::new(config, cloud, iam, store.folder(), url_of(address, tls.is_some()));
         let front = Arc::new(front.map_err(|source| SimError::Folder { path, source })?);
         front.resume();
         let (stop, stopped) = oneshot::channel();
-        let serving = tokio::spawn(listener::serve(listener, None, Arc::clone(&front), stopped));
+        let serving = tokio::spawn(listener::serve(listener, tls, Arc::clone(&front), stopped));
         let ticking = tokio::spawn(Arc::clone(&front).tick());
         Ok(Self { address, front, store, stop, serving, ticking })
     }
 
     fn url(&self) -> String {
-        url_of(self.address, false)
+        url_of(self.address, self.front.config.tls.is_some())
     }
 
     /// Returns the URL of a region's API, to which clients append `/v1`.
@@ -214,6 +216,12 @@ impl SimRegion {
     #[must_use]
     pub fn request_count(&self, operation: RegionOperation) -> u64 {
         self.front.request_count(operation)
+    }
+
+    /// Returns the `User-Agent` of the last request for an operation, if it had one.
+    #[must_use]
+    pub fn user_agent(&self, operation: RegionOperation) -> Option<String> {
+        self.front.user_agent(operation)
     }
 
     /// Expires every token that was issued.

@@ -12,6 +12,7 @@ use snapferry_base::cancel::Cancel;
 use snapferry_base::clock::Clock;
 use snapferry_base::fence::Fence;
 use snapferry_base::identity::TokenSource;
+use snapferry_base::proxy::{Proxies, Route};
 use snapferry_base::retry::chain;
 
 use super::error::VpcError;
@@ -107,6 +108,8 @@ pub struct ClientConfig {
     pub endpoint: Endpoint,
     /// File with certificates to trust besides the system's.
     pub ca_file: Option<PathBuf>,
+    /// Proxies that requests may go through.
+    pub proxies: Proxies,
     /// Time limits and retries of requests.
     pub policy: Policy,
 }
@@ -143,12 +146,17 @@ impl fmt::Debug for RegionClient {
     }
 }
 
+fn route_to(base: &Url, proxies: &Proxies) -> Result<Route, VpcError> {
+    proxies.route(base).map_err(|err| VpcError::Setup(err.to_string()))
+}
+
 /// Builds an HTTP client with the connection limit of `policy`.
 fn build_http_client(
     policy: &Policy,
     ca_file: Option<&std::path::Path>,
+    route: &Route,
 ) -> Result<reqwest::Client, VpcError> {
-    http_client(ca_file)
+    http_client(ca_file, route)
         .map(|http| http.connect_timeout(policy.connect))
         .and_then(|http| http.build().map_err(HttpClientError::Tls))
         .map_err(|err| VpcError::Setup(chain(&err)))
@@ -160,9 +168,12 @@ impl RegionClient {
     /// # Errors
     /// [`VpcError::Setup`] if the region or the endpoint makes no URL, or the CA file can't be used.
     pub fn new(config: ClientConfig, context: ClientContext) -> Result<Self, VpcError> {
+        let base = config.endpoint.base(&config.region)?;
+        let route = route_to(&base, &config.proxies)?;
         let client = HttpClient {
-            http: build_http_client(&config.policy, config.ca_file.as_deref())?,
-            base: config.endpoint.base(&config.region)?,
+            http: build_http_client(&config.policy, config.ca_file.as_deref(), &route)?,
+            base,
+            route,
             tokens: context.tokens,
             clock: context.clock,
             cancel: context.cancel,

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde_json::json;
+use snapferry_base::proxy::Proxies;
 
 use super::conflict::Conflict;
-use super::{ClientContext, build_http_client, safe_url};
+use super::{ClientContext, build_http_client, route_to, safe_url};
 use crate::vpc::error::VpcError;
 use crate::vpc::http::{ApiRequest, HttpClient, Policy};
 use crate::vpc::names::{Crn, Tag};
@@ -26,13 +27,20 @@ pub struct TaggingConfig {
     pub endpoint: String,
     /// File with certificates to trust besides the system's.
     pub ca_file: Option<PathBuf>,
+    /// Proxies that requests may go through.
+    pub proxies: Proxies,
     /// Time limits and retries of requests.
     pub policy: Policy,
 }
 
 impl Default for TaggingConfig {
     fn default() -> Self {
-        Self { endpoint: GLOBAL_TAGGING.to_owned(), ca_file: None, policy: Policy::default() }
+        Self {
+            endpoint: GLOBAL_TAGGING.to_owned(),
+            ca_file: None,
+            proxies: Proxies::default(),
+            policy: Policy::default(),
+        }
     }
 }
 
@@ -72,9 +80,12 @@ impl Tagging {
     /// # Errors
     /// [`VpcError::Setup`] if the endpoint is not a URL, or the CA file can't be used.
     pub fn new(config: &TaggingConfig, context: ClientContext) -> Result<Self, VpcError> {
+        let base = safe_url("tagging", &format!("{}/v3", config.endpoint.trim_end_matches('/')))?;
+        let route = route_to(&base, &config.proxies)?;
         let client = HttpClient {
-            http: build_http_client(&config.policy, config.ca_file.as_deref())?,
-            base: safe_url("tagging", &format!("{}/v3", config.endpoint.trim_end_matches('/')))?,
+            http: build_http_client(&config.policy, config.ca_file.as_deref(), &route)?,
+            base,
+            route,
             tokens: context.tokens,
             clock: context.clock,
             cancel: context.cancel,

@@ -103,7 +103,8 @@ test-tools: ## What the test suite needs, installed
 test: export SNAPFERRY_SKIPPED := $(CURDIR)/target/skipped.txt
 test: test-tools check-terraform ## The whole test suite; installs what it needs
 	if $(CARGO) nextest --version >/dev/null 2>&1; then
-		$(CARGO) nextest run --locked --workspace
+		# Most tests wait for servers and for leases longer than they compute.
+		$(CARGO) nextest run --locked --workspace --test-threads $$((2 * $$(nproc)))
 		scripts/slowest-tests.py
 	else
 		$(CARGO) test --locked --workspace --lib --bins --tests --examples
@@ -127,6 +128,11 @@ soak: ## Many jobs on four workers, with faults and kills by chance (minutes); t
 	unset SNAPFERRY_TEST_LEASE
 	$(CARGO) test --locked -p snapferry --test it -- --nocapture fleet::soak
 	SNAPFERRY_SCALE_JOBS=1000 $(CARGO) test --locked -p snapferry --test it -- --nocapture fleet::scale
+
+.PHONY: snapshots
+snapshots: ## Write the texts anew that tests/it/command_line/snapshots holds; look at the difference before you commit it
+	INSTA_UPDATE=always $(CARGO) nextest run --locked --workspace -E 'test(command_line::snapshots::)' || true
+	INSTA_UPDATE=no $(CARGO) nextest run --locked --workspace -E 'test(command_line::snapshots::)'
 
 .PHONY: lint
 lint: check-units check-packaging check-monitoring ## Format, clippy with and without features, documentation, shellcheck, licences, unused dependencies, systemd units, packages, alerts

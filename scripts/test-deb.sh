@@ -149,6 +149,7 @@ done
 [[ -e $pages/man1/snapferry-replicate.1.gz ]] || complain "there is no page for replicate"
 [[ -e $pages/man5/snapferry-config.toml.5.gz ]] || complain "there is no page for the configuration"
 inside bash -c 'source /usr/share/bash-completion/completions/snapferry && complete -p snapferry' >/dev/null || complain "bash does not take its completions"
+# shellcheck disable=SC2016 # the inner shell expands it
 completed=$(inside bash -c 'source /usr/share/bash-completion/completions/snapferry
 COMP_WORDS=(snapferry convert --codec ""); COMP_CWORD=3
 _clap_complete_snapferry snapferry "" --codec; echo "${COMPREPLY[*]}"') || true

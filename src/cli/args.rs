@@ -20,6 +20,8 @@ use snapferry_s3::{Addressing, Encryption, Payer, Requirements, StorageClass};
 use super::completions::{known, names};
 use super::values;
 
+use super::printable::Form;
+
 /// Codec for an image's clusters, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CodecChoice {
@@ -85,7 +87,7 @@ pub struct StoreArgs {
     #[arg(long = "bucket-region", visible_alias = "region", value_name = "REGION")]
     pub region: Option<String>,
 
-    /// HMAC keys: AWS' ini format, or the JSON of an IBM service credential
+    /// HMAC keys: AWS' ini format, or an IBM service credential's JSON
     #[arg(long, value_name = "FILE", conflicts_with = "api_key_file")]
     pub credentials_file: Option<PathBuf>,
 
@@ -99,21 +101,21 @@ pub struct StoreArgs {
 /// Options that some stores and the policies of some buckets require.
 #[derive(Clone, Debug, Default, Group)]
 pub struct RequirementArgs {
-    /// Place of the bucket's name in addresses: path (https://HOST/BUCKET) or virtual (https://BUCKET.HOST)
+    /// Place of the bucket's name in addresses: behind the host (path) or in front of it (virtual)
     /// [default: path]
-    #[arg(long, value_name = "path|virtual")]
+    #[arg(long, value_name = "path|virtual", hide_short_help = true)]
     pub addressing: Option<Addressing>,
 
     /// Encryption that the store is asked for with each new object
-    #[arg(long, value_name = "AES256|aws:kms[:KEY]")]
+    #[arg(long, value_name = "AES256|aws:kms[:KEY]", hide_short_help = true)]
     pub sse: Option<Encryption>,
 
     /// Storage class that the store is asked for with each new object, as the store names it
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
     pub storage_class: Option<StorageClass>,
 
     /// Confirm with each request that its sender pays, for buckets whose owner does not
-    #[arg(long, value_parser = BoolishValueParser::new())]
+    #[arg(long, value_parser = BoolishValueParser::new(), hide_short_help = true)]
     pub requester_pays: bool,
 }
 
@@ -259,7 +261,7 @@ pub struct RecoveryArgs {
         add = ArgValueCandidates::new(|| known(&["direct", "private", "public"])))]
     pub endpoint: Option<String>,
 
-    /// HMAC keys for the bucket: AWS' ini format, or the JSON of an IBM service credential
+    /// HMAC keys for the bucket: AWS' ini format, or IBM's JSON
     #[arg(long, value_name = "FILE")]
     pub credentials_file: Option<PathBuf>,
 
@@ -289,12 +291,35 @@ pub struct OutputArgs {
     pub json: bool,
 }
 
+impl OutputArgs {
+    pub fn form(self) -> Form {
+        Form::of(self.json)
+    }
+}
+
+/// Rehearsal of a command that changes something.
+#[derive(Clone, Copy, Debug, Group)]
+pub struct RehearsalArgs {
+    /// Print what would be done, and change nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+}
+
+/// Answer that is given before the command asks.
+#[derive(Clone, Copy, Debug, Group)]
+pub struct ConsentArgs {
+    /// Answer yes to the command's question [also: SNAPFERRY_YES=1]
+    ///
+    /// The command asks on a terminal only.
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
 /// Options of commands that change resources in the cloud.
 #[derive(Clone, Copy, Debug, Group)]
 pub struct ChangeArgs {
-    /// Print what would be done, and change nothing
-    #[arg(long)]
-    pub dry_run: bool,
+    #[command(flatten)]
+    pub rehearsal: RehearsalArgs,
 
     /// Don't wait until it is done
     #[arg(long)]

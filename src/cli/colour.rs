@@ -18,8 +18,8 @@ pub enum ColourChoice {
 }
 
 impl ColourChoice {
-    /// Finds the choice on a command line that was not parsed yet. A value that is none is left to the parser,
-    /// which refuses it.
+    /// Finds the choice on a command line that was not parsed yet. A value that is none is left to the
+    /// parser, which refuses it.
     pub fn of_command_line(typed: &[OsString]) -> Self {
         let mut words = typed.iter().skip(1).take_while(|word| *word != "--");
         let mut choice = Self::default();
@@ -41,8 +41,8 @@ impl ColourChoice {
         console::set_colors_enabled_stderr(self.is_on(environment, stderr().is_terminal()));
     }
 
-    /// Returns whether output is coloured: by the choice, then by `NO_COLOR` (<https://no-color.org>), then by
-    /// `CLICOLOR_FORCE` and `CLICOLOR` (<https://bixense.com/clicolors>), and otherwise on a terminal that
+    /// Returns whether output is coloured: by the choice, then by `NO_COLOR` (<https://no-color.org>), then
+    /// by `CLICOLOR_FORCE` and `CLICOLOR` (<https://bixense.com/clicolors>), and otherwise on a terminal that
     /// knows colours.
     fn is_on(self, environment: &Environment, terminal: bool) -> bool {
         let is_set = |name| environment.get(name).is_some_and(|value| value != "0");

@@ -70,7 +70,7 @@ fn describe(command: clap::Command) -> clap::Command {
     let command = command.mut_args(|arg| {
         let Some(help) = arg.get_long_help().or(arg.get_help()) else { return arg };
         let variable = settings::variable_of(&name, arg.get_id().as_str());
-        let variable = variable.map(|variable| format!(" [env: {variable}]")).unwrap_or_default();
+        let variable = variable.map(|variable| format!("\n\n[env: {variable}]")).unwrap_or_default();
         // Manual pages take nothing but the long help of a flag that the short help leaves out.
         let help = StyledStr::from(format!("{}{variable}", help.ansi()));
         arg.long_help(help)
@@ -93,7 +93,7 @@ fn template(command: &clap::Command) -> String {
                 // clap adds it later.
                 None => "Print the help of a command".to_owned(),
             };
-            let _ = writeln!(text, "  {literal}{name:<12}{literal:#}  {about}");
+            let _ = writeln!(text, "  {literal}{name:<11}{literal:#}  {about}");
         }
     }
     let _ = write!(text, "\n{header}Options:{header:#}\n{{options}}{{after-help}}");
@@ -143,8 +143,8 @@ pub struct Args {
     )]
     pub progress: ProgressChoice,
 
-    /// Format of log lines: text, json (an object per line), journald (fields for `journalctl JOB=...`). A
-    /// report at the end stays text on stderr; --quiet leaves it out, --json prints it on stdout
+    /// Format of log lines: text, json (an object per line, errors and reports too), journald (fields for
+    /// `journalctl JOB=...`; a report or error at the end is text on stderr). --quiet leaves reports out
     #[arg(
         long,
         global = true,
@@ -176,7 +176,9 @@ impl Args {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Convert a raw disk into a compressed qcow2 image, in a bucket or a file
+    /// Convert a raw disk into a compressed qcow2 image
+    ///
+    /// The disk is a block device or a file; the image goes into a bucket or a file.
     Convert(ConvertArgs),
     /// Read an image back, decode all of it, and check it
     ///
@@ -197,7 +199,9 @@ pub enum Command {
     Map(MapArgs),
     /// Compare two disks, raw or in images, byte by byte
     Compare(CompareArgs),
-    /// Estimate how large an image of a disk will be, optionally compressed
+    /// Estimate how large an image of a disk will be
+    ///
+    /// With --sample the estimate is that of a compressed image.
     Measure(MeasureArgs),
     /// Show or remove incomplete uploads in a bucket
     #[command(visible_alias = "upload")]
@@ -220,7 +224,9 @@ pub enum Command {
     Schedule(ScheduleArgs),
     /// Estimate how long replicating a server takes, and what limits it
     Plan(PlanArgs),
-    /// Find what dead jobs have left in the cloud, and remove it with --apply
+    /// Find what dead jobs have left in the cloud, and remove it
+    ///
+    /// Nothing is removed without --apply.
     Gc(GcArgs),
     /// Show a server's boot volume, and what prevents its replication
     BootVolume(BootVolumeArgs),

@@ -6,7 +6,7 @@ use clap::{Args as Group, Subcommand};
 use serde_json::json;
 
 use super::exit::Code;
-use super::printable;
+use super::printable::{self, terminal_width};
 use super::settings::{SYSTEM_FILE, Shown, user_file};
 use super::table::Table;
 use crate::cli::error::CommandResult;
@@ -55,6 +55,6 @@ pub fn run(args: &ConfigArgs, session: &Session, command: &clap::Command) -> Com
     for Shown { name, value, origin } in shown {
         table.row(vec![name, value.unwrap_or_default(), origin.to_string()]);
     }
-    table.write(&mut out)?;
+    table.write(&mut out, terminal_width())?;
     Ok(Code::Done)
 }

@@ -24,7 +24,7 @@ use tokio::runtime::Runtime;
 use super::config::{self, ImageDestination, StoreOptions};
 use super::error::UsageError;
 use super::exit::Code;
-use super::log::Verbosity;
+use super::log::{self, Verbosity};
 use super::metrics_file::MetricsFileArgs;
 use super::print_json;
 use super::printable;
@@ -32,7 +32,7 @@ use super::progress::Progress;
 use super::report::{Report, write_plan};
 use super::signals::Unfinished;
 use super::throughput::Transfer;
-use super::verify::write_findings;
+use super::verify::print_findings;
 use crate::cli::args::{CodecChoice, DestinationArgs, StoreArgs};
 use crate::cli::error::{CommandError, CommandResult};
 use crate::cli::session::Session;
@@ -103,7 +103,7 @@ pub struct ConvertArgs {
     pub verify: bool,
 
     /// Print what would be done: sizes, parts, memory
-    #[arg(long, conflicts_with = "metrics_file")]
+    #[arg(short = 'n', long, conflicts_with = "metrics_file")]
     pub dry_run: bool,
 
     /// Print the result as JSON on stdout
@@ -180,8 +180,7 @@ pub fn run(args: &ConvertArgs, session: &Session) -> CommandResult<Code> {
     let report = Report::new(&converted, &counters.totals(), plan.summary());
     print(args, session.verbosity, &converted, &report)?;
     if let Some(verdict) = verdict.filter(|verdict| !verdict.good) {
-        // The exit code reports the verdict, even if stderr is closed.
-        let _ = write_findings(&verdict, &mut printable::err());
+        print_findings(&verdict);
     }
     let complete = converted.manifest.salvaged.is_empty();
     Ok(match (good, complete) {
@@ -231,13 +230,15 @@ fn print(
     converted: &Converted,
     report: &Report,
 ) -> CommandResult<()> {
-    // The image is complete, even if stderr is closed.
-    let _ = match verbosity {
-        Verbosity::Quiet => report.write_salvaged(&mut printable::err()),
-        Verbosity::Normal | Verbosity::Verbose | Verbosity::Detailed => {
-            report.write_for_people(converted.took, &mut printable::err())
+    match (verbosity, report.summary()) {
+        (Verbosity::Quiet, (tracing::Level::INFO, _)) => {}
+        (Verbosity::Quiet, (level, summary)) => {
+            log::print_report(level, &summary, report, |to| report.write_salvaged(to));
         }
-    };
+        (Verbosity::Normal | Verbosity::Verbose | Verbosity::Detailed, (level, summary)) => {
+            log::print_report(level, &summary, report, |to| report.write_for_people(converted.took, to));
+        }
+    }
     if args.json {
         print_json(report)?;
     }

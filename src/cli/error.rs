@@ -18,6 +18,7 @@ use snapferry_fleet::replicate::{Fault, JobError, JobNamesError, JournalError};
 use snapferry_ibmcloud::vpc::{NameError, VpcError};
 use snapferry_qcow2::{FileError, ImageError};
 
+use super::consent::NoConsent;
 use super::exit::Code;
 use super::hints;
 
@@ -86,6 +87,12 @@ pub enum CommandError {
     /// Failure that has no type of its own.
     #[error("{0}")]
     Failed(String),
+    /// Question that the user did not answer with Yes.
+    #[error(transparent)]
+    NoConsent(#[from] NoConsent),
+    /// Another error, of which the command has printed a record of its own as JSON.
+    #[error(transparent)]
+    Recorded(Box<CommandError>),
     /// Another error, with a message about what it ended.
     #[error("{what}")]
     During {
@@ -113,6 +120,20 @@ impl CommandError {
         Self::During { what: what.into(), source: Box::new(self) }
     }
 
+    /// Marks the error as one of which the command has printed a record as JSON.
+    pub fn recorded(self) -> Self {
+        Self::Recorded(Box::new(self))
+    }
+
+    /// True if a record of the error, or of its cause, is on stdout already.
+    pub fn is_recorded(&self) -> bool {
+        match self {
+            Self::Recorded(_) => true,
+            Self::During { source, .. } => source.is_recorded(),
+            _ => false,
+        }
+    }
+
     /// Returns the exit code of a command that ends with this error.
     pub fn code(&self) -> Code {
         match self {
@@ -138,7 +159,8 @@ impl CommandError {
             | Self::Io(_)
             | Self::Json(_)
             | Self::Failed(_) => Code::Unexpected,
-            Self::During { source, .. } => source.code(),
+            Self::NoConsent(_) => Code::Interrupted,
+            Self::Recorded(source) | Self::During { source, .. } => source.code(),
         }
     }
 
@@ -159,7 +181,7 @@ impl CommandError {
             Self::Fault(fault) => hints::of_fault(fault),
             Self::Gc(error) => hints::of_gc(error),
             Self::Journal(error) => hints::of_journal(error),
-            Self::During { source, .. } => source.hint(),
+            Self::Recorded(source) | Self::During { source, .. } => source.hint(),
             Self::Usage(_)
             | Self::CommandLine(_)
             | Self::JobNames(_)
@@ -169,6 +191,7 @@ impl CommandError {
             | Self::Threads(_)
             | Self::Io(_)
             | Self::Json(_)
+            | Self::NoConsent(_)
             | Self::Failed(_) => None,
         }
     }

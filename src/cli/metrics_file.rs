@@ -14,11 +14,13 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 use snapferry_base::user_file;
+use tracing::Level;
 
 use super::command::Command;
 use super::error::UsageError;
 use super::exit::Code;
 use super::fleet::metrics::{Format, StageLabel};
+use super::log;
 use super::printable::line;
 use super::throughput::{STAGES, Throughput};
 
@@ -31,7 +33,7 @@ const MODE: u32 = 0o644;
 #[command(next_help_heading = "Monitoring")]
 pub struct MetricsFileArgs {
     /// At the end, write this run's result and figures there, for node_exporter's textfile collector
-    #[arg(long, value_name = "FILE.prom")]
+    #[arg(long, value_name = "FILE.prom", hide_short_help = true)]
     pub metrics_file: Option<PathBuf>,
 }
 
@@ -121,8 +123,7 @@ impl MetricsFile {
                 self.path.display(),
                 code as u8
             );
-            // If stderr is closed, there is no other place for the message.
-            let _ = writeln!(io::stderr(), "snapferry: {}", line(&message));
+            log::print_last(Level::ERROR, &line(&message));
         }
     }
 

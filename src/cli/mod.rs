@@ -21,9 +21,11 @@ mod command;
 mod completions;
 mod config;
 mod config_show;
+mod consent;
 mod convert;
 mod credentials;
 mod duration;
+mod end_record;
 mod environment;
 mod error;
 mod exit;
@@ -31,6 +33,7 @@ mod fleet;
 mod hints;
 mod image;
 mod inspect;
+mod json_log;
 mod log;
 mod manual;
 mod metrics_file;
@@ -41,6 +44,7 @@ mod process;
 mod progress;
 mod qemu;
 mod qemu_img;
+mod rehearsal;
 mod replicate;
 mod report;
 mod restore;
@@ -59,6 +63,7 @@ mod version;
 
 use environment::Environment;
 use exit::Code;
+use log::LogFormat;
 use metrics_file::MetricsFile;
 use printable::Form;
 use progress::ProgressChoice;
@@ -71,10 +76,16 @@ use settings::Settings;
 #[must_use]
 pub fn main(typed: impl IntoIterator<Item = OsString>) -> ExitCode {
     let typed: Vec<OsString> = typed.into_iter().collect();
+    let is_qemu_img = qemu_img::arguments(&typed).is_some();
+    if !is_qemu_img {
+        log::find_format(&typed);
+    }
     if let Err(tight) = process::begin() {
-        let name = if qemu_img::arguments(&typed).is_some() { "qemu-img" } else { "snapferry" };
-        let _ = writeln!(std::io::stderr(), "{name}: {tight}");
-        return Code::Unexpected.into();
+        if is_qemu_img {
+            let _ = writeln!(std::io::stderr(), "qemu-img: {tight}");
+            return Code::Unexpected.into();
+        }
+        return exit::report(&tight.into(), form_of(&typed)).into();
     }
     if completions::answer(&typed) {
         return Code::Done.into();
@@ -97,12 +108,14 @@ fn run(typed: &[OsString]) -> ExitCode {
     ColourChoice::of_command_line(typed).apply(&environment);
     let (args, settings) = match read(typed, &environment) {
         Ok(read) => read,
-        Err(error) => return refuse(&error).into(),
+        Err(error) => return refuse(&error, form_of(typed)).into(),
     };
+    let console = progress::Console::new(args.progress);
     let session = Session {
         environment,
         settings,
-        console: progress::Console::new(args.progress),
+        // A bar or a list of steps would stand between the objects.
+        console: if args.log_format == LogFormat::Json { console.without_terminal() } else { console },
         verbosity: args.verbosity(),
         cancel: Cancel::new(),
         throughput: Arc::default(),
@@ -113,7 +126,7 @@ fn run(typed: &[OsString]) -> ExitCode {
     }
     let metrics_file = match MetricsFile::of(&args.command, &session.throughput) {
         Ok(metrics_file) => metrics_file,
-        Err(error) => return exit::report(&error.into()).into(),
+        Err(error) => return exit::report(&error.into(), form_of(typed)).into(),
     };
     for [used, ignored] in variables::contradictions(&session.environment) {
         tracing::warn!("{used} and {ignored} differ: {used} counts, and {ignored} is ignored");
@@ -149,11 +162,16 @@ fn run(typed: &[OsString]) -> ExitCode {
         Command::Man(args) => manual::run(&args, definition()),
         Command::Version(args) => version::run(&args),
     };
-    let code = outcome.unwrap_or_else(|error| exit::report(&error));
+    let code = outcome.unwrap_or_else(|error| exit::report(&error, form_of(typed)));
     if let Some(metrics_file) = metrics_file {
         metrics_file.write(if panics::ended_the_work() { Code::Unexpected } else { code });
     }
     code.into()
+}
+
+/// Returns the form of the output that a command line asks for, whether or not it can be read.
+fn form_of(typed: &[OsString]) -> Form {
+    Form::of(typed.iter().skip(1).take_while(|arg| *arg != "--").any(|arg| arg == "--json"))
 }
 
 /// Reads the command line and the settings. The first parse ignores errors, and finds the command and the
@@ -178,14 +196,14 @@ fn read(typed: &[OsString], environment: &Environment) -> CommandResult<(Args, S
 }
 
 /// Prints why a command line can't be read, or the help or version that the user asked for.
-fn refuse(error: &CommandError) -> Code {
+fn refuse(error: &CommandError, form: Form) -> Code {
     match error {
-        CommandError::CommandLine(error) => {
-            // Help and version are errors to clap too, with exit code 0 and stdout.
+        // Help and version are errors to clap too, with exit code 0 and stdout.
+        CommandError::CommandLine(error) if !error.use_stderr() => {
             let _ = error.print();
-            if error.use_stderr() { Code::Usage } else { Code::Done }
+            Code::Done
         }
-        other => exit::report(other),
+        other => exit::report(other, form),
     }
 }
 

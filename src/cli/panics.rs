@@ -16,8 +16,11 @@ use std::time::Duration;
 
 use snapferry_base::cancel::{Cancel, Reason};
 use snapferry_base::limits::Allowance;
+use tracing::Level;
 
 use super::exit::Code;
+use super::json_log::{Record, write_timestamp};
+use super::log::{self, LogFormat};
 
 /// Time limit of the cleanup: an upload's abort has half a minute, a volume is detached and deleted in a few
 /// minutes.
@@ -55,7 +58,7 @@ pub fn ended_the_work() -> bool {
 fn hook(panic: &PanicHookInfo<'_>, backtraces: bool) {
     let before = PANICS.fetch_add(1, Relaxed);
     if before < TOLD {
-        let _ = std::io::stderr().write_all(line(panic).bytes());
+        let _ = std::io::stderr().write_all(line(panic, log::format()).bytes());
     }
     // The hook doesn't wait for the lock: a thread that panics while it holds the lock must not hang here.
     if let Ok(work) = WORK.try_lock() {
@@ -71,8 +74,7 @@ fn hook(panic: &PanicHookInfo<'_>, backtraces: bool) {
         // If no thread can be started, the user can still end the process by two signals.
         let _ = thread::Builder::new().name("way-out".into()).stack_size(WATCHER_STACK).spawn(|| {
             thread::sleep(WAY_OUT);
-            let _ = std::io::stderr()
-                .write_all(b"snapferry: giving up does not come to its end: stopped at once\n");
+            log::print_last(Level::ERROR, "giving up does not come to its end: stopped at once");
             std::process::exit(Code::Unexpected as i32);
         });
     }
@@ -80,17 +82,21 @@ fn hook(panic: &PanicHookInfo<'_>, backtraces: bool) {
         // Empty unless RUST_BACKTRACE asks for it.
         let backtrace = Backtrace::capture();
         if backtrace.status() == std::backtrace::BacktraceStatus::Captured {
-            let _ = writeln!(std::io::stderr(), "{backtrace}");
+            if log::format() == LogFormat::Json {
+                Record::new(Level::ERROR, "backtrace").with("backtrace", backtrace.to_string()).print();
+            } else {
+                let _ = writeln!(std::io::stderr(), "{backtrace}");
+            }
         }
     }
 }
 
-fn line(panic: &PanicHookInfo<'_>) -> OneLine {
-    let mut line = OneLine { bytes: [0; LINE], len: 0 };
+fn line(panic: &PanicHookInfo<'_>, format: LogFormat) -> OneLine {
+    let mut line = OneLine::begin(format);
     let thread = thread::current();
     let _ = write!(
         line,
-        "snapferry: this is a bug in snapferry, please report it: {} stopped",
+        "this is a bug in snapferry, please report it: {} stopped",
         thread.name().unwrap_or("a thread")
     );
     if let Some(location) = panic.location() {
@@ -102,16 +108,38 @@ fn line(panic: &PanicHookInfo<'_>) -> OneLine {
     line
 }
 
-/// Text of bounded length on one line: control characters become blanks, and a line break ends it.
+/// Text of bounded length on one line, or an object of JSON with the text as its message: control characters
+/// become blanks, and a line break ends it.
 struct OneLine {
     bytes: [u8; LINE],
     len: usize,
+    /// Bytes that follow the text.
+    end: &'static [u8],
+    is_json: bool,
 }
 
 impl OneLine {
+    fn begin(format: LogFormat) -> Self {
+        let mut line = Self { bytes: [0; LINE], len: 0, end: b"\n", is_json: false };
+        // The beginning is far shorter than a line.
+        let _ = if format == LogFormat::Json {
+            line.write_str("{\"timestamp\":\"").and_then(|()| write_timestamp(&mut line)).and_then(|()| {
+                line.write_str("\",\"level\":\"ERROR\",\"target\":\"snapferry\",\"message\":\"")
+            })
+        } else {
+            line.write_str("error: ")
+        };
+        line.is_json = format == LogFormat::Json;
+        if line.is_json {
+            line.end = b"\"}\n";
+        }
+        line
+    }
+
     fn bytes(&mut self) -> &[u8] {
-        self.bytes[self.len] = b'\n';
-        &self.bytes[..=self.len]
+        let end = self.len + self.end.len();
+        self.bytes[self.len..end].copy_from_slice(self.end);
+        &self.bytes[..end]
     }
 }
 
@@ -119,10 +147,12 @@ impl fmt::Write for OneLine {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for char in text.chars() {
             let char = if char.is_control() { ' ' } else { char };
-            // One byte stays free for the line break.
-            if self.len + char.len_utf8() >= LINE {
+            let escape: &[u8] = if self.is_json && matches!(char, '"' | '\\') { b"\\" } else { b"" };
+            if self.len + escape.len() + char.len_utf8() + self.end.len() > LINE {
                 return Err(fmt::Error);
             }
+            self.bytes[self.len..self.len + escape.len()].copy_from_slice(escape);
+            self.len += escape.len();
             self.len += char.encode_utf8(&mut self.bytes[self.len..]).len();
         }
         Ok(())
@@ -171,7 +201,9 @@ mod tests {
         assert_eq!(code, Some(42), "{stderr}");
         let line = stderr.lines().find(|line| line.contains("it came")).expect("the line");
         assert!(
-            line.starts_with("snapferry: this is a bug in snapferry, please report it: a thread stopped at src/cli/panics.rs:"),
+            line.starts_with(
+                "error: this is a bug in snapferry, please report it: a thread stopped at src/cli/panics.rs:"
+            ),
             "{line}"
         );
         assert!(line.ends_with(": it came [2J to this"), "{line}");
@@ -184,9 +216,22 @@ mod tests {
 
     #[test]
     fn a_long_message_is_cut_and_still_a_line() {
-        let mut line = OneLine { bytes: [0; LINE], len: 0 };
+        let mut line = OneLine::begin(LogFormat::Text);
         let _ = write!(line, "{}", "ä".repeat(LINE));
         let bytes = line.bytes();
         assert!(bytes.len() <= LINE && bytes.ends_with(b"\n") && std::str::from_utf8(bytes).is_ok());
+    }
+
+    #[test]
+    fn a_long_message_is_an_object_where_the_log_is_json() {
+        for start in 0..4 {
+            let mut line = OneLine::begin(LogFormat::Json);
+            let message = format!("{}{}", "x".repeat(start), "\"\\\n".repeat(LINE));
+            let _ = write!(line, "{message}");
+            let object: serde_json::Value = serde_json::from_slice(line.bytes()).expect("an object");
+            let kept = object["message"].as_str().expect("a message");
+            assert!(kept.len() > 300 && message.replace('\n', " ").starts_with(kept), "{object}");
+            assert_eq!(object["level"], "ERROR");
+        }
     }
 }

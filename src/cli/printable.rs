@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, StderrLock, StdoutLock, Write, stderr, stdout};
 
+use console::Term;
 use unicode_width::UnicodeWidthStr as _;
 
 /// Most characters that one value is shown with: an S3 key in full, and no more.
@@ -85,6 +86,29 @@ fn json(text: &str) -> Cow<'_, str> {
 /// Returns the number of columns that a text takes on a terminal.
 pub fn columns(text: &str) -> usize {
     text.width()
+}
+
+/// Returns a text of at most `most` columns: the text itself, or as much of it as fits before an ellipsis.
+pub fn fitted(text: &str, most: usize) -> Cow<'_, str> {
+    if columns(text) <= most {
+        return Cow::Borrowed(text);
+    }
+    let Some(room) = most.checked_sub(1) else { return Cow::Borrowed("") };
+    // The width of a sequence such as an emoji's is not the sum of its characters' widths.
+    let fits = |end: &usize| columns(&text[..*end]) <= room;
+    let end = text.char_indices().map(|(at, _)| at).take_while(fits).last().unwrap_or(0);
+    Cow::Owned(format!("{}{ELLIPSIS}", &text[..end]))
+}
+
+/// Returns the width of the terminal that stdout is, in columns. None if it is no terminal, or the terminal
+/// does not report its size.
+pub fn terminal_width() -> Option<usize> {
+    Term::stdout().size_checked().map(|(_rows, columns)| usize::from(columns))
+}
+
+/// Returns the width of the terminal that stderr is, as [`terminal_width`] does.
+pub fn error_width() -> Option<usize> {
+    Term::stderr().size_checked().map(|(_rows, columns)| usize::from(columns))
 }
 
 /// Pads a text with blanks on the right, up to `width` columns.
@@ -190,5 +214,8 @@ mod tests {
         assert_eq!(cut("\u{1b}\u{1b}", 2), r"\u{1b}\u{1b}");
         assert_eq!((columns("サーバー"), padded("サー", 6).as_str()), (8, "サー  "));
         assert_eq!(padded(&"a".repeat(70_000), 3).len(), 70_000);
+        assert_eq!((fitted("süden", 5), fitted("süden", 4)), ("süden".into(), "süd…".into()));
+        // Half a character of two columns is none.
+        assert_eq!([4, 3, 2, 1, 0].map(|most| fitted("サーバ", most)), ["サ…", "サ…", "…", "…", ""]);
     }
 }

@@ -17,11 +17,17 @@ use snapferry_fleet::replicate::Age;
 
 use super::duration::clock_face;
 use super::log::Verbosity;
+use super::printable::{columns, error_width, fitted};
 
 /// Time between two updates of the bar.
 const REDRAW: Duration = Duration::from_millis(250);
 /// Time between two log lines without a terminal.
 const LOG_EVERY: Duration = Duration::from_secs(10);
+/// Columns of the bar, where there is room for it and where there is little.
+const BAR: usize = 24;
+const SHORT_BAR: usize = 10;
+/// Width of a terminal that does not report it: that of the VT100, which every other follows.
+const UNKNOWN_WIDTH: usize = 80;
 /// Time window of the rates: long enough not to flicker, short enough to follow changes.
 const WINDOW: Duration = Duration::from_secs(5);
 
@@ -190,10 +196,12 @@ impl Progress {
                 let moment = view.look::<W>(counters.sample(), Instant::now());
                 match &bar {
                     Some(bar) => {
+                        let line = moment.for_bar(W::VERBS, error_width().unwrap_or(UNKNOWN_WIDTH));
+                        bar.set_style(style(line.bar));
                         bar.set_position(moment.sample.done);
-                        bar.set_message(moment.for_bar(W::VERBS));
+                        bar.set_message(line.text);
                     }
-                    None => moment.log(W::DOES, size),
+                    None => moment.log(W::DOES),
                 }
             }
             if let Some(bar) = bar {
@@ -218,9 +226,32 @@ impl Drop for Progress {
 }
 
 fn bar(size: ByteCount) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:24.cyan/blue} {percent:>3}%  {msg}")
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(size.0).with_style(style.progress_chars("█▉▊▋▌▍▎▏ "))
+    ProgressBar::new(size.0).with_style(style(0))
+}
+
+/// Returns the style of a line whose bar has `width` columns.
+fn style(width: usize) -> ProgressStyle {
+    let template = match width {
+        0 => "{msg}".to_owned(),
+        width => format!("{{bar:{width}.cyan/blue}} {{msg}}"),
+    };
+    let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    style.progress_chars("█▉▊▋▌▍▎▏ ")
+}
+
+/// Line of the display, which fits the terminal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct BarLine {
+    /// Columns of the bar, or 0 without one.
+    bar: usize,
+    text: String,
+}
+
+impl BarLine {
+    fn columns(&self) -> usize {
+        // A blank stands between the bar and the text.
+        columns(&self.text) + if self.bar > 0 { self.bar + 1 } else { 0 }
+    }
 }
 
 /// Samples of the counters over a moving window.
@@ -286,25 +317,44 @@ impl Moment {
         ratio(self.sample.image, self.sample.done)
     }
 
-    fn for_bar(&self, [disk, image]: [&str; 2]) -> String {
+    /// Returns the line for a terminal of `width` columns. What does not fit is dropped, the least important
+    /// part first.
+    fn for_bar(&self, [disk, image]: [&str; 2], width: usize) -> BarLine {
         let left = self.left.map_or_else(|| "--:--".to_owned(), clock_face);
+        // Each part with its rank; the bar has the third. In the order of the line.
+        let mut parts = vec![
+            (1, format!("{:>3}%", self.percent())),
+            (4, format!("{} of {}", ByteCount(self.sample.done), self.size)),
+            (5, format!("{disk} {}/s", ByteCount(self.disk_rate))),
+            (7, format!("{image} {}/s", ByteCount(self.image_rate))),
+            (8, format!("ratio {}", self.ratio())),
+            (2, format!("ETA {left}")),
+        ];
         // At the start no stage has waited yet; later all stages may keep up for a moment.
-        let bound = self.bottleneck.map(|stage| format!("  {stage}-bound")).unwrap_or_default();
-        format!(
-            "{} of {}  {disk} {}/s  {image} {}/s  ratio {}  ETA {left}{bound}",
-            ByteCount(self.sample.done),
-            self.size,
-            ByteCount(self.disk_rate),
-            ByteCount(self.image_rate),
-            self.ratio(),
-        )
+        parts.extend(self.bottleneck.map(|stage| (6, format!("{stage}-bound"))));
+        let line = |last: usize| {
+            let kept = parts.iter().filter(|(rank, _)| *rank <= last).map(|(_, text)| text.as_str());
+            let bar = match last {
+                0..=2 => 0,
+                3 => SHORT_BAR,
+                _ => BAR,
+            };
+            BarLine { bar, text: kept.collect::<Vec<&str>>().join("  ") }
+        };
+        let fits = |line: &BarLine| line.columns() <= width;
+        let shortest =
+            || BarLine { bar: 0, text: fitted(&format!("{}%", self.percent()), width).into_owned() };
+        (1..=8).rev().map(line).find(fits).unwrap_or_else(shortest)
     }
 
-    fn log(&self, verb: &str, size: ByteCount) {
-        let percent = u128::from(self.sample.done) * 100 / u128::from(size.0.max(1));
+    fn percent(&self) -> u128 {
+        u128::from(self.sample.done) * 100 / u128::from(self.size.0.max(1))
+    }
+
+    fn log(&self, verb: &str) {
         let left = self.left.map_or_else(|| "unknown".to_owned(), clock_face);
         tracing::info!(
-            percent,
+            percent = self.percent(),
             done = %ByteCount(self.sample.done),
             read_rate = %format_args!("{}/s", ByteCount(self.disk_rate)),
             write_rate = %format_args!("{}/s", ByteCount(self.image_rate)),
@@ -348,11 +398,22 @@ mod tests {
         assert_eq!((moment.disk_rate, moment.image_rate), (100 * MIB, 25 * MIB));
         assert_eq!(moment.left, Some(Duration::from_secs((10 * 1024 - 2100) / 100)));
         assert_eq!(moment.ratio(), "0.2500");
-        assert!(
-            moment.for_bar(["read", "write"]).ends_with("  ETA 01:21"),
-            "{}",
-            moment.for_bar(["read", "write"])
+        let text = |width| moment.for_bar(["read", "write"], width).text;
+        assert_eq!(
+            text(200),
+            " 20%  2.05 GiB of 10 GiB  read 100 MiB/s  write 25 MiB/s  ratio 0.2500  ETA 01:21"
         );
+        assert_eq!(text(100), " 20%  2.05 GiB of 10 GiB  read 100 MiB/s  write 25 MiB/s  ETA 01:21");
+        assert_eq!(text(60), " 20%  2.05 GiB of 10 GiB  ETA 01:21");
+        assert_eq!(
+            moment.for_bar(["read", "write"], 40),
+            BarLine { bar: 10, text: " 20%  ETA 01:21".into() }
+        );
+        assert_eq!([20, 10, 3, 2].map(text), [" 20%  ETA 01:21", " 20%", "20%", "2…"]);
+        for width in 1..=200 {
+            let line = moment.for_bar(["read", "write"], width);
+            assert!(line.columns() <= width, "{width}: {line:?}");
+        }
         assert!(to_u64(view.seen.len()) <= 8);
     }
 

@@ -10,6 +10,7 @@ use snapferry_engine::convert::counters::Totals;
 use snapferry_engine::convert::plan::PlanSummary;
 use snapferry_engine::hash::Crc64;
 use snapferry_engine::source::BadRange;
+use tracing::Level;
 
 use super::duration::clock_face;
 use super::progress::{per_second, ratio};
@@ -83,6 +84,16 @@ impl Report {
             cpu_seconds: usage.cpu.as_secs_f64(),
             peak_rss_bytes: usage.peak_rss,
             plan,
+        }
+    }
+
+    /// Returns the report in one sentence. Ranges that are missing from the image are errors.
+    pub fn summary(&self) -> (Level, String) {
+        match self.salvaged.len() {
+            0 => (Level::INFO, format!("{} is complete", self.image)),
+            ranges => {
+                (Level::ERROR, format!("{}: {ranges} unreadable ranges are stored as zeros", self.image))
+            }
         }
     }
 

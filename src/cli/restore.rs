@@ -9,28 +9,32 @@ use std::sync::Arc;
 
 use clap::Args as Group;
 use serde::Serialize;
+use serde_json::json;
 use snapferry_base::clock::SystemClock;
 use snapferry_base::units::ByteCount;
-use snapferry_engine::disk::PageCache;
-use snapferry_engine::disk::ZeroPolicy;
+use snapferry_engine::disk::{Existing, PageCache, ZeroPolicy};
+use snapferry_engine::error::RestoreError;
 use snapferry_engine::image::counters::{Bottleneck, Counters};
-use snapferry_engine::restore::{Destination, Restoration, Restored};
+use snapferry_engine::restore::{Destination, Prepared, Restoration, Restored};
 use snapferry_engine::store::Overwrite;
+use tracing::Level;
 
+use super::consent::{Consent, Unasked};
 use super::duration::clock_face;
 use super::error::UsageError;
 use super::exit::Code;
 use super::image::ImageArgs;
-use super::log::Verbosity;
+use super::log::{self, Verbosity};
 use super::metrics_file::MetricsFileArgs;
 use super::open_image::Opened;
 use super::print_json;
-use super::printable;
+use super::printable::Form;
 use super::progress::{Progress, per_second};
+use super::rehearsal::would_with;
 use super::report::Usage;
 use super::signals::Unfinished;
 use super::throughput::Transfer;
-use crate::cli::args::ReadingArgs;
+use crate::cli::args::{ConsentArgs, ReadingArgs, RehearsalArgs};
 use crate::cli::error::CommandResult;
 use crate::cli::session::Session;
 use crate::cli::values;
@@ -62,6 +66,12 @@ pub struct RestoreArgs {
     pub zero: ZeroPolicy,
 
     #[command(flatten)]
+    pub rehearsal: RehearsalArgs,
+
+    #[command(flatten)]
+    pub consent: ConsentArgs,
+
+    #[command(flatten)]
     pub reading: ReadingArgs,
 
     // Near the end, because its heading in the help holds for all that follows.
@@ -73,6 +83,7 @@ pub struct RestoreArgs {
 }
 
 pub fn run(args: &RestoreArgs, session: &Session) -> CommandResult<Code> {
+    let consent = Consent::of(args.consent, session)?;
     let overwrite = Overwrite::if_forced(args.force);
     let cache = if args.page_cache { PageCache::Use } else { PageCache::Bypass };
     let destination = match (&args.device, &args.output) {
@@ -93,7 +104,7 @@ pub fn run(args: &RestoreArgs, session: &Session) -> CommandResult<Code> {
     let counters = Arc::new(Counters::default());
     let _counted = session.throughput.count(Transfer::ReadingBack(Arc::clone(&counters)));
     let progress = OnceCell::new();
-    let restored = Restoration {
+    let restoration = Restoration {
         file: &*opened.image.file,
         location: opened.location,
         destination: &destination,
@@ -103,27 +114,68 @@ pub fn run(args: &RestoreArgs, session: &Session) -> CommandResult<Code> {
         clock: &SystemClock,
         cancel: session.cancel.clone(),
         counters: Arc::clone(&counters),
-    }
-    .run(&|size| {
-        let _ =
-            progress.set(Progress::show(&session.console, session.verbosity, Arc::clone(&counters), size));
-    });
-    drop(progress);
-    let restored = restored?;
+    };
+    let prepared = restoration.prepare()?;
     let target = args
         .device
         .as_ref()
         .or(args.output.as_ref())
         .map(|path| path.display().to_string())
         .unwrap_or_default();
+    if args.rehearsal.dry_run || args.force {
+        let existing = destination.examine(prepared.virtual_size()).map_err(RestoreError::from)?;
+        if args.rehearsal.dry_run {
+            return rehearse(args, &prepared, existing, opened.image.file.name(), &target);
+        }
+        if let Some(lost) = lost(existing) {
+            consent.ask(session, Unasked::GoOn, &format!("write over {target} ({lost})"))?;
+        }
+    }
+    let restored = restoration.run(prepared, &|size| {
+        let _ =
+            progress.set(Progress::show(&session.console, session.verbosity, Arc::clone(&counters), size));
+    });
+    drop(progress);
+    let restored = restored?;
     let report = Report::new(&opened, target, &restored, &counters);
     if session.verbosity != Verbosity::Quiet {
-        // The disk is complete, even if stderr is closed.
-        let _ = report.write_for_people(&restored, &mut printable::err());
+        let summary = format!("{} holds the disk of {}", report.target, report.image);
+        log::print_report(Level::INFO, &summary, &report, |to| report.write_for_people(&restored, to));
     }
     if args.reading.json {
         print_json(&report)?;
     }
+    Ok(Code::Done)
+}
+
+/// Describes the data that a restore destroys, if there are any.
+fn lost(existing: Existing) -> Option<String> {
+    match existing {
+        Existing::Nothing => None,
+        Existing::File { size: ByteCount(0) } | Existing::Device { content: None, .. } => None,
+        Existing::File { size } => Some(format!("a file of {size}")),
+        Existing::Device { size, content: Some(content) } => Some(format!("{size}, holds {content}")),
+    }
+}
+
+/// Prints what the restore would do.
+fn rehearse(
+    args: &RestoreArgs,
+    prepared: &Prepared,
+    existing: Existing,
+    image: &str,
+    target: &str,
+) -> CommandResult<Code> {
+    let (size, lost) = (prepared.virtual_size(), lost(existing));
+    let over = lost.as_ref().map_or_else(String::new, |lost| format!(", over what is there: {lost}"));
+    let more = json!({
+        "image": image, "target": target, "virtual_size": size, "bytes_decoded": prepared.mapped(), "lost": lost,
+    });
+    would_with(
+        Form::of(args.reading.json),
+        format_args!("write the disk of {image}, {size}, to {target}{over}"),
+        &more,
+    )?;
     Ok(Code::Done)
 }
 

@@ -1,12 +1,12 @@
 //! Messages after a signal to stop, and the remains of work that is cut short.
 
-use std::io::Write as _;
-
 use snapferry_base::cancel::{Cancel, Reason};
 use snapferry_base::signals::{self, Stop};
 use tokio::runtime::Handle;
+use tracing::Level;
 
 use super::exit::Code;
+use super::log;
 
 /// Remains of work that the user does not let end.
 #[derive(Clone, Debug)]
@@ -39,18 +39,18 @@ impl Unfinished {
     fn message(&self) -> &'static str {
         match self {
             Self::Upload => {
-                "snapferry: stopped at once; `snapferry uploads list` shows an upload that may be left in the bucket\n"
+                "stopped at once; `snapferry uploads list` shows an upload that may be left in the bucket"
             }
             Self::Target => {
-                "snapferry: stopped at once; a device, or a file that is written where it lies, is incomplete, or a hidden file that ends in .partial is left beside the output\n"
+                "stopped at once; a device, or a file that is written where it lies, is incomplete, or a hidden file that ends in .partial is left beside the output"
             }
             Self::Job => {
-                "snapferry: stopped at once; `snapferry replicate --resume` goes on with the job, `snapferry gc` shows what it has left\n"
+                "stopped at once; `snapferry replicate --resume` goes on with the job, `snapferry gc` shows what it has left"
             }
             Self::Jobs(_) => {
-                "snapferry: stopped at once; another worker takes the jobs at hand over when their leases have run out, in two minutes\n"
+                "stopped at once; another worker takes the jobs at hand over when their leases have run out, in two minutes"
             }
-            Self::Nothing => "snapferry: stopped at once\n",
+            Self::Nothing => "stopped at once",
         }
     }
 }
@@ -79,7 +79,7 @@ pub fn listen(runtime: &Handle, cancel: &Cancel, unfinished: Unfinished) -> std:
             }
             unfinished => {
                 // The user has waited long enough.
-                let _ = std::io::stderr().write_all(unfinished.message().as_bytes());
+                log::print_last(Level::ERROR, unfinished.message());
                 std::process::exit(Code::Interrupted as i32);
             }
         },

@@ -29,10 +29,10 @@ mod tests {
 
     #[test]
     fn an_unknown_option_is_not_offered_as_a_value() {
-        let plain = definition().try_get_matches_from(["snapferry", "info", "a", "--jsonn-lines"]);
-        assert!(plain.expect_err("refused").to_string().contains("'-- --jsonn-lines'"), "clap has the tip");
-        let error = refused("snapferry info a --jsonn-lines");
-        assert!(error.contains("unexpected argument '--jsonn-lines'") && !error.contains("'-- "), "{error}");
+        let plain = definition().try_get_matches_from(["snapferry", "jobs", "show", "--frobnicate"]);
+        assert!(plain.expect_err("refused").to_string().contains("'-- --frobnicate'"), "clap has the tip");
+        let error = refused("snapferry jobs show --frobnicate");
+        assert!(error.contains("unexpected argument '--frobnicate'") && !error.contains("'-- "), "{error}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::settings::{Origin, Shown};
 const REGIONS: [&str; 2] = ["IBMCLOUD_REGION", "IC_REGION"];
 
 /// Variables that are shown beside the settings, each with true if it holds a secret.
-const SHOWN: [(&str, bool); 14] = [
+const SHOWN: [(&str, bool); 15] = [
     ("SNAPFERRY_REDIS_PASSWORD", true),
     ("IBMCLOUD_API_KEY", true),
     ("IC_API_KEY", true),
@@ -26,6 +26,7 @@ const SHOWN: [(&str, bool); 14] = [
     ("AWS_SHARED_CREDENTIALS_FILE", false),
     ("CREDENTIALS_DIRECTORY", false),
     ("SNAPFERRY_QEMU_IMG", false),
+    ("SNAPFERRY_YES", false),
 ];
 
 /// Variables that are read before the settings.

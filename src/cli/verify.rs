@@ -11,15 +11,15 @@ use snapferry_engine::image::Sha256Sum;
 use snapferry_engine::image::counters::Counters;
 use snapferry_engine::source::{InUse, RawSource, Source};
 use snapferry_engine::verify::{Sha256Wanted, Verdict, Verification};
+use tracing::Level;
 
 use super::duration::clock_face;
 use super::exit::Code;
 use super::image::ImageArgs;
-use super::log::Verbosity;
+use super::log::{self, Verbosity};
 use super::metrics_file::MetricsFileArgs;
 use super::open_image::Opened;
 use super::print_json;
-use super::printable;
 use super::progress::{Progress, per_second};
 use super::signals::Unfinished;
 use super::throughput::Transfer;
@@ -98,20 +98,34 @@ fn run_with_progress(verification: Verification<'_>, session: &Session) -> Comma
 }
 
 fn print(verdict: &Verdict, json: bool, verbosity: Verbosity) -> CommandResult<()> {
-    let out = &mut printable::err();
-    // The exit code reports the verdict, even if stderr is closed.
-    let _ = match verbosity {
-        Verbosity::Quiet => write_findings(verdict, out),
-        Verbosity::Normal | Verbosity::Verbose | Verbosity::Detailed => write_for_people(verdict, out),
-    };
+    match verbosity {
+        Verbosity::Quiet => print_findings(verdict),
+        Verbosity::Normal | Verbosity::Verbose | Verbosity::Detailed => {
+            let (level, summary) = summary(verdict);
+            log::print_report(level, &summary, verdict, |to| write_for_people(verdict, to));
+        }
+    }
     if json {
         print_json(verdict)?;
     }
     Ok(())
 }
 
-/// Writes the findings, also with `--quiet`, because they are errors.
-pub fn write_findings(verdict: &Verdict, to: &mut impl Write) -> io::Result<()> {
+fn summary(verdict: &Verdict) -> (Level, String) {
+    let (level, word) = if verdict.good { (Level::INFO, "good") } else { (Level::ERROR, "NOT GOOD") };
+    (level, format!("{}: {word}", verdict.image))
+}
+
+/// Prints the findings on stderr, also with `--quiet`, because they are errors.
+pub fn print_findings(verdict: &Verdict) {
+    if !verdict.good {
+        let (level, summary) = summary(verdict);
+        log::print_report(level, &summary, verdict, |to| write_findings(verdict, to));
+    }
+}
+
+/// Writes the findings as text.
+fn write_findings(verdict: &Verdict, to: &mut impl Write) -> io::Result<()> {
     for finding in &verdict.findings {
         writeln!(to, "  wrong     {finding}")?;
     }
@@ -123,7 +137,7 @@ pub fn write_findings(verdict: &Verdict, to: &mut impl Write) -> io::Result<()> 
 
 /// Writes the verdict as text.
 pub fn write_for_people(verdict: &Verdict, to: &mut impl Write) -> io::Result<()> {
-    writeln!(to, "{}: {}", verdict.image, if verdict.good { "good" } else { "NOT GOOD" })?;
+    writeln!(to, "{}", summary(verdict).1)?;
     let took = verdict.took;
     let rate = ByteCount(per_second(verdict.virtual_size.0, took));
     writeln!(

@@ -84,9 +84,10 @@ fn check_call(args: &[String], cache: &mut BTreeMap<Vec<String>, Option<String>>
     let mut commands: Vec<String> = vec![args[0].clone()];
     let mut text = help(&commands, cache)?;
     for word in &args[1..] {
-        let is_command = text.split_once("Commands:\n").is_some_and(|(_, listed)| {
-            listed.lines().any(|line| line.starts_with(&format!("  {word} ")) || line.trim() == *word)
-        });
+        // The commands are listed before the options: in groups, or in one list.
+        let mut listed = text.lines().take_while(|line| *line != "Options:");
+        let is_command =
+            listed.any(|line| line.starts_with(&format!("  {word} ")) || line == format!("  {word}"));
         if !is_command {
             break;
         }

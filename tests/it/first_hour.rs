@@ -29,7 +29,7 @@ struct Table(Vec<String>);
 impl Table {
     fn row(&mut self, ended: &Ended, row: &Row<'_>) {
         let (out, err) = (&ended.out, &ended.err);
-        let message = err.lines().find(|line| line.starts_with("snapferry: ")).unwrap_or_default();
+        let message = err.lines().find(|line| line.starts_with("error: ")).unwrap_or_default();
         let all = format!("{out}{err}");
         // Commands that report in lines of their own name the error there.
         let message = if message.is_empty() { &all } else { message };

@@ -4,6 +4,7 @@
 
 mod api_key;
 mod check;
+mod command_line;
 mod convert;
 mod demo;
 mod determinism;
@@ -18,6 +19,7 @@ mod image_source;
 mod inspect;
 mod layout;
 mod limits;
+mod logs;
 mod metadata;
 mod metrics_file;
 mod network;

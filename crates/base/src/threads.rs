@@ -14,6 +14,7 @@ use std::time::Duration;
 use crossbeam_channel::{Sender, bounded};
 use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
 use rustix::process::{Resource, getrlimit};
+use tracing::Span;
 
 use crate::limits::tasks_of_process;
 
@@ -74,7 +75,7 @@ impl fmt::Display for Limits {
     }
 }
 
-/// Starts a thread that isn't bound to a scope.
+/// Starts a thread that isn't bound to a scope. Its log lines are in the caller's span.
 ///
 /// # Errors
 /// [`Refused`] if the system doesn't start the thread.
@@ -82,13 +83,14 @@ pub fn spawn<T: Send + 'static>(
     purpose: &'static str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<JoinHandle<T>, Refused> {
+    let span = Span::current();
     thread::Builder::new()
         .name(purpose.to_owned())
-        .spawn(work)
+        .spawn(move || span.in_scope(work))
         .map_err(|source| Refused::new(purpose, source))
 }
 
-/// Starts a thread within `scope`.
+/// Starts a thread within `scope`. Its log lines are in the caller's span.
 ///
 /// # Errors
 /// [`Refused`] if the system doesn't start the thread.
@@ -97,9 +99,10 @@ pub fn spawn_scoped<'scope, T: Send + 'scope>(
     purpose: &'static str,
     work: impl FnOnce() -> T + Send + 'scope,
 ) -> Result<ScopedJoinHandle<'scope, T>, Refused> {
+    let span = Span::current();
     thread::Builder::new()
         .name(purpose.to_owned())
-        .spawn_scoped(scope, work)
+        .spawn_scoped(scope, move || span.in_scope(work))
         .map_err(|source| Refused::new(purpose, source))
 }
 

@@ -15,7 +15,7 @@ use snapferry_base::units::{ByteCount, GuestOffset, MIB, to_u64, to_usize};
 use snapferry_qcow2::{Image, ImageFile, Limits, Mappings};
 
 use crate::compress::{Codec, cores, is_zero};
-use crate::disk::{DeviceTarget, Disk, FileTarget, PageCache, Target, TargetError, ZeroPolicy};
+use crate::disk::{DeviceTarget, Disk, Existing, FileTarget, PageCache, Target, TargetError, ZeroPolicy};
 use crate::error::{RestoreError, check_count};
 use crate::image::counters::Counters;
 use crate::image::plan::{Options, Plan, unmapped};
@@ -89,25 +89,72 @@ pub struct Restored {
     pub took: Duration,
 }
 
+/// Restore that is planned and was not begun yet.
+pub struct Prepared {
+    image: Image,
+    mappings: Arc<Mappings>,
+    plan: Plan,
+    /// Duration of the preparation, which counts as part of the restore.
+    took: Duration,
+}
+
+impl Prepared {
+    /// Returns the size of the disk.
+    #[must_use]
+    pub fn virtual_size(&self) -> ByteCount {
+        self.image.virtual_size()
+    }
+
+    /// Returns the number of bytes of the disk that the image stores.
+    #[must_use]
+    pub fn mapped(&self) -> ByteCount {
+        self.plan.mapped()
+    }
+}
+
+impl Destination {
+    /// Looks at the target of a disk of `size` bytes, without opening it for writing.
+    ///
+    /// # Errors
+    /// If a restore would refuse the target.
+    pub fn examine(&self, size: ByteCount) -> Result<Existing, TargetError> {
+        match self {
+            Self::File { path, overwrite, .. } => FileTarget::examine(path, *overwrite),
+            Self::Device { path, overwrite, .. } => DeviceTarget::examine(path, size, *overwrite),
+        }
+    }
+}
+
 impl Restoration<'_> {
+    /// Reads the image's tables, and plans the work. Nothing is written.
+    ///
+    /// # Errors
+    /// If the image is refused, does not fit the manifest, or the limits of this process are too tight.
+    pub fn prepare(&self) -> Result<Prepared, RestoreError> {
+        let begun = self.clock.instant();
+        let image = Image::open(self.file, &self.limits)?;
+        let mappings = Arc::new(image.load(self.file)?);
+        let plan = Plan::new(&mappings, self.file.size(), self.location, &self.options, cores())?;
+        let plan = plan.within(self.location, &self.options, &Allowance::of_process())?;
+        if let Some(manifest) = self.manifest {
+            let name = self.file.name().to_owned();
+            check_sizes(manifest, self.file.size(), image.virtual_size())
+                .map_err(|source| RestoreError::Unusable { name, source })?;
+        }
+        let took = self.clock.instant().duration_since(begun);
+        Ok(Prepared { image, mappings, plan, took })
+    }
+
     /// Runs the restore. Blocks. Calls `begin` with the number of bytes to decode, before the first is
     /// decoded.
     ///
     /// # Errors
     /// With the first real error. [`RestoreError::Incomplete`] wraps it if the target was written to and is
     /// of no use now.
-    pub fn run(self, begin: &dyn Fn(ByteCount)) -> Result<Restored, RestoreError> {
+    pub fn run(self, prepared: Prepared, begin: &dyn Fn(ByteCount)) -> Result<Restored, RestoreError> {
         let begun = self.clock.instant();
-        let image = Image::open(self.file, &self.limits)?;
-        let mappings = Arc::new(image.load(self.file)?);
-        let plan = Plan::new(&mappings, self.file.size(), self.location, &self.options, cores())?;
-        let plan = plan.within(self.location, &self.options, &Allowance::of_process())?;
+        let Prepared { image, mappings, plan, took: prepared_in } = prepared;
         let size = image.virtual_size();
-        if let Some(manifest) = self.manifest {
-            let name = self.file.name().to_owned();
-            check_sizes(manifest, self.file.size(), size)
-                .map_err(|source| RestoreError::Unusable { name, source })?;
-        }
         let target = match self.destination {
             Destination::File { path, overwrite, cache } => {
                 Target::File(FileTarget::create(path, size, *overwrite, *cache)?)
@@ -129,7 +176,7 @@ impl Restoration<'_> {
                 fetched: ByteCount(self.counters.totals().fetched),
                 segments_checked,
                 peak_memory: plan.peak_memory(),
-                took: self.clock.instant().duration_since(begun),
+                took: prepared_in + self.clock.instant().duration_since(begun),
             })
         });
         finished.map_err(|error| match error {

@@ -14,12 +14,12 @@ use auth::Bearer;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_s3::primitives::{ByteStream, ByteStreamError};
+use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumMode, ChecksumType};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use checksums::{ChecksumSupport, Fields};
 use errors::ErrorContext;
-use snapferry_base::units::{ByteCount, MIB, to_u64, to_usize};
+use snapferry_base::units::{ByteCount, to_u64};
 use snapferry_engine::hash::Crc64;
 use snapferry_engine::store::Overwrite;
 use snapferry_engine::store::{
@@ -29,6 +29,7 @@ use snapferry_engine::store::{
 
 mod auth;
 mod bounded_client;
+mod changes;
 mod checksums;
 mod complete_xml;
 mod config;
@@ -36,6 +37,7 @@ mod connect;
 mod errors;
 mod multipart;
 mod requirements;
+mod wire;
 
 pub use bounded_client::LARGEST_RESPONSE;
 pub use checksums::PartChecksum;
@@ -43,31 +45,16 @@ pub use config::{Auth, COMPLETE, DEADLINE, S3Config, SLOWEST};
 pub use errors::region_in;
 use multipart::may_concern_checksum_fields;
 pub use requirements::{Addressing, Encryption, Payer, Requirements, StorageClass};
+use wire::{
+    LONGEST_UPLOAD_ID, ListMemory, damaged, etag_of, is_last, quoted, read_up_to, wire_id, wire_number,
+    wire_prefix, within_limit,
+};
 
 /// Largest number of pages of a list, with a thousand entries each.
 const MAX_PAGES: u32 = 1000;
 
-/// Largest memory for the names and identifiers of a list. A million objects with keys of a hundred bytes
-/// fit.
-const LARGEST_LIST: u64 = 256 * MIB;
-/// Memory of a list's entry besides its names and identifiers, in bytes.
-const ENTRY: usize = 64;
-
-/// Longest upload identifier that is sent to the store, in bytes. Stores use some hundred at most, and a URL
-/// has no room for more than 64 KiB.
-const LONGEST_UPLOAD_ID: usize = 2048;
-/// Longest ETag in bytes. Every known store uses a hash and a number.
-const LONGEST_ETAG: usize = 1024;
 /// Longest continuation token or marker of a list in bytes. It mostly is a key in some form.
 const LONGEST_MARK: usize = 8192;
-/// Longest prefix of a request in bytes. No key is longer.
-const LONGEST_PREFIX: usize = 1024;
-/// Number of entries on a full page, unless the request asks for fewer (S3's documentation).
-const FULL_PAGE: usize = 1000;
-
-/// Largest buffer that is allocated before a response arrives. It grows for longer responses: a server can
-/// announce any length.
-const LARGEST_BUFFER: u64 = 16 * MIB;
 
 /// Client of one bucket.
 #[derive(Debug)]
@@ -102,8 +89,8 @@ impl S3Store {
     /// If the store refuses the request, or can't be reached.
     pub async fn create_bucket(&self) -> Result<(), StoreError> {
         let operation = Operation { request: "CreateBucket", target: format!("s3://{}", self.bucket) };
-        match self.attempt(&operation, None, 0, self.client.create_bucket().bucket(&self.bucket).send()).await
-        {
+        let request = self.client.create_bucket().bucket(&self.bucket).send();
+        match self.change(&operation, None, 0, request).await {
             Err(StoreError::Refused { code, .. }) if code == "BucketAlreadyOwnedByYou" => Ok(()),
             response => response.map(|_| ()),
         }
@@ -308,7 +295,7 @@ impl ObjectStore for S3Store {
             .body(ByteStream::from(body))
             .customize();
         let request = if self.sign_payload { request } else { request.disable_payload_signing() };
-        let response = self.attempt(&operation, None, len, request.send()).await?;
+        let response = self.change(&operation, None, len, request.send()).await?;
         self.verify_stored(&operation, key, len, &etag_of(response.e_tag(), &operation)?).await
     }
 
@@ -370,7 +357,7 @@ impl ObjectStore for S3Store {
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
         let operation = self.operation("DeleteObject", key);
         let request = self.client.delete_object().bucket(&self.bucket).key(key.as_str()).send();
-        match self.attempt(&operation, None, 0, request).await {
+        match self.change(&operation, None, 0, request).await {
             Ok(_) | Err(StoreError::NoSuchKey { .. }) => Ok(()),
             Err(err) => Err(err),
         }
@@ -490,7 +477,7 @@ impl ObjectStore for S3Store {
             .key(upload.key.as_str())
             .upload_id(id)
             .send();
-        match self.attempt(&operation, Some(&upload.id), 0, request).await {
+        match self.change(&operation, Some(&upload.id), 0, request).await {
             Ok(_) | Err(StoreError::NoSuchUpload { .. }) => Ok(()),
             Err(err) => Err(err),
         }
@@ -596,104 +583,4 @@ impl ObjectStore for S3Store {
         }
         Err(invalid(format!("the list does not end after {MAX_PAGES} pages")))
     }
-}
-
-/// True if a page is the last one of a list. If the store doesn't return that information, a page with fewer
-/// than [`FULL_PAGE`] entries is the last one.
-fn is_last(truncated: Option<bool>, entries: usize) -> Result<bool, String> {
-    match truncated {
-        Some(truncated) => Ok(!truncated),
-        None if entries < FULL_PAGE => Ok(true),
-        None => Err(format!("the answer holds {entries} entries, and does not say whether there are more")),
-    }
-}
-
-/// Reads a body that should have `len` bytes. Stops soon after `len`, so a longer body can't exhaust the
-/// memory.
-async fn read_up_to(mut body: ByteStream, len: u64) -> Result<Bytes, ByteStreamError> {
-    let mut bytes = BytesMut::with_capacity(to_usize(len.min(LARGEST_BUFFER)));
-    while to_u64(bytes.len()) <= len
-        && let Some(frame) = body.try_next().await?
-    {
-        bytes.extend_from_slice(&frame);
-    }
-    Ok(bytes.freeze())
-}
-
-fn wire_number(number: PartNumber, operation: &Operation) -> Result<i32, StoreError> {
-    i32::try_from(number.0).ok().filter(|&n| n >= 1 && u64::from(number.0) <= MAX_PARTS).ok_or_else(|| {
-        StoreError::Mismatch {
-            operation: operation.clone(),
-            reason: format!("part number {number} is not from 1 to {MAX_PARTS}"),
-        }
-    })
-}
-
-fn damaged(operation: &Operation, reason: String) -> StoreError {
-    StoreError::Damaged { operation: operation.clone(), reason }
-}
-
-/// Removes the quotes, which only some responses have.
-fn etag_of(text: Option<&str>, operation: &Operation) -> Result<ETag, StoreError> {
-    let text = text.unwrap_or_default().trim_matches('"');
-    within_limit("ETag", text, LONGEST_ETAG, operation).map(|text| ETag(text.to_owned()))
-}
-
-/// Returns the upload's identifier if it is short enough for a URL.
-fn wire_id<'a>(upload: &'a Upload, operation: &Operation) -> Result<&'a str, StoreError> {
-    within_limit("upload id", &upload.id, LONGEST_UPLOAD_ID, operation)
-}
-
-fn wire_prefix<'a>(prefix: &'a str, operation: &Operation) -> Result<&'a str, StoreError> {
-    // The operation's target contains the prefix, which is too long for a message.
-    let operation = || Operation { request: operation.request, target: "a prefix".to_owned() };
-    if prefix.len() > LONGEST_PREFIX {
-        within_limit("prefix", prefix, LONGEST_PREFIX, &operation())
-    } else {
-        Ok(prefix)
-    }
-}
-
-fn within_limit<'a>(
-    kind: &str,
-    text: &'a str,
-    max: usize,
-    operation: &Operation,
-) -> Result<&'a str, StoreError> {
-    if text.len() <= max {
-        return Ok(text);
-    }
-    let reason = format!("the {kind} has {} bytes; at most {max} are used", text.len());
-    Err(StoreError::Mismatch { operation: operation.clone(), reason })
-}
-
-/// The memory left for a list.
-struct ListMemory<'a> {
-    remaining: u64,
-    operation: &'a Operation,
-}
-
-impl<'a> ListMemory<'a> {
-    fn new(operation: &'a Operation) -> Self {
-        Self { remaining: LARGEST_LIST, operation }
-    }
-
-    /// Takes the memory for one more entry, whose names and identifiers have `text` bytes.
-    fn reserve(&mut self, text: usize) -> Result<(), StoreError> {
-        let reason = || {
-            format!(
-                "the list takes more than {} of memory; a longer prefix gives a shorter one",
-                ByteCount(LARGEST_LIST)
-            )
-        };
-        self.remaining = self
-            .remaining
-            .checked_sub(to_u64(text + ENTRY))
-            .ok_or_else(|| StoreError::Mismatch { operation: self.operation.clone(), reason: reason() })?;
-        Ok(())
-    }
-}
-
-fn quoted(etag: &ETag) -> String {
-    format!("\"{}\"", etag.0)
 }

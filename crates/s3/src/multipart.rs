@@ -103,7 +103,7 @@ impl S3Store {
                 .checksum_algorithm(ChecksumAlgorithm::Crc64Nvme)
                 .checksum_type(ChecksumType::FullObject);
         }
-        let response = self.attempt(&operation, None, 0, request.send()).await?;
+        let response = self.change(&operation, None, 0, request.send()).await?;
         if self.encryption().is_some() && response.server_side_encryption().is_none() {
             tracing::warn!(%operation, "the store does not confirm the encryption that was asked for");
         }
@@ -148,7 +148,7 @@ impl S3Store {
                 })?);
         }
         let response =
-            self.attempt_with_deadline(self.complete, &operation, Some(&upload.id), request.send()).await?;
+            self.change_with_deadline(self.complete, &operation, Some(&upload.id), request.send()).await?;
         // The ETag may be empty (in early versions of Ceph), so it isn't checked. A checksum must match, if
         // there is one.
         match response.checksum_crc64_nvme().map(Crc64::from_base64) {

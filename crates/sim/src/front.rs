@@ -166,7 +166,10 @@ impl Answers for Front {
         let (parts, body) = req.into_parts();
         let inflow = Inflow::new(body, visit.received());
         let action = self.faults.pick(&target);
-        let response = self.act(action, &target, parts, inflow, reset).await?;
+        let mut response = self.act(action, &target, parts, inflow, reset).await?;
+        if let Ok(id) = HeaderValue::from_str(visit.id()) {
+            response.headers_mut().insert("x-amz-request-id", id);
+        }
         let announced =
             response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let sent = announced.or_else(|| HttpBody::size_hint(response.body()).exact()).filter(|_| !is_head);

@@ -37,6 +37,8 @@ pub struct LoggedRequest {
     pub status: Option<u16>,
     /// Those headers of the request that [`LOGGED_HEADERS`] lists, by their names.
     pub headers: BTreeMap<&'static str, String>,
+    /// Id of the request, as the response's header has it.
+    pub id: String,
 }
 
 /// Headers that the log keeps: who asks, what for, and on what terms. None of them holds a secret.
@@ -100,6 +102,7 @@ impl Ledger {
             part: target.part,
             status: None,
             headers: logged(headers),
+            id: format!("{:032x}", rand::random::<u128>()),
         };
         Visit { ledger: self.clone(), request: Some(request), received: Arc::default(), sent: 0 }
     }
@@ -123,6 +126,11 @@ impl Visit {
     /// Returns the counter of the body's bytes.
     pub(super) fn received(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.received)
+    }
+
+    /// Returns the id for the response's header.
+    pub(super) fn id(&self) -> &str {
+        self.request.as_ref().map_or("", |request| &request.id)
     }
 
     pub(super) fn answered(mut self, status: StatusCode, sent: u64) {

@@ -8,11 +8,12 @@ use snapferry_base::clock::{compact, rfc3339};
 use snapferry_ibmcloud::vpc::model::{ExportFormat, Image, ImageState};
 use snapferry_ibmcloud::vpc::{ExportPrototype, ImageFilter, Patience, ResourceName, Tag};
 
-use super::{print_dry_run, print_json, print_line, run as run_on_cloud};
-use crate::cli::args::{ChangeArgs, CloudArgs, OutputArgs};
+use super::{print_json, print_line, run as run_on_cloud};
+use crate::cli::args::{ChangeArgs, CloudArgs, ConsentArgs, OutputArgs, RehearsalArgs};
+use crate::cli::consent::{Consent, Unasked};
 use crate::cli::error::CommandResult;
 use crate::cli::exit::Code;
-use crate::cli::printable;
+use crate::cli::rehearsal::would;
 use crate::cli::session::Session;
 use crate::cli::table::Table;
 use crate::cli::values;
@@ -62,6 +63,9 @@ pub enum ImagesAction {
         images: Vec<String>,
 
         #[command(flatten)]
+        consent: ConsentArgs,
+
+        #[command(flatten)]
         change: ChangeArgs,
 
         #[command(flatten)]
@@ -81,9 +85,8 @@ pub enum ImagesAction {
         #[arg(long, requires = "tags")]
         remove: bool,
 
-        /// Print what would be done, and change nothing
-        #[arg(long)]
-        dry_run: bool,
+        #[command(flatten)]
+        rehearsal: RehearsalArgs,
 
         #[command(flatten)]
         output: OutputArgs,
@@ -121,8 +124,10 @@ pub fn run(args: &ImagesArgs, session: &Session) -> CommandResult<Code> {
     match &args.action {
         ImagesAction::List { status, output, cloud } => list(status, *output, cloud, session),
         ImagesAction::Rename { image, name, change, cloud } => rename(image, name, *change, cloud, session),
-        ImagesAction::Delete { images, change, cloud } => delete(images, *change, cloud, session),
-        ImagesAction::Tag { image, tags, remove, dry_run, output, cloud } => {
+        ImagesAction::Delete { images, consent, change, cloud } => {
+            delete(images, Consent::of(*consent, session)?, *change, cloud, session)
+        }
+        ImagesAction::Tag { image, tags, remove, rehearsal: RehearsalArgs { dry_run }, output, cloud } => {
             let change = if *remove { TagChange::Remove } else { TagChange::Add };
             tag(image, tags, change, *dry_run, *output, cloud, session)
         }
@@ -170,7 +175,7 @@ fn list(status: &[String], output: OutputArgs, cloud: &CloudArgs, session: &Sess
             image.status_reasons.iter().map(|reason| reason.describe()).collect::<Vec<_>>().join("; "),
         ]);
     }
-    table.write(&mut printable::out())?;
+    table.print("no images", session.verbosity)?;
     Ok(Code::Done)
 }
 
@@ -184,9 +189,9 @@ fn rename(
     run_on_cloud(cloud, session, async |cloud| {
         let client = cloud.client()?;
         let found = client.named_image(named).await?;
-        if change.dry_run {
-            return print_dry_run(
-                change.output,
+        if change.rehearsal.dry_run {
+            return would(
+                change.output.form(),
                 format_args!("rename image {}  {} to {name}", found.name, found.id),
             );
         }
@@ -199,7 +204,13 @@ fn rename(
     Ok(Code::Done)
 }
 
-fn delete(named: &[String], change: ChangeArgs, cloud: &CloudArgs, session: &Session) -> CommandResult<Code> {
+fn delete(
+    named: &[String],
+    consent: Consent,
+    change: ChangeArgs,
+    cloud: &CloudArgs,
+    session: &Session,
+) -> CommandResult<Code> {
     run_on_cloud(cloud, session, async |cloud| {
         let client = cloud.client()?;
         // All images are looked up before the first is deleted, so that a mistyped name deletes nothing.
@@ -207,9 +218,15 @@ fn delete(named: &[String], change: ChangeArgs, cloud: &CloudArgs, session: &Ses
         for named in named {
             chosen.push(client.named_image(named).await?);
         }
+        if !change.rehearsal.dry_run && chosen.len() > 1 {
+            let names: Vec<&str> = chosen.iter().map(|image| image.name.as_str()).collect();
+            let (count, names) = (names.len(), names.join(", "));
+            let what = format!("delete {count} images in {}: {names}", cloud.home);
+            consent.ask(session, Unasked::GoOn, &what)?;
+        }
         for found in &chosen {
-            if change.dry_run {
-                print_dry_run(change.output, format_args!("delete image {}  {}", found.name, found.id))?;
+            if change.rehearsal.dry_run {
+                would(change.output.form(), format_args!("delete image {}  {}", found.name, found.id))?;
                 continue;
             }
             client.delete_image(&found.id).await?;
@@ -220,7 +237,7 @@ fn delete(named: &[String], change: ChangeArgs, cloud: &CloudArgs, session: &Ses
                 print_line(format_args!("deleted image {}  {}", found.name, found.id))?;
             }
         }
-        if change.output.json && !change.dry_run {
+        if change.output.json && !change.rehearsal.dry_run {
             print_json(&chosen.iter().map(to_json).collect::<Vec<_>>())?;
         }
         Ok(())
@@ -251,10 +268,10 @@ fn tag(
         match change {
             _ if tags.is_empty() => {}
             TagChange::Add if dry_run => {
-                return print_dry_run(output, format_args!("add {names} to image {}", found.name));
+                return would(output.form(), format_args!("add {names} to image {}", found.name));
             }
             TagChange::Remove if dry_run => {
-                return print_dry_run(output, format_args!("remove {names} from image {}", found.name));
+                return would(output.form(), format_args!("remove {names} from image {}", found.name));
             }
             TagChange::Add => tagging.attach(&found.crn, tags).await?,
             TagChange::Remove => tagging.detach(&found.crn, tags).await?,
@@ -288,9 +305,9 @@ fn export(
             Some(name) => name.clone(),
             None => ResourceName::suffixed(&found.name, &compact(SystemTime::now()))?,
         };
-        if change.dry_run {
-            return print_dry_run(
-                change.output,
+        if change.rehearsal.dry_run {
+            return would(
+                change.output.form(),
                 format_args!("export image {}  {} into bucket {bucket} by job {name}", found.name, found.id),
             );
         }
@@ -301,7 +318,11 @@ fn export(
         }
         let href = job.storage_href.as_deref().unwrap_or_default();
         if change.output.json {
-            return print_json(&json!({ "job": job.name, "id": job.id, "status": job.status, "href": href }));
+            return print_json(&json!({
+                "export_job": { "name": job.name, "id": job.id }, "status": job.status, "href": href,
+                // Deprecated: elsewhere `job` is the id of a replication's job.
+                "job": job.name, "id": job.id,
+            }));
         }
         Ok(print_line(format_args!("{}  {}  {href}", job.name, job.status))?)
     })?;

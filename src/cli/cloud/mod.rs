@@ -18,7 +18,7 @@ use super::error::UsageError;
 use super::print_json;
 use super::session::Session;
 use super::signals::Unfinished;
-use crate::cli::args::{CloudArgs, OutputArgs};
+use crate::cli::args::CloudArgs;
 use crate::cli::error::CommandResult;
 use crate::cli::printable;
 
@@ -177,14 +177,6 @@ async fn own_region(args: &CloudArgs) -> CommandResult<String> {
         let message = "which region? Give --region (this server's own is known only where its instance metadata service is on)";
         UsageError(message.to_owned()).into()
     })
-}
-
-/// Prints what the command would do without `--dry-run`: as a line of text, or as an object with `--json`.
-fn print_dry_run(output: OutputArgs, text: std::fmt::Arguments<'_>) -> CommandResult<()> {
-    if output.json {
-        return print_json(&serde_json::json!({ "dry_run": true, "would": text.to_string() }));
-    }
-    Ok(print_line(format_args!("would {text}"))?)
 }
 
 /// Prints a line of text on stdout.

@@ -146,7 +146,7 @@ pub fn run(args: &ProvisionArgs, session: &Session) -> CommandResult<Code> {
             tags: Vec::new(),
             user_data,
         };
-        if args.change.dry_run {
+        if args.change.rehearsal.dry_run {
             return if args.change.output.json {
                 print_json(&prototype.body())
             } else {

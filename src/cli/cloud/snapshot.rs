@@ -13,13 +13,14 @@ use snapferry_ibmcloud::vpc::{
     VpcError,
 };
 
-use super::{print_dry_run, print_json, print_line, run as run_on_cloud};
-use crate::cli::args::{ChangeArgs, CloudArgs, OutputArgs};
+use super::{print_json, print_line, run as run_on_cloud};
+use crate::cli::args::{ChangeArgs, CloudArgs, ConsentArgs, OutputArgs};
 use crate::cli::completions::names;
+use crate::cli::consent::{Consent, Unasked};
 use crate::cli::error::CommandResult;
 use crate::cli::error::UsageError;
 use crate::cli::exit::Code;
-use crate::cli::printable;
+use crate::cli::rehearsal::would;
 use crate::cli::session::Session;
 use crate::cli::table::Table;
 
@@ -92,6 +93,9 @@ pub struct SnapshotDeleteArgs {
     pub snapshots: Vec<String>,
 
     #[command(flatten)]
+    pub consent: ConsentArgs,
+
+    #[command(flatten)]
     pub change: ChangeArgs,
 
     #[command(flatten)]
@@ -161,9 +165,9 @@ fn create(args: &SnapshotCreateArgs, session: &Session) -> CommandResult<Code> {
             Some(name) => name.clone(),
             None => ResourceName::suffixed(&args.server, &compact(SystemTime::now()))?,
         };
-        if args.change.dry_run {
-            return print_dry_run(
-                args.change.output,
+        if args.change.rehearsal.dry_run {
+            return would(
+                args.change.output.form(),
                 format_args!("take snapshot {name} of volume {source} of {} in {}", args.server, cloud.home),
             );
         }
@@ -216,11 +220,12 @@ fn list(args: &SnapshotListArgs, session: &Session) -> CommandResult<Code> {
             snapshot.user_tags.join(","),
         ]);
     }
-    table.write(&mut printable::out())?;
+    table.print("no snapshots", session.verbosity)?;
     Ok(Code::Done)
 }
 
 fn delete(args: &SnapshotDeleteArgs, session: &Session) -> CommandResult<Code> {
+    let consent = Consent::of(args.consent, session)?;
     run_on_cloud(&args.cloud, session, async |cloud| {
         let client = cloud.client()?;
         // All snapshots are looked up before the first is deleted, so that a mistyped name deletes nothing.
@@ -236,10 +241,16 @@ fn delete(args: &SnapshotDeleteArgs, session: &Session) -> CommandResult<Code> {
             }
             chosen.push(found);
         }
+        if !args.change.rehearsal.dry_run && chosen.len() > 1 {
+            let names: Vec<&str> = chosen.iter().map(|snapshot| snapshot.name.as_str()).collect();
+            let (count, names) = (names.len(), names.join(", "));
+            let what = format!("delete {count} snapshots in {}: {names}", cloud.home);
+            consent.ask(session, Unasked::GoOn, &what)?;
+        }
         for found in &chosen {
-            if args.change.dry_run {
-                print_dry_run(
-                    args.change.output,
+            if args.change.rehearsal.dry_run {
+                would(
+                    args.change.output.form(),
                     format_args!("delete snapshot {}  {}", found.name, found.id),
                 )?;
                 continue;
@@ -252,7 +263,7 @@ fn delete(args: &SnapshotDeleteArgs, session: &Session) -> CommandResult<Code> {
                 print_line(format_args!("deleted snapshot {}  {}", found.name, found.id))?;
             }
         }
-        if args.change.output.json && !args.change.dry_run {
+        if args.change.output.json && !args.change.rehearsal.dry_run {
             print_json(&chosen.iter().map(to_json).collect::<Vec<_>>())?;
         }
         Ok(())
@@ -273,10 +284,10 @@ fn copy(args: &SnapshotCopyArgs, session: &Session) -> CommandResult<Code> {
             Some(name) => name.clone(),
             None => ResourceName::new(source.name.clone())?,
         };
-        if args.change.dry_run {
+        if args.change.rehearsal.dry_run {
             let (from, size) = (&cloud.home, source.minimum_capacity);
-            return print_dry_run(
-                args.change.output,
+            return would(
+                args.change.output.form(),
                 format_args!("copy snapshot {} ({size} GB) of {from} into {to} as {name}", source.name),
             );
         }

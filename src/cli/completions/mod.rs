@@ -1,8 +1,8 @@
 //! `snapferry completions`, and the answers to the shells that use its scripts.
 //!
-//! A script calls the program at each press of TAB, with the shell's name in [`VARIABLE`] and the words of the
-//! line after `--`. So a shell knows every option and value that this program has, and names that only the
-//! fleet's queue or this machine's journals know.
+//! A script calls the program at each press of TAB, with the shell's name in [`VARIABLE`] and the words of
+//! the line after `--`. So a shell knows every option and value that this program has, and names that only
+//! the fleet's queue or this machine's journals know.
 
 use std::ffi::OsString;
 use std::io::{Write as _, stdout};

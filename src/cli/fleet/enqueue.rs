@@ -12,16 +12,19 @@ use snapferry_base::job::JobId;
 use snapferry_fleet::queue::Priority;
 use snapferry_fleet::queue::{
     Enqueued, Imported, JobRecord, JobState, MAX_NAMES, NewJob, Queue, QueueError, RedisQueue, import_legacy,
+    legacy_names,
 };
 use snapferry_fleet::replicate::Age;
 
 use super::servers::chosen;
-use super::{Away, open};
+use super::{Away, open, open_jobs};
 use crate::cli::args::{CloudArgs, HowArgs, OutputArgs, QueueArgs, RecoveryArgs, ServersArgs};
 use crate::cli::cloud::home_region;
-use crate::cli::error::CommandResult;
+use crate::cli::error::{CommandError, CommandResult};
 use crate::cli::exit::Code;
+use crate::cli::print_json;
 use crate::cli::printable::{self, Form};
+use crate::cli::rehearsal::would_with;
 use crate::cli::replicate::job_of;
 use crate::cli::session::Session;
 use crate::cli::signals::Unfinished;
@@ -38,7 +41,7 @@ pub struct EnqueueArgs {
     pub which: ServersArgs,
 
     /// Make a job of each name in this plain Redis list, as shell scripts filled it, and empty it
-    #[arg(long, value_name = "LIST", num_args = 0..=1, default_missing_value = "queue", conflicts_with_all = ["servers", "file", "tag", "later", "at", "wait", "json"])]
+    #[arg(long, value_name = "LIST", num_args = 0..=1, default_missing_value = "queue", conflicts_with_all = ["servers", "file", "tag", "later", "at", "wait"])]
     pub import_legacy: Option<String>,
 
     /// Priority, 0 to 9; 9 goes first
@@ -56,6 +59,10 @@ pub struct EnqueueArgs {
     /// Wait until all of them are over; the exit code is 5 if one is dead, and 130 if one was cancelled
     #[arg(long)]
     pub wait: bool,
+
+    /// Print what would be queued, and change nothing
+    #[arg(short = 'n', long, conflicts_with = "wait")]
+    pub dry_run: bool,
 
     #[command(flatten)]
     pub output: OutputArgs,
@@ -93,10 +100,13 @@ pub fn run(args: &EnqueueArgs, session: &Session) -> CommandResult<Code> {
         };
         let queue = open(&args.queue, &session.environment).await?;
         if let Some(list) = &args.import_legacy {
-            return import(&queue, list, |server| new(server)).await;
+            return import(&queue, list, args, |server| new(server)).await;
         }
         // All jobs are checked before the first is added, so that a wrong name adds nothing.
         let jobs = servers.iter().map(|server| new(server)).collect::<CommandResult<Vec<NewJob>>>()?;
+        if args.dry_run {
+            return rehearse(&queue, jobs.into_iter().map(Ok), args.output.form()).await;
+        }
         let mut watched = Vec::new();
         for job in &jobs {
             let added = queue.enqueue(job).await?;
@@ -126,6 +136,35 @@ pub fn run(args: &EnqueueArgs, session: &Session) -> CommandResult<Code> {
     })
 }
 
+/// Prints which jobs would be added. Each is a job, or a name that makes none, with the reason.
+async fn rehearse(
+    queue: &dyn Queue,
+    jobs: impl IntoIterator<Item = Result<NewJob, (String, CommandError)>>,
+    form: Form,
+) -> CommandResult<Code> {
+    let open = open_jobs(queue).await?;
+    for job in jobs {
+        let NewJob { server, region, .. } = match job {
+            Ok(job) => job,
+            Err((name, error)) => {
+                let what = format_args!("put {name:?} aside, which makes no job: {error:#}");
+                would_with(form, what, &json!({ "server": name, "added": false }))?;
+                continue;
+            }
+        };
+        let found = open.get(&(server.clone(), region.clone()));
+        let more = json!({ "server": server, "region": region, "added": found.is_none(), "job": found });
+        match found {
+            None => would_with(form, format_args!("queue {server} into {region}"), &more)?,
+            Some(id) => {
+                let what = format_args!("leave {server} into {region}, in the queue already as job {id}");
+                would_with(form, what, &more)?;
+            }
+        }
+    }
+    Ok(Code::Done)
+}
+
 /// Returns the shortest time that the jobs have to wait.
 fn wait_until_due(args: &EnqueueArgs) -> Duration {
     match (args.later, args.at) {
@@ -139,8 +178,14 @@ fn wait_until_due(args: &EnqueueArgs) -> Duration {
 async fn import(
     queue: &RedisQueue,
     list: &str,
+    args: &EnqueueArgs,
     new: impl Fn(&str) -> CommandResult<NewJob>,
 ) -> CommandResult<Code> {
+    if args.dry_run {
+        let names = legacy_names(queue, list, MAX_NAMES).await?;
+        let jobs = names.into_iter().map(|name| new(&name).map_err(|error| (name, error)));
+        return rehearse(queue, jobs, args.output.form()).await;
+    }
     let imported = import_legacy(queue, list, MAX_NAMES, |server| match new(server) {
         Ok(job) => Some(job),
         Err(error) => {
@@ -150,10 +195,16 @@ async fn import(
     })
     .await?;
     let Imported { added, open_already, refused, left } = imported;
-    writeln!(
-        printable::out(),
-        "{added} jobs from the list {list}, {open_already} were in the queue already"
-    )?;
+    if args.output.json {
+        print_json(&json!({
+            "list": list, "added": added, "open_already": open_already, "refused": refused, "left": left,
+        }))?;
+    } else {
+        writeln!(
+            printable::out(),
+            "{added} jobs from the list {list}, {open_already} were in the queue already"
+        )?;
+    }
     if !refused.is_empty() {
         tracing::warn!("what makes no job is kept in the list {list}:snapferry-refused");
     }

@@ -15,7 +15,8 @@ use crate::cli::args::QueueArgs;
 use crate::cli::duration::clock_face;
 use crate::cli::error::{CommandError, CommandResult};
 use crate::cli::exit::Code;
-use crate::cli::printable::{self, Form, LONGEST_SHOWN, cut, padded};
+use crate::cli::log::Verbosity;
+use crate::cli::printable::{self, Form, LONGEST_SHOWN, cut, fitted, padded, terminal_width};
 use crate::cli::session::Session;
 use crate::cli::signals::Unfinished;
 use crate::cli::table::{Table, first_line};
@@ -62,6 +63,10 @@ pub fn logs(
                 )?;
             }
         }
+        drop(out);
+        if events.is_empty() && !follow && !as_json && session.verbosity != Verbosity::Quiet {
+            writeln!(printable::err(), "no events")?;
+        }
         *last = events.last().cloned().or(last.take());
         Ok(())
     })
@@ -92,8 +97,10 @@ pub fn watch(queue: &QueueArgs, session: &Session) -> CommandResult<Code> {
         }
         stdout().write_all(CLEARED.as_bytes())?;
         let mut out = printable::out();
-        writeln!(out, "{}   {}\n", rfc3339(now), summary.join(", "))?;
-        Ok(table.write(&mut out)?)
+        let width = terminal_width();
+        let summary = format!("{}   {}", rfc3339(now), summary.join(", "));
+        writeln!(out, "{}\n", width.map_or(summary.as_str().into(), |width| fitted(&summary, width)))?;
+        Ok(table.write(&mut out, width)?)
     })
 }
 

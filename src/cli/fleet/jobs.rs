@@ -12,9 +12,10 @@ use snapferry_base::units::to_u64;
 use snapferry_fleet::queue::{EVENTS_KEPT, JobRecord, JobState, Queue, QueueError};
 use snapferry_fleet::replicate::Age;
 
-use super::{follow, on_queue};
-use crate::cli::args::{OutputArgs, QueueArgs};
+use super::{change, follow, on_queue};
+use crate::cli::args::{ConsentArgs, OutputArgs, QueueArgs, RehearsalArgs};
 use crate::cli::completions::names;
+use crate::cli::consent::Consent;
 use crate::cli::error::CommandResult;
 use crate::cli::exit::Code;
 use crate::cli::print_json;
@@ -91,6 +92,12 @@ pub enum JobsAction {
         jobs: Vec<JobId>,
 
         #[command(flatten)]
+        rehearsal: RehearsalArgs,
+
+        #[command(flatten)]
+        output: OutputArgs,
+
+        #[command(flatten)]
         queue: QueueArgs,
     },
     /// Queue dead or cancelled jobs again
@@ -100,6 +107,12 @@ pub enum JobsAction {
         jobs: Vec<JobId>,
 
         #[command(flatten)]
+        rehearsal: RehearsalArgs,
+
+        #[command(flatten)]
+        output: OutputArgs,
+
+        #[command(flatten)]
         queue: QueueArgs,
     },
     /// Delete the records of jobs that finished long ago
@@ -107,6 +120,15 @@ pub enum JobsAction {
         /// Minimum time since they finished
         #[arg(long, default_value = "30d", value_name = "AGE")]
         older_than: Age,
+
+        #[command(flatten)]
+        rehearsal: RehearsalArgs,
+
+        #[command(flatten)]
+        consent: ConsentArgs,
+
+        #[command(flatten)]
+        output: OutputArgs,
 
         #[command(flatten)]
         queue: QueueArgs,
@@ -141,7 +163,7 @@ pub fn run(args: &JobsArgs, session: &Session) -> CommandResult<Code> {
                     job.error.clone().unwrap_or_default(),
                 ]);
             }
-            table.write(&mut printable::out())?;
+            table.print("no jobs", session.verbosity)?;
             let counts = queue.counts().await?;
             let cut: Vec<&str> = states
                 .iter()
@@ -160,6 +182,10 @@ pub fn run(args: &JobsArgs, session: &Session) -> CommandResult<Code> {
             if output.json {
                 let mut all = job_json(&found);
                 all["spec"] = serde_json::from_str(&found.spec).unwrap_or_default();
+                if all["spec"].is_object() {
+                    // Everywhere else the job's id is in `job`; its `id` is deprecated.
+                    all["spec"]["job"] = json!(found.id);
+                }
                 all["journal"] = found
                     .journal
                     .as_deref()
@@ -194,33 +220,16 @@ pub fn run(args: &JobsArgs, session: &Session) -> CommandResult<Code> {
             follow::logs(*job, *follow, output.json, queue, session)
         }
         JobsAction::Watch { queue } => follow::watch(queue, session),
-        JobsAction::Cancel { jobs, queue } => on_queue(queue, session, async |queue| {
-            for id in jobs {
-                let outcome = match queue.cancel(*id).await? {
-                    JobState::Ready => "a worker is told, and removes what was made".to_owned(),
-                    JobState::Running => "its worker is told, and removes what it made".to_owned(),
-                    JobState::Dead => format!(
-                        "dead already, and nothing was removed: `snapferry gc` removes what it left, or `snapferry jobs retry {id}` \
-                         and then cancel"
-                    ),
-                    JobState::Done => "done already".to_owned(),
-                    state => state.to_string(),
-                };
-                writeln!(printable::out(), "{id}  {outcome}")?;
-            }
-            Ok(())
-        }),
-        JobsAction::Retry { jobs, queue } => on_queue(queue, session, async |queue| {
-            for id in jobs {
-                queue.retry(*id).await?;
-                writeln!(printable::out(), "{id}  ready")?;
-            }
-            Ok(())
-        }),
-        JobsAction::Purge { older_than: Age(age), queue } => on_queue(queue, session, async |queue| {
-            let purged = queue.purge(*age).await?;
-            Ok(writeln!(printable::out(), "{purged} jobs forgotten")?)
-        }),
+        JobsAction::Cancel { jobs, rehearsal, output, queue } => {
+            change::cancel(jobs, *rehearsal, *output, queue, session)
+        }
+        JobsAction::Retry { jobs, rehearsal, output, queue } => {
+            change::retry(jobs, *rehearsal, *output, queue, session)
+        }
+        JobsAction::Purge { older_than, rehearsal, consent, output, queue } => {
+            let consent = Consent::of(*consent, session)?;
+            change::purge(*older_than, *rehearsal, consent, *output, queue, session)
+        }
     }
 }
 

@@ -1,13 +1,15 @@
 //! The fleet: servers are enqueued in one place and replicated by any worker that is free.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
+use snapferry_base::job::JobId;
 use snapferry_base::retry::{Class, chain};
 use snapferry_base::secret::Secret;
 use snapferry_fleet::queue::examine::{Finding, ask, judge};
-use snapferry_fleet::queue::{LastSuccess, QueueError, RedisConfig, RedisQueue, Timing};
+use snapferry_fleet::queue::{JobState, LastSuccess, Queue, QueueError, RedisConfig, RedisQueue, Timing};
 use snapferry_fleet::replicate::Age;
 
 use crate::cli::args::QueueArgs;
@@ -17,6 +19,7 @@ use crate::cli::error::UsageError;
 use crate::cli::exit::Code;
 use crate::cli::session::Session;
 
+mod change;
 pub mod enqueue;
 mod follow;
 pub mod jobs;
@@ -77,6 +80,13 @@ fn on_queue(
 /// Connects to the queue that the user named.
 pub async fn open(args: &QueueArgs, environment: &Environment) -> CommandResult<RedisQueue> {
     Ok(RedisQueue::connect(&config(args, environment)?).await?)
+}
+
+/// Returns the open jobs by server and region, each of which has at most one.
+async fn open_jobs(queue: &dyn Queue) -> Result<BTreeMap<(String, String), JobId>, QueueError> {
+    let open: Vec<JobState> = JobState::ALL.into_iter().filter(|state| !state.is_over()).collect();
+    let jobs = queue.jobs_in(&open, usize::MAX).await?;
+    Ok(jobs.into_iter().map(|job| ((job.server, job.region), job.id)).collect())
 }
 
 /// Checks whether the queue's Redis is fit to keep jobs.

@@ -14,13 +14,18 @@ use snapferry_fleet::worker::schedule::{Plan, Ticks, read};
 
 use super::servers::chosen;
 use super::{on_queue, open};
-use crate::cli::args::{CloudArgs, HowArgs, OutputArgs, QueueArgs, RecoveryArgs, ServersArgs};
+use crate::cli::args::{
+    CloudArgs, ConsentArgs, HowArgs, OutputArgs, QueueArgs, RecoveryArgs, RehearsalArgs, ServersArgs,
+};
 use crate::cli::cloud::home_region;
 use crate::cli::completions::names;
+use crate::cli::consent::{Consent, Unasked};
 use crate::cli::error::CommandResult;
 use crate::cli::error::UsageError;
 use crate::cli::exit::Code;
-use crate::cli::printable::{self, Form};
+use crate::cli::print_json;
+use crate::cli::printable;
+use crate::cli::rehearsal::would_with;
 use crate::cli::replicate::job_of;
 use crate::cli::session::Session;
 use crate::cli::table::Table;
@@ -55,6 +60,15 @@ pub enum ScheduleAction {
         names: Vec<String>,
 
         #[command(flatten)]
+        rehearsal: RehearsalArgs,
+
+        #[command(flatten)]
+        consent: ConsentArgs,
+
+        #[command(flatten)]
+        output: OutputArgs,
+
+        #[command(flatten)]
         queue: QueueArgs,
     },
 }
@@ -77,6 +91,12 @@ pub struct ScheduleAddArgs {
     pub priority: Priority,
 
     #[command(flatten)]
+    pub rehearsal: RehearsalArgs,
+
+    #[command(flatten)]
+    pub output: OutputArgs,
+
+    #[command(flatten)]
     pub how: HowArgs,
 
     #[command(flatten)]
@@ -93,19 +113,51 @@ pub fn run(args: &ScheduleArgs, session: &Session) -> CommandResult<Code> {
     match &args.action {
         ScheduleAction::List { output, queue } => list(output.json, queue, session),
         ScheduleAction::Add(args) => add(args, session),
-        ScheduleAction::Rm { names, queue } => on_queue(queue, session, async |queue| {
+        ScheduleAction::Rm { names, rehearsal, consent, output, queue } => {
+            remove(names, *rehearsal, Consent::of(*consent, session)?, *output, queue, session)
+        }
+    }
+}
+
+fn remove(
+    names: &[String],
+    rehearsal: RehearsalArgs,
+    consent: Consent,
+    output: OutputArgs,
+    queue: &QueueArgs,
+    session: &Session,
+) -> CommandResult<Code> {
+    let missing = |name: &str| {
+        UsageError(format!("there is no schedule {name}; `snapferry schedule list` shows those there are"))
+    };
+    on_queue(queue, session, async |queue| {
+        if rehearsal.dry_run {
+            let schedules = queue.schedules().await?;
             for name in names {
-                if !queue.remove_schedule(name).await? {
-                    return Err(UsageError(format!(
-                        "there is no schedule {name}; `snapferry schedule list` shows those there are"
-                    ))
-                    .into());
+                if !schedules.iter().any(|schedule| schedule.name == *name) {
+                    return Err(missing(name).into());
                 }
+                let what = format_args!("remove schedule {name}");
+                would_with(output.form(), what, &json!({ "schedule": name }))?;
+            }
+            return Ok(());
+        }
+        if names.len() > 1 {
+            let what = format!("remove {} schedules: {}", names.len(), names.join(", "));
+            consent.ask(session, Unasked::GoOn, &what)?;
+        }
+        for name in names {
+            if !queue.remove_schedule(name).await? {
+                return Err(missing(name).into());
+            }
+            if output.json {
+                print_json(&json!({ "schedule": name, "removed": true }))?;
+            } else {
                 writeln!(printable::out(), "{name} is no more")?;
             }
-            Ok(())
-        }),
-    }
+        }
+        Ok(())
+    })
 }
 
 fn add(args: &ScheduleAddArgs, session: &Session) -> CommandResult<Code> {
@@ -126,18 +178,27 @@ fn add(args: &ScheduleAddArgs, session: &Session) -> CommandResult<Code> {
         let queue = open(&args.queue, &session.environment).await?;
         let before = queue.schedules().await?.into_iter().find(|schedule| schedule.name == args.name);
         // If the servers change but not the times, jobs that are due by now stay due.
+        let replaced = before.is_some();
         let same =
             before.and_then(|before| read(&before).ok()).is_some_and(|(before, _)| before.cron == plan.cron);
+        let plural = if servers.len() == 1 { "" } else { "s" };
+        let summary = format!("{}: {} server{plural}, next at {}", args.name, servers.len(), rfc3339(next));
+        let object = json!({
+            "schedule": args.name, "cron": args.cron, "priority": args.priority, "servers": servers,
+            "next": rfc3339(next), "replaced": replaced,
+        });
+        if args.rehearsal.dry_run {
+            let verb = if replaced { "replace" } else { "add" };
+            would_with(args.output.form(), format_args!("{verb} schedule {summary}"), &object)?;
+            return Ok(Code::Done);
+        }
         let since = if same { CatchUp::Before } else { CatchUp::Now };
         queue.set_schedule(&args.name, &serde_json::to_string(&plan)?, since).await?;
-        let plural = if servers.len() == 1 { "" } else { "s" };
-        writeln!(
-            printable::out(),
-            "{}: {} server{plural}, next at {}",
-            args.name,
-            servers.len(),
-            rfc3339(next)
-        )?;
+        if args.output.json {
+            print_json(&object)?;
+        } else {
+            writeln!(printable::out(), "{summary}")?;
+        }
         Ok(Code::Done)
     })
 }
@@ -173,8 +234,10 @@ fn list(as_json: bool, queue: &QueueArgs, session: &Session) -> CommandResult<Co
                 next.unwrap_or_default(),
             ]);
         }
-        let mut out = printable::out_as(Form::of(as_json));
-        if as_json { Ok(writeln!(out, "{}", Value::from(all))?) } else { Ok(table.write(&mut out)?) }
+        if as_json {
+            return print_json(&Value::from(all));
+        }
+        Ok(table.print("no schedules", session.verbosity)?)
     })
 }
 

@@ -8,20 +8,24 @@ use clap::Args as Group;
 use clap_complete::ArgValueCompleter;
 use serde_json::{Value, json};
 use snapferry_base::clock::rfc3339;
+use snapferry_base::message_id::IMAGE_STALE;
 use snapferry_fleet::queue::{JobRecord, JobState, LastSuccess, Queue, WorkerSeen};
 use snapferry_fleet::replicate::Age;
 use snapferry_fleet::worker::schedule::read;
 
 use super::jobs::at;
 use super::{on_queue, snapshot_time};
-use crate::cli::args::{OutputArgs, QueueArgs};
+use crate::cli::args::{ConsentArgs, OutputArgs, QueueArgs};
 use crate::cli::completions::names;
+use crate::cli::consent::{Consent, Unasked};
 use crate::cli::duration::approximate;
 use crate::cli::error::CommandResult;
 use crate::cli::error::UsageError;
 use crate::cli::exit::Code;
+use crate::cli::log::{self, LogFormat};
 use crate::cli::print_json;
 use crate::cli::printable::{self, LONGEST_SHOWN, cut};
+use crate::cli::rehearsal::would_with;
 use crate::cli::session::Session;
 use crate::cli::table::Table;
 
@@ -76,8 +80,15 @@ pub struct StatusArgs {
     pub servers: Vec<String>,
 
     /// Forget these servers, which are no more: their last image, and their jobs that are dead
-    #[arg(long, requires = "servers", conflicts_with_all = ["check", "json"])]
+    #[arg(long, requires = "servers", conflicts_with = "check")]
     pub forget: bool,
+
+    /// Print what --forget would do, and change nothing
+    #[arg(short = 'n', long, requires = "forget")]
+    pub dry_run: bool,
+
+    #[command(flatten)]
+    pub consent: ConsentArgs,
 
     /// Forget them for this region alone
     #[arg(long, value_name = "REGION", requires = "forget")]
@@ -91,12 +102,13 @@ pub struct StatusArgs {
 }
 
 pub fn run(args: &StatusArgs, session: &Session) -> CommandResult<Code> {
+    let consent = Consent::of(args.consent, session)?;
     let mut code = Code::Done;
     on_queue(&args.queue, session, async |queue| {
         let now = SystemTime::now();
         let mut rows = rows(queue).await?;
         if args.forget {
-            return forget(queue, args, &rows).await;
+            return forget(queue, args, consent, &rows, session).await;
         }
         rows.retain(|(server, _), _| args.servers.is_empty() || args.servers.contains(server));
         let unknown: Vec<&String> =
@@ -107,6 +119,19 @@ pub fn run(args: &StatusArgs, session: &Session) -> CommandResult<Code> {
         let too_old = |row: &Row| row.age(now).is_none_or(|age| age > max_age);
         if args.check && (rows.is_empty() || rows.values().any(too_old)) {
             code = Code::Stale;
+        }
+        if args.check && log::format() != LogFormat::Text {
+            for ((server, region), row) in rows.iter().filter(|(_, row)| too_old(row)) {
+                let age = row.age(now);
+                tracing::warn!(
+                    message_id = IMAGE_STALE,
+                    server,
+                    region,
+                    age_seconds = age.map(|age| age.as_secs()),
+                    "the last good image is too old: {}",
+                    age.map_or_else(|| "there is none".to_owned(), approximate)
+                );
+            }
         }
         if args.output.json {
             let all: Vec<Value> = rows
@@ -132,8 +157,8 @@ pub fn run(args: &StatusArgs, session: &Session) -> CommandResult<Code> {
                 row.failed().and_then(|job| job.error.clone()).unwrap_or_default(),
             ]);
         }
+        table.print("no server was ever enqueued: `snapferry enqueue SERVER`", session.verbosity)?;
         let mut out = printable::out();
-        table.write(&mut out)?;
         for worker in queue.workers().await? {
             let ago = now.duration_since(worker.at).unwrap_or_default();
             writeln!(
@@ -146,9 +171,6 @@ pub fn run(args: &StatusArgs, session: &Session) -> CommandResult<Code> {
         for server in unknown {
             writeln!(out, "{server} was never enqueued: `snapferry enqueue {server}`")?;
         }
-        if rows.is_empty() {
-            writeln!(out, "no server was ever enqueued: `snapferry enqueue SERVER`")?;
-        }
         Ok(())
     })?;
     Ok(code)
@@ -158,8 +180,11 @@ pub fn run(args: &StatusArgs, session: &Session) -> CommandResult<Code> {
 async fn forget(
     queue: &dyn Queue,
     args: &StatusArgs,
+    consent: Consent,
     known: &BTreeMap<(String, String), Row>,
+    session: &Session,
 ) -> CommandResult<()> {
+    let mut chosen = Vec::new();
     for server in &args.servers {
         let is_selected = |region: &str| args.to.as_deref().is_none_or(|to| to == region);
         let regions: Vec<&str> = known
@@ -173,10 +198,29 @@ async fn forget(
             ))
             .into());
         }
-        for region in regions {
-            queue.forget(server, region).await?;
-            writeln!(printable::out(), "{server} into {region} is forgotten")?;
+        chosen.extend(regions.into_iter().map(|region| (server, region)));
+    }
+    let names: Vec<String> =
+        chosen.iter().map(|(server, region)| format!("{server} into {region}")).collect();
+    if !args.dry_run && chosen.len() > 1 {
+        let what = format!("forget the last images of {} servers: {}", names.len(), names.join(", "));
+        consent.ask(session, Unasked::GoOn, &what)?;
+    }
+    for ((server, region), name) in chosen.into_iter().zip(&names) {
+        if args.dry_run {
+            let more = json!({ "server": server, "region": region });
+            would_with(args.output.form(), format_args!("forget {name}"), &more)?;
+            continue;
         }
+        queue.forget(server, region).await?;
+        if args.output.json {
+            print_json(&json!({ "server": server, "region": region, "forgotten": true }))?;
+        } else {
+            writeln!(printable::out(), "{name} is forgotten")?;
+        }
+    }
+    if args.dry_run {
+        return Ok(());
     }
     for (server, region) in rows(queue).await?.keys().filter(|key| args.servers.contains(&key.0)) {
         tracing::warn!(

@@ -31,7 +31,9 @@ const fn meaning(code: Code) -> &'static str {
         Code::Queue => "the fleet's queue",
         Code::Image => "an image is refused, or failed its check",
         Code::Stale => "an image is older than it may be (status --check)",
-        Code::Interrupted => "interrupted; with enqueue --wait, a job was cancelled",
+        Code::Interrupted => {
+            "interrupted, or a question was not answered with yes; with enqueue --wait, a job was cancelled"
+        }
         Code::BrokenPipe => "the reader of stdout closed it (SIGPIPE)",
     }
 }
@@ -53,9 +55,16 @@ const fn with(flag: &'static str, name: &'static str, about: &'static str) -> Va
 }
 
 /// All variables that are no settings.
-pub const VARIABLES: [Variable; 18] = [
+pub const VARIABLES: [Variable; 26] = [
     with("redis", "SNAPFERRY_REDIS_PASSWORD", "Password for Redis."),
     with("api_key_file", "IBMCLOUD_API_KEY", "API key for IBM Cloud."),
+    with("api_key_file", "IC_API_KEY", "API key for IBM Cloud, if IBMCLOUD_API_KEY is not set."),
+    with("vpc_region", "IBMCLOUD_REGION", "Region of the servers, if no setting has it."),
+    with("vpc_region", "IC_REGION", "Region of the servers, if IBMCLOUD_REGION is not set."),
+    with("endpoint", "HTTPS_PROXY", "Proxy for https:// addresses."),
+    with("endpoint", "HTTP_PROXY", "Proxy for http:// addresses."),
+    with("endpoint", "ALL_PROXY", "Proxy for addresses of a kind that has no proxy of its own."),
+    with("endpoint", "NO_PROXY", "Names, domains, addresses and networks that are reached directly."),
     with("credentials_file", "AWS_ACCESS_KEY_ID", "Id of the HMAC key for the object store."),
     with("credentials_file", "AWS_SECRET_ACCESS_KEY", "HMAC key for the object store."),
     with("credentials_file", "AWS_SESSION_TOKEN", "Session token that belongs to the HMAC key."),
@@ -71,6 +80,7 @@ pub const VARIABLES: [Variable; 18] = [
         "SNAPFERRY_LOG",
         "Level of the log: error, warn, info, debug or trace, also by module, as in snapferry=debug. It beats -q and -v.",
     ),
+    with("yes", "SNAPFERRY_YES", "If 1, the answer to each question is yes, as --yes."),
     everywhere("NO_COLOR", "If set, output has no colours."),
     everywhere("CLICOLOR", "If 0, output has no colours."),
     everywhere("CLICOLOR_FORCE", "If set and not 0, output has colours without a terminal too."),

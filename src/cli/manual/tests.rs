@@ -18,7 +18,10 @@ fn commands() -> (Command, Vec<Command>) {
 }
 
 fn text(command: &Command) -> String {
-    String::from_utf8(page(command).expect("a page")).expect("UTF-8").replace("\\-", "-")
+    String::from_utf8(page(command).expect("a page"))
+        .expect("UTF-8")
+        .replace("\\-", "-")
+        .replace("\\*(Aq", "'")
 }
 
 /// Returns the text of a section.
@@ -50,13 +53,9 @@ fn every_page_has_the_sections_that_a_manual_has() {
         for name in
             ["NAME", "SYNOPSIS", "DESCRIPTION", "\"EXIT STATUS\"", "ENVIRONMENT", "FILES", "\"SEE ALSO\""]
         {
-            assert!(!section(&page, name).trim().is_empty(), "{}: {name}", name_of(&command));
+            assert!(!section(&page, name).trim().is_empty(), "{}: {name}", super::name(&command));
         }
     }
-}
-
-fn name_of(command: &Command) -> String {
-    name(command)
 }
 
 #[test]
@@ -76,7 +75,7 @@ fn every_option_is_described() {
     for command in commands().1 {
         let page = text(&command);
         for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
-            let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+            let help = arg.get_long_help().or(arg.get_help()).map(ToString::to_string).unwrap_or_default();
             let start: String = help.chars().take_while(|c| !"-'.".contains(*c)).take(20).collect();
             assert!(page.contains(start.trim()), "{} {}: {page}", name(&command), arg.get_id());
         }

@@ -14,8 +14,9 @@ use snapferry_fleet::replicate::gc::{Because, Fate, Finding, Kind, Places, Rules
 use snapferry_fleet::replicate::{Age, JobSpec, JournalFolder};
 
 use super::site::{SiteArgs, state_folder, turns, waits};
-use crate::cli::args::{CloudArgs, OutputArgs, PlaceArgs, QueueArgs, RecoveryArgs};
+use crate::cli::args::{CloudArgs, ConsentArgs, OutputArgs, PlaceArgs, QueueArgs, RecoveryArgs};
 use crate::cli::cloud::{Cloud, run as run_on_cloud};
+use crate::cli::consent::{Consent, Unasked};
 use crate::cli::duration::approximate;
 use crate::cli::error::CommandResult;
 use crate::cli::exit::Code;
@@ -45,6 +46,13 @@ pub struct GcArgs {
     #[arg(long)]
     pub apply: bool,
 
+    /// Print what --apply would remove, which is the default; nor are the workers' metrics told
+    #[arg(short = 'n', long, conflicts_with = "apply")]
+    pub dry_run: bool,
+
+    #[command(flatten)]
+    pub consent: ConsentArgs,
+
     /// Ignore anything younger than this; must exceed your longest job
     #[arg(long, default_value = "24h", value_name = "AGE")]
     pub min_age: Age,
@@ -70,6 +78,7 @@ pub struct GcArgs {
 }
 
 pub fn run(args: &GcArgs, session: &Session) -> CommandResult<Code> {
+    let consent = Consent::of(args.consent, session)?;
     run_on_cloud(&args.cloud, session, async |cloud| {
         let site_args =
             SiteArgs { cloud_args: &args.cloud, recovery: &args.recovery, place: &args.place, session };
@@ -83,6 +92,7 @@ pub fn run(args: &GcArgs, session: &Session) -> CommandResult<Code> {
         let found = survey(&places, &rules).await?;
         let mut removed = Vec::new();
         if args.apply {
+            ask(consent, &found, session)?;
             for finding in found.leftovers() {
                 // Removing may take hours: a process may have taken the job up since the survey.
                 if live(&journals, queue.as_ref()).await?.contains(&finding.run) {
@@ -102,7 +112,7 @@ pub fn run(args: &GcArgs, session: &Session) -> CommandResult<Code> {
             let before = SystemTime::now().checked_sub(JOURNALS_KEPT).unwrap_or(SystemTime::UNIX_EPOCH);
             journals.forget(before)?;
         }
-        if let Some(queue) = &queue {
+        if let Some(queue) = queue.as_ref().filter(|_| !args.dry_run) {
             let remaining = serde_json::to_string(&remaining(&found, &removed))?;
             // This is for the workers' metrics only: the command itself does not depend on it.
             if let Err(err) = queue.set_survey(places.home.region(), &remaining).await {
@@ -114,6 +124,21 @@ pub fn run(args: &GcArgs, session: &Session) -> CommandResult<Code> {
             !found.could_not_list.is_empty() || removed.iter().any(|removed| removed.failed.is_some());
         Ok(if is_incomplete { Code::Cloud } else { Code::Done })
     })
+}
+
+/// Asks before the leftovers are removed, with a list of them.
+fn ask(consent: Consent, found: &Survey, session: &Session) -> CommandResult<()> {
+    let count = found.leftovers().count();
+    if count == 0 || !consent.is_asked(session) {
+        return Ok(());
+    }
+    let mut table = Table::new(&["kind", "name", "id"]);
+    for finding in found.leftovers() {
+        table.row(vec![finding.kind.to_string(), finding.name.clone(), finding.id.clone()]);
+    }
+    table.write(&mut printable::err(), printable::error_width())?;
+    let plural = if count == 1 { "" } else { "s" };
+    consent.ask(session, Unasked::GoOn, &format!("remove {count} leftover{plural}"))
 }
 
 /// Returns the places that are searched for leftovers, as far as the user named them.
@@ -226,7 +251,7 @@ fn print(
         ]);
     }
     if !found.findings.is_empty() {
-        table.write(&mut out)?;
+        table.write(&mut out, printable::terminal_width())?;
     }
     for failure in &found.could_not_list {
         writeln!(out, "{}s COULD NOT BE LISTED: {}", failure.kind, failure.why)?;

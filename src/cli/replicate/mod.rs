@@ -14,6 +14,7 @@ use site::{SiteArgs, bucket, recovery_region, state_folder, waits};
 use snapferry_base::cancel::Cancel;
 use snapferry_base::clock::{SystemClock, rfc3339};
 use snapferry_base::job::JobId;
+use snapferry_base::message_id::JOB_DONE;
 use snapferry_base::retry::chain;
 use snapferry_fleet::replicate::catchup::{self, Overdue};
 use snapferry_fleet::replicate::gc::own_snapshots;
@@ -22,20 +23,22 @@ use snapferry_fleet::replicate::journal::Read;
 use snapferry_fleet::replicate::names::{self, has};
 use snapferry_fleet::replicate::{
     Encoding, Event, Finished, Goal, JobError, JobSpec, JobState, JournalFolder, Keep, Origin, Over,
-    OwnServer, Restore, Resumable, Retention, Saga, SnapshotFate,
+    OwnServer, Restore, Resumable, Retention, Saga, SnapshotFate, log_span,
 };
 use snapferry_ibmcloud::vpc::{SnapshotFilter, SnapshotOrder, Watch};
+use tracing::{Instrument as _, Level};
 
 use super::cloud::{Cloud, RequestContext, run_leaving};
 use super::duration::{approximate, clock_face};
 use super::error::UsageError;
 use super::exit::Code;
-use super::log::Verbosity;
+use super::log::{self, LogFormat, Verbosity};
 use super::metrics_file::MetricsFileArgs;
 use super::signals::Unfinished;
 use super::throughput::Metered;
-use crate::cli::args::{CloudArgs, HowArgs, OutputArgs, PlaceArgs, RecoveryArgs};
+use crate::cli::args::{CloudArgs, ConsentArgs, HowArgs, OutputArgs, PlaceArgs, RecoveryArgs};
 use crate::cli::completions::names as completion;
+use crate::cli::consent::{Consent, Unasked};
 use crate::cli::error::{CommandError, CommandResult};
 use crate::cli::print_json;
 use crate::cli::printable::{self, Form};
@@ -43,6 +46,7 @@ use crate::cli::session::Session;
 
 pub mod gc;
 pub mod plan;
+mod rehearse;
 pub mod show;
 pub mod site;
 
@@ -69,17 +73,20 @@ pub struct ReplicateArgs {
     /// Resumes the unfinished jobs that this machine knows of; with a server's name also one that another
     /// machine began. --os, --bucket-location and --volume-profile may be given anew.
     #[arg(long, value_name = "JOB", num_args = 0..=1, default_missing_value = "all",
-        conflicts_with_all = ["abandon", "dry_run"], add = ArgValueCompleter::new(completion::journals))]
+        conflicts_with = "abandon", add = ArgValueCompleter::new(completion::journals))]
     pub resume: Option<Resumed>,
 
     /// Give up an unfinished job, and remove what it has made
-    #[arg(long, value_name = "JOB", conflicts_with_all = ["server", "dry_run"],
+    #[arg(long, value_name = "JOB", conflicts_with = "server",
         add = ArgValueCompleter::new(completion::journals))]
     pub abandon: Option<JobId>,
 
     /// Print what would be done: names, sizes, what would be pruned
-    #[arg(long, conflicts_with = "metrics_file")]
+    #[arg(short = 'n', long, conflicts_with = "metrics_file")]
     pub dry_run: bool,
+
+    #[command(flatten)]
+    pub consent: ConsentArgs,
 
     #[command(flatten)]
     pub output: OutputArgs,
@@ -121,12 +128,13 @@ impl std::str::FromStr for Resumed {
 pub fn run(args: &ReplicateArgs, session: &Session) -> CommandResult<Code> {
     let site_args =
         SiteArgs { cloud_args: &args.cloud, recovery: &args.recovery, place: &args.place, session };
+    let consent = Consent::of(args.consent, session)?;
     let journals = JournalFolder::new(&state_folder(&args.place, &session.environment));
     let command = Command { args, session, site_args, journals };
     run_leaving(&args.cloud, session, Unfinished::Job, async |cloud| {
         let own = command.site_args.own(cloud).await?;
         match (args.resume, args.abandon) {
-            (_, Some(id)) => command.abandon(cloud, &own, id).await,
+            (_, Some(id)) => command.abandon(cloud, &own, id, consent).await,
             (Some(which), None) => command.resume(cloud, &own, which).await,
             (None, None) if args.dry_run => command.dry_run(cloud, &own).await,
             (None, None) => command.begin(cloud, &own).await,
@@ -206,6 +214,7 @@ impl Command<'_> {
                     .into());
                 }
                 tracing::warn!(
+                    job = %id,
                     "job {id} for {} was broken off: `snapferry replicate --resume {id}` would go on with it",
                     job.server
                 );
@@ -214,6 +223,7 @@ impl Command<'_> {
         for id in open_jobs(cloud, &job.server).await? {
             if self.journals.read(id)?.is_none() {
                 tracing::warn!(
+                    job = %id,
                     "job {id} for {} was begun elsewhere {} ago, and is not done: where it is not under way, `snapferry replicate {} \
                      --resume` would go on with it",
                     job.server,
@@ -240,8 +250,13 @@ impl Command<'_> {
         if !started_here {
             chosen = self.started_elsewhere(cloud, which).await?;
         }
+        if self.args.dry_run && (which == Resumed::All || !chosen.is_empty()) {
+            return rehearse::resume(&chosen, self.args.output.form());
+        }
         if chosen.is_empty() {
-            self.catch_up_if_possible(cloud).await?;
+            if !self.args.dry_run {
+                self.catch_up_if_possible(cloud).await?;
+            }
             let mut out = printable::out_as(Form::of(self.args.output.json));
             match which {
                 Resumed::One(id) => {
@@ -268,7 +283,7 @@ impl Command<'_> {
                 Err(error) if chosen.len() == 1 || cloud.cancel().is_cancelled() => return Err(error),
                 Err(error) => {
                     // The other jobs are resumed all the same.
-                    super::exit::report(&error);
+                    super::exit::report(&error, Form::Text);
                     first_failure.get_or_insert(error);
                 }
             }
@@ -357,7 +372,13 @@ impl Command<'_> {
         ids.pop().map(|id| self.job(id, &cloud.home)).into_iter().collect()
     }
 
-    async fn abandon(&self, cloud: &Cloud, own: &OwnServer, id: JobId) -> CommandResult<Code> {
+    async fn abandon(
+        &self,
+        cloud: &Cloud,
+        own: &OwnServer,
+        id: JobId,
+        consent: Consent,
+    ) -> CommandResult<Code> {
         let read = self.journals.read(id)?;
         let read = read.ok_or_else(|| {
             UsageError(format!("there is no job {id} here; `snapferry gc` finds what others have left"))
@@ -368,6 +389,11 @@ impl Command<'_> {
             );
             return Err(UsageError(message).into());
         }
+        if self.args.dry_run {
+            return rehearse::abandon(&read, self.args.output.form());
+        }
+        let what = rehearse::abandoning(&read.job, &rehearse::made_by(&read));
+        consent.ask(self.session, Unasked::GoOn, &what)?;
         let (journal, _) = self.journals.open(&read.job)?;
         let shown = Arc::new(Shown::new(&self.session.console, self.session.verbosity));
         let watch: Arc<dyn Watch> = shown.clone();
@@ -380,7 +406,8 @@ impl Command<'_> {
             journal: &journal,
             observer: &*shown,
         };
-        let remaining = saga.abandon(read.state()).await?;
+        let span = log_span(id, &read.job.server, &read.job.to);
+        let remaining = saga.abandon(read.state()).instrument(span).await?;
         drop(shown);
         if self.args.output.json {
             print_json(&json!({ "job": id, "abandoned": remaining.is_empty(), "left": remaining }))?;
@@ -389,7 +416,8 @@ impl Command<'_> {
         }
         match remaining.first() {
             Some(first) => {
-                Err(CommandError::Failed(format!("not all of job {id} could be removed: {first}")))
+                let error = CommandError::Failed(format!("not all of job {id} could be removed: {first}"));
+                Err(if self.args.output.json { error.recorded() } else { error })
             }
             None => Ok(Code::Done),
         }
@@ -397,6 +425,10 @@ impl Command<'_> {
 
     /// Works on a job until it is done. Returns false if it was over already.
     async fn work(&self, cloud: &Cloud, own: &OwnServer, job: &JobSpec) -> CommandResult<bool> {
+        self.run_job(cloud, own, job).instrument(log_span(job.id, &job.server, &job.to)).await
+    }
+
+    async fn run_job(&self, cloud: &Cloud, own: &OwnServer, job: &JobSpec) -> CommandResult<bool> {
         let (journal, before) = self.journals.open(job)?;
         let state = before.map(|read| read.state()).unwrap_or_default();
         let shown = Arc::new(Shown::new(&self.session.console, self.session.verbosity));
@@ -430,6 +462,7 @@ impl Command<'_> {
             Err(error) => {
                 if self.args.output.json {
                     print_json(&failure(&error))?;
+                    return Err(CommandError::from(error).recorded());
                 }
                 Err(error.into())
             }
@@ -452,6 +485,9 @@ impl Command<'_> {
             }
             return Ok(Code::Done);
         }
+        if log::format() != LogFormat::Text {
+            tracing::info!(message_id = JOB_DONE, "the job is done");
+        }
         if self.session.verbosity != Verbosity::Quiet {
             let took = SystemTime::now().duration_since(begun).unwrap_or_default();
             let state = &finished.state;
@@ -467,7 +503,10 @@ impl Command<'_> {
                 _ => String::new(),
             };
             let took = clock_face(took);
-            let _ = writeln!(printable::err(), "{}: {image}{object}, in {took}", job.server);
+            let summary = format!("{}: {image}{object}, in {took}", job.server);
+            log::print_report(Level::INFO, &summary, &record(job, finished, begun), |to| {
+                writeln!(to, "{summary}")
+            });
         }
         Ok(Code::Done)
     }

@@ -66,7 +66,7 @@ fn a_read_error_is_told_with_its_offset_and_leaves_nothing() {
     let message = format!("{}: read error at offset {}", device.path().display(), BAD.start);
     let ended = run(convert_into_file(device.path(), &folder.path().join(KEY), &["--json"]));
     ended.expect(3, &[&message, "Input/output error", "--salvage"]);
-    assert_eq!(ended.out, "");
+    ended.prints_only_an_error();
     assert_eq!(left_in(folder.path()), Vec::<String>::new());
     run(bucket.convert(device.path(), &["--part-size", "8M"])).expect(3, &[&message, "--salvage"]);
     bucket.expect_nothing();
@@ -244,7 +244,7 @@ fn a_full_disk_is_told_and_left_as_it_was() {
         let before = left_in(small.path());
         let ended = run(convert_into_file(&raw, &small.path().join(KEY), &["--json"]));
         ended.expect(4, &[KEY, "the disk is full", "No space left", "--bucket"]);
-        assert_eq!(ended.out, "");
+        ended.prints_only_an_error();
         assert_eq!(left_in(small.path()), before);
     }
 }

@@ -217,8 +217,8 @@ async fn a_schedule_adds_its_jobs_once_however_many_workers_look() {
     fleet.run(&["schedule", "add", "often", "--cron", "* * * * *", SERVER]).await.code(0);
     let listed = fleet.run(&["schedule", "list", "--json"]).await.json();
     assert_eq!(
-        (&listed[0]["schedule"], &listed[0]["servers"][0]),
-        (&"often".into(), &SERVER.into()),
+        (&listed[0]["schedule"], &listed[0]["servers"][0], &listed[0]["last"]),
+        (&"often".into(), &SERVER.into(), &Value::Null),
         "{listed}"
     );
     // As if the schedule were a day old: several ticks were missed, and only one counts.
@@ -233,6 +233,9 @@ async fn a_schedule_adds_its_jobs_once_however_many_workers_look() {
     assert_eq!(last.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis(), yesterday);
     let workers = [fleet.worker(Host::Own), fleet.worker(Host::Other)];
     fleet.until("the tick", async || !queue.events(10).await.unwrap().is_empty()).await;
+    let listed = fleet.run(&["schedule", "list", "--json"]).await.json();
+    let last = listed[0]["last"].as_str().expect("it was due");
+    assert!(last.ends_with(":00Z"), "{listed}");
     fleet.run(&["schedule", "rm", "often"]).await.code(0).says(&["often is no more"]);
     fleet.until_state("done").await;
     let added = queue.events(1000).await.unwrap().iter().filter(|event| event.what == "added").count();
@@ -459,7 +462,7 @@ async fn systemd_is_told_and_prometheus_finds_what_counts() {
         "{step}"
     );
     assert!(
-        lines.iter().any(|line| line["id"].as_str().is_some_and(|id| id.starts_with("snapferry-"))),
+        lines.iter().any(|line| line["request_id"].as_str().is_some_and(|id| id.starts_with("snapferry-"))),
         "requests have their ids"
     );
 }

@@ -8,7 +8,7 @@ use crate::support::job;
 
 /// Window title, cleared screen, changed text direction, and a line that looks like the program's own.
 /// Another text has 70,000 characters, more than the largest width of Rust's formatting.
-const HOSTILE: &str = "x\u{1b}]0;pwned\u{7}\u{1b}[2J\u{9b}31m\u{202e}y\r\nsnapferry: all is well";
+const HOSTILE: &str = "x\u{1b}]0;pwned\u{7}\u{1b}[2J\u{9b}31m\u{202e}y\r\nerror: all is well";
 
 fn is_obeyed(c: char) -> bool {
     (c.is_control() && c != '\n') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -69,7 +69,7 @@ async fn what_others_write_into_the_queue_is_shown_escaped_everywhere() {
             let all = format!("{}{}", ended.out, ended.err);
             assert!(!all.contains(is_obeyed), "{args:?}: {all:?}");
             assert!(!all.contains("panicked"), "{args:?}: {all}");
-            assert!(!all.lines().any(|line| line.starts_with("snapferry: all is well")), "{args:?}: {all}");
+            assert!(!all.lines().any(|line| line.starts_with("error: all is well")), "{args:?}: {all}");
             if args.contains(&"--json") {
                 ended
                     .out

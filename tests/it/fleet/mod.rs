@@ -51,20 +51,20 @@ fn patience() -> Duration {
     Duration::from_secs(90) + lease.0 * 4
 }
 
-struct Fleet {
-    bench: Bench,
+pub struct Fleet {
+    pub bench: Bench,
     redis: Redis,
 }
 
 /// A worker process, killed when this is dropped.
-struct Worker(Child);
+pub struct Worker(Child);
 
 impl Worker {
-    fn start(mut command: Command) -> Self {
+    pub fn start(mut command: Command) -> Self {
         Self(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap())
     }
 
-    fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_raw(self.0.id().try_into().unwrap()).unwrap(), signal).unwrap();
     }
 
@@ -74,7 +74,7 @@ impl Worker {
     }
 
     /// Waits for the worker's end, and returns its exit code.
-    async fn ended(mut self) -> Option<i32> {
+    pub async fn ended(mut self) -> Option<i32> {
         tokio::task::spawn_blocking(move || self.0.wait().unwrap().code()).await.unwrap()
     }
 }
@@ -87,22 +87,22 @@ impl Drop for Worker {
 }
 
 impl Fleet {
-    async fn start() -> Option<Self> {
+    pub async fn start() -> Option<Self> {
         let redis = Redis::start(&SAFE).await?;
         Some(Self { bench: Bench::with_history().await, redis })
     }
 
-    fn command(&self, host: Host, args: &[&str]) -> Command {
+    pub fn command(&self, host: Host, args: &[&str]) -> Command {
         let mut command = self.bench.command(host, args);
         command.env("SNAPFERRY_REDIS", self.redis.url()).args(["--lease", &lease()]);
         command
     }
 
-    async fn run(&self, args: &[&str]) -> Ended {
+    pub async fn run(&self, args: &[&str]) -> Ended {
         self.bench.finish(self.command(Host::Own, args)).await
     }
 
-    fn worker(&self, host: Host) -> Worker {
+    pub fn worker(&self, host: Host) -> Worker {
         Worker::start(self.command(host, &["worker", "--metrics", "off"]))
     }
 

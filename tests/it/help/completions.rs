@@ -50,6 +50,13 @@ fn bash(words: &[&str]) -> Vec<String> {
     bash_with(words, &[])
 }
 
+/// Returns the names that bash offers, without the options that may stand there too.
+fn names_in_bash(words: &[&str], variables: &[(&str, &str)]) -> Vec<String> {
+    let mut found = bash_with(words, variables);
+    found.retain(|word| !word.starts_with('-'));
+    found
+}
+
 #[test]
 fn bash_completes_the_values_of_an_option() {
     assert_eq!(bash(&["snapferry", "convert", "--codec", ""]), ["deflate", "zstd", "none"]);
@@ -81,8 +88,8 @@ fn bash_completes_files_and_folders() {
     std::fs::create_dir(folder.path().join("disks")).unwrap();
     let start = folder.path().join("dis").display().to_string();
     let (file, inner) = (format!("{start}k.raw"), format!("{start}ks/"));
-    assert_eq!(bash(&["snapferry", "convert", "--device", &start]), [inner.clone(), file.clone()]);
-    assert_eq!(bash(&["snapferry", "info", &start]), [inner.clone(), file]);
+    assert_eq!(bash(&["snapferry", "convert", "--device", &start]), [file.clone(), inner.clone()]);
+    assert_eq!(bash(&["snapferry", "info", &start]), [file, inner.clone()]);
     assert_eq!(bash(&["snapferry", "man", "--to", &start]), [inner], "a folder alone");
 }
 
@@ -97,7 +104,7 @@ async fn bash_completes_the_names_in_the_queue() {
     queue.cancel(db.id).await.unwrap();
     let url = redis.url();
     let found = tokio::task::spawn_blocking(move || {
-        let by_variable = |words: &[&str]| bash_with(words, &[("SNAPFERRY_REDIS", &url)]);
+        let by_variable = |words: &[&str]| names_in_bash(words, &[("SNAPFERRY_REDIS", &url)]);
         [
             by_variable(&["snapferry", "jobs", "show", ""]).len().to_string(),
             by_variable(&["snapferry", "jobs", "cancel", ""]).join(" "),
@@ -105,7 +112,7 @@ async fn bash_completes_the_names_in_the_queue() {
             by_variable(&["snapferry", "enqueue", "w"]).join(" "),
             by_variable(&["snapferry", "status", ""]).join(" "),
             by_variable(&["snapferry", "plan", "d"]).join(" "),
-            bash(&["snapferry", "status", "--redis", &url, "d"]).join(" "),
+            names_in_bash(&["snapferry", "status", "--redis", &url, "d"], &[]).join(" "),
         ]
     })
     .await
@@ -118,7 +125,7 @@ async fn bash_completes_the_names_in_the_queue() {
 fn a_queue_that_is_not_there_gives_no_names_and_no_message() {
     let url = format!("unix://{}", folder().path().join("nothing").display());
     let variables = [("SNAPFERRY_REDIS", url.as_str())];
-    assert_eq!(bash_with(&["snapferry", "jobs", "show", ""], &variables), [] as [&str; 0]);
+    assert_eq!(names_in_bash(&["snapferry", "jobs", "show", ""], &variables), [] as [&str; 0]);
 }
 
 #[test]
@@ -127,7 +134,7 @@ fn a_queue_that_never_answers_gives_no_names() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("redis://{}", silent.local_addr().unwrap());
     let variables = [("SNAPFERRY_REDIS", url.as_str())];
-    assert_eq!(bash_with(&["snapferry", "jobs", "show", ""], &variables), [] as [&str; 0]);
+    assert_eq!(names_in_bash(&["snapferry", "jobs", "show", ""], &variables), [] as [&str; 0]);
 }
 
 #[test]
@@ -136,7 +143,7 @@ fn a_broken_configuration_gives_no_names_and_no_message() {
     let file = folder.path().join("config.toml");
     std::fs::write(&file, "nonsense").unwrap();
     let variables = [("SNAPFERRY_CONFIG", file.to_str().unwrap())];
-    assert_eq!(bash_with(&["snapferry", "jobs", "show", ""], &variables), [] as [&str; 0]);
+    assert_eq!(names_in_bash(&["snapferry", "jobs", "show", ""], &variables), [] as [&str; 0]);
     assert_eq!(bash_with(&["snapferry", "jobs", "sho"], &variables), ["show"]);
 }
 

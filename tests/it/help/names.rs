@@ -12,7 +12,7 @@ fn an_alias_runs_its_command() {
 
 #[test]
 fn the_help_shows_an_alias() {
-    run(snapferry(["jobs", "--help"])).code(0).says(&["list", "[aliases: ls]"]);
+    run(snapferry(["jobs", "--help"])).code(0).says(&["list", "[alias: ls]"]);
     run(snapferry(["schedule", "-h"])).code(0).says(&["[aliases: delete, remove]"]);
 }
 

@@ -54,7 +54,7 @@ impl Setting {
         let output = self.run(&work.bare());
         let stderr = String::from_utf8_lossy(&output.stderr);
         // The loader's messages name the program too.
-        output.status.success() || stderr.contains("snapferry: ") && !stderr.contains("error while loading")
+        output.status.success() || stderr.contains("error: ") && !stderr.contains("error while loading")
     }
 }
 

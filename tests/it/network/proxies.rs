@@ -23,14 +23,14 @@ fn certificate(folder: &TempDir) -> TlsFiles {
 }
 
 /// A cloud over TLS, and a proxy that alone knows the way to it.
-struct Behind {
+struct ProxiedCloud {
     bench: Bench,
     proxy: HttpProxy,
     tls: TlsFiles,
     _folder: TempDir,
 }
 
-impl Behind {
+impl ProxiedCloud {
     async fn start(manners: Manners) -> Self {
         let folder = folder();
         let tls = certificate(&folder);
@@ -62,14 +62,14 @@ impl Behind {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replication_reaches_every_server_but_its_metadata_service_through_the_proxy() {
-    let behind = Behind::start(Manners::default()).await;
+    let behind = ProxiedCloud::start(Manners::default()).await;
     behind.bench.finish(behind.command(&["replicate", "web01"])).await.code(0);
     behind.expect_hosts(&[IAM, STORE, TAGS, VPC]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn doctor_names_the_proxy_of_each_address_and_uses_it() {
-    let behind = Behind::start(Manners::default()).await;
+    let behind = ProxiedCloud::start(Manners::default()).await;
     let findings = behind.bench.finish(behind.command(&["doctor", "--json"])).await.report();
     behind.expect_hosts(&[IAM, STORE, TAGS, VPC]);
     let network: Vec<String> = findings
@@ -91,7 +91,7 @@ async fn doctor_names_the_proxy_of_each_address_and_uses_it() {
 async fn credentials_in_the_address_are_sent_and_never_shown() {
     // base64 of "ferry:hunter2@:/"
     let credentials = Some("Basic ZmVycnk6aHVudGVyMkA6Lw==".to_owned());
-    let behind = Behind::start(Manners { credentials, ..Manners::default() }).await;
+    let behind = ProxiedCloud::start(Manners { credentials, ..Manners::default() }).await;
     let proxy = format!("http://ferry:hunter2%40%3A%2F@{}", behind.proxy.address());
     for args in [&["doctor", "-v"][..], &["images", "list", "-v", "--region", AWAY], &["config", "show"]] {
         let mut command = behind.command(args);

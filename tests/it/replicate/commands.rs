@@ -64,10 +64,10 @@ async fn a_server_is_replicated_twice_and_the_second_image_becomes_the_latest() 
     // A third run prints text for a terminal, and logs each step with its job and its request.
     let third = bench.run(Host::Own, &[]).await.code(0);
     let third = third.says(&[
-        "step{name=\"snapshot\"}",
+        "step{step=snapshot}",
         "server=web01",
         "POST /us-south/v1/snapshots",
-        "id=snapferry-",
+        "request_id=snapferry-",
         "web01: image web01-latest",
     ]);
     assert_eq!(third.out, "", "talk goes to stderr");

@@ -46,12 +46,12 @@ async fn passing(times: u32) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_change_that_is_busy_once_is_made() {
-    passing(1).await;
+    Box::pin(passing(1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_change_that_is_busy_for_a_while_is_made() {
-    passing(4).await;
+    Box::pin(passing(4)).await;
 }
 
 /// The change was made, and the response is a conflict nevertheless: the job finds the resource, and uses it.

@@ -65,7 +65,7 @@ pub fn restore(
 ) -> Result<Restored, RestoreError> {
     let destination =
         Destination::File { path: to.to_owned(), overwrite: Overwrite::Refuse, cache: PageCache::Bypass };
-    Restoration {
+    let restoration = Restoration {
         file,
         location: Location::Bucket,
         destination: &destination,
@@ -75,8 +75,9 @@ pub fn restore(
         clock: &SystemClock,
         cancel: cancel.clone(),
         counters: Arc::default(),
-    }
-    .run(&|_| {})
+    };
+    let prepared = restoration.prepare()?;
+    restoration.run(prepared, &|_| {})
 }
 
 /// Verifies an image in this process.

@@ -4,8 +4,9 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use snapferry_base::units::{ByteCount, MIB};
 use snapferry_engine::manifest::Manifest;
-use snapferry_engine::store::{ObjectKey, ObjectStore as _};
+use snapferry_engine::store::{ObjectKey, ObjectStore as _, Overwrite, UploadPlan};
 use snapferry_s3::{Auth, S3Config, S3Store};
 use snapferry_sim::{SimConfig, SimStore};
 use tempfile::TempDir;
@@ -119,6 +120,13 @@ impl Bucket {
 
     pub fn manifest(&self) -> Manifest {
         serde_json::from_slice(&self.object(&key().manifest()).expect("a manifest")).expect("our own JSON")
+    }
+
+    /// Begins an upload and leaves it open, as a killed program does.
+    pub fn begin_upload(&self, key: &str) {
+        let plan = UploadPlan { part_size: ByteCount(8 * MIB), overwrite: Overwrite::Refuse };
+        let (client, key) = (self.client(), ObjectKey::new(key).expect("a key"));
+        self.runtime.block_on(client.create_upload(&key, &plan)).expect("an upload");
     }
 
     pub fn open_uploads(&self) -> usize {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::wait_until;
@@ -53,6 +54,16 @@ impl From<Output> for Ended {
 }
 
 impl Ended {
+    /// Asserts that stdout holds the object of the error, with the exit code, and nothing else.
+    #[track_caller]
+    pub fn prints_only_an_error(&self) {
+        let object: Value =
+            serde_json::from_str(&self.out).unwrap_or_else(|err| panic!("{err}: {}", self.out));
+        let keys: Vec<&String> = object.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["error"], "{object}");
+        assert_eq!(object["error"]["code"].as_i64(), self.code.map(i64::from), "{object}");
+    }
+
     /// Asserts that the command ended with this exit code.
     #[track_caller]
     pub fn code(self, code: i32) -> Self {

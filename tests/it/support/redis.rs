@@ -84,6 +84,19 @@ impl Redis {
         RedisQueue::connect(&RedisConfig { timing, ..self.config() }).await.unwrap()
     }
 
+    /// All keys with their serialised values, to see whether a command has changed anything.
+    pub async fn contents(&self) -> Vec<(Vec<u8>, redis::Value)> {
+        let redis::Value::Array(keys) = self.command(&["KEYS", "*"]).await else { panic!("no list of keys") };
+        let mut all = Vec::new();
+        for key in keys {
+            let redis::Value::BulkString(key) = key else { panic!("{key:?} is no key") };
+            let name = String::from_utf8(key.clone()).expect("UTF-8");
+            all.push((key, self.command(&["DUMP", &name]).await));
+        }
+        all.sort_by(|(one, _), (other, _)| one.cmp(other));
+        all
+    }
+
     /// Sends a command as any other client can.
     pub async fn command(&self, args: &[&str]) -> redis::Value {
         let client = redis::Client::open(self.url()).unwrap();

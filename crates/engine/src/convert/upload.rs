@@ -14,6 +14,7 @@ use snapferry_base::units::to_u64;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tracing::Instrument as _;
 
 use super::assemble::Assembled;
 use super::{Context, ConvertError, OrphanedUpload, Remains};
@@ -118,7 +119,8 @@ impl Uploading {
                 part = parts.recv(), if open && in_flight.len() < self.connections => match part {
                     Some(part) => {
                         let (store, upload) = (Arc::clone(&self.store), self.upload.clone());
-                        in_flight.spawn(async move { send(&*store, &upload, part).await });
+                        in_flight
+                            .spawn(async move { send(&*store, &upload, part).await }.in_current_span());
                     }
                     None => open = false,
                 },

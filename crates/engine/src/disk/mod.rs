@@ -11,4 +11,4 @@ pub use copy::{RawCopy, RawDestination, Zeros};
 pub(crate) use differences::differences;
 pub use differences::{Difference, Differences};
 pub(crate) use target::{DeviceTarget, Disk, FileTarget, Target};
-pub use target::{PageCache, RequiredKind, TargetError, UnknownPolicyError, ZeroPolicy};
+pub use target::{Existing, PageCache, RequiredKind, TargetError, UnknownPolicyError, ZeroPolicy};

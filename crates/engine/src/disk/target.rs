@@ -2,7 +2,7 @@
 //! process uses.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
@@ -10,7 +10,8 @@ use std::path::Path;
 use std::str::FromStr;
 
 use rustix::fs::{
-    FallocateFlags, FileType, Mode, OFlags, SeekFrom, Stat, fallocate, fstat, fsync, ftruncate, open, seek,
+    Access, FallocateFlags, FileType, Mode, OFlags, SeekFrom, Stat, access, fallocate, fstat, fsync,
+    ftruncate, open, seek,
 };
 use rustix::io::{Errno, pread, retry_on_intr};
 use snapferry_base::limits::OutOfMemory;
@@ -149,6 +150,21 @@ pub enum Target {
     Device(DeviceTarget),
 }
 
+/// Content of a target before it is written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// There is no file of that name.
+    Nothing,
+    /// A file, which is replaced.
+    File { size: ByteCount },
+    /// A block device, whose bytes are written over.
+    Device {
+        size: ByteCount,
+        /// Kind of the data on it, if it holds any.
+        content: Option<&'static str>,
+    },
+}
+
 /// Open file or device that takes the writes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Disk<'a> {
@@ -198,23 +214,54 @@ impl FileTarget {
         cache: PageCache,
     ) -> Result<Self, TargetError> {
         let path = to.display().to_string();
-        if let Ok(found) = to.symlink_metadata() {
-            if !to.metadata().unwrap_or(found).is_file() {
-                return Err(TargetError::Kind { path, required: RequiredKind::RegularFile });
-            }
-            if overwrite == Overwrite::Refuse {
-                return Err(TargetError::Exists { path });
-            }
-        }
-        if to.file_name().is_none() {
-            return Err(TargetError::Kind { path, required: RequiredKind::FileName });
-        }
+        Self::check(to, overwrite)?;
         let new = NewFile::begin(to, &new_id(), overwrite, cache)
             .map_err(|source| TargetError::Open { path: path.clone(), source })?;
         let target = Self { path, new, published: false };
         ftruncate(target.new.file().file(), size.0)
             .map_err(|errno| target.disk().operation_error("making a sparse file", errno))?;
         Ok(target)
+    }
+
+    /// Checks that a file may be created at `to`, or may be replaced. Returns the file that is there.
+    fn check(to: &Path, overwrite: Overwrite) -> Result<Option<Metadata>, TargetError> {
+        let path = to.display().to_string();
+        let there = match to.symlink_metadata() {
+            Ok(found) => {
+                let found = to.metadata().unwrap_or(found);
+                if !found.is_file() {
+                    return Err(TargetError::Kind { path, required: RequiredKind::RegularFile });
+                }
+                if overwrite == Overwrite::Refuse {
+                    return Err(TargetError::Exists { path });
+                }
+                Some(found)
+            }
+            Err(_) => None,
+        };
+        if to.file_name().is_none() {
+            return Err(TargetError::Kind { path, required: RequiredKind::FileName });
+        }
+        Ok(there)
+    }
+
+    /// Looks at the place of the file as [`FileTarget::create`] does, without creating it.
+    ///
+    /// # Errors
+    /// If the file exists and must not be replaced, or the system would refuse to write it.
+    pub fn examine(to: &Path, overwrite: Overwrite) -> Result<Existing, TargetError> {
+        let there = Self::check(to, overwrite)?;
+        let folder = match to.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let denied = match access(folder, Access::WRITE_OK | Access::EXEC_OK) {
+            // A file that can't be replaced is written in place.
+            Err(_) if there.is_some() => access(to, Access::WRITE_OK),
+            allowed => allowed,
+        };
+        denied.map_err(|errno| TargetError::Open { path: to.display().to_string(), source: errno.into() })?;
+        Ok(there.map_or(Existing::Nothing, |found| Existing::File { size: ByteCount(found.len()) }))
     }
 
     pub(crate) fn disk(&self) -> Disk<'_> {
@@ -278,19 +325,8 @@ impl DeviceTarget {
         zero: ZeroPolicy,
     ) -> Result<Self, TargetError> {
         let display_path = path.display().to_string();
-        let failed = |errno: Errno| TargetError::Open { path: display_path.clone(), source: errno.into() };
         let base = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let probe = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
-        let found = fstat(&probe).map_err(failed)?;
-        if FileType::from_raw_mode(found.st_mode) != FileType::BlockDevice {
-            return Err(TargetError::Kind { path: display_path, required: RequiredKind::BlockDevice });
-        }
-        // The kernel reserves the device for this process, and refuses one that is mounted or part of another
-        // device.
-        let cached = match retry_on_intr(|| open(path, base | OFlags::EXCL, Mode::empty())) {
-            Err(Errno::BUSY) => return Err(TargetError::Busy { path: display_path }),
-            opened => opened.map_err(failed)?,
-        };
+        let (found, cached) = open_exclusively(path, base)?;
         let direct = open(path, base | OFlags::DIRECT, Mode::empty()).ok();
         [Some(&cached), direct.as_ref()]
             .into_iter()
@@ -298,18 +334,42 @@ impl DeviceTarget {
             .try_for_each(|opened| check_same_file(&display_path, &found, opened))?;
         let file = DirectFile::new(cached.into(), direct.map(File::from));
         let target = Self { path: display_path.clone(), file, zero };
-        let end = seek(target.file.file(), SeekFrom::End(0));
-        let has =
-            ByteCount(end.map_err(|errno| target.disk().operation_error("asking for the size", errno))?);
-        if has < size {
-            return Err(TargetError::TooSmall { path: display_path, has, needs: size });
-        }
+        let has = target.room_for(size)?;
         if overwrite == Overwrite::Refuse
             && let Some(content) = target.detect_content(has.0)?
         {
             return Err(TargetError::Holds { path: display_path, content });
         }
         Ok(target)
+    }
+
+    /// Looks at the device as [`DeviceTarget::open`] does, without opening it for writing.
+    ///
+    /// # Errors
+    /// As [`DeviceTarget::open`], except that a read-only device is not noticed.
+    pub fn examine(path: &Path, size: ByteCount, overwrite: Overwrite) -> Result<Existing, TargetError> {
+        let display_path = path.display().to_string();
+        let (found, opened) = open_exclusively(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK)?;
+        check_same_file(&display_path, &found, &opened)?;
+        let file = DirectFile::new(opened.into(), None);
+        let target = Self { path: display_path, file, zero: ZeroPolicy::Skip };
+        let has = target.room_for(size)?;
+        match target.detect_content(has.0)? {
+            Some(content) if overwrite == Overwrite::Refuse => {
+                Err(TargetError::Holds { path: target.path, content })
+            }
+            content => Ok(Existing::Device { size: has, content }),
+        }
+    }
+
+    /// Returns the size of the device, if a disk of `size` bytes fits.
+    fn room_for(&self, size: ByteCount) -> Result<ByteCount, TargetError> {
+        let end = seek(self.file.file(), SeekFrom::End(0));
+        let has = ByteCount(end.map_err(|errno| self.disk().operation_error("asking for the size", errno))?);
+        if has < size {
+            return Err(TargetError::TooSmall { path: self.path.clone(), has, needs: size });
+        }
+        Ok(has)
     }
 
     /// Opens a device, or a file that is long enough, to overwrite its content.
@@ -416,6 +476,22 @@ impl DeviceTarget {
             at = end;
         }
         Ok(())
+    }
+}
+
+/// Opens a block device exclusively: the kernel reserves it for this process, and refuses one that is mounted
+/// or part of another device. Returns what was found at the path before, too.
+fn open_exclusively(path: &Path, flags: OFlags) -> Result<(Stat, OwnedFd), TargetError> {
+    let display_path = path.display().to_string();
+    let failed = |errno: Errno| TargetError::Open { path: display_path.clone(), source: errno.into() };
+    let probe = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
+    let found = fstat(&probe).map_err(failed)?;
+    if FileType::from_raw_mode(found.st_mode) != FileType::BlockDevice {
+        return Err(TargetError::Kind { path: display_path, required: RequiredKind::BlockDevice });
+    }
+    match retry_on_intr(|| open(path, flags | OFlags::EXCL, Mode::empty())) {
+        Err(Errno::BUSY) => Err(TargetError::Busy { path: display_path }),
+        opened => Ok((found, opened.map_err(failed)?)),
     }
 }
 

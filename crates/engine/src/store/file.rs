@@ -18,6 +18,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rustix::io::Errno;
 use snapferry_base::units::{ByteCount, to_u64, to_usize};
+use tracing::Span;
 
 use super::Overwrite;
 use super::error::{Operation, StoreError};
@@ -168,13 +169,13 @@ fn io_error(operation: Operation, source: io::Error) -> StoreError {
     }
 }
 
-/// Runs file operations outside the async threads.
+/// Runs file operations outside the async threads. Their log lines are in the caller's span.
 async fn run_blocking<T: Send + 'static>(
     operation: Operation,
     work: impl FnOnce(&Operation) -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
-    let lost = operation.clone();
-    match tokio::task::spawn_blocking(move || work(&operation)).await {
+    let (lost, span) = (operation.clone(), Span::current());
+    match tokio::task::spawn_blocking(move || span.in_scope(|| work(&operation))).await {
         Ok(done) => done,
         Err(err) if err.is_panic() => std::panic::resume_unwind(err.into_panic()),
         Err(_) => Err(StoreError::Cancelled { operation: lost }),

@@ -1,5 +1,7 @@
 //! Import of the plain list of server names that scripts kept in Redis before there were jobs.
 
+use snapferry_base::units::to_u64;
+
 use super::job::{Enqueued, NewJob};
 use super::{Queue as _, QueueError, RedisQueue};
 
@@ -20,6 +22,27 @@ pub struct Imported {
     pub left: u64,
 }
 
+/// Returns the first `limit` names that [`import_legacy`] would make jobs from, and changes nothing.
+///
+/// # Errors
+/// If Redis can't be reached or refuses a request.
+pub async fn legacy_names(queue: &RedisQueue, list: &str, limit: u64) -> Result<Vec<String>, QueueError> {
+    let mut names = Vec::new();
+    for key in [&pending_of(list), list] {
+        let room = limit.saturating_sub(to_u64(names.len()));
+        if room > 0 {
+            let found: Vec<String> = queue.ask(redis::cmd("LRANGE").arg(key).arg(0).arg(room - 1)).await?;
+            names.extend(found);
+        }
+    }
+    Ok(names)
+}
+
+/// Returns the name of the list that holds the names that are being imported.
+fn pending_of(list: &str) -> String {
+    format!("{list}:snapferry-import")
+}
+
 /// Makes jobs from the first `limit` names in `list`, and counts the names that are left.
 ///
 /// A name is first moved to a second list, and is removed from there only after its job has been added. After
@@ -36,7 +59,7 @@ pub async fn import_legacy(
 ) -> Result<Imported, QueueError> {
     // A hash tag can't put both lists into one slot, because the name of the first is given. So the import
     // works only on a server that is not a cluster.
-    let (pending, refused) = (format!("{list}:snapferry-import"), format!("{list}:snapferry-refused"));
+    let (pending, refused) = (pending_of(list), format!("{list}:snapferry-refused"));
     let mut imported = Imported::default();
     for _ in 0..limit {
         let interrupted: Option<String> = queue.ask(redis::cmd("LINDEX").arg(&pending).arg(0)).await?;

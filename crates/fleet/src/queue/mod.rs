@@ -46,7 +46,7 @@ pub use job::{
     CatchUp, Counts, Delivered, Enqueued, GcSurvey, JobRecord, JobState, LastSuccess, NewJob, Priority,
     QueueEvent, Reaped, Schedule, WorkerSeen,
 };
-pub use legacy::{Imported, MAX_NAMES, import_legacy};
+pub use legacy::{Imported, MAX_NAMES, import_legacy, legacy_names};
 pub use memory::MemoryQueue;
 pub use redis::RedisQueue;
 

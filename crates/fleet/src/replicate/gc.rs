@@ -549,7 +549,7 @@ pub async fn remove(finding: &Finding, places: &Places, rules: &Rules) -> Result
                 .map_err(cloud(describe("delete")))?;
         }
         (Which::Clone(id, zone), ..) => {
-            home.delete_clone(id, zone).await.map_err(cloud(describe("delete")))?
+            home.delete_clone(id, zone).await.map_err(cloud(describe("delete")))?;
         }
         (Which::Snapshot(id), ..) => {
             let Some(now) = home.snapshot(id).await.map_err(cloud(describe("look at")))? else {

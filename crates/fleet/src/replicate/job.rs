@@ -5,9 +5,18 @@ use serde::{Deserialize, Serialize};
 use snapferry_base::job::JobId;
 use snapferry_engine::compress::{Codec, Level};
 use snapferry_ibmcloud::vpc::{ResourceGroupId, ResourceName};
+use tracing::Span;
 
 use super::names::{JobNames, JobNamesError};
 use super::retention::Retention;
+
+/// Returns the span for all work on a job: each log line in it has the job's id, server and region.
+#[must_use]
+pub fn log_span(id: JobId, server: &str, region: &str) -> Span {
+    // A span at a lower level would be left out together with the lines of that level, and errors have to
+    // name their job even if nothing else is logged.
+    tracing::error_span!("job", job = %id, %server, %region)
+}
 
 /// Source that the disk is read from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -51,7 +51,7 @@ mod testing;
 
 pub use context::{JobContext, OwnServer, Waits};
 pub use error::{Fault, JobError, Obstacle, OrphanedResource, ResourceKind, Resumable};
-pub use job::{BucketOptions, Encoding, Goal, JobSpec, Origin, Restore, SnapshotFate};
+pub use job::{BucketOptions, Encoding, Goal, JobSpec, Origin, Restore, SnapshotFate, log_span};
 pub use journal::{Entry, Event, FileJournal, Journal, JournalError, JournalFolder};
 pub use names::{JobNames, JobNamesError};
 pub use retention::{Age, Keep, Newest, Retention};

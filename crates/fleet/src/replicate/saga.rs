@@ -166,8 +166,8 @@ enum Stopped {
     Unknown(Fault),
 }
 
-/// Job with everything that it needs. `cleanup_context` is the same environment as `context`, but without its
-/// cancellation, for the cleanup after a job was cancelled.
+/// Job with everything that it needs. The caller runs it in a [`super::log_span`]. `cleanup_context` is the
+/// same environment as `context`, but without its cancellation, for the cleanup after a job was cancelled.
 pub struct Saga<'a> {
     pub job: &'a JobSpec,
     /// Environment that the steps run in.
@@ -211,10 +211,8 @@ impl<'a> Saga<'a> {
             .run_on(self.context, state)
             .map_err(|fault| self.error(Step::Resolve, fault, Vec::new(), Resumable::No))?;
         let mut taken = Vec::new();
-        let span =
-            tracing::info_span!("job", id = %self.job.id, server = %self.job.server, region = %self.job.to);
         // In a box, because it holds the futures of all steps.
-        match Box::pin(self.steps(&mut run, &mut taken)).instrument(span.clone()).await {
+        match Box::pin(self.steps(&mut run, &mut taken)).await {
             Ok(over) => Ok(Finished {
                 state: run.state,
                 names: run.names,
@@ -232,8 +230,7 @@ impl<'a> Saga<'a> {
                         && run.state.snapshot.is_none()
                         && run.state.object.is_none());
                 let resumable = if made_nothing { Resumable::No } else { Resumable::Yes };
-                let orphaned =
-                    Box::pin(self.clean_up(step, &fault, run.state, resumable)).instrument(span).await;
+                let orphaned = Box::pin(self.clean_up(step, &fault, run.state, resumable)).await;
                 Err(self.error(step, fault, orphaned, resumable))
             }
         }
@@ -316,12 +313,12 @@ impl<'a> Saga<'a> {
     async fn run_step(&self, step: Step, run: &mut Run<'a>) -> Result<Taken, Fault> {
         let begun: Instant = self.context.clock.instant();
         self.observer.on_progress(Progress::Begun(step));
-        let span = tracing::info_span!("step", name = step.name());
-        let summary = step.run(run).instrument(span).await?;
+        let span = tracing::error_span!("step", %step);
+        let summary = step.run(run).instrument(span.clone()).await?;
         let took = self.context.clock.instant().duration_since(begun);
         run.record(Event::Done { step, took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX) })
             .await?;
-        self.observer.on_progress(Progress::Done { step, took, summary: &summary });
+        span.in_scope(|| self.observer.on_progress(Progress::Done { step, took, summary: &summary }));
         Ok(Taken { step, seconds: took.as_secs_f64(), did: summary })
     }
 
@@ -414,7 +411,7 @@ impl<'a> Saga<'a> {
 async fn undo(steps: &[Step], run: &mut Run<'_>) -> Vec<OrphanedResource> {
     let mut orphaned = Vec::new();
     for &step in steps {
-        if let Err(fault) = step.undo(run).await {
+        if let Err(fault) = step.undo(run).instrument(tracing::error_span!("undo", %step)).await {
             let (kind, name) = made_by(step, &run.names);
             let why = chain(&fault);
             tracing::warn!("{kind} {name} is left behind: {why}");

@@ -106,7 +106,7 @@ impl LeaseHolder {
                     return Ok(());
                 }
                 Err(error) if error.class() == Class::Transient && !self.is_overdue() => {
-                    tracing::warn!(job = %self.lease.id, "the queue does not answer: {}", chain(&error));
+                    tracing::warn!("the queue does not answer: {}", chain(&error));
                     self.clock.sleep(RETRY_WAIT).await;
                 }
                 Err(error) => {
@@ -140,7 +140,7 @@ impl LeaseHolder {
                     return Ok(());
                 }
                 Err(error) if error.class() == Class::Transient && !self.is_overdue() => {
-                    tracing::warn!(job = %self.lease.id, "the queue does not answer: {}", chain(&error));
+                    tracing::warn!("the queue does not answer: {}", chain(&error));
                     repeated = true;
                     self.clock.sleep(RETRY_WAIT).await;
                 }
@@ -160,7 +160,7 @@ impl LeaseHolder {
             let jitter = 1.0 + JITTER * (2.0 * rand::rng().random::<f64>() - 1.0);
             self.clock.sleep(self.timing.beat.mul_f64(jitter)).await;
             if let Err(error) = self.beat().await {
-                tracing::warn!(job = %self.lease.id, "{}", chain(&error));
+                tracing::warn!("{}", chain(&error));
             }
         }
     }

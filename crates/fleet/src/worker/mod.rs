@@ -34,13 +34,15 @@ use rand::RngExt as _;
 use snapferry_base::cancel::{Cancel, Reason};
 use snapferry_base::clock::Clock;
 use snapferry_base::fence::Fence;
+use snapferry_base::message_id::{JOB_DEAD, JOB_DONE};
 use snapferry_base::retry::{Class, chain};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::Instrument as _;
 
 use crate::queue::{Delivered, Lease, OnFailure, Queue, QueueError, Timing, Token};
 use crate::replicate::context::JobContext;
 use crate::replicate::error::{Fault, JobError};
-use crate::replicate::job::JobSpec;
+use crate::replicate::job::{JobSpec, log_span};
 use crate::replicate::journal::Entry;
 use crate::replicate::saga::{Finished, Over, ProgressObserver, Saga};
 use crate::replicate::steps::Step;
@@ -212,7 +214,9 @@ impl<'a> Worker<'a> {
     /// Runs one job after the other.
     async fn run_jobs(&self) {
         while let Some((delivered, early)) = self.claim().await {
-            Box::pin(self.work(delivered, early)).await;
+            let job = &delivered.job;
+            let span = log_span(job.id, &job.server, &job.region);
+            Box::pin(self.work(delivered, early)).instrument(span).await;
         }
     }
 
@@ -263,7 +267,11 @@ impl<'a> Worker<'a> {
                         tracing::warn!(job = %id, "its worker is gone; it is ready again");
                     }
                     for id in &reaped.dead {
-                        tracing::error!(job = %id, "it is dead: its workers were lost again and again");
+                        tracing::error!(
+                            job = %id,
+                            message_id = JOB_DEAD,
+                            "it is dead: its workers were lost again and again"
+                        );
                     }
                     self.environment.record(WorkerEvent::TakenBack(reaped.taken_back.len()));
                 }
@@ -411,7 +419,7 @@ impl<'a> Worker<'a> {
         match Box::pin(saga.run(state.clone())).await {
             Ok(Finished { over: Some(Over::Superseded(evidence)), .. }) => {
                 // This is no success: it must not count as the newest image of the server.
-                tracing::warn!(job = %job.id, "nothing of it is left, and a newer job is done: {evidence}");
+                tracing::warn!("nothing of it is left, and a newer job is done: {evidence}");
                 Ending::Stopped
             }
             Ok(finished) => Ending::Done(self.environment.result(&job, &finished)),
@@ -443,10 +451,7 @@ impl<'a> Worker<'a> {
     /// Reports the result of a job to the queue.
     async fn end(&self, holder: &LeaseHolder, ending: Ending, attempts: u32) {
         let lost = || {
-            tracing::warn!(
-                job = %holder.lease.id,
-                "it is somebody else's by now, and nothing more was changed"
-            );
+            tracing::warn!("it is somebody else's by now, and nothing more was changed");
             self.environment.record(WorkerEvent::LeaseLost);
         };
         let report = match &ending {
@@ -462,7 +467,7 @@ impl<'a> Worker<'a> {
                 } else {
                     OnFailure::Dead
                 };
-                tracing::warn!(job = %holder.lease.id, ?then, "{}", reason.replace('\n', "; "));
+                tracing::warn!(?then, "{}", reason.replace('\n', "; "));
                 self.environment.record(WorkerEvent::Failed(*class));
                 FinalReport::Fail(reason, then)
             }
@@ -470,7 +475,11 @@ impl<'a> Worker<'a> {
         match holder.end(&report).await {
             Ok(()) => {
                 if matches!(ending, Ending::Done(_)) {
+                    tracing::info!(message_id = JOB_DONE, "the job is done");
                     self.environment.record(WorkerEvent::Done);
+                }
+                if matches!(report, FinalReport::Fail(_, OnFailure::Dead)) {
+                    tracing::error!(message_id = JOB_DEAD, "the job is dead after {} attempts", attempts + 1);
                 }
             }
             Err(error) if error.class() == Class::LeaseLost => lost(),

@@ -10,6 +10,7 @@ use reqwest::header::{
 use reqwest::{Method, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use snapferry_base::audit::SentChange;
 use snapferry_base::cancel::Cancel;
 use snapferry_base::clock::Clock;
 use snapferry_base::fence::Fence;
@@ -28,8 +29,6 @@ pub const API_VERSION: &str = "2026-03-24";
 const GENERATION: &str = "2";
 /// Header with an identifier by which IBM's support finds a request.
 const REQUEST_ID: &str = "x-request-id";
-/// Log target for changes in the cloud: one line for each, with the identifier of its request.
-pub const CHANGES: &str = "snapferry::changes";
 
 /// Attempts at a host that has never answered: its name is probably misspelt rather than the host down.
 const UNKNOWN_HOST_ATTEMPTS: u32 = 4;
@@ -334,12 +333,22 @@ impl HttpClient {
                 .await
                 .map_err(|source| VpcError::Fenced { request: request.clone(), source })?;
         }
-        tracing::debug!(request = %request, id = %request.id, "asking the cloud");
+        tracing::debug!(request = %request, request_id = %request.id, "asking the cloud");
+        let change = (call.method != Method::GET).then(|| SentChange::new(request, Some(request.id.clone())));
         let response = match builder.send().await {
             Ok(response) => response,
-            Err(err) => return Err(self.send_error(request, url, err).await),
+            Err(err) => {
+                let err = self.send_error(request, url, err).await;
+                if let Some(change) = change.filter(|_| !err.is_ambiguous()) {
+                    change.not_made();
+                }
+                return Err(err);
+            }
         };
         if let Some(source) = self.route.fault_of_status(response.status().as_u16()) {
+            if let Some(change) = change {
+                change.not_made();
+            }
             return Err(VpcError::Proxy { request: request.clone(), source });
         }
         self.known_hosts.insert(&request.host);
@@ -350,12 +359,17 @@ impl HttpClient {
                 VpcError::Malformed { request: request.clone(), reason: err.to_string() }
             }
         })?;
-        tracing::debug!(request = %request, id = %request.id, status = status.as_u16(), "answered");
+        tracing::debug!(request = %request, request_id = %request.id, status = status.as_u16(), "answered");
         self.watch.answered(call.method.as_str(), &call.resource(), status.as_u16());
-        if status.is_success() {
-            if call.method != Method::GET {
-                tracing::info!(target: CHANGES, id = %request.id, status = status.as_u16(), "{request}");
+        if let Some(change) = change {
+            match status {
+                _ if status.is_success() => change.done(Some(status.as_u16()), None),
+                _ if status.is_client_error() || status == StatusCode::NOT_IMPLEMENTED => change.not_made(),
+                // The API may have failed after it had made the change: the line has an unknown outcome.
+                _ => drop(change),
             }
+        }
+        if status.is_success() {
             let etag = headers.get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
             let date = headers.get(DATE).and_then(|date| jiff::fmt::rfc2822::parse(date.to_str().ok()?).ok());
             return Ok(ApiResponse {

@@ -37,7 +37,7 @@ pub use client::{
     TaggingConfig, VolumeFilter, VolumePrototype,
 };
 pub use error::{Request, VpcError};
-pub use http::{API_VERSION, CHANGES, KnownHosts, Policy};
+pub use http::{API_VERSION, KnownHosts, Policy};
 pub use names::{
     AttachmentId, Crn, ExportJobId, ImageId, InstanceId, KeyId, LONGEST_NAME, LONGEST_TAG, NameError,
     ResourceGroupId, ResourceName, SecurityGroupId, SnapshotId, SubnetId, Tag, VolumeId, VpcId,

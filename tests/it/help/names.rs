@@ -23,6 +23,12 @@ fn a_wrong_command_is_answered_with_similar_ones() {
 }
 
 #[test]
+fn a_mistyped_alias_is_answered_with_the_alias() {
+    run(snapferry(["schedule", "delte", "nightly"]))
+        .expect(2, &["unrecognized subcommand 'delte'", "'delete'"]);
+}
+
+#[test]
 fn an_unknown_option_is_not_said_to_be_a_file() {
     let ended = run(snapferry(["verify", "web01.qcow2", "--dry-run"]));
     ended.expect(2, &["unexpected argument '--dry-run'"]);

@@ -2,7 +2,8 @@
 """Measures snapferry beside qemu-img, on one disk, in one run, and says which targets are met.
 
 The disk is made (or used again) by scripts/make-disk.sh: real files on ext4, 10 GiB of which 8 are used, behind a read-only
-loop device when root. Every row runs in every round, rounds alternate their direction, and before each row everything is
+loop device when root. --disk chooses its kind: server, programs, packed or database. Only the report on the server's disk
+goes into benches/README.md. Every row runs in every round, rounds alternate their direction, and before each row everything is
 written back and the page cache dropped (root only; otherwise it is warm for all alike, and the report says so). Wall time, CPU time
 and peak memory are the process's own, as the kernel counts them. Images that snapferry made are checked by `qemu-img check` each time and
 held against the disk by `qemu-img compare` once for each row, outside of the measured time.
@@ -55,6 +56,7 @@ SIMULATOR = SNAPFERRY.with_name("snapferry-sim")
 EXAMPLES = ROOT / "target" / "release" / "examples"
 CODECS, LEVELS = ("deflate", "zstd"), ("fast", "balanced", "small")
 DEFAULT = ("deflate", "fast")
+KINDS = ("server", "programs", "packed", "database")
 MIB, GIB = 1 << 20, 1 << 30
 # A slow server, a full disk or a hung mount must not stop the bench for ever.
 ROW_LIMIT_S = 3600
@@ -323,10 +325,10 @@ class Disk:
             self.path, self.loop = self.image, False
 
 
-def made_disk(gib):
+def made_disk(gib, kind):
     HOME.mkdir(parents=True, exist_ok=True)
-    image = HOME / f"disk-{gib}G.img"
-    subprocess.run([ROOT / "scripts" / "make-disk.sh", image, f"{gib}G"], check=True, stdout=subprocess.DEVNULL)
+    image = HOME / (f"disk-{gib}G.img" if kind == KINDS[0] else f"disk-{kind}-{gib}G.img")
+    subprocess.run([ROOT / "scripts" / "make-disk.sh", image, f"{gib}G", "--kind", kind], check=True, stdout=subprocess.DEVNULL)
     return Disk(image, gib * GIB)
 
 
@@ -541,9 +543,10 @@ class Bench:
         """Only the disks and the server that the chosen rows need."""
         wants_one = any(name.startswith("rss/1G") or name.endswith("/smallest") for name in names)
         wants_large = any(name.startswith("rss/64G") for name in names)
-        self.disk = made_disk(1 if self.options.quick else 10)
+        kind = self.options.disk
+        self.disk = made_disk(1 if self.options.quick else 10, kind)
         if wants_one:
-            self.one = self.disk if self.options.quick else made_disk(1)
+            self.one = self.disk if self.options.quick else made_disk(1, kind)
         if wants_large:
             self.large = spread_disk(self.disk, 64)
         for disk in {disk for disk in (self.disk, self.one, self.large) if disk}:
@@ -666,7 +669,7 @@ def report(bench, shown, absent, failed, rounds, cores):
         f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}, revision {revision()}. {cpu_model()}, {cores} cores, "
         f"{memory / GIB:.0f} GiB memory, Linux {platform.release()}; {quiet([tool('qemu-img'), '--version']).splitlines()[0]}.",
         "",
-        f"Disk: {disk.size // GIB} GiB, {disk.used / GIB:.2f} GiB of it in use, {'a loop device' if disk.loop else 'a file'}; {caches}; "
+        f"Disk: {bench.options.disk}, {disk.size // GIB} GiB, {disk.used / GIB:.2f} GiB of it in use, {'a loop device' if disk.loop else 'a file'}; {caches}; "
         f"{rounds} round{'s' if rounds > 1 else ''}, medians"
         + (f"; S3 server: {'snapferry-sim store' if bench.server.kind == 'sim' else 'Swift s3api'} on the same machine."
            if bench.server and not bench.no_server else "."),
@@ -710,6 +713,7 @@ def write_readme(text):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a disk of 1 GiB instead of 10")
+    parser.add_argument("--disk", choices=KINDS, default=KINDS[0], help="what the disk holds (server)")
     parser.add_argument("--all", action="store_true", help="level smallest too, on 1 GiB")
     parser.add_argument("--rows", default="*", metavar="PATTERNS", help="only these rows")
     parser.add_argument("--rounds", type=int, default=2, help="how often each row runs (2)")
@@ -757,7 +761,7 @@ def main():
     (HOME / "last.json").write_text(json.dumps(
         {name: [dataclasses.asdict(run) for run in runs] for name, runs in measured.items()}
         | {"codec_cpu": {"/".join(key): spent for key, spent in bench.codec_cpu.items()}}, indent=1))
-    whole = not (options.quick or options.rows != "*" or absent or failed)
+    whole = not (options.quick or options.disk != KINDS[0] or options.rows != "*" or absent or failed)
     if whole or options.write:
         write_readme(text)
         say(f"written to {README}")

@@ -1,16 +1,20 @@
 #!/usr/bin/env bash
 # Makes a realistic disk image: a GPT, one partition, an ext4 file system in it, filled with this machine's own programs.
 #
-#   scripts/make-disk.sh OUT SIZE [--fill BYTES|auto] [--loop]
+#   scripts/make-disk.sh OUT SIZE [--kind KIND] [--fill BYTES|auto] [--loop]
 #
 #   OUT             the image file, sparse. One that was made with the same SIZE and --fill is used again
 #   SIZE            of the disk, as in 10G (powers of 1024)
+#   --kind KIND     server (the default): whatever a server has installed, with its documents and package lists
+#                   programs: toolchains, shared libraries, language runtimes
+#                   packed: archives, layers of containers and encrypted bytes, which do not shrink
+#                   database: rows, indexes and logs
 #   --fill BYTES    file contents to put on it, as in 8G; auto (the default) is four fifths of SIZE
 #   --loop          attach the image, read-only, as a loop device (needs root); `losetup -d` gives it back
 #
 # The last line on stdout is the path to read: the loop device's, or the file's. All talk goes to stderr.
 #
-# The files come from /usr, then /opt, then toolchains of the user's (rustup, cargo's registry, pyenv), then package lists;
+# The files of a server come from /usr, then /opt, then toolchains of the user's (rustup, cargo's registry, pyenv), then package lists;
 # where all of that is not enough, from the same again, under another name. /etc, /var/log, the rest of the home folders
 # and whatever else may hold a secret are never read. Files that vanish meanwhile are left out.
 #
@@ -39,11 +43,15 @@ usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; }
 # sgdisk, mkfs and losetup live where a user's PATH may not look.
 PATH=$PATH:/usr/sbin:/sbin
 
-out='' size='' fill=auto attach=no
+out='' size='' kind=server fill=auto attach=no
 while (($# > 0)); do
   case $1 in
     --fill)
       fill=${2:?--fill needs a number of bytes}
+      shift
+      ;;
+    --kind)
+      kind=${2:?--kind needs server, programs, packed or database}
       shift
       ;;
     --loop) attach=yes ;;
@@ -68,6 +76,11 @@ done
   usage >&2
   exit 2
 }
+
+case $kind in
+  server | programs | packed | database) ;;
+  *) die "--kind $kind: give server, programs, packed or database" ;;
+esac
 
 bytes_of() {
   numfmt --from=iec "${1%[bB]}" 2>/dev/null || die "$1: not a size; write 10G or 512M"
@@ -95,7 +108,9 @@ attach_and_end() {
   exit 0
 }
 
-readonly made_as="recipe=$recipe size=$size fill=$fill"
+made_as="recipe=$recipe size=$size fill=$fill"
+[[ $kind == server ]] || made_as="kind=$kind $made_as"
+readonly made_as
 if [[ -f $out && -f $out.recipe && $(<"$out.recipe") == "$made_as" && $(stat --format=%s "$out") == "$size" ]]; then
   say "$out is there already ($made_as)"
   attach_and_end
@@ -120,9 +135,14 @@ trap 'exit 130' INT TERM HUP
 
 # --- which files -----------------------------------------------------------------------------------------------------
 
+if [[ $kind == programs ]]; then
+  candidates=("$HOME/.rustup/toolchains" "$HOME/.pyenv/versions" /usr/lib /usr/bin /usr/local /opt)
+else
+  candidates=(/usr /opt "$HOME/.rustup/toolchains" "$HOME/.cargo/registry/src" "$HOME/.cargo/registry/cache"
+    "$HOME/.pyenv/versions" /var/lib/dpkg/info /var/lib/apt/lists /var/cache/apt/archives)
+fi
 roots=()
-for folder in /usr /opt "$HOME/.rustup/toolchains" "$HOME/.cargo/registry/src" "$HOME/.cargo/registry/cache" \
-  "$HOME/.pyenv/versions" /var/lib/dpkg/info /var/lib/apt/lists /var/cache/apt/archives; do
+for folder in "${candidates[@]}"; do
   [[ -d $folder ]] && roots+=("$folder")
 done
 
@@ -133,12 +153,15 @@ list_folder() {
 }
 
 # One folder after the other until there is enough; hard links once.
-for folder in "${roots[@]}"; do
-  list_folder "$folder" >>"$work/listed"
-  awk -F '\t' '!seen[$1]++ { print $2 "\t" $3 }' "$work/listed" >"$work/all"
-  ((fill > $(awk -F '\t' '{ sum += $1 } END { printf "%.0f", sum }' "$work/all"))) || break
-done
-[[ -s $work/all ]] || die "no files found under ${roots[*]}"
+list_files() {
+  local folder
+  for folder in "${roots[@]}"; do
+    list_folder "$folder" >>"$work/listed"
+    awk -F '\t' '!seen[$1]++ { print $2 "\t" $3 }' "$work/listed" >"$work/all"
+    ((fill > $(awk -F '\t' '{ sum += $1 } END { printf "%.0f", sum }' "$work/all"))) || break
+  done
+  [[ -s $work/all ]] || die "no files found under ${roots[*]}"
+}
 # One inode serves each 8 KiB of the file system (mkfs -i below).
 most_files=$((partition_size * 9 / 10 / 8192))
 
@@ -152,6 +175,17 @@ pick() {
     END { printf "%.0f\n", want >rest }
   ' "$work/all"
   still=$(<"$work/still")
+}
+
+# fill_folder FOLDER: fills FOLDER with files of the kind.
+fill_folder() {
+  case $kind in
+    packed | database) still=$((fill - $("$(dirname "$0")/disk-content.py" "$kind" "$1" "$fill"))) ;;
+    *)
+      list_files
+      copy_into "$1"
+      ;;
+  esac
 }
 
 # copy_into FOLDER: fills FOLDER with the picked files.
@@ -204,10 +238,10 @@ mount_file_system() {
   mounted=yes
 }
 
-say "making $out: $size bytes, $fill of them files"
+say "making $out: a $kind disk of $size bytes, $fill of them files"
 make_file_system
 if mount_file_system; then
-  copy_into "$work/mnt"
+  fill_folder "$work/mnt"
   umount "$work/mnt"
   mounted=no
   losetup --detach "$loop"
@@ -218,7 +252,7 @@ else
     loop=''
   fi
   mkdir "$work/tree"
-  copy_into "$work/tree"
+  fill_folder "$work/tree"
   chmod -R u+rwX "$work/tree"
   make_file_system -d "$work/tree"
 fi

@@ -13,12 +13,14 @@ use crate::cli::error::CommandResult;
 
 /// Version of the program.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// Codecs that are built in, and TLS, each with its version. A version is empty if the build had no lock
-/// file.
+/// Package with ISA-L, which is not in every build.
+const ISAL: &str = "isal-sys";
+/// Packages of the codecs that are built in, each with its own version, which is not always that of the
+/// library in it. A version is empty if the build had no lock file.
 const LIBRARIES: [(&str, &str); 3] = [
-    ("ISA-L", if cfg!(feature = "isal") { env!("SNAPFERRY_BUILD_ISAL") } else { "" }),
-    ("libdeflate", env!("SNAPFERRY_BUILD_LIBDEFLATE")),
-    ("zstd", env!("SNAPFERRY_BUILD_ZSTD")),
+    (ISAL, if cfg!(feature = "isal") { env!("SNAPFERRY_BUILD_ISAL") } else { "" }),
+    ("libdeflate-sys", env!("SNAPFERRY_BUILD_LIBDEFLATE")),
+    ("zstd-sys", env!("SNAPFERRY_BUILD_ZSTD")),
 ];
 /// Library that does TLS, and the provider of its cryptography.
 const TLS: [(&str, &str); 2] =
@@ -48,7 +50,7 @@ fn named([name, version]: [&str; 2]) -> String {
 pub fn long() -> String {
     let libraries: Vec<String> = LIBRARIES
         .into_iter()
-        .filter(|&(name, _)| name != "ISA-L" || cfg!(feature = "isal"))
+        .filter(|&(name, _)| name != ISAL || cfg!(feature = "isal"))
         .map(|(name, version)| named([name, version]))
         .collect();
     let [tls, provider] = TLS.map(|(name, version)| named([name, version]));

@@ -1,7 +1,7 @@
 //! Operations of the API, one file for each kind of resource.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use reqwest::Url;
@@ -162,6 +162,33 @@ fn build_http_client(
         .map_err(|err| VpcError::Setup(chain(&err)))
 }
 
+impl ClientContext {
+    /// Returns a client for the API at `base`, whose requests all have `fixed_query`.
+    fn http_client(
+        self,
+        base: Url,
+        fixed_query: Vec<(&'static str, &'static str)>,
+        proxies: &Proxies,
+        ca_file: Option<&Path>,
+        policy: Policy,
+    ) -> Result<HttpClient, VpcError> {
+        let route = route_to(&base, proxies)?;
+        Ok(HttpClient {
+            http: build_http_client(&policy, ca_file, &route)?,
+            base,
+            route,
+            tokens: self.tokens,
+            clock: self.clock,
+            cancel: self.cancel,
+            fence: self.fence,
+            watch: self.watch,
+            policy,
+            fixed_query,
+            known_hosts: self.known_hosts,
+        })
+    }
+}
+
 impl RegionClient {
     /// Returns a client that has sent no request yet.
     ///
@@ -169,20 +196,8 @@ impl RegionClient {
     /// [`VpcError::Setup`] if the region or the endpoint makes no URL, or the CA file can't be used.
     pub fn new(config: ClientConfig, context: ClientContext) -> Result<Self, VpcError> {
         let base = config.endpoint.base(&config.region)?;
-        let route = route_to(&base, &config.proxies)?;
-        let client = HttpClient {
-            http: build_http_client(&config.policy, config.ca_file.as_deref(), &route)?,
-            base,
-            route,
-            tokens: context.tokens,
-            clock: context.clock,
-            cancel: context.cancel,
-            fence: context.fence,
-            watch: context.watch,
-            policy: config.policy,
-            fixed_query: HttpClient::vpc_query(),
-            known_hosts: context.known_hosts,
-        };
+        let (ca_file, query) = (config.ca_file.as_deref(), HttpClient::vpc_query());
+        let client = context.http_client(base, query, &config.proxies, ca_file, config.policy)?;
         Ok(Self { client, region: config.region })
     }
 

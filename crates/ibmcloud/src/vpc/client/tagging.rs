@@ -7,7 +7,7 @@ use serde_json::json;
 use snapferry_base::proxy::Proxies;
 
 use super::conflict::Conflict;
-use super::{ClientContext, build_http_client, route_to, safe_url};
+use super::{ClientContext, safe_url};
 use crate::vpc::error::VpcError;
 use crate::vpc::http::{ApiRequest, HttpClient, Policy};
 use crate::vpc::names::{Crn, Tag};
@@ -81,20 +81,8 @@ impl Tagging {
     /// [`VpcError::Setup`] if the endpoint is not a URL, or the CA file can't be used.
     pub fn new(config: &TaggingConfig, context: ClientContext) -> Result<Self, VpcError> {
         let base = safe_url("tagging", &format!("{}/v3", config.endpoint.trim_end_matches('/')))?;
-        let route = route_to(&base, &config.proxies)?;
-        let client = HttpClient {
-            http: build_http_client(&config.policy, config.ca_file.as_deref(), &route)?,
-            base,
-            route,
-            tokens: context.tokens,
-            clock: context.clock,
-            cancel: context.cancel,
-            fence: context.fence,
-            watch: context.watch,
-            policy: config.policy,
-            fixed_query: vec![("tag_type", "user")],
-            known_hosts: context.known_hosts,
-        };
+        let (ca_file, query) = (config.ca_file.as_deref(), vec![("tag_type", "user")]);
+        let client = context.http_client(base, query, &config.proxies, ca_file, config.policy)?;
         Ok(Self { client })
     }
 

@@ -8,16 +8,23 @@ use std::path::Path;
 use std::process::Command;
 
 /// Packages whose version is passed on, with the name of the variable that holds it.
-const LIBRARIES: [(&str, &str); 5] = [
-    ("isal-sys", "SNAPFERRY_BUILD_ISAL"),
+const LIBRARIES: [(&str, &str); 4] = [
     ("libdeflate-sys", "SNAPFERRY_BUILD_LIBDEFLATE"),
     ("zstd-sys", "SNAPFERRY_BUILD_ZSTD"),
     ("rustls", "SNAPFERRY_BUILD_RUSTLS"),
     ("ring", "SNAPFERRY_BUILD_RING"),
 ];
 /// Sources of the program. A change in one of them may be a change against the commit.
-const SOURCES: [&str; 7] =
-    ["src", "crates/base", "crates/engine", "crates/fleet", "crates/ibmcloud", "crates/qcow2", "crates/s3"];
+const SOURCES: [&str; 8] = [
+    "src",
+    "crates/base",
+    "crates/engine",
+    "crates/fleet",
+    "crates/ibmcloud",
+    "crates/isal",
+    "crates/qcow2",
+    "crates/s3",
+];
 /// Characters of a commit that are shown: enough to be unique in any repository.
 const SHOWN: usize = 12;
 

@@ -11,7 +11,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use snapferry_base::cancel::Cancel;
 use snapferry_base::clock::SystemClock;
 use snapferry_base::units::{ByteCount, ClusterBits, GIB, GuestCluster, MIB, to_u64, to_usize};
-use snapferry_engine::compress::{Codec, Encoder, Level, is_zero};
+use snapferry_engine::compress::{Codec, Content, Encoder, Level, is_zero};
 use snapferry_engine::convert::counters::Counters;
 use snapferry_engine::convert::plan::Options;
 use snapferry_engine::convert::{Conversion, Target, plan_for};
@@ -58,6 +58,35 @@ fn codecs(c: &mut Criterion) {
                         .chunks_exact(cluster.len())
                         .map(|bytes| encoder.encode(bytes, &mut out).unwrap_or(0))
                         .sum::<usize>()
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+/// What an encoder spares itself where nothing shrinks: the sample that shows it, beside the engines.
+fn random_clusters(c: &mut Criterion) {
+    let cluster = ClusterBits::DEFAULT;
+    // Few enough for the cache: the converter has just hashed a cluster when it samples it.
+    let mut bytes = vec![0; 2 * cluster.len()];
+    blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+    let mut out = vec![0; cluster.len()];
+    let mut group = c.benchmark_group("random clusters");
+    group.throughput(Throughput::Bytes(to_u64(bytes.len()))).sample_size(20);
+    group.bench_function("sample", |b| {
+        b.iter(|| {
+            let clusters = black_box(&bytes).chunks_exact(cluster.len());
+            clusters.filter(|cluster| Content::of(cluster, true) == Content::Random).count()
+        });
+    });
+    for codec in Codec::ALL {
+        for level in [Level::Fast, Level::Balanced] {
+            let mut encoder = Encoder::without_shortcut(codec, level, cluster).expect("an encoder");
+            group.bench_function(format!("{codec} {level}"), |b| {
+                b.iter(|| {
+                    let clusters = bytes.chunks_exact(cluster.len());
+                    clusters.filter_map(|bytes| encoder.encode(bytes, &mut out)).sum::<usize>()
                 });
             });
         }
@@ -126,5 +155,5 @@ fn pipeline(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, zero_test, codecs, layout, pipeline);
+criterion_group!(benches, zero_test, codecs, random_clusters, layout, pipeline);
 criterion_main!(benches);

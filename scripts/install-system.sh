@@ -15,7 +15,7 @@
 # about to install before it does, and asks no questions. When not root it uses sudo.
 set -euo pipefail
 
-readonly build=(gcc libc6-dev make nasm autoconf automake libtool)
+readonly build=(gcc libc6-dev make nasm)
 readonly demo=(qemu-utils gdisk e2fsprogs util-linux mount)
 readonly swift=(swift-proxy swift-account swift-container swift-object memcached curl)
 readonly tests=(qemu-user dmsetup shellcheck jq python3 python3-venv redis-server systemd s3fs bsdutils prometheus zsh fish)

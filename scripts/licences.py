@@ -20,10 +20,13 @@ CARGO = os.environ.get("CARGO", "cargo")
 TARGET = "x86_64-unknown-linux-gnu"
 # Crates that bring the source of a C library along, whose licence need not be the crate's.
 BUNDLED = {
-    "isal-sys": "ISA-L (igzip, CRC, zero tests), BSD-3-Clause",
     "libdeflate-sys": "libdeflate, MIT",
     "zstd-sys": "zstd, BSD-3-Clause OR GPL-2.0",
     "ring": "parts of BoringSSL and fiat-crypto, as its LICENSE says",
+}
+# Sources of others in packages of this workspace, with the folder of their licence.
+COPIED = {
+    "ISA-L 2.31.0 (igzip's match finder and writer of tokens, in assembler), BSD-3-Clause": "crates/isal/asm",
 }
 # The packages of this workspace.
 OWN = re.compile(r"^snapferry(-\w+)?$")
@@ -65,6 +68,7 @@ def listed():
     program = tree("normal,build")
     tests = {crate: licence for crate, licence in tree("all").items() if crate not in program}
     bundled = [f"- `{name}` brings {what}" for name, what in sorted(BUNDLED.items()) if any(name == crate for crate, _ in program)]
+    copied = [f"- `{folder}`: {what}" for what, folder in sorted(COPIED.items())]
     return f"""# Licences
 
 snapferry itself is under the Apache License 2.0 ([LICENSE](../LICENSE)). What follows is made by
@@ -82,6 +86,10 @@ where cargo-deny is installed, as it is in CI. The packages of a release carry t
 Sources in C that come with them:
 
 {chr(10).join(bundled)}
+
+Sources of others in folders of snapferry's own, changed where a README there says so:
+
+{chr(10).join(copied)}
 
 ## In tests and benches only
 
@@ -108,6 +116,10 @@ def texts(target):
             text = path.read_text(encoding="utf-8", errors="replace").strip()
             key = hashlib.sha256(" ".join(text.split()).encode()).digest()
             by_text.setdefault(key, (text, []))[1].append(f"{crate[0]} {crate[1]} ({path.relative_to(folder)})")
+    for what, folder in sorted(COPIED.items()):
+        text = (ROOT / folder / "LICENSE").read_text(encoding="utf-8").strip()
+        key = hashlib.sha256(" ".join(text.split()).encode()).digest()
+        by_text.setdefault(key, (text, []))[1].append(what)
     parts = ["The licences of what snapferry is built from, as they lie in its parts."]
     parts += [f"{'=' * 100}\n{chr(10).join(crates)}\n{'=' * 100}\n\n{text}" for text, crates in by_text.values()]
     if without:

@@ -3,7 +3,7 @@
 //! `decoders_alone IMAGE` prints one JSON object for each decoder: `{"decoder", "seconds", "in", "out",
 //! "mb_per_second"}`. The time is the best of three rounds, in which the decoders take turns. Megabytes are
 //! those of the disk. Every decoder must return the same bytes.
-#![allow(unsafe_code, clippy::print_stdout)]
+#![allow(clippy::print_stdout)]
 
 use std::error::Error;
 use std::time::{Duration, Instant};
@@ -101,26 +101,17 @@ fn run(file: &LocalImage, mappings: &Mappings, decoder: &mut Inflate) -> Result<
 enum Inflate {
     Libdeflate(libdeflater::Decompressor),
     ZlibRs(Decompress),
-    #[cfg(feature = "isal")]
-    Isal(isal::Inflate),
 }
 
 impl Inflate {
     fn all() -> Vec<Self> {
-        vec![
-            Self::Libdeflate(libdeflater::Decompressor::new()),
-            Self::ZlibRs(Decompress::new(false)),
-            #[cfg(feature = "isal")]
-            Self::Isal(isal::Inflate::new()),
-        ]
+        vec![Self::Libdeflate(libdeflater::Decompressor::new()), Self::ZlibRs(Decompress::new(false))]
     }
 
     fn name(&self) -> &'static str {
         match self {
             Self::Libdeflate(_) => "libdeflate",
             Self::ZlibRs(_) => "zlib-rs",
-            #[cfg(feature = "isal")]
-            Self::Isal(_) => "isa-l",
         }
     }
 
@@ -135,46 +126,7 @@ impl Inflate {
                 }
                 to_usize(engine.total_out())
             }
-            #[cfg(feature = "isal")]
-            Self::Isal(engine) => engine.decode(body, cluster)?,
         };
         if len == cluster.len() { Ok(()) } else { Err(format!("{len} bytes are not a cluster").into()) }
-    }
-}
-
-#[cfg(feature = "isal")]
-mod isal {
-    use std::mem::MaybeUninit;
-
-    use isal_sys::igzip_lib::{inflate_state, isal_inflate_init, isal_inflate_stateless};
-
-    pub(super) struct Inflate(Box<MaybeUninit<inflate_state>>);
-
-    impl Inflate {
-        pub(super) fn new() -> Self {
-            // All zeros are a valid value: it consists of integers, pointers, and arrays of these.
-            let mut state = Box::<inflate_state>::new_zeroed();
-            // SAFETY: the state has the size that the function expects, and the call only sets its fields.
-            unsafe { isal_inflate_init(state.as_mut_ptr()) };
-            Self(state)
-        }
-
-        pub(super) fn decode(&mut self, body: &[u8], cluster: &mut [u8]) -> Result<usize, String> {
-            // SAFETY: the state was zeroed and then initialised in `new`, and any bytes are a valid value of
-            // it.
-            let state = unsafe { self.0.assume_init_mut() };
-            // ISA-L takes a mutable pointer, but only reads from it.
-            state.next_in = body.as_ptr().cast_mut();
-            state.avail_in = u32::try_from(body.len()).map_err(|error| error.to_string())?;
-            state.next_out = cluster.as_mut_ptr();
-            state.avail_out = u32::try_from(cluster.len()).map_err(|error| error.to_string())?;
-            // SAFETY: next_in and next_out point to live slices of avail_in and avail_out bytes that do not
-            // overlap. ISA-L does not use them after the call.
-            let outcome = unsafe { isal_inflate_stateless(state) };
-            if outcome != 0 {
-                return Err(format!("isa-l says {outcome}"));
-            }
-            usize::try_from(state.total_out).map_err(|error| error.to_string())
-        }
     }
 }

@@ -13,12 +13,17 @@ use crate::cli::error::CommandResult;
 
 /// Version of the program.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// Package with ISA-L, which is not in every build.
-const ISAL: &str = "isal-sys";
-/// Packages of the codecs that are built in, each with its own version, which is not always that of the
+/// Version of ISA-L, which is not in every build.
+#[cfg(feature = "isal")]
+const ISAL_VERSION: &str = snapferry_isal::VERSION;
+#[cfg(not(feature = "isal"))]
+const ISAL_VERSION: &str = "";
+/// ISA-L, whose version is that of the library itself.
+const ISAL: &str = "isa-l";
+/// ISA-L, and the packages of the other codecs, each with its own version, which is not always that of the
 /// library in it. A version is empty if the build had no lock file.
 const LIBRARIES: [(&str, &str); 3] = [
-    (ISAL, if cfg!(feature = "isal") { env!("SNAPFERRY_BUILD_ISAL") } else { "" }),
+    (ISAL, ISAL_VERSION),
     ("libdeflate-sys", env!("SNAPFERRY_BUILD_LIBDEFLATE")),
     ("zstd-sys", env!("SNAPFERRY_BUILD_ZSTD")),
 ];

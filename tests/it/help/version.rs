@@ -17,7 +17,7 @@ fn the_long_version_names_the_build() {
         "commit: ",
         "target: ",
         "features: ",
-        "isal-sys 0.",
+        "isa-l 2.",
         "libdeflate-sys 1.",
         "zstd-sys 2.",
         "rustls",

@@ -1,4 +1,5 @@
-//! Deflate by libdeflate: for every level but `fast`, and for `fast` as well if ISA-L is not built in.
+//! Deflate by libdeflate: for every level but `fast`, and for `fast` as well if ISA-L is not built in or the
+//! CPU lacks SSE4.2.
 
 use libdeflater::{CompressionLvl, Compressor};
 use snapferry_base::limits::OutOfMemory;

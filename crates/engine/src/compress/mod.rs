@@ -11,13 +11,13 @@ use std::str::FromStr;
 use snapferry_base::limits::{OutOfMemory, try_with_capacity};
 use snapferry_base::units::{ByteCount, ClusterBits, MIB, to_usize};
 
+mod content;
 mod decoder;
 mod deflate;
-#[cfg(feature = "isal")]
-mod isal;
 mod zero;
 mod zstd;
 
+pub use content::Content;
 pub use decoder::{DecodeError, Decoder};
 pub use snapferry_base::choice::UnknownNameError;
 pub use snapferry_qcow2::Codec;
@@ -84,16 +84,92 @@ fn check_heap(purpose: &'static str, memory: ByteCount) -> Result<(), OutOfMemor
     try_with_capacity::<u8>(purpose, to_usize(memory.0)).map(drop)
 }
 
+/// Returns whether level `fast` of deflate is ISA-L's here: if it is built in, and if the CPU has SSE4.2.
+fn has_isal() -> bool {
+    #[cfg(feature = "isal")]
+    let found = snapferry_isal::Deflate::is_supported();
+    #[cfg(not(feature = "isal"))]
+    let found = false;
+    found
+}
+
 enum Engine {
     #[cfg(feature = "isal")]
-    Isal(isal::Deflate),
+    Isal(snapferry_isal::Deflate),
     Deflate(deflate::Deflate),
     Zstd(zstd::Zstd),
+}
+
+impl Engine {
+    fn new(codec: Codec, level: Level, cluster: ClusterBits) -> Result<Self, OutOfMemory> {
+        Ok(match (codec, level) {
+            #[cfg(feature = "isal")]
+            (Codec::Deflate, Level::Fast) if has_isal() => {
+                let engine = snapferry_isal::Deflate::new();
+                Self::Isal(engine.map_err(|_| OutOfMemory::of("an encoder", MIB / 2))?)
+            }
+            (Codec::Deflate, _) => {
+                Self::Deflate(deflate::Deflate::new(level, Self::memory(codec, level, cluster))?)
+            }
+            (Codec::Zstd, _) => Self::Zstd(zstd::Zstd::new(level, cluster)?),
+        })
+    }
+
+    fn describe(codec: Codec, level: Level) -> String {
+        match (codec, level) {
+            #[cfg(feature = "isal")]
+            (Codec::Deflate, Level::Fast) if has_isal() => snapferry_isal::DESCRIPTION.to_owned(),
+            (Codec::Deflate, _) => deflate::describe(level),
+            (Codec::Zstd, _) => zstd::describe(level),
+        }
+    }
+
+    fn memory(codec: Codec, level: Level, cluster: ClusterBits) -> ByteCount {
+        match codec {
+            // ISA-L: 128 KiB of hash table and 256 KiB of tokens. libdeflate: under 1 MiB, and 9 MiB for its
+            // near-optimal parser.
+            Codec::Deflate if level == Level::Smallest => ByteCount(10 * MIB),
+            Codec::Deflate => ByteCount(MIB),
+            Codec::Zstd => zstd::memory(level, cluster),
+        }
+    }
+
+    fn encode(&mut self, cluster: &[u8], out: &mut [u8]) -> Option<usize> {
+        match self {
+            #[cfg(feature = "isal")]
+            Self::Isal(engine) => engine.deflate(cluster, out),
+            Self::Deflate(engine) => engine.encode(cluster, out),
+            Self::Zstd(engine) => engine.encode(cluster, out),
+        }
+    }
+}
+
+/// What an encoder does with clusters that hardly shrink.
+enum Shortcut {
+    /// It tries every cluster.
+    None,
+    /// It does not try random clusters.
+    Random,
+    /// It does not try random clusters, and gives dense ones to this faster engine.
+    Dense(Engine),
+}
+
+impl Shortcut {
+    /// Returns the level whose engine takes a level's dense clusters, if it is another one that is worth it.
+    fn dense_level(codec: Codec, level: Level) -> Option<Level> {
+        let faster = match codec {
+            // libdeflate's own fastest level takes as long for dense clusters as the others.
+            Codec::Deflate => has_isal(),
+            Codec::Zstd => true,
+        };
+        (faster && matches!(level, Level::Balanced | Level::Small)).then_some(Level::Fast)
+    }
 }
 
 /// Compressor for clusters of one size, with one codec at one level, one cluster after the other.
 pub struct Encoder {
     engine: Engine,
+    shortcut: Shortcut,
     cluster: ClusterBits,
 }
 
@@ -103,43 +179,48 @@ impl Encoder {
     /// # Errors
     /// If the system refuses the memory.
     pub fn new(codec: Codec, level: Level, cluster: ClusterBits) -> Result<Self, OutOfMemory> {
-        let engine = match (codec, level) {
-            #[cfg(feature = "isal")]
-            (Codec::Deflate, Level::Fast) => Engine::Isal(isal::Deflate::new()?),
-            (Codec::Deflate, _) => {
-                Engine::Deflate(deflate::Deflate::new(level, Self::memory(codec, level, cluster))?)
-            }
-            (Codec::Zstd, _) => Engine::Zstd(zstd::Zstd::new(level, cluster)?),
+        let engine = Engine::new(codec, level, cluster)?;
+        let shortcut = match Shortcut::dense_level(codec, level) {
+            _ if level == Level::Smallest => Shortcut::None,
+            Some(faster) => Shortcut::Dense(Engine::new(codec, faster, cluster)?),
+            None => Shortcut::Random,
         };
-        Ok(Self { engine, cluster })
+        Ok(Self { engine, shortcut, cluster })
     }
 
-    /// Returns the library and its level for the manifest: the same description and options give the same
-    /// bytes.
+    /// Makes an encoder that runs its level's engine on every cluster, whatever it holds. Benchmarks compare
+    /// [`Encoder::new`] with it.
+    ///
+    /// # Errors
+    /// If the system refuses the memory.
+    pub fn without_shortcut(codec: Codec, level: Level, cluster: ClusterBits) -> Result<Self, OutOfMemory> {
+        Ok(Self { engine: Engine::new(codec, level, cluster)?, shortcut: Shortcut::None, cluster })
+    }
+
+    /// Returns the library and its level for the manifest, and what becomes of clusters that hardly shrink:
+    /// the same description and options give the same bytes.
     #[must_use]
     pub fn describe(codec: Codec, level: Level) -> String {
-        match (codec, level) {
-            #[cfg(feature = "isal")]
-            (Codec::Deflate, Level::Fast) => isal::DESCRIPTION.to_owned(),
-            (Codec::Deflate, _) => deflate::describe(level),
-            (Codec::Zstd, _) => zstd::describe(level),
+        let mut description = Engine::describe(codec, level);
+        if let Some(faster) = Shortcut::dense_level(codec, level) {
+            description += &format!("; dense clusters {}", Engine::describe(codec, faster));
         }
+        if level != Level::Smallest {
+            description += "; random clusters raw";
+        }
+        description
     }
 
     /// Returns the most memory that one encoder takes.
     #[must_use]
     pub fn memory(codec: Codec, level: Level, cluster: ClusterBits) -> ByteCount {
-        match codec {
-            // ISA-L: 128 KiB of state and half a MiB of tokens. libdeflate: under 1 MiB, and 9 MiB for its
-            // near-optimal parser.
-            Codec::Deflate if level == Level::Smallest => ByteCount(10 * MIB),
-            Codec::Deflate => ByteCount(MIB),
-            Codec::Zstd => zstd::memory(level, cluster),
-        }
+        let dense =
+            Shortcut::dense_level(codec, level).map_or(0, |faster| Engine::memory(codec, faster, cluster).0);
+        ByteCount(Engine::memory(codec, level, cluster).0 + dense)
     }
 
     /// Compresses one whole cluster into the front of `out`. Returns the body's length, or `None` if the body
-    /// would not be smaller than the cluster; the caller then stores the cluster raw.
+    /// would not be smaller than the cluster, or hardly; the caller then stores the cluster raw.
     ///
     /// # Panics
     /// If `cluster` is not exactly one cluster long, or `out` is shorter than that.
@@ -149,11 +230,15 @@ impl Encoder {
         // A body of a full cluster's length or more is never worth it: QEMU stores such a cluster raw as
         // well.
         let out = &mut out[..len - 1];
-        match &mut self.engine {
-            #[cfg(feature = "isal")]
-            Engine::Isal(engine) => engine.encode(cluster, out),
-            Engine::Deflate(engine) => engine.encode(cluster, out),
-            Engine::Zstd(engine) => engine.encode(cluster, out),
+        let content = match &self.shortcut {
+            Shortcut::None => Content::Ordinary,
+            Shortcut::Random => Content::of(cluster, false),
+            Shortcut::Dense(_) => Content::of(cluster, true),
+        };
+        match (content, &mut self.shortcut) {
+            (Content::Random, _) => None,
+            (Content::Dense, Shortcut::Dense(faster)) => faster.encode(cluster, out),
+            (Content::Dense | Content::Ordinary, _) => self.engine.encode(cluster, out),
         }
     }
 }

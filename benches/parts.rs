@@ -146,6 +146,8 @@ fn pipeline(c: &mut Criterion) {
                     clock: &SystemClock,
                     cancel: Cancel::new(),
                     counters: Arc::new(Counters::default()),
+                    base: None,
+                    refused: None,
                 };
                 conversion.run(runtime.handle()).expect("converted").manifest.image.size
             },

@@ -61,6 +61,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         clock: &SystemClock,
         cancel,
         counters: Arc::default(),
+        base: None,
+        refused: None,
     }
     .run(runtime.handle())?;
     println!("{}: {} in {:.1} s", converted.url, converted.manifest.image.size, converted.took.as_secs_f64());

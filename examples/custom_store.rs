@@ -21,8 +21,8 @@ use snapferry_engine::convert::plan::Options;
 use snapferry_engine::convert::{Conversion, Target, plan_for};
 use snapferry_engine::source::{InUse, RawSource};
 use snapferry_engine::store::{
-    ETag, ExpectedObject, FolderStore, ListedObject, Location, ObjectKey, ObjectMeta, ObjectStore,
-    OpenUpload, Overwrite, Part, StoreError, StoredPart, Upload, UploadPlan,
+    CopiedPart, CopySource, ETag, ExpectedObject, FolderStore, ListedObject, Location, ObjectKey, ObjectMeta,
+    ObjectStore, OpenUpload, Overwrite, Part, StoreError, StoredPart, Upload, UploadPlan,
 };
 
 /// Prints what changes, and hands every request on.
@@ -65,6 +65,20 @@ impl ObjectStore for Announced {
     async fn put_part(&self, upload: &Upload, part: Part) -> Result<StoredPart, StoreError> {
         println!("part {} of {}: {} bytes", part.number.0, upload.key, part.body.len());
         self.0.put_part(upload, part).await
+    }
+
+    async fn copy_part(
+        &self,
+        upload: &Upload,
+        part: CopiedPart,
+        from: &CopySource,
+    ) -> Result<StoredPart, StoreError> {
+        println!("part {} of {}: {} bytes of {}", part.number.0, upload.key, part.len(), from.key);
+        self.0.copy_part(upload, part, from).await
+    }
+
+    fn proves(&self, stored: &StoredPart, part: &Part) -> bool {
+        self.0.proves(stored, part)
     }
 
     async fn list_parts(&self, upload: &Upload) -> Result<Vec<StoredPart>, StoreError> {
@@ -115,6 +129,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         clock: &SystemClock,
         cancel: Cancel::new(),
         counters: Arc::default(),
+        base: None,
+        refused: None,
     };
     let runtime = tokio::runtime::Runtime::new()?;
     let converted = conversion.run(runtime.handle())?;

@@ -54,7 +54,8 @@ impl ImageDestination {
         Ok(Self::Bucket { bucket, key })
     }
 
-    fn file(output: &Path) -> CommandResult<Self> {
+    /// Returns the destination of a file.
+    pub fn file(output: &Path) -> CommandResult<Self> {
         if output.as_os_str() == "-" {
             return Err(UsageError(
                 "--output - is not possible: the image's header is known last, and a pipe can't go back to it; give a file, or --bucket".into(),
@@ -117,11 +118,16 @@ fn folder(path: &Path) -> Result<FolderStore, UsageError> {
 
 /// Returns `<host>-<device>-<UTC yyyymmddhhmmss>.qcow2`, with nothing but letters, digits, dots and dashes.
 fn default_key(device: &Path, host: &str, now: SystemTime) -> String {
+    format!("{}{}.qcow2", default_key_prefix(device, host), compact(now))
+}
+
+/// Returns the front that all default keys of a device have: `<host>-<device>-`.
+pub fn default_key_prefix(device: &Path, host: &str) -> String {
     let device = device.file_stem().map_or("disk".into(), |name| name.to_string_lossy());
     let clean = |text: &str| {
         text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect::<String>()
     };
-    format!("{}-{}-{}.qcow2", clean(host), clean(&device), compact(now))
+    format!("{}-{}-", clean(host), clean(&device))
 }
 
 /// Returns the host name of this machine.

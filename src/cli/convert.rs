@@ -11,7 +11,7 @@ use snapferry_base::units::{ByteCount, ClusterBits};
 use snapferry_engine::compress::Level;
 use snapferry_engine::convert::counters::Counters;
 use snapferry_engine::convert::plan::Plan;
-use snapferry_engine::convert::plan::{Hashing, Options};
+use snapferry_engine::convert::plan::{Hashing, Options, Reuse};
 use snapferry_engine::convert::{Conversion, Converted, Target, plan_for};
 use snapferry_engine::image::counters::Counters as RestoreCounters;
 use snapferry_engine::proof::{Proof, ProofError};
@@ -21,6 +21,7 @@ use snapferry_engine::store::Overwrite;
 use snapferry_engine::verify::Verdict;
 use tokio::runtime::Runtime;
 
+use super::base_choice::{BaseChoice, Choosing};
 use super::config::{self, ImageDestination, StoreOptions};
 use super::error::UsageError;
 use super::exit::Code;
@@ -40,7 +41,7 @@ use crate::cli::values;
 
 #[derive(Debug, Group)]
 #[command(
-    after_help = "Examples:\n  snapferry convert --device /dev/vdc --bucket images\n  snapferry convert --device /dev/vdc --bucket images --key web01.qcow2 --region us-south\n  snapferry convert --device disk.raw --output disk.qcow2 --codec zstd --level balanced\n  snapferry convert --device /dev/vdc --bucket images --dry-run"
+    after_help = "Examples:\n  snapferry convert --device /dev/vdc --bucket images\n  snapferry convert --device /dev/vdc --bucket images --key web01.qcow2 --region us-south\n  snapferry convert --device /dev/vdc --bucket images --base auto\n  snapferry convert --device disk.raw --output disk.qcow2 --codec zstd --level balanced\n  snapferry convert --device /dev/vdc --bucket images --dry-run"
 )]
 pub struct ConvertArgs {
     /// The disk: a block device, or a file that holds a raw disk
@@ -53,6 +54,14 @@ pub struct ConvertArgs {
     /// Replace what is stored there already
     #[arg(long)]
     pub force: bool,
+
+    /// Older image of the disk: what did not change is copied from it
+    ///
+    /// auto takes the image that this one replaces, or the newest one of the same device and host. The base
+    /// must be in the same bucket or folder, and made with the same codec, level and library. If it can't be
+    /// used, all of the disk is sent, and the report says why. The image is the same, byte for byte.
+    #[arg(long, value_name = "auto|KEY|none", default_value = "none")]
+    pub base: BaseChoice,
 
     /// Read a device that is mounted or claimed by another program
     #[arg(long)]
@@ -152,6 +161,15 @@ pub fn run(args: &ConvertArgs, session: &Session) -> CommandResult<Code> {
     };
     let target =
         Target { store, key: destination.key().clone(), overwrite: Overwrite::if_forced(args.force) };
+    let chosen = Choosing {
+        choice: &args.base,
+        destination: &destination,
+        device: &args.device,
+        host: &host,
+        store: &*target.store,
+        plan: &plan,
+    }
+    .run(runtime.handle())?;
     let counters = Arc::new(Counters::default());
     let counted = session.throughput.count(Transfer::Converting(Arc::clone(&counters)));
     let progress = Progress::show(&session.console, session.verbosity, Arc::clone(&counters), source.size());
@@ -165,6 +183,8 @@ pub fn run(args: &ConvertArgs, session: &Session) -> CommandResult<Code> {
             clock: &SystemClock,
             cancel: session.cancel.clone(),
             counters,
+            base: chosen.base.clone(),
+            refused: chosen.refused.clone(),
         }
         .run(runtime.handle())
     };
@@ -177,7 +197,7 @@ pub fn run(args: &ConvertArgs, session: &Session) -> CommandResult<Code> {
         None
     };
     let good = verdict.as_ref().is_none_or(|verdict| verdict.good);
-    let report = Report::new(&converted, &counters.totals(), plan.summary());
+    let report = Report::new(&converted, &counters.totals(), plan.summary(), chosen.unused.as_ref());
     print(args, session.verbosity, &converted, &report)?;
     if let Some(verdict) = verdict.filter(|verdict| !verdict.good) {
         print_findings(&verdict);
@@ -267,6 +287,13 @@ fn options(args: &ConvertArgs) -> CommandResult<Options> {
         ))
         .into());
     }
+    if args.no_hash && args.base != BaseChoice::None {
+        return Err(UsageError(
+            "--no-hash and --base exclude each other: a base is compared by the hashes of what was read"
+                .into(),
+        )
+        .into());
+    }
     Ok(Options {
         codec: args.codec.codec(),
         store_as: args.codec.store_as(),
@@ -277,6 +304,7 @@ fn options(args: &ConvertArgs) -> CommandResult<Options> {
         connections: args.connections,
         readers: None,
         hashing: if args.no_hash { Hashing::Off } else { Hashing::Blake3 },
+        reuse: if args.base == BaseChoice::None { Reuse::Nothing } else { Reuse::Unchanged },
         ..Options::default()
     })
 }

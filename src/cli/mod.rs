@@ -15,6 +15,7 @@ use snapferry_base::cancel::Cancel;
 use crate::cli::error::{CommandError, CommandResult};
 
 mod args;
+mod base_choice;
 mod cloud;
 mod colour;
 mod command;

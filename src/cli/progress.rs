@@ -118,6 +118,8 @@ pub struct Sample {
     pub image: u64,
     /// Bytes of the image that the destination has confirmed.
     pub sent: u64,
+    /// Bytes of the disk that did not change since an older image.
+    pub unchanged: u64,
     /// Number of times that each of [`Watchable::STAGES`] held the others up.
     pub waits: [u64; 3],
 }
@@ -145,8 +147,8 @@ impl Watchable for convert::Counters {
     ];
 
     fn sample(&self) -> Sample {
-        let convert::Totals { done, stored, sent, waits, .. } = self.totals();
-        Sample { done, image: stored, sent, waits }
+        let convert::Totals { done, stored, sent, copied, unchanged, waits, .. } = self.totals();
+        Sample { done, image: stored, sent: sent + copied, unchanged, waits }
     }
 }
 
@@ -161,7 +163,7 @@ impl Watchable for restore::Counters {
 
     fn sample(&self) -> Sample {
         let restore::Totals { done, fetched, waits } = self.totals();
-        Sample { done, image: fetched, sent: fetched, waits }
+        Sample { done, image: fetched, sent: fetched, unchanged: 0, waits }
     }
 }
 
@@ -330,6 +332,9 @@ impl Moment {
             (8, format!("ratio {}", self.ratio())),
             (2, format!("ETA {left}")),
         ];
+        if self.sample.unchanged > 0 {
+            parts.push((5, format!("{}% unchanged", share(self.sample.unchanged, self.sample.done))));
+        }
         // At the start no stage has waited yet; later all stages may keep up for a moment.
         parts.extend(self.bottleneck.map(|stage| (6, format!("{stage}-bound"))));
         let line = |last: usize| {
@@ -348,7 +353,7 @@ impl Moment {
     }
 
     fn percent(&self) -> u128 {
-        u128::from(self.sample.done) * 100 / u128::from(self.size.0.max(1))
+        share(self.sample.done, self.size.0)
     }
 
     fn log(&self, verb: &str) {
@@ -365,6 +370,11 @@ impl Moment {
             "{verb}"
         );
     }
+}
+
+/// Returns `part` in percent of `whole`, rounded down.
+fn share(part: u64, whole: u64) -> u128 {
+    u128::from(part) * 100 / u128::from(whole.max(1))
 }
 
 /// Formats `small` divided by `large`, to four digits.
@@ -410,6 +420,10 @@ mod tests {
             BarLine { bar: 10, text: " 20%  ETA 01:21".into() }
         );
         assert_eq!([20, 10, 3, 2].map(text), [" 20%  ETA 01:21", " 20%", "20%", "2…"]);
+        let unchanged = Moment { sample: Sample { unchanged: 1890 * MIB, ..moment.sample }, ..moment };
+        let bar = unchanged.for_bar(["read", "write"], 90).text;
+        assert_eq!(bar, " 20%  2.05 GiB of 10 GiB  read 100 MiB/s  ETA 01:21  90% unchanged");
+        let moment = unchanged;
         for width in 1..=200 {
             let line = moment.for_bar(["read", "write"], width);
             assert!(line.columns() <= width, "{width}: {line:?}");

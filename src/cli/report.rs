@@ -4,14 +4,16 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use serde::Serialize;
+use snapferry_base::retry::chain;
 use snapferry_base::units::ByteCount;
-use snapferry_engine::convert::Converted;
 use snapferry_engine::convert::counters::Totals;
 use snapferry_engine::convert::plan::PlanSummary;
+use snapferry_engine::convert::{Converted, WhyFull};
 use snapferry_engine::hash::Crc64;
 use snapferry_engine::source::BadRange;
 use tracing::Level;
 
+use super::base_choice::Unused;
 use super::duration::clock_face;
 use super::progress::{per_second, ratio};
 
@@ -34,6 +36,15 @@ pub struct Report {
     bytes_raw: u64,
     /// Bytes of the image.
     bytes_stored: u64,
+    /// Bytes that were sent, in all attempts.
+    bytes_sent: u64,
+    /// Older image that was used; null if none was.
+    base: Option<BaseReport>,
+    /// Reason in one word why all of the disk was sent; null if an older image was used to the end.
+    full_because: Option<&'static str>,
+    /// Reason for people why all of the disk was sent.
+    #[serde(skip)]
+    full_reason: Option<String>,
     /// Image bytes per byte of the disk.
     ratio: f64,
     /// Seconds from the first request to the store to its last response.
@@ -57,12 +68,52 @@ pub struct Report {
     plan: PlanSummary,
 }
 
+/// What an image took from an older one.
+#[derive(Debug, Serialize)]
+struct BaseReport {
+    /// Key of the older image.
+    key: String,
+    /// Segments that hold data.
+    segments: u64,
+    /// Segments that did not change.
+    segments_unchanged: u64,
+    /// Bytes that the store copied.
+    bytes_copied: u64,
+    /// Bytes that were fetched and sent again.
+    bytes_fetched: u64,
+    /// Parts that the store copied.
+    copies: u64,
+    /// Copied segments that were read back, because the store returned no checksum of what it copied.
+    segments_read_back: u64,
+}
+
 impl Report {
-    pub fn new(converted: &Converted, totals: &Totals, plan: PlanSummary) -> Self {
+    /// Makes the report of a conversion; `unused` is the reason why it had no base.
+    pub fn new(converted: &Converted, totals: &Totals, plan: PlanSummary, unused: Option<&Unused>) -> Self {
         let manifest = &converted.manifest;
         let size = manifest.image.virtual_size;
         let usage = Usage::of_process();
+        let given_up = converted.given_up.as_deref();
+        let base = converted.reused.as_ref().map(|reused| BaseReport {
+            key: reused.key.to_string(),
+            segments: reused.segments,
+            segments_unchanged: reused.unchanged,
+            bytes_copied: reused.copied,
+            bytes_fetched: reused.fetched,
+            copies: reused.copies,
+            segments_read_back: reused.read_back,
+        });
         Self {
+            bytes_sent: converted.sent,
+            base,
+            full_because: given_up.map(WhyFull::word).or(unused.map(|unused| unused.word)),
+            full_reason: given_up
+                .map(|why| format!("given up: {}; all of the disk was sent", chain(why)))
+                .or_else(|| {
+                    unused
+                        .filter(|unused| !unused.reason.is_empty())
+                        .map(|unused| format!("none: {}", unused.reason))
+                }),
             image: converted.url.clone(),
             manifest: converted.manifest_url.clone(),
             virtual_size: size,
@@ -119,6 +170,31 @@ impl Report {
             self.crc64nvme
         )?;
         writeln!(to, "  manifest  {}", self.manifest)?;
+        if let Some(base) = &self.base {
+            write!(
+                to,
+                "  base      {}: {} of {} segments unchanged; {} copied in the store, {} sent",
+                base.key,
+                base.segments_unchanged,
+                base.segments,
+                ByteCount(base.bytes_copied),
+                ByteCount(self.bytes_sent)
+            )?;
+            match base.bytes_fetched {
+                0 => writeln!(to)?,
+                fetched => writeln!(to, " ({} of it fetched first)", ByteCount(fetched))?,
+            }
+            if base.segments_read_back > 0 {
+                writeln!(
+                    to,
+                    "            the store proved no copies: {} of the segments were read back; --verify reads all",
+                    base.segments_read_back
+                )?;
+            }
+        }
+        if let Some(reason) = &self.full_reason {
+            writeln!(to, "  base      {reason}")?;
+        }
         if let Some(sha256) = &self.sha256 {
             writeln!(to, "  verified  read back and decoded, SHA-256 {sha256}")?;
         }

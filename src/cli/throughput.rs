@@ -47,11 +47,16 @@ impl Totals {
         match transfer {
             Transfer::Converting(counters) => {
                 let convert::Totals {
-                    done, read, stored, sent, waits: [reads, compressions, uploads], ..
+                    done_in_all,
+                    read,
+                    stored_in_all,
+                    sent,
+                    waits: [reads, compressions, uploads],
+                    ..
                 } = counters.totals();
                 Self {
-                    source: done,
-                    bytes: [read, stored, sent, 0, 0],
+                    source: done_in_all,
+                    bytes: [read, stored_in_all, sent, 0, 0],
                     waits: [reads, compressions, uploads, 0, 0, 0],
                 }
             }

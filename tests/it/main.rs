@@ -6,6 +6,7 @@ mod api_key;
 mod check;
 mod command_line;
 mod convert;
+mod copies;
 mod demo;
 mod determinism;
 mod devices;

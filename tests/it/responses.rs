@@ -18,8 +18,8 @@ use snapferry_base::units::{ByteCount, MIB, to_usize};
 use snapferry_engine::hash::Crc64;
 use snapferry_engine::store::Overwrite;
 use snapferry_engine::store::{
-    ETag, ExpectedObject, ObjectKey, ObjectStore as _, Part, PartNumber, StoreError, StoredPart, Upload,
-    UploadPlan,
+    CopiedPart, CopySource, ETag, ExpectedObject, ObjectKey, ObjectStore as _, Part, PartNumber, StoreError,
+    StoredPart, Upload, UploadPlan,
 };
 use snapferry_ibmcloud::iam::{ApiKeyConfig, ApiKeySource, Metadata, MetadataConfig};
 use snapferry_s3::LARGEST_RESPONSE;
@@ -95,8 +95,10 @@ fn upload() -> Upload {
 async fn try_all(store: &S3Store) -> Vec<(&'static str, Result<(), StoreError>)> {
     let (key, body) = (ObjectKey::new("disk.qcow2").unwrap(), Bytes::from_static(b"x"));
     let crc64 = Crc64::of(&body);
-    let part = Part { number: PartNumber(1), body: body.clone(), crc64 };
-    let stored = StoredPart { number: PartNumber(1), size: 1, etag: ETag("e".to_owned()) };
+    let part = Part { number: PartNumber(1), at: 0, body: body.clone(), crc64 };
+    let stored = StoredPart { number: PartNumber(1), size: 1, etag: ETag("e".to_owned()), crc64: None };
+    let copied = CopiedPart { number: PartNumber(1), at: 0, range: 0..1, crc64 };
+    let from = CopySource { key: key.clone(), etag: ETag("e".to_owned()), size: 1 };
     let whole = ExpectedObject { size: 1, crc64, replaces: None };
     vec![
         ("get", store.get_range(&key, 0..100, None).await.map(drop)),
@@ -115,6 +117,7 @@ async fn try_all(store: &S3Store) -> Vec<(&'static str, Result<(), StoreError>)>
                 .map(drop),
         ),
         ("part", store.put_part(&upload(), part).await.map(drop)),
+        ("copy", store.copy_part(&upload(), copied, &from).await.map(drop)),
         ("parts", store.list_parts(&upload()).await.map(drop)),
         ("complete", store.complete(&upload(), &[stored], &whole).await),
         ("abort", store.abort(&upload()).await),

@@ -94,6 +94,7 @@ impl Bench {
                 let body = bodies[nth].clone();
                 let part = Part {
                     number: PartNumber(u32::try_from(nth + 1).unwrap()),
+                    at: to_u64(nth) * REAL_PART.0,
                     crc64: Crc64::of(&body),
                     body,
                 };
@@ -197,7 +198,7 @@ async fn a_store_that_never_answers_is_given_up_at_the_deadline() {
         .await
         .unwrap();
     let body = Bytes::from(vec![7; to_usize(REAL_PART.0)]);
-    let part = Part { number: PartNumber(1), crc64: Crc64::of(&body), body };
+    let part = Part { number: PartNumber(1), at: 0, crc64: Crc64::of(&body), body };
     for action in [Action::Hang, Action::StopReading, Action::Trickle { bytes_per_second: 64 }] {
         bench.fault(Operation::UploadPart, When::Always, action.clone());
         let err = bench.impatient().put_part(&upload, part.clone()).await.unwrap_err();
@@ -261,7 +262,7 @@ async fn an_object_may_take_its_time_to_be_put_together() {
     let body = Bytes::from_static(b"the only part");
     let crc64 = Crc64::of(&body);
     let whole = ExpectedObject { size: to_u64(body.len()), crc64, replaces: None };
-    let part = store.put_part(&upload, Part { number: PartNumber(1), body, crc64 }).await.unwrap();
+    let part = store.put_part(&upload, Part { number: PartNumber(1), at: 0, body, crc64 }).await.unwrap();
     // Longer than the deadline of any other request.
     bench.fault(Operation::CompleteMultipartUpload, When::Always, Action::Delay { milliseconds: 400 });
     bench.impatient().complete(&upload, &[part], &whole).await.unwrap();
@@ -381,7 +382,7 @@ async fn a_list_that_broke_off_is_no_list() {
         .unwrap();
     let body = Bytes::from_static(b"the only part");
     store
-        .put_part(&upload, Part { number: PartNumber(1), crc64: Crc64::of(&body), body: body.clone() })
+        .put_part(&upload, Part { number: PartNumber(1), at: 0, crc64: Crc64::of(&body), body: body.clone() })
         .await
         .unwrap();
     store.put(&ObjectKey::new("small").unwrap(), body).await.unwrap();

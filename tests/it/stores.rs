@@ -185,7 +185,8 @@ async fn a_part_in_an_aligned_buffer_and_one_in_any_other_land_where_they_belong
         assert_eq!(body.as_ptr().addr() % 4096, skip);
         all.extend_from_slice(&body);
         let crc64 = Crc64::of(&body);
-        stored.push(store.put_part(&upload, Part { number: PartNumber(number), body, crc64 }).await.unwrap());
+        let part = Part { number: PartNumber(number), at: u64::from(number - 1) * MIB, body, crc64 };
+        stored.push(store.put_part(&upload, part).await.unwrap());
     }
     let whole = ExpectedObject { size: to_u64(all.len()), crc64: Crc64::of(&all), replaces: None };
     store.complete(&upload, &stored, &whole).await.unwrap();
@@ -203,8 +204,10 @@ async fn a_file_that_turns_up_meanwhile_is_not_overwritten_and_odd_targets_are_r
         .unwrap();
     let body = Bytes::from_static(b"image");
     let whole = ExpectedObject { size: 5, crc64: Crc64::of(&body), replaces: None };
-    let stored =
-        store.put_part(&upload, Part { number: PartNumber(1), crc64: whole.crc64, body }).await.unwrap();
+    let stored = store
+        .put_part(&upload, Part { number: PartNumber(1), at: 0, crc64: whole.crc64, body })
+        .await
+        .unwrap();
     std::fs::write(folder.path().join("disk.qcow2"), "somebody else's").unwrap();
     let err = store.complete(&upload, &[stored], &whole).await.unwrap_err();
     assert!(matches!(err, StoreError::Precondition { .. }), "{err}");
@@ -240,7 +243,7 @@ async fn a_full_disk_is_told_as_such_and_abort_makes_room_again() {
         .await
         .unwrap();
     let body = Bytes::from(vec![1; usize::try_from(2 * MIB).unwrap()]);
-    let part = Part { number: PartNumber(1), crc64: Crc64::of(&body), body };
+    let part = Part { number: PartNumber(1), at: 0, crc64: Crc64::of(&body), body };
     let err = store.put_part(&upload, part).await.unwrap_err();
     assert!(matches!(err, StoreError::Full { .. }), "{err:?}");
     store.abort(&upload).await.unwrap();

@@ -1,6 +1,6 @@
 //! Cancellation of work: threads poll it or select on it, tasks await it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use tokio::sync::watch;
@@ -27,6 +27,24 @@ struct Shared {
     reason: watch::Sender<Option<Reason>>,
     /// Dropped by the first call of [`Cancel::cancel`], which wakes every thread that selects on `closed`.
     open: Mutex<Option<Sender<Never>>>,
+    /// Handles that are cancelled together with this one.
+    children: Mutex<Vec<Weak<Shared>>>,
+}
+
+impl Shared {
+    fn cancel(&self, reason: Reason) {
+        self.reason.send_if_modified(|current| {
+            current.is_none() && {
+                *current = Some(reason);
+                true
+            }
+        });
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let children = std::mem::take(&mut *self.children.lock().unwrap_or_else(PoisonError::into_inner));
+        for child in children.iter().filter_map(Weak::upgrade) {
+            child.cancel(reason);
+        }
+    }
 }
 
 /// Handle on a cancellation; clones share it. Only the first reason is kept.
@@ -40,7 +58,11 @@ impl Default for Cancel {
     fn default() -> Self {
         let (open, closed) = bounded(0);
         Self {
-            shared: Arc::new(Shared { reason: watch::Sender::new(None), open: Mutex::new(Some(open)) }),
+            shared: Arc::new(Shared {
+                reason: watch::Sender::new(None),
+                open: Mutex::new(Some(open)),
+                children: Mutex::default(),
+            }),
             closed,
         }
     }
@@ -53,15 +75,24 @@ impl Cancel {
         Self::default()
     }
 
+    /// Returns a handle on a part of the work. It is cancelled with the whole, and can be cancelled alone.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        let child = Self::new();
+        let mut children = self.shared.children.lock().unwrap_or_else(PoisonError::into_inner);
+        children.retain(|child| child.strong_count() > 0);
+        children.push(Arc::downgrade(&child.shared));
+        drop(children);
+        // The whole may have been cancelled before the child was in the list.
+        if let Some(reason) = self.reason() {
+            child.cancel(reason);
+        }
+        child
+    }
+
     /// Cancels the work and wakes all threads and tasks that wait for it. Later calls change nothing.
     pub fn cancel(&self, reason: Reason) {
-        self.shared.reason.send_if_modified(|current| {
-            current.is_none() && {
-                *current = Some(reason);
-                true
-            }
-        });
-        self.shared.open.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.shared.cancel(reason);
     }
 
     /// Returns the reason, or `None` if the work isn't cancelled.
@@ -134,6 +165,22 @@ mod tests {
         assert_eq!(full.join().expect("the sender ends"), Err(Stopped));
         drop(from);
         assert_eq!(Cancel::new().send(&to, 3), Err(Stopped));
+    }
+
+    #[test]
+    fn a_part_ends_with_the_whole_or_alone() {
+        let whole = Cancel::new();
+        let (one, two) = (whole.child(), whole.child());
+        one.cancel(Reason::Failed);
+        assert_eq!((one.reason(), two.reason(), whole.reason()), (Some(Reason::Failed), None, None));
+        let waiter = {
+            let part = two.child();
+            std::thread::spawn(move || part.closed().recv().is_err())
+        };
+        whole.cancel(Reason::Requested);
+        assert!(waiter.join().expect("the waiter ends"), "also a part of a part");
+        assert_eq!((one.reason(), two.reason()), (Some(Reason::Failed), Some(Reason::Requested)));
+        assert_eq!(whole.child().reason(), Some(Reason::Requested), "a part that begins too late");
     }
 
     #[tokio::test]

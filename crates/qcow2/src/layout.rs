@@ -18,6 +18,11 @@ use crate::l2::{L1Entry, L2Entry, Mapping};
 use crate::refcount::{Refcounts, clusters_touched};
 use crate::{Codec, Geometry, Header};
 
+/// Version of the rules by which an image's bytes follow from its bodies: the place of each body, the order
+/// within a segment, head and tables. A change of the rules must change it, because segments of an image of
+/// other rules can't be placed in a new one.
+pub const VERSION: u32 = 1;
+
 /// Location of a raw body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RawLocation {

@@ -18,6 +18,8 @@
 //! cluster are, and [`check`](mod@check) audits all tables. They read ranges from an [`ImageFile`], which may
 //! be a file, an object in a bucket, or memory.
 //!
+//! Using again: [`reuse`] finds the shape of a segment that goes from one image into another as it is.
+//!
 //! "Specification" here means QEMU's `docs/interop/qcow2.txt`.
 
 #![warn(missing_docs)]
@@ -35,6 +37,7 @@ pub mod mappings;
 mod memory;
 pub mod refcount;
 mod references;
+pub mod reuse;
 pub mod snapshots;
 
 pub use bitmaps::Bitmap;
@@ -46,5 +49,6 @@ pub use image::{CorruptPolicy, FileError, Image, ImageError, ImageFile, Limits, 
 pub use l2::{EntryError, L1Entry, L2Entry, Mapping};
 pub use layout::{Finished, Layout, RawLocation, Tail};
 pub use mappings::{Mappings, Stored};
-pub use memory::MemoryFile;
+pub use memory::{HeadAndTables, MemoryFile};
+pub use reuse::{Body, ReuseError, StoredSegment};
 pub use snapshots::Snapshot;

@@ -9,6 +9,7 @@ use snapferry_base::audit::SentChange;
 use snapferry_engine::store::{Operation, StoreError};
 
 use super::S3Store;
+use super::errors::Subject;
 
 impl S3Store {
     /// Makes one attempt at a change, as [`Self::attempt`] does, with a line in the audit trail.
@@ -23,14 +24,14 @@ impl S3Store {
         T: RequestId,
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
-        self.change_with_deadline(self.deadline_of(body), operation, upload_id, request)
+        self.change_with_deadline(self.deadline_of(body), operation, upload_id.into(), request)
     }
 
     pub(super) fn change_with_deadline<T, E>(
         &self,
         deadline: Duration,
         operation: &Operation,
-        upload_id: Option<&str>,
+        subject: Subject<'_>,
         request: impl Future<Output = Result<T, SdkError<E, HttpResponse>>> + Send,
     ) -> impl Future<Output = Result<T, StoreError>>
     where
@@ -52,6 +53,6 @@ impl S3Store {
             }
             response
         });
-        self.attempt_with_deadline(deadline, operation, upload_id, logged)
+        self.attempt_with_deadline(deadline, operation, subject, logged)
     }
 }

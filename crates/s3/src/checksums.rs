@@ -11,6 +11,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use md5::{Digest as _, Md5};
+use snapferry_engine::store::{Part, StoredPart};
+
+/// Length of an MD5 in hexadecimal digits.
+const MD5_DIGITS: usize = 32;
 
 /// Checksum of the parts of an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +78,19 @@ pub(super) async fn md5_of(body: Bytes) -> [u8; 16] {
         Ok(digest) => digest,
         // The runtime is shutting down, so it doesn't matter that this blocks the thread.
         Err(_) => Md5::digest(&body).into(),
+    }
+}
+
+/// True if the store's own record of a part proves that it has the bytes of `part`: by their CRC64NVME, or by
+/// an ETag that is their MD5, as most stores make it. The ETag of an encrypted part is no MD5, so it proves
+/// nothing.
+pub(super) fn proves(stored: &StoredPart, part: &Part) -> bool {
+    match stored.crc64 {
+        Some(crc64) => crc64 == part.crc64,
+        None => {
+            stored.etag.0.len() == MD5_DIGITS
+                && stored.etag.0.eq_ignore_ascii_case(&md5_etag(Md5::digest(&part.body).into()))
+        }
     }
 }
 

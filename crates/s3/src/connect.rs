@@ -21,6 +21,7 @@ use super::auth::Bearer;
 use super::bounded_client::BoundedClient;
 use super::checksums::ChecksumSupport;
 use super::complete_xml::CompleteXml;
+use super::copies::CopySupport;
 use super::errors::ErrorContext;
 use super::requirements::{Addressing, Payer, RequesterPays};
 use super::{Auth, S3Config, S3Store};
@@ -146,6 +147,7 @@ impl S3Store {
                 secrets,
             },
             checksums: ChecksumSupport::default(),
+            copies: CopySupport::default(),
         })
     }
 }

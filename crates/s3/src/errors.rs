@@ -31,12 +31,64 @@ pub(super) struct ErrorContext {
     pub(super) secrets: Vec<Secret>,
 }
 
+/// Subject of a request, which decides how a refusal is understood.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Subject<'a> {
+    /// An object or the bucket.
+    Object,
+    /// The upload with this identifier.
+    Upload(&'a str),
+    /// The upload with this identifier, and an object to copy from.
+    Copy(&'a str),
+}
+
+impl<'a> From<Option<&'a str>> for Subject<'a> {
+    fn from(upload_id: Option<&'a str>) -> Self {
+        upload_id.map_or(Self::Object, Self::Upload)
+    }
+}
+
+impl Subject<'_> {
+    fn upload_id(self) -> String {
+        match self {
+            Self::Object => String::new(),
+            Self::Upload(id) | Self::Copy(id) => id.to_owned(),
+        }
+    }
+}
+
+/// True if a store refuses a copy, and not the identity, the time of the request or the object itself: parts
+/// that are sent may be taken all the same.
+fn is_refused_copy(status: u16, code: &str) -> bool {
+    match status {
+        405 | 501 => true,
+        // Without a code, or with one of these, the right to copy may be missing alone.
+        403 => matches!(code, "AccessDenied" | "AllAccessDisabled" | "Forbidden" | "NotAuthorized"),
+        400 | 416 => !matches!(
+            code,
+            "RequestTimeout"
+                | "NoSuchKey"
+                | "ExpiredToken"
+                | "InvalidAccessKeyId"
+                | "InvalidToken"
+                | "TokenRefreshRequired"
+                | "AuthorizationHeaderMalformed"
+                | "IllegalLocationConstraintException"
+        ),
+        // An error in a response of 200 has its code alone.
+        _ => matches!(
+            code,
+            "NotImplemented" | "MethodNotAllowed" | "AccessDenied" | "InvalidArgument" | "InvalidRequest"
+        ),
+    }
+}
+
 impl ErrorContext {
-    /// Converts the SDK's error of `operation`. `upload_id` is given for a request about an upload.
+    /// Converts the SDK's error of `operation`.
     pub(super) fn convert<E>(
         &self,
         operation: Operation,
-        upload_id: Option<&str>,
+        subject: Subject<'_>,
         err: SdkError<E, HttpResponse>,
     ) -> StoreError
     where
@@ -55,11 +107,11 @@ impl ErrorContext {
             }
             SdkError::ServiceError(response) => {
                 let (code, message) = (response.err().code(), response.err().message());
-                self.refusal(operation, upload_id, response.raw(), code, message)
+                self.refusal(operation, subject, response.raw(), code, message)
             }
             // The response isn't from S3: a proxy's error page, or an incomplete document.
             SdkError::ResponseError(response) if !response.raw().status().is_success() => {
-                self.refusal(operation, upload_id, response.raw(), None, None)
+                self.refusal(operation, subject, response.raw(), None, None)
             }
             _ if is_too_long(&err) => StoreError::Mismatch {
                 operation,
@@ -104,7 +156,7 @@ impl ErrorContext {
     fn refusal(
         &self,
         operation: Operation,
-        upload_id: Option<&str>,
+        subject: Subject<'_>,
         raw: &HttpResponse,
         code: Option<&str>,
         message: Option<&str>,
@@ -133,12 +185,17 @@ impl ErrorContext {
             (_, "NoSuchBucket") => {
                 StoreError::NoSuchBucket { bucket: self.bucket.clone(), endpoint: self.endpoint.clone() }
             }
-            (_, "NoSuchUpload") => {
-                StoreError::NoSuchUpload { operation, id: upload_id.unwrap_or_default().to_owned() }
-            }
+            (_, "NoSuchUpload") => StoreError::NoSuchUpload { operation, id: subject.upload_id() },
             // The upload is gone. Not every store has the code for that.
-            (404, _) if upload_id.is_some() => {
-                StoreError::NoSuchUpload { operation, id: upload_id.unwrap_or_default().to_owned() }
+            (404, _) if matches!(subject, Subject::Upload(_)) => {
+                StoreError::NoSuchUpload { operation, id: subject.upload_id() }
+            }
+            // The source is gone, or the upload: only a code shows which.
+            (404, code) if matches!(subject, Subject::Copy(_)) && code != "NoSuchKey" => {
+                StoreError::Refused { operation, status, code: code.to_owned(), message, retry_after: None }
+            }
+            _ if matches!(subject, Subject::Copy(_)) && is_refused_copy(status, &code) => {
+                StoreError::CopyRefused { operation, status, code, message }
             }
             (_, "NoSuchKey" | "NotFound") => StoreError::NoSuchKey { operation },
             (301 | 307, _)

@@ -18,13 +18,14 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumMode, ChecksumType};
 use bytes::Bytes;
 use checksums::{ChecksumSupport, Fields};
-use errors::ErrorContext;
+use copies::CopySupport;
+use errors::{ErrorContext, Subject};
 use snapferry_base::units::{ByteCount, to_u64};
 use snapferry_engine::hash::Crc64;
 use snapferry_engine::store::Overwrite;
 use snapferry_engine::store::{
-    ETag, ExpectedObject, ListedObject, MAX_PARTS, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Operation,
-    Part, PartNumber, StoreError, StoredPart, Upload, UploadPlan,
+    CopiedPart, CopySource, ETag, ExpectedObject, ListedObject, ObjectKey, ObjectMeta, ObjectStore,
+    OpenUpload, Operation, Part, PartNumber, StoreError, StoredPart, Upload, UploadPlan,
 };
 
 mod auth;
@@ -34,6 +35,7 @@ mod checksums;
 mod complete_xml;
 mod config;
 mod connect;
+mod copies;
 mod errors;
 mod multipart;
 mod requirements;
@@ -43,7 +45,7 @@ pub use bounded_client::LARGEST_RESPONSE;
 pub use checksums::PartChecksum;
 pub use config::{Auth, COMPLETE, DEADLINE, S3Config, SLOWEST};
 pub use errors::region_in;
-use multipart::may_concern_checksum_fields;
+use multipart::{PartResponse, may_concern_checksum_fields};
 pub use requirements::{Addressing, Encryption, Payer, Requirements, StorageClass};
 use wire::{
     LONGEST_UPLOAD_ID, ListMemory, damaged, etag_of, is_last, quoted, read_up_to, wire_id, wire_number,
@@ -73,6 +75,7 @@ pub struct S3Store {
     target: url::Url,
     error_context: ErrorContext,
     checksums: ChecksumSupport,
+    copies: CopySupport,
 }
 
 impl S3Store {
@@ -115,14 +118,14 @@ impl S3Store {
     where
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
-        self.attempt_with_deadline(self.deadline_of(body), operation, upload_id, request)
+        self.attempt_with_deadline(self.deadline_of(body), operation, upload_id.into(), request)
     }
 
     async fn attempt_with_deadline<T, E>(
         &self,
         deadline: Duration,
         operation: &Operation,
-        upload_id: Option<&str>,
+        subject: Subject<'_>,
         request: impl Future<Output = Result<T, SdkError<E, HttpResponse>>> + Send,
     ) -> Result<T, StoreError>
     where
@@ -139,7 +142,7 @@ impl S3Store {
             Err(err) => err,
         };
         let was_answered = matches!(err, SdkError::ServiceError(_) | SdkError::ResponseError(_));
-        let err = self.error_context.convert(operation.clone(), upload_id, err);
+        let err = self.error_context.convert(operation.clone(), subject, err);
         if was_answered || !matches!(err, StoreError::Connection { .. }) {
             return Err(err);
         }
@@ -385,58 +388,29 @@ impl ObjectStore for S3Store {
     }
 
     async fn put_part(&self, upload: &Upload, part: Part) -> Result<StoredPart, StoreError> {
-        let etag = match self.checksums.part() {
+        let PartResponse { etag, crc64 } = match self.checksums.part() {
             PartChecksum::Md5 => self.send_part_with_md5(upload, &part).await?,
             // Each response is checked, because stores of different versions may share one address.
             PartChecksum::Crc64 | PartChecksum::Unknown => self.probe_with_part(upload, &part).await?,
         };
-        Ok(StoredPart { number: part.number, size: to_u64(part.body.len()), etag })
+        Ok(StoredPart { number: part.number, size: to_u64(part.body.len()), etag, crc64 })
+    }
+
+    async fn copy_part(
+        &self,
+        upload: &Upload,
+        part: CopiedPart,
+        from: &CopySource,
+    ) -> Result<StoredPart, StoreError> {
+        self.copy(upload, &part, from).await
+    }
+
+    fn proves(&self, stored: &StoredPart, part: &Part) -> bool {
+        checksums::proves(stored, part)
     }
 
     async fn list_parts(&self, upload: &Upload) -> Result<Vec<StoredPart>, StoreError> {
-        let operation = self.operation("ListParts", &upload.key);
-        let id = wire_id(upload, &operation)?;
-        let invalid = |reason: String| StoreError::Mismatch { operation: operation.clone(), reason };
-        let mut found: Vec<StoredPart> = Vec::new();
-        let mut marker: Option<String> = None;
-        for _ in 0..MAX_PAGES {
-            let request = self
-                .client
-                .list_parts()
-                .bucket(&self.bucket)
-                .key(upload.key.as_str())
-                .upload_id(id)
-                .set_part_number_marker(marker.clone())
-                .send();
-            let page = self.attempt(&operation, Some(&upload.id), 0, request).await?;
-            for part in page.parts() {
-                let number = part.part_number().and_then(|number| u32::try_from(number).ok());
-                let size = part.size().and_then(|size| u64::try_from(size).ok());
-                let (Some(number), Some(size)) = (number, size) else {
-                    return Err(invalid("a part in the answer has no number or no size".to_owned()));
-                };
-                if found.last().is_some_and(|last| last.number.0 >= number) || u64::from(number) > MAX_PARTS {
-                    return Err(invalid(format!("part {number} in the answer is out of order")));
-                }
-                found.push(StoredPart {
-                    number: PartNumber(number),
-                    size,
-                    etag: etag_of(part.e_tag(), &operation)?,
-                });
-            }
-            if is_last(page.is_truncated(), page.parts().len()).map_err(invalid)? {
-                return Ok(found);
-            }
-            let next = page.next_part_number_marker().map(str::to_owned);
-            let last = found.last().map(|part| part.number.to_string());
-            let next = next.filter(|next| !matches!(next.as_str(), "" | "0")).or(last);
-            if next.is_none() || next == marker || next.as_ref().is_some_and(|next| next.len() > LONGEST_MARK)
-            {
-                return Err(invalid("the list goes on without saying where".to_owned()));
-            }
-            marker = next;
-        }
-        Err(invalid(format!("the list does not end after {MAX_PAGES} pages")))
+        self.list_all_parts(upload).await
     }
 
     async fn complete(

@@ -4,11 +4,17 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart};
 use snapferry_base::units::to_u64;
 use snapferry_engine::hash::Crc64;
-use snapferry_engine::store::{ETag, ExpectedObject, ObjectKey, Part, StoreError, StoredPart, Upload};
+use snapferry_engine::store::{
+    ETag, ExpectedObject, MAX_PARTS, ObjectKey, Part, PartNumber, StoreError, StoredPart, Upload,
+};
 
 use super::checksums::{self, Fields};
+use super::errors::Subject;
 use super::requirements::{Encryption, StorageClass};
-use super::{LONGEST_UPLOAD_ID, S3Store, damaged, etag_of, quoted, wire_id, wire_number, within_limit};
+use super::{
+    LONGEST_MARK, LONGEST_UPLOAD_ID, MAX_PAGES, S3Store, damaged, etag_of, is_last, quoted, wire_id,
+    wire_number, within_limit,
+};
 
 /// Checksum that is sent with a part.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +26,8 @@ pub(super) enum SentChecksum {
 /// The store's response to a part.
 pub(super) struct PartResponse {
     pub(super) etag: ETag,
-    pub(super) echoed: bool,
+    /// Checksum of the part, if the store returned it.
+    pub(super) crc64: Option<Crc64>,
 }
 
 impl S3Store {
@@ -55,34 +62,42 @@ impl S3Store {
         if let Some(echo) = echo.filter(|echo| *echo != part.crc64) {
             return Err(damaged(&operation, format!("CRC64NVME {} was sent, {echo} arrived", part.crc64)));
         }
-        Ok(PartResponse { etag: etag_of(response.e_tag(), &operation)?, echoed: echo.is_some() })
+        Ok(PartResponse { etag: etag_of(response.e_tag(), &operation)?, crc64: echo })
     }
 
-    pub(super) async fn send_part_with_md5(&self, upload: &Upload, part: &Part) -> Result<ETag, StoreError> {
+    pub(super) async fn send_part_with_md5(
+        &self,
+        upload: &Upload,
+        part: &Part,
+    ) -> Result<PartResponse, StoreError> {
         let digest = checksums::md5_of(part.body.clone()).await;
-        Ok(self.send_part(upload, part, SentChecksum::Md5(digest)).await?.etag)
+        self.send_part(upload, part, SentChecksum::Md5(digest)).await
     }
 
     /// Sends a part to a store whose support of CRC64NVME is unknown. If it doesn't support it, the part is
     /// sent again with an MD5, unless the ETag already is the part's MD5.
-    pub(super) async fn probe_with_part(&self, upload: &Upload, part: &Part) -> Result<ETag, StoreError> {
+    pub(super) async fn probe_with_part(
+        &self,
+        upload: &Upload,
+        part: &Part,
+    ) -> Result<PartResponse, StoreError> {
         match self.send_part(upload, part, SentChecksum::Crc64).await {
-            Ok(PartResponse { etag, echoed: true }) => {
+            Ok(response @ PartResponse { crc64: Some(_), .. }) => {
                 self.checksums.mark_supported();
-                Ok(etag)
+                Ok(response)
             }
-            Ok(PartResponse { etag, echoed: false }) => {
+            Ok(response @ PartResponse { crc64: None, .. }) => {
                 self.checksums.mark_unsupported();
                 let digest = checksums::md5_of(part.body.clone()).await;
-                if etag.0.eq_ignore_ascii_case(&checksums::md5_etag(digest)) {
-                    return Ok(etag);
+                if response.etag.0.eq_ignore_ascii_case(&checksums::md5_etag(digest)) {
+                    return Ok(response);
                 }
-                Ok(self.send_part(upload, part, SentChecksum::Md5(digest)).await?.etag)
+                self.send_part(upload, part, SentChecksum::Md5(digest)).await
             }
             Err(err) if may_concern_checksum_fields(&err) => {
-                let etag = self.send_part_with_md5(upload, part).await?;
+                let response = self.send_part_with_md5(upload, part).await?;
                 self.checksums.mark_unsupported();
-                Ok(etag)
+                Ok(response)
             }
             Err(err) => Err(err),
         }
@@ -147,8 +162,8 @@ impl S3Store {
                     reason: format!("{} bytes are more than an object can have", expected.size),
                 })?);
         }
-        let response =
-            self.change_with_deadline(self.complete, &operation, Some(&upload.id), request.send()).await?;
+        let subject = Subject::Upload(&upload.id);
+        let response = self.change_with_deadline(self.complete, &operation, subject, request.send()).await?;
         // The ETag may be empty (in early versions of Ceph), so it isn't checked. A checksum must match, if
         // there is one.
         match response.checksum_crc64_nvme().map(Crc64::from_base64) {
@@ -159,6 +174,54 @@ impl S3Store {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Returns every part of an upload, page by page.
+    pub(super) async fn list_all_parts(&self, upload: &Upload) -> Result<Vec<StoredPart>, StoreError> {
+        let operation = self.operation("ListParts", &upload.key);
+        let id = wire_id(upload, &operation)?;
+        let invalid = |reason: String| StoreError::Mismatch { operation: operation.clone(), reason };
+        let mut found: Vec<StoredPart> = Vec::new();
+        let mut marker: Option<String> = None;
+        for _ in 0..MAX_PAGES {
+            let request = self
+                .client
+                .list_parts()
+                .bucket(&self.bucket)
+                .key(upload.key.as_str())
+                .upload_id(id)
+                .set_part_number_marker(marker.clone())
+                .send();
+            let page = self.attempt(&operation, Some(&upload.id), 0, request).await?;
+            for part in page.parts() {
+                let number = part.part_number().and_then(|number| u32::try_from(number).ok());
+                let size = part.size().and_then(|size| u64::try_from(size).ok());
+                let (Some(number), Some(size)) = (number, size) else {
+                    return Err(invalid("a part in the answer has no number or no size".to_owned()));
+                };
+                if found.last().is_some_and(|last| last.number.0 >= number) || u64::from(number) > MAX_PARTS {
+                    return Err(invalid(format!("part {number} in the answer is out of order")));
+                }
+                found.push(StoredPart {
+                    number: PartNumber(number),
+                    size,
+                    etag: etag_of(part.e_tag(), &operation)?,
+                    crc64: part.checksum_crc64_nvme().and_then(|text| Crc64::from_base64(text).ok()),
+                });
+            }
+            if is_last(page.is_truncated(), page.parts().len()).map_err(invalid)? {
+                return Ok(found);
+            }
+            let next = page.next_part_number_marker().map(str::to_owned);
+            let last = found.last().map(|part| part.number.to_string());
+            let next = next.filter(|next| !matches!(next.as_str(), "" | "0")).or(last);
+            if next.is_none() || next == marker || next.as_ref().is_some_and(|next| next.len() > LONGEST_MARK)
+            {
+                return Err(invalid("the list goes on without saying where".to_owned()));
+            }
+            marker = next;
+        }
+        Err(invalid(format!("the list does not end after {MAX_PAGES} pages")))
     }
 }
 

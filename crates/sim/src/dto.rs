@@ -47,6 +47,34 @@ pub(super) struct Quirks {
     pub(super) ignore_checksums: bool,
     /// Return wrong checksums in the response.
     pub(super) corrupt: bool,
+    /// Complete only uploads whose parts, except the last, have the same size.
+    pub(super) equal_parts: bool,
+    /// Treatment of the condition on the source of a copy.
+    pub(super) condition: SourceCondition,
+    /// Treatment of the range of a copy.
+    pub(super) range: SourceRange,
+}
+
+/// Treatment of the condition on the source of a copy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum SourceCondition {
+    #[default]
+    Checked,
+    Ignored,
+    /// Never met, whatever version the source has.
+    Refused,
+}
+
+/// Treatment of the range of a copy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum SourceRange {
+    /// Must lie within the source.
+    #[default]
+    Exact,
+    /// Ends with the source.
+    Clipped,
+    /// Ends after this number of bytes.
+    Short(u64),
 }
 
 impl Quirks {

@@ -9,6 +9,7 @@
 //!    "do": {"answer": {"status": 503, "code": "SlowDown", "retry_after_s": 1}}},
 //!   {"on": "UploadPart", "when": {"first_of_each": 1}, "do": "reset"},
 //!   {"on": "CompleteMultipartUpload", "when": {"first": 1}, "do": "apply_then_drop"},
+//!   {"on": "UploadPartCopy", "do": {"copy_short": {"bytes": 7575}}},
 //!   {"do": "ignore_checksums"}
 //! ]
 //! ```
@@ -93,6 +94,24 @@ pub enum Action {
     /// Behaves as a store of before 2022 that refuses unknown headers: responds 501 NotImplemented to a
     /// request with `x-amz-checksum-*`.
     RefuseChecksums,
+    /// Copies of a range that goes past the end of its source what is there, and responds 200.
+    ClipRange,
+    /// Copies at most the first bytes of a range, and responds 200. Swift does so if its `copy` middleware is
+    /// missing: it copies the description of an object in parts, and not the object.
+    CopyShort {
+        /// Number of bytes that are copied.
+        bytes: u64,
+    },
+    /// Copies whatever version the source has, as Ceph does: ignores `x-amz-copy-source-if-match`.
+    IgnoreConditions,
+    /// Refuses a copy with `x-amz-copy-source-if-match`, even of the right version: responds 412
+    /// PreconditionFailed. Swift does so for a source that was uploaded in parts.
+    RefuseConditions,
+    /// Refuses to complete an upload whose parts, except the last, have different sizes: responds 400
+    /// InvalidPart, as Cloudflare R2 does.
+    EqualParts,
+    /// Behaves as a store that does not copy: responds 501 NotImplemented to CopyObject and UploadPartCopy.
+    NoCopies,
 }
 
 /// Selects the requests that a fault applies to.
@@ -324,6 +343,7 @@ mod tests {
         let script = r#"[
             {"on": "UploadPart", "part": 3, "when": {"nth": 1}, "do": {"answer": {"status": 503, "code": "SlowDown", "retry_after_s": 1}}},
             {"on": "CompleteMultipartUpload", "when": {"first": 1}, "do": "apply_then_drop"},
+            {"on": "UploadPartCopy", "do": {"copy_short": {"bytes": 7575}}},
             {"do": "ignore_checksums"}
         ]"#;
         faults.add_json(script).expect("the module's own example");
@@ -331,6 +351,8 @@ mod tests {
             Action::Answer { status: 503, code: Some("SlowDown".to_owned()), retry_after_s: Some(1) };
         assert_eq!(faults.pick(&part(3)), Some(slow_down));
         assert_eq!(faults.pick(&part(3)), Some(Action::IgnoreChecksums));
+        let copy = Target { operation: Operation::UploadPartCopy, ..part(3) };
+        assert_eq!(faults.pick(&copy), Some(Action::CopyShort { bytes: 7575 }));
         for wrong in [
             r#"[{"on": "UploadParts", "do": "reset"}]"#,
             r#"[{"do": "explode"}]"#,

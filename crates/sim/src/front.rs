@@ -25,7 +25,7 @@ use snapferry_base::secret::Secret;
 use snapferry_base::units::{to_u64, to_usize};
 use tokio::time::Sleep;
 
-use super::dto::Quirks;
+use super::dto::{Quirks, SourceCondition, SourceRange};
 use super::faults::{Action, Faults};
 use super::iam::{Iam, LONGEST_FORM};
 use super::listener::Answers;
@@ -164,6 +164,8 @@ impl Answers for Front {
         // The length in a response to HEAD is that of a body that is not sent.
         let is_head = req.method() == Method::HEAD;
         let (parts, body) = req.into_parts();
+        let mut parts = parts;
+        parts.extensions.insert(visit.copied());
         let inflow = Inflow::new(body, visit.received());
         let action = self.faults.pick(&target);
         let mut response = self.act(action, &target, parts, inflow, reset).await?;
@@ -213,6 +215,12 @@ impl Front {
                 }
                 quirks.ignore_checksums = true;
             }
+            Some(Action::NoCopies) => {
+                if matches!(target.operation, Operation::CopyObject | Operation::UploadPartCopy) {
+                    inflow.drain(LONGEST_DRAIN).await;
+                    return Ok(refused(s3_error!(NotImplemented, "Objects are not copied here.")));
+                }
+            }
             Some(Action::DropBeforeBody) => return Err(Dropped),
             Some(Action::DropAfterBody) => {
                 inflow.drain(u64::MAX).await;
@@ -246,6 +254,11 @@ impl Front {
             Some(Action::CutAnswer { bytes }) => ending = Ending::Cut(bytes),
             Some(Action::CorruptChecksum) => quirks.corrupt = true,
             Some(Action::IgnoreChecksums) => quirks.ignore_checksums = true,
+            Some(Action::ClipRange) => quirks.range = SourceRange::Clipped,
+            Some(Action::CopyShort { bytes }) => quirks.range = SourceRange::Short(bytes),
+            Some(Action::IgnoreConditions) => quirks.condition = SourceCondition::Ignored,
+            Some(Action::RefuseConditions) => quirks.condition = SourceCondition::Refused,
+            Some(Action::EqualParts) => quirks.equal_parts = true,
         }
         let mut rest = inflow.rest();
         let expects_continue = parts.headers.contains_key(EXPECT);

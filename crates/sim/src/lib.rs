@@ -18,12 +18,14 @@
 //! | `iam` | bearer tokens for API keys, as IBM's IAM issues them |
 //! | `store` | S3's operations |
 //! | `folder`, `uploads` | objects and uploads on disk, and their rules |
+//! | `copies` | parts that are copied from another object |
 //! | `dto` | conversion between S3's types and those of the folder |
 //! | `receive`, `digests` | bodies and digests |
 //! | `region/` | the cloud beside it: VPC regions, IAM, metadata service, tagging |
 //!
 //! Not for data that matters: the store never syncs to disk, and one key may do everything.
 
+mod copies;
 mod digests;
 mod dto;
 mod faults;

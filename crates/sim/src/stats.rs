@@ -59,6 +59,8 @@ pub struct Stats {
     pub parts_in_flight: usize,
     /// Highest number of parts that were uploaded at the same time.
     pub max_parts_in_flight: usize,
+    /// Bytes that were copied from object to object, those of parts that were sent again included.
+    pub bytes_copied: u64,
     /// Last requests, in the order in which they ended.
     pub log: VecDeque<LoggedRequest>,
 }
@@ -104,7 +106,13 @@ impl Ledger {
             headers: logged(headers),
             id: format!("{:032x}", rand::random::<u128>()),
         };
-        Visit { ledger: self.clone(), request: Some(request), received: Arc::default(), sent: 0 }
+        Visit {
+            ledger: self.clone(),
+            request: Some(request),
+            received: Arc::default(),
+            copied: CopiedBytes::default(),
+            sent: 0,
+        }
     }
 }
 
@@ -113,12 +121,23 @@ fn logged(headers: &HeaderMap) -> BTreeMap<&'static str, String> {
     LOGGED_HEADERS.into_iter().filter_map(|name| Some((name, value(name)?))).collect()
 }
 
+/// Bytes that a request has copied inside the store. Passed in the request's extensions.
+#[derive(Clone, Debug, Default)]
+pub(super) struct CopiedBytes(Arc<AtomicU64>);
+
+impl CopiedBytes {
+    pub(super) fn add(&self, bytes: u64) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
 /// One request in progress. If it is dropped without a response, the log has it without a status.
 #[derive(Debug)]
 pub(super) struct Visit {
     ledger: Ledger,
     request: Option<LoggedRequest>,
     received: Arc<AtomicU64>,
+    copied: CopiedBytes,
     sent: u64,
 }
 
@@ -126,6 +145,11 @@ impl Visit {
     /// Returns the counter of the body's bytes.
     pub(super) fn received(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.received)
+    }
+
+    /// Returns the counter of the bytes that are copied.
+    pub(super) fn copied(&self) -> CopiedBytes {
+        self.copied.clone()
     }
 
     /// Returns the id for the response's header.
@@ -153,6 +177,7 @@ impl Drop for Visit {
         count.bytes_in += self.received.load(Ordering::Relaxed);
         count.bytes_out += self.sent;
         count.succeeded += u64::from(request.status.is_some_and(|status| status < 400));
+        stats.bytes_copied += self.copied.0.load(Ordering::Relaxed);
         if stats.log.len() == LOG_LENGTH {
             stats.log.pop_front();
         }

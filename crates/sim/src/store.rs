@@ -11,31 +11,32 @@ use hyper::header::HeaderValue;
 use s3s::dto::{
     AbortMultipartUploadInput, AbortMultipartUploadOutput, Bucket as ListedBucket, BucketLocationConstraint,
     ChecksumAlgorithm, ChecksumType, CompleteMultipartUploadInput, CompleteMultipartUploadOutput,
-    CopyObjectInput, CopyObjectOutput, CopyObjectResult, CopyPartResult, CreateBucketInput,
-    CreateBucketOutput, CreateMultipartUploadInput, CreateMultipartUploadOutput, DeleteBucketInput,
-    DeleteBucketOutput, DeleteObjectInput, DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput,
-    DeletedObject, GetBucketLocationInput, GetBucketLocationOutput, GetObjectInput, GetObjectOutput,
-    HeadBucketInput, HeadBucketOutput, HeadObjectInput, HeadObjectOutput, ListBucketsInput,
-    ListBucketsOutput, ListMultipartUploadsInput, ListMultipartUploadsOutput, ListObjectsInput,
-    ListObjectsOutput, ListObjectsV2Input, ListObjectsV2Output, ListPartsInput, ListPartsOutput,
-    MetadataDirective, MultipartUpload, PutObjectInput, PutObjectOutput, UploadPartCopyInput,
-    UploadPartCopyOutput, UploadPartInput, UploadPartOutput,
+    CopyObjectInput, CopyObjectOutput, CopyObjectResult, CreateBucketInput, CreateBucketOutput,
+    CreateMultipartUploadInput, CreateMultipartUploadOutput, DeleteBucketInput, DeleteBucketOutput,
+    DeleteObjectInput, DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput, DeletedObject,
+    GetBucketLocationInput, GetBucketLocationOutput, GetObjectInput, GetObjectOutput, HeadBucketInput,
+    HeadBucketOutput, HeadObjectInput, HeadObjectOutput, ListBucketsInput, ListBucketsOutput,
+    ListMultipartUploadsInput, ListMultipartUploadsOutput, ListObjectsInput, ListObjectsOutput,
+    ListObjectsV2Input, ListObjectsV2Output, ListPartsInput, ListPartsOutput, MetadataDirective,
+    MultipartUpload, PutObjectInput, PutObjectOutput, UploadPartCopyInput, UploadPartCopyOutput,
+    UploadPartInput, UploadPartOutput,
 };
 use s3s::{S3, S3Error, S3Request, S3Response, S3Result, s3_error};
-use snapferry_base::units::{to_u64, to_usize};
 
+use super::copies;
 use super::digests::{self, Algorithm, Claims, Scheme};
 use super::dto::{
-    Quirks, common_prefixes, copy_range, count, encoded, listed, listed_part, new_object, page_length,
-    set_checksum, signed, source, too_large,
+    Quirks, common_prefixes, count, encoded, listed, listed_part, new_object, page_length, set_checksum,
+    signed, source, too_large,
 };
 use super::folder::{Attributes, Bucket, Conditions, Folder, Listing, Object, Query, etag, precondition};
-use super::receive::{Incoming, Outgoing, Sink as _, blocking, receive};
+use super::receive::{Incoming, Outgoing, blocking, receive};
+use super::stats::CopiedBytes;
 use super::timestamp::Timestamp;
 use super::uploads::{Demands, ListedPart, Upload, part_number};
 
 /// Bytes that are hashed at a time during a copy.
-const COPY_PIECE: usize = 1 << 20;
+pub(super) const COPY_PIECE: usize = 1 << 20;
 
 /// Implementation of S3's operations.
 #[derive(Clone, Debug)]
@@ -291,6 +292,7 @@ impl S3 for Store {
 
     async fn copy_object(&self, req: S3Request<CopyObjectInput>) -> S3Result<S3Response<CopyObjectOutput>> {
         let new_attributes = Attributes::of(&req.headers);
+        let copied: CopiedBytes = req.extensions.get().cloned().unwrap_or_default();
         let input = req.input;
         let (from_bucket, from_key) = source(&input.copy_source)?;
         let from = self.folder.bucket(from_bucket)?;
@@ -317,7 +319,7 @@ impl S3 for Store {
                 return from.describe(&from_key, new_attributes);
             }
             let mut draft = to.draft()?;
-            std::io::copy(&mut file, draft.file()).map_err(S3Error::internal_error)?;
+            copied.add(std::io::copy(&mut file, draft.file()).map_err(S3Error::internal_error)?);
             let attributes = if replace { new_attributes } else { object.attributes.clone() };
             let copy = Object { key: input.key, modified: Timestamp::now(), attributes, ..object };
             to.commit(copy.clone(), &Conditions::default(), |path| draft.keep_as(path))?;
@@ -400,52 +402,7 @@ impl S3 for Store {
         &self,
         req: S3Request<UploadPartCopyInput>,
     ) -> S3Result<S3Response<UploadPartCopyOutput>> {
-        let quirks = Quirks::of(&req);
-        let input = req.input;
-        let number = part_number(input.part_number)?;
-        let (from_bucket, from_key) = source(&input.copy_source)?;
-        let from = self.folder.bucket(from_bucket)?;
-        let from_key = from_key.to_owned();
-        let bucket = self.folder.bucket(&input.bucket)?;
-        let upload = bucket.upload(&input.key, &input.upload_id)?;
-        let scheme = upload.scheme();
-        let conditions = Conditions {
-            if_match: input.copy_source_if_match,
-            if_none_match: input.copy_source_if_none_match,
-        };
-        let requested_range = input.copy_source_range;
-        let part = blocking(move || {
-            let (object, mut file) = from.open_object(&from_key)?;
-            conditions.allow_read(&object).map_err(|_| precondition("x-amz-copy-source-if-match"))?;
-            let range = copy_range(requested_range.as_deref(), object.size)?;
-            let mut remaining = range.end - range.start;
-            too_large(signed(remaining))?;
-            file.seek(SeekFrom::Start(range.start)).map_err(S3Error::internal_error)?;
-            let mut landing = Upload::land(&upload, number, Some(remaining), &bucket)?;
-            let mut tally = Claims::default().tally(scheme.map(|scheme| scheme.algorithm));
-            let mut buf = vec![0; to_usize(remaining.min(to_u64(COPY_PIECE)))];
-            while remaining > 0 {
-                let len = to_usize(remaining.min(to_u64(buf.len())));
-                file.read_exact(&mut buf[..len]).map_err(S3Error::internal_error)?;
-                landing.write(&buf[..len]).map_err(S3Error::internal_error)?;
-                tally.update(&buf[..len]);
-                remaining -= to_u64(len);
-            }
-            upload.put(number, landing, tally.finish(), &bucket.drafts())
-        })
-        .await?;
-        let mut result = CopyPartResult {
-            e_tag: Some(etag(&part.etag)),
-            last_modified: Some(part.modified.into()),
-            ..CopyPartResult::default()
-        };
-        if let Some((algorithm, checksum)) = part.checksum(scheme) {
-            set_checksum!(result, algorithm, quirks.checksum_to_send(checksum));
-        }
-        Ok(S3Response::new(UploadPartCopyOutput {
-            copy_part_result: Some(result),
-            ..UploadPartCopyOutput::default()
-        }))
+        copies::part(&self.folder, req).await
     }
 
     async fn list_parts(&self, req: S3Request<ListPartsInput>) -> S3Result<S3Response<ListPartsOutput>> {
@@ -534,6 +491,7 @@ impl S3 for Store {
             kind: input.checksum_type.map(|kind| kind.as_str().to_owned()),
             conditions: Conditions { if_match: input.if_match, if_none_match: input.if_none_match },
             ignore_checksums: quirks.ignore_checksums,
+            equal_parts: quirks.equal_parts,
         };
         let object = blocking(move || upload.complete(&bucket, &demands)).await?;
         let mut output = CompleteMultipartUploadOutput {

@@ -145,6 +145,8 @@ pub(super) struct Demands {
     pub(super) conditions: Conditions,
     /// True if the store behaves as one of before 2022, which ignores checksums and the object's size.
     pub(super) ignore_checksums: bool,
+    /// True if the store wants all parts but the last to have the same size.
+    pub(super) equal_parts: bool,
 }
 
 /// Returns the part number if S3 accepts it.
@@ -339,6 +341,9 @@ impl Upload {
         let open = state.as_ref().ok_or_else(|| no_such_upload(self.id()))?;
         bucket.would_allow(self.key(), &demands.conditions)?;
         check_list(&open.parts, &demands.parts)?;
+        if demands.equal_parts {
+            check_sizes(&open.parts)?;
+        }
         let object = self.describe(&open.parts, demands)?;
         if open.is_in_one_piece() {
             let body = self.dir.join("body");
@@ -489,6 +494,16 @@ fn check_list(parts: &BTreeMap<u32, StoredPart>, listed: &[ListedPart]) -> S3Res
         ));
     }
     Ok(())
+}
+
+/// Checks that all parts but the last have the size of the first, and the last is no larger.
+fn check_sizes(parts: &BTreeMap<u32, StoredPart>) -> S3Result<()> {
+    let mut sizes = parts.values().map(|part| part.sums.size);
+    let (first, last) = (sizes.next().unwrap_or_default(), sizes.next_back().unwrap_or_default());
+    if last <= first && sizes.all(|size| size == first) {
+        return Ok(());
+    }
+    Err(s3_error!(InvalidPart, "All non-trailing parts must have the same length."))
 }
 
 impl StoredPart {

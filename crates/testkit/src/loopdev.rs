@@ -319,6 +319,23 @@ impl SmallFs {
         })
     }
 
+    /// Makes an XFS of `size` bytes, at least 300 MiB, on a loop device. Its files can share blocks.
+    #[must_use]
+    pub fn xfs(size: u64) -> Option<Self> {
+        or_skip(|| {
+            let scratch = Scratch::new()?;
+            let image = scratch.file("xfs", size)?;
+            run(
+                "mkfs.xfs",
+                ["-q", "-m", "reflink=1"].map(OsStr::new).into_iter().chain([image.as_os_str()]),
+            )?;
+            let options = LoopOptions { access: Access::ReadWrite, ..LoopOptions::default() };
+            let device = LoopDevice::try_attach(&image, options)?;
+            let mount = Mount::new("xfs", "noatime", device.path.as_os_str(), &scratch.0.join("mnt"))?;
+            Ok(Self { mount, _device: Some(device), _scratch: scratch })
+        })
+    }
+
     /// Returns the path of the mount point.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -10,8 +10,8 @@ use snapferry_base::units::{to_u64, to_usize};
 use snapferry_engine::hash::Crc64;
 use snapferry_engine::store::Overwrite;
 use snapferry_engine::store::{
-    ETag, ExpectedObject, ListedObject, MAX_PARTS, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Operation,
-    Part, PartNumber, StoreError, StoredPart, Upload, UploadPlan,
+    CopiedPart, CopySource, ETag, ExpectedObject, ListedObject, MAX_PARTS, ObjectKey, ObjectMeta,
+    ObjectStore, OpenUpload, Operation, Part, PartNumber, StoreError, StoredPart, Upload, UploadPlan,
 };
 
 struct Object {
@@ -54,6 +54,13 @@ impl MemoryStore {
         Operation { request, target: self.url(key) }
     }
 
+    fn check_number(operation: &Operation, number: PartNumber) -> Result<(), StoreError> {
+        if (1..=MAX_PARTS).contains(&u64::from(number.0)) {
+            return Ok(());
+        }
+        Self::refuse(operation.clone(), "InvalidArgument", format!("part number {number}"))
+    }
+
     fn refuse<T>(operation: Operation, code: &str, message: String) -> Result<T, StoreError> {
         Err(StoreError::Refused { operation, status: 400, code: code.to_owned(), message, retry_after: None })
     }
@@ -78,8 +85,37 @@ impl State {
     }
 }
 
+impl Object {
+    /// Returns a range of the object, if it is the requested version and has that range.
+    fn range(
+        &self,
+        operation: Operation,
+        range: &Range<u64>,
+        version: Option<&ETag>,
+    ) -> Result<Bytes, StoreError> {
+        if version.is_some_and(|version| *version != self.etag) {
+            let reason = format!("the version is {}", self.etag.0);
+            return Err(StoreError::Precondition { operation, reason });
+        }
+        if range.start > range.end || range.end > to_u64(self.body.len()) {
+            let message = format!("{range:?} of {} bytes", self.body.len());
+            return MemoryStore::refuse(operation, "InvalidRange", message);
+        }
+        Ok(self.body.slice(to_usize(range.start)..to_usize(range.end)))
+    }
+}
+
 fn etag_of(part: &Part) -> ETag {
     ETag(part.crc64.to_base64())
+}
+
+fn stored(part: &Part) -> StoredPart {
+    StoredPart {
+        number: part.number,
+        size: to_u64(part.body.len()),
+        etag: etag_of(part),
+        crc64: Some(part.crc64),
+    }
 }
 
 #[async_trait]
@@ -110,20 +146,7 @@ impl ObjectStore for MemoryStore {
         let operation = self.operation("GetObject", key);
         let state = self.state();
         let Some(object) = state.objects.get(key) else { return Err(StoreError::NoSuchKey { operation }) };
-        if version.is_some_and(|version| *version != object.etag) {
-            return Err(StoreError::Precondition {
-                operation,
-                reason: format!("the version is {}", object.etag.0),
-            });
-        }
-        if range.start > range.end || range.end > to_u64(object.body.len()) {
-            return Self::refuse(
-                operation,
-                "InvalidRange",
-                format!("{range:?} of {} bytes", object.body.len()),
-            );
-        }
-        Ok(object.body.slice(to_usize(range.start)..to_usize(range.end)))
+        object.range(operation, &range, version)
     }
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
@@ -151,33 +174,51 @@ impl ObjectStore for MemoryStore {
         let operation = self.operation("UploadPart", &upload.key);
         let mut state = self.state();
         let open = state.open(&operation, upload)?;
-        if part.number.0 == 0 || u64::from(part.number.0) > MAX_PARTS {
-            return Self::refuse(operation, "InvalidArgument", format!("part number {}", part.number));
-        }
+        Self::check_number(&operation, part.number)?;
         if Crc64::of(&part.body) != part.crc64 {
             return Err(StoreError::Damaged {
                 operation,
                 reason: format!("part {} has another sum", part.number),
             });
         }
-        let stored = StoredPart { number: part.number, size: to_u64(part.body.len()), etag: etag_of(&part) };
+        let stored = stored(&part);
         // A copy, so that the sender's buffer goes back to its pool: an upload may be larger than all buffers
         // together.
         open.parts.insert(part.number, Part { body: Bytes::copy_from_slice(&part.body), ..part });
         Ok(stored)
     }
 
+    async fn copy_part(
+        &self,
+        upload: &Upload,
+        part: CopiedPart,
+        from: &CopySource,
+    ) -> Result<StoredPart, StoreError> {
+        let operation = self.operation("UploadPartCopy", &upload.key);
+        part.check(&operation, from)?;
+        Self::check_number(&operation, part.number)?;
+        let mut state = self.state();
+        let Some(source) = state.objects.get(&from.key) else {
+            return Err(StoreError::NoSuchKey { operation });
+        };
+        let body = source.range(operation.clone(), &part.range, Some(&from.etag))?;
+        let crc64 = Crc64::of(&body);
+        part.compare(&operation, from, crc64)?;
+        let copied = Part { number: part.number, at: part.at, body, crc64 };
+        let stored = stored(&copied);
+        state.open(&operation, upload)?.parts.insert(part.number, copied);
+        Ok(stored)
+    }
+
+    fn proves(&self, stored: &StoredPart, part: &Part) -> bool {
+        stored.crc64 == Some(part.crc64)
+    }
+
     async fn list_parts(&self, upload: &Upload) -> Result<Vec<StoredPart>, StoreError> {
         let operation = self.operation("ListParts", &upload.key);
         let mut state = self.state();
         let parts = state.open(&operation, upload)?.parts.values();
-        Ok(parts
-            .map(|part| StoredPart {
-                number: part.number,
-                size: to_u64(part.body.len()),
-                etag: etag_of(part),
-            })
-            .collect())
+        Ok(parts.map(stored).collect())
     }
 
     async fn complete(
@@ -208,6 +249,11 @@ impl ObjectStore for MemoryStore {
                     format!("part {} is not that one", named.number),
                 );
             };
+            if part.at != to_u64(body.len()) {
+                let message =
+                    format!("part {} was sent for offset {}, not {}", named.number, part.at, body.len());
+                return Self::refuse(operation, "InvalidPart", message);
+            }
             body.extend_from_slice(&part.body);
         }
         if to_u64(body.len()) != expected.size {

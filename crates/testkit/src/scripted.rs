@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use snapferry_engine::store::{
-    ETag, ExpectedObject, ListedObject, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part, StoreError,
-    StoredPart, Upload, UploadPlan,
+    CopiedPart, CopySource, ETag, ExpectedObject, ListedObject, ObjectKey, ObjectMeta, ObjectStore,
+    OpenUpload, Part, StoreError, StoredPart, Upload, UploadPlan,
 };
 
 /// Fault of one request.
@@ -141,6 +141,17 @@ impl ObjectStore for ScriptedStore {
     }
     async fn put_part(&self, upload: &Upload, part: Part) -> Result<StoredPart, StoreError> {
         self.run("UploadPart", self.inner.put_part(upload, part)).await
+    }
+    async fn copy_part(
+        &self,
+        upload: &Upload,
+        part: CopiedPart,
+        from: &CopySource,
+    ) -> Result<StoredPart, StoreError> {
+        self.run("UploadPartCopy", self.inner.copy_part(upload, part, from)).await
+    }
+    fn proves(&self, stored: &StoredPart, part: &Part) -> bool {
+        self.inner.proves(stored, part)
     }
     async fn list_parts(&self, upload: &Upload) -> Result<Vec<StoredPart>, StoreError> {
         let mut parts = self.run("ListParts", self.inner.list_parts(upload)).await?;

@@ -8,9 +8,11 @@ use snapferry_base::units::{ByteCount, MIB, to_u64, to_usize};
 use snapferry_engine::hash::Crc64;
 use snapferry_engine::store::Overwrite;
 use snapferry_engine::store::{
-    ETag, ExpectedObject, ObjectKey, ObjectStore, Part, PartNumber, StoreError, StoredPart, Upload,
-    UploadPlan,
+    CopySource, ETag, ExpectedObject, ObjectKey, ObjectStore, Part, PartNumber, StoreError, StoredPart,
+    Upload, UploadPlan,
 };
+
+mod copies;
 
 /// Differences between stores.
 #[derive(Clone, Copy, Debug)]
@@ -43,9 +45,18 @@ fn bytes_of(seed: u64, len: u64) -> Bytes {
     Bytes::from(bytes)
 }
 
-fn part(number: u32, body: Bytes) -> Part {
+fn part(number: u32, at: u64, body: Bytes) -> Part {
     let crc64 = Crc64::of(&body);
-    Part { number: PartNumber(number), body, crc64 }
+    Part { number: PartNumber(number), at, body, crc64 }
+}
+
+/// Returns the present version of an object as the source of copies.
+///
+/// # Panics
+/// If there is no such object.
+pub async fn copy_source(store: &dyn ObjectStore, key: &ObjectKey) -> CopySource {
+    let meta = store.head(key).await.expect("asked").expect("there");
+    CopySource { key: key.clone(), etag: meta.etag, size: meta.size }
 }
 
 /// Runs all tests one after the other, with keys that begin with `prefix`. No other process may use that
@@ -67,6 +78,7 @@ pub async fn run(store: Arc<dyn ObjectStore>, traits: Traits, prefix: &str) {
         suite.lists_its_objects().await;
         suite.more_parts_than_a_page().await;
     }
+    suite.copies().await;
     suite.leaves_nothing_behind().await;
 }
 
@@ -94,7 +106,8 @@ impl Suite {
         let size = self.traits.part_size.0;
         let bodies = [bytes_of(1, size), bytes_of(2, size), bytes_of(3, 12_345)];
         let bytes = Bytes::from(bodies.concat());
-        ((1..).zip(bodies).map(|(number, body)| part(number, body)).collect(), bytes)
+        let parts = (0_u32..).zip(bodies).map(|(nth, body)| part(nth + 1, u64::from(nth) * size, body));
+        (parts.collect(), bytes)
     }
 
     async fn send(&self, upload: &Upload, parts: &[Part], order: &[usize]) -> Vec<StoredPart> {
@@ -160,8 +173,8 @@ impl Suite {
     async fn a_part_sent_again_counts_once(&self) {
         let (store, key) = (&self.store, self.key("again.qcow2"));
         let upload = self.begin(&key).await;
-        let old = part(1, bytes_of(9, self.traits.part_size.0));
-        let new = part(1, bytes_of(10, self.traits.part_size.0 - 4096));
+        let old = part(1, 0, bytes_of(9, self.traits.part_size.0));
+        let new = part(1, 0, bytes_of(10, self.traits.part_size.0 - 4096));
         let last = self.store.put_part(&upload, old).await.expect("taken");
         let stored = store.put_part(&upload, new.clone()).await.expect("taken");
         assert_ne!(stored.etag, last.etag);
@@ -229,7 +242,7 @@ impl Suite {
         let err = store.create_upload(&key, &self.plan(Overwrite::Refuse)).await.expect_err("there is one");
         assert!(matches!(err, StoreError::Precondition { .. }), "{err}");
         let upload = self.begin(&key).await;
-        let only = part(1, bytes_of(5, 4097));
+        let only = part(1, 0, bytes_of(5, 4097));
         let stored = store.put_part(&upload, only.clone()).await.expect("taken");
         assert_eq!(store.head(&key).await.expect("asked").as_ref(), Some(&before));
         let expected = ExpectedObject { size: 4097, crc64: only.crc64, replaces: Some(before.etag.clone()) };
@@ -292,7 +305,9 @@ impl Suite {
         for number in 1..=2501 {
             let body = bytes_of(u64::from(number), 16);
             all.extend_from_slice(&body);
-            stored.push(store.put_part(&upload, part(number, body)).await.expect("taken"));
+            stored.push(
+                store.put_part(&upload, part(number, u64::from(number - 1) * 16, body)).await.expect("taken"),
+            );
         }
         assert_eq!(store.list_parts(&upload).await.expect("listed"), stored);
         let expected = ExpectedObject { size: to_u64(all.len()), crc64: Crc64::of(&all), replaces: None };

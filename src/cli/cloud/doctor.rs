@@ -34,6 +34,7 @@ use crate::cli::printable;
 use crate::cli::session::Session;
 use crate::cli::signals::Unfinished;
 
+mod copies;
 mod network;
 
 /// Largest accepted difference between this machine's clock and the cloud's. Beyond it, tokens and signatures
@@ -51,12 +52,16 @@ const HASTY: Policy = Policy {
 
 #[derive(Debug, Group)]
 #[command(
-    after_help = "Examples:\n  snapferry doctor\n  snapferry doctor --redis rediss://redis.example:6380 --redis-ca-file ca.pem\n  snapferry doctor --bucket images-us-east --bucket-region us-east --to us-east --json"
+    after_help = "Examples:\n  snapferry doctor\n  snapferry doctor --redis rediss://redis.example:6380 --redis-ca-file ca.pem\n  snapferry doctor --bucket images-us-east --bucket-region us-east --to us-east --json\n  snapferry doctor --bucket images-us-east --copies"
 )]
 pub struct DoctorArgs {
     /// Folder in which attached volumes turn up
     #[arg(long, default_value = BY_ID, value_name = "FOLDER")]
     pub device_folder: PathBuf,
+
+    /// Try how the bucket copies parts of objects: stores up to 17 MiB there, and removes them
+    #[arg(long)]
+    pub copies: bool,
 
     #[command(flatten)]
     pub output: OutputArgs,
@@ -177,6 +182,9 @@ async fn examine(args: &DoctorArgs, session: &Session) -> Findings {
         }
     }
     bucket(args, session, &mut findings).await;
+    if args.copies {
+        copies::check(args, session, &mut findings).await;
+    }
     queue(args, session, &mut findings).await;
     machine(&args.device_folder, &mut findings);
     findings

@@ -211,6 +211,12 @@ pub fn of_store(error: &StoreError) -> Option<String> {
              `ibmcloud cos bucket-create --bucket {bucket} --region REGION` makes it"
         )),
         StoreError::Denied { operation, code, .. } => Some(denied(&operation.target, code)),
+        StoreError::CopyRefused { status: 403, .. } => Some(
+            "the role Writer has the right to copy parts of objects (object.copy_part), and the role Object Writer has not: \
+             give Writer on the bucket, or send the whole image each time"
+                .into(),
+        ),
+        StoreError::CopyRefused { .. } => Some("every run sends the whole image to this store".into()),
         StoreError::Untrusted { .. } => Some("give the authority that signed it: --ca-file PEM".into()),
         StoreError::Connection { endpoint, .. } => Some(match region_of_direct_endpoint(endpoint) {
             Some(region) => {

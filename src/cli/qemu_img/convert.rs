@@ -337,6 +337,8 @@ pub fn make_qcow2(
         clock: &SystemClock,
         cancel: cancel.clone(),
         counters: Arc::default(),
+        base: None,
+        refused: None,
     }
     .run(runtime.handle());
     converted.map(drop).map_err(|Failure { error, orphaned_upload }| {

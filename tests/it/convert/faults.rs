@@ -673,6 +673,8 @@ fn with_event(at: usize, cancel: &Cancel, event: &(dyn Fn() + Send + Sync)) -> C
         clock: &SystemClock,
         cancel: cancel.clone(),
         counters: Arc::default(),
+        base: None,
+        refused: None,
     };
     let failure = conversion.run(runtime.handle()).expect_err("it can't succeed");
     assert_eq!(failure.orphaned_upload, None);

@@ -13,6 +13,7 @@
 mod cli;
 mod devices;
 mod faults;
+mod incremental;
 mod matrix;
 mod memory;
 mod secrets;
@@ -38,6 +39,22 @@ pub fn prove(disk: &[u8], image: &[u8], manifest: &Manifest) {
     assert_eq!(manifest.image.crc64, Crc64::of(image));
     assert_eq!(manifest.encoder.cluster_size.0, model.cluster_size);
     prove_segments(disk, image, manifest);
+    prove_fold(image, manifest);
+}
+
+/// Calculates the records of head and tables again from the image's bytes. Together with the segments they
+/// are all of the image.
+fn prove_fold(image: &[u8], manifest: &Manifest) {
+    let (head, tables) = (manifest.image.head.expect("a head"), manifest.image.tables.expect("tables"));
+    assert_eq!(head.crc64, Crc64::of(&image[..to_usize(head.length)]), "the CRC of the head");
+    let first = manifest.segments.first().map_or(tables.offset, |segment| segment.host);
+    let cluster = manifest.encoder.cluster_size.0;
+    assert!(first.0 - head.length < cluster, "the data begin behind the head");
+    let stored = &image[to_usize(tables.offset.0)..];
+    assert_eq!((tables.length, tables.crc64), (to_u64(stored.len()), Crc64::of(stored)), "the tables");
+    assert_eq!(manifest.check_fold(), Ok(()));
+    assert_eq!(manifest.encoder.layout, Some(snapferry_qcow2::layout::VERSION));
+    assert_eq!(manifest.encoder.target.as_deref(), Some(std::env::consts::ARCH));
 }
 
 fn prove_segments(disk: &[u8], image: &[u8], manifest: &Manifest) {

@@ -6,20 +6,26 @@ use serde_json::Value;
 use snapferry_base::audit::CHANGES;
 use snapferry_sim::{LoggedRequest, Operation, RegionAction, RegionOperation as Op, RegionRule, When};
 
-use crate::support::{BUCKET, Bench, Ended, Host, SERVER, strict_log};
+use crate::support::{BUCKET, Bench, Bucket, Ended, Host, SERVER, run, strict_log};
 
-/// Requests that change objects. The parts of an upload become an object only by its completion, so they have
-/// no lines of their own.
-const STORE_CHANGES: [Operation; 5] = [
+/// Requests that change objects. The parts that are sent become an object only by the completion of their
+/// upload, so they have no lines of their own. Parts that the store copies have.
+const STORE_CHANGES: [Operation; 6] = [
     Operation::PutObject,
     Operation::DeleteObject,
     Operation::CreateMultipartUpload,
     Operation::CompleteMultipartUpload,
     Operation::AbortMultipartUpload,
+    Operation::UploadPartCopy,
 ];
 
 fn trail(ended: &Ended) -> Vec<Value> {
     strict_log(&ended.err).into_iter().filter(|line| line["target"] == CHANGES).collect()
+}
+
+/// A line of the trail: operation and object, and the id that the store has given the request.
+fn as_told(line: &Value) -> String {
+    format!("{} {}", line["message"].as_str().unwrap(), line["request_id"].as_str().unwrap())
 }
 
 /// A store's request as its line in the trail has it: operation, object, and the id that the store has given
@@ -27,7 +33,11 @@ fn trail(ended: &Ended) -> Vec<Value> {
 fn as_line(request: &LoggedRequest) -> String {
     let path = request.path.split('?').next().unwrap().replace("%2F", "/");
     let key = path.trim_start_matches('/').strip_prefix(BUCKET).unwrap().trim_start_matches('/');
-    format!("{} s3://{BUCKET}/{key} {}", request.operation, request.id)
+    let part = match (request.operation, request.part) {
+        (Operation::UploadPartCopy, Some(part)) => format!(" part {part}"),
+        _ => String::new(),
+    };
+    format!("{} s3://{BUCKET}/{key}{part} {}", request.operation, request.id)
 }
 
 /// The changes that a store has made from its request `since` on, as the trail shows them.
@@ -79,9 +89,6 @@ async fn every_change_of_a_replication_has_its_line() {
         assert!(history.iter().any(|entry| entry.operation == operation), "{operation:?} was not tried");
     }
 
-    let as_told = |line: &Value| {
-        format!("{} {}", line["message"].as_str().unwrap(), line["request_id"].as_str().unwrap())
-    };
     let mut told: Vec<String> = of_store.into_iter().map(as_told).collect();
     told.sort_unstable();
     assert_eq!(told, store_changes(&bench, store_since));
@@ -125,4 +132,27 @@ async fn what_a_failed_job_removes_has_its_lines_and_what_is_refused_has_none() 
             .any(|line| line["message"].as_str().unwrap().contains("POST") && line["step"] == "attach")
     );
     bench.sim.shutdown().await;
+}
+
+#[test]
+fn each_copy_of_a_part_has_its_line_and_a_refused_one_has_none() {
+    let bucket = Bucket::start();
+    let mut command = bucket.command_without_bucket(&["doctor", "--copies", "--bucket", BUCKET]);
+    command.args(["--metadata-endpoint", "http://127.0.0.1:9", "--vpc-endpoint", "http://127.0.0.1:9"]);
+    command.args(["--log-format", "json"]).env("SNAPFERRY_LOG", "error,snapferry::changes=info");
+    let ended = run(command);
+    let is_copy = |line: &&str| line.starts_with("UploadPartCopy ");
+    let lines = trail(&ended);
+    let texts: Vec<String> = lines.iter().map(as_told).collect();
+    let mut told: Vec<&str> = texts.iter().map(String::as_str).filter(is_copy).collect();
+    told.sort_unstable();
+
+    let log = bucket.sim.stats().log;
+    let copies = log.iter().filter(|request| request.operation == Operation::UploadPartCopy);
+    let (made, refused): (Vec<&LoggedRequest>, Vec<&LoggedRequest>) =
+        copies.partition(|request| request.status.is_some_and(|status| status < 300));
+    let mut made: Vec<String> = made.into_iter().map(as_line).collect();
+    made.sort_unstable();
+    assert_eq!(told, made);
+    assert!(!made.is_empty() && !refused.is_empty(), "{log:?}");
 }

@@ -32,6 +32,8 @@ pub fn convert(
         clock: &SystemClock,
         cancel: Cancel::new(),
         counters: Arc::default(),
+        base: None,
+        refused: None,
     }
     .run(runtime.handle())
 }

@@ -21,8 +21,11 @@ fn lib_level(level: Level) -> i32 {
     }
 }
 
+/// Version of libdeflate that is built in, by its own header (`build.rs`).
+const VERSION: &str = env!("SNAPFERRY_LIBDEFLATE_VERSION");
+
 pub(super) fn describe(level: Level) -> String {
-    format!("libdeflate level {}, 32 KiB window", lib_level(level))
+    format!("libdeflate {VERSION} level {}, 32 KiB window", lib_level(level))
 }
 
 impl Deflate {

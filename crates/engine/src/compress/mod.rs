@@ -327,6 +327,23 @@ mod tests {
     }
 
     #[test]
+    fn every_description_names_library_version_and_level() {
+        for codec in Codec::ALL {
+            for level in Level::ALL {
+                let description = Encoder::describe(codec, level);
+                let mut words = description.split(' ');
+                assert!(matches!(words.next(), Some("isa-l" | "libdeflate" | "zstd")), "{description}");
+                let version = words.next().expect("a version");
+                let is_number =
+                    |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+                let parts: Vec<&str> = version.split('.').collect();
+                assert!(parts.len() >= 2 && parts.iter().all(|part| is_number(part)), "{description}");
+                assert_eq!(words.next(), Some("level"), "{description}");
+            }
+        }
+    }
+
+    #[test]
     fn names_are_read_back() {
         for codec in Codec::ALL {
             assert_eq!(codec.name().parse(), Ok(codec));

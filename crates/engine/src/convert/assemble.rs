@@ -9,27 +9,35 @@ use snapferry_qcow2::{Finished, Layout};
 use tokio::sync::mpsc;
 
 use super::compress::{Body, EncodedChunk};
-use super::parts::PartWriter;
+use super::parts::{Outgoing, PartWriter};
 use super::plan::{CHUNK, Hashing, Plan};
+use super::planner::Reusable;
 use super::read::Slot;
 use super::{Context, ConvertError};
 use crate::hash::{Crc64, GuestHash, RunningCrc64, ZeroHashes, segment_hash};
-use crate::manifest::Segment;
+use crate::image::base::{Base, BaseSegment};
+use crate::manifest::{Folded, HeadRecord, Segment, TablesRecord, fold};
 use crate::pipeline::PipelineError;
 use crate::source::Source;
-use crate::store::Part;
 
 /// Result of the assembly, for the manifest and the report.
 #[derive(Debug)]
 pub struct Assembled {
     /// Size of the image in bytes.
     pub size: u64,
-    /// Checksum of the whole image.
+    /// Checksum of the whole image, joined from those of head, segments and tables. The parts' checksums do
+    /// not go into it: the upload compares the two, which come from the same bytes on two ways.
     pub crc64: Crc64,
+    /// Length and checksum of the head.
+    pub head: HeadRecord,
+    /// Place and checksum of the tables.
+    pub tables: TablesRecord,
     /// Bytes of the disk that were laid out, as bodies or as zeros: all of them.
     pub accounted: ByteCount,
     /// Every segment that holds data, in disk order.
     pub segments: Vec<Segment>,
+    /// Number of these segments that were taken from the base.
+    pub reused: u64,
 }
 
 /// Reason why the assembler made no image.
@@ -55,13 +63,22 @@ pub fn run(
     source: &dyn Source,
     slots: &Receiver<Slot>,
     plan: &Plan,
-    to: mpsc::Sender<Part>,
+    base: Option<&Base>,
+    to: mpsc::Sender<Outgoing>,
     context: &Context,
 ) -> Result<Assembled, Unfinished> {
     let mut assembler = Assembler::new(plan, to, context);
     for slot in slots {
         match slot {
             Slot::Hole { start, len } => assembler.skip(start, len)?,
+            Slot::Reused { number, start, len } => {
+                let old = base.and_then(|base| Some((base.segment(number)?, base.shape(number)?)));
+                let Some((old, bodies)) = old else {
+                    context.fail(ConvertError::Pipeline(PipelineError::StageDied { stage: "judging" }));
+                    return Err(Unfinished::Stopped);
+                };
+                assembler.reuse(old, &bodies, start, len)?;
+            }
             Slot::Chunk(chunk) => {
                 let Ok(chunk) = chunk.recv() else {
                     // A reader or compressor has stopped. If it failed, its own error came first and stays.
@@ -97,6 +114,7 @@ struct Assembler<'a> {
     parts: PartWriter<'a>,
     open: Option<OpenSegment>,
     segments: Vec<Segment>,
+    reused: u64,
     zeros: ZeroHashes,
 }
 
@@ -112,7 +130,7 @@ struct OpenSegment {
 }
 
 impl<'a> Assembler<'a> {
-    fn new(plan: &'a Plan, to: mpsc::Sender<Part>, context: &'a Context) -> Self {
+    fn new(plan: &'a Plan, to: mpsc::Sender<Outgoing>, context: &'a Context) -> Self {
         Self {
             plan,
             context,
@@ -121,6 +139,7 @@ impl<'a> Assembler<'a> {
             parts: PartWriter::new(plan, to, context),
             open: None,
             segments: Vec::new(),
+            reused: 0,
             zeros: ZeroHashes::default(),
         }
     }
@@ -174,7 +193,7 @@ impl<'a> Assembler<'a> {
             at = segment_end;
         }
         self.context.counters.zero.fetch_add(len, Relaxed);
-        self.context.counters.done.store(end, Relaxed);
+        self.context.counters.set_done(end);
         Ok(())
     }
 
@@ -200,7 +219,7 @@ impl<'a> Assembler<'a> {
         let counters = &self.context.counters;
         counters.zero.fetch_add(bytes_of(Body::Zero), Relaxed);
         counters.raw.fetch_add(bytes_of(Body::Raw), Relaxed);
-        counters.done.store(end, Relaxed);
+        counters.set_done(end);
         let open = self.open(start)?;
         open.hashes.extend(chunk.hash);
         if chunk.kinds.iter().any(|kind| *kind != Body::Zero) {
@@ -210,6 +229,78 @@ impl<'a> Assembler<'a> {
             self.close()?;
         }
         Ok(())
+    }
+
+    /// Takes a segment from the base. It is placed as a new one is, by the lengths of its bodies, so that the
+    /// image is the one that compression would have made.
+    fn reuse(
+        &mut self,
+        old: &BaseSegment,
+        bodies: &[Body],
+        start: GuestOffset,
+        len: u64,
+    ) -> Result<(), Unfinished> {
+        let cluster = self.plan.geometry.cluster();
+        let covered = if to_u64(bodies.len()) == cluster.clusters_in(len) { len } else { 0 };
+        self.account(start, covered)?;
+        self.close()?;
+        let first = start.cluster(cluster);
+        let bodies = || (0_u64..).zip(bodies);
+        let before = self.layout.end();
+        let mut host = None;
+        let mut bytes_of_raw = 0;
+        for (index, _) in bodies().filter(|(_, body)| **body == Body::Raw) {
+            let position = self.layout.place_raw(first + index);
+            host.get_or_insert(position.at);
+            bytes_of_raw += cluster.size();
+        }
+        let host = host.unwrap_or(before);
+        let mut bytes_of_zeros = 0;
+        for (index, body) in bodies() {
+            match *body {
+                Body::Compressed(len) => {
+                    self.layout.place_compressed(first + index, len);
+                }
+                Body::Zero => bytes_of_zeros += cluster.size(),
+                Body::Raw => {}
+            }
+        }
+        let length = self.layout.end().0 - host.0;
+        assert_eq!(length, old.length, "the base was checked when it was opened");
+        self.expect_at_most(self.segment_of(start), 0);
+        let reusable = Reusable {
+            gap: host.0 - before.0,
+            range: old.host.0..old.host.0 + old.length,
+            before: old.before,
+            behind: old.behind,
+        };
+        self.parts.reuse(reusable, old.crc64)?;
+        debug_assert_eq!(
+            self.layout.end().0,
+            self.parts.position(),
+            "the layout and the bytes written agree"
+        );
+        let BaseSegment { guest, crc64, blake3, .. } = *old;
+        self.segments.push(Segment { guest, host, length, crc64, blake3: Some(blake3) });
+        self.reused += 1;
+        let counters = &self.context.counters;
+        // The disk's last cluster may reach past its end.
+        counters.zero.fetch_add(bytes_of_zeros.min(len), Relaxed);
+        counters.raw.fetch_add(bytes_of_raw.min(len), Relaxed);
+        counters.unchanged.fetch_add(len, Relaxed);
+        counters.set_done(start.0 + len);
+        counters.set_stored(self.parts.position());
+        Ok(())
+    }
+
+    /// Prepares the parts for the end of segment `number`, of which at most `new` bytes are to come.
+    fn expect_at_most(&mut self, number: u64, new: u64) {
+        let geometry = &self.plan.geometry;
+        let cluster = geometry.cluster();
+        let behind = (number + 1).saturating_mul(geometry.segment_size().0);
+        let clusters = cluster.round_up(geometry.virtual_size().0.saturating_sub(behind));
+        // One cluster for the gaps: those of full clusters make up for the rest.
+        self.parts.expect_at_most(new + clusters + cluster.size() + geometry.tables_bound().0);
     }
 
     /// Adds `gap` zeros to the image.
@@ -233,6 +324,7 @@ impl<'a> Assembler<'a> {
             return Ok(());
         }
         let cluster = self.plan.geometry.cluster();
+        self.expect_at_most(open.number, self.plan.geometry.segment_size().0 + cluster.size());
         let mut crc64 = RunningCrc64::default();
         let mut host = None;
         for chunk in open.held.iter().filter(|chunk| chunk.raw.is_some()) {
@@ -265,22 +357,39 @@ impl<'a> Assembler<'a> {
         let guest = GuestOffset(open.number * self.plan.geometry.segment_size().0);
         let length = self.layout.end().0 - host.0;
         self.segments.push(Segment { guest, host, length, crc64: crc64.sum(), blake3 });
-        self.context.counters.stored.store(self.parts.position(), Relaxed);
+        self.context.counters.set_stored(self.parts.position());
         Ok(())
     }
 
     fn finish(mut self) -> Result<Assembled, Stopped> {
         self.close()?;
         let gap = self.layout.pad_to_cluster();
+        self.parts.expect_at_most(gap + self.plan.geometry.tables_bound().0);
         self.write_gap(gap)?;
+        let offset = self.layout.end();
         let Finished { head, tail, file_len } = self.layout.finish();
+        let mut crc64 = RunningCrc64::default();
         for table in tail {
+            crc64.update(&table);
             self.parts.append(&table)?;
         }
         assert_eq!(self.parts.position(), file_len.0, "the tables end where the layout says");
-        self.context.counters.stored.store(self.parts.position(), Relaxed);
-        let (size, crc64) = self.parts.finish(&head)?;
-        Ok(Assembled { size, crc64, accounted: ByteCount(self.next), segments: self.segments })
+        self.context.counters.set_stored(self.parts.position());
+        let tables = TablesRecord { offset, length: file_len.0 - offset.0, crc64: crc64.sum() };
+        let head_record = HeadRecord { length: to_u64(head.len()), crc64: Crc64::of(&head) };
+        self.parts.finish(&head)?;
+        let cluster = ByteCount(self.plan.geometry.cluster().size());
+        let Folded { size, crc64 } = fold(&head_record, &self.segments, &tables, cluster)
+            .expect("the layout places pieces one behind the other");
+        Ok(Assembled {
+            size: size.0,
+            crc64,
+            head: head_record,
+            tables,
+            accounted: ByteCount(self.next),
+            segments: self.segments,
+            reused: self.reused,
+        })
     }
 }
 
@@ -330,6 +439,7 @@ mod tests {
         let context = Context {
             cancel: Default::default(),
             counters: Arc::default(),
+            whole: Default::default(),
             source_size: SIZE,
             outcome: Arc::default(),
         };
@@ -339,7 +449,7 @@ mod tests {
         }
         drop(to);
         let (parts, _taken) = mpsc::channel(16);
-        let done = run(&Zeros, &from, &plan, parts, &context);
+        let done = run(&Zeros, &from, &plan, None, parts, &context);
         let error = context.outcome().error.take();
         (done, error)
     }

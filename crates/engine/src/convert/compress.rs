@@ -9,7 +9,9 @@ use snapferry_base::limits::OutOfMemory;
 use snapferry_base::threads::{Pool, ReservedThreads};
 use snapferry_base::units::{ClusterBits, GuestCluster, GuestOffset, to_u64, to_usize};
 
-use super::plan::{self, Hashing, Plan};
+pub use snapferry_qcow2::Body;
+
+use super::plan::{self, Hashing, Plan, Reuse};
 use super::{Context, ConvertError};
 use crate::compress::{Codec, Encoder, Level, is_zero};
 use crate::hash::{GuestHash, ZeroHashes};
@@ -24,27 +26,37 @@ pub struct Chunk {
     /// Bytes of the disk, at most one chunk.
     pub len: usize,
     pub buf: PooledBuf,
-    /// Buffer for the chunk's bodies, taken together with `buf`. A job that waited for it here could wait for
-    /// ever, because the chunk that all other stages wait for may come last.
-    pub out: PooledBuf,
 }
 
-/// Stored form of one guest cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Body {
-    /// Nothing is stored: the cluster reads as zeros.
-    Zero,
-    /// The cluster's bytes are stored as they are.
-    Raw,
-    /// The body has this many bytes, right behind the chunk's previous compressed body.
-    Compressed(usize),
+/// Job of compression, for a chunk that was read.
+#[derive(Debug)]
+pub struct Encoding {
+    /// Buffer for the chunk's bodies, taken before the job is queued. A job that waited for it could wait for
+    /// ever, because the chunk that all other stages wait for may come last.
+    pub out: PooledBuf,
+    /// Hash of the chunk, if it is known.
+    pub hash: Option<GuestHash>,
+    /// Destination of the bodies.
+    pub slot: Sender<EncodedChunk>,
+}
+
+/// A chunk that was read and hashed.
+#[derive(Debug)]
+pub struct HashedChunk {
+    pub start: GuestOffset,
+    /// Bytes of the disk.
+    pub len: usize,
+    /// Hash over the chunk's bytes of the disk, without padding.
+    pub hash: GuestHash,
+    /// The chunk, or `None` if it holds only zeros.
+    pub data: Option<Chunk>,
 }
 
 /// Bodies of one chunk.
 #[derive(Debug)]
 pub struct EncodedChunk {
     pub first: GuestCluster,
-    /// One entry for each cluster of the chunk.
+    /// One entry for each cluster of the chunk. A compressed body lies right behind the chunk's previous one.
     pub kinds: Vec<Body>,
     /// The compressed bodies, end to end.
     pub compressed: Packed,
@@ -98,8 +110,10 @@ struct Shared {
 impl Workers {
     /// Starts `plan.threads` threads, or as many as the system allows beside those of the other stages.
     pub fn new(plan: &Plan, context: &Context) -> Result<Self, ConvertError> {
-        // Threads of the other stages: the one that starts reads, the readers, and the assembler.
-        let reserved = ReservedThreads { min: 3, max: plan.readers + 2 };
+        // Threads of the other stages: the one that starts reads, the readers, the assembler, and the judge
+        // of a run with a base.
+        let others = if plan.reuse == Reuse::Unchanged { 3 } else { 2 };
+        let reserved = ReservedThreads { min: others + 1, max: plan.readers + others };
         let panic_context = context.clone();
         // A job that panics drops its slot, too, so the assembler finds its chunk missing.
         let pool = Pool::start("compress", plan.threads, reserved, move || {
@@ -137,37 +151,72 @@ impl Workers {
         self.shared.context.counters.jobs.load(Relaxed)
     }
 
-    /// Queues a chunk; its bodies go into `slot`. Never waits: the number of chunk buffers bounds the queue.
-    pub fn submit(&self, chunk: Chunk, slot: Sender<EncodedChunk>) {
+    /// Queues a chunk for compression. Never waits: the number of chunk buffers bounds the queue.
+    pub fn encode(&self, chunk: Chunk, job: Encoding) {
+        let Encoding { out, hash, slot } = job;
+        self.queue(move |shared| match shared.encode(chunk, out, hash) {
+            // If the assembler has ended already, no stage needs the bodies.
+            Ok(Some(encoded)) => drop(slot.send(encoded)),
+            Ok(None) => {}
+            Err(refused) => shared.context.fail(refused.into()),
+        });
+    }
+
+    /// Queues a chunk for hashing alone. Never waits, as above.
+    pub fn hash(&self, chunk: Chunk, slot: Sender<HashedChunk>) {
+        self.queue(move |shared| {
+            if !shared.context.cancel.is_cancelled() {
+                // If the judge has ended already, no stage needs the hash.
+                drop(slot.send(shared.hash(chunk)));
+            }
+        });
+    }
+
+    fn queue(&self, job: impl FnOnce(&Shared) + Send + 'static) {
         let shared = Arc::clone(&self.shared);
         shared.context.counters.jobs.fetch_add(1, Relaxed);
         // First in, first out: the assembler waits for the oldest.
         self.pool.spawn_fifo(move || {
             let counted = JobGuard(&shared.context.counters.jobs);
-            match shared.encode(chunk) {
-                // If the assembler has ended already, no stage needs the bodies.
-                Ok(Some(encoded)) => drop(slot.send(encoded)),
-                Ok(None) => {}
-                Err(refused) => shared.context.fail(refused.into()),
-            }
+            job(&shared);
             drop(counted);
         });
     }
 }
 
 impl Shared {
-    /// Compresses and hashes one chunk. Returns `None` if the work was cancelled.
-    fn encode(&self, chunk: Chunk) -> Result<Option<EncodedChunk>, OutOfMemory> {
+    /// Returns the length of a chunk in whole clusters.
+    fn padded(&self, chunk: &Chunk) -> usize {
+        to_usize(self.cluster.round_up(to_u64(chunk.len)))
+    }
+
+    fn hash(&self, chunk: Chunk) -> HashedChunk {
+        let Chunk { start, len, .. } = chunk;
+        if is_zero(&chunk.buf[..self.padded(&chunk)]) {
+            return HashedChunk { start, len, hash: self.zeros.of(len), data: None };
+        }
+        let hash = *blake3::hash(&chunk.buf[..len]).as_bytes();
+        HashedChunk { start, len, hash, data: Some(chunk) }
+    }
+
+    /// Compresses one chunk, and hashes it unless its hash is known. Returns `None` if the work was
+    /// cancelled.
+    fn encode(
+        &self,
+        chunk: Chunk,
+        out: PooledBuf,
+        known: Option<GuestHash>,
+    ) -> Result<Option<EncodedChunk>, OutOfMemory> {
         if self.context.cancel.is_cancelled() {
             return Ok(None);
         }
         let cluster = self.cluster;
-        let padded = to_usize(cluster.round_up(to_u64(chunk.len)));
+        let padded = self.padded(&chunk);
         let clusters = padded / cluster.len();
         let first = chunk.start.cluster(cluster);
-        let hashed = self.hashing == Hashing::Blake3;
+        let hashed = self.hashing == Hashing::Blake3 && known.is_none();
         if is_zero(&chunk.buf[..padded]) {
-            let hash = hashed.then(|| self.zeros.of(chunk.len));
+            let hash = known.or_else(|| hashed.then(|| self.zeros.of(chunk.len)));
             let kinds = vec![Body::Zero; clusters];
             return Ok(Some(EncodedChunk {
                 first,
@@ -178,7 +227,7 @@ impl Shared {
                 len: chunk.len,
             }));
         }
-        let mut out = chunk.out;
+        let mut out = out;
         let index = rayon::current_thread_index().expect("jobs run on the pool");
         let mut encoder = self.encoders[index].lock().unwrap_or_else(PoisonError::into_inner);
         let mut encoder = match (self.store_as, &mut *encoder) {
@@ -211,7 +260,7 @@ impl Shared {
         }
         let compressed =
             if packed == 0 { Packed { buf: None, len: 0 } } else { Packed { buf: Some(out), len: packed } };
-        let hash = hasher.map(|hasher| *hasher.finalize().as_bytes());
+        let hash = known.or_else(|| hasher.map(|hasher| *hasher.finalize().as_bytes()));
         Ok(Some(EncodedChunk {
             first,
             kinds,

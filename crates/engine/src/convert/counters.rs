@@ -30,9 +30,11 @@ impl Bottleneck {
 /// decision depends on two of them together.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Offset on the disk up to which everything is in the image, in guest bytes.
-    pub(super) done: AtomicU64,
-    /// Bytes read from the source.
+    /// Guest bytes that are in the image, those of attempts that were given up included.
+    done: AtomicU64,
+    /// Value of `done` when the present attempt began.
+    done_before: AtomicU64,
+    /// Bytes read from the source, in all attempts.
     pub(super) read: AtomicU64,
     /// Bytes that were known to be zero without a read.
     pub(super) holes: AtomicU64,
@@ -40,10 +42,16 @@ pub struct Counters {
     pub(super) zero: AtomicU64,
     /// Bytes of guest clusters stored raw.
     pub(super) raw: AtomicU64,
-    /// Bytes of the image laid out so far.
-    pub(super) stored: AtomicU64,
-    /// Bytes of the image that the destination has confirmed.
+    /// Bytes of the image laid out so far, those of attempts that were given up included.
+    stored: AtomicU64,
+    /// Value of `stored` when the present attempt began.
+    stored_before: AtomicU64,
+    /// Bytes that were sent and that the destination has confirmed, in all attempts.
     pub(super) sent: AtomicU64,
+    /// Bytes that the store has copied from an older image, in all attempts.
+    pub(super) copied: AtomicU64,
+    /// Bytes of the disk that did not change since the older image.
+    pub(super) unchanged: AtomicU64,
     /// Compression jobs that wait or run.
     pub(super) jobs: AtomicUsize,
     /// Number of times that each stage was found to be the one that others wait for, in `Bottleneck`'s order.
@@ -55,6 +63,8 @@ pub struct Counters {
 pub struct Totals {
     /// Guest bytes that are in the image.
     pub done: u64,
+    /// The same, with those of attempts that were given up. Never decreases.
+    pub done_in_all: u64,
     /// Bytes read from the source.
     pub read: u64,
     /// Bytes known to be zero without a read.
@@ -65,8 +75,14 @@ pub struct Totals {
     pub raw: u64,
     /// Bytes of the image laid out.
     pub stored: u64,
-    /// Bytes of the image confirmed by the destination.
+    /// The same, with those of attempts that were given up. Never decreases.
+    pub stored_in_all: u64,
+    /// Bytes sent and confirmed by the destination.
     pub sent: u64,
+    /// Bytes that the store has copied from an older image.
+    pub copied: u64,
+    /// Guest bytes that did not change since the older image.
+    pub unchanged: u64,
     /// Times that read, compress and upload held the others up.
     pub waits: [u64; 3],
 }
@@ -75,15 +91,39 @@ impl Counters {
     /// Returns the totals at this moment.
     #[must_use]
     pub fn totals(&self) -> Totals {
+        let (done, stored) = (self.done.load(Relaxed), self.stored.load(Relaxed));
         Totals {
-            done: self.done.load(Relaxed),
+            done: done.saturating_sub(self.done_before.load(Relaxed)),
+            done_in_all: done,
             read: self.read.load(Relaxed),
             holes: self.holes.load(Relaxed),
             zero: self.zero.load(Relaxed),
             raw: self.raw.load(Relaxed),
-            stored: self.stored.load(Relaxed),
+            stored: stored.saturating_sub(self.stored_before.load(Relaxed)),
+            stored_in_all: stored,
             sent: self.sent.load(Relaxed),
+            copied: self.copied.load(Relaxed),
+            unchanged: self.unchanged.load(Relaxed),
             waits: [0, 1, 2].map(|stage: usize| self.waits[stage].load(Relaxed)),
+        }
+    }
+
+    /// Sets the offset on the disk up to which everything is in the image.
+    pub(super) fn set_done(&self, end: u64) {
+        self.done.store(self.done_before.load(Relaxed) + end, Relaxed);
+    }
+
+    /// Sets the length of the image so far.
+    pub(super) fn set_stored(&self, len: u64) {
+        self.stored.store(self.stored_before.load(Relaxed) + len, Relaxed);
+    }
+
+    /// Begins another attempt at the same image. Sums over all attempts go on, so that no metric decreases.
+    pub(super) fn begin_again(&self) {
+        self.done_before.store(self.done.load(Relaxed), Relaxed);
+        self.stored_before.store(self.stored.load(Relaxed), Relaxed);
+        for of_one_attempt in [&self.holes, &self.zero, &self.raw, &self.unchanged] {
+            of_one_attempt.store(0, Relaxed);
         }
     }
 

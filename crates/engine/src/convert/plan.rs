@@ -6,14 +6,16 @@ use std::num::NonZeroUsize;
 use serde::Serialize;
 use snapferry_base::limits::{Allowance, Demand};
 use snapferry_base::units::{ByteCount, ClusterBits, KIB, MIB, to_u64, to_usize};
-use snapferry_qcow2::Geometry;
 use snapferry_qcow2::header::Version;
+use snapferry_qcow2::{Geometry, SEGMENT};
 
 use super::ConvertError;
+use super::planner::Limits;
 use crate::compress::{Codec, Encoder, Level};
+use crate::manifest::EncoderRecord;
 use crate::pipeline::{MAX_IN_FLIGHT, MAX_THREADS, bounded};
 use crate::store::Location;
-use crate::store::{MAX_OBJECT, MAX_PART, MAX_PARTS};
+use crate::store::{MAX_OBJECT, MAX_PART, MAX_PARTS, MIN_PART};
 
 /// Size of one read, of one compression job and of the data under one hash. Measured: reads of 1 to 4 MiB are
 /// equally fast, and smaller chunks make more jobs than they are worth.
@@ -22,6 +24,10 @@ pub const CHUNK: ByteCount = crate::hash::CHUNK;
 /// Chunks in flight between the first read and the assembler, beyond those that readers and compressors hold.
 /// The assembler may hold back the chunks of a whole segment until it knows where their raw clusters go.
 const SLACK_CHUNKS: usize = 10;
+
+/// Chunks of a segment.
+const SEGMENT_CHUNKS: usize = 8;
+const _: () = assert!(SEGMENT.0 == 8 * CHUNK.0, "a segment has this many chunks");
 
 /// Default number of reads in flight. A cloud volume needs a queue; a local disk does not suffer from one.
 const READERS: usize = 6;
@@ -52,6 +58,23 @@ const FILE_PART: ByteCount = ByteCount(4 * MIB);
 
 /// Number of concurrent writes to a local file.
 const FILE_WRITERS: usize = 3;
+
+/// Least bytes in every part of a file but the last. A file has no such limit, but shorter copies are not
+/// worth a part of their own.
+const LEAST_FILE_PART: ByteCount = ByteCount(MIB);
+
+/// Bytes that one request copies inside a store: small enough that its answer comes within seconds. Three
+/// stores copied 1 GiB in 3 to 7 seconds.
+const COPY: ByteCount = ByteCount(128 * MIB);
+
+/// Most bytes that one request copies, however large the parts are.
+const MOST_COPIED: ByteCount = ByteCount(1024 * MIB);
+
+/// Bytes of the base that are in memory while the holes of parts are filled, in two requests at most.
+pub(super) const FETCH: ByteCount = ByteCount(4 * MIB);
+
+/// Number of parts whose holes are filled at a time.
+pub(super) const FETCHES: usize = 2;
 
 /// Memory that the process takes before it holds a single chunk: code, runtime, TLS, HTTP buffers. Measured:
 /// 23 MiB at most.
@@ -84,6 +107,16 @@ pub enum ManifestPolicy {
     Nothing,
 }
 
+/// Use of an older image of the same disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reuse {
+    /// All of the disk is compressed.
+    #[default]
+    Nothing,
+    /// What did not change since the older image is taken from it.
+    Unchanged,
+}
+
 /// Options that the user may set. `None` leaves the choice to the plan.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -105,6 +138,7 @@ pub struct Options {
     pub readers: Option<NonZeroUsize>,
     pub hashing: Hashing,
     pub manifest_policy: ManifestPolicy,
+    pub reuse: Reuse,
 }
 
 impl Default for Options {
@@ -121,6 +155,7 @@ impl Default for Options {
             readers: None,
             hashing: Hashing::Blake3,
             manifest_policy: ManifestPolicy::Manifest,
+            reuse: Reuse::Nothing,
         }
     }
 }
@@ -137,16 +172,21 @@ pub struct Plan {
     pub level: Level,
     pub hashing: Hashing,
     pub manifest_policy: ManifestPolicy,
+    pub reuse: Reuse,
     /// Number of compression threads.
     pub threads: usize,
     /// Most reads in flight at a time.
     pub readers: usize,
-    /// Most chunks in memory, each with a buffer for its bodies.
+    /// Most chunks whose bodies are in memory.
     pub chunks: usize,
-    /// Bytes in each part but the last.
+    /// Bytes in each part but the last; with an older image, most bytes in a part that is sent.
     pub part_size: ByteCount,
     /// Most parts in flight at a time.
     pub connections: usize,
+    /// Least bytes in every part but the last.
+    least_part: ByteCount,
+    /// Most parts.
+    parts_limit: u64,
 }
 
 impl Plan {
@@ -180,6 +220,10 @@ impl Plan {
             ),
             Location::File => (FILE_PART, FILE_WRITERS),
         };
+        let (least_part, parts_limit) = match destination {
+            Location::Bucket => (MIN_PART, MAX_PARTS),
+            Location::File => (LEAST_FILE_PART, u64::from(u32::MAX)),
+        };
         let part_size = match options.part_size {
             None => part.max(head),
             Some(requested) => check_part_size(requested, head, bound, destination)?,
@@ -190,6 +234,8 @@ impl Plan {
             MAX_IN_FLIGHT,
         )?;
         let chunks = chunks(readers, threads);
+        // The assembler holds a segment's bodies until all of them are there.
+        assert!(chunks >= SEGMENT_CHUNKS, "{chunks} chunks do not hold a segment");
         Ok(Self {
             geometry,
             version: options.version,
@@ -198,11 +244,14 @@ impl Plan {
             level: options.level,
             hashing: options.hashing,
             manifest_policy: options.manifest_policy,
+            reuse: options.reuse,
             threads,
             readers,
             chunks,
             part_size,
             connections,
+            least_part,
+            parts_limit,
         })
     }
 
@@ -292,6 +341,23 @@ impl Plan {
         self.connections + 2
     }
 
+    /// Returns the number of buffers for chunks as they are read. With an older image, the judge holds those
+    /// of a segment until it has compared their hashes.
+    #[must_use]
+    pub fn chunk_buffers(&self) -> usize {
+        match self.reuse {
+            Reuse::Nothing => self.chunks,
+            Reuse::Unchanged => self.chunks + SEGMENT_CHUNKS,
+        }
+    }
+
+    /// Returns the limits of the image's parts.
+    pub(super) fn part_limits(&self) -> Limits {
+        let part = self.part_size.0;
+        let copy = part.saturating_mul(4).clamp(COPY.0, MOST_COPIED.0);
+        Limits { part, least: self.least_part.0.min(part), copy, most: self.parts_limit }
+    }
+
     /// Returns the largest possible size of the image.
     #[must_use]
     pub fn upper_bound(&self) -> ByteCount {
@@ -315,6 +381,14 @@ impl Plan {
     /// + segments x 400                      the manifest, while it is written
     /// + readers x 64 KiB                    stacks
     /// ```
+    ///
+    /// With an older image also:
+    ///
+    /// ```text
+    ///   8 x 2 MiB                           chunks whose hashes are compared
+    /// + 2 x 4 MiB                           bytes of the older image for holes
+    /// + 8 a guest cluster, segments x 400   its tables and manifest
+    /// ```
     #[must_use]
     pub fn peak_memory(&self) -> ByteCount {
         let cluster = self.geometry.cluster();
@@ -323,7 +397,16 @@ impl Plan {
         let parts = to_u64(self.part_buffers()) * self.part_size.0;
         let tables = self.geometry.tables_bound().0;
         let segments = self.geometry.segments() * 400;
-        ByteCount(BASE + encoders + chunks + parts + tables + segments + 64 * KIB * to_u64(self.readers))
+        let older = match self.reuse {
+            Reuse::Nothing => 0,
+            Reuse::Unchanged => {
+                let judged = to_u64(SEGMENT_CHUNKS) * CHUNK.0;
+                let fetched = to_u64(FETCHES) * FETCH.0;
+                judged + fetched + 8 * self.geometry.guest_clusters() + segments
+            }
+        };
+        let stacks = 64 * KIB * to_u64(self.readers);
+        ByteCount(BASE + encoders + chunks + parts + tables + segments + stacks + older)
     }
 
     /// Returns `deflate`, `zstd`, or `none` if clusters are stored raw.
@@ -341,6 +424,21 @@ impl Plan {
         match self.store_as {
             StoreAs::Compressed => Encoder::describe(self.codec, self.level),
             StoreAs::Raw => "none".to_owned(),
+        }
+    }
+
+    /// Returns all that decides on the bytes of a segment, as the manifest records it.
+    #[must_use]
+    pub fn encoder_record(&self) -> EncoderRecord {
+        EncoderRecord {
+            codec: self.codec_name().to_owned(),
+            level: self.level.name().to_owned(),
+            library: self.encoder(),
+            target: Some(std::env::consts::ARCH.to_owned()),
+            layout: Some(snapferry_qcow2::layout::VERSION),
+            cluster_size: ByteCount(self.geometry.cluster().size()),
+            segment_size: self.geometry.segment_size(),
+            chunk_size: CHUNK,
         }
     }
 
@@ -472,9 +570,13 @@ mod tests {
 
     #[test]
     fn memory_is_within_what_is_promised_for_two_cores() {
-        for size in [GIB, 64 * GIB, 250 * GIB] {
-            let bucket = plan(size, &Options::default(), Location::Bucket).expect("a plan").peak_memory();
-            let file = plan(size, &Options::default(), Location::File).expect("a plan").peak_memory();
+        let whole = Options::default();
+        let changes = Options { reuse: Reuse::Unchanged, ..Options::default() };
+        for (size, options) in
+            [GIB, 64 * GIB, 250 * GIB].into_iter().flat_map(|size| [(size, &whole), (size, &changes)])
+        {
+            let bucket = plan(size, options, Location::Bucket).expect("a plan").peak_memory();
+            let file = plan(size, options, Location::File).expect("a plan").peak_memory();
             assert!(bucket <= ByteCount(512 * MIB), "{bucket} for a bucket");
             assert!(file <= ByteCount(256 * MIB), "{file} for a file");
         }

@@ -26,6 +26,7 @@ use crate::error::{RestoreError, check_count};
 use crate::pipeline::PipelineError;
 use crate::source::aligned::{BufferPool, PooledBuf, Untaken};
 
+pub mod base;
 mod checksums;
 pub mod counters;
 mod damage;

@@ -121,6 +121,18 @@ pub enum StoreError {
         /// Answer of the store.
         reason: String,
     },
+    /// The store refuses to copy parts of objects: it does not offer that, or not for this range, or the
+    /// identity lacks the right. Sending the bytes may work all the same.
+    #[error("{operation}: the store refused to copy: {status} {code}: {message}")]
+    CopyRefused {
+        operation: Operation,
+        /// HTTP status of the response.
+        status: u16,
+        /// Error code of S3, such as `AccessDenied`, or the name of the HTTP status.
+        code: String,
+        /// Message of the store, cut to one line.
+        message: String,
+    },
     /// The disk is full.
     #[error("{operation}: the disk is full")]
     Full {
@@ -213,6 +225,7 @@ impl StoreError {
             | Self::Untrusted { .. }
             | Self::WrongRegion { .. }
             | Self::Unsupported { .. }
+            | Self::CopyRefused { .. }
             | Self::Full { .. }
             | Self::Mismatch { .. }
             | Self::Untold { .. }

@@ -10,8 +10,8 @@ use snapferry_base::fence::{Fence, Fenced};
 
 use super::error::{Operation, StoreError};
 use super::{
-    ETag, ExpectedObject, ListedObject, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part, StoredPart,
-    Upload, UploadPlan,
+    CopiedPart, CopySource, ETag, ExpectedObject, ListedObject, ObjectKey, ObjectMeta, ObjectStore,
+    OpenUpload, Part, StoredPart, Upload, UploadPlan,
 };
 
 /// Store behind a fence. Reads pass without a check.
@@ -74,6 +74,21 @@ impl ObjectStore for FencedStore {
         // The part is invisible until its upload is completed, so a recent check is enough.
         self.fence.pass().await.map_err(|source| self.fenced("UploadPart", &upload.key, source))?;
         self.inner.put_part(upload, part).await
+    }
+
+    async fn copy_part(
+        &self,
+        upload: &Upload,
+        part: CopiedPart,
+        from: &CopySource,
+    ) -> Result<StoredPart, StoreError> {
+        // Invisible until the upload is completed, as a part that is sent.
+        self.fence.pass().await.map_err(|source| self.fenced("UploadPartCopy", &upload.key, source))?;
+        self.inner.copy_part(upload, part, from).await
+    }
+
+    fn proves(&self, stored: &StoredPart, part: &Part) -> bool {
+        self.inner.proves(stored, part)
     }
 
     async fn list_parts(&self, upload: &Upload) -> Result<Vec<StoredPart>, StoreError> {

@@ -17,7 +17,7 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use bytes::Bytes;
 use rustix::io::Errno;
-use snapferry_base::units::{ByteCount, to_u64, to_usize};
+use snapferry_base::units::{to_u64, to_usize};
 use tracing::Span;
 
 use super::Overwrite;
@@ -25,8 +25,8 @@ use super::error::{Operation, StoreError};
 use super::local::{PageCache, or_current_dir};
 use super::new_file::{NewFile, hidden_name, is_id, new_id, parse_hidden, remove};
 use super::{
-    ETag, ExpectedObject, ListedObject, MAX_PARTS, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part,
-    PartNumber, StoredPart, Upload, UploadPlan,
+    CopiedPart, CopySource, ETag, ExpectedObject, ListedObject, MAX_PARTS, ObjectKey, ObjectMeta,
+    ObjectStore, OpenUpload, Part, PartNumber, StoredPart, Upload, UploadPlan,
 };
 use crate::hash::Crc64;
 
@@ -44,20 +44,29 @@ pub struct FolderStore {
 struct PendingUpload {
     key: ObjectKey,
     new: NewFile,
-    part_size: ByteCount,
-    parts: Mutex<BTreeMap<PartNumber, Sized64>>,
+    parts: Mutex<BTreeMap<PartNumber, Written>>,
 }
 
-/// Size and checksum of a part.
+/// Part that was written.
 #[derive(Clone, Copy, Debug)]
-struct Sized64 {
+struct Written {
+    /// Offset of the part in the file, in bytes.
+    at: u64,
     size: u64,
     crc64: Crc64,
+    /// True if the checksum was computed of the bytes that were written. The system copies bytes from file to
+    /// file without showing them.
+    was_seen: bool,
 }
 
-impl Sized64 {
+impl Written {
     fn stored(self, number: PartNumber) -> StoredPart {
-        StoredPart { number, size: self.size, etag: ETag(self.crc64.to_base64()) }
+        StoredPart {
+            number,
+            size: self.size,
+            etag: ETag(self.crc64.to_base64()),
+            crc64: Some(self.crc64).filter(|_| self.was_seen),
+        }
     }
 }
 
@@ -186,9 +195,57 @@ fn version_of(found: &std::fs::Metadata) -> ETag {
     ETag(format!("{:x}-{:x}-{:x}.{:09}", found.ino(), found.len(), found.mtime(), found.mtime_nsec()))
 }
 
+/// Opens a file that stands for an object.
+fn open(operation: &Operation, path: &Path) -> Result<File, StoreError> {
+    match File::open(path) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => {
+            Err(StoreError::NoSuchKey { operation: operation.clone() })
+        }
+        opened => opened.map_err(|err| io_error(operation.clone(), err)),
+    }
+}
+
+/// Checks that an open file has the requested version.
+fn check_version(operation: &Operation, file: &File, version: Option<&ETag>) -> Result<(), StoreError> {
+    let found = version_of(&file.metadata().map_err(|err| io_error(operation.clone(), err))?);
+    if version.is_none_or(|version| *version == found) {
+        return Ok(());
+    }
+    let reason = format!("the version is {} by now", found.0);
+    Err(StoreError::Precondition { operation: operation.clone(), reason })
+}
+
 impl PendingUpload {
-    fn parts(&self) -> MutexGuard<'_, BTreeMap<PartNumber, Sized64>> {
+    fn parts(&self) -> MutexGuard<'_, BTreeMap<PartNumber, Written>> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Checks that a part may be written: by its number, and that it overlaps no other part.
+    fn check_place(
+        &self,
+        operation: &Operation,
+        number: PartNumber,
+        at: u64,
+        size: u64,
+    ) -> Result<(), StoreError> {
+        let wrong = |reason: String| Err(StoreError::Mismatch { operation: operation.clone(), reason });
+        if !(1..=MAX_PARTS).contains(&u64::from(number.0)) {
+            return wrong(format!("the number is not from 1 to {MAX_PARTS}"));
+        }
+        let Some(end) = at.checked_add(size) else {
+            return wrong(format!("{size} bytes at {at} are past the end of any file"));
+        };
+        let parts = self.parts();
+        let overlapping =
+            parts.iter().find(|(other, part)| **other != number && part.at < end && at < part.at + part.size);
+        match overlapping {
+            None => Ok(()),
+            Some((other, part)) => wrong(format!(
+                "bytes {at} to {end} overlap part {other}, which has bytes {} to {}",
+                part.at,
+                part.at + part.size
+            )),
+        }
     }
 
     /// Checks that `named` are exactly the parts that were written, without gaps.
@@ -209,10 +266,8 @@ impl PendingUpload {
             else {
                 return wrong(format!("part {} is not the one that was written", named.number));
             };
-            if named.number != PartNumber(position)
-                || (to_u64(parts.len()) != u64::from(position) && part.size != self.part_size.0)
-            {
-                return wrong(format!("part {} of {} bytes is out of place", named.number, part.size));
+            if named.number != PartNumber(position) || part.at != size {
+                return wrong(format!("part {} at byte {} is out of place", named.number, part.at));
             }
             size += part.size;
             crc64 = crc64.then(part.crc64, part.size);
@@ -272,12 +327,7 @@ impl ObjectStore for FolderStore {
         let (path, version) = (self.target(key)?, version.cloned());
         run_blocking(self.operation("read", key), move |operation| {
             let failed = |err: io::Error| io_error(operation.clone(), err);
-            let file = match File::open(path) {
-                Err(err) if err.kind() == io::ErrorKind::NotFound => {
-                    return Err(StoreError::NoSuchKey { operation: operation.clone() });
-                }
-                opened => opened.map_err(failed)?,
-            };
+            let file = open(operation, &path)?;
             let size = file.metadata().map_err(failed)?.len();
             if range.start > range.end || range.end > size {
                 let reason = format!("bytes {} to {} were asked for, of {size}", range.start, range.end);
@@ -286,11 +336,7 @@ impl ObjectStore for FolderStore {
             let mut bytes = vec![0; to_usize(range.end - range.start)];
             file.read_exact_at(&mut bytes, range.start).map_err(failed)?;
             // After the read, so that a change during it is noticed too.
-            let found = version_of(&file.metadata().map_err(failed)?);
-            if version.is_some_and(|version| version != found) {
-                let reason = format!("the version is {} by now", found.0);
-                return Err(StoreError::Precondition { operation: operation.clone(), reason });
-            }
+            check_version(operation, &file, version.as_ref())?;
             Ok(Bytes::from(bytes))
         })
         .await
@@ -306,8 +352,7 @@ impl ObjectStore for FolderStore {
 
     async fn create_upload(&self, key: &ObjectKey, plan: &UploadPlan) -> Result<Upload, StoreError> {
         let upload = Upload { key: key.clone(), id: new_id() };
-        let (target, id, part_size, overwrite) =
-            (self.target(key)?, upload.id.clone(), plan.part_size, plan.overwrite);
+        let (target, id, overwrite) = (self.target(key)?, upload.id.clone(), plan.overwrite);
         let new = run_blocking(self.operation("create", key), move |operation| {
             if overwrite == Overwrite::Refuse && target.symlink_metadata().is_ok() {
                 let reason = "there is a file of that name already".to_owned();
@@ -317,7 +362,7 @@ impl ObjectStore for FolderStore {
                 .map_err(|err| io_error(operation.clone(), err))
         })
         .await?;
-        let pending = PendingUpload { key: key.clone(), new, part_size, parts: Mutex::default() };
+        let pending = PendingUpload { key: key.clone(), new, parts: Mutex::default() };
         self.uploads().insert(upload.id.clone(), Arc::new(pending));
         Ok(upload)
     }
@@ -327,21 +372,55 @@ impl ObjectStore for FolderStore {
         operation.target = format!("{} part {}", operation.target, part.number);
         let pending = self.pending(&operation, upload)?;
         run_blocking(operation, move |operation| {
-            let wrong = |reason: String| Err(StoreError::Mismatch { operation: operation.clone(), reason });
-            if part.number.0 == 0 || u64::from(part.number.0) > MAX_PARTS {
-                return wrong(format!("the number is not from 1 to {MAX_PARTS}"));
-            }
             let size = to_u64(part.body.len());
-            if size > pending.part_size.0 {
-                return wrong(format!("{size} bytes do not fit a part of {}", pending.part_size));
-            }
-            let offset = u64::from(part.number.0 - 1) * pending.part_size.0;
-            pending.new.file().write(&part.body, offset).map_err(|err| io_error(operation.clone(), err))?;
-            let held = Sized64 { size, crc64: part.crc64 };
-            pending.parts().insert(part.number, held);
-            Ok(held.stored(part.number))
+            pending.check_place(operation, part.number, part.at, size)?;
+            pending.new.file().write(&part.body, part.at).map_err(|err| io_error(operation.clone(), err))?;
+            let written = Written { at: part.at, size, crc64: part.crc64, was_seen: true };
+            pending.parts().insert(part.number, written);
+            Ok(written.stored(part.number))
         })
         .await
+    }
+
+    async fn copy_part(
+        &self,
+        upload: &Upload,
+        part: CopiedPart,
+        from: &CopySource,
+    ) -> Result<StoredPart, StoreError> {
+        let mut operation = self.operation("copy", &upload.key);
+        operation.target = format!("{} part {}", operation.target, part.number);
+        let pending = self.pending(&operation, upload)?;
+        let (path, from) = (self.target(&from.key)?, from.clone());
+        run_blocking(operation, move |operation| {
+            let failed = |err: io::Error| io_error(operation.clone(), err);
+            part.check(operation, &from)?;
+            pending.check_place(operation, part.number, part.at, part.len())?;
+            let source = open(operation, &path)?;
+            let copied = pending.new.file().copy(&source, &part.range, part.at).map_err(failed)?;
+            // After the copy, so that a change during it is noticed too.
+            check_version(operation, &source, Some(&from.etag))?;
+            if copied.len != part.len() {
+                let reason = format!("{} has no bytes {:?}", path.display(), part.range);
+                return Err(StoreError::Mismatch { operation: operation.clone(), reason });
+            }
+            if let Some(crc64) = copied.crc64 {
+                part.compare(operation, &from, crc64)?;
+            }
+            let written = Written {
+                at: part.at,
+                size: part.len(),
+                crc64: part.crc64,
+                was_seen: copied.crc64.is_some(),
+            };
+            pending.parts().insert(part.number, written);
+            Ok(written.stored(part.number))
+        })
+        .await
+    }
+
+    fn proves(&self, stored: &StoredPart, part: &Part) -> bool {
+        stored.crc64 == Some(part.crc64)
     }
 
     async fn list_parts(&self, upload: &Upload) -> Result<Vec<StoredPart>, StoreError> {

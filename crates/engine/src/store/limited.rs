@@ -12,8 +12,8 @@ use snapferry_base::units::{ByteCount, to_u64};
 
 use super::error::StoreError;
 use super::{
-    ETag, ExpectedObject, ListedObject, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part, StoredPart,
-    Upload, UploadPlan,
+    CopiedPart, CopySource, ETag, ExpectedObject, ListedObject, ObjectKey, ObjectMeta, ObjectStore,
+    OpenUpload, Part, StoredPart, Upload, UploadPlan,
 };
 
 /// Store behind a rate limit. A part is sent whole, and the next one waits for as long as a connection of
@@ -90,6 +90,20 @@ impl ObjectStore for Limited {
     async fn put_part(&self, upload: &Upload, part: Part) -> Result<StoredPart, StoreError> {
         self.turn(part.body.len()).await;
         self.inner.put_part(upload, part).await
+    }
+
+    /// Copies without a wait: the bytes stay in the store.
+    async fn copy_part(
+        &self,
+        upload: &Upload,
+        part: CopiedPart,
+        from: &CopySource,
+    ) -> Result<StoredPart, StoreError> {
+        self.inner.copy_part(upload, part, from).await
+    }
+
+    fn proves(&self, stored: &StoredPart, part: &Part) -> bool {
+        self.inner.proves(stored, part)
     }
 
     async fn list_parts(&self, upload: &Upload) -> Result<Vec<StoredPart>, StoreError> {

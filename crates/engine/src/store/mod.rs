@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use snapferry_base::units::ByteCount;
 
 use crate::hash::Crc64;
@@ -71,7 +72,8 @@ impl Overwrite {
 }
 
 /// Name of an object in its bucket, or of a file in its folder.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct ObjectKey(String);
 
 /// Error for a name that no store accepts.
@@ -136,6 +138,19 @@ impl ObjectKey {
     }
 }
 
+impl From<ObjectKey> for String {
+    fn from(key: ObjectKey) -> Self {
+        key.0
+    }
+}
+
+impl TryFrom<String> for ObjectKey {
+    type Error = ObjectKeyError;
+    fn try_from(key: String) -> Result<Self, ObjectKeyError> {
+        Self::new(&key)
+    }
+}
+
 impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -154,7 +169,7 @@ impl fmt::Display for PartNumber {
 
 /// Opaque identifier of one version of an object. Stores disagree on what it is made of; equal values mean
 /// equal versions.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ETag(pub String);
 
 /// Metadata that a store returns for an object.
@@ -171,7 +186,7 @@ pub struct ObjectMeta {
 /// Parameters of an upload, known before its first byte.
 #[derive(Clone, Debug)]
 pub struct UploadPlan {
-    /// Size of every part but the last, in bytes.
+    /// Most bytes in a part that is sent. Copied parts may be larger, and a part may be smaller.
     pub part_size: ByteCount,
     /// Permission to replace an object under the key. Every store checks it at the beginning; a store that
     /// can enforce it does so at completion too.
@@ -191,19 +206,94 @@ pub struct Upload {
 #[derive(Clone, Debug)]
 pub struct Part {
     pub number: PartNumber,
+    /// Offset of the part in the object, in bytes.
+    pub at: u64,
     pub body: Bytes,
     /// CRC64NVME of the body.
     pub crc64: Crc64,
+}
+
+/// Object of the same store from which parts of a new object are copied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopySource {
+    pub key: ObjectKey,
+    /// Version of the object that is copied, as HEAD returned it. Empty if the store returns none.
+    pub etag: ETag,
+    /// Size of that version in bytes.
+    pub size: u64,
+}
+
+/// Part that the store makes of bytes that it holds already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopiedPart {
+    pub number: PartNumber,
+    /// Offset of the part in the new object, in bytes.
+    pub at: u64,
+    /// Bytes of the source that become the part; at least one.
+    pub range: Range<u64>,
+    /// CRC64NVME that those bytes must have.
+    pub crc64: Crc64,
+}
+
+impl CopiedPart {
+    /// Returns the size of the part in bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.range.end.saturating_sub(self.range.start)
+    }
+
+    /// True if the range holds no byte, which no store accepts.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Checks the range against the size of the source, before a request is sent.
+    ///
+    /// # Errors
+    /// [`StoreError::Mismatch`] if the range is empty or does not lie in the source.
+    pub fn check(&self, operation: &Operation, from: &CopySource) -> Result<(), StoreError> {
+        if !self.is_empty() && self.range.end <= from.size {
+            return Ok(());
+        }
+        let (start, end, size) = (self.range.start, self.range.end, from.size);
+        let reason = format!("bytes {start} to {end} are no range of {}, which has {size} bytes", from.key);
+        Err(StoreError::Mismatch { operation: operation.clone(), reason })
+    }
+
+    /// Compares the checksum that a store returned for the copied bytes with the one that they must have.
+    ///
+    /// # Errors
+    /// [`StoreError::Mismatch`] if the two differ. Another copy would give the same bytes.
+    pub fn compare(
+        &self,
+        operation: &Operation,
+        from: &CopySource,
+        returned: Crc64,
+    ) -> Result<(), StoreError> {
+        if returned == self.crc64 {
+            return Ok(());
+        }
+        let Range { start, end } = self.range;
+        let reason = format!(
+            "bytes {start} to {end} of {} have CRC64NVME {returned}, not {}: the object is damaged, or another one",
+            from.key, self.crc64
+        );
+        Err(StoreError::Mismatch { operation: operation.clone(), reason })
+    }
 }
 
 /// Metadata that a store returns for a part that it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredPart {
     pub number: PartNumber,
-    /// Size of the part in bytes.
+    /// Size of the part in bytes. The response to a copy has none, so there it is the size of the range; the
+    /// list of the parts has the true one.
     pub size: u64,
     /// Identifier from the store, which the completion needs.
     pub etag: ETag,
+    /// CRC64NVME of the part as the store returned it with the part or in a list; `None` if it returned none.
+    pub crc64: Option<Crc64>,
 }
 
 /// Properties that the finished object must have.
@@ -265,6 +355,27 @@ pub trait ObjectStore: Send + Sync + 'static {
 
     /// Stores one part. A part that is sent twice is stored once.
     async fn put_part(&self, upload: &Upload, part: Part) -> Result<StoredPart, StoreError>;
+
+    /// Makes a part of bytes of another object, or of an older version of the same one, inside the store.
+    ///
+    /// A success does not prove that the part has the size of its range: some stores shorten a range that
+    /// goes past the end. And some stores copy whatever version is there. So the caller compares the list of
+    /// the parts, and HEAD of the source, before it completes the upload.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchKey`] if the source is gone; [`StoreError::Precondition`] if it has another
+    /// version by now; [`StoreError::CopyRefused`] if the store copies no parts at all, or not for this
+    /// identity; and [`StoreError::Mismatch`] if the store returned another checksum than the part must have.
+    async fn copy_part(
+        &self,
+        upload: &Upload,
+        part: CopiedPart,
+        from: &CopySource,
+    ) -> Result<StoredPart, StoreError>;
+
+    /// True if what the store returned for a part that it holds proves that it has the bytes of `part`: their
+    /// CRC64NVME, or an ETag that is their MD5. May compute that MD5, which takes 2 seconds a gigabyte.
+    fn proves(&self, stored: &StoredPart, part: &Part) -> bool;
 
     /// Returns every part that the store holds of an upload, by number.
     async fn list_parts(&self, upload: &Upload) -> Result<Vec<StoredPart>, StoreError>;

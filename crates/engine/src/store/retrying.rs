@@ -15,8 +15,8 @@ use snapferry_base::retry::{Backoff, Class};
 use super::error::{Operation, StoreError};
 use super::pace::Pace;
 use super::{
-    ETag, ExpectedObject, ListedObject, ObjectKey, ObjectMeta, ObjectStore, OpenUpload, Part, StoredPart,
-    Upload, UploadPlan,
+    CopiedPart, CopySource, ETag, ExpectedObject, ListedObject, ObjectKey, ObjectMeta, ObjectStore,
+    OpenUpload, Part, StoredPart, Upload, UploadPlan,
 };
 
 /// Most attempts of a request whose checksum did not match: a bit flips in transit now and then, but not
@@ -154,6 +154,24 @@ impl Retrying {
         }
     }
 
+    /// Makes one attempt at a part, among as many others as the pace permits. The permit is held during the
+    /// attempt, not during the wait after it.
+    async fn with_permit<T>(
+        &self,
+        attempt: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let permit = self.pace.permit().await;
+        let answer = attempt.await;
+        match &answer {
+            Ok(_) => permit.succeeded(),
+            Err(err) if err.class() == Class::Throttled => permit.was_throttled(),
+            // A connection that is too slow for so many parts may be fast enough for fewer.
+            Err(StoreError::TimedOut { .. }) => permit.was_throttled(),
+            Err(_) => drop(permit),
+        }
+        answer
+    }
+
     /// Checks whether the object under the key of the upload is the one that `whole` describes, made by this
     /// upload. Sends one HEAD request even after a cancellation, because its response shows whether the
     /// object exists.
@@ -249,23 +267,28 @@ impl ObjectStore for Retrying {
             request: "UploadPart",
             target: format!("{} part {}", self.url(&upload.key), part.number),
         };
+        self.attempts(operation, Stop::AtOnce, || self.with_permit(self.inner.put_part(upload, part.clone())))
+            .await
+    }
+
+    async fn copy_part(
+        &self,
+        upload: &Upload,
+        part: CopiedPart,
+        from: &CopySource,
+    ) -> Result<StoredPart, StoreError> {
+        let operation = Operation {
+            request: "UploadPartCopy",
+            target: format!("{} part {}", self.url(&upload.key), part.number),
+        };
         self.attempts(operation, Stop::AtOnce, || {
-            let part = part.clone();
-            async {
-                // The permit is held during the attempt, not during the wait after it.
-                let permit = self.pace.permit().await;
-                let answer = self.inner.put_part(upload, part).await;
-                match &answer {
-                    Ok(_) => permit.succeeded(),
-                    Err(err) if err.class() == Class::Throttled => permit.was_throttled(),
-                    // A connection that is too slow for so many parts may be fast enough for fewer.
-                    Err(StoreError::TimedOut { .. }) => permit.was_throttled(),
-                    Err(_) => drop(permit),
-                }
-                answer
-            }
+            self.with_permit(self.inner.copy_part(upload, part.clone(), from))
         })
         .await
+    }
+
+    fn proves(&self, stored: &StoredPart, part: &Part) -> bool {
+        self.inner.proves(stored, part)
     }
 
     async fn list_parts(&self, upload: &Upload) -> Result<Vec<StoredPart>, StoreError> {

@@ -1,6 +1,11 @@
-//! Tests of the engine's stores with the test doubles that all crates share, which use the engine as every
-//! other crate does.
+//! Tests of the engine with the test doubles that all crates share, which use the engine as every other crate
+//! does.
 
+mod base;
 mod fenced;
+mod incremental;
 mod limited;
+mod manifests;
+mod resume;
 mod retrying;
+mod support;

@@ -12,12 +12,13 @@ use snapferry_engine::hash::Crc64;
 use snapferry_engine::store::Overwrite;
 use snapferry_engine::store::retrying::{ABORTS, DAMAGED_ATTEMPTS, FIRST_CONTACT_ATTEMPTS};
 use snapferry_engine::store::{
-    ETag, ExpectedObject, ObjectKey, ObjectStore as _, Operation, Pace, Part, PartNumber, Retrying,
-    StoreError, StoredPart, Upload, UploadPlan,
+    CopiedPart, ETag, ExpectedObject, ObjectKey, ObjectStore as _, Operation, Pace, Part, PartNumber,
+    Retrying, StoreError, StoredPart, Upload, UploadPlan,
 };
 use snapferry_testkit::clock::ManualClock;
 use snapferry_testkit::memory::MemoryStore;
 use snapferry_testkit::scripted::{Fault, ScriptedStore};
+use snapferry_testkit::store_suite::copy_source;
 
 const BACKOFF: Backoff =
     Backoff { attempts: 4, first: Duration::from_secs(1), longest: Duration::from_secs(8) };
@@ -66,7 +67,7 @@ impl Bench {
     async fn put_part(&self, upload: &Upload) -> Result<StoredPart, StoreError> {
         let body = Bytes::from_static(BODY);
         let crc64 = Crc64::of(&body);
-        self.store.put_part(upload, Part { number: PartNumber(1), body, crc64 }).await
+        self.store.put_part(upload, Part { number: PartNumber(1), at: 0, body, crc64 }).await
     }
 }
 
@@ -80,6 +81,35 @@ async fn passing_faults_pass_unseen_and_the_waits_are_on_the_clock() {
     bench.put_part(&upload).await.expect("the fourth attempt");
     assert_eq!(bench.scripted.count("UploadPart"), 4);
     assert_eq!(bench.clock.sleeps(), 3);
+}
+
+#[tokio::test]
+async fn copies_are_tried_again_and_paced_as_parts_are_and_refusals_are_not() {
+    let bench = bench();
+    let source = ObjectKey::new("base.qcow2").expect("a key");
+    bench.scripted.inner().put(&source, Bytes::from_static(BODY)).await.expect("stored");
+    let from = copy_source(bench.scripted.inner(), &source).await;
+    let copied = CopiedPart { number: PartNumber(1), at: 0, range: 0..from.size, crc64: Crc64::of(BODY) };
+    let upload = bench.upload().await;
+    for fault in [refused(500, "InternalError"), lost(), refused(503, "SlowDown")] {
+        bench.scripted.next("UploadPartCopy", Fault::Fail(fault));
+    }
+    let window = bench.pace.window();
+    let stored = bench.store.copy_part(&upload, copied.clone(), &from).await.expect("the fourth attempt");
+    assert_eq!((bench.scripted.count("UploadPartCopy"), bench.clock.sleeps()), (4, 3));
+    assert!(bench.pace.window() < window, "a store that throttles copies gets fewer at a time");
+    assert_eq!(bench.scripted.inner().list_parts(&upload).await.expect("listed"), [stored]);
+
+    let refusal = StoreError::CopyRefused {
+        operation: operation(),
+        status: 403,
+        code: "AccessDenied".to_owned(),
+        message: "scripted".to_owned(),
+    };
+    bench.scripted.next("UploadPartCopy", Fault::Fail(refusal));
+    let err = bench.store.copy_part(&upload, copied, &from).await.expect_err("refused");
+    assert!(matches!(err, StoreError::CopyRefused { status: 403, .. }), "{err}");
+    assert_eq!(bench.scripted.count("UploadPartCopy"), 5);
 }
 
 #[tokio::test]

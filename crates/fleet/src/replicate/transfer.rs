@@ -61,6 +61,8 @@ impl Send {
             clock: &*self.clock,
             cancel,
             counters: self.counters,
+            base: None,
+            refused: None,
         };
         conversion.run(&self.runtime).map_err(|Failure { error, orphaned_upload }| {
             if let Some(orphan) = orphaned_upload {

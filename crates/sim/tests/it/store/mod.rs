@@ -1,6 +1,7 @@
 //! The embedded store, driven by the AWS SDK, and by hand for requests that the SDK can't make.
 
 mod access;
+mod copies;
 mod faults;
 mod objects;
 mod uploads;

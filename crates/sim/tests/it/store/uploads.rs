@@ -293,6 +293,7 @@ async fn parts_are_copied_by_range() {
         f.complete("new", &id, vec![first, second]).checksum_crc64_nvme(Crc64::of(&whole).to_base64());
     complete.send().await.expect("completed");
     assert!(f.get("new").await == whole);
+    assert_eq!(f.store.stats().bytes_copied, u64::try_from(PART).expect("a length"));
 }
 
 #[tokio::test]

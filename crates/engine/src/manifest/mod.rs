@@ -8,6 +8,11 @@ use snapferry_base::clock::rfc3339;
 use snapferry_base::units::{BadRange, ByteCount, GuestOffset, HostOffset};
 
 use crate::hash::Crc64;
+use crate::store::{ETag, ObjectKey};
+
+mod fold;
+
+pub use fold::{FoldError, Folded, fold};
 
 /// Version of the format. A reader refuses versions above the one it knows. Within a version, fields are only
 /// added.
@@ -43,6 +48,48 @@ pub struct SourceRecord {
     pub size: ByteCount,
 }
 
+/// First bytes of an image: header, refcount table and L1 table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeadRecord {
+    /// Length of the head in bytes: a whole number of clusters.
+    pub length: u64,
+    /// CRC64NVME of the head.
+    pub crc64: Crc64,
+}
+
+/// Last bytes of an image: L2 tables and refcount blocks, up to the end of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TablesRecord {
+    /// Offset of the first table in the image: a multiple of the cluster size.
+    pub offset: HostOffset,
+    /// Length of all tables in bytes: a whole number of clusters.
+    pub length: u64,
+    /// CRC64NVME of the tables.
+    pub crc64: Crc64,
+}
+
+/// Earlier image that unchanged segments were copied from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseRecord {
+    /// Key of the earlier image.
+    pub key: ObjectKey,
+    /// Version of the earlier image.
+    pub etag: ETag,
+    /// Number of segments that were copied.
+    pub segments: u64,
+    /// Bytes that were copied.
+    pub bytes: ByteCount,
+}
+
+/// Reason why the store could not make the image from an earlier one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedRecord {
+    /// Request that the store refused, and its answer.
+    pub what: String,
+    /// Time of the refusal: UTC, RFC 3339, to the second.
+    pub at: String,
+}
+
 /// Sizes and checksums of an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageRecord {
@@ -52,6 +99,16 @@ pub struct ImageRecord {
     pub virtual_size: ByteCount,
     /// CRC64NVME of the whole file, as S3 returns it.
     pub crc64: Crc64,
+    /// Version of the image, as the store returned it after the image was complete. `None` if the store
+    /// returned none, or if the program that made the image did not keep it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<ETag>,
+    /// Length and checksum of the head. `None` if the program that made the image did not keep them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<HeadRecord>,
+    /// Place and checksum of the tables. `None` if the program that made the image did not keep them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tables: Option<TablesRecord>,
     /// Bytes of the source that were laid out in the file, as bodies or as zeros, counted during the layout.
     /// The image is whole only if these are all bytes of the source. `None` if the program that made the
     /// image did not count them.
@@ -76,6 +133,14 @@ pub struct EncoderRecord {
     pub level: String,
     /// Compression library, its version and its level.
     pub library: String,
+    /// Architecture of the machine, as Rust names it: `x86_64`, `aarch64`. A library's output may differ
+    /// between two of them. `None` if the program that made the image did not keep it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// Version of the rules by which bodies are placed, see [`snapferry_qcow2::layout::VERSION`]. `None` if
+    /// the program that made the image did not keep it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layout: Option<u32>,
     /// Size of a qcow2 cluster in bytes.
     pub cluster_size: ByteCount,
     /// Bytes of the disk in each segment but the last.
@@ -96,6 +161,12 @@ pub struct Manifest {
     pub source: SourceRecord,
     pub image: ImageRecord,
     pub encoder: EncoderRecord,
+    /// Earlier image that unchanged segments were copied from; `None` if all of the image was sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseRecord>,
+    /// Reason why all of the image was sent although there was an earlier one, if the store is that reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<RefusedRecord>,
     /// Ranges that could not be read and hold zeros; only with `--salvage`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub salvaged: Vec<BadRange>,
@@ -110,6 +181,27 @@ impl Manifest {
     /// If `json` is not the JSON of a manifest.
     pub fn from_json(json: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(json)
+    }
+
+    /// Checks that the checksums of head, segments and tables join to that of the whole image, and that these
+    /// pieces lie as in an image of this program, one behind the other, up to the end of the file.
+    ///
+    /// # Errors
+    /// With the first difference; [`FoldError::Unsummed`] if the manifest has no checksums of head and
+    /// tables.
+    pub fn check_fold(&self) -> Result<(), FoldError> {
+        let image = &self.image;
+        let (Some(head), Some(tables)) = (&image.head, &image.tables) else {
+            return Err(FoldError::Unsummed);
+        };
+        let folded = fold(head, &self.segments, tables, self.encoder.cluster_size)?;
+        if folded.size != image.size {
+            return Err(FoldError::Size { expected: image.size, found: folded.size });
+        }
+        if folded.crc64 != image.crc64 {
+            return Err(FoldError::Sum { expected: image.crc64, found: folded.crc64 });
+        }
+        Ok(())
     }
 
     /// Records that the stored image was read back and matches this manifest, with the file's SHA-256 if it
@@ -184,6 +276,9 @@ mod tests {
                 size: ByteCount(2),
                 virtual_size: ByteCount(512),
                 crc64: Crc64(3),
+                etag: Some(ETag("\"x\"".into())),
+                head: Some(HeadRecord { length: 3 << 16, crc64: Crc64(7) }),
+                tables: Some(TablesRecord { offset: HostOffset(4 << 16), length: 1 << 16, crc64: Crc64(8) }),
                 accounted: Some(ByteCount(1)),
                 sha256: Some("ab".into()),
                 verified_at: None,
@@ -192,10 +287,19 @@ mod tests {
                 codec: "deflate".into(),
                 level: "fast".into(),
                 library: "some".into(),
+                target: Some("x86_64".into()),
+                layout: Some(1),
                 cluster_size: ByteCount(65536),
                 segment_size: ByteCount(1 << 24),
                 chunk_size: ByteCount(1 << 21),
             },
+            base: Some(BaseRecord {
+                key: ObjectKey::new("older.qcow2").expect("a key"),
+                etag: ETag("v1".into()),
+                segments: 2,
+                bytes: ByteCount(9),
+            }),
+            refused: Some(RefusedRecord { what: "501".into(), at: "2026-01-02T03:04:05Z".into() }),
             salvaged: vec![BadRange { offset: GuestOffset(512), length: 512 }],
             segments: vec![segment(0, Some(blake3::hash(b"x"))), segment(3, None)],
         };
@@ -203,5 +307,16 @@ mod tests {
         assert_eq!(read(&manifest.to_json()), manifest);
         manifest.segments.clear();
         assert_eq!(read(&manifest.to_json()), manifest);
+        let mut older = serde_json::to_value(&manifest).expect("numbers and text");
+        let drop_key = |value: &mut serde_json::Value, key: &str| {
+            let dropped = value.as_object_mut().and_then(|object| object.remove(key));
+            assert!(dropped.is_some(), "{key}");
+        };
+        ["etag", "head", "tables"].iter().for_each(|key| drop_key(&mut older["image"], key));
+        ["target", "layout"].iter().for_each(|key| drop_key(&mut older["encoder"], key));
+        ["base", "refused"].iter().for_each(|key| drop_key(&mut older, key));
+        let older = Manifest::from_json(older.to_string().as_bytes()).expect("a manifest of version 1");
+        assert_eq!((older.image.head, older.encoder.layout, &older.base), (None, None, &None));
+        assert_eq!(older.check_fold(), Err(FoldError::Unsummed));
     }
 }

@@ -15,7 +15,7 @@ use snapferry_engine::convert::plan::{Hashing, Options, Reuse};
 use snapferry_engine::convert::{Conversion, Converted, Target, plan_for};
 use snapferry_engine::image::counters::Counters as RestoreCounters;
 use snapferry_engine::proof::{Proof, ProofError};
-use snapferry_engine::source::{InUse, RawSource, Salvaging, Source};
+use snapferry_engine::source::{InUse, RawSource, Salvaging, Skipping, Source};
 use snapferry_engine::store::Location;
 use snapferry_engine::store::Overwrite;
 use snapferry_engine::verify::Verdict;
@@ -30,8 +30,9 @@ use super::metrics_file::MetricsFileArgs;
 use super::print_json;
 use super::printable;
 use super::progress::Progress;
-use super::report::{Report, write_plan};
+use super::report::{PlanReport, Report, write_plan};
 use super::signals::Unfinished;
+use super::skip_free::{FreeSpace, SkipFree};
 use super::throughput::Transfer;
 use super::verify::print_findings;
 use crate::cli::args::{CodecChoice, DestinationArgs, StoreArgs};
@@ -101,6 +102,19 @@ pub struct ConvertArgs {
     #[arg(long)]
     pub salvage: bool,
 
+    /// Leave out what the filesystems call free: off, auto, require
+    ///
+    /// The disk must hold still, as a snapshot's volume does. The journal is replayed in memory first. A
+    /// filesystem in doubt is copied whole; with `require` none over 1 GiB may be.
+    #[arg(long, default_value = "off", value_name = "WHEN", value_parser = values::skip_free())]
+    pub skip_free: SkipFree,
+
+    /// Write what the filesystems call free into this file, as JSON
+    ///
+    /// With `--skip-free off` the disk is copied whole all the same.
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    pub free_map_out: Option<PathBuf>,
+
     /// Leave out the BLAKE3 sums of what was read
     #[arg(long, hide_short_help = true)]
     pub no_hash: bool,
@@ -140,9 +154,10 @@ pub fn run(args: &ConvertArgs, session: &Session) -> CommandResult<Code> {
         .into());
     }
     let plan = plan_for(&source, &options, destination.location())?;
+    let free = FreeSpace::find(args, &source)?;
     // Before credentials are looked up: a plan needs none.
     if args.dry_run {
-        return dry_run(args, &plan, source.name(), &destination.url());
+        return dry_run(args, &plan, source.name(), &destination.url(), &free);
     }
     let unfinished = match destination.location() {
         Location::Bucket => Unfinished::Upload,
@@ -188,7 +203,12 @@ pub fn run(args: &ConvertArgs, session: &Session) -> CommandResult<Code> {
         }
         .run(runtime.handle())
     };
-    let converted = if args.salvage { convert(&Salvaging::new(source)) } else { convert(&source) };
+    let source: Box<dyn Source> =
+        if args.salvage { Box::new(Salvaging::new(source)) } else { Box::new(source) };
+    let converted = match free.to_skip() {
+        Some(found) => convert(&Skipping::new(source, found)),
+        None => convert(&source),
+    };
     drop((progress, counted));
     let mut converted = converted?;
     let verdict = if args.verify {
@@ -197,7 +217,8 @@ pub fn run(args: &ConvertArgs, session: &Session) -> CommandResult<Code> {
         None
     };
     let good = verdict.as_ref().is_none_or(|verdict| verdict.good);
-    let report = Report::new(&converted, &counters.totals(), plan.summary(), chosen.unused.as_ref());
+    let report = Report::new(&converted, &counters.totals(), plan.summary(), chosen.unused.as_ref())
+        .with_free_space(free);
     print(args, session.verbosity, &converted, &report)?;
     if let Some(verdict) = verdict.filter(|verdict| !verdict.good) {
         print_findings(&verdict);
@@ -265,12 +286,20 @@ fn print(
     Ok(())
 }
 
-fn dry_run(args: &ConvertArgs, plan: &Plan, source: &str, image: &str) -> CommandResult<Code> {
+fn dry_run(
+    args: &ConvertArgs,
+    plan: &Plan,
+    source: &str,
+    image: &str,
+    free: &FreeSpace,
+) -> CommandResult<Code> {
     let summary = plan.summary();
     if args.json {
-        print_json(&summary)?;
+        print_json(&PlanReport { plan: summary, filesystems: free.filesystems() })?;
     } else {
-        write_plan(&summary, source, image, &mut printable::out())?;
+        let mut out = printable::out();
+        write_plan(&summary, source, image, &mut out)?;
+        free.write_for_people(&mut out)?;
     }
     Ok(Code::Done)
 }

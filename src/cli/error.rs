@@ -21,6 +21,7 @@ use snapferry_qcow2::{FileError, ImageError};
 use super::consent::NoConsent;
 use super::exit::Code;
 use super::hints;
+use super::skip_free::FreeSpaceError;
 
 /// Error in the command line or the configuration.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +48,8 @@ pub enum CommandError {
     Restore(#[from] RestoreError),
     #[error(transparent)]
     Source(#[from] SourceError),
+    #[error(transparent)]
+    FreeSpace(#[from] FreeSpaceError),
     #[error(transparent)]
     LocalImage(#[from] LocalImageError),
     #[error(transparent)]
@@ -143,6 +146,7 @@ impl CommandError {
             Self::Plan(error) | Self::Conversion(Failure { error, .. }) => code_of_conversion(error),
             Self::Restore(error) => code_of_restore(error),
             Self::Source(error) => code_of_source(error),
+            Self::FreeSpace(error) => error.code(),
             Self::LocalImage(_) => Code::Source,
             Self::Image(error) => code_of_image(error),
             Self::File(error) => code_of_file(error),
@@ -170,6 +174,7 @@ impl CommandError {
             Self::Plan(error) | Self::Conversion(Failure { error, .. }) => hints::of_conversion(error),
             Self::Restore(error) => hints::of_restore(error),
             Self::Source(error) => hints::of_source(error),
+            Self::FreeSpace(error) => Some(error.hint().into()),
             Self::LocalImage(error) => hints::of_local_image(error),
             Self::Image(error) => hints::of_image(error),
             Self::File(error) => hints::of_cause(&*error.source),

@@ -53,6 +53,7 @@ mod runtime;
 mod session;
 mod settings;
 mod signals;
+mod skip_free;
 mod table;
 mod throughput;
 mod tips;

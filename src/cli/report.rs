@@ -16,6 +16,7 @@ use tracing::Level;
 use super::base_choice::Unused;
 use super::duration::clock_face;
 use super::progress::{per_second, ratio};
+use super::skip_free::{FilesystemReport, FreeSpace};
 
 /// Report that `--json` prints as one object on stdout, with sizes in bytes.
 #[derive(Debug, Serialize)]
@@ -61,11 +62,25 @@ pub struct Report {
     bottleneck: Option<&'static str>,
     /// Unreadable ranges, which `--salvage` stored as zeros.
     salvaged: Vec<BadRange>,
+    /// Bytes that the filesystems call free and that the image holds as zeros.
+    bytes_free: ByteCount,
+    /// Filesystems that were looked at for free space.
+    filesystems: Vec<FilesystemReport>,
     /// Processor time, user and system, of the whole process.
     cpu_seconds: f64,
     /// Most memory that the process has held.
     peak_rss_bytes: Option<u64>,
     plan: PlanSummary,
+    #[serde(skip)]
+    free: FreeSpace,
+}
+
+/// Plan that `--dry-run --json` prints.
+#[derive(Debug, Serialize)]
+pub struct PlanReport {
+    #[serde(flatten)]
+    pub plan: PlanSummary,
+    pub filesystems: Vec<FilesystemReport>,
 }
 
 /// What an image took from an older one.
@@ -132,10 +147,20 @@ impl Report {
                 .bottleneck_since(&Totals::default())
                 .map(snapferry_engine::convert::counters::Bottleneck::name),
             salvaged: manifest.salvaged.clone(),
+            bytes_free: ByteCount(manifest.free.iter().map(|record| record.bytes.0).sum()),
+            filesystems: Vec::new(),
             cpu_seconds: usage.cpu.as_secs_f64(),
             peak_rss_bytes: usage.peak_rss,
             plan,
+            free: FreeSpace::default(),
         }
+    }
+
+    /// Adds what was found of the source's free space.
+    pub fn with_free_space(mut self, free: FreeSpace) -> Self {
+        self.filesystems = free.filesystems();
+        self.free = free;
+        self
     }
 
     /// Returns the report in one sentence. Ranges that are missing from the image are errors.
@@ -195,6 +220,7 @@ impl Report {
         if let Some(reason) = &self.full_reason {
             writeln!(to, "  base      {reason}")?;
         }
+        self.free.write_for_people(to)?;
         if let Some(sha256) = &self.sha256 {
             writeln!(to, "  verified  read back and decoded, SHA-256 {sha256}")?;
         }

@@ -198,6 +198,8 @@ struct Report<'a> {
     bytes_decoded: ByteCount,
     /// Bytes of the image that were fetched.
     bytes_fetched: ByteCount,
+    /// Bytes that filesystems called free when the image was made, and that are zeros.
+    bytes_free: ByteCount,
     /// True if there was a manifest to check against.
     manifest: bool,
     /// Segments whose BLAKE3 was compared with the manifest's.
@@ -214,12 +216,14 @@ struct Report<'a> {
 impl<'a> Report<'a> {
     fn new(opened: &'a Opened, target: String, restored: &Restored, counters: &Counters) -> Self {
         let usage = Usage::of_process();
+        let free = opened.manifest.iter().flat_map(|manifest| &manifest.free);
         Self {
             image: opened.image.file.name(),
             target,
             virtual_size: restored.virtual_size,
             bytes_decoded: restored.mapped,
             bytes_fetched: restored.fetched,
+            bytes_free: ByteCount(free.map(|record| record.bytes.0).sum()),
             manifest: opened.manifest.is_some(),
             segments_checked: restored.segments_checked,
             seconds: restored.took.as_secs_f64(),
@@ -240,6 +244,9 @@ impl<'a> Report<'a> {
             self.virtual_size, self.bytes_decoded
         )?;
         writeln!(to, "  image     {}, {} fetched", self.image, self.bytes_fetched)?;
+        if self.bytes_free.0 > 0 {
+            writeln!(to, "  free      {} are zeros: the image was made without them", self.bytes_free)?;
+        }
         if self.manifest {
             writeln!(
                 to,

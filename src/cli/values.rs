@@ -10,6 +10,7 @@ use snapferry_fleet::queue::JobState;
 use snapferry_ibmcloud::vpc::model::ExportFormat;
 
 use super::args::CodecChoice;
+use super::skip_free::SkipFree;
 
 /// Returns a parser of a type whose names are `names`.
 fn of<T>(names: impl IntoIterator<Item = &'static str>) -> impl TypedValueParser<Value = T>
@@ -29,6 +30,10 @@ pub fn codecs_and_none() -> impl TypedValueParser<Value = CodecChoice> {
 
 pub fn levels() -> impl TypedValueParser<Value = Level> {
     of(Level::ALL.map(Level::name))
+}
+
+pub fn skip_free() -> impl TypedValueParser<Value = SkipFree> {
+    of(SkipFree::ALL.map(SkipFree::name))
 }
 
 pub fn zero_policies() -> impl TypedValueParser<Value = ZeroPolicy> {

@@ -9,7 +9,7 @@ use snapferry_base::clock::SystemClock;
 use snapferry_base::units::ByteCount;
 use snapferry_engine::image::Sha256Sum;
 use snapferry_engine::image::counters::Counters;
-use snapferry_engine::source::{InUse, RawSource, Source};
+use snapferry_engine::source::{InUse, RawSource};
 use snapferry_engine::verify::{Sha256Wanted, Verdict, Verification};
 use tracing::Level;
 
@@ -22,6 +22,7 @@ use super::open_image::Opened;
 use super::print_json;
 use super::progress::{Progress, per_second};
 use super::signals::Unfinished;
+use super::skip_free::find_same;
 use super::throughput::Transfer;
 use crate::cli::args::ReadingArgs;
 use crate::cli::error::CommandResult;
@@ -58,7 +59,12 @@ pub struct VerifyArgs {
 pub fn run(args: &VerifyArgs, session: &Session) -> CommandResult<Code> {
     let opened = Opened::open(&args.image, &args.reading, Unfinished::Nothing, session)?;
     let in_use = if args.in_use { InUse::Read } else { InUse::Refuse };
-    let against = args.against.as_deref().map(|path| RawSource::open(path, in_use)).transpose()?;
+    let free = opened.manifest.as_ref().map_or(&[][..], |manifest| &manifest.free);
+    let against = args
+        .against
+        .as_deref()
+        .map(|path| find_same(RawSource::open(path, in_use)?, free, opened.image.file.name()))
+        .transpose()?;
     if opened.manifest.is_none()
         && args.sha256.is_none()
         && against.is_none()
@@ -72,7 +78,7 @@ pub fn run(args: &VerifyArgs, session: &Session) -> CommandResult<Code> {
         location: opened.location,
         manifest: opened.manifest.as_ref(),
         sha256: args.sha256.map_or(Sha256Wanted::No, Sha256Wanted::MustBe),
-        against: against.as_ref().map(|source| -> &dyn Source { source }),
+        against: against.as_deref(),
         limits: opened.limits,
         options: opened.options,
         clock: &SystemClock,

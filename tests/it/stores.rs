@@ -74,8 +74,15 @@ impl Drop for Swift {
     }
 }
 
-const SMALL: Traits =
-    Traits { part_size: ByteCount(64 * KIB), keeps_crc64: false, forgets_completed: true, many_parts: true };
+const SMALL: Traits = Traits {
+    part_size: ByteCount(64 * KIB),
+    keeps_crc64: false,
+    forgets_completed: true,
+    many_parts: true,
+    last_number: true,
+};
+
+const FOLDER: Traits = Traits { last_number: false, ..SMALL };
 
 #[tokio::test]
 async fn the_suite_on_memory() {
@@ -93,7 +100,7 @@ async fn the_suite_on_memory_behind_every_decorator() {
 #[tokio::test]
 async fn the_suite_on_a_folder() {
     let folder = tempfile::tempdir().unwrap();
-    run(Arc::new(FolderStore::new(folder.path().to_owned())), SMALL, "suite-").await;
+    run(Arc::new(FolderStore::new(folder.path().to_owned())), FOLDER, "suite-").await;
     let left: Vec<_> =
         std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.is_empty(), "{left:?} was left behind");
@@ -106,7 +113,7 @@ async fn the_suite_on_a_folder_without_direct_writes() {
         skip("there is no /dev/shm");
         return;
     };
-    run(Arc::new(FolderStore::new(folder.path().to_owned())), SMALL, "suite-").await;
+    run(Arc::new(FolderStore::new(folder.path().to_owned())), FOLDER, "suite-").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -121,8 +128,13 @@ async fn the_suite_on_the_embedded_store() {
     };
     let store =
         Arc::new(S3Store::connect(S3Config::new(&sim.endpoint(), "us-south", "images", auth)).unwrap());
-    let traits =
-        Traits { part_size: REAL_PART, keeps_crc64: true, forgets_completed: true, many_parts: false };
+    let traits = Traits {
+        part_size: REAL_PART,
+        keeps_crc64: true,
+        forgets_completed: true,
+        many_parts: false,
+        last_number: true,
+    };
     run(store.clone(), traits, "suite/").await;
     assert_eq!(store.part_checksum(), PartChecksum::Crc64);
 }
@@ -140,8 +152,13 @@ async fn the_suite_and_the_refusals_on_swift() {
     store.create_bucket().await.unwrap();
 
     let store = Arc::new(store);
-    let traits =
-        Traits { part_size: REAL_PART, keeps_crc64: false, forgets_completed: false, many_parts: false };
+    let traits = Traits {
+        part_size: REAL_PART,
+        keeps_crc64: false,
+        forgets_completed: false,
+        many_parts: false,
+        last_number: true,
+    };
     run(store.clone(), traits, "suite/").await;
     assert_eq!(store.part_checksum(), PartChecksum::Md5, "Swift does not echo CRC64NVME");
 

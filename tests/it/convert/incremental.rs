@@ -4,7 +4,7 @@
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use snapferry_base::units::{ByteCount, MIB, to_u64};
+use snapferry_base::units::{ByteCount, MIB};
 use snapferry_engine::store::ObjectKey;
 use snapferry_sim::Operation;
 use snapferry_testkit::disks::{Disk, Kind};
@@ -79,7 +79,7 @@ fn the_second_night_sends_what_changed_and_makes_the_image_of_a_full_run() {
         (number(&report["bytes_sent"]), number(&base["bytes_copied"]), number(&report["bytes_stored"]));
     assert_eq!(sent + copied, stored, "{report}");
     assert!(copied > stored / 2, "{report}");
-    let copies = to_u64(bucket.sim.stats().of(Operation::UploadPartCopy).requests - before);
+    let copies = bucket.sim.stats().of(Operation::UploadPartCopy).requests - before;
     assert_eq!(number(&base["copies"]), copies);
     assert_eq!(report["full_because"], serde_json::Value::Null);
     made.says(&["first.qcow2: 5 of 7 segments unchanged;", "copied in the store,", "sent"]);

@@ -9,6 +9,7 @@
 //! | `cli` | refusals, reports, incomplete uploads |
 //! | `memory` | the peak that the plan promises |
 //! | `secrets` | no secret in output, errors or objects |
+//! | `skip_free` | free space that is left out |
 
 mod cli;
 mod devices;
@@ -17,6 +18,7 @@ mod incremental;
 mod matrix;
 mod memory;
 mod secrets;
+mod skip_free;
 
 use snapferry_base::units::{ByteCount, GuestOffset, to_u64, to_usize};
 use snapferry_engine::convert::plan::CHUNK;

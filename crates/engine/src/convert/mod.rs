@@ -96,7 +96,8 @@ pub struct Conversion<'a> {
     pub cancel: Cancel,
     /// Progress of the work, written while it runs.
     pub counters: Arc<Counters>,
-    /// Older image of the disk, to take from what did not change.
+    /// Older image of the disk, to take from what did not change. The plan is one with
+    /// [`plan::Reuse::Unchanged`] then, which has the memory for it.
     pub base: Option<Arc<Base>>,
     /// Refusal of the store to copy parts that an earlier manifest records, if no base is used for that
     /// reason.
@@ -419,6 +420,7 @@ impl Conversion<'_> {
             base: None,
             refused: None,
             salvaged,
+            free: self.source.skipped(),
             segments: assembled.segments,
         }
     }

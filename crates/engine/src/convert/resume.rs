@@ -1,8 +1,8 @@
 //! Resuming an upload that an earlier run has left: what the store holds already is not sent again.
 //!
 //! A run that resumes reads and compresses everything anew. A part stays in the store only if the store's own
-//! record of it proves that it has the bytes of the part that was just made. So no state of the earlier run is
-//! needed, and none is trusted: a disk that has changed meanwhile matches nothing.
+//! record of it proves that it has the bytes of the part that was just made. So no state of the earlier run
+//! is needed, and none is trusted: a disk that has changed meanwhile matches nothing.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -14,13 +14,13 @@ use crate::store::{
     CopiedPart, ObjectKey, ObjectStore, OpenUpload, Part, PartNumber, StoreError, StoredPart, Upload,
 };
 
-/// Number of parts that must differ, with none that matched before, until an upload is not worth resuming: the
-/// source is another one, or has changed near its beginning, which shifts all that follows.
+/// Number of parts that must differ, with none that matched before, until an upload is not worth resuming:
+/// the source is another one, or has changed near its beginning, which shifts all that follows.
 pub const HOPELESS: u32 = 3;
 
 /// Open uploads of a key.
 #[derive(Debug)]
-pub struct Found {
+pub struct KeyUploads {
     /// The upload to resume: the newest one whose parts the store lists.
     pub resumed: Option<Resumed>,
     /// All other uploads of the key, newest first. They are of no use, and the caller aborts them.
@@ -41,8 +41,8 @@ pub struct Resumed {
 ///
 /// # Errors
 /// If the uploads can't be listed, or the parts of one can't be listed for a reason that may pass.
-pub async fn find(store: &dyn ObjectStore, key: &ObjectKey) -> Result<Found, StoreError> {
-    let mut found = Found { resumed: None, others: Vec::new() };
+pub async fn find(store: &dyn ObjectStore, key: &ObjectKey) -> Result<KeyUploads, StoreError> {
+    let mut found = KeyUploads { resumed: None, others: Vec::new() };
     for upload in newest_first(key, store.list_uploads(key.as_str()).await?) {
         if found.resumed.is_some() {
             found.others.push(upload);
@@ -91,8 +91,8 @@ impl Resumed {
         self.decide(part.number, is_same)
     }
 
-    /// Returns the store's record of a part that need not be copied again, or `None` if it must be. Without the
-    /// bytes only the checksum that the store lists proves a part.
+    /// Returns the store's record of a part that need not be copied again, or `None` if it must be. Without
+    /// the bytes only the checksum that the store lists proves a part.
     pub fn keep_copy(&mut self, part: &CopiedPart) -> Option<StoredPart> {
         let held = self.held.get(&part.number)?;
         // A store that lists no checksums says nothing about the source.

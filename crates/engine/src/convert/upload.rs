@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use snapferry_base::retry::Class;
 use snapferry_base::units::to_u64;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
@@ -236,7 +237,7 @@ impl Uploading {
             Err(error @ (StoreError::Cancelled { .. } | StoreError::NoSuchUpload { .. })) => {
                 return Err(error.into());
             }
-            Err(error) if copies && !error.class().is_retryable() => {
+            Err(error) if copies && error.class() == Class::Permanent => {
                 return Err(WhyFull::Unlisted(error).into());
             }
             Err(error) if copies => return Err(error.into()),

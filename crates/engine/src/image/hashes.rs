@@ -318,6 +318,7 @@ mod tests {
             base: None,
             refused: None,
             salvaged: Vec::new(),
+            free: Vec::new(),
             segments: vec![Segment {
                 guest: GuestOffset(0),
                 host: HostOffset(1 << 16),

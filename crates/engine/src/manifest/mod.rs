@@ -11,8 +11,10 @@ use crate::hash::Crc64;
 use crate::store::{ETag, ObjectKey};
 
 mod fold;
+mod free;
 
 pub use fold::{FoldError, Folded, fold};
+pub use free::{EvidenceRecord, FreeRecord};
 
 /// Version of the format. A reader refuses versions above the one it knows. Within a version, fields are only
 /// added.
@@ -170,6 +172,9 @@ pub struct Manifest {
     /// Ranges that could not be read and hold zeros; only with `--salvage`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub salvaged: Vec<BadRange>,
+    /// Filesystems whose free blocks the image holds as zeros; only with `--skip-free`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub free: Vec<FreeRecord>,
     /// Every segment that holds data, in disk order.
     pub segments: Vec<Segment>,
 }
@@ -301,6 +306,7 @@ mod tests {
             }),
             refused: Some(RefusedRecord { what: "501".into(), at: "2026-01-02T03:04:05Z".into() }),
             salvaged: vec![BadRange { offset: GuestOffset(512), length: 512 }],
+            free: Vec::new(),
             segments: vec![segment(0, Some(blake3::hash(b"x"))), segment(3, None)],
         };
         let read = |json: &[u8]| serde_json::from_slice::<Manifest>(json).expect("our own JSON");

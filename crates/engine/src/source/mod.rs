@@ -7,16 +7,20 @@ use snapferry_base::limits::OutOfMemory;
 use snapferry_base::retry::Class;
 use snapferry_base::units::{ByteCount, GuestOffset};
 
+use crate::manifest::FreeRecord;
+
 pub mod aligned;
 mod joined;
 mod paced;
 mod raw;
 mod salvage;
+mod skipping;
 
 pub use joined::Joined;
 pub use paced::Paced;
 pub use raw::{InUse, RawSource};
 pub use salvage::Salvaging;
+pub use skipping::{Skipping, find_free};
 pub use snapferry_base::units::BadRange;
 
 /// Content of a range of a source.
@@ -69,6 +73,12 @@ pub trait Source: Send + Sync {
     fn bad_ranges(&self) -> Vec<BadRange> {
         Vec::new()
     }
+
+    /// Filesystems whose free blocks read as zeros, whatever the disk holds there. Empty for a source that
+    /// reads as the disk does.
+    fn skipped(&self) -> Vec<FreeRecord> {
+        Vec::new()
+    }
 }
 
 impl<S: Source + ?Sized> Source for Box<S> {
@@ -98,6 +108,10 @@ impl<S: Source + ?Sized> Source for Box<S> {
 
     fn bad_ranges(&self) -> Vec<BadRange> {
         (**self).bad_ranges()
+    }
+
+    fn skipped(&self) -> Vec<FreeRecord> {
+        (**self).skipped()
     }
 }
 

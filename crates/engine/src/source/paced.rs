@@ -7,6 +7,7 @@ use snapferry_base::cancel::Cancel;
 use snapferry_base::units::{ByteCount, GuestOffset, to_u64};
 
 use super::{Extent, Source, SourceError};
+use crate::manifest::FreeRecord;
 
 /// Source wrapper that delays reads to keep to a rate. Holes cost nothing.
 pub struct Paced<S> {
@@ -69,6 +70,10 @@ impl<S: Source> Source for Paced<S> {
 
     fn bad_ranges(&self) -> Vec<super::BadRange> {
         self.inner.bad_ranges()
+    }
+
+    fn skipped(&self) -> Vec<FreeRecord> {
+        self.inner.skipped()
     }
 }
 

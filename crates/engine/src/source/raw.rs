@@ -119,6 +119,22 @@ impl RawSource {
         })
     }
 
+    /// Returns a loop device through which a regular file can be written to. Mounted filesystems on it change
+    /// the file, and nothing else shows that.
+    #[must_use]
+    pub fn written_through(&self) -> Option<String> {
+        if self.is_device() {
+            return None;
+        }
+        std::fs::read_dir("/sys/block").ok()?.flatten().find_map(|device| {
+            let backing = std::fs::read_to_string(device.path().join("loop/backing_file")).ok()?;
+            let is_read_only =
+                std::fs::read_to_string(device.path().join("ro")).is_ok_and(|ro| ro.trim() == "1");
+            (!is_read_only && self.is_same_as(Path::new(backing.trim_end_matches('\n'))))
+                .then(|| format!("/dev/{}", device.file_name().to_string_lossy()))
+        })
+    }
+
     fn read_error(&self, offset: GuestOffset, errno: Errno) -> SourceError {
         let (path, source) = (self.path.clone(), io::Error::from(errno));
         match errno {

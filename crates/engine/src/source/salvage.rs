@@ -6,6 +6,7 @@ use snapferry_base::limits::is_shortage;
 use snapferry_base::units::{BadRange, ByteCount, GuestOffset, to_u64};
 
 use super::{Extent, Source, SourceError};
+use crate::manifest::FreeRecord;
 
 /// Source whose unreadable sectors read as zeros. Every error that is not a read error (a vanished device, a
 /// shrunken file) stays an error.
@@ -107,6 +108,10 @@ impl<S: Source> Source for Salvaging<S> {
 
     fn settle(&self) -> Result<(), SourceError> {
         self.inner.settle()
+    }
+
+    fn skipped(&self) -> Vec<FreeRecord> {
+        self.inner.skipped()
     }
 }
 

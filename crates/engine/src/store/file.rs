@@ -25,8 +25,8 @@ use super::error::{Operation, StoreError};
 use super::local::{PageCache, or_current_dir};
 use super::new_file::{NewFile, hidden_name, is_id, new_id, parse_hidden, remove};
 use super::{
-    CopiedPart, CopySource, ETag, ExpectedObject, ListedObject, MAX_PARTS, ObjectKey, ObjectMeta,
-    ObjectStore, OpenUpload, Part, PartNumber, StoredPart, Upload, UploadPlan,
+    CopiedPart, CopySource, ETag, ExpectedObject, ListedObject, ObjectKey, ObjectMeta, ObjectStore,
+    OpenUpload, Part, PartNumber, StoredPart, Upload, UploadPlan,
 };
 use crate::hash::Crc64;
 
@@ -229,15 +229,18 @@ impl PendingUpload {
         size: u64,
     ) -> Result<(), StoreError> {
         let wrong = |reason: String| Err(StoreError::Mismatch { operation: operation.clone(), reason });
-        if !(1..=MAX_PARTS).contains(&u64::from(number.0)) {
-            return wrong(format!("the number is not from 1 to {MAX_PARTS}"));
+        // A file has no highest number: its parts are small, and a large image has more than 10,000 of them.
+        if number.0 == 0 {
+            return wrong("part numbers begin at 1".to_owned());
         }
         let Some(end) = at.checked_add(size) else {
             return wrong(format!("{size} bytes at {at} are past the end of any file"));
         };
         let parts = self.parts();
-        let overlapping =
-            parts.iter().find(|(other, part)| **other != number && part.at < end && at < part.at + part.size);
+        // Parts lie in the order of their numbers, so only the neighbours can overlap.
+        let before = parts.range(..number).next_back().filter(|(_, part)| at < part.at + part.size);
+        let behind = parts.range(PartNumber(number.0.saturating_add(1))..).next();
+        let overlapping = before.or_else(|| behind.filter(|(_, part)| part.at < end));
         match overlapping {
             None => Ok(()),
             Some((other, part)) => wrong(format!(

@@ -157,7 +157,7 @@ impl fmt::Display for ObjectKey {
     }
 }
 
-/// Position of a part in its upload: 1 to [`MAX_PARTS`].
+/// Position of a part in its upload: 1 to [`MAX_PARTS`] in a bucket, and any number from 1 on in a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PartNumber(pub u32);
 

@@ -3,6 +3,7 @@
 
 mod base;
 mod fenced;
+mod folder;
 mod incremental;
 mod limited;
 mod manifests;

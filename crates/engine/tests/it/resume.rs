@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use snapferry_base::retry::Class;
 use snapferry_base::units::{ByteCount, to_u64};
-use snapferry_engine::convert::resume::{HOPELESS, Resumed, find};
+use snapferry_engine::convert::resume::{HOPELESS, KeyUploads, Resumed, find};
 use snapferry_engine::hash::Crc64;
 use snapferry_engine::store::{
     CopiedPart, ETag, ExpectedObject, ObjectKey, ObjectStore, Operation, Overwrite, Part, PartNumber,
@@ -142,7 +142,7 @@ async fn what_can_not_be_listed_is_not_resumed_and_what_may_pass_is_an_error() {
     begin(&*scripted, "disk.qcow2-of-another").await;
 
     let found = find(&*scripted, &key("disk.qcow2")).await.expect("found");
-    let ids = |found: &snapferry_engine::convert::resume::Found| {
+    let ids = |found: &KeyUploads| {
         let resumed = found.resumed.as_ref().map(|resumed| resumed.upload.id.clone());
         (resumed, found.others.iter().map(|upload| upload.id.clone()).collect::<Vec<_>>())
     };

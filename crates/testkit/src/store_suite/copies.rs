@@ -151,7 +151,8 @@ impl Suite {
         let copied_so_far = store.copy_part(&upload, wanted.clone(), &other).await;
         let err = copied_so_far.expect_err("there never was such a version");
         assert!(matches!(err, StoreError::Precondition { .. }), "{err}");
-        for number in [0, 10_001] {
+        let odd_numbers = [0, 10_001];
+        for number in odd_numbers.into_iter().take(if self.traits.last_number { 2 } else { 1 }) {
             let odd = CopiedPart { number: PartNumber(number), ..wanted.clone() };
             store.copy_part(&upload, odd, &source.from).await.expect_err("parts are 1 to 10000");
         }

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use snapferry_base::units::{ByteCount, ClusterBits, MIB, to_u64};
+use snapferry_base::units::{ByteCount, ClusterBits, MIB, to_u64, to_usize};
 use snapferry_engine::compress::{Codec, Level};
 use snapferry_engine::convert::plan::{Options, StoreAs};
 use snapferry_engine::store::Location;
@@ -112,6 +112,49 @@ fn on_one_thread_and_on_eight_with_one_read_at_a_time() {
     for threads in [1, 8] {
         let (threads, readers) = (NonZeroUsize::new(threads), NonZeroUsize::new(1));
         same_images(&Stores::memory(), &Options { threads, readers, ..options() }, &[SOME]);
+    }
+}
+
+/// Returns numbers of a xorshift generator, each below the bound that it is asked for.
+fn numbers(mut state: u64) -> impl FnMut(usize) -> usize {
+    move |bound| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        to_usize(state % to_u64(bound.max(1)))
+    }
+}
+
+#[test]
+fn on_random_nights_that_follow_each_other() {
+    for seed in [11, 12] {
+        let mut below = numbers(seed);
+        let stores = Stores::memory();
+        let run = Run::new(&stores.store, Location::Bucket, options());
+        let mut disk = disk();
+        run.convert(&disk, "0.qcow2", None).expect("an image");
+        for night in 1..4 {
+            for edit in 0..1 + below(6) {
+                let at = below(disk.len());
+                let kind = below(3);
+                // Zeros stay few, so that the image stays large enough to be the next base.
+                let longest = if kind == 2 { 3 * SEGMENT } else { 100_000 };
+                let len = (1 + below(longest)).min(disk.len() - at);
+                match kind {
+                    0 => disk[at..at + len].fill(0),
+                    1 => disk[at..at + len].fill(7),
+                    _ => disk[at..at + len].copy_from_slice(&noise(len, seed + to_u64(edit + 10 * night))),
+                }
+            }
+            let (from, to) = (format!("{}.qcow2", night - 1), format!("{night}.qcow2"));
+            run.convert(&disk, "full.qcow2", None).expect("an image");
+            let made = run.convert(&disk, &to, Some(&from)).expect("an image");
+            assert!(
+                run.bytes(&to) == run.bytes("full.qcow2"),
+                "seed {seed}, night {night}: {:?}",
+                made.reused
+            );
+        }
     }
 }
 

@@ -30,7 +30,7 @@ SUITE ?=
 # Passed to benches/compare.py: --quick, --rows, --rounds, --server, see --help.
 BENCH ?=
 
-SCRIPTS := .ci/run $(wildcard scripts/*.sh) $(wildcard packaging/debian/*)
+SCRIPTS := .ci/run $(wildcard scripts/*.sh) $(wildcard scripts/acceptance/*.sh) $(wildcard packaging/debian/*)
 
 .PHONY: help
 help: ## This list
@@ -134,6 +134,15 @@ snapshots: ## Write the texts anew that tests/it/command_line/snapshots holds; l
 	INSTA_UPDATE=always $(CARGO) nextest run --locked --workspace -E 'test(command_line::snapshots::)' || true
 	INSTA_UPDATE=no $(CARGO) nextest run --locked --workspace -E 'test(command_line::snapshots::)'
 
+.PHONY: reference
+reference: ## Write docs/commands anew: the reference of commands, from the program; look at the difference before you commit it
+	$(CARGO) run --locked -p snapferry -- man --markdown --to docs/commands
+
+.PHONY: book
+book: ## The documents as a site with search: target/book (needs mdBook: cargo install --locked mdbook --version 0.5.4)
+	mdbook build
+	scripts/check-book.py target/book
+
 .PHONY: lint
 lint: check-units check-packaging check-monitoring ## Format, clippy with and without features, documentation, shellcheck, licences, unused dependencies, systemd units, packages, alerts
 	$(CARGO) fmt --check
@@ -142,7 +151,7 @@ lint: check-units check-packaging check-monitoring ## Format, clippy with and wi
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps --document-private-items --all-features
 	for package in fuzz tests/qcow2-rs; do $(CARGO) fmt --check --manifest-path $$package/Cargo.toml; done
 	if command -v shellcheck >/dev/null; then
-		shellcheck $(SCRIPTS)
+		shellcheck --external-sources $(SCRIPTS)
 	elif [[ $${CI:-} == true ]]; then
 		echo "shellcheck is missing" >&2
 		exit 1
@@ -184,6 +193,16 @@ check-terraform: ## The Terraform files: arguments, references, form; by Terrafo
 	scripts/terraform-venv.sh
 	target/terraform/bin/python tests/terraform/check.py
 	target/terraform/bin/python scripts/check-terraform.py
+
+.PHONY: terraform-readmes
+terraform-readmes: ## Write the tables of inputs and outputs into the READMEs of the Terraform folders
+	scripts/terraform-venv.sh
+	target/terraform/bin/python scripts/terraform-readme.py
+
+.PHONY: check-terraform-provider
+check-terraform-provider: ## The Terraform files by the real provider, tflint and terraform-docs (needs Terraform's registry)
+	scripts/terraform-venv.sh
+	scripts/check-terraform-provider.sh
 
 .PHONY: bench
 bench: ## snapferry beside qemu-img on a 10 GiB disk, into benches/README.md (as root, about an hour; BENCH=--quick for minutes)

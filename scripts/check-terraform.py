@@ -7,11 +7,12 @@
 
 Every resource, data source and nested block is held to schema/ibm-*.json: unknown, deprecated, read-only and missing arguments. Every
 variable, local value, module output and attribute that is referred to has to be there, and everything that is declared has to be used and
-described; modules get what they ask for, and no more. Form as far as layout.py says. Where there is a terraform or a tofu, it does besides
+described; modules get what they ask for, and no more; a root that only passes its variables on has the module's. READMEs have the inputs
+and outputs, roots a lock file. Form as far as layout.py says. Where there is a terraform or a tofu, it does besides
 what it can without the real provider: fmt, validate and test.
 
-Not checked: what only the provider or the cloud knows (values that are allowed, quotas, rights), and whether the schema, which was
-written down by hand, is right.
+Not checked: what only the provider or the cloud knows (values that are allowed, quotas, rights). Whether the schema, which was written
+down by hand, is right, scripts/check-terraform-provider.sh finds out, where the real provider can be had.
 """
 
 import argparse
@@ -23,16 +24,20 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "terraform"))
 
 import arguments  # noqa: E402 (the path has to be there first)
+import hcl2  # noqa: E402
 import layout  # noqa: E402
+import locks  # noqa: E402
 import names  # noqa: E402
 import programs  # noqa: E402
+import readme  # noqa: E402
+import wrappers  # noqa: E402
 from schema import Schema  # noqa: E402
-from tree import Folder  # noqa: E402
+from tree import Folder, find_folders  # noqa: E402
 
 
-def find_folders(root):
-    """Every folder with Terraform files, but for those that only tests use."""
-    return sorted({path.parent.resolve() for path in root.rglob("*.tf") if not {".terraform", "tests"} & set(path.parts)})
+def parse(path):
+    with path.open(encoding="utf-8") as text:
+        return hcl2.load(text)
 
 
 def check_files(root, schema):
@@ -49,6 +54,10 @@ def check_files(root, schema):
         problems += names.check_versions(folder, is_root="modules" not in path.relative_to(root).parts)
         problems += names.check_modules(folder, folders)
         problems += names.check_references(folder, folders, schema)
+        problems += readme.check_readme(folder)
+        problems += wrappers.check_wrapper(folder, folders)
+        if folder.providers:
+            problems += locks.check_lock(path, parse, schema, schema.version)
         yield from (f"{path.relative_to(root)}: {problem}" for problem in problems)
 
 

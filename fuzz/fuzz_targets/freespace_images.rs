@@ -1,4 +1,4 @@
-//! A snapshot of a busy ext4 or btrfs with changed bytes in its metadata or its journal, while every checksum
+//! A snapshot of a busy ext4 with changed bytes in its metadata or its journal, while every checksum
 //! counts as right: the probe ends, and what it calls free lies within the filesystem.
 #![no_main]
 
@@ -9,11 +9,10 @@ use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use snapferry_freespace::{Disk, Outcome, probe};
 
-const PACKED: [&[u8]; 4] = [
+const PACKED: [&[u8]; 3] = [
     include_bytes!("../../crates/freespace/tests/fixtures/default.zst"),
     include_bytes!("../../crates/freespace/tests/fixtures/no-checksums.zst"),
     include_bytes!("../../crates/freespace/tests/fixtures/bigalloc.zst"),
-    include_bytes!("../../crates/freespace/tests/fixtures/btrfs.zst"),
 ];
 
 /// Fixture of `crates/freespace/tests/it/fixtures.rs`: its size, and its ranges, each with its first byte.

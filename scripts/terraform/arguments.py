@@ -56,7 +56,7 @@ def check_arguments(folder, schema):
                 continue
             yield from check_body({key: value for key, value in body.items() if key not in META}, known[kind], where)
     for name, body in folder.providers.items():
-        if name == "ibm":
-            yield from check_body({key: value for key, value in body.items() if key != "alias"}, schema.provider, "provider ibm")
+        if name.partition(".")[0] == "ibm":
+            yield from check_body({key: value for key, value in body.items() if key != "alias"}, schema.provider, f"provider {name}")
         else:
             yield f"provider {name}: only ibm is used here"

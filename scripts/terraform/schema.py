@@ -52,6 +52,7 @@ class Schema:
     """A provider's."""
 
     source: str
+    version: str
     provider: Block
     resources: dict
     data: dict
@@ -61,6 +62,7 @@ class Schema:
         written = json.loads(path.read_text(encoding="utf-8"))
         return cls(
             source=written["source"],
+            version=written["version"],
             provider=Block.parse(written["provider"], "provider"),
             resources={name: Block.parse(block, name) for name, block in written["resources"].items()},
             data={name: Block.parse(block, f"data.{name}") for name, block in written["data"].items()},

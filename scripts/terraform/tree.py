@@ -63,6 +63,9 @@ class Folder:
         for kind, blocks in members(tree).items():
             if kind in single:
                 for name, body in nested(blocks):
+                    # A region beside the first one has a provider by an alias.
+                    if kind == "provider" and "alias" in members(body):
+                        name += f".{plain(members(body)['alias'])}"
                     self.put(single[kind], name, body, f"{file}: {kind} {name}")
             elif kind in double:
                 for one, named in nested(blocks):
@@ -89,6 +92,11 @@ class Folder:
         for prefix, blocks in (("", self.resources), ("data.", self.data)):
             yield from ((f"{prefix}{kind}.{name}", body) for (kind, name), body in blocks.items())
         yield from ((f"local {name}", value) for name, value in self.locals.items())
+
+
+def find_folders(root):
+    """Every folder with Terraform files, but for those that only tests use."""
+    return sorted({path.parent.resolve() for path in root.rglob("*.tf") if not {".terraform", "tests"} & set(path.parts)})
 
 
 def expressions(value):

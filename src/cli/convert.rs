@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args as Group;
+use clap_complete::ArgValueCandidates;
 use snapferry_base::clock::{Clock as _, SystemClock};
 use snapferry_base::units::{ByteCount, ClusterBits};
 use snapferry_engine::compress::Level;
@@ -22,6 +23,7 @@ use snapferry_engine::verify::Verdict;
 use tokio::runtime::Runtime;
 
 use super::base_choice::{BaseChoice, Choosing};
+use super::completions::known;
 use super::config::{self, ImageDestination, StoreOptions};
 use super::error::UsageError;
 use super::exit::Code;
@@ -56,12 +58,14 @@ pub struct ConvertArgs {
     #[arg(long)]
     pub force: bool,
 
-    /// Older image of the disk: what did not change is copied from it
+    /// Copy what did not change from this older image: a key, or auto for the last one
     ///
     /// auto takes the image that this one replaces, or the newest one of the same device and host. The base
-    /// must be in the same bucket or folder, and made with the same codec, level and library. If it can't be
-    /// used, all of the disk is sent, and the report says why. The image is the same, byte for byte.
-    #[arg(long, value_name = "auto|KEY|none", default_value = "none")]
+    /// must be in the same bucket or folder (with --output it is a path), and made with the same codec, level
+    /// and library. If it can't be used, all of the disk is sent, and the report says why. The image is the
+    /// same in any case, byte for byte.
+    #[arg(long, value_name = "KEY", default_value = "none",
+        add = ArgValueCandidates::new(|| known(&["auto", "none"])))]
     pub base: BaseChoice,
 
     /// Read a device that is mounted or claimed by another program

@@ -421,7 +421,7 @@ mod tests {
         );
         assert_eq!([20, 10, 3, 2].map(text), [" 20%  ETA 01:21", " 20%", "20%", "2…"]);
         let unchanged = Moment { sample: Sample { unchanged: 1890 * MIB, ..moment.sample }, ..moment };
-        let bar = unchanged.for_bar(["read", "write"], 90).text;
+        let bar = unchanged.for_bar(["read", "write"], 95).text;
         assert_eq!(bar, " 20%  2.05 GiB of 10 GiB  read 100 MiB/s  ETA 01:21  90% unchanged");
         let moment = unchanged;
         for width in 1..=200 {

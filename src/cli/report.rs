@@ -15,6 +15,7 @@ use tracing::Level;
 
 use super::base_choice::Unused;
 use super::duration::clock_face;
+use super::hints;
 use super::progress::{per_second, ratio};
 use super::skip_free::{FilesystemReport, FreeSpace};
 
@@ -46,6 +47,9 @@ pub struct Report {
     /// Reason for people why all of the disk was sent.
     #[serde(skip)]
     full_reason: Option<String>,
+    /// Next step for people, if an older image was given up.
+    #[serde(skip)]
+    hint: Option<String>,
     /// Image bytes per byte of the disk.
     ratio: f64,
     /// Seconds from the first request to the store to its last response.
@@ -122,6 +126,7 @@ impl Report {
             bytes_sent: converted.sent,
             base,
             full_because: given_up.map(WhyFull::word).or(unused.map(|unused| unused.word)),
+            hint: given_up.and_then(hints::of_given_up),
             full_reason: given_up
                 .map(|why| format!("given up: {}; all of the disk was sent", chain(why)))
                 .or_else(|| {
@@ -219,6 +224,9 @@ impl Report {
         }
         if let Some(reason) = &self.full_reason {
             writeln!(to, "  base      {reason}")?;
+        }
+        if let Some(hint) = &self.hint {
+            writeln!(to, "            {hint}")?;
         }
         self.free.write_for_people(to)?;
         if let Some(sha256) = &self.sha256 {

@@ -5,6 +5,10 @@ provider "ibm" {
   region = var.region
 }
 
+locals {
+  tags = setunion(["snapferry-test"], var.resource_tags)
+}
+
 data "ibm_resource_group" "this" {
   name = var.resource_group
 }
@@ -27,6 +31,8 @@ module "network" {
   cidr              = var.cidr
   resource_group_id = data.ibm_resource_group.this.id
   ssh_from          = var.ssh_from
+  resource_tags     = local.tags
+  access_tags       = var.access_tags
 }
 
 module "server" {
@@ -43,5 +49,6 @@ module "server" {
   ip                = each.value.ip
   key_ids           = [data.ibm_is_ssh_key.this.id]
   resource_group_id = data.ibm_resource_group.this.id
-  tags              = ["snapferry-test"]
+  resource_tags     = local.tags
+  access_tags       = var.access_tags
 }

@@ -74,3 +74,25 @@ variable "servers" {
     error_message = "Names have 56 lower-case letters, digits and hyphens at the most, so that NAME-latest is an image's name, and begin with a letter."
   }
 }
+
+variable "resource_tags" {
+  description = "User tags of everything that is made, by which accounts bill and search. The cloud stores them in lower case."
+  type        = set(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for tag in var.resource_tags : can(regex("^[a-z0-9:_ .-]{1,128}$", tag))])
+    error_message = "A tag has 1 to 128 lower-case letters, digits, blanks, colons, underscores, dots and hyphens."
+  }
+}
+
+variable "access_tags" {
+  description = "Access tags of everything that is made, KEY:VALUE, by which policies may grant rights. They have to exist in the account."
+  type        = set(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for tag in var.access_tags : can(regex("^[a-z0-9_. -]+:[a-z0-9_. -]+$", tag))])
+    error_message = "An access tag is KEY:VALUE in lower case."
+  }
+}

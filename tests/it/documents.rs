@@ -1,8 +1,12 @@
-//! Commands, flags and links in the documents exist.
+//! Commands, flags and links in the documents exist, and so do the pages of the book that they make.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+use snapferry_testkit::skip::has_oracle;
 
 use crate::support::{program, snapferry_sim};
 
@@ -177,4 +181,75 @@ fn every_link_between_documents_leads_somewhere() {
     assert!(
         !leads(&root().join("README.md"), "docs/nothing.md") && !leads(&root().join("README.md"), "#nothing")
     );
+}
+
+/// Targets of the links in a text.
+fn targets(text: &str) -> Vec<&str> {
+    let found = text.match_indices("](").filter_map(|(at, _)| text[at + 2..].split(')').next());
+    found.collect()
+}
+
+#[test]
+fn the_book_has_each_page_once() {
+    let docs = root().join("docs");
+    let book = std::fs::read_to_string(root().join("book.toml")).unwrap();
+    assert!(book.contains("src = \"docs\"") && !docs.join("book.toml").exists(), "{book}");
+    let summary = std::fs::read_to_string(docs.join("SUMMARY.md")).unwrap();
+    let mut named: Vec<PathBuf> = targets(&summary).into_iter().map(|target| docs.join(target)).collect();
+    let mut pages = Vec::new();
+    collect(&docs, &mut pages);
+    pages.retain(|page| page.file_name().is_none_or(|name| name != "SUMMARY.md"));
+    named.sort();
+    pages.sort();
+    assert_eq!(named, pages);
+}
+
+#[test]
+fn the_index_of_the_documents_leads_to_each_page() {
+    let docs = root().join("docs");
+    let index = std::fs::read_to_string(docs.join("README.md")).unwrap();
+    let mut pages = Vec::new();
+    collect(&docs, &mut pages);
+    for page in pages.iter().filter(|page| page.parent() == Some(docs.as_path())) {
+        let name = page.file_name().unwrap().to_str().unwrap();
+        let is_listed = ["README.md", "SUMMARY.md"].contains(&name) || targets(&index).contains(&name);
+        assert!(is_listed, "docs/README.md has no link to {name}");
+    }
+    assert!(targets(&index).contains(&"commands/README.md"));
+}
+
+/// Runs mdBook's preprocessor on pages; returns their contents.
+fn preprocessed(config: &Value, pages: &[(&str, &str)]) -> Vec<String> {
+    let chapters: Vec<Value> = pages
+        .iter()
+        .map(|(path, content)| json!({"Chapter": {"path": path, "content": content, "sub_items": []}}))
+        .collect();
+    let mut command = Command::new("python3");
+    command.arg(root().join("scripts/book-links.py")).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.env_remove("GITHUB_REPOSITORY").spawn().unwrap();
+    let input = json!([{"config": config}, {"items": chapters}]).to_string();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let book: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let items = book["items"].as_array().unwrap();
+    items.iter().map(|item| item["Chapter"]["content"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn links_that_lead_out_of_the_book_lead_to_the_repository() {
+    if !has_oracle("python3") {
+        return;
+    }
+    let pages = [
+        ("fleet.md", "[a](../systemd/README.md#x) [b](commands/README.md#y) [c](https://example.org/..)"),
+        ("commands/fleet.md", "[d](../fleet.md) [e](../../DESIGN.md)"),
+    ];
+    let config = json!({"output": {"html": {"git-repository-url": "https://example.com/r"}}});
+    let [fleet, commands]: [String; 2] = preprocessed(&config, &pages).try_into().unwrap();
+    assert!(fleet.starts_with("[a](https://example.com/r/blob/") && fleet.contains("/systemd/README.md#x) "));
+    assert!(fleet.ends_with(" [b](commands/index.md#y) [c](https://example.org/..)"), "{fleet}");
+    assert!(commands.starts_with("[d](../fleet.md) [e](https://example.com/r/blob/"), "{commands}");
+    let [fleet, _]: [String; 2] = preprocessed(&json!({}), &pages).try_into().unwrap();
+    assert!(fleet.starts_with("a [b]("), "{fleet}");
 }

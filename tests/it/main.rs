@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod acceptance;
 mod api_key;
 mod check;
 mod command_line;

@@ -6,7 +6,9 @@ Each case is a folder that is in order with one thing broken. Run by `make check
 """
 
 import importlib.util
+import json
 import pathlib
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -17,6 +19,9 @@ sys.dont_write_bytecode = True
 specification = importlib.util.spec_from_file_location("check_terraform", SCRIPT)
 check = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(check)
+
+README = HERE / "scripts" / "terraform-readme.py"
+import real  # noqa: E402 (check-terraform.py has added its folder to the path)
 
 SCHEMA = check.Schema.load(HERE / "terraform" / "schema" / "ibm-2.5.0.json")
 
@@ -116,17 +121,159 @@ run "named" {
 }
 """
 
+LOCK = """\
+provider "registry.terraform.io/ibm-cloud/ibm" {
+  version     = "2.5.0"
+  constraints = ">= 2.5.0, < 3.0.0"
+  hashes = [
+    "h1:abc=",
+    "zh:0123",
+  ]
+}
+"""
+
+# A root that passes its module's variables on, and nothing else.
+WRAPPER = """\
+provider "ibm" {
+  region = var.region
+}
+
+module "net" {
+  source = "../modules/net"
+
+  name = var.name
+}
+"""
+
+WRAPPER_VARIABLES = """\
+variable "region" {
+  description = "Where."
+  type        = string
+}
+
+variable "name" {
+  description = "What it is called."
+  type        = string
+}
+"""
+
+WRAPPER_OUTPUTS = """\
+output "vpc_id" {
+  description = "Which."
+  value       = module.net.vpc_id
+}
+"""
+
+ROOT_README = """\
+# root
+
+What it is for.
+
+<!-- BEGIN_TF_DOCS: written by scripts/terraform-readme.py, an edit here is lost -->
+
+## Inputs
+
+| name | | type | default |
+|---|---|---|---|
+| `region` | Where. | `string` | required |
+
+## Outputs
+
+| name | |
+|---|---|
+| `crn` | Which. |
+
+<!-- END_TF_DOCS -->
+"""
+
+WRAPPER_README = """\
+# wrapper
+
+What it is for.
+
+<!-- BEGIN_TF_DOCS: written by scripts/terraform-readme.py, an edit here is lost -->
+
+## Inputs
+
+| name | | type | default |
+|---|---|---|---|
+| `name` | What it is called. | `string` | required |
+| `region` | Where. | `string` | required |
+
+## Outputs
+
+| name | |
+|---|---|
+| `vpc_id` | Which. |
+
+<!-- END_TF_DOCS -->
+"""
+
+NET_README = """\
+# net
+
+What it is for.
+
+<!-- BEGIN_TF_DOCS: written by scripts/terraform-readme.py, an edit here is lost -->
+
+## Inputs
+
+| name | | type | default |
+|---|---|---|---|
+| `name` | What it is called. | `string` | required |
+
+## Outputs
+
+| name | |
+|---|---|
+| `vpc_id` | Which. |
+
+<!-- END_TF_DOCS -->
+"""
+
 IN_ORDER = {
     "root/versions.tf": VERSIONS,
     "root/main.tf": MAIN,
     "root/variables.tf": VARIABLES,
     "root/outputs.tf": OUTPUTS,
     "root/tests/main.tftest.hcl": TEST,
+    "root/README.md": ROOT_README,
+    "root/.terraform.lock.hcl": LOCK,
+    "wrapper/versions.tf": VERSIONS,
+    "wrapper/main.tf": WRAPPER,
+    "wrapper/variables.tf": WRAPPER_VARIABLES,
+    "wrapper/outputs.tf": WRAPPER_OUTPUTS,
+    "wrapper/README.md": WRAPPER_README,
+    "wrapper/.terraform.lock.hcl": LOCK,
     "modules/net/versions.tf": VERSIONS,
     "modules/net/main.tf": NET,
     "modules/net/variables.tf": NET_VARIABLES,
     "modules/net/outputs.tf": NET_OUTPUTS,
+    "modules/net/README.md": NET_README,
 }
+
+VARIABLES_OF_MANY_KINDS = """
+variable "map" {
+  description = "One | \\"two\\"."
+  type        = map(object({ ip = optional(string, "a") }))
+  default = {
+    a = { ip = "b" }
+    b = {}
+  }
+}
+
+variable "none" {
+  description = "No value."
+  type        = number
+  default     = null
+}
+
+variable "set" {
+  description = "Some."
+  type        = set(string)
+  default     = ["a", "b"]
+}
+"""
 
 # (what is broken, file, what stands there, what stands there instead, a part of what has to be said)
 BROKEN = [
@@ -174,6 +321,16 @@ BROKEN = [
     ("tab", "root/main.tf", "  name    = local.name", "\tname    = local.name", "a tab"),
     ("blanks at a line's end", "root/main.tf", '  name = "debian"\n', '  name = "debian" \n', "blanks at the line's end"),
     ("two empty lines", "root/main.tf", "\nlocals {", "\n\nlocals {", "two empty lines"),
+    ("README of another folder", "root/README.md", "| `region` | Where. | `string` | required |", "| `region` | Where. | `string` | `null` |", "README.md: inputs and outputs are not those of the folder"),
+    ("README without tables", "modules/net/README.md", "<!-- END_TF_DOCS -->", "", "README.md: inputs and outputs are not those of the folder"),
+    ("README that says nothing", "root/README.md", "What it is for.\n", "", "README.md: says nothing of what the folder is for"),
+    ("variable that a wrapper keeps back", "modules/net/variables.tf", NET_VARIABLES, NET_VARIABLES + '\nvariable "zone" {\n  description = "Zone."\n  type        = string\n  default     = null\n}\n', "wrapper: variable zone: module net has it, and this root does not pass it on"),
+    ("variable that a wrapper has otherwise", "wrapper/variables.tf", '  description = "What it is called."\n  type        = string\n', '  description = "What it is called."\n  type        = string\n  default     = "n"\n', "wrapper: variable name: description, type or default is not that of module net"),
+    ("output that a wrapper keeps back", "wrapper/outputs.tf", 'output "vpc_id"', 'output "vpc"', "wrapper: output vpc_id: module net has it"),
+    ("lock of another version", "root/.terraform.lock.hcl", '"2.5.0"', '"2.6.0"', "has version 2.6.0, and the schema is that of 2.5.0"),
+    ("lock of another provider", "root/.terraform.lock.hcl", "ibm-cloud/ibm", "hashicorp/aws", "is to lock registry.terraform.io/ibm-cloud/ibm alone"),
+    ("lock with other bounds", "root/.terraform.lock.hcl", "< 3.0.0", "< 4.0.0", "constraints are to be"),
+    ("lock with what is no checksum", "root/.terraform.lock.hcl", "zh:0123", "0123", "0123: is no checksum"),
     ("form of a test", "root/tests/main.tftest.hcl", "  command = plan", "   command = plan", "indented by 3, not 2"),
 ]
 
@@ -222,6 +379,49 @@ class Files(Case):
                 self.restore(file)
                 self.assertTrue(any(said in problem for problem in problems), f"{what}: {problems}")
 
+    def test_a_root_without_a_lock_and_a_folder_without_a_readme_are_refused(self):
+        (self.root / "root/.terraform.lock.hcl").unlink()
+        (self.root / "modules/net/README.md").unlink()
+        problems = list(check.check_files(self.root, SCHEMA))
+        self.assertTrue(any(problem.startswith("root: .terraform.lock.hcl: is missing") for problem in problems), problems)
+        self.assertTrue(any(problem.startswith("modules/net: no README.md") for problem in problems), problems)
+
+    def test_the_script_writes_what_the_check_wants(self):
+        for name in ("root", "wrapper", "modules/net"):
+            path = self.root / name / "README.md"
+            path.write_text(path.read_text(encoding="utf-8").replace("| `", "| `x"), encoding="utf-8")
+        self.assertEqual(len(list(check.check_files(self.root, SCHEMA))), 3)
+        subprocess.run([sys.executable, README, self.root], check=True)
+        self.assertEqual(list(check.check_files(self.root, SCHEMA)), [])
+
+    def test_a_table_has_a_default_of_any_kind_on_one_line(self):
+        self.put("modules/net/variables.tf", NET_VARIABLES, NET_VARIABLES + VARIABLES_OF_MANY_KINDS)
+        told = check.readme.tables(check.Folder.parse(self.root / "modules/net"))
+        for line in (
+            "| `map` | One \\| \"two\". | `map(object({ip = optional(string, \"a\")}))` | `{ a = { ip = \"b\" }, b = {} }` |",
+            "| `none` | No value. | `number` | `null` |",
+            "| `set` | Some. | `set(string)` | `[\"a\", \"b\"]` |",
+        ):
+            self.assertIn(line, told.splitlines())
+
+    def test_another_reader_of_the_same_files_is_compared(self):
+        folder = check.Folder.parse(self.root / "root")
+        told = {
+            "inputs": [{"name": "region", "type": "string", "description": "Where.", "default": None, "required": True}],
+            "outputs": [{"name": "crn", "description": "Which."}],
+        }
+        self.assertEqual(list(check.readme.compare(folder, told)), [])
+        told["inputs"][0]["required"] = False
+        told["outputs"] = []
+        problems = list(check.readme.compare(folder, told))
+        self.assertTrue(problems[0].startswith("variable region: ") and problems[1].startswith("output crn: "), problems)
+
+    def test_two_regions_have_a_provider_each(self):
+        self.put("root/main.tf", 'provider "ibm" {\n', 'provider "ibm" {\n  alias  = "there"\n  region = var.region\n}\n\nprovider "ibm" {\n')
+        self.assertEqual(list(check.check_files(self.root, SCHEMA)), [])
+        self.put("root/main.tf", '  alias  = "there"\n', '  alias  = "there"\n  regoin = "x"\n')
+        self.assertIn("root: provider ibm.there: regoin: the schema knows no such argument", list(check.check_files(self.root, SCHEMA)))
+
     def test_words_in_strings_are_no_references(self):
         self.put("root/main.tf", '"debian"', '"var.nothing module.nothing.x ibm_is_vpc.nothing"')
         self.assertEqual(list(check.check_files(self.root, SCHEMA)), [])
@@ -248,6 +448,57 @@ class Terraform(Case):
                 said = self.said()
                 self.restore(file)
                 self.assertIn(wanted, said)
+
+
+def provider_of(schema):
+    """What `terraform providers schema -json` prints of a schema: Terraform's own words, by way of the stand-in."""
+    with check.programs.variables(schema) as environment, tempfile.TemporaryDirectory() as folder:
+        pathlib.Path(folder, "versions.tf").write_text(VERSIONS, encoding="utf-8")
+        program = check.programs.Program(check.programs.find(), environment)
+        program.run(folder, "init", "-backend=false", "-input=false")
+        return program.run(folder, "providers", "schema", "-json").stdout
+
+
+@unittest.skipUnless(check.programs.find(), "there is neither a terraform nor a tofu")
+class RealProvider(unittest.TestCase):
+    """The comparison of the schema with a provider's."""
+
+    def setUp(self):
+        self.text = provider_of(SCHEMA)
+        self.assertIn("ibm_is_vpc", self.text)
+
+    def said(self, *changes):
+        """What is said of the schema after changes of its text."""
+        text = (HERE / "terraform" / "schema" / "ibm-2.5.0.json").read_text(encoding="utf-8")
+        for old, new in changes:
+            self.assertIn(old, text)
+            text = text.replace(old, new, 1)
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "schema.json")
+            path.write_text(text, encoding="utf-8")
+            return list(real.compare(check.Schema.load(path), self.text))
+
+    def test_a_schema_agrees_with_itself(self):
+        self.assertEqual(self.said(), [])
+
+    def test_each_difference_is_reported(self):
+        for change, wanted in [
+            (('"storage_class": "string"', '"storage_clas": "string"'), "ibm_cos_bucket.storage_clas: the provider has no such attribute"),
+            (('"hard_quota": "number"', '"hard_quota": "string"'), "ibm_cos_bucket.hard_quota: string here, number by the provider"),
+            (('"required": { "bucket_name": "string", "resource', '"required": { "resource'), "ibm_cos_bucket.bucket_name: the provider requires it"),
+            (('"required": { "group_id": "string" }', '"optional": { "group_id": "string" }'), "group_id: optional here, required by the provider"),
+            (('"min": 1,\n          "required": { "rule_id"', '"required": { "rule_id"'), "lifecycle_rule: ('list', 0, 0) here, ('list', 1, 0) by the provider"),
+            (('"expired_object_delete_marker": "bool"', '"expired": "bool"'), "expiration.expired: the provider has no such attribute"),
+            (('"ibm_is_vpc": {', '"ibm_is_vcp": {'), "ibm_is_vcp: the provider has no such resource"),
+            (('"ibm_is_ssh_key": {', '"ibm_is_key": {'), "data.ibm_is_key: the provider has no such data source"),
+        ]:
+            with self.subTest(wanted):
+                said = self.said(change)
+                self.assertTrue(any(wanted in one for one in said), said)
+
+    def test_a_provider_that_is_not_there_is_no_agreement(self):
+        said = list(real.compare(SCHEMA, json.dumps({"provider_schemas": {}})))
+        self.assertTrue("is not among the providers: none" in said[0], said)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
 use std::io::ErrorKind;
 
-use snapferry_engine::convert::ConvertError;
+use snapferry_engine::convert::{ConvertError, WhyFull};
 use snapferry_engine::disk::{RequiredKind, TargetError};
 use snapferry_engine::error::RestoreError;
 use snapferry_engine::image::LocalImageError;
 use snapferry_engine::source::SourceError;
+use snapferry_engine::store::StoreError;
 use snapferry_fleet::replicate::device::DeviceError;
 use snapferry_fleet::replicate::gc::GcError;
 use snapferry_fleet::replicate::{Fault, JournalError, Obstacle, OrphanedResource, ResourceKind};
@@ -69,6 +70,22 @@ pub fn of_conversion(error: &ConvertError) -> Option<String> {
         | ConvertError::PartSize { .. }
         | ConvertError::Unaccounted { .. }
         | ConvertError::Pipeline(_) => None,
+    }
+}
+
+/// Returns the hint for a base that was given up.
+pub fn of_given_up(why: &WhyFull) -> Option<String> {
+    match why {
+        WhyFull::Refused(StoreError::CopyRefused { status: 403, .. }) => Some(
+            "to copy, an identity must read and write the bucket: IBM COS' role Writer does, Object Writer does not".into(),
+        ),
+        WhyFull::Damaged { .. } => Some("`snapferry verify` reads all of the older image".into()),
+        WhyFull::Refused(_)
+        | WhyFull::EqualParts(_)
+        | WhyFull::Vanished
+        | WhyFull::Replaced
+        | WhyFull::Unlisted(_)
+        | WhyFull::Disproved(_) => None,
     }
 }
 

@@ -1,5 +1,5 @@
-//! `snapferry man`: manual pages, generated from the definition of the command line and the table of
-//! settings.
+//! `snapferry man`: manual pages, and the same reference in Markdown, generated from the definition of the
+//! command line and the table of settings.
 
 use std::io::{Write as _, stdout};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,9 @@ use super::exit::Code;
 use crate::cli::error::CommandResult;
 
 mod config_file;
+mod markdown;
 mod page;
+mod prose;
 mod tables;
 
 use page::page;
@@ -22,13 +24,17 @@ const CONFIG_PAGE_FILE: &str = "snapferry-config.toml.5";
 
 #[derive(Debug, Group)]
 #[command(
-    after_help = "Examples:\n  snapferry man | man -l -\n  snapferry man --to /usr/local/share/man/man1"
+    after_help = "Examples:\n  snapferry man | man -l -\n  snapferry man --to /usr/local/share/man/man1\n  snapferry man --markdown --to reference"
 )]
 pub struct ManArgs {
     /// Write a page for each command and for the configuration file into this folder, instead of the first
     /// one to stdout
     #[arg(long, value_name = "FOLDER", value_hint = clap::ValueHint::DirPath)]
     pub to: Option<PathBuf>,
+
+    /// Write the reference in Markdown instead: a page for each group of commands
+    #[arg(long, requires = "to")]
+    pub markdown: bool,
 }
 
 /// Prints the manual page of `command`, or writes it, the pages of all its subcommands and that of the
@@ -40,8 +46,14 @@ pub fn run(args: &ManArgs, mut command: Command) -> CommandResult<Code> {
         Some(folder) => {
             std::fs::create_dir_all(folder)
                 .map_err(|error| UsageError(format!("cannot make {}: {error}", folder.display())))?;
-            write(&command, folder)?;
-            std::fs::write(folder.join(CONFIG_PAGE_FILE), config_file::page(&command)?)?;
+            if args.markdown {
+                for (file, text) in markdown::pages(&command) {
+                    std::fs::write(folder.join(file), text)?;
+                }
+            } else {
+                write(&command, folder)?;
+                std::fs::write(folder.join(CONFIG_PAGE_FILE), config_file::page(&command)?)?;
+            }
         }
     }
     Ok(Code::Done)

@@ -6,14 +6,13 @@ use clap::Command;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
+use super::prose::Prose;
 use super::{CONFIG_PAGE, name, tables};
 use crate::cli::command::GROUPS;
 use crate::cli::settings::{SYSTEM_FILE, variable_of};
 
 /// Title of the manual that the pages belong to.
 const MANUAL: &str = "snapferry Manual";
-/// Start of the examples in a command's help.
-const EXAMPLES: &str = "Examples:\n";
 
 /// Returns the page of a command in roff.
 pub fn page(command: &Command) -> io::Result<Vec<u8>> {
@@ -72,19 +71,16 @@ fn groups(command: &Command) -> Roff {
 
 /// Adds the text below a command's help: its examples, and notes.
 fn notes_and_examples(roff: &mut Roff, command: &Command) {
-    let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-    let (before, examples) = text.split_once(EXAMPLES).unwrap_or((&text, ""));
-    let (examples, after) = examples.split_once("\n\n").unwrap_or((examples, ""));
-    let notes = [before, after].map(str::trim);
-    if notes.iter().any(|note| !note.is_empty()) {
+    let prose = Prose::of(command);
+    if !prose.notes.is_empty() {
         roff.control("SH", ["NOTES"]);
-        roff.text([roman(notes.join(" ").trim())]);
+        roff.text([roman(prose.notes)]);
     }
-    if !examples.is_empty() {
+    if !prose.examples.is_empty() {
         roff.control("SH", ["EXAMPLES"]);
         roff.control("nf", []);
-        for line in examples.lines() {
-            roff.text([roman(line.trim())]);
+        for line in prose.examples {
+            roff.text([roman(line)]);
         }
         roff.control("fi", []);
     }

@@ -34,7 +34,7 @@ fn section<'a>(page: &'a str, name: &str) -> &'a str {
 #[test]
 fn every_command_has_a_page_and_so_has_the_configuration() {
     let folder = tempfile::tempdir().expect("a folder");
-    run(&ManArgs { to: Some(folder.path().join("man")) }, definition()).expect("pages");
+    run(&ManArgs { to: Some(folder.path().join("man")), markdown: false }, definition()).expect("pages");
     let (_, all) = commands();
     for command in &all {
         let name = name(command);
@@ -128,4 +128,69 @@ fn the_documents_list_the_same_exit_codes() {
     let known: Vec<String> =
         tables::EXIT_CODES.iter().map(|(code, meaning)| format!("| {} | {meaning} |", *code as u8)).collect();
     assert_eq!(listed, known);
+}
+
+/// Returns the part of a page that is about one command alone: from its heading to the next one.
+fn part<'a>(page: &'a str, command: &str) -> &'a str {
+    let start = page.find(&format!("# {command}\n")).unwrap_or_else(|| panic!("no {command} in {page}"));
+    let rest = &page[start + 2..];
+    &rest[..rest.find("\n#").unwrap_or(rest.len())]
+}
+
+#[test]
+fn every_command_and_option_stands_in_the_reference() {
+    let (root, all) = commands();
+    let pages = markdown::pages(&root);
+    let (index, groups) = pages.split_first().expect("an index");
+    let mut options = 0;
+    for command in all.iter().skip(1) {
+        let name = markdown::full_name(command);
+        let heading = format!("# {name}\n");
+        let found: Vec<&String> =
+            groups.iter().map(|(_, text)| text).filter(|text| text.contains(&heading)).collect();
+        assert_eq!(found.len(), 1, "{name}");
+        // Lines are broken anywhere.
+        let part = part(found[0], name).split_whitespace().collect::<Vec<_>>().join(" ");
+        for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
+            let text = if markdown::is_everywhere(arg) { &index.1 } else { &part };
+            assert!(text.contains(&format!("`{arg}`")), "{name} {arg}: {text}");
+            options += 1;
+        }
+        let variables = command.get_arguments().filter(|arg| !arg.is_hide_set());
+        for variable in variables.filter_map(|arg| variable_of(command.get_name(), arg.get_id().as_str())) {
+            assert!(part.contains(&format!("Variable: `{variable}`.")), "{name} {variable}: {part}");
+        }
+    }
+    assert!(options > 500, "{options} options were found");
+    for variable in &tables::VARIABLES {
+        assert!(index.1.contains(&format!("- `{}`: ", variable.name)), "{}", variable.name);
+    }
+}
+
+#[test]
+fn the_documents_have_the_reference_of_this_program() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/commands");
+    let pages = markdown::pages(&commands().0);
+    for (file, text) in &pages {
+        let written = std::fs::read_to_string(folder.join(file)).unwrap_or_default();
+        assert!(written == *text, "docs/commands/{file} is another program's: run `make reference`");
+    }
+    assert_eq!(std::fs::read_dir(folder).expect("a folder").count(), pages.len());
+}
+
+#[test]
+fn the_reference_has_no_html_and_no_line_that_is_too_wide() {
+    for (file, text) in markdown::pages(&commands().0) {
+        let mut is_code = false;
+        for line in text.lines().skip(1) {
+            if line.starts_with("```") {
+                is_code = !is_code;
+            }
+            // Code comes at every second backtick.
+            let prose: String = line.split('`').step_by(2).collect();
+            let bare = prose.replace("\\<", "").replace("\\>", "");
+            assert!(is_code || !bare.contains('<'), "{file}: {line}");
+            assert!(is_code || line.starts_with('|') || line.chars().count() <= 110, "{file}: {line}");
+        }
+    }
 }

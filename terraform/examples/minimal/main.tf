@@ -19,6 +19,8 @@ module "bucket" {
   name              = var.bucket
   region            = var.recovery_region
   resource_group_id = data.ibm_resource_group.this.id
+  resource_tags     = var.resource_tags
+  access_tags       = var.access_tags
 }
 
 module "trusted_profile" {

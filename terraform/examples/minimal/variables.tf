@@ -22,3 +22,15 @@ variable "bucket" {
   description = "Name of the bucket for images, one of its kind in all of IBM Cloud."
   type        = string
 }
+
+variable "resource_tags" {
+  description = "User tags of everything that is made, by which accounts bill and search. The cloud stores them in lower case."
+  type        = set(string)
+  default     = []
+}
+
+variable "access_tags" {
+  description = "Access tags of everything that is made, KEY:VALUE, by which policies may grant rights. They have to exist in the account."
+  type        = set(string)
+  default     = []
+}

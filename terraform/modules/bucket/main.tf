@@ -6,6 +6,7 @@ resource "ibm_resource_instance" "storage" {
   plan              = "standard"
   location          = "global"
   resource_group_id = var.resource_group_id
+  tags              = var.resource_tags
 }
 
 resource "ibm_cos_bucket" "images" {
@@ -44,4 +45,13 @@ resource "ibm_iam_authorization_policy" "images" {
   target_resource_instance_id = ibm_resource_instance.storage.guid
   roles                       = [var.allow_export ? "Writer" : "Reader"]
   description                 = "snapferry: images are imported from bucket ${var.name}"
+}
+
+# Neither the instance nor the bucket takes access tags as an argument.
+resource "ibm_resource_tag" "access" {
+  for_each = length(var.access_tags) == 0 ? {} : { instance = ibm_resource_instance.storage.crn, bucket = ibm_cos_bucket.images.crn }
+
+  resource_id = each.value
+  tag_type    = "access"
+  tags        = var.access_tags
 }

@@ -1,11 +1,16 @@
 output "vpc_id" {
   description = "Id of the VPC."
-  value       = ibm_is_vpc.this.id
+  value       = local.vpc_id
 }
 
 output "subnet_id" {
   description = "Id of the subnet, which is there once its address prefix is."
-  value       = ibm_is_subnet.this.id
+  value       = local.subnet_id
+}
+
+output "zone" {
+  description = "Zone of the subnet."
+  value       = local.zone
 }
 
 output "security_group_id" {

@@ -9,7 +9,8 @@ resource "ibm_is_instance" "this" {
   keys                              = var.key_ids
   resource_group                    = var.resource_group_id
   user_data                         = var.user_data
-  tags                              = var.tags
+  tags                              = var.resource_tags
+  access_tags                       = var.access_tags
   total_volume_bandwidth            = var.total_volume_bandwidth
   default_trusted_profile_target    = var.trusted_profile_id
   default_trusted_profile_auto_link = var.trusted_profile_id == null ? null : true

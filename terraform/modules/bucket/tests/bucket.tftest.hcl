@@ -62,3 +62,40 @@ run "name_in_capitals" {
 
   expect_failures = [var.name]
 }
+
+run "tagged" {
+  variables {
+    resource_tags = ["cost:42"]
+    access_tags   = ["env:prod"]
+  }
+
+  assert {
+    condition     = ibm_resource_instance.storage.tags == toset(["cost:42"]) && keys(ibm_resource_tag.access) == ["bucket", "instance"]
+    error_message = "The instance is billed by its tag, and both have the access tag."
+  }
+
+  assert {
+    condition     = ibm_resource_tag.access["bucket"].resource_id == ibm_cos_bucket.images.crn && ibm_resource_tag.access["bucket"].tag_type == "access"
+    error_message = "The bucket's tag is an access tag."
+  }
+}
+
+run "tag_in_capitals" {
+  command = plan
+
+  variables {
+    resource_tags = ["Cost"]
+  }
+
+  expect_failures = [var.resource_tags]
+}
+
+run "access_tag_without_a_value" {
+  command = plan
+
+  variables {
+    access_tags = ["prod"]
+  }
+
+  expect_failures = [var.access_tags]
+}

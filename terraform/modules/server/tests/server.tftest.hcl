@@ -67,3 +67,17 @@ run "starved_network" {
 
   expect_failures = [var.total_volume_bandwidth]
 }
+
+run "tagged" {
+  command = plan
+
+  variables {
+    resource_tags = ["team:storage"]
+    access_tags   = ["env:prod"]
+  }
+
+  assert {
+    condition     = ibm_is_instance.this.tags == toset(["team:storage"]) && ibm_is_instance.this.access_tags == toset(["env:prod"])
+    error_message = "A server has the tags that it is given."
+  }
+}

@@ -9,6 +9,7 @@ resource "ibm_database" "redis" {
   location          = var.region
   resource_group_id = data.ibm_resource_group.this.id
   service_endpoints = "private"
+  tags              = local.tags
 
   group {
     group_id = "member"
@@ -26,6 +27,14 @@ resource "ibm_database" "redis" {
     # Set with `ibmcloud cdb`, see the output `next`.
     ignore_changes = [adminpassword]
   }
+}
+
+resource "ibm_resource_tag" "redis" {
+  count = var.redis == null || length(var.access_tags) == 0 ? 0 : 1
+
+  resource_id = ibm_database.redis[0].resource_crn
+  tag_type    = "access"
+  tags        = var.access_tags
 }
 
 data "ibm_database_connection" "redis" {

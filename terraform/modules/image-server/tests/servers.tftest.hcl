@@ -146,3 +146,67 @@ run "metadata_service_is_never_off" {
 
   expect_failures = [var.metadata_protocol]
 }
+
+run "public_by_default" {
+  command = plan
+
+  assert {
+    condition     = length(module.private_endpoints) == 0 && !contains(keys(local.config), "vpc_endpoint")
+    error_message = "Public addresses are the default."
+  }
+}
+
+run "private_endpoints_and_no_way_to_the_internet" {
+  variables {
+    private_endpoints = { services = ["iam", "vpc"] }
+  }
+
+  assert {
+    condition     = keys(module.private_endpoints[0].services) == ["iam", "vpc"]
+    error_message = "Gateways are made for the services that are asked for."
+  }
+
+  assert {
+    condition     = local.config.vpc_endpoint == "private" && local.config.iam_endpoint == "https://private.iam.cloud.ibm.com"
+    error_message = "The servers have to call the private addresses."
+  }
+}
+
+run "subnet_that_is_there" {
+  override_data {
+    target = module.network.data.ibm_is_subnet.given
+    values = {
+      id   = "0717-there"
+      vpc  = "r006-there"
+      zone = "us-south-2"
+    }
+  }
+
+  variables {
+    zone   = null
+    subnet = { id = "0717-there" }
+  }
+
+  assert {
+    condition     = output.vpc_id == "r006-there"
+    error_message = "The servers are in the subnet's own VPC."
+  }
+}
+
+run "tags_beside_its_own" {
+  variables {
+    resource_tags = ["team:storage"]
+    access_tags   = ["env:prod"]
+    redis         = {}
+  }
+
+  assert {
+    condition     = local.tags == toset(["snapferry", "team:storage"]) && ibm_database.redis[0].tags == local.tags
+    error_message = "`snapferry` stands on everything, and so do the tags that are given."
+  }
+
+  assert {
+    condition     = ibm_resource_tag.redis[0].tag_type == "access" && ibm_resource_tag.redis[0].tags == toset(["env:prod"])
+    error_message = "A database takes access tags by a resource of their own alone."
+  }
+}

@@ -9,7 +9,6 @@ mock_provider "ibm" {
 }
 
 variables {
-  region         = "us-east"
   zone           = "us-east-1"
   resource_group = "default"
   ssh_key        = "admin"

@@ -136,7 +136,8 @@ snapshots: ## Write the texts anew that tests/it/command_line/snapshots holds; l
 
 .PHONY: reference
 reference: ## Write docs/commands anew: the reference of commands, from the program; look at the difference before you commit it
-	$(CARGO) run --locked -p snapferry -- man --markdown --to docs/commands
+	$(CARGO) build --locked --workspace --bins
+	target/debug/snapferry man --markdown --to docs/commands
 
 .PHONY: book
 book: ## The documents as a site with search: target/book (needs mdBook: cargo install --locked mdbook --version 0.5.4)

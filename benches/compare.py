@@ -24,6 +24,12 @@ Rows, for --rows (shell patterns, separated by commas):
     verify-apart/file  verify-apart/bucket          the same on all cores but one, which the store has for itself
     compare/device                                  snapferry verify --against
     check/250G                                      snapferry check of an image whose 250 GB are all mapped
+    night/device  night/evening                     a server's disk with a database and logs: read alone; a full run into the bucket
+    night/NIGHT                                     that disk unchanged, or after a night that scripts/make-night.py makes (idle, logs, packages,
+                                                    database): convert --base, and a full run, whose object must have the same SHA-256
+    night-restic/evening  night-restic/NIGHT        restic backing up the same devices into the same store
+
+The rows of nights need root and, on 10 GiB, 30 GB of room; `--rows 'night*'` runs them alone.
 """
 
 import argparse
@@ -85,6 +91,8 @@ class Run:
     # Of the cores' time while it ran, by anybody: what nobody used, and what the machine's owner gave to others.
     idle: float = 0.0
     stolen: float = 0.0
+    # A full run of the same disk, beside an incremental one.
+    full: "Run | None" = None
 
 
 def say(text):
@@ -118,12 +126,12 @@ def core_times():
     return (fields[3] + fields[4]) / tick, fields[7] / tick
 
 
-def measure(argv, env=None):
-    """Runs a command to its end. Its talk goes to a file that is shown when it fails."""
+def measure(argv, env=None, stdin=os.devnull):
+    """Runs a command to its end, with the file `stdin` to read. Its talk goes to a file that is shown when it fails."""
     argv = [str(word) for word in argv]
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, open(stdin or os.devnull, "rb") as given:
         begin, before = time.monotonic(), core_times()
-        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env={**os.environ, **(env or {})})
+        process = subprocess.Popen(argv, stdin=given, stdout=out, stderr=err, env={**os.environ, **(env or {})})
         ended, peak = threading.Event(), []
         watcher = threading.Thread(target=watch, args=(process, ended, peak))
         watcher.start()
@@ -243,14 +251,14 @@ class Server:
         finally:
             quiet([*pin, every, str(self.process.pid)])
 
-    def request(self, method, path, into=None):
-        """One request with an empty body, signed with SigV4. The answer's body goes to the file `into`."""
+    def request(self, method, path, into=None, query=""):
+        """One request with an empty body, signed with SigV4. The answer's body goes to `into`: a path, or an open file."""
         now = datetime.datetime.now(datetime.timezone.utc)
         stamp, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
         host, empty = f"127.0.0.1:{self.port}", hashlib.sha256(b"").hexdigest()
         headers = {"host": host, "x-amz-content-sha256": empty, "x-amz-date": stamp}
         names = ";".join(sorted(headers))
-        canonical = "\n".join([method, path, "", *(f"{name}:{headers[name]}" for name in sorted(headers)), "", names, empty])
+        canonical = "\n".join([method, path, query, *(f"{name}:{headers[name]}" for name in sorted(headers)), "", names, empty])
         scope = f"{day}/{self.region}/s3/aws4_request"
         to_sign = "\n".join(["AWS4-HMAC-SHA256", stamp, scope, hashlib.sha256(canonical.encode()).hexdigest()])
         key = b"AWS4" + self.secret.encode()
@@ -260,12 +268,15 @@ class Server:
         headers["authorization"] = f"AWS4-HMAC-SHA256 Credential={self.key}/{scope}, SignedHeaders={names}, Signature={signature}"
         line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         try:
-            line.request(method, path, headers=headers)
+            line.request(method, f"{path}?{query}" if query else path, headers=headers)
             answer = line.getresponse()
             if into and answer.status == 200:
-                with open(into, "wb") as file:
+                with contextlib.nullcontext(into) if hasattr(into, "write") else open(into, "wb") as file:
                     shutil.copyfileobj(answer, file, MIB)
-                if into.stat().st_size != int(answer.getheader("content-length", "-1")):
+                    received = file.tell()
+                # Without a length the body comes in chunks, and http.client reports a missing end itself.
+                length = answer.getheader("content-length")
+                if length is not None and received != int(length):
                     raise Failed(f"GET {path} ended early")
             else:
                 answer.read()
@@ -343,6 +354,12 @@ class Disk:
             path = quiet([*losetup, self.image])
         self.path, self.loop = Path(path.strip()), True
 
+    def warm(self):
+        """Once, unmeasured: the storage below this machine has caches of its own, which nobody here can drop. They are warm for all."""
+        with open(self.image, "rb") as whole:
+            while whole.read(8 * MIB):
+                pass
+
     def detach(self):
         if self.loop:
             quiet([tool("losetup"), "--detach", self.path])
@@ -407,6 +424,7 @@ class Bench:
         self.large = None
         self.server = None
         self.no_server = None
+        self.nights = nights.Nights(self)
         self.compared = set()
         self.images = set()
         self.codec_cpu, self.hash_cpu = {}, []
@@ -475,16 +493,16 @@ class Bench:
         self.server.remove("qemu.qcow2")
         return run
 
-    def example(self, name, *options):
+    def example(self, name, *options, disk=None):
         path = EXAMPLES / name
         if not path.exists():
             raise Absent(f"{path} is not built (cargo build --release --workspace --examples)")
-        run, out = measure([path, self.disk.path, *options])
+        run, out = measure([path, (disk or self.disk).path, *options])
         lines = [json.loads(line) for line in out.splitlines() if line.strip()]
         return run, [entry for line in lines for entry in (line if isinstance(line, list) else [line])]
 
-    def device_alone(self, engine="pread", depth="6"):
-        run, told = self.example("read_device", engine, depth)
+    def device_alone(self, engine="pread", depth="6", disk=None):
+        run, told = self.example("read_device", engine, depth, disk=disk)
         return Run(told[0]["seconds"], told[0]["cpu_seconds"], run.rss, told=told[0], idle=run.idle, stolen=run.stolen)
 
     def codecs_alone(self):
@@ -606,6 +624,7 @@ class Bench:
             yield f"rss/{size}/file", lambda p=pick, s=size: self.to_file(f"rss/{s}/file", p(), *DEFAULT)
             yield f"rss/{size}/bucket", lambda p=pick, s=size: self.to_bucket(f"rss/{s}/bucket", p())
         yield from self.read_rows()
+        yield from self.nights.rows()
         if self.options.all:
             for codec in CODECS:
                 name = f"file/{codec}/smallest"
@@ -615,19 +634,21 @@ class Bench:
         """Only the disks and the server that the chosen rows need."""
         wants_one = any(name.startswith("rss/1G") or name.endswith("/smallest") for name in names)
         wants_large = any(name.startswith("rss/64G") for name in names)
-        kind = self.options.disk
-        self.disk = made_disk(1 if self.options.quick else 10, kind)
+        kind, gib = self.options.disk, 1 if self.options.quick else 10
+        if any(nights.is_row(name) for name in names) and os.geteuid() == 0:
+            self.disk = self.nights.prepare(gib)
+            self.disk.attach()
+            self.disk.warm()
+        if not all(nights.is_row(name) for name in names) or not self.disk:
+            self.disk = made_disk(gib, kind)
         if wants_one:
             self.one = self.disk if self.options.quick else made_disk(1, kind)
         if wants_large:
             self.large = spread_disk(self.disk, 64)
         for disk in {disk for disk in (self.disk, self.one, self.large) if disk}:
             disk.attach()
-            # Once, unmeasured: the storage below this machine has caches of its own, which nobody here can drop. They are warm for all.
-            with open(disk.image, "rb") as whole:
-                while whole.read(8 * MIB):
-                    pass
-        if any("bucket" in name for name in names):
+            disk.warm()
+        if any("bucket" in name or nights.is_row(name) for name in names):
             self.server = Server(self.options.server)
             try:
                 self.server.start()
@@ -637,6 +658,7 @@ class Bench:
     def clean_up(self):
         if self.server:
             self.server.stop()
+        self.nights.clean_up()
         for disk in {disk for disk in (self.disk, self.one, self.large) if disk}:
             disk.detach()
         for left in ("qemu.qcow2", "snapferry.qcow2", "fetched.qcow2", "restored.raw", *(f"read-{codec}.qcow2" for codec in CODECS)):
@@ -656,6 +678,7 @@ def middle(runs):
         runs[0].told,
         statistics.median(run.idle for run in runs),
         statistics.median(run.stolen for run in runs),
+        middle([run.full for run in runs]) if runs[0].full else None,
     )
 
 
@@ -768,6 +791,8 @@ def report(bench, shown, absent, failed, rounds, cores):
     ]
     plain = shown.get("qemu/deflate")
     for name, run in shown.items():
+        if nights.is_row(name):
+            continue
         read = bench.large if name.startswith("rss/64G") else bench.one if name.startswith("rss/1G") or name.endswith("/smallest") else disk
         same_disk = read is disk and run.size and not name.startswith("check")
         best = shown.get("qemu/zstd-W" if "zstd" in name else "qemu/deflate-W") if same_disk else None
@@ -786,6 +811,7 @@ def report(bench, shown, absent, failed, rounds, cores):
     if found:
         lines += ["", "| target | measured | asked | |", "|---|--:|--:|---|"]
         lines += [f"| {what} | {value} | {bound} | {'met' if met else '**missed**'} |" for what, value, bound, met in found]
+    lines += nights.lines(shown, bench.nights)
     for word, why in (("Not measured", absent), ("Failed", failed)):
         if why:
             lines += ["", f"{word}:", ""] + [f"- {name}: {reason.splitlines()[0]}" for name, reason in why.items()]
@@ -860,6 +886,10 @@ def main():
         say("a partial run: benches/README.md stays as it is")
     return 1 if failed else 0
 
+
+# nights.py takes the disks, the store and the measuring from here, under the name of this file.
+sys.modules.setdefault("compare", sys.modules[__name__])
+import nights  # noqa: E402
 
 if __name__ == "__main__":
     try:

@@ -5,7 +5,8 @@
 #
 # Installs what is missing, builds the release binary, makes a disk of SIZE (3G) with FILL (2252M) of this machine's own
 # programs on it, as a loop device when root, as a file otherwise. Then `snapferry-sim demo` starts a simulated cloud with a server
-# on that disk, shows its boot volume, and replicates it twice into another region's image library. The converter alone sends the
+# on that disk, shows its boot volume, and replicates it twice into another region's image library; in between, files are written,
+# and the second night copies what did not change inside the store. The converter alone sends the
 # disk into the cloud's object store; the object is read back and proved equal with `qemu-img compare`, and `qemu-img convert -c`
 # does the same.
 # The disk is kept for the next time in target/demo; everything else is in a temporary folder and goes away at the end.

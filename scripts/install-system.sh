@@ -8,7 +8,7 @@
 #   --test    what the tests need: the same, an independent S3 server (Swift), a bucket as a folder (s3fs), CPU emulation, Redis,
 #               systemd-analyze, shellcheck, terminals that go away (script), Prometheus, shells that complete, a filesystem
 #               with reflinks (xfsprogs), btrfs-progs, cargo-nextest
-#   --bench   what `make bench` needs: the same as --demo, s3fs, Swift, python3
+#   --bench   what `make bench` needs: the same as --demo, s3fs, Swift, python3, restic
 #   --fuzz    what the fuzz targets need: a C++ compiler
 #   --deb     what `make deb` and `make test-deb` need: dpkg-shlibdeps, which finds what the package depends on, python3, debootstrap
 #
@@ -20,7 +20,7 @@ readonly build=(gcc libc6-dev make nasm)
 readonly demo=(qemu-utils gdisk e2fsprogs util-linux mount)
 readonly swift=(swift-proxy swift-account swift-container swift-object memcached curl)
 readonly tests=(qemu-user dmsetup shellcheck jq python3 python3-venv redis-server systemd s3fs bsdutils prometheus zsh fish xfsprogs btrfs-progs)
-readonly bench=(s3fs python3)
+readonly bench=(s3fs python3 restic)
 readonly fuzz=(g++)
 readonly deb=(dpkg-dev binutils python3 debootstrap)
 

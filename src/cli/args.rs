@@ -13,7 +13,7 @@ use snapferry_base::units::ByteCount;
 use snapferry_engine::compress::{Codec, Level};
 use snapferry_engine::convert::plan::StoreAs;
 use snapferry_fleet::replicate::device::BY_ID;
-use snapferry_fleet::replicate::{Age, BucketOptions, Newest};
+use snapferry_fleet::replicate::{Age, BaseRule, BucketOptions, Newest};
 use snapferry_ibmcloud::vpc::{ResourceName, Tag};
 use snapferry_s3::{Addressing, Encryption, Payer, Requirements, StorageClass};
 
@@ -418,6 +418,15 @@ pub struct HowArgs {
     #[arg(long, default_value = "fast", value_name = "LEVEL", hide_short_help = true,
         value_parser = values::levels())]
     pub level: Level,
+
+    /// What did not change is copied from the server's last image (auto), or all is sent (none)
+    ///
+    /// The image is the same, byte for byte. auto takes the newest verified image of the server that was made
+    /// with the same codec, level and library. If there is none, or it fails, all of the disk is sent, and
+    /// the job's result says why.
+    #[arg(long, default_value = "auto", value_name = "BASE", hide_short_help = true,
+        value_parser = values::base_rules())]
+    pub base: BaseRule,
 
     /// Prefix of the objects' keys, e.g. nightly/
     #[arg(long, default_value = "", value_name = "TEXT", hide_short_help = true)]

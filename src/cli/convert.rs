@@ -106,11 +106,11 @@ pub struct ConvertArgs {
     #[arg(long)]
     pub salvage: bool,
 
-    /// Leave out what the filesystems call free: off, auto, require
+    /// Leave out what the filesystems call free
     ///
     /// The disk must hold still, as a snapshot's volume does. The journal is replayed in memory first. A
     /// filesystem in doubt is copied whole; with `require` none over 1 GiB may be.
-    #[arg(long, default_value = "off", value_name = "WHEN", value_parser = values::skip_free())]
+    #[arg(long, default_value = "off", value_name = "HOW", value_parser = values::skip_free())]
     pub skip_free: SkipFree,
 
     /// Write what the filesystems call free into this file, as JSON

@@ -36,6 +36,8 @@ pub enum Transfer {
 pub struct Totals {
     /// Bytes of source disks that are in images, holes included.
     pub source: u64,
+    /// Bytes of images that the store has copied from earlier ones.
+    pub copied: u64,
     /// Bytes by stage, in the order of [`STAGES`].
     pub bytes: [u64; STAGES.len()],
     /// Number of times that a stage held the others up, in the order of [`WAITING_STAGES`].
@@ -51,11 +53,13 @@ impl Totals {
                     read,
                     stored_in_all,
                     sent,
+                    copied,
                     waits: [reads, compressions, uploads],
                     ..
                 } = counters.totals();
                 Self {
                     source: done_in_all,
+                    copied,
                     bytes: [read, stored_in_all, sent, 0, 0],
                     waits: [reads, compressions, uploads, 0, 0, 0],
                 }
@@ -65,6 +69,7 @@ impl Totals {
                     counters.totals();
                 Self {
                     source: 0,
+                    copied: 0,
                     bytes: [0, 0, 0, fetched, done],
                     waits: [0, 0, 0, fetches, decodings, sinks],
                 }
@@ -72,8 +77,15 @@ impl Totals {
         }
     }
 
+    /// Returns the bytes that destinations have confirmed.
+    pub fn sent(&self) -> u64 {
+        let [_, _, sent, ..] = self.bytes;
+        sent
+    }
+
     fn plus(mut self, other: &Self) -> Self {
         self.source = self.source.saturating_add(other.source);
+        self.copied = self.copied.saturating_add(other.copied);
         self.bytes.iter_mut().zip(other.bytes).for_each(|(sum, more)| *sum = sum.saturating_add(more));
         self.waits.iter_mut().zip(other.waits).for_each(|(sum, more)| *sum = sum.saturating_add(more));
         self
@@ -162,7 +174,7 @@ impl ProgressObserver for Metered {
                 self.set(Some(Transfer::ReadingBack(Arc::clone(counters))));
             }
             Progress::Begun(_) | Progress::Still | Progress::CleaningUp => self.set(None),
-            Progress::Done { .. } => {}
+            Progress::Done { .. } | Progress::SentInFull(_) => {}
         }
         self.next.on_progress(progress);
     }
@@ -189,10 +201,11 @@ mod tests {
 
     #[test]
     fn sums_are_by_stage() {
-        let one = Totals { source: 1, bytes: [1, 2, 3, 0, 0], waits: [1, 0, 0, 0, 0, 0] };
-        let two = Totals { source: 0, bytes: [0, 0, 0, 4, 5], waits: [0, 0, 0, 0, 0, 9] };
-        let both = Totals { source: 1, bytes: [1, 2, 3, 4, 5], waits: [1, 0, 0, 0, 0, 9] };
+        let one = Totals { source: 1, copied: 2, bytes: [1, 2, 3, 0, 0], waits: [1, 0, 0, 0, 0, 0] };
+        let two = Totals { source: 0, copied: 5, bytes: [0, 0, 0, 4, 5], waits: [0, 0, 0, 0, 0, 9] };
+        let both = Totals { source: 1, copied: 7, bytes: [1, 2, 3, 4, 5], waits: [1, 0, 0, 0, 0, 9] };
         assert_eq!(one.plus(&two), both);
+        assert_eq!(both.sent(), 3);
     }
 
     #[test]

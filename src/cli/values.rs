@@ -7,6 +7,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use snapferry_engine::compress::{Codec, Level};
 use snapferry_engine::disk::ZeroPolicy;
 use snapferry_fleet::queue::JobState;
+use snapferry_fleet::replicate::BaseRule;
 use snapferry_ibmcloud::vpc::model::ExportFormat;
 
 use super::args::CodecChoice;
@@ -34,6 +35,10 @@ pub fn levels() -> impl TypedValueParser<Value = Level> {
 
 pub fn skip_free() -> impl TypedValueParser<Value = SkipFree> {
     of(SkipFree::ALL.map(SkipFree::name))
+}
+
+pub fn base_rules() -> impl TypedValueParser<Value = BaseRule> {
+    of(BaseRule::ALL.map(BaseRule::name))
 }
 
 pub fn zero_policies() -> impl TypedValueParser<Value = ZeroPolicy> {

@@ -1,5 +1,5 @@
-//! `scripts/acceptance.sh` against the simulated cloud: each assumption that it compares is one of this cloud,
-//! and on every way out nothing is left behind.
+//! `scripts/acceptance.sh` against the simulated cloud: each assumption that it compares is one of
+//! this cloud, and on every way out nothing is left behind.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};

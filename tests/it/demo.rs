@@ -14,8 +14,13 @@ use crate::support::snapferry_sim;
 
 /// The demo on a small disk in `folder`, with temporary files in `folder` too.
 fn demo(folder: &Path) -> Command {
+    demo_of(folder, Kind::Mixed, ByteCount(8 * MIB))
+}
+
+/// The demo on a disk of that kind and size.
+fn demo_of(folder: &Path, kind: Kind, size: ByteCount) -> Command {
     let disk = folder.join("disk.raw");
-    Disk { kind: Kind::Mixed, size: ByteCount(8 * MIB), seed: 3 }.write(&disk).unwrap();
+    Disk { kind, size, seed: 3 }.write(&disk).unwrap();
     let temporary = folder.join("tmp");
     std::fs::create_dir(&temporary).unwrap();
     let mut command = snapferry_sim();
@@ -35,7 +40,8 @@ fn a_machine_with_a_configuration_shows_the_same_demonstration() {
     let folder = crate::support::folder();
     let config = folder.path().join("config.toml");
     std::fs::write(&config, "trusted_profile = \"default\"\nbucket = \"ours\"\n").unwrap();
-    let mut command = demo(folder.path());
+    // Its image is large enough for the second night to copy from.
+    let mut command = demo_of(folder.path(), Kind::Random, ByteCount(96 * MIB));
     command.env("SNAPFERRY_CONFIG", config);
     // Each of these variables would send a command to another endpoint or group.
     for name in [
@@ -53,6 +59,14 @@ fn a_machine_with_a_configuration_shows_the_same_demonstration() {
         out.contains("images are identical") && out.contains("qemu-img convert -c, into a file"),
         "{out}"
     );
+    // Only the first 96 MiB of the server's disk hold data: three other segments change.
+    assert!(
+        out.contains("A day later: on the server's disk 64 KiB are overwritten in three places."),
+        "{out}"
+    );
+    let saved =
+        out.lines().find(|line| line.contains("copied in the store")).unwrap_or_else(|| panic!("{out}"));
+    assert!(saved.contains("6 of 9 segments unchanged;") && saved.ends_with(" sent"), "{saved}");
     assert!(left_in(folder.path()).is_empty());
 }
 

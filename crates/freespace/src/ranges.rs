@@ -95,7 +95,7 @@ impl RangeSet {
     pub fn outside(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
         let end = range.end;
         let mut at = range.start;
-        self.within(range).chain([end..end]).filter_map(move |own| {
+        self.within(range).chain(std::iter::once(end..end)).filter_map(move |own| {
             let gap = at..own.start;
             at = own.end;
             (gap.start < gap.end).then_some(gap)

@@ -10,6 +10,9 @@ use crate::swap;
 /// Bytes from the start that hold every signature that is looked for here, but those at the end.
 const HEAD: usize = 256 * 1024;
 
+/// Place and bytes of a signature.
+type Magic = (usize, &'static [u8]);
+
 /// Format that a signature stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
@@ -66,7 +69,7 @@ fn formats(head: &[u8]) -> Vec<Format> {
         None => {}
     }
     // Offsets as in libblkid's tables of magic strings.
-    let others: [(&'static str, &[(usize, &[u8])]); 14] = [
+    let others: [(&'static str, &[Magic]); 14] = [
         ("XFS", &[(0, b"XFSB")]),
         ("LUKS", &[(0, b"LUKS\xba\xbe"), (0x4000, b"SKUL\xba\xbe")]),
         ("NTFS", &[(3, b"NTFS    ")]),

@@ -12,6 +12,7 @@ use snapferry_base::units::to_u64;
 use snapferry_fleet::queue::{EVENTS_KEPT, JobRecord, JobState, Queue, QueueError};
 use snapferry_fleet::replicate::Age;
 
+use super::sent::Sent;
 use super::{change, follow, on_queue};
 use crate::cli::args::{ConsentArgs, OutputArgs, QueueArgs, RehearsalArgs};
 use crate::cli::completions::names;
@@ -199,6 +200,7 @@ pub fn run(args: &JobsArgs, session: &Session) -> CommandResult<Code> {
                 return Ok(());
             }
             let mut out = printable::out();
+            let sent = found.result.as_deref().and_then(Sent::of_result);
             let pairs = [
                 ("job", found.id.to_string()),
                 ("server", format!("{} into {}", found.server, found.region)),
@@ -207,6 +209,7 @@ pub fn run(args: &JobsArgs, session: &Session) -> CommandResult<Code> {
                 ("worker", found.worker.clone().unwrap_or_default()),
                 ("claimed", format!("{} times, {} attempts failed", found.deliveries, found.attempts)),
                 ("error", found.error.clone().unwrap_or_default()),
+                ("base", sent.map(|sent| sent.long()).unwrap_or_default()),
             ];
             table::pairs(&pairs, &mut out)?;
             for event in &events {

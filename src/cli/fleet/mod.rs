@@ -26,6 +26,7 @@ pub mod jobs;
 pub mod metrics;
 mod notify;
 pub mod schedule;
+mod sent;
 mod servers;
 pub mod status;
 pub mod worker;

@@ -14,6 +14,7 @@ use snapferry_fleet::replicate::Age;
 use snapferry_fleet::worker::schedule::read;
 
 use super::jobs::at;
+use super::sent::{self, Sent};
 use super::{on_queue, snapshot_time};
 use crate::cli::args::{ConsentArgs, OutputArgs, QueueArgs};
 use crate::cli::completions::names;
@@ -53,6 +54,11 @@ impl Row {
     fn image(&self) -> Option<String> {
         let result: Value = serde_json::from_str(&self.success.as_ref()?.result).ok()?;
         Some(result["image"]["name"].as_str()?.to_owned())
+    }
+
+    /// Returns what was sent for the image, and what was unchanged, as text for the table.
+    fn sent(&self) -> Option<String> {
+        Some(Sent::of_result(&self.success.as_ref()?.result)?.short())
     }
 
     /// Returns the job that failed, unless a success came after it.
@@ -144,7 +150,7 @@ pub fn run(args: &StatusArgs, session: &Session) -> CommandResult<Code> {
             let all = json!({ "servers": all, "workers": workers.iter().map(worker).collect::<Value>() });
             return print_json(&all);
         }
-        let mut table = Table::new(&["server", "region", "last good", "image", "now", "failed"]);
+        let mut table = Table::new(&["server", "region", "last good", "image", "sent", "now", "failed"]);
         for ((server, region), row) in &rows {
             let age = row.age(now).map_or_else(|| "never".to_owned(), approximate);
             let mark = if args.check && too_old(row) { ", too old" } else { "" };
@@ -153,6 +159,7 @@ pub fn run(args: &StatusArgs, session: &Session) -> CommandResult<Code> {
                 region.clone(),
                 format!("{age}{mark}"),
                 row.image().unwrap_or_default(),
+                row.sent().unwrap_or_default(),
                 row.open.as_ref().map(at).unwrap_or_default(),
                 row.failed().and_then(|job| job.error.clone()).unwrap_or_default(),
             ]);
@@ -257,13 +264,20 @@ async fn rows(queue: &dyn Queue) -> CommandResult<BTreeMap<(String, String), Row
     Ok(rows)
 }
 
+fn success_json(success: &LastSuccess) -> Value {
+    let mut all = sent::fields(&success.result);
+    all["at"] = json!(rfc3339(success.at));
+    all["job"] = json!(success.id);
+    all
+}
+
 fn row_json(server: &str, region: &str, row: &Row, now: SystemTime, too_old: bool) -> Value {
     json!({
         "server": server,
         "region": (!region.is_empty()).then_some(region),
         "age_seconds": row.age(now).map(|age| age.as_secs()),
         "too_old": too_old,
-        "last_success": row.success.as_ref().map(|success| json!({ "at": rfc3339(success.at), "job": success.id })),
+        "last_success": row.success.as_ref().map(success_json),
         "image": row.image(),
         "job": row.open.as_ref().map(|job| json!({ "job": job.id, "state": job.state, "step": job.step })),
         "failed": row.failed().map(|job| json!({ "job": job.id, "at": rfc3339(job.changed_at), "error": job.error })),

@@ -183,6 +183,7 @@ pub fn job_of(
         image_name: how.image_name.as_ref().map(ToString::to_string),
         volume_profile: how.volume_profile.clone(),
         encoding: Encoding { codec: how.codec, level: how.level },
+        base: how.base,
         retention: Retention {
             snapshots: Keep { newest: retention.keep_snapshots, younger_than: retention.snapshot_age },
             images: Keep { newest: retention.keep_images, younger_than: retention.image_age },

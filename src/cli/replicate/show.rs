@@ -111,6 +111,8 @@ impl ProgressObserver for Shown {
                 now.clear();
                 now.bar = Some(Bar::show(&self.console, self.verbosity, counters, size));
             }
+            // The step's result shows the reason.
+            Progress::SentInFull(_) => {}
             Progress::Still => now.clear(),
             Progress::CleaningUp => self.begin(&mut now, "cleaning up"),
         }

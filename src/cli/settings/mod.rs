@@ -41,7 +41,7 @@ const fn everywhere(name: &'static str) -> Setting {
 
 /// All settings. A name is that of the flag, with underscores; for commands on the cloud `--region` is
 /// `vpc_region`.
-const SETTINGS: [Setting; 44] = [
+const SETTINGS: [Setting; 45] = [
     // For commands that write: an image to be read is always named in full.
     Setting {
         name: "bucket",
@@ -96,6 +96,8 @@ const SETTINGS: [Setting; 44] = [
     everywhere("object_age"),
     Setting { name: "codec", only: &["convert", "replicate", "enqueue", "add"] },
     Setting { name: "level", only: &["convert", "replicate", "enqueue", "add"] },
+    // For `convert` the base may be a key, which belongs to one disk.
+    Setting { name: "base", only: &["replicate", "enqueue", "add"] },
     Setting { name: "cluster_size", only: &["convert"] },
     everywhere("threads"),
     Setting { name: "part_size", only: &["convert"] },
@@ -161,7 +163,11 @@ impl Setting {
     /// Returns the setting that stands for a flag of a command.
     fn of(command: &str, flag: &str) -> Option<Self> {
         let setting = SETTINGS.into_iter().find(|setting| setting.name == flag)?;
-        (setting.only.is_empty() || setting.only.contains(&command)).then_some(setting)
+        setting.is_for(command).then_some(setting)
+    }
+
+    fn is_for(&self, command: &str) -> bool {
+        self.only.is_empty() || self.only.contains(&command)
     }
 }
 
@@ -338,7 +344,7 @@ impl Settings {
             }
             None => Shown {
                 name: setting.name.to_owned(),
-                value: default_of(command, setting.name),
+                value: default_of(command, setting),
                 origin: Origin::Default,
             },
         });
@@ -352,15 +358,16 @@ impl Settings {
     }
 }
 
-/// Returns a flag's own default, from the command or one below it.
-fn default_of(command: &Command, name: &str) -> Option<String> {
+/// Returns the own default of a setting's flag, from the command or one below it that takes the setting.
+fn default_of(command: &Command, setting: &Setting) -> Option<String> {
+    let is_for = setting.is_for(command.get_name());
     let default = command
         .get_arguments()
-        .find(|arg| arg.get_id() == name)
+        .find(|arg| is_for && arg.get_id() == setting.name)
         .and_then(|arg| arg.get_default_values().first());
     default
         .map(|value| value.to_string_lossy().into_owned())
-        .or_else(|| command.get_subcommands().find_map(|command| default_of(command, name)))
+        .or_else(|| command.get_subcommands().find_map(|command| default_of(command, setting)))
 }
 
 #[cfg(test)]

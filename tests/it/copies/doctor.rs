@@ -36,7 +36,7 @@ fn check(bucket: &Bucket) -> Checked {
     let mut command = bucket.command_without_bucket(&["doctor", "--copies", "--json", "--bucket", BUCKET]);
     command.args(["--metadata-endpoint", "http://127.0.0.1:9", "--vpc-endpoint", "http://127.0.0.1:9"]);
     let ended = run(command);
-    let findings = ended.json().as_array().unwrap().clone();
+    let findings = ended.report().as_array().unwrap().clone();
     let store = bucket.client();
     let left = bucket.runtime.block_on(snapferry_engine::store::ObjectStore::list(&store, "")).unwrap();
     assert!(left.is_empty(), "{left:?} is left");

@@ -26,7 +26,7 @@ const OPEN_METRICS: &str =
     "Accept: application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5";
 
 /// An address on which no process listens yet.
-fn address() -> String {
+pub(super) fn address() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
@@ -65,19 +65,19 @@ async fn ask(address: &str, method: &str, path: &str, header: &str) -> Answer {
     tokio::task::spawn_blocking(asking).await.unwrap()
 }
 
-async fn scrape(address: &str) -> String {
+pub(super) async fn scrape(address: &str) -> String {
     ask(address, "GET", "/metrics", "").await.text()
 }
 
 /// Value of a series; None if it is not there.
-fn value(scraped: &str, series: &str) -> Option<f64> {
+pub(super) fn value(scraped: &str, series: &str) -> Option<f64> {
     let line = scraped.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     line.map(|value| value.parse().unwrap())
 }
 
 /// Asserts that a series is there, and returns its value.
 #[track_caller]
-fn figure(scraped: &str, series: &str) -> f64 {
+pub(super) fn figure(scraped: &str, series: &str) -> f64 {
     value(scraped, series).unwrap_or_else(|| panic!("{series} is not in:\n{scraped}"))
 }
 
@@ -158,6 +158,9 @@ async fn bytes_of_each_stage_move_while_a_job_runs() {
     assert_eq!(bytes(&done, "upload"), bytes(&done, "compress"));
     assert_eq!(bytes(&done, "fetch"), bytes(&done, "upload"), "the proof reads the whole image");
     assert_eq!(figure(&done, "snapferry_source_bytes_total"), ByteCount(GIB).0 as f64);
+    assert_eq!(figure(&done, "snapferry_sent_bytes_total"), bytes(&done, "upload"));
+    assert_eq!(figure(&done, "snapferry_copied_bytes_total"), 0.0);
+    assert_eq!(figure(&done, "snapferry_full_runs_total{reason=\"none\"}"), 1.0);
     assert_eq!(figure(&done, "snapferry_running_transfers"), 0.0);
 }
 

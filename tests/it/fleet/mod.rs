@@ -6,6 +6,7 @@
 //! | `commands` | enqueue, worker, jobs, status, schedule, as a user runs them; systemd |
 //! | `metrics` | metrics of a worker, as Prometheus reads them |
 //! | `handover` | workers killed at every change, suspended or stopped: another worker continues |
+//! | `nights` | a second night, which copies what did not change, and its report |
 //! | `hostile` | hostile text in the queue; missing rights |
 //! | `soak` | many jobs, several workers, random faults and kills |
 //! | `scale` | fifty workers on one queue |
@@ -17,6 +18,7 @@ mod handover;
 mod history;
 mod hostile;
 mod metrics;
+mod nights;
 mod scale;
 mod signals;
 mod soak;

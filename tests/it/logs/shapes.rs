@@ -323,6 +323,11 @@ async fn what_a_replication_prints() {
     shapes.check_lines("replicate --resume --dry-run", &rehearse(&["--resume"]).await);
     shapes.check_lines("replicate --dry-run", &bench.run(Host::Own, &["--dry-run", "--json"]).await.code(0));
     shapes.check_lines("replicate", &bench.run(Host::Own, &["--json"]).await.code(0));
+    let second_night = Bench::with_large_night().await;
+    let copied = second_night.run(Host::Own, &["--json"]).await.code(0);
+    assert!(copied.report()["object"]["base"].is_object(), "{}", copied.out);
+    shapes.check_lines("replicate", &copied);
+    second_night.sim.shutdown().await;
     // One job that fails and is given up, and one that fails and leaves its snapshot.
     let faults = bench.sim.faults();
     let refused = || RegionAction::answer(400, "bad_field");

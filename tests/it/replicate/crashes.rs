@@ -69,11 +69,12 @@ points! {
         create_clone: Clone, At::Cloud(Op::CreateClone, 1);
         create_volume: Volume, At::Cloud(Op::CreateVolume, 1);
         create_attachment: Attach, At::Cloud(Op::CreateAttachment, 1);
+        get_object_of_a_base: Convert, At::Bucket(Store::GetObject, 1);
         create_multipart_upload: Convert, At::Bucket(Store::CreateMultipartUpload, 1);
         upload_part: Convert, At::Bucket(Store::UploadPart, 1);
         complete_multipart_upload: Convert, At::Bucket(Store::CompleteMultipartUpload, 1);
         put_object_1: Convert, At::Bucket(Store::PutObject, 1);
-        get_object: Convert, At::Bucket(Store::GetObject, 1);
+        get_object: Convert, At::Bucket(Store::GetObject, 3);
         put_object_2: Convert, At::Bucket(Store::PutObject, 2);
         delete_attachment: Release, At::Cloud(Op::DeleteAttachment, 1);
         delete_volume: Release, At::Cloud(Op::DeleteVolume, 1);

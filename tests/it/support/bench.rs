@@ -1,6 +1,7 @@
 //! A cloud in which the program replicates a server.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -36,10 +37,45 @@ pub struct Bench {
 /// Age after which the histories of earlier runs are removed.
 const OLD: Duration = Duration::from_secs(24 * 3600);
 
-/// Returns a folder with a cloud in which [`SERVER`] was replicated twice. nextest starts a process for each
-/// test; the first one that needs the folder makes it for all of them, under a lock.
-async fn history() -> PathBuf {
-    let histories = Path::new(env!("CARGO_TARGET_TMPDIR")).join("histories");
+/// Past of a cloud that tests begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Past {
+    /// [`SERVER`] was replicated twice. Its disk is too small for an image that others are copied from.
+    TwoNights,
+    /// [`SERVER`] was replicated once. Its image is large enough to be copied from.
+    LargeNight,
+}
+
+impl Past {
+    fn name(self) -> &'static str {
+        match self {
+            Self::TwoNights => "cloud",
+            Self::LargeNight => "large",
+        }
+    }
+
+    async fn make(self) -> Bench {
+        match self {
+            Self::TwoNights => {
+                let bench = Bench::start().await;
+                for _ in 0..2 {
+                    bench.run(Host::Own, &[]).await.code(0);
+                }
+                bench
+            }
+            Self::LargeNight => {
+                let bench = Bench::start_large().await;
+                bench.run(Host::Own, &[]).await.code(0);
+                bench
+            }
+        }
+    }
+}
+
+/// Returns a folder with a cloud that has this past. nextest starts a process for each test; the first one
+/// that needs the folder makes it for all of them, under a lock.
+async fn history(past: Past) -> PathBuf {
+    let histories = Path::new(env!("CARGO_TARGET_TMPDIR")).join("histories").join(past.name());
     let run = std::env::var("NEXTEST_RUN_ID").unwrap_or_else(|_| std::process::id().to_string());
     let folder = histories.join(run);
     std::fs::create_dir_all(&folder).unwrap();
@@ -52,10 +88,7 @@ async fn history() -> PathBuf {
                 let _ = std::fs::remove_dir_all(earlier.path());
             }
         }
-        let bench = Bench::start().await;
-        for _ in 0..2 {
-            bench.run(Host::Own, &[]).await.code(0);
-        }
+        let bench = past.make().await;
         bench.sim.shutdown().await;
         let unfinished = folder.join("unfinished");
         let _ = std::fs::remove_dir_all(&unfinished);
@@ -84,6 +117,12 @@ fn config(folder: &Path) -> RegionConfig {
     }
 }
 
+/// Adds a region, for a second destination.
+fn with_third_region(mut config: RegionConfig) -> RegionConfig {
+    config.regions.push("eu-de".to_owned());
+    config
+}
+
 impl Bench {
     /// Starts a cloud with [`SERVER`] in [`HOME`], which was not replicated yet.
     pub async fn start() -> Self {
@@ -100,14 +139,51 @@ impl Bench {
         Self { sim, folder }
     }
 
+    /// Starts a cloud with [`SERVER`], whose disk gives an image that is large enough to copy from: six of
+    /// its segments hold bytes that do not shrink, and one holds files.
+    pub async fn start_large() -> Self {
+        let bench = Self::start_with(with_third_region).await;
+        let disk = bench.sim.boot_disk(HOME, SERVER).expect("the server's disk");
+        let file = std::fs::OpenOptions::new().write(true).open(disk).unwrap();
+        let write = |at: u64, kind, size, seed| {
+            let bytes = Disk { kind, size: ByteCount(size), seed }.to_vec();
+            file.write_all_at(&bytes, at).unwrap();
+        };
+        write(0, Kind::Random, 96 * MIB, 7);
+        write(96 * MIB, Kind::Mixed, 8 * MIB, 8);
+        bench
+    }
+
+    /// Changes a few bytes of two of the server's segments, as a night's work would.
+    pub fn use_disk(&self, night: u8) {
+        let disk = self.sim.boot_disk(HOME, SERVER).expect("the server's disk");
+        let file = std::fs::OpenOptions::new().write(true).open(disk).unwrap();
+        file.write_all_at(&[night; 5000], 20 * MIB).unwrap();
+        file.write_all_at(&[night; 300], 100 * MIB).unwrap();
+    }
+
+    /// Path of the file in which the store keeps an object.
+    pub fn stored(&self, key: &str) -> PathBuf {
+        self.sim.store().config().folder.join(BUCKET).join(key.replace('/', "%2F"))
+    }
+
     /// Starts a cloud that has two images of [`SERVER`] already: a copy of a cloud that is made once for each
     /// run of the tests.
     pub async fn with_history() -> Self {
         static MADE: OnceCell<PathBuf> = OnceCell::const_new();
-        let made = MADE.get_or_init(history).await;
+        Self::of(MADE.get_or_init(|| history(Past::TwoNights)).await, |config| config).await
+    }
+
+    /// Starts a cloud that has one image of [`SERVER`], which is large enough to copy from.
+    pub async fn with_large_night() -> Self {
+        static MADE: OnceCell<PathBuf> = OnceCell::const_new();
+        Self::of(MADE.get_or_init(|| history(Past::LargeNight)).await, with_third_region).await
+    }
+
+    async fn of(made: &Path, change: impl FnOnce(RegionConfig) -> RegionConfig) -> Self {
         let folder = folder();
         copy(&made.join("cloud"), folder.path());
-        let sim = SimRegion::start(config(&folder.path().join("cloud"))).await.unwrap();
+        let sim = SimRegion::start(change(config(&folder.path().join("cloud")))).await.unwrap();
         Self { sim, folder }
     }
 

@@ -188,6 +188,12 @@ impl Fault {
         }
     }
 
+    /// True if the job has made an image that is not what was read.
+    #[must_use]
+    pub(super) fn is_of_a_wrong_image(&self) -> bool {
+        matches!(self, Self::NotTheSame { .. } | Self::Convert(ConvertError::Disproved { .. }))
+    }
+
     /// True if the cloud reported a final state that makes a thing useless, such as a failed snapshot.
     #[must_use]
     pub(super) fn is_ended(&self) -> bool {

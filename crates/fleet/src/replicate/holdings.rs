@@ -1,17 +1,18 @@
 //! Snapshots, images and objects of a server's earlier runs, each with the reason why it must not be removed,
 //! if there is one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::SystemTime;
 
 use snapferry_base::job::JobId;
-use snapferry_engine::store::{ListedObject, ObjectKey, ObjectStore};
+use snapferry_engine::store::{ListedObject, ObjectKey, ObjectStore, OpenUpload};
 use snapferry_ibmcloud::vpc::model::{Image, ImageState, Snapshot, SnapshotState};
 use snapferry_ibmcloud::vpc::{
     ImageFilter, ImageId, RegionClient, SnapshotFilter, SnapshotId, SnapshotOrder, Tagging,
 };
 
+use super::base;
 use super::context::JobContext;
 use super::error::Fault;
 use super::job::JobSpec;
@@ -158,8 +159,11 @@ impl Holdings {
             holdings.images(of, &open, away, tagging).await?;
         }
         if let Some(store) = stores.store {
-            let listed = store.list(&names::folder(of.prefix, of.server)).await?;
+            let folder = names::folder(of.prefix, of.server);
+            let listed = store.list(&folder).await?;
+            let uploads = store.list_uploads(&folder).await?;
             holdings.objects = objects(of, &listed, &open);
+            protect_bases(&mut holdings.objects, &listed, &uploads);
             let began = names::time_of_run(names.run.as_str());
             let later = |name: &str| names::time_of_run(name) > began && !elsewhere.contains(name);
             let newer = holdings.objects.iter().find(|(candidate, _)| later(&candidate.name));
@@ -302,4 +306,116 @@ fn objects(of: &Newest<'_>, listed: &[ListedObject], open: &BTreeSet<String>) ->
         Some((Candidate { name: run.to_owned(), made, protection }, CloudObject::Object(object.key.clone())))
     });
     runs.collect()
+}
+
+/// Protects the objects that an open upload of the same server may copy from: a job of another region in the
+/// same bucket, for example. Which one a job has chosen, only its own journal shows; so all those stay that
+/// it can have chosen, which are the newest ones that were complete and verified before the upload began.
+fn protect_bases(objects: &mut [(Candidate, CloudObject)], listed: &[ListedObject], uploads: &[OpenUpload]) {
+    let modified: BTreeMap<&ObjectKey, Option<SystemTime>> =
+        listed.iter().map(|object| (&object.key, object.modified)).collect();
+    // The manifest is stored anew once the image is verified.
+    let verified = |resource: &CloudObject| match resource {
+        CloudObject::Object(key) => modified.get(&key.manifest()).copied().flatten(),
+        CloudObject::Snapshot(..) | CloudObject::Image(..) => None,
+    };
+    let mut in_use = BTreeSet::new();
+    for upload in uploads {
+        let could_be_chosen = |(candidate, resource): &&(Candidate, CloudObject)| {
+            candidate.protection.is_none()
+                && !matches!(resource, CloudObject::Object(key) if *key == upload.upload.key)
+                // A time that the store does not report excludes nothing.
+                && verified(resource).zip(upload.started).is_none_or(|(verified, started)| verified <= started)
+        };
+        let mut chosen: Vec<&Candidate> =
+            objects.iter().filter(could_be_chosen).map(|(candidate, _)| candidate).collect();
+        chosen.sort_unstable_by(|one, other| (other.made, &other.name).cmp(&(one.made, &one.name)));
+        in_use.extend(chosen.into_iter().take(base::TRIED).map(|candidate| candidate.name.clone()));
+    }
+    for (candidate, _) in objects.iter_mut().filter(|(candidate, _)| in_use.contains(&candidate.name)) {
+        candidate.protection = Some(Protection::InUse);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use snapferry_engine::store::Upload;
+
+    use super::super::retention::Keep;
+    use super::super::retention::Newest::Count;
+    use super::*;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn key(name: &str) -> ObjectKey {
+        ObjectKey::new(&format!("web01/{name}.qcow2")).expect("a key")
+    }
+
+    /// An object whose run began at `made`, and whose manifest was stored at `verified`.
+    fn add(
+        name: &str,
+        made: u64,
+        verified: Option<u64>,
+        objects: &mut Listed,
+        listed: &mut Vec<ListedObject>,
+    ) {
+        let candidate = Candidate { name: name.to_owned(), made: at(made), protection: None };
+        objects.push((candidate, CloudObject::Object(key(name))));
+        listed.push(ListedObject { key: key(name), size: 9, modified: Some(at(made + 1)) });
+        listed.push(ListedObject { key: key(name).manifest(), size: 1, modified: verified.map(at) });
+    }
+
+    fn upload(name: &str, started: Option<u64>) -> OpenUpload {
+        OpenUpload { upload: Upload { key: key(name), id: "1".to_owned() }, started: started.map(at) }
+    }
+
+    fn protected(objects: &[(Candidate, CloudObject)]) -> Vec<&str> {
+        let in_use = |candidate: &&Candidate| candidate.protection == Some(Protection::InUse);
+        objects
+            .iter()
+            .map(|(candidate, _)| candidate)
+            .filter(in_use)
+            .map(|candidate| &*candidate.name)
+            .collect()
+    }
+
+    #[test]
+    fn what_an_open_upload_can_have_chosen_stays() {
+        let (mut objects, mut listed) = (Vec::new(), Vec::new());
+        for (name, made, verified) in
+            [("a", 100, 150), ("b", 200, 250), ("c", 300, 350), ("d", 400, 450), ("e", 500, 650)]
+        {
+            add(name, made, Some(verified), &mut objects, &mut listed);
+        }
+        let none = objects.clone();
+        protect_bases(&mut objects, &listed, &[]);
+        assert_eq!(objects, none);
+        // The last one was verified after the upload began, so the upload's job could not choose it.
+        protect_bases(&mut objects, &listed, &[upload("other", Some(600))]);
+        assert_eq!(protected(&objects), ["b", "c", "d"]);
+        let beyond = beyond(
+            &objects.iter().map(|(candidate, _)| candidate.clone()).collect::<Vec<_>>(),
+            &Keep { newest: Count(1), younger_than: None },
+            at(1000),
+        );
+        assert_eq!(beyond, [0]);
+    }
+
+    #[test]
+    fn times_that_a_store_does_not_report_exclude_nothing_and_no_job_copies_from_its_own_object() {
+        let (mut objects, mut listed) = (Vec::new(), Vec::new());
+        for (name, made) in [("a", 100), ("b", 200), ("c", 300), ("d", 400)] {
+            add(name, made, None, &mut objects, &mut listed);
+        }
+        protect_bases(&mut objects, &listed, &[upload("d", Some(50))]);
+        assert_eq!(protected(&objects), ["a", "b", "c"]);
+        let (mut objects, mut listed) = (Vec::new(), Vec::new());
+        add("a", 100, Some(150), &mut objects, &mut listed);
+        protect_bases(&mut objects, &listed, &[upload("other", None)]);
+        assert_eq!(protected(&objects), ["a"]);
+    }
 }

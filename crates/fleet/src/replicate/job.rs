@@ -1,6 +1,8 @@
 //! Description of a job: the server, the region, and the options. It is fixed when the job begins, and kept
 //! in its journal.
 
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 use snapferry_base::job::JobId;
 use snapferry_engine::compress::{Codec, Level};
@@ -49,6 +51,39 @@ pub enum Restore {
     Plain,
     /// From a clone in the zone: at full speed at once, at a price by the hour.
     FastClone,
+}
+
+/// Use of an earlier image of the server, from which the store copies what did not change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BaseRule {
+    /// The newest image of the server that fits. The image that results is the one of a full run.
+    #[default]
+    Auto,
+    /// None: all of the disk is compressed and sent.
+    None,
+}
+
+impl BaseRule {
+    /// All rules.
+    pub const ALL: [Self; 2] = [Self::Auto, Self::None];
+
+    /// Returns the name that the command line uses.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::None => "none",
+        }
+    }
+}
+
+impl FromStr for BaseRule {
+    type Err = String;
+    fn from_str(typed: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|rule| rule.name() == typed);
+        found.ok_or_else(|| format!("{typed:?} is no rule for the base: give auto or none"))
+    }
 }
 
 /// Permission for later jobs to prune the job's snapshot.
@@ -173,6 +208,8 @@ pub struct JobSpec {
     pub volume_profile: Option<String>,
     #[serde(default)]
     pub encoding: Encoding,
+    #[serde(default)]
+    pub base: BaseRule,
     /// Rules for the things that are kept of earlier runs.
     #[serde(default)]
     pub retention: Retention,
@@ -192,5 +229,30 @@ impl JobSpec {
     pub fn names(&self) -> Result<JobNames, JobNamesError> {
         let latest = self.image_name.as_deref().map(ResourceName::new).transpose()?;
         JobNames::of(self.id, &self.server, latest.as_ref(), &self.prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_from_before_there_were_bases_takes_the_newest_image() {
+        let job = super::super::testing::job("web01", 1);
+        let mut text = serde_json::to_value(&job).expect("JSON");
+        let removed = text.as_object_mut().and_then(|fields| fields.remove("base"));
+        assert_eq!(removed, Some("auto".into()));
+        assert_eq!(serde_json::from_value::<JobSpec>(text).expect("a job"), job);
+        let full = JobSpec { base: BaseRule::None, ..job };
+        let text = serde_json::to_string(&full).expect("JSON");
+        assert_eq!(serde_json::from_str::<JobSpec>(&text).expect("a job"), full);
+    }
+
+    #[test]
+    fn rules_are_read_as_they_are_printed() {
+        for rule in BaseRule::ALL {
+            assert_eq!(rule.name().parse(), Ok(rule));
+        }
+        assert!("newest".parse::<BaseRule>().expect_err("no rule").contains("auto or none"));
     }
 }

@@ -13,6 +13,7 @@
 //! | `saga` | the order of steps, the journal, the cleanup after a failed step |
 //! | `steps/` | the do and undo of each step |
 //! | `state`, `journal` | the knowledge of a job, and the file that keeps it |
+//! | `base` | the choice of the earlier image that a job's image takes unchanged parts from |
 //! | `transfer` | the device into the bucket, and the proof, on threads |
 //! | `status` | the check if a job that is taken up again still has work to do |
 //! | `snapshot_hold`, `snapshot_tags` | the holder of a job, and the tags of its snapshot |
@@ -26,6 +27,7 @@
 //! The journal is a hint and the cloud is the truth: each step looks for its result by name, takes an
 //! existing one over, and makes one only if there is none. So a job can be resumed from its id alone.
 
+mod base;
 pub mod catchup;
 pub mod context;
 pub mod device;
@@ -51,7 +53,7 @@ mod testing;
 
 pub use context::{JobContext, OwnServer, Waits};
 pub use error::{Fault, JobError, Obstacle, OrphanedResource, ResourceKind, Resumable};
-pub use job::{BucketOptions, Encoding, Goal, JobSpec, Origin, Restore, SnapshotFate, log_span};
+pub use job::{BaseRule, BucketOptions, Encoding, Goal, JobSpec, Origin, Restore, SnapshotFate, log_span};
 pub use journal::{Entry, Event, FileJournal, Journal, JournalError, JournalFolder};
 pub use names::{JobNames, JobNamesError};
 pub use retention::{Age, Keep, Newest, Retention};

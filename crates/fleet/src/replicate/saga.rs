@@ -39,6 +39,8 @@ pub enum Progress<'a> {
     Converting(Arc<ConvertCounters>, ByteCount),
     /// The image is being read back: the counters of the reader, and the size of the disk.
     ReadingBack(Arc<RestoreCounters>, ByteCount),
+    /// The image was made of all of the disk, without an earlier one: the reason in one word.
+    SentInFull(&'a str),
     /// No data is transferred any more.
     Still,
     /// The job has failed, and its things are being cleaned up.
@@ -368,7 +370,7 @@ impl<'a> Saga<'a> {
             Step::Available if fault.is_ended() || matches!(fault, Fault::WrongFile { .. }) => {
                 undone.push(Step::Import);
             }
-            Step::Convert if matches!(fault, Fault::NotTheSame { .. }) => undone.push(Step::Convert),
+            Step::Convert if fault.is_of_a_wrong_image() => undone.push(Step::Convert),
             Step::Promote => undone.push(Step::Promote),
             _ => {}
         }

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use snapferry_base::units::ByteCount;
 use snapferry_engine::hash::Crc64;
-use snapferry_engine::store::ObjectKey;
+use snapferry_engine::store::{ETag, ObjectKey};
 use snapferry_ibmcloud::vpc::model::StorageGeneration;
 use snapferry_ibmcloud::vpc::{
     AttachmentId, Crn, ImageId, InstanceId, ResourceGroupId, ResourceName, SnapshotId, VolumeId,
@@ -63,6 +63,40 @@ pub struct AttachmentState {
     pub device: PathBuf,
 }
 
+/// Earlier image that the job's image takes unchanged parts from. It is chosen once, so that a process that
+/// takes the job over plans the same parts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseState {
+    #[serde(with = "key")]
+    pub key: ObjectKey,
+    /// Version of the object.
+    pub etag: ETag,
+}
+
+/// What an image took from an earlier one. A figure that only the process that sent the image could know is
+/// `None` if that process died before it was recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseUse {
+    /// Key of the earlier image.
+    #[serde(with = "key")]
+    pub key: ObjectKey,
+    /// Number of segments that hold data.
+    pub segments: u64,
+    /// Number of these segments that did not change.
+    pub segments_unchanged: u64,
+    /// Bytes that the store copied.
+    pub bytes_copied: ByteCount,
+    /// Bytes that were fetched from the earlier image and sent again.
+    #[serde(default)]
+    pub bytes_fetched: Option<ByteCount>,
+    /// Number of parts that the store copied.
+    #[serde(default)]
+    pub copies: Option<u64>,
+    /// Number of copied segments that were read back, because the store returned no checksum of its copies.
+    #[serde(default)]
+    pub segments_read_back: Option<u64>,
+}
+
 /// Image in the bucket, once it was read back and found good.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectState {
@@ -78,6 +112,16 @@ pub struct ObjectState {
     pub crc64: Crc64,
     /// SHA-256 of the whole file, in lower-case hex.
     pub sha256: String,
+    /// Bytes that were sent to the store for it, in all attempts of the process that sent it. `None` if that
+    /// process died before this was recorded.
+    #[serde(default)]
+    pub bytes_sent: Option<ByteCount>,
+    /// Earlier image that was used to the end; `None` if all of the disk was sent.
+    #[serde(default)]
+    pub base: Option<BaseUse>,
+    /// Reason in one word why all of the disk was sent, if it was.
+    #[serde(default)]
+    pub full_because: Option<String>,
 }
 
 /// Image in the recovery region.
@@ -120,6 +164,12 @@ pub struct JobState {
     /// Attachment of the volume; none once it is gone.
     #[serde(default)]
     pub attachment: Option<AttachmentState>,
+    /// Earlier image that the conversion uses, once it is chosen.
+    #[serde(default)]
+    pub base: Option<BaseState>,
+    /// True if an image of the job was wrong when it was read back: then all of the disk is sent.
+    #[serde(default)]
+    pub full: bool,
     #[serde(default)]
     pub object: Option<ObjectState>,
     #[serde(default)]

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use snapferry_base::job::JobId;
 
-use super::job::{BucketOptions, Encoding, Goal, JobSpec, Origin, Restore, SnapshotFate};
+use super::job::{BaseRule, BucketOptions, Encoding, Goal, JobSpec, Origin, Restore, SnapshotFate};
 use super::retention::Retention;
 
 /// Makes a job with usual values; `number` makes its id unique.
@@ -30,6 +30,7 @@ pub fn job(server: &str, number: u64) -> JobSpec {
         image_name: None,
         volume_profile: None,
         encoding: Encoding::default(),
+        base: BaseRule::Auto,
         retention: Retention::default(),
     }
 }

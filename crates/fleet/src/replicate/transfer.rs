@@ -7,11 +7,12 @@ use snapferry_base::cancel::Cancel;
 use snapferry_base::clock::Clock;
 use snapferry_base::units::ByteCount;
 use snapferry_engine::convert::counters::Counters as ConvertCounters;
-use snapferry_engine::convert::plan::Options;
+use snapferry_engine::convert::plan::{Options, Plan};
 use snapferry_engine::convert::{Conversion, ConvertError, Converted, Failure, Target, plan_for};
 use snapferry_engine::error::RestoreError;
+use snapferry_engine::image::base::Base;
 use snapferry_engine::image::counters::Counters as RestoreCounters;
-use snapferry_engine::manifest::Manifest;
+use snapferry_engine::manifest::{Manifest, RefusedRecord};
 use snapferry_engine::pipeline::PipelineError;
 use snapferry_engine::proof::{self, ProofError};
 use snapferry_engine::source::{InUse, RawSource, Source as _};
@@ -20,12 +21,13 @@ use tokio::runtime::Handle;
 
 use super::error::Fault;
 
-/// Returns the size of a device in bytes.
+/// Returns the size of a device, and a plan to convert it within the limits of this process.
 ///
 /// # Errors
-/// If the device can't be opened for this process alone.
-pub fn size_of(device: &Path) -> Result<ByteCount, Fault> {
-    Ok(RawSource::open(device, InUse::Refuse)?.size())
+/// If the device can't be opened for this process alone, or no plan fits.
+pub fn plan(device: &Path, options: &Options) -> Result<(ByteCount, Plan), Fault> {
+    let source = RawSource::open(device, InUse::Refuse)?;
+    Ok((source.size(), plan_for(&source, options, Location::Bucket)?))
 }
 
 /// Transfer of a device into the bucket.
@@ -33,8 +35,12 @@ pub struct Send {
     pub device: PathBuf,
     /// Bucket and key of the new object.
     pub target: Target,
-    /// Form of the image: codec, level, layout.
-    pub options: Options,
+    /// Form of the image, and limits of the work.
+    pub plan: Plan,
+    /// Earlier image that unchanged parts are copied from.
+    pub base: Option<Arc<Base>>,
+    /// Refusal of the store to copy parts, which the new manifest keeps.
+    pub refused: Option<RefusedRecord>,
     /// Name of this server, for the manifest.
     pub host: String,
     pub clock: Arc<dyn Clock>,
@@ -52,17 +58,16 @@ impl Send {
     /// aborted is logged, and `gc` finds it later.
     pub fn run(self, cancel: Cancel) -> Result<Converted, Fault> {
         let source = RawSource::open(&self.device, InUse::Refuse)?;
-        let plan = plan_for(&source, &self.options, Location::Bucket)?;
         let conversion = Conversion {
             source: &source,
             target: self.target,
-            plan: &plan,
+            plan: &self.plan,
             host: self.host,
             clock: &*self.clock,
             cancel,
             counters: self.counters,
-            base: None,
-            refused: None,
+            base: self.base,
+            refused: self.refused,
         };
         conversion.run(&self.runtime).map_err(|Failure { error, orphaned_upload }| {
             if let Some(orphan) = orphaned_upload {

@@ -115,7 +115,7 @@ impl ProgressObserver for ProgressRecorder {
                     current.1 = Moving::ReadingBack(Arc::clone(counters), *size);
                 }
                 Progress::Still | Progress::CleaningUp => current.1 = Moving::Nothing,
-                Progress::Done { .. } => {}
+                Progress::Done { .. } | Progress::SentInFull(_) => {}
             }
         }
         if matches!(progress, Progress::Begun(step) if step > Step::Release) {

@@ -59,10 +59,9 @@ pub(crate) fn probe(disk: &dyn Disk) -> Result<(String, RangeSet, Evidence), Sto
     let logged = logged(&trees)?;
     let free = free.without(&logged);
 
-    let mut used = vec![0..RESERVED];
-    for place in superblock::PLACES {
-        used.push(place..place + u64::try_from(superblock::LENGTH).unwrap_or(0));
-    }
+    let copies =
+        superblock::PLACES.map(|place| place..place + u64::try_from(superblock::LENGTH).unwrap_or(0));
+    let used: Vec<Range<u64>> = std::iter::once(0..RESERVED).chain(copies).collect();
     let unused =
         RangeSet::union_of(chunks.0.iter().flat_map(chunks::Chunk::places).chain(used.clone()).collect());
     let mut ranges: Vec<Range<u64>> = unused.outside(0..superblock.device_bytes).collect();

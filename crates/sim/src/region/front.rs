@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -108,6 +109,12 @@ impl Front {
 
     pub fn seed_server(&self, seed: &ServerSeed) -> io::Result<()> {
         super::instances::seed(self, seed)
+    }
+
+    /// Returns the file of a server's boot volume.
+    pub fn boot_disk(&self, region: &str, server: &str) -> Option<PathBuf> {
+        let mut state = self.lock();
+        state.cloud.region(region)?.boot_disk(server, &self.config.folder)
     }
 
     pub fn seed_images(&self, region: &str, count: usize) {

@@ -1,6 +1,7 @@
 //! Servers, which the API calls instances.
 
 use std::io;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -49,6 +50,14 @@ impl Region {
         self.instances
             .insert(id.clone(), Instance { life, zone, profile: "mx2-2x16".to_owned(), image: None });
         id
+    }
+
+    /// Returns the file of a server's boot volume in the cloud's `folder`.
+    pub(super) fn boot_disk(&self, server: &str, folder: &Path) -> Option<PathBuf> {
+        let server = self.instances.values().find(|instance| instance.life.name == server)?;
+        let mut boots = self.attachments.values().filter(|attachment| attachment.boot);
+        let boot = boots.find(|attachment| attachment.instance == server.life.id)?;
+        self.volumes.get(&boot.volume).map(|volume| volume.file(folder))
     }
 
     fn add_boot_volume(&mut self, server: &str, volume: Volume, now: Timestamp) {

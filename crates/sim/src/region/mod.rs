@@ -195,6 +195,12 @@ impl SimRegion {
         seeded.map_err(std::io::Error::other).flatten().map_err(|source| SimError::Folder { path, source })
     }
 
+    /// Returns the file of a server's boot volume, which a caller may change as the server's system would.
+    #[must_use]
+    pub fn boot_disk(&self, region: &str, server: &str) -> Option<PathBuf> {
+        self.front.boot_disk(region, server)
+    }
+
     /// Adds `count` images named `image-0000`, `image-0001` and so on to a region, for tests of long lists.
     pub fn seed_images(&self, region: &str, count: usize) {
         self.front.seed_images(region, count);

@@ -286,7 +286,7 @@ impl Trial {
         };
         match refused {
             Some(error) => {
-                findings.ok("small copies", format!("of {} are refused: {}", ByteCount(MIB), chain(&error)))
+                findings.ok("small copies", format!("of {} are refused: {}", ByteCount(MIB), chain(&error)));
             }
             None => findings.ok("small copies", format!("of {} are accepted", ByteCount(MIB))),
         }

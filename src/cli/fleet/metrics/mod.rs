@@ -67,6 +67,11 @@ struct RequestLabels {
     code: u16,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: String,
+}
+
 /// Number of leftovers by kind, which `gc` stores in the queue as JSON; only kinds that it could list
 /// completely.
 pub type Leftovers = BTreeMap<String, u32>;
@@ -138,6 +143,7 @@ pub struct Metrics {
     results: Family<ResultLabels, Counter>,
     steps: Family<StepLabel, Histogram, fn() -> Histogram>,
     requests: Family<RequestLabels, Counter>,
+    full_runs: Family<ReasonLabel, Counter>,
     leases_lost: Counter,
     takeovers: Counter,
     queue_failures: Counter,
@@ -150,6 +156,7 @@ impl Metrics {
             results: Family::default(),
             steps: Family::new_with_constructor(|| Histogram::new(STEP_SECONDS)),
             requests: Family::default(),
+            full_runs: Family::default(),
             leases_lost: Counter::default(),
             takeovers: Counter::default(),
             queue_failures: Counter::default(),
@@ -212,13 +219,33 @@ impl Metrics {
             self.queue_failures.clone(),
         );
         let totals = self.throughput.totals();
-        let source: Counter = Counter::default();
-        source.inc_by(totals.source);
+        let bytes = |count: u64| {
+            let counter: Counter = Counter::default();
+            counter.inc_by(count);
+            counter
+        };
         registry.register_with_unit(
             "source",
             "Bytes of source disks that are in images, holes included",
             Unit::Bytes,
-            source,
+            bytes(totals.source),
+        );
+        registry.register_with_unit(
+            "sent",
+            "Bytes of images that were sent to the bucket",
+            Unit::Bytes,
+            bytes(totals.sent()),
+        );
+        registry.register_with_unit(
+            "copied",
+            "Bytes of images that the store has copied from earlier ones",
+            Unit::Bytes,
+            bytes(totals.copied),
+        );
+        registry.register(
+            "full_runs",
+            "Images for which all of the disk was sent, by the reason in one word",
+            self.full_runs.clone(),
         );
         let family = |stages: &[&'static str], values: &[u64]| {
             let family: Family<StageLabel, Counter> = Family::default();
@@ -265,7 +292,7 @@ impl Watch for Answers {
     }
 }
 
-/// Measures how long steps take, and passes every event on.
+/// Measures how long steps take, counts the images that were sent in full, and passes every event on.
 pub struct Counting {
     pub metrics: Arc<Metrics>,
     pub next: Arc<dyn ProgressObserver>,
@@ -276,6 +303,9 @@ impl ProgressObserver for Counting {
         if let Progress::Done { step, took, .. } = &progress {
             let label = StepLabel { step: step.name().to_owned() };
             self.metrics.steps.get_or_create(&label).observe(took.as_secs_f64());
+        }
+        if let Progress::SentInFull(reason) = &progress {
+            self.metrics.full_runs.get_or_create(&ReasonLabel { reason: (*reason).to_owned() }).inc();
         }
         self.next.on_progress(progress);
     }

@@ -1,12 +1,14 @@
 //! Step `convert`: the volume as an image in the bucket, read back and compared with the data that was read.
-//! An object that an earlier run has sent is kept, once it is proved.
+//! An object that an earlier run has sent is kept, once it is proved. What did not change since an earlier
+//! image of the server is copied from that one inside the store.
 
 use std::sync::Arc;
 
 use snapferry_base::cancel::{Cancel, Reason};
+use snapferry_base::retry::chain;
 use snapferry_base::threads;
 use snapferry_engine::convert::counters::Counters;
-use snapferry_engine::convert::plan::Options;
+use snapferry_engine::convert::plan::{Options, Reuse};
 use snapferry_engine::convert::{ConvertError, Target};
 use snapferry_engine::image::check_manifest;
 use snapferry_engine::manifest::Manifest;
@@ -16,6 +18,7 @@ use snapferry_engine::store::Overwrite;
 use snapferry_ibmcloud::vpc::model::ImageState;
 use tokio::sync::oneshot;
 
+use super::super::base::{self, NoBase, Origins};
 use super::super::error::{Fault, Obstacle};
 use super::super::job::Goal;
 use super::super::saga::{Progress, Run};
@@ -30,8 +33,27 @@ const LARGEST_MANIFEST: u64 = 256 << 20;
 /// Takes over the object of an earlier run, if there is a complete one. Returns true if there is.
 pub(in super::super) async fn adopt(run: &mut Run<'_>) -> Result<bool, Fault> {
     let Some(manifest) = complete_manifest(run).await? else { return Ok(false) };
-    let manifest = if manifest.image.sha256.is_some() { manifest } else { prove(run, manifest).await? };
-    run.state.object = object(run, &manifest);
+    // What the process that sent the image has recorded is more than the manifest shows.
+    let recorded = run.state.object.clone().filter(|known| known.crc64 == manifest.image.crc64);
+    let origins = recorded.map_or_else(
+        || Origins::of_manifest(&manifest),
+        |ObjectState { bytes_sent, base, full_because, .. }| Origins { bytes_sent, base, full_because },
+    );
+    let manifest = match manifest.image.sha256 {
+        Some(_) => manifest,
+        None => match prove(run, manifest).await {
+            Ok(manifest) => manifest,
+            Err(fault) if fault.is_of_a_wrong_image() => {
+                // Nothing was imported from it, so the job makes another one.
+                note_wrong(run, &fault);
+                run.intend(Step::Convert, &run.names.key).await?;
+                undo(run).await?;
+                return Ok(false);
+            }
+            Err(fault) => return Err(fault),
+        },
+    };
+    run.state.object = object(run, &manifest, origins);
     Ok(run.state.object.is_some())
 }
 
@@ -61,7 +83,8 @@ fn is_of(manifest: &Manifest, object: &ObjectMeta) -> bool {
         && object.crc64.is_none_or(|sum| sum == manifest.image.crc64)
 }
 
-fn object(run: &Run<'_>, manifest: &Manifest) -> Option<ObjectState> {
+fn object(run: &Run<'_>, manifest: &Manifest, origins: Origins) -> Option<ObjectState> {
+    let Origins { bytes_sent, base, full_because } = origins;
     Some(ObjectState {
         key: run.names.key.clone(),
         url: run.context.store.url(&run.names.key),
@@ -69,6 +92,9 @@ fn object(run: &Run<'_>, manifest: &Manifest) -> Option<ObjectState> {
         virtual_size: manifest.image.virtual_size,
         crc64: manifest.image.crc64,
         sha256: manifest.image.sha256.clone()?,
+        bytes_sent,
+        base,
+        full_because,
     })
 }
 
@@ -78,31 +104,72 @@ pub(super) async fn run(run: &mut Run<'_>) -> Result<String, Fault> {
     check_not_imported(run).await?;
     // Checked again here, because the conversion takes long.
     snapshot_hold::check_rivals(run).await?;
+    let encoding = run.job.encoding;
+    let reuse = if base::is_wanted(run) { Reuse::Unchanged } else { Reuse::Nothing };
+    let options = Options { codec: encoding.codec, level: encoding.level, reuse, ..Options::default() };
+    let (size, plan) = transfer::plan(&device, &options)?;
+    let base::Chosen { base, refused } = base::choose(run, &plan).await?;
+    // The entry has the base, which nothing has used so far.
     run.intend(Step::Convert, &run.names.key).await?;
     abort_uploads(run).await?;
+    let (base, no_base) = match base {
+        Ok(base) => (Some(base), None),
+        Err(why) => (None, Some(why)),
+    };
     let counters: Arc<Counters> = Arc::default();
-    let encoding = run.job.encoding;
     let job = transfer::Send {
         device,
         target: target(run),
-        options: Options { codec: encoding.codec, level: encoding.level, ..Options::default() },
+        plan,
+        base,
+        refused,
         host: run.context.own.name.clone(),
         clock: Arc::clone(&run.context.clock),
         counters: Arc::clone(&counters),
         runtime: run.context.runtime.clone(),
     };
-    run.report_progress(Progress::Converting(counters, transfer::size_of(&job.device)?));
+    run.report_progress(Progress::Converting(counters, size));
     let converted = on_a_thread(run, move |cancel| job.run(cancel)).await;
     run.report_progress(Progress::Still);
-    let manifest = prove(run, converted?.manifest).await?;
-    run.state.object = object(run, &manifest);
+    let converted = converted.inspect_err(|fault| note_wrong(run, fault))?;
+    let no_base = match (&converted.given_up, &run.state.base) {
+        (Some(why), Some(base)) => {
+            let reason = format!("{}: {}", base.key, chain(&**why));
+            run.warn(format!("the base was given up, and all of the disk was sent: {reason}"));
+            Some(NoBase { word: why.word(), reason })
+        }
+        _ => no_base,
+    };
+    let origins = Origins::of_conversion(&converted, no_base.as_ref());
+    if let Some(word) = &origins.full_because {
+        run.report_progress(Progress::SentInFull(word));
+    }
+    let manifest = prove(run, converted.manifest).await.inspect_err(|fault| note_wrong(run, fault))?;
+    let description = origins.description(no_base.as_ref());
+    run.state.object = object(run, &manifest, origins);
     let image = &manifest.image;
     Ok(format!(
-        "{}, {} of a disk of {}, verified",
+        "{}, {} of a disk of {}, verified{description}",
         run.context.store.url(&run.names.key),
         image.size,
         image.virtual_size
     ))
+}
+
+/// Notes that the job's image was wrong: then the next attempt takes nothing from an earlier image, because
+/// that one may be the reason.
+fn note_wrong(run: &mut Run<'_>, fault: &Fault) {
+    if !fault.is_of_a_wrong_image() || run.state.full {
+        return;
+    }
+    run.state.full = true;
+    if let Some(base) = &run.state.base {
+        let url = run.context.store.url(&base.key);
+        run.warn(format!(
+            "the image is wrong, and parts of it are from {url}: the next attempt sends all of the disk, and `snapferry verify` shows if {} is damaged",
+            base.key
+        ));
+    }
 }
 
 /// Refuses to overwrite an object that an image was made from: a user who checks the image against the object

@@ -20,7 +20,7 @@ use snapferry_s3::{Auth, S3Config, S3Store};
 use snapferry_sim::{RegionConfig, ServerSeed, SimRegion, SimStore};
 use tokio::runtime::Runtime;
 
-use crate::Code;
+use crate::{Code, second_night};
 
 const BUCKET: &str = "demo";
 const KEY: &str = "disk.qcow2";
@@ -130,12 +130,20 @@ impl Stage<'_> {
             out,
             "2. $ snapferry replicate {SERVER} --to {RECOVERY_REGION} --bucket {BUCKET}      twice, so that the second image takes the first one's place"
         )?;
-        for _ in 0..2 {
+        for night in [Night::First, Night::Second] {
+            if night == Night::Second {
+                let disk = cloud.boot_disk(REGION, SERVER).context("the server's disk")?;
+                let change = second_night::use_disk(&disk, self.work).context("the server's disk")?;
+                writeln!(out, "   A day later: on the server's disk {change}.")?;
+            }
             out.flush()?;
             let done: Replicated = serde_json::from_slice(&self.replicate(cloud)?).context("the report")?;
             // On a terminal each step was shown as it was taken.
             if !std::io::stderr().is_terminal() {
                 done.write(out)?;
+            }
+            if night == Night::Second {
+                writeln!(out, "   {}", done.object.saved())?;
             }
         }
         writeln!(out, "   $ snapferry images list --region {RECOVERY_REGION}")?;
@@ -341,6 +349,43 @@ fn snapferry() -> anyhow::Result<PathBuf> {
 struct Replicated {
     seconds: f64,
     steps: Vec<Taken>,
+    object: Sent,
+}
+
+/// What the second night took from the first one.
+#[derive(Deserialize)]
+struct Sent {
+    bytes_sent: Option<ByteCount>,
+    base: Option<Base>,
+    full_because: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Base {
+    segments: u64,
+    segments_unchanged: u64,
+    bytes_copied: ByteCount,
+}
+
+impl Sent {
+    fn saved(&self) -> String {
+        let sent = self.bytes_sent.unwrap_or_default();
+        match &self.base {
+            Some(Base { segments, segments_unchanged, bytes_copied }) => format!(
+                "{segments_unchanged} of {segments} segments unchanged; {bytes_copied} copied in the store, {sent} sent"
+            ),
+            None => {
+                let reason = self.full_because.as_deref().unwrap_or_default();
+                format!("{sent} sent, nothing copied: {reason}")
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Night {
+    First,
+    Second,
 }
 
 #[derive(Deserialize)]

@@ -13,6 +13,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tracing_subscriber::EnvFilter;
 
 mod demo;
+mod second_night;
 mod serve;
 
 /// Run a simulated cloud or object store to try snapferry on, without an account

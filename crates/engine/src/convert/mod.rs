@@ -44,7 +44,6 @@ pub mod plan;
 mod planner;
 mod proof;
 mod read;
-pub mod resume;
 pub mod sample;
 mod send;
 mod upload;

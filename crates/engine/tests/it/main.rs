@@ -7,6 +7,5 @@ mod folder;
 mod incremental;
 mod limited;
 mod manifests;
-mod resume;
 mod retrying;
 mod support;
